@@ -1,0 +1,14 @@
+"""Tencent Cloud Batch, API 2017-03-12, as the engine's ``Cloud`` port.
+
+::
+
+    gateway      TencentBatch: one account's calls; puts the parts below together
+    wire         request bodies and answers, without I/O
+    catalogue    what each error code means and what a person can do about it
+    signing      TC3-HMAC-SHA256, without I/O and without a clock
+    transport    one POST over aiohttp: an answer, or what is known of why there is none
+    credentials  where the keys come from; ``refreshing`` and ``temporary`` keep them fresh
+
+Every failure is a ``CloudError`` whose kind says whether the call may have been executed.  Nothing
+here retries: a retry is the engine's decision, and it spends quota.
+"""

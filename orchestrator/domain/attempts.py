@@ -1,0 +1,45 @@
+"""One call made for a termination, and how it was answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.errors import CloudError
+
+TERMINATE_JOB: Final = "TerminateJob"
+ACCEPTED: Final = "accepted"
+INTERRUPTED: Final = "interrupted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAttempt:
+    """A call that is about to leave; ``target`` is the id of what it acts on."""
+
+    action: str
+    target: str
+    sent_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How a call ended: ``accepted``, ``interrupted``, or the kind of its error."""
+
+    at: datetime
+    outcome: str
+    code: str | None = None
+    message: str | None = None
+    request_id: str | None = None
+
+    @classmethod
+    def of_error(cls, error: CloudError, at: datetime) -> Answer:
+        return cls(
+            at=at,
+            outcome=error.kind,
+            code=error.code,
+            message=error.message,
+            request_id=error.request_id,
+        )

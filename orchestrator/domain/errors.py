@@ -1,0 +1,104 @@
+"""The one error tree.
+
+::
+
+    OrchestratorError
+    ├── ConfigurationError      the configuration cannot be used; lists every mistake
+    ├── RequestError            the caller's request cannot be served as it stands
+    │   ├── InvalidRequest
+    │   ├── NotFound
+    │   └── Conflict
+    ├── StoreUnavailable        the database cannot be used now
+    ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
+    └── CloudError              a cloud call did not succeed; ``kind`` says what follows from it
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class OrchestratorError(Exception):
+    """Root of everything this program raises on purpose."""
+
+
+class ConfigurationError(OrchestratorError):
+    """The configuration cannot be used."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class RequestError(OrchestratorError):
+    """A request that cannot be served as it stands; the message says what to do."""
+
+
+class InvalidRequest(RequestError):
+    """The request is well-formed and says something that cannot be done."""
+
+
+class NotFound(RequestError):
+    """Nothing has this id."""
+
+
+class Conflict(RequestError):
+    """The request contradicts what is stored."""
+
+
+class StoreUnavailable(OrchestratorError):
+    """The database cannot be used now; nothing was stored."""
+
+
+class IllegalTransition(OrchestratorError):
+    """The lifecycle table has no such transition."""
+
+
+class CloudErrorKind(StrEnum):
+    """What a failed cloud call means for the termination it was made for."""
+
+    THROTTLED = "throttled"
+    """Refused by the rate limit before it reached the back end: not executed."""
+    NOT_SENT = "not_sent"
+    """The request never left, or was turned away before it was read: not executed."""
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    """It may have been executed: read the job before anything else."""
+    STATE_CONFLICT = "state_conflict"
+    """The job's present state forbids it: read the state and decide again."""
+    JOB_NOT_FOUND = "job_not_found"
+    """The cloud does not know the job (or it lives in another region)."""
+    REFUSED = "refused"
+    """Refused for good for this job."""
+    UNAUTHORIZED = "unauthorized"
+    """The credential may not do this to this job."""
+    CREDENTIAL = "credential"
+    """The credential itself is not accepted: every call of the account fails alike."""
+    CLOCK_SKEW = "clock_skew"
+    """The signature's time is too far from the cloud's clock: not executed."""
+
+
+class CloudError(OrchestratorError):
+    """A cloud call that did not succeed.
+
+    ``code`` is the vendor's code (or our own ``Client.*`` where no answer came), ``advice`` says
+    what a person can do, ``quota_ceiling`` is the calls-per-second ceiling that a throttling
+    message named.
+    """
+
+    def __init__(
+        self,
+        kind: CloudErrorKind,
+        code: str,
+        message: str,
+        *,
+        request_id: str | None = None,
+        advice: str | None = None,
+        quota_ceiling: int | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.kind = kind
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+        self.advice = advice
+        self.quota_ceiling = quota_ceiling

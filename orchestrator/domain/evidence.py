@@ -1,0 +1,49 @@
+"""What a look proves.
+
+Levels: 0 accepted by us, 1 the cloud acknowledged our call, 2 the job reads SUCCEED or FAILED,
+3 no instance is live and the counters add up, 5 still so after the settle window.  (Level 4, the
+machines are gone, needs the machines' ids from before the call.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from orchestrator.domain.jobs import JobSeen, JobState
+    from orchestrator.domain.terminations import Termination
+
+ACCEPTED: Final = 0
+ACKNOWLEDGED: Final = 1
+JOB_FINISHED: Final = 2
+NO_INSTANCE_LIVE: Final = 3
+SETTLED: Final = 5
+
+
+def proves_down(termination: Termination, seen: JobSeen) -> bool:
+    """Whether this look shows a finished job with no live instance and nothing pending.
+
+    The job's state alone is no proof: it can read FAILED while other instances still drain.
+    """
+    state = state_seen(termination, seen)
+    return (
+        state is not None
+        and state.finished
+        and not seen.next_action
+        and _counters_add_up(termination, seen)
+        and seen.instances is not None
+        and seen.instances.live == 0
+    )
+
+
+def state_seen(termination: Termination, seen: JobSeen) -> JobState | None:
+    """The job state after this look; a look that carried none leaves the one known before."""
+    return seen.state or termination.job_state
+
+
+def _counters_add_up(termination: Termination, seen: JobSeen) -> bool:
+    """Every task has an instance at least, and instances never become fewer."""
+    if seen.instances is None:
+        return False
+    known = termination.instances.total if termination.instances else 0
+    return seen.instances.total >= max(1, len(seen.tasks or termination.tasks), known)

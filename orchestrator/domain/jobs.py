@@ -1,0 +1,103 @@
+"""The cloud's own nouns: job states, instance counters, and what one look at a job returned.
+
+Source: Tencent Cloud Batch API 2017-03-12, JobView, Job, TaskInstanceMetrics
+(cloud.tencent.com/document/api/599/15912).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class JobState(StrEnum):
+    """State of a job, a task or a task instance; the cloud uses one list for all three."""
+
+    SUBMITTED = "SUBMITTED"
+    PENDING = "PENDING"
+    RUNNABLE = "RUNNABLE"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    SUCCEED = "SUCCEED"
+    FAILED = "FAILED"
+    FAILED_INTERRUPTED = "FAILED_INTERRUPTED"
+
+    @property
+    def finished(self) -> bool:
+        """Finished as the cloud means it; FAILED_INTERRUPTED keeps its machine and is live."""
+        return self in (JobState.SUCCEED, JobState.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceCounters:
+    """How many task instances are in each state."""
+
+    submitted: int = 0
+    pending: int = 0
+    runnable: int = 0
+    starting: int = 0
+    running: int = 0
+    succeed: int = 0
+    failed: int = 0
+    failed_interrupted: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def live(self) -> int:
+        return self.total - self.succeed - self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSeen:
+    """One task as DescribeJob (name and state) or DescribeTask (counters too) showed it."""
+
+    name: str
+    state: JobState | None = None
+    instances: InstanceCounters | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSeen:
+    """One task instance as DescribeTask showed it."""
+
+    index: int
+    state: JobState | None
+    machine_id: str | None = None
+    """CVM id; the cloud blanks it once the instance has finished."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """One page of DescribeTask: the task with its counters, and the rows asked for."""
+
+    observed_at: datetime
+    task: TaskSeen
+    instances: tuple[InstanceSeen, ...]
+    instances_total: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSeen:
+    """One job as one call showed it; what that call does not carry is None.
+
+    ``observed_at`` is when the call was sent, so that an answer never looks younger than it is.
+    ``state`` is None when the call carried none or one that this version does not know.
+    """
+
+    observed_at: datetime
+    job_id: str
+    name: str | None = None
+    state: JobState | None = None
+    end_time: str | None = None
+    next_action: str | None = None
+    """What the cloud is about to do with the job; '' where it was read and nothing is pending."""
+    instances: InstanceCounters | None = None
+    tasks: tuple[TaskSeen, ...] = ()

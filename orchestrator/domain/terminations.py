@@ -1,0 +1,89 @@
+"""A termination as a value: one job being brought down, and all that is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.lifecycle import State
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
+
+
+class Look(StrEnum):
+    """The call by which a job is looked at next."""
+
+    SWEEP = "sweep"
+    """DescribeJobs, with up to 99 others: the job's state only."""
+    JOB = "job"
+    """DescribeJob (or DescribeTask for a job of one task): the instance counters too."""
+
+
+class OnSubmitted(StrEnum):
+    """What to do with a job that is SUBMITTED, where the cloud forbids TerminateJob."""
+
+    HOLD = "hold"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What last went wrong, and what a person can do about it."""
+
+    code: str
+    message: str
+    advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Termination:
+    """One job being brought down.
+
+    ``revision`` grows with every change of state; a write names the revision it was decided on.
+    ``call_at`` is None unless a look has shown that the job may be called now; ``look_at`` is None
+    while a call is under way and once the state is final.
+    """
+
+    id: str
+    account: str
+    region: str
+    partition: str
+    job_id: str
+    created_at: datetime
+    settle_s: float
+    give_up_after_s: float
+    on_submitted: OnSubmitted = OnSubmitted.HOLD
+    not_before: datetime | None = None
+
+    state: State = State.QUEUED
+    revision: int = 0
+    evidence: int = 0
+
+    job_name: str | None = None
+    job_state: JobState | None = None
+    job_end_time: str | None = None
+    """EndTime as the last sweep showed it; another value later means that the job ran again."""
+    job_next_action: str | None = None
+    observed_at: datetime | None = None
+    instances: InstanceCounters | None = None
+    instances_observed_at: datetime | None = None
+    tasks: tuple[TaskSeen, ...] = ()
+
+    look: Look = Look.SWEEP
+    look_at: datetime | None = None
+    call_at: datetime | None = None
+    first_in_line: bool = False
+    in_doubt: bool = False
+    """A call was made whose outcome is not known: the job is read before anything else."""
+    failures: int = 0
+    """Calls in a row that did not get through."""
+    acknowledged_at: datetime | None = None
+    """When the cloud last acknowledged a call."""
+    give_up_at: datetime | None = None
+    settle_until: datetime | None = None
+    problem: Problem | None = None
+    finished_at: datetime | None = None

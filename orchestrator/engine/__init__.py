@@ -1,0 +1,4 @@
+"""One file per loop, each with a ``step()`` that tests call.
+
+``ports`` is what the loops work through.
+"""

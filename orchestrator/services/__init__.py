@@ -1,0 +1,1 @@
+"""Use cases for people: submit, inspect; ``ports`` is what they need from the database."""

@@ -1,0 +1,22 @@
+"""A stand-in for the Tencent Cloud Batch API, version 2017-03-12, for tests and demonstrations.
+
+Clients written by others accept it: the vendor's Python and Node SDKs and the ``tccli`` command,
+signing with TC3-HMAC-SHA256 or with HmacSHA1/HmacSHA256.  Nothing here is shared with the client
+side of this project: the parser and the check of signatures are written a second time, so that a
+mistake in one is seen by the other.  It imports nothing of the rest of ``orchestrator``.
+
+From the outside in::
+
+    face (aiohttp) > control > server > actions > views > jobs > stretches
+                               server > wire, signature, quota, faults
+    scenario > spec
+
+``server.Simulator.handle`` answers one request synchronously, without a socket; ``face.serve``
+puts HTTP round it.  No task runs in the background: what a job looks like is computed from the
+clock at each look, and one clock and one seed decide everything.  A job keeps its task instances
+as stretches of equal ones, so that a job of 20,000 costs no more than a job of one.
+
+Where the vendor's pages are silent the choice is a switch of the job (``spec.JobSpec``): the code
+for a job that is still SUBMITTED, a second TerminateJob, a job that reads FAILED too early.
+Times are seconds since the epoch, durations are seconds and end in ``_s``.
+"""

@@ -1,0 +1,60 @@
+"""Terminations and sightings, as the domain's tests need them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from orchestrator.domain.decide import Policy
+from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.polling import PollPolicy
+from orchestrator.domain.terminations import Termination
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+POLICY = Policy(poll=PollPolicy(), sweep_s=1.0, jitter=0.0)
+DOWN = InstanceCounters(failed=10)
+LIVE = InstanceCounters(running=4, failed=6)
+
+
+def later(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def termination(state: State = State.QUEUED, **changes: Any) -> Termination:
+    values: dict[str, Any] = {
+        "id": "trm_1",
+        "account": "main",
+        "region": "ap-guangzhou",
+        "partition": "main@host",
+        "job_id": "job-1",
+        "created_at": NOW,
+        "settle_s": 30.0,
+        "give_up_after_s": 3600.0,
+        "state": state,
+        "look_at": NOW,
+    }
+    return Termination(**(values | changes))
+
+
+def swept(state: JobState | None, *, at: datetime = NOW, end_time: str | None = None) -> JobSeen:
+    """A job as DescribeJobs shows it."""
+    return JobSeen(observed_at=at, job_id="job-1", state=state, end_time=end_time)
+
+
+def read(
+    state: JobState | None,
+    instances: InstanceCounters | None = DOWN,
+    *,
+    next_action: str = "",
+    at: datetime = NOW,
+) -> JobSeen:
+    """A job as DescribeJob shows it."""
+    return JobSeen(
+        observed_at=at,
+        job_id="job-1",
+        state=state,
+        next_action=next_action,
+        instances=instances,
+        tasks=(TaskSeen(name="t1", state=state),),
+    )

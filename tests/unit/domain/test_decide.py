@@ -1,0 +1,280 @@
+"""What follows from what was seen: each transition of the table by each way it can happen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.domain.decide import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Seen,
+    Withdrawn,
+    decide,
+)
+from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
+from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState
+from orchestrator.domain.lifecycle import TRANSITIONS, Event, State
+from orchestrator.domain.terminations import Look, OnSubmitted, Termination
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept, termination
+
+FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITTED
+
+
+def error(kind: CloudErrorKind) -> CloudError:
+    return CloudError(kind, "Some.Code", "what happened", advice="do this")
+
+
+def in_doubt() -> Termination:
+    return termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600))
+
+
+def overdue(state: State) -> Termination:
+    return termination(state, in_doubt=state is State.SENDING, give_up_at=NOW)
+
+
+def settling() -> Termination:
+    return termination(
+        State.SETTLING, job_state=FAILED, job_end_time="E1", settle_until=later(30), evidence=3
+    )
+
+
+CASES: list[tuple[str, Termination, Seen, Event]] = [
+    ("call", termination(call_at=NOW), CallStarted(), Event.CALL_STARTED),
+    ("revived call", termination(State.DRAINING, call_at=NOW), CallStarted(), Event.CALL_STARTED),
+    ("accepted", termination(State.SENDING), CallAccepted("r"), Event.CALL_ACCEPTED),
+    (
+        "seen terminating",
+        in_doubt(),
+        read(RUNNING, LIVE, next_action="TERMINATING"),
+        Event.CALL_ACCEPTED,
+    ),
+    ("seen down in doubt", in_doubt(), read(FAILED), Event.CALL_ACCEPTED),
+    ("untouched", in_doubt(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
+    ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_DOWN),
+    ("submitted in doubt", in_doubt(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
+    ("submitted", termination(), swept(SUBMITTED), Event.SEEN_SUBMITTED),
+    (
+        "submitted, not to be held",
+        termination(on_submitted=OnSubmitted.REFUSE),
+        swept(SUBMITTED),
+        Event.CALL_REFUSED,
+    ),
+    ("left submitted", termination(State.HELD), swept(RUNNING), Event.SEEN_TERMINABLE),
+    ("finished before", termination(), read(FAILED), Event.SEEN_DOWN),
+    ("finished while held", termination(State.HELD), read(FAILED), Event.SEEN_DOWN),
+    ("down", termination(State.DRAINING), read(FAILED), Event.SEEN_DOWN),
+    ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
+    ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
+    ("settled", settling(), swept(FAILED, at=later(30), end_time="E1"), Event.SETTLED),
+    (
+        "deleted while settling",
+        settling(),
+        LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+        Event.SETTLED,
+    ),
+    ("withdrawn", termination(), Withdrawn(), Event.WITHDRAWN),
+    ("withdrawn while held", termination(State.HELD), Withdrawn(), Event.WITHDRAWN),
+    *[
+        (
+            f"unknown in {t.state}",
+            t,
+            LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+            Event.SEEN_MISSING,
+        )
+        for t in (termination(), termination(State.HELD), in_doubt(), termination(State.DRAINING))
+    ],
+    *[
+        (f"no look allowed in {t.state}", t, LookFailed(error(kind)), Event.CALL_REFUSED)
+        for t in (termination(), termination(State.HELD), in_doubt())
+        for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
+    ],
+    *[
+        (f"deadline in {state}", overdue(state), LookFailed(error(kind)), Event.GAVE_UP)
+        for state in (State.QUEUED, State.HELD, State.SENDING, State.DRAINING)
+        for kind in (CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.THROTTLED)
+    ],
+    ("deadline, still live", overdue(State.DRAINING), read(RUNNING, LIVE), Event.GAVE_UP),
+    ("deadline, still held", overdue(State.HELD), swept(SUBMITTED), Event.GAVE_UP),
+    ("deadline, still queued", overdue(State.QUEUED), swept(RUNNING), Event.GAVE_UP),
+    (
+        "call finds no job",
+        termination(State.SENDING),
+        CallFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+        Event.SEEN_MISSING,
+    ),
+    *[
+        (f"call {kind}", termination(State.SENDING), CallFailed(error(kind)), event)
+        for kind, event in (
+            (CloudErrorKind.THROTTLED, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.NOT_SENT, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.CREDENTIAL, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.CLOCK_SKEW, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.REFUSED, Event.CALL_REFUSED),
+            (CloudErrorKind.UNAUTHORIZED, Event.CALL_REFUSED),
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "event"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_what_was_seen_moves_the_termination(before: Termination, seen: Seen, event: Event) -> None:
+    decision = decide(before, seen, NOW if before.give_up_at == NOW else later(1), POLICY)
+    after = decision.after
+    assert decision.event is event
+    assert after.state is TRANSITIONS[before.state][event]
+    assert after.revision == before.revision + 1
+    assert (after.finished_at is not None) == after.state.final
+    assert not (after.state.final and (after.look_at or after.call_at))
+
+
+def test_the_cases_reach_every_transition_of_the_table() -> None:
+    reached = {(before.state, event) for _, before, _, event in CASES}
+    assert reached == {(state, event) for state, row in TRANSITIONS.items() for event in row}
+
+
+@pytest.mark.parametrize("state", [State.VERIFIED, State.REFUSED, State.UNVERIFIED])
+def test_nothing_moves_a_final_state(state: State) -> None:
+    done = termination(state, finished_at=NOW, look_at=None)
+    assert decide(done, read(RUNNING, LIVE), later(1), POLICY).after == done
+    with pytest.raises(IllegalTransition):
+        decide(done, CallStarted(), later(1), POLICY)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        read(FAILED, LIVE),
+        read(FAILED, DOWN, next_action="TERMINATING"),
+        read(FAILED, InstanceCounters()),
+        read(RUNNING, DOWN),
+        read(JobState.FAILED_INTERRUPTED, DOWN),
+        read(FAILED, InstanceCounters(failed=9, failed_interrupted=1)),
+        read(FAILED, None),
+        swept(FAILED),
+    ],
+    ids=lambda seen: f"{seen.state} {seen.instances} {seen.next_action}",
+)
+def test_less_than_full_proof_is_not_down(seen: JobSeen) -> None:
+    """A finished job state, counters that do not add up or a pending action are no proof."""
+    assert decide(termination(State.DRAINING), seen, later(1), POLICY).event is None
+
+
+def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
+    before = termination(State.DRAINING, instances=InstanceCounters(running=11))
+    assert decide(before, read(FAILED), later(1), POLICY).event is None
+    assert decide(before, read(FAILED, InstanceCounters(failed=11)), NOW, POLICY).event is not None
+
+
+def test_a_job_is_called_only_once_a_look_has_shown_that_it_may_be() -> None:
+    assert termination().call_at is None
+    assert decide(termination(), swept(RUNNING), later(1), POLICY).after.call_at == later(1)
+
+
+@pytest.mark.parametrize("kind", [CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT])
+def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
+    kind: CloudErrorKind,
+) -> None:
+    after = decide(termination(State.SENDING), CallFailed(error(kind)), NOW, POLICY).after
+    assert after.call_at is None
+    assert after.look_at == later(1)
+    assert after.problem is not None
+    assert after.problem.advice == "do this"
+
+
+@pytest.mark.parametrize("kind", [CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.STATE_CONFLICT])
+def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
+    kind: CloudErrorKind,
+) -> None:
+    for seen in (CallFailed(error(kind)), CallInterrupted()):
+        decision = decide(termination(State.SENDING), seen, NOW, POLICY)
+        after = decision.after
+        assert (after.state, after.in_doubt, after.look, after.look_at) == (
+            State.SENDING,
+            True,
+            Look.JOB,
+            NOW,
+        )
+
+
+def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
+    waits = []
+    for failures in range(1, 9):
+        after = decide(
+            termination(State.SENDING, in_doubt=True, failures=failures),
+            read(RUNNING, LIVE),
+            NOW,
+            POLICY,
+        ).after
+        assert after.call_at is not None
+        waits.append((after.call_at - NOW).total_seconds())
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
+    waiting = termination(call_at=later(30), failures=5)
+    assert decide(waiting, swept(RUNNING), later(1), POLICY).after.call_at == later(30)
+
+
+def test_an_unlisted_job_is_read_by_itself_before_it_counts_as_unknown() -> None:
+    decision = decide(termination(), JobUnlisted(), NOW, POLICY)
+    assert decision.event is None
+    assert (decision.after.look, decision.after.look_at) == (Look.JOB, NOW)
+
+
+def test_a_job_that_left_submitted_is_first_in_line() -> None:
+    assert decide(termination(State.HELD), swept(RUNNING), NOW, POLICY).after.first_in_line
+
+
+def test_evidence_grows_with_what_is_proven() -> None:
+    accepted = decide(termination(State.SENDING), CallAccepted("r"), NOW, POLICY).after
+    finished = decide(accepted, swept(FAILED, end_time="E1"), later(1), POLICY).after
+    down = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
+    verified = decide(down, swept(FAILED, at=later(32), end_time="E1"), later(32), POLICY).after
+    assert [t.evidence for t in (accepted, finished, down, verified)] == [1, 2, 3, 5]
+    assert down.settle_until == later(32)
+
+
+def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
+    seen = swept(FAILED, at=later(29.9), end_time="E1")
+    decision = decide(settling(), seen, later(31), POLICY)
+    assert decision.event is None
+
+
+def test_a_revived_job_is_called_again() -> None:
+    revived = decide(settling(), swept(RUNNING), NOW, POLICY).after
+    assert revived.call_at == NOW
+    assert revived.evidence == 1
+    draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
+    assert decide(draining, swept(RUNNING), NOW, POLICY).after.call_at == NOW
+
+
+def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_is_over() -> None:
+    before = termination(
+        State.DRAINING,
+        job_state=FAILED,
+        instances=InstanceCounters(running=8, failed=2),
+        instances_observed_at=later(-4),
+    )
+    after = decide(before, read(FAILED, LIVE), NOW, POLICY).after
+    assert (after.look, after.look_at) == (Look.JOB, later(4))
+
+
+def test_no_look_is_planned_past_the_deadline() -> None:
+    held = termination(State.HELD, give_up_at=later(1))
+    after = decide(held, swept(SUBMITTED), NOW, POLICY).after
+    assert (after.look, after.look_at) == (Look.JOB, later(1))
+
+
+def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
+    sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
+    assert sent.give_up_at == later(3700)
+    again = replace(sent, state=State.QUEUED)
+    assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
