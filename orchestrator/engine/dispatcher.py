@@ -1,0 +1,130 @@
+"""Sends TerminateJob under the quota; the attempt is written before the call leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.attempts import ACCEPTED, INTERRUPTED, TERMINATE_JOB, Answer, NewAttempt
+from orchestrator.domain.decide import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+    decide,
+)
+from orchestrator.domain.errors import CloudError
+from orchestrator.engine.loop import Background
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from orchestrator.domain.quota import Permit
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.engine.partition import Partition
+
+WRITE_AHEAD_S = 0.05
+"""How long before its permit's time an attempt is taken up, so that writing it costs no quota."""
+
+
+class Dispatcher:
+    """One partition's TerminateJob calls."""
+
+    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+        self.name = f"dispatcher of {partition.name}"
+        self._partition = partition
+        self._pacer = partition.pacers[TERMINATE_JOB]
+        self._on_change = on_change
+        self._calls = Background(f"a TerminateJob call of {partition.name}")
+        self._under_way: set[str] = set()
+        self._may_have_lost = True
+        self.wake = self._pacer.permit_returned
+
+    async def step(self) -> float:
+        """Take up one job if one may be called; returns the seconds until the next may be."""
+        partition = self._partition
+        if self._may_have_lost:
+            await self._recover()
+        ready_s = self._pacer.wait_s() - WRITE_AHEAD_S
+        if ready_s > 0:
+            return ready_s
+        now = partition.clock.now()
+        ready = await partition.store.callable(partition.name, now, 1)
+        if ready:
+            await self._start(ready[0])
+            return 0.0
+        next_at = await partition.store.next_call_at(partition.name)
+        return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
+
+    async def drain(self) -> None:
+        """Wait for the calls under way."""
+        await self._calls.drain()
+
+    async def _recover(self) -> None:
+        """Take note of attempts whose answer was never written, in an earlier process or here."""
+        partition = self._partition
+        now = partition.clock.now()
+        for termination in await partition.store.unanswered(partition.name):
+            if termination.id not in self._under_way:
+                decision = decide(termination, CallInterrupted(), now, partition.policy())
+                answer = Answer(at=now, outcome=INTERRUPTED)
+                await partition.store.finish_attempt(termination, decision, answer)
+        self._may_have_lost = False
+        self._on_change()
+
+    async def _start(self, termination: Termination) -> None:
+        partition = self._partition
+        permit = self._pacer.take()
+        now = partition.clock.now()
+        decision = decide(termination, CallStarted(), now, partition.policy())
+        attempt = NewAttempt(action=TERMINATE_JOB, target=termination.job_id, sent_at=now)
+        written = False
+        try:
+            written = (
+                await partition.store.start_attempt(termination, decision, attempt) is not None
+            )
+        finally:
+            if not written:
+                self._pacer.put_back()
+        if written:
+            self._under_way.add(termination.id)
+            self._calls.start(lambda: self._call(decision.after, permit))
+
+    async def _call(self, termination: Termination, permit: Permit) -> None:
+        partition = self._partition
+        try:
+            seen: CallAccepted | CallFailed
+            try:
+                request_id = await self._pacer.send(
+                    permit,
+                    lambda: partition.cloud.terminate_job(
+                        region=termination.region, job_id=termination.job_id
+                    ),
+                )
+            except CloudError as error:
+                seen = CallFailed(error)
+                answer = Answer.of_error(error, partition.clock.now())
+                await partition.note(error)
+            else:
+                seen = CallAccepted(request_id)
+                answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
+                await partition.note(None)
+            decision = decide(termination, seen, answer.at, partition.policy())
+            await partition.store.finish_attempt(termination, decision, answer)
+        except BaseException:
+            self._may_have_lost = True
+            raise
+        finally:
+            self._under_way.discard(termination.id)
+            self._on_change()
+            self.wake.set()
+
+
+def wake_all(*events: asyncio.Event) -> Callable[[], None]:
+    """A callback that sets every event."""
+
+    def wake() -> None:
+        for event in events:
+            event.set()
+
+    return wake

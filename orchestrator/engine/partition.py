@@ -1,0 +1,92 @@
+"""What the loops of one partition share: its cloud, its quotas, its pace and its trouble."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.decide import Policy
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.lifecycle import Event
+from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
+from orchestrator.domain.quota import Quota
+from orchestrator.domain.terminations import Problem
+from orchestrator.engine.pacer import Pacer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from random import Random
+
+    from orchestrator.domain.decide import Decision
+    from orchestrator.engine.ports import Clock, Cloud, Store
+    from orchestrator.engine.watched import Watched
+
+ACTIONS = ("TerminateJob", "DescribeJob", "DescribeJobs", "DescribeTask")
+
+_TROUBLE = (
+    CloudErrorKind.NOT_SENT,
+    CloudErrorKind.OUTCOME_UNKNOWN,
+    CloudErrorKind.CREDENTIAL,
+    CloudErrorKind.CLOCK_SKEW,
+)
+"""Failures that are the account's or the network's, not the job's."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Partition:
+    """One (account, host called): the only user of that host's quotas.
+
+    ``quotas`` are calls a second by action.
+    """
+
+    name: str
+    cloud: Cloud
+    store: Store
+    clock: Clock
+    random: Random
+    quotas: Mapping[str, int]
+    watched: Watched
+    poll: PollPolicy = field(default_factory=PollPolicy)
+    pacers: dict[str, Pacer] = field(init=False)
+    trouble: Problem | None = field(init=False, default=None)
+    _finishes: deque[float] = field(init=False, default_factory=deque)
+
+    def __post_init__(self) -> None:
+        now = self.clock.monotonic()
+        self.pacers = {
+            action: Pacer(Quota(self.quotas[action], now=now), self.clock) for action in ACTIONS
+        }
+
+    def policy(self) -> Policy:
+        """What decisions may know now."""
+        now = self.clock.monotonic()
+        while self._finishes and self._finishes[0] < now - FINISH_WINDOW_S:
+            self._finishes.popleft()
+        return Policy(
+            poll=self.poll,
+            sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
+            jitter=self.random.random(),
+        )
+
+    def count_finishes(self, decisions: Iterable[Decision]) -> None:
+        now = self.clock.monotonic()
+        self._finishes.extend(now for d in decisions if d.event is Event.SEEN_DOWN)
+
+    async def note(self, error: CloudError | None) -> None:
+        """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
+        if error is not None and error.kind not in _TROUBLE:
+            return
+        if error is None:
+            if self.trouble is not None:
+                log.warning("calls of %s work again", self.name)
+                await self.store.set_trouble(self.name, None, self.clock.now())
+                self.trouble = None
+        elif self.trouble is None or self.trouble.code != error.code:
+            log.error("calls of %s fail: %s. %s", self.name, error, error.advice or "")
+            problem = Problem(code=error.code, message=error.message, advice=error.advice)
+            await self.store.set_trouble(self.name, problem, self.clock.now())
+            self.trouble = problem

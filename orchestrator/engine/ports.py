@@ -1,0 +1,93 @@
+"""What the engine needs from the world, as Protocols; app.py supplies the real ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from orchestrator.domain.attempts import Answer, NewAttempt
+    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
+    from orchestrator.domain.terminations import Look, Problem, Termination
+
+
+class Clock(Protocol):
+    """Wall time for records, monotonic time for pacing, and waiting."""
+
+    def now(self) -> datetime:
+        """Aware UTC time."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Cloud(Protocol):
+    """One account's calls to Tencent Cloud Batch; every method raises CloudError."""
+
+    async def terminate_job(self, *, region: str, job_id: str) -> str:
+        """Ask the cloud to terminate a job; asynchronous there.  Returns the RequestId."""
+
+    async def terminate_task_instance(
+        self, *, region: str, job_id: str, task_name: str, index: int
+    ) -> str:
+        """Ask the cloud to terminate one task instance.  Returns the RequestId."""
+
+    async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
+        """Read one job with its counters and NextAction."""
+
+    async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
+        """Read up to 100 jobs, state only; an id that the cloud does not list is missing."""
+
+    async def describe_task(
+        self,
+        *,
+        region: str,
+        job_id: str,
+        task_name: str,
+        offset: int = 0,
+        limit: int = 1,
+        states: Sequence[JobState] = (),
+    ) -> TaskPage:
+        """Read one task's counters and up to 1000 of its instances."""
+
+
+class Store(Protocol):
+    """The engine's view of the database; every method raises StoreUnavailable."""
+
+    async def due(
+        self, partition: str, look: Look, now: datetime | None, limit: int
+    ) -> list[Termination]:
+        """Terminations to look at by ``look``, the soonest first; ``now`` None: due or not."""
+
+    async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
+        """Terminations whose job may be called now, first in line first."""
+
+    async def unanswered(self, partition: str) -> list[Termination]:
+        """Terminations with an attempt whose answer was never written."""
+
+    async def counted_longest_ago(
+        self, partition: str, operation_ids: Sequence[str], before: datetime
+    ) -> Termination | None:
+        """The draining job of these operations whose instances were counted longest ago."""
+
+    async def next_call_at(self, partition: str) -> datetime | None:
+        """When the next job may be called."""
+
+    async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
+        """Write decisions in one transaction; returns how many changed a state."""
+
+    async def start_attempt(
+        self, before: Termination, decision: Decision, attempt: NewAttempt
+    ) -> int | None:
+        """Write the attempt and the move to sending; its number, or None if it moved meanwhile."""
+
+    async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
+        """Write the open attempt's answer and what was decided on it."""
+
+    async def set_trouble(self, partition: str, trouble: Problem | None, at: datetime) -> None:
+        """Record that the partition's calls fail (or work again), for everyone who asks."""

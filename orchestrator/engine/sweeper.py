@@ -1,0 +1,108 @@
+"""Reads the state of up to 100 jobs a call (DescribeJobs), the soonest due first."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.decide import JobUnlisted, decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.terminations import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.engine.partition import Partition
+
+JOBS_PER_CALL = 100
+BACKOFF_BASE_S = 0.5
+BACKOFF_MAX_S = 10.0
+
+
+class Sweeper:
+    """One partition's DescribeJobs calls."""
+
+    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+        self.name = f"sweeper of {partition.name}"
+        self.wake = asyncio.Event()
+        self._partition = partition
+        self._pacer = partition.pacers["DescribeJobs"]
+        self._on_change = on_change
+        self._batch = JOBS_PER_CALL
+        self._failures = 0
+
+    async def step(self) -> float:
+        """Sweep if a job is due; returns the seconds until the next one is."""
+        partition = self._partition
+        if self._pacer.wait_s() > 0:
+            return self._pacer.wait_s()
+        now = partition.clock.now()
+        rows = await partition.store.due(partition.name, Look.SWEEP, None, self._batch)
+        if not rows or rows[0].look_at is None:
+            return math.inf
+        due_s = (rows[0].look_at - now).total_seconds()
+        if due_s > 0:
+            return due_s
+        return await self._sweep([row for row in rows if row.region == rows[0].region])
+
+    async def _sweep(self, rows: Sequence[Termination]) -> float:
+        partition = self._partition
+        try:
+            seen = await self._pacer.send(
+                self._pacer.take(),
+                lambda: partition.cloud.describe_jobs(
+                    region=rows[0].region, job_ids=[row.job_id for row in rows]
+                ),
+            )
+        except CloudError as error:
+            await partition.note(error)
+            return await self._on_failure(rows, error)
+        await partition.note(None)
+        self._failures = 0
+        self._batch = min(JOBS_PER_CALL, 2 * self._batch)
+        await self._apply(
+            [
+                (
+                    row,
+                    decide(
+                        row,
+                        seen.get(row.job_id) or JobUnlisted(),
+                        partition.clock.now(),
+                        partition.policy(),
+                    ),
+                )
+                for row in rows
+            ]
+        )
+        return 0.0
+
+    async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
+        """Back off; where one job may have spoilt the call for all, halve until it is found.
+
+        Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
+        malformed id may refuse a whole call.
+        """
+        if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
+            self._failures += 1
+            return backoff_s(
+                self._failures,
+                base_s=BACKOFF_BASE_S,
+                max_s=BACKOFF_MAX_S,
+                jitter=self._partition.random.random(),
+            )
+        if len(rows) > 1:
+            self._batch = len(rows) // 2
+            return 0.0
+        now = self._partition.clock.now()
+        alone = decide(rows[0], JobUnlisted(), now, self._partition.policy())
+        await self._apply([(rows[0], alone)])
+        return 0.0
+
+    async def _apply(self, changes: Sequence[tuple[Termination, Decision]]) -> None:
+        await self._partition.store.apply(changes, self._partition.clock.now())
+        self._partition.count_finishes(decision for _, decision in changes)
+        self._on_change()
