@@ -1,0 +1,159 @@
+"""Stores operations: once per idempotency key, one live termination per job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, insert, select, update
+
+from orchestrator.domain.errors import Conflict
+from orchestrator.domain.terminations import OnSubmitted, Termination
+from orchestrator.services.ports import Created
+from orchestrator.store.rows import to_row
+from orchestrator.store.schema import events, operation_terminations, operations, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.operations import NewOperation
+
+IDS_PER_QUERY = 500
+
+
+async def create(
+    connection: AsyncConnection, new: NewOperation, termination_ids: Sequence[str]
+) -> Created:
+    """Store ``new``; raises Conflict when its key was used for another request."""
+    earlier = await _earlier(connection, new)
+    if earlier is not None:
+        return Created(operation_id=earlier, replayed=True)
+    live = await _live(connection, new)
+    fresh = [
+        _termination(new, job_id, termination_id)
+        for job_id, termination_id in zip(new.job_ids, termination_ids, strict=True)
+        if job_id not in live
+    ]
+    await connection.execute(insert(operations).values(_operation_row(new)))
+    if fresh:
+        await connection.execute(insert(terminations), [to_row(t) for t in fresh])
+        await connection.execute(
+            insert(events),
+            [
+                {
+                    "at": new.created_at,
+                    "termination_id": termination.id,
+                    "type": "accepted",
+                    "to_state": termination.state,
+                    "evidence": termination.evidence,
+                }
+                for termination in fresh
+            ],
+        )
+    if live:
+        await _join(connection, new, list(live.values()))
+    wanted = [*(termination.id for termination in fresh), *live.values()]
+    await connection.execute(
+        insert(operation_terminations),
+        [{"operation_id": new.id, "termination_id": wanted_id} for wanted_id in wanted],
+    )
+    await connection.execute(
+        insert(events).values(
+            at=new.created_at, operation_id=new.id, type="accepted", why=new.reason
+        )
+    )
+    return Created(operation_id=new.id, replayed=False)
+
+
+async def _earlier(connection: AsyncConnection, new: NewOperation) -> str | None:
+    if new.idempotency_key is None:
+        return None
+    found = await connection.execute(
+        select(operations.c.id, operations.c.request_hash).where(
+            operations.c.requested_by == new.requested_by,
+            operations.c.idempotency_key == new.idempotency_key,
+        )
+    )
+    row = found.one_or_none()
+    if row is None:
+        return None
+    if row.request_hash != new.request_hash:
+        raise Conflict(
+            f"Idempotency-Key {new.idempotency_key!r} was used for another request "
+            f"({row.id}): send the same body, or use a new key"
+        )
+    return str(row.id)
+
+
+async def _live(connection: AsyncConnection, new: NewOperation) -> dict[str, str]:
+    """Live terminations of the wanted jobs: job id to termination id."""
+    live: dict[str, str] = {}
+    for some in _chunks(new.job_ids):
+        found = await connection.execute(
+            select(terminations.c.job_id, terminations.c.id).where(
+                terminations.c.account == new.account,
+                terminations.c.region == new.region,
+                terminations.c.job_id.in_(some),
+                terminations.c.finished_at.is_(None),
+            )
+        )
+        live.update((row.job_id, row.id) for row in found)
+    return live
+
+
+async def _join(connection: AsyncConnection, new: NewOperation, ids: Sequence[str]) -> None:
+    """A shared termination serves everyone: the longer windows, the earlier start, hold."""
+    values: dict[str, Any] = {
+        "settle_s": func.max(terminations.c.settle_s, new.settle_s),
+        "give_up_after_s": func.max(terminations.c.give_up_after_s, new.give_up_after_s),
+    }
+    if new.on_submitted is OnSubmitted.HOLD:
+        values["on_submitted"] = OnSubmitted.HOLD
+    for some in _chunks(ids):
+        joined = terminations.c.id.in_(some)
+        await connection.execute(update(terminations).where(joined).values(values))
+        if new.not_before is None:
+            await connection.execute(
+                update(terminations)
+                .where(joined, terminations.c.not_before > new.created_at)
+                .values(not_before=None, look_at=new.created_at)
+            )
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        yield ids[start : start + IDS_PER_QUERY]
+
+
+def _operation_row(new: NewOperation) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "account": new.account,
+        "region": new.region,
+        "partition": new.partition,
+        "reason": new.reason,
+        "requested_by": new.requested_by,
+        "idempotency_key": new.idempotency_key,
+        "request_hash": new.request_hash,
+        "duplicates_merged": new.duplicates_merged,
+        "jobs_total": len(new.job_ids),
+        "jobs_unfinished": len(new.job_ids),
+        "created_at": new.created_at,
+    }
+
+
+def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termination:
+    return Termination(
+        id=termination_id,
+        account=new.account,
+        region=new.region,
+        partition=new.partition,
+        job_id=job_id,
+        created_at=new.created_at,
+        settle_s=new.settle_s,
+        give_up_after_s=new.give_up_after_s,
+        on_submitted=new.on_submitted,
+        not_before=new.not_before,
+        look_at=max(new.created_at, new.not_before or new.created_at),
+    )

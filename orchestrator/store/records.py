@@ -1,0 +1,262 @@
+"""Operations and terminations as people ask for them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row, Select, func, or_, select
+
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import Outcome
+from orchestrator.domain.terminations import Problem
+from orchestrator.services.ports import (
+    AttemptRecord,
+    Created,
+    EventRecord,
+    InstancesProgress,
+    OperationRecord,
+    TerminationRecord,
+)
+from orchestrator.store import operations as submission
+from orchestrator.store.rows import from_row
+from orchestrator.store.schema import (
+    attempts,
+    events,
+    operation_terminations,
+    operations,
+    partitions,
+    terminations,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.operations import NewOperation
+    from orchestrator.store.database import Database
+
+RATE_WINDOW_S = 10
+
+
+class StoredRecords:
+    """Implements :class:`orchestrator.services.ports.Records`."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    async def create(self, operation: NewOperation, termination_ids: list[str]) -> Created:
+        async def work(connection: AsyncConnection) -> Created:
+            return await submission.create(connection, operation, termination_ids)
+
+        return await self._database.write(work)
+
+    async def ping(self) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(select(1))
+
+        await self._database.write(work)
+
+    async def operation(self, operation_id: str) -> OperationRecord | None:
+        found = await self._operations(select(operations).where(operations.c.id == operation_id))
+        return found[0] if found else None
+
+    async def operations(
+        self, *, after: int, limit: int, finished: bool | None, account: str | None
+    ) -> list[OperationRecord]:
+        query = select(operations).order_by(operations.c.seq.desc()).limit(limit)
+        if after:
+            query = query.where(operations.c.seq < after)
+        if finished is not None:
+            is_null = operations.c.finished_at.is_(None)
+            query = query.where(~is_null if finished else is_null)
+        if account is not None:
+            query = query.where(operations.c.account == account)
+        return await self._operations(query)
+
+    async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+            since = self._now() - timedelta(seconds=RATE_WINDOW_S)
+            return [await _operation(connection, row, since) for row in rows]
+
+    async def termination(self, termination_id: str) -> TerminationRecord | None:
+        query = select(terminations).where(terminations.c.id == termination_id)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+            found = await _termination_records(connection, rows)
+            if not found:
+                return None
+            return replace(found[0], ahead=await _ahead(connection, rows[0], self._now()))
+
+    async def terminations(
+        self,
+        *,
+        after: int,
+        limit: int,
+        operation_id: str | None = None,
+        state: State | None = None,
+        job_id: str | None = None,
+        account: str | None = None,
+        region: str | None = None,
+    ) -> list[TerminationRecord]:
+        query = select(terminations).where(terminations.c.seq > after)
+        if operation_id is not None:
+            link = operation_terminations
+            query = query.join(link, link.c.termination_id == terminations.c.id).where(
+                link.c.operation_id == operation_id
+            )
+        wanted = {"state": state, "job_id": job_id, "account": account, "region": region}
+        for name, value in wanted.items():
+            if value is not None:
+                query = query.where(terminations.c[name] == value)
+        return await self._terminations(query.order_by(terminations.c.seq).limit(limit))
+
+    async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+            return await _termination_records(connection, rows)
+
+    async def events(
+        self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
+    ) -> list[EventRecord]:
+        theirs = select(operation_terminations.c.termination_id).where(
+            operation_terminations.c.operation_id == operation_id
+        )
+        asked = (
+            events.c.termination_id == termination_id
+            if operation_id is None
+            else or_(events.c.operation_id == operation_id, events.c.termination_id.in_(theirs))
+        )
+        query = select(events).where(asked, events.c.id > after)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(events.c.id).limit(limit))
+            return [_event(row) for row in rows]
+
+
+async def _operation(
+    connection: AsyncConnection, row: Row[Any], since: datetime
+) -> OperationRecord:
+    t = terminations.c
+    by_state = await connection.execute(
+        select(
+            t.state,
+            func.count(),
+            func.sum(t.instances_total),
+            func.sum(t.instances_live),
+            func.count(t.instances_total),
+            func.max(t.observed_at, type_=t.observed_at.type),
+        )
+        .join(operation_terminations, operation_terminations.c.termination_id == t.id)
+        .where(operation_terminations.c.operation_id == row.id)
+        .group_by(t.state)
+    )
+    groups = by_state.all()
+    sent = await connection.scalar(
+        select(func.count()).where(
+            attempts.c.partition == row.partition, attempts.c.sent_at > since
+        )
+    )
+    return OperationRecord(
+        seq=row.seq,
+        id=row.id,
+        account=row.account,
+        region=row.region,
+        reason=row.reason,
+        requested_by=row.requested_by,
+        duplicates_merged=row.duplicates_merged,
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        jobs_by_state={State(group[0]): group[1] for group in groups},
+        instances=InstancesProgress(
+            total=sum(group[2] or 0 for group in groups),
+            live=sum(group[3] or 0 for group in groups),
+            jobs_not_counted=sum(group[1] - group[4] for group in groups),
+        ),
+        observed_at=max((group[5] for group in groups if group[5]), default=None),
+        partition=row.partition,
+        calls_per_s=(sent or 0) / RATE_WINDOW_S,
+    )
+
+
+async def _termination_records(
+    connection: AsyncConnection, rows: Sequence[Row[Any]]
+) -> list[TerminationRecord]:
+    ids = [row.id for row in rows]
+    asked_by: dict[str, list[str]] = defaultdict(list)
+    for link in await connection.execute(
+        select(operation_terminations).where(operation_terminations.c.termination_id.in_(ids))
+    ):
+        asked_by[link.termination_id].append(link.operation_id)
+    tried: dict[str, list[AttemptRecord]] = defaultdict(list)
+    for row in await connection.execute(
+        select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
+    ):
+        tried[row.termination_id].append(_attempt(row))
+    troubles = {
+        row.name: Problem(
+            code=row.trouble_code, message=row.trouble_message, advice=row.trouble_advice
+        )
+        for row in await connection.execute(select(partitions))
+        if row.trouble_code
+    }
+    return [
+        TerminationRecord(
+            seq=row.seq,
+            termination=from_row(dict(row._mapping)),  # noqa: SLF001 - SQLAlchemy's public name
+            operation_ids=tuple(asked_by[row.id]),
+            attempts=tuple(tried[row.id]),
+            ahead=None,
+            trouble=troubles.get(row.partition),
+        )
+        for row in rows
+    ]
+
+
+async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> int:
+    """How many jobs of the partition are called before this one."""
+    if row.call_at is None:
+        return 0
+    t = terminations.c
+    before = or_(
+        t.first_in_line > row.first_in_line,
+        (t.first_in_line == row.first_in_line) & (t.seq < row.seq),
+    )
+    ahead = await connection.scalar(
+        select(func.count()).where(t.partition == row.partition, t.call_at <= now, before)
+    )
+    return ahead or 0
+
+
+def _attempt(row: Row[Any]) -> AttemptRecord:
+    return AttemptRecord(
+        number=row.number,
+        action=row.action,
+        target=row.target,
+        sent_at=row.sent_at,
+        answered_at=row.answered_at,
+        outcome=row.outcome,
+        code=row.code,
+        message=row.message,
+        request_id=row.request_id,
+    )
+
+
+def _event(row: Row[Any]) -> EventRecord:
+    return EventRecord(
+        id=row.id,
+        at=row.at,
+        type=row.type,
+        operation_id=row.operation_id,
+        termination_id=row.termination_id,
+        from_state=State(row.from_state) if row.from_state else None,
+        to_state=State(row.to_state) if row.to_state else None,
+        evidence=row.evidence,
+        why=row.why,
+    )

@@ -1,0 +1,219 @@
+"""The tables.  migrations/ creates them; a test keeps the two the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from orchestrator.domain.lifecycle import FINAL_STATES, State
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime; SQLite stores it as text that sorts as time does."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+_SERIAL = BigInteger().with_variant(Integer(), "sqlite")
+_LIVE = text("finished_at IS NULL")
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("account", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("idempotency_key", Text),
+    Column("request_hash", Text, nullable=False),
+    Column("duplicates_merged", Integer, nullable=False),
+    Column("jobs_total", Integer, nullable=False),
+    Column("jobs_unfinished", Integer, nullable=False),
+    Column("outcome", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    UniqueConstraint("requested_by", "idempotency_key"),
+    CheckConstraint("length(reason) > 0", name="reason"),
+    CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),
+    CheckConstraint("(jobs_unfinished = 0) = (finished_at IS NOT NULL)", name="finished_at"),
+    CheckConstraint("(finished_at IS NOT NULL) = (outcome IS NOT NULL)", name="outcome"),
+)
+
+terminations = Table(
+    "terminations",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("account", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("job_id", Text, nullable=False),
+    Column("settle_s", Float, nullable=False),
+    Column("give_up_after_s", Float, nullable=False),
+    Column("on_submitted", Text, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("state", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("evidence", Integer, nullable=False),
+    Column("job_name", Text),
+    Column("job_state", Text),
+    Column("job_end_time", Text),
+    Column("job_next_action", Text),
+    Column("observed_at", UtcDateTime),
+    Column("instances", JSON(none_as_null=True)),
+    Column("instances_total", Integer),
+    Column("instances_live", Integer),
+    Column("instances_observed_at", UtcDateTime),
+    Column("tasks", JSON, nullable=False),
+    Column("look", Text, nullable=False),
+    Column("look_at", UtcDateTime),
+    Column("call_at", UtcDateTime),
+    Column("first_in_line", Boolean, nullable=False),
+    Column("in_doubt", Boolean, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("acknowledged_at", UtcDateTime),
+    Column("give_up_at", UtcDateTime),
+    Column("settle_until", UtcDateTime),
+    Column("problem", JSON(none_as_null=True)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
+    CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
+    CheckConstraint(
+        f"(state IN ({_listed(FINAL_STATES)})) = (finished_at IS NOT NULL)", name="finished_at"
+    ),
+    CheckConstraint("finished_at IS NULL OR (look_at IS NULL AND call_at IS NULL)", name="idle"),
+)
+
+Index(
+    "uq_terminations_live_job",
+    terminations.c.account,
+    terminations.c.region,
+    terminations.c.job_id,
+    unique=True,
+    sqlite_where=_LIVE,
+    postgresql_where=_LIVE,
+)
+Index("ix_terminations_job", terminations.c.job_id)
+for _column in ("look_at", "call_at"):
+    Index(
+        f"ix_terminations_{_column}",
+        terminations.c.partition,
+        terminations.c[_column],
+        sqlite_where=text(f"{_column} IS NOT NULL"),
+        postgresql_where=text(f"{_column} IS NOT NULL"),
+    )
+
+operation_terminations = Table(
+    "operation_terminations",
+    metadata,
+    Column("operation_id", ForeignKey("operations.id"), primary_key=True),
+    Column("termination_id", ForeignKey("terminations.id"), primary_key=True),
+    Index("ix_operation_terminations_termination", "termination_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("termination_id", ForeignKey("terminations.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("sent_at", UtcDateTime, nullable=False),
+    Column("answered_at", UtcDateTime),
+    Column("outcome", Text),
+    Column("code", Text),
+    Column("message", Text),
+    Column("request_id", Text),
+    UniqueConstraint("termination_id", "number"),
+    CheckConstraint("(answered_at IS NULL) = (outcome IS NULL)", name="answered_at"),
+    Index("ix_attempts_partition_sent_at", "partition", "sent_at"),
+)
+Index(
+    "uq_attempts_open",
+    attempts.c.termination_id,
+    unique=True,
+    sqlite_where=text("answered_at IS NULL"),
+    postgresql_where=text("answered_at IS NULL"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("operation_id", ForeignKey("operations.id")),
+    Column("termination_id", ForeignKey("terminations.id")),
+    Column("type", Text, nullable=False),
+    Column("from_state", Text),
+    Column("to_state", Text),
+    Column("evidence", Integer),
+    Column("why", Text),
+    CheckConstraint(
+        "(operation_id IS NULL) <> (termination_id IS NULL)", name="operation_or_termination"
+    ),
+    Index("ix_events_operation", "operation_id"),
+    Index("ix_events_termination", "termination_id"),
+)
+
+partitions = Table(
+    "partitions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("trouble_code", Text),
+    Column("trouble_message", Text),
+    Column("trouble_advice", Text),
+    Column("trouble_since", UtcDateTime),
+)

@@ -1,0 +1,124 @@
+"""Writes decisions: guarded by what they were made on, with their events, in one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, func, insert, select, update
+
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import outcome
+from orchestrator.store.rows import SET_BY_ENGINE, to_row
+from orchestrator.store.schema import events, operation_terminations, operations, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.terminations import Termination
+
+_GUARDED = (
+    update(terminations)
+    .where(
+        terminations.c.id == bindparam("guard_id"),
+        terminations.c.state == bindparam("guard_state"),
+        terminations.c.revision == bindparam("guard_revision"),
+    )
+    .values({name: bindparam(f"set_{name}") for name in SET_BY_ENGINE})
+)
+
+
+def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
+    row = to_row(after)
+    return {
+        "guard_id": before.id,
+        "guard_state": before.state,
+        "guard_revision": before.revision,
+        **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
+    }
+
+
+async def write_decisions(
+    connection: AsyncConnection,
+    changes: Sequence[tuple[Termination, Decision]],
+    at: datetime,
+) -> int:
+    """Write each decision whose termination is still as it was; returns how many moved.
+
+    A decision without an event changes no state: where its guard fails, newer knowledge stands
+    already and nothing is lost.
+    """
+    staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
+    if staying:
+        await connection.execute(_GUARDED, staying)
+    moved = 0
+    for before, decision in changes:
+        if decision.event is not None and await write_move(connection, before, decision, at):
+            moved += 1
+    return moved
+
+
+async def write_move(
+    connection: AsyncConnection, before: Termination, decision: Decision, at: datetime
+) -> bool:
+    """Write one change of state with its event; False when the termination is no longer so."""
+    after = decision.after
+    result = await connection.execute(_GUARDED, _parameters(before, after))
+    if result.rowcount == 0:
+        return False
+    await connection.execute(
+        insert(events).values(
+            at=at,
+            termination_id=after.id,
+            type=decision.event,
+            from_state=before.state,
+            to_state=after.state,
+            evidence=after.evidence,
+            why=decision.why,
+        )
+    )
+    if after.state.final:
+        await _count_down(connection, after, at)
+    return True
+
+
+async def _count_down(connection: AsyncConnection, after: Termination, at: datetime) -> None:
+    """One job fewer to go in every operation that asked for it; the last one finishes it."""
+    asked = await connection.execute(
+        select(operations.c.id, operations.c.jobs_unfinished)
+        .join(operation_terminations, operation_terminations.c.operation_id == operations.c.id)
+        .where(operation_terminations.c.termination_id == after.id)
+    )
+    for operation_id, unfinished in asked.all():
+        if unfinished == 1:
+            await _finish(connection, operation_id, at)
+        else:
+            await connection.execute(
+                update(operations)
+                .where(operations.c.id == operation_id)
+                .values(jobs_unfinished=operations.c.jobs_unfinished - 1)
+            )
+
+
+async def _finish(connection: AsyncConnection, operation_id: str, at: datetime) -> None:
+    counted = await connection.execute(
+        select(terminations.c.state, func.count())
+        .join(
+            operation_terminations,
+            operation_terminations.c.termination_id == terminations.c.id,
+        )
+        .where(operation_terminations.c.operation_id == operation_id)
+        .group_by(terminations.c.state)
+    )
+    result = outcome({State(state): count for state, count in counted.all()})
+    await connection.execute(
+        update(operations)
+        .where(operations.c.id == operation_id)
+        .values(jobs_unfinished=0, finished_at=at, outcome=result)
+    )
+    await connection.execute(
+        insert(events).values(at=at, operation_id=operation_id, type="finished", why=result)
+    )
