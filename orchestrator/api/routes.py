@@ -1,0 +1,264 @@
+"""Every call of the REST API."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from aiohttp import web
+
+from orchestrator.api import auth, problems, schemas
+from orchestrator.api.pages import Page
+from orchestrator.api.problems import Problem
+from orchestrator.domain.errors import NotFound
+from orchestrator.domain.lifecycle import State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from datetime import datetime
+    from enum import StrEnum
+
+    from orchestrator.services.ports import Records
+    from orchestrator.services.submission import Submission
+
+    E = TypeVar("E", bound=StrEnum)
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+BODY_TIMEOUT_S: Final = 10
+KEY_CHARACTERS_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the handlers work with; ``calls_per_s`` is TerminateJob's quota by partition."""
+
+    records: Records
+    submission: Submission
+    calls_per_s: Mapping[str, int]
+    tokens: Mapping[str, str]
+    now: Callable[[], datetime]
+    watched: Callable[[str], None]
+    ready: Callable[[], Awaitable[Mapping[str, object]]]
+
+
+CONTEXT: Final = web.AppKey("context", Context)
+
+
+def application(context: Context) -> web.Application:
+    app = web.Application(
+        client_max_size=BODY_BYTES_MAX,
+        middlewares=[problems.middleware, auth.middleware(context.tokens)],
+    )
+    app[CONTEXT] = context
+    app.add_routes(
+        [
+            web.post("/v1/operations", submit),
+            web.get("/v1/operations", list_operations),
+            web.get("/v1/operations/{id}", get_operation),
+            web.get("/v1/operations/{id}/terminations", list_operation_terminations),
+            web.get("/v1/operations/{id}/events", list_operation_events),
+            web.get("/v1/terminations", list_terminations),
+            web.get("/v1/terminations/{id}", get_termination),
+            web.get("/v1/terminations/{id}/events", list_termination_events),
+            web.get("/livez", livez),
+            web.get("/readyz", readyz),
+        ]
+    )
+    return app
+
+
+async def submit(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= KEY_CHARACTERS_MAX and key.isprintable()):
+        raise Problem(
+            400,
+            "bad-idempotency-key",
+            "Idempotency-Key cannot be used",
+            f"send 1 to {KEY_CHARACTERS_MAX} printable characters, a UUID say",
+        )
+    wanted = schemas.parse_operation(await _body(request))
+    created = await context.submission.submit(
+        wanted, requested_by=request[auth.CALLER], idempotency_key=key
+    )
+    location = f"/v1/operations/{created.operation_id}"
+    headers = {"Location": location, "Retry-After": "1"}
+    if created.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    body = await _operation(context, created.operation_id)
+    return web.json_response(body, status=202, headers=headers)
+
+
+async def _body(request: web.Request) -> bytes:
+    if request.content_type != "application/json":
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            "The body's type is not known",
+            "send JSON with 'Content-Type: application/json'",
+        )
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        detail = f"the body must arrive within {BODY_TIMEOUT_S} s"
+        raise Problem(408, "body-timeout", "The body did not arrive", detail) from None
+
+
+async def _operation(context: Context, operation_id: str) -> dict[str, object]:
+    record = await context.records.operation(operation_id)
+    if record is None:
+        raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
+    return schemas.operation(record, calls_allowed_per_s=context.calls_per_s.get(record.partition))
+
+
+async def list_operations(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    _known(request, "state", "account")
+    page = Page.of(request, "operations")
+    state = _choice(request, "state", ("running", "finished"))
+    records = await context.records.operations(
+        after=page.after,
+        limit=page.limit,
+        finished=None if state is None else state == "finished",
+        account=request.query.get("account"),
+    )
+    return _list(
+        request,
+        "operations",
+        [
+            schemas.operation(r, calls_allowed_per_s=context.calls_per_s.get(r.partition))
+            for r in records
+        ],
+        page.next_token([record.seq for record in records]),
+    )
+
+
+async def get_operation(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    operation_id = request.match_info["id"]
+    body = await _operation(context, operation_id)
+    context.watched(operation_id)
+    return web.json_response(body)
+
+
+async def list_operation_terminations(request: web.Request) -> web.Response:
+    _known(request, "state")
+    operation_id = request.match_info["id"]
+    await _operation(request.app[CONTEXT], operation_id)
+    return await _terminations(request, operation_id)
+
+
+async def list_terminations(request: web.Request) -> web.Response:
+    _known(request, "state", "job_id", "account", "region")
+    return await _terminations(request, None)
+
+
+async def _terminations(request: web.Request, operation_id: str | None) -> web.Response:
+    context = request.app[CONTEXT]
+    page = Page.of(request, "terminations")
+    state = _choice(request, "state", tuple(State))
+    records = await context.records.terminations(
+        after=page.after,
+        limit=page.limit,
+        operation_id=operation_id,
+        state=State(state) if state else None,
+        job_id=request.query.get("job_id"),
+        account=request.query.get("account"),
+        region=request.query.get("region"),
+    )
+    now = context.now()
+    return _list(
+        request,
+        "terminations",
+        [
+            schemas.termination(
+                r,
+                now=now,
+                calls_allowed_per_s=context.calls_per_s.get(r.termination.partition),
+            )
+            for r in records
+        ],
+        page.next_token([record.seq for record in records]),
+    )
+
+
+async def get_termination(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    termination_id = request.match_info["id"]
+    record = await context.records.termination(termination_id)
+    if record is None:
+        raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
+    allowed = context.calls_per_s.get(record.termination.partition)
+    return web.json_response(
+        schemas.termination(record, now=context.now(), calls_allowed_per_s=allowed)
+    )
+
+
+async def list_operation_events(request: web.Request) -> web.Response:
+    operation_id = request.match_info["id"]
+    await _operation(request.app[CONTEXT], operation_id)
+    return await _events(request, operation_id=operation_id)
+
+
+async def list_termination_events(request: web.Request) -> web.Response:
+    termination_id = request.match_info["id"]
+    if await request.app[CONTEXT].records.termination(termination_id) is None:
+        raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
+    return await _events(request, termination_id=termination_id)
+
+
+async def _events(
+    request: web.Request, *, operation_id: str | None = None, termination_id: str | None = None
+) -> web.Response:
+    _known(request)
+    page = Page.of(request, "events")
+    records = await request.app[CONTEXT].records.events(
+        after=page.after,
+        limit=page.limit,
+        operation_id=operation_id,
+        termination_id=termination_id,
+    )
+    return _list(
+        request,
+        "events",
+        [schemas.event(record) for record in records],
+        page.next_token([record.id for record in records]),
+    )
+
+
+async def livez(_: web.Request) -> web.Response:
+    return web.json_response({"status": "alive"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Ready when requests can be stored; a cloud that does not answer degrades, no more."""
+    body = await request.app[CONTEXT].ready()
+    return web.json_response(body)
+
+
+def _known(request: web.Request, *names: str) -> None:
+    unknown = sorted(set(request.query) - {*names, "limit", "page_token"})
+    if unknown:
+        possible = ", ".join((*names, "limit", "page_token"))
+        detail = f"{', '.join(unknown)} is not known here; use {possible}"
+        raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
+
+
+def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str | None:
+    given = request.query.get(name)
+    if given is not None and given not in choices:
+        detail = f"{name} must be one of {', '.join(choices)}"
+        raise Problem(400, "bad-parameter", "A query parameter cannot be used", detail)
+    return given
+
+
+def _list(
+    request: web.Request, name: str, items: list[dict[str, object]], next_token: str | None
+) -> web.Response:
+    headers = {}
+    if next_token is not None:
+        following = request.rel_url.update_query(page_token=next_token)
+        headers["Link"] = f'<{following}>; rel="next"'
+    return web.json_response({name: items, "next_page_token": next_token}, headers=headers)

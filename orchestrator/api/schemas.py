@@ -1,0 +1,194 @@
+"""Requests and answers as they are on the wire."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.api.problems import Problem
+from orchestrator.domain.explain import Surroundings, explain
+from orchestrator.domain.ids import JOB_ID
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.services.submission import Request
+
+if TYPE_CHECKING:
+    from orchestrator.services.ports import (
+        AttemptRecord,
+        EventRecord,
+        OperationRecord,
+        TerminationRecord,
+    )
+
+JOBS_MAX: Final = 10_000
+DAY_S: Final = 86_400
+NESTING_MAX: Final = 20
+
+
+class OperationRequest(BaseModel):
+    """Body of POST /v1/operations."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    jobs: Annotated[
+        list[Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")]],
+        Field(min_length=1, max_length=JOBS_MAX),
+    ]
+    reason: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
+    account: Annotated[str, Field(max_length=100)] | None = None
+    region: Annotated[str, Field(max_length=100)] | None = None
+    on_submitted: OnSubmitted = OnSubmitted.HOLD
+    not_before: AwareDatetime | None = None
+    give_up_after_s: Annotated[float, Field(gt=0, le=30 * DAY_S)] | None = None
+    settle_s: Annotated[float, Field(ge=0, le=DAY_S)] | None = None
+
+    def request(self) -> Request:
+        return Request(
+            jobs=tuple(self.jobs),
+            account=self.account,
+            region=self.region,
+            reason=self.reason,
+            on_submitted=self.on_submitted,
+            not_before=self.not_before,
+            give_up_after_s=self.give_up_after_s,
+            settle_s=self.settle_s,
+        )
+
+
+def parse_operation(body: bytes) -> Request:
+    """Read a request's body; raises Problem with every mistake in ``errors``."""
+    try:
+        json.loads(body, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            400, "malformed-json", "The body is not JSON", f"send one JSON object: {error}"
+        ) from error
+    try:
+        return OperationRequest.model_validate_json(body).request()
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(str(part) for part in found["loc"]), "message": found["msg"]}
+            for found in error.errors(include_url=False, include_input=False)
+        ]
+        told = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in errors[:3])
+        raise Problem(
+            422,
+            "invalid-request",
+            "The request cannot be served",
+            f"{told}{'; ...' if len(errors) > 3 else ''}",  # noqa: PLR2004
+            more={"errors": errors[:100]},
+        ) from error
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return values
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def timestamp(at: datetime | None) -> str | None:
+    """RFC 3339 in UTC, with milliseconds."""
+    if at is None:
+        return None
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def operation(record: OperationRecord, *, calls_allowed_per_s: int | None) -> dict[str, object]:
+    """One operation; ``calls_allowed_per_s`` is its partition's TerminateJob quota."""
+    total = sum(record.jobs_by_state.values())
+    return {
+        "id": record.id,
+        "account": record.account,
+        "region": record.region,
+        "state": "running" if record.finished_at is None else "finished",
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "requested_by": record.requested_by,
+        "duplicates_merged": record.duplicates_merged,
+        "created_at": timestamp(record.created_at),
+        "finished_at": timestamp(record.finished_at),
+        "progress": {
+            "jobs": {"total": total}
+            | {state: record.jobs_by_state.get(state, 0) for state in State},
+            "instances": {
+                "total": record.instances.total,
+                "live": record.instances.live,
+                "down": record.instances.total - record.instances.live,
+                "jobs_not_counted": record.instances.jobs_not_counted,
+            },
+            "quota": {
+                "action": "TerminateJob",
+                "allowed_per_s": calls_allowed_per_s,
+                "used_per_s": record.calls_per_s,
+            },
+            "observed_at": timestamp(record.observed_at),
+        },
+    }
+
+
+def termination(
+    record: TerminationRecord, *, now: datetime, calls_allowed_per_s: int | None
+) -> dict[str, object]:
+    t = record.termination
+    why = explain(
+        t,
+        Surroundings(
+            now=now, ahead=record.ahead, calls_per_s=calls_allowed_per_s, trouble=record.trouble
+        ),
+    )
+    return {
+        "id": t.id,
+        "operation_ids": list(record.operation_ids),
+        "account": t.account,
+        "region": t.region,
+        "job_id": t.job_id,
+        "job_name": t.job_name,
+        "state": t.state,
+        "evidence": t.evidence,
+        "job_state": t.job_state,
+        "instances": _instances(record),
+        "tasks": [asdict(task) for task in t.tasks],
+        "attempts": [_attempt(attempt) for attempt in record.attempts],
+        "waiting_for": why.waiting_for,
+        "next_action": why.next_action,
+        "next_action_at": timestamp(why.next_action_at),
+        "observed_at": timestamp(t.observed_at),
+        "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
+        "error": asdict(t.problem) if t.problem else None,
+        "created_at": timestamp(t.created_at),
+        "give_up_at": timestamp(t.give_up_at),
+        "finished_at": timestamp(t.finished_at),
+    }
+
+
+def _instances(record: TerminationRecord) -> dict[str, object] | None:
+    instances = record.termination.instances
+    if instances is None:
+        return None
+    return {
+        **asdict(instances),
+        "total": instances.total,
+        "live": instances.live,
+        "observed_at": timestamp(record.termination.instances_observed_at),
+    }
+
+
+def _attempt(record: AttemptRecord) -> dict[str, object]:
+    return {
+        **asdict(record),
+        "sent_at": timestamp(record.sent_at),
+        "answered_at": timestamp(record.answered_at),
+    }
+
+
+def event(record: EventRecord) -> dict[str, object]:
+    return {**asdict(record), "at": timestamp(record.at)}

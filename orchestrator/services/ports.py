@@ -1,0 +1,134 @@
+"""What the services need from the database, and the shapes in which it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from orchestrator.domain.lifecycle import State
+    from orchestrator.domain.operations import NewOperation, Outcome
+    from orchestrator.domain.terminations import Problem, Termination
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancesProgress:
+    """Task instances of an operation; ``unknown`` jobs have not been counted yet."""
+
+    total: int
+    live: int
+    jobs_not_counted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationRecord:
+    """An operation as stored, with how far its jobs are."""
+
+    seq: int
+    id: str
+    account: str
+    region: str
+    reason: str
+    requested_by: str
+    duplicates_merged: int
+    outcome: Outcome | None
+    created_at: datetime
+    finished_at: datetime | None
+    jobs_by_state: Mapping[State, int]
+    instances: InstancesProgress
+    observed_at: datetime | None
+    partition: str
+    calls_per_s: float
+    """TerminateJob calls a second of its partition, over the last ten seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    number: int
+    action: str
+    target: str
+    sent_at: datetime
+    answered_at: datetime | None
+    outcome: str | None
+    code: str | None
+    message: str | None
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminationRecord:
+    """A termination as stored; ``ahead`` jobs of its partition are called before it.
+
+    It is counted for a termination asked for by itself, and None in lists.
+    """
+
+    seq: int
+    termination: Termination
+    operation_ids: tuple[str, ...]
+    attempts: tuple[AttemptRecord, ...]
+    ahead: int | None
+    trouble: Problem | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    id: int
+    at: datetime
+    type: str
+    operation_id: str | None
+    termination_id: str | None
+    from_state: State | None
+    to_state: State | None
+    evidence: int | None
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """``replayed``: the same request had been stored before, under the same key."""
+
+    operation_id: str
+    replayed: bool
+
+
+class Records(Protocol):
+    """Operations and terminations as people ask for them; raises StoreUnavailable."""
+
+    async def create(self, operation: NewOperation, termination_ids: list[str]) -> Created:
+        """Store an operation with a termination per job, or join the live one; raises Conflict.
+
+        ``termination_ids`` has a fresh id for each job.
+        """
+
+    async def operation(self, operation_id: str) -> OperationRecord | None: ...
+
+    async def operations(
+        self, *, after: int, limit: int, finished: bool | None, account: str | None
+    ) -> list[OperationRecord]:
+        """Newest first, below sequence number ``after``."""
+
+    async def termination(self, termination_id: str) -> TerminationRecord | None: ...
+
+    async def terminations(
+        self,
+        *,
+        after: int,
+        limit: int,
+        operation_id: str | None = None,
+        state: State | None = None,
+        job_id: str | None = None,
+        account: str | None = None,
+        region: str | None = None,
+    ) -> list[TerminationRecord]:
+        """In the order of submission, above sequence number ``after``."""
+
+    async def events(
+        self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
+    ) -> list[EventRecord]:
+        """An operation's events with those of its terminations, or a termination's own."""
+
+    async def ping(self) -> None:
+        """Return if the database can be read and written."""

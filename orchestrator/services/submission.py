@@ -1,0 +1,133 @@
+"""Take a request to terminate jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.errors import InvalidRequest
+from orchestrator.domain.ids import new_id
+from orchestrator.domain.operations import NewOperation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from random import Random
+
+    from orchestrator.domain.terminations import OnSubmitted
+    from orchestrator.services.ports import Created, Records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asks for; None means the configuration decides."""
+
+    jobs: tuple[str, ...]
+    account: str | None
+    region: str | None
+    reason: str
+    on_submitted: OnSubmitted
+    not_before: datetime | None
+    give_up_after_s: float | None
+    settle_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountOffer:
+    """An account that may be asked for: its regions, and the partition of each."""
+
+    partitions: Mapping[str, str]
+    default_region: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """The use case, and what it needs.
+
+    ``on_accepted`` is told the partition that has new work.
+    """
+
+    records: Records
+    accounts: Mapping[str, AccountOffer]
+    default_settle_s: float
+    default_give_up_after_s: float
+    now: Callable[[], datetime]
+    random: Random
+    on_accepted: Callable[[str], None]
+
+    async def submit(
+        self, request: Request, *, requested_by: str, idempotency_key: str | None
+    ) -> Created:
+        """Store the request durably; raises InvalidRequest, Conflict, StoreUnavailable."""
+        account, region, partition = self._where(request)
+        job_ids = tuple(dict.fromkeys(request.jobs))
+        operation = NewOperation(
+            id=new_id("op", self.random),
+            account=account,
+            region=region,
+            partition=partition,
+            job_ids=job_ids,
+            duplicates_merged=len(request.jobs) - len(job_ids),
+            reason=request.reason,
+            requested_by=requested_by,
+            idempotency_key=idempotency_key,
+            request_hash=_hash(request),
+            on_submitted=request.on_submitted,
+            not_before=request.not_before,
+            give_up_after_s=(
+                self.default_give_up_after_s
+                if request.give_up_after_s is None
+                else request.give_up_after_s
+            ),
+            settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
+            created_at=self.now(),
+        )
+        termination_ids = [new_id("trm", self.random) for _ in job_ids]
+        created = await self.records.create(operation, termination_ids)
+        self.on_accepted(partition)
+        return created
+
+    def _where(self, request: Request) -> tuple[str, str, str]:
+        account = request.account or _only(self.accounts, "account")
+        offer = self.accounts.get(account)
+        if offer is None:
+            raise InvalidRequest(
+                f"account {account!r} is not configured: use one of {_names(self.accounts)}"
+            )
+        region = request.region or offer.default_region or _only(offer.partitions, "region")
+        partition = offer.partitions.get(region)
+        if partition is None:
+            raise InvalidRequest(
+                f"region {region!r} is not configured for account {account!r}: "
+                f"use one of {_names(offer.partitions)}"
+            )
+        return account, region, partition
+
+
+def _only(choices: Mapping[str, object], what: str) -> str:
+    if len(choices) != 1:
+        raise InvalidRequest(f"{what} is needed: name one of {_names(choices)}")
+    return next(iter(choices))
+
+
+def _names(choices: Mapping[str, object]) -> str:
+    return ", ".join(sorted(choices))
+
+
+def _hash(request: Request) -> str:
+    """SHA-256 of what the request means, the order of its jobs left aside."""
+    meaning = {
+        "jobs": sorted(set(request.jobs)),
+        "account": request.account,
+        "region": request.region,
+        "reason": request.reason,
+        "on_submitted": request.on_submitted,
+        "not_before": request.not_before.astimezone(UTC).isoformat()
+        if request.not_before
+        else None,
+        "give_up_after_s": request.give_up_after_s,
+        "settle_s": request.settle_s,
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
