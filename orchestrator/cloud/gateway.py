@@ -1,0 +1,159 @@
+"""One account's calls to Tencent Cloud Batch."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.cloud import catalogue, wire
+from orchestrator.cloud.hosts import endpoint_for, host_for
+from orchestrator.cloud.signing import signed_headers
+from orchestrator.cloud.wire import Action
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from orchestrator.cloud.credentials import CredentialProvider
+    from orchestrator.cloud.signing import Credential
+    from orchestrator.cloud.transport import HttpAnswer, Transport
+    from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
+    from orchestrator.engine.ports import Clock
+
+_LOG: Final = logging.getLogger(__name__)
+
+_CREDENTIAL_OUTDATED: Final = frozenset(
+    {"AuthFailure.SecretIdNotFound", "AuthFailure.TokenFailure"}
+)
+"""Refusals that a newer credential of the same provider can end."""
+
+
+class TencentBatch:
+    """The engine's ``Cloud`` port for one account.
+
+    Every call is signed anew by this host's clock, is sent at most once, and raises CloudError.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        credentials: CredentialProvider,
+        clock: Clock,
+        transport: Transport,
+    ) -> None:
+        """Take an ``endpoint`` as ``host_for`` wants it; closing closes the transport."""
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._clock = clock
+        self._transport = transport
+        self._unknown_codes: set[str] = set()
+        self.clock_offset_s: float | None = None
+        """The cloud's clock less this host's, at the last answer; positive: this host is behind."""
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def terminate_job(self, *, region: str, job_id: str) -> str:
+        """Vendor page: cloud.tencent.com/document/api/599/15911."""
+        response, _ = await self._call(Action.TERMINATE_JOB, region, wire.job_body(job_id))
+        return wire.read_request_id(response)
+
+    async def terminate_task_instance(
+        self, *, region: str, job_id: str, task_name: str, index: int
+    ) -> str:
+        """Vendor page: cloud.tencent.com/document/api/599/15908."""
+        body = wire.task_instance_body(job_id, task_name=task_name, index=index)
+        response, _ = await self._call(Action.TERMINATE_TASK_INSTANCE, region, body)
+        return wire.read_request_id(response)
+
+    async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
+        """Vendor page: cloud.tencent.com/document/api/599/15904."""
+        response, sent_at = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id))
+        return wire.read_job(response, job_id=job_id, observed_at=sent_at)
+
+    async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
+        """Vendor page: cloud.tencent.com/document/api/599/15909.
+
+        Raises ValueError above 100 ids.  Calls nobody for none: the cloud would list every job.
+        """
+        if len(job_ids) > wire.JOBS_PER_CALL:
+            raise ValueError(f"DescribeJobs takes at most 100 ids, not {len(job_ids)}")
+        if not job_ids:
+            return {}
+        body = wire.jobs_body(job_ids)
+        response, sent_at = await self._call(Action.DESCRIBE_JOBS, region, body)
+        return wire.read_jobs(response, observed_at=sent_at)
+
+    async def describe_task(
+        self,
+        *,
+        region: str,
+        job_id: str,
+        task_name: str,
+        offset: int = 0,
+        limit: int = 1,
+        states: Sequence[JobState] = (),
+    ) -> TaskPage:
+        """Vendor page: cloud.tencent.com/document/api/599/15905."""
+        body = wire.task_body(
+            job_id, task_name=task_name, offset=offset, limit=limit, states=states
+        )
+        response, sent_at = await self._call(Action.DESCRIBE_TASK, region, body)
+        return wire.read_task(response, job_id=job_id, task_name=task_name, observed_at=sent_at)
+
+    async def _call(
+        self, action: Action, region: str, body: bytes
+    ) -> tuple[Mapping[str, object], datetime]:
+        """The ``Response`` object, and when the call was sent."""
+        host = host_for(self._endpoint, region)
+        credential = await self._credentials.get()
+        sent_at = self._clock.now()
+        headers = signed_headers(
+            credential,
+            host=host,
+            action=action,
+            version=wire.API_VERSION,
+            region=region,
+            body=body,
+            at=sent_at,
+        )
+        url = endpoint_for(self._endpoint, region).rstrip("/") + "/"
+        answer = await self._transport.post(url, headers=headers, body=body)
+        self._measure_clock(answer)
+        try:
+            return wire.open_envelope(answer.status, answer.body), sent_at
+        except CloudError as error:
+            self._learn(error, credential)
+            if error.kind is CloudErrorKind.CLOCK_SKEW and self.clock_offset_s is not None:
+                raise _clock_skew(error, self.clock_offset_s) from error
+            raise
+
+    def _measure_clock(self, answer: HttpAnswer) -> None:
+        cloud_time = wire.cloud_time(answer.headers)
+        if cloud_time is not None:
+            self.clock_offset_s = (cloud_time - self._clock.now()).total_seconds()
+
+    def _learn(self, error: CloudError, credential: Credential) -> None:
+        if error.code in _CREDENTIAL_OUTDATED:
+            self._credentials.invalidate(credential)
+        if error.code not in self._unknown_codes and not catalogue.meaning_of(error.code).known:
+            self._unknown_codes.add(error.code)
+            _LOG.warning(
+                "the cloud answered with a code that is not documented: %s (request %s)",
+                error.code,
+                error.request_id,
+            )
+
+
+def _clock_skew(error: CloudError, offset_s: float) -> CloudError:
+    """The same refusal, with how far this host's clock is off."""
+    side = "behind" if offset_s > 0 else "ahead of"
+    off = f"this host's clock is {abs(offset_s):.0f} s {side} the cloud's"
+    return catalogue.error(
+        error.code,
+        f"{error.message} ({off})",
+        request_id=error.request_id,
+        advice=f"{off}; start NTP on this host",
+    )

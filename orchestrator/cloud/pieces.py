@@ -1,0 +1,75 @@
+"""The pieces of an answer: each is what it should be, or absent, or BadAnswer."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.cloud import catalogue
+from orchestrator.domain.jobs import InstanceCounters, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.domain.errors import CloudError
+
+_LEGACY_STATES: Final = {"SUCCEEDED": JobState.SUCCEED}
+"""As examples of API 2.0 spell it: cloud.tencent.com/document/api/599/12684."""
+
+_COUNTER_KEYS: Final = {
+    field.name: "".join(word.capitalize() for word in field.name.split("_")) + "Count"
+    for field in fields(InstanceCounters)
+}
+
+
+def counters(value: object) -> InstanceCounters | None:
+    """All eight counters or nothing: one that is missing must not look like a zero."""
+    if not isinstance(value, dict):
+        return None
+    counts = {name: count(value.get(key)) for name, key in _COUNTER_KEYS.items()}
+    known = {name: count for name, count in counts.items() if count is not None}
+    return InstanceCounters(**known) if len(known) == len(counts) else None
+
+
+def count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def state(value: object) -> JobState | None:
+    """None for a state that this version does not know."""
+    if not isinstance(value, str):
+        return None
+    if value in _LEGACY_STATES:
+        return _LEGACY_STATES[value]
+    return JobState.__members__.get(value)
+
+
+def rows(response: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    """The objects of a list; null is an empty list, a missing one is not."""
+    value = response.get(key, False)
+    found = [] if value is None else value
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise bad_answer(f"{key} is not a list of objects")
+    return found
+
+
+def text(response: Mapping[str, object], key: str) -> str:
+    value = optional_text(response, key)
+    if value is None:
+        raise bad_answer(f"{key} is missing")
+    return value
+
+
+def optional_text(response: Mapping[str, object], key: str) -> str | None:
+    """None for null, for the empty string and for what is no string."""
+    value = response.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def require_same(response: Mapping[str, object], key: str, asked: str) -> None:
+    if text(response, key) != asked:
+        raise bad_answer(f"the answer is about another {key} than the one asked for")
+
+
+def bad_answer(why: str) -> CloudError:
+    return catalogue.error(catalogue.BAD_ANSWER, why)

@@ -1,0 +1,114 @@
+"""Keeps one credential fresh, whatever it is loaded from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.cloud import catalogue
+from orchestrator.domain.errors import CloudError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from orchestrator.cloud.signing import Credential
+    from orchestrator.engine.ports import Clock
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class RefreshingProvider:
+    """A credential that is loaded when first asked for and replaced before it expires.
+
+    One load runs at a time, and none sooner than ``retry_s`` after the one before.  While the
+    credential at hand is valid, nobody waits for a load, and a load that fails changes nothing.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[Credential]],
+        *,
+        clock: Clock,
+        timeout_s: float = 10.0,
+        margin_s: float = 300.0,
+        retry_s: float = 30.0,
+    ) -> None:
+        """Call ``load``, which raises CloudError, ``margin_s`` ahead of the expiry."""
+        self._load = load
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._margin_s = margin_s
+        self._retry_s = retry_s
+        self._held: Credential | None = None
+        self._rejected = False
+        self._due_at: datetime | None = None
+        self._load_not_before = clock.monotonic()
+        self._loading: asyncio.Task[None] | None = None
+        self._failure: CloudError | None = None
+
+    async def get(self) -> Credential:
+        """A credential that has not expired; raises CloudError of kind CREDENTIAL."""
+        if self._loading is None and self._load_wanted():
+            self._loading = asyncio.create_task(self._load_once())
+        if self._loading is not None and (self._rejected or self._valid() is None):
+            await asyncio.shield(self._loading)
+        held = self._valid()
+        if held is None:
+            assert self._failure is not None
+            raise self._failure.with_traceback(None)
+        return held
+
+    def invalidate(self, rejected: Credential) -> None:
+        """Have the next caller wait for a new credential, if ``rejected`` is the one at hand."""
+        self._rejected = self._rejected or rejected is self._held
+
+    def _valid(self) -> Credential | None:
+        held = self._held
+        if held is None or (held.expires_at and held.expires_at <= self._clock.now()):
+            return None
+        return held
+
+    def _load_wanted(self) -> bool:
+        due = self._due_at is not None and self._due_at <= self._clock.now()
+        wanted = self._held is None or self._rejected or due
+        return wanted and self._load_not_before <= self._clock.monotonic()
+
+    async def _load_once(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                loaded = await self._load()
+            self._keep(loaded)
+        except TimeoutError:
+            self._keep_failure(_unavailable(f"no credential within {self._timeout_s:g} s"))
+        except CloudError as error:
+            self._keep_failure(error)
+        finally:
+            self._loading = None
+
+    def _keep(self, loaded: Credential) -> None:
+        retry_s = self._retry_s
+        self._due_at = None
+        if loaded.expires_at is not None:
+            life_s = (loaded.expires_at - self._clock.now()).total_seconds()
+            if life_s <= 0:
+                raise _unavailable("the provider gave a credential that has expired")
+            retry_s = min(retry_s, life_s / 2)
+            margin_s = min(self._margin_s, life_s / 2)
+            self._due_at = loaded.expires_at - timedelta(seconds=margin_s)
+        if self._failure is not None:
+            _LOG.info("the credential could be refreshed again")
+        self._held, self._rejected, self._failure = loaded, False, None
+        self._load_not_before = self._clock.monotonic() + retry_s
+
+    def _keep_failure(self, error: CloudError) -> None:
+        if self._failure is None:
+            _LOG.warning("the credential could not be refreshed: %s", error)
+        self._failure = error
+        self._load_not_before = self._clock.monotonic() + self._retry_s
+
+
+def _unavailable(why: str) -> CloudError:
+    return catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, why)

@@ -1,0 +1,71 @@
+"""One POST over aiohttp: an answer, or a CloudError that says whether the request may have left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import aiohttp
+
+from orchestrator.cloud import catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAnswer:
+    """A complete HTTP answer of whatever status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Carries one request; the seam where a simulation takes the network's place."""
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        """Send exactly these bytes once; raises CloudError."""
+
+    async def close(self) -> None: ...
+
+
+class AiohttpTransport:
+    """Keeps connections alive, follows no redirect, asks no proxy, sends nothing twice.
+
+    To be built inside the running loop.  aiohttp repeats a request that met a dead connection only
+    for idempotent methods, and POST is none.
+    """
+
+    def __init__(self, *, connect_timeout_s: float = 5.0, total_timeout_s: float = 30.0) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(connect=connect_timeout_s, total=total_timeout_s),
+            trust_env=False,
+        )
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        try:
+            async with self._session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                return HttpAnswer(
+                    status=answer.status, headers=answer.headers, body=await answer.read()
+                )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise catalogue.error(catalogue.CONNECT_FAILED, _told(error)) from error
+        except TimeoutError as error:
+            raise catalogue.error(catalogue.TIMEOUT, "no answer in time") from error
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
+            raise catalogue.error(catalogue.BAD_ANSWER, _told(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise catalogue.error(catalogue.DISCONNECTED, _told(error)) from error
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,208 @@
+"""Request bodies and answers of Tencent Cloud Batch 2017-03-12, without I/O.
+
+Structures: cloud.tencent.com/document/api/599/15912; envelope:
+cloud.tencent.com/document/api/664/51412.  Whatever an answer lacks or garbles is
+OUTCOME_UNKNOWN: an unreadable answer proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.cloud import catalogue, pieces
+from orchestrator.domain.jobs import (
+    InstanceSeen,
+    JobSeen,
+    JobState,
+    TaskPage,
+    TaskSeen,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator.domain.errors import CloudError
+
+API_VERSION: Final = "2017-03-12"
+JOBS_PER_CALL: Final = 100
+"""JobIds in one DescribeJobs; also its largest page (its smallest default would be 20)."""
+
+STATE_FILTER: Final = "task-instance-state"
+"""As the China site, its SDK and its example have it; the international page says
+``task-instance-type``."""
+
+
+class Action(StrEnum):
+    """The calls that are made."""
+
+    TERMINATE_JOB = "TerminateJob"
+    TERMINATE_TASK_INSTANCE = "TerminateTaskInstance"
+    DESCRIBE_JOB = "DescribeJob"
+    DESCRIBE_JOBS = "DescribeJobs"
+    DESCRIBE_TASK = "DescribeTask"
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+def job_body(job_id: str) -> bytes:
+    """Body of TerminateJob and of DescribeJob."""
+    return _body({"JobId": job_id})
+
+
+def task_instance_body(job_id: str, *, task_name: str, index: int) -> bytes:
+    """Body of TerminateTaskInstance."""
+    return _body({"JobId": job_id, "TaskName": task_name, "TaskInstanceIndex": index})
+
+
+def jobs_body(job_ids: Sequence[str]) -> bytes:
+    """Body of DescribeJobs, in one page."""
+    return _body({"JobIds": list(job_ids), "Limit": JOBS_PER_CALL})
+
+
+def task_body(
+    job_id: str, *, task_name: str, offset: int, limit: int, states: Sequence[JobState]
+) -> bytes:
+    """Body of DescribeTask; no ``states`` asks for instances in any."""
+    body: dict[str, object] = {
+        "JobId": job_id,
+        "TaskName": task_name,
+        "Offset": offset,
+        "Limit": limit,
+    }
+    if states:
+        body["Filters"] = [{"Name": STATE_FILTER, "Values": list(states)}]
+    return _body(body)
+
+
+def _body(parameters: Mapping[str, object]) -> bytes:
+    return json.dumps(parameters, separators=(",", ":")).encode()
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def open_envelope(status: int, body: bytes) -> Mapping[str, object]:
+    """The ``Response`` object of an answer; raises CloudError.
+
+    An error in the body counts whatever the status or the content type say.
+    """
+    response = _response(body)
+    if response is not None and response.get("Error") is not None:
+        raise _vendor_error(response)
+    if status != HTTPStatus.OK:
+        raise catalogue.error(catalogue.HTTP_STATUS, f"the answer was HTTP {status}")
+    if response is None:
+        raise pieces.bad_answer("the body is not a JSON object with a Response")
+    return response
+
+
+def cloud_time(headers: Mapping[str, str]) -> datetime | None:
+    """The cloud's time by the Date header, to the second."""
+    for name, value in headers.items():
+        if name.lower() == "date":
+            try:
+                at = parsedate_to_datetime(value)
+            except ValueError:
+                return None
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return None
+
+
+def read_request_id(response: Mapping[str, object]) -> str:
+    """What TerminateJob and TerminateTaskInstance answer."""
+    return pieces.text(response, "RequestId")
+
+
+def read_job(response: Mapping[str, object], *, job_id: str, observed_at: datetime) -> JobSeen:
+    """What DescribeJob answers about ``job_id``."""
+    pieces.require_same(response, "JobId", job_id)
+    tasks = tuple(
+        TaskSeen(name=pieces.text(row, "TaskName"), state=pieces.state(row.get("TaskState")))
+        for row in pieces.rows(response, "TaskSet")
+    )
+    return JobSeen(
+        observed_at=observed_at,
+        job_id=job_id,
+        name=pieces.optional_text(response, "JobName"),
+        state=pieces.state(response.get("JobState")),
+        end_time=pieces.optional_text(response, "EndTime"),
+        next_action=(
+            (pieces.optional_text(response, "NextAction") or "")
+            if "NextAction" in response
+            else None
+        ),
+        instances=pieces.counters(response.get("TaskInstanceMetrics")),
+        tasks=tasks,
+    )
+
+
+def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[str, JobSeen]:
+    """What DescribeJobs answers, by job id; it carries neither instance counters nor NextAction."""
+    seen = (
+        JobSeen(
+            observed_at=observed_at,
+            job_id=pieces.text(row, "JobId"),
+            name=pieces.optional_text(row, "JobName"),
+            state=pieces.state(row.get("JobState")),
+            end_time=pieces.optional_text(row, "EndTime"),
+        )
+        for row in pieces.rows(response, "JobSet")
+    )
+    return {job.job_id: job for job in seen}
+
+
+def read_task(
+    response: Mapping[str, object], *, job_id: str, task_name: str, observed_at: datetime
+) -> TaskPage:
+    """What DescribeTask answers; the rows come in no particular order."""
+    pieces.require_same(response, "JobId", job_id)
+    pieces.require_same(response, "TaskName", task_name)
+    return TaskPage(
+        observed_at=observed_at,
+        task=TaskSeen(
+            name=task_name,
+            state=pieces.state(response.get("TaskState")),
+            instances=pieces.counters(response.get("TaskInstanceMetrics")),
+        ),
+        instances=tuple(_instance(row) for row in pieces.rows(response, "TaskInstanceSet")),
+        instances_total=pieces.count(response.get("TaskInstanceTotalCount")),
+    )
+
+
+def _response(body: bytes) -> Mapping[str, object] | None:
+    try:
+        document: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    response = document.get("Response") if isinstance(document, dict) else None
+    return response if isinstance(response, dict) else None
+
+
+def _vendor_error(response: Mapping[str, object]) -> CloudError:
+    told = response["Error"]
+    if not isinstance(told, dict):
+        return pieces.bad_answer("Error is not an object")
+    return catalogue.error(
+        pieces.text(told, "Code"),
+        pieces.optional_text(told, "Message") or "",
+        request_id=pieces.optional_text(response, "RequestId"),
+    )
+
+
+def _instance(row: Mapping[str, object]) -> InstanceSeen:
+    index = pieces.count(row.get("TaskInstanceIndex"))
+    if index is None:
+        raise pieces.bad_answer("TaskInstanceIndex is missing")
+    return InstanceSeen(
+        index=index,
+        state=pieces.state(row.get("TaskInstanceState")),
+        machine_id=pieces.optional_text(row, "ComputeNodeInstanceId"),
+        reason=pieces.optional_text(row, "StateReason")
+        or pieces.optional_text(row, "StateDetailedReason"),
+    )
