@@ -32,6 +32,10 @@ _TROUBLE = (
     CloudErrorKind.CLOCK_SKEW,
 )
 """Failures that are the account's or the network's, not the job's."""
+_LASTING = (CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW)
+"""Of those, the ones that the next call will meet as well."""
+FAILURES_THAT_ARE_TROUBLE = 3
+"""So many in a row are told; one now and then is what retries are for."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Partition:
     poll: PollPolicy = field(default_factory=PollPolicy)
     pacers: dict[str, Pacer] = field(init=False)
     trouble: Problem | None = field(init=False, default=None)
+    _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -78,15 +83,20 @@ class Partition:
 
     async def note(self, error: CloudError | None) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
-        if error is not None and error.kind not in _TROUBLE:
-            return
-        if error is None:
+        if error is None or error.kind not in _TROUBLE:
+            self._failures = 0
             if self.trouble is not None:
                 log.warning("calls of %s work again", self.name)
-                await self.store.set_trouble(self.name, None, self.clock.now())
-                self.trouble = None
-        elif self.trouble is None or self.trouble.code != error.code:
-            log.error("calls of %s fail: %s. %s", self.name, error, error.advice or "")
-            problem = Problem(code=error.code, message=error.message, advice=error.advice)
-            await self.store.set_trouble(self.name, problem, self.clock.now())
-            self.trouble = problem
+                await self._set_trouble(None)
+            return
+        self._failures += 1
+        lasting = error.kind in _LASTING or self._failures >= FAILURES_THAT_ARE_TROUBLE
+        if lasting and (self.trouble is None or self.trouble.code != error.code):
+            log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
+            await self._set_trouble(
+                Problem(code=error.code, message=error.message, advice=error.advice)
+            )
+
+    async def _set_trouble(self, trouble: Problem | None) -> None:
+        self.trouble = trouble
+        await self.store.set_trouble(self.name, trouble, self.clock.now())

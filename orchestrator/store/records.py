@@ -224,10 +224,8 @@ async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> i
     if row.call_at is None:
         return 0
     t = terminations.c
-    before = or_(
-        t.first_in_line > row.first_in_line,
-        (t.first_in_line == row.first_in_line) & (t.seq < row.seq),
-    )
+    earlier = t.seq < row.seq
+    before = t.first_in_line & earlier if row.first_in_line else or_(t.first_in_line, earlier)
     ahead = await connection.scalar(
         select(func.count()).where(t.partition == row.partition, t.call_at <= now, before)
     )

@@ -1,0 +1,300 @@
+"""What every database must do with terminations."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.attempts import Answer, NewAttempt
+from orchestrator.domain.decide import CallAccepted, CallStarted, Decision, Withdrawn, decide
+from orchestrator.domain.errors import Conflict, StoreUnavailable
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import NewOperation
+from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
+from orchestrator.store import schema
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.domain.build import NOW, POLICY, later, read, swept
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+PARTITION = "main@host"
+
+
+@pytest.fixture
+def store(database: Database) -> WorkingSet:
+    return WorkingSet(database)
+
+
+@pytest.fixture
+def records(database: Database) -> StoredRecords:
+    return StoredRecords(database, lambda: later(5))
+
+
+def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
+    values: dict[str, Any] = {
+        "id": f"op_{number}",
+        "account": "main",
+        "region": "ap-guangzhou",
+        "partition": PARTITION,
+        "job_ids": jobs,
+        "duplicates_merged": 0,
+        "reason": "budget",
+        "requested_by": "me",
+        "idempotency_key": None,
+        "request_hash": "h",
+        "on_submitted": OnSubmitted.HOLD,
+        "not_before": None,
+        "give_up_after_s": 3600.0,
+        "settle_s": 30.0,
+        "created_at": NOW,
+    }
+    return NewOperation(**(values | changes))
+
+
+async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any) -> str:
+    ids = [f"trm_{number}_{job}" for job in jobs]
+    return (await records.create(operation(number, *jobs, **changes), ids)).operation_id
+
+
+async def only(store: WorkingSet) -> Termination:
+    (termination,) = await store.due(PARTITION, Look.SWEEP, None, 10)
+    return termination
+
+
+async def ready_to_call(store: WorkingSet) -> Termination:
+    queued = await only(store)
+    looked = decide(queued, swept(read(None).state), NOW, POLICY)
+    await store.apply([(queued, replace(looked, after=replace(looked.after, call_at=NOW)))], NOW)
+    (ready,) = await store.callable(PARTITION, NOW, 10)
+    return ready
+
+
+async def start(store: WorkingSet, ready: Termination) -> Termination:
+    started = decide(ready, CallStarted(), NOW, POLICY)
+    attempt = NewAttempt(action="TerminateJob", target=ready.job_id, sent_at=NOW)
+    assert await store.start_attempt(ready, started, attempt) == 1
+    return started.after
+
+
+async def test_a_termination_comes_back_as_it_was_written(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1", not_before=later(7))
+    before = await only(store)
+    assert before.look_at == later(7)
+    seen = decide(replace(before, state=State.DRAINING), read(None), later(1), POLICY).after
+    full = replace(
+        seen,
+        state=State.QUEUED,
+        problem=Problem(code="C", message="m", advice="a"),
+        give_up_at=later(9),
+        call_at=later(2),
+        job_end_time="E1",
+    )
+    await store.apply([(before, Decision(after=full))], NOW)
+    (after,) = await store.callable(PARTITION, later(2), 10)
+    assert after == full
+
+
+async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1")
+    before = await only(store)
+    withdrawn = decide(before, Withdrawn(), later(1), POLICY)
+    assert await store.apply([(before, withdrawn)], later(1)) == 1
+    assert await store.apply([(before, withdrawn)], later(1)) == 0
+    looked = decide(before, swept(None), later(2), POLICY)
+    await store.apply([(before, looked)], later(2))
+    record = await records.termination(before.id)
+    assert record is not None
+    assert record.termination.state is State.WITHDRAWN
+    told = await records.events(after=0, limit=10, operation_id=None, termination_id=before.id)
+    assert [(e.type, e.from_state, e.to_state) for e in told] == [
+        ("accepted", None, "queued"),
+        ("withdrawn", "queued", "withdrawn"),
+    ]
+
+
+async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answered(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1")
+    ready = await ready_to_call(store)
+    sending = await start(store, ready)
+    assert await store.unanswered(PARTITION) == [sending]
+    assert (
+        await store.start_attempt(
+            ready,
+            decide(ready, CallStarted(), NOW, POLICY),
+            NewAttempt(action="TerminateJob", target="job-1", sent_at=NOW),
+        )
+        is None
+    )
+    accepted = decide(sending, CallAccepted("r1"), later(1), POLICY)
+    await store.finish_attempt(
+        sending, accepted, Answer(at=later(1), outcome="accepted", request_id="r1")
+    )
+    assert await store.unanswered(PARTITION) == []
+    record = await records.termination(ready.id)
+    assert record is not None
+    assert record.termination == accepted.after
+    assert [(a.number, a.outcome, a.request_id) for a in record.attempts] == [(1, "accepted", "r1")]
+
+
+async def test_first_in_line_is_called_first_then_the_order_of_submission(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1", "job-2", "job-3")
+    for row in await store.due(PARTITION, Look.SWEEP, None, 10):
+        after = replace(row, call_at=NOW, first_in_line=row.job_id == "job-3")
+        await store.apply([(row, Decision(after=after))], NOW)
+    ready = await store.callable(PARTITION, NOW, 10)
+    assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
+    record = await records.termination(ready[-1].id)
+    assert record is not None
+    assert record.ahead == 2
+
+
+async def test_the_last_job_finishes_its_operation_with_an_outcome(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1", "job-2")
+    rows = await store.due(PARTITION, Look.SWEEP, None, 10)
+    await store.apply([(rows[0], decide(rows[0], Withdrawn(), NOW, POLICY))], NOW)
+    halfway = await records.operation("op_1")
+    assert halfway is not None
+    assert (halfway.outcome, halfway.finished_at) == (None, None)
+    down = decide(rows[1], read(swept(None).state or read(None).state), NOW, POLICY)
+    assert down.event is None
+    done = decide(rows[1], Withdrawn(), later(3), POLICY)
+    await store.apply([(rows[1], done)], later(3))
+    finished = await records.operation("op_1")
+    assert finished is not None
+    assert (finished.outcome, finished.finished_at) == ("withdrawn", later(3))
+    assert finished.jobs_by_state == {State.WITHDRAWN: 2}
+
+
+async def test_operations_share_a_live_termination_and_both_finish(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1", settle_s=10.0, not_before=later(60))
+    await submit(records, 2, "job-1", "job-2", settle_s=50.0)
+    rows = await store.due(PARTITION, Look.SWEEP, None, 10)
+    shared = next(row for row in rows if row.job_id == "job-1")
+    assert (shared.settle_s, shared.not_before, shared.look_at) == (50.0, None, NOW)
+    record = await records.termination(shared.id)
+    assert record is not None
+    assert sorted(record.operation_ids) == ["op_1", "op_2"]
+    await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
+    listed = await records.operations(after=0, limit=10, finished=True, account=None)
+    assert [o.id for o in listed] == ["op_2", "op_1"]
+
+
+async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
+    records: StoredRecords,
+) -> None:
+    first = await submit(records, 1, "job-1", idempotency_key="k")
+    again = await records.create(operation(2, "job-1", idempotency_key="k"), ["trm_x"])
+    assert (again.operation_id, again.replayed) == (first, True)
+    with pytest.raises(Conflict, match="op_1"):
+        await records.create(
+            operation(3, "job-2", idempotency_key="k", request_hash="other"), ["trm_y"]
+        )
+    other = await submit(records, 4, "job-1", idempotency_key="k", requested_by="you")
+    assert other == "op_4"
+
+
+async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
+    records: StoredRecords,
+) -> None:
+    made = await asyncio.gather(
+        *(
+            records.create(operation(n, "job-1", idempotency_key="k"), [f"trm_{n}"])
+            for n in range(100)
+        )
+    )
+    assert len({m.operation_id for m in made}) == 1
+    assert sum(not m.replayed for m in made) == 1
+
+
+async def test_one_failing_write_does_not_harm_those_that_shared_its_transaction(
+    database: Database, records: StoredRecords
+) -> None:
+    async def fails(_: object) -> None:
+        raise LookupError("mine")
+
+    results = await asyncio.gather(
+        submit(records, 1, "job-1"),
+        database.write(fails),
+        submit(records, 2, "job-2"),
+        return_exceptions=True,
+    )
+    assert results[0] == "op_1"
+    assert isinstance(results[1], LookupError)
+    assert results[2] == "op_2"
+    assert await records.operation("op_2") is not None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"state": "verified"},
+        {"finished_at": NOW},
+        {"state": "gone"},
+        {"evidence": 6},
+        {"state": "verified", "finished_at": NOW, "look_at": NOW},
+    ],
+)
+async def test_the_schema_refuses_nonsense(
+    database: Database, records: StoredRecords, values: dict[str, Any]
+) -> None:
+    await submit(records, 1, "job-1")
+
+    async def work(connection: Any) -> None:
+        await connection.execute(update(schema.terminations).values(values))
+
+    with pytest.raises(IntegrityError, match="CHECK constraint failed"):
+        await database.write(work)
+
+
+async def test_a_job_has_one_live_termination_at_most(
+    database: Database, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1")
+
+    async def work(connection: Any) -> None:
+        row = (await connection.execute(select(schema.terminations))).one()
+        again = dict(row._mapping) | {"seq": 99, "id": "trm_other"}
+        await connection.execute(insert(schema.terminations).values(again))
+
+    with pytest.raises(IntegrityError, match="UNIQUE constraint failed"):
+        await database.write(work)
+
+
+async def test_writes_are_durable_and_readers_cannot_write(database: Database) -> None:
+    async with database.read() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert await connection.scalar(text("PRAGMA synchronous")) == 2
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        async with database.read() as connection:
+            await connection.execute(text("DELETE FROM events"))
+
+
+async def test_trouble_is_told_with_the_partitions_terminations(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1")
+    await store.set_trouble(PARTITION, Problem(code="C", message="m"), NOW)
+    (record,) = await records.terminations(after=0, limit=10)
+    assert record.trouble == Problem(code="C", message="m")
+    await store.set_trouble(PARTITION, None, NOW)
+    (record,) = await records.terminations(after=0, limit=10)
+    assert record.trouble is None
