@@ -144,7 +144,10 @@ async def _partitions(
             clock=clock,
             transport=transport,
         )
-        for partition_name in account.partitions(name).values():
+        for region, partition_name in account.partitions(name).items():
+            await store.adopt(account=name, region=region, partition=partition_name)
+            if partition_name in loops:
+                continue
             loops[partition_name] = PartitionLoops(
                 Partition(
                     name=partition_name,

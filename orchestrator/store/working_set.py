@@ -13,6 +13,7 @@ from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
     operation_terminations,
+    operations,
     partitions,
     terminations,
 )
@@ -155,6 +156,27 @@ class WorkingSet:
                 )
             )
             await write_decisions(connection, [(before, decision)], answer.at)
+
+        await self._database.write(work)
+
+    async def adopt(self, *, account: str, region: str, partition: str) -> None:
+        """Hand the unfinished work of a region to the partition that its calls go to now.
+
+        The host in an account's configuration may have changed since it was submitted.
+        """
+
+        async def work(connection: AsyncConnection) -> None:
+            for table in (terminations, operations):
+                await connection.execute(
+                    update(table)
+                    .where(
+                        table.c.account == account,
+                        table.c.region == region,
+                        table.c.finished_at.is_(None),
+                        table.c.partition != partition,
+                    )
+                    .values(partition=partition)
+                )
 
         await self._database.write(work)
 

@@ -1,0 +1,179 @@
+"""What each action does to the jobs, and what it answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.simulator import views
+from orchestrator.simulator.errors import ApiError
+from orchestrator.simulator.spec import JOB_ID
+from orchestrator.simulator.stretches import STATES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from orchestrator.simulator.jobs import Job
+    from orchestrator.simulator.parameters import Arguments, Filter
+
+    Document = Mapping[str, object]
+    Action = Callable[["Region", Arguments], Document]
+
+JOB_IDS_MAX: Final = 100
+JOBS_LIMIT: Final = 20
+JOBS_LIMIT_MAX: Final = 100
+INSTANCES_LIMIT: Final = 100
+INSTANCES_LIMIT_MAX: Final = 1000
+INSTANCE_FILTERS: Final = frozenset({"task-instance-state", "task-instance-type"})
+"""The vendor's two sites name the one filter differently."""
+JOB_FILTERS: Final[Mapping[str, Callable[[Job, float], Iterable[str]]]] = {
+    "job-id": lambda job, _: [job.spec.job_id],
+    "job-name": lambda job, _: [job.spec.name],
+    "job-state": lambda job, now: [job.state(now)],
+    "zone": lambda job, _: [job.spec.zone],
+    "tag-key": lambda job, _: job.spec.tags.keys(),
+    "tag-value": lambda job, _: job.spec.tags.values(),
+}
+TAG: Final = "tag:"
+"""Before the key of a tag, it makes a filter for that tag's value."""
+
+
+class Region:
+    """The jobs that a call can see at ``now``: those of its region that have not vanished."""
+
+    def __init__(self, name: str, jobs: Mapping[str, Job], now: float) -> None:
+        self.now = now
+        self._name = name
+        self._jobs = jobs
+
+    def jobs(self, job_ids: tuple[str, ...]) -> Iterable[Job]:
+        """The jobs of these ids as far as the call can see them; of no ids, all of them."""
+        wanted = dict.fromkeys(job_ids or self._jobs)
+        named = (self._jobs[job_id] for job_id in wanted if job_id in self._jobs)
+        return (job for job in named if self._sees(job))
+
+    def job(self, job_id: str, *, missing: str = "ResourceNotFound.Job") -> Job:
+        """The job of this id; raises ``ApiError`` where the call may not or cannot see it."""
+        self.check_ids([job_id])
+        job = self._jobs.get(job_id)
+        if job is None or not self._sees(job):
+            raise ApiError(missing, "The resource is not found.")
+        return job
+
+    def check_ids(self, job_ids: Iterable[str]) -> None:
+        """Every id must be well formed and none may be forbidden."""
+        for job_id in job_ids:
+            if not JOB_ID.fullmatch(job_id):
+                raise ApiError(
+                    "InvalidParameter.JobIdMalformed", f"The job id `{job_id}` is malformed."
+                )
+            job = self._jobs.get(job_id)
+            if job is not None and job.spec.forbidden:
+                raise ApiError(
+                    "UnauthorizedOperation", f"You are not authorized to operate on {job_id}."
+                )
+
+    def _sees(self, job: Job) -> bool:
+        if job.spec.region != self._name:
+            return False
+        job.advance(self.now)
+        return job.vanished_at(self.now) is None
+
+
+def terminate_job(region: Region, arguments: Arguments) -> Document:
+    region.job(arguments.job_id).terminate(region.now)
+    return {}
+
+
+def terminate_task_instance(region: Region, arguments: Arguments) -> Document:
+    missing = "ResourceNotFound.TaskInstance"
+    job = region.job(arguments.job_id, missing=missing)
+    task = views.task_number(arguments.task_name, job)
+    if task is None:
+        raise ApiError(missing, "The task is not found.")
+    first, end = job.task_range(task)
+    if not 0 <= arguments.task_instance_index < end - first:
+        raise ApiError(missing, "The task instance is not found.")
+    job.terminate_instance(first + arguments.task_instance_index, region.now)
+    return {}
+
+
+def describe_job(region: Region, arguments: Arguments) -> Document:
+    return views.job_document(region.job(arguments.job_id), region.now)
+
+
+def describe_jobs(region: Region, arguments: Arguments) -> Document:
+    """A page of the jobs named, or of those that pass the filters; unknown ids are left out."""
+    if arguments.job_ids and arguments.filters:
+        raise ApiError(
+            "InvalidParameter.InvalidParameterCombination",
+            "JobIds and Filters must not be given together.",
+        )
+    limit = JOBS_LIMIT if arguments.limit is None else arguments.limit
+    _check_page(arguments.offset, limit)
+    if len(arguments.job_ids) > JOB_IDS_MAX or limit > JOBS_LIMIT_MAX:
+        raise ApiError("InvalidParameterValue.LimitExceeded", "At most 100 jobs can be asked for.")
+    region.check_ids(arguments.job_ids)
+    _check_filters(region, arguments.filters)
+    found = [
+        job
+        for job in region.jobs(arguments.job_ids)
+        if all(_passes(job, one, region.now) for one in arguments.filters)
+    ]
+    page = found[arguments.offset : arguments.offset + limit]
+    return {
+        "JobSet": [views.job_view(job, region.now) for job in page],
+        "TotalCount": len(found),
+    }
+
+
+def describe_task(region: Region, arguments: Arguments) -> Document:
+    job = region.job(arguments.job_id)
+    task = views.task_number(arguments.task_name, job)
+    if task is None:
+        raise ApiError("ResourceNotFound.Task", "The task is not found.")
+    limit = INSTANCES_LIMIT if arguments.limit is None else arguments.limit
+    _check_page(arguments.offset, limit)
+    if limit > INSTANCES_LIMIT_MAX:
+        raise ApiError("InvalidParameterValue", "Limit must not be more than 1000.")
+    states = frozenset(STATES)
+    for one in arguments.filters:
+        if one.name not in INSTANCE_FILTERS:
+            raise _bad_filter(one)
+        states &= one.values
+    return views.task_document(
+        job, task, region.now, states=states, offset=arguments.offset, limit=limit
+    )
+
+
+ACTIONS: Final[Mapping[str, Action]] = {
+    "TerminateJob": terminate_job,
+    "TerminateTaskInstance": terminate_task_instance,
+    "DescribeJob": describe_job,
+    "DescribeJobs": describe_jobs,
+    "DescribeTask": describe_task,
+}
+
+
+def _check_page(offset: int, limit: int) -> None:
+    if offset < 0 or limit < 0:
+        raise ApiError("InvalidParameterValue", "Offset and Limit must not be negative.")
+
+
+def _check_filters(region: Region, filters: Iterable[Filter]) -> None:
+    for one in filters:
+        if one.name not in JOB_FILTERS and not one.name.startswith(TAG):
+            raise _bad_filter(one)
+        if len(one.values) > JOB_IDS_MAX:
+            raise ApiError("InvalidParameterValue.LimitExceeded", "Too many values of a filter.")
+        if one.name == "job-id":
+            region.check_ids(one.values)
+
+
+def _passes(job: Job, one: Filter, now: float) -> bool:
+    if one.name.startswith(TAG):
+        return job.spec.tags.get(one.name.removeprefix(TAG)) in one.values
+    return not one.values.isdisjoint(JOB_FILTERS[one.name](job, now))
+
+
+def _bad_filter(one: Filter) -> ApiError:
+    return ApiError("InvalidParameterValue.InvalidFilter", f"The filter `{one.name}` is invalid.")

@@ -1,0 +1,247 @@
+"""One job: what TerminateJob and TerminateTaskInstance do to it, and how it looks at a time.
+
+The transitions are those of cloud.tencent.com/document/api/599/15908 and 599/15911.  Every method
+that takes ``now`` expects times that do not go back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.simulator.errors import ApiError
+from orchestrator.simulator.stretches import (
+    FINISHED,
+    STATES,
+    WAITING,
+    Ending,
+    Part,
+    Stretch,
+    carve,
+    drain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.simulator.spec import JobSpec
+
+AGE_S: Final = 600.0
+"""How long ago a job was created that is no longer SUBMITTED when it is added."""
+TASK_STATE_ORDER: Final = (
+    "RUNNING",
+    "STARTING",
+    "FAILED_INTERRUPTED",
+    "RUNNABLE",
+    "PENDING",
+    "SUBMITTED",
+    "FAILED",
+    "SUCCEED",
+)
+"""A task is in the first of these states that one of its instances is in."""
+
+
+class Job:
+    """A job that was added to the simulator at ``added_at``."""
+
+    def __init__(self, spec: JobSpec, *, added_at: float) -> None:
+        self.spec = spec
+        self.submitted = spec.state == "SUBMITTED"
+        self.created_at = added_at if self.submitted else added_at - AGE_S
+        self.terminated_at: float | None = None
+        """When the TerminateJob arrived that this run of the job is going down by."""
+        self.revived_at: float | None = None
+        self.terminations_accepted = 0
+        self.terminations_acted = 0
+        self.instance_terminations = 0
+        self._added_at = added_at
+        self._ended_by_itself = False
+        self._reads_failed_at = self._before() if spec.state == "FAILED" else None
+        self._live_state = spec.state
+        self._stretches = self._first_stretches()
+
+    def advance(self, now: float) -> None:
+        """Let happen what happens by itself up to ``now``."""
+        spec = self.spec
+        if self.submitted and spec.submitted_s is not None:
+            starts_at = self._added_at + spec.submitted_s
+            if now >= starts_at:
+                self._start()
+        ending = self._own_ending()
+        if ending is not None and now >= ending.first_at:
+            self._ended_by_itself = True
+            self._stretches = [
+                stretch if stretch.ending else replace(stretch, ending=ending)
+                for stretch in self._stretches
+            ]
+        self._revive_if_due(now)
+
+    def terminate(self, now: float) -> None:
+        """TerminateJob; raises ``ApiError`` where it is refused."""
+        spec = self.spec
+        if spec.refuse is not None:
+            raise ApiError(spec.refuse, "The operation is refused.")
+        if spec.env_id is not None and spec.refuse_env:
+            raise _env_refused()
+        if self.submitted:
+            raise ApiError(spec.submitted_code, "The job is in the state `SUBMITTED`.")
+        if self.terminating(now) and spec.again == "in_use":
+            raise ApiError("ResourceInUse.Job", "The job is in use.")
+        self.terminations_accepted += 1
+        if not self.live(now) or self.terminating(now):
+            return
+        self.terminations_acted += 1
+        self.terminated_at = now
+        self._stretches = drain(self._stretches, now=now, drain_s=spec.drain_s, stuck=spec.stuck)
+        if spec.failed_early_s and self._reads_failed_at is None:
+            self._reads_failed_at = max(now, self._last_ending_at(now) - spec.failed_early_s)
+
+    def terminate_instance(self, index: int, now: float) -> None:
+        """TerminateTaskInstance for an index counted over all tasks of the job."""
+        if self.spec.env_id is not None and self.spec.refuse_env:
+            raise _env_refused()
+        self.instance_terminations += 1
+        part = next(part for part in self.parts(now, index, index + 1) if part.count)
+        if part.state in FINISHED:
+            return
+        down_at = now if part.state in WAITING else now + self.spec.instance_drain_s
+        planned_at = part.stretch.ended_at(index)
+        if planned_at is not None:
+            down_at = min(down_at, planned_at)
+        piece = Stretch(index, 1, part.state, Ending("FAILED", down_at))
+        self._stretches = carve(self._stretches, piece)
+
+    def parts(self, now: float, first: int, end: int) -> list[Part]:
+        """The instances from index ``first`` up to ``end`` as they are now, in index order."""
+        parts = (part for stretch in self._stretches for part in stretch.parts(now))
+        clipped = (part.within(first, end) for part in parts)
+        return [part for part in clipped if part.count]
+
+    def counts(self, now: float, first: int, end: int) -> dict[str, int]:
+        """How many instances are in each of the eight states."""
+        counts = dict.fromkeys(STATES, 0)
+        for part in self.parts(now, first, end):
+            counts[part.state] += part.count
+        return counts
+
+    def live(self, now: float) -> int:
+        """How many instances have not ended."""
+        counts = self.counts(now, 0, self.spec.instances)
+        return sum(count for state, count in counts.items() if state not in FINISHED)
+
+    def terminating(self, now: float) -> bool:
+        return self.terminated_at is not None and self.live(now) > 0
+
+    def state(self, now: float) -> str:
+        """What JobState reads: not a summary of the instances while some are live."""
+        counts = self.counts(now, 0, self.spec.instances)
+        if counts["SUCCEED"] == self.spec.instances:
+            return "SUCCEED"
+        if counts["SUCCEED"] + counts["FAILED"] == self.spec.instances:
+            return "FAILED"
+        if self._reads_failed_at is not None and now >= self._reads_failed_at:
+            return "FAILED"
+        return self._live_state
+
+    def task_range(self, task: int) -> tuple[int, int]:
+        """The indices of a task's instances, over all tasks: first, and one past the last."""
+        each, more = divmod(self.spec.instances, self.spec.tasks)
+        first = task * each + min(task, more)
+        return first, first + each + (task < more)
+
+    def task_state(self, task: int, now: float) -> str:
+        counts = self.counts(now, *self.task_range(task))
+        return next(state for state in TASK_STATE_ORDER if counts[state])
+
+    def down_at(self, now: float, first: int, end: int) -> float | None:
+        """When the last of these instances ended; None while one is live."""
+        parts = self.parts(now, first, end)
+        if any(part.state not in FINISHED for part in parts):
+            return None
+        return max(part.stretch.ended_at(part.end - 1) or 0.0 for part in parts)
+
+    def end_time(self, now: float) -> float | None:
+        """EndTime as the API shows it: None while the job does not read finished."""
+        if self.state(now) not in FINISHED:
+            return None
+        if self._reads_failed_at is not None:
+            return self._reads_failed_at
+        return self.down_at(now, 0, self.spec.instances)
+
+    def vanished_at(self, now: float) -> float | None:
+        """When another actor deleted the job; None while it exists."""
+        down_at = self.down_at(now, 0, self.spec.instances)
+        if down_at is None or self.spec.vanish_after_s is None:
+            return None
+        vanished_at = max(self._added_at, down_at) + self.spec.vanish_after_s
+        return vanished_at if now >= vanished_at else None
+
+    def _before(self) -> float:
+        return self._added_at - AGE_S / 2
+
+    def _last_ending_at(self, now: float) -> float:
+        endings = (stretch.last_ended_at() for stretch in self._stretches)
+        return max((ended_at for ended_at in endings if ended_at is not None), default=now)
+
+    def _first_stretches(self) -> list[Stretch]:
+        if self.submitted:
+            return [Stretch(0, self.spec.instances, "SUBMITTED")]
+        return self._mixed(self.spec.state, self.spec.mix)
+
+    def _mixed(self, state: str, mix: Mapping[str, float]) -> list[Stretch]:
+        stretches = []
+        for task in range(self.spec.tasks):
+            first, end = self.task_range(task)
+            size = end - first
+            for other, share in mix.items():
+                count = min(round(size * share), end - first)
+                stretches.append(self._stretch(first, count, other))
+                first += count
+            stretches.append(self._stretch(first, end - first, state))
+        return [stretch for stretch in stretches if stretch.count]
+
+    def _stretch(self, first: int, count: int, state: str) -> Stretch:
+        if state in FINISHED:
+            return Stretch(first, count, "RUNNING", Ending(state, self._before()))
+        return Stretch(first, count, state)
+
+    def _start(self) -> None:
+        self.submitted = False
+        self._live_state = "RUNNING"
+        ended = [stretch for stretch in self._stretches if stretch.ending]
+        self._stretches = self._mixed("RUNNING", self.spec.mix)
+        for stretch in ended:
+            self._stretches = carve(self._stretches, stretch)
+
+    def _own_ending(self) -> Ending | None:
+        if self._ended_by_itself or self.terminated_at is not None or self.submitted:
+            return None
+        starts_at = self._added_at + (self.spec.submitted_s or 0.0)
+        if self.spec.succeeds_after_s is not None:
+            return Ending("SUCCEED", starts_at + self.spec.succeeds_after_s)
+        if self.spec.fails_after_s is not None:
+            return Ending("FAILED", starts_at + self.spec.fails_after_s)
+        return None
+
+    def _revive_if_due(self, now: float) -> None:
+        """RetryJobs by another actor: once, only a FAILED job, and every instance runs again."""
+        after_s = self.spec.revive_after_s
+        down_at = self.down_at(now, 0, self.spec.instances)
+        if after_s is None or down_at is None or self.revived_at is not None:
+            return
+        revived_at = max(self._added_at, down_at) + after_s
+        if now < revived_at or self.state(now) != "FAILED":
+            return
+        self.revived_at = revived_at
+        self.terminated_at = None
+        self._ended_by_itself = True
+        self._reads_failed_at = None
+        self._live_state = "RUNNING"
+        self._stretches = self._mixed("RUNNING", {})
+
+
+def _env_refused() -> ApiError:
+    return ApiError(
+        "UnsupportedOperation.TerminateOperationWithEnvId",
+        "Jobs in a given compute environment do not support this operation.",
+    )

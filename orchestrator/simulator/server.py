@@ -1,0 +1,182 @@
+"""The simulator itself: answers one request at a time, without a socket, and remembers it all."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.simulator import answers
+from orchestrator.simulator.actions import ACTIONS, Region
+from orchestrator.simulator.errors import ApiError
+from orchestrator.simulator.faults import Faults
+from orchestrator.simulator.jobs import Job
+from orchestrator.simulator.parameters import check, named_jobs
+from orchestrator.simulator.quota import Quota
+from orchestrator.simulator.signature import verify
+from orchestrator.simulator.spec import JobSpec, read_jobs
+from orchestrator.simulator.wire import Question, Request, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from orchestrator.simulator.answers import Reply
+    from orchestrator.simulator.faults import Rule
+    from orchestrator.simulator.scenario import Scenario
+
+VERSION: Final = "2017-03-12"
+
+
+@dataclass(slots=True)
+class Call:
+    """A line of the call log; what is not known stays empty."""
+
+    at: float
+    request_id: str
+    action: str = ""
+    region: str = ""
+    secret_id: str = ""
+    job_ids: tuple[str, ...] = ()
+    code: str = ""
+    """``OK``, or the code of the error; empty when the call was cut off before it acted."""
+    acted: bool = False
+    """Whether the back end carried it out, whatever became of the answer."""
+    fault: str = ""
+
+
+class Simulator:
+    """A cloud of jobs behind ``handle``.
+
+    ``secret_keys`` maps secret ids to keys, ``limits_per_s`` actions to calls per second.  ``now``
+    gives seconds since the epoch and must not go back; it is read once per call.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret_keys: Mapping[str, str],
+        limits_per_s: Mapping[str, int] | None = None,
+        faults: Mapping[str, list[Rule]] | None = None,
+        regions: Sequence[str] = ("ap-guangzhou",),
+        seed: int = 0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.quota = Quota(limits_per_s or {})
+        self.faults = Faults(faults or {}, seed=seed, now=now())
+        self.calls: list[Call] = []
+        self._secret_keys = dict(secret_keys)
+        self._regions = tuple(regions)
+        self._now = now
+        self._jobs: dict[str, Job] = {}
+        self._ids = Random(f"request ids {seed}")  # noqa: S311 - repeatable on purpose
+        self._more = Random(f"more jobs {seed}")  # noqa: S311 - repeatable on purpose
+
+    @classmethod
+    def from_scenario(
+        cls, scenario: Scenario, *, now: Callable[[], float] = time.time
+    ) -> Simulator:
+        """A simulator with the scenario's jobs, added at the present moment."""
+        simulator = cls(
+            secret_keys=scenario.secret_keys,
+            limits_per_s=scenario.limits_per_s,
+            faults=scenario.faults,
+            regions=scenario.regions,
+            seed=scenario.seed,
+            now=now,
+        )
+        simulator.add_jobs(scenario.jobs)
+        return simulator
+
+    def now(self) -> float:
+        return self._now()
+
+    def add_jobs(self, specs: Iterable[JobSpec]) -> None:
+        now = self._now()
+        for spec in specs:
+            self._jobs[spec.job_id] = Job(spec, added_at=now)
+
+    def add_groups(self, tables: object) -> list[str]:
+        """Add jobs as a scenario's ``[[jobs]]`` describe them, and return their ids."""
+        specs = read_jobs(tables, regions=self._regions, random=self._more, taken=set(self._jobs))
+        self.add_jobs(specs)
+        return [spec.job_id for spec in specs]
+
+    def handle(self, request: Request) -> Reply:
+        """Answer one request; never raises for what a client can send."""
+        now = self._now()
+        request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
+        call = Call(now, request_id)
+        self.calls.append(call)
+        try:
+            question = self._admit(request, call)
+        except ApiError as error:
+            call.code = error.code
+            return answers.failure(error, request_id)
+        rule = self.faults.draw(question.action, now=now)
+        call.fault = "" if rule is None else rule.fault.value
+        if rule is None:
+            return self._act(question, call)
+        if rule.acts:
+            return answers.spoiled(self._act(question, call), rule.fault)
+        limit_per_s = self.quota.limit_per_s(question.action)
+        return answers.unacted(rule, limit_per_s=limit_per_s, request_id=request_id)
+
+    def truth(self) -> list[dict[str, object]]:
+        """What is so of every job, in the order they were added."""
+        now = self._now()
+        return [_truth(job, now) for job in self._jobs.values()]
+
+    def _admit(self, request: Request, call: Call) -> Question:
+        """Read, authenticate and count a call; a call that fails here acts on nothing."""
+        question = parse(request)
+        call.action = question.action
+        call.region = question.region
+        call.job_ids = named_jobs(question.params)
+        if question.version != VERSION:
+            raise ApiError("NoSuchVersion", f"The version `{question.version}` does not exist.")
+        if question.action not in ACTIONS:
+            raise ApiError("InvalidAction", f"The action `{question.action}` does not exist.")
+        verify(request, question, secret_keys=self._secret_keys, now=call.at)
+        call.secret_id = question.claim.secret_id
+        self.quota.count(question.action, call.secret_id, now=call.at)
+        return question
+
+    def _act(self, question: Question, call: Call) -> Reply:
+        region = Region(question.region, self._jobs, call.at)
+        try:
+            arguments = check(question.action, question.params, textual=question.textual)
+            document = ACTIONS[question.action](region, arguments)
+        except ApiError as error:
+            call.code = error.code
+            return answers.failure(error, call.request_id)
+        call.code = "OK"
+        call.acted = True
+        return answers.success(document, call.request_id)
+
+
+def _truth(job: Job, now: float) -> dict[str, object]:
+    job.advance(now)
+    spec = job.spec
+    down_at = job.down_at(now, 0, spec.instances)
+    restarted_at = None
+    if spec.env_id is not None and job.terminated_at is not None and down_at is not None:
+        restarted_at = down_at + spec.node_restart_s
+    return {
+        "job_id": spec.job_id,
+        "region": spec.region,
+        "label": spec.label,
+        "expect": list(spec.expect),
+        "state": job.state(now),
+        "instances": spec.instances,
+        "live": job.live(now),
+        "last_down_at": down_at,
+        "nodes_restarted_at": restarted_at,
+        "terminated_at": job.terminated_at,
+        "terminations_accepted": job.terminations_accepted,
+        "terminations_acted": job.terminations_acted,
+        "instance_terminations": job.instance_terminations,
+        "revived_at": job.revived_at,
+        "vanished_at": job.vanished_at(now),
+    }

@@ -1,0 +1,115 @@
+"""The daemon and the simulator in one process, over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from orchestrator.app import daemon
+from orchestrator.settings import Settings
+from orchestrator.simulator.face import serve
+from orchestrator.simulator.faults import read_faults
+from orchestrator.simulator.server import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SECRETS = {"AKIDEXAMPLE": "example-secret-key"}
+QUOTAS = {"TerminateJob": 50, "DescribeJob": 50, "DescribeJobs": 50, "DescribeTask": 50}
+TIMEOUT_S = 30
+
+
+@dataclass(slots=True)
+class Service:
+    """A running daemon, its cloud, and a client of its API."""
+
+    simulator: Simulator
+    client: aiohttp.ClientSession
+
+    async def get(self, path: str) -> Any:
+        async with self.client.get(path) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def submit(self, *jobs: str, **more: Any) -> str:
+        body = {"jobs": jobs, "reason": "a test"} | more
+        async with self.client.post("/v1/operations", json=body) as answer:
+            assert answer.status == 202, await answer.text()
+            return str((await answer.json())["id"])
+
+    async def terminations(self, operation_id: str) -> dict[str, Any]:
+        listed = await self.get(f"/v1/operations/{operation_id}/terminations?limit=1000")
+        return {t["job_id"]: t for t in listed["terminations"]}
+
+    async def until(self, operation_id: str, job_id: str, *states: str) -> Any:
+        """The termination once it is in one of these states."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                found = (await self.terminations(operation_id))[job_id]
+                if found["state"] in states:
+                    return found
+                await asyncio.sleep(0.05)
+
+    async def finished(self, operation_id: str) -> Any:
+        """The operation once it has finished."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                operation = await self.get(f"/v1/operations/{operation_id}")
+                if operation["state"] == "finished":
+                    return operation
+                await asyncio.sleep(0.05)
+
+
+def settings(cloud_url: str, database_url: str, **changes: Any) -> Settings:
+    account = {
+        "endpoint": cloud_url,
+        "regions": ["ap-guangzhou", "ap-shanghai"],
+        "default_region": "ap-guangzhou",
+        "credentials": {
+            "provider": "static",
+            "secret_id": "AKIDEXAMPLE",
+            "secret_key": SECRETS["AKIDEXAMPLE"],
+        },
+        "quotas": QUOTAS,
+    }
+    values: dict[str, Any] = {
+        "server": {"port": 0},
+        "database": {"url": database_url},
+        "engine": {
+            "settle_s": 0.2,
+            "call_timeout_s": 2.0,
+            "poll": {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "held_s": 0.1, "settling_s": 0.1},
+        },
+        "accounts": {"main": account},
+    }
+    return Settings(**(values | changes))
+
+
+def simulator(*groups: dict[str, Any], faults: dict[str, Any] | None = None) -> Simulator:
+    made = Simulator(
+        secret_keys=SECRETS, limits_per_s=QUOTAS, faults=read_faults(faults or {}), seed=1
+    )
+    if groups:
+        made.add_groups(list(groups))
+    return made
+
+
+@asynccontextmanager
+async def service(
+    database_url: str,
+    *groups: dict[str, Any],
+    faults: dict[str, Any] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Service]:
+    """Run both until the block is left."""
+    cloud = simulator(*groups, faults=faults)
+    async with (
+        serve(cloud) as cloud_url,
+        daemon(settings(cloud_url, database_url, **changes)) as running,
+        aiohttp.ClientSession(running.url) as client,
+    ):
+        yield Service(cloud, client)

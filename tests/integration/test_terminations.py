@@ -1,0 +1,195 @@
+"""Jobs of every kind, from the request to the honest end, against the simulated cloud."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.simulator.server import Call
+from tests.integration.harness import service, simulator
+
+if TYPE_CHECKING:
+    from orchestrator.simulator.server import Simulator
+
+JOB = "job-aaaaaaaa"
+
+
+def group(**spec: Any) -> dict[str, Any]:
+    return {"ids": [JOB], "instances": 20, "drain_s": 0.3} | spec
+
+
+CASES: list[tuple[str, dict[str, Any], str, int]] = [
+    ("running", group(), "verified", 5),
+    ("several tasks", group(tasks=3), "verified", 5),
+    ("reads FAILED early", group(failed_early_s=0.25), "verified", 5),
+    ("env", group(env_id="env-1", node_restart_s=1), "verified", 5),
+    ("interrupted", group(state="FAILED_INTERRUPTED"), "verified", 5),
+    ("submitted for a while", group(state="SUBMITTED", submitted_s=0.5), "verified", 5),
+    (
+        "submitted, the other code",
+        group(state="SUBMITTED", submitted_s=0.5, submitted_code="ResourceInUse.Job"),
+        "verified",
+        5,
+    ),
+    ("failed, instances live", group(state="FAILED", mix={"RUNNING": 0.5}), "verified", 5),
+    ("already succeeded", group(state="SUCCEED"), "already_finished", 3),
+    ("already failed", group(state="FAILED"), "already_finished", 3),
+    ("env refused", group(env_id="env-1", refuse_env=True), "refused", 0),
+    ("forbidden", group(forbidden=True), "refused", 0),
+    ("refused for good", group(refuse="InvalidParameter.JobIdMalformed"), "refused", 0),
+    ("elsewhere", group(region="ap-guangzhou", vanish_after_s=0, state="FAILED"), "not_found", 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "state", "evidence"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+async def test_a_job_ends_in_its_true_state(
+    database_url: str, spec: dict[str, Any], state: str, evidence: int
+) -> None:
+    async with service(database_url, spec) as running:
+        operation_id = await running.submit(JOB)
+        operation = await running.finished(operation_id)
+        termination = (await running.terminations(operation_id))[JOB]
+        assert (termination["state"], termination["evidence"]) == (state, evidence)
+        good = state in ("verified", "already_finished")
+        assert operation["outcome"] == ("verified" if good else "failed")
+        assert (termination["error"] is None) == good
+        (truth,) = [job for job in running.simulator.truth() if job["job_id"] == JOB]
+        if good:
+            assert truth["live"] == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"throttle": 1.0},
+        {"internal_error": 1.0},
+        {"http_500": 1.0},
+        {"http_500": {"probability": 1.0, "after": True}},
+        {"reset": 1.0},
+        {"truncate": 1.0},
+        {"lost_answer": 1.0},
+        {"charset": 1.0},
+        {"hang": {"probability": 1.0, "hang_s": 5}},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+async def test_a_call_that_goes_wrong_is_read_before_it_is_repeated(
+    database_url: str, fault: dict[str, Any]
+) -> None:
+    name, rule = next(iter(fault.items()))
+    rule = rule if isinstance(rule, dict) else {"probability": rule}
+    faults = {"TerminateJob": {name: rule | {"first_n": 2}}}
+    async with service(database_url, group(), faults=faults) as running:
+        operation_id = await running.submit(JOB)
+        assert (await running.finished(operation_id))["outcome"] == "verified"
+        assert calls_without_a_look_between(running.simulator) == []
+
+
+def calls_without_a_look_between(cloud: Simulator) -> list[str]:
+    """Jobs that were called again without having been read since, by the cloud's own log."""
+    read_since: dict[str, bool] = {}
+    wrong = []
+    for call in cloud.calls:
+        for job_id in call.job_ids:
+            if call.action != "TerminateJob":
+                read_since[job_id] = True
+            else:
+                if not read_since.get(job_id, False):
+                    wrong.append(job_id)
+                read_since[job_id] = False
+    return wrong
+
+
+async def test_an_operation_reports_each_job_that_went_wrong(database_url: str) -> None:
+    jobs = [
+        group(ids=["job-good0001"]),
+        group(ids=["job-deny0001"], env_id="env-1", refuse_env=True),
+    ]
+    async with service(database_url, *jobs) as running:
+        operation_id = await running.submit("job-good0001", "job-deny0001", "job-none0001")
+        operation = await running.finished(operation_id)
+        assert operation["outcome"] == "partial"
+        by_job = await running.terminations(operation_id)
+        assert {job: t["state"] for job, t in by_job.items()} == {
+            "job-good0001": "verified",
+            "job-deny0001": "refused",
+            "job-none0001": "not_found",
+        }
+        refused = by_job["job-deny0001"]["error"]
+        assert refused["code"] == "UnsupportedOperation.TerminateOperationWithEnvId"
+        assert refused["advice"]
+        counts = operation["progress"]["jobs"]
+        assert (counts["total"], counts["verified"], counts["refused"]) == (3, 1, 1)
+
+
+async def test_a_forbidden_job_does_not_keep_the_others_from_being_looked_at(
+    database_url: str,
+) -> None:
+    good = [f"job-good{n:04}" for n in range(9)]
+    jobs = [group(ids=good), group(ids=["job-deny0001"], forbidden=True)]
+    async with service(database_url, *jobs) as running:
+        operation_id = await running.submit(*good[:5], "job-deny0001", *good[5:])
+        await running.finished(operation_id)
+        states = {job: t["state"] for job, t in (await running.terminations(operation_id)).items()}
+        assert states == dict.fromkeys(good, "verified") | {"job-deny0001": "refused"}
+
+
+async def test_a_job_revived_in_the_settle_window_is_brought_down_again(database_url: str) -> None:
+    async with service(database_url, group(revive_after_s=0.5)) as running:
+        operation_id = await running.submit(JOB, settle_s=3)
+        await running.until(operation_id, JOB, "settling")
+        await running.until(operation_id, JOB, "sending", "draining")
+        termination = await running.until(operation_id, JOB, "verified")
+        assert len(termination["attempts"]) == 2
+        assert running.simulator.truth()[0]["live"] == 0
+
+
+async def test_an_immortal_job_ends_unverified_at_its_deadline(database_url: str) -> None:
+    async with service(database_url, group(stuck=3)) as running:
+        operation_id = await running.submit(JOB, give_up_after_s=1.5)
+        operation = await running.finished(operation_id)
+        termination = (await running.terminations(operation_id))[JOB]
+        assert operation["outcome"] == "failed"
+        assert termination["state"] == "unverified"
+        assert termination["instances"]["live"] == 3
+
+
+async def test_a_submitted_job_can_be_refused_instead_of_held(database_url: str) -> None:
+    async with service(database_url, group(state="SUBMITTED")) as running:
+        operation_id = await running.submit(JOB, on_submitted="refuse")
+        termination = await running.until(operation_id, JOB, "refused")
+        assert termination["error"]["code"] == "Client.JobSubmitted"
+        assert termination["attempts"] == []
+
+
+async def test_many_jobs_at_once_with_faults_on_everything(
+    database_url: str,
+) -> None:
+    fault = {"lost_answer": 0.1, "throttle": 0.01, "internal_error": 0.1, "truncate": 0.1}
+    jobs = [f"job-many{n:04}" for n in range(60)]
+    async with service(database_url, group(ids=jobs), faults={"*": fault}) as running:
+        operation_id = await running.submit(*jobs)
+        assert (await running.finished(operation_id))["outcome"] == "verified"
+        assert calls_without_a_look_between(running.simulator) == []
+        assert all(job["live"] == 0 for job in running.simulator.truth())
+
+
+async def test_work_goes_on_where_it_was_after_a_stop(database_url: str) -> None:
+    async with service(database_url, group(state="SUBMITTED")) as running:
+        operation_id = await running.submit(JOB)
+        await running.until(operation_id, JOB, "held")
+    async with service(database_url, group()) as running:
+        assert (await running.finished(operation_id))["outcome"] == "verified"
+
+
+def test_the_checker_finds_a_call_without_a_look() -> None:
+    cloud = simulator(group())
+    looked = Call(0.0, "r1", action="DescribeJob", job_ids=(JOB,))
+    called = Call(0.0, "r2", action="TerminateJob", job_ids=(JOB,))
+    cloud.calls += [looked, called]
+    assert calls_without_a_look_between(cloud) == []
+    cloud.calls += [called]
+    assert calls_without_a_look_between(cloud) == [JOB]
