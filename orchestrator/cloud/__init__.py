@@ -3,7 +3,8 @@
 ::
 
     gateway      TencentBatch: one account's calls; puts the parts below together
-    wire         request bodies and answers, without I/O
+    hosts        which host is called for a region
+    wire         request bodies and answers, without I/O, from the ``pieces`` of an answer
     catalogue    what each error code means and what a person can do about it
     signing      TC3-HMAC-SHA256, without I/O and without a clock
     transport    one POST over aiohttp: an answer, or what is known of why there is none

@@ -43,7 +43,7 @@ class TencentBatch:
         clock: Clock,
         transport: Transport,
     ) -> None:
-        """Take an ``endpoint`` as ``host_for`` wants it; closing closes the transport."""
+        """Take an ``endpoint`` as ``host_for`` wants it; the transport is the caller's to close."""
         self._endpoint = endpoint
         self._credentials = credentials
         self._clock = clock
@@ -51,9 +51,6 @@ class TencentBatch:
         self._unknown_codes: set[str] = set()
         self.clock_offset_s: float | None = None
         """The cloud's clock less this host's, at the last answer; positive: this host is behind."""
-
-    async def close(self) -> None:
-        await self._transport.close()
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/599/15911."""

@@ -23,8 +23,9 @@ _LOG: Final = logging.getLogger(__name__)
 class RefreshingProvider:
     """A credential that is loaded when first asked for and replaced before it expires.
 
-    One load runs at a time, and none sooner than ``retry_s`` after the one before.  While the
-    credential at hand is valid, nobody waits for a load, and a load that fails changes nothing.
+    One load runs at a time.  While the credential at hand is valid, nobody waits for a load, a load
+    that fails changes nothing, and none starts within ``retry_s`` of the one before; nor does one
+    within ``retry_s`` of a load that failed.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class RefreshingProvider:
             await asyncio.shield(self._loading)
         held = self._valid()
         if held is None:
-            assert self._failure is not None
-            raise self._failure.with_traceback(None)
+            error = self._failure or _unavailable("the credential expired before it was used")
+            raise error.with_traceback(None)
         return held
 
     def invalidate(self, rejected: Credential) -> None:
@@ -73,7 +74,9 @@ class RefreshingProvider:
 
     def _load_wanted(self) -> bool:
         due = self._due_at is not None and self._due_at <= self._clock.now()
-        wanted = self._held is None or self._rejected or due
+        if self._valid() is None and self._failure is None:
+            return True
+        wanted = self._valid() is None or self._rejected or due
         return wanted and self._load_not_before <= self._clock.monotonic()
 
     async def _load_once(self) -> None:
@@ -89,19 +92,17 @@ class RefreshingProvider:
             self._loading = None
 
     def _keep(self, loaded: Credential) -> None:
-        retry_s = self._retry_s
         self._due_at = None
         if loaded.expires_at is not None:
             life_s = (loaded.expires_at - self._clock.now()).total_seconds()
             if life_s <= 0:
                 raise _unavailable("the provider gave a credential that has expired")
-            retry_s = min(retry_s, life_s / 2)
             margin_s = min(self._margin_s, life_s / 2)
             self._due_at = loaded.expires_at - timedelta(seconds=margin_s)
         if self._failure is not None:
             _LOG.info("the credential could be refreshed again")
         self._held, self._rejected, self._failure = loaded, False, None
-        self._load_not_before = self._clock.monotonic() + retry_s
+        self._load_not_before = self._clock.monotonic() + self._retry_s
 
     def _keep_failure(self, error: CloudError) -> None:
         if self._failure is None:

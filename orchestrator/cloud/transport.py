@@ -28,8 +28,6 @@ class Transport(Protocol):
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
         """Send exactly these bytes once; raises CloudError."""
 
-    async def close(self) -> None: ...
-
 
 class AiohttpTransport:
     """Keeps connections alive, follows no redirect, asks no proxy, sends nothing twice.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 API_VERSION: Final = "2017-03-12"
 JOBS_PER_CALL: Final = 100
-"""JobIds in one DescribeJobs; also its largest page (its smallest default would be 20)."""
+"""JobIds in one DescribeJobs, and its largest page: unasked, it would list only 20 of them."""
 
 STATE_FILTER: Final = "task-instance-state"
 """As the China site, its SDK and its example have it; the international page says

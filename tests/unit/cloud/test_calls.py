@@ -1,0 +1,216 @@
+"""What a call carries, what its answer tells, and which credential signs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from orchestrator.cloud import catalogue
+from orchestrator.cloud.credentials import build_provider
+from orchestrator.cloud.hosts import host_for
+from orchestrator.cloud.refreshing import RefreshingProvider
+from orchestrator.cloud.signing import Credential, authorization
+from orchestrator.domain.errors import CloudErrorKind as Kind
+from orchestrator.domain.jobs import InstanceCounters, JobState
+from tests.unit.cloud.support import (
+    KEYS,
+    NOON,
+    REGION,
+    ManualClock,
+    Server,
+    failure,
+    gateway_at,
+    gateway_to,
+    refused,
+    said,
+)
+
+ZEROS = dict.fromkeys(
+    [
+        "SubmittedCount",
+        "PendingCount",
+        "RunnableCount",
+        "StartingCount",
+        "RunningCount",
+        "SucceedCount",
+        "FailedInterruptedCount",
+        "FailedCount",
+    ],
+    0,
+)
+
+
+async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() -> None:
+    """The signature holds for the bytes and the Host that arrived."""
+    server = Server(lambda _: said())
+    token = {"token": "tok"}
+    async with gateway_to(
+        server, credentials=build_provider("static", KEYS | token, ManualClock())
+    ) as gateway:
+        assert await gateway.terminate_job(region=REGION, job_id="job-1") == "r-1"
+
+    [(headers, body)] = server.arrived
+    assert json.loads(body) == {"JobId": "job-1"}
+    assert {name: headers[name] for name in headers if name.startswith("X-TC-")} == {
+        "X-TC-Action": "TerminateJob",
+        "X-TC-Version": "2017-03-12",
+        "X-TC-Region": REGION,
+        "X-TC-Timestamp": str(int(NOON.timestamp())),
+        "X-TC-Language": "en-US",
+        "X-TC-Token": "tok",
+    }
+    assert headers.getall("Content-Type") == ["application/json"]
+    assert headers["Authorization"] == authorization(
+        Credential(secret_id="AKIDexample", secret_key="secret"),
+        host=headers["Host"],
+        body=body,
+        timestamp_s=int(NOON.timestamp()),
+    )
+
+
+async def test_every_call_is_signed_anew() -> None:
+    """A second later the timestamp and the signature are others."""
+    server = Server(lambda _: said())
+    clock = ManualClock()
+    async with gateway_to(server, clock=clock) as gateway:
+        for _ in range(2):
+            await gateway.terminate_job(region=REGION, job_id="job-1")
+            clock.passed_s += 1
+
+    signatures = {headers["Authorization"] for headers, _ in server.arrived}
+    assert len(signatures) == 2
+
+
+async def test_all_calls_of_the_port_reach_their_action() -> None:
+    """Each reads its own answer."""
+    server = Server(
+        lambda _: said(),
+        lambda _: said(JobId="job-1", JobState="FAILED", TaskSet=[], TaskInstanceMetrics=ZEROS),
+        lambda _: said(JobSet=[{"JobId": "job-2", "JobState": "RUNNING"}], TotalCount=1),
+        lambda _: said(JobId="job-1", TaskName="t", TaskInstanceSet=[], TaskState="FAILED"),
+    )
+    async with gateway_to(server) as gateway:
+        request_id = await gateway.terminate_task_instance(
+            region=REGION, job_id="job-1", task_name="t", index=7
+        )
+        job = await gateway.describe_job(region=REGION, job_id="job-1")
+        jobs = await gateway.describe_jobs(region=REGION, job_ids=["job-1", "job-2"])
+        page = await gateway.describe_task(
+            region=REGION, job_id="job-1", task_name="t", states=[JobState.RUNNING]
+        )
+
+    assert request_id == "r-1"
+    assert (job.state, job.instances) == (JobState.FAILED, InstanceCounters())
+    assert {job_id: seen.state for job_id, seen in jobs.items()} == {"job-2": JobState.RUNNING}
+    assert page.task.state is JobState.FAILED
+    assert server.actions == [
+        "TerminateTaskInstance",
+        "DescribeJob",
+        "DescribeJobs",
+        "DescribeTask",
+    ]
+    assert json.loads(server.arrived[0][1])["TaskInstanceIndex"] == 7
+    assert json.loads(server.arrived[3][1])["Filters"][0]["Values"] == ["RUNNING"]
+
+
+async def test_sighting_is_as_old_as_its_call() -> None:
+    """The time that the answer took does not make it look younger."""
+    clock = ManualClock()
+
+    def slowly(_):
+        clock.passed_s += 9
+        return said(JobId="job-1", JobState="RUNNING", TaskSet=[])
+
+    async with gateway_to(Server(slowly), clock=clock) as gateway:
+        seen = await gateway.describe_job(region=REGION, job_id="job-1")
+
+    assert seen.observed_at == NOON
+
+
+async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
+    """With no ids the cloud would list every job of the account."""
+    server = Server(lambda _: said(JobSet=[]))
+    ids = [f"job-{number}" for number in range(101)]
+    async with gateway_to(server) as gateway:
+        assert await gateway.describe_jobs(region=REGION, job_ids=ids[:100]) == {}
+        assert await gateway.describe_jobs(region=REGION, job_ids=[]) == {}
+        with pytest.raises(ValueError, match="at most 100"):
+            await gateway.describe_jobs(region=REGION, job_ids=ids)
+
+    [(_, body)] = server.arrived
+    assert json.loads(body) == {"JobIds": ids[:100], "Limit": 100}
+
+
+@pytest.mark.parametrize(
+    "region", ["", "AP-guangzhou", "ap-guangzhou\n", "evil.example/", "ap-x@evil", "ap-x:1", "ap"]
+)
+async def test_region_cannot_alter_the_host(region) -> None:
+    """It is refused before a key is used."""
+    assert host_for("https://batch.{region}.tencentcloudapi.com", "ap-shanghai-fsi") == (
+        "batch.ap-shanghai-fsi.tencentcloudapi.com"
+    )
+    async with gateway_at("http://127.0.0.1:1") as gateway:
+        with pytest.raises(ValueError, match="region"):
+            await gateway.terminate_job(region=region, job_id="job-1")
+
+
+# --- errors of the credential --------------------------------------------------------------------
+
+
+class Keyring:
+    """Gives a new key at each load."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+
+    async def load(self) -> Credential:
+        self.loads += 1
+        return Credential(secret_id=f"AKID{self.loads}", secret_key="secret")
+
+
+@pytest.mark.parametrize("code", ["AuthFailure.TokenFailure", "AuthFailure.SecretIdNotFound"])
+async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> None:
+    """Ten calls fail at once, are reported as they are, and lead to one refresh."""
+    clock, keyring = ManualClock(), Keyring()
+    credentials = RefreshingProvider(keyring.load, clock=clock)
+    server = Server(*[refused(code) for _ in range(10)], lambda _: said())
+    async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
+        await credentials.get()
+        clock.passed_s = 60
+        errors = await asyncio.gather(*(failure(gateway) for _ in range(10)))
+        await gateway.terminate_job(region=REGION, job_id="job-1")
+
+    assert {error.kind for error in errors} == {Kind.CREDENTIAL}
+    assert keyring.loads == 2
+    assert "Credential=AKID2/" in server.arrived[-1][0]["Authorization"]
+
+
+async def test_wrong_signature_refreshes_nothing() -> None:
+    """A new token does not help there."""
+    clock, keyring = ManualClock(), Keyring()
+    credentials = RefreshingProvider(keyring.load, clock=clock)
+    server = Server(lambda _: refused("AuthFailure.SignatureFailure"))
+    async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
+        for _ in range(2):
+            await failure(gateway)
+            clock.passed_s += 60
+
+    assert keyring.loads == 1
+
+
+async def test_nothing_is_sent_without_a_credential() -> None:
+    """The provider's error is the call's."""
+
+    async def down() -> Credential:
+        raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "down")
+
+    clock = ManualClock()
+    server = Server(lambda _: said())
+    async with gateway_to(
+        server, clock=clock, credentials=RefreshingProvider(down, clock=clock)
+    ) as gateway:
+        assert (await failure(gateway)).kind is Kind.CREDENTIAL
+
+    assert server.arrived == []

@@ -1,0 +1,206 @@
+"""Every documented code has one meaning; codes that nobody documented are loud."""
+
+from __future__ import annotations
+
+import pytest
+from tencentcloud.batch.v20170312 import errorcodes
+
+from orchestrator.cloud import catalogue
+from orchestrator.domain.errors import CloudErrorKind as Kind
+
+VENDOR_CODES = {value for name, value in vars(errorcodes).items() if name.isupper()}
+
+CODES_OF_ACTIONS = {
+    "TerminateJob": """InternalError InvalidParameter.JobIdMalformed ResourceInUse.Job
+        ResourceNotFound.Job UnsupportedOperation
+        UnsupportedOperation.TerminateOperationWithEnvId""",
+    "TerminateTaskInstance": """InternalError InvalidParameter.JobIdMalformed
+        ResourceNotFound.TaskInstance UnsupportedOperation.TerminateOperationWithEnvId""",
+    "DescribeJob": "InternalError InvalidParameter.JobIdMalformed ResourceNotFound.Job",
+    "DescribeJobs": """InternalError InvalidFilter InvalidParameter.InvalidParameterCombination
+        InvalidParameter.JobIdMalformed InvalidParameterValue InvalidParameterValue.InvalidFilter
+        InvalidParameterValue.LimitExceeded InvalidZone.MismatchRegion UnknownParameter""",
+    "DescribeTask": "InternalError InvalidParameter.JobIdMalformed ResourceNotFound.Task",
+}
+
+COMMON_CODES = [
+    "ActionOffline",
+    "AuthFailure.InvalidAuthorization",
+    "AuthFailure.InvalidSecretId",
+    "AuthFailure.MFAFailure",
+    "AuthFailure.SecretIdNotFound",
+    "AuthFailure.SignatureExpire",
+    "AuthFailure.SignatureFailure",
+    "AuthFailure.TokenFailure",
+    "AuthFailure.UnauthorizedOperation",
+    "DryRunOperation",
+    "FailedOperation",
+    "InternalError",
+    "InvalidAction",
+    "InvalidParameter",
+    "InvalidParameterValue",
+    "InvalidRequest",
+    "IpInBlacklist",
+    "IpNotInWhitelist",
+    "LimitExceeded",
+    "MissingParameter",
+    "NoSuchProduct",
+    "NoSuchVersion",
+    "RequestLimitExceeded",
+    "RequestLimitExceeded.UinLimitExceeded",
+    "RequestLimitExceeded.GlobalRegionUinLimitExceeded",
+    "RequestLimitExceeded.IPLimitExceeded",
+    "RequestSizeLimitExceeded",
+    "ResourceInUse",
+    "ResourceInsufficient",
+    "ResourceNotFound",
+    "ResourceUnavailable",
+    "ResponseSizeLimitExceeded",
+    "ServiceUnavailable",
+    "UnauthorizedOperation",
+    "UnauthorizedOperation.UserNotAllowedToUseBatch",
+    "UnknownParameter",
+    "UnsupportedOperation",
+    "UnsupportedProtocol",
+    "UnsupportedRegion",
+]
+
+
+@pytest.mark.parametrize("action", CODES_OF_ACTIONS)
+def test_codes_of_our_actions_are_the_vendors_and_stand_in_the_catalogue(action) -> None:
+    """What the vendor documents for an action is classified by name, not by its family."""
+    codes = set(CODES_OF_ACTIONS[action].split())
+
+    assert codes <= VENDOR_CODES
+    assert codes <= catalogue.MEANINGS.keys()
+
+
+@pytest.mark.parametrize("code", COMMON_CODES)
+def test_common_codes_stand_in_the_catalogue(code) -> None:
+    """The codes of the common layer are classified by name too."""
+    assert code in catalogue.MEANINGS
+
+
+def test_each_code_is_classified_once() -> None:
+    """A code in two groups would mean whatever comes last."""
+    listed = [code for _, _, codes in catalogue.GROUPS for code in codes]
+
+    assert len(listed) == len(set(listed))
+
+
+def test_nothing_in_the_catalogue_is_made_up() -> None:
+    """Each entry is a vendor code, a common code, a family of them, or our own."""
+    documented = VENDOR_CODES | set(COMMON_CODES)
+    families = {code.partition(".")[0] for code in documented}
+    own = {code for code in catalogue.MEANINGS if code.startswith("Client.")}
+
+    assert catalogue.MEANINGS.keys() <= documented | families | own
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("RequestLimitExceeded", Kind.THROTTLED),
+        ("RequestLimitExceeded.UinLimitExceeded", Kind.THROTTLED),
+        ("AuthFailure.UnauthorizedOperation", Kind.UNAUTHORIZED),
+        ("UnauthorizedOperation", Kind.UNAUTHORIZED),
+        ("UnauthorizedOperation.UserNotAllowedToUseBatch", Kind.UNAUTHORIZED),
+        ("AuthFailure.SignatureExpire", Kind.CLOCK_SKEW),
+        ("AuthFailure.TokenFailure", Kind.CREDENTIAL),
+        ("AuthFailure.SecretIdNotFound", Kind.CREDENTIAL),
+        ("ResourceInUse.Job", Kind.STATE_CONFLICT),
+        ("UnsupportedOperation", Kind.STATE_CONFLICT),
+        ("UnsupportedOperation.TerminateOperationWithEnvId", Kind.REFUSED),
+        ("InvalidParameter.JobIdMalformed", Kind.REFUSED),
+        ("ResourceNotFound", Kind.JOB_NOT_FOUND),
+        ("ResourceNotFound.Job", Kind.JOB_NOT_FOUND),
+        ("ResourceNotFound.TaskInstance", Kind.STATE_CONFLICT),
+        ("InternalError", Kind.OUTCOME_UNKNOWN),
+        ("ServiceUnavailable", Kind.OUTCOME_UNKNOWN),
+        ("ResourceUnavailable", Kind.OUTCOME_UNKNOWN),
+        ("FailedOperation", Kind.OUTCOME_UNKNOWN),
+        ("InvalidAction", Kind.REFUSED),
+        ("NoSuchVersion", Kind.REFUSED),
+        ("UnsupportedRegion", Kind.REFUSED),
+        ("MissingParameter", Kind.REFUSED),
+        ("UnknownParameter", Kind.REFUSED),
+        ("Client.ConnectFailed", Kind.NOT_SENT),
+        ("Client.Timeout", Kind.OUTCOME_UNKNOWN),
+    ],
+)
+def test_kind_of_a_code(code, kind) -> None:
+    """The decisions that terminations hang on."""
+    meaning = catalogue.meaning_of(code)
+
+    assert (meaning.kind, meaning.known) == (kind, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("RequestLimitExceeded.NewKind", Kind.THROTTLED),
+        ("AuthFailure.NewKind", Kind.CREDENTIAL),
+        ("AuthFailure.UnauthorizedOperation.NewKind", Kind.UNAUTHORIZED),
+        ("UnauthorizedOperation.NewKind", Kind.UNAUTHORIZED),
+        ("InternalError.NewKind", Kind.OUTCOME_UNKNOWN),
+        ("InvalidParameter.NewKind", Kind.REFUSED),
+        ("InvalidParameterValue.NewKind.Sub", Kind.REFUSED),
+        ("UnsupportedOperation.NewKind", Kind.STATE_CONFLICT),
+    ],
+)
+def test_new_member_of_a_family_means_what_the_longest_known_prefix_means(code, kind) -> None:
+    """The vendor adds members to its families without notice."""
+    assert code not in catalogue.MEANINGS
+    assert catalogue.meaning_of(code).kind is kind
+
+
+@pytest.mark.parametrize("code", ["", ".", "Brandnew", "Brandnew.Internal", "InternalErrors"])
+def test_unknown_code_is_not_known_and_proves_nothing(code) -> None:
+    """A code outside all families may stand for a call that was executed."""
+    meaning = catalogue.meaning_of(code)
+
+    assert (meaning.kind, meaning.known) == (Kind.OUTCOME_UNKNOWN, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "ceiling"),
+    [
+        (
+            (
+                "Your current request times equals to `11` in a second, which exceeds the "
+                "frequency limit `10` for a second. Please reduce the frequency of calls."
+            ),
+            10,
+        ),
+        ("which exceeds the frequency limit 2 times", 2),
+        ("您当前每秒请求 `6` 次，超过了每秒频率上限 `5` 次，请稍后重试。", 5),  # noqa: RUF001
+        ("Request limit exceeded.", None),
+        ("exceeds the frequency limit `0`", None),
+        ("exceeds the frequency limit, which we do not tell you, 10", None),
+    ],
+)
+def test_ceiling_is_read_out_of_the_message_where_it_is_there(message, ceiling) -> None:
+    """The limiter learns from it; the text is not promised, so nothing depends on it."""
+    assert catalogue.error("RequestLimitExceeded", message).quota_ceiling == ceiling
+
+
+def test_ceiling_of_another_dimension_is_not_taken_for_the_actions() -> None:
+    """A limit of the root account says nothing about one action's calls per second."""
+    error = catalogue.error(
+        "RequestLimitExceeded.UinLimitExceeded", "exceeds the frequency limit `100`"
+    )
+
+    assert error.quota_ceiling is None
+
+
+def test_error_keeps_code_request_id_and_advice() -> None:
+    """What a person needs to ask the vendor, and what they can do themselves."""
+    error = catalogue.error("ResourceNotFound.Job", "no such job", request_id="r-1")
+
+    assert (error.code, error.message, error.request_id) == (
+        "ResourceNotFound.Job",
+        "no such job",
+        "r-1",
+    )
+    assert error.advice == catalogue.MEANINGS["ResourceNotFound.Job"].advice
+    assert catalogue.error("InternalError", "", advice="call us").advice == "call us"

@@ -1,0 +1,279 @@
+"""One credential, kept fresh: ahead of time, once for all who ask, and never worse than before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.cloud import catalogue
+from orchestrator.cloud.refreshing import RefreshingProvider
+from orchestrator.cloud.signing import Credential
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from tests.unit.cloud.support import ManualClock
+
+
+class Source:
+    """Gives numbered credentials that live ``life_s``; can be shut, and can fail."""
+
+    def __init__(self, clock: ManualClock, *, life_s: float | None = None) -> None:
+        self.clock = clock
+        self.life_s = life_s
+        self.loads = 0
+        self.failing = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def load(self) -> Credential:
+        self.loads += 1
+        await self.open.wait()
+        if self.failing:
+            raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "the source is down")
+        expires_at = None
+        if self.life_s is not None:
+            expires_at = self.clock.now() + timedelta(seconds=self.life_s)
+        return Credential(secret_id=f"id-{self.loads}", secret_key="key", expires_at=expires_at)
+
+
+def provider_of(source: Source, **settings: float) -> RefreshingProvider:
+    return RefreshingProvider(source.load, clock=source.clock, **settings)
+
+
+async def settle() -> None:
+    """Let the refresh that runs behind the callers end."""
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            await task
+
+
+async def test_credential_without_end_is_loaded_once() -> None:
+    """A static key is read once, however long the process runs."""
+    source = Source(ManualClock())
+    provider = provider_of(source)
+
+    ids = []
+    for _ in range(3):
+        ids.append((await provider.get()).secret_id)
+        source.clock.passed_s += 86400
+
+    assert (ids, source.loads) == (["id-1"] * 3, 1)
+
+
+async def test_refresh_runs_ahead_of_the_expiry_and_keeps_nobody_waiting() -> None:
+    """Within the margin the old credential is given out while the new one is fetched."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source, margin_s=300)
+    first = await provider.get()
+
+    source.clock.passed_s = 7200 - 301
+    assert (await provider.get(), source.loads) == (first, 1)
+
+    source.clock.passed_s = 7200 - 300
+    source.open.clear()
+    assert await provider.get() is first
+    source.open.set()
+    await settle()
+
+    assert (await provider.get()).secret_id == "id-2"
+
+
+async def test_margin_never_eats_more_than_half_of_a_life() -> None:
+    """A credential that lives less than the margin is not fetched over and over."""
+    source = Source(ManualClock(), life_s=200)
+    provider = provider_of(source, margin_s=300, retry_s=1)
+    await provider.get()
+
+    source.clock.passed_s = 99
+    await provider.get()
+    await settle()
+    assert source.loads == 1
+
+    source.clock.passed_s = 100
+    await provider.get()
+    await settle()
+    assert source.loads == 2
+
+
+async def test_credential_that_lives_shorter_than_the_pause_is_replaced_in_time() -> None:
+    """The pause between loads holds while there is something to give out, and after failures."""
+    source = Source(ManualClock(), life_s=20)
+    provider = provider_of(source, retry_s=30)
+    await provider.get()
+
+    source.clock.passed_s = 20
+
+    assert (await provider.get()).secret_id == "id-2"
+
+
+async def test_credential_that_ends_while_it_is_fetched_is_an_error() -> None:
+    """The host's clock was set on in between: nothing valid came out of it."""
+    source = Source(ManualClock(), life_s=20)
+    provider = provider_of(source)
+    waiting = asyncio.create_task(provider.get())
+    await asyncio.sleep(0)
+    [load] = asyncio.all_tasks() - {asyncio.current_task(), waiting}
+    load.add_done_callback(lambda _: setattr(source.clock, "passed_s", 20))
+
+    with pytest.raises(CloudError, match="expired before it was used"):
+        await waiting
+
+
+async def test_concurrent_callers_share_one_load() -> None:
+    """A hundred calls at the start ask the source once."""
+    source = Source(ManualClock())
+    provider = provider_of(source)
+
+    given = await asyncio.gather(*(provider.get() for _ in range(100)))
+
+    assert source.loads == 1
+    assert all(credential is given[0] for credential in given)
+
+
+async def test_caller_that_gives_up_does_not_take_the_load_with_it() -> None:
+    """The others still get what is being loaded."""
+    source = Source(ManualClock())
+    provider = provider_of(source)
+    source.open.clear()
+    impatient = asyncio.create_task(provider.get())
+    patient = asyncio.create_task(provider.get())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+
+    source.open.set()
+
+    assert ((await patient).secret_id, source.loads) == ("id-1", 1)
+
+
+async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
+    """It is said once, tried again after a pause, and said once more when it is over."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source, margin_s=300, retry_s=30)
+    first = await provider.get()
+    source.failing = True
+    caplog.set_level(logging.INFO)
+
+    for passed_s in (6900, 6910, 6930, 6950):
+        source.clock.passed_s = passed_s
+        assert await provider.get() is first
+        await settle()
+    assert source.loads == 3  # the first, and one at 6900 and at 6930
+
+    source.failing = False
+    source.clock.passed_s = 6960
+    await provider.get()
+    await settle()
+
+    assert (await provider.get()).secret_id == "id-4"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_expired_credential_is_not_given_out() -> None:
+    """When nothing valid is left, the failure is what callers get."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source)
+    await provider.get()
+    source.failing = True
+    source.clock.passed_s = 7200
+
+    with pytest.raises(CloudError, match="the source is down") as caught:
+        await provider.get()
+
+    assert caught.value.kind is CloudErrorKind.CREDENTIAL
+    assert caught.value.advice
+
+
+async def test_failure_is_repeated_without_asking_the_source_again_at_once() -> None:
+    """A source that is down is not hammered by every call that needs it."""
+    source = Source(ManualClock())
+    source.failing = True
+    provider = provider_of(source, retry_s=30)
+
+    for passed_s in (0, 10, 29.9):
+        source.clock.passed_s = passed_s
+        with pytest.raises(CloudError, match="the source is down"):
+            await provider.get()
+    assert source.loads == 1
+
+    source.failing = False
+    source.clock.passed_s = 30
+    assert (await provider.get()).secret_id == "id-2"
+
+
+async def test_hanging_source_is_given_up() -> None:
+    """A metadata service that never answers becomes an error with advice."""
+    source = Source(ManualClock())
+    source.open.clear()
+    provider = provider_of(source, timeout_s=0.02)
+
+    with pytest.raises(CloudError, match=r"no credential within 0\.02 s") as caught:
+        await provider.get()
+
+    assert caught.value.kind is CloudErrorKind.CREDENTIAL
+
+
+async def test_source_that_gives_an_expired_credential_has_failed() -> None:
+    """It would be refused by the cloud, call by call."""
+    provider = provider_of(Source(ManualClock(), life_s=-1))
+
+    with pytest.raises(CloudError, match="has expired"):
+        await provider.get()
+
+
+async def test_next_caller_waits_for_a_new_credential_after_a_rejection() -> None:
+    """The cloud's refusal of a token is worth one refresh."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source, retry_s=30)
+    first = await provider.get()
+    source.clock.passed_s = 60
+
+    provider.invalidate(first)
+    second = await provider.get()
+
+    assert (second.secret_id, source.loads) == ("id-2", 2)
+
+
+async def test_late_rejections_of_the_old_credential_do_not_reach_the_new_one() -> None:
+    """Calls under way with the old one fail after the refresh too: no storm."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source, retry_s=30)
+    first = await provider.get()
+    source.clock.passed_s = 60
+    provider.invalidate(first)
+    await provider.get()
+    source.clock.passed_s = 120
+
+    for _ in range(10):
+        provider.invalidate(first)
+        await provider.get()
+
+    assert source.loads == 2
+
+
+async def test_source_that_goes_on_giving_a_rejected_credential_is_asked_in_turns() -> None:
+    """Every call is refused, yet the source is asked once in a while only."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source, retry_s=30)
+
+    for passed_s in range(60):
+        source.clock.passed_s = float(passed_s)
+        provider.invalidate(await provider.get())
+
+    assert source.loads == 2
+
+
+async def test_rejected_credential_stays_when_no_other_can_be_had() -> None:
+    """The cloud's own refusal says more than ours would."""
+    source = Source(ManualClock(), life_s=7200)
+    provider = provider_of(source)
+    first = await provider.get()
+    source.clock.passed_s = 60
+    source.failing = True
+
+    provider.invalidate(first)
+
+    assert await provider.get() is first
+    assert source.loads == 2

@@ -1,0 +1,380 @@
+"""The codec on hand-written answers: what is there is read, what is not is never invented."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tencentcloud.batch.v20170312 import models
+
+from orchestrator.cloud import wire
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.jobs import (
+    InstanceCounters,
+    InstanceSeen,
+    JobSeen,
+    JobState,
+    TaskPage,
+    TaskSeen,
+)
+from tests.unit.cloud.support import NOON
+
+COUNTERS: dict[str, object] = {
+    "SubmittedCount": 1,
+    "PendingCount": 2,
+    "RunnableCount": 3,
+    "StartingCount": 4,
+    "RunningCount": 5,
+    "SucceedCount": 6,
+    "FailedInterruptedCount": 7,
+    "FailedCount": 8,
+}
+READ_COUNTERS = InstanceCounters(
+    submitted=1,
+    pending=2,
+    runnable=3,
+    starting=4,
+    running=5,
+    succeed=6,
+    failed_interrupted=7,
+    failed=8,
+)
+JOB: dict[str, object] = {
+    "JobId": "job-1",
+    "JobName": "render",
+    "Zone": "ap-guangzhou-3",
+    "JobState": "RUNNING",
+    "CreateTime": "2026-03-01T10:00:00Z",
+    "EndTime": None,
+    "TaskSet": [{"TaskName": "t1", "TaskState": "RUNNING"}, {"TaskName": "t2"}],
+    "TaskInstanceMetrics": COUNTERS,
+    "NextAction": "TERMINATING",
+    "RequestId": "r-1",
+}
+TASK: dict[str, object] = {
+    "JobId": "job-1",
+    "TaskName": "t1",
+    "TaskState": "RUNNING",
+    "TaskInstanceTotalCount": 2,
+    "TaskInstanceSet": [
+        {
+            "TaskInstanceIndex": 1,
+            "TaskInstanceState": "FAILED",
+            "ComputeNodeInstanceId": "",
+            "StateReason": "",
+            "StateDetailedReason": "killed",
+        },
+        {
+            "TaskInstanceIndex": 0,
+            "TaskInstanceState": "STARTING",
+            "ComputeNodeInstanceId": "ins-1",
+            "StateReason": "waits",
+        },
+    ],
+    "TaskInstanceMetrics": COUNTERS,
+    "RequestId": "r-1",
+}
+
+
+def read_job(**changes: object) -> JobSeen:
+    return wire.read_job(JOB | changes, job_id="job-1", observed_at=NOON)
+
+
+def read_task(**changes: object) -> TaskPage:
+    return wire.read_task(TASK | changes, job_id="job-1", task_name="t1", observed_at=NOON)
+
+
+def without(document: dict[str, object], key: str) -> dict[str, object]:
+    return {name: value for name, value in document.items() if name != key}
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "expected"),
+    [
+        (wire.job_body("job-1"), models.TerminateJobRequest, {"JobId": "job-1"}),
+        (wire.job_body("job-1"), models.DescribeJobRequest, {"JobId": "job-1"}),
+        (
+            wire.task_instance_body("job-1", task_name="t", index=3),
+            models.TerminateTaskInstanceRequest,
+            {"JobId": "job-1", "TaskName": "t", "TaskInstanceIndex": 3},
+        ),
+        (
+            wire.jobs_body(["job-1", "job-2"]),
+            models.DescribeJobsRequest,
+            {"JobIds": ["job-1", "job-2"], "Limit": 100},
+        ),
+        (
+            wire.task_body("job-1", task_name="t", offset=0, limit=1, states=()),
+            models.DescribeTaskRequest,
+            {"JobId": "job-1", "TaskName": "t", "Offset": 0, "Limit": 1},
+        ),
+        (
+            wire.task_body(
+                "job-1",
+                task_name="t",
+                offset=1000,
+                limit=1000,
+                states=(JobState.STARTING, JobState.RUNNING),
+            ),
+            models.DescribeTaskRequest,
+            {
+                "JobId": "job-1",
+                "TaskName": "t",
+                "Offset": 1000,
+                "Limit": 1000,
+                "Filters": [
+                    {"Name": "task-instance-state", "Values": ["STARTING", "RUNNING"]},
+                ],
+            },
+        ),
+    ],
+)
+def test_request_body_is_what_the_vendors_model_knows(body, model, expected) -> None:
+    """The vendor's own request model takes each body and has a field for all of it."""
+    document = json.loads(body)
+
+    assert document == expected
+    model()._deserialize(document)  # warns, and so fails, for a field that it does not have
+
+
+# --- envelope ------------------------------------------------------------------------------------
+
+
+def failure(status: int, body: bytes) -> CloudError:
+    with pytest.raises(CloudError) as caught:
+        wire.open_envelope(status, body)
+    return caught.value
+
+
+@pytest.mark.parametrize("status", [200, 400, 500, 503])
+def test_error_in_the_body_counts_whatever_the_status(status) -> None:
+    """A gateway's status does not hide what the service said."""
+    body = {
+        "Response": {"Error": {"Code": "ResourceNotFound.Job", "Message": "m"}, "RequestId": "r"}
+    }
+
+    error = failure(status, json.dumps(body).encode())
+
+    assert (error.code, error.message, error.request_id) == ("ResourceNotFound.Job", "m", "r")
+    assert error.kind is CloudErrorKind.JOB_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b'{"Response": {"RequestId"',
+        b"\xff\xfe\xfd",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"Response": null}',
+        b'{"Response": []}',
+        b'{"Response": {"Error": []}}',
+        b'{"Response": {"Error": {}}}',
+        b'{"Response": {"Error": {"Code": 3}}}',
+        b"[" * 100_000,
+    ],
+)
+def test_unreadable_answer_proves_nothing(body) -> None:
+    """Not even a body that seems to have no error in it is a success."""
+    error = failure(200, body)
+
+    assert (error.kind, error.code) == (CloudErrorKind.OUTCOME_UNKNOWN, "Client.BadAnswer")
+
+
+@pytest.mark.parametrize("body", [b"", b"Bad Gateway", b'{"Response": {"RequestId": "r"}}'])
+def test_status_other_than_200_without_an_error_proves_nothing(body) -> None:
+    """A 502 with a body that looks like success is trouble of the gateway."""
+    error = failure(502, body)
+
+    assert (error.kind, error.code) == (CloudErrorKind.OUTCOME_UNKNOWN, "Client.HttpStatus")
+    assert "502" in error.message
+
+
+@given(st.binary())
+def test_no_body_breaks_the_codec(body) -> None:
+    """Whatever comes, it is an answer or a CloudError."""
+    assert isinstance(failure(200, body), CloudError)
+
+
+def test_null_error_is_no_error() -> None:
+    """Serialisers that write absent members as null do not make a failure of a success."""
+    body = b'{"Response": {"Error": null, "RequestId": "r-1"}}'
+
+    assert wire.read_request_id(wire.open_envelope(200, body)) == "r-1"
+
+
+def test_acknowledgement_without_a_request_id_is_none() -> None:
+    """The id is the only thing that a TerminateJob answer carries."""
+    with pytest.raises(CloudError, match=r"Client\.BadAnswer: RequestId is missing"):
+        wire.read_request_id(wire.open_envelope(200, b'{"Response": {}}'))
+
+
+@pytest.mark.parametrize(
+    ("headers", "at"),
+    [
+        ({"Date": "Sun, 01 Mar 2026 12:00:00 GMT"}, NOON),
+        ({"date": "Sun, 01 Mar 2026 12:00:00 -0000"}, NOON),
+        ({"DATE": "Sun, 01 Mar 2026 20:00:00 +0800"}, NOON),
+        ({"Date": "soon"}, None),
+        ({"Date": ""}, None),
+        ({}, None),
+    ],
+)
+def test_cloud_time_is_read_from_the_date_header(headers, at) -> None:
+    """In any case of letters; a header that is no date is none."""
+    assert wire.cloud_time(headers) == at
+
+
+# --- DescribeJob ---------------------------------------------------------------------------------
+
+
+def test_job_is_read_with_all_that_it_carries() -> None:
+    """State, name, all eight counters, tasks, NextAction, and when the call was sent."""
+    seen = read_job()
+
+    assert (seen.job_id, seen.name, seen.state) == ("job-1", "render", JobState.RUNNING)
+    assert (seen.observed_at, seen.end_time, seen.next_action) == (NOON, None, "TERMINATING")
+    assert seen.instances == READ_COUNTERS
+    assert seen.tasks == (TaskSeen(name="t1", state=JobState.RUNNING), TaskSeen(name="t2"))
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_next_action_that_was_read_and_is_not_pending_is_empty(value) -> None:
+    """Null and the empty string say the same: nothing is pending."""
+    assert read_job(NextAction=value).next_action == ""
+
+
+def test_next_action_that_was_not_read_is_none() -> None:
+    """An answer without the member says nothing about it."""
+    seen = wire.read_job(without(JOB, "NextAction"), job_id="job-1", observed_at=NOON)
+
+    assert seen.next_action is None
+
+
+@pytest.mark.parametrize("key", COUNTERS)
+@pytest.mark.parametrize("value", [None, -1, "3", 1.5, True])
+def test_counters_are_whole_or_unknown(key, value) -> None:
+    """One counter that cannot be read must not look like a zero, for a zero is a proof."""
+    assert read_job(TaskInstanceMetrics=COUNTERS | {key: value}).instances is None
+    assert read_job(TaskInstanceMetrics=without(COUNTERS, key)).instances is None
+
+
+@pytest.mark.parametrize("value", [None, {}, [], 0])
+def test_missing_counters_are_unknown(value) -> None:
+    """Never zeros."""
+    assert read_job(TaskInstanceMetrics=value).instances is None
+
+
+@pytest.mark.parametrize(
+    ("value", "state"),
+    [(state.value, state) for state in JobState]
+    + [("SUCCEEDED", JobState.SUCCEED), ("TERMINATED", None), ("", None), (None, None), (3, None)],
+)
+def test_states_are_read_and_unknown_ones_tolerated(value, state) -> None:
+    """The legacy spelling is understood; a new state is None and not a crash."""
+    assert read_job(JobState=value).state is state
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"JobId": "job-2"},
+        {"JobId": None},
+        {"TaskSet": {}},
+        {"TaskSet": ["t1"]},
+        {"TaskSet": [{"TaskState": "FAILED"}]},
+    ],
+)
+def test_answer_that_is_not_about_this_job_is_refused(changes) -> None:
+    """A proof about another job, or a broken one, is none."""
+    with pytest.raises(CloudError) as caught:
+        read_job(**changes)
+
+    assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
+
+
+# --- DescribeJobs --------------------------------------------------------------------------------
+
+
+def test_jobs_are_read_by_id_with_their_state_only() -> None:
+    """What DescribeJobs does not carry is None, never zero or empty."""
+    rows = [
+        {"JobId": "job-1", "JobName": "a", "JobState": "FAILED", "EndTime": "2026-03-01T11:00:00Z"},
+        {"JobId": "job-2", "JobState": "NEW"},
+    ]
+
+    seen = wire.read_jobs({"JobSet": rows, "TotalCount": 2}, observed_at=NOON)
+
+    assert list(seen) == ["job-1", "job-2"]
+    assert (seen["job-1"].state, seen["job-1"].name) == (JobState.FAILED, "a")
+    assert seen["job-1"].end_time == "2026-03-01T11:00:00Z"
+    assert (seen["job-1"].instances, seen["job-1"].next_action) == (None, None)
+    assert seen["job-2"].state is None
+
+
+@pytest.mark.parametrize("rows", [[], None])
+def test_empty_list_of_jobs_is_empty(rows) -> None:
+    """Null is how some serialisers write an empty list."""
+    assert wire.read_jobs({"JobSet": rows}, observed_at=NOON) == {}
+
+
+@pytest.mark.parametrize("response", [{}, {"JobSet": "x"}, {"JobSet": [{"JobState": "FAILED"}]}])
+def test_list_of_jobs_that_cannot_be_read_is_not_empty(response) -> None:
+    """Else every job of the sweep would look unlisted."""
+    with pytest.raises(CloudError):
+        wire.read_jobs(response, observed_at=NOON)
+
+
+# --- DescribeTask --------------------------------------------------------------------------------
+
+
+def test_task_is_read_with_counters_and_rows() -> None:
+    """Rows keep their index; a machine's id that the cloud blanked is None."""
+    page = read_task()
+
+    assert page.observed_at == NOON
+    assert page.task == TaskSeen(name="t1", state=JobState.RUNNING, instances=READ_COUNTERS)
+    assert page.instances_total == 2
+    assert page.instances == (
+        InstanceSeen(index=1, state=JobState.FAILED, machine_id=None, reason="killed"),
+        InstanceSeen(index=0, state=JobState.STARTING, machine_id="ins-1", reason="waits"),
+    )
+
+
+def test_task_without_rows_is_read() -> None:
+    """A filter that matches nothing."""
+    page = read_task(TaskInstanceSet=None, TaskInstanceTotalCount=None)
+
+    assert (page.instances, page.instances_total) == ((), None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"JobId": "job-2"},
+        {"TaskName": "t2"},
+        {"TaskInstanceSet": [{"TaskInstanceState": "FAILED"}]},
+        {"TaskInstanceSet": [{"TaskInstanceIndex": -1}]},
+    ],
+)
+def test_task_answer_that_cannot_be_read_is_refused(changes) -> None:
+    """Another task's page, or a row without its index."""
+    with pytest.raises(CloudError):
+        read_task(**changes)
+
+
+def test_cloud_time_is_aware() -> None:
+    """So that it can be taken from the clock's aware time."""
+    at = wire.cloud_time({"Date": "Sun, 01 Mar 2026 12:00:00 -0000"})
+
+    assert isinstance(at, datetime)
+    assert at.tzinfo is UTC
