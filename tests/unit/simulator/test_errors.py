@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.simulator.wire import Request
+from orchestrator.simulator.wire import Request, unflatten
 from tests.unit.simulator.support import Cloud, answer, cloud, code, job, tc3_request
 
 ID = "job-aaaaaaaa"
@@ -88,6 +88,11 @@ def test_a_task_instance_that_is_not_there(job_id, task, index):
         "TerminateTaskInstance", JobId=job_id, TaskName=task, TaskInstanceIndex=index
     )
     assert seen == "ResourceNotFound.TaskInstance"
+
+
+def test_a_list_in_a_query_is_in_the_order_of_its_numbers():
+    pairs = [(f"JobIds.{number}", str(number)) for number in (10, 2, 0, 1)]
+    assert unflatten(pairs) == {"JobIds": ["0", "1", "2", "10"]}
 
 
 def test_a_job_is_found_in_its_own_region_only():

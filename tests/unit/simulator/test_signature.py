@@ -71,6 +71,12 @@ def test_tc3_does_not_hold(options):
     assert judged(tc3_request("DescribeJobs", **options)) == FAILURE
 
 
+def test_the_date_of_the_scope_must_be_that_of_the_timestamp():
+    request = tc3_request("DescribeJobs")
+    headers = [(name, value.replace("2027-01-15", "2027-01-14")) for name, value in request.headers]
+    assert judged(replace(request, headers=headers)) == FAILURE
+
+
 def test_a_changed_body_breaks_the_signature():
     request = tc3_request("DescribeJobs", {"Limit": 1})
     assert judged(replace(request, body=b'{"Limit": 2}')) == FAILURE

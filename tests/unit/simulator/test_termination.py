@@ -244,6 +244,14 @@ def test_another_actor_can_revive_a_terminated_job_once():
     assert world.call("DescribeJob", JobId=ID)["EndTime"] == "2027-01-15T08:00:50Z"
 
 
+def test_a_revived_job_does_not_finish_by_itself():
+    world = cloud(job(succeeds_after_s=15.0, revive_after_s=1.0))
+    world.call("TerminateJob", JobId=ID)
+    for seconds in (11, 100):
+        world.clock.at(seconds)
+        assert world.job_state() == "RUNNING"
+
+
 def test_a_job_that_succeeded_is_not_revived():
     world = cloud(job(succeeds_after_s=1.0, revive_after_s=1.0))
     world.clock.at(100)
