@@ -1,0 +1,85 @@
+"""Running until something ends it: signals, and the end of standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from types import FrameType
+
+    T = TypeVar("T")
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+STDIN: Final = 0
+
+
+class Stopped(Exception):
+    """A signal ended it, all of its cleaning up included."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def on_signals(act: Callable[[int], None]) -> Iterator[None]:
+    """Call ``act`` in the event loop at each SIGINT or SIGTERM, in place of what they do else."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act, number)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_event(*, at_end_of_stdin: bool = False) -> Iterator[asyncio.Event]:
+    """An event that the first signal sets; further ones change nothing."""
+    stop = asyncio.Event()
+    if at_end_of_stdin:
+        _set_at_end_of_stdin(stop)
+    with on_signals(lambda _: stop.set()):
+        yield stop
+
+
+def _set_at_end_of_stdin(stop: asyncio.Event) -> None:
+    """So that a child does not outlive a parent that was killed."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        while os.read(STDIN, 1024):
+            pass
+        with suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+
+
+async def cancelled_by_signal(main: Coroutine[Any, Any, T]) -> T:
+    """Run ``main``; the first signal cancels it, and once it has cleaned up Stopped is raised."""
+    task = asyncio.ensure_future(main)
+    received: list[int] = []
+
+    def cancel(number: int) -> None:
+        if not received:
+            received.append(number)
+            task.cancel()
+
+    with on_signals(cancel):
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if received:
+                raise Stopped(received[0]) from None
+            raise

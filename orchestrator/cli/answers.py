@@ -1,0 +1,140 @@
+"""The daemon's answers, as far as they are read here; the rest is kept for ``--json``."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN
+from orchestrator.domain.operations import Outcome
+
+TOTAL: Final = "total"
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Instances(_Answer):
+    """Task instances of the jobs that have been counted so far."""
+
+    total: int
+    live: int
+    down: int
+    jobs_not_counted: int
+
+
+class QuotaUse(_Answer):
+    """How much of an action's quota is spent; None allowed: the account is configured no longer."""
+
+    action: str
+    allowed_per_s: int | None
+    used_per_s: float
+
+
+class Progress(_Answer):
+    """How far an operation is; ``jobs`` has the total and a count for each state."""
+
+    jobs: dict[str, int]
+    instances: Instances
+    quota: QuotaUse
+    observed_at: datetime | None
+
+
+class Operation(_Answer):
+    """What a person asked for."""
+
+    id: str
+    account: str
+    region: str
+    state: str
+    outcome: str | None
+    reason: str
+    requested_by: str
+    created_at: datetime
+    finished_at: datetime | None
+    progress: Progress
+
+    @property
+    def finished(self) -> bool:
+        return self.finished_at is not None
+
+    @property
+    def verified(self) -> bool:
+        return self.outcome == Outcome.VERIFIED
+
+    @property
+    def total(self) -> int:
+        return self.progress.jobs.get(TOTAL, 0)
+
+    @property
+    def done(self) -> int:
+        return sum(self.progress.jobs.get(state, 0) for state in FINAL_STATES)
+
+    @property
+    def work(self) -> tuple[str, int, int]:
+        """What tells best how far it is: its unit, so much done, of so much.
+
+        Instances while there are live ones, for jobs get done late and all at once.
+        """
+        instances = self.progress.instances
+        if instances.live:
+            return "instances", instances.down, instances.total
+        return "jobs", self.done, self.total
+
+    @property
+    def elapsed_s(self) -> float:
+        elapsed = (self.finished_at or datetime.now(UTC)) - self.created_at
+        return max(0.0, elapsed.total_seconds())
+
+    def jobs_by_state(self) -> dict[str, int]:
+        """The states that have jobs, in the order of the lifecycle."""
+        return {
+            state: jobs for state, jobs in self.progress.jobs.items() if jobs and state != TOTAL
+        }
+
+    def states_to_tell(self) -> list[str]:
+        """The states of jobs that are not down, or did not end well."""
+        return [state for state in self.jobs_by_state() if state not in STATES_THAT_COUNT_AS_DOWN]
+
+
+class Failure(_Answer):
+    """What last went wrong with a job."""
+
+    code: str
+    message: str
+    advice: str | None
+
+
+class Termination(_Answer):
+    """One job being brought down."""
+
+    id: str
+    job_id: str
+    job_name: str | None
+    state: str
+    evidence: int
+    waiting_for: str | None
+    error: Failure | None
+
+
+class TerminationPage(_Answer):
+    """A part of a list of terminations."""
+
+    terminations: list[Termination]
+    next_page_token: str | None
+
+
+class Mistake(_Answer):
+    """One entry of a problem's ``errors``."""
+
+    field: str = ""
+    message: str
+
+
+class Problem(_Answer):
+    """An error answer (RFC 9457)."""
+
+    title: str
+    detail: str = ""
+    errors: list[Mistake] = []

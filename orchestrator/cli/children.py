@@ -1,0 +1,94 @@
+"""Child processes that never outlive this one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final
+
+from orchestrator.cli.failures import RunFailed
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+GRACE_S: Final = 3.0
+TOLD_LINES: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A running ``orchestrator`` command and what it has logged."""
+
+    name: str
+    process: Process
+    log: Path
+
+    def check(self) -> None:
+        """Raise RunFailed, with the end of its log, if it ended by itself."""
+        if self.process.returncode is not None:
+            last = self.log.read_text(errors="replace").splitlines()[-TOLD_LINES:]
+            told = " | ".join(last) or "it logged nothing"
+            code = self.process.returncode
+            raise RunFailed(f"the {self.name} ended with exit code {code}: {told}")
+
+
+@asynccontextmanager
+async def child(
+    name: str, *arguments: str, directory: Path, environment: Mapping[str, str]
+) -> AsyncIterator[Child]:
+    """Run ``orchestrator ARGUMENTS`` until the block is left.
+
+    It has a session of its own, so that Ctrl-C reaches the parent alone, and a pipe as standard
+    input, whose end tells it that the parent is gone, even one that was killed.
+    """
+    path = directory / f"{name}.log"
+    with _log(path) as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "orchestrator", *arguments, "--exit-with-stdin"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        yield Child(name, process, path)
+    finally:
+        await _stop(process)
+
+
+def _log(path: Path) -> IO[bytes]:
+    return path.open("wb")
+
+
+async def _stop(process: Process) -> None:
+    """End the process, by force after a while, or at once when cancelled meanwhile."""
+    try:
+        with suppress(ProcessLookupError, TimeoutError):
+            process.terminate()
+            async with asyncio.timeout(GRACE_S):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

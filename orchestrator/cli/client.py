@@ -1,0 +1,125 @@
+"""A client of the REST API."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+from yarl import URL
+
+from orchestrator import __version__
+from orchestrator.cli.answers import Operation, Problem, TerminationPage
+from orchestrator.cli.failures import RequestFailed, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from orchestrator.cli.answers import Termination
+
+    A = TypeVar("A", bound=BaseModel)
+
+TIMEOUT_S: Final = 15.0
+PAGE_LIMIT: Final = 1000
+FIRST_STATUS_NOT_FINE: Final = 300
+
+
+class Api:
+    """Calls to the daemon at ``url``; raises RequestFailed and Unreachable."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"User-Agent": f"orchestrator-cli/{__version__}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._headers = headers
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            headers=self._headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def submit(self, body: Mapping[str, object], *, idempotency_key: str) -> Operation:
+        answer = await self._call(
+            "POST",
+            "/v1/operations",
+            body=json.dumps(body).encode(),
+            headers={
+                "Content-Type": "application/json",
+                "Idempotency-Key": idempotency_key,
+            },
+        )
+        return self._read(Operation, answer)
+
+    async def operation(self, operation_id: str) -> Operation:
+        return self._read(Operation, await self._call("GET", _path(operation_id)))
+
+    async def terminations(
+        self, operation_id: str, *, state: str | None = None
+    ) -> AsyncIterator[Termination]:
+        """All of an operation's terminations, page after page."""
+        parameters = {"limit": str(PAGE_LIMIT)} | ({"state": state} if state else {})
+        while True:
+            answer = await self._call(
+                "GET", f"{_path(operation_id)}/terminations", parameters=parameters
+            )
+            page = self._read(TerminationPage, answer)
+            for termination in page.terminations:
+                yield termination
+            if page.next_page_token is None:
+                return
+            parameters["page_token"] = page.next_page_token
+
+    async def ready(self) -> None:
+        """Return if the daemon can take requests."""
+        await self._call("GET", "/readyz")
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> bytes:
+        url = URL(self.url + path, encoded=True).update_query(parameters)
+        try:
+            # A redirect would carry the token to where nobody meant it to go.
+            async with self._session.request(
+                method, url, headers=headers, data=body, allow_redirects=False
+            ) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unreachable(self.url, str(error) or type(error).__name__) from error
+        if response.status >= FIRST_STATUS_NOT_FINE:
+            raise _failed(response.status, response.reason or "", answer)
+        return answer
+
+    def _read(self, model: type[A], answer: bytes) -> A:
+        try:
+            return model.model_validate_json(answer)
+        except ValidationError as error:
+            why = "what answers there is not an orchestrator of this version"
+            raise Unreachable(self.url, why) from error
+
+
+def _path(operation_id: str) -> str:
+    return f"/v1/operations/{quote(operation_id, safe='')}"
+
+
+def _failed(status: int, reason: str, answer: bytes) -> RequestFailed:
+    try:
+        problem = Problem.model_validate_json(answer)
+    except ValidationError:
+        return RequestFailed(status, f"HTTP {status}", reason)
+    errors = tuple(
+        f"{each.field}: {each.message}" if each.field else each.message for each in problem.errors
+    )
+    return RequestFailed(status, problem.title, problem.detail, errors)

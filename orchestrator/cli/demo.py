@@ -1,0 +1,190 @@
+"""The whole thing on this machine: simulator and daemon as processes, and a check of the result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+import uuid
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+
+from orchestrator.cli import printing, resources, truth, watching
+from orchestrator.cli.aio import Stopped, cancelled_by_signal
+from orchestrator.cli.children import Child, child, free_ports
+from orchestrator.cli.client import Api
+from orchestrator.cli.displays import duration
+from orchestrator.cli.failures import NOT_WELL, RequestFailed, RunFailed, Unreachable
+from orchestrator.cli.serving import scenario_of
+from orchestrator.settings import Quotas
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from rich.console import Console
+
+    from orchestrator.cli.answers import Operation
+    from orchestrator.simulator.scenario import Scenario
+
+SCENARIO: Final = "scenario-demo.toml"
+SETTLE_S: Final = 3
+START_MAX_S: Final = 10.0
+RUN_MAX_S: Final = 40.0
+READY_POLL_S: Final = 0.1
+ACCOUNT: Final = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where everything is while the demonstration runs."""
+
+    api: Api
+    control: truth.Control
+    children: tuple[Child, ...]
+    console: Console
+
+
+def run(console: Console) -> int:
+    """Run the demonstration; the exit code says whether all was as it should be."""
+    try:
+        return asyncio.run(cancelled_by_signal(_demo(console)))
+    except Stopped as stopped:
+        console.print("stopped; nothing of the demo is left running")
+        return stopped.exit_code
+
+
+async def _demo(console: Console) -> int:
+    path = resources.config_file(SCENARIO)
+    scenario = scenario_of(path)
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="orchestrator-demo-")))
+        stage = await _set_up(stack, directory, path, scenario, console)
+        return await _play(stage)
+
+
+async def _set_up(
+    stack: AsyncExitStack, directory: Path, path: Path, scenario: Scenario, console: Console
+) -> Stage:
+    cloud_port, port = free_ports(2)
+    cloud_url, url = f"http://127.0.0.1:{cloud_port}", f"http://127.0.0.1:{port}"
+    config = _write_config(directory, scenario, cloud_url, port)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")
+    }
+    console.print(f"simulator: {cloud_url}, {len(scenario.jobs)} jobs of {path.name}")
+    simulator = await stack.enter_async_context(
+        child(
+            "simulator",
+            *("simulator", "--scenario", str(path), "--port", str(cloud_port)),
+            directory=directory,
+            environment=environment,
+        )
+    )
+    console.print(f"daemon:    {url}, its database in {directory}")
+    daemon = await stack.enter_async_context(
+        child(
+            "daemon",
+            *("serve", "--config", str(config)),
+            directory=directory,
+            environment=environment,
+        )
+    )
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    control = truth.Control(cloud_url, session)
+    api = await stack.enter_async_context(Api(url, None))
+    try:
+        async with asyncio.timeout(START_MAX_S):
+            await _ready(simulator, control.faults)
+            await _ready(daemon, api.ready)
+    except TimeoutError:
+        raise RunFailed(f"simulator and daemon did not start within {START_MAX_S:g} s") from None
+    return Stage(api, control, (simulator, daemon), console)
+
+
+async def _ready(process: Child, ask: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        process.check()
+        with suppress(aiohttp.ClientError, Unreachable, RequestFailed):
+            await ask()
+            return
+        await asyncio.sleep(READY_POLL_S)
+
+
+async def _play(stage: Stage) -> int:
+    console = stage.console
+    known = [job.job_id for job in (await stage.control.truth()).jobs]
+    request = {
+        "jobs": [*known, *truth.UNKNOWN_JOBS],
+        "reason": "demonstration",
+        "settle_s": SETTLE_S,
+    }
+    started_s = time.monotonic()
+    operation = await stage.api.submit(request, idempotency_key=str(uuid.uuid4()))
+    unknown = len(truth.UNKNOWN_JOBS)
+    console.print(
+        f"operation: {operation.id}, {len(known)} jobs and {unknown} that the cloud does not know"
+    )
+    await _follow(stage, operation)
+    took_s = time.monotonic() - started_s
+    return await _judge(stage, operation, took_s)
+
+
+async def _follow(stage: Stage, operation: Operation) -> None:
+    """Watch it to its end; what is not finished in time is judged as it is then."""
+    try:
+        async with asyncio.timeout(RUN_MAX_S):
+            await watching.watch(stage.api, operation, stage.console)
+    except TimeoutError:
+        for each in stage.children:
+            each.check()
+        stage.console.print(f"the operation is not finished after {RUN_MAX_S:g} s")
+
+
+async def _judge(stage: Stage, operation: Operation, took_s: float) -> int:
+    console = stage.console
+    states = {each.job_id: each.state async for each in stage.api.terminations(operation.id)}
+    rows = truth.compare(await stage.control.truth(), states)
+    console.print(truth.as_table(rows))
+    for text in truth.as_lines(await stage.control.quotas(), await stage.control.faults()):
+        printing.line(console, text)
+    well = all(row.ok for row in rows)
+    verdict = "everything is as it should be" if well else "NOT everything is as it should be"
+    printing.line(console, f"{verdict}, after {duration(took_s)}")
+    return 0 if well else NOT_WELL
+
+
+def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int) -> Path:
+    """The daemon's configuration: the scenario's credentials, and its quotas to spend."""
+    secret_id, secret_key = next(iter(scenario.secret_keys.items()))
+    quotas = {
+        action: calls
+        for action, calls in scenario.limits_per_s.items()
+        if action in Quotas.model_fields
+    }
+    sections: dict[str, dict[str, object]] = {
+        "server": {"port": port},
+        "database": {"url": f"sqlite:///{(directory / 'demo.db').as_posix()}"},
+        f"accounts.{ACCOUNT}": {"endpoint": cloud_url, "regions": list(scenario.regions)},
+        f"accounts.{ACCOUNT}.quotas": {**quotas},
+        f"accounts.{ACCOUNT}.credentials": {
+            "provider": "static",
+            "secret_id": secret_id,
+            "secret_key": secret_key,
+        },
+    }
+    path = directory / "orchestrator.toml"
+    # What JSON writes for texts, numbers and lists of texts is TOML too.
+    path.write_text(
+        "".join(
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+            for name, keys in sections.items()
+        ),
+        encoding="utf-8",
+    )
+    return path

@@ -1,0 +1,144 @@
+"""Live progress: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from orchestrator.cli import printing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from orchestrator.cli.answers import Operation
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def show(self, operation: Operation, eta_s: float | None) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
+
+
+@contextmanager
+def display(console: Console) -> Iterator[Display]:
+    """The display that suits the console."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield Bars(live)
+
+
+class Lines:
+    """A line for each change."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: object = None
+
+    def show(self, operation: Operation, eta_s: float | None) -> None:
+        counts = (operation.progress.jobs, operation.progress.instances)
+        if counts != self._last:
+            self._last = counts
+            printing.line(self._console, as_line(operation, eta_s))
+
+    def say(self, sentence: str) -> None:
+        printing.line(self._console, printing.clean(sentence))
+
+
+class Bars:
+    """Three bars: jobs done, instances down, quota used."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, operation: Operation, eta_s: float | None) -> None:
+        self._live.update(
+            Group(_bars(operation), Text(_times(operation, eta_s)), _states(operation))
+        )
+
+    def say(self, sentence: str) -> None:
+        printing.line(self._live.console, printing.clean(sentence))
+
+
+def _bars(operation: Operation) -> Progress:
+    progress, instances = operation.progress, operation.progress.instances
+    bars = Progress(
+        TextColumn("{task.description:<14}"), BarColumn(40), TextColumn("{task.fields[told]}")
+    )
+    bars.add_task(
+        "jobs done", total=operation.total, completed=operation.done, told=_jobs(operation)
+    )
+    bars.add_task(
+        "instances down",
+        total=instances.total or None,
+        completed=instances.down,
+        told=_instances(operation),
+    )
+    used = bars.add_task(
+        "quota used", total=progress.quota.allowed_per_s or None, told=quota(operation)
+    )
+    bars.update(used, completed=progress.quota.used_per_s)
+    return bars
+
+
+def as_line(operation: Operation, eta_s: float | None) -> str:
+    """All of it in one line."""
+    parts = (
+        f"{_jobs(operation)} jobs done",
+        f"{_instances(operation)} instances down",
+        quota(operation),
+        _times(operation, eta_s),
+    )
+    return f"{', '.join(parts)}: {states(operation)}"
+
+
+def _jobs(operation: Operation) -> str:
+    return f"{operation.done} of {operation.total}"
+
+
+def _instances(operation: Operation) -> str:
+    instances = operation.progress.instances
+    missing = instances.jobs_not_counted
+    uncounted = f" ({missing} jobs not counted)" if missing else ""
+    return f"{instances.down} of {instances.total}{uncounted}"
+
+
+def quota(operation: Operation) -> str:
+    used = operation.progress.quota
+    allowed = "?" if used.allowed_per_s is None else used.allowed_per_s
+    return f"{printing.clean(used.action)} {used.used_per_s:.1f} of {allowed} a second"
+
+
+def _times(operation: Operation, eta_s: float | None) -> str:
+    elapsed = f"{duration(operation.elapsed_s)} elapsed"
+    if operation.finished:
+        return elapsed
+    return f"{elapsed}, ETA {'not known yet' if eta_s is None else duration(eta_s)}"
+
+
+def states(operation: Operation) -> str:
+    """Jobs by state."""
+    return ", ".join(f"{state} {jobs}" for state, jobs in operation.jobs_by_state().items())
+
+
+def _states(operation: Operation) -> Text:
+    return Text(states(operation), style="dim")
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, rest_minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {rest_minutes} min"
+    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"

@@ -1,0 +1,73 @@
+"""What ends a command early, and the exit code and words for each."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from orchestrator.cli import printing
+from orchestrator.domain.errors import ConfigurationError, OrchestratorError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOT_WELL: Final = 1
+UNUSABLE: Final = 2
+UNREACHABLE: Final = 3
+INTERRUPTED: Final = 130
+
+
+class RequestFailed(OrchestratorError):
+    """The daemon answered with an error; ``errors`` has a line for each mistake."""
+
+    def __init__(self, status: int, title: str, detail: str, errors: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{title}: {detail}")
+        self.status = status
+        self.errors = errors
+
+
+class Unreachable(OrchestratorError):
+    """No daemon answers at the URL."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"no orchestrator answers at {url} ({why}); start one with `orchestrator serve`, "
+            "or name another with --url or ORCHESTRATOR_URL"
+        )
+
+
+class Interrupted(OrchestratorError):
+    """Ctrl-C; the message says what goes on without us."""
+
+
+class RunFailed(OrchestratorError):
+    """It was started and could not go on."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Print what ends a command on standard error, and exit with its code."""
+    try:
+        yield
+    except ConfigurationError as error:
+        _end(error.problems, UNUSABLE)
+    except RequestFailed as error:
+        _end([str(error), *(f"  {each}" for each in error.errors)], UNUSABLE)
+    except Unreachable as error:
+        _end([str(error)], UNREACHABLE)
+    except Interrupted as error:
+        _end(["", str(error)], INTERRUPTED)
+    except KeyboardInterrupt:
+        _end(["", "stopped"], INTERRUPTED)
+    except (StoreUnavailable, RunFailed) as error:
+        _end([str(error)], NOT_WELL)
+
+
+def _end(lines: list[str], code: int) -> None:
+    console = printing.err()
+    for text in lines:
+        indent = text[: len(text) - len(text.lstrip())]
+        printing.line(console, indent + printing.clean(text))
+    raise typer.Exit(code)

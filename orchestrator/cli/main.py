@@ -1,0 +1,235 @@
+"""The commands."""
+# ruff: noqa: PLC0415 - a command imports what it needs, so that --help needs nothing
+
+import asyncio
+import io
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.cli import printing
+from orchestrator.cli.failures import reported
+from orchestrator.domain.terminations import OnSubmitted
+
+DEFAULT_URL: Final = "http://127.0.0.1:8642"
+URL_VARIABLE: Final = "ORCHESTRATOR_URL"
+TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
+STDIN: Final = "-"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Stops Tencent Cloud Batch jobs, follows every task instance down, and says what is "
+    f"proven. A bearer token is taken from {TOKEN_VARIABLE}.",
+)
+db = typer.Typer(no_args_is_help=True, help="The database.")
+app.add_typer(db, name="db")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The daemon to talk to."""
+
+    url: str
+    token: str | None
+
+
+Config = Annotated[
+    Path | None, typer.Option(help="TOML file; default: the one that ORCHESTRATOR_CONFIG names.")
+]
+OperationId = Annotated[str, typer.Argument(metavar="OPERATION", help="Its id, op_...")]
+ExitWithStdin = Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        printing.out().print(f"orchestrator {__version__}")
+        raise typer.Exit
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise typer.BadParameter(f"must be an http or https URL, {DEFAULT_URL} say")
+    return url
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str,
+        typer.Option(envvar=URL_VARIABLE, callback=_http_url, help="Where the daemon answers."),
+    ] = DEFAULT_URL,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    del version
+    context.obj = Target(url, os.environ.get(TOKEN_VARIABLE, "").strip() or None)
+
+
+@app.command()
+@reported()
+def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> None:
+    """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
+    from orchestrator import settings
+    from orchestrator.cli import serving
+
+    serving.run_daemon(settings.load(config), exit_with_stdin=exit_with_stdin)
+
+
+@app.command()
+@reported()
+def terminate(
+    context: typer.Context,
+    jobs: Annotated[
+        list[str], typer.Argument(metavar="JOB", help="Job ids; - reads them from stdin.")
+    ],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the operation.")],
+    account: Annotated[str | None, typer.Option(help="Where more than one is configured.")] = None,
+    region: Annotated[str | None, typer.Option(help="Where the account has no default.")] = None,
+    settle_s: Annotated[
+        float | None, typer.Option(help="How long a job must stay down to be verified.")
+    ] = None,
+    give_up_after_s: Annotated[
+        float | None, typer.Option(help="How long a job may take before it ends unverified.")
+    ] = None,
+    on_submitted: Annotated[
+        OnSubmitted, typer.Option(help="Jobs that cannot be terminated yet: wait for them, or not.")
+    ] = OnSubmitted.HOLD,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Makes it safe to send a request again; default: a new one.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+) -> None:
+    """Ask for jobs to be terminated, and print the operation's id."""
+    from orchestrator.cli import submitting, watching
+
+    target: Target = context.obj
+    wanted = {
+        "jobs": _job_ids(jobs),
+        "reason": reason,
+        "account": account,
+        "region": region,
+        "settle_s": settle_s,
+        "give_up_after_s": give_up_after_s,
+        "on_submitted": on_submitted,
+    }
+    console, notes = printing.out(), printing.err()
+    operation = submitting.run(
+        target.url,
+        target.token,
+        {name: value for name, value in wanted.items() if value is not None},
+        idempotency_key=idempotency_key or str(uuid.uuid4()),
+        say=lambda text: printing.line(notes, printing.clean(text)),
+    )
+    printing.line(console, printing.clean(operation.id))
+    if watch:
+        raise typer.Exit(watching.run(target.url, target.token, operation.id, console))
+
+
+def _job_ids(arguments: list[str]) -> list[str]:
+    """The ids given; ``-`` stands for those on standard input, one a line."""
+    job_ids: list[str] = []
+    for argument in arguments:
+        if argument == STDIN:
+            job_ids += [line.strip() for line in sys.stdin if line.strip()]
+        else:
+            job_ids.append(argument)
+    if not job_ids:
+        raise typer.BadParameter("no job id came on standard input")
+    return job_ids
+
+
+@app.command()
+@reported()
+def status(
+    context: typer.Context,
+    operation: OperationId,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell where an operation is, and what every job that is not down waits for."""
+    from orchestrator.cli.status import show
+
+    target: Target = context.obj
+    console = printing.out()
+    asyncio.run(show(target.url, target.token, operation, console, as_json=as_json))
+
+
+@app.command()
+@reported()
+def watch(context: typer.Context, operation: OperationId) -> None:
+    """Follow an operation to its end; exits 0 when every job is proven down."""
+    from orchestrator.cli import watching
+
+    target: Target = context.obj
+    raise typer.Exit(watching.run(target.url, target.token, operation, printing.out()))
+
+
+@app.command()
+@reported()
+def check_config(*, config: Config = None) -> None:
+    """Name every mistake in the configuration, or tell what it says."""
+    from orchestrator import settings
+    from orchestrator.cli import checking
+
+    loaded = settings.load(config)
+    for text in checking.summary(loaded):
+        printing.line(printing.out(), text)
+    for text in loaded.shared_budgets():
+        printing.line(printing.err(), f"warning: {text}")
+
+
+@db.command()
+@reported()
+def upgrade(*, config: Config = None) -> None:
+    """Bring the database to this version's schema."""
+    from orchestrator import settings
+    from orchestrator.store import migrate
+
+    revision = asyncio.run(migrate.upgrade(settings.load(config).database.url))
+    printing.line(printing.out(), f"the database is at schema revision {revision}")
+
+
+@app.command()
+@reported()
+def simulator(
+    *,
+    scenario: Annotated[Path, typer.Option(help="TOML file: the jobs, quotas and faults.")],
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8700,
+    exit_with_stdin: ExitWithStdin = False,
+) -> None:
+    """Stand in for the cloud until SIGTERM or SIGINT."""
+    from orchestrator.cli import serving
+
+    loaded = serving.scenario_of(scenario)
+    serving.run_simulator(loaded, host, port, printing.out(), exit_with_stdin=exit_with_stdin)
+
+
+@app.command()
+@reported()
+def demo() -> None:
+    """Show it all on this machine within a minute: simulator, daemon, 62 jobs, and a check."""
+    from orchestrator.cli import demo as demonstration
+
+    raise typer.Exit(demonstration.run(printing.out()))
+
+
+def run() -> None:
+    """What the installed program runs."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app()

@@ -1,0 +1,83 @@
+"""The daemon and the simulator, each run until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from orchestrator.app import daemon
+from orchestrator.cli.aio import stop_event
+from orchestrator.cli.failures import RunFailed
+from orchestrator.domain.errors import ConfigurationError
+from orchestrator.observability import logs
+from orchestrator.simulator.errors import ScenarioError
+from orchestrator.simulator.face import serve as serve_simulator
+from orchestrator.simulator.scenario import load_scenario
+from orchestrator.simulator.server import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from orchestrator.settings import Settings
+    from orchestrator.simulator.scenario import Scenario
+
+
+def run_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
+    """On uvloop where it is installed (the extra ``fast``)."""
+    logs.configure(level=settings.log.level, json=settings.log.format == "json")
+    _run(_serve_daemon(settings, exit_with_stdin=exit_with_stdin), _fast_loop())
+
+
+async def _serve_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
+    with stop_event(at_end_of_stdin=exit_with_stdin) as stop:
+        async with daemon(settings):
+            await stop.wait()
+
+
+def run_simulator(
+    scenario: Scenario, host: str, port: int, console: Console, *, exit_with_stdin: bool
+) -> None:
+    _run(_serve_simulator(scenario, host, port, console, exit_with_stdin=exit_with_stdin))
+
+
+async def _serve_simulator(
+    scenario: Scenario, host: str, port: int, console: Console, *, exit_with_stdin: bool
+) -> None:
+    simulator = Simulator.from_scenario(scenario)
+    with stop_event(at_end_of_stdin=exit_with_stdin) as stop:
+        try:
+            async with serve_simulator(simulator, host, port) as url:
+                console.print(f"{len(scenario.jobs)} jobs at {url}", soft_wrap=True)
+                await stop.wait()
+        except OSError as error:
+            raise RunFailed(f"the simulator cannot listen on {host}:{port}: {error}") from error
+
+
+def scenario_of(path: Path) -> Scenario:
+    """Read a scenario; raises ConfigurationError with every mistake."""
+    try:
+        return load_scenario(path)
+    except ScenarioError as error:
+        raise ConfigurationError(error.problems) from error
+    except OSError as error:
+        raise ConfigurationError([f"{path} cannot be read: {error.strerror}"]) from error
+
+
+def _run(
+    main: Coroutine[Any, Any, None],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        uvloop = import_module("uvloop")
+    except ImportError:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)

@@ -1,0 +1,43 @@
+"""Where an operation stands, and what every job that is not down waits for."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestrator.cli import printing, tables
+from orchestrator.cli.client import Api
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.cli.answers import Operation, Termination
+
+
+async def show(
+    url: str, token: str | None, operation_id: str, console: Console, *, as_json: bool
+) -> None:
+    async with Api(url, token) as api:
+        operation = await api.operation(operation_id)
+        terminations = await _to_tell(api, operation)
+    if as_json:
+        document = {
+            "operation": operation.model_dump(mode="json"),
+            "terminations": [each.model_dump(mode="json") for each in terminations],
+        }
+        printing.line(console, json.dumps(document, indent=2))
+        return
+    for text in tables.summary(operation):
+        printing.line(console, text)
+    for termination in terminations:
+        printing.line(console, tables.job_line(termination))
+
+
+async def _to_tell(api: Api, operation: Operation) -> list[Termination]:
+    """Each once, in its latest state, although jobs move on between two pages."""
+    found = {
+        termination.id: termination
+        for state in operation.states_to_tell()
+        async for termination in api.terminations(operation.id, state=state)
+    }
+    return list(found.values())

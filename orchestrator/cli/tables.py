@@ -1,0 +1,79 @@
+"""Operations and terminations in words."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+
+from orchestrator.cli import displays
+from orchestrator.cli.printing import clean
+from orchestrator.domain.lifecycle import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+    from orchestrator.cli.answers import Operation, Termination
+
+MEANINGS: Final[Mapping[str, str]] = {
+    State.VERIFIED: "proven down",
+    State.ALREADY_FINISHED: "had finished before any call had effect",
+    State.NOT_FOUND: "the cloud does not know the job",
+    State.REFUSED: "the cloud refuses for good",
+    State.WITHDRAWN: "taken back before a call was sent",
+    State.UNVERIFIED: "gave up with instances live or unknown",
+}
+
+
+def outcomes(operation: Operation) -> Table:
+    """How a finished operation came out."""
+    took = displays.duration(operation.elapsed_s)
+    outcome = clean(operation.outcome or operation.state)
+    table = Table(title=f"{clean(operation.id)}: {outcome} after {took}", title_justify="left")
+    table.add_column("state")
+    table.add_column("jobs", justify="right")
+    table.add_column("meaning")
+    for state, jobs in operation.jobs_by_state().items():
+        table.add_row(state, str(jobs), MEANINGS.get(state, ""))
+    if operation.states_to_tell():
+        table.caption = f"which jobs and why: orchestrator status {clean(operation.id)}"
+        table.caption_justify = "left"
+    return table
+
+
+def summary(operation: Operation) -> Iterator[str]:
+    """The lines of ``status`` about the operation as a whole."""
+    progress = operation.progress
+    outcome = f", outcome {clean(operation.outcome)}" if operation.outcome else ""
+    yield f"operation  {clean(operation.id)}"
+    yield f"state      {clean(operation.state)}{outcome}"
+    yield f"where      account {clean(operation.account)}, region {clean(operation.region)}"
+    yield f"reason     {clean(operation.reason)}"
+    yield f"asked for  by {clean(operation.requested_by)} at {_time(operation.created_at)}"
+    yield f"progress   {displays.as_line(operation, None)}"
+    if progress.observed_at:
+        yield f"seen       at {_time(progress.observed_at)}"
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def job_line(termination: Termination) -> str:
+    """Why one job is not down yet, or did not end well."""
+    name = f" ({clean(termination.job_name)})" if termination.job_name else ""
+    told = [
+        f"{clean(termination.job_id)}{name}",
+        clean(termination.state),
+        f"evidence {termination.evidence}",
+    ]
+    if termination.waiting_for:
+        told.append(f"waits for {clean(termination.waiting_for)}")
+    if termination.error:
+        error = termination.error
+        told.append(f"{clean(error.code)}: {clean(error.message)}")
+        if error.advice:
+            told.append(clean(error.advice))
+    return "  ".join(told)

@@ -1,0 +1,92 @@
+"""``orchestrator demo``: it comes out well within a minute, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = (sys.executable, "-m", "orchestrator", "demo")
+DEMO_MAX_S = 60.0
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """The demo as a process, with a directory for temporary files of its own."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "ORCHESTRATOR__SERVER__PORT": "1"}
+    process = subprocess.Popen(
+        DEMO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def wait_until_under_way(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "draining" in line:
+            return
+    pytest.fail(f"the demo ended with {process.wait()} before it was under way")
+
+
+@pytest.mark.timeout(90)
+def test_everything_is_as_it_should_be(demo, tmp_path):
+    """Exit code 0, every group as expected, and no file left."""
+    started_s = time.monotonic()
+    output, _ = demo.communicate(timeout=DEMO_MAX_S)
+    assert demo.returncode == 0, output
+    assert time.monotonic() - started_s < DEMO_MAX_S
+    rows = [line for line in output.splitlines() if line.startswith("│")]
+    assert len(rows) == 12
+    assert all(row.rstrip(" │").endswith("yes") for row in rows)
+    assert "TerminateJob:" in output
+    assert "faults that the cloud showed: " in output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_leaves_nothing(demo, tmp_path, number):
+    """No process and no file, and the exit code of the signal."""
+    wait_until_under_way(demo)
+    children = children_of(demo.pid)
+    assert len(children) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+    demo.send_signal(number)
+    output, _ = demo.communicate(timeout=20)
+    assert demo.returncode == 128 + number, output
+    assert not [pid for pid in children if alive(pid)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_children_do_not_outlive_a_demo_that_is_killed(demo):
+    """They see the end of their standard input."""
+    wait_until_under_way(demo)
+    children = children_of(demo.pid)
+    demo.kill()
+    end_s = time.monotonic() + 20
+    while still := [pid for pid in children if alive(pid)]:
+        assert time.monotonic() < end_s, f"still there: {still}"
+        time.sleep(0.1)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import submitting, watching
+from orchestrator.cli.main import app
+from tests.unit.cli import fake
+
+
+@pytest.fixture
+def daemon():
+    with fake.running() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No test waits for real, and the machine's own settings play no part."""
+    monkeypatch.setattr(watching, "POLL_S", 0.01)
+    monkeypatch.setattr(submitting, "DELAYS_S", (0.01, 0.01))
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("ORCHESTRATOR_URL", "ORCHESTRATOR_TOKEN", "ORCHESTRATOR_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(daemon):
+    """Run a command against the fake daemon."""
+
+    def invoke(*arguments: str, input_text: str | None = None):
+        return CliRunner().invoke(app, ["--url", daemon.url, *arguments], input=input_text)
+
+    return invoke

@@ -1,0 +1,98 @@
+"""``orchestrator status``."""
+
+from __future__ import annotations
+
+import json
+
+from tests.unit.cli.fake import operation, problem, termination
+
+GET = "GET /v1/operations/op_1"
+LIST = "GET /v1/operations/op_1/terminations"
+
+
+def page(*terminations, following=None):
+    return {"terminations": list(terminations), "next_page_token": following}
+
+
+def test_tells_what_every_job_waits_for(daemon, run):
+    """Jobs that are not down, with state, evidence and reason."""
+    daemon.answer(GET, operation(draining=1, verified=2))
+    daemon.answer(
+        LIST, page(termination("job-a", "draining", waiting_for="3 of 9 instances to go down"))
+    )
+    result = run("status", "op_1")
+    assert result.exit_code == 0
+    last = result.stdout.splitlines()[-1]
+    assert last == "job-a  draining  evidence 1  waits for 3 of 9 instances to go down"
+    assert "draining 1, verified 2" in result.stdout
+    assert "2 of 3 jobs done, 20 of 30 (1 jobs not counted) instances down" in result.stdout
+
+
+def test_asks_for_no_job_that_is_down(daemon, run):
+    """Ten thousand verified jobs cost nothing."""
+    daemon.answer(GET, operation("finished", "verified", verified=2, already_finished=1))
+    assert run("status", "op_1").exit_code == 0
+    assert [call.path for call in daemon.calls] == ["/v1/operations/op_1"]
+
+
+def test_reads_every_page_of_every_state(daemon, run):
+    """A job that moved on between two pages is told once, in its later state."""
+    daemon.answer(GET, operation(queued=2, draining=1))
+    daemon.answer(
+        LIST,
+        page(termination("job-a", "queued"), following="more"),
+        page(termination("job-b", "queued")),
+        page(termination("job-b", "draining"), termination("job-c", "draining")),
+    )
+    result = run("status", "op_1")
+    told = [line.split("  ")[:2] for line in result.stdout.splitlines() if "job-" in line]
+    assert told == [["job-a", "queued"], ["job-b", "draining"], ["job-c", "draining"]]
+    asked = [(call.query["state"], call.query.get("page_token")) for call in daemon.calls[1:]]
+    assert asked == [("queued", None), ("queued", "more"), ("draining", None)]
+
+
+def test_an_error_comes_with_its_advice(daemon, run):
+    """Code, message, and what a person can do."""
+    daemon.answer(GET, operation("finished", "failed", refused=1))
+    error = {"code": "Unauthorized", "message": "no", "advice": "ask for the right"}
+    daemon.answer(LIST, page(termination("job-a", "refused", error=error)))
+    assert (
+        "refused  evidence 1  Unauthorized: no  ask for the right" in run("status", "op_1").stdout
+    )
+
+
+def test_names_from_the_cloud_are_made_harmless(daemon, run):
+    """Escapes are stripped, line breaks made spaces, rich markup left as text."""
+    daemon.answer(GET, operation(draining=1))
+    name = "\x1b]0;title\x07[red]x[/red]\n\x1b[2Jy\u202e:boom:\x9b1m"
+    daemon.answer(LIST, page(termination("job-a", "draining", job_name=name)))
+    result = run("status", "op_1")
+    assert "job-a ([red]x[/red] y:boom:)  draining" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_json_keeps_what_the_daemon_sent(daemon, run):
+    """One document, with members that this version does not know, and no raw escape."""
+    daemon.answer(GET, operation(draining=1))
+    daemon.answer(LIST, page(termination("job-a", "draining", job_name="\x1b[31m", extra=[1])))
+    result = run("status", "op_1", "--json")
+    document = json.loads(result.stdout)
+    assert document["operation"]["news_of_a_later_version"] == 1
+    assert document["operation"]["progress"]["jobs"] == {"total": 1, "draining": 1}
+    assert document["terminations"][0]["extra"] == [1]
+    assert "\x1b" not in result.stdout
+
+
+def test_an_id_cannot_leave_its_place_in_the_path(daemon, run):
+    """It is one path segment, whatever it holds."""
+    daemon.answer("GET /v1/operations/../livez?x", (404, problem("There is nothing here", "no")))
+    result = run("status", "../livez?x")
+    assert (result.exit_code, result.stderr) == (2, "There is nothing here: no\n")
+
+
+def test_a_stranger_at_the_url_is_told_so(daemon, run):
+    """Something answers 200 that is no orchestrator."""
+    daemon.answer(GET, {"hello": "world"})
+    result = run("status", "op_1")
+    assert result.exit_code == 3
+    assert "not an orchestrator" in result.stderr

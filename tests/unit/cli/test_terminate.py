@@ -1,0 +1,165 @@
+"""``orchestrator terminate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import uuid
+
+import pytest
+
+from tests.unit.cli.fake import RESET, operation, problem
+
+SUBMIT = "POST /v1/operations"
+GET = "GET /v1/operations/op_1"
+ARGUMENTS = ("terminate", "job-a", "--reason", "budget")
+
+
+def test_prints_the_id_alone_on_stdout(daemon, run):
+    """A script can take the id from standard output."""
+    daemon.answer(SUBMIT, (202, operation(queued=1)))
+    result = run(*ARGUMENTS)
+    assert (result.exit_code, result.stdout) == (0, "op_1\n")
+
+
+def test_sends_what_was_asked_and_nothing_else(daemon, run):
+    """Options that were not given are left to the daemon's configuration."""
+    daemon.answer(SUBMIT, (202, operation(queued=1)))
+    run(*ARGUMENTS, "job-b", "--settle-s", "0", "--on-submitted", "refuse", "--region", "r")
+    assert daemon.calls[0].body == {
+        "jobs": ["job-a", "job-b"],
+        "reason": "budget",
+        "settle_s": 0.0,
+        "on_submitted": "refuse",
+        "region": "r",
+    }
+
+
+def test_reads_ids_from_standard_input(daemon, run):
+    """``-`` stands for the lines of standard input, blank ones left out."""
+    daemon.answer(SUBMIT, (202, operation(queued=3)))
+    run("terminate", "-", "job-z", "--reason", "r", input_text="job-a\n\n  job-b \n")
+    assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-z"]
+
+
+def test_no_id_at_all_is_a_usage_error(daemon, run):
+    """An empty standard input asks for nothing: no request leaves."""
+    result = run("terminate", "-", "--reason", "r", input_text="\n")
+    assert result.exit_code == 2
+    assert "no job id" in result.stderr
+    assert not daemon.calls
+
+
+def test_a_reason_is_needed(daemon, run):
+    """Nothing is terminated without a reason."""
+    assert run("terminate", "job-a").exit_code == 2
+    assert not daemon.calls
+
+
+def test_the_token_comes_from_the_environment(daemon, run, monkeypatch):
+    """It is sent as a bearer token, a newline at its end left out."""
+    monkeypatch.setenv("ORCHESTRATOR_TOKEN", "t0ken\n")
+    daemon.answer(SUBMIT, (202, operation(queued=1)))
+    run(*ARGUMENTS)
+    assert daemon.calls[0].headers["Authorization"] == "Bearer t0ken"
+
+
+def test_each_run_has_a_key_of_its_own(daemon, run):
+    """Two runs are two requests."""
+    daemon.answer(SUBMIT, (202, operation(queued=1)))
+    run(*ARGUMENTS)
+    run(*ARGUMENTS)
+    first, second = (uuid.UUID(call.headers["Idempotency-Key"]) for call in daemon.calls)
+    assert first != second
+
+
+@pytest.mark.parametrize("failure", [RESET, (503, problem("busy", "later")), (502, b"<html>")])
+def test_sends_again_under_the_same_key(daemon, run, failure):
+    """A request whose answer did not come is sent again, and can be taken only once."""
+    daemon.answer(SUBMIT, failure, (202, operation(queued=1)))
+    result = run(*ARGUMENTS)
+    assert (result.exit_code, result.stdout) == (0, "op_1\n")
+    assert "trying again" in result.stderr
+    assert len({call.headers["Idempotency-Key"] for call in daemon.calls}) == 1
+    assert len(daemon.calls) == 2
+
+
+def test_gives_up_and_names_the_key(daemon, run):
+    """When no answer ever comes, the key to send it again with is told."""
+    daemon.answer(SUBMIT, RESET)
+    result = run(*ARGUMENTS, "--idempotency-key", "mine")
+    assert result.exit_code == 3
+    assert len(daemon.calls) == 3
+    assert "it may have been accepted" in result.stderr
+    assert "--idempotency-key mine" in result.stderr
+    assert {call.headers["Idempotency-Key"] for call in daemon.calls} == {"mine"}
+
+
+def test_a_busy_daemon_is_a_request_error_in_the_end(daemon, run):
+    """503 to the last is told as the daemon told it, with the key."""
+    daemon.answer(SUBMIT, (503, problem("The database cannot be used now", "try again")))
+    result = run(*ARGUMENTS, "--idempotency-key", "mine")
+    assert result.exit_code == 2
+    assert "The database cannot be used now: try again" in result.stderr
+    assert "--idempotency-key mine" in result.stderr
+
+
+def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
+    """Title, detail and every mistake, on standard error."""
+    errors = [{"field": "jobs.0", "message": "no job id"}, {"field": "", "message": "too odd"}]
+    daemon.answer(SUBMIT, (422, problem("It cannot be served", "two", errors=errors)))
+    result = run(*ARGUMENTS)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "It cannot be served: two",
+        "  jobs.0: no job id",
+        "  too odd",
+    ]
+    assert result.stdout == ""
+    assert len(daemon.calls) == 1
+
+
+def test_an_error_that_is_no_problem_document_is_told_too(daemon, run):
+    """A proxy in between answers in its own way."""
+    daemon.answer(SUBMIT, (401, b"<html>"))
+    result = run(*ARGUMENTS)
+    assert (result.exit_code, result.stderr) == (2, "HTTP 401: Unauthorized\n")
+
+
+def test_redirects_are_not_followed(daemon, run):
+    """The token goes where it was meant to go, and nowhere else."""
+    daemon.answer(SUBMIT, (307, b""))
+    assert run(*ARGUMENTS).exit_code == 2
+    assert len(daemon.calls) == 1
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("verified", 0), ("partial", 1), ("failed", 1)])
+def test_watch_tells_by_its_exit_code_how_it_came_out(daemon, run, outcome, code):
+    """Only when every job is proven down is it 0."""
+    daemon.answer(SUBMIT, (202, operation(queued=1)))
+    daemon.answer(GET, operation(queued=1), operation("finished", outcome, verified=1))
+    result = run(*ARGUMENTS, "--watch")
+    assert result.exit_code == code
+    assert result.stdout.splitlines()[0] == "op_1"
+    assert f"op_1: {outcome} after 10 s" in result.stdout
+
+
+def test_ctrl_c_before_the_answer_names_the_key(daemon, run):
+    """Whether it was accepted is not known: the key makes it safe to ask again."""
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        return (503, {})
+
+    daemon.answer(SUBMIT, interrupt)
+    result = run(*ARGUMENTS, "--idempotency-key", "mine")
+    assert result.exit_code == 130
+    assert "--idempotency-key mine" in result.stderr
+
+
+def test_an_id_with_escapes_is_printed_without(daemon, run):
+    """What comes from elsewhere cannot write to the terminal."""
+    answer = json.loads(json.dumps(operation(queued=1)).replace("op_1", "op_1\\u001b[31m"))
+    daemon.answer(SUBMIT, (202, answer))
+    assert run(*ARGUMENTS).stdout == "op_1\n"

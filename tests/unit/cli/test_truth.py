@@ -1,0 +1,77 @@
+"""The judgement at the end of the demo."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from orchestrator.cli.truth import (
+    UNKNOWN_JOBS,
+    Faults,
+    QuotaCount,
+    Quotas,
+    TrueJob,
+    Truth,
+    as_lines,
+    as_table,
+    compare,
+)
+
+UNKNOWN = dict.fromkeys(UNKNOWN_JOBS, "not_found")
+
+
+def job(job_id: str, label: str = "running", *, live: int = 0, expect=("verified",)) -> TrueJob:
+    return TrueJob(job_id=job_id, label=label, expect=list(expect), live=live)
+
+
+def judge(*jobs: TrueJob, **states: str):
+    return compare(Truth(jobs=list(jobs)), {**UNKNOWN, **states})
+
+
+def test_all_as_expected():
+    """A row for each label and one for the unknown ids."""
+    rows = judge(job("a"), job("b"), job("c", "other"), a="verified", b="verified", c="verified")
+    assert [(row.label, row.jobs, row.ok) for row in rows] == [
+        ("running", 2, True),
+        ("other", 1, True),
+        ("unknown to the cloud", 2, True),
+    ]
+
+
+def test_another_final_state_is_wrong():
+    """One job is enough."""
+    rows = judge(job("a"), job("b"), a="verified", b="refused")
+    assert not rows[0].ok
+    assert rows[0].got == {"verified": 1, "refused": 1}
+
+
+def test_called_down_while_live_is_wrong():
+    """What the simulator knows counts, whatever the scenario expects."""
+    assert not judge(job("a", live=1), a="verified")[0].ok
+    assert judge(job("a", live=1, expect=("refused",)), a="refused")[0].ok
+
+
+def test_either_of_several_is_right():
+    """Where the scenario leaves it open."""
+    rows = judge(job("a", expect=("verified", "already_finished")), a="already_finished")
+    assert rows[0].ok
+
+
+def test_a_job_that_is_missing_is_wrong():
+    """So is an unknown id that is called anything but not_found."""
+    assert not judge(job("a"))[0].ok
+    states = {**UNKNOWN, UNKNOWN_JOBS[0]: "already_finished"}
+    assert not compare(Truth(jobs=[]), states)[0].ok
+
+
+def test_in_words():
+    """What is not as it should be stands out."""
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(as_table(judge(job("a"), a="refused")))
+    assert "NO" in capture.get()
+    count = QuotaCount(action="TerminateJob", limit_per_s=10, calls=56, refused=1)
+    faults = Faults(fired={"hang": 0, "throttle": 3})
+    assert list(as_lines(Quotas(quotas=[count]), faults)) == [
+        "TerminateJob: 56 calls, 10 a second allowed, 1 refused as too many",
+        "faults that the cloud showed: throttle 3",
+    ]
