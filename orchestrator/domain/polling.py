@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain.lifecycle import State
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from orchestrator.domain.jobs import InstanceCounters
 
-SWEEP_DENSITY: Final = 0.6
+SWEEP_DENSITY: Final = 1.2
 """Sweeps a second at one finish a second; they grow with the square root of the finishes, which
 for a given number of sweeps gives the shortest wait over all jobs."""
 FINISH_WINDOW_S: Final = 15.0
@@ -42,6 +46,22 @@ def sweep_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> float:
     finishes_per_s = (finishes_in_window + 0.5) / FINISH_WINDOW_S
     interval_s = 1 / (SWEEP_DENSITY * math.sqrt(finishes_per_s))
     return min(policy.sweep_max_s, max(policy.sweep_min_s, interval_s))
+
+
+def sweep_due_at(
+    policy: PollPolicy, planned: Sequence[tuple[State, datetime]], *, proofs_wait: bool
+) -> datetime:
+    """When to sweep the jobs of one call, each with its state and its planned look.
+
+    A settling job waits for a sweep that others need, so that the end of each settle window does
+    not cost a call of its own.  While jobs that were seen finished wait for the quota of their
+    proof (``proofs_wait``), finding more of them is in no hurry.
+    """
+    may_wait_s = {
+        State.SETTLING: policy.sweep_max_s,
+        State.DRAINING: policy.drain_max_s if proofs_wait else 0.0,
+    }
+    return min(look_at + timedelta(seconds=may_wait_s.get(state, 0)) for state, look_at in planned)
 
 
 def drain_look_s(policy: PollPolicy, *, sweep_s: float, age_s: float) -> float:

@@ -35,11 +35,13 @@ class Permit:
 class Quota:
     """The permits of one action on one host; every time is monotonic seconds.
 
-    All permits count as spent at first: nobody knows what was sent in the second before.
+    All permits count as spent at first: nobody knows what was sent in the second before.  With
+    ``spread``, calls leave evenly, so that an urgent one never waits behind a burst.
     """
 
-    def __init__(self, rate_per_s: int, *, now: float) -> None:
+    def __init__(self, rate_per_s: int, *, now: float, spread: bool) -> None:
         self.rate_per_s = rate_per_s
+        self._spread = spread
         self.allowed = rate_per_s
         """Permits in use; fewer than the rate after throttling."""
         self._free_at = [now + WINDOW_S] * rate_per_s
@@ -61,7 +63,8 @@ class Quota:
         send_at = max(self.ready_at(now), now)
         heapq.heappop(self._free_at)
         self._out += 1
-        self._next_send_at = send_at + TRUSTED_SHARE * WINDOW_S / self.allowed
+        if self._spread:
+            self._next_send_at = send_at + TRUSTED_SHARE * WINDOW_S / self.allowed
         return Permit(send_at)
 
     def put_back_unused(self, now: float) -> None:

@@ -16,7 +16,6 @@ from orchestrator.domain.errors import CloudError
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from orchestrator.domain.quota import Permit
@@ -118,13 +117,3 @@ class Dispatcher:
             self._under_way.discard(termination.id)
             self._on_change()
             self.wake.set()
-
-
-def wake_all(*events: asyncio.Event) -> Callable[[], None]:
-    """A callback that sets every event."""
-
-    def wake() -> None:
-        for event in events:
-            event.set()
-
-    return wake

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.decide import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import Event
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.ports import Clock, Cloud, Store
     from orchestrator.engine.watched import Watched
 
-ACTIONS = ("TerminateJob", "DescribeJob", "DescribeJobs", "DescribeTask")
+ACTIONS = (TERMINATE_JOB, "DescribeJob", "DescribeJobs", "DescribeTask")
 
 _TROUBLE = (
     CloudErrorKind.NOT_SENT,
@@ -57,13 +58,18 @@ class Partition:
     poll: PollPolicy = field(default_factory=PollPolicy)
     pacers: dict[str, Pacer] = field(init=False)
     trouble: Problem | None = field(init=False, default=None)
+    proofs_wait: bool = field(init=False, default=False)
+    """Whether a look at one job is due and waits for its quota."""
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
         now = self.clock.monotonic()
         self.pacers = {
-            action: Pacer(Quota(self.quotas[action], now=now), self.clock) for action in ACTIONS
+            action: Pacer(
+                Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB), self.clock
+            )
+            for action in ACTIONS
         }
 
     def policy(self) -> Policy:

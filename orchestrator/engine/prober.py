@@ -56,13 +56,23 @@ class Prober:
                 continue
             due_s = (row.look_at - now).total_seconds()
             if due_s > 0:
+                self._tell_sweeper(proofs_wait=False)
                 return min(due_s, await self._count_for_watchers())
             pacer = min(self._pacers_for(row), key=lambda pacer: pacer.wait_s())
             if pacer.wait_s() > 0:
+                self._tell_sweeper(proofs_wait=True)
                 return pacer.wait_s()
             self._under_way.add(row.id)
             self._calls.start(partial(self._look, row, pacer, pacer.take()))
-        return 0.0 if len(rows) == limit else await self._count_for_watchers()
+        if len(rows) == limit:
+            return 0.0
+        self._tell_sweeper(proofs_wait=False)
+        return await self._count_for_watchers()
+
+    def _tell_sweeper(self, *, proofs_wait: bool) -> None:
+        if proofs_wait != self._partition.proofs_wait:
+            self._partition.proofs_wait = proofs_wait
+            self._on_change()
 
     async def _count_for_watchers(self) -> float:
         """Spend what nothing else needs on the progress of operations that somebody watches."""

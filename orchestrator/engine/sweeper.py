@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decide import JobUnlisted, decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.terminations import Look
 
 if TYPE_CHECKING:
@@ -42,11 +43,15 @@ class Sweeper:
             return self._pacer.wait_s()
         now = partition.clock.now()
         rows = await partition.store.due(partition.name, Look.SWEEP, None, self._batch)
-        if not rows or rows[0].look_at is None:
+        if not rows:
             return math.inf
-        due_s = (rows[0].look_at - now).total_seconds()
-        if due_s > 0:
-            return due_s
+        due_at = sweep_due_at(
+            partition.poll,
+            [(row.state, row.look_at) for row in rows if row.look_at],
+            proofs_wait=partition.proofs_wait,
+        )
+        if due_at > now:
+            return (due_at - now).total_seconds()
         return await self._sweep([row for row in rows if row.region == rows[0].region])
 
     async def _sweep(self, rows: Sequence[Termination]) -> float:

@@ -44,34 +44,44 @@ def refused(arrivals: list[float], rate: int) -> int:
     )
 
 
+@pytest.mark.parametrize("spread", [True, False])
 @pytest.mark.parametrize("rate", [2, 20])
 @pytest.mark.parametrize(
     ("round_trip_s", "jitter_s", "use_least"),
     [(0.001, 0.0005, 0.98), (0.03, 0.005, 0.97), (0.1, 0.02, 0.94)],
 )
 def test_the_quota_is_used_and_hardly_a_sliding_second_holds_more(
-    rate: int, round_trip_s: float, jitter_s: float, use_least: float
+    rate: int, spread: bool, round_trip_s: float, jitter_s: float, use_least: float
 ) -> None:
     arrivals = run(
-        Quota(rate, now=0.0), Random(1), seconds=2000, round_trip_s=round_trip_s, jitter_s=jitter_s
+        Quota(rate, now=0.0, spread=spread),
+        Random(1),
+        seconds=2000,
+        round_trip_s=round_trip_s,
+        jitter_s=jitter_s,
     )
     assert refused(arrivals, rate) <= 0.0005 * len(arrivals)
     assert len(arrivals) >= use_least * rate * 1998
 
 
 def test_nothing_is_sent_in_the_first_second() -> None:
-    assert Quota(5, now=100.0).ready_at(100.0) == 101.0
+    assert Quota(5, now=100.0, spread=True).ready_at(100.0) == 101.0
 
 
 def test_calls_are_spread_evenly_and_not_sent_in_a_burst() -> None:
-    quota = Quota(10, now=0.0)
+    quota = Quota(10, now=0.0, spread=True)
     times = [quota.take(1.0).send_at for _ in range(10)]
     gaps = [round(b - a, 6) for a, b in itertools.pairwise(times)]
     assert gaps == [0.095] * 9
 
 
+def test_calls_that_need_not_be_spread_leave_at_once() -> None:
+    quota = Quota(3, now=0.0, spread=False)
+    assert [quota.take(1.0).send_at for _ in range(3)] == [1.0] * 3
+
+
 def test_a_permit_is_out_until_its_call_has_ended() -> None:
-    quota = Quota(1, now=0.0)
+    quota = Quota(1, now=0.0, spread=True)
     quota.take(1.0)
     assert quota.ready_at(50.0) == float("inf")
     quota.put_back_unanswered(50.0)
@@ -79,7 +89,7 @@ def test_a_permit_is_out_until_its_call_has_ended() -> None:
 
 
 def test_throttling_takes_permits_away_and_calm_gives_them_back() -> None:
-    quota = Quota(20, now=0.0)
+    quota = Quota(20, now=0.0, spread=True)
     quota.throttled(5.0, ceiling_per_s=None)
     assert quota.allowed == 15
     quota.throttled(5.5, ceiling_per_s=None)
@@ -96,7 +106,7 @@ def test_throttling_takes_permits_away_and_calm_gives_them_back() -> None:
 
 
 def test_throttling_of_the_last_permit_pauses_longer_each_time() -> None:
-    quota = Quota(1, now=0.0)
+    quota = Quota(1, now=0.0, spread=True)
     pauses = []
     for now in (10.0, 20.0, 40.0, 80.0):
         quota.throttled(now, ceiling_per_s=None)
@@ -105,7 +115,7 @@ def test_throttling_of_the_last_permit_pauses_longer_each_time() -> None:
 
 
 def test_an_unused_permit_can_be_taken_again_at_once() -> None:
-    quota = Quota(1, now=0.0)
+    quota = Quota(1, now=0.0, spread=True)
     quota.take(2.0)
     quota.put_back_unused(2.0)
     assert quota.ready_at(3.0) <= 3.0

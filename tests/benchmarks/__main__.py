@@ -1,0 +1,23 @@
+"""``python -m tests.benchmarks NAME``: figures of the built thing, each beside its target."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from tests.benchmarks import quota
+
+BENCHMARKS = {"quota": quota.run}
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or sys.argv[1] not in BENCHMARKS:
+        print(f"usage: python -m tests.benchmarks {{{'|'.join(BENCHMARKS)}}}", file=sys.stderr)
+        return 2
+    figures = asyncio.run(BENCHMARKS[sys.argv[1]]())
+    for figure in figures:
+        print(figure)
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+sys.exit(main())
