@@ -49,19 +49,25 @@ def sweep_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> float:
 
 
 def sweep_due_at(
-    policy: PollPolicy, planned: Sequence[tuple[State, datetime]], *, proofs_wait: bool
+    policy: PollPolicy,
+    planned: Sequence[tuple[State, datetime]],
+    *,
+    full: bool,
+    proofs_wait: bool,
 ) -> datetime:
-    """When to sweep the jobs of one call, each with its state and its planned look.
+    """When to sweep the jobs of one call, each with its state and its planned look, soonest first.
 
     A settling job waits for a sweep that others need, so that the end of each settle window does
     not cost a call of its own.  While jobs that were seen finished wait for the quota of their
-    proof (``proofs_wait``), finding more of them is in no hurry.
+    proof (``proofs_wait``), finding more of them is in no hurry.  A ``full`` call leaves once all
+    of it is due: others stand behind it.
     """
-    may_wait_s = {
-        State.SETTLING: policy.sweep_max_s,
-        State.DRAINING: policy.drain_max_s if proofs_wait else 0.0,
-    }
-    return min(look_at + timedelta(seconds=may_wait_s.get(state, 0)) for state, look_at in planned)
+    patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
+    patience = timedelta(seconds=policy.sweep_max_s)
+    due_at = min(
+        look_at + (patience if state in patient else timedelta()) for state, look_at in planned
+    )
+    return min(due_at, planned[-1][1]) if full else due_at
 
 
 def drain_look_s(policy: PollPolicy, *, sweep_s: float, age_s: float) -> float:

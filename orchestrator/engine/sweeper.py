@@ -48,6 +48,7 @@ class Sweeper:
         due_at = sweep_due_at(
             partition.poll,
             [(row.state, row.look_at) for row in rows if row.look_at],
+            full=len(rows) == self._batch,
             proofs_wait=partition.proofs_wait,
         )
         if due_at > now:
