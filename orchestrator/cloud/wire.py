@@ -120,11 +120,17 @@ def read_request_id(response: Mapping[str, object]) -> str:
 
 
 def read_job(response: Mapping[str, object], *, job_id: str, observed_at: datetime) -> JobSeen:
-    """What DescribeJob answers about ``job_id``."""
+    """What DescribeJob answers about ``job_id``; a lone task's counters are the job's."""
     pieces.require_same(response, "JobId", job_id)
+    instances = pieces.counters(response.get("TaskInstanceMetrics"))
+    rows = pieces.rows(response, "TaskSet")
     tasks = tuple(
-        TaskSeen(name=pieces.text(row, "TaskName"), state=pieces.state(row.get("TaskState")))
-        for row in pieces.rows(response, "TaskSet")
+        TaskSeen(
+            name=pieces.text(row, "TaskName"),
+            state=pieces.state(row.get("TaskState")),
+            instances=instances if len(rows) == 1 else None,
+        )
+        for row in rows
     )
     return JobSeen(
         observed_at=observed_at,
@@ -137,7 +143,7 @@ def read_job(response: Mapping[str, object], *, job_id: str, observed_at: dateti
             if "NextAction" in response
             else None
         ),
-        instances=pieces.counters(response.get("TaskInstanceMetrics")),
+        instances=instances,
         tasks=tasks,
     )
 

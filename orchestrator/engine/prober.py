@@ -130,5 +130,8 @@ class Prober:
             region=row.region, job_id=row.job_id, task_name=row.tasks[0].name
         )
         return JobSeen(
-            observed_at=page.observed_at, job_id=row.job_id, instances=page.task.instances
+            observed_at=page.observed_at,
+            job_id=row.job_id,
+            instances=page.task.instances,
+            tasks=(page.task,),
         )

@@ -247,6 +247,12 @@ def test_job_is_read_with_all_that_it_carries() -> None:
     assert seen.tasks == (TaskSeen(name="t1", state=JobState.RUNNING), TaskSeen(name="t2"))
 
 
+def test_lone_task_has_the_counters_of_its_job() -> None:
+    """Nothing else could they count."""
+    (task,) = read_job(TaskSet=[{"TaskName": "t1", "TaskState": "RUNNING"}]).tasks
+    assert task.instances == READ_COUNTERS
+
+
 @pytest.mark.parametrize("value", [None, ""])
 def test_next_action_that_was_read_and_is_not_pending_is_empty(value) -> None:
     """Null and the empty string say the same: nothing is pending."""
