@@ -1,52 +1,59 @@
 """The configuration: a TOML file, each value overridable by ``ORCHESTRATOR__...`` variables.
 
-:func:`load` names every mistake at once and echoes no value, for a value may be a secret.
+:func:`load` names every mistake at once and echoes no value, for a value may be a secret.  So what
+spans several settings is checked at the last of them: a check of a whole section would be left out
+as long as anything in the section is wrong.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tomllib
 from collections import defaultdict
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
-    model_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
 )
 
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS
-from orchestrator.cloud.hosts import host_for
+from orchestrator.cloud.hosts import host_for, region_name
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.polling import PollPolicy
+from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from pydantic_core import ErrorDetails
 
+    Place = tuple[str | int, ...]
+
 PREFIX = "ORCHESTRATOR__"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
+REGION_VARIABLE = "TENCENTCLOUD_REGION"
+"""The vendor's own tools take the region from it where none is named."""
+ANY_REGION = "ap-guangzhou"
+NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
 _POLL = PollPolicy()
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
+    model_config = ConfigDict(
+        allow_inf_nan=False, extra="forbid", hide_input_in_errors=True, frozen=True
+    )
 
 
 class Server(_Section):
@@ -77,16 +84,26 @@ class DatabaseSettings(_Section):
         return f"sqlite+aiosqlite:///{path}"
 
 
+Interval = Annotated[float, Field(gt=0, le=3600)]
+
+
 class Poll(_Section):
     """Bounds of the intervals between looks, in seconds."""
 
-    sweep_min_s: PositiveFloat = _POLL.sweep_min_s
-    sweep_max_s: PositiveFloat = _POLL.sweep_max_s
-    drain_max_s: PositiveFloat = _POLL.drain_max_s
-    held_s: PositiveFloat = _POLL.held_s
-    queued_s: PositiveFloat = _POLL.queued_s
-    settling_s: PositiveFloat = _POLL.settling_s
-    relook_min_s: PositiveFloat = _POLL.relook_min_s
+    sweep_min_s: Interval = _POLL.sweep_min_s
+    sweep_max_s: Interval = _POLL.sweep_max_s
+    drain_max_s: Interval = _POLL.drain_max_s
+    held_s: Interval = _POLL.held_s
+    queued_s: Interval = _POLL.queued_s
+    settling_s: Interval = _POLL.settling_s
+    relook_min_s: Interval = _POLL.relook_min_s
+
+    @field_validator("sweep_max_s")
+    @classmethod
+    def _not_below_its_minimum(cls, sweep_max_s: float, info: ValidationInfo) -> float:
+        if sweep_max_s < info.data.get("sweep_min_s", sweep_max_s):
+            raise ValueError("must not be less than sweep_min_s")
+        return sweep_max_s
 
     def policy(self) -> PollPolicy:
         return PollPolicy(**self.model_dump())
@@ -95,9 +112,9 @@ class Poll(_Section):
 class Engine(_Section):
     """How terminations are driven."""
 
-    settle_s: Annotated[float, Field(ge=0)] = 30.0
-    give_up_after_s: PositiveFloat = 6 * 3600.0
-    call_timeout_s: PositiveFloat = 10.0
+    settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = 30.0
+    give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
+    call_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
     poll: Poll = Poll()
 
 
@@ -110,19 +127,42 @@ class Quotas(_Section):
     DescribeTask: PositiveInt = 3
 
 
+CREDENTIALS_ENDPOINT = (
+    r"^(https?://)?([0-9A-Za-z_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9A-Za-z_./-]*)?$"
+)
+"""A host or a URL, without user, query and fragment."""
+_NEEDED_BY_SOME: Any = Field(default=None, validate_default=True)
+
+
 class Credentials(_Section):
     """Which provider signs an account's calls, and what that provider needs."""
 
     provider: Literal["static", "environment", "profile", "cvm-role", "sts", "tke-oidc"]
-    secret_id: str | None = None
-    secret_key: SecretStr | None = None
+    secret_id: str | None = _NEEDED_BY_SOME
+    secret_key: SecretStr | None = _NEEDED_BY_SOME
     token: SecretStr | None = None
     path: Path | None = None
     role: str | None = None
-    role_arn: str | None = None
+    role_arn: str | None = _NEEDED_BY_SOME
     session_name: str = "termination-orchestrator"
     duration_s: PositiveInt = 7200
-    endpoint: str | None = None
+    endpoint: Annotated[str | None, Field(pattern=CREDENTIALS_ENDPOINT)] = None
+
+    @field_validator("secret_id", "secret_key", "role_arn")
+    @classmethod
+    def _given_where_needed(
+        cls, value: str | SecretStr | None, info: ValidationInfo
+    ) -> str | SecretStr | None:
+        provider = info.data.get("provider", "")
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if info.field_name in REQUIRED_OPTIONS.get(provider, ()) and not (text or "").strip():
+            raise ValueError(f"provider {provider} needs it")
+        return value
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """Equal for two accounts whose keys must be the same."""
+        return (self.secret_id,) if self.secret_id else (self.provider, self.path, self.role)
 
     def options(self) -> dict[str, str | int | Path | None]:
         """What the provider is built with, secrets in the clear."""
@@ -132,31 +172,28 @@ class Credentials(_Section):
             if name != "provider"
         }
 
-    @model_validator(mode="after")
-    def _complete(self) -> Credentials:
-        needed = REQUIRED_OPTIONS[self.provider]
-        missing = [name for name in needed if getattr(self, name) is None]
-        if missing:
-            raise ValueError(f"provider {self.provider} needs {' and '.join(missing)}")
-        return self
-
 
 class Account(_Section):
     """A named credential and endpoint."""
 
     endpoint: str = "https://batch.{region}.tencentcloudapi.com"
-    regions: Annotated[list[str], Field(min_length=1)]
+    regions: Annotated[list[Annotated[str, AfterValidator(region_name)]], Field(min_length=1)]
     default_region: str | None = None
     credentials: Credentials
     quotas: Quotas = Quotas()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Account:
-        for region in self.regions:
-            host_for(self.endpoint, region)
-        if self.default_region is not None and self.default_region not in self.regions:
-            raise ValueError("default_region must be one of regions")
-        return self
+    @field_validator("endpoint")
+    @classmethod
+    def _callable(cls, endpoint: str) -> str:
+        host_for(endpoint, ANY_REGION)
+        return endpoint
+
+    @field_validator("default_region")
+    @classmethod
+    def _configured(cls, default_region: str | None, info: ValidationInfo) -> str | None:
+        if default_region not in (None, *info.data.get("regions", [default_region])):
+            raise ValueError("must be one of regions")
+        return default_region
 
     def host(self, region: str) -> str:
         return host_for(self.endpoint, region)
@@ -172,11 +209,27 @@ class Token(_Section):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+    @field_validator("sha256")
+    @classmethod
+    def _of_something(cls, sha256: str) -> str:
+        if sha256 == NO_TOKEN_SHA256:
+            raise ValueError("is the digest of an empty token")
+        return sha256
+
 
 class Auth(_Section):
     """Who may call; no tokens: everyone who reaches the (loopback) address."""
 
     tokens: list[Token] = []
+
+    @field_validator("tokens")
+    @classmethod
+    def _distinct(cls, tokens: list[Token]) -> list[Token]:
+        if len({token.name for token in tokens}) < len(tokens):
+            raise ValueError("two have the same name")
+        if len({token.sha256 for token in tokens}) < len(tokens):
+            raise ValueError("two have the same sha256")
+        return tokens
 
 
 class Log(_Section):
@@ -186,45 +239,25 @@ class Log(_Section):
     format: Literal["json", "console"] = "console"
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """The whole configuration."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        hide_input_in_errors=True,
-        frozen=True,
-    )
 
     server: Server = Server()
     database: DatabaseSettings = DatabaseSettings()
     engine: Engine = Engine()
     accounts: Annotated[dict[str, Account], Field(min_length=1)]
-    auth: Auth = Auth()
+    auth: Annotated[Auth, Field(validate_default=True)] = Auth()
     log: Log = Log()
 
-    @model_validator(mode="after")
-    def _served_to_strangers_with_tokens_only(self) -> Settings:
-        if not self.server.loopback and not self.auth.tokens:
+    @field_validator("auth")
+    @classmethod
+    def _known_callers_only(cls, auth: Auth, info: ValidationInfo) -> Auth:
+        if not info.data.get("server", Server()).loopback and not auth.tokens:
             raise ValueError(
                 "server.host is not a loopback address: configure [[auth.tokens]], or listen on "
                 "127.0.0.1"
             )
-        return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, whose content arrives as init values."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
+        return auth
 
     def shared_budgets(self) -> list[str]:
         """Warnings about accounts that would share one quota unseen.
@@ -232,11 +265,10 @@ class Settings(BaseSettings):
         The cloud counts by sub-account and host, so two accounts of one SecretId on one host
         spend the same budget twice.
         """
-        users: dict[tuple[str, str], list[str]] = defaultdict(list)
+        users: dict[tuple[object, str], list[str]] = defaultdict(list)
         for name, account in self.accounts.items():
-            if account.credentials.secret_id is not None:
-                for host in {account.host(region) for region in account.regions}:
-                    users[account.credentials.secret_id, host].append(name)
+            for host in dict.fromkeys(account.host(region) for region in account.regions):
+                users[account.credentials.source, host].append(name)
         return [
             f"accounts {', '.join(sorted(names))} use one SecretId on {host}: they share one "
             "quota there, so divide [accounts.NAME.quotas] between them"
@@ -252,17 +284,29 @@ def load(path: Path | None) -> Settings:
     """
     named = path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
     values, problems = _read(named) if named else ({}, [])
-    problems += _unknown_variables(os.environ)
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        problems += [
-            f"{'.'.join(str(part) for part in found['loc']) or 'configuration'}: {_message(found)}"
-            for found in error.errors(include_url=False, include_input=False)
-        ]
+    unreadable = bool(problems)
+    variables, misspelt = _override(values, os.environ)
+    problems += misspelt
+    _name_default_region(values, os.environ.get(REGION_VARIABLE))
+    if not unreadable:
+        try:
+            settings = Settings.model_validate(values)
+        except ValidationError as error:
+            problems += [
+                f"{_where(found['loc'], variables)}: {_message(found)}"
+                for found in error.errors(include_url=False, include_input=False)
+            ]
     if problems:
         raise ConfigurationError(problems)
     return settings
+
+
+def _where(place: Place, variables: Mapping[Place, str]) -> str:
+    """The name under which a person gave the value at ``place``."""
+    for end in range(len(place), 0, -1):
+        if place[:end] in variables:
+            return variables[place[:end]]
+    return ".".join(str(part) for part in place) or "configuration"
 
 
 def _message(found: ErrorDetails) -> str:
@@ -277,23 +321,82 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
         return tomllib.loads(path.read_text(encoding="utf-8")), []
     except OSError as error:
         return {}, [f"{path} cannot be read: {error.strerror}"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        return {}, [f"{path} is not UTF-8 at byte {error.start}"]
+    except tomllib.TOMLDecodeError as error:
         return {}, [f"{path} is not TOML: {error}"]
 
 
-def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Misspelt variables, which pydantic-settings would pass over."""
-    sections = {name.upper(): field.annotation for name, field in Settings.model_fields.items()}
+def _name_default_region(values: dict[str, Any], region: str | None) -> None:
+    accounts = values.get("accounts")
+    for account in accounts.values() if isinstance(accounts, dict) else ():
+        regions = account.get("regions") if isinstance(account, dict) else None
+        if isinstance(regions, list) and region in regions:
+            account.setdefault("default_region", region)
+
+
+def _override(
+    values: dict[str, Any], environment: Mapping[str, str]
+) -> tuple[dict[Place, str], list[str]]:
+    """Put the environment's values over the file's.
+
+    Returns the variable that each came from, and what is wrong with the others.
+    """
+    variables: dict[Place, str] = {}
     problems = []
-    for variable in environment:
-        if not variable.upper().startswith(PREFIX):
-            continue
-        section, _, key = variable.upper().removeprefix(PREFIX).partition("__")
-        known = section in sections
-        model = sections.get(section)
-        if known and section != "ACCOUNTS" and key and isinstance(model, type):
-            fields = getattr(model, "model_fields", {})
-            known = key.partition("__")[0].lower() in fields
-        if not known:
-            problems.append(f"{variable}: there is no such setting")
-    return problems
+    for variable, text in sorted(environment.items()):
+        if variable.upper().startswith(PREFIX):
+            try:
+                place, kind = _place(values, variable[len(PREFIX) :].split("__"))
+                _put(values, place, _parsed(kind, text))
+                variables[place] = variable
+            except ValueError as error:
+                problems.append(f"{variable}: {error}")
+    return variables, problems
+
+
+def _place(values: object, keys: list[str]) -> tuple[tuple[str, ...], Any]:
+    """Where a variable's keys point, and the type of what stands there; raises ValueError."""
+    place: tuple[str, ...] = ()
+    kind: Any = Settings
+    for key in keys:
+        found = _inside(kind, key, values)
+        if found is None:
+            raise ValueError("there is no such setting; see config/orchestrator.toml")
+        name, kind = found
+        place = (*place, name)
+        values = values.get(name) if isinstance(values, dict) else None
+    return place, kind
+
+
+def _inside(kind: Any, key: str, values: object) -> tuple[str, Any] | None:
+    """What ``key``, in whatever letter case, names in a section, and its type."""
+    if get_origin(kind) is dict:
+        names = values if isinstance(values, dict) else ()
+        kinds = dict.fromkeys((*names, key.lower()), get_args(kind)[1])
+    else:
+        fields = getattr(kind, "model_fields", {})
+        kinds = {name: field.annotation for name, field in fields.items()}
+    return next((each for each in kinds.items() if each[0].lower() == key.lower()), None)
+
+
+def _parsed(kind: Any, text: str) -> object:
+    """A variable's text as the file would have its value; raises ValueError."""
+    if get_origin(kind) is dict or hasattr(kind, "model_fields"):
+        raise ValueError("this is a section: give its settings, each by a variable of its own")
+    if get_origin(kind) is not list:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError("must be a list in JSON") from None
+
+
+def _put(values: dict[str, Any], place: tuple[str, ...], value: object) -> None:
+    *sections, name = place
+    table: Any = values
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            return
+    table[name] = value

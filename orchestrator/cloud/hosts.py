@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import urlsplit
 
 _REGION: Final = re.compile(r"[a-z]{2}-[a-z]+(-[0-9a-z]+)*")
+_ENDPOINT: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[0-9a-z_.-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
+_USUAL_PORTS: Final = {"http": 80, "https": 443}
+_PORT_MAX: Final = 65535
+
+
+def region_name(region: str) -> str:
+    """``region`` itself; raises ValueError for what no region is."""
+    if not _REGION.fullmatch(region):
+        raise ValueError("must be a region such as ap-guangzhou")
+    return region
 
 
 def endpoint_for(endpoint: str, region: str) -> str:
     """``endpoint`` with its ``{region}`` filled in; raises ValueError for what no region is."""
-    if not _REGION.fullmatch(region):
-        raise ValueError(f"{region!r} is no region such as ap-guangzhou")
-    return endpoint.replace("{region}", region)
+    return endpoint.replace("{region}", region_name(region))
 
 
 def host_for(endpoint: str, region: str) -> str:
-    """The host, with its port if it has one, that is called for ``region``; raises ValueError."""
-    parts = urlsplit(endpoint_for(endpoint, region))
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
-        raise ValueError("endpoint must be http(s)://HOST or http(s)://HOST:PORT")
-    return parts.netloc
+    """The host, with its port where it is not the usual one; raises ValueError.
+
+    One host has one name here, for its quota is kept by it.
+    """
+    parts = _ENDPOINT.fullmatch(endpoint_for(endpoint, region))
+    if parts is not None:
+        usual_port = _USUAL_PORTS[parts["scheme"].lower()]
+        port = int(parts["port"] or usual_port)
+        if 1 <= port <= _PORT_MAX:
+            host = parts["host"].lower()
+            return host if port == usual_port else f"{host}:{port}"
+    raise ValueError("must be http(s)://HOST or http(s)://HOST:PORT; HOST may hold {region}")

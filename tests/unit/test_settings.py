@@ -1,0 +1,557 @@
+"""The configuration: every mistake is named, all at once, and no value is repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from orchestrator import settings
+from orchestrator.cli import main
+from orchestrator.cloud.credentials import build_provider
+from orchestrator.cloud.hosts import endpoint_for, host_for
+from orchestrator.domain.errors import ConfigurationError
+from tests.unit.cloud.support import ManualClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "NobodyMayReadThis"
+DIGEST = hashlib.sha256(b"token").hexdigest()
+ACCOUNT = """
+[accounts.prod]
+regions = ["ap-guangzhou", "ap-shanghai"]
+credentials = { provider = "environment" }
+"""
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith(("ORCHESTRATOR_", "TENCENTCLOUD_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "orchestrator.toml"
+
+
+def load(file: Path, text: str) -> settings.Settings:
+    file.write_text(text, encoding="utf-8")
+    return settings.load(file)
+
+
+def mistakes(file: Path, text: str = ACCOUNT) -> list[str]:
+    """What is wrong, by ``load`` and by ``check-config`` alike."""
+    file.write_text(text, encoding="utf-8")
+    return mistakes_of(file)
+
+
+def mistakes_of(file: Path) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        settings.load(file)
+    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert told.exit_code == 2
+    assert told.stderr.splitlines() == caught.value.problems
+    assert SECRET not in told.output
+    return caught.value.problems
+
+
+def names(problems: list[str]) -> list[str]:
+    return [problem.partition(": ")[0] for problem in problems]
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_every_mistake_is_named_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that lie between settings, and those of the environment; no secret is shown."""
+    monkeypatch.setenv("ORCHESTRATOR__ENGINE__CALL_TIMEOUT_S", SECRET)
+    monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__ONE__CREDENTIALS__SECRET_KEI", SECRET)
+    problems = mistakes(
+        file,
+        f"""
+        servre = "{SECRET}"
+        [server]
+        host = "0.0.0.0"
+        [engine]
+        settle_s = "{SECRET}"
+        [accounts.one]
+        endpoint = "https://user:{SECRET}@batch.tencentcloudapi.com"
+        regions = ["ap-guangzhou"]
+        default_region = "ap-shanghai"
+        credentials = {{ provider = "sts", secret_id = "{SECRET}", secret_key = "{SECRET}" }}
+        quotas = {{ TerminateJob = 0, TerminateJobs = "{SECRET}" }}
+        [accounts.two]
+        regions = ["ap-guangzhou", "{SECRET}"]
+        credentials = {{ provider = "vault", secret_key = ["{SECRET}"] }}
+        """,
+    )
+    assert sorted(names(problems)) == [
+        "ORCHESTRATOR__ACCOUNTS__ONE__CREDENTIALS__SECRET_KEI",
+        "ORCHESTRATOR__ENGINE__CALL_TIMEOUT_S",
+        "accounts.one.credentials.role_arn",
+        "accounts.one.default_region",
+        "accounts.one.endpoint",
+        "accounts.one.quotas.TerminateJob",
+        "accounts.one.quotas.TerminateJobs",
+        "accounts.two.credentials.provider",
+        "accounts.two.credentials.secret_key",
+        "accounts.two.regions.1",
+        "auth",
+        "engine.settle_s",
+        "servre",
+    ]
+
+
+MISTAKES: list[tuple[str, str, str]] = [
+    ("[server]\nport = 65536", "server.port", "less than or equal to 65535"),
+    ("[server]\nport = -1", "server.port", "greater than or equal to 0"),
+    ("[server]\nport = [1]", "server.port", "valid integer"),
+    ("server = 1", "server", "valid dictionary"),
+    ('[database]\nurl = "postgresql://host/name"', "database.url", "sqlite:///PATH"),
+    ('[database]\nurl = "sqlite:///:memory:"', "database.url", "sqlite:///PATH"),
+    ('[database]\nurl = "sqlite:///"', "database.url", "sqlite:///PATH"),
+    ("[engine]\nsettle_s = -1", "engine.settle_s", "greater than or equal to 0"),
+    ("[engine]\nsettle_s = inf", "engine.settle_s", "finite"),
+    ("[engine]\nsettle_s = 86401", "engine.settle_s", "86400"),
+    ("[engine]\ngive_up_after_s = nan", "engine.give_up_after_s", "finite"),
+    ("[engine]\ngive_up_after_s = 1e12", "engine.give_up_after_s", "2592000"),
+    ("[engine]\ncall_timeout_s = 0", "engine.call_timeout_s", "greater than 0"),
+    ("[engine.poll]\nheld_s = 0", "engine.poll.held_s", "greater than 0"),
+    ("[engine.poll]\nsweep_max_s = 0.1", "engine.poll.sweep_max_s", "less than sweep_min_s"),
+    ('[log]\nlevel = "loud"', "log.level", "'debug', 'info'"),
+    ('[log]\nlevl = "info"', "log.levl", "no such setting; see config/orchestrator.toml"),
+    ("[accounts.b]", "accounts.b.regions", "field required"),
+    (
+        f'[[auth.tokens]]\nname = "a"\nsha256 = "{DIGEST.upper()}"',
+        "auth.tokens.0.sha256",
+        "[0-9a-f]{64}",
+    ),
+    (
+        f'[[auth.tokens]]\nname = "a"\nsha256 = "{hashlib.sha256().hexdigest()}"',
+        "auth.tokens.0.sha256",
+        "the digest of an empty token",
+    ),
+    (
+        f'[[auth.tokens]]\nname = ""\nsha256 = "{DIGEST}"',
+        "auth.tokens.0.name",
+        "at least 1 character",
+    ),
+    (
+        (
+            f'[[auth.tokens]]\nname = "a"\nsha256 = "{DIGEST}"\n'
+            f'[[auth.tokens]]\nname = "a"\nsha256 = "{"0" * 64}"'
+        ),
+        "auth.tokens",
+        "the same name",
+    ),
+    (
+        (
+            f'[[auth.tokens]]\nname = "a"\nsha256 = "{DIGEST}"\n'
+            f'[[auth.tokens]]\nname = "b"\nsha256 = "{DIGEST}"'
+        ),
+        "auth.tokens",
+        "the same sha256",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"), MISTAKES, ids=[f"{case[1]} {case[2]}" for case in MISTAKES]
+)
+def test_a_mistake_is_named_with_what_is_possible(
+    file: Path, text: str, name: str, told: str
+) -> None:
+    problems = mistakes(file, f"{text}\n{ACCOUNT}")
+    assert name in names(problems)
+    (problem,) = [each for each in problems if each.startswith(f"{name}: ")]
+    assert told in problem
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "orchestrator.example", ""])
+def test_strangers_are_served_with_tokens_only(file: Path, host: str) -> None:
+    text = f'{ACCOUNT}[server]\nhost = "{host}"\n'
+    (problem,) = mistakes(file, text)
+    assert "configure [[auth.tokens]], or listen on 127.0.0.1" in problem
+    guarded = load(file, f'{text}[[auth.tokens]]\nname = "sre"\nsha256 = "{DIGEST}"')
+    assert guarded.server.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_the_loopback_address_needs_no_tokens(file: Path, host: str) -> None:
+    assert load(file, f'{ACCOUNT}[server]\nhost = "{host}"').server.loopback
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize(
+    ("provider", "needed"),
+    [
+        ("static", ["secret_id", "secret_key"]),
+        ("sts", ["secret_id", "secret_key", "role_arn"]),
+        ("profile", []),
+        ("cvm-role", []),
+        ("tke-oidc", []),
+        ("environment", []),
+    ],
+)
+def test_what_a_provider_cannot_do_without(
+    file: Path, provider: str, needed: list[str], blank: str
+) -> None:
+    """A blank, as an unset variable leaves it, is none."""
+    given = "".join(f', {name} = "{blank}"' for name in ("secret_id", "secret_key", "role_arn"))
+    for credentials in (f'provider = "{provider}"', f'provider = "{provider}"{given}'):
+        text = ACCOUNT.replace('provider = "environment"', credentials)
+        if needed:
+            problems = mistakes(file, text)
+            assert names(problems) == [f"accounts.prod.credentials.{name}" for name in needed]
+            assert all(problem.endswith(f"provider {provider} needs it") for problem in problems)
+        else:
+            assert load(file, text).accounts["prod"].credentials.provider == provider
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ok"),
+    [
+        ("sts.tencentcloudapi.com", True),
+        ("https://sts.tencentcloudapi.com", True),
+        ("http://metadata.tencentyun.com/latest/meta-data/", True),
+        ("http://127.0.0.1:8700", True),
+        (f"https://user:{SECRET}@sts.tencentcloudapi.com", False),
+        ("https://sts.tencentcloudapi.com/?a=1", False),
+        ("ftp://sts.tencentcloudapi.com", False),
+        ("", False),
+    ],
+)
+def test_the_endpoint_of_credentials(file: Path, endpoint: str, *, ok: bool) -> None:
+    text = ACCOUNT.replace('"environment"', f'"cvm-role", endpoint = "{endpoint}"')
+    if ok:
+        assert load(file, text).accounts["prod"].credentials.endpoint == endpoint
+    else:
+        assert names(mistakes(file, text)) == ["accounts.prod.credentials.endpoint"]
+
+
+def test_a_failure_on_its_way_up_shows_no_secret() -> None:
+    """As in a traceback."""
+    credentials = {"provider": "static", "secret_key": [SECRET], "tokne": SECRET}
+    account = {"regions": [SECRET, 1], "credentials": credentials, "endpoint": SECRET}
+    with pytest.raises(ValidationError) as caught:
+        settings.Settings.model_validate({"accounts": {"prod": account}, "serve": SECRET})
+    assert SECRET not in str(caught.value)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_there(file: Path) -> None:
+    """Nothing else is complained of, for nothing is known of the rest."""
+    assert mistakes_of(file) == [f"{file} cannot be read: No such file or directory"]
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert mistakes_of(tmp_path) == [f"{tmp_path} cannot be read: Is a directory"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_that_may_not_be_read(file: Path) -> None:
+    file.write_text(ACCOUNT)
+    file.chmod(0)
+    assert mistakes_of(file) == [f"{file} cannot be read: Permission denied"]
+
+
+def test_a_file_that_is_not_utf_8(file: Path) -> None:
+    file.write_bytes(f'secret_key = "{SECRET}'.encode() + b'\xff"')
+    assert mistakes_of(file) == [f"{file} is not UTF-8 at byte 31"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f'{ACCOUNT}secret_key = "{SECRET}', "Unterminated string"),
+        (f"secret_key = {SECRET}", "(at line 1, column 14)"),
+        (f'key = "{SECRET}"\nkey = "{SECRET}"', "Cannot overwrite a value"),
+        (f"{ACCOUNT}{ACCOUNT}", "Cannot declare"),
+        (f"[accounts\n{SECRET}", "(at line 1, column 10)"),
+    ],
+)
+def test_a_file_that_is_not_toml(file: Path, text: str, told: str) -> None:
+    (problem,) = mistakes(file, text)
+    assert problem.startswith(f"{file} is not TOML: ")
+    assert told in problem
+
+
+def test_a_file_that_says_nothing(file: Path) -> None:
+    assert mistakes(file, "") == ["accounts: field required"]
+
+
+def test_the_file_is_the_one_that_the_environment_names(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(ACCOUNT)
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(file))
+    assert list(settings.load(None).accounts) == ["prod"]
+
+
+# --- environment ---------------------------------------------------------------------------------
+
+OVERRIDES: list[tuple[str, str, Any]] = [
+    ("SERVER__PORT", "9000", 9000),
+    ("server__host", "::1", "::1"),
+    ("DATABASE__URL", "sqlite:///x.db", "sqlite+aiosqlite:///x.db"),
+    ("ENGINE__SETTLE_S", "0", 0.0),
+    ("ENGINE__POLL__HELD_S", "1.5", 1.5),
+    ("LOG__LEVEL", "debug", "debug"),
+    ("ACCOUNTS__PROD__ENDPOINT", "http://127.0.0.1:1", "http://127.0.0.1:1"),
+    ("ACCOUNTS__PROD__REGIONS", '["ap-beijing"]', ["ap-beijing"]),
+    ("ACCOUNTS__PROD__DEFAULT_REGION", "ap-shanghai", "ap-shanghai"),
+    ("ACCOUNTS__PROD__QUOTAS__TERMINATEJOB", "10", 10),
+    ("ACCOUNTS__Prod__Quotas__DescribeTask", "11", 11),
+    ("ACCOUNTS__PROD__CREDENTIALS__ROLE", "123", "123"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), OVERRIDES, ids=[case[0] for case in OVERRIDES])
+def test_the_environment_wins(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any
+) -> None:
+    monkeypatch.setenv(f"ORCHESTRATOR__{name}", text)
+    found: Any = load(file, f"{ACCOUNT}[server]\nport = 1\n[engine.poll]\nheld_s = 9")
+    for part in name.lower().split("__"):
+        table = found if isinstance(found, dict) else dict(found)
+        found = {key.lower(): inner for key, inner in table.items()}[part]
+    assert found == value
+
+
+def test_an_account_by_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its secret is not told by anything."""
+    given = {
+        "REGIONS": '["ap-guangzhou"]',
+        "CREDENTIALS__PROVIDER": "static",
+        "CREDENTIALS__SECRET_ID": "AKIDEXAMPLE",
+        "CREDENTIALS__SECRET_KEY": SECRET,
+    }
+    for name, text in given.items():
+        monkeypatch.setenv(f"ORCHESTRATOR__ACCOUNTS__CI__{name}", text)
+    token = [{"name": "sre", "sha256": DIGEST}]
+    monkeypatch.setenv("ORCHESTRATOR__AUTH__TOKENS", json.dumps(token))
+    loaded = settings.load(None)
+    assert loaded.accounts["ci"].credentials.options()["secret_key"] == SECRET
+    assert loaded.auth.tokens[0].name == "sre"
+    assert SECRET not in repr(loaded)
+    assert SECRET not in loaded.model_dump_json()
+    told = CliRunner().invoke(main.app, ["check-config"])
+    assert told.exit_code == 0
+    assert SECRET not in told.output
+
+
+def test_the_letters_of_an_account_are_those_of_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__PROD__CREDENTIALS__ROLE", "r")
+    loaded = load(file, ACCOUNT.replace("accounts.prod", "accounts.Prod"))
+    assert list(loaded.accounts) == ["Prod"]
+    assert loaded.accounts["Prod"].credentials.role == "r"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "SERVER",
+        "SERVER__",
+        "SERVER__PROT",
+        "SERVER__PORT__X",
+        "ENGIN__SETTLE_S",
+        "ENGINE__SETTLE",
+        "ENGINE__POLL",
+        "ENGINE__POLL__TYPO",
+        "ENGINE__POLL__HELD_S__X",
+        "ACCOUNTS",
+        "ACCOUNTS__PROD",
+        "ACCOUNTS__PROD__TYPO",
+        "ACCOUNTS__PROD__REGIONS__0",
+        "ACCOUNTS__PROD__CREDENTIALS",
+        "ACCOUNTS__PROD__CREDENTIALS__TYPO",
+        "ACCOUNTS__OTHER__CREDENTIALS__TYPO",
+        "ACCOUNTS__PROD__QUOTAS__TERMINATEJOBS",
+        "AUTH__TOKENS__0__NAME",
+    ],
+)
+def test_a_variable_that_sets_nothing_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    variable = f"ORCHESTRATOR__{name}"
+    monkeypatch.setenv(variable, SECRET)
+    (problem,) = mistakes(file)
+    assert problem.startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("SERVER__PORT", SECRET, "valid integer"),
+        ("SERVER__PORT", "", "valid integer"),
+        ("ENGINE__SETTLE_S", "inf", "finite"),
+        ("ACCOUNTS__PROD__REGIONS", "ap-guangzhou", "must be a list in JSON"),
+        ("ACCOUNTS__PROD__REGIONS", f'["{SECRET}"]', "must be a region"),
+        ("ACCOUNTS__PROD__REGIONS", '{"a": 1}', "valid list"),
+        ("ACCOUNTS__PROD__REGIONS", "[]", "at least 1 item"),
+        ("AUTH__TOKENS", f'[{{"name": "{SECRET}"}}]', "field required"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_variable(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, told: str
+) -> None:
+    monkeypatch.setenv(f"ORCHESTRATOR__{name}", text)
+    (problem,) = mistakes(file)
+    assert problem.startswith(f"ORCHESTRATOR__{name}: ")
+    assert told in problem
+
+
+def test_a_variable_below_what_is_no_section(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR__SERVER__PORT", "1")
+    assert names(mistakes(file, f"server = 5\n{ACCOUNT}")) == ["server"]
+
+
+@pytest.mark.parametrize(
+    ("region", "written", "taken"),
+    [
+        ("ap-shanghai", "", "ap-shanghai"),
+        ("ap-shanghai", 'default_region = "ap-guangzhou"', "ap-guangzhou"),
+        ("ap-beijing", "", None),
+        ("", "", None),
+    ],
+)
+def test_the_vendors_region_is_the_default_where_none_is_written(
+    file: Path, monkeypatch: pytest.MonkeyPatch, region: str, written: str, taken: str | None
+) -> None:
+    monkeypatch.setenv("TENCENTCLOUD_REGION", region)
+    loaded = load(file, ACCOUNT.replace("credentials", f"{written}\ncredentials"))
+    assert loaded.accounts["prod"].default_region == taken
+
+
+@pytest.mark.parametrize("accounts", ["accounts = 1", "[accounts]\nprod = 1", ACCOUNT[:15]])
+def test_the_vendors_region_hides_no_mistake(
+    file: Path, monkeypatch: pytest.MonkeyPatch, accounts: str
+) -> None:
+    monkeypatch.setenv("TENCENTCLOUD_REGION", "ap-shanghai")
+    assert mistakes(file, accounts)
+
+
+async def test_the_vendors_variables_are_the_keys_of_an_account(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("SECRET_ID", "AKIDEXAMPLE"), ("SECRET_KEY", SECRET), ("TOKEN", "t")):
+        monkeypatch.setenv(f"TENCENTCLOUD_{name}", text)
+    credentials = load(file, ACCOUNT).accounts["prod"].credentials
+    provider = build_provider(credentials.provider, credentials.options(), ManualClock())
+    found = await provider.get()
+    assert (found.secret_id, found.secret_key, found.token) == ("AKIDEXAMPLE", SECRET, "t")
+
+
+# --- hosts and shared quotas ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "batch.tencentcloudapi.com",
+        "//batch.tencentcloudapi.com",
+        "ftp://batch.tencentcloudapi.com",
+        "https://",
+        "https:///path",
+        "https://host/path",
+        "https://host//",
+        "https://host?query=1",
+        "https://host?",
+        "https://host/?",
+        "https://host#fragment",
+        "https://host#",
+        "https://user@host",
+        "https://user:password@host",
+        "https://@host",
+        "https://host:",
+        "https://host:0",
+        "https://host:65536",
+        "https://host:port",
+        "https://host:+1",
+        "https://ho st",
+        " https://host",
+        "https://host\n",
+        "https://host\\path",
+        "https://hóst",
+        "https://host%2f",
+        "https://{regoin}.host",
+        "https://{region",
+        "https://[::1",
+    ],
+)
+def test_what_is_no_endpoint(file: Path, endpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"must be http\(s\)://HOST"):
+        host_for(endpoint, "ap-guangzhou")
+    text = ACCOUNT.replace("regions", f"endpoint = {json.dumps(endpoint)}\nregions")
+    assert names(mistakes(file, text)) == ["accounts.prod.endpoint"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("https://batch.{region}.tencentcloudapi.com", "batch.ap-guangzhou.tencentcloudapi.com"),
+        ("https://batch.intl.tencentcloudapi.com/", "batch.intl.tencentcloudapi.com"),
+        ("HTTPS://Batch.TencentCloudAPI.com:443", "batch.tencentcloudapi.com"),
+        ("http://host:80", "host"),
+        ("http://host:443", "host:443"),
+        ("https://host:80/", "host:80"),
+        ("http://127.0.0.1:8700", "127.0.0.1:8700"),
+        ("http://[::1]:8700", "[::1]:8700"),
+        ("http://cloud_simulator:00080", "cloud_simulator"),
+    ],
+)
+def test_one_host_has_one_name(endpoint: str, host: str) -> None:
+    """Or it would be given its quota twice."""
+    assert host_for(endpoint, "ap-guangzhou") == host
+
+
+@pytest.mark.parametrize(
+    "region", ["", "guangzhou", "ap_guangzhou", "AP-GUANGZHOU", "ap-guangzhou\n", "x.evil.com/"]
+)
+def test_what_is_no_region(region: str) -> None:
+    for function in (host_for, endpoint_for):
+        with pytest.raises(ValueError, match="must be a region such as ap-guangzhou"):
+            function("https://batch.{region}.tencentcloudapi.com", region)
+
+
+STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "shared"),
+    [
+        (STATIC, STATIC, True),
+        (STATIC, STATIC.replace("AKID1", "AKID2"), False),
+        ('{ provider = "environment" }', '{ provider = "environment" }', True),
+        ('{ provider = "environment" }', '{ provider = "profile" }', False),
+        ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
+        ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
+    ],
+)
+def test_accounts_that_share_a_quota_unseen_are_told(
+    file: Path, one: str, two: str, *, shared: bool
+) -> None:
+    """For the cloud counts by key and host, whatever we call them."""
+    for endpoint, same_host in (("https://batch.tencentcloudapi.com", True), ("", False)):
+        accounts = [
+            f"[accounts.{name}]\nregions = ['{region}']\ncredentials = {credentials}\n"
+            + (f"endpoint = '{endpoint}'\n" if endpoint else "")
+            for name, region, credentials in (("a", "ap-guangzhou", one), ("b", "ap-beijing", two))
+        ]
+        warnings = load(file, "".join(accounts)).shared_budgets()
+        assert len(warnings) == (shared and same_host)
+        assert all("accounts a, b use one SecretId on batch." in each for each in warnings)
