@@ -1,0 +1,319 @@
+"""Why a job is not down yet or how it ended: in every state, and in what situations it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.explain import Explanation, Surroundings, explain
+from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
+from orchestrator.domain.terminations import Problem
+from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+THROTTLED = Problem(code="RequestLimitExceeded", message="too many calls")
+TROUBLE = Problem(code="Client.Timeout", message="no answer", advice="check the network")
+FINISHED = {"look_at": None, "finished_at": NOW}
+
+
+def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> Explanation:
+    values: dict[str, Any] = {"now": NOW, "ahead": 0, "calls_per_s": 2, "trouble": None}
+    if state in FINAL_STATES:
+        changes = FINISHED | changes
+    return explain(termination(state, **changes), Surroundings(**(values | (around or {}))))
+
+
+@pytest.mark.parametrize("state", State, ids=str)
+def test_every_state_says_why(state: State) -> None:
+    """A new state without an explanation fails here."""
+    found = told(state)
+    assert found.waiting_for
+    assert found.waiting_for.startswith("nothing: ") == (state in FINAL_STATES)
+    assert found.next_action or state in FINAL_STATES
+    assert found.next_action_at is None or state in LIVE_STATES
+
+
+@pytest.mark.parametrize("state", [State.NOT_FOUND, State.REFUSED, State.UNVERIFIED], ids=str)
+def test_an_end_that_is_no_success_says_what_a_person_can_do(state: State) -> None:
+    assert "submit" in str(told(state).next_action)
+
+
+@pytest.mark.parametrize(
+    "state", [State.VERIFIED, State.ALREADY_FINISHED, State.WITHDRAWN], ids=str
+)
+def test_a_good_end_leaves_nothing_to_do(state: State) -> None:
+    assert told(state).next_action is None
+
+
+SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, datetime | None]] = [
+    (
+        "not yet looked at",
+        State.QUEUED,
+        {},
+        {"look_at": later(3)},
+        "a look at the job before it is called",
+        "look at the job, then TerminateJob",
+        later(3),
+    ),
+    (
+        "asked for later",
+        State.QUEUED,
+        {},
+        {"not_before": later(60), "look_at": later(60)},
+        "the time before which it was asked not to be called (not_before)",
+        "look at the job (DescribeJobs), then TerminateJob",
+        later(60),
+    ),
+    (
+        "its time has come",
+        State.QUEUED,
+        {"ahead": 0},
+        {"not_before": NOW, "call_at": NOW},
+        "its turn to be called, 0 ahead of it; 2 a second are allowed",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "in the queue",
+        State.QUEUED,
+        {"ahead": 10, "calls_per_s": 5},
+        {"call_at": NOW},
+        "its turn to be called, 10 ahead of it; 5 a second are allowed",
+        "TerminateJob",
+        later(2),
+    ),
+    (
+        "in a list, where nobody counts",
+        State.QUEUED,
+        {"ahead": None},
+        {"call_at": NOW},
+        "its turn to be called; 2 a second are allowed",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "called again after a pause",
+        State.QUEUED,
+        {"ahead": 0},
+        {"call_at": later(8), "problem": THROTTLED},
+        "2 a second are allowed (RequestLimitExceeded: too many calls)",
+        "TerminateJob",
+        later(8),
+    ),
+    (
+        "a call that did not get through",
+        State.QUEUED,
+        {},
+        {"look_at": later(4), "problem": THROTTLED},
+        "a look at the job before it is called (RequestLimitExceeded: too many calls)",
+        "look at the job, then TerminateJob",
+        later(4),
+    ),
+    (
+        "submitted",
+        State.HELD,
+        {},
+        {"look_at": later(2)},
+        "the job to leave SUBMITTED, where the cloud forbids TerminateJob",
+        "look again (DescribeJobs), then TerminateJob first in line",
+        later(2),
+    ),
+    (
+        "submitted, and not to be read",
+        State.HELD,
+        {},
+        {"problem": THROTTLED},
+        "forbids TerminateJob (RequestLimitExceeded: too many calls)",
+        "look again (DescribeJobs), then TerminateJob first in line",
+        NOW,
+    ),
+    (
+        "a call under way",
+        State.SENDING,
+        {},
+        {"look_at": None},
+        "the cloud's answer to TerminateJob",
+        "record the answer",
+        None,
+    ),
+    (
+        "an answer that was lost",
+        State.SENDING,
+        {},
+        {"in_doubt": True, "look_at": later(1), "problem": TROUBLE},
+        "a TerminateJob call left and its outcome is not known (Client.Timeout: no answer)",
+        "read the job (DescribeJob), then call again only if it runs on untouched",
+        later(1),
+    ),
+    (
+        "a process that ended in between",
+        State.SENDING,
+        {},
+        {"in_doubt": True},
+        "a look at the job: a TerminateJob call left and its outcome is not known",
+        "then call again only if it runs on untouched",
+        NOW,
+    ),
+    (
+        "not looked at since the call",
+        State.DRAINING,
+        {},
+        {},
+        "its instances, which are not counted yet, to go down; the job's state is not known",
+        "look again; call it down when the job is finished and no instance is live",
+        NOW,
+    ),
+    (
+        "draining",
+        State.DRAINING,
+        {},
+        {"job_state": JobState.RUNNING, "instances": LIVE, "look_at": later(5)},
+        "4 of 10 instances to go down; the job reads RUNNING",
+        "call it down when the job is finished and no instance is live",
+        later(5),
+    ),
+    (
+        "finished, instances live",
+        State.DRAINING,
+        {},
+        {"job_state": JobState.FAILED, "instances": InstanceCounters(failed_interrupted=1)},
+        "1 of 1 instances to go down; the job reads FAILED",
+        "look again",
+        NOW,
+    ),
+    (
+        "instances down, the job not",
+        State.DRAINING,
+        {},
+        {"job_state": JobState.RUNNING, "instances": DOWN},
+        "the job to finish; no instance is live; the job reads RUNNING",
+        "look again",
+        NOW,
+    ),
+    (
+        "something pending",
+        State.DRAINING,
+        {},
+        {"job_state": JobState.FAILED, "instances": DOWN, "job_next_action": "TERMINATING"},
+        "the end of TERMINATING; no instance is live; the job reads FAILED",
+        "look again",
+        NOW,
+    ),
+    (
+        "draining, and not to be read",
+        State.DRAINING,
+        {},
+        {"instances": LIVE, "problem": TROUBLE},
+        "(Client.Timeout: no answer)",
+        "look again",
+        NOW,
+    ),
+    (
+        "revived, to be called again",
+        State.DRAINING,
+        {},
+        {"call_at": later(-5), "job_state": JobState.RUNNING},
+        "its turn to be called again: the job was finished and runs again",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "settling",
+        State.SETTLING,
+        {},
+        {"settle_until": later(30), "look_at": later(5)},
+        "the settle window to pass: all instances are down",
+        "look once more (DescribeJobs) and call it verified",
+        later(30),
+    ),
+    (
+        "settling, and not to be read",
+        State.SETTLING,
+        {},
+        {"settle_until": later(30), "problem": TROUBLE},
+        "RetryJobs (Client.Timeout: no answer)",
+        "call it verified",
+        later(30),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("state", "around", "changes", "waiting_for", "next_action", "at"),
+    [case[1:] for case in SITUATIONS],
+    ids=[f"{case[1]}: {case[0]}" for case in SITUATIONS],
+)
+def test_what_a_live_one_waits_for(
+    state: State,
+    around: dict[str, Any],
+    changes: dict[str, Any],
+    waiting_for: str,
+    next_action: str,
+    at: datetime | None,
+) -> None:
+    found = told(state, around, **changes)
+    assert waiting_for in found.waiting_for
+    assert next_action in str(found.next_action)
+    assert found.next_action_at == at
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "why"),
+    [
+        (State.VERIFIED, {"evidence": 5}, "still so after the settle window"),
+        (State.VERIFIED, {"evidence": 3}, "the job was deleted then"),
+        (State.ALREADY_FINISHED, {}, "finished before any call had effect"),
+        (State.NOT_FOUND, {}, "knows no such job in this account and region"),
+        (State.REFUSED, {"problem": THROTTLED}, "refused for good; `error` has the reason"),
+        (State.WITHDRAWN, {}, "taken back before a call was sent"),
+        (
+            State.UNVERIFIED,
+            {"instances": LIVE, "job_state": JobState.RUNNING},
+            "at its deadline with 4 of 10 instances live; the job reads RUNNING",
+        ),
+        (
+            State.UNVERIFIED,
+            {"instances": DOWN, "job_state": JobState.RUNNING},
+            "with 0 of 10 instances live; the job reads RUNNING",
+        ),
+        (
+            State.UNVERIFIED,
+            {"problem": TROUBLE},
+            "with its instances never counted; the job's state is not known (Client.Timeout",
+        ),
+    ],
+)
+def test_why_it_ended(state: State, changes: dict[str, Any], why: str) -> None:
+    assert why in told(state, **changes).waiting_for
+
+
+@pytest.mark.parametrize("state", LIVE_STATES, ids=str)
+def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) -> None:
+    usual, troubled = told(state), told(state, {"trouble": TROUBLE})
+    assert troubled.waiting_for == (
+        f"{usual.waiting_for}; calls to the cloud fail (Client.Timeout: no answer)"
+    )
+    assert troubled.next_action == f"{usual.next_action}; check the network"
+    assert troubled.next_action_at == usual.next_action_at
+    without_advice = told(state, {"trouble": THROTTLED})
+    assert without_advice.next_action == usual.next_action
+
+
+@pytest.mark.parametrize("state", LIVE_STATES, ids=str)
+def test_an_account_that_is_configured_no_longer(state: State) -> None:
+    """Nothing of it is called: to wait would be in vain."""
+    found = told(state, {"calls_per_s": None, "trouble": TROUBLE})
+    assert found.waiting_for == (
+        "account 'main' and its region 'ap-guangzhou' to be in the configuration again"
+    )
+    assert "start the daemon again" in str(found.next_action)
+    assert found.next_action_at is None
+
+
+@pytest.mark.parametrize("state", FINAL_STATES, ids=str)
+def test_an_end_is_the_same_whatever_goes_on_around_it(state: State) -> None:
+    assert told(state, {"calls_per_s": None, "trouble": TROUBLE, "ahead": None}) == told(state)
