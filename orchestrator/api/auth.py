@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 CALLER: Final = web.RequestKey("caller", str)
 LOCAL_CALLER: Final = "local"
 """Who calls where no tokens are configured: anyone who reaches the loopback address."""
+LOCAL_NAME: Final = "localhost"
 OPEN_PATHS: Final = ("/livez", "/readyz")
 
 
@@ -27,7 +30,7 @@ def middleware(tokens: Mapping[str, str]) -> Middleware:
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in OPEN_PATHS:
-            request[CALLER] = _caller(request, tokens) if tokens else LOCAL_CALLER
+            request[CALLER] = _caller(request, tokens) if tokens else _local_caller(request)
         return await handler(request)
 
     return authenticate
@@ -35,7 +38,8 @@ def middleware(tokens: Mapping[str, str]) -> Middleware:
 
 def _caller(request: web.Request, tokens: Mapping[str, str]) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    digest = hashlib.sha256(token.strip().encode()).hexdigest()
+    # As the bytes were: the parser keeps those that are no UTF-8 as surrogates.
+    digest = hashlib.sha256(token.strip().encode(errors="surrogateescape")).hexdigest()
     callers = [name for name, known in tokens.items() if hmac.compare_digest(known, digest)]
     if scheme.lower() != "bearer" or not callers:
         raise Problem(
@@ -46,3 +50,24 @@ def _caller(request: web.Request, tokens: Mapping[str, str]) -> str:
             headers={"WWW-Authenticate": 'Bearer realm="orchestrator"'},
         )
     return callers[0]
+
+
+def _local_caller(request: web.Request) -> str:
+    """Refuse what a browser sends for a page whose name was rebound to the loopback address."""
+    host = request.headers.get("Host", LOCAL_NAME)
+    if not _is_local(host):
+        raise Problem(
+            421,
+            "misdirected",
+            "This host is not served",
+            "call the loopback address by its number or as localhost, or configure [[auth.tokens]]",
+        )
+    return LOCAL_CALLER
+
+
+def _is_local(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == LOCAL_NAME or ip_address(name).is_loopback
+    except ValueError:
+        return False

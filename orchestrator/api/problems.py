@@ -77,7 +77,7 @@ def _of_domain(error: OrchestratorError) -> Problem | None:
                 503,
                 "store-unavailable",
                 "The database cannot be used now",
-                f"{error}; nothing was stored, try again",
+                f"{error}; try again, a POST under the same Idempotency-Key",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
         case _:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
+PAGING: Final = ("limit", "page_token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +71,8 @@ def application(context: Context) -> web.Application:
 
 async def submit(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= KEY_CHARACTERS_MAX and key.isprintable()):
-        raise Problem(
-            400,
-            "bad-idempotency-key",
-            "Idempotency-Key cannot be used",
-            f"send 1 to {KEY_CHARACTERS_MAX} printable characters, a UUID say",
-        )
+    _known(request)
+    key = _idempotency_key(request)
     wanted = schemas.parse_operation(await _body(request))
     created = await context.submission.submit(
         wanted, requested_by=request[auth.CALLER], idempotency_key=key
@@ -90,13 +85,33 @@ async def submit(request: web.Request) -> web.Response:
     return web.json_response(body, status=202, headers=headers)
 
 
+def _idempotency_key(request: web.Request) -> str | None:
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    (key, *more) = keys
+    if more or not 1 <= len(key) <= KEY_CHARACTERS_MAX or not (key.isascii() and key.isprintable()):
+        raise Problem(
+            400,
+            "bad-idempotency-key",
+            "Idempotency-Key cannot be used",
+            f"send it once, with 1 to {KEY_CHARACTERS_MAX} printable ASCII characters, a UUID say",
+        )
+    return key
+
+
 async def _body(request: web.Request) -> bytes:
-    if request.content_type != "application/json":
+    """Read JSON.
+
+    Only this content type: a page of another origin can send the types of forms unasked, and this
+    one not.
+    """
+    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
         raise Problem(
             415,
             "unsupported-media-type",
             "The body's type is not known",
-            "send JSON with 'Content-Type: application/json'",
+            "send JSON with 'Content-Type: application/json', and no Content-Encoding",
         )
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -104,6 +119,9 @@ async def _body(request: web.Request) -> bytes:
     except TimeoutError:
         detail = f"the body must arrive within {BODY_TIMEOUT_S} s"
         raise Problem(408, "body-timeout", "The body did not arrive", detail) from None
+    except (ConnectionError, web.RequestPayloadError) as error:
+        detail = "send it again, complete"
+        raise Problem(400, "body-incomplete", "The body did not arrive", detail) from error
 
 
 async def _operation(context: Context, operation_id: str) -> dict[str, object]:
@@ -115,8 +133,8 @@ async def _operation(context: Context, operation_id: str) -> dict[str, object]:
 
 async def list_operations(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    _known(request, "state", "account")
-    page = Page.of(request, "operations")
+    _known(request, *PAGING, "state", "account")
+    page = Page.of(request)
     state = _choice(request, "state", ("running", "finished"))
     records = await context.records.operations(
         after=page.after,
@@ -136,6 +154,7 @@ async def list_operations(request: web.Request) -> web.Response:
 
 
 async def get_operation(request: web.Request) -> web.Response:
+    _known(request)
     context = request.app[CONTEXT]
     operation_id = request.match_info["id"]
     body = await _operation(context, operation_id)
@@ -144,20 +163,20 @@ async def get_operation(request: web.Request) -> web.Response:
 
 
 async def list_operation_terminations(request: web.Request) -> web.Response:
-    _known(request, "state")
+    _known(request, *PAGING, "state")
     operation_id = request.match_info["id"]
     await _operation(request.app[CONTEXT], operation_id)
     return await _terminations(request, operation_id)
 
 
 async def list_terminations(request: web.Request) -> web.Response:
-    _known(request, "state", "job_id", "account", "region")
+    _known(request, *PAGING, "state", "job_id", "account", "region")
     return await _terminations(request, None)
 
 
 async def _terminations(request: web.Request, operation_id: str | None) -> web.Response:
     context = request.app[CONTEXT]
-    page = Page.of(request, "terminations")
+    page = Page.of(request)
     state = _choice(request, "state", tuple(State))
     records = await context.records.terminations(
         after=page.after,
@@ -185,6 +204,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
 
 
 async def get_termination(request: web.Request) -> web.Response:
+    _known(request)
     context = request.app[CONTEXT]
     termination_id = request.match_info["id"]
     record = await context.records.termination(termination_id)
@@ -212,8 +232,8 @@ async def list_termination_events(request: web.Request) -> web.Response:
 async def _events(
     request: web.Request, *, operation_id: str | None = None, termination_id: str | None = None
 ) -> web.Response:
-    _known(request)
-    page = Page.of(request, "events")
+    _known(request, *PAGING)
+    page = Page.of(request)
     records = await request.app[CONTEXT].records.events(
         after=page.after,
         limit=page.limit,
@@ -239,11 +259,15 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 def _known(request: web.Request, *names: str) -> None:
-    unknown = sorted(set(request.query) - {*names, "limit", "page_token"})
+    """Refuse what would be passed over: it may have been meant to narrow what is done."""
+    unknown = sorted(set(request.query) - set(names))
     if unknown:
-        possible = ", ".join((*names, "limit", "page_token"))
-        detail = f"{', '.join(unknown)} is not known here; use {possible}"
+        possible = f"use {', '.join(names)}" if names else "none is"
+        detail = f"{', '.join(unknown)} is not known here; {possible}"
         raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
+    if len(request.query) != len(set(request.query)):
+        detail = "give each query parameter once"
+        raise Problem(400, "bad-parameter", "A query parameter cannot be used", detail)
 
 
 def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str | None:

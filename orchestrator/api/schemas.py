@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.api.problems import Problem
 from orchestrator.domain.explain import Surroundings, explain
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
-from orchestrator.services.submission import Request
+from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S, Request
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -25,8 +28,32 @@ if TYPE_CHECKING:
     )
 
 JOBS_MAX: Final = 10_000
-DAY_S: Final = 86_400
-NESTING_MAX: Final = 20
+DIGITS_MAX: Final = 100
+ERRORS_MAX: Final = 100
+ERRORS_IN_DETAIL: Final = 3
+ECHO_MAX: Final = 100
+"""Characters of what a caller sent that an answer repeats."""
+
+
+def _job_id(text: str) -> str:
+    if not JOB_ID.fullmatch(text):
+        raise ValueError(f"{text[:ECHO_MAX]!r} is no job id such as job-dwukenxr")
+    return text
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise ValueError("say why the jobs are to be terminated")
+    if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
+        raise ValueError("it holds control characters")
+    return text
+
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("there is no such time in UTC") from None
 
 
 class OperationRequest(BaseModel):
@@ -35,16 +62,15 @@ class OperationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     jobs: Annotated[
-        list[Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")]],
-        Field(min_length=1, max_length=JOBS_MAX),
+        list[Annotated[str, AfterValidator(_job_id)]], Field(min_length=1, max_length=JOBS_MAX)
     ]
-    reason: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
-    account: Annotated[str, Field(max_length=100)] | None = None
-    region: Annotated[str, Field(max_length=100)] | None = None
+    reason: Annotated[str, Field(max_length=1000), AfterValidator(_reason)]
+    account: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    region: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     on_submitted: OnSubmitted = OnSubmitted.HOLD
-    not_before: AwareDatetime | None = None
-    give_up_after_s: Annotated[float, Field(gt=0, le=30 * DAY_S)] | None = None
-    settle_s: Annotated[float, Field(ge=0, le=DAY_S)] | None = None
+    not_before: Annotated[AwareDatetime, AfterValidator(_utc)] | None = None
+    give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] | None = None
+    settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] | None = None
 
     def request(self) -> Request:
         return Request(
@@ -62,26 +88,59 @@ class OperationRequest(BaseModel):
 def parse_operation(body: bytes) -> Request:
     """Read a request's body; raises Problem with every mistake in ``errors``."""
     try:
-        json.loads(body, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            400, "malformed-json", "The body is not JSON", f"send one JSON object: {error}"
-        ) from error
+        json.loads(
+            body.decode(),
+            object_pairs_hook=_no_key_twice,
+            parse_constant=_no_constant,
+            parse_int=_no_endless_number,
+        )
+    except RecursionError:
+        raise _malformed("it is nested too deeply") from None
+    except ValueError as error:
+        raise _malformed(str(error)) from error
     try:
         return OperationRequest.model_validate_json(body).request()
     except ValidationError as error:
-        errors = [
-            {"field": ".".join(str(part) for part in found["loc"]), "message": found["msg"]}
-            for found in error.errors(include_url=False, include_input=False)
-        ]
-        told = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in errors[:3])
-        raise Problem(
-            422,
-            "invalid-request",
-            "The request cannot be served",
-            f"{told}{'; ...' if len(errors) > 3 else ''}",  # noqa: PLR2004
-            more={"errors": errors[:100]},
-        ) from error
+        raise _invalid(error.errors(include_url=False, include_input=False)) from error
+
+
+def _malformed(why: str) -> Problem:
+    return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
+
+
+def _invalid(found: list[ErrorDetails]) -> Problem:
+    if found[0]["type"] == "json_invalid":
+        return _malformed(found[0]["msg"])
+    errors = [
+        {
+            "field": ".".join(str(part) for part in each["loc"])[:ECHO_MAX],
+            "message": _message(each),
+        }
+        for each in found[:ERRORS_MAX]
+    ]
+    told = [f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]]
+    if len(found) > len(told):
+        told.append(f"and {len(found) - len(told)} more mistakes")
+    return Problem(
+        422,
+        "invalid-request",
+        "The request cannot be served",
+        "; ".join(told),
+        more={"errors": errors},
+    )
+
+
+def _message(found: ErrorDetails) -> str:
+    match found["type"]:
+        case "extra_forbidden":
+            fields = ", ".join(sorted(OperationRequest.model_fields))
+            return f"there is no such field; there are {fields}"
+        case "model_type":
+            return "must be an object"
+        case "missing":
+            return "is required"
+        case _:
+            return found["msg"].removeprefix("Value error, ")
 
 
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -93,6 +152,12 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _no_endless_number(digits: str) -> int:
+    if len(digits) > DIGITS_MAX:
+        raise ValueError(f"a number has more than {DIGITS_MAX} digits")
+    return int(digits)
 
 
 def timestamp(at: datetime | None) -> str | None:

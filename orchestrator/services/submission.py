@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.errors import InvalidRequest
 from orchestrator.domain.ids import new_id
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.terminations import OnSubmitted
     from orchestrator.services.ports import Created, Records
+
+SETTLE_MAX_S: Final = 86_400.0
+GIVE_UP_AFTER_MAX_S: Final = 30 * 86_400.0
+NOT_BEFORE_MAX: Final = timedelta(days=30)
+"""How far ahead a call may be put off: a wrong year must not leave a job running for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,11 @@ class Submission:
     ) -> Created:
         """Store the request durably; raises InvalidRequest, Conflict, StoreUnavailable."""
         account, region, partition = self._where(request)
+        created_at = self.now()
+        if request.not_before is not None and request.not_before - created_at > NOT_BEFORE_MAX:
+            raise InvalidRequest(
+                f"not_before is more than {NOT_BEFORE_MAX.days} days ahead: ask again nearer to it"
+            )
         job_ids = tuple(dict.fromkeys(request.jobs))
         operation = NewOperation(
             id=new_id("op", self.random),
@@ -82,7 +92,7 @@ class Submission:
                 else request.give_up_after_s
             ),
             settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
-            created_at=self.now(),
+            created_at=created_at,
         )
         termination_ids = [new_id("trm", self.random) for _ in job_ids]
         created = await self.records.create(operation, termination_ids)
@@ -90,13 +100,15 @@ class Submission:
         return created
 
     def _where(self, request: Request) -> tuple[str, str, str]:
-        account = request.account or _only(self.accounts, "account")
+        account = _only(self.accounts, "account") if request.account is None else request.account
         offer = self.accounts.get(account)
         if offer is None:
             raise InvalidRequest(
                 f"account {account!r} is not configured: use one of {_names(self.accounts)}"
             )
-        region = request.region or offer.default_region or _only(offer.partitions, "region")
+        region = request.region
+        if region is None:
+            region = offer.default_region or _only(offer.partitions, "region")
         partition = offer.partitions.get(region)
         if partition is None:
             raise InvalidRequest(

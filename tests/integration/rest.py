@@ -1,0 +1,127 @@
+"""A daemon as a client of its REST API sees it, with its cloud and its database file beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from tests.integration.harness import Service
+
+OPERATIONS = "/v1/operations"
+JSON = {"Content-Type": "application/json"}
+LEGAL = {"jobs": ["job-aaaaaaaa"], "reason": "a test"}
+LEGAL_TEXT = json.dumps(LEGAL).encode()
+
+
+def tomorrow() -> str:
+    """A ``not_before`` that leaves terminations as they are while a test looks at them."""
+    return (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A daemon, its cloud and its database file."""
+
+    service: Service
+    file: Path
+
+    @property
+    def base(self) -> URL:
+        base = self.service.client._base_url
+        assert base is not None
+        return base
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send ``path`` as it is, and as JSON a body that is neither bytes nor a file."""
+        data = body if isinstance(body, bytes | BytesIO | None) else json.dumps(body).encode()
+        url = URL(str(self.base.origin()) + path, encoded=True)
+        async with self.service.client.request(method, url, data=data, headers=headers) as answer:
+            return Answer(answer.status, answer.headers, await answer.text())
+
+    async def get(self, path: str) -> Answer:
+        return await self.call("GET", path)
+
+    async def post(self, body: object, **headers: str) -> Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.call("POST", OPERATIONS, body=body, headers=JSON | named)
+
+    async def accepted(self, *jobs: str, **more: Any) -> Any:
+        """The operation that asks for these jobs, from tomorrow on where nothing else is said."""
+        answer = await self.post({"jobs": jobs, "reason": "r", "not_before": tomorrow()} | more)
+        assert answer.status == 202, answer.text
+        return answer.document
+
+    async def pages(self, path: str) -> AsyncIterator[Any]:
+        """Each page of a list, by the links between them."""
+        following: str | None = path
+        while following is not None:
+            answer = await self.get(following)
+            assert answer.status == 200, answer.text
+            link = re.fullmatch(r'<(.+)>; rel="next"', answer.headers.get("Link", ""))
+            following = link[1] if link else None
+            document = answer.document
+            assert (document["next_page_token"] is None) == (following is None)
+            yield document
+
+    async def send(self, data: bytes, *, until: bytes | None = None) -> bytes:
+        """What comes back for these bytes until the connection is closed, or until this is seen."""
+        reader, writer = await asyncio.open_connection(self.base.host, self.base.port)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(10):
+                return await (reader.readuntil(until) if until else reader.read())
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    def rows(self) -> int:
+        """How many rows all tables of requests hold."""
+        tables = ("operations", "terminations", "operation_terminations", "attempts", "events")
+        with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as connection:
+            counts = [connection.execute(f"SELECT count(*) FROM {table}") for table in tables]
+            return sum(count.fetchone()[0] for count in counts)
+
+
+def assert_problem(answer: Answer, status: int, slug: str, *told: str) -> Any:
+    """A problem of this status and type, whose detail tells what it should."""
+    assert answer.status == status, answer.text
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    problem = answer.document
+    assert problem["type"] == f"urn:orchestrator:problem:{slug}"
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    for text in told:
+        assert text in problem["detail"]
+    return problem

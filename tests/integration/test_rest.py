@@ -1,0 +1,464 @@
+"""What the REST API promises: requests taken once, lists without loss, and an answer to "why"."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import sqlite3
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from orchestrator import app
+from orchestrator.domain.lifecycle import FINAL_STATES, State
+from orchestrator.store import database as store
+from tests.integration.harness import TIMEOUT_S, service
+from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@asynccontextmanager
+async def served(directory: Path, *jobs: dict[str, Any], **more: Any) -> AsyncIterator[Rest]:
+    file = directory / "orchestrator.db"
+    async with service(f"sqlite:///{file}", *jobs, **more) as running:
+        yield Rest(running, file)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
+    async with served(tmp_path_factory.mktemp("rest")) as running:
+        yield running
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+async def test_an_accepted_request_says_where_to_look(rest: Rest) -> None:
+    body = {"jobs": ["job-where001"], "reason": "over budget", "not_before": tomorrow()}
+    answer = await rest.post(body)
+    assert answer.status == 202
+    operation = answer.document
+    assert re.fullmatch(r"op_[0-9a-z]{20}", operation["id"])
+    assert answer.headers["Location"] == f"{OPERATIONS}/{operation['id']}"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (await rest.get(answer.headers["Location"])).document == operation
+    told = {name: operation[name] for name in ("account", "region", "state", "outcome", "reason")}
+    assert told == {
+        "account": "main",
+        "region": "ap-guangzhou",
+        "state": "running",
+        "outcome": None,
+        "reason": "over budget",
+    }
+    assert (operation["requested_by"], operation["duplicates_merged"]) == ("local", 0)
+
+
+async def test_ids_given_twice_are_merged_and_the_answer_says_so(rest: Rest) -> None:
+    operation = await rest.accepted("job-twice001", "job-twice002", "job-twice001", "job-twice001")
+    assert operation["duplicates_merged"] == 2
+    assert operation["progress"]["jobs"]["total"] == 2
+    listed = await rest.get(f"{OPERATIONS}/{operation['id']}/terminations")
+    jobs = [termination["job_id"] for termination in listed.document["terminations"]]
+    assert jobs == ["job-twice001", "job-twice002"]
+
+
+async def test_ten_thousand_jobs_are_one_request(rest: Rest) -> None:
+    operation = await rest.accepted(*[f"job-many{n:05}" for n in range(10_000)])
+    assert operation["progress"]["jobs"]["queued"] == 10_000
+
+
+async def test_operations_that_name_the_same_live_job_share_its_termination(rest: Rest) -> None:
+    first = await rest.accepted("job-shared01", "job-shared02")
+    second = await rest.accepted("job-shared02", "job-shared03")
+    listed = await rest.get("/v1/terminations?job_id=job-shared02")
+    (shared,) = listed.document["terminations"]
+    assert shared["operation_ids"] == [first["id"], second["id"]]
+
+
+async def test_a_job_is_not_called_before_its_not_before(tmp_path: Path) -> None:
+    """Others are meanwhile."""
+    async with served(tmp_path, {"ids": ["job-now00001", "job-later001"], "drain_s": 0.1}) as rest:
+        not_before = datetime.now(UTC) + timedelta(seconds=2)
+        at_once = await rest.service.submit("job-now00001")
+        later = await rest.accepted("job-later001", not_before=not_before.isoformat())
+        for operation_id in (at_once, later["id"]):
+            assert (await rest.service.finished(operation_id))["outcome"] == "verified"
+        called_at = {
+            call.job_ids[0]: call.at
+            for call in rest.service.simulator.calls
+            if call.action == "TerminateJob"
+        }
+        assert called_at["job-now00001"] < not_before.timestamp() <= called_at["job-later001"]
+
+
+# --- idempotency ---------------------------------------------------------------------------------
+
+
+async def test_a_request_under_the_same_key_is_stored_once(rest: Rest) -> None:
+    """The order of the jobs, and naming one twice, are no difference."""
+    body = {"jobs": ["job-once0001", "job-once0002"], "reason": "r", "not_before": tomorrow()}
+    first = await rest.post(body, Idempotency_Key="once")
+    stored = rest.rows()
+    assert "Idempotency-Replayed" not in first.headers
+    shuffled = body | {"jobs": ["job-once0002", "job-once0001", "job-once0002"]}
+    for same in (body, shuffled):
+        again = await rest.post(same, Idempotency_Key="once")
+        assert again.status == 202
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert again.headers["Location"] == first.headers["Location"]
+        assert again.document == first.document
+    assert rest.rows() == stored
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"jobs": ["job-key00001", "job-key00002"]},
+        {"reason": "another"},
+        {"region": "ap-shanghai"},
+        {"account": "main"},
+        {"on_submitted": "refuse"},
+        {"settle_s": 1},
+        {"give_up_after_s": 1},
+        {"not_before": "2026-01-01T00:00:00Z"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_another_request_under_the_same_key_is_refused(
+    rest: Rest, change: dict[str, object]
+) -> None:
+    body = {"jobs": ["job-key00001"], "reason": "r", "not_before": "2026-11-01T00:00:00Z"}
+    first = await rest.post(body, Idempotency_Key="taken")
+    answer = await rest.post(body | change, Idempotency_Key="taken")
+    problem = assert_problem(answer, 422, "idempotency-key-reused", "use a new key")
+    assert first.document["id"] in problem["detail"]
+
+
+async def test_without_a_key_each_request_is_its_own(rest: Rest) -> None:
+    first, second = [await rest.accepted("job-nokey001") for _ in range(2)]
+    assert first["id"] != second["id"]
+
+
+async def test_requests_under_one_key_at_the_same_time_are_one_operation(rest: Rest) -> None:
+    body = {"jobs": ["job-race0001"], "reason": "r", "not_before": tomorrow()}
+    answers = await asyncio.gather(*[rest.post(body, Idempotency_Key="race") for _ in range(100)])
+    assert {answer.status for answer in answers} == {202}
+    assert len({answer.document["id"] for answer in answers}) == 1
+    replayed = [answer for answer in answers if "Idempotency-Replayed" in answer.headers]
+    assert len(replayed) == 99
+
+
+async def test_different_requests_under_one_key_at_the_same_time_are_one_operation(
+    rest: Rest,
+) -> None:
+    bodies = [
+        {"jobs": [f"job-race1{n:03}"], "reason": "r", "not_before": tomorrow()} for n in range(20)
+    ]
+    answers = await asyncio.gather(*[rest.post(body, Idempotency_Key="duel") for body in bodies])
+    assert sorted(answer.status for answer in answers) == [202] + [422] * 19
+
+
+async def test_a_key_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    body = {"jobs": ["job-restart1"], "reason": "r", "not_before": tomorrow()}
+    async with served(tmp_path) as rest:
+        first = await rest.post(body, Idempotency_Key="restart")
+    async with served(tmp_path) as rest:
+        again = await rest.post(body, Idempotency_Key="restart")
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.document == first.document
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def listed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
+    """Eight operations: seven of one job each, of which two are elsewhere, and one of all."""
+    async with served(tmp_path_factory.mktemp("lists")) as rest:
+        for n in range(7):
+            region = "ap-shanghai" if n > 4 else "ap-guangzhou"
+            await rest.accepted(f"job-list000{n}", region=region)
+        await rest.accepted(*[f"job-list000{n}" for n in range(7)])
+        yield rest
+
+
+def ids(pages: list[Any], name: str) -> list[Any]:
+    return [item["id"] for page in pages for item in page[name]]
+
+
+async def all_lists(rest: Rest) -> dict[str, str]:
+    """The path of each kind of list, with what it lists."""
+    (newest,) = (await rest.get(f"{OPERATIONS}?limit=1")).document["operations"]
+    operation = f"{OPERATIONS}/{newest['id']}"
+    (some,) = (await rest.get("/v1/terminations?limit=1")).document["terminations"]
+    return {
+        OPERATIONS: "operations",
+        "/v1/terminations": "terminations",
+        f"{operation}/terminations": "terminations",
+        f"{operation}/events": "events",
+        f"/v1/terminations/{some['id']}/events": "events",
+    }
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 8, 1000])
+async def test_pages_hold_everything_once_and_in_order(listed: Rest, limit: int) -> None:
+    for path, name in (await all_lists(listed)).items():
+        whole = [page async for page in listed.pages(path)]
+        pages = [page async for page in listed.pages(f"{path}?limit={limit}")]
+        assert ids(pages, name) == ids(whole, name) != []
+        assert all(len(page[name]) == limit for page in pages[:-1])
+        assert len(pages[-1][name]) < limit
+
+
+async def test_pages_lose_and_double_nothing_while_requests_come_in(listed: Rest) -> None:
+    for path, name in (await all_lists(listed)).items():
+        before = ids([page async for page in listed.pages(path)], name)
+        seen: list[Any] = []
+        async for page in listed.pages(f"{path}?limit=2"):
+            seen += [item["id"] for item in page[name]]
+            # A bounded number, for a list that grows as fast as it is read has no end.
+            if len(seen) <= len(before):
+                await listed.accepted(f"job-added{len(seen):03}")
+        assert len(seen) == len(set(seen))
+        assert [each for each in seen if each in before] == before
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("region=ap-shanghai", [5, 6]),
+        ("region=ap-guangzhou&state=queued&job_id=job-list0003", [3]),
+        ("job_id=job-list0006&account=main", [6]),
+        ("state=held", []),
+        ("account=nobody", []),
+        ("job_id=%00", []),
+        ("job_id=job-list000%25", []),
+    ],
+)
+async def test_terminations_by_their_properties(
+    listed: Rest, query: str, numbers: list[int]
+) -> None:
+    pages = [page async for page in listed.pages(f"/v1/terminations?{query}&limit=1000")]
+    jobs = [
+        termination["job_id"]
+        for page in pages
+        for termination in page["terminations"]
+        if termination["job_id"].startswith("job-list")
+    ]
+    expected = {f"job-list000{number}" for number in numbers}
+    assert set(jobs) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("state=running", True), ("state=finished", False), ("account=nobody", False)],
+)
+async def test_operations_by_their_properties(listed: Rest, query: str, *, found: bool) -> None:
+    answer = await listed.get(f"{OPERATIONS}?{query}")
+    assert bool(answer.document["operations"]) is found
+
+
+async def test_the_link_keeps_the_filters(listed: Rest) -> None:
+    answer = await listed.get("/v1/terminations?limit=1&region=ap-shanghai")
+    assert "region=ap-shanghai" in answer.headers["Link"]
+
+
+async def page_token(rest: Rest, path: str) -> str:
+    return str((await rest.get(f"{path}?limit=1")).document["next_page_token"])
+
+
+async def test_a_token_is_of_use_for_its_own_list_alone(listed: Rest) -> None:
+    lists = await all_lists(listed)
+    for path in lists:
+        token = await page_token(listed, path)
+        assert (await listed.get(f"{path}?page_token={token}")).status == 200
+        for other in lists.keys() - {path}:
+            answer = await listed.get(f"{other}?page_token={token}")
+            assert_problem(answer, 400, "bad-page-token", "of this list")
+
+
+@pytest.mark.parametrize("position", ["0", "-1", "", "x", "9" * 19, "9" * 400, "1 ", "\u0663"])
+async def test_a_token_that_was_tampered_with_is_refused(listed: Rest, position: str) -> None:
+    for path in await all_lists(listed):
+        token = await page_token(listed, path)
+        text = re.sub(r"\d+$", position, base64.urlsafe_b64decode(token).decode())
+        tampered = base64.urlsafe_b64encode(text.encode()).decode()
+        for bad in (tampered, token + "!", token[:-5], token * 2):
+            assert_problem(await listed.get(f"{path}?page_token={bad}"), 400, "bad-page-token")
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+async def test_events_tell_what_happened_in_order(tmp_path: Path) -> None:
+    jobs = [
+        {"ids": ["job-good0001"], "drain_s": 0.1},
+        {"ids": ["job-deny0001"], "env_id": "env-1", "refuse_env": True},
+    ]
+    async with served(tmp_path, *jobs) as rest:
+        operation = await rest.service.submit("job-good0001", "job-deny0001", "job-none0001")
+        await rest.service.finished(operation)
+        terminations = await rest.service.terminations(operation)
+        told = (await rest.get(f"{OPERATIONS}/{operation}/events")).document["events"]
+        by_job = {
+            job_id: (await rest.get(f"/v1/terminations/{each['id']}/events")).document["events"]
+            for job_id, each in terminations.items()
+        }
+    assert [event["id"] for event in told] == sorted({event["id"] for event in told})
+    own = [event for event in told if event["operation_id"]]
+    assert [(event["type"], event["why"]) for event in own] == [
+        ("accepted", "a test"),
+        ("finished", "partial"),
+    ]
+    theirs = [event for event in told if event["termination_id"]]
+    assert sorted((e for events in by_job.values() for e in events), key=lambda e: e["id"]) == (
+        theirs
+    )
+    for job_id, events in by_job.items():
+        states = [event["to_state"] for event in events]
+        assert states[0] == "queued"
+        assert states[-1] == terminations[job_id]["state"]
+        assert [event["from_state"] for event in events] == [None, *states[:-1]]
+    (refusal,) = [event for event in by_job["job-deny0001"] if event["to_state"] == "refused"]
+    assert "TerminateOperationWithEnvId" in refusal["why"]
+
+
+# --- why -----------------------------------------------------------------------------------------
+
+JOBS_BY_STATE: dict[State, dict[str, Any]] = {
+    State.QUEUED: {},
+    State.HELD: {"state": "SUBMITTED"},
+    State.SENDING: {},
+    State.DRAINING: {"drain_s": 600, "instances": 20},
+    State.SETTLING: {"drain_s": 0.1},
+    State.VERIFIED: {"drain_s": 0.1},
+    State.ALREADY_FINISHED: {"state": "SUCCEED"},
+    State.REFUSED: {"env_id": "env-1", "refuse_env": True},
+    State.UNVERIFIED: {"stuck": 3, "instances": 5, "drain_s": 0.1},
+}
+REQUESTS: dict[State, dict[str, Any]] = {
+    State.QUEUED: {"not_before": tomorrow()},
+    State.SETTLING: {"settle_s": 600},
+    State.UNVERIFIED: {"give_up_after_s": 0.5},
+}
+WHY: dict[State, tuple[str, str | None]] = {
+    State.QUEUED: ("not_before", "TerminateJob"),
+    State.HELD: ("to leave SUBMITTED", "first in line"),
+    State.SENDING: ("the cloud's answer to TerminateJob", "record the answer"),
+    State.DRAINING: ("instances", "look again"),
+    State.SETTLING: ("the settle window to pass", "call it verified"),
+    State.VERIFIED: ("nothing: every instance was seen down, and still so", None),
+    State.ALREADY_FINISHED: ("nothing: the job had finished before any call", None),
+    State.NOT_FOUND: ("nothing: the cloud knows no such job", "check the job id"),
+    State.REFUSED: ("nothing: it was refused", "see to what `error` advises"),
+    State.UNVERIFIED: ("nothing: it was given up at its deadline with 3 of 5", "in the console"),
+}
+
+
+def job_id(state: State) -> str:
+    return f"job-{state.replace('_', '')[:8]:x<8}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
+    """A job for each state that a request can lead to; the first TerminateJob call hangs.
+
+    A request is not taken back: that comes with ``:stop``.
+    """
+    jobs = [{"ids": [job_id(state)]} | spec for state, spec in JOBS_BY_STATE.items()]
+    faults = {"TerminateJob": {"hang": {"probability": 1.0, "first_n": 1, "hang_s": 60}}}
+    engine = {
+        "settle_s": 0,
+        "call_timeout_s": 60,
+        "poll": {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "relook_min_s": 0.05},
+    }
+    directory = tmp_path_factory.mktemp("why")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(app, "DRAIN_S", 0.1)
+        async with served(directory, *jobs, faults=faults, engine=engine) as rest:
+            sending = await rest.service.submit(job_id(State.SENDING))
+            await rest.service.until(sending, job_id(State.SENDING), "sending")
+            for state in WHY.keys() - {State.SENDING}:
+                await rest.service.submit(job_id(state), **REQUESTS.get(state, {}))
+            yield rest
+
+
+@pytest.mark.parametrize(
+    "state", [state for state in State if state is not State.WITHDRAWN], ids=str
+)
+async def test_a_termination_says_why_it_is_where_it_is(in_every_state: Rest, state: State) -> None:
+    listed = await in_every_state.get(f"/v1/terminations?job_id={job_id(state)}")
+    (found,) = listed.document["terminations"]
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            answer = await in_every_state.get(f"/v1/terminations/{found['id']}")
+            termination = answer.document
+            if termination["state"] == state:
+                break
+            await asyncio.sleep(0.05)
+    waiting_for, next_action = WHY[state]
+    assert waiting_for in termination["waiting_for"]
+    if next_action is None:
+        assert termination["next_action"] is None
+    else:
+        assert next_action in termination["next_action"]
+    assert (termination["finished_at"] is not None) == (state in FINAL_STATES)
+
+
+# --- health --------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_cannot_be_written_makes_it_unready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives on, tells what it knows, and is ready again by itself."""
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.1)
+    async with served(tmp_path) as rest:
+        operation = await rest.accepted("job-before01")
+        assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}
+        with closing(sqlite3.connect(rest.file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            unready = await rest.get("/readyz")
+            refused = await rest.post({"jobs": ["job-locked01"], "reason": "r"})
+            assert (await rest.get("/livez")).status == 200
+            assert (await rest.get(f"{OPERATIONS}/{operation['id']}")).status == 200
+            other.execute("ROLLBACK")
+        for answer in (unready, refused):
+            assert_problem(answer, 503, "store-unavailable", "locked", "try again")
+            assert int(answer.headers["Retry-After"]) > 0
+        assert (await rest.get("/readyz")).status == 200
+        listed = await rest.get("/v1/terminations?job_id=job-locked01")
+        assert listed.document["terminations"] == []
+        assert (await rest.accepted("job-locked01"))["state"] == "running"
+
+
+async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Path) -> None:
+    """Requests are taken still, and what they wait for says what a person can do."""
+    async with served(tmp_path, {"ids": ["job-cloud001"], "drain_s": 0.1}) as rest:
+        keys = rest.service.simulator._secret_keys
+        key = keys.pop("AKIDEXAMPLE")
+        operation = await rest.service.submit("job-cloud001")
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                ready = await rest.get("/readyz")
+                assert ready.status == 200
+                if ready.document["status"] == "degraded":
+                    break
+                await asyncio.sleep(0.05)
+        (code,) = ready.document["troubles"].values()
+        assert code == "AuthFailure.SecretIdNotFound"
+        (termination,) = (await rest.service.terminations(operation)).values()
+        assert f"calls to the cloud fail ({code}: " in termination["waiting_for"]
+        assert "check the account's key" in termination["next_action"]
+        keys["AKIDEXAMPLE"] = key
+        assert (await rest.service.finished(operation))["outcome"] == "verified"
+        assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}
