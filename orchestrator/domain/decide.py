@@ -12,13 +12,24 @@ from typing import TYPE_CHECKING, assert_never
 
 from orchestrator.domain import evidence, polling
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobSeen, JobState
 from orchestrator.domain.lifecycle import Event, State, next_state
+from orchestrator.domain.seen import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
 from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
 
 if TYPE_CHECKING:
+    from orchestrator.domain.errors import CloudError
     from orchestrator.domain.polling import PollPolicy
+    from orchestrator.domain.seen import Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,59 +44,6 @@ class Policy:
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class CallStarted:
-    """A TerminateJob call is about to leave."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallAccepted:
-    """The cloud acknowledged the call."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallFailed:
-    """The call did not succeed."""
-
-    error: CloudError
-
-
-@dataclass(frozen=True, slots=True)
-class CallInterrupted:
-    """The process ended between writing the attempt and writing its answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class LookFailed:
-    """A look at this one job did not succeed."""
-
-    error: CloudError
-
-
-@dataclass(frozen=True, slots=True)
-class JobUnlisted:
-    """DescribeJobs did not list the job; that alone does not prove that it is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """The requester took it back."""
-
-
-Seen = (
-    JobSeen
-    | JobUnlisted
-    | LookFailed
-    | CallStarted
-    | CallAccepted
-    | CallFailed
-    | CallInterrupted
-    | Withdrawn
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import ACCEPTED, INTERRUPTED, TERMINATE_JOB, Answer, NewAttempt
-from orchestrator.domain.decide import (
-    CallAccepted,
-    CallFailed,
-    CallInterrupted,
-    CallStarted,
-    decide,
-)
+from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError
+from orchestrator.domain.seen import CallAccepted, CallFailed, CallInterrupted, CallStarted
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decide import LookFailed, decide
+from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError
 from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.seen import LookFailed
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.loop import Background
 

@@ -7,9 +7,10 @@ import math
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.decide import JobUnlisted, decide
+from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.polling import sweep_due_at
+from orchestrator.domain.seen import JobUnlisted
 from orchestrator.domain.terminations import Look
 
 if TYPE_CHECKING:

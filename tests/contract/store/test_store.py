@@ -11,10 +11,11 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.decide import CallAccepted, CallStarted, Decision, Withdrawn, decide
+from orchestrator.domain.decide import Decision, decide
 from orchestrator.domain.errors import Conflict, StoreUnavailable
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
+from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
 from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
 from orchestrator.store import schema
 from orchestrator.store.records import StoredRecords

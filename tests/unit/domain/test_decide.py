@@ -6,7 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.domain.decide import (
+from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
+from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState
+from orchestrator.domain.lifecycle import TRANSITIONS, Event, State
+from orchestrator.domain.seen import (
     CallAccepted,
     CallFailed,
     CallInterrupted,
@@ -15,11 +19,7 @@ from orchestrator.domain.decide import (
     LookFailed,
     Seen,
     Withdrawn,
-    decide,
 )
-from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
-from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState
-from orchestrator.domain.lifecycle import TRANSITIONS, Event, State
 from orchestrator.domain.terminations import Look, OnSubmitted, Termination
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept, termination
 

@@ -1,0 +1,64 @@
+"""What can be seen of a termination: the end of a call or of a look, or what a person did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.jobs import JobSeen
+
+if TYPE_CHECKING:
+    from orchestrator.domain.errors import CloudError
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """A TerminateJob call is about to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallAccepted:
+    """The cloud acknowledged the call."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed:
+    """The call did not succeed."""
+
+    error: CloudError
+
+
+@dataclass(frozen=True, slots=True)
+class CallInterrupted:
+    """The process ended between writing the attempt and writing its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    """A look at this one job did not succeed."""
+
+    error: CloudError
+
+
+@dataclass(frozen=True, slots=True)
+class JobUnlisted:
+    """DescribeJobs did not list the job; that alone does not prove that it is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The requester took it back."""
+
+
+Seen = (
+    JobSeen
+    | JobUnlisted
+    | LookFailed
+    | CallStarted
+    | CallAccepted
+    | CallFailed
+    | CallInterrupted
+    | Withdrawn
+)
