@@ -32,11 +32,11 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from orchestrator.settings import Settings
 
-DRAIN_S = 8.0
+DRAIN_S = 7.0
 """Time that calls under way have to end at a stop; what is left is read first at the next start."""
 KEEPALIVE_S = 30.0
 
@@ -74,25 +74,30 @@ class PartitionLoops:
         for loop in (self.dispatcher, self.sweeper, self.prober):
             loop.wake.set()
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run the loops; at the end no call starts any more, and those under way are awaited."""
-        clock = self.partition.clock
-        tasks = [
-            asyncio.create_task(run_forever(loop, clock, self.partition.random), name=loop.name)
-            for loop in (self.dispatcher, self.sweeper, self.prober)
-        ]
+    async def run(self) -> None:
+        """Run the loops until cancelled; then no call starts any more, those under way may end."""
+        partition = self.partition
+        loops = (self.dispatcher, self.sweeper, self.prober)
+        try:
+            await asyncio.gather(
+                *(run_forever(loop, partition.clock, partition.random) for loop in loops)
+            )
+        finally:
+            ended = await asyncio.gather(self.dispatcher.end(DRAIN_S), self.prober.end(DRAIN_S))
+            if not all(ended):
+                log.warning("calls of %s were cut off; their jobs are read first", partition.name)
+
+
+@asynccontextmanager
+async def _running(loops: Iterable[PartitionLoops]) -> AsyncIterator[None]:
+    """Run every partition's loops; one that dies takes the daemon with it."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each.run(), name=each.partition.name) for each in loops]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            try:
-                async with asyncio.timeout(DRAIN_S):
-                    await asyncio.gather(self.dispatcher.drain(), self.prober.drain())
-            except TimeoutError:
-                log.warning("calls of %s were still under way", self.partition.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,7 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
         loops = await _partitions(settings, stack, WorkingSet(database), watched, clock)
         context = _context(settings, StoredRecords(database, clock.now), loops, watched, clock)
         url = await _listen(settings, stack, context)
-        for each in loops.values():
-            await stack.enter_async_context(each.running())
+        await stack.enter_async_context(_running(loops.values()))
         log.info("serving %s, %d partitions", url, len(loops))
         yield Daemon(url)
         log.info("stopping")

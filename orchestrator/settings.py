@@ -73,7 +73,7 @@ class Server(_Section):
 class DatabaseSettings(_Section):
     """Where terminations are kept."""
 
-    url: str = "sqlite:///orchestrator.db"
+    url: Annotated[str, Field(validate_default=True)] = "sqlite:///orchestrator.db"
 
     @field_validator("url")
     @classmethod

@@ -68,7 +68,7 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
 
 
 def _explain_queued(termination: Termination, around: Surroundings) -> Explanation:
-    if termination.not_before is not None and termination.not_before > around.now:
+    if termination.begins_after(around.now):
         return Explanation(
             waiting_for="the time before which it was asked not to be called (not_before)",
             next_action="look at the job (DescribeJobs), then TerminateJob",

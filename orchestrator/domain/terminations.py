@@ -87,3 +87,7 @@ class Termination:
     settle_until: datetime | None = None
     problem: Problem | None = None
     finished_at: datetime | None = None
+
+    def begins_after(self, time: datetime) -> bool:
+        """Whether it was asked to be left alone until later than ``time``."""
+        return self.not_before is not None and self.not_before > time

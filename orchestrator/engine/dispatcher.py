@@ -50,9 +50,9 @@ class Dispatcher:
         next_at = await partition.store.next_call_at(partition.name)
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
-    async def drain(self) -> None:
-        """Wait for the calls under way."""
-        await self._calls.drain()
+    async def end(self, within_s: float) -> bool:
+        """Let the calls under way end; False where one had to be cut off."""
+        return await self._calls.end(within_s)
 
     async def _recover(self) -> None:
         """Take note of attempts whose answer was never written, in an earlier process or here."""

@@ -82,10 +82,18 @@ class Background:
         except Exception:
             log.exception("%s failed", self._name)
 
-    async def drain(self) -> None:
-        """Wait until nothing is under way."""
-        while self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+    async def end(self, within_s: float) -> bool:
+        """Wait until nothing is under way, and cut off what still is then; False if something was.
+
+        Nothing may be started any more.
+        """
+        if not self._tasks:
+            return True
+        _, late = await asyncio.wait(self._tasks, timeout=within_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return not late
 
 
 def until(later: float, now: float) -> float:

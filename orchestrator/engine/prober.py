@@ -91,9 +91,9 @@ class Prober:
         self._calls.start(partial(self._look, row, self._by_job, self._by_job.take()))
         return 0.0
 
-    async def drain(self) -> None:
-        """Wait for the calls under way."""
-        await self._calls.drain()
+    async def end(self, within_s: float) -> bool:
+        """Let the calls under way end; False where one had to be cut off."""
+        return await self._calls.end(within_s)
 
     def _pacers_for(self, row: Termination) -> list[Pacer]:
         finished = row.job_state is not None and row.job_state.finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ JOBS_PER_CALL = 100
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
+log = logging.getLogger(__name__)
+
 
 class Sweeper:
     """One partition's DescribeJobs calls."""
@@ -36,6 +39,7 @@ class Sweeper:
         self._on_change = on_change
         self._batch = JOBS_PER_CALL
         self._failures = 0
+        self._told_forbidden = False
 
     async def step(self) -> float:
         """Sweep if a job is due; returns the seconds until the next one is."""
@@ -54,7 +58,9 @@ class Sweeper:
         )
         if due_at > now:
             return (due_at - now).total_seconds()
-        return await self._sweep([row for row in rows if row.region == rows[0].region])
+        return await self._sweep(
+            [row for row in rows if row.region == rows[0].region and not row.begins_after(now)]
+        )
 
     async def _sweep(self, rows: Sequence[Termination]) -> float:
         partition = self._partition
@@ -104,6 +110,16 @@ class Sweeper:
         if len(rows) > 1:
             self._batch = len(rows) // 2
             return 0.0
+        if error.kind is CloudErrorKind.UNAUTHORIZED and not self._told_forbidden:
+            self._told_forbidden = True
+            log.warning(
+                "%s: DescribeJobs is refused for %s, it is read by DescribeJob, as is each such "
+                "job: %s: %s",
+                self.name,
+                rows[0].job_id,
+                error,
+                error.advice or "",
+            )
         now = self._partition.clock.now()
         alone = decide(rows[0], JobUnlisted(), now, self._partition.policy())
         await self._apply([(rows[0], alone)])

@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.store.database import sqlite_engine
@@ -33,11 +34,23 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 async def upgrade(url: str) -> str:
-    """Upgrade the database at ``url`` to this version's schema; returns the revision reached."""
+    """Upgrade the database at ``url`` to this version's schema; returns the revision reached.
+
+    Raises ConfigurationError where it cannot be used.
+    """
     engine = sqlite_engine(url)
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(_upgrade)
+    except DBAPIError as error:
+        raise ConfigurationError(
+            [
+                (
+                    f"database.url: {engine.url.database} cannot be used: {error.orig}; give the "
+                    "path of a database of this program, or of a file that it may create"
+                )
+            ]
+        ) from error
     finally:
         await engine.dispose()
 

@@ -14,6 +14,7 @@ from orchestrator.store.schema import events, operation_terminations, operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -110,15 +111,15 @@ async def _join(connection: AsyncConnection, new: NewOperation, ids: Sequence[st
     }
     if new.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
+    start = _start(new)
     for some in _chunks(ids):
         joined = terminations.c.id.in_(some)
         await connection.execute(update(terminations).where(joined).values(values))
-        if new.not_before is None:
-            await connection.execute(
-                update(terminations)
-                .where(joined, terminations.c.not_before > new.created_at)
-                .values(not_before=None, look_at=new.created_at)
-            )
+        await connection.execute(
+            update(terminations)
+            .where(joined, terminations.c.not_before > start)
+            .values(not_before=new.not_before, look_at=start)
+        )
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -155,5 +156,9 @@ def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termina
         give_up_after_s=new.give_up_after_s,
         on_submitted=new.on_submitted,
         not_before=new.not_before,
-        look_at=max(new.created_at, new.not_before or new.created_at),
+        look_at=_start(new),
     )
+
+
+def _start(new: NewOperation) -> datetime:
+    return max(new.created_at, new.not_before or new.created_at)

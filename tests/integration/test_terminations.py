@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +164,26 @@ async def test_a_submitted_job_can_be_refused_instead_of_held(database_url: str)
         termination = await running.until(operation_id, JOB, "refused")
         assert termination["error"]["code"] == "Client.JobSubmitted"
         assert termination["attempts"] == []
+
+
+async def test_a_job_is_left_alone_until_its_time_whoever_else_is_looked_at(
+    database_url: str,
+) -> None:
+    """Or one that is SUBMITTED would be refused, or given up, before it was wanted."""
+    jobs = [group(state="SUBMITTED", submitted_s=0.5), group(ids=["job-other001"])]
+    async with service(database_url, *jobs) as running:
+        today = datetime.now(UTC).replace(microsecond=0)
+        soon, late = today + timedelta(days=1), today + timedelta(days=2)
+        first = await running.submit(JOB, not_before=late.isoformat(), on_submitted="refuse")
+        second = await running.submit(JOB, "job-other001", not_before=soon.isoformat())
+        third = await running.submit("job-other001")
+        assert (await running.finished(third))["outcome"] == "verified"
+        termination = (await running.terminations(second))[JOB]
+        assert termination["state"] == "queued"
+        assert datetime.fromisoformat(termination["next_action_at"]) == soon
+        assert not [call for call in running.simulator.calls if JOB in call.job_ids]
+        await running.submit(JOB)
+        assert (await running.finished(first))["outcome"] == "verified"
 
 
 async def test_many_jobs_at_once_with_faults_on_everything(

@@ -246,6 +246,10 @@ def test_a_failure_on_its_way_up_shows_no_secret() -> None:
     assert SECRET not in str(caught.value)
 
 
+def test_the_default_database_is_a_file_that_the_driver_can_open(file: Path) -> None:
+    assert load(file, ACCOUNT).database.url == "sqlite+aiosqlite:///orchestrator.db"
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
