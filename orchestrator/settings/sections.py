@@ -1,20 +1,16 @@
-"""The configuration: a TOML file, each value overridable by ``ORCHESTRATOR__...`` variables.
+"""What may be configured, section by section, and what is a mistake in it.
 
-:func:`load` names every mistake at once and echoes no value, for a value may be a secret.  So what
-spans several settings is checked at the last of them: a check of a whole section would be left out
-as long as anything in the section is wrong.
+A value may be a secret, so no message echoes one.  What spans several settings is checked at the
+last of them: a check of a whole section would be left out as long as anything in it is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tomllib
 from collections import defaultdict
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,28 +19,15 @@ from pydantic import (
     Field,
     PositiveInt,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS
 from orchestrator.cloud.hosts import host_for, region_name
-from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pydantic_core import ErrorDetails
-
-    Place = tuple[str | int, ...]
-
-PREFIX = "ORCHESTRATOR__"
-CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
-REGION_VARIABLE = "TENCENTCLOUD_REGION"
-"""The vendor's own tools take the region from it where none is named."""
 ANY_REGION = "ap-guangzhou"
 NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
 _POLL = PollPolicy()
@@ -275,128 +258,3 @@ class Settings(_Section):
             for (_, host), names in users.items()
             if len(names) > 1
         ]
-
-
-def load(path: Path | None) -> Settings:
-    """Read the file (default: $ORCHESTRATOR_CONFIG) and the environment.
-
-    Raises ConfigurationError with every problem found.
-    """
-    named = path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
-    values, problems = _read(named) if named else ({}, [])
-    unreadable = bool(problems)
-    variables, misspelt = _override(values, os.environ)
-    problems += misspelt
-    _name_default_region(values, os.environ.get(REGION_VARIABLE))
-    if not unreadable:
-        try:
-            settings = Settings.model_validate(values)
-        except ValidationError as error:
-            problems += [
-                f"{_where(found['loc'], variables)}: {_message(found)}"
-                for found in error.errors(include_url=False, include_input=False)
-            ]
-    if problems:
-        raise ConfigurationError(problems)
-    return settings
-
-
-def _where(place: Place, variables: Mapping[Place, str]) -> str:
-    """The name under which a person gave the value at ``place``."""
-    for end in range(len(place), 0, -1):
-        if place[:end] in variables:
-            return variables[place[:end]]
-    return ".".join(str(part) for part in place) or "configuration"
-
-
-def _message(found: ErrorDetails) -> str:
-    message = str(found["msg"]).removeprefix("Value error, ")
-    if found["type"] == "extra_forbidden":
-        return "there is no such setting; see config/orchestrator.toml"
-    return message[0].lower() + message[1:]
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), []
-    except OSError as error:
-        return {}, [f"{path} cannot be read: {error.strerror}"]
-    except UnicodeDecodeError as error:
-        return {}, [f"{path} is not UTF-8 at byte {error.start}"]
-    except tomllib.TOMLDecodeError as error:
-        return {}, [f"{path} is not TOML: {error}"]
-
-
-def _name_default_region(values: dict[str, Any], region: str | None) -> None:
-    accounts = values.get("accounts")
-    for account in accounts.values() if isinstance(accounts, dict) else ():
-        regions = account.get("regions") if isinstance(account, dict) else None
-        if isinstance(regions, list) and region in regions:
-            account.setdefault("default_region", region)
-
-
-def _override(
-    values: dict[str, Any], environment: Mapping[str, str]
-) -> tuple[dict[Place, str], list[str]]:
-    """Put the environment's values over the file's.
-
-    Returns the variable that each came from, and what is wrong with the others.
-    """
-    variables: dict[Place, str] = {}
-    problems = []
-    for variable, text in sorted(environment.items()):
-        if variable.upper().startswith(PREFIX):
-            try:
-                place, kind = _place(values, variable[len(PREFIX) :].split("__"))
-                _put(values, place, _parsed(kind, text))
-                variables[place] = variable
-            except ValueError as error:
-                problems.append(f"{variable}: {error}")
-    return variables, problems
-
-
-def _place(values: object, keys: list[str]) -> tuple[tuple[str, ...], Any]:
-    """Where a variable's keys point, and the type of what stands there; raises ValueError."""
-    place: tuple[str, ...] = ()
-    kind: Any = Settings
-    for key in keys:
-        found = _inside(kind, key, values)
-        if found is None:
-            raise ValueError("there is no such setting; see config/orchestrator.toml")
-        name, kind = found
-        place = (*place, name)
-        values = values.get(name) if isinstance(values, dict) else None
-    return place, kind
-
-
-def _inside(kind: Any, key: str, values: object) -> tuple[str, Any] | None:
-    """What ``key``, in whatever letter case, names in a section, and its type."""
-    if get_origin(kind) is dict:
-        names = values if isinstance(values, dict) else ()
-        kinds = dict.fromkeys((*names, key.lower()), get_args(kind)[1])
-    else:
-        fields = getattr(kind, "model_fields", {})
-        kinds = {name: field.annotation for name, field in fields.items()}
-    return next((each for each in kinds.items() if each[0].lower() == key.lower()), None)
-
-
-def _parsed(kind: Any, text: str) -> object:
-    """A variable's text as the file would have its value; raises ValueError."""
-    if get_origin(kind) is dict or hasattr(kind, "model_fields"):
-        raise ValueError("this is a section: give its settings, each by a variable of its own")
-    if get_origin(kind) is not list:
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise ValueError("must be a list in JSON") from None
-
-
-def _put(values: dict[str, Any], place: tuple[str, ...], value: object) -> None:
-    *sections, name = place
-    table: Any = values
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            return
-    table[name] = value
