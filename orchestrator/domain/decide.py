@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from orchestrator.domain import evidence, polling
 from orchestrator.domain.backoff import backoff_s
@@ -224,8 +224,17 @@ def _on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Poli
         case _:
             return Decision(after=termination)
     if decision.event is None and _overdue(termination, now):
-        decision = _moved(decision.after, Event.GAVE_UP, now, why="the deadline passed")
+        late = replace(decision.after, problem=decision.after.problem or _LATE)
+        decision = _moved(late, Event.GAVE_UP, now, why="the deadline passed")
     return decision
+
+
+_LATE: Final = Problem(
+    code="Client.DeadlinePassed",
+    message="the job was not seen down by its deadline",
+    advice="look at the job in the console and end there what is live, or submit it again with a "
+    "longer give_up_after_s",
+)
 
 
 def _with_sighting(termination: Termination, seen: JobSeen) -> Termination:
@@ -290,8 +299,9 @@ def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
 
 
 def _on_down_not_called(told: Termination, now: datetime) -> Decision:
-    if told.state is State.SENDING and told.job_state is JobState.FAILED:
-        # A termination leaves FAILED behind: the call whose answer was lost may well have acted.
+    if told.state is State.SENDING and (told.job_state is JobState.FAILED or told.acknowledged_at):
+        # A termination leaves FAILED behind: the call whose answer was lost may well have acted,
+        # or an earlier one did.
         decision = _moved(told, Event.CALL_ACCEPTED, now, why="seen down after a lost answer")
         return replace(decision, after=_look(decision.after, Look.JOB, now))
     proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE, problem=None)

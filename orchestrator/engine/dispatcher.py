@@ -58,12 +58,16 @@ class Dispatcher:
         """Take note of attempts whose answer was never written, in an earlier process or here."""
         partition = self._partition
         now = partition.clock.now()
-        for termination in await partition.store.unanswered(partition.name):
-            if termination.id not in self._under_way:
-                decision = decide(termination, CallInterrupted(), now, partition.policy())
-                answer = Answer(at=now, outcome=INTERRUPTED)
-                await partition.store.finish_attempt(termination, decision, answer)
         self._may_have_lost = False
+        try:
+            for termination in await partition.store.unanswered(partition.name):
+                if termination.id not in self._under_way:
+                    decision = decide(termination, CallInterrupted(), now, partition.policy())
+                    answer = Answer(at=now, outcome=INTERRUPTED)
+                    await partition.store.finish_attempt(termination, decision, answer)
+        except BaseException:
+            self._may_have_lost = True
+            raise
         self._on_change()
 
     async def _start(self, termination: Termination) -> None:
@@ -98,16 +102,16 @@ class Dispatcher:
             except CloudError as error:
                 seen = CallFailed(error)
                 answer = Answer.of_error(error, partition.clock.now())
-                await partition.note(error)
             else:
                 seen = CallAccepted(request_id)
                 answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
-                await partition.note(None)
             decision = decide(termination, seen, answer.at, partition.policy())
             await partition.store.finish_attempt(termination, decision, answer)
         except BaseException:
             self._may_have_lost = True
             raise
+        else:
+            await partition.note(seen.error if isinstance(seen, CallFailed) else None)
         finally:
             self._under_way.discard(termination.id)
             self._on_change()

@@ -60,6 +60,8 @@ class Partition:
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
+    _trouble_is_stored: bool = field(init=False, default=False)
+    """False at a start: what an earlier process stored is not known."""
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
 
@@ -93,6 +95,7 @@ class Partition:
             self._failures = 0
             if self.trouble is not None:
                 log.warning("calls of %s work again", self.name)
+            if self.trouble is not None or not self._trouble_is_stored:
                 await self._set_trouble(None)
             return
         self._failures += 1
@@ -105,4 +108,6 @@ class Partition:
 
     async def _set_trouble(self, trouble: Problem | None) -> None:
         self.trouble = trouble
+        self._trouble_is_stored = False
         await self.store.set_trouble(self.name, trouble, self.clock.now())
+        self._trouble_is_stored = True

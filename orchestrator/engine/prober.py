@@ -110,13 +110,11 @@ class Prober:
                 seen = await pacer.send(permit, partial(read, row))
             except CloudError as error:
                 seen = LookFailed(error)
-                await partition.note(error)
-            else:
-                await partition.note(None)
             now = partition.clock.now()
             decision = decide(row, seen, now, partition.policy())
             await partition.store.apply([(row, decision)], now)
             partition.count_finishes([decision])
+            await partition.note(seen.error if isinstance(seen, LookFailed) else None)
         finally:
             self._under_way.discard(row.id)
             self._on_change()

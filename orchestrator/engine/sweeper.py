@@ -39,13 +39,15 @@ class Sweeper:
         self._on_change = on_change
         self._batch = JOBS_PER_CALL
         self._failures = 0
+        self._resume_at = 0.0
         self._told_forbidden = False
 
     async def step(self) -> float:
         """Sweep if a job is due; returns the seconds until the next one is."""
         partition = self._partition
-        if self._pacer.wait_s() > 0:
-            return self._pacer.wait_s()
+        wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
+        if wait_s > 0:
+            return wait_s
         now = partition.clock.now()
         rows = await partition.store.due(partition.name, Look.SWEEP, None, self._batch)
         if not rows:
@@ -101,12 +103,14 @@ class Sweeper:
         """
         if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
             self._failures += 1
-            return backoff_s(
+            wait_s = backoff_s(
                 self._failures,
                 base_s=BACKOFF_BASE_S,
                 max_s=BACKOFF_MAX_S,
                 jitter=self._partition.random.random(),
             )
+            self._resume_at = self._partition.clock.monotonic() + wait_s
+            return wait_s
         if len(rows) > 1:
             self._batch = len(rows) // 2
             return 0.0

@@ -31,6 +31,14 @@ _GUARDED = (
 )
 
 
+_GUARDED_BY_LOOK = _GUARDED.where(
+    terminations.c.observed_at.is_not_distinct_from(
+        bindparam("guard_observed_at", type_=terminations.c.observed_at.type)
+    )
+)
+"""A decision that changes no state must not undo what another look has found meanwhile."""
+
+
 def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
     row = to_row(after)
     return {
@@ -51,9 +59,13 @@ async def write_decisions(
     A decision without an event changes no state: where its guard fails, newer knowledge stands
     already and nothing is lost.
     """
-    staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
+    staying = [
+        _parameters(before, d.after) | {"guard_observed_at": before.observed_at}
+        for before, d in changes
+        if d.event is None
+    ]
     if staying:
-        await connection.execute(_GUARDED, staying)
+        await connection.execute(_GUARDED_BY_LOOK, staying)
     moved = 0
     for before, decision in changes:
         if decision.event is not None and await write_move(connection, before, decision, at):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 async def refusal(path: Path) -> str:
     with pytest.raises(ConfigurationError) as caught:
         await upgrade(f"sqlite+aiosqlite:///{path}")
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            # The driver has it end by itself, and it needs this loop for that.
+            await asyncio.to_thread(thread.join)
     (problem,) = caught.value.problems
     assert problem.startswith(f"database.url: {path} cannot be used: ")
     return problem

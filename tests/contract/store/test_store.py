@@ -12,17 +12,19 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.attempts import Answer, NewAttempt
 from orchestrator.domain.decide import Decision, decide
-from orchestrator.domain.errors import Conflict, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind, Conflict, StoreUnavailable
+from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
-from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
+from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
 from orchestrator.store import schema
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.unit.domain.build import NOW, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
+    from orchestrator.domain.seen import Seen
     from orchestrator.store.database import Database
 
 PARTITION = "main@host"
@@ -181,6 +183,83 @@ async def test_the_last_job_finishes_its_operation_with_an_outcome(
     assert finished is not None
     assert (finished.outcome, finished.finished_at) == ("withdrawn", later(3))
     assert finished.jobs_by_state == {State.WITHDRAWN: 2}
+
+
+def failure(kind: CloudErrorKind, code: str) -> CloudError:
+    return CloudError(kind, code, f"about {code}", advice=f"against {code}")
+
+
+WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
+    "job-verified": (
+        State.VERIFIED,
+        None,
+        [
+            CallStarted(),
+            CallAccepted("r1"),
+            read(JobState.FAILED, at=later(2)),
+            swept(JobState.FAILED, at=later(60)),
+        ],
+    ),
+    "job-over": (State.ALREADY_FINISHED, None, [read(JobState.SUCCEED)]),
+    "job-missing": (
+        State.NOT_FOUND,
+        "ResourceNotFound.Job",
+        [LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))],
+    ),
+    "job-refused": (
+        State.REFUSED,
+        "UnsupportedOperation.TerminateOperationWithEnvId",
+        [
+            CallStarted(),
+            CallFailed(
+                failure(CloudErrorKind.REFUSED, "UnsupportedOperation.TerminateOperationWithEnvId")
+            ),
+        ],
+    ),
+    "job-lost": (
+        State.UNVERIFIED,
+        "Client.Timeout",
+        [
+            CallStarted(),
+            CallAccepted("r2"),
+            read(JobState.RUNNING, LIVE),
+            LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
+        ],
+    ),
+}
+"""Each job with the state it ends in, the code it ends with, and what is seen of it till then."""
+
+
+async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, *WENT, give_up_after_s=60.0)
+    for row in await store.due(PARTITION, Look.SWEEP, None, 10):
+        before = row
+        unfinished = await records.operation("op_1")
+        assert unfinished is not None
+        assert (unfinished.outcome, unfinished.finished_at) == (None, None)
+        _, _, seen = WENT[row.job_id]
+        for number, each in enumerate(seen, start=1):
+            at = later(60) if number == len(seen) else NOW
+            decision = decide(before, each, at, POLICY)
+            await store.apply([(before, decision)], at)
+            before = decision.after
+    operation = await records.operation("op_1")
+    assert operation is not None
+    assert (operation.outcome, operation.finished_at) == ("partial", later(60))
+    assert operation.jobs_by_state == {state: 1 for state, _, _ in WENT.values()}
+    reported = {
+        record.termination.job_id: record.termination
+        for record in await records.terminations(after=0, limit=10, operation_id="op_1")
+    }
+    assert set(reported) == set(WENT)
+    for job_id, (state, code, _) in WENT.items():
+        assert reported[job_id].state is state
+        assert reported[job_id].problem == (
+            code and Problem(code=code, message=f"about {code}", advice=f"against {code}")
+        )
+    assert reported["job-lost"].instances == LIVE
 
 
 async def test_operations_share_a_live_termination_and_both_finish(

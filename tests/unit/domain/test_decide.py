@@ -278,3 +278,17 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
     assert sent.give_up_at == later(3700)
     again = replace(sent, state=State.QUEUED)
     assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
+
+
+def test_giving_up_says_why_and_what_to_do() -> None:
+    draining = termination(State.DRAINING, give_up_at=NOW)
+    decision = decide(draining, read(JobState.RUNNING, InstanceCounters(running=4)), NOW, POLICY)
+    problem = decision.after.problem
+    assert problem is not None
+    assert (problem.code, bool(problem.advice)) == ("Client.DeadlinePassed", True)
+
+
+def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() -> None:
+    again = termination(State.SENDING, in_doubt=True, evidence=1, acknowledged_at=NOW)
+    decision = decide(again, read(JobState.SUCCEED, InstanceCounters(succeed=10)), later(1), POLICY)
+    assert decision.after.state is State.DRAINING

@@ -1,0 +1,314 @@
+"""One partition over a real database and a simulated cloud, on a clock that tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from orchestrator.cloud import catalogue
+from orchestrator.cloud.credentials import build_provider
+from orchestrator.cloud.gateway import TencentBatch
+from orchestrator.cloud.transport import HttpAnswer
+from orchestrator.domain.decide import Decision
+from orchestrator.domain.operations import NewOperation
+from orchestrator.domain.polling import PollPolicy
+from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.partition import Partition
+from orchestrator.engine.prober import Prober
+from orchestrator.engine.sweeper import Sweeper
+from orchestrator.engine.watched import Watched
+from orchestrator.simulator.answers import Delivery
+from orchestrator.simulator.faults import read_faults
+from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.spec import JobSpec
+from orchestrator.simulator.wire import Request
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.working_set import WorkingSet
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.services.ports import TerminationRecord
+    from orchestrator.simulator.server import Call
+    from orchestrator.store.database import Database
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PARTITION = "main@cloud"
+REGION, OTHER_REGION = "ap-guangzhou", "ap-shanghai"
+SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
+QUOTAS = {"TerminateJob": 2, "DescribeJob": 2, "DescribeJobs": 2, "DescribeTask": 3}
+AMPLE = dict.fromkeys(QUOTAS, 50)
+POLL = PollPolicy()
+END_S = 10.0
+"""How long a call under way may take to end, in real time; none does."""
+_TICK_S = 1e-6
+"""What this clock can tell apart, as any clock has a limit."""
+
+
+def job_ids(count: int) -> list[str]:
+    return [f"job-{number:08}" for number in range(1, count + 1)]
+
+
+JOB, *_ = job_ids(1)
+
+
+class NoJitter(Random):
+    """Draws that take nothing away from a backoff."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+class ManualClock:
+    """Stands still until a test moves it; whoever sleeps wakes when their time has come."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+        self.waits: asyncio.Queue[float] = asyncio.Queue()
+        """The seconds of every sleep, in the order in which they began."""
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=self.passed_s)
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+    def later(self, seconds: float) -> datetime:
+        return self.now() + timedelta(seconds=seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.put_nowait(seconds)
+        if seconds > _TICK_S:
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._sleepers.append((self.passed_s + seconds, woken))
+            await woken
+
+    def advance(self, seconds: float) -> None:
+        self.passed_s += max(seconds, _TICK_S)
+        due = [each for each in self._sleepers if each[0] <= self.passed_s + _TICK_S]
+        self._sleepers = [each for each in self._sleepers if each not in due]
+        for _, woken in due:
+            if not woken.done():
+                woken.set_result(None)
+
+
+class Network:
+    """Carries the gateway's calls to the simulated cloud without a socket."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.before_arrival: Callable[[str], Awaitable[None]] | None = None
+        """Awaited with the action when a call has left and has not arrived."""
+        self._held: dict[str, asyncio.Event] = {}
+        self._arrived: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(0)
+        )
+
+    def hold(self, action: str) -> asyncio.Event:
+        """Keep the next answer to this action back until the event is set."""
+        self._held[action] = asyncio.Event()
+        return self._held[action]
+
+    async def arrival(self, action: str) -> None:
+        """Return when one more call of this action has arrived."""
+        await self._arrived[action].acquire()
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+        action = headers["X-TC-Action"]
+        if self.before_arrival is not None:
+            await self.before_arrival(action)
+        reply = self.simulator.handle(Request("POST", "/", list(headers.items()), body))
+        self._arrived[action].release()
+        if action in self._held:
+            await self._held.pop(action).wait()
+        if reply.delivery is Delivery.CUT:
+            raise catalogue.error(catalogue.DISCONNECTED, "the connection was cut")
+        return HttpAnswer(status=reply.status, headers={}, body=reply.body)
+
+
+class World:
+    """A database, a cloud and the loops of the one partition between them.
+
+    The first second, in which every permit counts as spent, has passed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        quotas: Mapping[str, int] = QUOTAS,
+        faults: Mapping[str, Any] | None = None,
+        store: type[WorkingSet] = WorkingSet,
+    ) -> None:
+        self.database = database
+        self.clock = ManualClock()
+        self.cloud_ahead_s = 0.0
+        """How far the cloud's clock is ahead of this host's."""
+        self.simulator = Simulator(
+            secret_keys={SECRET_ID: SECRET_KEY},
+            limits_per_s=quotas,
+            faults=read_faults(faults or {}),
+            regions=(REGION, OTHER_REGION),
+            now=lambda: self.clock.now().timestamp() + self.cloud_ahead_s,
+        )
+        self.network = Network(self.simulator)
+        self.store = store(database)
+        self.records = StoredRecords(database, self.clock.now)
+        self.changes = 0
+        self.changed = asyncio.Event()
+        self._quotas = quotas
+        self._operations = 0
+        self.start()
+        self.clock.advance(1.0)
+
+    def start(self, *, secret_key: str = SECRET_KEY) -> None:
+        """Start the loops as a new process would, over what is in the database."""
+        keys: dict[str, str | int | Path | None] = {
+            "secret_id": SECRET_ID,
+            "secret_key": secret_key,
+        }
+        self.watched = Watched(self.clock)
+        self.partition = Partition(
+            name=PARTITION,
+            cloud=TencentBatch(
+                endpoint="http://cloud",
+                credentials=build_provider("static", keys, self.clock),
+                clock=self.clock,
+                transport=self.network,
+            ),
+            store=self.store,
+            clock=self.clock,
+            random=NoJitter(),
+            quotas=self._quotas,
+            watched=self.watched,
+            poll=POLL,
+        )
+        self.dispatcher = Dispatcher(self.partition, on_change=self._changed)
+        self.sweeper = Sweeper(self.partition, on_change=self._changed)
+        self.prober = Prober(self.partition, on_change=self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self.changed.set()
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    def cloud_runs(self, *ids: str, **spec: Any) -> None:
+        """Give the cloud jobs that run, or that are as ``spec`` says."""
+        values = {"instances": 10, "drain_s": 10.0} | spec
+        self.simulator.add_jobs([JobSpec(job_id=job_id, **values) for job_id in ids])
+
+    async def submit(
+        self, *ids: str, region: str = REGION, partition: str = PARTITION, **known: Any
+    ) -> None:
+        """Have an operation on these jobs stored, and ``known`` of each of them since."""
+        self._operations += 1
+        number = self._operations
+        new = NewOperation(
+            id=f"op_{number}",
+            account="main",
+            region=region,
+            partition=partition,
+            job_ids=ids,
+            duplicates_merged=0,
+            reason="a test",
+            requested_by="me",
+            idempotency_key=None,
+            request_hash="h",
+            on_submitted=OnSubmitted.HOLD,
+            not_before=None,
+            give_up_after_s=3600.0,
+            settle_s=30.0,
+            created_at=self.clock.now(),
+        )
+        await self.records.create(new, [f"trm_{job_id}" for job_id in ids])
+        if known:
+            await self.know(*ids, **known)
+
+    async def know(self, *ids: str, **known: Any) -> None:
+        """Have this known of these jobs."""
+        befores = [r.termination for r in await self._records() if r.termination.job_id in ids]
+        changes = [(before, Decision(after=replace(before, **known))) for before in befores]
+        await self.store.apply(changes, self.clock.now())
+        stored = {record.termination.id: record.termination for record in await self._records()}
+        for _, decision in changes:
+            assert stored[decision.after.id] == decision.after, "the engine does not write that"
+
+    async def ready(self, *ids: str, **known: Any) -> None:
+        """Have running jobs that a look has shown to be callable."""
+        self.cloud_runs(*ids)
+        later = self.clock.later(POLL.queued_s)
+        values = {"call_at": self.clock.now(), "look_at": later} | known
+        await self.submit(*ids, **values)
+
+    # --- what came of it -------------------------------------------------------------------------
+
+    async def _records(self) -> list[TerminationRecord]:
+        return await self.records.terminations(after=0, limit=1000)
+
+    async def record(self, job_id: str) -> TerminationRecord:
+        (found,) = await self.records.terminations(after=0, limit=10, job_id=job_id)
+        return found
+
+    async def termination(self, job_id: str) -> Termination:
+        return (await self.record(job_id)).termination
+
+    async def outcomes(self, job_id: str) -> list[str | None]:
+        """How the attempts on a job came out; None: not answered."""
+        return [attempt.outcome for attempt in (await self.record(job_id)).attempts]
+
+    def calls(self, action: str) -> list[Call]:
+        return [call for call in self.simulator.calls if call.action == action]
+
+    def arrivals_s(self, action: str) -> list[float]:
+        """When calls of this action arrived, in seconds of the test's clock."""
+        return [round(call.at - NOON.timestamp(), 3) for call in self.calls(action)]
+
+    def called(self, action: str) -> list[str]:
+        """The jobs of every call of this action, in the order of arrival."""
+        return [job_id for call in self.calls(action) for job_id in call.job_ids]
+
+    # --- what happens ----------------------------------------------------------------------------
+
+    async def ended(self, loop: Dispatcher | Prober) -> None:
+        """Return when the loop's calls under way have ended."""
+        assert await loop.end(END_S)
+
+    async def dispatch(self) -> float:
+        """One step of the dispatcher, then the wait and the end of the call that it started."""
+        wait_s = await self.dispatcher.step()
+        await self.pass_waits()
+        await self.ended(self.dispatcher)
+        return wait_s
+
+    async def pass_waits(self) -> None:
+        """Let those who began to wait for their permit's time have it."""
+        await asyncio.sleep(0)
+        while not self.clock.waits.empty():
+            wait_s = self.clock.waits.get_nowait()
+            if wait_s > 0:
+                self.clock.advance(wait_s)
+
+    async def probe(self) -> float:
+        """One step of the prober, with the end of the looks that it started."""
+        wait_s = await self.prober.step()
+        await self.ended(self.prober)
+        return wait_s
+
+    async def execute(self, statement: str) -> None:
+        """Run a statement on the database."""
+
+        async def work(connection: Any) -> None:
+            await connection.execute(text(statement))
+
+        await self.database.write(work)

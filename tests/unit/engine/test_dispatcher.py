@@ -1,0 +1,424 @@
+"""TerminateJob, one step at a time: what arrives at the cloud, and what is written before it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.domain.attempts import INTERRUPTED
+from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.seen import Withdrawn
+from orchestrator.domain.terminations import Look, Termination
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.domain.build import POLICY
+from tests.unit.engine.support import AMPLE, END_S, JOB, NOON, PARTITION, QUOTAS, World, job_ids
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.store.database import Database
+
+ONE_A_SECOND = QUOTAS | {"TerminateJob": 1}
+ANSWERS_CANNOT_BE_WRITTEN = (
+    "CREATE TRIGGER broken BEFORE UPDATE OF answered_at ON attempts "
+    "BEGIN SELECT RAISE(ABORT, 'broken'); END"
+)
+
+
+async def test_the_attempt_is_written_before_the_call_leaves(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    written = []
+
+    async def look_at_the_database(_: str) -> None:
+        written.append(await world.record(JOB))
+
+    world.network.before_arrival = look_at_the_database
+    await world.dispatch()
+    (record,) = written
+    (attempt,) = record.attempts
+    assert record.termination.state is State.SENDING
+    assert record.termination.give_up_at == NOON.replace(hour=13, second=1)
+    assert (attempt.number, attempt.action, attempt.target) == (1, "TerminateJob", JOB)
+    assert (attempt.sent_at, attempt.answered_at, attempt.outcome) == (
+        NOON.replace(second=1),
+        None,
+        None,
+    )
+    assert world.called("TerminateJob") == [JOB]
+
+
+async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB, failures=3)
+    await world.dispatch()
+    record = await world.record(JOB)
+    (call,) = world.calls("TerminateJob")
+    (attempt,) = record.attempts
+    assert (call.code, attempt.outcome, attempt.request_id) == ("OK", "accepted", call.request_id)
+    assert attempt.answered_at == world.clock.now()
+    after = record.termination
+    assert (after.state, after.evidence, after.failures) == (State.DRAINING, 1, 0)
+    assert (after.look, after.look_at, after.call_at) == (Look.SWEEP, world.clock.later(2), None)
+    assert after.acknowledged_at == world.clock.now()
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "acted"),
+    [
+        ("internal_error", "outcome_unknown", False),
+        ("reset", "outcome_unknown", False),
+        ("lost_answer", "outcome_unknown", True),
+    ],
+)
+async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
+    database: Database, fault: str, outcome: str, acted: bool
+) -> None:
+    world = World(database, faults={"TerminateJob": {fault: {"first_n": 1}}})
+    await world.ready(JOB)
+    await world.dispatch()
+    after = await world.termination(JOB)
+    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, Look.JOB)
+    assert after.look_at == world.clock.now()
+    assert await world.outcomes(JOB) == [outcome]
+    world.clock.advance(600)
+    assert math.isinf(await world.dispatch())
+    assert [call.acted for call in world.calls("TerminateJob")] == [acted]
+
+
+async def test_a_throttled_call_is_looked_at_again_and_slows_the_others(
+    database: Database,
+) -> None:
+    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 1}}})
+    jobs = job_ids(3)
+    await world.ready(*jobs)
+    await world.dispatch()
+    after = await world.termination(jobs[0])
+    assert (after.state, after.call_at, after.look) == (State.QUEUED, None, Look.SWEEP)
+    assert after.look_at == world.clock.later(1)
+    assert await world.outcomes(jobs[0]) == ["throttled"]
+    world.clock.advance(2)
+    await world.dispatch()
+    assert await world.dispatch() == pytest.approx(1.0 - 0.05), "one permit of two is left"
+    assert world.called("TerminateJob") == jobs[:2]
+
+
+async def test_a_refusal_for_good_is_kept_with_its_advice(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    world.cloud_runs(JOB, env_id="env-1", refuse_env=True)
+    await world.dispatch()
+    after = await world.termination(JOB)
+    assert (after.state, after.finished_at) == (State.REFUSED, world.clock.now())
+    assert after.problem is not None
+    assert after.problem.code == "UnsupportedOperation.TerminateOperationWithEnvId"
+    assert after.problem.advice
+    assert await world.outcomes(JOB) == ["refused"]
+
+
+# --- which job, and when -------------------------------------------------------------------------
+
+
+async def test_first_in_line_is_called_first_then_the_order_of_submission(
+    database: Database,
+) -> None:
+    world = World(database)
+    first, second, third = job_ids(3)
+    await world.ready(first, second)
+    await world.ready(third, first_in_line=True)
+    await world.know(first, call_at=world.clock.later(-1))
+    await world.know(second, call_at=world.clock.later(-2))
+    for _ in range(3):
+        await world.dispatch()
+        world.clock.advance(1)
+    assert world.called("TerminateJob") == [third, first, second]
+
+
+async def test_no_job_is_called_before_its_time(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB, call_at=world.clock.later(3))
+    assert await world.dispatch() == 3.0
+    world.clock.advance(2.999)
+    assert await world.dispatch() == pytest.approx(0.001)
+    assert world.called("TerminateJob") == []
+    world.clock.advance(0.001)
+    await world.dispatch()
+    assert world.called("TerminateJob") == [JOB]
+
+
+async def test_a_job_that_no_look_has_shown_to_be_callable_is_not_called(
+    database: Database,
+) -> None:
+    world = World(database)
+    world.cloud_runs(JOB)
+    await world.submit(JOB)
+    assert math.isinf(await world.dispatch())
+    assert world.simulator.calls == []
+
+
+async def test_the_job_of_another_partition_is_left_alone(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB, partition="other@cloud")
+    assert math.isinf(await world.dispatch())
+    assert await world.outcomes(JOB) == []
+
+
+async def test_the_quota_is_spent_evenly_and_wholly(database: Database) -> None:
+    world = World(database)
+    jobs = job_ids(20)
+    await world.ready(*jobs)
+    world.start()
+    for _ in range(3 * len(jobs)):
+        wait_s = min(await world.dispatch(), 1.0)
+        if wait_s > 0:
+            world.clock.advance(wait_s)
+    (counted,) = world.simulator.quota.report()
+    assert (counted["refused"], counted["most_in_any_second"]) == (0, 2)
+    arrivals = world.arrivals_s("TerminateJob")
+    assert {round(b - a, 3) for a, b in itertools.pairwise(arrivals)} == {0.475, 0.525}
+    assert (arrivals[0], arrivals[-1]) == (2.0, 11.475), "two a second, and no burst"
+
+
+async def test_nothing_is_called_in_the_first_second_after_a_start(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    world.start()
+    assert await world.dispatcher.step() == pytest.approx(1.0 - 0.05)
+    assert await world.outcomes(JOB) == []
+    world.clock.advance(0.951)
+    await world.dispatch()
+    assert world.arrivals_s("TerminateJob") == [2.0]
+
+
+async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    world.start()
+    world.clock.advance(0.951)
+    await world.dispatcher.step()
+    assert await world.outcomes(JOB) == [None]
+    assert await world.clock.waits.get() == pytest.approx(0.049)
+    assert world.calls("TerminateJob") == []
+    world.clock.advance(0.049)
+    await world.ended(world.dispatcher)
+    assert world.called("TerminateJob") == [JOB]
+
+
+# --- what another changed meanwhile --------------------------------------------------------------
+
+
+class Overtaken(WorkingSet):
+    """The real store, where a person takes the first job back right after it was read."""
+
+    taken_back: Termination | None = None
+
+    async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
+        found = await super().callable(partition, now, limit)
+        if self.taken_back is None:
+            (self.taken_back,) = found
+            withdrawn = decide(self.taken_back, Withdrawn(), now, POLICY)
+            assert await self.apply([(self.taken_back, withdrawn)], now) == 1
+        return found
+
+
+async def test_a_job_taken_back_meanwhile_is_not_called_and_costs_no_permit(
+    database: Database,
+) -> None:
+    world = World(database, quotas=ONE_A_SECOND, store=Overtaken)
+    jobs = job_ids(2)
+    await world.ready(*jobs)
+    assert await world.dispatch() == 0
+    assert (await world.termination(jobs[0])).state is State.WITHDRAWN
+    assert await world.outcomes(jobs[0]) == []
+    assert world.calls("TerminateJob") == []
+    world.clock.advance(0.951)
+    await world.dispatch()
+    assert world.called("TerminateJob") == [jobs[1]]
+
+
+# --- what was left open --------------------------------------------------------------------------
+
+
+async def cut_off(world: World, job_id: str) -> None:
+    """Let the process end while the answer to this job's call is on its way."""
+    world.network.hold("TerminateJob")
+    await world.dispatcher.step()
+    await world.network.arrival("TerminateJob")
+    assert await world.dispatcher.end(0.0) is False
+    assert await world.outcomes(job_id) == [None]
+
+
+async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_any_call(
+    database: Database,
+) -> None:
+    world = World(database)
+    first, second = job_ids(2)
+    await world.ready(first, second)
+    await cut_off(world, first)
+    world.start()
+    world.clock.advance(60)
+    known = []
+
+    async def look_at_the_database(_: str) -> None:
+        known.append(await world.record(first))
+
+    world.network.before_arrival = look_at_the_database
+    await world.dispatch()
+    assert world.called("TerminateJob") == [first, second]
+    (record,) = known
+    (attempt,) = record.attempts
+    assert (attempt.outcome, attempt.answered_at) == (INTERRUPTED, world.clock.now())
+    after = record.termination
+    assert (after.state, after.in_doubt) == (State.SENDING, True)
+    assert (after.look, after.look_at) == (Look.JOB, world.clock.now())
+
+
+async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    await cut_off(world, JOB)
+    world.start()
+    changes = world.changes
+    assert await world.dispatcher.step() > 0
+    assert (await world.termination(JOB)).in_doubt
+    assert world.changes > changes, "the prober is woken to read the job"
+
+
+async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    await cut_off(world, JOB)
+    world.start()
+    await world.dispatch()
+    before, changes = await world.termination(JOB), world.changes
+    world.clock.advance(60)
+    await world.dispatch()
+    assert await world.termination(JOB) == before
+    assert await world.outcomes(JOB) == [INTERRUPTED]
+    assert world.changes == changes, "a step that does nothing wakes nobody"
+
+
+async def test_what_was_answered_is_not_taken_for_left_open(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    await world.dispatch()
+    before = await world.termination(JOB)
+    world.start()
+    world.clock.advance(60)
+    await world.dispatch()
+    assert await world.termination(JOB) == before
+    assert await world.outcomes(JOB) == ["accepted"]
+
+
+async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
+    await world.dispatch()
+    assert await world.outcomes(JOB) == [None]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"a TerminateJob call of {PARTITION} failed"
+    ]
+    await world.execute("DROP TRIGGER broken")
+    world.clock.advance(10)
+    assert math.isinf(await world.dispatch())
+    after = await world.termination(JOB)
+    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, Look.JOB)
+    assert after.look_at == world.clock.now()
+    assert await world.outcomes(JOB) == [INTERRUPTED]
+    assert world.called("TerminateJob") == [JOB]
+
+
+async def test_while_what_was_left_open_cannot_be_written_nothing_is_called(
+    database: Database,
+) -> None:
+    world = World(database)
+    first, second = job_ids(2)
+    await world.ready(first, second)
+    await cut_off(world, first)
+    world.start()
+    world.clock.advance(60)
+    await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
+    for _ in range(2):
+        with pytest.raises(Exception, match="broken"):
+            await world.dispatcher.step()
+    assert world.called("TerminateJob") == [first]
+    await world.execute("DROP TRIGGER broken")
+    await world.dispatch()
+    assert await world.outcomes(first) == [INTERRUPTED]
+    assert world.called("TerminateJob") == [first, second]
+
+
+async def test_a_call_under_way_is_not_taken_for_one_left_open(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    slow, broken = job_ids(2)
+    await world.ready(slow, broken)
+    held = world.network.hold("TerminateJob")
+    await world.dispatcher.step()
+    await world.network.arrival("TerminateJob")
+    await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
+    await world.dispatcher.step()
+    world.changed.clear()
+    await world.pass_waits()
+    await world.changed.wait()
+    await world.execute("DROP TRIGGER broken")
+    await world.dispatcher.step()
+    assert await world.outcomes(broken) == [INTERRUPTED]
+    assert await world.outcomes(slow) == [None]
+    held.set()
+    await world.ended(world.dispatcher)
+    assert await world.outcomes(slow) == ["accepted"]
+
+
+async def test_a_failing_write_of_an_attempt_calls_nobody_and_costs_no_permit(
+    database: Database,
+) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    await world.ready(JOB)
+    await world.execute("ALTER TABLE attempts RENAME TO away")
+    with pytest.raises(StoreUnavailable):
+        await world.dispatcher.step()
+    await world.execute("ALTER TABLE away RENAME TO attempts")
+    assert world.calls("TerminateJob") == []
+    assert (await world.termination(JOB)).state is State.QUEUED
+    world.clock.advance(0.951)
+    await world.dispatch()
+    assert world.called("TerminateJob") == [JOB]
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    held = world.network.hold("TerminateJob")
+    await world.dispatcher.step()
+    await world.network.arrival("TerminateJob")
+    ending = asyncio.ensure_future(world.dispatcher.end(END_S))
+    assert await world.outcomes(JOB) == [None]
+    assert not ending.done()
+    held.set()
+    assert await ending is True
+    assert await world.outcomes(JOB) == ["accepted"]
+    assert (await world.termination(JOB)).state is State.DRAINING
+
+
+async def test_the_loops_are_told_of_every_end(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    await world.dispatcher.step()
+    world.dispatcher.wake.clear()
+    changes = world.changes
+    world.clock.advance(1)
+    await world.ended(world.dispatcher)
+    assert world.changes == changes + 1
+    assert world.dispatcher.wake.is_set()

@@ -1,0 +1,238 @@
+"""How a loop runs: a step, a wait that a wake-up shortens, and no silent death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.engine.loop import Background, run_forever
+from tests.unit.engine.support import END_S, ManualClock, NoJitter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Steps:
+    """A loop whose steps go as scripted; the last one does not end."""
+
+    name = "the loop"
+
+    def __init__(self, *script: float | Exception) -> None:
+        self.wake = asyncio.Event()
+        self.taken = 0
+        self.wake_in_step = False
+        self.over = asyncio.Event()
+        self._script = list(script)
+
+    async def step(self) -> float:
+        self.taken += 1
+        if not self._script:
+            self.over.set()
+            await asyncio.Event().wait()
+        if self.wake_in_step:
+            self.wake.set()
+        result = self._script.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+async def idle() -> None:
+    """Let everything run that can: nothing here waits for more than the clock or an event."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def running(steps: Steps, clock: ManualClock) -> AsyncIterator[None]:
+    task = asyncio.create_task(run_forever(steps, clock, NoJitter()))
+    try:
+        async with asyncio.timeout(END_S):
+            yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+async def test_the_next_step_is_taken_when_its_time_has_come(clock: ManualClock) -> None:
+    steps = Steps(3.0, 1.5)
+    async with running(steps, clock):
+        assert await clock.waits.get() == 3.0
+        clock.advance(2.9)
+        await idle()
+        assert steps.taken == 1
+        clock.advance(0.1)
+        assert await clock.waits.get() == 1.5
+        assert steps.taken == 2
+        clock.advance(1.5)
+        await steps.over.wait()
+    assert steps.taken == 3
+
+
+async def test_a_step_that_asks_for_no_wait_is_followed_at_once(clock: ManualClock) -> None:
+    steps = Steps(0.0, 0.0, 0.0)
+    async with running(steps, clock):
+        await steps.over.wait()
+    assert clock.waits.empty()
+
+
+@pytest.mark.parametrize("wait_s", [math.inf, 60.0])
+async def test_a_loop_with_nothing_to_do_looks_again_all_the_same(
+    clock: ManualClock, wait_s: float
+) -> None:
+    steps = Steps(wait_s)
+    async with running(steps, clock):
+        assert await clock.waits.get() == 5.0
+        clock.advance(5.0)
+        await steps.over.wait()
+
+
+async def test_a_wake_up_shortens_the_wait(clock: ManualClock) -> None:
+    steps = Steps(3.0)
+    async with running(steps, clock):
+        await clock.waits.get()
+        steps.wake.set()
+        await steps.over.wait()
+    assert clock.passed_s == 0.0
+
+
+async def test_a_wake_up_during_a_step_is_not_lost(clock: ManualClock) -> None:
+    steps = Steps(3.0)
+    steps.wake_in_step = True
+    async with running(steps, clock):
+        await steps.over.wait()
+    assert clock.passed_s == 0.0
+
+
+async def test_a_wake_up_counts_once(clock: ManualClock) -> None:
+    steps = Steps(3.0, 4.0)
+    async with running(steps, clock):
+        assert await clock.waits.get() == 3.0
+        steps.wake.set()
+        assert await clock.waits.get() == 4.0
+        clock.advance(3.9)
+        await idle()
+        assert steps.taken == 2
+
+
+async def test_a_step_that_fails_is_tried_again_after_longer_and_longer(
+    clock: ManualClock,
+) -> None:
+    steps = Steps(*[LookupError("broken")] * 8)
+    waits = []
+    async with running(steps, clock):
+        for _ in range(8):
+            waits.append(await clock.waits.get())
+            clock.advance(waits[-1])
+        await steps.over.wait()
+    assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
+
+
+async def test_failures_are_told_when_they_begin_and_when_they_end(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, other = LookupError("broken"), LookupError("broken differently")
+    steps = Steps(broken, other, broken, 0.0, 0.0, other, 0.0)
+    async with running(steps, clock):
+        for _ in range(4):
+            clock.advance(await clock.waits.get())
+        await steps.over.wait()
+    told = [(r.levelname, r.getMessage(), r.exc_info and r.exc_info[1]) for r in caplog.records]
+    assert told == [
+        ("ERROR", "the loop fails; it is tried again until it works", broken),
+        ("WARNING", "the loop works again after 3 failures", None),
+        ("ERROR", "the loop fails; it is tried again until it works", other),
+        ("WARNING", "the loop works again after 1 failures", None),
+    ]
+
+
+async def test_a_step_that_works_ends_the_longer_waits(clock: ManualClock) -> None:
+    broken = LookupError("broken")
+    steps = Steps(broken, broken, 0.25, broken)
+    waits = []
+    async with running(steps, clock):
+        for _ in range(4):
+            waits.append(await clock.waits.get())
+            clock.advance(waits[-1])
+        await steps.over.wait()
+    assert waits == [0.5, 1.0, 0.25, 0.5]
+
+
+async def test_a_loop_that_is_stopped_leaves_no_wait_behind(clock: ManualClock) -> None:
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(run_forever(Steps(3.0), clock, NoJitter()))
+    await clock.waits.get()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.gather(*asyncio.all_tasks() - before, return_exceptions=True)
+    assert asyncio.all_tasks() == before
+
+
+# --- calls beside a loop -------------------------------------------------------------------------
+
+
+async def test_a_call_that_fails_is_told_and_harms_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls, done = Background("a call"), asyncio.Event()
+    broken = LookupError("broken")
+
+    async def fails() -> None:
+        raise broken
+
+    async def works() -> None:
+        done.set()
+
+    calls.start(fails)
+    calls.start(works)
+    assert await calls.end(END_S) is True
+    assert done.is_set()
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "a call failed")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is broken
+
+
+async def test_the_end_waits_for_every_call_under_way() -> None:
+    calls, may_end = Background("a call"), asyncio.Event()
+    ended = []
+
+    async def work() -> None:
+        await may_end.wait()
+        ended.append(True)
+
+    for _ in range(3):
+        calls.start(work)
+    ending = asyncio.ensure_future(calls.end(END_S))
+    await idle()
+    assert (ending.done(), ended) == (False, [])
+    may_end.set()
+    assert await ending is True
+    assert ended == [True] * 3
+    assert await calls.end(END_S) is True, "nothing is under way any more"
+
+
+async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
+    calls, cut_off = Background("a call"), asyncio.Event()
+
+    async def never() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cut_off.set()
+
+    calls.start(never)
+    await idle()
+    assert await calls.end(0.0) is False
+    assert cut_off.is_set()

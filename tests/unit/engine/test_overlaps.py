@@ -1,0 +1,162 @@
+"""What overlaps, and what fails in between, loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Look
+from orchestrator.engine.loop import run_forever
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
+
+if TYPE_CHECKING:
+    from orchestrator.domain.attempts import Answer
+    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.database import Database
+
+DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
+BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE ON partitions
+BEGIN SELECT RAISE(ABORT, 'broken'); END"""
+
+
+class Gated(WorkingSet):
+    """A store whose recoveries wait at a gate, and which refuses answers while ``full``."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.full = False
+        self.recovering = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
+        if answer.outcome == "interrupted":
+            self.recovering.set()
+            await self.gate.wait()
+        elif self.full:
+            raise StoreUnavailable("full")
+        await super().finish_attempt(before, decision, answer)
+
+
+async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, store=Gated)
+    store = world.partition.store
+    assert isinstance(store, Gated)
+    slow, lost = job_ids(2)
+    await world.ready(slow, lost)
+    held = world.network.hold("TerminateJob")
+    await world.dispatcher.step()
+    await world.network.arrival("TerminateJob")
+    store.full = True
+    await world.dispatcher.step()
+    world.changed.clear()
+    await world.pass_waits()
+    await world.changed.wait()
+    step = asyncio.ensure_future(world.dispatcher.step())
+    await store.recovering.wait()
+    held.set()
+    await world.ended(world.dispatcher)
+    store.full = False
+    store.gate.set()
+    await step
+    await world.dispatch()
+    assert (await world.termination(slow)).in_doubt
+    assert (await world.termination(lost)).in_doubt
+
+
+async def test_trouble_that_an_earlier_process_stored_ends_with_the_first_call_that_works(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(JOB)
+    await world.submit(JOB)
+    world.start(secret_key="wrong")
+    world.clock.advance(1)
+    await world.sweeper.step()
+    assert (await world.record(JOB)).trouble
+    world.start()
+    world.clock.advance(1)
+    await world.sweeper.step()
+    assert (await world.record(JOB)).trouble is None
+
+
+async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(JOB)
+    await world.submit(JOB)
+    await world.partition.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.execute(BREAK_PARTITIONS)
+    with pytest.raises(IntegrityError):
+        await world.partition.note(None)
+    await world.execute("DROP TRIGGER broken")
+    await world.partition.note(None)
+    assert (await world.record(JOB)).trouble is None
+
+
+async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    await world.ready(JOB)
+    await world.partition.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.execute(BREAK_PARTITIONS)
+    await world.dispatch()
+    assert await world.outcomes(JOB) == ["accepted"]
+
+
+async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(JOB)
+    await world.submit(JOB, look_at=world.clock.now(), **DRAINING)
+    world.watched.note("op_1")
+    held = world.network.hold("DescribeJobs")
+    sweep = asyncio.ensure_future(world.sweeper.step())
+    await world.network.arrival("DescribeJobs")
+    world.clock.advance(0.1)
+    await world.probe()
+    counted = await world.termination(JOB)
+    assert counted.instances
+    held.set()
+    await sweep
+    assert (await world.termination(JOB)).instances == counted.instances
+
+
+async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(JOB)
+    await world.submit(JOB, look_at=world.clock.now(), **DRAINING)
+    world.watched.note("op_1")
+    held = world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    world.clock.advance(1)
+    world.cloud_runs(JOB, state="FAILED")
+    await world.sweeper.step()
+    swept = await world.termination(JOB)
+    assert (swept.evidence, swept.look) == (2, Look.JOB)
+    held.set()
+    await world.ended(world.prober)
+    assert await world.termination(JOB) == swept
+
+
+async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
+    world.cloud_runs(JOB)
+    await world.submit(JOB, look_at=world.clock.now())
+    loop = asyncio.create_task(run_forever(world.sweeper, world.clock, NoJitter()))
+    for _ in range(40):
+        if await world.clock.waits.get() > 0:
+            world.sweeper.wake.set()
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+    assert len(world.calls("DescribeJobs")) == 1

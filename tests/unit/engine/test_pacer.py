@@ -1,0 +1,205 @@
+"""One action's calls under its quota: when they leave, and when their permits come back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.quota import Quota
+from orchestrator.engine.pacer import Pacer
+from tests.unit.engine.support import ManualClock
+
+UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
+ANSWERED = [kind for kind in CloudErrorKind if kind not in UNANSWERED]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def pacer(clock: ManualClock, rate_per_s: int = 1, *, spread: bool = False) -> Pacer:
+    return Pacer(Quota(rate_per_s, now=clock.monotonic(), spread=spread), clock)
+
+
+def error(kind: CloudErrorKind, *, quota_ceiling: int | None = None) -> CloudError:
+    return CloudError(kind, "Some.Code", "what happened", quota_ceiling=quota_ceiling)
+
+
+class Call:
+    """A call that takes some time of the clock and then answers or fails."""
+
+    def __init__(
+        self, clock: ManualClock, *, takes_s: float = 0.0, fails: BaseException | None = None
+    ) -> None:
+        self.left_at: float | None = None
+        self._clock = clock
+        self._takes_s = takes_s
+        self._fails = fails
+
+    async def __call__(self) -> str:
+        self.left_at = self._clock.monotonic()
+        self._clock.advance(self._takes_s)
+        if self._fails is not None:
+            raise self._fails
+        return "the answer"
+
+
+async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None:
+    paced = pacer(clock)
+    assert paced.wait_s() == 1.0
+    clock.advance(0.75)
+    assert paced.wait_s() == 0.25
+    clock.advance(0.25)
+    assert paced.wait_s() == 0.0
+    clock.advance(60)
+    assert paced.wait_s() == 0.0, "a wait is never negative"
+
+
+async def test_while_every_permit_is_out_there_is_no_telling_how_long(clock: ManualClock) -> None:
+    paced = pacer(clock, 2)
+    clock.advance(1)
+    paced.take()
+    assert paced.wait_s() == 0.0
+    paced.take()
+    assert math.isinf(paced.wait_s())
+
+
+async def test_a_call_leaves_when_its_permit_says_and_no_sooner(clock: ManualClock) -> None:
+    paced, call = pacer(clock), Call(clock)
+    clock.advance(0.25)
+    sending = asyncio.ensure_future(paced.send(paced.take(), call))
+    assert await clock.waits.get() == 0.75
+    clock.advance(0.5)
+    assert call.left_at is None
+    clock.advance(0.25)
+    assert await sending == "the answer"
+    assert call.left_at == 1.0
+
+
+async def test_a_call_whose_time_has_passed_leaves_at_once(clock: ManualClock) -> None:
+    paced, call = pacer(clock), Call(clock)
+    permit = paced.take()
+    clock.advance(7)
+    await paced.send(permit, call)
+    assert call.left_at == 7.0
+
+
+async def test_a_permit_comes_back_a_second_after_the_answer_less_the_round_trip(
+    clock: ManualClock,
+) -> None:
+    paced = pacer(clock)
+    clock.advance(1)
+    await paced.send(paced.take(), Call(clock, takes_s=0.4))
+    assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
+
+
+async def test_the_round_trip_does_not_count_the_wait_for_the_permit(clock: ManualClock) -> None:
+    paced = pacer(clock)
+    sending = asyncio.ensure_future(paced.send(paced.take(), Call(clock, takes_s=0.4)))
+    await clock.waits.get()
+    clock.advance(1)
+    await sending
+    assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
+
+
+@pytest.mark.parametrize("kind", ANSWERED)
+async def test_a_refusal_is_an_answer(clock: ManualClock, kind: CloudErrorKind) -> None:
+    paced, refusal = pacer(clock), error(kind)
+    clock.advance(60)
+    with pytest.raises(CloudError) as caught:
+        await paced.send(paced.take(), Call(clock, takes_s=0.4, fails=refusal))
+    assert caught.value is refusal
+    paused = kind is CloudErrorKind.THROTTLED
+    assert paced.wait_s() == pytest.approx(1.0 if paused else 1.0 - 0.95 * 0.4)
+
+
+@pytest.mark.parametrize(
+    "failure", [*map(error, UNANSWERED), LookupError("a bug"), asyncio.CancelledError()], ids=repr
+)
+async def test_a_call_that_failed_without_an_answer_gives_its_permit_back_after_a_full_second(
+    clock: ManualClock, failure: BaseException
+) -> None:
+    paced = pacer(clock)
+    clock.advance(60)
+    with pytest.raises(type(failure)) as caught:
+        await paced.send(paced.take(), Call(clock, takes_s=0.4, fails=failure))
+    assert caught.value is failure
+    assert paced.wait_s() == 1.0
+    clock.advance(1)
+    assert await paced.send(paced.take(), Call(clock)) == "the answer"
+
+
+async def test_a_call_that_was_cut_off_gives_its_permit_back(clock: ManualClock) -> None:
+    paced, never = pacer(clock), asyncio.Event()
+    clock.advance(1)
+    sending = asyncio.ensure_future(paced.send(paced.take(), never.wait))
+    await clock.waits.get()
+    assert math.isinf(paced.wait_s())
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert paced.wait_s() == 1.0
+
+
+@pytest.mark.parametrize(("ceiling", "allowed"), [(None, 15), (4, 4)])
+async def test_throttling_is_learned_from(
+    clock: ManualClock, ceiling: int | None, allowed: int
+) -> None:
+    paced = pacer(clock, 20)
+    clock.advance(1)
+    throttled = error(CloudErrorKind.THROTTLED, quota_ceiling=ceiling)
+    with pytest.raises(CloudError):
+        await paced.send(paced.take(), Call(clock, fails=throttled))
+    clock.advance(2)
+    taken = 0
+    while paced.wait_s() == 0:
+        paced.take()
+        taken += 1
+    assert taken == allowed
+
+
+@pytest.mark.parametrize("kind", [k for k in CloudErrorKind if k != CloudErrorKind.THROTTLED])
+async def test_another_failure_takes_no_permit_away(
+    clock: ManualClock, kind: CloudErrorKind
+) -> None:
+    paced = pacer(clock, 3)
+    clock.advance(1)
+    with pytest.raises(CloudError):
+        await paced.send(paced.take(), Call(clock, fails=error(kind, quota_ceiling=1)))
+    clock.advance(1)
+    for _ in range(3):
+        assert paced.wait_s() == 0.0
+        paced.take()
+
+
+async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None:
+    paced = pacer(clock)
+    clock.advance(1)
+    paced.take()
+    paced.put_back()
+    assert paced.wait_s() == 0.0
+
+
+@pytest.mark.parametrize("fails", [None, *map(error, CloudErrorKind), LookupError("a bug")])
+async def test_the_end_of_a_call_is_told_and_not_its_start(
+    clock: ManualClock, fails: Exception | None
+) -> None:
+    paced, answered = pacer(clock), asyncio.Event()
+    clock.advance(60)
+
+    async def call() -> None:
+        await answered.wait()
+        if fails is not None:
+            raise fails
+
+    sending = asyncio.ensure_future(paced.send(paced.take(), call))
+    await clock.waits.get()
+    assert not paced.permit_returned.is_set()
+    answered.set()
+    await asyncio.gather(sending, return_exceptions=True)
+    assert paced.permit_returned.is_set()
+    assert not math.isinf(paced.wait_s())

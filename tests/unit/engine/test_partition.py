@@ -1,0 +1,253 @@
+"""What the loops of a partition share: its trouble, as it is told, and its pace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.domain.decide import Decision
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.lifecycle import Event
+from orchestrator.domain.terminations import Look, Problem
+from orchestrator.engine.watched import Watched
+from tests.unit.domain.build import termination
+from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+PASSING = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
+LASTING = [CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW]
+THE_JOBS_OWN = [kind for kind in CloudErrorKind if kind not in PASSING + LASTING]
+
+
+def error(kind: CloudErrorKind, code: str = "Some.Code") -> CloudError:
+    return CloudError(kind, code, "what happened", advice="do this")
+
+
+TOLD = Problem(code="Some.Code", message="what happened", advice="do this")
+
+
+async def world_with_a_job(database: Database) -> World:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(JOB)
+    await world.submit(JOB)
+    return world
+
+
+async def told(world: World) -> Problem | None:
+    """The trouble as everyone who asks is told it."""
+    stored = (await world.record(JOB)).trouble
+    assert world.partition.trouble == stored
+    return stored
+
+
+# --- trouble -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PASSING)
+async def test_the_third_failure_in_a_row_is_trouble(
+    database: Database, kind: CloudErrorKind
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(2):
+        await world.partition.note(error(kind))
+        assert await told(world) is None
+    await world.partition.note(error(kind))
+    assert await told(world) == TOLD
+
+
+@pytest.mark.parametrize("kind", LASTING)
+async def test_what_the_next_call_will_meet_as_well_is_trouble_at_once(
+    database: Database, kind: CloudErrorKind
+) -> None:
+    world = await world_with_a_job(database)
+    await world.partition.note(error(kind))
+    assert await told(world) == TOLD
+
+
+@pytest.mark.parametrize("between", [None, *THE_JOBS_OWN])
+async def test_failures_are_in_a_row_only_with_no_answer_between_them(
+    database: Database, between: CloudErrorKind | None
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(2):
+        await world.partition.note(error(CloudErrorKind.NOT_SENT))
+        await world.partition.note(error(CloudErrorKind.OUTCOME_UNKNOWN))
+        assert await told(world) is None
+        await world.partition.note(error(between) if between else None)
+
+
+@pytest.mark.parametrize("kind", THE_JOBS_OWN)
+async def test_what_is_one_jobs_own_is_no_trouble(database: Database, kind: CloudErrorKind) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(5):
+        await world.partition.note(error(kind))
+    assert await told(world) is None
+
+
+@pytest.mark.parametrize("answer", [None, *THE_JOBS_OWN])
+async def test_an_answer_of_any_kind_ends_trouble(
+    database: Database, answer: CloudErrorKind | None
+) -> None:
+    world = await world_with_a_job(database)
+    await world.partition.note(error(CloudErrorKind.CREDENTIAL))
+    await world.partition.note(error(answer) if answer else None)
+    assert await told(world) is None
+
+
+async def test_trouble_of_another_kind_takes_the_place_of_the_one_before(
+    database: Database,
+) -> None:
+    world = await world_with_a_job(database)
+    for code in ("First.Code", "Second.Code"):
+        await world.partition.note(error(CloudErrorKind.CREDENTIAL, code))
+        assert await told(world) == replace(TOLD, code=code)
+
+
+async def test_trouble_is_logged_when_it_begins_and_when_it_ends(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(10):
+        await world.partition.note(error(CloudErrorKind.NOT_SENT))
+    for _ in range(3):
+        await world.partition.note(None)
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("ERROR", f"calls of {PARTITION} fail: Some.Code: what happened: do this"),
+        ("WARNING", f"calls of {PARTITION} work again"),
+    ]
+
+
+async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_that_works(
+    database: Database,
+) -> None:
+    world = await world_with_a_job(database)
+    good = world.partition.cloud
+    world.start(secret_key="another key")
+    world.clock.advance(1)
+    await world.sweeper.step()
+    trouble = await told(world)
+    assert trouble is not None
+    assert trouble.code == "AuthFailure.SignatureFailure"
+    assert trouble.advice
+    world.partition.cloud = good
+    world.clock.advance(1)
+    await world.sweeper.step()
+    assert await told(world) is None
+
+
+async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
+    database: Database,
+) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    world.cloud_ahead_s = 412.0
+    await world.dispatch()
+    trouble = await told(world)
+    assert trouble is not None
+    assert trouble.code == "AuthFailure.SignatureExpire"
+    world.cloud_ahead_s = 0.0
+    world.clock.advance(1)
+    await world.sweeper.step()
+    assert await told(world) is None
+
+
+@pytest.mark.parametrize("loop", ["dispatcher", "sweeper", "prober"])
+async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
+    database: Database, loop: str
+) -> None:
+    world = World(database)
+    await world.ready(JOB)
+    if loop != "dispatcher":
+        look = Look.JOB if loop == "prober" else Look.SWEEP
+        await world.know(JOB, look=look, look_at=world.clock.now())
+    await world.partition.note(error(CloudErrorKind.CREDENTIAL))
+    steps = {"dispatcher": world.dispatch, "sweeper": world.sweeper.step, "prober": world.probe}
+    await steps[loop]()
+    assert [call.code for call in world.simulator.calls] == ["OK"]
+    assert await told(world) is None
+
+
+async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
+    database: Database,
+) -> None:
+    world = World(database, faults={"*": {"reset": 1.0}})
+    await world.ready(JOB)
+    await world.dispatch()
+    await world.probe()
+    assert await told(world) is None
+    await world.submit(*job_ids(2)[1:])
+    await world.sweeper.step()
+    trouble = await told(world)
+    assert trouble is not None
+    assert trouble.code == "Client.Disconnected"
+    assert [call.action for call in world.simulator.calls] == [
+        "TerminateJob",
+        "DescribeJob",
+        "DescribeJobs",
+    ]
+
+
+# --- pace ----------------------------------------------------------------------------------------
+
+
+def decisions(count: int, event: Event | None) -> list[Decision]:
+    return [Decision(after=termination(), event=event)] * count
+
+
+async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
+    database: Database,
+) -> None:
+    world = World(database)
+    assert world.partition.policy().sweep_s == POLL.sweep_max_s
+    world.partition.count_finishes(decisions(60, Event.SEEN_DOWN))
+    assert world.partition.policy().sweep_s == POLL.sweep_min_s
+    world.clock.advance(15)
+    assert world.partition.policy().sweep_s == POLL.sweep_min_s
+    world.clock.advance(0.001)
+    assert world.partition.policy().sweep_s == POLL.sweep_max_s
+
+
+@pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_DOWN)])
+async def test_nothing_else_counts_as_a_finish(database: Database, event: Event | None) -> None:
+    partition = World(database).partition
+    partition.count_finishes(decisions(60, event))
+    assert partition.policy().sweep_s == POLL.sweep_max_s
+
+
+async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(10)
+    world.cloud_runs(*jobs, state="FAILED")
+    await world.submit(*jobs)
+    before_s = world.partition.policy().sweep_s
+    await world.sweeper.step()
+    await world.probe()
+    assert world.partition.policy().sweep_s < before_s
+
+
+# --- watching ------------------------------------------------------------------------------------
+
+
+async def test_an_operation_is_watched_for_ten_seconds_after_it_was_asked_for(
+    database: Database,
+) -> None:
+    clock = World(database).clock
+    watched = Watched(clock)
+    watched.note("op_1")
+    clock.advance(4)
+    watched.note("op_2")
+    clock.advance(5.5)
+    assert watched.operations() == ["op_1", "op_2"]
+    clock.advance(1)
+    assert watched.operations() == ["op_2"]
+    watched.note("op_2")
+    clock.advance(9.9)
+    assert watched.operations() == ["op_2"]
+    clock.advance(0.2)
+    assert watched.operations() == []

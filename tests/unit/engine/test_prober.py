@@ -1,0 +1,461 @@
+"""DescribeJob and DescribeTask, one step at a time: what is read when, and by which quota."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Look
+from orchestrator.engine.prober import COUNT_EVERY_S, LOOKS_PER_STEP
+from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+ONE_A_SECOND = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
+DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
+TO_PROVE: dict[str, Any] = DRAINING | {
+    "evidence": 2,
+    "job_state": JobState.FAILED,
+    "look": Look.JOB,
+}
+COUNTED: dict[str, Any] = {
+    "instances": InstanceCounters(running=4, failed=6),
+    "tasks": (TaskSeen(name="task-0"),),
+}
+"""Of a job that is known to have one task."""
+
+
+async def to_prove(world: World, *ids: str, seconds: float = 0.0, **known: Any) -> None:
+    """Have finished jobs that are to be read one by one so long from now, in this order."""
+    world.cloud_runs(*ids, state="FAILED")
+    await world.submit(*ids, **(TO_PROVE | known))
+    for number, job_id in enumerate(ids):
+        await world.know(job_id, look_at=world.clock.later(seconds + number / 1000))
+
+
+# --- which job, and when -------------------------------------------------------------------------
+
+
+async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
+    database: Database,
+) -> None:
+    world = World(database)
+    await to_prove(world, JOB, settle_s=30.0)
+    await world.probe()
+    assert world.called("DescribeJob") == [JOB]
+    down = await world.termination(JOB)
+    assert (down.state, down.evidence) == (State.SETTLING, 3)
+    assert down.instances == InstanceCounters(failed=10)
+    assert down.settle_until == world.clock.later(30)
+    assert (down.look, down.look_at) == (Look.SWEEP, world.clock.later(POLL.settling_s))
+
+
+async def test_a_finished_job_with_live_instances_is_read_again(database: Database) -> None:
+    world = World(database)
+    await world.submit(JOB, look_at=world.clock.now(), **TO_PROVE)
+    world.cloud_runs(JOB, state="FAILED", mix={"RUNNING": 0.3})
+    await world.probe()
+    still = await world.termination(JOB)
+    assert (still.state, still.evidence) == (State.DRAINING, 2)
+    assert still.instances == InstanceCounters(running=3, failed=7)
+    assert (still.look, still.look_at) == (Look.JOB, world.clock.later(2 * POLL.relook_min_s))
+
+
+async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
+    world = World(database)
+    await to_prove(world, JOB, seconds=5)
+    assert await world.probe() == 5.0
+    world.clock.advance(4)
+    assert await world.probe() == 1.0
+    assert world.simulator.calls == []
+    world.clock.advance(1)
+    await world.probe()
+    assert world.called("DescribeJob") == [JOB]
+
+
+async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None:
+    world = World(database)
+    await world.submit(JOB, look_at=world.clock.later(-1))
+    assert math.isinf(await world.probe()), "the sweeper's"
+    await world.submit("job-elsewhere", partition="other@cloud", look=Look.JOB)
+    assert math.isinf(await world.probe()), "another partition's"
+    assert world.simulator.calls == []
+
+
+async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    first, second, third = job_ids(3)
+    await to_prove(world, second, third)
+    await to_prove(world, first, seconds=-1)
+    for _ in range(3):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [first, second, third]
+
+
+async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(2 * LOOKS_PER_STEP + 5)
+    await to_prove(world, *jobs, seconds=-1)
+    assert [await world.prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
+    await world.ended(world.prober)
+    assert sorted(world.called("DescribeJob")) == jobs
+    for job_id in jobs:
+        assert (await world.termination(job_id)).state is State.SETTLING
+
+
+async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await to_prove(world, JOB)
+    held = world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    world.clock.advance(60)
+    assert math.isinf(await world.prober.step())
+    held.set()
+    await world.ended(world.prober)
+    assert world.called("DescribeJob") == [JOB]
+
+
+async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
+    database: Database,
+) -> None:
+    world = World(database)
+    slow, other = job_ids(2)
+    await to_prove(world, slow, seconds=-1)
+    held = world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    await to_prove(world, other, seconds=-1)
+    world.changed.clear()
+    await world.prober.step()
+    await world.changed.wait()
+    assert (await world.termination(other)).state is State.SETTLING
+    assert (await world.termination(slow)).state is State.DRAINING
+    held.set()
+    await world.ended(world.prober)
+    assert (await world.termination(slow)).state is State.SETTLING
+
+
+# --- looks that fail -----------------------------------------------------------------------------
+
+
+async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
+    world = World(database)
+    await world.submit(JOB, look=Look.JOB)
+    await world.probe()
+    gone = await world.termination(JOB)
+    assert (gone.state, gone.finished_at) == (State.NOT_FOUND, world.clock.now())
+    assert gone.problem is not None
+    assert gone.problem.code == "ResourceNotFound.Job"
+
+
+async def test_a_look_that_failed_is_made_again_later(database: Database) -> None:
+    world = World(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
+    await to_prove(world, JOB)
+    waits = []
+    for _ in range(2):
+        await world.probe()
+        failed = await world.termination(JOB)
+        assert failed.problem is not None
+        assert (failed.state, failed.problem.code) == (State.DRAINING, "Client.Disconnected")
+        waits.append(await world.probe())
+        world.clock.advance(waits[-1])
+    assert waits == [1.0, 2.0]
+    await world.probe()
+    proven = await world.termination(JOB)
+    assert (proven.state, proven.problem, proven.failures) == (State.SETTLING, None, 0)
+
+
+async def test_what_could_not_be_written_is_read_again(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database)
+    await to_prove(world, JOB)
+    await world.execute(
+        "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
+        "BEGIN SELECT RAISE(ABORT, 'broken'); END"
+    )
+    await world.probe()
+    assert [r.getMessage() for r in caplog.records] == [f"a look of {PARTITION} failed"]
+    await world.execute("DROP TRIGGER broken")
+    await world.probe()
+    assert world.called("DescribeJob") == [JOB, JOB]
+    assert (await world.termination(JOB)).state is State.SETTLING
+
+
+# --- DescribeTask, the second road ---------------------------------------------------------------
+
+
+async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_task(
+    database: Database,
+) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    jobs = job_ids(3)
+    await to_prove(world, *jobs, seconds=-1, **COUNTED)
+    await world.probe()
+    assert await world.probe() == pytest.approx(1.0)
+    assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], [jobs[1]])
+    for job_id in jobs[:2]:
+        proven = await world.termination(job_id)
+        assert (proven.state, proven.evidence) == (State.SETTLING, 3)
+        assert proven.instances == InstanceCounters(failed=10)
+        assert proven.job_state is JobState.FAILED
+    assert (await world.termination(jobs[2])).state is State.DRAINING
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"tasks": (TaskSeen(name="task-0"), TaskSeen(name="task-1"))},
+        {"tasks": ()},
+        {"instances": None},
+        {"job_state": JobState.RUNNING},
+        {"job_state": None},
+        {"job_state": JobState.FAILED_INTERRUPTED},
+        {"state": State.QUEUED},
+        {"state": State.SENDING, "in_doubt": True},
+    ],
+    ids=repr,
+)
+async def test_a_task_does_not_speak_for_every_job(
+    database: Database, known: dict[str, Any]
+) -> None:
+    """Not where tasks or state are unknown, and not for what only DescribeJob can say."""
+    world = World(database, quotas=ONE_A_SECOND)
+    jobs = job_ids(2)
+    await to_prove(world, *jobs, seconds=-1, **(COUNTED | known))
+    await world.probe()
+    assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], [])
+    world.clock.advance(1)
+    await world.probe()
+    assert world.called("DescribeJob") == jobs
+
+
+async def test_a_task_with_live_instances_is_no_proof(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    proven, live = job_ids(2)
+    await to_prove(world, proven, live, seconds=-1, **COUNTED)
+    world.cloud_runs(live, state="FAILED", mix={"RUNNING": 0.2})
+    await world.probe()
+    assert world.called("DescribeTask") == [live]
+    still = await world.termination(live)
+    assert (still.state, still.evidence) == (State.DRAINING, 2)
+    assert still.instances == InstanceCounters(running=2, failed=8)
+    assert still.instances_observed_at == world.clock.now()
+
+
+async def test_the_end_of_a_look_by_either_road_wakes_the_prober(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    await to_prove(world, *job_ids(2), seconds=-1, **COUNTED)
+    held = world.network.hold("DescribeTask")
+    await world.prober.step()
+    await world.network.arrival("DescribeTask")
+    await world.prober.wake.wait()
+    world.prober.wake.clear()
+    held.set()
+    await world.ended(world.prober)
+    assert world.prober.wake.is_set()
+
+
+# --- what the sweeper is told --------------------------------------------------------------------
+
+
+def proofs_wait(world: World) -> bool:
+    return world.partition.proofs_wait
+
+
+async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
+    database: Database,
+) -> None:
+    world = World(database)
+    await to_prove(world, *job_ids(3), seconds=-1)
+    assert not proofs_wait(world)
+    await world.probe()
+    assert proofs_wait(world)
+    assert await world.probe() == pytest.approx(1.0)
+    world.clock.advance(1)
+    assert math.isinf(await world.probe())
+    assert not proofs_wait(world)
+
+
+async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    due, waiting, later = job_ids(3)
+    await to_prove(world, due, waiting, seconds=-1)
+    await to_prove(world, later, seconds=3)
+    await world.probe()
+    assert proofs_wait(world)
+    world.clock.advance(1)
+    assert await world.probe() == 2.0
+    assert not proofs_wait(world)
+
+
+async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_do_not(
+    database: Database,
+) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    proving, draining = job_ids(3)[:2], job_ids(3)[2]
+    await to_prove(world, *proving, seconds=-1)
+    world.cloud_runs(draining)
+    await world.submit(draining, look_at=world.clock.now(), **DRAINING)
+    await world.probe()
+    assert await world.sweeper.step() == POLL.sweep_max_s
+    world.clock.advance(1)
+    changes = world.changes
+    await world.prober.step()
+    assert world.changes > changes
+    assert await world.sweeper.step() == 0
+    assert draining in world.called("DescribeJobs")
+    await world.ended(world.prober)
+
+
+# --- operations that somebody watches ------------------------------------------------------------
+
+
+async def draining(world: World, *ids: str, **known: Any) -> None:
+    world.cloud_runs(*ids)
+    await world.submit(*ids, **({"look_at": world.clock.later(60)} | DRAINING | known))
+
+
+async def test_the_instances_of_a_watched_operation_are_counted(database: Database) -> None:
+    world = World(database)
+    await draining(world, JOB)
+    world.watched.note("op_1")
+    planned = await world.termination(JOB)
+    assert await world.probe() == 0
+    counted = await world.termination(JOB)
+    assert world.called("DescribeJob") == [JOB]
+    assert counted.instances == InstanceCounters(running=10)
+    assert counted.instances_observed_at == world.clock.now()
+    assert (counted.state, counted.evidence) == (State.DRAINING, planned.evidence)
+
+
+async def test_an_operation_that_nobody_watches_is_not_counted(database: Database) -> None:
+    world = World(database)
+    await draining(world, JOB)
+    assert math.isinf(await world.probe())
+    world.watched.note("op_other")
+    assert await world.probe() == COUNT_EVERY_S / 4
+    assert world.simulator.calls == []
+
+
+async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Database) -> None:
+    world = World(database)
+    await draining(world, JOB)
+    world.watched.note("op_1")
+    world.clock.advance(9.9)
+    await world.probe()
+    assert world.called("DescribeJob") == [JOB]
+    world.clock.advance(0.1)
+    assert math.isinf(await world.probe())
+
+
+async def test_counters_are_not_read_again_while_they_are_fresh(database: Database) -> None:
+    world = World(database)
+    await draining(world, JOB)
+    world.watched.note("op_1")
+    await world.probe()
+    world.clock.advance(COUNT_EVERY_S)
+    assert await world.probe() == COUNT_EVERY_S / 4
+    world.clock.advance(0.001)
+    await world.probe()
+    assert world.called("DescribeJob") == [JOB, JOB]
+
+
+async def test_the_job_counted_longest_ago_is_counted_first(database: Database) -> None:
+    world = World(database)
+    jobs = job_ids(4)
+    await draining(world, *jobs)
+    for job_id, ago_s in zip(jobs, (3, 5, None, 4), strict=True):
+        at = None if ago_s is None else world.clock.now() - timedelta(seconds=ago_s)
+        await world.know(job_id, instances_observed_at=at)
+    for _ in jobs:
+        world.watched.note("op_1")
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [jobs[2], jobs[1], jobs[3], jobs[0]]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"state": State.QUEUED},
+        {"state": State.HELD},
+        {"state": State.SETTLING},
+        {"look": Look.JOB},
+    ],
+    ids=repr,
+)
+async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
+    database: Database, known: dict[str, Any]
+) -> None:
+    world = World(database)
+    await draining(world, JOB, **known)
+    world.watched.note("op_1")
+    assert await world.probe() == COUNT_EVERY_S / 4
+    assert world.simulator.calls == []
+
+
+async def test_counting_waits_behind_every_proof(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    proving, watched = job_ids(3)[:2], job_ids(3)[2]
+    await draining(world, watched)
+    await to_prove(world, *proving, seconds=-1)
+    world.watched.note("op_1")
+    for _ in range(3):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [*proving, watched]
+
+
+async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Database) -> None:
+    world = World(database)
+    await draining(world, *job_ids(3))
+    world.watched.note("op_1")
+    assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
+    assert world.arrivals_s("DescribeJob") == [1.0, 1.0]
+
+
+async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
+    world = World(database)
+    await to_prove(world, JOB, seconds=0.2)
+    world.watched.note("op_1")
+    assert await world.probe() == 0.2
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Database) -> None:
+    world = World(database)
+    await to_prove(world, JOB)
+    held = world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    held.set()
+    assert await world.prober.end(10.0) is True
+    assert (await world.termination(JOB)).state is State.SETTLING
+
+
+async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
+    database: Database,
+) -> None:
+    world = World(database)
+    await to_prove(world, JOB)
+    world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    before = await world.termination(JOB)
+    assert await world.prober.end(0.0) is False
+    assert await world.termination(JOB) == before
+    world.start()
+    world.clock.advance(1)
+    await world.probe()
+    assert (await world.termination(JOB)).state is State.SETTLING

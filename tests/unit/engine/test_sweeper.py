@@ -1,0 +1,386 @@
+"""DescribeJobs, one step at a time: which jobs a call carries, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Look
+from orchestrator.engine.sweeper import JOBS_PER_CALL
+from orchestrator.simulator.faults import read_faults
+from tests.unit.engine.support import (
+    AMPLE,
+    JOB,
+    OTHER_REGION,
+    PARTITION,
+    POLL,
+    REGION,
+    World,
+    job_ids,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.simulator.server import Call
+    from orchestrator.store.database import Database
+
+DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
+SETTLING: dict[str, Any] = {
+    "state": State.SETTLING,
+    "evidence": 3,
+    "job_state": JobState.FAILED,
+}
+
+
+async def due_in(world: World, seconds: float, *ids: str, **known: Any) -> None:
+    """Have jobs that are to be swept so long from now, one right after the other."""
+    await world.submit(*ids)
+    for number, job_id in enumerate(ids):
+        await world.know(job_id, look_at=world.clock.later(seconds + number / 1000), **known)
+
+
+def sweeps(world: World) -> list[Call]:
+    return world.calls("DescribeJobs")
+
+
+def sizes(world: World) -> list[int]:
+    return [len(call.job_ids) for call in sweeps(world)]
+
+
+# --- which jobs go together ----------------------------------------------------------------------
+
+
+async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
+    database: Database,
+) -> None:
+    world = World(database)
+    later, due, other_due = job_ids(3)
+    world.cloud_runs(later, due, other_due)
+    await due_in(world, 30, later)
+    await due_in(world, -1, due)
+    await due_in(world, 0, other_due)
+    assert await world.sweeper.step() == 0
+    (call,) = sweeps(world)
+    assert call.job_ids == (due, other_due, later)
+    for job_id in call.job_ids:
+        seen = await world.termination(job_id)
+        assert (seen.job_state, seen.observed_at) == (JobState.RUNNING, world.clock.now())
+        assert seen.call_at == world.clock.now()
+
+
+async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
+    world = World(database)
+    world.cloud_runs(JOB)
+    await due_in(world, 5, JOB)
+    assert await world.sweeper.step() == 5.0
+    world.clock.advance(4)
+    assert await world.sweeper.step() == 1.0
+    assert sweeps(world) == []
+    world.clock.advance(1)
+    assert await world.sweeper.step() == 0
+    assert sizes(world) == [1]
+
+
+async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> None:
+    world = World(database)
+    assert math.isinf(await world.sweeper.step())
+    await due_in(world, 0, JOB, look=Look.JOB)
+    assert math.isinf(await world.sweeper.step()), "the prober's"
+    await world.submit("job-elsewhere", partition="other@cloud")
+    assert math.isinf(await world.sweeper.step()), "another partition's"
+    assert sweeps(world) == []
+
+
+async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Database) -> None:
+    world = World(database)
+    here, there = job_ids(4)[:2], job_ids(4)[2:]
+    world.cloud_runs(*here)
+    world.cloud_runs(*there, region=OTHER_REGION)
+    await world.submit(*here, look_at=world.clock.later(-1))
+    await world.submit(*there, region=OTHER_REGION, look_at=world.clock.later(-2))
+    await world.sweeper.step()
+    await world.sweeper.step()
+    assert [(call.region, set(call.job_ids)) for call in sweeps(world)] == [
+        (OTHER_REGION, set(there)),
+        (REGION, set(here)),
+    ]
+    for job_id in (*here, *there):
+        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+
+
+async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(2 * JOBS_PER_CALL + 50)
+    world.cloud_runs(*jobs)
+    await world.submit(*jobs)
+    for _ in range(3):
+        assert await world.sweeper.step() == 0
+    assert await world.sweeper.step() == POLL.queued_s
+    assert sizes(world) == [JOBS_PER_CALL] * 3, "the third is filled up with those not due"
+    assert sorted(world.called("DescribeJobs")[: len(jobs)]) == jobs
+
+
+async def test_the_quota_is_kept(database: Database) -> None:
+    world = World(database)
+    jobs = job_ids(2 * JOBS_PER_CALL + 1)
+    world.cloud_runs(*jobs)
+    await world.submit(*jobs)
+    await world.sweeper.step()
+    await world.sweeper.step()
+    assert await world.sweeper.step() == pytest.approx(1.0)
+    assert sizes(world) == [JOBS_PER_CALL, JOBS_PER_CALL]
+    world.clock.advance(1)
+    assert await world.sweeper.step() == 0
+    assert world.arrivals_s("DescribeJobs") == [1.0, 1.0, 2.0]
+    assert set(world.called("DescribeJobs")) == set(jobs)
+
+
+# --- waiting for company -------------------------------------------------------------------------
+
+
+async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
+    database: Database,
+) -> None:
+    world = World(database)
+    settling, draining = job_ids(2)
+    world.cloud_runs(settling, state="FAILED")
+    world.cloud_runs(draining)
+    await due_in(world, 0, settling, settle_until=world.clock.later(30), **SETTLING)
+    await due_in(world, 1.5, draining, **DRAINING)
+    assert await world.sweeper.step() == 1.5
+    assert sweeps(world) == []
+    world.clock.advance(1.5)
+    assert await world.sweeper.step() == 0
+    assert [call.job_ids for call in sweeps(world)] == [(settling, draining)]
+
+
+async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweeps(
+    database: Database,
+) -> None:
+    world = World(database)
+    world.cloud_runs(JOB, state="FAILED")
+    await due_in(world, 0, JOB, settle_until=world.clock.now(), **SETTLING)
+    assert await world.sweeper.step() == POLL.sweep_max_s
+    world.clock.advance(POLL.sweep_max_s)
+    assert await world.sweeper.step() == 0
+    assert sizes(world) == [1]
+    done = await world.termination(JOB)
+    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "calls", "wait_s"),
+    [(JOBS_PER_CALL - 1, [], POLL.sweep_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
+)
+async def test_a_full_call_waits_for_nobody(
+    database: Database, jobs: int, calls: list[int], wait_s: float
+) -> None:
+    world = World(database)
+    ids = job_ids(jobs)
+    world.cloud_runs(*ids, state="FAILED")
+    until = world.clock.later(30)
+    await world.submit(*ids, look_at=world.clock.now(), settle_until=until, **SETTLING)
+    assert await world.sweeper.step() == wait_s
+    assert sizes(world) == calls
+
+
+async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_for(
+    database: Database,
+) -> None:
+    world = World(database)
+    world.cloud_runs(JOB)
+    await due_in(world, 0, JOB, **DRAINING)
+    world.partition.proofs_wait = True
+    assert await world.sweeper.step() == POLL.sweep_max_s
+    assert sweeps(world) == []
+    world.partition.proofs_wait = False
+    assert await world.sweeper.step() == 0
+    assert sizes(world) == [1]
+
+
+# --- what comes of it ----------------------------------------------------------------------------
+
+
+async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_first(
+    database: Database,
+) -> None:
+    world = World(database)
+    waiting, held = job_ids(2)
+    await world.ready(waiting)
+    world.cloud_runs(held, state="SUBMITTED", submitted_s=3)
+    await due_in(world, 0, held)
+    await world.sweeper.step()
+    at = await world.termination(held)
+    assert (at.state, at.look_at) == (State.HELD, world.clock.later(POLL.held_s))
+    world.clock.advance(3)
+    changes = world.changes
+    await world.sweeper.step()
+    assert world.changes > changes, "the dispatcher is woken"
+    await world.dispatch()
+    assert world.called("TerminateJob") == [held]
+
+
+async def test_an_id_that_is_not_listed_is_read_by_itself(database: Database) -> None:
+    """DescribeJobs may leave out what it does not know: that alone proves nothing."""
+    world = World(database)
+    listed, unlisted = job_ids(2)
+    world.cloud_runs(listed)
+    await due_in(world, 0, listed, unlisted)
+    await world.sweeper.step()
+    at = await world.termination(unlisted)
+    assert (at.state, at.look, at.look_at) == (State.QUEUED, Look.JOB, world.clock.now())
+    assert (await world.termination(listed)).look is Look.SWEEP
+    await world.probe()
+    assert world.called("DescribeJob") == [unlisted]
+    assert (await world.termination(unlisted)).state is State.NOT_FOUND
+
+
+async def test_an_answer_from_before_a_job_was_called_changes_nothing(
+    database: Database,
+) -> None:
+    world = World(database)
+    await world.ready(JOB, look_at=None)
+    await world.know(JOB, look_at=world.clock.now())
+    held = world.network.hold("DescribeJobs")
+    sweeping = asyncio.ensure_future(world.sweeper.step())
+    await world.network.arrival("DescribeJobs")
+    await world.dispatch()
+    called = await world.termination(JOB)
+    held.set()
+    await sweeping
+    assert await world.termination(JOB) == called
+    assert called.state is State.DRAINING
+
+
+async def test_what_could_not_be_written_is_swept_again(database: Database) -> None:
+    world = World(database)
+    world.cloud_runs(JOB)
+    await due_in(world, 0, JOB)
+    await world.execute(
+        "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
+        "BEGIN SELECT RAISE(ABORT, 'broken'); END"
+    )
+    with pytest.raises(Exception, match="broken"):
+        await world.sweeper.step()
+    await world.execute("DROP TRIGGER broken")
+    assert await world.sweeper.step() == 0
+    assert sizes(world) == [1, 1]
+    assert (await world.termination(JOB)).call_at == world.clock.now()
+
+
+# --- sweeps that fail ----------------------------------------------------------------------------
+
+
+SPOILERS: list[tuple[str, dict[str, Any]]] = [
+    ("job-00000001", {"forbidden": True}),
+    ("job-MALFORMED", {}),
+]
+
+
+@pytest.mark.parametrize(("spoiler", "spec"), SPOILERS, ids=["forbidden", "malformed"])
+async def test_the_one_job_that_spoils_a_call_for_all_is_found_by_halving(
+    database: Database, spoiler: str, spec: dict[str, Any]
+) -> None:
+    world = World(database, quotas=AMPLE)
+    good = job_ids(8)[1:]
+    world.cloud_runs(*good)
+    world.cloud_runs(spoiler, **spec)
+    await due_in(world, -1, spoiler)
+    await due_in(world, 0, *good)
+    world.clock.advance(1)
+    while await world.sweeper.step() == 0:
+        assert len(sweeps(world)) < 20
+    assert sizes(world) == [8, 4, 2, 1, 1, 2, 4]
+    assert [call.code for call in sweeps(world)].count("OK") == 3
+    spoiling = await world.termination(spoiler)
+    assert (spoiling.state, spoiling.look) == (State.QUEUED, Look.JOB)
+    for job_id in good:
+        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+    await world.probe()
+    assert (await world.termination(spoiler)).state is State.REFUSED
+
+
+@pytest.mark.parametrize("place", range(5))
+async def test_it_is_found_wherever_it_stands(database: Database, place: int) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(5)
+    for number, job_id in enumerate(jobs):
+        world.cloud_runs(job_id, forbidden=number == place)
+    await due_in(world, -1, *jobs)
+    while await world.sweeper.step() == 0:
+        assert len(sweeps(world)) < 20
+    looks = [(await world.termination(job_id)).look for job_id in jobs]
+    assert [look is Look.JOB for look in looks] == [n == place for n in range(5)]
+    swept = [job_id for call in sweeps(world) if call.code == "OK" for job_id in call.job_ids]
+    assert set(swept) == set(jobs) - {jobs[place]}
+
+
+async def test_forbidden_sweeps_are_told_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(3)
+    world.cloud_runs(*jobs, forbidden=True)
+    await due_in(world, -1, *jobs)
+    while await world.sweeper.step() == 0:
+        assert len(sweeps(world)) < 20
+    assert [(await world.termination(job_id)).look for job_id in jobs] == [Look.JOB] * 3
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert f"sweeper of {PARTITION}: DescribeJobs is refused for {jobs[0]}" in told.getMessage()
+
+
+async def due_at(world: World) -> datetime | None:
+    return (await world.termination(JOB)).look_at
+
+
+async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
+    database: Database,
+) -> None:
+    faults = {"DescribeJobs": {"internal_error": {"first_n": 7}}}
+    world = World(database, quotas=AMPLE, faults=faults)
+    world.cloud_runs(JOB)
+    await due_in(world, 0, JOB)
+    planned = await due_at(world)
+    waits = []
+    for _ in range(7):
+        waits.append(await world.sweeper.step())
+        assert await due_at(world) == planned
+        world.clock.advance(waits[-1])
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert await world.sweeper.step() == 0
+    assert (await world.termination(JOB)).call_at == world.clock.now()
+
+
+async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(JOB)
+    waits: list[float] = []
+    for fault in ("http_500", "lost_answer", None, "reset"):
+        world.simulator.faults.replace(
+            read_faults({"DescribeJobs": {fault: 1.0}} if fault else {}),
+            now=world.simulator.now(),
+        )
+        if not waits:
+            await due_in(world, 0, JOB)
+        else:
+            await world.know(JOB, look_at=world.clock.now())
+        waits.append(await world.sweeper.step())
+        world.clock.advance(1)
+    assert waits == [0.5, 1.0, 0.0, 0.5]
+
+
+async def test_a_throttled_sweep_waits_and_is_repeated(database: Database) -> None:
+    world = World(database, faults={"DescribeJobs": {"throttle": {"first_n": 1}}})
+    world.cloud_runs(JOB)
+    await due_in(world, 0, JOB)
+    assert await world.sweeper.step() == 0.5
+    world.clock.advance(1)
+    assert await world.sweeper.step() == 0
+    assert [call.code for call in sweeps(world)] == ["", "OK"]
