@@ -81,6 +81,10 @@ class Dispatcher:
             written = (
                 await partition.store.start_attempt(termination, decision, attempt) is not None
             )
+        except BaseException:
+            # What is told as failed may be committed all the same.
+            self._may_have_lost = True
+            raise
         finally:
             if not written:
                 self._pacer.put_back()
