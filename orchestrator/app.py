@@ -27,6 +27,7 @@ from orchestrator.engine.sweeper import Sweeper
 from orchestrator.engine.watched import Watched
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.store.database import Database
+from orchestrator.store.lock import only_process
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
@@ -112,6 +113,7 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
     """Run the daemon; leaving the context stops it, within ten seconds."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        stack.enter_context(only_process(settings.database.url))
         revision = await upgrade(settings.database.url)
         log.info("database %s is at schema revision %s", settings.database.url, revision)
         database = await stack.enter_async_context(Database(settings.database.url))

@@ -223,7 +223,9 @@ def _on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Poli
             decision = _on_job_settling(termination, seen, now, policy)
         case _:
             return Decision(after=termination)
-    if decision.event is None and _overdue(termination, now):
+    # Where the job reads finished, one more look tells whether it is down.
+    proof_is_next = seen.instances is None and decision.after.look is Look.JOB
+    if decision.event is None and _overdue(termination, now) and not proof_is_next:
         late = replace(decision.after, problem=decision.after.problem or _LATE)
         decision = _moved(late, Event.GAVE_UP, now, why="the deadline passed")
     return decision

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.app import daemon
+from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.server import Call
-from tests.integration.harness import service, simulator
+from tests.integration.harness import service, settings, simulator
 
 if TYPE_CHECKING:
     from orchestrator.simulator.server import Simulator
@@ -203,6 +205,18 @@ async def test_work_goes_on_where_it_was_after_a_stop(database_url: str) -> None
         operation_id = await running.submit(JOB)
         await running.until(operation_id, JOB, "held")
     async with service(database_url, group()) as running:
+        assert (await running.finished(operation_id))["outcome"] == "verified"
+
+
+async def test_a_second_daemon_on_the_database_is_refused_and_harms_nothing(
+    database_url: str,
+) -> None:
+    async with service(database_url, group()) as running:
+        operation_id = await running.submit(JOB)
+        elsewhere = settings("http://127.0.0.1:9", database_url)
+        with pytest.raises(ConfigurationError, match="another daemon runs on this database"):
+            async with daemon(elsewhere):
+                pytest.fail("it was served by two")
         assert (await running.finished(operation_id))["outcome"] == "verified"
 
 

@@ -292,3 +292,15 @@ def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() 
     again = termination(State.SENDING, in_doubt=True, evidence=1, acknowledged_at=NOW)
     decision = decide(again, read(JobState.SUCCEED, InstanceCounters(succeed=10)), later(1), POLICY)
     assert decision.after.state is State.DRAINING
+
+
+def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:
+    draining = termination(State.DRAINING, evidence=1, give_up_at=NOW)
+    swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
+    assert swept_late.event is None
+    assert swept_late.after.look is Look.JOB
+    assert decide(swept_late.after, read(JobState.FAILED, DOWN), later(10), POLICY).event is (
+        Event.SEEN_DOWN
+    )
+    live = read(JobState.FAILED, InstanceCounters(running=1, failed=9))
+    assert decide(swept_late.after, live, later(10), POLICY).event is Event.GAVE_UP

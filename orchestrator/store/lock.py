@@ -1,0 +1,51 @@
+"""One process a database: a second one would spend the same quota again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+
+from orchestrator.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def only_process(url: str) -> Iterator[None]:
+    """Hold PATH.lock beside the database file at ``url``; raises ConfigurationError if held.
+
+    The kernel lets go of it however the process ends.
+    """
+    path = f"{make_url(url).database}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            [
+                (
+                    f"database.url: {path} cannot be written: {error.strerror}; give the path of a "
+                    "database in a folder that this user may write"
+                )
+            ]
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigurationError(
+            [
+                (
+                    f"database.url: another daemon runs on this database and holds {path}: stop it "
+                    "first, or give this one a database of its own"
+                )
+            ]
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
