@@ -59,8 +59,13 @@ def upgrade() -> None:
         sa.Column("trouble_code", sa.Text(), nullable=True),
         sa.Column("trouble_message", sa.Text(), nullable=True),
         sa.Column("trouble_advice", sa.Text(), nullable=True),
-        sa.Column("trouble_since", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_partitions")),
+    )
+    op.create_table(
+        "probes",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_probes")),
     )
     op.create_table(
         "terminations",
@@ -99,8 +104,8 @@ def upgrade() -> None:
         sa.Column("in_doubt", sa.Boolean(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("acknowledged_at", UtcDateTime(), nullable=True),
-        sa.Column("give_up_at", UtcDateTime(), nullable=True),
-        sa.Column("settle_until", UtcDateTime(), nullable=True),
+        sa.Column("give_up_from", UtcDateTime(), nullable=True),
+        sa.Column("settle_from", UtcDateTime(), nullable=True),
         sa.Column("problem", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("finished_at", UtcDateTime(), nullable=True),
@@ -121,20 +126,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_terminations_id")),
     )
     with op.batch_alter_table("terminations", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_terminations_call_at",
-            ["partition", "call_at"],
-            unique=False,
-            sqlite_where=sa.text("call_at IS NOT NULL"),
-            postgresql_where=sa.text("call_at IS NOT NULL"),
-        )
         batch_op.create_index("ix_terminations_job", ["job_id"], unique=False)
         batch_op.create_index(
-            "ix_terminations_look_at",
-            ["partition", "look_at"],
+            "ix_terminations_look",
+            ["partition", "look", "look_at"],
             unique=False,
             sqlite_where=sa.text("look_at IS NOT NULL"),
             postgresql_where=sa.text("look_at IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_terminations_turn",
+            ["partition", sa.text("first_in_line DESC"), "seq", "call_at"],
+            unique=False,
+            sqlite_where=sa.text("call_at IS NOT NULL"),
+            postgresql_where=sa.text("call_at IS NOT NULL"),
         )
         batch_op.create_index(
             "uq_terminations_live_job",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancesProgress:
-    """Task instances of an operation; ``unknown`` jobs have not been counted yet."""
+    """Task instances of an operation; ``jobs_not_counted``: unfinished ones not counted yet."""
 
     total: int
     live: int

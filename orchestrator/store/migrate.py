@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from alembic import command
 from alembic.config import Config
@@ -16,6 +17,15 @@ from orchestrator.store.database import sqlite_engine
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+
+
+_DISK: Final = "see whether its disk is full or failing"
+_ADVICE: Final = {
+    sqlite3.SQLITE_BUSY: "another process holds its write lock: end that one, and start again",
+    sqlite3.SQLITE_FULL: _DISK,
+    sqlite3.SQLITE_IOERR: _DISK,
+}
+_ANY_ADVICE: Final = "give the path of a database of this program, or of a file that it may create"
 
 
 def _migrations() -> Path:
@@ -43,13 +53,11 @@ async def upgrade(url: str) -> str:
         async with engine.begin() as connection:
             return await connection.run_sync(_upgrade)
     except DBAPIError as error:
+        # The lowest byte is the kind of error, the others tell more of it.
+        kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        advice = _ADVICE.get(kind, _ANY_ADVICE)
         raise ConfigurationError(
-            [
-                (
-                    f"database.url: {engine.url.database} cannot be used: {error.orig}; give the "
-                    "path of a database of this program, or of a file that it may create"
-                )
-            ]
+            [f"database.url: {engine.url.database} cannot be used: {error.orig}; {advice}"]
         ) from error
     finally:
         await engine.dispose()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, insert, select, update
 
 from orchestrator.domain.errors import Conflict
+from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
 from orchestrator.store.rows import to_row
@@ -104,7 +105,10 @@ async def _live(connection: AsyncConnection, new: NewOperation) -> dict[str, str
 
 
 async def _join(connection: AsyncConnection, new: NewOperation, ids: Sequence[str]) -> None:
-    """A shared termination serves everyone: the longer windows, the earlier start, hold."""
+    """A shared termination serves everyone: the longer windows, the earlier start, hold.
+
+    No decision writes the windows or on_submitted, so that none of those under way undoes this.
+    """
     values: dict[str, Any] = {
         "settle_s": func.max(terminations.c.settle_s, new.settle_s),
         "give_up_after_s": func.max(terminations.c.give_up_after_s, new.give_up_after_s),
@@ -117,7 +121,7 @@ async def _join(connection: AsyncConnection, new: NewOperation, ids: Sequence[st
         await connection.execute(update(terminations).where(joined).values(values))
         await connection.execute(
             update(terminations)
-            .where(joined, terminations.c.not_before > start)
+            .where(joined, terminations.c.state == State.QUEUED, terminations.c.not_before > start)
             .values(not_before=new.not_before, look_at=start)
         )
 

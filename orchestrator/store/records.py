@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, or_, select
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import Outcome
@@ -28,6 +29,7 @@ from orchestrator.store.schema import (
     operation_terminations,
     operations,
     partitions,
+    probes,
     terminations,
 )
 
@@ -58,7 +60,12 @@ class StoredRecords:
 
     async def ping(self) -> None:
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(select(1))
+            await connection.execute(
+                sqlite_insert(probes)
+                .values(id=1, number=1)
+                # SQLite writes no page where the row stays the same.
+                .on_conflict_do_update(index_elements=["id"], set_={"number": probes.c.number + 1})
+            )
 
         await self._database.write(work)
 
@@ -177,7 +184,9 @@ async def _operation(
         instances=InstancesProgress(
             total=sum(group[2] or 0 for group in groups),
             live=sum(group[3] or 0 for group in groups),
-            jobs_not_counted=sum(group[1] - group[4] for group in groups),
+            jobs_not_counted=sum(
+                group[1] - group[4] for group in groups if not State(group[0]).final
+            ),
         ),
         observed_at=max((group[5] for group in groups if group[5]), default=None),
         partition=row.partition,

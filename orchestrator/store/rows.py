@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
@@ -11,6 +12,7 @@ from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termina
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 SET_BY_ENGINE: Final = (
     "state",
@@ -33,12 +35,16 @@ SET_BY_ENGINE: Final = (
     "in_doubt",
     "failures",
     "acknowledged_at",
-    "give_up_at",
-    "settle_until",
+    "give_up_from",
+    "settle_from",
     "problem",
     "finished_at",
 )
-"""The columns that a decision changes; the others belong to the request."""
+"""The columns that a decision changes; the others belong to the request.
+
+A deadline is stored as what it counts from: its length belongs to the request, and another one may
+make it longer at any time, also while a decision is under way that knows nothing of it.
+"""
 
 
 def to_row(termination: Termination) -> dict[str, Any]:
@@ -49,11 +55,15 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["instances_live"] = instances.live if instances else None
     row["tasks"] = [asdict(task) for task in termination.tasks]
     row["problem"] = asdict(termination.problem) if termination.problem else None
+    row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
+    row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
     return row
 
 
 def from_row(row: Mapping[str, Any]) -> Termination:
-    values = {name: row[name] for name in Termination.__dataclass_fields__}
+    values = {name: row[name] for name in Termination.__dataclass_fields__ if name in row}
+    values["give_up_at"] = _shifted(row["give_up_from"], row["give_up_after_s"])
+    values["settle_until"] = _shifted(row["settle_from"], row["settle_s"])
     values["on_submitted"] = OnSubmitted(row["on_submitted"])
     values["state"] = State(row["state"])
     values["look"] = Look(row["look"])
@@ -62,6 +72,10 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     values["tasks"] = tuple(_task(task) for task in row["tasks"])
     values["problem"] = Problem(**row["problem"]) if row["problem"] else None
     return Termination(**values)
+
+
+def _shifted(time: datetime | None, seconds: float) -> datetime | None:
+    return time and time + timedelta(seconds=seconds)
 
 
 def _task(task: dict[str, Any]) -> TaskSeen:

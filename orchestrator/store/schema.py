@@ -122,8 +122,8 @@ terminations = Table(
     Column("in_doubt", Boolean, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("acknowledged_at", UtcDateTime),
-    Column("give_up_at", UtcDateTime),
-    Column("settle_until", UtcDateTime),
+    Column("give_up_from", UtcDateTime),
+    Column("settle_from", UtcDateTime),
     Column("problem", JSON(none_as_null=True)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
@@ -145,14 +145,24 @@ Index(
     postgresql_where=_LIVE,
 )
 Index("ix_terminations_job", terminations.c.job_id)
-for _column in ("look_at", "call_at"):
-    Index(
-        f"ix_terminations_{_column}",
-        terminations.c.partition,
-        terminations.c[_column],
-        sqlite_where=text(f"{_column} IS NOT NULL"),
-        postgresql_where=text(f"{_column} IS NOT NULL"),
-    )
+Index(
+    "ix_terminations_look",
+    terminations.c.partition,
+    terminations.c.look,
+    terminations.c.look_at,
+    sqlite_where=text("look_at IS NOT NULL"),
+    postgresql_where=text("look_at IS NOT NULL"),
+)
+# An index that leads to call_at sooner is what SQLite would take, and sort all that may be called.
+Index(
+    "ix_terminations_turn",
+    terminations.c.partition,
+    terminations.c.first_in_line.desc(),
+    terminations.c.seq,
+    terminations.c.call_at,
+    sqlite_where=text("call_at IS NOT NULL"),
+    postgresql_where=text("call_at IS NOT NULL"),
+)
 
 operation_terminations = Table(
     "operation_terminations",
@@ -215,5 +225,12 @@ partitions = Table(
     Column("trouble_code", Text),
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
-    Column("trouble_since", UtcDateTime),
 )
+
+probes = Table(
+    "probes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)
+"""One row, written to see whether anything can be."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.terminations import Termination
 
+_REQUESTED = ("settle_s", "give_up_after_s", "on_submitted")
+
 _GUARDED = (
     update(terminations)
     .where(
@@ -30,6 +32,14 @@ _GUARDED = (
     .values({name: bindparam(f"set_{name}") for name in SET_BY_ENGINE})
 )
 
+
+_GUARDED_BY_REQUEST = _GUARDED.where(
+    *(terminations.c[name] == bindparam(f"guard_{name}") for name in _REQUESTED)
+)
+"""A look that ends a termination must not deny what another request has asked for meanwhile.
+
+Whether time is up is decided on the windows.  The job stays due and is looked at again.
+"""
 
 _GUARDED_BY_LOOK = _GUARDED.where(
     terminations.c.observed_at.is_not_distinct_from(
@@ -45,6 +55,8 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
         "guard_id": before.id,
         "guard_state": before.state,
         "guard_revision": before.revision,
+        "guard_observed_at": before.observed_at,
+        **{f"guard_{name}": getattr(before, name) for name in _REQUESTED},
         **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
     }
 
@@ -59,11 +71,7 @@ async def write_decisions(
     A decision without an event changes no state: where its guard fails, newer knowledge stands
     already and nothing is lost.
     """
-    staying = [
-        _parameters(before, d.after) | {"guard_observed_at": before.observed_at}
-        for before, d in changes
-        if d.event is None
-    ]
+    staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
     if staying:
         await connection.execute(_GUARDED_BY_LOOK, staying)
     moved = 0
@@ -78,7 +86,10 @@ async def write_move(
 ) -> bool:
     """Write one change of state with its event; False when the termination is no longer so."""
     after = decision.after
-    result = await connection.execute(_GUARDED, _parameters(before, after))
+    # What has no look planned is being called: the answer is known once and must be written.
+    looked = before.look_at is not None
+    guarded = _GUARDED_BY_REQUEST if after.state.final and looked else _GUARDED
+    result = await connection.execute(guarded, _parameters(before, after))
     if result.rowcount == 0:
         return False
     await connection.execute(

@@ -38,23 +38,18 @@ class WorkingSet:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def due(
-        self, partition: str, look: Look, now: datetime | None, limit: int
+    async def planned(
+        self, partition: str, look: Look, limit: int, states: Sequence[State] | None = None
     ) -> list[Termination]:
-        """Terminations to look at by ``look``, the soonest first; ``now`` None: due or not."""
-        query = (
-            select(terminations)
-            .where(
-                terminations.c.partition == partition,
-                terminations.c.look == look,
-                terminations.c.look_at.is_not(None),
-            )
-            .order_by(terminations.c.look_at)
-            .limit(limit)
+        """Terminations (in these states) to look at by ``look``, due or not, the soonest first."""
+        query = select(terminations).where(
+            terminations.c.partition == partition,
+            terminations.c.look == look,
+            terminations.c.look_at.is_not(None),
         )
-        if now is not None:
-            query = query.where(terminations.c.look_at <= now)
-        return await self._fetch(query)
+        if states is not None:
+            query = query.where(terminations.c.state.in_(states))
+        return await self._fetch(query.order_by(terminations.c.look_at).limit(limit))
 
     async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose job may be called now, first in line first."""
@@ -73,27 +68,34 @@ class WorkingSet:
             .where(terminations.c.partition == partition, attempts.c.answered_at.is_(None))
         )
 
-    async def counted_longest_ago(
-        self, partition: str, operation_ids: Sequence[str], before: datetime
-    ) -> Termination | None:
-        """The draining job of these operations whose instances were counted longest ago."""
-        asked = select(operation_terminations.c.termination_id).where(
-            operation_terminations.c.operation_id.in_(operation_ids)
-        )
+    async def uncounted(
+        self, partition: str, before: datetime, operation_ids: Sequence[str] | None, limit: int
+    ) -> list[Termination]:
+        """Draining jobs whose instances were not counted since ``before``, the longest ago first.
+
+        Of these operations; None: of any, where the call was acknowledged before then, too.
+        """
+        if operation_ids is None:
+            asked = terminations.c.acknowledged_at < before
+        else:
+            asked = terminations.c.id.in_(
+                select(operation_terminations.c.termination_id).where(
+                    operation_terminations.c.operation_id.in_(operation_ids)
+                )
+            )
         counted_at = terminations.c.instances_observed_at
-        found = await self._fetch(
+        return await self._fetch(
             select(terminations)
             .where(
                 terminations.c.partition == partition,
                 terminations.c.state == State.DRAINING,
                 terminations.c.look == Look.SWEEP,
-                terminations.c.id.in_(asked),
+                asked,
                 or_(counted_at.is_(None), counted_at < before),
             )
             .order_by(counted_at.is_not(None), counted_at)
-            .limit(1)
+            .limit(limit)
         )
-        return found[0] if found else None
 
     async def next_call_at(self, partition: str) -> datetime | None:
         """When the next job may be called."""
@@ -180,13 +182,12 @@ class WorkingSet:
 
         await self._database.write(work)
 
-    async def set_trouble(self, partition: str, trouble: Problem | None, at: datetime) -> None:
+    async def set_trouble(self, partition: str, trouble: Problem | None) -> None:
         """Record that the partition's calls fail (or work again), for everyone who asks."""
         values = {
             "trouble_code": trouble.code if trouble else None,
             "trouble_message": trouble.message if trouble else None,
             "trouble_advice": trouble.advice if trouble else None,
-            "trouble_since": at if trouble else None,
         }
 
         async def work(connection: AsyncConnection) -> None:

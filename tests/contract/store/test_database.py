@@ -1,22 +1,109 @@
-"""A database that cannot be used is told as such."""
+"""A database that cannot be used is told as such, and nobody waits for it for ever."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
+import sqlite3
 import threading
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import insert, text
 
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
-from orchestrator.store.database import READERS
+from orchestrator.store import database as module
+from orchestrator.store.database import GROUP_MAX, READERS, Database
 from orchestrator.store.migrate import upgrade
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.schema import partitions
+from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from orchestrator.store.database import Database
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+SOON_S = 5.0
+"""Nothing here takes so long unless it hangs."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orchestrator.db"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BUSY_TIMEOUT_S", "CLOSE_S", "READ_WAIT_S"):
+        monkeypatch.setattr(module, name, 0.1)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Somebody's shell has begun to write, and left it at that."""
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        other.close()
+
+
+@contextmanager
+def full(bytes_max: int) -> Iterator[None]:
+    """No file can grow beyond this size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def moved(path: Path, *, another: bool) -> Iterator[None]:
+    """It is elsewhere for a time, with ``another`` in its place."""
+    elsewhere = path.rename(path.with_name("moved.db"))
+    if another:
+        path.touch()
+    yield
+    elsewhere.rename(path)
+
+
+def note(name: str) -> Callable[[AsyncConnection], Awaitable[str]]:
+    """A write."""
+
+    async def work(connection: AsyncConnection) -> str:
+        await connection.execute(insert(partitions).values(name=name))
+        return name
+
+    return work
+
+
+async def noted(database: Database) -> set[str]:
+    async with database.read() as connection:
+        return {row.name for row in await connection.execute(text("SELECT name FROM partitions"))}
+
+
+async def under_way(database: Database, *names: str) -> list[asyncio.Task[str]]:
+    """Writes that have begun to wait for their commit."""
+    tasks = [asyncio.create_task(database.write(note(name))) for name in names]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.levelname, record.message)
+        for record in caplog.records
+        if record.name == module.__name__
+    ]
+
+
+# --- upgrading -----------------------------------------------------------------------------------
 
 
 async def refusal(path: Path) -> str:
@@ -32,22 +119,259 @@ async def refusal(path: Path) -> str:
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert "unable to open database file" in await refusal(tmp_path / "nowhere" / "x.db")
+    problem = await refusal(tmp_path / "nowhere" / "x.db")
+    assert "unable to open database file; give the path of a database of this program" in problem
 
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("to do: " * 1000)
-    assert "file is not a database" in await refusal(path)
+    assert "file is not a database; give the path" in await refusal(path)
     assert path.read_text() == "to do: " * 1000
 
 
-async def test_too_many_readers_are_told_to_come_again(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+async def test_a_database_that_somebody_else_writes(path: Path) -> None:
+    with locked(path):
+        problem = await refusal(path)
+    assert "database is locked; another process holds its write lock" in problem
+    await upgrade(f"sqlite+aiosqlite:///{path}")
+
+
+async def test_a_disk_that_is_full(path: Path) -> None:
+    with full(20_000):
+        problem = await refusal(path)
+    assert problem.endswith("; see whether its disk is full or failing")
+    await upgrade(f"sqlite+aiosqlite:///{path}")
+
+
+# --- whether it can be written -------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(database: Database) -> StoredRecords:
+    return StoredRecords(database, lambda: NOW)
+
+
+async def test_a_ping_finds_out_that_the_disk_is_full(
+    records: StoredRecords, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(database._reader_engine.pool, "_timeout", 0.01)
+    await records.ping()
+    await records.ping()
+    with full(path.with_name(f"{path.name}-wal").stat().st_size):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="cannot be written: disk I/O error"):
+                await records.ping()
+    await records.ping()
+    assert [level for level, _ in told(caplog)] == ["ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize("another", [False, True])
+async def test_a_ping_finds_out_that_the_file_is_gone(
+    records: StoredRecords, path: Path, another: bool
+) -> None:
+    await records.ping()
+    with (
+        moved(path, another=another),
+        pytest.raises(StoreUnavailable, match=r"cannot be written: .*db is not the file any more"),
+    ):
+        await records.ping()
+    await records.ping()
+
+
+async def test_nothing_is_accepted_into_a_file_that_was_replaced(
+    database: Database, path: Path
+) -> None:
+    await database.write(note("before"))
+    with moved(path, another=True), pytest.raises(StoreUnavailable):
+        await database.write(note("meanwhile"))
+    assert await noted(database) == {"before"}
+
+
+async def test_a_lock_of_another_process_fails_all_that_wait_at_once(
+    database: Database, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = 0
+
+    async def work(_: object) -> None:
+        nonlocal begun
+        begun += 1
+
+    with locked(path):
+        failed = await asyncio.gather(
+            *(database.write(work) for _ in range(GROUP_MAX)), return_exceptions=True
+        )
+        with pytest.raises(StoreUnavailable):
+            await database.write(work)
+    assert {str(error) for error in failed} == {
+        "the database cannot be written: database is locked"
+    }
+    assert begun == 0
+    await database.write(work)
+    await database.write(work)
+    begins, ends = told(caplog)
+    assert begins == ("ERROR", "writes fail: database is locked")
+    assert ends[0] == "WARNING"
+    assert ends[1].startswith("writes work again after ")
+
+
+async def test_a_database_that_is_full_fails_all_that_share_a_transaction(
+    database: Database,
+) -> None:
+    runs = 0
+
+    async def small(connection: AsyncConnection) -> None:
+        nonlocal runs
+        runs += 1
+        await connection.execute(text("SELECT 1"))
+
+    async def large(connection: AsyncConnection) -> None:
+        await connection.execute(
+            text("INSERT INTO partitions (name) SELECT hex(zeroblob(1000000))")
+        )
+
+    async with database._writer_engine.connect() as connection:
+        await connection.execute(text("PRAGMA max_page_count = 1"))
+    failed = await asyncio.gather(
+        database.write(small), database.write(large), return_exceptions=True
+    )
+    assert {str(error) for error in failed} == {
+        "the database cannot be written: database or disk is full"
+    }
+    assert runs == 1
+
+
+async def test_a_statement_that_is_wrong_is_a_fault_of_its_own(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wrong(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT nonsense"))
+
+    first, error, second = await asyncio.gather(
+        database.write(note("a")),
+        database.write(wrong),
+        database.write(note("b")),
+        return_exceptions=True,
+    )
+    assert (first, second) == ("a", "b")
+    assert "no such column: nonsense" in str(error)
+    assert not isinstance(error, StoreUnavailable)
+    assert told(caplog) == []
+
+
+async def test_a_write_whose_caller_has_gone_is_written_all_the_same(database: Database) -> None:
+    (gone,) = await under_way(database, "gone")
+    gone.cancel()
+    await database.write(note("after"))
+    assert gone.cancelled()
+    assert await noted(database) == {"gone", "after"}
+
+
+async def test_a_write_that_fails_after_its_caller_had_gone_is_logged(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await database.write(note("twice"))
+    (gone,) = await under_way(database, "twice")
+    gone.cancel()
+    await database.write(note("after"))
+    assert told(caplog) == [("ERROR", "a write failed after its caller had gone")]
+
+
+# --- closing -------------------------------------------------------------------------------------
+
+
+async def opened(path: Path) -> Database:
+    url = f"sqlite+aiosqlite:///{path}"
+    await upgrade(url)
+    return await Database(url).__aenter__()
+
+
+async def test_what_waits_is_written_before_it_closes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the machine is."""
+    monkeypatch.setattr(module, "CLOSE_S", 50.0)
+    database = await opened(path)
+    names = {f"p{number}" for number in range(3 * GROUP_MAX)}
+    tasks = await under_way(database, *names)
+    await database.__aexit__()
+    assert set(await asyncio.gather(*tasks)) == names
+
+
+async def test_it_closes_while_another_process_holds_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 1.0)
+    database = await opened(path)
+    with locked(path):
+        tasks = await under_way(database, *(f"p{number}" for number in range(2 * GROUP_MAX)))
+        async with asyncio.timeout(SOON_S):
+            await database.__aexit__()
+        failed = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {repr(error) for error in failed} == {"StoreUnavailable('the database is closed')"}
+    given_up = f"{2 * GROUP_MAX} writes were given up: the database is closed"
+    assert told(caplog) == [("ERROR", given_up)]
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await database.write(note("late"))
+
+
+async def test_it_closes_while_its_disk_hangs(path: Path) -> None:
+    database = await opened(path)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait()
+
+    async def work(connection: AsyncConnection) -> None:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await raw.create_function("hang", 0, hang)
+        await connection.execute(text("SELECT hang()"))
+
+    waiting = asyncio.create_task(database.write(work))
+    await asyncio.to_thread(hangs.wait)
+    try:
+        async with asyncio.timeout(SOON_S):
+            await database.__aexit__()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await waiting
+    finally:
+        goes_on.set()
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+async def test_too_many_readers_are_told_to_come_again(database: Database) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(READERS):
             await stack.enter_async_context(database.read())
         with pytest.raises(StoreUnavailable, match="too many"):
+            await stack.enter_async_context(database.read())
+    assert await noted(database) == set()
+
+
+async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_WAIT_S", SOON_S)
+    async with AsyncExitStack() as stack:
+        for _ in range(READERS - 1):
+            await stack.enter_async_context(database.read())
+        async with database.read():
+            first, second = (asyncio.create_task(noted(database)) for _ in range(2))
+            await asyncio.sleep(0)
+        first.cancel()
+        assert await second == set()
+        await asyncio.wait([first])
+        assert first.cancelled()
+
+
+async def test_nobody_waits_in_the_pool(database: Database) -> None:
+    """There a cancellation may be lost."""
+    database._reading = asyncio.Semaphore(READERS + 1)
+    async with asyncio.timeout(SOON_S), AsyncExitStack() as stack:
+        for _ in range(READERS + 1):
             await stack.enter_async_context(database.read())

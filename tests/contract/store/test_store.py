@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.attempts import Answer, NewAttempt
@@ -67,7 +67,7 @@ async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any
 
 
 async def only(store: WorkingSet) -> Termination:
-    (termination,) = await store.due(PARTITION, Look.SWEEP, None, 10)
+    (termination,) = await store.planned(PARTITION, Look.SWEEP, 10)
     return termination
 
 
@@ -156,7 +156,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
-    for row in await store.due(PARTITION, Look.SWEEP, None, 10):
+    for row in await store.planned(PARTITION, Look.SWEEP, 10):
         after = replace(row, call_at=NOW, first_in_line=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
     ready = await store.callable(PARTITION, NOW, 10)
@@ -166,11 +166,35 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert record.ahead == 2
 
 
+async def test_what_is_next_is_found_without_sorting_all_there_is(
+    database: Database, store: WorkingSet
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(database._reader_engine.sync_engine, "before_cursor_execute")
+    def on_execute(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if statement.startswith("SELECT"):
+            asked.append((f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    await store.planned(PARTITION, Look.SWEEP, 10)
+    await store.callable(PARTITION, NOW, 1)
+    async with database.read() as connection:
+        plans = [
+            [row.detail for row in await connection.exec_driver_sql(*explained)]
+            for explained in asked
+        ]
+    for (step, *others), index in zip(
+        plans, ("ix_terminations_look", "ix_terminations_turn"), strict=True
+    ):
+        assert f"USING INDEX {index} (" in step
+        assert others == []
+
+
 async def test_the_last_job_finishes_its_operation_with_an_outcome(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
-    rows = await store.due(PARTITION, Look.SWEEP, None, 10)
+    rows = await store.planned(PARTITION, Look.SWEEP, 10)
     await store.apply([(rows[0], decide(rows[0], Withdrawn(), NOW, POLICY))], NOW)
     halfway = await records.operation("op_1")
     assert halfway is not None
@@ -234,7 +258,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, *WENT, give_up_after_s=60.0)
-    for row in await store.due(PARTITION, Look.SWEEP, None, 10):
+    for row in await store.planned(PARTITION, Look.SWEEP, 10):
         before = row
         unfinished = await records.operation("op_1")
         assert unfinished is not None
@@ -267,7 +291,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
 ) -> None:
     await submit(records, 1, "job-1", settle_s=10.0, not_before=later(60))
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
-    rows = await store.due(PARTITION, Look.SWEEP, None, 10)
+    rows = await store.planned(PARTITION, Look.SWEEP, 10)
     shared = next(row for row in rows if row.job_id == "job-1")
     assert (shared.settle_s, shared.not_before, shared.look_at) == (50.0, None, NOW)
     record = await records.termination(shared.id)
@@ -372,9 +396,9 @@ async def test_trouble_is_told_with_the_partitions_terminations(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1")
-    await store.set_trouble(PARTITION, Problem(code="C", message="m"), NOW)
+    await store.set_trouble(PARTITION, Problem(code="C", message="m"))
     (record,) = await records.terminations(after=0, limit=10)
     assert record.trouble == Problem(code="C", message="m")
-    await store.set_trouble(PARTITION, None, NOW)
+    await store.set_trouble(PARTITION, None)
     (record,) = await records.terminations(after=0, limit=10)
     assert record.trouble is None
