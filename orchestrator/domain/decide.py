@@ -55,6 +55,12 @@ class Decision:
     why: str | None = None
 
 
+BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
+"""States in which no call is known to have had effect, or not since it ran again."""
+CALL_AGAIN_AFTER_S: Final = 60.0
+"""How long an acknowledged call has to show in the job before it is made again."""
+
+
 def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) -> Decision:
     """What ``seen`` makes of ``termination``; raises IllegalTransition where it cannot be."""
     match seen:
@@ -90,7 +96,7 @@ def _moved(
         revision=termination.revision + 1,
         call_at=None,
         in_doubt=False,
-        first_in_line=False,
+        first_in_line=termination.first_in_line and state in BEFORE_EFFECT,
     )
     if state.final:
         after = replace(after, look_at=None, finished_at=now)
@@ -183,10 +189,10 @@ def _on_look_failed(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
     told = replace(termination, problem=_problem(error))
-    before_effect = termination.state in (State.QUEUED, State.HELD, State.SENDING)
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-        return _on_job_unknown(told, now)
-    if before_effect and error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
+        return _on_job_unknown(told, now, why=str(error))
+    for_good = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
+    if for_good and termination.state in BEFORE_EFFECT:
         return _moved(told, Event.CALL_REFUSED, now, why=str(error))
     if _overdue(termination, now):
         return _moved(told, Event.GAVE_UP, now, why=str(error))
@@ -194,20 +200,21 @@ def _on_look_failed(
     return Decision(after=_look(retry, Look.JOB, now + _backoff(retry, policy)))
 
 
-def _on_job_unknown(termination: Termination, now: datetime) -> Decision:
+def _on_job_unknown(termination: Termination, now: datetime, *, why: str) -> Decision:
     """DescribeJob says that there is no such job."""
     if termination.state is State.SETTLING:
         # Seen down before; the cloud deletes only what is finished, instances included.
-        return _moved(termination, Event.SETTLED, now, why="deleted after it was seen down")
-    return _moved(termination, Event.SEEN_MISSING, now)
+        down = replace(termination, problem=None)
+        return _moved(down, Event.SETTLED, now, why="deleted after it was seen down")
+    return _moved(termination, Event.SEEN_MISSING, now, why=why)
 
 
 def _overdue(termination: Termination, now: datetime) -> bool:
-    return (
-        termination.give_up_at is not None
-        and now >= termination.give_up_at
-        and termination.state is not State.SETTLING
-    )
+    """Whether its deadline has passed; one that was seen down has its time once more to be read."""
+    deadline = termination.give_up_at
+    if termination.state is State.SETTLING and termination.settle_until is not None:
+        deadline = termination.settle_until + timedelta(seconds=termination.give_up_after_s)
+    return deadline is not None and now >= deadline
 
 
 # --- looks that succeeded ------------------------------------------------------------------------
@@ -223,9 +230,10 @@ def _on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Poli
             decision = _on_job_settling(termination, seen, now, policy)
         case _:
             return Decision(after=termination)
-    # Where the job reads finished, one more look tells whether it is down.
-    proof_is_next = seen.instances is None and decision.after.look is Look.JOB
-    if decision.event is None and _overdue(termination, now) and not proof_is_next:
+    if decision.event is None and _overdue(termination, now):
+        if seen.instances is None:
+            # Nobody is told what is live on less than a count.
+            return Decision(after=_look(decision.after, Look.JOB, now))
         late = replace(decision.after, problem=decision.after.problem or _LATE)
         decision = _moved(late, Event.GAVE_UP, now, why="the deadline passed")
     return decision
@@ -276,10 +284,11 @@ def _on_job_not_called(
     if _needs_counters(termination, seen):
         return Decision(after=replace(_look(told, Look.JOB, now), call_at=None))
     if evidence.proves_down(termination, seen):
-        return _on_down_not_called(told, now)
+        return _on_down_not_called(told, now, policy)
     if seen.next_action and termination.state is State.SENDING:
         decision = _on_call_accepted(told, now, policy)
-        return replace(decision, after=replace(decision.after, evidence=termination.evidence))
+        after = replace(decision.after, evidence=termination.evidence)
+        return replace(decision, after=after, why="a look shows that the cloud acts on it")
     return _on_terminable(told, now, policy)
 
 
@@ -290,7 +299,7 @@ def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
             message="the job is SUBMITTED, where the cloud forbids TerminateJob",
             advice='submit it again with on_submitted "hold", or once it has left SUBMITTED',
         )
-        return _moved(replace(told, problem=problem), Event.CALL_REFUSED, now)
+        return _moved(replace(told, problem=problem), Event.CALL_REFUSED, now, why=problem.message)
     decision = (
         Decision(after=told)
         if told.state is State.HELD
@@ -300,12 +309,13 @@ def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
     return replace(decision, after=_look(decision.after, Look.SWEEP, at))
 
 
-def _on_down_not_called(told: Termination, now: datetime) -> Decision:
-    if told.state is State.SENDING and (told.job_state is JobState.FAILED or told.acknowledged_at):
-        # A termination leaves FAILED behind: the call whose answer was lost may well have acted,
-        # or an earlier one did.
-        decision = _moved(told, Event.CALL_ACCEPTED, now, why="seen down after a lost answer")
-        return replace(decision, after=_look(decision.after, Look.JOB, now))
+def _on_down_not_called(told: Termination, now: datetime, policy: Policy) -> Decision:
+    # A termination leaves FAILED behind: the call whose answer was lost may well have acted.
+    may_have_acted = told.state is State.SENDING and told.job_state is JobState.FAILED
+    if may_have_acted or told.acknowledged_at:
+        decision = _on_call_accepted(told, now, policy)
+        after = replace(_look(decision.after, Look.JOB, now), evidence=evidence.JOB_FINISHED)
+        return replace(decision, after=after, why="seen down after a call")
     proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
     return _moved(proven, Event.SEEN_DOWN, now)
 
@@ -345,16 +355,36 @@ def _on_job_draining(
     was_finished = termination.job_state is not None and termination.job_state.finished
     if was_finished and termination.evidence >= evidence.JOB_FINISHED:
         told = replace(told, evidence=evidence.ACKNOWLEDGED, call_at=now)
+    elif told.call_at is None and _runs_on(told, seen):
+        told = replace(told, call_at=now)
+    elif seen.next_action:
+        told = replace(told, call_at=None)
     age_s = (now - (told.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
     return Decision(after=_look(told, Look.SWEEP, now + timedelta(seconds=interval_s)))
+
+
+def _runs_on(told: Termination, seen: JobSeen) -> bool:
+    """Whether a job runs with nothing pending although its call was acknowledged long ago.
+
+    RetryJobs may have revived it before it was seen down, or the call was dropped.  What the cloud
+    shows while it acts is documented by one example only (NextAction TERMINATING,
+    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.
+    """
+    if not seen.instances or not seen.instances.live or seen.next_action != "":
+        return False
+    if told.acknowledged_at is None or told.give_up_at is None:
+        return False
+    first_called_at = told.give_up_at - timedelta(seconds=told.give_up_after_s)
+    patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), told.acknowledged_at - first_called_at)
+    return seen.observed_at - told.acknowledged_at >= patience
 
 
 def _on_finished_not_down(
     termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """The job reads finished; its instances were not read, or are not down yet."""
-    told = replace(told, evidence=max(termination.evidence, evidence.JOB_FINISHED))
+    told = replace(told, evidence=max(told.evidence, evidence.JOB_FINISHED), call_at=None)
     if seen.instances is None:
         return _look(told, Look.JOB, now)
     wait_s = polling.relook_s(

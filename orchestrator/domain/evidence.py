@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import JobSeen, JobState
     from orchestrator.domain.terminations import Termination
 
-ACCEPTED: Final = 0
 ACKNOWLEDGED: Final = 1
 JOB_FINISHED: Final = 2
 NO_INSTANCE_LIVE: Final = 3

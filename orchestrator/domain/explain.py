@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from orchestrator.domain.quota import Quota
     from orchestrator.domain.terminations import Problem, Termination
 
     Explain = Callable[[Termination, "Surroundings"], "Explanation"]
@@ -34,28 +35,31 @@ class Explanation:
 class Surroundings:
     """What an explanation needs beside the termination.
 
-    ``ahead``: jobs called before this one (None: not counted).  ``calls_per_s``: TerminateJob calls
-    that its partition may make (None: its account is configured no longer).  ``trouble``: why the
-    partition's calls fail now.
+    ``ahead``: jobs called before this one (None: not counted).  ``quota``: its partition's for
+    TerminateJob (None: its account is configured no longer).  ``trouble``: why the partition's
+    calls fail now.
     """
 
     now: datetime
     ahead: int | None
-    calls_per_s: int | None
+    quota: Quota | None
     trouble: Problem | None
 
 
 def explain(termination: Termination, around: Surroundings) -> Explanation:
     """Say what this termination waits for, in every state."""
-    explanation = _EXPLAIN[termination.state](termination, around)
-    if termination.state.final:
-        return explanation
-    if around.calls_per_s is None:
+    if around.quota is None and not termination.state.final:
         return Explanation(
             waiting_for=f"account {termination.account!r} and its region {termination.region!r} "
             "to be in the configuration again",
             next_action="add the account to the configuration and start the daemon again",
         )
+    explanation = _EXPLAIN[termination.state](termination, around)
+    if termination.state.final:
+        return explanation
+    if explanation.next_action_at is not None:
+        due_at = max(explanation.next_action_at, around.now)
+        explanation = replace(explanation, next_action_at=due_at)
     if around.trouble is None:
         return explanation
     trouble = f"calls to the cloud fail ({around.trouble.code}: {around.trouble.message})"
@@ -80,14 +84,26 @@ def _explain_queued(termination: Termination, around: Surroundings) -> Explanati
             "a look at the job before it is called",
             "look at the job, then TerminateJob",
         )
+    return _turn(termination, termination.call_at, around)
+
+
+def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> Explanation:
+    if call_at > around.now:
+        return Explanation(
+            waiting_for=f"the end of a pause after its last call{_because(termination)}",
+            next_action="TerminateJob",
+            next_action_at=call_at,
+        )
+    quota = around.quota
+    assert quota is not None
     ahead = "" if around.ahead is None else f", {around.ahead} ahead of it"
-    calls_per_s = around.calls_per_s or 1
-    turn_at = around.now + timedelta(seconds=(around.ahead or 0) / calls_per_s)
+    rate = f"{quota.allowed} a second are allowed"
+    if quota.allowed < quota.rate_per_s:
+        rate += f" at present; {quota.rate_per_s} are configured, the cloud refused more"
     return Explanation(
-        waiting_for=f"its turn to be called{ahead}; {calls_per_s} a second are allowed"
-        + _because(termination),
+        waiting_for=f"its turn to be called{ahead}; {rate}{_because(termination)}",
         next_action="TerminateJob",
-        next_action_at=max(turn_at, termination.call_at),
+        next_action_at=around.now + timedelta(seconds=(around.ahead or 0) / quota.allowed),
     )
 
 
@@ -103,7 +119,7 @@ def _explain_sending(termination: Termination, _: Surroundings) -> Explanation:
     if termination.in_doubt:
         return _look(
             termination,
-            "a look at the job: a TerminateJob call left and its outcome is not known",
+            "a look at the job: whether its TerminateJob call had effect is not known",
             "read the job (DescribeJob), then call again only if it runs on untouched",
         )
     return Explanation(
@@ -113,33 +129,38 @@ def _explain_sending(termination: Termination, _: Surroundings) -> Explanation:
 
 def _explain_draining(termination: Termination, around: Surroundings) -> Explanation:
     if termination.call_at is not None:
-        return Explanation(
-            waiting_for="its turn to be called again: the job was finished and runs again",
-            next_action="TerminateJob",
-            next_action_at=max(termination.call_at, around.now),
-        )
-    instances = termination.instances
-    if instances is None:
-        left = "its instances, which are not counted yet, to go down"
-    elif instances.live:
-        left = f"{instances.live} of {instances.total} instances to go down"
-    elif termination.job_next_action:
-        left = f"the end of {termination.job_next_action}; no instance is live"
-    else:
-        left = "the job to finish; no instance is live"
+        turn = _turn(termination, termination.call_at, around)
+        why = f"it ran on or was revived after its last call: {_job_state(termination)}"
+        return replace(turn, waiting_for=f"{turn.waiting_for}; {why}")
     return _look(
         termination,
-        f"{left}; {_job_state(termination)}",
+        f"{_left(termination)}; {_job_state(termination)}",
         "look again; call it down when the job is finished and no instance is live",
     )
 
 
-def _explain_settling(termination: Termination, _: Surroundings) -> Explanation:
+def _left(termination: Termination) -> str:
+    instances = termination.instances
+    if instances is None:
+        return "its instances, which are not counted yet, to go down"
+    if instances.live:
+        return f"{instances.live} of {instances.total} instances to go down"
+    if termination.job_next_action:
+        return f"the end of {termination.job_next_action}; no instance was live at the last count"
+    if termination.job_state is not None and termination.job_state.finished:
+        return "a count that proves its instances down; none was live at the last one"
+    return "the job to finish; no instance was live at the last count"
+
+
+def _explain_settling(termination: Termination, around: Surroundings) -> Explanation:
+    settle_until = termination.settle_until or around.now
+    passed = "a last look, for the settle window has passed"
     return Explanation(
-        waiting_for="the settle window to pass: all instances are down, and a job can be revived "
-        "by RetryJobs" + _because(termination),
-        next_action="look once more (DescribeJobs) and call it verified",
-        next_action_at=termination.settle_until,
+        waiting_for=("the settle window to pass" if settle_until > around.now else passed)
+        + ": all instances were seen down, and a job can be revived by RetryJobs"
+        + _because(termination),
+        next_action="look once more, and call it verified if it is still down",
+        next_action_at=max(settle_until, termination.look_at or settle_until),
     )
 
 
@@ -153,7 +174,7 @@ def _look(termination: Termination, waiting_for: str, next_action: str) -> Expla
 
 def _because(termination: Termination) -> str:
     problem = termination.problem
-    return f" ({problem.code}: {problem.message})" if problem else ""
+    return f" (last error: {problem.code}: {problem.message})" if problem else ""
 
 
 def _job_state(termination: Termination) -> str:
@@ -165,15 +186,45 @@ def _explain_verified(termination: Termination, _: Surroundings) -> Explanation:
     since = (
         "still so after the settle window"
         if termination.evidence >= evidence.SETTLED
-        else "the job was deleted then"
+        else "the job was deleted since"
     )
     return Explanation(waiting_for=f"nothing: every instance was seen down, and {since}")
 
 
+def _explain_not_found(termination: Termination, _: Surroundings) -> Explanation:
+    if termination.acknowledged_at is not None:
+        known = f"acknowledged TerminateJob at {_time(termination.acknowledged_at)}"
+        deleted = "it was seen down"
+    elif termination.observed_at is not None:
+        known = f"showed the job at {_time(termination.observed_at)}"
+        deleted = "TerminateJob was acknowledged"
+    else:
+        return Explanation(
+            waiting_for="nothing: the cloud knows no such job in this account and region",
+            next_action="check the job id, the account and the region, and submit it again",
+        )
+    return Explanation(
+        waiting_for=f"nothing: the cloud {known} and knows the job no longer; it was deleted "
+        f"before {deleted}",
+        next_action="see in the console that none of its machines is left: the cloud deletes "
+        "finished jobs only, but this one was not seen down",
+    )
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
 def _explain_unverified(termination: Termination, _: Surroundings) -> Explanation:
+    if termination.evidence >= evidence.NO_INSTANCE_LIVE:
+        return Explanation(
+            waiting_for="nothing: every instance was seen down, but the job could not be read "
+            "again after the settle window" + _because(termination),
+            next_action="see in the console that the job was not revived, or submit it again",
+        )
     instances = termination.instances
     live = (
-        f"{instances.live} of {instances.total} instances live"
+        f"{instances.live} of {instances.total} instances live at the last count"
         if instances
         else "its instances never counted"
     )
@@ -199,10 +250,7 @@ _EXPLAIN: Final[Mapping[State, Explain]] = {
     State.ALREADY_FINISHED: _ended(
         "the job had finished before any call had effect, and no instance was live"
     ),
-    State.NOT_FOUND: _ended(
-        "the cloud knows no such job in this account and region",
-        "check the job id, the account and the region, and submit it again",
-    ),
+    State.NOT_FOUND: _explain_not_found,
     State.REFUSED: _ended(
         "it was refused for good; `error` has the reason",
         "see to what `error` advises, and submit the job again",

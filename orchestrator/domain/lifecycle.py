@@ -37,7 +37,7 @@ class State(StrEnum):
     WITHDRAWN = "withdrawn"
     """Final: taken back before a call was sent."""
     UNVERIFIED = "unverified"
-    """Final: gave up by its deadline with instances live or unknown."""
+    """Final: gave up by its deadline, live or not known to be down for good."""
 
     @property
     def final(self) -> bool:
@@ -50,7 +50,7 @@ class Event(StrEnum):
     CALL_STARTED = "call_started"
     """An attempt is about to be written and the call to leave."""
     CALL_ACCEPTED = "call_accepted"
-    """The cloud acknowledged the call, or a look shows that it acts on it."""
+    """The cloud acknowledged the call, or a look shows that it acts on it or did."""
     CALL_NOT_EXECUTED = "call_not_executed"
     """The call certainly had no effect, or a look shows the job running on untouched."""
     CALL_REFUSED = "call_refused"
@@ -76,6 +76,7 @@ class Event(StrEnum):
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.QUEUED: {
         Event.CALL_STARTED: State.SENDING,
+        Event.CALL_ACCEPTED: State.DRAINING,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_SUBMITTED: State.HELD,
         Event.SEEN_DOWN: State.ALREADY_FINISHED,
@@ -84,6 +85,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.WITHDRAWN: State.WITHDRAWN,
     },
     State.HELD: {
+        Event.CALL_ACCEPTED: State.DRAINING,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_TERMINABLE: State.QUEUED,
         Event.SEEN_DOWN: State.ALREADY_FINISHED,
@@ -109,6 +111,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.SETTLING: {
         Event.SEEN_LIVE_AGAIN: State.DRAINING,
         Event.SETTLED: State.VERIFIED,
+        Event.GAVE_UP: State.UNVERIFIED,
     },
     State.VERIFIED: {},
     State.ALREADY_FINISHED: {},

@@ -82,7 +82,7 @@ class Termination:
     failures: int = 0
     """Calls in a row that did not get through."""
     acknowledged_at: datetime | None = None
-    """When the cloud last acknowledged a call."""
+    """When the cloud last acknowledged a call, or was seen to act on one."""
     give_up_at: datetime | None = None
     settle_until: datetime | None = None
     problem: Problem | None = None

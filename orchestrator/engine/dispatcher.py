@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import ACCEPTED, INTERRUPTED, TERMINATE_JOB, Answer, NewAttempt
@@ -32,7 +33,7 @@ class Dispatcher:
         self._calls = Background(f"a TerminateJob call of {partition.name}")
         self._under_way: set[str] = set()
         self._may_have_lost = True
-        self.wake = self._pacer.permit_returned
+        self.wake = asyncio.Event()
 
     async def step(self) -> float:
         """Take up one job if one may be called; returns the seconds until the next may be."""
@@ -119,4 +120,3 @@ class Dispatcher:
         finally:
             self._under_way.discard(termination.id)
             self._on_change()
-            self.wake.set()

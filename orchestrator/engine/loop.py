@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.ports import Clock
 
 FAILURE_BASE_S = 0.5
-FAILURE_MAX_S = 15.0
+FAILURE_MAX_S = 5.0
 IDLE_MAX_S = 5.0
 """A loop with nothing to do looks again after this: a wake-up only shortens the wait."""
 
@@ -33,30 +33,45 @@ class Steps(Protocol):
         """Do what is due; returns the seconds until there is more to do."""
 
 
-async def run_forever(steps: Steps, clock: Clock, random: Random) -> None:
-    """Run a loop until cancelled; failures are logged when they begin and when they end."""
+async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Random) -> None:
+    """Run a loop until ``stop``; failures are logged when they begin and when they end.
+
+    It ends between two steps, for a step that is cancelled may pass over it: up to Python 3.11
+    ``asyncio.wait_for``, and with it a database pool's queue, does.
+    """
     failures = 0
-    while True:
+    while not stop.is_set():
         steps.wake.clear()
         try:
-            wait_s = await steps.step()
-        except Exception:
+            wait_s = min(await steps.step(), IDLE_MAX_S)
+        except Exception as error:  # noqa: BLE001 - told, and tried again
             failures += 1
             if failures == 1:
-                log.exception("%s fails; it is tried again until it works", steps.name)
+                tell(error, "%s fails and is tried again until it works", steps.name)
             wait_s = backoff_s(
                 failures, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S, jitter=random.random()
             )
+            await _wait(clock, wait_s, stop)
         else:
             if failures:
                 log.warning("%s works again after %d failures", steps.name, failures)
             failures = 0
-        if wait_s > 0:
-            await _wait(steps.wake, min(wait_s, IDLE_MAX_S), clock)
+            if wait_s > 0:
+                await _wait(clock, wait_s, stop, steps.wake)
 
 
-async def _wait(wake: asyncio.Event, seconds: float, clock: Clock) -> None:
-    waits = [asyncio.ensure_future(wake.wait()), asyncio.ensure_future(clock.sleep(seconds))]
+def tell(error: Exception, what: str, *args: object) -> None:
+    """Log what failed, with a traceback unless the error says all that there is to say."""
+    if isinstance(error, StoreUnavailable):
+        log.error(f"{what}: %s", *args, error)  # noqa: G004
+    else:
+        log.error(what, *args, exc_info=error)
+
+
+async def _wait(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
+    """Return after ``seconds``, or with the first of ``events``."""
+    waits: list[asyncio.Future[object]] = [asyncio.ensure_future(clock.sleep(seconds))]
+    waits += [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -79,8 +94,8 @@ class Background:
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except Exception:
-            log.exception("%s failed", self._name)
+        except Exception as error:  # noqa: BLE001 - told
+            tell(error, "%s failed", self._name)
 
     async def end(self, within_s: float) -> bool:
         """Wait until nothing is under way, and cut off what still is then; False if something was.
@@ -94,8 +109,3 @@ class Background:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         return not late
-
-
-def until(later: float, now: float) -> float:
-    """Seconds from ``now`` to ``later``, never negative; infinite stays so."""
-    return later if math.isinf(later) else max(0.0, later - now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TELL_EVERY_S = 600.0
+
+log = logging.getLogger(__name__)
+
 _UNANSWERED = (CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN)
 
 
 class Pacer:
     """The quota of one action on one host, and the clock it runs on."""
 
-    def __init__(self, quota: Quota, clock: Clock) -> None:
+    def __init__(self, name: str, quota: Quota, clock: Clock) -> None:
+        self._name = name
         self.quota = quota
         self._clock = clock
-        self.permit_returned = asyncio.Event()
+        self._tell_at = clock.monotonic()
 
     def wait_s(self) -> float:
         """Seconds until a call may leave; infinite while every permit is out."""
@@ -51,6 +56,7 @@ class Pacer:
             if error.kind is CloudErrorKind.THROTTLED:
                 now = self._clock.monotonic()
                 self.quota.throttled(now, ceiling_per_s=error.quota_ceiling)
+                self._tell(error)
             raise
         else:
             return result
@@ -60,4 +66,16 @@ class Pacer:
                 self.quota.put_back_answered(sent_at=sent_at, answered_at=now)
             else:
                 self.quota.put_back_unanswered(now)
-            self.permit_returned.set()
+
+    def _tell(self, error: CloudError) -> None:
+        now = self._clock.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_EVERY_S
+            log.warning(
+                "%s: the cloud refused a call (%s); %d of %d a second are made for now: if it goes "
+                "on, configure a lower quota, or see who else calls with this credential",
+                self._name,
+                error,
+                self.quota.allowed,
+                self.quota.rate_per_s,
+            )

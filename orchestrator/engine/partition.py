@@ -17,7 +17,7 @@ from orchestrator.domain.terminations import Problem
 from orchestrator.engine.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from random import Random
 
     from orchestrator.domain.decide import Decision
@@ -62,6 +62,8 @@ class Partition:
     """Whether a look at one job is due and waits for its quota."""
     _trouble_is_stored: bool = field(init=False, default=False)
     """False at a start: what an earlier process stored is not known."""
+    _told: set[str] = field(init=False, default_factory=set)
+    """Codes of the present trouble: failures that alternate are logged once each."""
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
 
@@ -69,7 +71,9 @@ class Partition:
         now = self.clock.monotonic()
         self.pacers = {
             action: Pacer(
-                Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB), self.clock
+                f"{action} of {self.name}",
+                Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
+                self.clock,
             )
             for action in ACTIONS
         }
@@ -85,9 +89,10 @@ class Partition:
             jitter=self.random.random(),
         )
 
-    def count_finishes(self, decisions: Iterable[Decision]) -> None:
-        now = self.clock.monotonic()
-        self._finishes.extend(now for d in decisions if d.event is Event.SEEN_DOWN)
+    def count_finish(self, decision: Decision) -> None:
+        """Take note of it if it is a job's end, to which the sweeps adapt."""
+        if decision.event is Event.SEEN_DOWN:
+            self._finishes.append(self.clock.monotonic())
 
     async def note(self, error: CloudError | None) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
@@ -95,13 +100,16 @@ class Partition:
             self._failures = 0
             if self.trouble is not None:
                 log.warning("calls of %s work again", self.name)
+                self._told.clear()
             if self.trouble is not None or not self._trouble_is_stored:
                 await self._set_trouble(None)
             return
         self._failures += 1
         lasting = error.kind in _LASTING or self._failures >= FAILURES_THAT_ARE_TROUBLE
         if lasting and (self.trouble is None or self.trouble.code != error.code):
-            log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
+            if error.code not in self._told:
+                self._told.add(error.code)
+                log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
             await self._set_trouble(
                 Problem(code=error.code, message=error.message, advice=error.advice)
             )
@@ -109,5 +117,5 @@ class Partition:
     async def _set_trouble(self, trouble: Problem | None) -> None:
         self.trouble = trouble
         self._trouble_is_stored = False
-        await self.store.set_trouble(self.name, trouble, self.clock.now())
+        await self.store.set_trouble(self.name, trouble)
         self._trouble_is_stored = True

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
+    from orchestrator.domain.lifecycle import State
     from orchestrator.domain.terminations import Look, Problem, Termination
 
 
@@ -59,10 +60,10 @@ class Cloud(Protocol):
 class Store(Protocol):
     """The engine's view of the database; every method raises StoreUnavailable."""
 
-    async def due(
-        self, partition: str, look: Look, now: datetime | None, limit: int
+    async def planned(
+        self, partition: str, look: Look, limit: int, states: Sequence[State] | None = None
     ) -> list[Termination]:
-        """Terminations to look at by ``look``, the soonest first; ``now`` None: due or not."""
+        """Terminations (in these states) to look at by ``look``, due or not, the soonest first."""
 
     async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose job may be called now, first in line first."""
@@ -70,10 +71,13 @@ class Store(Protocol):
     async def unanswered(self, partition: str) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
 
-    async def counted_longest_ago(
-        self, partition: str, operation_ids: Sequence[str], before: datetime
-    ) -> Termination | None:
-        """The draining job of these operations whose instances were counted longest ago."""
+    async def uncounted(
+        self, partition: str, before: datetime, operation_ids: Sequence[str] | None, limit: int
+    ) -> list[Termination]:
+        """Draining jobs whose instances were not counted since ``before``, the longest ago first.
+
+        Of these operations; None: of any, where the call was acknowledged before then, too.
+        """
 
     async def next_call_at(self, partition: str) -> datetime | None:
         """When the next job may be called."""
@@ -89,5 +93,5 @@ class Store(Protocol):
     async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
         """Write the open attempt's answer and what was decided on it."""
 
-    async def set_trouble(self, partition: str, trouble: Problem | None, at: datetime) -> None:
+    async def set_trouble(self, partition: str, trouble: Problem | None) -> None:
         """Record that the partition's calls fail (or work again), for everyone who asks."""

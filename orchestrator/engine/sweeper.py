@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
 
 JOBS_PER_CALL = 100
+SUSPECTS_MAX = 8
+"""So many jobs, of which one at least spoilt a call for all, are read one by one."""
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
@@ -49,7 +51,7 @@ class Sweeper:
         if wait_s > 0:
             return wait_s
         now = partition.clock.now()
-        rows = await partition.store.due(partition.name, Look.SWEEP, None, self._batch)
+        rows = await partition.store.planned(partition.name, Look.SWEEP, self._batch)
         if not rows:
             return math.inf
         due_at = sweep_due_at(
@@ -96,7 +98,7 @@ class Sweeper:
         return 0.0
 
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
-        """Back off; where one job may have spoilt the call for all, halve until it is found.
+        """Back off; where one job may have spoilt the call for all, halve until it is among few.
 
         Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
         malformed id may refuse a whole call.
@@ -111,25 +113,24 @@ class Sweeper:
             )
             self._resume_at = self._partition.clock.monotonic() + wait_s
             return wait_s
-        if len(rows) > 1:
+        if len(rows) > SUSPECTS_MAX:
             self._batch = len(rows) // 2
             return 0.0
         if error.kind is CloudErrorKind.UNAUTHORIZED and not self._told_forbidden:
             self._told_forbidden = True
             log.warning(
-                "%s: DescribeJobs is refused for %s, it is read by DescribeJob, as is each such "
-                "job: %s: %s",
+                "%s: DescribeJobs is refused for one at least of %s; such jobs are read by "
+                "DescribeJob: %s: %s",
                 self.name,
-                rows[0].job_id,
+                ", ".join(row.job_id for row in rows),
                 error,
                 error.advice or "",
             )
         now = self._partition.clock.now()
-        alone = decide(rows[0], JobUnlisted(), now, self._partition.policy())
-        await self._apply([(rows[0], alone)])
+        policy = self._partition.policy()
+        await self._apply([(row, decide(row, JobUnlisted(), now, policy)) for row in rows])
         return 0.0
 
     async def _apply(self, changes: Sequence[tuple[Termination, Decision]]) -> None:
         await self._partition.store.apply(changes, self._partition.clock.now())
-        self._partition.count_finishes(decision for _, decision in changes)
         self._on_change()

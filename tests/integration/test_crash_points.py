@@ -24,7 +24,6 @@ from unittest.mock import patch
 import aiosqlite
 import pytest
 
-from orchestrator.app import PartitionLoops
 from orchestrator.cloud import catalogue
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
@@ -35,6 +34,7 @@ from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, Stat
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.engine.loop import FAILURE_BASE_S, IDLE_MAX_S
 from orchestrator.engine.partition import Partition
+from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.services.submission import AccountOffer, Request, Submission
 from orchestrator.simulator.answers import Delivery
@@ -78,6 +78,7 @@ GROUPS: Final[list[dict[str, Any]]] = [
     {"ids": ["job-live0001"], "instances": 8, "state": "FAILED", "mix": {"RUNNING": 0.5}},
     {"ids": ["job-deny0001"], "env_id": "env-example1", "refuse_env": True},
     {"ids": ["job-back0001"], "drain_s": 1, "revive_after_s": 10},
+    {"ids": ["job-soon0001"], "drain_s": 1, "revive_after_s": 0.1},
 ]
 EXPECTED: Final = {
     "job-runs0001": "verified",
@@ -88,6 +89,7 @@ EXPECTED: Final = {
     "job-live0001": "verified",
     "job-deny0001": "refused",
     "job-back0001": "verified",
+    "job-soon0001": "verified",
     "job-none0001": "not_found",
 }
 SETTLE_S: Final = 20.0

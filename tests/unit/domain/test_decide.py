@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +24,9 @@ from orchestrator.domain.seen import (
 from orchestrator.domain.terminations import Look, OnSubmitted, Termination
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept, termination
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITTED
 
 
@@ -38,9 +42,18 @@ def overdue(state: State) -> Termination:
     return termination(state, in_doubt=state is State.SENDING, give_up_at=NOW)
 
 
-def settling() -> Termination:
+def called(state: State) -> Termination:
+    """A call of it was acknowledged some time ago."""
+    return termination(state, acknowledged_at=later(-5), evidence=1, give_up_at=later(3595))
+
+
+def settling(*, settle_until: datetime | None = None) -> Termination:
     return termination(
-        State.SETTLING, job_state=FAILED, job_end_time="E1", settle_until=later(30), evidence=3
+        State.SETTLING,
+        job_state=FAILED,
+        job_end_time="E1",
+        settle_until=settle_until or later(30),
+        evidence=3,
     )
 
 
@@ -68,6 +81,10 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     ("left submitted", termination(State.HELD), swept(RUNNING), Event.SEEN_TERMINABLE),
     ("finished before", termination(), read(FAILED), Event.SEEN_DOWN),
     ("finished while held", termination(State.HELD), read(FAILED), Event.SEEN_DOWN),
+    *[
+        (f"down in {state} after an earlier call", called(state), read(FAILED), Event.CALL_ACCEPTED)
+        for state in (State.QUEUED, State.HELD, State.SENDING)
+    ],
     ("down", termination(State.DRAINING), read(FAILED), Event.SEEN_DOWN),
     ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
     ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
@@ -78,6 +95,15 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
         Event.SETTLED,
     ),
+    *[
+        (
+            f"not readable any more, {kind}",
+            settling(settle_until=later(-3600)),
+            LookFailed(error(kind)),
+            Event.GAVE_UP,
+        )
+        for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.OUTCOME_UNKNOWN)
+    ],
     ("withdrawn", termination(), Withdrawn(), Event.WITHDRAWN),
     ("withdrawn while held", termination(State.HELD), Withdrawn(), Event.WITHDRAWN),
     *[
@@ -100,8 +126,8 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         for kind in (CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.THROTTLED)
     ],
     ("deadline, still live", overdue(State.DRAINING), read(RUNNING, LIVE), Event.GAVE_UP),
-    ("deadline, still held", overdue(State.HELD), swept(SUBMITTED), Event.GAVE_UP),
-    ("deadline, still queued", overdue(State.QUEUED), swept(RUNNING), Event.GAVE_UP),
+    ("deadline, still held", overdue(State.HELD), read(SUBMITTED, LIVE), Event.GAVE_UP),
+    ("deadline, still queued", overdue(State.QUEUED), read(RUNNING, LIVE), Event.GAVE_UP),
     (
         "call finds no job",
         termination(State.SENDING),
@@ -229,8 +255,13 @@ def test_an_unlisted_job_is_read_by_itself_before_it_counts_as_unknown() -> None
     assert (decision.after.look, decision.after.look_at) == (Look.JOB, NOW)
 
 
-def test_a_job_that_left_submitted_is_first_in_line() -> None:
-    assert decide(termination(State.HELD), swept(RUNNING), NOW, POLICY).after.first_in_line
+def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
+    first = decide(termination(State.HELD), swept(RUNNING), NOW, POLICY).after
+    sent = decide(first, CallStarted(), NOW, POLICY).after
+    throttled = decide(sent, CallFailed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
+    again = decide(throttled, swept(RUNNING), later(1), POLICY).after
+    accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
+    assert [t.first_in_line for t in (first, again, accepted)] == [True, True, False]
 
 
 def test_evidence_grows_with_what_is_proven() -> None:
@@ -254,6 +285,70 @@ def test_a_revived_job_is_called_again() -> None:
     assert revived.evidence == 1
     draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
     assert decide(draining, swept(RUNNING), NOW, POLICY).after.call_at == NOW
+
+
+def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
+    acted = decide(in_doubt(), read(FAILED), later(1), POLICY).after
+    assert (acted.evidence, acted.acknowledged_at) == (2, later(1))
+    assert decide(acted, read(RUNNING, LIVE), later(2), POLICY).after.call_at == later(2)
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "why"),
+    [
+        (in_doubt(), read(FAILED), "seen down after a call"),
+        (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "the cloud acts on it"),
+        (termination(on_submitted=OnSubmitted.REFUSE), swept(SUBMITTED), "forbids TerminateJob"),
+        (termination(), LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)), "what happened"),
+    ],
+)
+def test_an_event_that_no_call_of_ours_led_to_says_what_did(
+    before: Termination, seen: Seen, why: str
+) -> None:
+    assert why in (decide(before, seen, NOW, POLICY).why or "")
+
+
+def drained_for(seconds: float, **changes: Any) -> Termination:
+    """First called ten minutes ago, and acknowledged so many seconds ago for the last time."""
+    values: dict[str, Any] = {
+        "acknowledged_at": later(-seconds),
+        "give_up_at": later(3600 - 600),
+        "evidence": 1,
+    }
+    return termination(State.DRAINING, **(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "again"),
+    [
+        (drained_for(300), read(RUNNING, LIVE), True),
+        (drained_for(299), read(RUNNING, LIVE), False),
+        (drained_for(600), read(RUNNING, LIVE), True),
+        (drained_for(300), read(SUBMITTED, LIVE), True),
+        (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
+        (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
+        (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),
+        (drained_for(300), read(RUNNING, DOWN), False),
+        (drained_for(300), read(RUNNING, None), False),
+        (drained_for(300), replace(read(RUNNING, LIVE), next_action=None), False),
+        (drained_for(300), swept(RUNNING), False),
+        (drained_for(300, call_at=later(-9)), read(RUNNING, LIVE, next_action="X"), False),
+        (drained_for(300, call_at=later(-9)), swept(FAILED), False),
+    ],
+)
+def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_and_longer(
+    before: Termination, seen: JobSeen, again: bool
+) -> None:
+    """Revived before it was seen down: what the cloud shows must contradict the call."""
+    decision = decide(before, seen, NOW, POLICY)
+    assert decision.event is None
+    assert (decision.after.call_at is not None) is again
+
+
+def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
+    waiting = drained_for(300, call_at=later(-9))
+    assert decide(waiting, read(RUNNING, LIVE), NOW, POLICY).after.call_at == later(-9)
+    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.call_at == later(-9)
 
 
 def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_is_over() -> None:
@@ -280,6 +375,11 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
     assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
 
 
+def test_a_job_deleted_while_settling_has_no_error() -> None:
+    gone = LookFailed(error(CloudErrorKind.JOB_NOT_FOUND))
+    assert decide(settling(), gone, NOW, POLICY).after.problem is None
+
+
 def test_giving_up_says_why_and_what_to_do() -> None:
     draining = termination(State.DRAINING, give_up_at=NOW)
     decision = decide(draining, read(JobState.RUNNING, InstanceCounters(running=4)), NOW, POLICY)
@@ -292,6 +392,18 @@ def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() 
     again = termination(State.SENDING, in_doubt=True, evidence=1, acknowledged_at=NOW)
     decision = decide(again, read(JobState.SUCCEED, InstanceCounters(succeed=10)), later(1), POLICY)
     assert decision.after.state is State.DRAINING
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.HELD, State.SENDING, State.DRAINING])
+@pytest.mark.parametrize("job_state", [SUBMITTED, RUNNING, FAILED])
+def test_nothing_is_given_up_on_a_look_that_counted_nothing(
+    state: State, job_state: JobState
+) -> None:
+    after = decide(overdue(state), swept(job_state), later(9), POLICY).after
+    assert not after.state.final
+    assert after.look is Look.JOB
+    assert after.look_at is not None
+    assert after.look_at <= later(9)
 
 
 def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:

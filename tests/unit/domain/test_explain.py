@@ -9,6 +9,7 @@ import pytest
 from orchestrator.domain.explain import Explanation, Surroundings, explain
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
+from orchestrator.domain.quota import Quota
 from orchestrator.domain.terminations import Problem
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
 
@@ -20,8 +21,16 @@ TROUBLE = Problem(code="Client.Timeout", message="no answer", advice="check the 
 FINISHED = {"look_at": None, "finished_at": NOW}
 
 
+def quota(configured_per_s: int, allowed_per_s: int | None = None) -> Quota:
+    """One that the cloud has taught to allow so many."""
+    made = Quota(configured_per_s, now=0.0, spread=False)
+    if allowed_per_s is not None:
+        made.throttled(1.0, ceiling_per_s=allowed_per_s)
+    return made
+
+
 def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> Explanation:
-    values: dict[str, Any] = {"now": NOW, "ahead": 0, "calls_per_s": 2, "trouble": None}
+    values: dict[str, Any] = {"now": NOW, "ahead": 0, "quota": quota(2), "trouble": None}
     if state in FINAL_STATES:
         changes = FINISHED | changes
     return explain(termination(state, **changes), Surroundings(**(values | (around or {}))))
@@ -80,11 +89,20 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     (
         "in the queue",
         State.QUEUED,
-        {"ahead": 10, "calls_per_s": 5},
+        {"ahead": 10, "quota": quota(5)},
         {"call_at": NOW},
         "its turn to be called, 10 ahead of it; 5 a second are allowed",
         "TerminateJob",
         later(2),
+    ),
+    (
+        "in the queue, and the cloud allows less than is configured",
+        State.QUEUED,
+        {"ahead": 12, "quota": quota(20, 3)},
+        {"call_at": later(-60)},
+        "; 3 a second are allowed at present; 20 are configured, the cloud refused more",
+        "TerminateJob",
+        later(4),
     ),
     (
         "in a list, where nobody counts",
@@ -100,7 +118,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {"ahead": 0},
         {"call_at": later(8), "problem": THROTTLED},
-        "2 a second are allowed (RequestLimitExceeded: too many calls)",
+        "the end of a pause after its last call (last error: RequestLimitExceeded: too many calls)",
         "TerminateJob",
         later(8),
     ),
@@ -109,7 +127,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"look_at": later(4), "problem": THROTTLED},
-        "a look at the job before it is called (RequestLimitExceeded: too many calls)",
+        "a look at the job before it is called (last error: RequestLimitExceeded: too many calls)",
         "look at the job, then TerminateJob",
         later(4),
     ),
@@ -127,7 +145,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.HELD,
         {},
         {"problem": THROTTLED},
-        "forbids TerminateJob (RequestLimitExceeded: too many calls)",
+        "forbids TerminateJob (last error: RequestLimitExceeded: too many calls)",
         "look again (DescribeJobs), then TerminateJob first in line",
         NOW,
     ),
@@ -145,7 +163,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SENDING,
         {},
         {"in_doubt": True, "look_at": later(1), "problem": TROUBLE},
-        "a TerminateJob call left and its outcome is not known (Client.Timeout: no answer)",
+        "whether its TerminateJob call had effect is not known (last error: Client.Timeout: no",
         "read the job (DescribeJob), then call again only if it runs on untouched",
         later(1),
     ),
@@ -154,7 +172,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SENDING,
         {},
         {"in_doubt": True},
-        "a look at the job: a TerminateJob call left and its outcome is not known",
+        "a look at the job: whether its TerminateJob call had effect is not known",
         "then call again only if it runs on untouched",
         NOW,
     ),
@@ -190,7 +208,16 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"job_state": JobState.RUNNING, "instances": DOWN},
-        "the job to finish; no instance is live; the job reads RUNNING",
+        "the job to finish; no instance was live at the last count; the job reads RUNNING",
+        "look again",
+        NOW,
+    ),
+    (
+        "finished since its instances were counted",
+        State.DRAINING,
+        {},
+        {"job_state": JobState.FAILED, "instances": DOWN},
+        "a count that proves its instances down; none was live at the last one; the job reads FAI",
         "look again",
         NOW,
     ),
@@ -199,7 +226,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"job_state": JobState.FAILED, "instances": DOWN, "job_next_action": "TERMINATING"},
-        "the end of TERMINATING; no instance is live; the job reads FAILED",
+        "the end of TERMINATING; no instance was live at the last count; the job reads FAILED",
         "look again",
         NOW,
     ),
@@ -208,36 +235,45 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"instances": LIVE, "problem": TROUBLE},
-        "(Client.Timeout: no answer)",
+        "(last error: Client.Timeout: no answer)",
         "look again",
         NOW,
     ),
     (
-        "revived, to be called again",
+        "runs after its call, to be called again",
         State.DRAINING,
-        {},
+        {"ahead": 4},
         {"call_at": later(-5), "job_state": JobState.RUNNING},
-        "its turn to be called again: the job was finished and runs again",
+        "4 ahead of it; 2 a second are allowed; it ran on or was revived after its last call: the",
         "TerminateJob",
-        NOW,
+        later(2),
     ),
     (
         "settling",
         State.SETTLING,
         {},
         {"settle_until": later(30), "look_at": later(5)},
-        "the settle window to pass: all instances are down",
-        "look once more (DescribeJobs) and call it verified",
+        "the settle window to pass: all instances were seen down",
+        "look once more, and call it verified if it is still down",
         later(30),
     ),
     (
         "settling, and not to be read",
         State.SETTLING,
         {},
-        {"settle_until": later(30), "problem": TROUBLE},
-        "RetryJobs (Client.Timeout: no answer)",
+        {"settle_until": later(30), "look_at": later(40), "problem": TROUBLE},
+        "RetryJobs (last error: Client.Timeout: no answer)",
         "call it verified",
-        later(30),
+        later(40),
+    ),
+    (
+        "settled, but for the last look",
+        State.SETTLING,
+        {},
+        {"settle_until": NOW, "look_at": later(-1)},
+        "a last look, for the settle window has passed: all instances were seen down",
+        "call it verified",
+        NOW,
     ),
 ]
 
@@ -261,34 +297,66 @@ def test_what_a_live_one_waits_for(
     assert found.next_action_at == at
 
 
+@pytest.mark.parametrize("state", LIVE_STATES, ids=str)
+def test_what_is_late_is_due_now(state: State) -> None:
+    """As while calls fail, or where the loops are behind: nothing is planned for the past."""
+    late: dict[str, Any] = {"look_at": later(-300), "settle_until": later(-300)}
+    for changes in (late, late | {"call_at": later(-300)}, late | {"in_doubt": True}):
+        assert told(state, **changes).next_action_at in (NOW, None)
+    assert told(state, **late, in_doubt=True).next_action_at == NOW
+
+
 @pytest.mark.parametrize(
     ("state", "changes", "why"),
     [
         (State.VERIFIED, {"evidence": 5}, "still so after the settle window"),
-        (State.VERIFIED, {"evidence": 3}, "the job was deleted then"),
+        (State.VERIFIED, {"evidence": 3}, "the job was deleted since"),
         (State.ALREADY_FINISHED, {}, "finished before any call had effect"),
-        (State.NOT_FOUND, {}, "knows no such job in this account and region"),
+        (State.NOT_FOUND, {}, "nothing: the cloud knows no such job in this account and region"),
+        (
+            State.NOT_FOUND,
+            {"observed_at": NOW},
+            "showed the job at 2026-01-01T12:00:00Z and knows the job no longer; it was deleted b",
+        ),
+        (
+            State.NOT_FOUND,
+            {"observed_at": NOW, "acknowledged_at": later(5)},
+            "acknowledged TerminateJob at 2026-01-01T12:00:05Z and knows the job no longer; it was",
+        ),
         (State.REFUSED, {"problem": THROTTLED}, "refused for good; `error` has the reason"),
         (State.WITHDRAWN, {}, "taken back before a call was sent"),
         (
             State.UNVERIFIED,
             {"instances": LIVE, "job_state": JobState.RUNNING},
-            "at its deadline with 4 of 10 instances live; the job reads RUNNING",
+            "at its deadline with 4 of 10 instances live at the last count; the job reads RUNNING",
         ),
         (
             State.UNVERIFIED,
             {"instances": DOWN, "job_state": JobState.RUNNING},
-            "with 0 of 10 instances live; the job reads RUNNING",
+            "with 0 of 10 instances live at the last count; the job reads RUNNING",
+        ),
+        (
+            State.UNVERIFIED,
+            {"instances": DOWN, "evidence": 3, "problem": TROUBLE},
+            "seen down, but the job could not be read again after the settle window (last error: ",
         ),
         (
             State.UNVERIFIED,
             {"problem": TROUBLE},
-            "with its instances never counted; the job's state is not known (Client.Timeout",
+            "with its instances never counted; the job's state is not known (last error: ",
         ),
     ],
 )
 def test_why_it_ended(state: State, changes: dict[str, Any], why: str) -> None:
     assert why in told(state, **changes).waiting_for
+
+
+@pytest.mark.parametrize("known", ["observed_at", "acknowledged_at"])
+def test_of_a_job_that_is_gone_its_machines_are_to_be_checked_not_its_id(known: str) -> None:
+    seen: dict[str, Any] = {known: NOW}
+    next_action = str(told(State.NOT_FOUND, **seen).next_action)
+    assert "see in the console that none of its machines is left" in next_action
+    assert "job id" not in next_action
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
@@ -306,7 +374,7 @@ def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_an_account_that_is_configured_no_longer(state: State) -> None:
     """Nothing of it is called: to wait would be in vain."""
-    found = told(state, {"calls_per_s": None, "trouble": TROUBLE})
+    found = told(state, {"quota": None, "trouble": TROUBLE})
     assert found.waiting_for == (
         "account 'main' and its region 'ap-guangzhou' to be in the configuration again"
     )
@@ -316,4 +384,4 @@ def test_an_account_that_is_configured_no_longer(state: State) -> None:
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
 def test_an_end_is_the_same_whatever_goes_on_around_it(state: State) -> None:
-    assert told(state, {"calls_per_s": None, "trouble": TROUBLE, "ahead": None}) == told(state)
+    assert told(state, {"quota": None, "trouble": TROUBLE, "ahead": None}) == told(state)

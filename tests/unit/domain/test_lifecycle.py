@@ -17,12 +17,14 @@ from orchestrator.domain.lifecycle import (
 
 EXPECTED = {
     ("queued", "call_started"): "sending",
+    ("queued", "call_accepted"): "draining",
     ("queued", "call_refused"): "refused",
     ("queued", "seen_submitted"): "held",
     ("queued", "seen_down"): "already_finished",
     ("queued", "seen_missing"): "not_found",
     ("queued", "gave_up"): "unverified",
     ("queued", "withdrawn"): "withdrawn",
+    ("held", "call_accepted"): "draining",
     ("held", "call_refused"): "refused",
     ("held", "seen_terminable"): "queued",
     ("held", "seen_down"): "already_finished",
@@ -42,6 +44,7 @@ EXPECTED = {
     ("draining", "gave_up"): "unverified",
     ("settling", "seen_live_again"): "draining",
     ("settling", "settled"): "verified",
+    ("settling", "gave_up"): "unverified",
 }
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.engine.loop import Background, run_forever
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.engine.loop import Background, run_until
 from tests.unit.engine.support import END_S, ManualClock, NoJitter
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """A loop whose steps go as scripted; the last one does not end."""
+    """A loop whose steps go as scripted; one more lasts until the end."""
 
     name = "the loop"
 
@@ -27,13 +28,15 @@ class Steps:
         self.taken = 0
         self.wake_in_step = False
         self.over = asyncio.Event()
+        self.go_on = asyncio.Event()
         self._script = list(script)
 
     async def step(self) -> float:
         self.taken += 1
         if not self._script:
             self.over.set()
-            await asyncio.Event().wait()
+            await self.go_on.wait()
+            return 0.0
         if self.wake_in_step:
             self.wake.set()
         result = self._script.pop(0)
@@ -50,13 +53,15 @@ async def idle() -> None:
 
 @contextlib.asynccontextmanager
 async def running(steps: Steps, clock: ManualClock) -> AsyncIterator[None]:
-    task = asyncio.create_task(run_forever(steps, clock, NoJitter()))
-    try:
-        async with asyncio.timeout(END_S):
+    """Run the loop while the block lasts; afterwards it has ended by itself."""
+    stop = asyncio.Event()
+    async with asyncio.timeout(END_S), asyncio.TaskGroup() as group:
+        group.create_task(run_until(stop, steps, clock, NoJitter()))
+        try:
             yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        finally:
+            stop.set()
+            steps.go_on.set()
 
 
 @pytest.fixture
@@ -148,12 +153,40 @@ async def test_failures_are_told_when_they_begin_and_when_they_end(
             clock.advance(await clock.waits.get())
         await steps.over.wait()
     told = [(r.levelname, r.getMessage(), r.exc_info and r.exc_info[1]) for r in caplog.records]
+    fails = "the loop fails and is tried again until it works"
     assert told == [
-        ("ERROR", "the loop fails; it is tried again until it works", broken),
+        ("ERROR", fails, broken),
         ("WARNING", "the loop works again after 3 failures", None),
-        ("ERROR", "the loop fails; it is tried again until it works", other),
+        ("ERROR", fails, other),
         ("WARNING", "the loop works again after 1 failures", None),
     ]
+
+
+async def test_a_database_that_cannot_be_used_is_told_without_a_traceback(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = Background("a call")
+
+    async def call() -> None:
+        raise StoreUnavailable("the disk is full")
+
+    async with running(Steps(StoreUnavailable("the disk is full")), clock):
+        await clock.waits.get()
+        calls.start(call)
+        assert await calls.end(END_S)
+    assert [(r.getMessage(), r.exc_info) for r in caplog.records] == [
+        ("the loop fails and is tried again until it works: the disk is full", None),
+        ("a call failed: the disk is full", None),
+    ]
+
+
+async def test_a_wake_up_does_not_hurry_what_fails(clock: ManualClock) -> None:
+    steps = Steps(LookupError("broken"))
+    async with running(steps, clock):
+        await clock.waits.get()
+        steps.wake.set()
+        await idle()
+        assert steps.taken == 1
 
 
 async def test_a_step_that_works_ends_the_longer_waits(clock: ManualClock) -> None:
@@ -168,15 +201,51 @@ async def test_a_step_that_works_ends_the_longer_waits(clock: ManualClock) -> No
     assert waits == [0.5, 1.0, 0.25, 0.5]
 
 
-async def test_a_loop_that_is_stopped_leaves_no_wait_behind(clock: ManualClock) -> None:
-    before = asyncio.all_tasks()
-    task = asyncio.create_task(run_forever(Steps(3.0), clock, NoJitter()))
+@pytest.mark.parametrize("last", [3.0, LookupError("broken")], ids=["idle", "failing"])
+async def test_a_loop_that_waits_is_stopped_at_once_and_leaves_no_wait_behind(
+    clock: ManualClock, last: float | Exception
+) -> None:
+    before, stop, steps = asyncio.all_tasks(), asyncio.Event(), Steps(last)
+    task = asyncio.create_task(run_until(stop, steps, clock, NoJitter()))
     await clock.waits.get()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    stop.set()
+    await task
     await asyncio.gather(*asyncio.all_tasks() - before, return_exceptions=True)
     assert asyncio.all_tasks() == before
+    assert steps.taken == 1
+
+
+async def test_a_step_that_passes_over_its_cancellation_is_the_last_one(
+    clock: ManualClock,
+) -> None:
+    """As ``asyncio.wait_for`` does on Python 3.11 when the result comes in the same moment."""
+    stop, steps = asyncio.Event(), Steps(0.0, 0.0)
+    swallowed = asyncio.Event()
+
+    async def step() -> float:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.set()
+        return 0.0
+
+    steps.step = step  # type: ignore[method-assign]
+    task = asyncio.create_task(run_until(stop, steps, clock, NoJitter()))
+    await idle()
+    stop.set()
+    task.cancel()
+    async with asyncio.timeout(END_S):
+        await task
+    assert swallowed.is_set()
+
+
+async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
+    clock: ManualClock,
+) -> None:
+    stop, steps = asyncio.Event(), Steps(0.0)
+    stop.set()
+    await run_until(stop, steps, clock, NoJitter())
+    assert steps.taken == 0
 
 
 # --- calls beside a loop -------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.engine.loop import run_forever
+from orchestrator.engine.loop import run_until
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 
@@ -153,7 +153,7 @@ async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
     world = World(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
     world.cloud_runs(JOB)
     await world.submit(JOB, look_at=world.clock.now())
-    loop = asyncio.create_task(run_forever(world.sweeper, world.clock, NoJitter()))
+    loop = asyncio.create_task(run_until(asyncio.Event(), world.sweeper, world.clock, NoJitter()))
     for _ in range(40):
         if await world.clock.waits.get() > 0:
             world.sweeper.wake.set()

@@ -22,7 +22,9 @@ def clock() -> ManualClock:
 
 
 def pacer(clock: ManualClock, rate_per_s: int = 1, *, spread: bool = False) -> Pacer:
-    return Pacer(Quota(rate_per_s, now=clock.monotonic(), spread=spread), clock)
+    return Pacer(
+        "TerminateJob of main", Quota(rate_per_s, now=clock.monotonic(), spread=spread), clock
+    )
 
 
 def error(kind: CloudErrorKind, *, quota_ceiling: int | None = None) -> CloudError:
@@ -185,7 +187,7 @@ async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None
 
 
 @pytest.mark.parametrize("fails", [None, *map(error, CloudErrorKind), LookupError("a bug")])
-async def test_the_end_of_a_call_is_told_and_not_its_start(
+async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
     clock: ManualClock, fails: Exception | None
 ) -> None:
     paced, answered = pacer(clock), asyncio.Event()
@@ -198,8 +200,30 @@ async def test_the_end_of_a_call_is_told_and_not_its_start(
 
     sending = asyncio.ensure_future(paced.send(paced.take(), call))
     await clock.waits.get()
-    assert not paced.permit_returned.is_set()
+    assert math.isinf(paced.wait_s())
     answered.set()
     await asyncio.gather(sending, return_exceptions=True)
-    assert paced.permit_returned.is_set()
     assert not math.isinf(paced.wait_s())
+
+
+async def test_throttling_is_told_once_in_ten_minutes(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    paced = pacer(clock, 20)
+    clock.advance(60)
+    for _ in range(5):
+        call = Call(clock, fails=error(CloudErrorKind.THROTTLED, quota_ceiling=7))
+        with pytest.raises(CloudError):
+            await paced.send(paced.take(), call)
+        clock.advance(130)
+    with pytest.raises(CloudError):
+        await paced.send(paced.take(), Call(clock, fails=error(CloudErrorKind.NOT_SENT)))
+    told = [r.getMessage() for r in caplog.records]
+    assert len(told) == 1
+    assert (
+        "TerminateJob of main: the cloud refused a call (Some.Code: what happened); 7 of 20"
+        in (told[0])
+    )
+    with pytest.raises(CloudError):
+        await paced.send(paced.take(), call)
+    assert len(caplog.records) == 2

@@ -121,6 +121,18 @@ async def test_trouble_is_logged_when_it_begins_and_when_it_ends(
     ]
 
 
+async def test_failures_that_alternate_are_logged_once_each(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await world_with_a_job(database)
+    for code in ("First.Code", "Second.Code") * 3:
+        await world.partition.note(error(CloudErrorKind.CREDENTIAL, code))
+    assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR"]
+    await world.partition.note(None)
+    await world.partition.note(error(CloudErrorKind.CREDENTIAL, "First.Code"))
+    assert [r.levelname for r in caplog.records][2:] == ["WARNING", "ERROR"]
+
+
 async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_that_works(
     database: Database,
 ) -> None:
@@ -194,8 +206,9 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
 # --- pace ----------------------------------------------------------------------------------------
 
 
-def decisions(count: int, event: Event | None) -> list[Decision]:
-    return [Decision(after=termination(), event=event)] * count
+def finishes(world: World, event: Event | None) -> None:
+    for _ in range(60):
+        world.partition.count_finish(Decision(after=termination(), event=event))
 
 
 async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
@@ -203,7 +216,7 @@ async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
 ) -> None:
     world = World(database)
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
-    world.partition.count_finishes(decisions(60, Event.SEEN_DOWN))
+    finishes(world, Event.SEEN_DOWN)
     assert world.partition.policy().sweep_s == POLL.sweep_min_s
     world.clock.advance(15)
     assert world.partition.policy().sweep_s == POLL.sweep_min_s
@@ -213,9 +226,9 @@ async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
 
 @pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_DOWN)])
 async def test_nothing_else_counts_as_a_finish(database: Database, event: Event | None) -> None:
-    partition = World(database).partition
-    partition.count_finishes(decisions(60, event))
-    assert partition.policy().sweep_s == POLL.sweep_max_s
+    world = World(database)
+    finishes(world, event)
+    assert world.partition.policy().sweep_s == POLL.sweep_max_s
 
 
 async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(

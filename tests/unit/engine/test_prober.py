@@ -11,13 +11,15 @@ import pytest
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.engine.prober import COUNT_EVERY_S, LOOKS_PER_STEP
+from orchestrator.engine.loop import IDLE_MAX_S
+from orchestrator.engine.prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S, LOOKS_PER_STEP
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database import Database
 
 ONE_A_SECOND = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
+HOUR_S = 3600.0
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
 TO_PROVE: dict[str, Any] = DRAINING | {
     "evidence": 2,
@@ -108,6 +110,17 @@ async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> 
     assert sorted(world.called("DescribeJob")) == jobs
     for job_id in jobs:
         assert (await world.termination(job_id)).state is State.SETTLING
+
+
+async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    *due, later = job_ids(LOOKS_PER_STEP)
+    await to_prove(world, *due, seconds=-1)
+    await to_prove(world, later, seconds=3)
+    assert await world.probe() == 3.0
+    assert sorted(world.called("DescribeJob")) == due
 
 
 async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> None:
@@ -251,17 +264,17 @@ async def test_a_task_with_live_instances_is_no_proof(database: Database) -> Non
     assert still.instances_observed_at == world.clock.now()
 
 
-async def test_the_end_of_a_look_by_either_road_wakes_the_prober(database: Database) -> None:
+async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     await to_prove(world, *job_ids(2), seconds=-1, **COUNTED)
     held = world.network.hold("DescribeTask")
     await world.prober.step()
     await world.network.arrival("DescribeTask")
-    await world.prober.wake.wait()
-    world.prober.wake.clear()
+    await world.changed.wait()
+    changes = world.changes
     held.set()
     await world.ended(world.prober)
-    assert world.prober.wake.is_set()
+    assert world.changes == changes + 1
 
 
 # --- what the sweeper is told --------------------------------------------------------------------
@@ -423,11 +436,105 @@ async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Datab
     assert world.arrivals_s("DescribeJob") == [1.0, 1.0]
 
 
+async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
+    database: Database,
+) -> None:
+    world = World(database)
+    first, second = job_ids(2)
+    await draining(world, first, second)
+    world.watched.note("op_1")
+    held = world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    assert world.called("DescribeJob") == [first, second]
+    held.set()
+    await world.ended(world.prober)
+
+
 async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
     world = World(database)
     await to_prove(world, JOB, seconds=0.2)
     world.watched.note("op_1")
     assert await world.probe() == 0.2
+
+
+# --- jobs that nobody watches ---------------------------------------------------------------------
+
+
+async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: Database) -> None:
+    """As when RetryJobs revived it before it was seen down."""
+    world = World(database)
+    called = {"acknowledged_at": world.clock.now(), "give_up_at": world.clock.later(HOUR_S)}
+    await draining(world, JOB, **called)
+    world.clock.advance(COUNT_ALL_EVERY_S)
+    await world.probe()
+    world.clock.advance(IDLE_MAX_S / 2)
+    await world.probe()
+    assert world.simulator.calls == [], "the database is asked for them now and then only"
+    world.clock.advance(IDLE_MAX_S / 2)
+    await world.probe()
+    assert world.called("DescribeJob") == [JOB]
+    assert (await world.termination(JOB)).call_at == world.clock.now()
+    await world.dispatch()
+    assert world.called("TerminateJob") == [JOB]
+    assert (await world.termination(JOB)).state is State.DRAINING
+
+
+async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database) -> None:
+    world = World(database)
+    await world.ready(JOB, look_at=world.clock.later(HOUR_S))
+    world.cloud_runs(JOB, drain_s=HOUR_S)
+    await world.dispatch()
+    for _ in range(5):
+        world.clock.advance(COUNT_ALL_EVERY_S + IDLE_MAX_S)
+        await world.probe()
+    assert len(world.called("DescribeJob")) == 5
+    assert math.isinf(await world.dispatch())
+    assert world.called("TerminateJob") == [JOB]
+
+
+async def test_counting_the_unwatched_waits_behind_the_watched(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    watched, other = job_ids(2)
+    long_ago = world.clock.now() - timedelta(hours=1)
+    await draining(world, watched, acknowledged_at=long_ago)
+    await draining(world, other, acknowledged_at=long_ago)
+    world.watched.note("op_1")
+    for _ in range(2):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [watched, other]
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+async def test_many_first_looks_do_not_hold_up_proofs_nor_the_other_way_round(
+    database: Database,
+) -> None:
+    """A thousand ids that the cloud does not list, from one request, are no reason to wait."""
+    world = World(database, quotas=ONE_A_SECOND)
+    unlisted, finished = job_ids(20)[:10], job_ids(20)[10:]
+    await world.submit(*unlisted, look=Look.JOB, look_at=world.clock.later(-60))
+    await to_prove(world, *finished[:3], seconds=-1)
+    for _ in range(8):
+        await world.probe()
+        world.clock.advance(1)
+    asked = world.called("DescribeJob")
+    assert asked[:6:2] == finished[:3]
+    assert sorted([*asked[1:6:2], *asked[6:]]) == unlisted[:5]
+
+
+async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps(
+    database: Database,
+) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    await world.submit(*job_ids(5), look=Look.JOB, look_at=world.clock.later(-60))
+    await world.probe()
+    assert await world.probe() == pytest.approx(1.0)
+    assert not proofs_wait(world)
 
 
 # --- the end -------------------------------------------------------------------------------------

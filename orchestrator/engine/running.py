@@ -1,0 +1,85 @@
+"""Runs the loops of every partition until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.loop import run_until
+from orchestrator.engine.prober import Prober
+from orchestrator.engine.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection
+
+    from orchestrator.engine.partition import Partition
+
+DRAIN_S = 4.0
+"""Time that calls under way have to end at a stop; what is left is read first at the next start."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class PartitionLoops:
+    """The loops of one partition, each waking the others when it changed something."""
+
+    partition: Partition
+    dispatcher: Dispatcher = field(init=False)
+    sweeper: Sweeper = field(init=False)
+    prober: Prober = field(init=False)
+    _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.dispatcher = Dispatcher(self.partition, on_change=self.wake)
+        self.sweeper = Sweeper(self.partition, on_change=self.wake)
+        self.prober = Prober(self.partition, on_change=self.wake)
+
+    def wake(self) -> None:
+        for loop in (self.dispatcher, self.sweeper, self.prober):
+            loop.wake.set()
+
+    def stop(self) -> None:
+        """From now on no call starts any more; those under way may end within DRAIN_S."""
+        self._told_to_stop.set()
+
+    async def run(self) -> None:
+        """Run the loops until ``stop``; cancelled, it cuts off what is under way."""
+        partition, time = self.partition, asyncio.get_running_loop().time
+        late: set[asyncio.Task[None]] = set()
+        until = time()
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = [
+                    group.create_task(
+                        run_until(self._told_to_stop, loop, partition.clock, partition.random)
+                    )
+                    for loop in (self.dispatcher, self.sweeper, self.prober)
+                ]
+                await self._told_to_stop.wait()
+                until = time() + DRAIN_S
+                _, late = await asyncio.wait(loops, timeout=DRAIN_S)
+                for loop in late:
+                    loop.cancel()
+        finally:
+            left_s = max(0.0, until - time())
+            ended = await asyncio.gather(self.dispatcher.end(left_s), self.prober.end(left_s))
+            if late or not all(ended):
+                log.warning("calls of %s were cut off; their jobs are read first", partition.name)
+
+
+@asynccontextmanager
+async def running(partitions: Collection[PartitionLoops]) -> AsyncIterator[None]:
+    """Run every partition's loops; one that dies takes the others and the block with it."""
+    async with asyncio.TaskGroup() as group:
+        for each in partitions:
+            group.create_task(each.run(), name=each.partition.name)
+        try:
+            yield
+        finally:
+            for each in partitions:
+                each.stop()

@@ -1,0 +1,94 @@
+"""How a partition's loops run together, and how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.domain.lifecycle import State
+from orchestrator.engine import running
+from orchestrator.engine.running import PartitionLoops
+from tests.unit.engine.support import AMPLE, END_S, JOB, World
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+
+async def at_work(database: Database) -> tuple[World, PartitionLoops]:
+    """A job that may be called now, and the loops that will do it."""
+    world = World(database, quotas=AMPLE)
+    await world.ready(JOB)
+    return world, PartitionLoops(world.partition)
+
+
+async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> None:
+    world, loops = await at_work(database)
+    held = world.network.hold("TerminateJob")
+    async with asyncio.timeout(END_S):
+        async with running.running([loops]):
+            await world.network.arrival("TerminateJob")
+            later = "job-later001"
+            await world.ready(later)
+            asyncio.get_running_loop().call_soon(held.set)
+        assert await world.outcomes(JOB) == ["accepted"]
+    assert (await world.termination(later)).state is State.QUEUED
+    assert world.called("TerminateJob") == [JOB]
+
+
+@pytest.mark.parametrize("action", ["TerminateJob", "DescribeJobs"])
+async def test_what_does_not_end_in_time_is_cut_off_and_told(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    action: str,
+) -> None:
+    monkeypatch.setattr(running, "DRAIN_S", 0.3)
+    world, loops = await at_work(database)
+    await world.know(JOB, look_at=world.clock.now())
+    world.network.hold(action)
+    async with asyncio.timeout(END_S), running.running([loops]):
+        await world.network.arrival(action)
+    assert "calls of main@cloud were cut off; their jobs are read first" in caplog.messages
+
+
+async def test_stopped_before_it_began_it_does_nothing(database: Database) -> None:
+    world, loops = await at_work(database)
+    loops.stop()
+    async with asyncio.timeout(END_S):
+        await loops.run()
+    assert world.simulator.calls == []
+
+
+async def test_cancelled_it_leaves_nothing_running(database: Database) -> None:
+    world, loops = await at_work(database)
+    world.network.hold("TerminateJob")
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(loops.run())
+    await world.network.arrival("TerminateJob")
+    task.cancel()
+    async with asyncio.timeout(END_S):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_loop_that_dies_takes_the_block_with_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is no Exception ends a loop: everything else is told and tried again."""
+
+    class Dead(BaseException):
+        pass
+
+    async def dies() -> float:
+        raise Dead
+
+    _, loops = await at_work(database)
+    monkeypatch.setattr(loops.prober, "step", dies)
+    async with asyncio.timeout(END_S):
+        with pytest.raises(BaseExceptionGroup):
+            async with running.running([loops]):
+                await asyncio.Event().wait()
