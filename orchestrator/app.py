@@ -7,23 +7,21 @@ import logging
 import random
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from orchestrator.api.protocol import protocols
 from orchestrator.api.routes import Context, application
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.engine.dispatcher import Dispatcher
-from orchestrator.engine.loop import run_forever
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.prober import Prober
-from orchestrator.engine.sweeper import Sweeper
+from orchestrator.engine.running import PartitionLoops, running
 from orchestrator.engine.watched import Watched
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.store.database import Database
@@ -33,12 +31,10 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from orchestrator.settings import Settings
 
-DRAIN_S = 7.0
-"""Time that calls under way have to end at a stop; what is left is read first at the next start."""
 KEEPALIVE_S = 30.0
 
 log = logging.getLogger(__name__)
@@ -55,50 +51,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-@dataclass(slots=True)
-class PartitionLoops:
-    """The loops of one partition, each waking the others when it changed something."""
-
-    partition: Partition
-    dispatcher: Dispatcher = field(init=False)
-    sweeper: Sweeper = field(init=False)
-    prober: Prober = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.partition, on_change=self.wake)
-        self.sweeper = Sweeper(self.partition, on_change=self.wake)
-        self.prober = Prober(self.partition, on_change=self.wake)
-
-    def wake(self) -> None:
-        for loop in (self.dispatcher, self.sweeper, self.prober):
-            loop.wake.set()
-
-    async def run(self) -> None:
-        """Run the loops until cancelled; then no call starts any more, those under way may end."""
-        partition = self.partition
-        loops = (self.dispatcher, self.sweeper, self.prober)
-        try:
-            await asyncio.gather(
-                *(run_forever(loop, partition.clock, partition.random) for loop in loops)
-            )
-        finally:
-            ended = await asyncio.gather(self.dispatcher.end(DRAIN_S), self.prober.end(DRAIN_S))
-            if not all(ended):
-                log.warning("calls of %s were cut off; their jobs are read first", partition.name)
-
-
-@asynccontextmanager
-async def _running(loops: Iterable[PartitionLoops]) -> AsyncIterator[None]:
-    """Run every partition's loops; one that dies takes the daemon with it."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each.run(), name=each.partition.name) for each in loops]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +73,7 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
         loops = await _partitions(settings, stack, WorkingSet(database), watched, clock)
         context = _context(settings, StoredRecords(database, clock.now), loops, watched, clock)
         url = await _listen(settings, stack, context)
-        await stack.enter_async_context(_running(loops.values()))
+        await stack.enter_async_context(running(loops.values()))
         log.info("serving %s, %d partitions", url, len(loops))
         yield Daemon(url)
         log.info("stopping")
@@ -203,7 +155,7 @@ def _context(
     return Context(
         records=records,
         submission=submission,
-        calls_per_s={name: each.partition.quotas[TERMINATE_JOB] for name, each in loops.items()},
+        quotas={n: each.partition.pacers[TERMINATE_JOB].quota for n, each in loops.items()},
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
         now=clock.now,
         watched=watched.note,
@@ -212,17 +164,15 @@ def _context(
 
 
 async def _listen(settings: Settings, stack: AsyncExitStack, context: Context) -> str:
-    runner = web.AppRunner(
-        application(context), access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=2.0
-    )
+    runner = web.AppRunner(application(context), shutdown_timeout=1.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, settings.server.host, settings.server.port)
+    made = protocols(runner, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S)
+    host, port = settings.server.host, settings.server.port
     try:
-        await site.start()
+        listener = await asyncio.get_running_loop().create_server(made, host, port)
     except OSError as error:
-        raise ConfigurationError(
-            [f"server: cannot listen on {settings.server.host}:{settings.server.port}: {error}"]
-        ) from error
-    host, port = runner.addresses[0][:2]
+        raise ConfigurationError([f"server: cannot listen on {host}:{port}: {error}"]) from error
+    stack.callback(listener.close)
+    host, port = listener.sockets[0].getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

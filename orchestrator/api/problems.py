@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 5
+ECHO_MAX: Final = 200
+"""Characters of an error of aiohttp that an answer repeats; what was sent may stand in them."""
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def _of_domain(error: OrchestratorError) -> Problem | None:
             return None
 
 
-def _of_http(error: web.HTTPException) -> Problem:
+def of_http(error: web.HTTPException) -> Problem:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(
@@ -101,7 +103,7 @@ def _of_http(error: web.HTTPException) -> Problem:
     if error.status == web.HTTPNotFound.status_code:
         detail = "no such path; the README lists every call"
         return Problem(404, "not-found", "There is nothing here", detail)
-    return Problem(error.status, "http", error.reason, error.text or error.reason)
+    return Problem(error.status, "http", error.reason, str(error.text)[:ECHO_MAX])
 
 
 @web.middleware
@@ -117,7 +119,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     except web.HTTPException as error:
         if error.status < web.HTTPBadRequest.status_code:
             raise
-        return _of_http(error).response()
+        return of_http(error).response()
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
     return Problem(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from enum import StrEnum
 
+    from orchestrator.domain.quota import Quota
     from orchestrator.services.ports import Records
     from orchestrator.services.submission import Submission
 
@@ -32,11 +33,11 @@ PAGING: Final = ("limit", "page_token")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the handlers work with; ``calls_per_s`` is TerminateJob's quota by partition."""
+    """What the handlers work with; ``quotas`` are TerminateJob's, as they are now, by partition."""
 
     records: Records
     submission: Submission
-    calls_per_s: Mapping[str, int]
+    quotas: Mapping[str, Quota]
     tokens: Mapping[str, str]
     now: Callable[[], datetime]
     watched: Callable[[str], None]
@@ -128,7 +129,7 @@ async def _operation(context: Context, operation_id: str) -> dict[str, object]:
     record = await context.records.operation(operation_id)
     if record is None:
         raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
-    return schemas.operation(record, calls_allowed_per_s=context.calls_per_s.get(record.partition))
+    return schemas.operation(record, context.quotas.get(record.partition))
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -145,10 +146,7 @@ async def list_operations(request: web.Request) -> web.Response:
     return _list(
         request,
         "operations",
-        [
-            schemas.operation(r, calls_allowed_per_s=context.calls_per_s.get(r.partition))
-            for r in records
-        ],
+        [schemas.operation(record, context.quotas.get(record.partition)) for record in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -192,12 +190,8 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
         request,
         "terminations",
         [
-            schemas.termination(
-                r,
-                now=now,
-                calls_allowed_per_s=context.calls_per_s.get(r.termination.partition),
-            )
-            for r in records
+            schemas.termination(record, context.quotas.get(record.termination.partition), now=now)
+            for record in records
         ],
         page.next_token([record.seq for record in records]),
     )
@@ -210,10 +204,8 @@ async def get_termination(request: web.Request) -> web.Response:
     record = await context.records.termination(termination_id)
     if record is None:
         raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
-    allowed = context.calls_per_s.get(record.termination.partition)
-    return web.json_response(
-        schemas.termination(record, now=context.now(), calls_allowed_per_s=allowed)
-    )
+    quota = context.quotas.get(record.termination.partition)
+    return web.json_response(schemas.termination(record, quota, now=context.now()))
 
 
 async def list_operation_events(request: web.Request) -> web.Response:
@@ -248,12 +240,14 @@ async def _events(
     )
 
 
-async def livez(_: web.Request) -> web.Response:
+async def livez(request: web.Request) -> web.Response:
+    _known(request)
     return web.json_response({"status": "alive"})
 
 
 async def readyz(request: web.Request) -> web.Response:
     """Ready when requests can be stored; a cloud that does not answer degrades, no more."""
+    _known(request)
     body = await request.app[CONTEXT].ready()
     return web.json_response(body)
 

@@ -20,6 +20,7 @@ from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S, 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+    from orchestrator.domain.quota import Quota
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -167,8 +168,8 @@ def timestamp(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def operation(record: OperationRecord, *, calls_allowed_per_s: int | None) -> dict[str, object]:
-    """One operation; ``calls_allowed_per_s`` is its partition's TerminateJob quota."""
+def operation(record: OperationRecord, quota: Quota | None) -> dict[str, object]:
+    """One operation; ``quota`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
     return {
         "id": record.id,
@@ -192,7 +193,8 @@ def operation(record: OperationRecord, *, calls_allowed_per_s: int | None) -> di
             },
             "quota": {
                 "action": "TerminateJob",
-                "allowed_per_s": calls_allowed_per_s,
+                "allowed_per_s": quota and quota.allowed,
+                "configured_per_s": quota and quota.rate_per_s,
                 "used_per_s": record.calls_per_s,
             },
             "observed_at": timestamp(record.observed_at),
@@ -201,15 +203,10 @@ def operation(record: OperationRecord, *, calls_allowed_per_s: int | None) -> di
 
 
 def termination(
-    record: TerminationRecord, *, now: datetime, calls_allowed_per_s: int | None
+    record: TerminationRecord, quota: Quota | None, *, now: datetime
 ) -> dict[str, object]:
     t = record.termination
-    why = explain(
-        t,
-        Surroundings(
-            now=now, ahead=record.ahead, calls_per_s=calls_allowed_per_s, trouble=record.trouble
-        ),
-    )
+    why = explain(t, Surroundings(now=now, ahead=record.ahead, quota=quota, trouble=record.trouble))
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from types import FrameType
 
     T = TypeVar("T")
 
@@ -31,16 +30,13 @@ class Stopped(Exception):
 def on_signals(act: Callable[[int], None]) -> Iterator[None]:
     """Call ``act`` in the event loop at each SIGINT or SIGTERM, in place of what they do else."""
     loop = asyncio.get_running_loop()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act, number)
-
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    for number in SIGNALS:
+        loop.add_signal_handler(number, act, number)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 @contextmanager

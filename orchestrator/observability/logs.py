@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from typing import TextIO
+
+    from structlog.typing import EventDict, ExcInfo, Processor
 
 
 def configure(*, level: str, json: bool) -> None:
@@ -19,20 +22,41 @@ def configure(*, level: str, json: bool) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
+    renderers: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else [
+            _on_one_line,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=_write_traceback
+            ),
+        ]
     )
-    after: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if json:
-        after.append(structlog.processors.format_exc_info)
     handler = logging.StreamHandler()
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*after, renderer])
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     for chatty in ("alembic", "aiosqlite", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _on_one_line(_logger: object, _method: str, event: EventDict) -> EventDict:
+    event["event"] = _escaped(event["event"])
+    return event
+
+
+def _write_traceback(stream: TextIO, failure: ExcInfo) -> None:
+    """Without local variables, which may hold secrets; indented, so that no line looks logged."""
+    lines = "".join(traceback.format_exception(*failure)).splitlines()
+    stream.writelines(f"\n    {_escaped(line)}" for line in lines)
+
+
+def _escaped(text: object) -> str:
+    """What came from a caller or the cloud must not look like a line, nor drive the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -94,6 +94,13 @@ class Rest:
             assert (document["next_page_token"] is None) == (following is None)
             yield document
 
+    async def answer_to(self, data: bytes) -> Answer:
+        """The first answer to these bytes, on a connection that is closed then."""
+        head, _, body = (await self.send(data)).decode().partition("\r\n\r\n")
+        status, *headers = head.split("\r\n")
+        named = dict(header.split(": ", 1) for header in headers)
+        return Answer(int(status.split()[1]), named, body)
+
     async def send(self, data: bytes, *, until: bytes | None = None) -> bytes:
         """What comes back for these bytes until the connection is closed, or until this is seen."""
         reader, writer = await asyncio.open_connection(self.base.host, self.base.port)

@@ -123,6 +123,7 @@ async def test_nothing_is_told_to_strangers(guarded: Rest, method: str, path: st
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_health_needs_no_token(guarded: Rest, path: str) -> None:
     assert (await guarded.get(path)).status == 200
+    assert_problem(await guarded.get(f"{path}?x"), 400, "unknown-parameter")
 
 
 async def test_an_idempotency_key_belongs_to_its_caller(guarded: Rest) -> None:

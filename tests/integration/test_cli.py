@@ -164,6 +164,7 @@ def test_status_tells_what_a_held_job_waits_for(url):
         assert time.monotonic() < end, told
     last = told.splitlines()[-1]
     assert re.match(r"job-held0001 \(evil-\d\)  held  evidence 0  waits for the job to leave", last)
+    assert re.search(r"  next at \S+Z: look again", last)
 
 
 def test_a_malformed_id_is_refused_with_its_place(url):

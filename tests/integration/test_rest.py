@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from orchestrator import app
 from orchestrator.domain.lifecycle import FINAL_STATES, State
+from orchestrator.engine import running
 from orchestrator.store import database as store
 from tests.integration.harness import TIMEOUT_S, service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
@@ -383,7 +383,7 @@ async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
     }
     directory = tmp_path_factory.mktemp("why")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(app, "DRAIN_S", 0.1)
+        patched.setattr(running, "DRAIN_S", 0.1)
         async with served(directory, *jobs, faults=faults, engine=engine) as rest:
             sending = await rest.service.submit(job_id(State.SENDING))
             await rest.service.until(sending, job_id(State.SENDING), "sending")
@@ -412,6 +412,19 @@ async def test_a_termination_says_why_it_is_where_it_is(in_every_state: Rest, st
     else:
         assert next_action in termination["next_action"]
     assert (termination["finished_at"] is not None) == (state in FINAL_STATES)
+
+
+async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Path) -> None:
+    """Beside the one configured, of which it falls short then."""
+    faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 1}}}
+    async with served(tmp_path, {"ids": ["job-less0001"], "drain_s": 0.1}, faults=faults) as rest:
+        waiting = await rest.accepted("job-less0002")
+        quota = waiting["progress"]["quota"]
+        assert (quota["allowed_per_s"], quota["configured_per_s"]) == (50, 50)
+        finished = await rest.service.finished(await rest.service.submit("job-less0001"))
+        (listed,) = (await rest.get(f"{OPERATIONS}?state=running")).document["operations"]
+        for taught in (finished["progress"]["quota"], listed["progress"]["quota"]):
+            assert taught["allowed_per_s"] < taught["configured_per_s"] == 50
 
 
 # --- health --------------------------------------------------------------------------------------

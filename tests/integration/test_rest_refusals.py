@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import logging
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -259,10 +259,13 @@ async def test_a_body_of_another_type_is_refused(untouched: Rest, content_type: 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "nonsense"])
-async def test_an_encoded_body_is_refused(untouched: Rest, encoding: str) -> None:
+async def test_an_encoded_body_is_refused(
+    untouched: Rest, caplog: pytest.LogCaptureFixture, encoding: str
+) -> None:
     """Also where it is not encoded as it says."""
     answer = await untouched.post(LEGAL_TEXT, Content_Encoding=encoding)
     assert_problem(answer, 415, "unsupported-media-type", "no Content-Encoding")
+    assert faults(caplog) == []
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201, "é", "\u6f22", "a\tb"])
@@ -301,6 +304,9 @@ GARBAGE = {
     "header of 9,000 bytes": request_bytes(b"X-Absurd: " + b"a" * 9000),
     "10,000 headers": request_bytes(*[b"X-%d: a" % n for n in range(10_000)]),
     "blank in a header's name": request_bytes(b"X Absurd: a"),
+    "NUL in a header": request_bytes(b"X-Absurd: a\0b"),
+    "header over two lines": request_bytes(b"X-Absurd: a", b" b"),
+    "two hosts": request_bytes(b"Host: 127.0.0.1"),
     "no header at all": b"POST /v1/operations HTTP/1.1\r\n\r\n",
     "two lengths": request_bytes(b"Content-Length: 1"),
     "length and chunks": request_bytes(b"Transfer-Encoding: chunked"),
@@ -310,20 +316,59 @@ GARBAGE = {
         b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n"
     ),
     "unknown method": b"TERMINATE /v1/operations HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "method of 5,000 bytes": b"A" * 5000 + b" /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "unknown version": b"GET /livez HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no path": b"GET * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "port that cannot be": b"GET http://a:99999/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     "path of 9,000 bytes": b"GET /v1/operations/" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "path that is no UTF-8": b"GET /v1/operations/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
     "query that is no UTF-8": b"GET /v1/operations?limit=\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-    "unknown expectation": request_bytes(b"Expect: the-spanish-inquisition"),
+    "behind a request": b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nwhatever\r\n\r\n",
     "other protocol": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
 
 
+def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log holds that is not the caller's doing."""
+    return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+
+
 @pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_what_is_no_http_request_is_refused(untouched: Rest, data: bytes) -> None:
-    """The HTTP parser answers these itself, in plain text: nothing of ours sees them."""
-    told = await untouched.send(data)
-    assert re.match(rb"HTTP/1.[01] 4\d\d ", told)
+async def test_what_is_no_http_request_is_refused(
+    untouched: Rest, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    """aiohttp would answer in plain text, and log a traceback."""
+    answer = await untouched.answer_to(data)
+    assert_problem(answer, 400, "malformed-http", "send HTTP/1.1: ")
+    assert len(answer.text) < 500
+    assert faults(caplog) == []
     assert (await untouched.get("/livez")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/operations", "/nothing"])
+async def test_an_expectation_that_cannot_be_met(untouched: Rest, path: str) -> None:
+    data = request_bytes(b"Expect: " + b"a" * 8000).replace(b"/v1/operations", path.encode())
+    answer = await untouched.answer_to(data)
+    assert_problem(answer, 417, "http", "Unknown Expect: a")
+    assert len(answer.text) < 500
+
+
+@pytest.mark.parametrize(
+    "line", ["OPTIONS *", "CONNECT 127.0.0.1:22", "GET //[", "GET /v1%2foperations"]
+)
+async def test_a_target_that_there_is_not(
+    untouched: Rest, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    data = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    assert_problem(await untouched.answer_to(data.encode()), 404, "not-found", "README")
+    assert faults(caplog) == []
+
+
+@pytest.mark.parametrize("line", ["GET /livez", "GET /nothing", "GET /v1/terminations", "nonsense"])
+async def test_no_answer_tells_the_versions_of_what_serves_it(untouched: Rest, line: str) -> None:
+    data = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    assert (await untouched.answer_to(data.encode())).headers["Server"] == "orchestrator"
 
 
 async def test_a_body_that_does_not_arrive_is_not_waited_for(
@@ -344,7 +389,25 @@ async def test_a_caller_who_hangs_up_is_no_fault_of_the_orchestrator(
     async with asyncio.timeout(10):
         assert b"500" not in await reader.read()
     writer.close()
-    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+    assert faults(caplog) == []
+
+
+async def test_a_body_that_goes_wrong_on_its_way_is_no_fault_of_the_orchestrator(
+    untouched: Rest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.1)
+    reader, writer = await asyncio.open_connection(untouched.base.host, untouched.base.port)
+    writer.write(
+        b"POST /v1/operations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    )
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+        writer.write(b"ZZ\r\n")
+        told = await reader.readuntil(b"}")
+    writer.close()
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert faults(caplog) == []
 
 
 # --- fuzzing -------------------------------------------------------------------------------------
@@ -520,6 +583,12 @@ async def test_a_bad_query_parameter(
     untouched: Rest, path: str, query: str, slug: str, told: str
 ) -> None:
     assert_problem(await untouched.get(f"{path}?{query}"), 400, slug, told)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_health_takes_no_query_parameter(untouched: Rest, path: str) -> None:
+    answer = await untouched.get(f"{path}?verbose")
+    assert_problem(answer, 400, "unknown-parameter", "verbose is not known here; none is")
 
 
 async def test_a_post_takes_no_query_parameter(untouched: Rest) -> None:

@@ -41,13 +41,12 @@ async def listening(started: children.Child) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_second_signal_changes_nothing(number):
     """The first one starts the drain, and the drain is not cut short."""
-    before = signal.getsignal(number)
     with stop_event() as stop:
         os.kill(os.getpid(), number)
         await stop.wait()
         os.kill(os.getpid(), number)
         await asyncio.sleep(0.01)
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
 
 async def test_a_signal_cancels_and_cleaning_up_ends_first():

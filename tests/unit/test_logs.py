@@ -1,0 +1,65 @@
+"""What the log shows: one line an event, whatever was logged, and no value of a variable."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.observability import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORGED = "a job\r\n2026-01-01T00:00:00Z [info     ] all is well\x1b[2J\x9b\u2028\u202e"
+log = logging.getLogger("orchestrator.some")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers)
+    level = root.level
+    yield
+    root.setLevel(level)
+
+
+def fail() -> None:
+    secret_key = "NobodyMay" + "ReadThis"
+    raise ValueError(f"{FORGED} {len(secret_key)}")
+
+
+def logged(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> str:
+    logs.configure(level="info", json=as_json)
+    try:
+        fail()
+    except ValueError:
+        log.exception("%s failed", FORGED)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_shows_no_values(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    told = logged(capsys, as_json=as_json)
+    assert "Traceback (most recent call last)" in told
+    assert "NobodyMayReadThis" not in told
+
+
+def test_in_text_nothing_logged_looks_like_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, *traceback = logged(capsys, as_json=False).splitlines()
+    assert r"[error    ] a job\r\n2026-01-01T00:00:00Z [info     ] all is well\x1b[2J\x9b" in first
+    assert r"\u2028\u202e failed" in first
+    assert all(line.startswith("    ") and line.isprintable() for line in traceback)
+    assert any("all is well" in line for line in traceback)
+
+
+def test_in_json_every_event_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    told = logged(capsys, as_json=True)
+    assert told.removesuffix("\n").isprintable()
+    event = json.loads(told)
+    assert event["event"] == f"{FORGED} failed"
+    assert event["exception"].endswith("17")
