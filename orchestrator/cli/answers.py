@@ -5,10 +5,13 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN
+from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import Outcome
 
 TOTAL: Final = "total"
+GOING_DOWN: Final = frozenset(
+    {State.DRAINING, State.SETTLING, State.NOT_FOUND, *STATES_THAT_COUNT_AS_DOWN}
+)
 
 
 class _Answer(BaseModel):
@@ -29,6 +32,7 @@ class QuotaUse(_Answer):
 
     action: str
     allowed_per_s: int | None
+    configured_per_s: int | None
     used_per_s: float
 
 
@@ -72,15 +76,12 @@ class Operation(_Answer):
         return sum(self.progress.jobs.get(state, 0) for state in FINAL_STATES)
 
     @property
-    def work(self) -> tuple[str, int, int]:
-        """What tells best how far it is: its unit, so much done, of so much.
-
-        Instances while there are live ones, for jobs get done late and all at once.
-        """
+    def live_going_down(self) -> int | None:
+        """The live instances; None unless they are all there are, and all of them go down."""
         instances = self.progress.instances
-        if instances.live:
-            return "instances", instances.down, instances.total
-        return "jobs", self.done, self.total
+        if instances.jobs_not_counted or self.jobs_by_state().keys() - GOING_DOWN:
+            return None
+        return instances.live
 
     @property
     def elapsed_s(self) -> float:
@@ -115,6 +116,8 @@ class Termination(_Answer):
     state: str
     evidence: int
     waiting_for: str | None
+    next_action: str | None
+    next_action_at: datetime | None
     error: Failure | None
 
 

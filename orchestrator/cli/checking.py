@@ -1,13 +1,35 @@
-"""A configuration in a few lines, without its secrets."""
+"""The configuration: read for a command, and told in a few lines without its secrets."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+from orchestrator import settings
+from orchestrator.cli import resources
+from orchestrator.domain.errors import ConfigurationError
+from orchestrator.settings.loading import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from orchestrator.settings import Account, Settings
+
+
+def load(path: Path | None) -> Settings:
+    """``settings.load``; where there is no file and the environment alone does not do, say so."""
+    try:
+        return settings.load(path)
+    except ConfigurationError as error:
+        if path or os.environ.get(CONFIG_VARIABLE):
+            raise
+        example = resources.config_file("orchestrator.toml")
+        hint = (
+            f"no configuration file is given: name one with --config or {CONFIG_VARIABLE}; "
+            f"{example} is an example"
+        )
+        raise ConfigurationError([hint, *error.problems]) from error
 
 
 def summary(settings: Settings) -> Iterator[str]:

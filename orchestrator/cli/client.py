@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -12,7 +13,13 @@ from yarl import URL
 
 from orchestrator import __version__
 from orchestrator.cli.answers import Operation, Problem, TerminationPage
-from orchestrator.cli.failures import RequestFailed, Unreachable
+from orchestrator.cli.failures import (
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    RequestFailed,
+    Unreachable,
+)
+from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -24,12 +31,31 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 15.0
 PAGE_LIMIT: Final = 1000
 FIRST_STATUS_NOT_FINE: Final = 300
+URL_FORM: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
 
 
 class Api:
-    """Calls to the daemon at ``url``; raises RequestFailed and Unreachable."""
+    """Calls to the daemon at ``url``; raises RequestFailed and Unreachable.
+
+    ``anything_sent``: a request has left, whatever became of it.
+    """
 
     def __init__(self, url: str, token: str | None) -> None:
+        """Raise ConfigurationError where nothing can be sent to the URL or with the token."""
+        problems = []
+        if not _usable(url):
+            problems.append(
+                f"the daemon's URL (--url or {URL_VARIABLE}) must be http://HOST:PORT or "
+                "https://HOST:PORT, http://127.0.0.1:8642 say"
+            )
+        if token and not token.isprintable():
+            problems.append(
+                f"the token in {TOKEN_VARIABLE} holds a line break or another character that "
+                "cannot be sent: give it as it was issued, in one line"
+            )
+        if problems:
+            raise ConfigurationError(problems)
+        self.anything_sent = False
         self.url = url.rstrip("/")
         headers = {"User-Agent": f"orchestrator-cli/{__version__}"}
         if token:
@@ -37,10 +63,17 @@ class Api:
         self._headers = headers
 
     async def __aenter__(self) -> Self:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(self._note_sent)
         self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            trace_configs=[trace],
         )
         return self
+
+    async def _note_sent(self, *_: object) -> None:
+        self.anything_sent = True
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
@@ -108,6 +141,14 @@ class Api:
         except ValidationError as error:
             why = "what answers there is not an orchestrator of this version"
             raise Unreachable(self.url, why) from error
+
+
+def _usable(url: str) -> bool:
+    try:
+        host = URL(url).host or ""
+        return bool(host.encode("idna") and URL_FORM.fullmatch(url))
+    except ValueError:
+        return False
 
 
 def _path(operation_id: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from rich.console import Group
 from rich.live import Live
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.answers import Operation
 
+NARROW: Final = 72
+"""Columns below which there is no room for bars beside their texts."""
+
 
 class Display(Protocol):
     """Where progress is shown."""
 
-    def show(self, operation: Operation, eta_s: float | None) -> None: ...
+    def show(self, operation: Operation, down_in_s: float | None) -> None: ...
 
     def say(self, sentence: str) -> None: ...
 
@@ -45,25 +48,28 @@ class Lines:
         self._console = console
         self._last: object = None
 
-    def show(self, operation: Operation, eta_s: float | None) -> None:
+    def show(self, operation: Operation, down_in_s: float | None) -> None:
         counts = (operation.progress.jobs, operation.progress.instances)
         if counts != self._last:
             self._last = counts
-            printing.line(self._console, as_line(operation, eta_s))
+            printing.line(self._console, as_line(operation, down_in_s))
 
     def say(self, sentence: str) -> None:
         printing.line(self._console, printing.clean(sentence))
 
 
 class Bars:
-    """Three bars: jobs done, instances down, quota used."""
+    """Three bars: jobs done, instances down, quota used; their texts alone where it is narrow."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, operation: Operation, eta_s: float | None) -> None:
+    def show(self, operation: Operation, down_in_s: float | None) -> None:
+        if self._live.console.width < NARROW:
+            self._live.update(Text(as_line(operation, down_in_s)))
+            return
         self._live.update(
-            Group(_bars(operation), Text(_times(operation, eta_s)), _states(operation))
+            Group(_bars(operation), Text(_times(operation, down_in_s)), _states(operation))
         )
 
     def say(self, sentence: str) -> None:
@@ -91,13 +97,13 @@ def _bars(operation: Operation) -> Progress:
     return bars
 
 
-def as_line(operation: Operation, eta_s: float | None) -> str:
+def as_line(operation: Operation, down_in_s: float | None) -> str:
     """All of it in one line."""
     parts = (
         f"{_jobs(operation)} jobs done",
         f"{_instances(operation)} instances down",
         quota(operation),
-        _times(operation, eta_s),
+        _times(operation, down_in_s),
     )
     return f"{', '.join(parts)}: {states(operation)}"
 
@@ -116,14 +122,16 @@ def _instances(operation: Operation) -> str:
 def quota(operation: Operation) -> str:
     used = operation.progress.quota
     allowed = "?" if used.allowed_per_s is None else used.allowed_per_s
-    return f"{printing.clean(used.action)} {used.used_per_s:.1f} of {allowed} a second"
+    less = used.allowed_per_s != used.configured_per_s
+    configured = f" ({used.configured_per_s} configured)" if less else ""
+    return f"{printing.clean(used.action)} {used.used_per_s:.1f} of {allowed} a second{configured}"
 
 
-def _times(operation: Operation, eta_s: float | None) -> str:
+def _times(operation: Operation, down_in_s: float | None) -> str:
     elapsed = f"{duration(operation.elapsed_s)} elapsed"
-    if operation.finished:
+    if down_in_s is None:
         return elapsed
-    return f"{elapsed}, ETA {'not known yet' if eta_s is None else duration(eta_s)}"
+    return f"{elapsed}, instances down in ~{duration(down_in_s)}"
 
 
 def states(operation: Operation) -> str:

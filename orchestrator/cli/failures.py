@@ -13,10 +13,13 @@ from orchestrator.domain.errors import ConfigurationError, OrchestratorError, St
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+URL_VARIABLE: Final = "ORCHESTRATOR_URL"
+TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
 NOT_WELL: Final = 1
 UNUSABLE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
+UNAUTHORIZED: Final = 401
 
 
 class RequestFailed(OrchestratorError):
@@ -34,7 +37,7 @@ class Unreachable(OrchestratorError):
     def __init__(self, url: str, why: str) -> None:
         super().__init__(
             f"no orchestrator answers at {url} ({why}); start one with `orchestrator serve`, "
-            "or name another with --url or ORCHESTRATOR_URL"
+            f"or name another with --url or {URL_VARIABLE}"
         )
 
 
@@ -54,7 +57,10 @@ def reported() -> Iterator[None]:
     except ConfigurationError as error:
         _end(error.problems, UNUSABLE)
     except RequestFailed as error:
-        _end([str(error), *(f"  {each}" for each in error.errors)], UNUSABLE)
+        lines = [str(error), *(f"  {each}" for each in error.errors)]
+        if error.status == UNAUTHORIZED:
+            lines.append(f"  give the token in the environment variable {TOKEN_VARIABLE}")
+        _end(lines, UNUSABLE)
     except Unreachable as error:
         _end([str(error)], UNREACHABLE)
     except Interrupted as error:

@@ -3,25 +3,24 @@
 
 import asyncio
 import io
+import math
 import os
 import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import typer
 
 from orchestrator import __version__
 from orchestrator.cli import printing
-from orchestrator.cli.failures import reported
+from orchestrator.cli.failures import TOKEN_VARIABLE, URL_VARIABLE, reported
 from orchestrator.domain.terminations import OnSubmitted
 
 DEFAULT_URL: Final = "http://127.0.0.1:8642"
-URL_VARIABLE: Final = "ORCHESTRATOR_URL"
-TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
 STDIN: Final = "-"
+NUL: Final = "\0"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,11 +53,16 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _http_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise typer.BadParameter(f"must be an http or https URL, {DEFAULT_URL} say")
-    return url
+def _finite(seconds: float | None) -> float | None:
+    if seconds is not None and not math.isfinite(seconds):
+        raise typer.BadParameter("must be a number of seconds, 30 say")
+    return seconds
+
+
+def _printable(key: str | None) -> str | None:
+    if key and not (key.isascii() and key.isprintable()):
+        raise typer.BadParameter("must be printable ASCII characters, a UUID say")
+    return key
 
 
 @app.callback()
@@ -66,8 +70,7 @@ def common(
     context: typer.Context,
     *,
     url: Annotated[
-        str,
-        typer.Option(envvar=URL_VARIABLE, callback=_http_url, help="Where the daemon answers."),
+        str, typer.Option(envvar=URL_VARIABLE, help="Where the daemon answers.")
     ] = DEFAULT_URL,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
@@ -81,10 +84,9 @@ def common(
 @reported()
 def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> None:
     """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
-    from orchestrator import settings
-    from orchestrator.cli import serving
+    from orchestrator.cli import checking, serving
 
-    serving.run_daemon(settings.load(config), exit_with_stdin=exit_with_stdin)
+    serving.run_daemon(checking.load(config), exit_with_stdin=exit_with_stdin)
 
 
 @app.command()
@@ -99,16 +101,22 @@ def terminate(
     account: Annotated[str | None, typer.Option(help="Where more than one is configured.")] = None,
     region: Annotated[str | None, typer.Option(help="Where the account has no default.")] = None,
     settle_s: Annotated[
-        float | None, typer.Option(help="How long a job must stay down to be verified.")
+        float | None,
+        typer.Option(callback=_finite, help="How long a job must stay down to be verified."),
     ] = None,
     give_up_after_s: Annotated[
-        float | None, typer.Option(help="How long a job may take before it ends unverified.")
+        float | None,
+        typer.Option(callback=_finite, help="How long a job may take before it ends unverified."),
     ] = None,
     on_submitted: Annotated[
         OnSubmitted, typer.Option(help="Jobs that cannot be terminated yet: wait for them, or not.")
     ] = OnSubmitted.HOLD,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Makes it safe to send a request again; default: a new one.")
+        str | None,
+        typer.Option(
+            callback=_printable,
+            help="Makes it safe to send a request again; default: a new one.",
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
 ) -> None:
@@ -116,8 +124,10 @@ def terminate(
     from orchestrator.cli import submitting, watching
 
     target: Target = context.obj
+    given = _job_ids(jobs)
+    job_ids = list(dict.fromkeys(given))
     wanted = {
-        "jobs": _job_ids(jobs),
+        "jobs": job_ids,
         "reason": reason,
         "account": account,
         "region": region,
@@ -126,6 +136,8 @@ def terminate(
         "on_submitted": on_submitted,
     }
     console, notes = printing.out(), printing.err()
+    if merged := len(given) - len(job_ids):
+        printing.line(notes, f"duplicate job ids merged: {merged}")
     operation = submitting.run(
         target.url,
         target.token,
@@ -143,12 +155,22 @@ def _job_ids(arguments: list[str]) -> list[str]:
     job_ids: list[str] = []
     for argument in arguments:
         if argument == STDIN:
-            job_ids += [line.strip() for line in sys.stdin if line.strip()]
+            job_ids += [line.strip() for line in _stdin().splitlines() if line.strip()]
         else:
             job_ids.append(argument)
     if not job_ids:
         raise typer.BadParameter("no job id came on standard input")
     return job_ids
+
+
+def _stdin() -> str:
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = NUL
+    if NUL in text:
+        raise typer.BadParameter("standard input is not text in UTF-8: save the list as UTF-8")
+    return text
 
 
 @app.command()
@@ -181,10 +203,9 @@ def watch(context: typer.Context, operation: OperationId) -> None:
 @reported()
 def check_config(*, config: Config = None) -> None:
     """Name every mistake in the configuration, or tell what it says."""
-    from orchestrator import settings
     from orchestrator.cli import checking
 
-    loaded = settings.load(config)
+    loaded = checking.load(config)
     for text in checking.summary(loaded):
         printing.line(printing.out(), text)
     for text in loaded.shared_budgets():
@@ -195,10 +216,10 @@ def check_config(*, config: Config = None) -> None:
 @reported()
 def upgrade(*, config: Config = None) -> None:
     """Bring the database to this version's schema."""
-    from orchestrator import settings
+    from orchestrator.cli import checking
     from orchestrator.store import migrate
 
-    revision = asyncio.run(migrate.upgrade(settings.load(config).database.url))
+    revision = asyncio.run(migrate.upgrade(checking.load(config).database.url))
     printing.line(printing.out(), f"the database is at schema revision {revision}")
 
 

@@ -49,3 +49,8 @@ def _console(*, to_stderr: bool) -> Console:
 def line(console: Console, text: str) -> None:
     """Print one line, however long, without breaking it."""
     console.print(text, soft_wrap=True)
+
+
+def words(console: Console, text: str) -> None:
+    """Print one line, which a terminal that is too narrow for it shows broken between words."""
+    console.print(text, soft_wrap=not console.is_terminal)

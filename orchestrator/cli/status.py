@@ -28,9 +28,9 @@ async def show(
         printing.line(console, json.dumps(document, indent=2))
         return
     for text in tables.summary(operation):
-        printing.line(console, text)
+        printing.words(console, text)
     for termination in terminations:
-        printing.line(console, tables.job_line(termination))
+        printing.words(console, tables.job_line(termination))
 
 
 async def _to_tell(api: Api, operation: Operation) -> list[Termination]:

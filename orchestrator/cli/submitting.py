@@ -15,28 +15,30 @@ if TYPE_CHECKING:
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 TRY_AGAIN: Final = frozenset({502, 503, 504})
-LATER: Final = "it may have been accepted; with --idempotency-key {key} it is safe to send again"
 
 
-async def submit(
-    url: str,
-    token: str | None,
+async def _submit(
+    api: Api,
     body: Mapping[str, object],
     *,
     idempotency_key: str,
     say: Callable[[str], None],
 ) -> Operation:
     """Send until it is answered, with one key, so that it is taken once."""
-    async with Api(url, token) as api:
+    async with api:
         for delay_s in DELAYS_S:
             try:
                 return await api.submit(body, idempotency_key=idempotency_key)
             except (Unreachable, RequestFailed) as error:
-                if isinstance(error, RequestFailed) and error.status not in TRY_AGAIN:
+                if not _unanswered(error):
                     raise
                 say(f"no answer yet, trying again in {delay_s:g} s: {error}")
             await asyncio.sleep(delay_s)
         return await api.submit(body, idempotency_key=idempotency_key)
+
+
+def _unanswered(error: Unreachable | RequestFailed) -> bool:
+    return isinstance(error, Unreachable) or error.status in TRY_AGAIN
 
 
 def run(
@@ -47,16 +49,23 @@ def run(
     idempotency_key: str,
     say: Callable[[str], None],
 ) -> Operation:
-    """``submit`` for a command; when it stays unanswered, says how to send it again safely."""
-    again = LATER.format(key=idempotency_key)
+    """``_submit`` for a command; when it stays unanswered, says whether it may have been taken."""
+    api = Api(url, token)
     try:
-        return asyncio.run(submit(url, token, body, idempotency_key=idempotency_key, say=say))
+        return asyncio.run(_submit(api, body, idempotency_key=idempotency_key, say=say))
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped before an answer came: {again}") from None
-    except Unreachable:
-        say(again)
+        so_far = _so_far(api, idempotency_key)
+        raise Interrupted(f"stopped before an answer came: {so_far}") from None
+    except (Unreachable, RequestFailed) as error:
+        if _unanswered(error):
+            say(_so_far(api, idempotency_key))
         raise
-    except RequestFailed as error:
-        if error.status in TRY_AGAIN:
-            say(again)
-        raise
+
+
+def _so_far(api: Api, idempotency_key: str) -> str:
+    if not api.anything_sent:
+        return "nothing was sent"
+    return (
+        "it may have been accepted; to try again safely, repeat the command with "
+        f"--idempotency-key {idempotency_key}"
+    )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 
 from orchestrator.cli import displays
-from orchestrator.cli.printing import clean
+from orchestrator.cli.printing import clean, line
 from orchestrator.domain.lifecycle import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
+
+    from rich.console import Console
 
     from orchestrator.cli.answers import Operation, Termination
 
@@ -27,20 +29,21 @@ MEANINGS: Final[Mapping[str, str]] = {
 }
 
 
-def outcomes(operation: Operation) -> Table:
+def print_outcomes(operation: Operation, console: Console) -> None:
     """How a finished operation came out."""
     took = displays.duration(operation.elapsed_s)
+    # Beside the table and not its title and caption, which are broken at the table's width.
     outcome = clean(operation.outcome or operation.state)
-    table = Table(title=f"{clean(operation.id)}: {outcome} after {took}", title_justify="left")
-    table.add_column("state")
-    table.add_column("jobs", justify="right")
-    table.add_column("meaning")
+    line(console, f"{clean(operation.id)}: {outcome} after {took}")
+    table = Table()
+    table.add_column("state", no_wrap=True, overflow="fold")
+    table.add_column("jobs", no_wrap=True, justify="right")
+    table.add_column("meaning", overflow="fold")
     for state, jobs in operation.jobs_by_state().items():
         table.add_row(state, str(jobs), MEANINGS.get(state, ""))
+    console.print(table)
     if operation.states_to_tell():
-        table.caption = f"which jobs and why: orchestrator status {clean(operation.id)}"
-        table.caption_justify = "left"
-    return table
+        line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
 
 
 def summary(operation: Operation) -> Iterator[str]:
@@ -70,7 +73,11 @@ def job_line(termination: Termination) -> str:
         f"evidence {termination.evidence}",
     ]
     if termination.waiting_for:
-        told.append(f"waits for {clean(termination.waiting_for)}")
+        waits = f"waits for {clean(termination.waiting_for)}"
+        told.append(waits.removeprefix("waits for nothing: "))
+    if termination.next_action:
+        at = f" at {_time(termination.next_action_at)}" if termination.next_action_at else ""
+        told.append(f"next{at}: {clean(termination.next_action)}")
     if termination.error:
         error = termination.error
         told.append(f"{clean(error.code)}: {clean(error.message)}")

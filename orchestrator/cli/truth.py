@@ -120,7 +120,7 @@ def _as_it_should_be(job: TrueJob, state: str | None) -> bool:
 def as_table(rows: Iterable[Row]) -> Table:
     table = Table(title="What became of the jobs", title_justify="left")
     for heading in ("jobs like", "jobs", "expected", "got", "ok"):
-        table.add_column(heading, justify="right" if heading == "jobs" else "left")
+        table.add_column(heading, justify="right" if heading == "jobs" else "left", overflow="fold")
     for row in rows:
         got = ", ".join(f"{state} {jobs}" for state, jobs in row.got.items())
         ok = "yes" if row.ok else "NO"

@@ -29,25 +29,24 @@ FIRST_STATUS_OF_THE_SERVER: Final = 500
 
 
 class Pace:
-    """How fast the work got done over the last half minute."""
+    """How fast instances went down over the last half minute."""
 
     def __init__(self) -> None:
-        self._unit = ""
         self._seen: deque[tuple[float, int]] = deque()
 
-    def eta_s(self, operation: Operation, *, at_s: float) -> float | None:
-        """How long the rest takes at this pace; None while nothing gets done."""
-        unit, done, total = operation.work
-        if unit != self._unit:
-            self._unit = unit
+    def down_in_s(self, operation: Operation, *, at_s: float) -> float | None:
+        """How long the live instances take to go down at this pace; None: nobody can know."""
+        live = operation.live_going_down
+        if not live:
             self._seen.clear()
-        self._seen.append((at_s, done))
+            return None
+        self._seen.append((at_s, live))
         while at_s - self._seen[0][0] > WINDOW_S:
             self._seen.popleft()
-        since_s, done_then = self._seen[0]
-        if done <= done_then:
+        since_s, live_then = self._seen[0]
+        if live >= live_then:
             return None
-        return (total - done) * (at_s - since_s) / (done - done_then)
+        return live * (at_s - since_s) / (live_then - live)
 
 
 async def watch(api: Api, operation: Operation, console: Console) -> Operation:
@@ -55,7 +54,7 @@ async def watch(api: Api, operation: Operation, console: Console) -> Operation:
     pace = Pace()
     with display(console) as shown:
         while True:
-            shown.show(operation, pace.eta_s(operation, at_s=time.monotonic()))
+            shown.show(operation, pace.down_in_s(operation, at_s=time.monotonic()))
             if operation.finished:
                 return operation
             await asyncio.sleep(POLL_S)
@@ -83,7 +82,7 @@ async def _look(api: Api, operation_id: str, shown: Display) -> Operation:
 async def _watch_and_tell(url: str, token: str | None, operation_id: str, console: Console) -> int:
     async with Api(url, token) as api:
         operation = await watch(api, await api.operation(operation_id), console)
-    console.print(tables.outcomes(operation))
+    tables.print_outcomes(operation, console)
     return 0 if operation.verified else NOT_WELL
 
 

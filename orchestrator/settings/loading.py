@@ -67,11 +67,14 @@ def _message(found: ErrorDetails) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), []
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            return {}, [f"{path} holds a NUL byte: save it as UTF-8"]
+        return tomllib.loads(text), []
     except OSError as error:
         return {}, [f"{path} cannot be read: {error.strerror}"]
     except UnicodeDecodeError as error:
-        return {}, [f"{path} is not UTF-8 at byte {error.start}"]
+        return {}, [f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8"]
     except tomllib.TOMLDecodeError as error:
         return {}, [f"{path} is not TOML: {error}"]
 

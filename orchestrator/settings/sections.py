@@ -53,6 +53,19 @@ class Server(_Section):
             return self.host == "localhost"
 
 
+class LocalServer(Server):
+    """One that asks nobody for a token."""
+
+    @field_validator("host")
+    @classmethod
+    def _reached_from_here_only(cls, host: str) -> str:
+        if not Server(host=host).loopback:
+            raise ValueError(
+                "is not a loopback address: configure [[auth.tokens]], or listen on 127.0.0.1"
+            )
+        return host
+
+
 class DatabaseSettings(_Section):
     """Where terminations are kept."""
 
@@ -225,22 +238,18 @@ class Log(_Section):
 class Settings(_Section):
     """The whole configuration."""
 
+    auth: Auth = Auth()
     server: Server = Server()
     database: DatabaseSettings = DatabaseSettings()
     engine: Engine = Engine()
     accounts: Annotated[dict[str, Account], Field(min_length=1)]
-    auth: Annotated[Auth, Field(validate_default=True)] = Auth()
     log: Log = Log()
 
-    @field_validator("auth")
+    @field_validator("server", mode="before")
     @classmethod
-    def _known_callers_only(cls, auth: Auth, info: ValidationInfo) -> Auth:
-        if not info.data.get("server", Server()).loopback and not auth.tokens:
-            raise ValueError(
-                "server.host is not a loopback address: configure [[auth.tokens]], or listen on "
-                "127.0.0.1"
-            )
-        return auth
+    def _known_callers_only(cls, server: object, info: ValidationInfo) -> Server:
+        callers_known = "auth" not in info.data or info.data["auth"].tokens
+        return (Server if callers_known else LocalServer).model_validate(server)
 
     def shared_budgets(self) -> list[str]:
         """Warnings about accounts that would share one quota unseen.

@@ -35,11 +35,12 @@ class Scenario:
 
 def load_scenario(path: Path) -> Scenario:
     """Read a scenario file; raises ``ScenarioError`` with every mistake found, ``OSError``."""
-    with path.open("rb") as file:
-        try:
-            document = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise ScenarioError([f"{path.name}: {error}"]) from None
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ScenarioError([f"{path.name} is not UTF-8: save it as UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError([f"{path.name}: {error}"]) from None
     return read_scenario(document)
 
 

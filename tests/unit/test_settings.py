@@ -80,6 +80,7 @@ def test_every_mistake_is_named_at_once(file: Path, monkeypatch: pytest.MonkeyPa
         servre = "{SECRET}"
         [server]
         host = "0.0.0.0"
+        port = "{SECRET}"
         [engine]
         settle_s = "{SECRET}"
         [accounts.one]
@@ -104,8 +105,9 @@ def test_every_mistake_is_named_at_once(file: Path, monkeypatch: pytest.MonkeyPa
         "accounts.two.credentials.provider",
         "accounts.two.credentials.secret_key",
         "accounts.two.regions.1",
-        "auth",
         "engine.settle_s",
+        "server.host",
+        "server.port",
         "servre",
     ]
 
@@ -145,6 +147,11 @@ MISTAKES: list[tuple[str, str, str]] = [
         "at least 1 character",
     ),
     (
+        '[server]\nhost = "0.0.0.0"\n[[auth.tokens]]\nname = "a"\nsha256 = ""',
+        "auth.tokens.0.sha256",
+        "[0-9a-f]{64}",
+    ),
+    (
         (
             f'[[auth.tokens]]\nname = "a"\nsha256 = "{DIGEST}"\n'
             f'[[auth.tokens]]\nname = "a"\nsha256 = "{"0" * 64}"'
@@ -179,7 +186,9 @@ def test_a_mistake_is_named_with_what_is_possible(
 def test_strangers_are_served_with_tokens_only(file: Path, host: str) -> None:
     text = f'{ACCOUNT}[server]\nhost = "{host}"\n'
     (problem,) = mistakes(file, text)
-    assert "configure [[auth.tokens]], or listen on 127.0.0.1" in problem
+    assert problem == (
+        "server.host: is not a loopback address: configure [[auth.tokens]], or listen on 127.0.0.1"
+    )
     guarded = load(file, f'{text}[[auth.tokens]]\nname = "sre"\nsha256 = "{DIGEST}"')
     assert guarded.server.host == host
 
@@ -271,7 +280,23 @@ def test_a_file_that_may_not_be_read(file: Path) -> None:
 
 def test_a_file_that_is_not_utf_8(file: Path) -> None:
     file.write_bytes(f'secret_key = "{SECRET}'.encode() + b'\xff"')
-    assert mistakes_of(file) == [f"{file} is not UTF-8 at byte 31"]
+    assert mistakes_of(file) == [f"{file} is not UTF-8 at byte 31: save it as UTF-8"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("utf-16", "is not UTF-8 at byte 0: save it as UTF-8"),
+        ("utf-16-le", "holds a NUL byte: save it as UTF-8"),
+    ],
+)
+def test_a_file_in_utf_16(file: Path, encoding: str, told: str) -> None:
+    file.write_text(ACCOUNT, encoding=encoding)
+    assert mistakes_of(file) == [f"{file} {told}"]
+
+
+def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
+    assert load(file, "\ufeff" + ACCOUNT).accounts
 
 
 @pytest.mark.parametrize(

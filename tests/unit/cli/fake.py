@@ -31,7 +31,12 @@ def operation(state: str = "running", outcome: str | None = None, **jobs: int) -
         "progress": {
             "jobs": {"total": total, **jobs},
             "instances": {"total": 30, "live": 10, "down": 20, "jobs_not_counted": 1},
-            "quota": {"action": "TerminateJob", "allowed_per_s": 10, "used_per_s": 9.5},
+            "quota": {
+                "action": "TerminateJob",
+                "allowed_per_s": 10,
+                "configured_per_s": 10,
+                "used_per_s": 9.5,
+            },
             "observed_at": "2026-01-01T00:00:05.000Z",
         },
     }
@@ -45,6 +50,8 @@ def termination(job_id: str, state: str, **more: Any) -> dict[str, Any]:
         "state": state,
         "evidence": 1,
         "waiting_for": None,
+        "next_action": None,
+        "next_action_at": None,
         "error": None,
         **more,
     }

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from orchestrator import __version__
-from orchestrator.cli import main, serving
+from orchestrator.cli import client, main, serving
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 
 SECRET = "do-not-print-me"
+COMMANDS = [("status", "op_1"), ("watch", "op_1"), ("terminate", "job-a", "--reason", "r")]
+"""Those that talk to the daemon."""
 CONFIG = f"""
 [database]
 url = "sqlite:///FILE"
@@ -57,17 +60,49 @@ def test_version():
     assert (result.exit_code, result.stdout) == (0, f"orchestrator {__version__}\n")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8642", "ftp://x", "http://"])
-def test_a_url_that_is_none(url):
-    """It is named before anything is sent."""
-    result = run("--url", url, "status", "op_1")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:8642",
+        "localhost:8642",
+        "ftp://x",
+        "http://",
+        "http:///path",
+        "http://:80",
+        "http://host:99999",
+        "http://host:abc",
+        "http://[::1",
+        "http://ho st",
+        "http://host\n",
+        "http://host\\path",
+        "http://a..b",
+        f"http://{'a' * 64}.example",
+        "http://host?query",
+        "http://host/#fragment",
+        "http://user:password@host",
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_url_that_is_none(url, command):
+    """It is told in a line, before anything is sent."""
+    result = run("--url", url, *command)
     assert result.exit_code == 2
-    assert "--url" in result.stderr
+    assert result.stderr == (
+        "the daemon's URL (--url or ORCHESTRATOR_URL) must be http://HOST:PORT or "
+        "https://HOST:PORT, http://127.0.0.1:8642 say\n"
+    )
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status", "op_1"), ("watch", "op_1"), ("terminate", "job-a", "--reason", "r")]
+    "url",
+    ["HTTP://127.0.0.1:8642/", "https://batch.example/orchestrator", "http://[::1]:1", "http://é"],
 )
+def test_a_url_that_is_one(url):
+    assert client.Api(url, None).url == url.rstrip("/")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda command: command[0])
 def test_no_daemon(arguments, monkeypatch):
     """The URL is named, and how to start one."""
     monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:9")
@@ -88,6 +123,27 @@ def test_every_mistake_of_a_configuration_at_once(command, tmp_path):
     assert len(lines) == 3
     assert {line.partition(":")[0] for line in lines} == {"servre", "server.port", "accounts"}
     assert SECRET not in result.output
+
+
+@pytest.mark.parametrize("command", [("serve",), ("check-config",), ("db", "upgrade")])
+def test_no_configuration_at_all(command):
+    """How to give one, and where an example is."""
+    result = run(*command)
+    assert result.exit_code == 2
+    hint, mistake = result.stderr.splitlines()
+    assert hint.startswith("no configuration file is given: name one with --config or ORCH")
+    example = hint.partition("; ")[2].removesuffix(" is an example")
+    assert "[accounts.prod]" in Path(example).read_text(encoding="utf-8")
+    assert mistake == "accounts: field required"
+
+
+def test_a_configuration_that_the_environment_names_was_given(monkeypatch, tmp_path):
+    """What is wrong is the file and not that there is none."""
+    path = tmp_path / "none.toml"
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(path))
+    result = run("serve")
+    assert result.exit_code == 2
+    assert result.stderr == f"{path} cannot be read: No such file or directory\n"
 
 
 def test_check_config_tells_what_it_says(config):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.printing import clean, line, out
+from orchestrator.cli.printing import clean, line, out, words
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,10 @@ def test_clean_leaves_one_printable_line(text):
     result.encode()
 
 
-def test_consoles_print_what_they_are_given(capsys, monkeypatch):
+@pytest.mark.parametrize("tell", [line, words])
+def test_consoles_print_what_they_are_given(capsys, monkeypatch, tell):
     """No markup, no emoji names, no line breaks of their own."""
     monkeypatch.setenv("COLUMNS", "20")
     text = "[bold]job[/bold] :boom: " + "x" * 100
-    line(out(), text)
+    tell(out(), text)
     assert capsys.readouterr().out == text + "\n"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 
+from rich.console import Console
+
+from orchestrator.cli.status import show
 from tests.unit.cli.fake import operation, problem, termination
 
 GET = "GET /v1/operations/op_1"
@@ -26,6 +31,44 @@ def test_tells_what_every_job_waits_for(daemon, run):
     assert last == "job-a  draining  evidence 1  waits for 3 of 9 instances to go down"
     assert "draining 1, verified 2" in result.stdout
     assert "2 of 3 jobs done, 20 of 30 (1 jobs not counted) instances down" in result.stdout
+
+
+def test_tells_what_comes_next_and_when(daemon, run):
+    """Where no time is known, the action alone."""
+    daemon.answer(GET, operation(held=1, sending=1))
+    at = "2026-01-01T00:00:07.250Z"
+    look = termination("job-a", "held", waiting_for="x", next_action="look", next_action_at=at)
+    call = termination("job-b", "sending", waiting_for="y", next_action="record the answer")
+    daemon.answer(LIST, page(look), page(call))
+    assert run("status", "op_1").stdout.splitlines()[-2:] == [
+        "job-a  held  evidence 1  waits for x  next at 2026-01-01T00:00:07Z: look",
+        "job-b  sending  evidence 1  waits for y  next: record the answer",
+    ]
+
+
+def test_a_job_that_has_ended_waits_for_nothing(daemon, run):
+    """Why it ended is told, and what a person can do."""
+    daemon.answer(GET, operation("finished", "failed", not_found=1))
+    why = "nothing: the cloud knows no such job"
+    ended = termination("job-a", "not_found", waiting_for=why, next_action="check the job id")
+    daemon.answer(LIST, page(ended))
+    last = run("status", "op_1").stdout.splitlines()[-1]
+    assert last == (
+        "job-a  not_found  evidence 1  the cloud knows no such job  next: check the job id"
+    )
+
+
+def test_a_narrow_terminal_breaks_between_words(daemon):
+    """So that ids and states stay whole."""
+    daemon.answer(GET, operation(draining=1))
+    name = "a name that ends beside the state"
+    daemon.answer(LIST, page(termination("job-a", "draining", job_name=name)))
+    console = Console(file=io.StringIO(), force_terminal=True, width=40, highlight=False)
+    asyncio.run(show(daemon.url, None, "op_1", console, as_json=False))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[-2:] == ["job-a (a name that ends beside the ", "state)  draining  evidence 1"]
 
 
 def test_asks_for_no_job_that_is_down(daemon, run):

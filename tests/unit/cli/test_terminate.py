@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import threading
 import uuid
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli.children import free_ports
+from orchestrator.cli.main import app
 from tests.unit.cli.fake import RESET, operation, problem
 
 SUBMIT = "POST /v1/operations"
@@ -43,6 +48,52 @@ def test_reads_ids_from_standard_input(daemon, run):
     assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-z"]
 
 
+@pytest.mark.parametrize(
+    "text", ["job-a\n".encode("utf-16"), "job-a\n".encode("utf-16-le"), b"job-\xff", b"job-a\0"]
+)
+def test_standard_input_that_is_no_text(daemon, run, text):
+    """It is told how to save the list, and no request leaves."""
+    result = run("terminate", "-", "--reason", "r", input_text=text)
+    assert result.exit_code == 2
+    assert "save the list as UTF-8" in result.stderr
+    assert not daemon.calls
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(daemon, run):
+    """As editors on Windows write it."""
+    daemon.answer(SUBMIT, (202, operation(queued=1)))
+    run("terminate", "-", "--reason", "r", input_text="job-a\r\n".encode("utf-8-sig"))
+    assert daemon.calls[0].body["jobs"] == ["job-a"]
+
+
+def test_ids_that_stand_there_twice_are_merged(daemon, run):
+    """Before they are counted against what one request may hold; how many is said once."""
+    daemon.answer(SUBMIT, (202, operation(queued=2)))
+    text = "job-b\njob-a\njob-b\n"
+    result = run("terminate", "job-a", "-", "--reason", "r", input_text=text)
+    assert daemon.calls[0].body["jobs"] == ["job-a", "job-b"]
+    assert (result.stdout, result.stderr) == ("op_1\n", "duplicate job ids merged: 2\n")
+
+
+@pytest.mark.parametrize("option", ["--settle-s", "--give-up-after-s"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_time_that_is_no_number(daemon, run, option, value):
+    """JSON has no such number."""
+    result = run(*ARGUMENTS, option, value)
+    assert result.exit_code == 2
+    assert option in result.stderr
+    assert "must be a number of seconds" in result.stderr
+    assert not daemon.calls
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a\x01", "é"])
+def test_a_key_that_cannot_be_sent(daemon, run, key):
+    result = run(*ARGUMENTS, "--idempotency-key", key)
+    assert result.exit_code == 2
+    assert "must be printable ASCII characters" in result.stderr
+    assert not daemon.calls
+
+
 def test_no_id_at_all_is_a_usage_error(daemon, run):
     """An empty standard input asks for nothing: no request leaves."""
     result = run("terminate", "-", "--reason", "r", input_text="\n")
@@ -63,6 +114,28 @@ def test_the_token_comes_from_the_environment(daemon, run, monkeypatch):
     daemon.answer(SUBMIT, (202, operation(queued=1)))
     run(*ARGUMENTS)
     assert daemon.calls[0].headers["Authorization"] == "Bearer t0ken"
+
+
+@pytest.mark.parametrize("token", ["a\nb", "a\r\nX-More: b", "a\x01", "a\x7f", "\udcff"])
+def test_a_token_that_cannot_be_sent(daemon, run, monkeypatch, token):
+    """It is told which variable holds it, and not what it is."""
+    monkeypatch.setenv("ORCHESTRATOR_TOKEN", token)
+    result = run(*ARGUMENTS)
+    assert result.exit_code == 2
+    (told,) = result.stderr.splitlines()
+    assert told.startswith("the token in ORCHESTRATOR_TOKEN holds a line break or another")
+    assert not daemon.calls
+
+
+def test_a_token_that_is_not_known(daemon, run):
+    """Where to give one is said beside what the daemon says."""
+    daemon.answer(SUBMIT, (401, problem("Who calls is not known", "send a token")))
+    result = run(*ARGUMENTS)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "Who calls is not known: send a token",
+        "  give the token in the environment variable ORCHESTRATOR_TOKEN",
+    ]
 
 
 def test_each_run_has_a_key_of_its_own(daemon, run):
@@ -96,6 +169,37 @@ def test_gives_up_and_names_the_key(daemon, run):
     assert {call.headers["Idempotency-Key"] for call in daemon.calls} == {"mine"}
 
 
+def test_a_refused_connection_carried_nothing():
+    """It cannot have been accepted, and no key is needed."""
+    (port,) = free_ports(1)
+    result = CliRunner().invoke(app, ["--url", f"http://127.0.0.1:{port}", *ARGUMENTS])
+    assert result.exit_code == 3
+    assert "nothing was sent\n" in result.stderr
+    assert "accepted" not in result.stderr
+    assert "--idempotency-key" not in result.stderr
+
+
+def test_what_was_sent_once_may_have_been_accepted():
+    """Also when every connection after it is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def take_one() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1)
+                server.close()
+
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=take_one)
+        thread.start()
+        result = CliRunner().invoke(app, ["--url", f"http://127.0.0.1:{port}", *ARGUMENTS])
+        thread.join()
+    assert result.exit_code == 3
+    assert "Connect call failed" in result.stderr
+    assert "it may have been accepted" in result.stderr
+    assert "nothing was sent" not in result.stderr
+
+
 def test_a_busy_daemon_is_a_request_error_in_the_end(daemon, run):
     """503 to the last is told as the daemon told it, with the key."""
     daemon.answer(SUBMIT, (503, problem("The database cannot be used now", "try again")))
@@ -122,9 +226,9 @@ def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
 
 def test_an_error_that_is_no_problem_document_is_told_too(daemon, run):
     """A proxy in between answers in its own way."""
-    daemon.answer(SUBMIT, (401, b"<html>"))
+    daemon.answer(SUBMIT, (403, b"<html>"))
     result = run(*ARGUMENTS)
-    assert (result.exit_code, result.stderr) == (2, "HTTP 401: Unauthorized\n")
+    assert (result.exit_code, result.stderr) == (2, "HTTP 403: Forbidden\n")
 
 
 def test_redirects_are_not_followed(daemon, run):

@@ -69,6 +69,9 @@ def test_in_words():
     with console.capture() as capture:
         console.print(as_table(judge(job("a"), a="refused")))
     assert "NO" in capture.get()
+    with (narrow := Console(width=40)).capture() as capture:
+        narrow.print(as_table(judge(job("a"), a="refused")))
+    assert "…" not in capture.get()
     count = QuotaCount(action="TerminateJob", limit_per_s=10, calls=56, refused=1)
     faults = Faults(fired={"hang": 0, "throttle": 3})
     assert list(as_lines(Quotas(quotas=[count]), faults)) == [
