@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.errors import CloudError
 
+COUNT_MAX: Final = 10**12
+TEXT_MAX: Final = 4000
+
 _LEGACY_STATES: Final = {"SUCCEEDED": JobState.SUCCEED}
 """As examples of API 2.0 spell it: cloud.tencent.com/document/api/599/12684."""
 
@@ -32,7 +35,7 @@ def counters(value: object) -> InstanceCounters | None:
 
 
 def count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= COUNT_MAX else None
 
 
 def state(value: object) -> JobState | None:
@@ -61,9 +64,14 @@ def text(response: Mapping[str, object], key: str) -> str:
 
 
 def optional_text(response: Mapping[str, object], key: str) -> str | None:
-    """None for null, for the empty string and for what is no string."""
+    """None for null, for the empty string and for what is no string.
+
+    What JSON can hold and a database cannot, lone surrogates and NUL, is replaced.
+    """
     value = response.get(key)
-    return value if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value:
+        return None
+    return value[:TEXT_MAX].encode(errors="replace").decode().replace("\0", "?")
 
 
 def require_same(response: Mapping[str, object], key: str, asked: str) -> None:

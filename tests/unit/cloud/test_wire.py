@@ -247,6 +247,15 @@ def test_job_is_read_with_all_that_it_carries() -> None:
     assert seen.tasks == (TaskSeen(name="t1", state=JobState.RUNNING), TaskSeen(name="t2"))
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("a\ud800b", "a?b"), ("a\0b", "a?b"), ("é☃𝄞", "é☃𝄞"), ("x" * 10_000, "x" * 4000)],
+)
+def test_text_that_no_database_takes_is_made_such_as_one_does(name: str, told: str) -> None:
+    """One job's name must not keep what was read of it, and of others, from being written."""
+    assert read_job(JobName=name).name == told
+
+
 def test_lone_task_has_the_counters_of_its_job() -> None:
     """Nothing else could they count."""
     (task,) = read_job(TaskSet=[{"TaskName": "t1", "TaskState": "RUNNING"}]).tasks
@@ -267,7 +276,7 @@ def test_next_action_that_was_not_read_is_none() -> None:
 
 
 @pytest.mark.parametrize("key", COUNTERS)
-@pytest.mark.parametrize("value", [None, -1, "3", 1.5, True])
+@pytest.mark.parametrize("value", [None, -1, "3", 1.5, True, 10**30])
 def test_counters_are_whole_or_unknown(key, value) -> None:
     """One counter that cannot be read must not look like a zero, for a zero is a proof."""
     assert read_job(TaskInstanceMetrics=COUNTERS | {key: value}).instances is None
