@@ -140,6 +140,10 @@ def _message(found: ErrorDetails) -> str:
             return "must be an object"
         case "missing":
             return "is required"
+        case "too_short":
+            return "name at least one"
+        case "too_long":
+            return f"name at most {found['ctx']['max_length']:,}, and the others in other requests"
         case _:
             return found["msg"].removeprefix("Value error, ")
 

@@ -476,6 +476,21 @@ async def test_a_request_is_accepted_if_and_only_if_all_of_it_is_legal(
         assert document["reason"] == legal["reason"]
 
 
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [
+        ([], "name at least one"),
+        (["job-a"] * 10_001, "name at most 10,000, and the others in other requests"),
+    ],
+    ids=["none", "10,001"],
+)
+async def test_how_many_jobs_a_request_may_name_is_said(
+    rest: Rest, jobs: list[str], told: str
+) -> None:
+    answer = await rest.post({"jobs": jobs, "reason": "r"})
+    assert answer.document["errors"] == [{"field": "jobs", "message": told}]
+
+
 # --- paths and parameters that are refused -------------------------------------------------------
 
 ODD_IDS = [
