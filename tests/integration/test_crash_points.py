@@ -28,10 +28,12 @@ from orchestrator.cloud import catalogue
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
+from orchestrator.domain import decide
 from orchestrator.domain.attempts import INTERRUPTED
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, State, next_state
 from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.engine import prober
 from orchestrator.engine.loop import FAILURE_BASE_S, IDLE_MAX_S
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops
@@ -93,6 +95,7 @@ EXPECTED: Final = {
     "job-none0001": "not_found",
 }
 SETTLE_S: Final = 20.0
+CALL_AGAIN_AFTER_S: Final = 6.0
 FAULTS: Final = {
     "TerminateJob": [
         Fault.THROTTLE,
@@ -479,14 +482,21 @@ def called_unread(calls: Iterable[Call]) -> list[str]:
 # --- the tests -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on is called again sooner: each commit until then would be one more to break."""
+    monkeypatch.setattr(decide, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
+    monkeypatch.setattr(prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("ending", "first", "every"),
     [
-        (Ending.DIES_BEFORE, 1, 3),
-        (Ending.DIES_AFTER, 2, 3),
-        (Ending.FAILS_BEFORE, 1, 5),
-        (Ending.FAILS_AFTER, 3, 5),
+        *[(Ending.DIES_BEFORE, first, 9) for first in (1, 4, 7)],
+        *[(Ending.DIES_AFTER, first, 9) for first in (2, 5, 8)],
+        *[(Ending.FAILS_BEFORE, first, 10) for first in (1, 6)],
+        *[(Ending.FAILS_AFTER, first, 10) for first in (3, 8)],
     ],
 )
 async def test_any_commit_can_end_so(
