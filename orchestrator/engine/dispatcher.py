@@ -75,13 +75,13 @@ class Dispatcher:
         partition = self._partition
         permit = self._pacer.take()
         now = partition.clock.now()
-        decision = decide(termination, CallStarted(), now, partition.policy())
         attempt = NewAttempt(action=TERMINATE_JOB, target=termination.job_id, sent_at=now)
         written = False
         try:
-            written = (
-                await partition.store.start_attempt(termination, decision, attempt) is not None
-            )
+            async with partition.minding(termination):
+                decision = decide(termination, CallStarted(), now, partition.policy())
+                number = await partition.store.start_attempt(termination, decision, attempt)
+            written = number is not None
         except BaseException:
             # What is told as failed may be committed all the same.
             self._may_have_lost = True

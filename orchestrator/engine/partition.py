@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.decide import Policy
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.quota import Quota
@@ -17,10 +19,11 @@ from orchestrator.domain.terminations import Problem
 from orchestrator.engine.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from random import Random
 
     from orchestrator.domain.decide import Decision
+    from orchestrator.domain.terminations import Termination
     from orchestrator.engine.ports import Clock, Cloud, Store
     from orchestrator.engine.watched import Watched
 
@@ -37,6 +40,8 @@ _LASTING = (CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW)
 """Of those, the ones that the next call will meet as well."""
 FAILURES_THAT_ARE_TROUBLE = 3
 """So many in a row are told; one now and then is what retries are for."""
+
+PUT_OFF_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +82,21 @@ class Partition:
             )
             for action in ACTIONS
         }
+
+    @asynccontextmanager
+    async def minding(self, termination: Termination) -> AsyncIterator[None]:
+        """Put a termination off when what is done for it fails by a fault of its own.
+
+        It is due first and would stay so: nothing else would ever be done.
+        """
+        try:
+            yield
+        except StoreUnavailable:
+            raise
+        except Exception:
+            until = self.clock.now() + timedelta(seconds=PUT_OFF_S)
+            await self.store.postpone(termination.id, until)
+            raise
 
     def policy(self) -> Policy:
         """What decisions may know now."""

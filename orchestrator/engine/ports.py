@@ -85,6 +85,9 @@ class Store(Protocol):
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""
 
+    async def postpone(self, termination_id: str, until: datetime) -> None:
+        """Let no look and no call of this termination be due before ``until``."""
+
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt
     ) -> int | None:

@@ -143,9 +143,10 @@ class Prober:
                 seen = await pacer.send(permit, partial(read, row))
             except CloudError as error:
                 seen = LookFailed(error)
-            now = partition.clock.now()
-            decision = decide(row, seen, now, partition.policy())
-            await partition.store.apply([(row, decision)], now)
+            async with partition.minding(row):
+                now = partition.clock.now()
+                decision = decide(row, seen, now, partition.policy())
+                await partition.store.apply([(row, decision)], now)
             partition.count_finish(decision)
             await partition.note(seen.error if isinstance(seen, LookFailed) else None)
         finally:

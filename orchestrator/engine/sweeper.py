@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decide import decide
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobUnlisted
 from orchestrator.domain.terminations import Look
+from orchestrator.engine.loop import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
 
@@ -81,20 +82,7 @@ class Sweeper:
         await partition.note(None)
         self._failures = 0
         self._batch = min(JOBS_PER_CALL, 2 * self._batch)
-        await self._apply(
-            [
-                (
-                    row,
-                    decide(
-                        row,
-                        seen.get(row.job_id) or JobUnlisted(),
-                        partition.clock.now(),
-                        partition.policy(),
-                    ),
-                )
-                for row in rows
-            ]
-        )
+        await self._take_in([(row, seen.get(row.job_id) or JobUnlisted()) for row in rows])
         return 0.0
 
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
@@ -126,11 +114,25 @@ class Sweeper:
                 error,
                 error.advice or "",
             )
-        now = self._partition.clock.now()
-        policy = self._partition.policy()
-        await self._apply([(row, decide(row, JobUnlisted(), now, policy)) for row in rows])
+        await self._take_in([(row, JobUnlisted()) for row in rows])
         return 0.0
 
-    async def _apply(self, changes: Sequence[tuple[Termination, Decision]]) -> None:
-        await self._partition.store.apply(changes, self._partition.clock.now())
+    async def _take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
+        """Write what follows, in one transaction, or one by one where one of them spoils it."""
+        try:
+            await self._decide(seen)
+        except Exception:  # noqa: BLE001 - told below, for the one that it is about
+            for row, its in seen:
+                try:
+                    async with self._partition.minding(row):
+                        await self._decide([(row, its)])
+                except StoreUnavailable:
+                    raise
+                except Exception as error:  # noqa: BLE001 - told
+                    tell(error, "%s: what was seen of %s is lost", self.name, row.job_id)
         self._on_change()
+
+    async def _decide(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
+        now, policy = self._partition.clock.now(), self._partition.policy()
+        changes = [(row, decide(row, its, now, policy)) for row, its in seen]
+        await self._partition.store.apply(changes, now)

@@ -116,6 +116,19 @@ class WorkingSet:
 
         return await self._database.write(work)
 
+    async def postpone(self, termination_id: str, until: datetime) -> None:
+        """Let no look and no call of this termination be due before ``until``."""
+
+        async def work(connection: AsyncConnection) -> None:
+            for column in (terminations.c.look_at, terminations.c.call_at):
+                await connection.execute(
+                    update(terminations)
+                    .where(terminations.c.id == termination_id, column < until)
+                    .values({column: until})
+                )
+
+        await self._database.write(work)
+
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt
     ) -> int | None:

@@ -266,8 +266,7 @@ async def test_what_could_not_be_written_is_swept_again(database: Database) -> N
         "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
     )
-    with pytest.raises(Exception, match="broken"):
-        await world.sweeper.step()
+    await world.sweeper.step()
     await world.execute("DROP TRIGGER broken")
     assert await world.sweeper.step() == 0
     assert sizes(world) == [1, 1]

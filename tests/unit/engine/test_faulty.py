@@ -1,0 +1,108 @@
+"""One termination that cannot be written keeps no other waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Look
+from orchestrator.engine.partition import PUT_OFF_S
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+FAULTY, GOOD = job_ids(2)
+FAULT = f"""CREATE TRIGGER fault BEFORE UPDATE OF state ON terminations
+WHEN NEW.job_id = '{FAULTY}' BEGIN SELECT RAISE(ABORT, 'a fault'); END"""
+TO_PROVE: dict[str, Any] = {
+    "state": State.DRAINING,
+    "evidence": 2,
+    "job_state": JobState.FAILED,
+    "look": Look.JOB,
+}
+
+
+class Unavailable(WorkingSet):
+    """A database that takes no decision."""
+
+    async def apply(self, *_: Any) -> int:
+        raise StoreUnavailable("full")
+
+    async def start_attempt(self, *_: Any) -> int | None:
+        raise StoreUnavailable("full")
+
+
+async def test_what_was_swept_with_it_is_written(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database, quotas=AMPLE)
+    world.cloud_runs(FAULTY, GOOD)
+    await world.submit(FAULTY, GOOD, look_at=world.clock.now())
+    await world.execute(FAULT)
+    assert await world.sweeper.step() == 0
+    assert (await world.termination(GOOD)).job_state is JobState.RUNNING
+    assert (await world.termination(FAULTY)).look_at == world.clock.later(PUT_OFF_S)
+    (told,) = caplog.records
+    assert (told.levelname, told.getMessage()) == (
+        "ERROR",
+        f"sweeper of {PARTITION}: what was seen of {FAULTY} is lost",
+    )
+    await world.sweeper.step()
+    assert len(world.calls("DescribeJobs")) == 1
+
+
+async def test_it_is_read_by_itself_now_and_then_only(database: Database) -> None:
+    one_a_second = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
+    world = World(database, quotas=one_a_second)
+    world.cloud_runs(FAULTY, GOOD, state="FAILED")
+    await world.submit(FAULTY, look_at=world.clock.later(-2), **TO_PROVE)
+    await world.submit(GOOD, look_at=world.clock.later(-1), **TO_PROVE)
+    await world.execute(FAULT)
+    for _ in range(5):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [FAULTY, GOOD]
+    assert (await world.termination(GOOD)).state is State.SETTLING
+    await world.execute("DROP TRIGGER fault")
+    world.clock.advance(PUT_OFF_S)
+    await world.probe()
+    assert (await world.termination(FAULTY)).state is State.SETTLING
+
+
+async def test_the_next_in_line_is_called(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await world.ready(FAULTY, GOOD)
+    await world.execute(FAULT)
+    put_off_until = world.clock.later(PUT_OFF_S)
+    with pytest.raises(IntegrityError):
+        await world.dispatcher.step()
+    await world.dispatch()
+    assert world.called("TerminateJob") == [GOOD]
+    assert (await world.termination(FAULTY)).call_at == put_off_until
+
+
+async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Database) -> None:
+    world = World(database, quotas=AMPLE, store=Unavailable)
+    world.cloud_runs(FAULTY, GOOD)
+    now = world.clock.now()
+    await world.submit(FAULTY, GOOD)
+    for job_id in (FAULTY, GOOD):
+        await world.execute(
+            f"UPDATE terminations SET call_at = '{now:%Y-%m-%d %H:%M:%S.%f}'"
+            f" WHERE job_id = '{job_id}'"
+        )
+    before = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
+    for step in (world.sweeper.step, world.dispatcher.step):
+        with pytest.raises(StoreUnavailable):
+            await step()
+    await world.execute("UPDATE terminations SET look = 'job'")
+    await world.probe()
+    after = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
+    assert [(t.look_at, t.call_at) for t in after] == [(t.look_at, t.call_at) for t in before]
