@@ -27,7 +27,9 @@ class Stopped(Exception):
 
 
 @contextmanager
-def on_signals(act: Callable[[int], None]) -> Iterator[None]:
+def on_signals(
+    act: Callable[[int], None], *, ignored_after: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Call ``act`` in the event loop at each SIGINT or SIGTERM, in place of what they do else."""
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
@@ -35,17 +37,22 @@ def on_signals(act: Callable[[int], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removing a handler puts the default in its place, which would end the process.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number in SIGNALS:
             loop.remove_signal_handler(number)
+            if ignored_after():
+                signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
 @contextmanager
 def stop_event(*, at_end_of_stdin: bool = False) -> Iterator[asyncio.Event]:
-    """An event that the first signal sets; further ones change nothing."""
+    """An event that the first signal sets; further ones change nothing until the process ends."""
     stop = asyncio.Event()
     if at_end_of_stdin:
         _set_at_end_of_stdin(stop)
-    with on_signals(lambda _: stop.set()):
+    with on_signals(lambda _: stop.set(), ignored_after=stop.is_set):
         yield stop
 
 

@@ -36,36 +36,35 @@ class Steps(Protocol):
 async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Random) -> None:
     """Run a loop until ``stop``; failures are logged when they begin and when they end.
 
+    That the database cannot be used is not: it tells that itself, once for all loops.
     It ends between two steps, for a step that is cancelled may pass over it: up to Python 3.11
     ``asyncio.wait_for``, and with it a database pool's queue, does.
     """
-    failures = 0
+    failures, told = 0, False
     while not stop.is_set():
         steps.wake.clear()
         try:
             wait_s = min(await steps.step(), IDLE_MAX_S)
         except Exception as error:  # noqa: BLE001 - told, and tried again
             failures += 1
-            if failures == 1:
+            if not told and not isinstance(error, StoreUnavailable):
+                told = True
                 tell(error, "%s fails and is tried again until it works", steps.name)
             wait_s = backoff_s(
                 failures, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S, jitter=random.random()
             )
             await _wait(clock, wait_s, stop)
         else:
-            if failures:
+            if told:
                 log.warning("%s works again after %d failures", steps.name, failures)
-            failures = 0
+            failures, told = 0, False
             if wait_s > 0:
                 await _wait(clock, wait_s, stop, steps.wake)
 
 
 def tell(error: Exception, what: str, *args: object) -> None:
-    """Log what failed, with a traceback unless the error says all that there is to say."""
-    if isinstance(error, StoreUnavailable):
-        log.error(f"{what}: %s", *args, error)  # noqa: G004
-    else:
-        log.error(what, *args, exc_info=error)
+    """Log what failed, with a traceback."""
+    log.error(what, *args, exc_info=error)
 
 
 async def _wait(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
@@ -94,6 +93,8 @@ class Background:
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
+        except StoreUnavailable:
+            pass  # the database tells it
         except Exception as error:  # noqa: BLE001 - told
             tell(error, "%s failed", self._name)
 

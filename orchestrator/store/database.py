@@ -25,7 +25,7 @@ from orchestrator.domain.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from sqlalchemy.engine import Connection
+    from sqlalchemy.engine import Connection, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -38,6 +38,8 @@ READ_WAIT_S = 5.0
 """How long a reader waits for a connection."""
 BUSY_TIMEOUT_S = 2.0
 """How long a transaction waits for a lock that another process holds."""
+CALM_S = 1.0
+"""Trouble is over once nothing has failed for so long: some connections may work, others not."""
 CLOSE_S = 2.0
 """How long what waits to be written has at the end."""
 
@@ -51,13 +53,26 @@ class Database:
         self._writer_engine = sqlite_engine(url)
         self._reader_engine = sqlite_engine(url, query_only=True)
         self._path = Path(self._writer_engine.url.database or "")
+        self._files: dict[str, os.stat_result] = {}
+
+        @event.listens_for(self._writer_engine.sync_engine, "connect")
+        def forget(*_: object) -> None:
+            # A writer that had to connect anew may have made a -wal anew.
+            self._files.pop("-wal", None)
+
+        @event.listens_for(self._reader_engine.sync_engine, "handle_error")
+        def connect_anew(context: ExceptionContext) -> None:
+            # Else one that found another file in the place goes on to read that.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+
         self._reading = asyncio.Semaphore(READERS)
         self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()
         self._group: list[_Unit[Any]] = []
-        self._failing_since: float | None = None
+        self._writes, self._reads = _Trouble("writes"), _Trouble("reads")
 
     async def __aenter__(self) -> Self:
-        self._file = self._path.stat()
+        self._files[""] = self._path.stat()
         self._writer = asyncio.create_task(self._write_forever(), name="store-writer")
         return self
 
@@ -89,11 +104,14 @@ class Database:
             async with asyncio.timeout(READ_WAIT_S):
                 await self._reading.acquire()
         except TimeoutError as error:
-            raise StoreUnavailable("the database is read by too many at once") from error
+            self._reads.note(_CROWDED)
+            raise StoreUnavailable(_CROWDED) from error
         try:
             async with self._reader_engine.begin() as connection:
                 yield connection
+            self._reads.note(None)
         except DBAPIError as error:
+            self._reads.note(str(error.orig))
             raise StoreUnavailable(f"the database cannot be read: {error.orig}") from error
         finally:
             self._reading.release()
@@ -124,11 +142,11 @@ class Database:
         try:
             async with self._writer_engine.begin() as connection:
                 results = [await unit.work(connection) for unit in group]
-                self._check_file()
+                self._check_files()
         except Exception as error:  # noqa: BLE001 - raised where the result is awaited
             why = _why_unavailable(error)
             if why is not None:
-                self._note(why)
+                self._writes.note(why)
                 for unit in group:
                     unit.fail(StoreUnavailable(f"the database cannot be written: {why}"))
             elif len(group) > 1:
@@ -137,34 +155,54 @@ class Database:
             else:
                 group[0].fail(error)
         else:
-            self._note(None)
+            self._writes.note(None)
             for unit, result in zip(group, results, strict=True):
                 unit.succeed(result)
 
-    def _check_file(self) -> None:
+    def _check_files(self) -> None:
         """Nobody else would ever see what is written to a file that its path leads to no more."""
-        try:
-            same = os.path.samestat(self._path.stat(), self._file)
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise OSError(
-                f"{self._path} is not the file any more that was opened: "
-                "put that back before the daemon ends, or what it holds is lost"
-            )
+        for suffix, if_deleted in _IF_DELETED.items():
+            path = self._path.with_name(self._path.name + suffix)
+            try:
+                found = path.stat()
+                # SQLite makes the -wal as it begins to write, and keeps it until the end.
+                same = os.path.samestat(found, self._files.setdefault(suffix, found))
+            except FileNotFoundError:
+                same = suffix not in self._files
+            if not same:
+                raise OSError(
+                    f"{path} is not the file any more that was opened: "
+                    f"move that back before the daemon ends; if it was deleted, {if_deleted}"
+                )
 
-    def _note(self, why: str | None) -> None:
-        """Tell when writes begin to fail, and when they work again."""
+
+class _Trouble:
+    """Told when it begins and when it ends, however often it is met meanwhile."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._since: float | None = None
+        self._failed_at = 0.0
+
+    def note(self, why: str | None) -> None:
+        """Take note of why it failed now; None: it worked."""
         now = asyncio.get_running_loop().time()
-        if why is None and self._failing_since is not None:
-            log.warning("writes work again after %.1f s", now - self._failing_since)
-            self._failing_since = None
-        elif why is not None and self._failing_since is None:
-            log.error("writes fail: %s", why)
-            self._failing_since = now
+        if why is not None:
+            self._failed_at = now
+            if self._since is None:
+                self._since = now
+                log.error("%s fail: %s", self._what, why)
+        elif self._since is not None and now >= self._failed_at + CALM_S:
+            log.warning("%s work again after %.1f s", self._what, now - self._since)
+            self._since = None
 
 
+_IF_DELETED = {
+    "": "restart it on a backup",
+    "-wal": "end it with SIGTERM, which saves what it holds, and start it again",
+}
 _CLOSED = "the database is closed"
+_CROWDED = "the database is read by too many at once"
 
 
 def _why_unavailable(error: Exception) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import resource
 import sqlite3
 import threading
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,6 +39,7 @@ def path(tmp_path: Path) -> Path:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BUSY_TIMEOUT_S", "CLOSE_S", "READ_WAIT_S"):
         monkeypatch.setattr(module, name, 0.1)
+    monkeypatch.setattr(module, "CALM_S", 0.0)
 
 
 @contextmanager
@@ -185,6 +186,52 @@ async def test_nothing_is_accepted_into_a_file_that_was_replaced(
     with moved(path, another=True), pytest.raises(StoreUnavailable):
         await database.write(note("meanwhile"))
     assert await noted(database) == {"before"}
+
+
+@pytest.mark.parametrize("another", [False, True])
+async def test_nothing_is_accepted_into_a_log_that_is_gone(
+    database: Database, path: Path, another: bool
+) -> None:
+    """Of what it holds, nothing is lost at a clean end."""
+    log = path.with_name(f"{path.name}-wal")
+    await database.write(note("before"))
+    log.unlink()
+    if another:
+        log.touch()
+    with pytest.raises(StoreUnavailable, match=r"-wal is not the file any more.* end it with SIG"):
+        await database.write(note("meanwhile"))
+    await database.__aexit__()
+    with closing(sqlite3.connect(path)) as after:
+        assert after.execute("SELECT name FROM partitions").fetchall() == [("before",)]
+
+
+async def test_a_log_that_was_moved_back_is_written_again(database: Database, path: Path) -> None:
+    await database.write(note("before"))
+    with (
+        moved(path.with_name(f"{path.name}-wal"), another=False),
+        pytest.raises(StoreUnavailable),
+    ):
+        await database.write(note("meanwhile"))
+    await database.write(note("after"))
+    assert await noted(database) == {"before", "after"}
+
+
+async def test_a_log_that_sqlite_empties_or_makes_anew_is_written_on(
+    database: Database, path: Path
+) -> None:
+    """At a checkpoint, and when the only connection was made anew."""
+    log = path.with_name(f"{path.name}-wal")
+    await database.write(note("a"))
+    async with database._writer_engine.connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await raw.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert log.stat().st_size == 0
+    await database.write(note("b"))
+    await database._writer_engine.dispose()
+    assert not log.exists()
+    path.with_name("taken").touch()  # else the new one may be given the old one's number
+    await database.write(note("c"))
+    assert await noted(database) == {"a", "b", "c"}
 
 
 async def test_a_lock_of_another_process_fails_all_that_wait_at_once(
@@ -351,6 +398,47 @@ async def test_too_many_readers_are_told_to_come_again(database: Database) -> No
         with pytest.raises(StoreUnavailable, match="too many"):
             await stack.enter_async_context(database.read())
     assert await noted(database) == set()
+
+
+async def test_reads_that_fail_are_told_when_they_begin_to_and_when_they_work_again(
+    database: Database, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with moved(path, another=True):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="no such table"):
+                await noted(database)
+    for _ in range(2):
+        assert await noted(database) == set()
+    begins, ends = told(caplog)
+    assert begins == ("ERROR", "reads fail: no such table: partitions")
+    assert ends[0] == "WARNING"
+    assert ends[1].startswith("reads work again after ")
+
+
+async def test_too_many_readers_are_told_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(READERS):
+            await stack.enter_async_context(database.read())
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await noted(database)
+    assert [level for level, _ in told(caplog)] == ["ERROR", "WARNING"]
+    assert told(caplog)[0][1] == "reads fail: the database is read by too many at once"
+
+
+async def test_trouble_that_comes_and_goes_is_told_once(
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when some connections work and others do not."""
+    monkeypatch.setattr(module, "CALM_S", SOON_S)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            async with database.read() as connection:
+                await connection.execute(text("SELECT nonsense"))
+        await noted(database)
+    assert [level for level, _ in told(caplog)] == ["ERROR"]
 
 
 async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(

@@ -7,14 +7,18 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator.cli import children, resources
-from orchestrator.cli.aio import Stopped, cancelled_by_signal, stop_event
+from orchestrator.cli.aio import SIGNALS, Stopped, cancelled_by_signal, stop_event
 from orchestrator.cli.children import child, free_ports
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCENARIO = resources.config_file("scenario-small.toml")
 
@@ -38,15 +42,36 @@ async def listening(started: children.Child) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def _handlers_kept() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_handlers_kept")
+@pytest.mark.parametrize("number", SIGNALS)
 async def test_a_second_signal_changes_nothing(number):
-    """The first one starts the drain, and the drain is not cut short."""
+    """The first one starts the drain, and nothing cuts that short, or the end after it."""
     with stop_event() as stop:
         os.kill(os.getpid(), number)
         await stop.wait()
         os.kill(os.getpid(), number)
         await asyncio.sleep(0.01)
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    for each in SIGNALS:
+        assert signal.getsignal(each) is signal.SIG_IGN
+        os.kill(os.getpid(), each)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*SIGNALS}
+
+
+async def test_what_ended_by_itself_leaves_signals_as_they_were():
+    with stop_event():
+        pass
+    assert [signal.getsignal(number) for number in SIGNALS] == [
+        signal.default_int_handler,
+        signal.SIG_DFL,
+    ]
 
 
 async def test_a_signal_cancels_and_cleaning_up_ends_first():

@@ -162,21 +162,39 @@ async def test_failures_are_told_when_they_begin_and_when_they_end(
     ]
 
 
-async def test_a_database_that_cannot_be_used_is_told_without_a_traceback(
+async def test_a_database_that_cannot_be_used_is_not_told_here(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls = Background("a call")
+    """It tells that itself; the waits grow all the same."""
+    calls, full, waits = Background("a call"), StoreUnavailable("the disk is full"), []
 
     async def call() -> None:
-        raise StoreUnavailable("the disk is full")
+        raise full
 
-    async with running(Steps(StoreUnavailable("the disk is full")), clock):
-        await clock.waits.get()
+    steps = Steps(full, full, 0.0)
+    async with running(steps, clock):
+        for _ in range(2):
+            waits.append(await clock.waits.get())
+            clock.advance(waits[-1])
+        await steps.over.wait()
         calls.start(call)
         assert await calls.end(END_S)
-    assert [(r.getMessage(), r.exc_info) for r in caplog.records] == [
-        ("the loop fails and is tried again until it works: the disk is full", None),
-        ("a call failed: the disk is full", None),
+    assert waits == [0.5, 1.0]
+    assert caplog.records == []
+
+
+async def test_a_failure_is_told_after_one_of_the_database(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = StoreUnavailable("the disk is full")
+    steps = Steps(full, LookupError("broken"), full, 0.0, full, 0.0)
+    async with running(steps, clock):
+        for _ in range(4):
+            clock.advance(await clock.waits.get())
+        await steps.over.wait()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the loop fails and is tried again until it works",
+        "the loop works again after 3 failures",
     ]
 
 
