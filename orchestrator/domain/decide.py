@@ -59,6 +59,8 @@ BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
 """States in which no call is known to have had effect, or not since it ran again."""
 CALL_AGAIN_AFTER_S: Final = 60.0
 """How long an acknowledged call has to show in the job before it is made again."""
+LAST_LOOKS_S: Final = 60.0
+"""How long past its deadline a job that cannot be read is tried again before it is given up."""
 
 
 def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) -> Decision:
@@ -82,7 +84,7 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
             decision = _moved(termination, Event.WITHDRAWN, now)
         case _:
             assert_never(seen)
-    return _bounded_by_deadline(decision)
+    return _bounded_by_deadline(decision, now)
 
 
 def _moved(
@@ -115,17 +117,15 @@ def _in_doubt(termination: Termination, at: datetime) -> Termination:
     return _look(replace(termination, in_doubt=True), Look.JOB, at)
 
 
-def _bounded_by_deadline(decision: Decision) -> Decision:
-    """No look is planned past the deadline: the last one is made right at it."""
+def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
+    """No look is planned past the deadline but to retry the last one, which is made right at it."""
     after = decision.after
-    if (
-        after.give_up_at is None
-        or after.look_at is None
-        or after.state is State.SETTLING
-        or after.look_at <= after.give_up_at
-    ):
+    if after.give_up_at is None or after.look_at is None or after.state is State.SETTLING:
         return decision
-    return replace(decision, after=_look(after, Look.JOB, after.give_up_at))
+    retried = after.look is Look.JOB and now >= after.give_up_at
+    if retried or after.look_at <= after.give_up_at:
+        return decision
+    return replace(decision, after=_look(after, Look.JOB, max(now, after.give_up_at)))
 
 
 # --- answers to our calls ------------------------------------------------------------------------
@@ -194,10 +194,22 @@ def _on_look_failed(
     for_good = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
     if for_good and termination.state in BEFORE_EFFECT:
         return _moved(told, Event.CALL_REFUSED, now, why=str(error))
-    if _overdue(termination, now):
-        return _moved(told, Event.GAVE_UP, now, why=str(error))
-    retry = replace(told, failures=termination.failures + 1)
-    return Decision(after=_look(retry, Look.JOB, now + _backoff(retry, policy)))
+    last_look_at = now - timedelta(seconds=LAST_LOOKS_S)
+    if _overdue(termination, last_look_at) or _unread_too_long(termination, now):
+        return _given_up(told, now, why=str(error))
+    return Decision(after=_look_again(told, now, policy))
+
+
+def _look_again(termination: Termination, now: datetime, policy: Policy) -> Termination:
+    failed = replace(termination, failures=termination.failures + 1)
+    return _look(failed, Look.JOB, now + _backoff(failed, policy))
+
+
+def _given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
+    last = termination.problem
+    message = f"{_LATE.message}; last error: {last.code}: {last.message}" if last else _LATE.message
+    late = replace(termination, problem=replace(_LATE, message=message))
+    return _moved(late, Event.GAVE_UP, now, why=why)
 
 
 def _on_job_unknown(termination: Termination, now: datetime, *, why: str) -> Decision:
@@ -217,6 +229,14 @@ def _overdue(termination: Termination, now: datetime) -> bool:
     return deadline is not None and now >= deadline
 
 
+def _unread_too_long(termination: Termination, now: datetime) -> bool:
+    """Whether what has no deadline yet, for it was never called, could not be read for so long."""
+    begun_at = max(termination.created_at, termination.not_before or termination.created_at)
+    read_at = termination.observed_at or begun_at
+    unread_s = (now - max(begun_at, read_at)).total_seconds()
+    return termination.give_up_at is None and unread_s >= termination.give_up_after_s
+
+
 # --- looks that succeeded ------------------------------------------------------------------------
 
 
@@ -231,14 +251,19 @@ def _on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Poli
         case _:
             return Decision(after=termination)
     if decision.event is None and _overdue(termination, now):
-        if seen.instances is None:
+        if seen.instances is None and termination.look is not Look.JOB:
             # Nobody is told what is live on less than a count.
             return Decision(after=_look(decision.after, Look.JOB, now))
-        late = replace(decision.after, problem=decision.after.problem or _LATE)
-        decision = _moved(late, Event.GAVE_UP, now, why="the deadline passed")
+        decision = _given_up(decision.after, now, why="the deadline passed")
     return decision
 
 
+_UNCOUNTED: Final = Problem(
+    code="Client.Uncounted",
+    message="the cloud's answer had no instance counters",
+    advice="see in the console whether instances of the job are live: without counters it cannot "
+    "be proven down",
+)
 _LATE: Final = Problem(
     code="Client.DeadlinePassed",
     message="the job was not seen down by its deadline",
@@ -282,7 +307,8 @@ def _on_job_not_called(
     if told.job_state is JobState.SUBMITTED:
         return _on_submitted(told, now, policy)
     if _needs_counters(termination, seen):
-        return Decision(after=replace(_look(told, Look.JOB, now), call_at=None))
+        told = _to_be_counted(termination, told, now, policy)
+        return Decision(after=replace(told, call_at=None))
     if evidence.proves_down(termination, seen):
         return _on_down_not_called(told, now, policy)
     if seen.next_action and termination.state is State.SENDING:
@@ -290,6 +316,19 @@ def _on_job_not_called(
         after = replace(decision.after, evidence=termination.evidence)
         return replace(decision, after=after, why="a look shows that the cloud acts on it")
     return _on_terminable(told, now, policy)
+
+
+def _to_be_counted(
+    termination: Termination, told: Termination, now: datetime, policy: Policy
+) -> Termination:
+    """Have the instances counted; later, if this look should have done so and did not."""
+    if termination.look is not Look.JOB:
+        return _look(told, Look.JOB, now)
+    give_up_at = told.give_up_at or now + timedelta(seconds=told.give_up_after_s)
+    uncounted = replace(
+        told, failures=termination.failures, problem=_UNCOUNTED, give_up_at=give_up_at
+    )
+    return _look_again(uncounted, now, policy)
 
 
 def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
@@ -386,7 +425,7 @@ def _on_finished_not_down(
     """The job reads finished; its instances were not read, or are not down yet."""
     told = replace(told, evidence=max(told.evidence, evidence.JOB_FINISHED), call_at=None)
     if seen.instances is None:
-        return _look(told, Look.JOB, now)
+        return _to_be_counted(termination, told, now, policy)
     wait_s = polling.relook_s(
         policy.poll,
         before=termination.instances,
@@ -394,7 +433,10 @@ def _on_finished_not_down(
         after=seen.instances,
         after_at=seen.observed_at,
     )
-    return _look(told, Look.JOB, now + timedelta(seconds=wait_s))
+    # Only its task was read: where nothing went down since, the job may have been revived.
+    stuck = termination.instances and seen.instances.live >= termination.instances.live
+    look = Look.SWEEP if seen.state is None and stuck else Look.JOB
+    return _look(told, look, now + timedelta(seconds=wait_s))
 
 
 def _on_job_settling(

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
     Explain = Callable[[Termination, "Surroundings"], "Explanation"]
 
+LATE_S: Final = 5.0
+"""A look that is due for longer waits for others: nobody knows when its turn comes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why it is where it is, and what comes next.
 
     ``next_action`` is what happens next; once the state is final, what a person can do, or None.
+    ``next_action_at`` is None where no time is known.
     """
 
     waiting_for: str
@@ -81,6 +85,7 @@ def _explain_queued(termination: Termination, around: Surroundings) -> Explanati
     if termination.call_at is None:
         return _look(
             termination,
+            around,
             "a look at the job before it is called",
             "look at the job, then TerminateJob",
         )
@@ -90,7 +95,7 @@ def _explain_queued(termination: Termination, around: Surroundings) -> Explanati
 def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> Explanation:
     if call_at > around.now:
         return Explanation(
-            waiting_for=f"the end of a pause after its last call{_because(termination)}",
+            waiting_for=f"the time from which it may be called{_because(termination)}",
             next_action="TerminateJob",
             next_action_at=call_at,
         )
@@ -107,18 +112,20 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
     )
 
 
-def _explain_held(termination: Termination, _: Surroundings) -> Explanation:
+def _explain_held(termination: Termination, around: Surroundings) -> Explanation:
     return _look(
         termination,
+        around,
         "the job to leave SUBMITTED, where the cloud forbids TerminateJob",
         "look again (DescribeJobs), then TerminateJob first in line",
     )
 
 
-def _explain_sending(termination: Termination, _: Surroundings) -> Explanation:
+def _explain_sending(termination: Termination, around: Surroundings) -> Explanation:
     if termination.in_doubt:
         return _look(
             termination,
+            around,
             "a look at the job: whether its TerminateJob call had effect is not known",
             "read the job (DescribeJob), then call again only if it runs on untouched",
         )
@@ -134,6 +141,7 @@ def _explain_draining(termination: Termination, around: Surroundings) -> Explana
         return replace(turn, waiting_for=f"{turn.waiting_for}; {why}")
     return _look(
         termination,
+        around,
         f"{_left(termination)}; {_job_state(termination)}",
         "look again; call it down when the job is finished and no instance is live",
     )
@@ -155,26 +163,44 @@ def _left(termination: Termination) -> str:
 def _explain_settling(termination: Termination, around: Surroundings) -> Explanation:
     settle_until = termination.settle_until or around.now
     passed = "a last look, for the settle window has passed"
-    return Explanation(
-        waiting_for=("the settle window to pass" if settle_until > around.now else passed)
-        + ": all instances were seen down, and a job can be revived by RetryJobs"
-        + _because(termination),
-        next_action="look once more, and call it verified if it is still down",
-        next_action_at=max(settle_until, termination.look_at or settle_until),
+    return _look(
+        termination,
+        around,
+        ("the settle window to pass" if settle_until > around.now else passed)
+        + ": all instances were seen down, and a job can be revived by RetryJobs",
+        "look once more, and call it verified if it is still down",
+        earliest=settle_until,
     )
 
 
-def _look(termination: Termination, waiting_for: str, next_action: str) -> Explanation:
+def _look(
+    termination: Termination,
+    around: Surroundings,
+    waiting_for: str,
+    next_action: str,
+    *,
+    earliest: datetime | None = None,
+) -> Explanation:
+    at = termination.look_at
+    late = ""
+    if at is not None and around.now - at > timedelta(seconds=LATE_S):
+        late = f"; look due since {_time(at)}" + ("" if around.trouble else ", behind other looks")
     return Explanation(
-        waiting_for=waiting_for + _because(termination),
+        waiting_for=waiting_for + _because(termination) + late,
         next_action=next_action,
-        next_action_at=termination.look_at,
+        next_action_at=None if late or at is None else max(at, earliest or at),
     )
 
 
 def _because(termination: Termination) -> str:
     problem = termination.problem
-    return f" (last error: {problem.code}: {problem.message})" if problem else ""
+    if problem is None:
+        return ""
+    if problem.code == "Client.DeadlinePassed":
+        # That the deadline passed is said already; its message may add why.
+        why = problem.message.partition("; ")[2]
+        return f" ({why})" if why else ""
+    return f" (last error: {problem.code}: {problem.message})"
 
 
 def _job_state(termination: Termination) -> str:

@@ -123,6 +123,8 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 
 LIVE_STATES: Final = tuple(state for state in State if not state.final)
 FINAL_STATES: Final = tuple(state for state in State if state.final)
+NOT_CALLED: Final = (State.QUEUED, State.HELD)
+CALLED: Final = tuple(state for state in LIVE_STATES if state not in NOT_CALLED)
 STATES_THAT_COUNT_AS_DOWN: Final = (State.VERIFIED, State.ALREADY_FINISHED)
 
 

@@ -95,7 +95,7 @@ class Partition:
             raise
         except Exception:
             until = self.clock.now() + timedelta(seconds=PUT_OFF_S)
-            await self.store.postpone(termination.id, until)
+            await self.store.postpone([termination.id], until, calls=True)
             raise
 
     def policy(self) -> Policy:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.domain.lifecycle import LIVE_STATES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
@@ -61,9 +63,18 @@ class Store(Protocol):
     """The engine's view of the database; every method raises StoreUnavailable."""
 
     async def planned(
-        self, partition: str, look: Look, limit: int, states: Sequence[State] | None = None
+        self,
+        partition: str,
+        look: Look,
+        limit: int,
+        *,
+        states: Sequence[State] = LIVE_STATES,
+        seen: bool | None = None,
     ) -> list[Termination]:
-        """Terminations (in these states) to look at by ``look``, due or not, the soonest first."""
+        """Terminations to look at by ``look``, due or not, the soonest first.
+
+        ``seen``: only those whose job a look has shown already, or has not; None: both.
+        """
 
     async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose job may be called now, first in line first."""
@@ -85,8 +96,10 @@ class Store(Protocol):
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""
 
-    async def postpone(self, termination_id: str, until: datetime) -> None:
-        """Let no look and no call of this termination be due before ``until``."""
+    async def postpone(
+        self, termination_ids: Sequence[str], until: datetime, *, calls: bool
+    ) -> None:
+        """Let no look of these (and no call, with ``calls``) be due before ``until``."""
 
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt

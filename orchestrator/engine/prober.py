@@ -14,28 +14,30 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decide import CALL_AGAIN_AFTER_S, decide
-from orchestrator.domain.errors import CloudError
+from orchestrator.domain.errors import CloudError, StoreUnavailable
 from orchestrator.domain.jobs import JobSeen
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
 from orchestrator.domain.seen import LookFailed
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.loop import IDLE_MAX_S, Background
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from datetime import datetime
 
     from orchestrator.domain.quota import Permit
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
 
+    Kind = Callable[[int], Awaitable[list[Termination]]]
+
 LOOKS_PER_STEP = 16
+PAUSE_S = 5.0
 COUNT_EVERY_S = 2.0
 """How old the counters of a watched job may grow while there is quota to spare."""
 COUNT_ALL_EVERY_S = CALL_AGAIN_AFTER_S
 """And those of any other."""
-CALLED = (State.SENDING, State.DRAINING, State.SETTLING)
-NOT_CALLED = (State.QUEUED, State.HELD)
 
 
 class Prober:
@@ -50,39 +52,74 @@ class Prober:
         self._on_change = on_change
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
-        self._turns = [CALLED, NOT_CALLED]
-        """Proofs and first looks take turns: many of one kind do not hold up the other."""
+        self._turns: list[Kind] = [
+            self._proofs,
+            self._first_looks,
+            self._unlisted,
+            self._long_uncounted,
+        ]
+        """They take turns: many of one kind do not hold up another."""
         self._count_all_at = 0.0
+        self._resume_at = 0.0
 
     async def step(self) -> float:
         """Start the looks that are due and may leave; returns the seconds until the next."""
-        partition = self._partition
-        now = partition.clock.now()
+        paused_s = self._resume_at - self._partition.clock.monotonic()
+        if paused_s > 0:
+            return paused_s
+        now = self._partition.clock.now()
         limit = len(self._under_way) + LOOKS_PER_STEP
-        planned = [
-            await partition.store.planned(partition.name, Look.JOB, limit, states)
-            for states in self._turns
-        ]
+        found = [(kind, await kind(limit)) for kind in self._turns]
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
-        for row in _by_turns(planned):
-            due_s = ((row.look_at or now) - now).total_seconds()
-            pacer = min(self._pacers_for(row), key=lambda pacer: pacer.wait_s())
+        for kind, row in _by_turns(found):
             if row.id in self._under_way:
                 continue
+            due_s = 0.0 if kind == self._long_uncounted else _seconds_until(row.look_at, now)
+            pacer = min(self._pacers_for(row), key=lambda pacer: pacer.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
             elif pacer.wait_s() > 0:
                 blocked_s.append(pacer.wait_s())
-                proofs_wait = proofs_wait or row.state in CALLED
+                proofs_wait = proofs_wait or kind == self._proofs
             else:
                 self._start(row, pacer)
-                self._turns.sort(key=lambda states: row.state in states)
+                self._turns.remove(kind)
+                self._turns.append(kind)
         self._tell_sweeper(proofs_wait=proofs_wait)
         if blocked_s:
             return min(blocked_s)
-        if next_s == math.inf and any(len(rows) == limit for rows in planned):
+        if next_s == math.inf and any(len(rows) == limit for _, rows in found):
             return 0.0
-        return min(next_s, await self._count())
+        return min(next_s, await self._count_for_watchers())
+
+    async def _proofs(self, limit: int) -> list[Termination]:
+        """Jobs that were called, to be proven down or found out about."""
+        return await self._partition.store.planned(
+            self._partition.name, Look.JOB, limit, states=CALLED
+        )
+
+    async def _first_looks(self, limit: int) -> list[Termination]:
+        """Jobs that a sweep has shown to exist."""
+        return await self._partition.store.planned(
+            self._partition.name, Look.JOB, limit, states=NOT_CALLED, seen=True
+        )
+
+    async def _unlisted(self, limit: int) -> list[Termination]:
+        """Jobs that no sweep has shown."""
+        return await self._partition.store.planned(
+            self._partition.name, Look.JOB, limit, states=NOT_CALLED, seen=False
+        )
+
+    async def _long_uncounted(self, limit: int) -> list[Termination]:
+        """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
+        partition = self._partition
+        if partition.clock.monotonic() < self._count_all_at:
+            return []
+        before = partition.clock.now() - timedelta(seconds=COUNT_ALL_EVERY_S)
+        rows = await partition.store.uncounted(partition.name, before, None, limit)
+        if not rows:
+            self._count_all_at = partition.clock.monotonic() + IDLE_MAX_S
+        return rows
 
     def _start(self, row: Termination, pacer: Pacer) -> None:
         self._under_way.add(row.id)
@@ -93,36 +130,21 @@ class Prober:
             self._partition.proofs_wait = proofs_wait
             self._on_change()
 
-    async def _count(self) -> float:
-        """Spend what nothing else needs on counting the instances of jobs that drain.
-
-        Those of watched operations come first and often; the others now and then, so that a job
-        that runs on untouched is seen.
-        """
-        if self._by_job.wait_s() > 0:
-            return self._by_job.wait_s()
+    async def _count_for_watchers(self) -> float:
+        """Spend what nothing else needs on the progress of operations that somebody watches."""
         partition = self._partition
         watched = partition.watched.operations()
-        row = await self._uncounted(COUNT_EVERY_S, watched) if watched else None
-        if row is None and partition.clock.monotonic() >= self._count_all_at:
-            row = await self._uncounted(COUNT_ALL_EVERY_S, None)
-            if row is None:
-                self._count_all_at = partition.clock.monotonic() + IDLE_MAX_S
-        if row is None:
-            return COUNT_EVERY_S / 4 if watched else math.inf
-        self._start(row, self._by_job)
-        return 0.0
-
-    async def _uncounted(
-        self, seconds: float, operation_ids: Sequence[str] | None
-    ) -> Termination | None:
-        """A job whose counters are older than this, and nobody reads them now."""
-        partition = self._partition
-        before = partition.clock.now() - timedelta(seconds=seconds)
-        rows = await partition.store.uncounted(
-            partition.name, before, operation_ids, len(self._under_way) + 1
-        )
-        return next((row for row in rows if row.id not in self._under_way), None)
+        if not watched:
+            return math.inf
+        if self._by_job.wait_s() > 0:
+            return self._by_job.wait_s()
+        before = partition.clock.now() - timedelta(seconds=COUNT_EVERY_S)
+        limit = len(self._under_way) + 1
+        for row in await partition.store.uncounted(partition.name, before, watched, limit):
+            if row.id not in self._under_way:
+                self._start(row, self._by_job)
+                return 0.0
+        return COUNT_EVERY_S / 4
 
     async def end(self, within_s: float) -> bool:
         """Let the calls under way end; False where one had to be cut off."""
@@ -149,6 +171,10 @@ class Prober:
                 await partition.store.apply([(row, decision)], now)
             partition.count_finish(decision)
             await partition.note(seen.error if isinstance(seen, LookFailed) else None)
+        except StoreUnavailable:
+            # What is read while nothing can be written is read in vain.
+            self._resume_at = partition.clock.monotonic() + PAUSE_S
+            raise
         finally:
             self._under_way.discard(row.id)
             self._on_change()
@@ -169,5 +195,13 @@ class Prober:
         )
 
 
-def _by_turns(planned: Sequence[Sequence[Termination]]) -> Iterator[Termination]:
-    return (row for row in chain.from_iterable(zip_longest(*planned)) if row is not None)
+def _by_turns(
+    found: Sequence[tuple[Kind, Sequence[Termination]]],
+) -> Iterator[tuple[Kind, Termination]]:
+    """One row of each kind after the other."""
+    columns = ([(kind, row) for row in rows] for kind, rows in found)
+    return (each for each in chain.from_iterable(zip_longest(*columns)) if each is not None)
+
+
+def _seconds_until(time: datetime | None, now: datetime) -> float:
+    return (time - now).total_seconds() if time else 0.0

@@ -5,26 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
+from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobUnlisted
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.loop import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from orchestrator.domain.lifecycle import State
     from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
 
+    Kind = Callable[[], Awaitable[tuple[Sequence[Termination], float]]]
+
 JOBS_PER_CALL = 100
-SUSPECTS_MAX = 8
+SUSPECTS_MAX = 4
 """So many jobs, of which one at least spoilt a call for all, are read one by one."""
+SUSPECTED_S = 60.0
+"""How long the jobs of a call that was refused are kept from the other sweeps."""
+REFUSED_MAX = 8
+"""Refusals after which DescribeJobs itself counts as forbidden, if it has never worked."""
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
@@ -40,10 +50,13 @@ class Sweeper:
         self._partition = partition
         self._pacer = partition.pacers["DescribeJobs"]
         self._on_change = on_change
-        self._batch = JOBS_PER_CALL
+        self._turns: list[Kind] = [self._called, self._not_called, self._suspected]
+        """They take turns: many of one kind do not hold up another."""
+        self._suspects: deque[Sequence[Termination]] = deque()
+        self._works: bool | None = None
+        self._refusals = 0
         self._failures = 0
         self._resume_at = 0.0
-        self._told_forbidden = False
 
     async def step(self) -> float:
         """Sweep if a job is due; returns the seconds until the next one is."""
@@ -51,21 +64,46 @@ class Sweeper:
         wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
         if wait_s > 0:
             return wait_s
-        now = partition.clock.now()
-        rows = await partition.store.planned(partition.name, Look.SWEEP, self._batch)
+        next_s = math.inf
+        for kind in list(self._turns):
+            rows, due_s = await kind()
+            if rows and due_s <= 0:
+                self._turns.remove(kind)
+                self._turns.append(kind)
+                return await self._sweep(rows)
+            next_s = min(next_s, due_s)
+        return next_s
+
+    async def _called(self) -> tuple[Sequence[Termination], float]:
+        return await self._planned(CALLED)
+
+    async def _not_called(self) -> tuple[Sequence[Termination], float]:
+        return await self._planned(NOT_CALLED)
+
+    async def _suspected(self) -> tuple[Sequence[Termination], float]:
+        return (self._suspects.popleft(), 0.0) if self._suspects else ((), math.inf)
+
+    async def _planned(self, states: Sequence[State]) -> tuple[Sequence[Termination], float]:
+        """The jobs to sweep next, and in how many seconds."""
+        partition, now = self._partition, self._partition.clock.now()
+        rows = await partition.store.planned(
+            partition.name, Look.SWEEP, JOBS_PER_CALL, states=states
+        )
         if not rows:
-            return math.inf
+            return (), math.inf
         due_at = sweep_due_at(
             partition.poll,
             [(row.state, row.look_at) for row in rows if row.look_at],
-            full=len(rows) == self._batch,
+            full=len(rows) == JOBS_PER_CALL,
             proofs_wait=partition.proofs_wait,
         )
-        if due_at > now:
-            return (due_at - now).total_seconds()
-        return await self._sweep(
-            [row for row in rows if row.region == rows[0].region and not row.begins_after(now)]
-        )
+        apart = {row.id for group in self._suspects for row in group}
+        together = [
+            row
+            for row in rows
+            if row.region == rows[0].region and row.id not in apart and not row.begins_after(now)
+        ]
+        return together, (due_at - now).total_seconds()
 
     async def _sweep(self, rows: Sequence[Termination]) -> float:
         partition = self._partition
@@ -80,8 +118,8 @@ class Sweeper:
             await partition.note(error)
             return await self._on_failure(rows, error)
         await partition.note(None)
-        self._failures = 0
-        self._batch = min(JOBS_PER_CALL, 2 * self._batch)
+        self._failures = self._refusals = 0
+        self._works = True
         await self._take_in([(row, seen.get(row.job_id) or JobUnlisted()) for row in rows])
         return 0.0
 
@@ -91,30 +129,34 @@ class Sweeper:
         Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
         malformed id may refuse a whole call.
         """
+        partition = self._partition
         if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
             self._failures += 1
             wait_s = backoff_s(
                 self._failures,
                 base_s=BACKOFF_BASE_S,
                 max_s=BACKOFF_MAX_S,
-                jitter=self._partition.random.random(),
+                jitter=partition.random.random(),
             )
-            self._resume_at = self._partition.clock.monotonic() + wait_s
+            self._resume_at = partition.clock.monotonic() + wait_s
             return wait_s
-        if len(rows) > SUSPECTS_MAX:
-            self._batch = len(rows) // 2
-            return 0.0
-        if error.kind is CloudErrorKind.UNAUTHORIZED and not self._told_forbidden:
-            self._told_forbidden = True
+        self._refusals += 1
+        if self._works is None and self._refusals == REFUSED_MAX:
+            self._works = False
             log.warning(
-                "%s: DescribeJobs is refused for one at least of %s; such jobs are read by "
-                "DescribeJob: %s: %s",
+                "%s: DescribeJobs is refused whatever it is asked; jobs are read by DescribeJob: "
+                "%s: %s",
                 self.name,
-                ", ".join(row.job_id for row in rows),
                 error,
                 error.advice or "",
             )
-        await self._take_in([(row, JobUnlisted()) for row in rows])
+        if self._works is False or len(rows) <= SUSPECTS_MAX:
+            await self._take_in([(row, JobUnlisted()) for row in rows])
+            return 0.0
+        half = len(rows) // 2
+        self._suspects += [rows[:half], rows[half:]]
+        until = partition.clock.now() + timedelta(seconds=SUSPECTED_S)
+        await partition.store.postpone([row.id for row in rows], until, calls=False)
         return 0.0
 
     async def _take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.lifecycle import LIVE_STATES, State
 from orchestrator.domain.terminations import Look
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
@@ -39,16 +39,26 @@ class WorkingSet:
         self._database = database
 
     async def planned(
-        self, partition: str, look: Look, limit: int, states: Sequence[State] | None = None
+        self,
+        partition: str,
+        look: Look,
+        limit: int,
+        *,
+        states: Sequence[State] = LIVE_STATES,
+        seen: bool | None = None,
     ) -> list[Termination]:
-        """Terminations (in these states) to look at by ``look``, due or not, the soonest first."""
+        """Terminations to look at by ``look``, due or not, the soonest first.
+
+        ``seen``: only those whose job a look has shown already, or has not; None: both.
+        """
         query = select(terminations).where(
             terminations.c.partition == partition,
             terminations.c.look == look,
             terminations.c.look_at.is_not(None),
+            terminations.c.state.in_(states),
         )
-        if states is not None:
-            query = query.where(terminations.c.state.in_(states))
+        if seen is not None:
+            query = query.where(terminations.c.job_state.is_(None) != seen)
         return await self._fetch(query.order_by(terminations.c.look_at).limit(limit))
 
     async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
@@ -116,14 +126,18 @@ class WorkingSet:
 
         return await self._database.write(work)
 
-    async def postpone(self, termination_id: str, until: datetime) -> None:
-        """Let no look and no call of this termination be due before ``until``."""
+    async def postpone(
+        self, termination_ids: Sequence[str], until: datetime, *, calls: bool
+    ) -> None:
+        """Let no look of these (and no call, with ``calls``) be due before ``until``."""
+        t = terminations.c
+        columns = (t.look_at, t.call_at) if calls else (t.look_at,)
 
         async def work(connection: AsyncConnection) -> None:
-            for column in (terminations.c.look_at, terminations.c.call_at):
+            for column in columns:
                 await connection.execute(
                     update(terminations)
-                    .where(terminations.c.id == termination_id, column < until)
+                    .where(t.id.in_(termination_ids), column < until)
                     .values({column: until})
                 )
 
@@ -177,7 +191,8 @@ class WorkingSet:
     async def adopt(self, *, account: str, region: str, partition: str) -> None:
         """Hand the unfinished work of a region to the partition that its calls go to now.
 
-        The host in an account's configuration may have changed since it was submitted.
+        The host in an account's configuration may have changed since it was submitted.  The
+        partition's trouble is forgotten: what an earlier process met may be over.
         """
 
         async def work(connection: AsyncConnection) -> None:
@@ -192,6 +207,11 @@ class WorkingSet:
                     )
                     .values(partition=partition)
                 )
+            await connection.execute(
+                update(partitions)
+                .where(partitions.c.name == partition, partitions.c.trouble_code.is_not(None))
+                .values(trouble_code=None, trouble_message=None, trouble_advice=None)
+            )
 
         await self._database.write(work)
 

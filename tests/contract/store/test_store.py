@@ -242,7 +242,7 @@ WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
     ),
     "job-lost": (
         State.UNVERIFIED,
-        "Client.Timeout",
+        "Client.DeadlinePassed",
         [
             CallStarted(),
             CallAccepted("r2"),
@@ -265,13 +265,13 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
         assert (unfinished.outcome, unfinished.finished_at) == (None, None)
         _, _, seen = WENT[row.job_id]
         for number, each in enumerate(seen, start=1):
-            at = later(60) if number == len(seen) else NOW
+            at = later(120) if number == len(seen) else NOW
             decision = decide(before, each, at, POLICY)
             await store.apply([(before, decision)], at)
             before = decision.after
     operation = await records.operation("op_1")
     assert operation is not None
-    assert (operation.outcome, operation.finished_at) == ("partial", later(60))
+    assert (operation.outcome, operation.finished_at) == ("partial", later(120))
     assert operation.jobs_by_state == {state: 1 for state, _, _ in WENT.values()}
     reported = {
         record.termination.job_id: record.termination
@@ -279,10 +279,13 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     }
     assert set(reported) == set(WENT)
     for job_id, (state, code, _) in WENT.items():
-        assert reported[job_id].state is state
-        assert reported[job_id].problem == (
-            code and Problem(code=code, message=f"about {code}", advice=f"against {code}")
-        )
+        problem = reported[job_id].problem
+        assert (reported[job_id].state, problem and problem.code) == (state, code)
+    refused, lost = reported["job-refused"].problem, reported["job-lost"].problem
+    assert refused is not None
+    assert (refused.message, refused.advice) == (f"about {refused.code}", f"against {refused.code}")
+    assert lost is not None
+    assert lost.message.endswith("last error: Client.Timeout: about Client.Timeout")
     assert reported["job-lost"].instances == LIVE
 
 
@@ -402,3 +405,17 @@ async def test_trouble_is_told_with_the_partitions_terminations(
     await store.set_trouble(PARTITION, None)
     (record,) = await records.terminations(after=0, limit=10)
     assert record.trouble is None
+
+
+async def test_trouble_that_an_earlier_process_stored_is_forgotten_at_a_start(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    """Of this partition; nobody knows whether it lasts."""
+    await submit(records, 1, "job-1")
+    await submit(records, 2, "job-2", partition="other@host")
+    for partition in (PARTITION, "other@host"):
+        await store.set_trouble(partition, Problem(code="C", message="m", advice="a"))
+    await store.adopt(account="main", region="elsewhere", partition=PARTITION)
+    mine, other = await records.terminations(after=0, limit=10)
+    assert mine.trouble is None
+    assert other.trouble == Problem(code="C", message="m", advice="a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,8 +39,8 @@ def in_doubt() -> Termination:
     return termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600))
 
 
-def overdue(state: State) -> Termination:
-    return termination(state, in_doubt=state is State.SENDING, give_up_at=NOW)
+def overdue(state: State, *, by_s: float = 0) -> Termination:
+    return termination(state, in_doubt=state is State.SENDING, give_up_at=later(-by_s))
 
 
 def called(state: State) -> Termination:
@@ -98,7 +99,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     *[
         (
             f"not readable any more, {kind}",
-            settling(settle_until=later(-3600)),
+            settling(settle_until=later(-3660)),
             LookFailed(error(kind)),
             Event.GAVE_UP,
         )
@@ -121,7 +122,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
     ],
     *[
-        (f"deadline in {state}", overdue(state), LookFailed(error(kind)), Event.GAVE_UP)
+        (f"deadline in {state}", overdue(state, by_s=60), LookFailed(error(kind)), Event.GAVE_UP)
         for state in (State.QUEUED, State.HELD, State.SENDING, State.DRAINING)
         for kind in (CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.THROTTLED)
     ],
@@ -404,6 +405,72 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
     assert after.look is Look.JOB
     assert after.look_at is not None
     assert after.look_at <= later(9)
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.HELD, State.SENDING, State.DRAINING])
+def test_a_job_that_cannot_be_read_at_its_deadline_is_tried_for_a_minute_more(
+    state: State,
+) -> None:
+    late = overdue(state)
+    failed = LookFailed(error(CloudErrorKind.THROTTLED))
+    again = decide(late, failed, later(59), POLICY)
+    assert again.event is None
+    assert (again.after.look, again.after.look_at) == (Look.JOB, later(60))
+    given_up = decide(again.after, failed, later(60), POLICY).after
+    assert given_up.problem is not None
+    assert given_up.problem.code == "Client.DeadlinePassed"
+    assert given_up.problem.message.endswith("; last error: Some.Code: what happened")
+    assert given_up.problem.advice
+    assert "end there what is live" in given_up.problem.advice
+
+
+def test_a_job_that_could_never_be_read_is_given_up_after_its_time() -> None:
+    """No call has started its time; what was read of it since does."""
+    failed = LookFailed(error(CloudErrorKind.OUTCOME_UNKNOWN))
+    assert decide(termination(), failed, later(3599), POLICY).event is None
+    assert decide(termination(), failed, later(3600), POLICY).event is Event.GAVE_UP
+    read_once = termination(observed_at=later(10))
+    assert decide(read_once, failed, later(3609), POLICY).event is None
+    not_before = termination(not_before=later(100))
+    assert decide(not_before, failed, later(3699), POLICY).event is None
+    assert decide(not_before, failed, later(3700), POLICY).event is Event.GAVE_UP
+    assert decide(termination(), swept(RUNNING), later(9999), POLICY).after.call_at == later(9999)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        termination(look=Look.JOB),
+        termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600)),
+        termination(State.DRAINING, look=Look.JOB, give_up_at=later(3600), failures=0),
+    ],
+    ids=lambda t: t.state,
+)
+def test_an_answer_without_counters_is_no_reason_to_ask_again_at_once(before: Termination) -> None:
+    at, looks = NOW, []
+    known = before
+    while not known.state.final:
+        known = decide(known, read(FAILED, None), at, POLICY).after
+        assert known.problem is not None
+        looks.append(at)
+        at = known.look_at or at
+        assert len(looks) < 100
+    assert [(b - a).total_seconds() for a, b in pairwise(looks[:8])] == [1, 2, 4, 8, 16, 32, 60]
+    assert (known.state, looks[-1]) == (State.UNVERIFIED, later(3600))
+    assert known.problem is not None
+    assert "no instance counters" in known.problem.message
+
+
+def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_too() -> None:
+    """DescribeTask tells no job state: the job may have been revived since it read FAILED."""
+    before = termination(
+        State.DRAINING, job_state=FAILED, instances=LIVE, instances_observed_at=later(-1)
+    )
+    by_task = replace(read(None, LIVE), next_action=None)
+    fewer = replace(by_task, instances=InstanceCounters(running=3, failed=7))
+    assert decide(before, by_task, NOW, POLICY).after.look is Look.SWEEP
+    assert decide(before, fewer, NOW, POLICY).after.look is Look.JOB
+    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.look is Look.JOB
 
 
 def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:

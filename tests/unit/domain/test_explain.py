@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.explain import Explanation, Surroundings, explain
+from orchestrator.domain.explain import LATE_S, Explanation, Surroundings, explain
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.domain.quota import Quota
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 THROTTLED = Problem(code="RequestLimitExceeded", message="too many calls")
 TROUBLE = Problem(code="Client.Timeout", message="no answer", advice="check the network")
+UNCOUNTED = Problem(
+    code="Client.Uncounted", message="the cloud's answer had no instance counters", advice="wait"
+)
+GIVEN_UP = "nothing: it was given up at its deadline with "
+NOT_READ_AGAIN = (
+    "nothing: every instance was seen down, but the job could not be read again after the settle "
+    "window"
+)
 FINISHED = {"look_at": None, "finished_at": NOW}
 
 
@@ -117,8 +125,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "called again after a pause",
         State.QUEUED,
         {"ahead": 0},
-        {"call_at": later(8), "problem": THROTTLED},
-        "the end of a pause after its last call (last error: RequestLimitExceeded: too many calls)",
+        {"call_at": later(8), "revision": 2, "problem": THROTTLED},
+        "may be called (last error: RequestLimitExceeded: too many calls)",
         "TerminateJob",
         later(8),
     ),
@@ -249,6 +257,15 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         later(2),
     ),
     (
+        "to be called again, but put off",
+        State.DRAINING,
+        {},
+        {"call_at": later(8), "acknowledged_at": later(-90), "job_state": JobState.RUNNING},
+        "the time from which it may be called; it ran on or was revived after its last call:",
+        "TerminateJob",
+        later(8),
+    ),
+    (
         "settling",
         State.SETTLING,
         {},
@@ -298,12 +315,98 @@ def test_what_a_live_one_waits_for(
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
-def test_what_is_late_is_due_now(state: State) -> None:
-    """As while calls fail, or where the loops are behind: nothing is planned for the past."""
-    late: dict[str, Any] = {"look_at": later(-300), "settle_until": later(-300)}
-    for changes in (late, late | {"call_at": later(-300)}, late | {"in_doubt": True}):
-        assert told(state, **changes).next_action_at in (NOW, None)
-    assert told(state, **late, in_doubt=True).next_action_at == NOW
+def test_a_look_that_is_a_little_late_is_due_now(state: State) -> None:
+    """Nothing is planned for the past."""
+    late: dict[str, Any] = {"look_at": later(-LATE_S), "settle_until": later(-LATE_S)}
+    found = told(state, **late, in_doubt=True)
+    assert found.next_action_at == NOW
+    assert "due since" not in found.waiting_for
+
+
+@pytest.mark.parametrize("state", LIVE_STATES, ids=str)
+def test_a_look_behind_others_has_no_time(state: State) -> None:
+    """Or it would be due now at every poll, for minutes; what is asked for stands beside it."""
+    usual = told(state, in_doubt=True, settle_until=later(30), problem=THROTTLED)
+    late: dict[str, Any] = {"look_at": later(-LATE_S - 1), "settle_until": later(30)}
+    late |= {"problem": THROTTLED, "in_doubt": True}
+    found = told(state, **late)
+    due = f"{usual.waiting_for}; look due since 2026-01-01T11:59:54Z"
+    assert found.waiting_for == f"{due}, behind other looks"
+    assert (found.next_action, found.next_action_at) == (usual.next_action, None)
+    troubled = told(state, {"trouble": TROUBLE}, **late)
+    assert troubled.waiting_for == f"{due}; calls to the cloud fail (Client.Timeout: no answer)"
+    assert troubled.next_action_at is None
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING], ids=str)
+def test_what_waits_for_its_call_waits_for_no_look(state: State) -> None:
+    found = told(state, look_at=later(-300), call_at=later(-300))
+    assert "due since" not in found.waiting_for
+    assert found.next_action_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "waiting_for"),
+    [
+        (State.QUEUED, {}, "a look at the job before it is called"),
+        (
+            State.SENDING,
+            {"in_doubt": True},
+            "a look at the job: whether its TerminateJob call had effect is not known",
+        ),
+        (
+            State.DRAINING,
+            {},
+            "its instances, which are not counted yet, to go down; the job reads FAILED",
+        ),
+        (
+            State.DRAINING,
+            {"instances": LIVE},
+            "4 of 10 instances to go down; the job reads FAILED",
+        ),
+        (
+            State.UNVERIFIED,
+            {},
+            f"{GIVEN_UP}its instances never counted; the job reads FAILED",
+        ),
+        (State.UNVERIFIED, {"evidence": 3}, NOT_READ_AGAIN),
+    ],
+)
+def test_an_answer_without_counters_is_told(
+    state: State, changes: dict[str, Any], waiting_for: str
+) -> None:
+    found = told(state, **changes, job_state=JobState.FAILED, problem=UNCOUNTED)
+    assert found.waiting_for == (
+        f"{waiting_for} (last error: Client.Uncounted: the cloud's answer had no instance counters)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("", ""),
+        (
+            "; last error: InternalError: busy; try again",
+            " (last error: InternalError: busy; try again)",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("changes", "given_up"),
+    [
+        (
+            {"instances": LIVE, "job_state": JobState.RUNNING},
+            f"{GIVEN_UP}4 of 10 instances live at the last count; the job reads RUNNING",
+        ),
+        ({"evidence": 3}, NOT_READ_AGAIN),
+    ],
+)
+def test_that_the_deadline_passed_is_said_once(
+    changes: dict[str, Any], given_up: str, more: str, why: str
+) -> None:
+    message = f"the job was not seen down by its deadline{more}"
+    problem = Problem(code="Client.DeadlinePassed", message=message)
+    assert told(State.UNVERIFIED, **changes, problem=problem).waiting_for == given_up + why
 
 
 @pytest.mark.parametrize(

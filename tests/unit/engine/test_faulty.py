@@ -12,6 +12,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.partition import PUT_OFF_S
+from orchestrator.engine.prober import PAUSE_S
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids
 
@@ -104,5 +105,7 @@ async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Datab
             await step()
     await world.execute("UPDATE terminations SET look = 'job'")
     await world.probe()
+    assert await world.probe() == PAUSE_S
+    assert len(world.called("DescribeJob")) == 2, "nothing is read in vain"
     after = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
     assert [(t.look_at, t.call_at) for t in after] == [(t.look_at, t.call_at) for t in before]
