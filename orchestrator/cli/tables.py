@@ -25,7 +25,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     State.NOT_FOUND: "the cloud does not know the job",
     State.REFUSED: "the cloud refuses for good",
     State.WITHDRAWN: "taken back before a call was sent",
-    State.UNVERIFIED: "gave up with instances live or unknown",
+    State.UNVERIFIED: "gave up: live, or not known to be down for good",
 }
 
 
