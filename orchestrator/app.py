@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import os
+import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,20 +22,28 @@ from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.domain.ids import new_id
+from orchestrator.engine.leases import Leases
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops, running
 from orchestrator.engine.watched import Watched
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.store.database import Database
+from orchestrator.store.leases import StoredLeases
 from orchestrator.store.lock import only_process
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable
+    from random import Random
 
-    from orchestrator.settings import Settings
+    from orchestrator.cloud.transport import Transport
+    from orchestrator.domain.quota import Quota
+    from orchestrator.engine.lease import Lease
+    from orchestrator.engine.ports import Clock
+    from orchestrator.settings import Account, Settings
 
 KEEPALIVE_S = 30.0
 
@@ -47,7 +57,8 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        # Leases need one that counts the time in which the machine was suspended, where there is.
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -63,71 +74,98 @@ class Daemon:
 @asynccontextmanager
 async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
     """Run the daemon; leaving the context stops it, within ten seconds."""
-    clock = SystemClock()
+    clock, chance = SystemClock(), SystemRandom()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
         revision = await upgrade(settings.database.url)
-        log.info("database %s is at schema revision %s", settings.database.url, revision)
-        database = await stack.enter_async_context(Database(settings.database.url))
-        watched = Watched(clock)
-        loops = await _partitions(settings, stack, WorkingSet(database), watched, clock)
-        context = _context(settings, StoredRecords(database, clock.now), loops, watched, clock)
-        url = await _listen(settings, stack, context)
-        await stack.enter_async_context(running(loops.values()))
-        log.info("serving %s, %d partitions", url, len(loops))
-        yield Daemon(url)
-        log.info("stopping")
-
-
-async def _partitions(
-    settings: Settings,
-    stack: AsyncExitStack,
-    store: WorkingSet,
-    watched: Watched,
-    clock: SystemClock,
-) -> dict[str, PartitionLoops]:
-    """The loops of every partition that the configuration names, one cloud per account."""
-    loops: dict[str, PartitionLoops] = {}
-    for name, account in settings.accounts.items():
+        database = await stack.enter_async_context(Database(settings.database.url, clock.now))
+        log.info("database %s is at schema revision %s", database.dialect.name, revision)
         transport = AiohttpTransport(
             connect_timeout_s=settings.engine.call_timeout_s / 2,
             total_timeout_s=settings.engine.call_timeout_s,
         )
         stack.push_async_callback(transport.close)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        made = await replica(name, Environment(settings, database, transport, clock, chance))
+        url = await _listen(settings, stack, made.context)
+        await stack.enter_async_context(running(made.leases, chance))
+        await stack.enter_async_context(database.listening(made.leases.notice))
+        log.info("serving %s", url)
+        yield Daemon(url)
+        log.info("stopping")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a replica finds; time and chance come from here alone."""
+
+    settings: Settings
+    database: Database
+    transport: Transport
+    clock: Clock
+    random: Random
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica but for its network: what the API works with, and what drives partitions."""
+
+    context: Context
+    leases: Leases
+
+
+async def replica(name: str, env: Environment) -> Replica:
+    """Put a replica together, and hand it the work of regions whose host has changed."""
+    stored = StoredLeases(env.database)
+    for account_name, account in env.settings.accounts.items():
+        for region, partition in account.partitions(account_name).items():
+            await stored.adopt(account=account_name, region=region, partition=partition)
+    watched = Watched(env.clock)
+    makers = _partitions(env, watched)
+    leases = Leases(
+        stored,
+        env.settings.engine.lease.policy(),
+        makers.keys(),
+        drive=lambda lease: PartitionLoops(makers[lease.fence.partition](lease)),
+        new_id=lambda: new_id(name, env.random),
+        clock=env.clock,
+    )
+    return Replica(_context(env, leases, watched), leases)
+
+
+def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease], Partition]]:
+    """What makes each partition that the configuration names, one cloud per account."""
+    makers: dict[str, Callable[[Lease], Partition]] = {}
+    for name, account in env.settings.accounts.items():
+        provider, options = account.credentials.provider, account.credentials.options()
         cloud = TencentBatch(
             endpoint=account.endpoint,
-            credentials=build_provider(
-                account.credentials.provider, account.credentials.options(), clock
-            ),
-            clock=clock,
-            transport=transport,
+            credentials=build_provider(provider, options, env.clock),
+            clock=env.clock,
+            transport=env.transport,
         )
-        for region, partition_name in account.partitions(name).items():
-            await store.adopt(account=name, region=region, partition=partition_name)
-            if partition_name in loops:
-                continue
-            loops[partition_name] = PartitionLoops(
-                Partition(
-                    name=partition_name,
-                    cloud=cloud,
-                    store=store,
-                    clock=clock,
-                    random=random.SystemRandom(),
-                    quotas=account.quotas.model_dump(),
-                    watched=watched,
-                    poll=settings.engine.poll.policy(),
-                )
+
+        def make(
+            lease: Lease, cloud: TencentBatch = cloud, account: Account = account
+        ) -> Partition:
+            return Partition(
+                lease=lease,
+                cloud=cloud,
+                store=WorkingSet(env.database, lease.fence),
+                clock=env.clock,
+                random=env.random,
+                quotas=account.quotas.model_dump(),
+                watched=watched,
+                poll=env.settings.engine.poll.policy(),
             )
-    return loops
+
+        makers |= dict.fromkeys(account.partitions(name).values(), make)
+    return makers
 
 
-def _context(
-    settings: Settings,
-    records: StoredRecords,
-    loops: Mapping[str, PartitionLoops],
-    watched: Watched,
-    clock: SystemClock,
-) -> Context:
+def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
+    settings, now = env.settings, env.clock.now
+    records = StoredRecords(env.database, now)
     submission = Submission(
         records=records,
         accounts={
@@ -138,26 +176,26 @@ def _context(
         },
         default_settle_s=settings.engine.settle_s,
         default_give_up_after_s=settings.engine.give_up_after_s,
-        now=clock.now,
-        random=random.SystemRandom(),
-        on_accepted=lambda partition: loops[partition].wake(),
+        now=now,
+        random=env.random,
+        on_accepted=leases.notice,
     )
 
     async def ready() -> dict[str, object]:
         await records.ping()
-        troubles = {
-            name: each.partition.trouble.code
-            for name, each in loops.items()
-            if each.partition.trouble is not None
-        }
+        troubles = await records.troubles()
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
+
+    def quota(name: str) -> Quota | None:
+        partition = leases.partition(name)
+        return partition.pacers[TERMINATE_JOB].quota if partition else None
 
     return Context(
         records=records,
         submission=submission,
-        quotas={n: each.partition.pacers[TERMINATE_JOB].quota for n, each in loops.items()},
+        quota=quota,
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
-        now=clock.now,
+        now=now,
         watched=watched.note,
         ready=ready,
     )

@@ -56,17 +56,27 @@ def upgrade() -> None:
     op.create_table(
         "partitions",
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=True),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("trouble_code", sa.Text(), nullable=True),
         sa.Column("trouble_message", sa.Text(), nullable=True),
         sa.Column("trouble_advice", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_partitions")),
     )
     op.create_table(
+        "replicas",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("partitions", sa.JSON(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_replicas")),
+    )
+    probes = op.create_table(
         "probes",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_probes")),
     )
+    op.bulk_insert(probes, [{"id": 1, "number": 0}])
     op.create_table(
         "terminations",
         sa.Column(

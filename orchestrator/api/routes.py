@@ -33,11 +33,14 @@ PAGING: Final = ("limit", "page_token")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the handlers work with; ``quotas`` are TerminateJob's, as they are now, by partition."""
+    """What the handlers work with.
+
+    ``quota``: TerminateJob's of a partition as it is now, None where another replica drives it.
+    """
 
     records: Records
     submission: Submission
-    quotas: Mapping[str, Quota]
+    quota: Callable[[str], Quota | None]
     tokens: Mapping[str, str]
     now: Callable[[], datetime]
     watched: Callable[[str], None]
@@ -129,7 +132,7 @@ async def _operation(context: Context, operation_id: str) -> dict[str, object]:
     record = await context.records.operation(operation_id)
     if record is None:
         raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
-    return schemas.operation(record, context.quotas.get(record.partition))
+    return schemas.operation(record, context.quota(record.partition))
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -146,7 +149,7 @@ async def list_operations(request: web.Request) -> web.Response:
     return _list(
         request,
         "operations",
-        [schemas.operation(record, context.quotas.get(record.partition)) for record in records],
+        [schemas.operation(record, context.quota(record.partition)) for record in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -190,7 +193,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
         request,
         "terminations",
         [
-            schemas.termination(record, context.quotas.get(record.termination.partition), now=now)
+            schemas.termination(record, context.quota(record.termination.partition), now=now)
             for record in records
         ],
         page.next_token([record.seq for record in records]),
@@ -204,7 +207,7 @@ async def get_termination(request: web.Request) -> web.Response:
     record = await context.records.termination(termination_id)
     if record is None:
         raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
-    quota = context.quotas.get(record.termination.partition)
+    quota = context.quota(record.termination.partition)
     return web.json_response(schemas.termination(record, quota, now=context.now()))
 
 

@@ -36,7 +36,7 @@ def summary(settings: Settings) -> Iterator[str]:
     server, engine = settings.server, settings.engine
     callers = ", ".join(token.name for token in settings.auth.tokens)
     yield f"server     {server.host}:{server.port}, callers: {callers or 'anyone on this machine'}"
-    yield f"database   {settings.database.url}"
+    yield f"database   {settings.database.shown}"
     yield (
         f"engine     settles for {engine.settle_s:g} s, gives up after {engine.give_up_after_s:g} s"
     )

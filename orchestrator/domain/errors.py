@@ -9,6 +9,7 @@
     │   ├── NotFound
     │   └── Conflict
     ├── StoreUnavailable        the database cannot be used now
+    ├── LeaseLost               another replica drives the partition, or may
     ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
     └── CloudError              a cloud call did not succeed; ``kind`` says what follows from it
 """
@@ -48,6 +49,10 @@ class Conflict(RequestError):
 
 class StoreUnavailable(OrchestratorError):
     """The database cannot be used now; nothing was stored."""
+
+
+class LeaseLost(OrchestratorError):
+    """The partition is not this replica's any more, or may not be: nothing was written or sent."""
 
 
 class IllegalTransition(OrchestratorError):

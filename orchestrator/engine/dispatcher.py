@@ -44,11 +44,11 @@ class Dispatcher:
         if ready_s > 0:
             return ready_s
         now = partition.clock.now()
-        ready = await partition.store.callable(partition.name, now, 1)
+        ready = await partition.store.callable(now, 1)
         if ready:
             await self._start(ready[0])
             return 0.0
-        next_at = await partition.store.next_call_at(partition.name)
+        next_at = await partition.store.next_call_at()
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
     async def end(self, within_s: float) -> bool:
@@ -61,7 +61,7 @@ class Dispatcher:
         now = partition.clock.now()
         self._may_have_lost = False
         try:
-            for termination in await partition.store.unanswered(partition.name):
+            for termination in await partition.store.unanswered():
                 if termination.id not in self._under_way:
                     decision = decide(termination, CallInterrupted(), now, partition.policy())
                     answer = Answer(at=now, outcome=INTERRUPTED)

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,6 +19,8 @@ FAILURE_BASE_S = 0.5
 FAILURE_MAX_S = 5.0
 IDLE_MAX_S = 5.0
 """A loop with nothing to do looks again after this: a wake-up only shortens the wait."""
+
+_TOLD_ELSEWHERE = (StoreUnavailable, LeaseLost)
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class Steps(Protocol):
 async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Random) -> None:
     """Run a loop until ``stop``; failures are logged when they begin and when they end.
 
-    That the database cannot be used is not: it tells that itself, once for all loops.
+    That the database cannot be used, or a lease was lost, is not: that is told once for all loops.
     It ends between two steps, for a step that is cancelled may pass over it: up to Python 3.11
     ``asyncio.wait_for``, and with it a database pool's queue, does.
     """
@@ -47,7 +49,7 @@ async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Ran
             wait_s = min(await steps.step(), IDLE_MAX_S)
         except Exception as error:  # noqa: BLE001 - told, and tried again
             failures += 1
-            if not told and not isinstance(error, StoreUnavailable):
+            if not told and not isinstance(error, _TOLD_ELSEWHERE):
                 told = True
                 tell(error, "%s fails and is tried again until it works", steps.name)
             wait_s = backoff_s(
@@ -93,8 +95,8 @@ class Background:
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except StoreUnavailable:
-            pass  # the database tells it
+        except _TOLD_ELSEWHERE:
+            pass
         except Exception as error:  # noqa: BLE001 - told
             tell(error, "%s failed", self._name)
 

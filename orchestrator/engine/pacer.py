@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from orchestrator.domain.quota import Permit, Quota
+    from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock
 
 T = TypeVar("T")
@@ -23,18 +25,19 @@ _UNANSWERED = (CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN)
 
 
 class Pacer:
-    """The quota of one action on one host, and the clock it runs on."""
+    """The quota of one action on one host, its clock, and the lease under which it is spent."""
 
-    def __init__(self, name: str, quota: Quota, clock: Clock) -> None:
+    def __init__(self, name: str, quota: Quota, clock: Clock, lease: Lease) -> None:
         self._name = name
         self.quota = quota
         self._clock = clock
+        self._lease = lease
         self._tell_at = clock.monotonic()
 
     def wait_s(self) -> float:
-        """Seconds until a call may leave; infinite while every permit is out."""
+        """Seconds until a call may leave; infinite while every permit is out, or nobody knows."""
         now = self._clock.monotonic()
-        return max(0.0, self.quota.ready_at(now) - now)
+        return max(0.0, self.quota.ready_at(now) - now) if self._lease.holds(now) else math.inf
 
     def take(self) -> Permit:
         return self.quota.take(self._clock.monotonic())
@@ -44,9 +47,15 @@ class Pacer:
         self.quota.put_back_unused(self._clock.monotonic())
 
     async def send(self, permit: Permit, call: Callable[[], Awaitable[T]]) -> T:
-        """Make ``call`` when its permit says; raises what it raises."""
+        """Make ``call`` when its permit says; raises what it raises.
+
+        Raises LeaseLost, and calls nobody, where another replica may spend the same quota now.
+        """
         await self._clock.sleep(max(0.0, permit.send_at - self._clock.monotonic()))
         sent_at = self._clock.monotonic()
+        if not self._lease.holds(sent_at):
+            self.quota.put_back_unused(sent_at)
+            raise LeaseLost(f"{self._name}: the lease was not renewed in time")
         answered = False
         try:
             result = await call()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.decide import Policy
-from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.quota import Quota
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.terminations import Termination
+    from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
     from orchestrator.engine.watched import Watched
 
@@ -48,12 +49,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Partition:
-    """One (account, host called): the only user of that host's quotas.
+    """One (account, host called): under its lease, the only user of that host's quotas.
 
     ``quotas`` are calls a second by action.
     """
 
-    name: str
+    lease: Lease
     cloud: Cloud
     store: Store
     clock: Clock
@@ -79,9 +80,14 @@ class Partition:
                 f"{action} of {self.name}",
                 Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
                 self.clock,
+                self.lease,
             )
             for action in ACTIONS
         }
+
+    @property
+    def name(self) -> str:
+        return self.lease.fence.partition
 
     @asynccontextmanager
     async def minding(self, termination: Termination) -> AsyncIterator[None]:
@@ -91,7 +97,7 @@ class Partition:
         """
         try:
             yield
-        except StoreUnavailable:
+        except (StoreUnavailable, LeaseLost):
             raise
         except Exception:
             until = self.clock.now() + timedelta(seconds=PUT_OFF_S)
@@ -137,5 +143,5 @@ class Partition:
     async def _set_trouble(self, trouble: Problem | None) -> None:
         self.trouble = trouble
         self._trouble_is_stored = False
-        await self.store.set_trouble(self.name, trouble)
+        await self.store.set_trouble(trouble)
         self._trouble_is_stored = True

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 from orchestrator.domain.lifecycle import LIVE_STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
+    from orchestrator.domain.leases import Fence, Standing
     from orchestrator.domain.lifecycle import State
     from orchestrator.domain.terminations import Look, Problem, Termination
 
@@ -60,11 +61,13 @@ class Cloud(Protocol):
 
 
 class Store(Protocol):
-    """The engine's view of the database; every method raises StoreUnavailable."""
+    """One partition's rows; every method raises StoreUnavailable.
+
+    Those that write raise LeaseLost once the partition has passed to another replica.
+    """
 
     async def planned(
         self,
-        partition: str,
         look: Look,
         limit: int,
         *,
@@ -76,21 +79,21 @@ class Store(Protocol):
         ``seen``: only those whose job a look has shown already, or has not; None: both.
         """
 
-    async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
+    async def callable(self, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose job may be called now, first in line first."""
 
-    async def unanswered(self, partition: str) -> list[Termination]:
+    async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
 
     async def uncounted(
-        self, partition: str, before: datetime, operation_ids: Sequence[str] | None, limit: int
+        self, before: datetime, operation_ids: Sequence[str] | None, limit: int
     ) -> list[Termination]:
         """Draining jobs whose instances were not counted since ``before``, the longest ago first.
 
         Of these operations; None: of any, where the call was acknowledged before then, too.
         """
 
-    async def next_call_at(self, partition: str) -> datetime | None:
+    async def next_call_at(self) -> datetime | None:
         """When the next job may be called."""
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
@@ -107,7 +110,26 @@ class Store(Protocol):
         """Write the attempt and the move to sending; its number, or None if it moved meanwhile."""
 
     async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
-        """Write the open attempt's answer and what was decided on it."""
+        """Write the open attempt's answer and what was decided on it, or neither."""
 
-    async def set_trouble(self, partition: str, trouble: Problem | None) -> None:
+    async def set_trouble(self, trouble: Problem | None) -> None:
         """Record that the partition's calls fail (or work again), for everyone who asks."""
+
+
+class LeaseStore(Protocol):
+    """Who drives which partition; every method raises StoreUnavailable."""
+
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
+        """Have a new replica live, which is configured for these partitions."""
+
+    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+        """Live on for ``lease_s``; None where the replica had counted as dead."""
+
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+        """Hold those of these free partitions that nobody took since their epochs were read."""
+
+    async def release(self, fence: Fence) -> None:
+        """Give a partition back, so that another replica may take it at once."""
+
+    async def leave(self, replica: str) -> None:
+        """Live no more: all that it held is free."""

@@ -94,21 +94,15 @@ class Prober:
 
     async def _proofs(self, limit: int) -> list[Termination]:
         """Jobs that were called, to be proven down or found out about."""
-        return await self._partition.store.planned(
-            self._partition.name, Look.JOB, limit, states=CALLED
-        )
+        return await self._partition.store.planned(Look.JOB, limit, states=CALLED)
 
     async def _first_looks(self, limit: int) -> list[Termination]:
         """Jobs that a sweep has shown to exist."""
-        return await self._partition.store.planned(
-            self._partition.name, Look.JOB, limit, states=NOT_CALLED, seen=True
-        )
+        return await self._partition.store.planned(Look.JOB, limit, states=NOT_CALLED, seen=True)
 
     async def _unlisted(self, limit: int) -> list[Termination]:
         """Jobs that no sweep has shown."""
-        return await self._partition.store.planned(
-            self._partition.name, Look.JOB, limit, states=NOT_CALLED, seen=False
-        )
+        return await self._partition.store.planned(Look.JOB, limit, states=NOT_CALLED, seen=False)
 
     async def _long_uncounted(self, limit: int) -> list[Termination]:
         """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
@@ -116,7 +110,7 @@ class Prober:
         if partition.clock.monotonic() < self._count_all_at:
             return []
         before = partition.clock.now() - timedelta(seconds=COUNT_ALL_EVERY_S)
-        rows = await partition.store.uncounted(partition.name, before, None, limit)
+        rows = await partition.store.uncounted(before, None, limit)
         if not rows:
             self._count_all_at = partition.clock.monotonic() + IDLE_MAX_S
         return rows
@@ -140,7 +134,7 @@ class Prober:
             return self._by_job.wait_s()
         before = partition.clock.now() - timedelta(seconds=COUNT_EVERY_S)
         limit = len(self._under_way) + 1
-        for row in await partition.store.uncounted(partition.name, before, watched, limit):
+        for row in await partition.store.uncounted(before, watched, limit):
             if row.id not in self._under_way:
                 self._start(row, self._by_job)
                 return 0.0

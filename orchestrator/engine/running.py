@@ -1,4 +1,4 @@
-"""Runs the loops of every partition until they are told to stop."""
+"""Runs the loops of partitions until they are told to stop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from orchestrator.engine.prober import Prober
 from orchestrator.engine.sweeper import Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator
+    from random import Random
 
+    from orchestrator.engine.leases import Leases
     from orchestrator.engine.partition import Partition
 
-DRAIN_S = 4.0
+DRAIN_S = 3.0
 """Time that calls under way have to end at a stop; what is left is read first at the next start."""
 
 log = logging.getLogger(__name__)
@@ -73,13 +75,11 @@ class PartitionLoops:
 
 
 @asynccontextmanager
-async def running(partitions: Collection[PartitionLoops]) -> AsyncIterator[None]:
-    """Run every partition's loops; one that dies takes the others and the block with it."""
+async def running(leases: Leases, random: Random) -> AsyncIterator[None]:
+    """Drive partitions; what dies of it takes the block with it."""
     async with asyncio.TaskGroup() as group:
-        for each in partitions:
-            group.create_task(each.run(), name=each.partition.name)
+        group.create_task(leases.run(random), name=leases.name)
         try:
             yield
         finally:
-            for each in partitions:
-                each.stop()
+            leases.stop()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decide import decide
-from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobUnlisted
@@ -86,9 +86,7 @@ class Sweeper:
     async def _planned(self, states: Sequence[State]) -> tuple[Sequence[Termination], float]:
         """The jobs to sweep next, and in how many seconds."""
         partition, now = self._partition, self._partition.clock.now()
-        rows = await partition.store.planned(
-            partition.name, Look.SWEEP, JOBS_PER_CALL, states=states
-        )
+        rows = await partition.store.planned(Look.SWEEP, JOBS_PER_CALL, states=states)
         if not rows:
             return (), math.inf
         due_at = sweep_due_at(
@@ -168,7 +166,7 @@ class Sweeper:
                 try:
                     async with self._partition.minding(row):
                         await self._decide([(row, its)])
-                except StoreUnavailable:
+                except (StoreUnavailable, LeaseLost):
                     raise
                 except Exception as error:  # noqa: BLE001 - told
                     tell(error, "%s: what was seen of %s is lost", self.name, row.job_id)

@@ -132,3 +132,6 @@ class Records(Protocol):
 
     async def ping(self) -> None:
         """Return if the database can be read and written."""
+
+    async def troubles(self) -> Mapping[str, str]:
+        """Which partitions' calls fail, with the code."""

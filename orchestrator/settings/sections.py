@@ -7,6 +7,7 @@ last of them: a check of a whole section would be left out as long as anything i
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,15 +23,19 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from sqlalchemy.engine import make_url
 
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS
 from orchestrator.cloud.hosts import host_for, region_name
+from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
+from orchestrator.store.dialects import database_url
 
 ANY_REGION = "ap-guangzhou"
 NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
 _POLL = PollPolicy()
+_LEASE = LeasePolicy()
 
 
 class _Section(BaseModel):
@@ -69,18 +74,21 @@ class LocalServer(Server):
 class DatabaseSettings(_Section):
     """Where terminations are kept."""
 
-    url: Annotated[str, Field(validate_default=True)] = "sqlite:///orchestrator.db"
+    url: Annotated[str, Field(validate_default=True, repr=False)] = "sqlite:///orchestrator.db"
+    """May hold a password."""
 
     @field_validator("url")
     @classmethod
-    def _sqlite(cls, url: str) -> str:
-        scheme, _, path = url.partition(":///")
-        if scheme not in ("sqlite", "sqlite+aiosqlite") or path in ("", ":memory:"):
-            raise ValueError("must be sqlite:///PATH of a file")
-        return f"sqlite+aiosqlite:///{path}"
+    def _usable(cls, url: str) -> str:
+        return database_url(url)
+
+    @property
+    def shown(self) -> str:
+        return make_url(self.url).render_as_string()
 
 
-Interval = Annotated[float, Field(gt=0, le=3600)]
+# Validated where it is left out, too: it may not fit another that is given.
+Interval = Annotated[float, Field(gt=0, le=3600, validate_default=True)]
 
 
 class Poll(_Section):
@@ -105,6 +113,31 @@ class Poll(_Section):
         return PollPolicy(**self.model_dump())
 
 
+class Lease(_Section):
+    """How long a replica drives a partition without a word from the database, in seconds."""
+
+    duration_s: Interval = _LEASE.duration_s
+    renewal_deadline_s: Interval = _LEASE.renewal_deadline_s
+    retry_s: Interval = _LEASE.retry_s
+
+    @field_validator("renewal_deadline_s")
+    @classmethod
+    def _before_the_end(cls, renewal_deadline_s: float, info: ValidationInfo) -> float:
+        if renewal_deadline_s >= info.data.get("duration_s", math.inf):
+            raise ValueError("must be less than duration_s")
+        return renewal_deadline_s
+
+    @field_validator("retry_s")
+    @classmethod
+    def _more_than_once(cls, retry_s: float, info: ValidationInfo) -> float:
+        if retry_s > info.data.get("renewal_deadline_s", math.inf) / 2:
+            raise ValueError("must not be more than half of renewal_deadline_s")
+        return retry_s
+
+    def policy(self) -> LeasePolicy:
+        return LeasePolicy(**self.model_dump())
+
+
 class Engine(_Section):
     """How terminations are driven."""
 
@@ -112,6 +145,7 @@ class Engine(_Section):
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
     call_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
     poll: Poll = Poll()
+    lease: Lease = Lease()
 
 
 class Quotas(_Section):

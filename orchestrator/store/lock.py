@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_process(url: str) -> Iterator[None]:
-    """Hold PATH.lock beside the database file at ``url``; raises ConfigurationError if held.
+    """Hold PATH.lock beside the SQLite file at ``url``; raises ConfigurationError if held.
 
-    The kernel lets go of it however the process ends.
+    The kernel lets go of it however the process ends.  A PostgreSQL database may be shared.
     """
+    if make_url(url).get_backend_name() != "sqlite":
+        yield
+        return
     path = f"{make_url(url).database}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -41,7 +44,7 @@ def only_process(url: str) -> Iterator[None]:
             [
                 (
                     f"database.url: another daemon runs on this database and holds {path}: stop it "
-                    "first, or give this one a database of its own"
+                    "first, give this one a database of its own, or have both use PostgreSQL"
                 )
             ]
         ) from error

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
@@ -13,19 +12,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.store.database import sqlite_engine
+from orchestrator.store.dialects import dialect_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
-
-
-_DISK: Final = "see whether its disk is full or failing"
-_ADVICE: Final = {
-    sqlite3.SQLITE_BUSY: "another process holds its write lock: end that one, and start again",
-    sqlite3.SQLITE_FULL: _DISK,
-    sqlite3.SQLITE_IOERR: _DISK,
-}
-_ANY_ADVICE: Final = "give the path of a database of this program, or of a file that it may create"
 
 
 def _migrations() -> Path:
@@ -48,16 +38,16 @@ async def upgrade(url: str) -> str:
 
     Raises ConfigurationError where it cannot be used.
     """
-    engine = sqlite_engine(url)
+    dialect = dialect_of(url)
+    engine = dialect.upgrader()
     try:
         async with engine.begin() as connection:
+            await dialect.order_upgrades(connection)
             return await connection.run_sync(_upgrade)
-    except DBAPIError as error:
-        # The lowest byte is the kind of error, the others tell more of it.
-        kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        advice = _ADVICE.get(kind, _ANY_ADVICE)
+    except (DBAPIError, OSError) as error:
+        why = dialect.why_unavailable(error) or str(getattr(error, "orig", error))
         raise ConfigurationError(
-            [f"database.url: {engine.url.database} cannot be used: {error.orig}; {advice}"]
+            [f"database.url: {dialect.name} cannot be used: {why}; {dialect.advice(error)}"]
         ) from error
     finally:
         await engine.dispose()

@@ -4,74 +4,66 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
+from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
-from orchestrator.store.schema import events, operation_terminations, operations, terminations
+from orchestrator.store.schema import operation_terminations, operations, terminations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from orchestrator.domain.operations import NewOperation
+    from orchestrator.store.transaction import Transaction
 
 IDS_PER_QUERY = 500
 
 
 async def create(
-    connection: AsyncConnection, new: NewOperation, termination_ids: Sequence[str]
+    transaction: Transaction, new: NewOperation, termination_ids: Sequence[str]
 ) -> Created:
     """Store ``new``; raises Conflict when its key was used for another request."""
-    earlier = await _earlier(connection, new)
+    earlier = await _earlier(transaction, new)
     if earlier is not None:
         return Created(operation_id=earlier, replayed=True)
-    live = await _live(connection, new)
+    live = await _live(transaction, new)
     fresh = [
         _termination(new, job_id, termination_id)
         for job_id, termination_id in zip(new.job_ids, termination_ids, strict=True)
         if job_id not in live
     ]
-    await connection.execute(insert(operations).values(_operation_row(new)))
+    await transaction.execute(insert(operations).values(_operation_row(new)))
     if fresh:
-        await connection.execute(insert(terminations), [to_row(t) for t in fresh])
-        await connection.execute(
-            insert(events),
-            [
-                {
-                    "at": new.created_at,
-                    "termination_id": termination.id,
-                    "type": "accepted",
-                    "to_state": termination.state,
-                    "evidence": termination.evidence,
-                }
-                for termination in fresh
-            ],
-        )
+        await transaction.execute(insert(terminations), [to_row(t) for t in fresh])
+        for termination in fresh:
+            transaction.record(
+                at=new.created_at,
+                termination_id=termination.id,
+                type="accepted",
+                to_state=termination.state,
+                evidence=termination.evidence,
+            )
     if live:
-        await _join(connection, new, list(live.values()))
+        await _join(transaction, new, list(live.values()))
     wanted = [*(termination.id for termination in fresh), *live.values()]
-    await connection.execute(
+    await transaction.execute(
         insert(operation_terminations),
         [{"operation_id": new.id, "termination_id": wanted_id} for wanted_id in wanted],
     )
-    await connection.execute(
-        insert(events).values(
-            at=new.created_at, operation_id=new.id, type="accepted", why=new.reason
-        )
-    )
+    transaction.record(at=new.created_at, operation_id=new.id, type="accepted", why=new.reason)
+    await transaction.notify(new.partition)
     return Created(operation_id=new.id, replayed=False)
 
 
-async def _earlier(connection: AsyncConnection, new: NewOperation) -> str | None:
+async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
     if new.idempotency_key is None:
         return None
-    found = await connection.execute(
+    found = await transaction.execute(
         select(operations.c.id, operations.c.request_hash).where(
             operations.c.requested_by == new.requested_by,
             operations.c.idempotency_key == new.idempotency_key,
@@ -88,38 +80,41 @@ async def _earlier(connection: AsyncConnection, new: NewOperation) -> str | None
     return str(row.id)
 
 
-async def _live(connection: AsyncConnection, new: NewOperation) -> dict[str, str]:
-    """Live terminations of the wanted jobs: job id to termination id."""
+async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
+    """Live terminations of the wanted jobs: job id to termination id; none ends meanwhile."""
     live: dict[str, str] = {}
     for some in _chunks(new.job_ids):
-        found = await connection.execute(
-            select(terminations.c.job_id, terminations.c.id).where(
+        found = await transaction.execute(
+            select(terminations.c.job_id, terminations.c.id)
+            .where(
                 terminations.c.account == new.account,
                 terminations.c.region == new.region,
                 terminations.c.job_id.in_(some),
                 terminations.c.finished_at.is_(None),
             )
+            .order_by(terminations.c.seq)
+            .with_for_update(key_share=True)
         )
         live.update((row.job_id, row.id) for row in found)
     return live
 
 
-async def _join(connection: AsyncConnection, new: NewOperation, ids: Sequence[str]) -> None:
+async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str]) -> None:
     """A shared termination serves everyone: the longer windows, the earlier start, hold.
 
     No decision writes the windows or on_submitted, so that none of those under way undoes this.
     """
     values: dict[str, Any] = {
-        "settle_s": func.max(terminations.c.settle_s, new.settle_s),
-        "give_up_after_s": func.max(terminations.c.give_up_after_s, new.give_up_after_s),
+        "settle_s": greatest(terminations.c.settle_s, new.settle_s),
+        "give_up_after_s": greatest(terminations.c.give_up_after_s, new.give_up_after_s),
     }
     if new.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
     start = _start(new)
     for some in _chunks(ids):
         joined = terminations.c.id.in_(some)
-        await connection.execute(update(terminations).where(joined).values(values))
-        await connection.execute(
+        await transaction.execute(update(terminations).where(joined).values(values))
+        await transaction.execute(
             update(terminations)
             .where(joined, terminations.c.state == State.QUEUED, terminations.c.not_before > start)
             .values(not_before=new.not_before, look_at=start)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, Select, func, or_, select
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Row, Select, func, or_, select, update
 
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import Outcome
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.operations import NewOperation
     from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
 
 RATE_WINDOW_S = 10
 
@@ -53,21 +53,28 @@ class StoredRecords:
         self._now = now
 
     async def create(self, operation: NewOperation, termination_ids: list[str]) -> Created:
-        async def work(connection: AsyncConnection) -> Created:
-            return await submission.create(connection, operation, termination_ids)
+        async def work(transaction: Transaction) -> Created:
+            return await submission.create(transaction, operation, termination_ids)
 
         return await self._database.write(work)
 
     async def ping(self) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(
-                sqlite_insert(probes)
-                .values(id=1, number=1)
-                # SQLite writes no page where the row stays the same.
-                .on_conflict_do_update(index_elements=["id"], set_={"number": probes.c.number + 1})
-            )
+        async def work(transaction: Transaction) -> None:
+            # SQLite writes no page where the row stays the same.
+            await transaction.execute(update(probes).values(number=probes.c.number + 1))
 
         await self._database.write(work)
+        async with self._database.read() as connection:
+            await connection.execute(select(probes))
+
+    async def troubles(self) -> dict[str, str]:
+        async with self._database.read() as connection:
+            found = await connection.execute(
+                select(partitions.c.name, partitions.c.trouble_code).where(
+                    partitions.c.trouble_code.is_not(None)
+                )
+            )
+            return {row.name: row.trouble_code for row in found}
 
     async def operation(self, operation_id: str) -> OperationRecord | None:
         found = await self._operations(select(operations).where(operations.c.id == operation_id))

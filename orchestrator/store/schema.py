@@ -222,10 +222,24 @@ partitions = Table(
     "partitions",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("holder", Text),
+    Column("epoch", BigInteger, nullable=False),
     Column("trouble_code", Text),
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
 )
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("partitions", JSON, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+"""The live ones: a row that has expired is deleted by whoever sees it, and that is a death.
+
+Partitions whose holder has no row are free.
+"""
 
 probes = Table(
     "probes",

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
-from orchestrator.store.schema import events, operation_terminations, operations, terminations
+from orchestrator.store.schema import operation_terminations, operations, terminations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.terminations import Termination
+    from orchestrator.store.transaction import Transaction
 
 _REQUESTED = ("settle_s", "give_up_after_s", "on_submitted")
 
@@ -26,6 +25,7 @@ _GUARDED = (
     update(terminations)
     .where(
         terminations.c.id == bindparam("guard_id"),
+        terminations.c.partition == bindparam("guard_partition"),
         terminations.c.state == bindparam("guard_state"),
         terminations.c.revision == bindparam("guard_revision"),
     )
@@ -53,6 +53,7 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
     row = to_row(after)
     return {
         "guard_id": before.id,
+        "guard_partition": before.partition,
         "guard_state": before.state,
         "guard_revision": before.revision,
         "guard_observed_at": before.observed_at,
@@ -62,7 +63,7 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
 
 
 async def write_decisions(
-    connection: AsyncConnection,
+    transaction: Transaction,
     changes: Sequence[tuple[Termination, Decision]],
     at: datetime,
 ) -> int:
@@ -73,27 +74,27 @@ async def write_decisions(
     """
     staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
     if staying:
-        await connection.execute(_GUARDED_BY_LOOK, staying)
+        await transaction.execute(_GUARDED_BY_LOOK, staying)
     moved = 0
     for before, decision in changes:
-        if decision.event is not None and await write_move(connection, before, decision, at):
+        if decision.event is not None and await write_decision(transaction, before, decision, at):
             moved += 1
     return moved
 
 
-async def write_move(
-    connection: AsyncConnection, before: Termination, decision: Decision, at: datetime
+async def write_decision(
+    transaction: Transaction, before: Termination, decision: Decision, at: datetime
 ) -> bool:
-    """Write one change of state with its event; False when the termination is no longer so."""
+    """Write one decision, with the event of its move; False when it was made on what is no more."""
     after = decision.after
     # What has no look planned is being called: the answer is known once and must be written.
     looked = before.look_at is not None
     guarded = _GUARDED_BY_REQUEST if after.state.final and looked else _GUARDED
-    result = await connection.execute(guarded, _parameters(before, after))
+    result = await transaction.execute(guarded, _parameters(before, after))
     if result.rowcount == 0:
         return False
-    await connection.execute(
-        insert(events).values(
+    if decision.event is not None:
+        transaction.record(
             at=at,
             termination_id=after.id,
             type=decision.event,
@@ -102,32 +103,31 @@ async def write_move(
             evidence=after.evidence,
             why=decision.why,
         )
-    )
     if after.state.final:
-        await _count_down(connection, after, at)
+        await _count_down(transaction, after, at)
     return True
 
 
-async def _count_down(connection: AsyncConnection, after: Termination, at: datetime) -> None:
+async def _count_down(transaction: Transaction, after: Termination, at: datetime) -> None:
     """One job fewer to go in every operation that asked for it; the last one finishes it."""
-    asked = await connection.execute(
+    asked = await transaction.execute(
         select(operations.c.id, operations.c.jobs_unfinished)
         .join(operation_terminations, operation_terminations.c.operation_id == operations.c.id)
         .where(operation_terminations.c.termination_id == after.id)
     )
     for operation_id, unfinished in asked.all():
         if unfinished == 1:
-            await _finish(connection, operation_id, at)
+            await _finish(transaction, operation_id, at)
         else:
-            await connection.execute(
+            await transaction.execute(
                 update(operations)
                 .where(operations.c.id == operation_id)
                 .values(jobs_unfinished=operations.c.jobs_unfinished - 1)
             )
 
 
-async def _finish(connection: AsyncConnection, operation_id: str, at: datetime) -> None:
-    counted = await connection.execute(
+async def _finish(transaction: Transaction, operation_id: str, at: datetime) -> None:
+    counted = await transaction.execute(
         select(terminations.c.state, func.count())
         .join(
             operation_terminations,
@@ -137,11 +137,9 @@ async def _finish(connection: AsyncConnection, operation_id: str, at: datetime) 
         .group_by(terminations.c.state)
     )
     result = outcome({State(state): count for state, count in counted.all()})
-    await connection.execute(
+    await transaction.execute(
         update(operations)
         .where(operations.c.id == operation_id)
         .values(jobs_unfinished=0, finished_at=at, outcome=result)
     )
-    await connection.execute(
-        insert(events).values(at=at, operation_id=operation_id, type="finished", why=result)
-    )
+    transaction.record(at=at, operation_id=operation_id, type="finished", why=result)

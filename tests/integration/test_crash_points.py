@@ -8,6 +8,7 @@ CRASH_POINTS_EVERY=1 in the environment tries them all, which takes some minutes
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import sqlite3
@@ -34,6 +35,7 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, State, next_state
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.engine import prober
+from orchestrator.engine.lease import Lease
 from orchestrator.engine.loop import FAILURE_BASE_S, IDLE_MAX_S
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops
@@ -47,6 +49,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
+from tests.leases import hold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
@@ -332,13 +335,12 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         stack.enter_context(patch.object(aiosqlite.Connection, "commit", commit))
         url = f"sqlite+aiosqlite:///{world.disk / FILE}"
         await upgrade(url)
-        database = await stack.enter_async_context(Database(url))
-        store = WorkingSet(database)
-        await store.adopt(account="main", region=REGION, partition=PARTITION)
+        database = await stack.enter_async_context(Database(url, clock.now))
+        (fence,) = await hold(database, PARTITION)
         random = Random(world.disks)
         loops = PartitionLoops(
             Partition(
-                name=PARTITION,
+                lease=Lease(fence, math.inf),
                 cloud=TencentBatch(
                     endpoint="http://cloud",
                     credentials=build_provider(
@@ -347,7 +349,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
                     clock=clock,
                     transport=Wire(world, fate),
                 ),
-                store=store,
+                store=WorkingSet(database, fence),
                 clock=clock,
                 random=random,
                 quotas=QUOTAS,
@@ -516,9 +518,9 @@ async def test_any_commit_can_end_so(
             return
 
 
-@pytest.mark.parametrize("commits", [3, 4, 7])
+@pytest.mark.parametrize("commits", [6, 7, 9])
 async def test_a_process_that_never_lives_long(tmp_path: Path, commits: int) -> None:
-    """It gets on by a few commits a life, until a life ends before the next."""
+    """It gets on by a few commits a life, beside those of its lease, until one is its last."""
     world = World.made(tmp_path)
     while not await live(world, Fate(commits, Ending.DIES_BEFORE)):
         assert world.disks < LIVES_MAX, world.states()

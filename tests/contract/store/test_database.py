@@ -14,7 +14,9 @@ from sqlalchemy import insert, text
 
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store import database as module
-from orchestrator.store.database import GROUP_MAX, READERS, Database
+from orchestrator.store import dialects
+from orchestrator.store.database import GROUP_MAX, Database
+from orchestrator.store.dialects import READERS
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import partitions
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from orchestrator.store.transaction import Transaction
 
+NOTED = "SELECT name FROM partitions WHERE holder IS NULL"
 SOON_S = 5.0
 """Nothing here takes so long unless it hangs."""
 
@@ -35,10 +38,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "orchestrator.db"
 
 
+@pytest.fixture
+def database_url(path: Path) -> str:
+    """What is tested here is SQLite's."""
+    return f"sqlite+aiosqlite:///{path}"
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BUSY_TIMEOUT_S", "CLOSE_S", "READ_WAIT_S"):
         monkeypatch.setattr(module, name, 0.1)
+    monkeypatch.setattr(dialects, "BUSY_TIMEOUT_S", 0.1)
     monkeypatch.setattr(module, "CALM_S", 0.0)
 
 
@@ -74,11 +84,11 @@ def moved(path: Path, *, another: bool) -> Iterator[None]:
     elsewhere.rename(path)
 
 
-def note(name: str) -> Callable[[AsyncConnection], Awaitable[str]]:
+def note(name: str) -> Callable[[Transaction], Awaitable[str]]:
     """A write."""
 
-    async def work(connection: AsyncConnection) -> str:
-        await connection.execute(insert(partitions).values(name=name))
+    async def work(connection: Transaction) -> str:
+        await connection.execute(insert(partitions).values(name=name, epoch=0))
         return name
 
     return work
@@ -86,7 +96,12 @@ def note(name: str) -> Callable[[AsyncConnection], Awaitable[str]]:
 
 async def noted(database: Database) -> set[str]:
     async with database.read() as connection:
-        return {row.name for row in await connection.execute(text("SELECT name FROM partitions"))}
+        return {
+            row.name
+            for row in await connection.execute(
+                text("SELECT name FROM partitions WHERE holder IS NULL")
+            )
+        }
 
 
 async def under_way(database: Database, *names: str) -> list[asyncio.Task[str]]:
@@ -143,6 +158,15 @@ async def test_a_disk_that_is_full(path: Path) -> None:
         problem = await refusal(path)
     assert problem.endswith("; see whether its disk is full or failing")
     await upgrade(f"sqlite+aiosqlite:///{path}")
+
+
+# --- its files ------------------------------------------------------------------------------------
+
+
+async def test_what_is_written_is_durable(database: Database) -> None:
+    async with database.read() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert await connection.scalar(text("PRAGMA synchronous")) == 2
 
 
 # --- whether it can be written -------------------------------------------------------------------
@@ -202,7 +226,7 @@ async def test_nothing_is_accepted_into_a_log_that_is_gone(
         await database.write(note("meanwhile"))
     await database.__aexit__()
     with closing(sqlite3.connect(path)) as after:
-        assert after.execute("SELECT name FROM partitions").fetchall() == [("before",)]
+        assert after.execute(NOTED).fetchall() == [("before",)]
 
 
 async def test_a_log_that_was_moved_back_is_written_again(database: Database, path: Path) -> None:
@@ -222,12 +246,12 @@ async def test_a_log_that_sqlite_empties_or_makes_anew_is_written_on(
     """At a checkpoint, and when the only connection was made anew."""
     log = path.with_name(f"{path.name}-wal")
     await database.write(note("a"))
-    async with database._writer_engine.connect() as connection:
+    async with database.dialect.writers.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         await raw.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
     assert log.stat().st_size == 0
     await database.write(note("b"))
-    await database._writer_engine.dispose()
+    await database.dialect.writers.dispose()
     assert not log.exists()
     path.with_name("taken").touch()  # else the new one may be given the old one's number
     await database.write(note("c"))
@@ -266,17 +290,17 @@ async def test_a_database_that_is_full_fails_all_that_share_a_transaction(
 ) -> None:
     runs = 0
 
-    async def small(connection: AsyncConnection) -> None:
+    async def small(connection: Transaction) -> None:
         nonlocal runs
         runs += 1
         await connection.execute(text("SELECT 1"))
 
-    async def large(connection: AsyncConnection) -> None:
+    async def large(connection: Transaction) -> None:
         await connection.execute(
-            text("INSERT INTO partitions (name) SELECT hex(zeroblob(1000000))")
+            text("INSERT INTO partitions (name, epoch) SELECT hex(zeroblob(1000000)), 0")
         )
 
-    async with database._writer_engine.connect() as connection:
+    async with database.dialect.writers.connect() as connection:
         await connection.execute(text("PRAGMA max_page_count = 1"))
     failed = await asyncio.gather(
         database.write(small), database.write(large), return_exceptions=True
@@ -290,7 +314,7 @@ async def test_a_database_that_is_full_fails_all_that_share_a_transaction(
 async def test_a_statement_that_is_wrong_is_a_fault_of_its_own(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def wrong(connection: AsyncConnection) -> None:
+    async def wrong(connection: Transaction) -> None:
         await connection.execute(text("SELECT nonsense"))
 
     first, error, second = await asyncio.gather(
@@ -329,7 +353,7 @@ async def test_a_write_that_fails_after_its_caller_had_gone_is_logged(
 async def opened(path: Path) -> Database:
     url = f"sqlite+aiosqlite:///{path}"
     await upgrade(url)
-    return await Database(url).__aenter__()
+    return await Database(url, lambda: NOW).__aenter__()
 
 
 async def test_what_waits_is_written_before_it_closes(
@@ -369,10 +393,10 @@ async def test_it_closes_while_its_disk_hangs(path: Path) -> None:
         hangs.set()
         goes_on.wait()
 
-    async def work(connection: AsyncConnection) -> None:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+    async def work(transaction: Transaction) -> None:
+        raw: Any = (await transaction.connection.get_raw_connection()).driver_connection
         await raw.create_function("hang", 0, hang)
-        await connection.execute(text("SELECT hang()"))
+        await transaction.execute(text("SELECT hang()"))
 
     waiting = asyncio.create_task(database.write(work))
     await asyncio.to_thread(hangs.wait)

@@ -12,6 +12,7 @@ from orchestrator.domain.attempts import Answer, NewAttempt
 from orchestrator.domain.decide import Decision, decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobSeen, JobState
+from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.seen import (
@@ -87,7 +88,7 @@ SIGHTINGS: dict[str, list[Seen]] = {
 
 @pytest.fixture
 def store(database: Database) -> WorkingSet:
-    return WorkingSet(database)
+    return WorkingSet(database, Fence("main@host", 1))
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ async def overtake(
         same |= {"look_at": expected.look_at, "look": expected.look}
     assert replace(after, **same) == expected
     assert {name: getattr(after, name) for name in more} == more
-    unanswered = await store.unanswered("main@host")
+    unanswered = await store.unanswered()
     assert (after in unanswered) == isinstance(seen, CallStarted)
 
 

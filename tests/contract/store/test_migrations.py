@@ -100,6 +100,12 @@ def opened(path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """What is read here is SQLite's own account of its tables."""
+    return f"sqlite+aiosqlite:///{tmp_path}/orchestrator.db"
+
+
+@pytest.fixture
 async def upgraded(database_url: str, tmp_path: Path) -> AsyncIterator[Engine]:
     """A database that was empty before it was upgraded, with an operation and a termination."""
     await upgrade(database_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ from orchestrator.domain.attempts import Answer, NewAttempt
 from orchestrator.domain.decide import Decision, decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, Conflict, StoreUnavailable
 from orchestrator.domain.jobs import JobState
+from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
 from orchestrator.store import schema
+from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
@@ -32,7 +35,7 @@ PARTITION = "main@host"
 
 @pytest.fixture
 def store(database: Database) -> WorkingSet:
-    return WorkingSet(database)
+    return WorkingSet(database, Fence(PARTITION, 1))
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any
 
 
 async def only(store: WorkingSet) -> Termination:
-    (termination,) = await store.planned(PARTITION, Look.SWEEP, 10)
+    (termination,) = await store.planned(Look.SWEEP, 10)
     return termination
 
 
@@ -75,7 +78,7 @@ async def ready_to_call(store: WorkingSet) -> Termination:
     queued = await only(store)
     looked = decide(queued, swept(read(None).state), NOW, POLICY)
     await store.apply([(queued, replace(looked, after=replace(looked.after, call_at=NOW)))], NOW)
-    (ready,) = await store.callable(PARTITION, NOW, 10)
+    (ready,) = await store.callable(NOW, 10)
     return ready
 
 
@@ -102,7 +105,7 @@ async def test_a_termination_comes_back_as_it_was_written(
         job_end_time="E1",
     )
     await store.apply([(before, Decision(after=full))], NOW)
-    (after,) = await store.callable(PARTITION, later(2), 10)
+    (after,) = await store.callable(later(2), 10)
     assert after == full
 
 
@@ -132,7 +135,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
     await submit(records, 1, "job-1")
     ready = await ready_to_call(store)
     sending = await start(store, ready)
-    assert await store.unanswered(PARTITION) == [sending]
+    assert await store.unanswered() == [sending]
     assert (
         await store.start_attempt(
             ready,
@@ -145,7 +148,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
     await store.finish_attempt(
         sending, accepted, Answer(at=later(1), outcome="accepted", request_id="r1")
     )
-    assert await store.unanswered(PARTITION) == []
+    assert await store.unanswered() == []
     record = await records.termination(ready.id)
     assert record is not None
     assert record.termination == accepted.after
@@ -156,10 +159,10 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
-    for row in await store.planned(PARTITION, Look.SWEEP, 10):
+    for row in await store.planned(Look.SWEEP, 10):
         after = replace(row, call_at=NOW, first_in_line=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
-    ready = await store.callable(PARTITION, NOW, 10)
+    ready = await store.callable(NOW, 10)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
     record = await records.termination(ready[-1].id)
     assert record is not None
@@ -170,31 +173,33 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
     database: Database, store: WorkingSet
 ) -> None:
     asked: list[tuple[str, Any]] = []
+    shared = database.dialect.shared
 
-    @event.listens_for(database._reader_engine.sync_engine, "before_cursor_execute")
+    @event.listens_for(database.dialect.readers.sync_engine, "before_cursor_execute")
     def on_execute(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
-        if statement.startswith("SELECT"):
-            asked.append((f"EXPLAIN QUERY PLAN {statement}", parameters))
+        if statement.startswith("SELECT terminations"):
+            asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.planned(PARTITION, Look.SWEEP, 10)
-    await store.callable(PARTITION, NOW, 1)
+    await store.planned(Look.SWEEP, 10)
+    await store.callable(NOW, 1)
     async with database.read() as connection:
+        if shared:  # else it reads the whole table, which is empty
+            for way in ("seqscan", "bitmapscan"):
+                await connection.execute(text(f"SET LOCAL enable_{way} = off"))
         plans = [
-            [row.detail for row in await connection.exec_driver_sql(*explained)]
+            "\n".join(str(row) for row in await connection.exec_driver_sql(*explained))
             for explained in asked
         ]
-    for (step, *others), index in zip(
-        plans, ("ix_terminations_look", "ix_terminations_turn"), strict=True
-    ):
-        assert f"USING INDEX {index} (" in step
-        assert others == []
+    for plan, index in zip(plans, ("ix_terminations_look", "ix_terminations_turn"), strict=True):
+        assert re.search(f"(?i)using (index )?{index} ", plan)
+        assert not re.search("(?i)sort|b-tree", plan)
 
 
 async def test_the_last_job_finishes_its_operation_with_an_outcome(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
-    rows = await store.planned(PARTITION, Look.SWEEP, 10)
+    rows = await store.planned(Look.SWEEP, 10)
     await store.apply([(rows[0], decide(rows[0], Withdrawn(), NOW, POLICY))], NOW)
     halfway = await records.operation("op_1")
     assert halfway is not None
@@ -258,7 +263,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, *WENT, give_up_after_s=60.0)
-    for row in await store.planned(PARTITION, Look.SWEEP, 10):
+    for row in await store.planned(Look.SWEEP, 10):
         before = row
         unfinished = await records.operation("op_1")
         assert unfinished is not None
@@ -294,7 +299,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
 ) -> None:
     await submit(records, 1, "job-1", settle_s=10.0, not_before=later(60))
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
-    rows = await store.planned(PARTITION, Look.SWEEP, 10)
+    rows = await store.planned(Look.SWEEP, 10)
     shared = next(row for row in rows if row.job_id == "job-1")
     assert (shared.settle_s, shared.not_before, shared.look_at) == (50.0, None, NOW)
     record = await records.termination(shared.id)
@@ -368,7 +373,7 @@ async def test_the_schema_refuses_nonsense(
     async def work(connection: Any) -> None:
         await connection.execute(update(schema.terminations).values(values))
 
-    with pytest.raises(IntegrityError, match="CHECK constraint failed"):
+    with pytest.raises(IntegrityError, match=r"(?i)check constraint"):
         await database.write(work)
 
 
@@ -382,15 +387,12 @@ async def test_a_job_has_one_live_termination_at_most(
         again = dict(row._mapping) | {"seq": 99, "id": "trm_other"}
         await connection.execute(insert(schema.terminations).values(again))
 
-    with pytest.raises(IntegrityError, match="UNIQUE constraint failed"):
+    with pytest.raises(IntegrityError, match=r"(?i)unique constraint"):
         await database.write(work)
 
 
-async def test_writes_are_durable_and_readers_cannot_write(database: Database) -> None:
-    async with database.read() as connection:
-        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
-        assert await connection.scalar(text("PRAGMA synchronous")) == 2
-    with pytest.raises(StoreUnavailable, match="readonly"):
+async def test_readers_cannot_write(database: Database) -> None:
+    with pytest.raises(StoreUnavailable, match=r"read-?only"):
         async with database.read() as connection:
             await connection.execute(text("DELETE FROM events"))
 
@@ -399,23 +401,25 @@ async def test_trouble_is_told_with_the_partitions_terminations(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1")
-    await store.set_trouble(PARTITION, Problem(code="C", message="m"))
+    await store.set_trouble(Problem(code="C", message="m"))
     (record,) = await records.terminations(after=0, limit=10)
     assert record.trouble == Problem(code="C", message="m")
-    await store.set_trouble(PARTITION, None)
+    await store.set_trouble(None)
     (record,) = await records.terminations(after=0, limit=10)
     assert record.trouble is None
 
 
-async def test_trouble_that_an_earlier_process_stored_is_forgotten_at_a_start(
-    records: StoredRecords, store: WorkingSet
+async def test_trouble_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
     """Of this partition; nobody knows whether it lasts."""
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
-    for partition in (PARTITION, "other@host"):
-        await store.set_trouble(partition, Problem(code="C", message="m", advice="a"))
-    await store.adopt(account="main", region="elsewhere", partition=PARTITION)
+    for each in (store, WorkingSet(database, Fence("other@host", 1))):
+        await each.set_trouble(Problem(code="C", message="m", advice="a"))
+    assert await records.troubles() == {PARTITION: "C", "other@host": "C"}
+    await StoredLeases(database).take("another", {PARTITION: 1})
     mine, other = await records.terminations(after=0, limit=10)
     assert mine.trouble is None
     assert other.trouble == Problem(code="C", message="m", advice="a")
+    assert await records.troubles() == {"other@host": "C"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,10 +17,12 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decide import Decision
+from orchestrator.domain.leases import Fence
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.lease import Lease
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.prober import Prober
 from orchestrator.engine.sweeper import Sweeper
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PARTITION = "main@cloud"
+FENCE = Fence(PARTITION, 1)
+"""As tests/conftest.py has it held."""
 REGION, OTHER_REGION = "ap-guangzhou", "ap-shanghai"
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS = {"TerminateJob": 2, "DescribeJob": 2, "DescribeJobs": 2, "DescribeTask": 3}
@@ -162,7 +167,7 @@ class World:
             now=lambda: self.clock.now().timestamp() + self.cloud_ahead_s,
         )
         self.network = Network(self.simulator)
-        self.store = store(database)
+        self.store = store(database, FENCE)
         self.records = StoredRecords(database, self.clock.now)
         self.changes = 0
         self.changed = asyncio.Event()
@@ -179,7 +184,7 @@ class World:
         }
         self.watched = Watched(self.clock)
         self.partition = Partition(
-            name=PARTITION,
+            lease=Lease(FENCE, math.inf),
             cloud=TencentBatch(
                 endpoint="http://cloud",
                 credentials=build_provider("static", keys, self.clock),

@@ -218,8 +218,8 @@ class Overtaken(WorkingSet):
 
     taken_back: Termination | None = None
 
-    async def callable(self, partition: str, now: datetime, limit: int) -> list[Termination]:
-        found = await super().callable(partition, now, limit)
+    async def callable(self, now: datetime, limit: int) -> list[Termination]:
+        found = await super().callable(now, limit)
         if self.taken_back is None:
             (self.taken_back,) = found
             withdrawn = decide(self.taken_back, Withdrawn(), now, POLICY)

@@ -18,6 +18,7 @@ from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 if TYPE_CHECKING:
     from orchestrator.domain.attempts import Answer
     from orchestrator.domain.decide import Decision
+    from orchestrator.domain.leases import Fence
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
 
@@ -29,8 +30,8 @@ BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 class Gated(WorkingSet):
     """A store whose recoveries wait at a gate, and which refuses answers while ``full``."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, fence: Fence) -> None:
+        super().__init__(database, fence)
         self.full = False
         self.recovering = asyncio.Event()
         self.gate = asyncio.Event()

@@ -7,8 +7,10 @@ import math
 
 import pytest
 
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
+from orchestrator.domain.leases import Fence
 from orchestrator.domain.quota import Quota
+from orchestrator.engine.lease import Lease
 from orchestrator.engine.pacer import Pacer
 from tests.unit.engine.support import ManualClock
 
@@ -21,10 +23,16 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def pacer(clock: ManualClock, rate_per_s: int = 1, *, spread: bool = False) -> Pacer:
-    return Pacer(
-        "TerminateJob of main", Quota(rate_per_s, now=clock.monotonic(), spread=spread), clock
-    )
+def pacer(
+    clock: ManualClock,
+    rate_per_s: int = 1,
+    *,
+    spread: bool = False,
+    lease_ends_s: float = math.inf,
+) -> Pacer:
+    quota = Quota(rate_per_s, now=clock.monotonic(), spread=spread)
+    lease = Lease(Fence("main", 1), until=lease_ends_s)
+    return Pacer("TerminateJob of main", quota, clock, lease)
 
 
 def error(kind: CloudErrorKind, *, quota_ceiling: int | None = None) -> CloudError:
@@ -227,3 +235,33 @@ async def test_throttling_is_told_once_in_ten_minutes(
     with pytest.raises(CloudError):
         await paced.send(paced.take(), call)
     assert len(caplog.records) == 2
+
+
+async def test_no_call_leaves_once_the_lease_has_ended(clock: ManualClock) -> None:
+    paced = pacer(clock, lease_ends_s=9.0)
+    clock.advance(8.5)
+    assert paced.wait_s() == 0
+    permit = paced.take()
+    clock.advance(0.5)
+    call = Call(clock)
+    with pytest.raises(LeaseLost, match="not renewed in time"):
+        await paced.send(permit, call)
+    assert call.left_at is None
+    assert paced.wait_s() == math.inf
+    assert paced.quota.ready_at(clock.monotonic()) < math.inf, "its permit is back"
+
+
+async def test_no_call_leaves_where_the_lease_ends_while_it_waits_for_its_time(
+    clock: ManualClock,
+) -> None:
+    paced = pacer(clock, 2, spread=True, lease_ends_s=1.25)
+    clock.advance(1.0)
+    first, second = paced.take(), paced.take()
+    await paced.send(first, Call(clock))
+    late = Call(clock)
+    sending = asyncio.ensure_future(paced.send(second, late))
+    await asyncio.sleep(0)
+    clock.advance(0.5)
+    with pytest.raises(LeaseLost):
+        await sending
+    assert late.left_at is None

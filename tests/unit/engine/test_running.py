@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,20 @@ from orchestrator.engine.running import PartitionLoops
 from tests.unit.engine.support import AMPLE, END_S, JOB, World
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from orchestrator.store.database import Database
+
+
+@asynccontextmanager
+async def until_left(loops: PartitionLoops) -> AsyncIterator[None]:
+    """Run them until the block is left."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(loops.run())
+        try:
+            yield
+        finally:
+            loops.stop()
 
 
 async def at_work(database: Database) -> tuple[World, PartitionLoops]:
@@ -27,8 +41,9 @@ async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> 
     world, loops = await at_work(database)
     held = world.network.hold("TerminateJob")
     async with asyncio.timeout(END_S):
-        async with running.running([loops]):
+        async with until_left(loops):
             await world.network.arrival("TerminateJob")
+            loops.stop()
             later = "job-later001"
             await world.ready(later)
             asyncio.get_running_loop().call_soon(held.set)
@@ -48,7 +63,7 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(
     world, loops = await at_work(database)
     await world.know(JOB, look_at=world.clock.now())
     world.network.hold(action)
-    async with asyncio.timeout(END_S), running.running([loops]):
+    async with asyncio.timeout(END_S), until_left(loops):
         await world.network.arrival(action)
     assert "calls of main@cloud were cut off; their jobs are read first" in caplog.messages
 
@@ -73,22 +88,3 @@ async def test_cancelled_it_leaves_nothing_running(database: Database) -> None:
             await task
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
-
-
-async def test_a_loop_that_dies_takes_the_block_with_it(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only what is no Exception ends a loop: everything else is told and tried again."""
-
-    class Dead(BaseException):
-        pass
-
-    async def dies() -> float:
-        raise Dead
-
-    _, loops = await at_work(database)
-    monkeypatch.setattr(loops.prober, "step", dies)
-    async with asyncio.timeout(END_S):
-        with pytest.raises(BaseExceptionGroup):
-            async with running.running([loops]):
-                await asyncio.Event().wait()

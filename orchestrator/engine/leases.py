@@ -1,0 +1,167 @@
+"""Which partitions this replica drives: its fair share of those that live replicas can drive."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.leases import Fence
+from orchestrator.domain.sharing import share
+from orchestrator.engine.lease import Lease
+from orchestrator.engine.loop import run_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from random import Random
+
+    from orchestrator.domain.leases import LeasePolicy, Standing
+    from orchestrator.engine.partition import Partition
+    from orchestrator.engine.ports import Clock, LeaseStore
+    from orchestrator.engine.running import PartitionLoops
+
+LEAVE_S = 1.0
+"""How long giving back may take at a stop; what is not given back expires."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """A partition that this replica drives."""
+
+    lease: Lease
+    loops: PartitionLoops
+
+
+class Leases:
+    """Renews what this replica holds, takes what is its share, and gives back what is not.
+
+    Every step decides anew from what the database says, so a step that failed halfway is made
+    good by the next.
+    """
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        policy: LeasePolicy,
+        names: Collection[str],
+        *,
+        drive: Callable[[Lease], PartitionLoops],
+        new_id: Callable[[], str],
+        clock: Clock,
+    ) -> None:
+        self.name = "leases"
+        self.wake = asyncio.Event()
+        self.driven: dict[str, Driven] = {}
+        self._store = store
+        self._policy = policy
+        self._names = names
+        self._drive = drive
+        self._new_id = new_id
+        self._clock = clock
+        self._replica = ""
+        self._told_to_stop = asyncio.Event()
+
+    def partition(self, name: str) -> Partition | None:
+        """The partition of this name, if this replica drives it."""
+        driven = self.driven.get(name)
+        return driven.loops.partition if driven else None
+
+    def notice(self, name: str) -> None:
+        """Something new concerns this partition, or (where it is not driven here) the leases."""
+        driven = self.driven.get(name)
+        if driven:
+            driven.loops.wake()
+        else:
+            self.wake.set()
+
+    def stop(self) -> None:
+        """From now on no call starts any more, and what is held is given back."""
+        self._told_to_stop.set()
+
+    async def run(self, random: Random) -> None:
+        """Drive partitions until ``stop``; one whose loops die takes the others with it."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await run_until(self._told_to_stop, self, self._clock, random)
+            for each in self.driven.values():
+                each.loops.stop()
+        if self._replica:
+            with suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._store.leave(self._replica)
+
+    async def step(self) -> float:
+        """Renew the leases and do what follows; returns the seconds until the next renewal."""
+        policy, asked_at = self._policy, self._clock.monotonic()
+        standing = await self._standing()
+        if standing is None:
+            return 0.0
+        self._keep(standing, until=asked_at + policy.renewal_deadline_s)
+        wanted = share(standing.holders, standing.candidates)
+        mine = {name for name, replica in wanted.items() if replica == self._replica}
+        for name, driven in self.driven.items():
+            if name not in mine:
+                driven.loops.stop()
+        free = {
+            name: standing.epochs[name]
+            for name in mine - self.driven.keys()
+            if standing.holders[name] in (None, self._replica)
+        }
+        if free:
+            for fence in await self._store.take(self._replica, free):
+                self._start(fence, until=asked_at + policy.renewal_deadline_s)
+        for name, holder in standing.holders.items():
+            if holder == self._replica and name not in mine | self.driven.keys():
+                await self._store.release(Fence(name, standing.epochs[name]))
+        return min(policy.retry_s, standing.next_expiry_s)
+
+    async def _standing(self) -> Standing | None:
+        """What a renewal says; None where this replica had counted as dead and begins anew."""
+        if self._replica:
+            standing = await self._store.renew(self._replica, self._policy.duration_s)
+            if standing is not None:
+                return standing
+            log.error("the leases of %s have expired: it begins anew", self._replica)
+            for name in list(self.driven):
+                self._lose(name)
+        self._replica, joining = "", self._new_id()
+        await self._store.join(joining, self._names, self._policy.duration_s)
+        self._replica = joining
+        return None
+
+    def _keep(self, standing: Standing, *, until: float) -> None:
+        for name, driven in list(self.driven.items()):
+            epoch = driven.lease.fence.epoch
+            if standing.holders.get(name) == self._replica and standing.epochs[name] == epoch:
+                driven.lease.until = until
+            else:
+                self._lose(name)
+
+    def _lose(self, name: str) -> None:
+        driven = self.driven.pop(name)
+        driven.lease.lose()
+        driven.loops.stop()
+
+    def _start(self, fence: Fence, *, until: float) -> None:
+        lease = Lease(fence, until)
+        driven = Driven(lease, self._drive(lease))
+        self.driven[fence.partition] = driven
+        log.info("drives %s under epoch %d", fence.partition, fence.epoch)
+        self._tasks.create_task(self._run(driven), name=fence.partition)
+
+    async def _run(self, driven: Driven) -> None:
+        fence = driven.lease.fence
+        await driven.loops.run()
+        if self.driven.get(fence.partition) is not driven:
+            return
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._store.release(fence)
+        driven.lease.lose()
+        del self.driven[fence.partition]
+        log.info("gave back %s", fence.partition)
+        self.wake.set()

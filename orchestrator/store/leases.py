@@ -1,0 +1,144 @@
+"""The leases on partitions: who lives, who holds what, and how it passes on.
+
+A replica lives as long as its row does.  Whoever finds one expired deletes it, and its partitions
+are free: so a renewal that comes late either finds the row, and nobody took anything, or does not.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, insert, select, update
+
+from orchestrator.domain.leases import Fence, Standing
+from orchestrator.store.schema import operations, partitions, replicas, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
+
+
+class StoredLeases:
+    """Implements :class:`orchestrator.engine.ports.LeaseStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
+        """Have a new replica live, which is configured for these partitions."""
+
+        async def work(transaction: Transaction) -> None:
+            expires_at = await transaction.clock() + timedelta(seconds=lease_s)
+            if not self._database.dialect.shared:
+                await transaction.execute(delete(replicas))
+            await transaction.execute(
+                insert(replicas).values(id=replica, partitions=sorted(names), expires_at=expires_at)
+            )
+            known = await transaction.execute(select(partitions.c.name))
+            unknown = set(names) - set(known.scalars())
+            if unknown:
+                await transaction.execute(
+                    insert(partitions), [{"name": name, "epoch": 0} for name in sorted(unknown)]
+                )
+
+        await self._database.write(work)
+
+    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+        """Live on for ``lease_s``; None where the replica had counted as dead."""
+
+        async def work(transaction: Transaction) -> Standing | None:
+            now = await transaction.clock()
+            renewed = await transaction.execute(
+                update(replicas)
+                .where(replicas.c.id == replica)
+                .values(expires_at=now + timedelta(seconds=lease_s))
+            )
+            if renewed.rowcount == 0:
+                return None
+            await transaction.execute(
+                delete(replicas).where(replicas.c.id != replica, replicas.c.expires_at <= now)
+            )
+            live = {row.id: row for row in await transaction.execute(select(replicas))}
+            held = (await transaction.execute(select(partitions))).all()
+            others = [row.expires_at for row in live.values() if row.id != replica]
+            return Standing(
+                candidates={row.id: row.partitions for row in live.values()},
+                holders={row.name: row.holder if row.holder in live else None for row in held},
+                epochs={row.name: row.epoch for row in held},
+                next_expiry_s=(min(others) - now).total_seconds() if others else math.inf,
+            )
+
+        return await self._database.write(work)
+
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+        """Hold those of these free partitions that nobody took since their epochs were read.
+
+        Their troubles are forgotten: what the holder before met may be over.
+        """
+
+        async def work(transaction: Transaction) -> list[Fence]:
+            taken = []
+            for name, epoch in sorted(epochs.items()):
+                result = await transaction.execute(
+                    update(partitions)
+                    .where(partitions.c.name == name, partitions.c.epoch == epoch)
+                    .values(
+                        holder=replica,
+                        epoch=epoch + 1,
+                        trouble_code=None,
+                        trouble_message=None,
+                        trouble_advice=None,
+                    )
+                )
+                if result.rowcount:
+                    taken.append(Fence(name, epoch + 1))
+            return taken
+
+        return await self._database.write(work)
+
+    async def release(self, fence: Fence) -> None:
+        """Give a partition back, so that another replica may take it at once."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(
+                update(partitions)
+                .where(partitions.c.name == fence.partition, partitions.c.epoch == fence.epoch)
+                .values(holder=None)
+            )
+            await transaction.notify(fence.partition)
+
+        await self._database.write(work)
+
+    async def leave(self, replica: str) -> None:
+        """Live no more: all that it held is free."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(delete(replicas).where(replicas.c.id == replica))
+            await transaction.notify("")
+
+        await self._database.write(work)
+
+    async def adopt(self, *, account: str, region: str, partition: str) -> None:
+        """Hand the unfinished work of a region to the partition that its calls go to now.
+
+        The host in an account's configuration may have changed since it was submitted.
+        """
+
+        async def work(transaction: Transaction) -> None:
+            for table in (terminations, operations):
+                await transaction.execute(
+                    update(table)
+                    .where(
+                        table.c.account == account,
+                        table.c.region == region,
+                        table.c.finished_at.is_(None),
+                        table.c.partition != partition,
+                    )
+                    .values(partition=partition)
+                )
+
+        await self._database.write(work)

@@ -1,0 +1,74 @@
+"""One write transaction, which the units of work of a group share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, select
+
+from orchestrator.domain.errors import LeaseLost
+from orchestrator.store.schema import events, partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.leases import Fence
+    from orchestrator.store.dialects import Dialect
+
+
+class Transaction:
+    """Its connection, the events that it ends with, and the leases that hold until its end."""
+
+    def __init__(
+        self, connection: AsyncConnection, dialect: Dialect, now: Callable[[], datetime]
+    ) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.scalar = connection.scalar
+        self._dialect = dialect
+        self._now = now
+        self._events: list[dict[str, object]] = []
+        self._held: set[Fence] = set()
+
+    async def clock(self) -> datetime:
+        """Now, by the clock that all replicas share."""
+        return await self._dialect.clock(self.connection) or self._now()
+
+    async def hold(self, fence: Fence) -> None:
+        """Go on only as the partition's holder, and let it pass to nobody before the end.
+
+        Raises LeaseLost when it has passed to another one, or was given back.
+        """
+        if fence in self._held:
+            return
+        lease = partitions.c
+        found = await self.execute(
+            select(lease.name)
+            .where(
+                lease.name == fence.partition,
+                lease.epoch == fence.epoch,
+                lease.holder.is_not(None),
+            )
+            .with_for_update(read=True)
+        )
+        if found.one_or_none() is None:
+            raise LeaseLost(f"{fence.partition} is not held any more under epoch {fence.epoch}")
+        self._held.add(fence)
+
+    def record(self, **event: object) -> None:
+        """Have an event stored, at the end: only then is their order that of the commits."""
+        self._events.append(event)
+
+    async def notify(self, notice: str) -> None:
+        """Tell all replicas once this is committed; may be lost."""
+        await self._dialect.notify(self.connection, notice)
+
+    async def finish(self) -> None:
+        if self._events:
+            await self._dialect.order_commits(self.connection)
+            columns = {name for event in self._events for name in event}
+            rows = [dict.fromkeys(columns) | event for event in self._events]
+            await self.execute(insert(events), rows)

@@ -1,0 +1,22 @@
+"""Leases that tests hold without a loop that renews them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.store.leases import StoredLeases
+
+if TYPE_CHECKING:
+    from orchestrator.domain.leases import Fence
+    from orchestrator.store.database import Database
+
+HOUR_S = 3600.0
+
+
+async def hold(database: Database, *names: str, replica: str = "a replica") -> list[Fence]:
+    """Have a replica that holds these partitions, each under its next epoch; the first is 1."""
+    leases = StoredLeases(database)
+    await leases.join(replica, names, HOUR_S)
+    standing = await leases.renew(replica, HOUR_S)
+    assert standing is not None
+    return await leases.take(replica, {name: standing.epochs[name] for name in names})
