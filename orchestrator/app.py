@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from random import SystemRandom
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.ids import new_id
+from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops, running
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from random import Random
 
+    from orchestrator.cloud.credentials import CredentialProvider
     from orchestrator.cloud.transport import Transport
     from orchestrator.domain.quota import Quota
     from orchestrator.engine.lease import Lease
@@ -120,7 +122,10 @@ async def replica(name: str, env: Environment) -> Replica:
     for account_name, account in env.settings.accounts.items():
         for region, partition in account.partitions(account_name).items():
             await stored.adopt(account=account_name, region=region, partition=partition)
-    watched = Watched(env.clock)
+    clock = SharedClock(env.clock)
+    clock.set(await stored.now())
+    env = replace(env, clock=clock)
+    watched = Watched(clock)
     makers = _partitions(env, watched)
     leases = Leases(
         stored,
@@ -128,29 +133,33 @@ async def replica(name: str, env: Environment) -> Replica:
         makers.keys(),
         drive=lambda lease: PartitionLoops(makers[lease.fence.partition](lease)),
         new_id=lambda: new_id(name, env.random),
-        clock=env.clock,
+        clock=clock,
     )
     return Replica(_context(env, leases, watched), leases)
 
 
 def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease], Partition]]:
-    """What makes each partition that the configuration names, one cloud per account."""
+    """What makes each partition that the configuration names, on one credential per account."""
     makers: dict[str, Callable[[Lease], Partition]] = {}
     for name, account in env.settings.accounts.items():
-        provider, options = account.credentials.provider, account.credentials.options()
-        cloud = TencentBatch(
-            endpoint=account.endpoint,
-            credentials=build_provider(provider, options, env.clock),
-            clock=env.clock,
-            transport=env.transport,
+        credentials = build_provider(
+            account.credentials.provider, account.credentials.options(), env.clock
         )
 
         def make(
-            lease: Lease, cloud: TencentBatch = cloud, account: Account = account
+            lease: Lease,
+            account: Account = account,
+            credentials: CredentialProvider = credentials,
         ) -> Partition:
             return Partition(
                 lease=lease,
-                cloud=cloud,
+                cloud=TencentBatch(
+                    endpoint=account.endpoint,
+                    credentials=credentials,
+                    clock=env.clock,
+                    transport=env.transport,
+                    may_leave=lambda: lease.require(env.clock.monotonic()),
+                ),
                 store=WorkingSet(env.database, lease.fence),
                 clock=env.clock,
                 random=env.random,

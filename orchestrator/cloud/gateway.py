@@ -12,7 +12,7 @@ from orchestrator.cloud.wire import Action
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -42,12 +42,17 @@ class TencentBatch:
         credentials: CredentialProvider,
         clock: Clock,
         transport: Transport,
+        may_leave: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take an ``endpoint`` as ``host_for`` wants it; the transport is the caller's to close."""
+        """Take an ``endpoint`` as ``host_for`` wants it; the transport is the caller's to close.
+
+        ``may_leave`` is asked at the last moment before a call leaves, and raises if it may not.
+        """
         self._endpoint = endpoint
         self._credentials = credentials
         self._clock = clock
         self._transport = transport
+        self._may_leave = may_leave
         self._unknown_codes: set[str] = set()
         self.clock_offset_s: float | None = None
         """The cloud's clock less this host's, at the last answer; positive: this host is behind."""
@@ -117,7 +122,9 @@ class TencentBatch:
             at=sent_at,
         )
         url = endpoint_for(self._endpoint, region).rstrip("/") + "/"
-        answer = await self._transport.post(url, headers=headers, body=body)
+        answer = await self._transport.post(
+            url, headers=headers, body=body, may_leave=self._may_leave
+        )
         self._measure_clock(answer)
         try:
             return wire.open_envelope(answer.status, answer.body), sent_at

@@ -10,7 +10,8 @@ import aiohttp
 from orchestrator.cloud import catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from types import SimpleNamespace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,10 @@ class HttpAnswer:
 class Transport(Protocol):
     """Carries one request; the seam where a simulation takes the network's place."""
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
-        """Send exactly these bytes once; raises CloudError."""
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+    ) -> HttpAnswer:
+        """Send exactly these bytes once, or none if ``may_leave`` raises; raises CloudError."""
 
 
 class AiohttpTransport:
@@ -41,13 +44,16 @@ class AiohttpTransport:
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(connect=connect_timeout_s, total=total_timeout_s),
+            trace_configs=[_asking_before_it_leaves()],
             trust_env=False,
         )
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+    ) -> HttpAnswer:
         try:
             async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False
+                url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=may_leave
             ) as answer:
                 return HttpAnswer(
                     status=answer.status, headers=answer.headers, body=await answer.read()
@@ -63,6 +69,18 @@ class AiohttpTransport:
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _asking_before_it_leaves() -> aiohttp.TraceConfig:
+    """Ask once there is a connection, for making one may take long."""
+
+    async def ask(_session: object, context: SimpleNamespace, _params: object) -> None:
+        context.trace_request_ctx()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(ask)
+    trace.on_connection_reuseconn.append(ask)
+    return trace
 
 
 def _told(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,13 @@ class LeasePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The leases as a renewal found them.
+    """The leases as a renewal found them, at ``now`` by the database's clock.
 
     ``candidates``: the partitions that each live replica is configured for.  ``holders`` are live.
     ``next_expiry_s``: when the next of the other replicas counts as dead unless it renews.
     """
 
+    now: datetime
     candidates: Mapping[str, Collection[str]]
     holders: Mapping[str, str | None]
     epochs: Mapping[str, int]

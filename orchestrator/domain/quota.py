@@ -2,9 +2,10 @@
 
 The cloud counts calls per (action, host called, sub-account) in one-second windows at its clock,
 by arrival (cloud.tencent.com/document/product/1278/109059).  N permits an action, and a call gives
-its permit back one second after its answer, less 0.95 times the shortest round trip of late: two
-arrivals on one permit are then at least a second apart, whatever the network does, so that no
-second holds more than N.
+its permit back one second after its answer, less what the way back of one call and the way there of
+the next take together at least: two arrivals on one permit are then at least a second apart, so
+that no second holds more than N.  That time is the shortest round trip of late, less as much as the
+others were longer on average: with few seen, or uneven ones, the shortest possible may be shorter.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ WINDOW_S: Final = 1.0
 TRUSTED_SHARE: Final = 0.95
 """How much of the shortest round trip, and of the even spacing, is relied on."""
 ROUND_TRIPS_KEPT: Final = 128
+ROUND_TRIPS_NEEDED: Final = 8
 LESS_AFTER_THROTTLE: Final = 0.75
 CALM_S: Final = 10.0
 """Time without a throttled call after which some permits come back."""
@@ -74,8 +76,7 @@ class Quota:
     def put_back_answered(self, *, sent_at: float, answered_at: float) -> None:
         """Put back the permit of a call that was answered."""
         self._round_trips_s.append(answered_at - sent_at)
-        trusted_s = TRUSTED_SHARE * min(self._round_trips_s)
-        self._put_back(answered_at + WINDOW_S - trusted_s)
+        self._put_back(answered_at + WINDOW_S - self._ways_s())
 
     def put_back_unanswered(self, now: float) -> None:
         """Put back the permit of a call that failed without an answer."""
@@ -97,6 +98,14 @@ class Quota:
         self.allowed = max(1, min(fewer, ceiling_per_s or fewer))
         while self._free_at and len(self._free_at) + self._out > self.allowed:
             heapq.heappop(self._free_at)
+
+    def _ways_s(self) -> float:
+        """What a way back and a way there take at least, by the round trips of late."""
+        seen = self._round_trips_s
+        if len(seen) < ROUND_TRIPS_NEEDED:
+            return 0.0
+        shortest_s, mean_s = min(seen), sum(seen) / len(seen)
+        return TRUSTED_SHARE * max(0.0, shortest_s - (mean_s - shortest_s))
 
     def _put_back(self, free_at: float) -> None:
         self._out -= 1

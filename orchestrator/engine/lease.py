@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.errors import LeaseLost
+
 if TYPE_CHECKING:
     from orchestrator.domain.leases import Fence
 
@@ -19,6 +21,11 @@ class Lease:
 
     def holds(self, now: float) -> bool:
         return now < self.until
+
+    def require(self, now: float) -> None:
+        """Raise LeaseLost unless it holds."""
+        if not self.holds(now):
+            raise LeaseLost(f"the lease on {self.fence.partition} was not renewed in time")
 
     def lose(self) -> None:
         self.until = -math.inf

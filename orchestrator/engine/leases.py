@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from random import Random
 
     from orchestrator.domain.leases import LeasePolicy, Standing
+    from orchestrator.engine.clock import SharedClock
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.ports import Clock, LeaseStore
+    from orchestrator.engine.ports import LeaseStore
     from orchestrator.engine.running import PartitionLoops
 
 LEAVE_S = 1.0
@@ -52,7 +53,7 @@ class Leases:
         *,
         drive: Callable[[Lease], PartitionLoops],
         new_id: Callable[[], str],
-        clock: Clock,
+        clock: SharedClock,
     ) -> None:
         self.name = "leases"
         self.wake = asyncio.Event()
@@ -100,6 +101,7 @@ class Leases:
         standing = await self._standing()
         if standing is None:
             return 0.0
+        self._clock.set(standing.now)
         self._keep(standing, until=asked_at + policy.renewal_deadline_s)
         wanted = share(standing.holders, standing.candidates)
         mine = {name for name, replica in wanted.items() if replica == self._replica}

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
+from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,11 +53,9 @@ class Pacer:
         """
         await self._clock.sleep(max(0.0, permit.send_at - self._clock.monotonic()))
         sent_at = self._clock.monotonic()
-        if not self._lease.holds(sent_at):
-            self.quota.put_back_unused(sent_at)
-            raise LeaseLost(f"{self._name}: the lease was not renewed in time")
         answered = False
         try:
+            self._lease.require(sent_at)
             result = await call()
             answered = True
         except CloudError as error:

@@ -212,6 +212,7 @@ class _Unit(Generic[T]):
 
     def fail(self, error: Exception) -> None:
         if self.result.cancelled():
-            log.error("a write failed after its caller had gone", exc_info=error)
+            if not isinstance(error, StoreUnavailable):  # which is told already
+                log.error("a write failed after its caller had gone", exc_info=error)
         else:
             self.result.set_exception(error)

@@ -17,6 +17,7 @@ from orchestrator.store.schema import operations, partitions, replicas, terminat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from datetime import datetime
 
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
@@ -27,6 +28,14 @@ class StoredLeases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def now(self) -> datetime:
+        """What the database's clock shows."""
+
+        async def work(transaction: Transaction) -> datetime:
+            return await transaction.clock()
+
+        return await self._database.write(work)
 
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
         """Have a new replica live, which is configured for these partitions."""
@@ -66,6 +75,7 @@ class StoredLeases:
             held = (await transaction.execute(select(partitions))).all()
             others = [row.expires_at for row in live.values() if row.id != replica]
             return Standing(
+                now=now,
                 candidates={row.id: row.partitions for row in live.values()},
                 holders={row.name: row.holder if row.holder in live else None for row in held},
                 epochs={row.name: row.epoch for row in held},

@@ -52,7 +52,7 @@ from orchestrator.store.working_set import WorkingSet
 from tests.leases import hold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
     from orchestrator.engine.loop import Steps
@@ -247,7 +247,9 @@ class Wire:
     world: World
     fate: Fate
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+    ) -> HttpAnswer:
         if self.fate.dead.is_set():
             raise catalogue.error(catalogue.CONNECT_FAILED, "the process is dead")
         request = HttpRequest("POST", "/", list(headers.items()), body)

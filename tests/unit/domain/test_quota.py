@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from orchestrator.domain.quota import Quota
+from orchestrator.domain.quota import ROUND_TRIPS_NEEDED, Quota
 
 
 def run(
@@ -73,6 +73,28 @@ def test_calls_are_spread_evenly_and_not_sent_in_a_burst() -> None:
     times = [quota.take(1.0).send_at for _ in range(10)]
     gaps = [round(b - a, 6) for a, b in itertools.pairwise(times)]
     assert gaps == [0.095] * 9
+
+
+def given_back_after_s(*round_trips_s: float) -> float:
+    """How long after its answer the last of these calls gives its permit back."""
+    quota, now = Quota(1, now=0.0, spread=True), 0.0
+    for round_trip_s in round_trips_s:
+        now = quota.take(now).send_at
+        quota.put_back_answered(sent_at=now, answered_at=now + round_trip_s)
+        now += round_trip_s
+    return quota.ready_at(now) - now
+
+
+def test_a_round_trip_is_relied_on_once_enough_were_seen() -> None:
+    assert given_back_after_s(*[0.4] * (ROUND_TRIPS_NEEDED - 1)) == 1.0
+    assert given_back_after_s(*[0.4] * ROUND_TRIPS_NEEDED) == pytest.approx(1 - 0.95 * 0.4)
+
+
+def test_uneven_round_trips_are_relied_on_less() -> None:
+    """The way there of one call and the way back of another may both be the shortest."""
+    uneven = [0.3, 0.5] * (ROUND_TRIPS_NEEDED // 2)
+    assert given_back_after_s(*uneven) == pytest.approx(1 - 0.95 * 0.2)
+    assert given_back_after_s(*[0.1, 0.9] * (ROUND_TRIPS_NEEDED // 2)) == 1.0
 
 
 def test_calls_that_need_not_be_spread_leave_at_once() -> None:

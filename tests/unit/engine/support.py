@@ -128,7 +128,9 @@ class Network:
         """Return when one more call of this action has arrived."""
         await self._arrived[action].acquire()
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpAnswer:
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+    ) -> HttpAnswer:
         action = headers["X-TC-Action"]
         if self.before_arrival is not None:
             await self.before_arrival(action)

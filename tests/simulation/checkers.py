@@ -1,0 +1,308 @@
+"""What must be so, judged by the clouds' logs, the database and the client's own log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections import Counter
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.lifecycle import Event, State
+from orchestrator.domain.operations import outcome
+from orchestrator.simulator.faults import Fault
+from tests.simulation.clock import START
+from tests.simulation.loop import REPLICA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import aiosqlite
+
+    from orchestrator.simulator.server import Call, Simulator
+    from tests.simulation.world import World
+
+WATCHED: Final = """
+CREATE TABLE engine_writes (partition TEXT PRIMARY KEY);
+CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, call_at, in_doubt
+ON terminations BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+CREATE TRIGGER postponed AFTER UPDATE OF look_at ON terminations
+WHEN NEW.not_before IS OLD.not_before
+BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+CREATE TRIGGER troubled AFTER UPDATE OF trouble_code, trouble_message ON partitions
+WHEN NEW.epoch = OLD.epoch BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.name); END;
+CREATE TRIGGER begun AFTER INSERT ON attempts
+BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+CREATE TRIGGER answered AFTER UPDATE ON attempts
+BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+"""
+"""Which partitions a transaction decides for, noted by the database itself."""
+HARMLESS: Final = ("", Fault.CHARSET)
+ANSWERS_A_LOOK: Final = ("OK", "ResourceNotFound.Job", "UnauthorizedOperation")
+DOWN: Final = (State.VERIFIED, State.ALREADY_FINISHED)
+
+
+def watch(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(WATCHED)
+
+
+class Checkers:
+    """One run's; ``violations`` says what was wrong, each with its time."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.violations: list[str] = []
+        self._connection: sqlite3.Connection | None = None
+        self._last_event = 0
+        self._holders: dict[tuple[str, int], str] = {}
+        self._read_calls: Counter[str] = Counter()
+        self._looked_at: dict[tuple[str, str], float] = {}
+
+    def violated(self, what: str, why: str) -> None:
+        self.violations.append(f"{self._world.loop.time():.3f} s: {what}: {why}")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Read the database, and the log."""
+        handler = _Log(self)
+        # What it says of connections that were dropped.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+        root = logging.getLogger("orchestrator")
+        propagates, level = root.propagate, root.level
+        root.addHandler(handler)
+        root.propagate = False
+        root.setLevel(logging.INFO)
+        with closing(sqlite3.connect(self._world.path, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            self._connection = connection
+            try:
+                yield
+            finally:
+                root.removeHandler(handler)
+                root.propagate = propagates
+                root.setLevel(level)
+
+    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        assert self._connection is not None
+        return self._connection.execute(query, values).fetchall()
+
+    # --- at every call, and at every commit -------------------------------------------------------
+
+    def on_call(self, action: str, host: str, body: bytes) -> None:
+        """A call leaves only from the partition's holder, TerminateJob once that is on record."""
+        found = self.rows(
+            "SELECT r.id FROM partitions p JOIN replicas r ON r.id = p.holder WHERE p.name = ?",
+            f"main@{host}",
+        )
+        holder = _process(found[0]["id"]) if found else None
+        if holder != REPLICA.get():
+            self.violated("lease", f"{REPLICA.get()} calls {action} while {holder} holds {host}")
+        if action == "TerminateJob":
+            job_id = json.loads(body)["JobId"]
+            if not self.rows(
+                "SELECT 1 FROM attempts a JOIN terminations t ON t.id = a.termination_id"
+                " WHERE t.job_id = ? AND t.partition = ? AND a.answered_at IS NULL",
+                job_id,
+                f"main@{host}",
+            ):
+                self.violated("attempt", f"{job_id} is called, and no open attempt says so")
+
+    def before_commit(self, connection: aiosqlite.Connection) -> None:
+        """What decides for a partition comes from its holder."""
+        raw = connection._conn
+        try:
+            written = raw.execute(
+                "SELECT w.partition, p.holder FROM engine_writes w"
+                " LEFT JOIN partitions p ON p.name = w.partition"
+            ).fetchall()
+        except sqlite3.ProgrammingError:
+            return  # it was dropped, and nothing will be committed
+        for partition, holder in written:
+            if holder is None or _process(holder) != REPLICA.get():
+                self.violated("fence", f"{REPLICA.get()} writes {partition}, which {holder} holds")
+        if written:
+            raw.execute("DELETE FROM engine_writes")
+
+    def after_commit(self) -> None:
+        for row in self.rows("SELECT name, holder, epoch FROM partitions WHERE holder NOT NULL"):
+            key = row["name"], row["epoch"]
+            if key not in self._holders:
+                self._world.fired["a partition passed on"] += row["epoch"] > 1
+            if self._holders.setdefault(key, row["holder"]) != row["holder"]:
+                self.violated("epoch", f"{key} is held by {row['holder']} and another")
+        for event in self.rows(
+            "SELECT e.id, e.type, e.from_state, e.to_state, e.why, t.job_id, t.region, t.created_at"
+            " FROM events e LEFT JOIN terminations t ON t.id = e.termination_id"
+            " WHERE e.id > ? ORDER BY e.id",
+            self._last_event,
+        ):
+            self._last_event = event["id"]
+            self._world.fired[f"event: {event['type']}"] += 1
+            if (event["type"], event["from_state"]) == (Event.CALL_ACCEPTED, State.SENDING):
+                self._check_accepted(event)
+            if event["to_state"] and State(event["to_state"]).final:
+                self._check_end(event)
+
+    def _check_accepted(self, event: sqlite3.Row) -> None:
+        """A call that nobody heard of is called accepted only where it was, or the job is down."""
+        cloud = self._world.clouds[f"{event['region']}.cloud"]
+        job_id, job, now = event["job_id"], cloud._jobs.get(event["job_id"]), cloud.now()
+        acted = any(
+            call.action == "TerminateJob" and call.acted and job_id in call.job_ids
+            for call in cloud.calls
+        )
+        if not acted and (job is None or job.live(now)):
+            self.violated("acknowledged", f"{job_id}, which no call has reached")
+
+    def _check_end(self, event: sqlite3.Row) -> None:
+        """A final state is true of the cloud when it is written, as far as anybody could know."""
+        cloud = self._world.clouds[f"{event['region']}.cloud"]
+        job_id, state = event["job_id"], State(event["to_state"])
+        job, now = cloud._jobs.get(job_id), cloud.now()
+        self._read_looks(event["region"], cloud)
+        if job is not None:
+            job.advance(now)
+        match state:
+            case State.NOT_FOUND:
+                true = job is None or job.vanished_at(now) is not None
+            case State.REFUSED:
+                true = job is not None and (job.spec.refuse_env or job.spec.forbidden)
+            case State.VERIFIED | State.ALREADY_FINISHED:
+                looked_at = self._looked_at.get((event["region"], job_id), 0.0)
+                true = job is not None and (
+                    job.live(now) == 0
+                    or (job.revived_at is not None and job.revived_at >= looked_at)
+                )
+            case _:
+                true = False
+        if not true:
+            self.violated("truth", f"{job_id} ends {state}: {event['why']}: {job and job.spec}")
+
+    def _read_looks(self, region: str, cloud: Simulator) -> None:
+        for call in cloud.calls[self._read_calls[region] :]:
+            if self._shows(call):
+                self._looked_at.update({(region, job_id): call.at for job_id in call.job_ids})
+        self._read_calls[region] = len(cloud.calls)
+
+    def _shows(self, call: Call) -> bool:
+        """Did somebody hear how these jobs are?"""
+        return (
+            call.action.startswith("Describe")
+            and call.code in ANSWERS_A_LOOK
+            and call.fault in HARMLESS
+            and call.request_id not in self._world.network.unheard
+        )
+
+    # --- at the end ------------------------------------------------------------------------------
+
+    def all_ended(self) -> bool:
+        return not self.rows("SELECT 1 FROM operations WHERE finished_at IS NULL LIMIT 1")
+
+    def unfinished(self) -> str:
+        return "; ".join(
+            str(dict(row))
+            for row in self.rows(
+                "SELECT job_id, state, look, look_at, call_at, in_doubt, failures, job_state,"
+                " partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
+            )
+        )
+
+    def at_the_end(self) -> None:
+        self._check_acknowledged()
+        self._check_operations()
+        for region, cloud in self._world.clouds.items():
+            self._check_quota(region, cloud)
+            self._check_calls(region, cloud)
+        for row in self.rows("SELECT outcome, count(*) AS n FROM attempts GROUP BY outcome"):
+            self._world.fired[f"attempt: {row['outcome']}"] += row["n"]
+        if self.rows("SELECT 1 FROM attempts WHERE answered_at IS NULL"):
+            self.violated("attempts", "one was never answered")
+        for check in ("integrity_check", "foreign_key_check"):
+            found = [tuple(row) for row in self.rows(f"PRAGMA {check}")]
+            if found not in ([], [("ok",)]):
+                self.violated(check, str(found))
+
+    def _check_acknowledged(self) -> None:
+        """Everything that the client was told of is there, and has an end."""
+        for each in self._world.acknowledged:
+            rows = self.rows(
+                "SELECT t.job_id, t.region, o.finished_at FROM operations o"
+                " JOIN operation_terminations l ON l.operation_id = o.id"
+                " JOIN terminations t ON t.id = l.termination_id WHERE o.id = ?",
+                each.operation_id,
+            )
+            if {row["job_id"] for row in rows} != set(each.jobs):
+                self.violated("lost", f"{each} is stored as {[tuple(row) for row in rows]}")
+        if self.rows(
+            "SELECT 1 FROM operations GROUP BY idempotency_key HAVING count(*) > 1"
+            " AND idempotency_key IS NOT NULL"
+        ):
+            self.violated("doubled", "an idempotency key stands for two operations")
+
+    def _check_operations(self) -> None:
+        for row in self.rows("SELECT id, outcome, jobs_total, jobs_unfinished FROM operations"):
+            states = Counter(
+                State(each["state"])
+                for each in self.rows(
+                    "SELECT state FROM terminations t JOIN operation_terminations l"
+                    " ON l.termination_id = t.id WHERE l.operation_id = ?",
+                    row["id"],
+                )
+            )
+            unfinished = sum(count for state, count in states.items() if not state.final)
+            if row["jobs_unfinished"] != unfinished or states.total() != row["jobs_total"]:
+                self.violated("counted", f"{dict(row)} has {states}")
+            elif not unfinished and row["outcome"] != outcome(states):
+                self.violated("outcome", f"{dict(row)} has {states}")
+
+    def _check_quota(self, region: str, cloud: Simulator) -> None:
+        for quota in cloud.quota.report():
+            if quota["refused"]:
+                self.violated("quota", f"{region}: {quota}")
+
+    def _check_calls(self, region: str, cloud: Simulator) -> None:
+        """No TerminateJob follows another one on a job without an answered look in between.
+
+        One that was heard to be refused by the rate limit did nothing.
+        """
+        seen: set[str] = set()
+        for call in cloud.calls:
+            if call.action == "TerminateJob":
+                unseen = [job_id for job_id in call.job_ids if job_id not in seen]
+                if unseen:
+                    log = "\n".join(
+                        f"{c.at - START.timestamp():.3f} {c.action} {c.code} {c.fault}"
+                        f" {'' if self._shows(c) else 'shows nothing'}"
+                        for c in cloud.calls[: cloud.calls.index(call) + 1]
+                        if unseen[0] in c.job_ids
+                    )
+                    self.violated("unread", f"{region}: {unseen} called unread:\n{log}")
+                heard = call.request_id not in self._world.network.unheard
+                if not (heard and call.fault == Fault.THROTTLE):
+                    seen.difference_update(call.job_ids)
+            elif self._shows(call):
+                seen.update(call.job_ids)
+
+
+class _Log(logging.Handler):
+    """Nothing may be told that nobody expects."""
+
+    def __init__(self, checkers: Checkers) -> None:
+        super().__init__(logging.WARNING)
+        self._checkers = checkers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        world = self._checkers._world
+        if not world.loop.is_alive(REPLICA.get()):
+            return
+        world.loop.note(f"{record.levelname}: {record.getMessage()}")
+        world.fired["a replica began anew"] += "begins anew" in record.getMessage()
+        if record.exc_info:
+            self._checkers.violated("log", f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+
+def _process(replica_id: str) -> str:
+    return replica_id.rpartition("_")[0]

@@ -1,0 +1,137 @@
+"""The way from a replica to the cloud: what leaves arrives, is answered and comes back, or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from orchestrator.cloud import catalogue
+from orchestrator.cloud.transport import HttpAnswer
+from orchestrator.domain.errors import LeaseLost
+from orchestrator.simulator.answers import Delivery
+from orchestrator.simulator.wire import Request
+from tests.simulation.loop import REPLICA
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from random import Random
+
+    from orchestrator.simulator.server import Call, Simulator
+    from tests.simulation.loop import SimulatedLoop
+
+CALL_TIMEOUT_S: Final = 1.0
+WAY_S: Final = (0.002, 0.06)
+SLOW_WAY_S: Final = (0.06, 0.6)
+"""Less than a lease outlives the trust in it: a call never arrives in its successor's time."""
+REFUSED_SHARE: Final = 0.25
+
+
+@dataclass(slots=True)
+class Weather:
+    """Shares of calls that meet a fault of the network now."""
+
+    lost_request: float = 0.0
+    lost_answer: float = 0.0
+    slow: float = 0.0
+    lost_termination: float = 0.0
+    """The answer to a TerminateJob is lost."""
+    silent: float = 0.0
+    """It arrives and is carried out, and nothing ever comes back."""
+    away: bool = False
+    """No connection can be made."""
+
+
+@dataclass(slots=True)
+class Network:
+    """Between all replicas and the clouds, by host name."""
+
+    loop: SimulatedLoop
+    random: Random
+    clouds: Mapping[str, Simulator]
+    weather: Weather = field(default_factory=Weather)
+    fired: Counter[str] = field(default_factory=Counter)
+    unheard: set[str] = field(default_factory=set)
+    """RequestIds of calls that nobody was told the outcome of."""
+
+
+@dataclass(slots=True)
+class Wire:
+    """One replica's transport.  ``point`` is called where the replica may die."""
+
+    network: Network
+    point: Callable[[str], Awaitable[None]]
+    sent: Callable[[str, str, bytes], None]
+
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+    ) -> HttpAnswer:
+        network, loop = self.network, self.network.loop
+        loop.require_alive()
+        await self.point("before a call")
+        if network.weather.away:
+            network.fired["cloud away"] += 1
+            raise catalogue.error(catalogue.CONNECT_FAILED, "connection refused")
+        try:
+            may_leave()
+        except LeaseLost:
+            network.fired["a call was held back"] += 1
+            raise
+        host = urlsplit(url).netloc
+        self.sent(headers["X-TC-Action"], host, body)
+        answered: asyncio.Future[tuple[HttpAnswer | None, Call]] = loop.create_future()
+        loop.note(f"{headers['X-TC-Action']} to {host} leaves {REPLICA.get()}")
+        request = Request("POST", "/", list(headers.items()), body)
+        # What has left goes on, whatever becomes of the replica.
+        loop.spawn(None, self._carry(host, request, answered), name="a call")
+        await self.point("a call has left")
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                answer, call = await answered
+        except TimeoutError as error:
+            raise catalogue.error(catalogue.TIMEOUT, "no answer in time") from error
+        await self.point("an answer has come")
+        if answer is None:
+            raise catalogue.error(catalogue.DISCONNECTED, "the connection was cut")
+        network.unheard.discard(call.request_id)
+        return answer
+
+    async def _carry(
+        self,
+        host: str,
+        request: Request,
+        answered: asyncio.Future[tuple[HttpAnswer | None, Call]],
+    ) -> None:
+        network, weather = self.network, self.network.weather
+        cloud, draw = network.clouds[host], network.random.random
+        await asyncio.sleep(self._way_s())
+        if draw() < weather.lost_request:
+            network.fired["lost request"] += 1
+            return
+        reply = cloud.handle(request)
+        network.loop.note(f"{cloud.calls[-1].action} arrives at {host}: {cloud.calls[-1].code}")
+        call = cloud.calls[-1]
+        network.unheard.add(call.request_id)
+        if draw() < weather.silent:
+            network.fired["silent call"] += 1
+            return
+        lost = draw() < weather.lost_answer
+        network.fired["lost answer"] += lost
+        if call.action == "TerminateJob" and draw() < weather.lost_termination:
+            network.fired["lost answer to TerminateJob"] += 1
+            lost = True
+        await asyncio.sleep(self._way_s() + reply.delay_s)
+        if answered.done():
+            return
+        whole = reply.delivery is Delivery.WHOLE and not lost
+        answer = HttpAnswer(status=reply.status, headers={}, body=reply.body) if whole else None
+        answered.set_result((answer, call))
+
+    def _way_s(self) -> float:
+        network = self.network
+        if network.random.random() < network.weather.slow:
+            network.fired["slow way"] += 1
+            return network.random.uniform(*SLOW_WAY_S)
+        return network.random.uniform(*WAY_S)
