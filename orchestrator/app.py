@@ -123,7 +123,7 @@ async def replica(name: str, env: Environment) -> Replica:
         for region, partition in account.partitions(account_name).items():
             await stored.adopt(account=account_name, region=region, partition=partition)
     clock = SharedClock(env.clock)
-    clock.set(await stored.now())
+    clock.set(await stored.now(), told_at=clock.monotonic())
     env = replace(env, clock=clock)
     watched = Watched(clock)
     makers = _partitions(env, watched)

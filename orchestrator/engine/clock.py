@@ -20,10 +20,11 @@ class SharedClock:
 
     def __init__(self, machine: Clock) -> None:
         self._machine = machine
-        self.set(machine.now())
+        self.set(machine.now(), told_at=machine.monotonic())
 
-    def set(self, now: datetime) -> None:
-        self._told, self._told_at = now, self._machine.monotonic()
+    def set(self, now: datetime, *, told_at: float) -> None:
+        """Go on from ``now``, which it was when the monotonic clock showed ``told_at``."""
+        self._told, self._told_at = now, told_at
 
     def now(self) -> datetime:
         return self._told + timedelta(seconds=self._machine.monotonic() - self._told_at)

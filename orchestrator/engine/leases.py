@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.ports import LeaseStore
     from orchestrator.engine.running import PartitionLoops
 
-LEAVE_S = 1.0
-"""How long giving back may take at a stop; what is not given back expires."""
+LEAVE_S = 0.5
+"""How long a step, and giving back, may take at a stop; what is not given back expires."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Leases:
         self._new_id = new_id
         self._clock = clock
         self._replica = ""
+        self._joined = False
         self._told_to_stop = asyncio.Event()
 
     def partition(self, name: str) -> Partition | None:
@@ -73,23 +74,28 @@ class Leases:
         return driven.loops.partition if driven else None
 
     def notice(self, name: str) -> None:
-        """Something new concerns this partition, or (where it is not driven here) the leases."""
-        driven = self.driven.get(name)
-        if driven:
-            driven.loops.wake()
-        else:
+        """Something new concerns this partition; without a name, it concerns the leases."""
+        if not name:
             self.wake.set()
+        elif name in self.driven:
+            self.driven[name].loops.wake()
 
     def stop(self) -> None:
         """From now on no call starts any more, and what is held is given back."""
         self._told_to_stop.set()
+        for each in self.driven.values():
+            each.loops.stop()
 
     async def run(self, random: Random) -> None:
         """Drive partitions until ``stop``; one whose loops die takes the others with it."""
         async with asyncio.TaskGroup() as self._tasks:
-            await run_until(self._told_to_stop, self, self._clock, random)
-            for each in self.driven.values():
-                each.loops.stop()
+            renewing = self._tasks.create_task(
+                run_until(self._told_to_stop, self, self._clock, random), name=self.name
+            )
+            await self._told_to_stop.wait()
+            # Whatever it takes after that falls with ``leave``, which is written after it.
+            await asyncio.wait([renewing], timeout=LEAVE_S)
+            renewing.cancel()
         if self._replica:
             with suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
@@ -101,7 +107,7 @@ class Leases:
         standing = await self._standing()
         if standing is None:
             return 0.0
-        self._clock.set(standing.now)
+        self._clock.set(standing.now, told_at=(asked_at + self._clock.monotonic()) / 2)
         self._keep(standing, until=asked_at + policy.renewal_deadline_s)
         wanted = share(standing.holders, standing.candidates)
         mine = {name for name, replica in wanted.items() if replica == self._replica}
@@ -126,21 +132,28 @@ class Leases:
         if self._replica:
             standing = await self._store.renew(self._replica, self._policy.duration_s)
             if standing is not None:
+                self._joined = True
                 return standing
-            log.error("the leases of %s have expired: it begins anew", self._replica)
+            if self._joined:
+                log.error("the leases of %s have expired: it begins anew", self._replica)
             for name in list(self.driven):
                 self._lose(name)
-        self._replica, joining = "", self._new_id()
-        await self._store.join(joining, self._names, self._policy.duration_s)
-        self._replica = joining
+        self._replica, self._joined = self._new_id(), False
+        await self._store.join(self._replica, self._names, self._policy.duration_s)
+        self._joined = True
         return None
 
     def _keep(self, standing: Standing, *, until: float) -> None:
         for name, driven in list(self.driven.items()):
             epoch = driven.lease.fence.epoch
             if standing.holders.get(name) == self._replica and standing.epochs[name] == epoch:
+                lapsed = not driven.lease.holds(self._clock.monotonic())
                 driven.lease.until = until
+                if lapsed:
+                    driven.loops.wake()
             else:
+                if not driven.loops.stopping:
+                    log.error("another replica has taken %s", name)
                 self._lose(name)
 
     def _lose(self, name: str) -> None:
@@ -152,6 +165,8 @@ class Leases:
         lease = Lease(fence, until)
         driven = Driven(lease, self._drive(lease))
         self.driven[fence.partition] = driven
+        if self._told_to_stop.is_set():
+            driven.loops.stop()
         log.info("drives %s under epoch %d", fence.partition, fence.epoch)
         self._tasks.create_task(self._run(driven), name=fence.partition)
 
@@ -163,7 +178,9 @@ class Leases:
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._store.release(fence)
+                log.info("gave back %s", fence.partition)
         driven.lease.lose()
-        del self.driven[fence.partition]
-        log.info("gave back %s", fence.partition)
+        # A step may have found it lost meanwhile, and may even have taken it anew.
+        if self.driven.get(fence.partition) is driven:
+            del self.driven[fence.partition]
         self.wake.set()

@@ -45,6 +45,10 @@ class PartitionLoops:
         for loop in (self.dispatcher, self.sweeper, self.prober):
             loop.wake.set()
 
+    @property
+    def stopping(self) -> bool:
+        return self._told_to_stop.is_set()
+
     def stop(self) -> None:
         """From now on no call starts any more; those under way may end within DRAIN_S."""
         self._told_to_stop.set()

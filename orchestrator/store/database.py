@@ -26,7 +26,7 @@ GROUP_MAX = 64
 """Units of work that share one transaction at most."""
 TRIES = 3
 """How often a transaction is run that failed for what another one did meanwhile."""
-READ_WAIT_S = 5.0
+READ_WAIT_S = 3.0
 """How long a reader waits for a connection."""
 CALM_S = 1.0
 """Trouble is over once nothing has failed for so long: some connections may work, others not."""
@@ -48,6 +48,7 @@ class Database:
         self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()
         self._group: list[_Unit[Any]] = []
         self._writes, self._reads = _Trouble("writes"), _Trouble("reads")
+        self._notices = _Trouble("notices of other replicas")
 
     async def __aenter__(self) -> Self:
         self.dialect.check()
@@ -61,11 +62,11 @@ class Database:
                 await self._queue.join()
         with suppress(TimeoutError):
             async with asyncio.timeout(BUSY_TIMEOUT_S):
+                self._writer.cancel()
+                await asyncio.gather(self._writer, return_exceptions=True)
                 # Readers first: on SQLite the last connection to close checkpoints, and that must
                 # be the writer's.
                 await self.dialect.readers.dispose()
-                self._writer.cancel()
-                await asyncio.gather(self._writer, return_exceptions=True)
                 await self.dialect.writers.dispose()
         left = [unit for unit in self._group if not unit.result.done()]
         while not self._queue.empty():
@@ -121,9 +122,9 @@ class Database:
     async def _listen_forever(self, on_notice: Callable[[str], None]) -> None:
         while True:
             try:
-                await self.dialect.listen(on_notice)
+                await self.dialect.listen(on_notice, lambda: self._notices.note(None))
             except Exception as error:  # noqa: BLE001 - tried again; each wait has an end without it
-                log.warning("notices of other replicas are not heard: %s", error)
+                self._notices.note(self.dialect.why_unavailable(error) or str(error))
             await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def _write_forever(self) -> None:
@@ -140,13 +141,13 @@ class Database:
             results = await self._transact(group)
         except Exception as error:  # noqa: BLE001 - raised where the result is awaited
             why = self.dialect.why_unavailable(error)
-            if why is not None:
+            if len(group) > 1 and (why is None or self.dialect.is_conflict(error)):
+                for unit in group:
+                    await self._commit([unit])
+            elif why is not None:
                 self._writes.note(why)
                 for unit in group:
                     unit.fail(StoreUnavailable(f"the database cannot be written: {why}"))
-            elif len(group) > 1:
-                for unit in group:
-                    await self._commit([unit])
             else:
                 group[0].fail(error)
         else:

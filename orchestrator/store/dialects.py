@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import asyncpg
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
@@ -23,7 +24,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement, ReturnTypeFromArgs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from sqlalchemy.engine import URL, Connection, ExceptionContext
@@ -39,6 +40,8 @@ BUSY_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 4.0
+CLOSING_S = 0.2
+"""How long a connection to PostgreSQL may take to say goodbye; the driver's own has no end."""
 LISTEN_CHECK_S = 30.0
 IDLE_TIMEOUT_S = 3.0
 """How long a transaction on PostgreSQL may do nothing: less than others wait for its locks.
@@ -67,6 +70,9 @@ class Dialect(Protocol):
     def why_unavailable(self, error: Exception) -> str | None:
         """Why nothing can be written now; None where the error is of one write alone."""
 
+    def is_conflict(self, error: Exception) -> bool:
+        """Whether another transaction was in the way."""
+
     def may_retry(self, error: Exception) -> bool:
         """Whether a transaction that failed before its commit may succeed at once if run again."""
 
@@ -88,8 +94,8 @@ class Dialect(Protocol):
     async def notify(self, connection: AsyncConnection, notice: str) -> None:
         """Tell all replicas, when this transaction commits."""
 
-    async def listen(self, on_notice: Callable[[str], None]) -> None:
-        """Pass on what replicas tell, until the connection is lost."""
+    async def listen(self, on_notice: Callable[[str], None], heard: Callable[[], None]) -> None:
+        """Pass on what replicas tell, until the connection is lost; ``heard``: there is one."""
 
 
 def database_url(given: str) -> str:
@@ -221,6 +227,9 @@ class Sqlite:
             case _:
                 return None
 
+    def is_conflict(self, _error: Exception) -> bool:
+        return False
+
     def may_retry(self, _error: Exception) -> bool:
         return False
 
@@ -243,7 +252,7 @@ class Sqlite:
     async def notify(self, _connection: AsyncConnection, _notice: str) -> None:
         """There is one replica, which knows."""
 
-    async def listen(self, _on_notice: Callable[[str], None]) -> None:
+    async def listen(self, _on_notice: Callable[[str], None], _heard: Callable[[], None]) -> None:
         await asyncio.Event().wait()
 
 
@@ -264,6 +273,14 @@ _IF_DELETED: Final = {
 }
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Is closed in a moment, also where nothing answers: the driver aborts it then."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        with suppress(TimeoutError):
+            await super().close(timeout=min(timeout or CLOSING_S, CLOSING_S))
+
+
 class Postgresql:
     """A server that any number of replicas share, also behind a transaction-mode pooler.
 
@@ -282,24 +299,21 @@ class Postgresql:
         )
 
     def upgrader(self) -> AsyncEngine:
-        return self._engine(1)
+        return self._engine(1, dict.fromkeys(_LIMITS_S, 0.0))
 
     def _limited(self, connections: int) -> AsyncEngine:
-        engine = self._engine(connections, command_timeout=STATEMENT_TIMEOUT_S)
+        return self._engine(connections, _LIMITS_S, command_timeout=STATEMENT_TIMEOUT_S)
 
-        @event.listens_for(engine.sync_engine, "begin")
-        def on_begin(connection: Connection) -> None:
-            connection.execute(_LIMITS)
-
-        return engine
-
-    def _engine(self, connections: int, **connect: object) -> AsyncEngine:
-        return create_async_engine(
+    def _engine(
+        self, connections: int, limits_s: Mapping[str, float], **connect: object
+    ) -> AsyncEngine:
+        engine = create_async_engine(
             self._url,
             **_pool(connections),
             # A connection that the server has closed is replaced before anything depends on it.
             pool_pre_ping=True,
             connect_args={
+                "connection_class": _Connection,
                 "timeout": CONNECT_TIMEOUT_S,
                 "statement_cache_size": 0,
                 "prepared_statement_cache_size": 0,
@@ -307,6 +321,15 @@ class Postgresql:
                 **connect,
             },
         )
+        limits = select(
+            *(func.set_config(name, f"{int(s * 1000)}ms", True) for name, s in limits_s.items())
+        )
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def on_begin(connection: Connection) -> None:
+            connection.execute(limits)
+
+        return engine
 
     def check(self) -> None:
         """A connection has one server for as long as it lives."""
@@ -326,10 +349,12 @@ class Postgresql:
             case _:
                 return None
 
+    def is_conflict(self, error: Exception) -> bool:
+        return isinstance(error, DBAPIError) and _sqlstate(error) in _CONFLICTS
+
     def may_retry(self, error: Exception) -> bool:
-        return isinstance(error, DBAPIError) and (
-            error.connection_invalidated or _sqlstate(error) in _RETRIED
-        )
+        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        return lost or self.is_conflict(error)
 
     def advice(self, error: DBAPIError | OSError) -> str:
         state = _sqlstate(error) if isinstance(error, DBAPIError) else ""
@@ -348,15 +373,16 @@ class Postgresql:
     async def notify(self, connection: AsyncConnection, notice: str) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, notice)))
 
-    async def listen(self, on_notice: Callable[[str], None]) -> None:
+    async def listen(self, on_notice: Callable[[str], None], heard: Callable[[], None]) -> None:
         lost = asyncio.Event()
-        engine = self._engine(1)
+        engine = self._limited(1)
         try:
             async with engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 raw: Any = (await connection.get_raw_connection()).driver_connection
                 raw.add_termination_listener(lambda _: lost.set())
                 await raw.add_listener(CHANNEL, lambda *notice: on_notice(notice[-1]))
+                heard()
                 while not lost.is_set():
                     # A network that swallows everything closes no connection.
                     await raw.fetchval("SELECT 1", timeout=STATEMENT_TIMEOUT_S)
@@ -370,24 +396,20 @@ class Postgresql:
 CHANNEL: Final = "orchestrator"
 _COMMITS, _UPGRADES = 0x7465726D01, 0x7465726D02
 """Keys of advisory locks, which all users of a database share: "term" and a number."""
-_LIMITS: Final = select(
-    *(
-        func.set_config(name, f"{int(seconds * 1000)}ms", True)
-        for name, seconds in {
-            "statement_timeout": STATEMENT_TIMEOUT_S,
-            "lock_timeout": LOCK_TIMEOUT_S,
-            "idle_in_transaction_session_timeout": IDLE_TIMEOUT_S,
-        }.items()
-    )
-)
+_LIMITS_S: Final = {
+    "statement_timeout": STATEMENT_TIMEOUT_S,
+    "lock_timeout": LOCK_TIMEOUT_S,
+    "idle_in_transaction_session_timeout": IDLE_TIMEOUT_S,
+}
 _OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42")
 """Classes of SQLSTATE that tell of one statement: PostgreSQL's manual, appendix A."""
-_RETRIED: Final = (
+_CONFLICTS: Final = (
     "40001",  # another transaction came first
     "40P01",  # each of two waited for the other
     "23505",  # another replica stored the same meanwhile, and can be seen now
 )
 _POSTGRESQL_ADVICE: Final = {
+    "25006": "name the primary server in the URL, not a standby",
     "28000": "see the user of the URL, and what the server's pg_hba.conf lets in",
     "28P01": "see the user and the password of the URL",
     "3D000": "create that database, or name another one in the URL",

@@ -53,6 +53,7 @@ class StoredLeases:
                 await transaction.execute(
                     insert(partitions), [{"name": name, "epoch": 0} for name in sorted(unknown)]
                 )
+            await transaction.notify("")
 
         await self._database.write(work)
 
@@ -71,8 +72,9 @@ class StoredLeases:
             await transaction.execute(
                 delete(replicas).where(replicas.c.id != replica, replicas.c.expires_at <= now)
             )
-            live = {row.id: row for row in await transaction.execute(select(replicas))}
+            # In this order: who joins and takes one in between does so under another epoch.
             held = (await transaction.execute(select(partitions))).all()
+            live = {row.id: row for row in await transaction.execute(select(replicas))}
             others = [row.expires_at for row in live.values() if row.id != replica]
             return Standing(
                 now=now,
@@ -119,7 +121,7 @@ class StoredLeases:
                 .where(partitions.c.name == fence.partition, partitions.c.epoch == fence.epoch)
                 .values(holder=None)
             )
-            await transaction.notify(fence.partition)
+            await transaction.notify("")
 
         await self._database.write(work)
 

@@ -114,6 +114,8 @@ async def _count_down(transaction: Transaction, after: Termination, at: datetime
         select(operations.c.id, operations.c.jobs_unfinished)
         .join(operation_terminations, operation_terminations.c.operation_id == operations.c.id)
         .where(operation_terminations.c.termination_id == after.id)
+        .order_by(operations.c.seq)
+        .with_for_update(of=operations)
     )
     for operation_id, unfinished in asked.all():
         if unfinished == 1:

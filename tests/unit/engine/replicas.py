@@ -1,0 +1,384 @@
+"""Replicas over one database file, each with a machine's clock of its own that tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from sqlalchemy import text
+
+from orchestrator.cloud.credentials import build_provider
+from orchestrator.cloud.gateway import TencentBatch
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.leases import LeasePolicy
+from orchestrator.engine.clock import SharedClock
+from orchestrator.engine.leases import Leases
+from orchestrator.engine.loop import IDLE_MAX_S
+from orchestrator.engine.partition import Partition
+from orchestrator.engine.running import PartitionLoops, running
+from orchestrator.engine.watched import Watched
+from orchestrator.store.database import Database
+from orchestrator.store.leases import StoredLeases
+from orchestrator.store.migrate import upgrade
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.engine.support import (
+    AMPLE,
+    END_S,
+    SECRET_ID,
+    SECRET_KEY,
+    ManualClock,
+    Network,
+    NoJitter,
+    World,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+
+    from orchestrator.domain.leases import Fence, Standing
+    from orchestrator.engine.lease import Lease
+
+T = TypeVar("T")
+
+POLICY = LeasePolicy()
+
+
+class Gate:
+    """Where something is held up until it is opened."""
+
+    def __init__(self) -> None:
+        self._reached = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened.is_set()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def reached(self) -> None:
+        async with asyncio.timeout(END_S):
+            await self._reached.wait()
+
+    async def passed(self) -> None:
+        self._reached.set()
+        await self._opened.wait()
+
+
+class Link:
+    """A replica's way to the leases: it can be cut, hold up, and lose what comes back."""
+
+    def __init__(self, leases: StoredLeases) -> None:
+        self.cut = False
+        self.asked: list[str] = []
+        """Every call, by name."""
+        self.gates: list[Gate] = []
+        self._leases = leases
+        self._hooks: dict[tuple[str, str], Callable[[], Awaitable[None]]] = {}
+
+    def fail(self, what: str, when: str) -> None:
+        """The next call of this fails "before" it is committed, or "after"."""
+
+        async def fails() -> None:
+            raise StoreUnavailable("told as failed")
+
+        self._hooks[what, when] = fails
+
+    def hold(self, what: str, when: str) -> Gate:
+        """Hold the next call of this up "before" it is committed, or its answer "after"."""
+        gate = Gate()
+        self.gates.append(gate)
+        self._hooks[what, when] = gate.passed
+        return gate
+
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
+        await self._ask("join", self._leases.join, replica, names, lease_s)
+
+    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+        return await self._ask("renew", self._leases.renew, replica, lease_s)
+
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+        return await self._ask("take", self._leases.take, replica, epochs)
+
+    async def release(self, fence: Fence) -> None:
+        await self._ask("release", self._leases.release, fence)
+
+    async def leave(self, replica: str) -> None:
+        await self._ask("leave", self._leases.leave, replica)
+
+    async def _ask(self, what: str, ask: Callable[..., Awaitable[T]], *args: object) -> T:
+        self.asked.append(what)
+        if self.cut:
+            raise StoreUnavailable("cut")
+        await self._meet(what, "before")
+        result = await ask(*args)
+        await self._meet(what, "after")
+        return result
+
+    async def _meet(self, what: str, when: str) -> None:
+        hook = self._hooks.pop((what, when), None)
+        if hook is not None:
+            await hook()
+
+
+class IdleLoops(PartitionLoops):
+    """Loops that do nothing; with a gate, their last call is under way for as long."""
+
+    last_call: Gate | None = None
+
+    async def run(self) -> None:
+        await self._told_to_stop.wait()
+        if self.last_call is not None:
+            await self.last_call.passed()
+
+
+class _Tasks(asyncio.TaskGroup):
+    """A group that remembers its tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[asyncio.Task[Any]] = []
+
+    def create_task(self, *args: Any, **known: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = super().create_task(*args, **known)
+        self.all.append(task)
+        return task
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A partition as it is stored."""
+
+    holder: str | None
+    epoch: int
+
+
+class Replica:
+    """One replica: what it drives, the cloud it calls, and its machine's clock."""
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        database: Database,
+        names: Collection[str],
+        *,
+        kind: type[PartitionLoops],
+        tasks: _Tasks,
+    ) -> None:
+        self.machine = ManualClock()
+        self.machine.passed_s = world.clock.passed_s
+        self.clock = SharedClock(self.machine)
+        self.link = Link(StoredLeases(database))
+        self.network = Network(world.simulator)
+        self.loops: list[PartitionLoops] = []
+        """All that it ever ran, the latest last."""
+        self.ids: list[str] = []
+        self.steps_at = 0.0
+        """When its next step is due, by the database's clock; infinite: it does not step."""
+        self.paused = False
+        self.leases = Leases(
+            self.link, POLICY, names, drive=self._drive, new_id=self._new_id, clock=self.clock
+        )
+        self.leases._tasks = self._tasks = tasks
+        self._world = world
+        self._database = database
+        self._kind = kind
+        self._numbers = (f"{name}.{number}" for number in count(1))
+
+    def _new_id(self) -> str:
+        self.ids.append(next(self._numbers))
+        return self.ids[-1]
+
+    def _drive(self, lease: Lease) -> PartitionLoops:
+        cloud = TencentBatch(
+            endpoint="http://cloud",
+            credentials=build_provider(
+                "static", {"secret_id": SECRET_ID, "secret_key": SECRET_KEY}, self.clock
+            ),
+            clock=self._world.clock,
+            transport=self.network,
+        )
+        partition = Partition(
+            lease=lease,
+            cloud=cloud,
+            store=WorkingSet(self._database, lease.fence),
+            clock=self.clock,
+            random=NoJitter(),
+            quotas=AMPLE,
+            watched=Watched(self.clock),
+        )
+        self.loops.append(self._kind(partition))
+        return self.loops[-1]
+
+    @property
+    def id(self) -> str:
+        """The one it has now."""
+        return self.ids[-1]
+
+    @property
+    def driven(self) -> set[str]:
+        return set(self.leases.driven)
+
+    def holds(self, name: str) -> bool:
+        """Whether any loops of this replica may call for this partition."""
+        now = self.clock.monotonic()
+        return any(each.partition.lease.holds(now) for each in self.loops_of(name))
+
+    def loops_of(self, name: str) -> list[PartitionLoops]:
+        return [each for each in self.loops if each.partition.name == name]
+
+    async def step(self) -> float:
+        """One step, and the end of what it told to stop; returns the seconds until the next."""
+        self.leases.wake.clear()
+        wait_s = await self.leases.step()
+        assert wait_s >= 0
+        await self.settled()
+        due_s = 0.0 if self.leases.wake.is_set() else min(wait_s, IDLE_MAX_S)
+        self.steps_at = self._world.clock.passed_s + due_s
+        return wait_s
+
+    async def begin(self) -> None:
+        """Join, and take what is free."""
+        assert await self.step() == 0.0
+        await self.step()
+
+    async def settled(self) -> None:
+        """Return when loops that were told to stop, and can, have ended and were given back."""
+        runs = zip(self.loops, self._tasks.all, strict=True)
+        ending = [task for loops, task in runs if is_stopped(loops) and not is_held(loops)]
+        if ending:
+            async with asyncio.timeout(END_S):
+                await asyncio.wait(ending)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run it, rather than step it, while the block lasts."""
+        async with asyncio.timeout(END_S), running(self.leases, NoJitter()):
+            yield
+
+
+def is_stopped(loops: PartitionLoops) -> bool:
+    return loops._told_to_stop.is_set()
+
+
+def is_held(loops: PartitionLoops) -> bool:
+    gate = loops.last_call if isinstance(loops, IdleLoops) else None
+    return gate is not None and not gate.is_open
+
+
+class Cluster:
+    """Replicas, the database between them, and its clock."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.replicas: list[Replica] = []
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await upgrade(self.url)
+        self.world = World(await self._open())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for replica in self.replicas:
+            gates = list(replica.link.gates)
+            for loops in replica.loops:
+                loops.stop()
+                if isinstance(loops, IdleLoops) and loops.last_call is not None:
+                    gates.append(loops.last_call)
+            for gate in gates:
+                gate.open()
+        await self._stack.aclose()
+
+    async def _open(self) -> Database:
+        database = Database(self.url, lambda: self.world.clock.now())  # noqa: PLW0108
+        database.dialect.shared = True
+        return await self._stack.enter_async_context(database)
+
+    async def replica(
+        self, name: str, names: Collection[str], kind: type[PartitionLoops] = IdleLoops
+    ) -> Replica:
+        database = await self._open()
+        tasks = await self._stack.enter_async_context(_Tasks())
+        replica = Replica(name, self.world, database, names, kind=kind, tasks=tasks)
+        self.replicas.append(replica)
+        return replica
+
+    # --- time ------------------------------------------------------------------------------------
+
+    @property
+    def now_s(self) -> float:
+        return self.world.clock.passed_s
+
+    def advance(self, seconds: float) -> None:
+        """Move the database's clock, and that of each machine that is not paused."""
+        self.world.clock.advance(seconds)
+        for replica in self.replicas:
+            if not replica.paused:
+                replica.machine.advance(seconds)
+
+    async def play(self, seconds: float) -> None:
+        """Let time pass, in which each replica steps when its last step said."""
+        until = self.now_s + seconds
+        while True:
+            following = min(self.replicas, key=lambda replica: replica.steps_at)
+            if following.steps_at > until:
+                break
+            self.advance(following.steps_at - self.now_s)
+            await following.step()
+            self.check_exclusive()
+        self.advance(until - self.now_s)
+
+    def stop_stepping(self, replica: Replica) -> None:
+        replica.steps_at = math.inf
+
+    # --- what came of it -------------------------------------------------------------------------
+
+    async def rows(self) -> dict[str, Row]:
+        async with self.world.database.read() as connection:
+            found = await connection.execute(text("SELECT name, holder, epoch FROM partitions"))
+            return {name: Row(holder, epoch) for name, holder, epoch in found}
+
+    async def live(self) -> set[str]:
+        async with self.world.database.read() as connection:
+            found = await connection.execute(text("SELECT id FROM replicas"))
+            return set(found.scalars())
+
+    async def shares(self) -> Counter[str]:
+        """How many partitions each replica holds, as it is stored."""
+        return Counter(row.holder for row in (await self.rows()).values() if row.holder)
+
+    async def changes(self) -> int:
+        """How often a partition was taken, in all."""
+        return sum(row.epoch for row in (await self.rows()).values())
+
+    def check_exclusive(self) -> None:
+        """No partition may be called for by two: not by two replicas, nor twice by one."""
+        callers = [
+            each.partition.lease.fence.partition
+            for replica in self.replicas
+            for each in replica.loops
+            if not replica.paused and each.partition.lease.holds(replica.clock.monotonic())
+        ]
+        assert len(callers) == len(set(callers)), sorted(callers)
+
+    async def check_sound(self, *replicas: Replica) -> None:
+        """What each of these holds it drives, once, and nothing else; their loops live."""
+        self.check_exclusive()
+        rows = await self.rows()
+        for replica in replicas:
+            held = {name: row.epoch for name, row in rows.items() if row.holder == replica.id}
+            driven = replica.leases.driven
+            assert {name: each.lease.fence.epoch for name, each in driven.items()} == held
+            runs = dict(zip(map(id, replica.loops), replica._tasks.all, strict=True))
+            for name, each in driven.items():
+                assert not is_stopped(each.loops), name
+                assert not runs.pop(id(each.loops)).done(), name
+            assert all(run.done() for run in runs.values()), "loops run that nobody can stop"

@@ -1,0 +1,890 @@
+"""Who drives which partition: shares, passing on, and what happens when renewals fail.
+
+Time is the database's, by which leases expire, and each machine's own, by which it stops in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.domain.leases import Fence
+from orchestrator.engine import leases as engine_leases
+from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.partition import ACTIONS
+from orchestrator.engine.prober import Prober
+from orchestrator.engine.running import PartitionLoops, running
+from orchestrator.engine.sweeper import Sweeper
+from orchestrator.store.leases import StoredLeases
+from tests.unit.engine.replicas import POLICY, Cluster, Gate, IdleLoops, Replica, Row, is_stopped
+from tests.unit.engine.support import END_S, JOB, PARTITION, NoJitter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+SIXTY = [f"p{number:02}@cloud" for number in range(60)]
+SIX = SIXTY[:6]
+TWO = ["a@cloud", PARTITION]
+"""The replica that has both passes on the second."""
+POINTS = [(what, when) for what in ("renew", "take", "release") for when in ("before", "after")]
+
+
+@pytest.fixture
+async def cluster(database_url: str) -> AsyncIterator[Cluster]:
+    async with Cluster(database_url) as cluster:
+        yield cluster
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Return when what other tasks do has led to it."""
+    async with asyncio.timeout(END_S):
+        while not condition():  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0)
+
+
+def own_logs(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == engine_leases.__name__
+    ]
+
+
+# --- fair shares ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", range(3))
+async def test_three_share_evenly_and_make_up_for_one_that_is_lost(
+    cluster: Cluster, lost: int
+) -> None:
+    replicas = []
+    for name in "abc":
+        replicas.append(await cluster.replica(name, SIXTY))
+        replicas[-1].steps_at = cluster.now_s
+        await cluster.play(5 * POLICY.retry_s)
+    assert await cluster.shares() == {each.id: 20 for each in replicas}
+    changes = await cluster.changes()
+    assert changes == 60 + 30 + 20, "all to the first, half to the second, a third to the third"
+
+    gone = replicas.pop(lost)
+    cluster.stop_stepping(gone)
+    await cluster.play(POLICY.duration_s + 1.0)
+    assert await cluster.shares() == {each.id: 30 for each in replicas}
+    await cluster.play(60.0)
+    assert await cluster.changes() == changes + 20
+
+    gone.steps_at = cluster.now_s
+    await cluster.play(5 * POLICY.retry_s)
+    replicas.append(gone)
+    assert await cluster.shares() == {each.id: 20 for each in replicas}
+    await cluster.play(60.0)
+    assert await cluster.changes() == changes + 20 + 20
+    await cluster.check_sound(*replicas)
+
+
+async def test_a_step_changes_nothing_where_the_shares_are_even(cluster: Cluster) -> None:
+    replicas = [await cluster.replica(name, SIX) for name in "abc"]
+    await cluster.play(5 * POLICY.retry_s)
+    before, ran = await cluster.rows(), [list(each.loops) for each in replicas]
+    for replica in replicas:
+        replica.link.asked.clear()
+        wait_s = await replica.step()
+        assert replica.link.asked == ["renew"]
+        assert wait_s == POLICY.retry_s
+    assert await cluster.rows() == before
+    assert [each.loops for each in replicas] == ran
+
+
+async def test_the_first_takes_all_at_once_and_gives_half_to_the_second(cluster: Cluster) -> None:
+    first, second = [await cluster.replica(name, SIXTY) for name in "ab"]
+    await first.begin()
+    assert first.driven == set(SIXTY)
+    await second.begin()
+    assert second.driven == set(), "nothing was given back yet"
+    await first.step()
+    await second.step()
+    assert (len(first.driven), len(second.driven)) == (30, 30)
+    assert first.driven | second.driven == set(SIXTY)
+    await cluster.check_sound(first, second)
+
+
+async def test_what_two_find_free_only_one_of_them_takes(cluster: Cluster) -> None:
+    """The first has found itself alone, and is slow."""
+    first, second = [await cluster.replica(name, SIX) for name in "ab"]
+    await first.step()
+    taking = first.link.hold("take", "before")
+    step = asyncio.create_task(first.step())
+    await taking.reached()
+    await second.begin()
+    assert len(second.driven) == 3
+    taking.open()
+    await step
+    assert first.driven == set(SIX) - second.driven
+    await first.step()
+    assert {row.epoch for row in (await cluster.rows()).values()} == {1}
+    await cluster.check_sound(first, second)
+
+
+async def test_who_is_dead_is_followed_as_soon_as_its_lease_has_expired(cluster: Cluster) -> None:
+    """Not at the next of the steps that come every ``retry_s``."""
+    first, second = [await cluster.replica(name, SIX) for name in "ab"]
+    await first.begin()
+    cluster.stop_stepping(first)
+    died_at = cluster.now_s
+    await cluster.play(POLICY.duration_s - 0.01)
+    assert second.driven == set()
+    await cluster.play(0.02)
+    assert second.driven == set(SIX)
+    assert cluster.now_s - died_at < POLICY.duration_s + 0.1
+    assert {row.epoch for row in (await cluster.rows()).values()} == {2}
+
+
+async def test_each_drives_only_what_it_is_configured_for(cluster: Cluster) -> None:
+    first = await cluster.replica("a", ["both@cloud", "old@cloud", "only-a@cloud"])
+    await first.begin()
+    assert first.driven == {"both@cloud", "old@cloud", "only-a@cloud"}
+    cluster.stop_stepping(first)
+    await cluster.play(POLICY.duration_s)
+    first = await cluster.replica("a2", ["both@cloud", "only-a@cloud"])
+    second = await cluster.replica("b", ["both@cloud", "only-b@cloud", "other-b@cloud"])
+    await cluster.play(5 * POLICY.retry_s)
+    assert first.driven == {"both@cloud", "only-a@cloud"}
+    assert second.driven == {"only-b@cloud", "other-b@cloud"}
+    assert (await cluster.rows())["old@cloud"].epoch == 1
+    await cluster.check_sound(first, second)
+
+
+async def test_a_partition_that_nobody_is_configured_for_stays_alone(cluster: Cluster) -> None:
+    before = await cluster.replica("before", ["kept@cloud", "old@cloud"])
+    await before.begin()
+    cluster.stop_stepping(before)
+    after = await cluster.replica("after", ["kept@cloud"])
+    await cluster.play(2 * POLICY.duration_s)
+    assert after.driven == {"kept@cloud"}
+    assert (await cluster.rows())["old@cloud"] == Row(before.id, 1)
+    assert await cluster.live() == {after.id}
+    assert "release" not in after.link.asked
+
+
+async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster) -> None:
+    await (first := await cluster.replica("a", SIX)).begin()
+    second = await cluster.replica("b", ["other@cloud"])
+    await second.begin()
+    (fence,) = await StoredLeases(second._database).take(first.id, {"other@cloud": 1})
+    await first.step()
+    assert (await cluster.rows())["other@cloud"] == Row(None, fence.epoch)
+    await second.step()
+    assert second.driven == {"other@cloud"}
+    await cluster.check_sound(first, second)
+
+
+# --- passing on ----------------------------------------------------------------------------------
+
+
+async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: Cluster) -> None:
+    giver = await cluster.replica("a", TWO, PartitionLoops)
+    await giver.begin()
+    world, later = cluster.world, "job-later001"
+    await world.ready(JOB)
+    answer = giver.network.hold("TerminateJob")
+    cluster.advance(1.0)
+    giver.leases.notice(PARTITION)
+    await giver.network.arrival("TerminateJob")
+    taker = await cluster.replica("b", TWO)
+    await taker.begin()
+
+    giving = asyncio.create_task(giver.step())
+    (loops,) = giver.loops_of(PARTITION)
+    await eventually(lambda: is_stopped(loops))
+    await world.ready(later)
+    for _ in range(3):
+        await taker.step()
+    assert taker.driven == set()
+    assert "release" not in giver.link.asked
+    assert await world.outcomes(JOB) == [None]
+    answer.set()
+    await giving
+    assert await world.outcomes(JOB) == ["accepted"], "written while it was held"
+    assert (await cluster.rows())[PARTITION] == Row(None, 1)
+    assert giver.driven == {"a@cloud"}
+    assert not giver.holds(PARTITION)
+
+    await taker.step()
+    assert taker.leases.driven[PARTITION].lease.fence == Fence(PARTITION, 2)
+    assert world.called("TerminateJob") == [JOB]
+    with pytest.raises(LeaseLost):
+        await loops.partition.store.set_trouble(None)
+    await cluster.check_sound(giver, taker)
+
+
+async def test_while_its_last_call_ends_it_is_renewed(cluster: Cluster) -> None:
+    giver, taker = await _giving(cluster)
+    for _ in range(20):
+        cluster.advance(POLICY.retry_s)
+        await giver.step()
+        await taker.step()
+    assert giver.driven == set(TWO)
+    assert giver.holds(PARTITION)
+    assert taker.driven == set()
+    _last_call(giver).open()
+    await giver.settled()
+    assert giver.leases.wake.is_set(), "a step is due at once"
+    await taker.step()
+    assert (giver.driven, taker.driven) == ({"a@cloud"}, {PARTITION})
+    await cluster.check_sound(giver, taker)
+
+
+async def test_it_is_taken_again_where_the_one_that_should_have_it_has_died(
+    cluster: Cluster,
+) -> None:
+    giver, taker = await _giving(cluster)
+    cluster.stop_stepping(taker)
+    for _ in range(9):
+        cluster.advance(POLICY.retry_s)
+        await giver.step()
+    assert giver.driven == set(TWO)
+    assert len(giver.loops) == 2, "never two of one partition at once"
+    _last_call(giver).open()
+    await giver.settled()
+    await giver.step()
+    assert giver.driven == set(TWO)
+    assert (await cluster.rows())[PARTITION] == Row(giver.id, 2)
+    await cluster.check_sound(giver)
+
+
+async def _giving(cluster: Cluster, *own: str) -> tuple[Replica, Replica]:
+    """One that has two partitions, and another that is to have one; its last call takes long.
+
+    ``own`` are the first one's alone.
+    """
+    giver, taker = await cluster.replica("a", [*TWO, *own]), await cluster.replica("b", TWO)
+    await giver.begin()
+    (loops,) = giver.loops_of(PARTITION)
+    assert isinstance(loops, IdleLoops)
+    loops.last_call = Gate()
+    await taker.begin()
+    await giver.step()
+    assert is_stopped(loops)
+    return giver, taker
+
+
+def _last_call(replica: Replica) -> Gate:
+    loops = replica.loops_of(PARTITION)[0]
+    assert isinstance(loops, IdleLoops)
+    assert loops.last_call is not None
+    return loops.last_call
+
+
+async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster) -> None:
+    first = await cluster.replica("a", TWO)
+    await first.begin()
+    await cluster.world.ready(JOB, look_at=cluster.world.clock.now())
+    cluster.stop_stepping(first)
+    cluster.advance(POLICY.duration_s)
+    second = await cluster.replica("b", TWO, PartitionLoops)
+    left_at: list[float] = []
+
+    async def note(_action: str) -> None:
+        left_at.append(cluster.now_s)
+
+    second.network.before_arrival = note
+    await second.begin()
+    taken_at = cluster.now_s
+    (loops,) = second.loops_of(PARTITION)
+    assert [loops.partition.pacers[action].wait_s() for action in ACTIONS] == [1.0] * len(ACTIONS)
+    await second.machine.waits.get()
+    cluster.advance(1.0)
+    second.leases.notice(PARTITION)
+    await second.network.arrival("TerminateJob")
+    assert min(left_at) >= taken_at + 1.0
+
+
+# --- renewals that fail --------------------------------------------------------------------------
+
+
+async def test_it_stops_calling_so_long_after_it_asked_for_its_last_renewal(
+    cluster: Cluster,
+) -> None:
+    await (replica := await cluster.replica("a", TWO)).begin()
+    cluster.advance(3.0)
+    asked_at, slow = cluster.now_s, replica.link.hold("renew", "after")
+    renewing = asyncio.create_task(replica.step())
+    await slow.reached()
+    cluster.advance(4.0)
+    slow.open()
+    await renewing
+    replica.link.cut = True
+    (loops,) = replica.loops_of(PARTITION)
+    while cluster.now_s < asked_at + POLICY.renewal_deadline_s - 0.5:
+        assert replica.holds(PARTITION)
+        with pytest.raises(StoreUnavailable):
+            await replica.step()
+        cluster.advance(0.5)
+    assert replica.holds(PARTITION)
+    cluster.advance(asked_at + POLICY.renewal_deadline_s - cluster.now_s)
+    assert not any(replica.holds(name) for name in TWO)
+    with pytest.raises(LeaseLost):
+        await loops.partition.pacers["DescribeJob"].send(
+            loops.partition.pacers["DescribeJob"].take(), _never
+        )
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await replica.step()
+        cluster.advance(1.0)
+        assert not any(replica.holds(name) for name in TWO)
+
+
+async def _never() -> None:
+    raise AssertionError("it was called")
+
+
+async def test_what_is_taken_counts_from_when_it_was_asked_for(cluster: Cluster) -> None:
+    replica = await cluster.replica("a", TWO)
+    await replica.step()
+    asked_at, slow = cluster.now_s, replica.link.hold("take", "after")
+    taking = asyncio.create_task(replica.step())
+    await slow.reached()
+    cluster.advance(4.0)
+    slow.open()
+    await taking
+    cluster.advance(asked_at + POLICY.renewal_deadline_s - cluster.now_s - 0.1)
+    assert all(replica.holds(name) for name in TWO)
+    cluster.advance(0.1)
+    assert not any(replica.holds(name) for name in TWO)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_back_within_the_lease_it_goes_on(cluster: Cluster, others: int) -> None:
+    """Alone, however long it was away: nobody has taken anything."""
+    await (replica := await cluster.replica("a", TWO)).begin()
+    for _ in range(others):
+        await (await cluster.replica("b", ["b@cloud"])).begin()
+    ran, before = list(replica.loops), await cluster.rows()
+    replica.link.cut = True
+    for _ in range(7 if others else 70):
+        cluster.advance(2.0)
+        with pytest.raises(StoreUnavailable):
+            await replica.step()
+    assert not replica.holds(PARTITION)
+    replica.link.cut = False
+    await replica.step()
+    assert all(replica.holds(name) for name in TWO)
+    assert replica.loops == ran
+    assert await cluster.rows() == before
+    assert replica.ids == ["a.1"]
+    await cluster.check_sound(replica)
+
+
+async def test_back_after_its_lease_it_begins_anew(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first, second = [await cluster.replica(name, SIX) for name in "ab"]
+    await first.begin()
+    first.link.cut = True
+    cluster.stop_stepping(first)
+    await cluster.play(POLICY.duration_s + 1.0)
+    assert second.driven == set(SIX)
+    caplog.clear()
+    old = list(first.loops)
+    assert not any(map(is_stopped, old))
+    with pytest.raises(StoreUnavailable):
+        await first.step()
+    first.link.cut = False
+    first.link.fail("join", "before")
+    with pytest.raises(StoreUnavailable):
+        await first.step()
+    assert first.driven == set()
+    assert all(map(is_stopped, old)), "even where it cannot join again"
+    assert await first.step() == 0.0
+    await first.settled()
+    assert own_logs(caplog) == [("ERROR", "the leases of a.1 have expired: it begins anew")]
+    for loops in old:
+        assert not loops.partition.lease.holds(float("-inf"))
+        with pytest.raises(LeaseLost):
+            await loops.partition.store.set_trouble(None)
+    await first.step()
+    await second.step()
+    await first.step()
+    assert (len(first.driven), len(second.driven)) == (3, 3)
+    assert first.id != "a.1"
+    taken = first.leases.driven.values()
+    assert {each.lease.fence.epoch for each in taken} == {3}
+    assert all(each.loops not in old for each in taken)
+    await cluster.check_sound(first, second)
+
+
+async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
+    cluster: Cluster,
+) -> None:
+    first = await cluster.replica("a", TWO, PartitionLoops)
+    await first.begin()
+    world = cluster.world
+    await world.ready(JOB)
+    await first.machine.waits.get()
+    cluster.advance(0.96)
+    first.leases.notice(PARTITION)
+    while await world.outcomes(JOB) != [None]:
+        pass
+    first.paused = True
+    cluster.stop_stepping(first)
+    second = await cluster.replica("b", TWO)
+    await cluster.play(POLICY.duration_s + 1.0)
+    assert second.driven == set(TWO)
+
+    first.paused = False
+    first.machine.advance(POLICY.duration_s + 1.0)
+    (loops,) = first.loops_of(PARTITION)
+    async with asyncio.timeout(END_S):
+        assert await loops.dispatcher.end(END_S), "the call has ended that waited for its time"
+    partition = loops.partition
+    for pacer in partition.pacers.values():
+        assert math.isinf(pacer.wait_s())
+        with pytest.raises(LeaseLost):
+            await pacer.send(pacer.take(), _never)
+    before = await world.termination(JOB)
+    for write in (
+        partition.store.set_trouble(None),
+        partition.store.postpone([before.id], world.clock.now(), calls=True),
+        loops.dispatcher._recover(),
+    ):
+        with pytest.raises(LeaseLost):
+            await write
+    assert await world.termination(JOB) == before
+    assert await world.outcomes(JOB) == [None]
+    assert await first.step() == 0.0
+    assert all(map(is_stopped, first.loops))
+    assert world.simulator.calls == []
+    await first.step()
+    await second.step()
+    await first.step()
+    await cluster.check_sound(first, second)
+
+
+async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_once(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a person can have it in the database."""
+    first, second = [await cluster.replica(name, TWO) for name in "ab"]
+    await first.begin()
+    old = list(first.loops)
+    await second.step()
+    await StoredLeases(second._database).take(second.id, {PARTITION: 1})
+    caplog.clear()
+    for _ in range(3):
+        await first.step()
+        await second.step()
+    assert (first.driven, second.driven) == ({"a@cloud"}, {PARTITION})
+    assert [is_stopped(each) for each in old] == [False, True]
+    assert not first.holds(PARTITION)
+    await cluster.check_sound(first, second)
+    assert [level for level, _ in own_logs(caplog) if level != "INFO"] == ["ERROR"]
+
+
+async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) -> None:
+    """Nothing could be written under the old one."""
+    await (replica := await cluster.replica("a", TWO)).begin()
+    (old,) = replica.loops_of(PARTITION)
+    await StoredLeases(replica._database).take(replica.id, {PARTITION: 1})
+    await replica.step()
+    assert is_stopped(old)
+    assert (await cluster.rows())[PARTITION] == Row(replica.id, 3)
+    await cluster.check_sound(replica)
+
+
+# --- answers that are lost -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("what", ["join", "renew", "take"])
+async def test_what_is_told_as_failed_is_made_good_by_the_next_steps(
+    cluster: Cluster, what: str, when: str
+) -> None:
+    """Committed or not; at the worst two steps follow, as the first two of a replica do."""
+    replica = await cluster.replica("a", SIX)
+    if what != "join":
+        await replica.step()
+    replica.link.fail(what, when)
+    with pytest.raises(StoreUnavailable):
+        await replica.step()
+    assert replica.driven == set()
+    for _ in range(2):
+        await replica.step()
+    assert replica.driven == set(SIX)
+    assert await cluster.live() == {replica.id}
+    await cluster.check_sound(replica)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_joining_told_as_failed_takes_nothing_from_others(
+    cluster: Cluster, when: str
+) -> None:
+    others = [await cluster.replica(name, SIX) for name in "ab"]
+    await cluster.play(3 * POLICY.retry_s)
+    changes = await cluster.changes()
+    late = await cluster.replica("c", SIX)
+    cluster.stop_stepping(late)
+    late.link.fail("join", when)
+    with pytest.raises(StoreUnavailable):
+        await late.step()
+    await late.step()
+    await cluster.play(3 * POLICY.retry_s)
+    assert await cluster.shares() == {each.id: 2 for each in [*others, late]}
+    assert await cluster.changes() == changes + 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_giving_back_told_as_failed_is_made_good_by_the_next_step(
+    cluster: Cluster, when: str
+) -> None:
+    giver, taker = [await cluster.replica(name, TWO) for name in "ab"]
+    await giver.begin()
+    await taker.begin()
+    giver.link.fail("release", when)
+    await giver.step()
+    assert (await cluster.rows())[PARTITION].holder == (giver.id if when == "before" else None)
+    assert giver.driven == {"a@cloud"}
+    assert giver.leases.wake.is_set(), "a step is due at once"
+    await giver.step()
+    await taker.step()
+    assert (giver.driven, taker.driven) == ({"a@cloud"}, {PARTITION})
+    await cluster.check_sound(giver, taker)
+
+
+async def test_giving_back_in_a_step_told_as_failed_is_made_good_by_the_next(
+    cluster: Cluster,
+) -> None:
+    await (first := await cluster.replica("a", SIX)).begin()
+    await (await cluster.replica("b", ["other@cloud"])).begin()
+    await StoredLeases(first._database).take(first.id, {"other@cloud": 1})
+    first.link.fail("release", "before")
+    with pytest.raises(StoreUnavailable):
+        await first.step()
+    await first.step()
+    assert (await cluster.rows())["other@cloud"] == Row(None, 2)
+    await cluster.check_sound(first)
+
+
+# --- a step, and loops that end meanwhile --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("what", "when"), POINTS)
+async def test_loops_that_end_during_a_step_are_given_back_once(
+    cluster: Cluster, what: str, when: str
+) -> None:
+    """The step takes one partition, gives back another, and waits somewhere in between."""
+    giver, taker = await _giving(cluster, "own@cloud")
+    stored = StoredLeases(giver._database)
+    await (await cluster.replica("c", ["other@cloud"])).begin()
+    await stored.take(giver.id, {"other@cloud": 1})
+    await stored.release(Fence("own@cloud", 1))
+
+    held = giver.link.hold(what, when)
+    step = asyncio.create_task(giver.step())
+    await held.reached()
+    _last_call(giver).open()
+    await giver.settled()
+    held.open()
+    await step
+    for _ in range(2):
+        await taker.step()
+        await giver.step()
+    rows = await cluster.rows()
+    assert rows[PARTITION] == Row(taker.id, 2)
+    assert rows["a@cloud"] == Row(giver.id, 1)
+    assert rows["own@cloud"] == Row(giver.id, 2)
+    assert rows["other@cloud"].holder is None
+    assert len(giver.loops_of(PARTITION)) == 1
+    await cluster.check_sound(giver, taker)
+
+
+@pytest.mark.parametrize("taker_lives", [True, False])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_steps_while_a_partition_is_given_back_do_no_harm(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, when: str, *, taker_lives: bool
+) -> None:
+    """However late the answer comes; where the taker leaves, the giver takes it itself again."""
+    monkeypatch.setattr(engine_leases, "LEAVE_S", END_S)
+    giver, taker = await _giving(cluster)
+    released = giver.link.hold("release", when)
+    _last_call(giver).open()
+    await released.reached()
+    if not taker_lives:
+        await StoredLeases(taker._database).leave(taker.id)
+    for _ in range(2):
+        cluster.advance(POLICY.retry_s)
+        await giver.leases.step()
+        if taker_lives:
+            await taker.step()
+        cluster.check_exclusive()
+    released.open()
+    await giver.settled()
+    for _ in range(2):
+        await giver.step()
+        if taker_lives:
+            await taker.step()
+    rows = await cluster.rows()
+    assert rows[PARTITION].holder == (taker.id if taker_lives else giver.id)
+    assert rows["a@cloud"] == Row(giver.id, 1)
+    await cluster.check_sound(giver, *[taker] * taker_lives)
+
+
+async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The renewal was asked for first, so it is answered first."""
+    monkeypatch.setattr(engine_leases, "LEAVE_S", END_S)
+    giver, taker = await _giving(cluster)
+    cluster.stop_stepping(giver)
+    await cluster.play(POLICY.duration_s + 1.0)
+    assert taker.driven == set(TWO)
+    renewed, released = giver.link.hold("renew", "after"), giver.link.hold("release", "before")
+    step = asyncio.create_task(giver.leases.step())
+    await renewed.reached()
+    _last_call(giver).open()
+    await released.reached()
+    renewed.open()
+    await step
+    assert giver.driven == set()
+    released.open()
+    await giver.settled()
+    assert (await cluster.rows())[PARTITION] == Row(taker.id, 2)
+    for _ in range(2):
+        await giver.step()
+        await taker.step()
+    await giver.step()
+    assert (giver.driven, taker.driven) == ({PARTITION}, {"a@cloud"})
+    await cluster.check_sound(giver, taker)
+
+
+async def test_giving_back_that_is_not_answered_holds_nothing_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_leases, "LEAVE_S", 0.05)
+    giver, taker = await _giving(cluster)
+    giver.link.hold("release", "before")
+    _last_call(giver).open()
+    await giver.settled()
+    assert giver.driven == {"a@cloud"}
+    await giver.step()
+    await taker.step()
+    assert taker.driven == {PARTITION}
+    await cluster.check_sound(giver, taker)
+
+
+# --- run and stop --------------------------------------------------------------------------------
+
+
+async def test_it_renews_by_itself_and_steps_at_once_when_something_was_given_back(
+    cluster: Cluster,
+) -> None:
+    giver, taker = [await cluster.replica(name, TWO) for name in "ab"]
+    async with giver.running():
+        assert await giver.machine.waits.get() == POLICY.retry_s
+        assert giver.driven == set(TWO)
+        await taker.begin()
+        giver.link.asked.clear()
+        cluster.advance(POLICY.retry_s)
+        assert await giver.machine.waits.get() == POLICY.retry_s
+        assert await giver.machine.waits.get() == POLICY.retry_s
+        assert giver.driven == {"a@cloud"}
+        assert giver.link.asked == ["renew", "release", "renew"]
+        await taker.step()
+        assert taker.driven == {PARTITION}
+
+
+async def test_stopped_it_gives_all_back_at_once(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = [await cluster.replica(name, SIX) for name in "ab"]
+    before = asyncio.all_tasks()
+    async with first.running():
+        await first.machine.waits.get()
+        await second.step()
+    assert first.driven == set()
+    assert all(map(is_stopped, first.loops))
+    assert not any(first.holds(name) for name in SIX)
+    assert first.link.asked[-7:] == ["release"] * 6 + ["leave"]
+    assert await cluster.live() == {second.id}
+    await second.step()
+    assert second.driven == set(SIX)
+    assert len(asyncio.all_tasks()) == len(before) + len(SIX), "those of the second"
+    assert [each for each in own_logs(caplog) if each[0] != "INFO"] == []
+
+
+async def test_stopped_before_its_first_step_it_asks_for_nothing(cluster: Cluster) -> None:
+    replica = await cluster.replica("a", SIX)
+    replica.leases.stop()
+    async with asyncio.timeout(END_S):
+        await replica.leases.run(NoJitter())
+    assert replica.link.asked == []
+
+
+async def test_a_second_stop_changes_nothing(cluster: Cluster) -> None:
+    replica = await cluster.replica("a", SIX)
+    async with replica.running():
+        await replica.machine.waits.get()
+        replica.leases.stop()
+        replica.leases.stop()
+    replica.leases.stop()
+    assert replica.link.asked.count("leave") == 1
+    assert await cluster.live() == set()
+
+
+@pytest.mark.parametrize(
+    ("what", "when"),
+    [(what, when) for what in ("join", "renew", "take") for when in ("before", "after")],
+)
+async def test_stopped_during_a_step_it_gives_all_back(
+    cluster: Cluster, what: str, when: str
+) -> None:
+    replica = await cluster.replica("a", SIX)
+    held = replica.link.hold(what, when)
+    async with replica.running():
+        await held.reached()
+        replica.leases.stop()
+        held.open()
+    assert replica.driven == set()
+    assert await cluster.live() == set()
+    assert await cluster.shares() == {}
+    assert all(map(is_stopped, replica.loops))
+
+
+async def test_stopped_after_a_join_that_was_told_as_failed_it_is_gone(cluster: Cluster) -> None:
+    replica = await cluster.replica("a", SIX)
+    replica.link.fail("join", "after")
+    async with replica.running():
+        await replica.machine.waits.get()
+    assert await cluster.live() == set()
+
+
+async def test_stopped_during_a_step_no_call_starts_any_more(cluster: Cluster) -> None:
+    replica = await cluster.replica("a", SIX)
+    async with replica.running():
+        await replica.machine.waits.get()
+        held = replica.link.hold("renew", "before")
+        replica.leases.wake.set()
+        await held.reached()
+        replica.leases.stop()
+        await asyncio.sleep(0)
+        stopped = [is_stopped(loops) for loops in replica.loops]
+        held.open()
+    assert stopped == [True] * len(SIX)
+
+
+@pytest.mark.parametrize("what", ["renew", "release", "leave"])
+async def test_a_database_that_does_not_answer_delays_a_stop_by_little(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(engine_leases, "LEAVE_S", 0.05)
+    replica = await cluster.replica("a", TWO)
+    held = []
+    async with asyncio.timeout(END_S) as patience:
+        async with running(replica.leases, NoJitter()):
+            await replica.machine.waits.get()
+            held.append(replica.link.hold(what, "before"))
+            if what == "renew":
+                replica.leases.wake.set()
+                await held[0].reached()
+            # Much more than LEAVE_S, much less than for ever.
+            patience.reschedule(asyncio.get_running_loop().time() + 3.0)
+    await held[0].reached()
+    assert replica.driven == set()
+
+
+async def test_a_database_that_fails_at_a_stop_is_left_to_time(cluster: Cluster) -> None:
+    first, second = [await cluster.replica(name, SIX) for name in "ab"]
+    cluster.stop_stepping(first)
+    async with first.running():
+        await first.machine.waits.get()
+        first.link.cut = True
+    assert first.driven == set()
+    await cluster.play(POLICY.duration_s + 1.0)
+    assert second.driven == set(SIX)
+
+
+async def test_loops_that_die_take_the_others_and_the_block_with_them(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is no Exception ends a loop: everything else is told and tried again."""
+
+    class Dead(BaseException):
+        pass
+
+    async def dies() -> float:
+        raise Dead
+
+    async def idle(_: object) -> float:
+        return math.inf
+
+    # Not in the midst of reading: aiosqlite's threads do not like that.
+    monkeypatch.setattr(Dispatcher, "step", idle)
+    monkeypatch.setattr(Sweeper, "step", idle)
+    monkeypatch.setattr(Prober, "step", idle)
+    replica = await cluster.replica("a", TWO, PartitionLoops)
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(END_S):
+        with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - the block is what dies
+            async with running(replica.leases, NoJitter()):
+                await eventually(lambda: len(replica.loops) == len(TWO))
+                monkeypatch.setattr(replica.loops[0].prober, "step", dies)
+                replica.leases.notice(TWO[0])
+                await asyncio.Event().wait()
+    assert raised.group_contains(Dead)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_cancelled_it_leaves_nothing_running(cluster: Cluster) -> None:
+    replica = await cluster.replica("a", TWO)
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(replica.leases.run(NoJitter()))
+    await replica.machine.waits.get()
+    assert len(asyncio.all_tasks() - before) > len(TWO)
+    task.cancel()
+    async with asyncio.timeout(END_S):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+# --- notices -------------------------------------------------------------------------------------
+
+
+async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
+    cluster: Cluster,
+) -> None:
+    await (replica := await cluster.replica("a", TWO)).begin()
+
+    def woken() -> list[str]:
+        wakes = {"leases": replica.leases.wake} | {
+            each.name: each.wake
+            for loops in replica.loops
+            for each in (loops.dispatcher, loops.sweeper, loops.prober)
+        }
+        found = sorted(name for name, wake in wakes.items() if wake.is_set())
+        for wake in wakes.values():
+            wake.clear()
+        return found
+
+    woken()
+    replica.leases.notice(PARTITION)
+    assert woken() == [f"{each} of {PARTITION}" for each in ("dispatcher", "prober", "sweeper")]
+    replica.leases.notice("other@cloud")
+    assert woken() == []
+    replica.leases.notice("")
+    assert woken() == ["leases"]
+
+
+async def test_only_a_partition_that_is_driven_can_be_asked_about(cluster: Cluster) -> None:
+    giver, taker = await _giving(cluster)
+    assert giver.leases.partition(PARTITION) is giver.loops_of(PARTITION)[0].partition
+    assert taker.leases.partition(PARTITION) is None
+    _last_call(giver).open()
+    await giver.settled()
+    assert giver.leases.partition(PARTITION) is None
