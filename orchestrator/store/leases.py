@@ -69,12 +69,14 @@ class StoredLeases:
             )
             if renewed.rowcount == 0:
                 return None
-            await transaction.execute(
-                delete(replicas).where(replicas.c.id != replica, replicas.c.expires_at <= now)
-            )
             # In this order: who joins and takes one in between does so under another epoch.
             held = (await transaction.execute(select(partitions))).all()
             live = {row.id: row for row in await transaction.execute(select(replicas))}
+            if any(row.expires_at <= now for row in live.values()):
+                expired = replicas.c.id != replica, replicas.c.expires_at <= now
+                dead = delete(replicas).where(*expired).returning(replicas.c.id)
+                for name in (await transaction.execute(dead)).scalars():
+                    live.pop(name, None)
             others = [row.expires_at for row in live.values() if row.id != replica]
             return Standing(
                 now=now,

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     Call = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
 
 
+AT_ONCE = ("cursor", "close", "fetchall")
+"""What changes nothing, and would only take turns."""
+
+
 class InlineSqlite:
     """The connections of a simulation; leaving its ``with`` block closes the loop, too.
 
@@ -148,7 +152,7 @@ class _Connection(aiosqlite.core.Connection):
             if self._dropped and isinstance(error, sqlite3.ProgrammingError):
                 error = _lost(function)
             if future is not None:
-                self._answer(future, result, error)
+                self._answer(future, function, result, error)
             if self._is_idle() and not idle:
                 self._sqlite.wake()
 
@@ -161,9 +165,17 @@ class _Connection(aiosqlite.core.Connection):
             self._gives_up = loop.call_later(self._timeout_s, self.work)
         return loop.time() < self._gives_up.when()
 
-    def _answer(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    def _answer(
+        self,
+        future: asyncio.Future[Any],
+        function: Callable[[], Any],
+        result: Any,
+        error: Exception | None,
+    ) -> None:
         # In a later turn, so that a replica can be stopped between what is done and its answer.
-        if error is None:
+        if error is None and _name(function) in AT_ONCE:
+            future.set_result(result)
+        elif error is None:
             self._sqlite.loop.call_soon(aiosqlite.core.set_result, future, result)
         else:
             self._sqlite.loop.call_soon(aiosqlite.core.set_exception, future, error)
@@ -180,9 +192,13 @@ def _is_open(raw: sqlite3.Connection) -> bool:
         return False
 
 
+def _name(function: Callable[[], Any]) -> str:
+    return function.func.__name__ if isinstance(function, partial) else ""
+
+
 def _lost(function: Callable[[], Any]) -> Exception | None:
     """What a call on a dropped connection raises; None: nothing, it closes a cursor."""
-    if isinstance(function, partial) and function.func.__name__ == "close":
+    if _name(function) == "close":
         return None
     # In words by which SQLAlchemy knows a lost connection.
     return sqlite3.OperationalError("connection closed by the other side")

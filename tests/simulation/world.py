@@ -47,23 +47,22 @@ REGIONS: Final = ("ap-guangzhou", "ap-shanghai")
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
 REPLICAS: Final = 3
 OPERATIONS: Final = 2
-LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.0, "retry_s": 0.5}
+LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.0, "retry_s": 0.8}
 SETTLE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 600.0
-FAULTS_S: Final = 6.0
+FAULTS_S: Final = 4.5
 ENDS_WITHIN_S: Final = 60.0
 """After the faults: a look that was put off, a job that is called again, and the settle window."""
 IDLE_IN_TRANSACTION_S: Final = 0.3
 """After which the transaction of a paused replica is ended, as a server does."""
-AIMS_S: Final = 3.0
+AIMS_S: Final = 2.0
 """How long a replica has to come to the point at which it dies or is paused."""
-SOON_S: Final = 5.0
+SOON_S: Final = 3.0
 HOUR_S: Final = 3600.0
 CLIENT_WAITS_S: Final = 0.5
+CALL_POINTS: Final = ("before a call", "a call has left", "an answer has come")
 POINTS: Final = (
-    "before a call",
-    "a call has left",
-    "an answer has come",
+    *CALL_POINTS,
     "before a commit",
     "after a commit",
     "in a transaction",
@@ -247,6 +246,7 @@ class World:
             self._pause_somewhere,
             self._pause_somewhere,
             self._pause_somewhere,
+            self._pause_somewhere,
             self._stop,
             self._jump,
             self._storm,
@@ -263,7 +263,7 @@ class World:
         ends_at = self.loop.time() + FAULTS_S
         async with asyncio.TaskGroup() as group:
             while self.loop.time() < ends_at:
-                await asyncio.sleep(self.random.expovariate(2.0))
+                await asyncio.sleep(self.random.expovariate(2.5))
                 group.create_task(self.random.choice(kinds)())
 
     def _some_life(self) -> tuple[int, Running] | None:
@@ -296,7 +296,7 @@ class World:
             await self._start_again(place, life)
 
     async def _start_again(self, place: int, life: Running) -> None:
-        await asyncio.sleep(self.random.choice((0.1, 1.0, 6.0)))
+        await asyncio.sleep(self.random.choice((0.1, 1.0, 4.0)))
         if self.lives[place] is life and not self.loop.is_alive(life.name):
             self.start(place)
 
@@ -309,7 +309,7 @@ class World:
         if not self.loop.is_alive(life.name) or self.loop.is_paused(life.name):
             return
         beyond = self.random.random() < 0.6
-        paused_s = self.random.uniform(3.0, 8.0) if beyond else self.random.uniform(0.05, 2.0)
+        paused_s = self.random.uniform(3.0, 5.0) if beyond else self.random.uniform(0.05, 2.0)
         self.fired["paused beyond its lease" if beyond else "paused"] += 1
         self.loop.pause(life.name)
         await self._paused(life, paused_s)
@@ -319,7 +319,7 @@ class World:
         found = self._some_life()
         if found:
             _, life = found
-            life.pauses_at = self.random.choice(POINTS)
+            life.pauses_at = self.random.choice((*POINTS, *CALL_POINTS))
             for _ in range(20):
                 await asyncio.sleep(AIMS_S / 20)
                 if self.loop.is_paused(life.name):
@@ -359,7 +359,7 @@ class World:
             _, life = found
             life.clock.ahead_s = self.random.choice((-HOUR_S, HOUR_S))
             self.fired["clock jumped ahead" if life.clock.ahead_s > 0 else "clock jumped back"] += 1
-            await asyncio.sleep(self.random.uniform(0.5, 5.0))
+            await asyncio.sleep(self.random.uniform(0.5, 3.0))
             life.clock.ahead_s = 0.0
 
     async def _storm(self) -> None:
@@ -393,7 +393,7 @@ class World:
 
     async def _no_database(self) -> None:
         self._database_is_away = True
-        await asyncio.sleep(self.random.uniform(0.1, 5.0))
+        await asyncio.sleep(self.random.uniform(0.1, 4.0))
         self._database_is_away = False
 
     async def _bad_commit(self) -> None:
@@ -418,18 +418,18 @@ class World:
     def _jobs(self, region: str, number: int) -> tuple[str, ...]:
         """Some jobs of the seed's choice, told to the cloud."""
         kinds: list[dict[str, Any]] = [
-            {"instances": 4, "drain_s": [0.2, 4]},
+            {"instances": 4, "drain_s": [0.2, 3]},
             {"instances": 3, "tasks": 3, "drain_s": 2, "failed_early_s": 1},
-            {"instances": 2, "state": "SUBMITTED", "submitted_s": [1, 6], "drain_s": 1},
+            {"instances": 2, "state": "SUBMITTED", "submitted_s": [0.5, 3], "drain_s": 1},
             {"instances": 2, "state": "SUCCEED"},
             {"instances": 4, "state": "FAILED", "mix": {"RUNNING": 0.5}, "drain_s": 1},
             {"instances": 2, "env_id": "env-example1", "refuse_env": True},
             {"instances": 2, "forbidden": True},
-            {"instances": 3, "drain_s": 0.5, "revive_after_s": [0.05, 4]},
+            {"instances": 3, "drain_s": 0.5, "revive_after_s": [0.05, 2]},
             {"instances": 2, "drain_s": 0.5, "vanish_after_s": [0.1, 2]},
-            {"instances": 2, "succeeds_after_s": [0.5, 8]},
-            {"instances": 2, "fails_after_s": [0.5, 8], "revive_after_s": [0.1, 2]},
-            {"instances": 3, "again": "ok", "drain_s": [1, 5]},
+            {"instances": 2, "succeeds_after_s": [0.5, 5]},
+            {"instances": 2, "fails_after_s": [0.5, 4], "revive_after_s": [0.1, 1]},
+            {"instances": 3, "again": "ok", "drain_s": [0.5, 3]},
         ]
         groups = [
             self.random.choice(kinds) | {"prefix": f"x{number}{place}", "region": region}

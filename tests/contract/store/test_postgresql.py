@@ -1077,14 +1077,19 @@ async def test_what_is_told_is_heard_after_the_commit_and_never_without_one(
         assert await heard.until(PARTITION) == ["committed", PARTITION]
 
 
-async def test_leases_that_are_given_back_are_told_of(database_url: str) -> None:
+async def test_who_comes_and_what_is_given_back_is_told_of(database_url: str) -> None:
     heard = Heard()
     async with replicas(database_url, 2) as (one, other), other.listening(heard.append):
         await listens(one, heard)
-        (fence,) = await hold(one, PARTITION)
-        await StoredLeases(one).release(fence)
-        await StoredLeases(one).leave("a replica")
-        assert await heard.until("") == [PARTITION, ""]
+        leases = StoredLeases(one)
+        for change in (
+            leases.join("me", [PARTITION], HOUR_S),
+            leases.release(Fence(PARTITION, 1)),
+            leases.leave("me"),
+        ):
+            heard.clear()
+            await change
+            assert await heard.until("") == [""]
 
 
 async def test_a_listener_goes_on_after_its_connection_is_lost(
