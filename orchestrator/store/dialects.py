@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -88,8 +88,11 @@ class Dialect(Protocol):
         A reader that has seen row N will then never see a smaller number appear.
         """
 
-    async def order_upgrades(self, connection: AsyncConnection) -> None:
-        """Wait until no other replica upgrades the schema, and keep them off until the end."""
+    async def before_upgrade(self, connection: AsyncConnection) -> None:
+        """Wait until no other replica upgrades the schema, and keep them off until the end.
+
+        Raises OSError where the database is damaged.
+        """
 
     async def notify(self, connection: AsyncConnection, notice: str) -> None:
         """Tell all replicas, when this transaction commits."""
@@ -234,8 +237,10 @@ class Sqlite:
         return False
 
     def advice(self, error: DBAPIError | OSError) -> str:
+        if isinstance(error, OSError):
+            return _DAMAGED
         # The lowest byte is the kind of error, the others tell more of it.
-        kind = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+        kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return _SQLITE_ADVICE.get(
             kind, "give the path of a database of this program, or of a file that it may create"
         )
@@ -246,8 +251,11 @@ class Sqlite:
     async def order_commits(self, _connection: AsyncConnection) -> None:
         """BEGIN IMMEDIATE has done it."""
 
-    async def order_upgrades(self, _connection: AsyncConnection) -> None:
-        """BEGIN IMMEDIATE has done it."""
+    async def before_upgrade(self, connection: AsyncConnection) -> None:
+        # BEGIN IMMEDIATE keeps the others off.  What is damaged would be met some day, or never.
+        found = (await connection.execute(text("PRAGMA quick_check(1)"))).scalar_one()
+        if found != "ok":
+            raise OSError(f"it is damaged: {found}")
 
     async def notify(self, _connection: AsyncConnection, _notice: str) -> None:
         """There is one replica, which knows."""
@@ -258,8 +266,7 @@ class Sqlite:
 
 _DISK: Final = "see whether its disk is full or failing"
 _DAMAGED: Final = (
-    "it is damaged or no database: restore a backup, or save what can be read with the sqlite3 "
-    "shell's .recover"
+    "restore a backup, or save what can be read with the sqlite3 shell's .recover"
 )
 _SQLITE_ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "another process holds its write lock: end that one, and start again",
@@ -367,7 +374,7 @@ class Postgresql:
     async def order_commits(self, connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(_COMMITS)))
 
-    async def order_upgrades(self, connection: AsyncConnection) -> None:
+    async def before_upgrade(self, connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(_UPGRADES)))
 
     async def notify(self, connection: AsyncConnection, notice: str) -> None:

@@ -42,7 +42,7 @@ async def upgrade(url: str) -> str:
     engine = dialect.upgrader()
     try:
         async with engine.begin() as connection:
-            await dialect.order_upgrades(connection)
+            await dialect.before_upgrade(connection)
             return await connection.run_sync(_upgrade)
     except (DBAPIError, OSError) as error:
         why = dialect.why_unavailable(error) or str(getattr(error, "orig", error))

@@ -153,6 +153,23 @@ async def test_a_database_that_somebody_else_writes(path: Path) -> None:
     await upgrade(f"sqlite+aiosqlite:///{path}")
 
 
+def scribble(path: Path, page: int) -> bytes:
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 2048)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("page", [2, 5, 9])
+async def test_a_file_that_is_damaged(path: Path, page: int) -> None:
+    """Wherever that is, and though it can still be opened."""
+    await upgrade(f"sqlite+aiosqlite:///{path}")
+    damaged = scribble(path, page)
+    problem = await refusal(path)
+    assert "restore a backup, or save what can be read" in problem
+    assert path.read_bytes() == damaged  # noqa: ASYNC240
+
+
 async def test_a_disk_that_is_full(path: Path) -> None:
     with full(20_000):
         problem = await refusal(path)

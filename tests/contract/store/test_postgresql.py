@@ -261,7 +261,7 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
         await postgres.fetch(f'ALTER DATABASE "{theirs}" SET {limit} = 200')
     async with somebody(database_url) as connection:
         await connection.exec_driver_sql("SET statement_timeout = 0")
-        await dialects.Postgresql(make_url(database_url)).order_upgrades(connection)
+        await dialects.Postgresql(make_url(database_url)).before_upgrade(connection)
         waiting = asyncio.create_task(upgrade(database_url))
         await blocked(postgres, database_url)
         await asyncio.wait([waiting], timeout=0.5)
