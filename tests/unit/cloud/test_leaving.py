@@ -1,0 +1,28 @@
+"""The last moment before a call leaves is when there is a connection for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.cloud.transport import AiohttpTransport
+from orchestrator.domain.errors import LeaseLost
+from orchestrator.simulator.face import serve
+from orchestrator.simulator.server import Simulator
+
+
+def stay() -> None:
+    raise LeaseLost("not now")
+
+
+async def test_nothing_leaves_on_a_new_connection_or_a_kept_one_where_it_may_not() -> None:
+    simulator = Simulator(secret_keys={})
+    transport = AiohttpTransport()
+    try:
+        async with serve(simulator, "127.0.0.1", 0) as url:
+            for arrived in range(3):
+                with pytest.raises(LeaseLost):
+                    await transport.post(url, headers={}, body=b"{}", may_leave=stay)
+                assert len(simulator.calls) == arrived
+                await transport.post(url, headers={}, body=b"{}", may_leave=lambda: None)
+    finally:
+        await transport.close()
