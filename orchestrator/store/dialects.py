@@ -336,6 +336,15 @@ class Postgresql:
         def on_begin(connection: Connection) -> None:
             connection.execute(limits)
 
+        @event.listens_for(engine.sync_engine, "handle_error")
+        def give_up(context: ExceptionContext) -> None:
+            # Else one that does not answer is asked to roll back, and waited for once more; and
+            # one that the server is closing is used again.
+            lost = (TimeoutError, asyncpg.InternalClientError)
+            error = context.original_exception
+            if isinstance(error, lost) or isinstance(error.__cause__, lost):
+                context.is_disconnect = True
+
         return engine
 
     def check(self) -> None:

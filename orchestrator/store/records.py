@@ -189,8 +189,9 @@ async def _operation(
         finished_at=row.finished_at,
         jobs_by_state={State(group[0]): group[1] for group in groups},
         instances=InstancesProgress(
-            total=sum(group[2] or 0 for group in groups),
-            live=sum(group[3] or 0 for group in groups),
+            # PostgreSQL sums big integers into a decimal.
+            total=sum(int(group[2] or 0) for group in groups),
+            live=sum(int(group[3] or 0) for group in groups),
             jobs_not_counted=sum(
                 group[1] - group[4] for group in groups if not State(group[0]).final
             ),

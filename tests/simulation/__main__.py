@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 import time
@@ -15,9 +14,7 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.domain.lifecycle import Event
 from orchestrator.simulator.faults import Fault
-from orchestrator.store.migrate import upgrade
-from tests.simulation.checkers import watch
-from tests.simulation.world import POINTS, Result, simulate
+from tests.simulation.world import POINTS, Result, make_template, simulate
 
 SEEDS_OF_A_RUN = 2000
 FIRED_AT_LEAST = 100
@@ -58,8 +55,7 @@ def main() -> int:
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
         template = folder / "template.db"
-        asyncio.run(upgrade(f"sqlite+aiosqlite:///{template}"))
-        watch(template)
+        make_template(template)
         if given.replay is not None:
             return tell(
                 simulate(given.replay, template, folder / "replay", story_turns=STORY_TURNS)

@@ -29,8 +29,9 @@ from orchestrator.settings import Settings
 from orchestrator.simulator.faults import Fault, Rule
 from orchestrator.simulator.server import Simulator
 from orchestrator.store.database import Database
+from orchestrator.store.migrate import upgrade
 from orchestrator.store.transaction import Transaction
-from tests.simulation.checkers import Checkers
+from tests.simulation.checkers import Checkers, watch
 from tests.simulation.clock import START, MachineClock
 from tests.simulation.inline_sqlite import InlineSqlite
 from tests.simulation.loop import REPLICA, SimulatedLoop
@@ -290,7 +291,7 @@ class World:
         found = self._some_life()
         if found:
             place, life = found
-            life.dies_at = self.random.choice(POINTS)
+            life.dies_at = self.random.choice((*POINTS, *CALL_POINTS))
             await asyncio.sleep(AIMS_S)
             life.dies_at = None
             await self._start_again(place, life)
@@ -450,7 +451,7 @@ class World:
                 self.fired["asked again for the same jobs"] += 1
                 jobs = (*jobs, *self.random.choice(again).jobs[:2])
             key = f"key {number}" if self.random.random() < 0.8 else None
-            await self._ask(
+            await self.hand_over(
                 Request(
                     jobs=jobs,
                     account=None,
@@ -464,7 +465,8 @@ class World:
                 key,
             )
 
-    async def _ask(self, request: Request, key: str | None) -> None:
+    async def hand_over(self, request: Request, key: str | None) -> None:
+        """Ask until it is acknowledged."""
         while True:
             found = self._some_life()
             if found and found[1].made is not None:
@@ -505,7 +507,11 @@ class World:
             await self.trouble()
             self._all_is_well()
         self.loop.note("all is well")
-        ends_at = self.loop.time() + ENDS_WITHIN_S
+        await self.end()
+
+    async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
+        """All work ends in bounded time, and all replicas stop."""
+        ends_at = self.loop.time() + within_s
         while not self.checkers.all_ended():
             if self.loop.time() > ends_at:
                 self.checkers.violated("liveness", self.checkers.unfinished())
@@ -563,7 +569,20 @@ def impatience() -> Iterator[None]:
         yield
 
 
-def simulate(seed: int, template: Path, folder: Path, *, story_turns: int | None = 50) -> Result:
+def make_template(path: Path) -> None:
+    """An empty database for runs to copy, which notes what is written."""
+    asyncio.run(upgrade(f"sqlite+aiosqlite:///{path}"))
+    watch(path)
+
+
+def simulate(
+    seed: int,
+    template: Path,
+    folder: Path,
+    *,
+    story_turns: int | None = 50,
+    run: Callable[[World], Coroutine[Any, Any, None]] = World.run,
+) -> Result:
     """Run one seed on a copy of the ``template`` database."""
     folder.mkdir()
     shutil.copyfile(template, folder / "orchestrator.db")
@@ -592,7 +611,7 @@ def simulate(seed: int, template: Path, folder: Path, *, story_turns: int | None
             world.checkers.listening(),
         ):
             try:
-                loop.run(world.run())
+                loop.run(run(world))
             except Exception as error:  # noqa: BLE001 - a finding, with the story of it
                 world.checkers.violated("run", str(error)[:300])
         for unhandled in loop.unhandled:

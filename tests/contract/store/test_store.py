@@ -423,3 +423,16 @@ async def test_trouble_that_another_holder_stored_is_forgotten_when_the_partitio
     assert mine.trouble is None
     assert other.trouble == Problem(code="C", message="m", advice="a")
     assert await records.troubles() == {"other@host": "C"}
+
+
+async def test_what_an_operation_counts_is_whole_numbers(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1")
+    before = await only(store)
+    seen = decide(before, read(JobState.RUNNING, LIVE), later(1), POLICY)
+    await store.apply([(before, seen)], later(1))
+    record = await records.operation("op_1")
+    assert record is not None
+    assert {type(record.instances.total), type(record.instances.live)} == {int}
+    assert record.instances.total == LIVE.total

@@ -1,0 +1,92 @@
+"""Ten minutes of nothing but one fault of the cloud, on virtual time; then all ends as it must."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.services.submission import Request
+from orchestrator.simulator.faults import Fault, Rule
+from tests.simulation.world import REGIONS, make_template, simulate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.app import Replica
+    from tests.simulation.world import World
+
+MINUTES: Final = 10
+JOBS: Final = 20
+ENDS_WITHIN_S: Final = 150.0
+"""After it: a job that failed so often is tried again after a minute at most."""
+NETWORK: Final = ("away", "lost_request", "lost_answer", "silent")
+TROUBLE: Final = (*NETWORK, *(f for f in Fault if f not in (Fault.THROTTLE, Fault.CHARSET)))
+"""What is told as trouble: the others are answers."""
+OBJECTS_MORE: Final = 1.2
+"""By how much the objects alive may have grown since the second minute."""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", [*Fault, *NETWORK])
+def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
+    tmp_path: Path, fault: str
+) -> None:
+    told: Counter[str] = Counter()
+
+    async def outage(world: World) -> None:
+        world.start(0)
+        await asyncio.sleep(1.0)
+        cloud = world.clouds[f"{REGIONS[0]}.cloud"]
+        jobs = cloud.add_groups([{"count": JOBS, "instances": 5, "drain_s": [1, 8]}])
+        await world.hand_over(
+            Request(
+                jobs=tuple(jobs),
+                account=None,
+                region=REGIONS[0],
+                reason="an outage",
+                on_submitted=OnSubmitted.HOLD,
+                not_before=None,
+                give_up_after_s=7200.0,
+                settle_s=None,
+            ),
+            "key",
+        )
+        await asyncio.sleep(4.0)
+        if fault in NETWORK:
+            setattr(world.network.weather, fault, 1.0)
+        else:
+            rule = Rule(Fault(fault), 1.0)
+            cloud.faults.replace({"*": [rule]}, now=cloud.now())
+        alive = []
+        for _ in range(MINUTES):
+            await asyncio.sleep(60.0)
+            life = world.lives[0]
+            assert life.made is not None
+            told[await world.loop.spawn(life.name, status(life.made))] += 1
+            gc.collect()
+            # What the cloud logs is the cloud's.
+            alive.append(len(gc.get_objects()) - calls(world))
+        assert alive[-1] < OBJECTS_MORE * alive[1], alive
+        world.network.weather = type(world.network.weather)()
+        cloud.faults.replace({}, now=cloud.now())
+        await world.end(ENDS_WITHIN_S)
+
+    make_template(tmp_path / "template.db")
+    result = simulate(1, tmp_path / "template.db", tmp_path / "run", run=outage)
+    assert result.violations == []
+    assert told.total() == MINUTES
+    # What is known as down by then is not called any more.
+    assert fault not in TROUBLE or told["degraded"]
+
+
+async def status(replica: Replica) -> str:
+    return str((await replica.context.ready())["status"])
+
+
+def calls(world: World) -> int:
+    return sum(len(cloud.calls) for cloud in world.clouds.values())
