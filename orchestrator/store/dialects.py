@@ -265,9 +265,7 @@ class Sqlite:
 
 
 _DISK: Final = "see whether its disk is full or failing"
-_DAMAGED: Final = (
-    "restore a backup, or save what can be read with the sqlite3 shell's .recover"
-)
+_DAMAGED: Final = "restore a backup, or save what can be read with the sqlite3 shell's .recover"
 _SQLITE_ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "another process holds its write lock: end that one, and start again",
     sqlite3.SQLITE_FULL: _DISK,
