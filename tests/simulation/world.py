@@ -69,6 +69,9 @@ POINTS: Final = (
     "in a transaction",
 )
 
+RARE_POINTS: Final = (*POINTS, *CALL_POINTS, "an answer has come", "in a transaction")
+"""Those that a replica comes to less often are aimed at more often."""
+
 
 def settings(database_url: str) -> Settings:
     return Settings.model_validate(
@@ -256,6 +259,8 @@ class World:
             self._storm,
             self._bad_network,
             self._bad_network,
+            self._bad_network,
+            self._bad_network,
             self._no_cloud,
             self._no_database,
             self._bad_commit,
@@ -291,7 +296,7 @@ class World:
         found = self._some_life()
         if found:
             place, life = found
-            life.dies_at = self.random.choice((*POINTS, *CALL_POINTS))
+            life.dies_at = self.random.choice(RARE_POINTS)
             await asyncio.sleep(AIMS_S)
             life.dies_at = None
             await self._start_again(place, life)
@@ -320,7 +325,7 @@ class World:
         found = self._some_life()
         if found:
             _, life = found
-            life.pauses_at = self.random.choice((*POINTS, *CALL_POINTS))
+            life.pauses_at = self.random.choice(RARE_POINTS)
             for _ in range(20):
                 await asyncio.sleep(AIMS_S / 20)
                 if self.loop.is_paused(life.name):
@@ -398,7 +403,7 @@ class World:
         self._database_is_away = False
 
     async def _bad_commit(self) -> None:
-        self._commits_fail = self.random.choice(("before", "after"))
+        self._commits_fail = self.random.choice(("before", "after", "after"))
         await asyncio.sleep(0.5)
 
     def _all_is_well(self) -> None:
@@ -450,7 +455,7 @@ class World:
             if again and self.random.random() < 0.4:
                 self.fired["asked again for the same jobs"] += 1
                 jobs = (*jobs, *self.random.choice(again).jobs[:2])
-            key = f"key {number}" if self.random.random() < 0.8 else None
+            key = f"key {number}" if self.random.random() < 0.9 else None
             await self.hand_over(
                 Request(
                     jobs=jobs,
