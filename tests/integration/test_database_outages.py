@@ -1,0 +1,379 @@
+"""The daemon under load while its PostgreSQL is stopped, or has no connection to give."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import re
+import time
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from orchestrator.api.problems import CONTENT_TYPE
+from orchestrator.domain.attempts import TERMINATE_JOB
+from orchestrator.store import database as module
+from tests.integration.harness import service
+from tests.integration.test_crash_points import called_unread
+from tests.postgres import own_server
+from tests.tcp_proxy import TcpProxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from orchestrator.simulator.server import Simulator
+    from tests.integration.harness import Service
+    from tests.postgres import OwnServer
+
+OPERATIONS: Final = "/v1/operations"
+READYZ: Final = "/readyz"
+LIVEZ: Final = "/livez"
+WHY: Final = re.compile("the database (cannot be (read|written): .+|is read by too many at once); ")
+RENEWAL_DEADLINE_S: Final = 2.0
+ENGINE: Final = {
+    "settle_s": 0.2,
+    "call_timeout_s": 2.0,
+    "poll": {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "held_s": 0.1, "settling_s": 0.1},
+    "lease": {"duration_s": 3.0, "renewal_deadline_s": RENEWAL_DEADLINE_S, "retry_s": 0.5},
+}
+MANY: Final = [f"job-many{n:04}" for n in range(60)]
+MORE: Final = [f"job-more{n:04}" for n in range(200)]
+CALLED_BEFORE: Final = 8
+"""So many of the many are called before the outage begins; the others are not."""
+
+ASK_EVERY_S: Final = 0.4
+TELL_AGAIN_S: Final = 1.0
+"""How long a client waits with what was told 503: less than Retry-After, which is to be kind."""
+ANSWER_MAX_S: Final = 12.0
+READYZ_MAX_S: Final = 10.0
+AGAIN_MAX_S: Final = 15.0
+ON_ITS_WAY_S: Final = 0.5
+"""How long a call that has left may take to be logged by the cloud, in one busy process."""
+END_MAX_S: Final = 30.0
+CONNECTIONS: Final = 12
+"""What the server has; the daemon needs six."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the daemon said to a request, and when by this machine's clock."""
+
+    path: str
+    asked_at: float
+    at: float
+    status: int
+    retry_after: str | None
+    content_type: str
+    body: dict[str, Any]
+
+    @property
+    def took_s(self) -> float:
+        return self.at - self.asked_at
+
+
+@dataclass(slots=True)
+class Clients:
+    """Who asks, a few times a second, whatever the answers; and what they were told."""
+
+    session: aiohttp.ClientSession
+    operation_id: str
+    answers: list[Answer] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    """Ids by Idempotency-Key."""
+    refused: set[str] = field(default_factory=set)
+    """Keys that were told 503 before that."""
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stop(self) -> None:
+        """Ask nothing new; what was told 503 is told again until it is acknowledged."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        reads = (
+            f"{OPERATIONS}/{self.operation_id}",
+            f"{OPERATIONS}/{self.operation_id}/terminations",
+            f"{OPERATIONS}?limit=5",
+        )
+        async with asyncio.TaskGroup() as requests:
+            for number in count():
+                if self._stop.is_set() or number == len(MORE):
+                    return
+                requests.create_task(self._post(MORE[number]))
+                requests.create_task(self.ask("GET", READYZ))
+                requests.create_task(self.ask("GET", reads[number % len(reads)]))
+                requests.create_task(self.ask("GET", LIVEZ))
+                await asyncio.sleep(ASK_EVERY_S)
+
+    async def ask(self, method: str, path: str, **more: Any) -> Answer | None:
+        """Ask once; None where no answer came, which is told in ``wrong``."""
+        asked_at = time.time()
+        try:
+            async with self.session.request(method, path, **more) as answer:
+                body = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self.wrong.append(f"{method} {path} after {time.time() - asked_at:.1f} s: {error!r}")
+            return None
+        made = Answer(
+            path,
+            asked_at,
+            time.time(),
+            answer.status,
+            answer.headers.get("Retry-After"),
+            answer.content_type,
+            body,
+        )
+        self.answers.append(made)
+        return made
+
+    async def _post(self, job_id: str) -> None:
+        """Tell it under one key until it is acknowledged."""
+        body = {"jobs": [job_id], "reason": "a test"}
+        while True:
+            made = await self.ask(
+                "POST", OPERATIONS, json=body, headers={"Idempotency-Key": job_id}
+            )
+            if made is not None and made.status == 202:
+                self.acknowledged[job_id] = made.body["id"]
+                return
+            self.refused.add(job_id)
+            await asyncio.sleep(TELL_AGAIN_S)
+
+    async def ready_again(self) -> None:
+        """Wait until /readyz says 200 to a question asked from now on."""
+        now = time.time()
+        async with asyncio.timeout(AGAIN_MAX_S):
+            while not any(  # noqa: ASYNC110 - of another process
+                answer.path == READYZ and answer.status == 200 and answer.asked_at > now
+                for answer in self.answers
+            ):
+                await asyncio.sleep(0.02)
+
+
+@dataclass(slots=True)
+class Outage:
+    """From when until when nothing of the database could be reached, by this machine's clock."""
+
+    began_at: float = 0.0
+    ended_at: float = 0.0
+    lasts: bool = True
+    """False where it could be reached again at once, time after time."""
+
+    def begins(self) -> None:
+        self.began_at = time.time()
+
+    def ends(self) -> None:
+        self.ended_at = time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The server, the way to it, and the daemon's database on it."""
+
+    server: OwnServer
+    proxy: TcpProxy
+    database: str
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OwnServer]:
+    with own_server(
+        {"max_connections": str(CONNECTIONS), "superuser_reserved_connections": "0"}
+    ) as own:
+        yield own
+
+
+@pytest.fixture(autouse=True)
+def _listening(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="orchestrator")
+
+
+# --- the outages ---------------------------------------------------------------------------------
+
+
+async def restarted(place: Place, outage: Outage) -> None:
+    await asyncio.to_thread(place.server.stop)
+    outage.begins()
+    await asyncio.sleep(3)
+    outage.ends()
+    await asyncio.to_thread(place.server.start)
+
+
+async def full(place: Place, outage: Outage) -> None:
+    """Others take every connection as the daemon's are ended, and keep them for a while."""
+    async with AsyncExitStack() as stack:
+        administrator = await _somebody(place.server, stack)
+        while await administrator.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1",
+            place.database,
+        ):
+            takers = (_somebody(place.server, stack) for _ in range(CONNECTIONS))
+            taken = await asyncio.gather(*takers, return_exceptions=True)
+            assert {type(each) for each in taken} <= {
+                asyncpg.Connection,
+                asyncpg.TooManyConnectionsError,
+            }
+        outage.begins()
+        await asyncio.sleep(3)
+        outage.ends()
+
+
+async def _somebody(server: OwnServer, stack: AsyncExitStack) -> Any:
+    url = make_url(server.url).set(drivername="postgresql").render_as_string()
+    connection = await asyncpg.connect(url)
+    stack.push_async_callback(connection.close)
+    return connection
+
+
+# --- the judge -----------------------------------------------------------------------------------
+
+
+def judge_answers(clients: Clients, outage: Outage) -> None:
+    assert clients.wrong == []
+    for answer in clients.answers:
+        assert answer.took_s < (READYZ_MAX_S if answer.path == READYZ else ANSWER_MAX_S), answer
+        assert answer.status in ((200,) if answer.path == LIVEZ else (200, 202, 503)), answer
+        if answer.status == 503:
+            assert int(answer.retry_after or "") > 0, answer
+            assert answer.content_type == CONTENT_TYPE, answer
+            assert answer.body["status"] == 503, answer
+            assert WHY.match(answer.body["detail"]), answer
+    ready = [answer for answer in clients.answers if answer.path == READYZ]
+    meanwhile = [
+        answer
+        for answer in ready
+        if outage.began_at <= answer.asked_at and answer.at <= outage.ended_at
+    ]
+    assert {answer.status for answer in meanwhile} == ({503} if outage.lasts else set())
+    assert ready[0].status == 200
+
+
+def judge_calls(cloud: Simulator, outage: Outage) -> None:
+    assert called_unread(cloud.calls) == []
+    may_leave_until = outage.began_at + RENEWAL_DEADLINE_S + ON_ITS_WAY_S
+    assert [call for call in cloud.calls if may_leave_until < call.at < outage.ended_at] == []
+    resumed_at = min(call.at for call in cloud.calls if call.at > outage.ended_at)
+    assert resumed_at - outage.ended_at < AGAIN_MAX_S
+    assert {job["live"] for job in cloud.truth() if job["terminations_acted"]} == {0}
+
+
+async def judge_operations(running: Service, clients: Clients) -> None:
+    """Every key is one operation, and each of them has come to its one end."""
+    stored = await listed(running)
+    assert {made["id"] for made in stored} == {clients.operation_id, *clients.acknowledged.values()}
+    assert len(set(clients.acknowledged.values())) == len(clients.acknowledged)
+    assert {made["outcome"] for made in stored} == {"verified"}
+    for made in stored:
+        found = (await running.get(f"{OPERATIONS}/{made['id']}/events?limit=1000"))["events"]
+        own = [event["type"] for event in found if event["termination_id"] is None]
+        assert own == ["accepted", "finished"], made
+    down = Counter(
+        termination["job_id"]
+        for termination in (await running.terminations(clients.operation_id)).values()
+        if termination["state"] == "verified"
+    )
+    assert down == Counter(MANY)
+
+
+def judge_log(caplog: pytest.LogCaptureFixture, outage: Outage) -> None:
+    gc.collect()  # which is when asyncio tells of an error that nobody asked for
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    others = [record for record in caplog.records if record.name != module.__name__]
+    assert [record.getMessage() for record in others if record.levelno >= logging.ERROR] == []
+    begins, ends = told(caplog)
+    assert begins == ends
+    if outage.lasts:
+        assert begins["writes"] == 1
+        assert set(begins.values()) == {1}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> tuple[Counter[str], Counter[str]]:
+    """How often it was told of what that it fails, and that it works again."""
+    texts = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+    begins = (re.match("(.+) fail: .", text) for text in texts)
+    ends = (re.match("(.+) work again after ", text) for text in texts)
+    return Counter(each[1] for each in begins if each), Counter(each[1] for each in ends if each)
+
+
+async def listed(running: Service) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    path = f"{OPERATIONS}?limit=100"
+    while True:
+        page = await running.get(path)
+        found += page["operations"]
+        if page["next_page_token"] is None:
+            return found
+        path = f"{OPERATIONS}?limit=100&page_token={page['next_page_token']}"
+
+
+# --- the tests -----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def under_load(running: Service) -> AsyncIterator[Clients]:
+    """Have them ask until the block is left, and all that was asked is answered."""
+    unlimited = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=2 * ANSWER_MAX_S)
+    async with aiohttp.ClientSession(
+        running.client._base_url, connector=unlimited, timeout=timeout
+    ) as session:
+        clients = Clients(session, await running.submit(*MANY))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(clients.run())
+            try:
+                yield clients
+            finally:
+                clients.stop()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(END_MAX_S):
+        while not happened():  # noqa: ASYNC110 - of the cloud, or a log
+            await asyncio.sleep(0.01)
+
+
+def called(cloud: Simulator, *, after: float = 0.0) -> int:
+    """How many of the many were called."""
+    calls = [call for call in cloud.calls if call.action == TERMINATE_JOB and call.at > after]
+    return len({job_id for call in calls for job_id in call.job_ids} & set(MANY))
+
+
+@pytest.mark.parametrize("breaks", [restarted, full])
+async def test_an_outage_is_told_and_loses_nothing(
+    breaks: Callable[[Place, Outage], Awaitable[None]],
+    server: OwnServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before, outage = asyncio.all_tasks(), Outage()
+    groups = [
+        {"ids": MANY, "instances": 5, "drain_s": 0.5},
+        {"ids": MORE, "instances": 2, "drain_s": 0.1},
+    ]
+    async with server.database() as url, TcpProxy(server.port) as proxy:
+        place = Place(server, proxy, str(make_url(url).database))
+        proxied = make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
+        async with service(proxied, *groups, engine=ENGINE) as running:
+            cloud = running.simulator
+            async with under_load(running) as clients:
+                await until(lambda: called(cloud) >= CALLED_BEFORE)
+                broken_at = time.time()
+                await breaks(place, outage)
+                await clients.ready_again()
+            for operation_id in (clients.operation_id, *clients.acknowledged.values()):
+                await running.finished(operation_id)
+            await until(lambda: len({sum(counts.values()) for counts in told(caplog)}) == 1)
+            assert called(cloud, after=broken_at) > len(MANY) / 4
+            judge_answers(clients, outage)
+            judge_calls(cloud, outage)
+            await judge_operations(running, clients)
+    judge_log(caplog, outage)
+    await asyncio.sleep(0)
+    assert {str(task.get_coro()) for task in asyncio.all_tasks() - before} == set()
