@@ -26,7 +26,6 @@ CALL_TIMEOUT_S: Final = 1.0
 WAY_S: Final = (0.002, 0.06)
 SLOW_WAY_S: Final = (0.06, 0.6)
 """Less than a lease outlives the trust in it: a call never arrives in its successor's time."""
-REFUSED_SHARE: Final = 0.25
 
 
 @dataclass(slots=True)
