@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.lifecycle import LIVE_STATES, State
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,6 +21,18 @@ class Look(StrEnum):
     """DescribeJobs, with up to 99 others: the job's state only."""
     JOB = "job"
     """DescribeJob (or DescribeTask for a job of one task): the instance counters too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Terminations that are looked at alike.
+
+    ``seen``: only those whose job a look has shown already, or has not; None: both.
+    """
+
+    look: Look
+    states: tuple[State, ...] = LIVE_STATES
+    seen: bool | None = None
 
 
 class OnSubmitted(StrEnum):

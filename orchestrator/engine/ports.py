@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.domain.lifecycle import LIVE_STATES
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
@@ -14,8 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
     from orchestrator.domain.leases import Fence, Standing
-    from orchestrator.domain.lifecycle import State
-    from orchestrator.domain.terminations import Look, Problem, Termination
+    from orchestrator.domain.terminations import Kind, Problem, Termination
 
 
 class Clock(Protocol):
@@ -66,18 +63,8 @@ class Store(Protocol):
     Those that write raise LeaseLost once the partition has passed to another replica.
     """
 
-    async def planned(
-        self,
-        look: Look,
-        limit: int,
-        *,
-        states: Sequence[State] = LIVE_STATES,
-        seen: bool | None = None,
-    ) -> list[Termination]:
-        """Terminations to look at by ``look``, due or not, the soonest first.
-
-        ``seen``: only those whose job a look has shown already, or has not; None: both.
-        """
+    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at, due or not, the soonest first."""
 
     async def callable(self, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose job may be called now, first in line first."""

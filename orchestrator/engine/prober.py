@@ -18,11 +18,11 @@ from orchestrator.domain.errors import CloudError, StoreUnavailable
 from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
 from orchestrator.domain.seen import LookFailed
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import IDLE_MAX_S, Background
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from orchestrator.domain.quota import Permit
@@ -30,14 +30,22 @@ if TYPE_CHECKING:
     from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
 
-    Kind = Callable[[int], Awaitable[list[Termination]]]
-
 LOOKS_PER_STEP = 16
 PAUSE_S = 5.0
 COUNT_EVERY_S = 2.0
 """How old the counters of a watched job may grow while there is quota to spare."""
 COUNT_ALL_EVERY_S = CALL_AGAIN_AFTER_S
 """And those of any other."""
+
+PROOFS = Kind(Look.JOB, CALLED)
+"""Jobs that were called, to be proven down or found out about."""
+FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
+"""Jobs that a sweep has shown to exist."""
+UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
+"""Jobs that no sweep has shown."""
+LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
+"""Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
+PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED)
 
 
 class Prober:
@@ -52,12 +60,7 @@ class Prober:
         self._on_change = on_change
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
-        self._turns: list[Kind] = [
-            self._proofs,
-            self._first_looks,
-            self._unlisted,
-            self._long_uncounted,
-        ]
+        self._turns = [*PLANNED, LONG_UNCOUNTED]
         """They take turns: many of one kind do not hold up another."""
         self._count_all_at = 0.0
         self._resume_at = 0.0
@@ -69,18 +72,20 @@ class Prober:
             return paused_s
         now = self._partition.clock.now()
         limit = len(self._under_way) + LOOKS_PER_STEP
-        found = [(kind, await kind(limit)) for kind in self._turns]
+        rows_of = await self._partition.store.planned(limit, *PLANNED)
+        rows_of[LONG_UNCOUNTED] = await self._long_uncounted(limit)
+        found = [(kind, rows_of[kind]) for kind in self._turns]
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         for kind, row in _by_turns(found):
             if row.id in self._under_way:
                 continue
-            due_s = 0.0 if kind == self._long_uncounted else _seconds_until(row.look_at, now)
+            due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.look_at, now)
             pacer = min(self._pacers_for(row), key=lambda pacer: pacer.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
             elif pacer.wait_s() > 0:
                 blocked_s.append(pacer.wait_s())
-                proofs_wait = proofs_wait or kind == self._proofs
+                proofs_wait = proofs_wait or kind is PROOFS
             else:
                 self._start(row, pacer)
                 self._turns.remove(kind)
@@ -92,20 +97,7 @@ class Prober:
             return 0.0
         return min(next_s, await self._count_for_watchers())
 
-    async def _proofs(self, limit: int) -> list[Termination]:
-        """Jobs that were called, to be proven down or found out about."""
-        return await self._partition.store.planned(Look.JOB, limit, states=CALLED)
-
-    async def _first_looks(self, limit: int) -> list[Termination]:
-        """Jobs that a sweep has shown to exist."""
-        return await self._partition.store.planned(Look.JOB, limit, states=NOT_CALLED, seen=True)
-
-    async def _unlisted(self, limit: int) -> list[Termination]:
-        """Jobs that no sweep has shown."""
-        return await self._partition.store.planned(Look.JOB, limit, states=NOT_CALLED, seen=False)
-
     async def _long_uncounted(self, limit: int) -> list[Termination]:
-        """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
         partition = self._partition
         if partition.clock.monotonic() < self._count_all_at:
             return []

@@ -15,18 +15,15 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, St
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobUnlisted
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from orchestrator.domain.lifecycle import State
     from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
-
-    Kind = Callable[[], Awaitable[tuple[Sequence[Termination], float]]]
 
 JOBS_PER_CALL = 100
 SUSPECTS_MAX = 4
@@ -37,6 +34,8 @@ REFUSED_MAX = 8
 """Refusals after which DescribeJobs itself counts as forbidden, if it has never worked."""
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
+
+KINDS = (Kind(Look.SWEEP, CALLED), Kind(Look.SWEEP, NOT_CALLED))
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +49,8 @@ class Sweeper:
         self._partition = partition
         self._pacer = partition.pacers["DescribeJobs"]
         self._on_change = on_change
-        self._turns: list[Kind] = [self._called, self._not_called, self._suspected]
-        """They take turns: many of one kind do not hold up another."""
+        self._turns: list[Kind | None] = [*KINDS, None]
+        """They take turns, with the suspects: many of one kind do not hold up another."""
         self._suspects: deque[Sequence[Termination]] = deque()
         self._works: bool | None = None
         self._refusals = 0
@@ -65,28 +64,22 @@ class Sweeper:
         if wait_s > 0:
             return wait_s
         next_s = math.inf
-        for kind in list(self._turns):
-            rows, due_s = await kind()
+        rows_of = await partition.store.planned(JOBS_PER_CALL, *KINDS)
+        for turn in list(self._turns):
+            rows, due_s = self._due(rows_of[turn]) if turn else self._next_suspects()
             if rows and due_s <= 0:
-                self._turns.remove(kind)
-                self._turns.append(kind)
+                self._turns.remove(turn)
+                self._turns.append(turn)
                 return await self._sweep(rows)
             next_s = min(next_s, due_s)
         return next_s
 
-    async def _called(self) -> tuple[Sequence[Termination], float]:
-        return await self._planned(CALLED)
-
-    async def _not_called(self) -> tuple[Sequence[Termination], float]:
-        return await self._planned(NOT_CALLED)
-
-    async def _suspected(self) -> tuple[Sequence[Termination], float]:
+    def _next_suspects(self) -> tuple[Sequence[Termination], float]:
         return (self._suspects.popleft(), 0.0) if self._suspects else ((), math.inf)
 
-    async def _planned(self, states: Sequence[State]) -> tuple[Sequence[Termination], float]:
-        """The jobs to sweep next, and in how many seconds."""
+    def _due(self, rows: Sequence[Termination]) -> tuple[Sequence[Termination], float]:
+        """The jobs to sweep together, and in how many seconds."""
         partition, now = self._partition, self._partition.clock.now()
-        rows = await partition.store.planned(Look.SWEEP, JOBS_PER_CALL, states=states)
         if not rows:
             return (), math.inf
         due_at = sweep_due_at(

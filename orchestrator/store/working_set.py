@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import BindParameter, Integer, bindparam, func, insert, or_, select, update
 
-from orchestrator.domain.lifecycle import LIVE_STATES, State
+from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
@@ -21,16 +21,88 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.decide import Decision
     from orchestrator.domain.leases import Fence
-    from orchestrator.domain.terminations import Problem, Termination
+    from orchestrator.domain.terminations import Kind, Problem, Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
+
+
+_HERE = terminations.c.partition == bindparam("partition")
+_LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
+_BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
+
+
+def _planned(*seen: ColumnElement[bool]) -> Select[Any]:
+    return (
+        select(terminations)
+        .where(
+            _HERE,
+            terminations.c.look == bindparam("look"),
+            terminations.c.look_at.is_not(None),
+            terminations.c.state.in_(bindparam("states", expanding=True)),
+            *seen,
+        )
+        .order_by(terminations.c.look_at)
+        .limit(_LIMIT)
+    )
+
+
+_PLANNED = {
+    None: _planned(),
+    True: _planned(terminations.c.job_state.is_not(None)),
+    False: _planned(terminations.c.job_state.is_(None)),
+}
+
+_CALLABLE = (
+    select(terminations)
+    .where(_HERE, terminations.c.call_at <= _BEFORE)
+    .order_by(terminations.c.first_in_line.desc(), terminations.c.seq)
+    .limit(_LIMIT)
+)
+
+_NEXT_CALL_AT = select(func.min(terminations.c.call_at)).where(
+    _HERE, terminations.c.call_at.is_not(None)
+)
+
+_UNANSWERED = (
+    select(terminations)
+    .join(attempts, attempts.c.termination_id == terminations.c.id)
+    .where(_HERE, attempts.c.answered_at.is_(None))
+)
+
+
+def _uncounted(asked: ColumnElement[bool]) -> Select[Any]:
+    counted_at = terminations.c.instances_observed_at
+    return (
+        select(terminations)
+        .where(
+            _HERE,
+            terminations.c.state == State.DRAINING,
+            terminations.c.look == Look.SWEEP,
+            asked,
+            or_(counted_at.is_(None), counted_at < _BEFORE),
+        )
+        .order_by(counted_at.is_not(None), counted_at)
+        .limit(_LIMIT)
+    )
+
+
+_UNCOUNTED = _uncounted(terminations.c.acknowledged_at < _BEFORE)
+
+_UNCOUNTED_OF_OPERATIONS = _uncounted(
+    terminations.c.id.in_(
+        select(operation_terminations.c.termination_id).where(
+            operation_terminations.c.operation_id.in_(bindparam("operation_ids", expanding=True))
+        )
+    )
+)
 
 
 class WorkingSet:
@@ -39,46 +111,26 @@ class WorkingSet:
     def __init__(self, database: Database, fence: Fence) -> None:
         self._database = database
         self._fence = fence
-        self._here = terminations.c.partition == fence.partition
 
-    async def planned(
-        self,
-        look: Look,
-        limit: int,
-        *,
-        states: Sequence[State] = LIVE_STATES,
-        seen: bool | None = None,
-    ) -> list[Termination]:
-        """Terminations to look at by ``look``, due or not, the soonest first.
-
-        ``seen``: only those whose job a look has shown already, or has not; None: both.
-        """
-        query = select(terminations).where(
-            self._here,
-            terminations.c.look == look,
-            terminations.c.look_at.is_not(None),
-            terminations.c.state.in_(states),
-        )
-        if seen is not None:
-            query = query.where(terminations.c.job_state.is_(None) != seen)
-        return await self._fetch(query.order_by(terminations.c.look_at).limit(limit))
+    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at, due or not, the soonest first."""
+        async with self._database.read() as connection:
+            return {
+                kind: await self._fetch(
+                    connection, _PLANNED[kind.seen], look=kind.look, states=kind.states, limit=limit
+                )
+                for kind in kinds
+            }
 
     async def callable(self, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose job may be called now, first in line first."""
-        return await self._fetch(
-            select(terminations)
-            .where(self._here, terminations.c.call_at <= now)
-            .order_by(terminations.c.first_in_line.desc(), terminations.c.seq)
-            .limit(limit)
-        )
+        async with self._database.read() as connection:
+            return await self._fetch(connection, _CALLABLE, before=now, limit=limit)
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
-        return await self._fetch(
-            select(terminations)
-            .join(attempts, attempts.c.termination_id == terminations.c.id)
-            .where(self._here, attempts.c.answered_at.is_(None))
-        )
+        async with self._database.read() as connection:
+            return await self._fetch(connection, _UNANSWERED)
 
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
@@ -87,34 +139,22 @@ class WorkingSet:
 
         Of these operations; None: of any, where the call was acknowledged before then, too.
         """
-        if operation_ids is None:
-            asked = terminations.c.acknowledged_at < before
-        else:
-            asked = terminations.c.id.in_(
-                select(operation_terminations.c.termination_id).where(
-                    operation_terminations.c.operation_id.in_(operation_ids)
-                )
+        async with self._database.read() as connection:
+            if operation_ids is None:
+                return await self._fetch(connection, _UNCOUNTED, before=before, limit=limit)
+            return await self._fetch(
+                connection,
+                _UNCOUNTED_OF_OPERATIONS,
+                before=before,
+                operation_ids=operation_ids,
+                limit=limit,
             )
-        counted_at = terminations.c.instances_observed_at
-        return await self._fetch(
-            select(terminations)
-            .where(
-                self._here,
-                terminations.c.state == State.DRAINING,
-                terminations.c.look == Look.SWEEP,
-                asked,
-                or_(counted_at.is_(None), counted_at < before),
-            )
-            .order_by(counted_at.is_not(None), counted_at)
-            .limit(limit)
-        )
 
     async def next_call_at(self) -> datetime | None:
         """When the next job may be called."""
-        call_at = terminations.c.call_at
         async with self._database.read() as connection:
             found: datetime | None = await connection.scalar(
-                select(func.min(call_at)).where(self._here, call_at.is_not(None))
+                _NEXT_CALL_AT, {"partition": self._fence.partition}
             )
             return found
 
@@ -137,7 +177,11 @@ class WorkingSet:
             for column in columns:
                 await transaction.execute(
                     update(terminations)
-                    .where(self._here, t.id.in_(termination_ids), column < until)
+                    .where(
+                        t.partition == self._fence.partition,
+                        t.id.in_(termination_ids),
+                        column < until,
+                    )
                     .values({column: until})
                 )
 
@@ -214,6 +258,9 @@ class WorkingSet:
 
         return await self._database.write(held)
 
-    async def _fetch(self, query: Select[tuple[object, ...]]) -> list[Termination]:
-        async with self._database.read() as connection:
-            return [from_row(dict(row._mapping)) for row in await connection.execute(query)]  # noqa: SLF001
+    async def _fetch(
+        self, connection: AsyncConnection, statement: Select[Any], **parameters: object
+    ) -> list[Termination]:
+        parameters["partition"] = self._fence.partition
+        rows = await connection.execute(statement, parameters)
+        return [from_row(row) for row in rows.mappings()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -194,10 +193,7 @@ async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, fiel
         ({"account": "Main"}, "is not configured: use one of main"),
         ({"region": "ap-beijing"}, "use one of ap-guangzhou, ap-shanghai"),
         ({"region": "x.example.com/"}, "use one of ap-guangzhou, ap-shanghai"),
-        (
-            {"not_before": (datetime.now(UTC) + timedelta(days=31)).isoformat()},
-            "more than 30 days ahead",
-        ),
+        ({"not_before": "2999-01-01T00:00:00Z"}, "more than 30 days ahead"),
     ],
     ids=repr,
 )

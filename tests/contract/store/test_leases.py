@@ -16,14 +16,14 @@ from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
-from orchestrator.domain.terminations import Look, Problem
+from orchestrator.domain.terminations import Problem
 from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, only, ready_to_call, start, submit
+from tests.contract.store.test_store import PARTITION, only, ready_to_call, start, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -427,7 +427,7 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(wor
     await submit(records, 2, "job-1")
     await submit(records, 3, "job-2", region="elsewhere")
     await submit(records, 4, "job-3", account="another")
-    stale = await store.planned(Look.SWEEP, 10)
+    stale = await to_sweep(store, 10)
     await world.leases.adopt(account="main", region="ap-guangzhou", partition="main@new")
     found = await records.terminations(after=0, limit=10)
     assert {each.termination.job_id: each.termination.partition for each in found} == {
@@ -446,5 +446,5 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(wor
     # What was read before, under the old partition's lease, is not this one's to decide any more.
     moves = [(each, decide(each, Withdrawn(), NOW, POLICY)) for each in stale]
     assert await store.apply(moves, NOW) == 2
-    (adopted,) = await WorkingSet(world.database, new).planned(Look.SWEEP, 10)
+    (adopted,) = await to_sweep(WorkingSet(world.database, new), 10)
     assert adopted.job_id == "job-1"

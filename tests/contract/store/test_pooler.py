@@ -25,14 +25,13 @@ from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
-from orchestrator.domain.terminations import Look
 from orchestrator.store import dialects
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, submit
+from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S
 from tests.unit.domain.build import NOW, POLICY, later, read
 
@@ -197,11 +196,11 @@ async def test_a_job_is_brought_down(
     (fence,) = await leases.take("a", {PARTITION: 0})
     await submit(records(other), 1, "job-1", "job-2")
     store = WorkingSet(database, fence)
-    queued = {each.job_id: each for each in await store.planned(Look.SWEEP, 10)}
+    queued = {each.job_id: each for each in await to_sweep(store, 10)}
     await store.postpone([queued["job-2"].id], later(99), calls=True)
     looked = decide(queued["job-1"], read(None, at=later(1)), later(1), POLICY)
     await store.apply([(queued["job-1"], looked)], later(1))
-    (ready, _) = await store.planned(Look.SWEEP, 10)
+    (ready, _) = await to_sweep(store, 10)
     started = decide(ready, CallStarted(), later(2), POLICY)
     attempt = NewAttempt(action="TerminateJob", target="job-1", sent_at=later(2))
     assert await store.start_attempt(ready, started, attempt) == 1
@@ -250,7 +249,7 @@ async def test_many_at_once(
         *(ask(each, 1000 * n + 100 * m) for n, each in enumerate(replicas) for m in range(3))
     )
     store = WorkingSet(replicas[0], fence)
-    while rows := await store.planned(Look.SWEEP, 50):
+    while rows := await to_sweep(store, 50):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
     every = await records(replicas[1]).operations(after=0, limit=999, finished=None, account=None)
     assert len(every) == 90

@@ -28,7 +28,7 @@ from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.seen import Withdrawn
-from orchestrator.domain.terminations import Look, Problem
+from orchestrator.domain.terminations import Problem
 from orchestrator.store import database as module
 from orchestrator.store import dialects, schema
 from orchestrator.store.database import TRIES, Database
@@ -36,7 +36,7 @@ from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, submit
+from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S, hold
 from tests.postgres import own_server
 from tests.tcp_proxy import TcpProxy
@@ -448,7 +448,7 @@ _OPERATION: dict[str, Any] = {
 
 async def withdraw_all(database: Database, fence: Fence) -> None:
     store = WorkingSet(database, fence)
-    while rows := await store.planned(Look.SWEEP, 100):
+    while rows := await to_sweep(store, 100):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
 
 
@@ -503,7 +503,7 @@ async def test_what_joins_a_termination_that_is_ending_is_not_left_unfinished(
         for turn in range(rounds):
             job = f"job-{turn}"
             await submit(records[0], 2 * turn, job)
-            (before,) = await store.planned(Look.SWEEP, 10)
+            (before,) = await to_sweep(store, 10)
             end = decide(before, Withdrawn(), NOW, POLICY)
             await asyncio.gather(
                 store.apply([(before, end)], NOW), submit(records[1], 2 * turn + 1, job)
@@ -519,7 +519,7 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
         (fence,) = await hold(one, PARTITION)
         records = StoredRecords(other, lambda: NOW)
         await submit(records, 1, "job-1")
-        (before,) = await WorkingSet(one, fence).planned(Look.SWEEP, 10)
+        (before,) = await to_sweep(WorkingSet(one, fence), 10)
         async with somebody(database_url) as connection:
             # The end of a termination as another replica writes it, up to its commit.
             await connection.execute(
@@ -532,7 +532,7 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
             assert not joining.done()
             await connection.commit()
         await joining
-        (again,) = await WorkingSet(one, fence).planned(Look.SWEEP, 10)
+        (again,) = await to_sweep(WorkingSet(one, fence), 10)
         assert again.id != before.id
         await withdraw_all(one, fence)
         second = await records.operation("op_2")
@@ -550,7 +550,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
         await submit(records, 1, "job-1")
         await submit(records, 2, "job-1", "job-2", partition="main@new")
         stores = [WorkingSet(one, old), WorkingSet(other, new)]
-        rows = [(await store.planned(Look.SWEEP, 10))[0] for store in stores]
+        rows = [(await to_sweep(store, 10))[0] for store in stores]
         ends = [(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows]
         async with somebody(database_url) as connection:
             # Both have counted what is left by the time that either goes on.
@@ -572,7 +572,7 @@ async def test_what_is_taken_from_an_answer_can_be_stored(database_url: str) -> 
         (fence,) = await hold(database, PARTITION)
         store, records = WorkingSet(database, fence), StoredRecords(database, lambda: NOW)
         await submit(records, 1, "job-1")
-        (before,) = await store.planned(Look.SWEEP, 10)
+        (before,) = await to_sweep(store, 10)
         many = InstanceCounters(running=COUNT_MAX, failed=COUNT_MAX)
         seen = decide(before, read(JobState.RUNNING, many), NOW, POLICY)
         await store.apply([(before, seen)], NOW)

@@ -19,7 +19,7 @@ from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
-from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
+from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Problem, Termination
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
@@ -64,13 +64,18 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
     return NewOperation(**(values | changes))
 
 
+async def to_sweep(store: WorkingSet, limit: int) -> list[Termination]:
+    kind = Kind(Look.SWEEP)
+    return (await store.planned(limit, kind))[kind]
+
+
 async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any) -> str:
     ids = [f"trm_{number}_{job}" for job in jobs]
     return (await records.create(operation(number, *jobs, **changes), ids)).operation_id
 
 
 async def only(store: WorkingSet) -> Termination:
-    (termination,) = await store.planned(Look.SWEEP, 10)
+    (termination,) = await to_sweep(store, 10)
     return termination
 
 
@@ -159,7 +164,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
-    for row in await store.planned(Look.SWEEP, 10):
+    for row in await to_sweep(store, 10):
         after = replace(row, call_at=NOW, first_in_line=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
     ready = await store.callable(NOW, 10)
@@ -180,7 +185,7 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
         if statement.startswith("SELECT terminations"):
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.planned(Look.SWEEP, 10)
+    await to_sweep(store, 10)
     await store.callable(NOW, 1)
     async with database.read() as connection:
         if shared:  # else it reads the whole table, which is empty
@@ -199,7 +204,7 @@ async def test_the_last_job_finishes_its_operation_with_an_outcome(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
-    rows = await store.planned(Look.SWEEP, 10)
+    rows = await to_sweep(store, 10)
     await store.apply([(rows[0], decide(rows[0], Withdrawn(), NOW, POLICY))], NOW)
     halfway = await records.operation("op_1")
     assert halfway is not None
@@ -263,7 +268,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     records: StoredRecords, store: WorkingSet
 ) -> None:
     await submit(records, 1, *WENT, give_up_after_s=60.0)
-    for row in await store.planned(Look.SWEEP, 10):
+    for row in await to_sweep(store, 10):
         before = row
         unfinished = await records.operation("op_1")
         assert unfinished is not None
@@ -299,7 +304,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
 ) -> None:
     await submit(records, 1, "job-1", settle_s=10.0, not_before=later(60))
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
-    rows = await store.planned(Look.SWEEP, 10)
+    rows = await to_sweep(store, 10)
     shared = next(row for row in rows if row.job_id == "job-1")
     assert (shared.settle_s, shared.not_before, shared.look_at) == (50.0, None, NOW)
     record = await records.termination(shared.id)
