@@ -20,9 +20,9 @@ from orchestrator.api.routes import Context, application
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import AiohttpTransport
-from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.ids import new_id
+from orchestrator.domain.quota import Rate
 from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases
 from orchestrator.engine.partition import Partition
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from orchestrator.cloud.credentials import CredentialProvider
     from orchestrator.cloud.transport import Transport
-    from orchestrator.domain.quota import Quota
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock
     from orchestrator.settings import Account, Settings
@@ -195,14 +194,22 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         troubles = await records.troubles()
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
 
-    def quota(name: str) -> Quota | None:
-        partition = leases.partition(name)
-        return partition.pacers[TERMINATE_JOB].quota if partition else None
+    configured_per_s = {
+        partition: account.quotas.TerminateJob
+        for name, account in settings.accounts.items()
+        for partition in account.partitions(name).values()
+    }
+
+    def rate(partition: str, allowed_per_s: int | None) -> Rate | None:
+        configured = configured_per_s.get(partition)
+        if configured is None:
+            return None
+        return Rate(configured, min(allowed_per_s or configured, configured))
 
     return Context(
         records=records,
         submission=submission,
-        quota=quota,
+        rate=rate,
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
         now=now,
         watched=watched.note,

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("trouble_code", sa.Text(), nullable=True),
         sa.Column("trouble_message", sa.Text(), nullable=True),
         sa.Column("trouble_advice", sa.Text(), nullable=True),
+        sa.Column("allowed_per_s", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_partitions")),
     )
     op.create_table(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from enum import StrEnum
 
-    from orchestrator.domain.quota import Quota
-    from orchestrator.services.ports import Records
+    from orchestrator.domain.quota import Rate
+    from orchestrator.services.ports import Records, TerminationRecord
     from orchestrator.services.submission import Submission
 
     E = TypeVar("E", bound=StrEnum)
@@ -35,12 +35,13 @@ PAGING: Final = ("limit", "page_token")
 class Context:
     """What the handlers work with.
 
-    ``quota``: TerminateJob's of a partition as it is now, None where another replica drives it.
+    ``rate``: TerminateJob's of a partition, given how many calls a second the cloud allows (None:
+    as many as are configured); None where the partition is configured no longer.
     """
 
     records: Records
     submission: Submission
-    quota: Callable[[str], Quota | None]
+    rate: Callable[[str, int | None], Rate | None]
     tokens: Mapping[str, str]
     now: Callable[[], datetime]
     watched: Callable[[str], None]
@@ -48,6 +49,10 @@ class Context:
 
 
 CONTEXT: Final = web.AppKey("context", Context)
+
+
+def _rate(context: Context, record: TerminationRecord) -> Rate | None:
+    return context.rate(record.termination.partition, record.allowed_per_s)
 
 
 def application(context: Context) -> web.Application:
@@ -132,7 +137,7 @@ async def _operation(context: Context, operation_id: str) -> dict[str, object]:
     record = await context.records.operation(operation_id)
     if record is None:
         raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
-    return schemas.operation(record, context.quota(record.partition))
+    return schemas.operation(record, context.rate(record.partition, record.allowed_per_s))
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -149,7 +154,10 @@ async def list_operations(request: web.Request) -> web.Response:
     return _list(
         request,
         "operations",
-        [schemas.operation(record, context.quota(record.partition)) for record in records],
+        [
+            schemas.operation(record, context.rate(record.partition, record.allowed_per_s))
+            for record in records
+        ],
         page.next_token([record.seq for record in records]),
     )
 
@@ -192,10 +200,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [
-            schemas.termination(record, context.quota(record.termination.partition), now=now)
-            for record in records
-        ],
+        [schemas.termination(record, _rate(context, record), now=now) for record in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -207,8 +212,8 @@ async def get_termination(request: web.Request) -> web.Response:
     record = await context.records.termination(termination_id)
     if record is None:
         raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
-    quota = context.quota(record.termination.partition)
-    return web.json_response(schemas.termination(record, quota, now=context.now()))
+    rate = _rate(context, record)
+    return web.json_response(schemas.termination(record, rate, now=context.now()))
 
 
 async def list_operation_events(request: web.Request) -> web.Response:

@@ -20,7 +20,7 @@ from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S, 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from orchestrator.domain.quota import Quota
+    from orchestrator.domain.quota import Rate
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -172,8 +172,8 @@ def timestamp(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def operation(record: OperationRecord, quota: Quota | None) -> dict[str, object]:
-    """One operation; ``quota`` is its partition's for TerminateJob, as for a termination."""
+def operation(record: OperationRecord, rate: Rate | None) -> dict[str, object]:
+    """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
     return {
         "id": record.id,
@@ -197,8 +197,8 @@ def operation(record: OperationRecord, quota: Quota | None) -> dict[str, object]
             },
             "quota": {
                 "action": "TerminateJob",
-                "allowed_per_s": quota and quota.allowed,
-                "configured_per_s": quota and quota.rate_per_s,
+                "allowed_per_s": rate and rate.allowed_per_s,
+                "configured_per_s": rate and rate.configured_per_s,
                 "used_per_s": record.calls_per_s,
             },
             "observed_at": timestamp(record.observed_at),
@@ -207,10 +207,10 @@ def operation(record: OperationRecord, quota: Quota | None) -> dict[str, object]
 
 
 def termination(
-    record: TerminationRecord, quota: Quota | None, *, now: datetime
+    record: TerminationRecord, rate: Rate | None, *, now: datetime
 ) -> dict[str, object]:
     t = record.termination
-    why = explain(t, Surroundings(now=now, ahead=record.ahead, quota=quota, trouble=record.trouble))
+    why = explain(t, Surroundings(now=now, ahead=record.ahead, rate=rate, trouble=record.trouble))
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from orchestrator.domain.quota import Quota
+    from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Problem, Termination
 
     Explain = Callable[[Termination, "Surroundings"], "Explanation"]
@@ -39,20 +39,20 @@ class Explanation:
 class Surroundings:
     """What an explanation needs beside the termination.
 
-    ``ahead``: jobs called before this one (None: not counted).  ``quota``: its partition's for
+    ``ahead``: jobs called before this one (None: not counted).  ``rate``: its partition's for
     TerminateJob (None: its account is configured no longer).  ``trouble``: why the partition's
     calls fail now.
     """
 
     now: datetime
     ahead: int | None
-    quota: Quota | None
+    rate: Rate | None
     trouble: Problem | None
 
 
 def explain(termination: Termination, around: Surroundings) -> Explanation:
     """Say what this termination waits for, in every state."""
-    if around.quota is None and not termination.state.final:
+    if around.rate is None and not termination.state.final:
         return Explanation(
             waiting_for=f"account {termination.account!r} and its region {termination.region!r} "
             "to be in the configuration again",
@@ -99,16 +99,16 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
             next_action="TerminateJob",
             next_action_at=call_at,
         )
-    quota = around.quota
-    assert quota is not None
+    assert around.rate is not None
+    allowed_per_s, configured_per_s = around.rate.allowed_per_s, around.rate.configured_per_s
     ahead = "" if around.ahead is None else f", {around.ahead} ahead of it"
-    rate = f"{quota.allowed} a second are allowed"
-    if quota.allowed < quota.rate_per_s:
-        rate += f" at present; {quota.rate_per_s} are configured, the cloud refused more"
+    rate = f"{allowed_per_s} a second are allowed"
+    if allowed_per_s < configured_per_s:
+        rate += f" at present; {configured_per_s} are configured, the cloud refused more"
     return Explanation(
         waiting_for=f"its turn to be called{ahead}; {rate}{_because(termination)}",
         next_action="TerminateJob",
-        next_action_at=around.now + timedelta(seconds=(around.ahead or 0) / quota.allowed),
+        next_action_at=around.now + timedelta(seconds=(around.ahead or 0) / allowed_per_s),
     )
 
 

@@ -34,6 +34,14 @@ class Permit:
     send_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Calls a second: those configured, and those allowed while the cloud refuses more."""
+
+    configured_per_s: int
+    allowed_per_s: int
+
+
 class Quota:
     """The permits of one action on one host; every time is monotonic seconds.
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.leases import LeasePolicy, Standing
     from orchestrator.engine.clock import SharedClock
-    from orchestrator.engine.partition import Partition
     from orchestrator.engine.ports import LeaseStore
     from orchestrator.engine.running import PartitionLoops
 
@@ -67,11 +66,6 @@ class Leases:
         self._replica = ""
         self._joined = False
         self._told_to_stop = asyncio.Event()
-
-    def partition(self, name: str) -> Partition | None:
-        """The partition of this name, if this replica drives it."""
-        driven = self.driven.get(name)
-        return driven.loops.partition if driven else None
 
     def notice(self, name: str) -> None:
         """Something new concerns this partition; without a name, it concerns the leases."""

@@ -66,8 +66,8 @@ class Partition:
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
-    _trouble_is_stored: bool = field(init=False, default=False)
-    """False at a start: what an earlier process stored is not known."""
+    _stored: tuple[Problem | None, int | None] | None = field(init=False, default=(None, None))
+    """The condition that others read; None: not known, for the last write failed."""
     _told: set[str] = field(init=False, default_factory=set)
     """Codes of the present trouble: failures that alternate are logged once each."""
     _failures: int = field(init=False, default=0)
@@ -122,13 +122,22 @@ class Partition:
 
     async def note(self, error: CloudError | None) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
+        self._judge(error)
+        quota = self.pacers[TERMINATE_JOB].quota
+        allowed_per_s = quota.allowed if quota.allowed < quota.rate_per_s else None
+        condition = (self.trouble, allowed_per_s)
+        if condition != self._stored:
+            self._stored = None
+            await self.store.set_condition(*condition)
+            self._stored = condition
+
+    def _judge(self, error: CloudError | None) -> None:
         if error is None or error.kind not in _TROUBLE:
             self._failures = 0
             if self.trouble is not None:
                 log.warning("calls of %s work again", self.name)
                 self._told.clear()
-            if self.trouble is not None or not self._trouble_is_stored:
-                await self._set_trouble(None)
+            self.trouble = None
             return
         self._failures += 1
         lasting = error.kind in _LASTING or self._failures >= FAILURES_THAT_ARE_TROUBLE
@@ -136,12 +145,4 @@ class Partition:
             if error.code not in self._told:
                 self._told.add(error.code)
                 log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
-            await self._set_trouble(
-                Problem(code=error.code, message=error.message, advice=error.advice)
-            )
-
-    async def _set_trouble(self, trouble: Problem | None) -> None:
-        self.trouble = trouble
-        self._trouble_is_stored = False
-        await self.store.set_trouble(trouble)
-        self._trouble_is_stored = True
+            self.trouble = Problem(code=error.code, message=error.message, advice=error.advice)

@@ -43,6 +43,8 @@ class OperationRecord:
     partition: str
     calls_per_s: float
     """TerminateJob calls a second of its partition, over the last ten seconds."""
+    allowed_per_s: int | None
+    """As many as the cloud allows its partition at present; None: as many as are configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ class TerminationRecord:
     attempts: tuple[AttemptRecord, ...]
     ahead: int | None
     trouble: Problem | None
+    allowed_per_s: int | None
+    """As of an operation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class StoredLeases:
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
         """Hold those of these free partitions that nobody took since their epochs were read.
 
-        Their troubles are forgotten: what the holder before met may be over.
+        Their conditions are forgotten: what the holder before met may be over.
         """
 
         async def work(transaction: Transaction) -> list[Fence]:
@@ -106,6 +106,7 @@ class StoredLeases:
                         trouble_code=None,
                         trouble_message=None,
                         trouble_advice=None,
+                        allowed_per_s=None,
                     )
                 )
                 if result.rowcount:

@@ -97,7 +97,11 @@ class StoredRecords:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
             since = self._now() - timedelta(seconds=RATE_WINDOW_S)
-            return [await _operation(connection, row, since) for row in rows]
+            conditions = await _conditions(connection)
+            return [
+                await _operation(connection, row, since, conditions.get(row.partition))
+                for row in rows
+            ]
 
     async def termination(self, termination_id: str) -> TerminationRecord | None:
         query = select(terminations).where(terminations.c.id == termination_id)
@@ -154,7 +158,7 @@ class StoredRecords:
 
 
 async def _operation(
-    connection: AsyncConnection, row: Row[Any], since: datetime
+    connection: AsyncConnection, row: Row[Any], since: datetime, condition: Row[Any] | None
 ) -> OperationRecord:
     t = terminations.c
     by_state = await connection.execute(
@@ -199,6 +203,7 @@ async def _operation(
         observed_at=max((group[5] for group in groups if group[5]), default=None),
         partition=row.partition,
         calls_per_s=(sent or 0) / RATE_WINDOW_S,
+        allowed_per_s=condition and condition.allowed_per_s,
     )
 
 
@@ -216,13 +221,7 @@ async def _termination_records(
         select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
     ):
         tried[row.termination_id].append(_attempt(row))
-    troubles = {
-        row.name: Problem(
-            code=row.trouble_code, message=row.trouble_message, advice=row.trouble_advice
-        )
-        for row in await connection.execute(select(partitions))
-        if row.trouble_code
-    }
+    conditions = await _conditions(connection)
     return [
         TerminationRecord(
             seq=row.seq,
@@ -230,10 +229,27 @@ async def _termination_records(
             operation_ids=tuple(asked_by[row.id]),
             attempts=tuple(tried[row.id]),
             ahead=None,
-            trouble=troubles.get(row.partition),
+            trouble=_trouble(condition),
+            allowed_per_s=condition and condition.allowed_per_s,
         )
         for row in rows
+        for condition in [conditions.get(row.partition)]
     ]
+
+
+async def _conditions(connection: AsyncConnection) -> dict[str, Row[Any]]:
+    """How each partition that was ever held fares."""
+    return {row.name: row for row in await connection.execute(select(partitions))}
+
+
+def _trouble(condition: Row[Any] | None) -> Problem | None:
+    if condition is None or condition.trouble_code is None:
+        return None
+    return Problem(
+        code=condition.trouble_code,
+        message=condition.trouble_message,
+        advice=condition.trouble_advice,
+    )
 
 
 async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> int:

@@ -233,8 +233,12 @@ class WorkingSet:
 
         await self._write(work)
 
-    async def set_trouble(self, trouble: Problem | None) -> None:
-        """Record that the partition's calls fail (or work again), for everyone who asks."""
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+        """Record how the partition fares, for everyone who asks.
+
+        ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
+        allows; None: as many as are configured.
+        """
 
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
@@ -244,6 +248,7 @@ class WorkingSet:
                     trouble_code=trouble.code if trouble else None,
                     trouble_message=trouble.message if trouble else None,
                     trouble_advice=trouble.advice if trouble else None,
+                    allowed_per_s=allowed_per_s,
                 )
             )
 

@@ -25,8 +25,9 @@ TIMEOUT_S = 30
 
 @dataclass(slots=True)
 class Service:
-    """A running daemon, its cloud, and a client of its API."""
+    """A running daemon with its settings, its cloud, and a client of its API."""
 
+    settings: Settings
     simulator: Simulator
     client: aiohttp.ClientSession
 
@@ -107,9 +108,7 @@ async def service(
 ) -> AsyncIterator[Service]:
     """Run both until the block is left."""
     cloud = simulator(*groups, faults=faults)
-    async with (
-        serve(cloud) as cloud_url,
-        daemon(settings(cloud_url, database_url, **changes)) as running,
-        aiohttp.ClientSession(running.url) as client,
-    ):
-        yield Service(cloud, client)
+    async with serve(cloud) as cloud_url:
+        made = settings(cloud_url, database_url, **changes)
+        async with daemon(made) as running, aiohttp.ClientSession(running.url) as client:
+            yield Service(made, cloud, client)

@@ -6,13 +6,19 @@ import asyncio
 import base64
 import re
 import sqlite3
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
 
+from orchestrator.api.routes import application
+from orchestrator.app import Environment, SystemClock, replica
+from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.lifecycle import FINAL_STATES, State
 from orchestrator.engine import running
 from orchestrator.store import database as store
@@ -425,6 +431,27 @@ async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Pat
         (listed,) = (await rest.get(f"{OPERATIONS}?state=running")).document["operations"]
         for taught in (finished["progress"]["quota"], listed["progress"]["quota"]):
             assert taught["allowed_per_s"] < taught["configured_per_s"] == 50
+
+
+async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:
+    """The quota that throttling has taught the other one, too, and why a job waits."""
+    faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 1}}}
+    jobs = {"ids": ["job-less0001"], "drain_s": 0.1}
+    async with served(tmp_path, jobs, faults=faults) as rest, AsyncExitStack() as stack:
+        waiting = await rest.accepted("job-less0002")
+        await rest.service.finished(await rest.service.submit("job-less0001"))
+        found, clock = rest.service.settings, SystemClock()
+        database = await stack.enter_async_context(store.Database(found.database.url, clock.now))
+        transport = AiohttpTransport(connect_timeout_s=1, total_timeout_s=1)
+        stack.push_async_callback(transport.close)
+        idle = await replica("idle", Environment(found, database, transport, clock, Random(1)))
+        server = await stack.enter_async_context(TestServer(application(idle.context)))
+        client = await stack.enter_async_context(ClientSession(server.make_url("/")))
+        for path in (f"{OPERATIONS}/{waiting['id']}", "/v1/terminations?job_id=job-less0002"):
+            told = await (await client.get(path)).json()
+            assert told == (await rest.get(path)).document
+        progress = (await rest.get(f"{OPERATIONS}/{waiting['id']}")).document["progress"]
+        assert progress["quota"]["allowed_per_s"] < progress["quota"]["configured_per_s"] == 50
 
 
 # --- health --------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: World
     assert standing is not None
     assert (standing.holders, standing.epochs) == ({"p1": "a"}, {"p1": fence.epoch})
     assert await world.leases.renew("b", LEASE_S) is None
-    await WorkingSet(world.database, fence).set_trouble(None)
+    await WorkingSet(world.database, fence).set_condition(None, None)
 
 
 async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: World) -> None:
@@ -278,10 +278,10 @@ async def test_partitions_of_one_replica_pass_on_one_by_one(world: World) -> Non
     await world.leases.release(p1)
     await take(world, "b", "p2")
     assert await world.held() == {"p1": (None, 1), "p2": ("b", 2), "p3": ("a", 1)}
-    await WorkingSet(world.database, p3).set_trouble(None)
+    await WorkingSet(world.database, p3).set_condition(None, None)
     for lost in (p1, p2):
         with pytest.raises(LeaseLost, match=f"{lost.partition} is not held any more"):
-            await WorkingSet(world.database, lost).set_trouble(None)
+            await WorkingSet(world.database, lost).set_condition(None, None)
 
 
 @pytest.mark.parametrize("fence", [Fence("p1", 0), Fence("p1", 1), Fence("p2", 0)])
@@ -348,7 +348,7 @@ async def finishing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
 
 
 async def troubling(store: WorkingSet) -> Callable[[], Awaitable[object]]:
-    return lambda: store.set_trouble(Problem(code="C", message="m"))
+    return lambda: store.set_condition(Problem(code="C", message="m"), None)
 
 
 WRITES = [applying, looking, postponing, starting, finishing, troubling]
@@ -403,7 +403,7 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
     first, error, second, standing = await asyncio.gather(
         submit(records, 2, "job-2"),
         stale(),
-        WorkingSet(world.database, mine).set_trouble(Problem(code="C", message="m")),
+        WorkingSet(world.database, mine).set_condition(Problem(code="C", message="m"), None),
         world.leases.renew("a", LEASE_S),
         return_exceptions=True,
     )

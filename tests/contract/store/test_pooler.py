@@ -230,7 +230,7 @@ async def test_leases_pass_on(replicas: list[Database]) -> None:
     (fence,) = await one.take("c", standing.epochs)
     assert fence == Fence(PARTITION, 2)
     with pytest.raises(LeaseLost):
-        await WorkingSet(replicas[0], Fence(PARTITION, 1)).set_trouble(None)
+        await WorkingSet(replicas[0], Fence(PARTITION, 1)).set_condition(None, None)
 
 
 async def test_many_at_once(

@@ -687,7 +687,7 @@ async def test_nobody_takes_a_partition_while_its_holder_writes(
         # It came after: it forgot the trouble.
         assert await StoredRecords(other, lambda: NOW).troubles() == {}
         with pytest.raises(LeaseLost):
-            await WorkingSet(one, fence).set_trouble(Problem(code="C", message="m"))
+            await WorkingSet(one, fence).set_condition(Problem(code="C", message="m"), None)
 
 
 class Rivals:

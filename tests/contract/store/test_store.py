@@ -402,30 +402,34 @@ async def test_readers_cannot_write(database: Database) -> None:
             await connection.execute(text("DELETE FROM events"))
 
 
-async def test_trouble_is_told_with_the_partitions_terminations(
-    records: StoredRecords, store: WorkingSet
+@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 3), (None, None)])
+async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
+    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, int | None]
 ) -> None:
     await submit(records, 1, "job-1")
-    await store.set_trouble(Problem(code="C", message="m"))
-    (record,) = await records.terminations(after=0, limit=10)
-    assert record.trouble == Problem(code="C", message="m")
-    await store.set_trouble(None)
-    (record,) = await records.terminations(after=0, limit=10)
-    assert record.trouble is None
+    await submit(records, 2, "job-2", partition="other@host")
+    await store.set_condition(Problem(code="B", message="before", advice="a"), 1)
+    await store.set_condition(*condition)
+    terminations = await records.terminations(after=0, limit=10)
+    told = [(each.trouble, each.allowed_per_s) for each in terminations]
+    assert told == [condition, (None, None)]
+    operations = await records.operations(after=0, limit=10, finished=None, account=None)
+    assert [each.allowed_per_s for each in operations] == [None, condition[1]]
 
 
-async def test_trouble_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
+async def test_a_condition_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
     database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
     """Of this partition; nobody knows whether it lasts."""
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
     for each in (store, WorkingSet(database, Fence("other@host", 1))):
-        await each.set_trouble(Problem(code="C", message="m", advice="a"))
+        await each.set_condition(Problem(code="C", message="m", advice="a"), 7)
     assert await records.troubles() == {PARTITION: "C", "other@host": "C"}
     await StoredLeases(database).take("another", {PARTITION: 1})
     mine, other = await records.terminations(after=0, limit=10)
-    assert mine.trouble is None
+    assert (mine.trouble, mine.allowed_per_s) == (None, None)
+    assert other.allowed_per_s == 7
     assert other.trouble == Problem(code="C", message="m", advice="a")
     assert await records.troubles() == {"other@host": "C"}
 

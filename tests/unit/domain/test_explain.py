@@ -9,7 +9,7 @@ import pytest
 from orchestrator.domain.explain import LATE_S, Explanation, Surroundings, explain
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
-from orchestrator.domain.quota import Quota
+from orchestrator.domain.quota import Rate
 from orchestrator.domain.terminations import Problem
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
 
@@ -29,16 +29,8 @@ NOT_READ_AGAIN = (
 FINISHED = {"look_at": None, "finished_at": NOW}
 
 
-def quota(configured_per_s: int, allowed_per_s: int | None = None) -> Quota:
-    """One that the cloud has taught to allow so many."""
-    made = Quota(configured_per_s, now=0.0, spread=False)
-    if allowed_per_s is not None:
-        made.throttled(1.0, ceiling_per_s=allowed_per_s)
-    return made
-
-
 def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> Explanation:
-    values: dict[str, Any] = {"now": NOW, "ahead": 0, "quota": quota(2), "trouble": None}
+    values: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
     if state in FINAL_STATES:
         changes = FINISHED | changes
     return explain(termination(state, **changes), Surroundings(**(values | (around or {}))))
@@ -97,7 +89,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     (
         "in the queue",
         State.QUEUED,
-        {"ahead": 10, "quota": quota(5)},
+        {"ahead": 10, "rate": Rate(5, 5)},
         {"call_at": NOW},
         "its turn to be called, 10 ahead of it; 5 a second are allowed",
         "TerminateJob",
@@ -106,7 +98,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     (
         "in the queue, and the cloud allows less than is configured",
         State.QUEUED,
-        {"ahead": 12, "quota": quota(20, 3)},
+        {"ahead": 12, "rate": Rate(20, 3)},
         {"call_at": later(-60)},
         "; 3 a second are allowed at present; 20 are configured, the cloud refused more",
         "TerminateJob",
@@ -477,7 +469,7 @@ def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_an_account_that_is_configured_no_longer(state: State) -> None:
     """Nothing of it is called: to wait would be in vain."""
-    found = told(state, {"quota": None, "trouble": TROUBLE})
+    found = told(state, {"rate": None, "trouble": TROUBLE})
     assert found.waiting_for == (
         "account 'main' and its region 'ap-guangzhou' to be in the configuration again"
     )
@@ -487,4 +479,4 @@ def test_an_account_that_is_configured_no_longer(state: State) -> None:
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
 def test_an_end_is_the_same_whatever_goes_on_around_it(state: State) -> None:
-    assert told(state, {"quota": None, "trouble": TROUBLE, "ahead": None}) == told(state)
+    assert told(state, {"rate": None, "trouble": TROUBLE, "ahead": None}) == told(state)

@@ -217,7 +217,7 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     assert taker.leases.driven[PARTITION].lease.fence == Fence(PARTITION, 2)
     assert world.called("TerminateJob") == [JOB]
     with pytest.raises(LeaseLost):
-        await loops.partition.store.set_trouble(None)
+        await loops.partition.store.set_condition(None, None)
     await cluster.check_sound(giver, taker)
 
 
@@ -406,7 +406,7 @@ async def test_back_after_its_lease_it_begins_anew(
     for loops in old:
         assert not loops.partition.lease.holds(float("-inf"))
         with pytest.raises(LeaseLost):
-            await loops.partition.store.set_trouble(None)
+            await loops.partition.store.set_condition(None, None)
     await first.step()
     await second.step()
     await first.step()
@@ -448,7 +448,7 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
             await pacer.send(pacer.take(), _never)
     before = await world.termination(JOB)
     for write in (
-        partition.store.set_trouble(None),
+        partition.store.set_condition(None, None),
         partition.store.postpone([before.id], world.clock.now(), calls=True),
         loops.dispatcher._recover(),
     ):
@@ -879,12 +879,3 @@ async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
     assert woken() == []
     replica.leases.notice("")
     assert woken() == ["leases"]
-
-
-async def test_only_a_partition_that_is_driven_can_be_asked_about(cluster: Cluster) -> None:
-    giver, taker = await _giving(cluster)
-    assert giver.leases.partition(PARTITION) is giver.loops_of(PARTITION)[0].partition
-    assert taker.leases.partition(PARTITION) is None
-    _last_call(giver).open()
-    await giver.settled()
-    assert giver.leases.partition(PARTITION) is None

@@ -73,22 +73,6 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     assert (await world.termination(lost)).in_doubt
 
 
-async def test_trouble_that_an_earlier_process_stored_ends_with_the_first_call_that_works(
-    database: Database,
-) -> None:
-    world = World(database, quotas=AMPLE)
-    world.cloud_runs(JOB)
-    await world.submit(JOB)
-    world.start(secret_key="wrong")
-    world.clock.advance(1)
-    await world.sweeper.step()
-    assert (await world.record(JOB)).trouble
-    world.start()
-    world.clock.advance(1)
-    await world.sweeper.step()
-    assert (await world.record(JOB)).trouble is None
-
-
 async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)

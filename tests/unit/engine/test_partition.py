@@ -10,6 +10,7 @@ import pytest
 from orchestrator.domain.decide import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import Event
+from orchestrator.domain.quota import CALM_S
 from orchestrator.domain.terminations import Look, Problem
 from orchestrator.engine.watched import Watched
 from tests.unit.domain.build import termination
@@ -181,6 +182,24 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     await steps[loop]()
     assert [call.code for call in world.simulator.calls] == ["OK"]
     assert await told(world) is None
+
+
+async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database: Database) -> None:
+    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 1}}})
+    (slowed, other) = job_ids(2)
+    await world.ready(slowed, other)
+    configured_per_s = world.partition.quotas["TerminateJob"]
+    assert (await world.record(other)).allowed_per_s is None
+    await world.dispatch()
+    allowed_per_s = (await world.record(other)).allowed_per_s
+    assert allowed_per_s == world.partition.pacers["TerminateJob"].quota.allowed
+    assert allowed_per_s < configured_per_s
+    while world.partition.pacers["TerminateJob"].quota.allowed < configured_per_s:
+        world.clock.advance(CALM_S)
+        await world.dispatcher.step()
+    await world.ended(world.dispatcher)
+    await world.sweeper.step()
+    assert (await world.record(other)).allowed_per_s is None
 
 
 async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
