@@ -18,7 +18,12 @@ DEMO_MAX_S = 60.0
 @pytest.fixture
 def demo(tmp_path):
     """The demo as a process, with a directory for temporary files of its own."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "ORCHESTRATOR__SERVER__PORT": "1"}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(tmp_path),
+        "ORCHESTRATOR__SERVER__PORT": "1",
+        "COLUMNS": "200",  # a row is a line then
+    }
     process = subprocess.Popen(
         DEMO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
