@@ -28,6 +28,7 @@ from orchestrator.engine.leases import Leases
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops, running
 from orchestrator.engine.watched import Watched
+from orchestrator.observability.metrics import Metrics
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
@@ -214,6 +215,7 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         now=now,
         watched=watched.note,
         ready=ready,
+        metrics=Metrics(env.database.violations).exposition,
     )
 
 

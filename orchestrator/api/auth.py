@@ -21,7 +21,7 @@ CALLER: Final = web.RequestKey("caller", str)
 LOCAL_CALLER: Final = "local"
 """Who calls where no tokens are configured: anyone who reaches the loopback address."""
 LOCAL_NAME: Final = "localhost"
-OPEN_PATHS: Final = ("/livez", "/readyz")
+OPEN_PATHS: Final = ("/livez", "/readyz", "/metrics")
 
 
 def middleware(tokens: Mapping[str, str]) -> Middleware:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
@@ -46,6 +47,7 @@ class Context:
     now: Callable[[], datetime]
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
+    metrics: Callable[[], bytes]
 
 
 CONTEXT: Final = web.AppKey("context", Context)
@@ -73,6 +75,7 @@ def application(context: Context) -> web.Application:
             web.get("/v1/terminations/{id}/events", list_termination_events),
             web.get("/livez", livez),
             web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
         ]
     )
     return app
@@ -258,6 +261,12 @@ async def readyz(request: web.Request) -> web.Response:
     _known(request)
     body = await request.app[CONTEXT].ready()
     return web.json_response(body)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    _known(request)
+    headers = {"Content-Type": CONTENT_TYPE_LATEST}
+    return web.Response(body=request.app[CONTEXT].metrics(), headers=headers)
 
 
 def _known(request: web.Request, *names: str) -> None:

@@ -448,9 +448,10 @@ def _on_job_settling(
         decision = _moved(revived, Event.SEEN_LIVE_AGAIN, now, why="the job runs again")
         at = now + timedelta(seconds=policy.sweep_s)
         return replace(decision, after=replace(_look(decision.after, Look.SWEEP, at), call_at=now))
-    if _ran_again(termination, seen):
+    doubt = _doubt(termination, seen)
+    if doubt is not None:
         unproven = replace(told, evidence=evidence.JOB_FINISHED, settle_until=None)
-        decision = _moved(unproven, Event.SEEN_LIVE_AGAIN, now, why="its EndTime changed")
+        decision = _moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=doubt)
         return replace(decision, after=_look(decision.after, Look.JOB, now))
     settle_until = termination.settle_until or now
     if seen.observed_at >= settle_until:
@@ -459,7 +460,11 @@ def _on_job_settling(
     return Decision(after=_look(told, Look.SWEEP, at))
 
 
-def _ran_again(termination: Termination, seen: JobSeen) -> bool:
-    return bool(
-        termination.job_end_time and seen.end_time and seen.end_time != termination.job_end_time
-    )
+def _doubt(termination: Termination, seen: JobSeen) -> str | None:
+    """Why a finished job may not be down any more; None: nothing speaks against it."""
+    known = termination.job_end_time
+    if known and seen.end_time and seen.end_time != known:
+        return "its EndTime changed"
+    if seen.instances is not None and not evidence.proves_down(termination, seen):
+        return f"its counters read {seen.instances.live} live of {seen.instances.total}"
+    return None

@@ -11,6 +11,7 @@
     ├── StoreUnavailable        the database cannot be used now
     ├── LeaseLost               another replica drives the partition, or may
     ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
+    ├── InvariantViolated       a bug: a decision that must not be written
     └── CloudError              a cloud call did not succeed; ``kind`` says what follows from it
 """
 
@@ -57,6 +58,14 @@ class LeaseLost(OrchestratorError):
 
 class IllegalTransition(OrchestratorError):
     """The lifecycle table has no such transition."""
+
+
+class InvariantViolated(OrchestratorError):
+    """A decision would break an invariant: nothing was written."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"invariant {invariant} violated: {what}")
+        self.invariant = invariant
 
 
 class CloudErrorKind(StrEnum):

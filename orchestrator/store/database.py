@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.invariants import Invariant
 
 T = TypeVar("T")
 
@@ -43,6 +46,8 @@ class Database:
     def __init__(self, url: str, now: Callable[[], datetime]) -> None:
         """``now`` is this machine's clock."""
         self.dialect = dialect_of(url)
+        self.violations: Counter[Invariant] = Counter()
+        """Writes that were refused for what they would have broken."""
         self._now = now
         self._reading = asyncio.Semaphore(READERS)
         self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, func, select, update
 
+from orchestrator.domain import invariants
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
@@ -70,14 +71,16 @@ async def write_decisions(
     """Write each decision whose termination is still as it was; returns how many moved.
 
     A decision without an event changes no state: where its guard fails, newer knowledge stands
-    already and nothing is lost.
+    already and nothing is lost.  Raises InvariantViolated.
     """
+    for before, decision in changes:
+        invariants.check(before, decision, at)
     staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
     if staying:
         await transaction.execute(_GUARDED_BY_LOOK, staying)
     moved = 0
     for before, decision in changes:
-        if decision.event is not None and await write_decision(transaction, before, decision, at):
+        if decision.event is not None and await _write_move(transaction, before, decision, at):
             moved += 1
     return moved
 
@@ -85,7 +88,17 @@ async def write_decisions(
 async def write_decision(
     transaction: Transaction, before: Termination, decision: Decision, at: datetime
 ) -> bool:
-    """Write one decision, with the event of its move; False when it was made on what is no more."""
+    """Write one decision, with the event of its move; False when it was made on what is no more.
+
+    Raises InvariantViolated.
+    """
+    invariants.check(before, decision, at)
+    return await _write_move(transaction, before, decision, at)
+
+
+async def _write_move(
+    transaction: Transaction, before: Termination, decision: Decision, at: datetime
+) -> bool:
     after = decision.after
     # What has no look planned is being called: the answer is known once and must be written.
     looked = before.look_at is not None

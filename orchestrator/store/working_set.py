@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import BindParameter, Integer, bindparam, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
+from orchestrator.domain.errors import InvariantViolated
+from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.store.rows import from_row
@@ -255,13 +258,20 @@ class WorkingSet:
         await self._write(work)
 
     async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Write as the partition's holder; raises LeaseLost."""
+        """Write as the partition's holder; raises LeaseLost, and what violates an invariant."""
 
         async def held(transaction: Transaction) -> T:
             await transaction.hold(self._fence)
             return await work(transaction)
 
-        return await self._database.write(held)
+        try:
+            return await self._database.write(held)
+        except InvariantViolated as error:
+            self._database.violations[Invariant(error.invariant)] += 1
+            raise
+        except IntegrityError:
+            self._database.violations[Invariant.CONSTRAINT] += 1
+            raise
 
     async def _fetch(
         self, connection: AsyncConnection, statement: Select[Any], **parameters: object

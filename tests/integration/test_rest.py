@@ -19,6 +19,7 @@ from aiohttp.test_utils import TestServer
 from orchestrator.api.routes import application
 from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
+from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import FINAL_STATES, State
 from orchestrator.engine import running
 from orchestrator.store import database as store
@@ -455,6 +456,16 @@ async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> N
 
 
 # --- health --------------------------------------------------------------------------------------
+
+
+async def test_metrics_count_the_violations_of_each_invariant(rest: Rest) -> None:
+    answer = await rest.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    counted = re.findall(
+        r'^invariant_violations_total\{invariant="(\w+)"\} (.*)$', answer.text, re.MULTILINE
+    )
+    assert counted == [(invariant, "0.0") for invariant in Invariant]
+    assert "\nprocess_resident_memory_bytes " in answer.text
 
 
 async def test_a_database_that_cannot_be_written_makes_it_unready(

@@ -31,7 +31,7 @@ ON terminations BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition)
 CREATE TRIGGER postponed AFTER UPDATE OF look_at ON terminations
 WHEN NEW.not_before IS OLD.not_before
 BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
-CREATE TRIGGER troubled AFTER UPDATE OF trouble_code, trouble_message ON partitions
+CREATE TRIGGER troubled AFTER UPDATE OF trouble_code, trouble_message, allowed_per_s ON partitions
 WHEN NEW.epoch = OLD.epoch BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.name); END;
 CREATE TRIGGER begun AFTER INSERT ON attempts
 BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;

@@ -23,6 +23,7 @@ from sqlalchemy import make_url
 from orchestrator.domain.attempts import Answer, NewAttempt
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import LeaseLost
+from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
 from orchestrator.store import dialects
@@ -33,7 +34,7 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S
-from tests.unit.domain.build import NOW, POLICY, later, read
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -198,7 +199,8 @@ async def test_a_job_is_brought_down(
     store = WorkingSet(database, fence)
     queued = {each.job_id: each for each in await to_sweep(store, 10)}
     await store.postpone([queued["job-2"].id], later(99), calls=True)
-    looked = decide(queued["job-1"], read(None, at=later(1)), later(1), POLICY)
+    seen = read(JobState.RUNNING, LIVE, at=later(1))
+    looked = decide(queued["job-1"], seen, later(1), POLICY)
     await store.apply([(queued["job-1"], looked)], later(1))
     (ready, _) = await to_sweep(store, 10)
     started = decide(ready, CallStarted(), later(2), POLICY)

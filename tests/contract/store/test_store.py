@@ -13,7 +13,14 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.attempts import Answer, NewAttempt
 from orchestrator.domain.decide import Decision, decide
-from orchestrator.domain.errors import CloudError, CloudErrorKind, Conflict, StoreUnavailable
+from orchestrator.domain.errors import (
+    CloudError,
+    CloudErrorKind,
+    Conflict,
+    InvariantViolated,
+    StoreUnavailable,
+)
+from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
@@ -81,8 +88,8 @@ async def only(store: WorkingSet) -> Termination:
 
 async def ready_to_call(store: WorkingSet) -> Termination:
     queued = await only(store)
-    looked = decide(queued, swept(read(None).state), NOW, POLICY)
-    await store.apply([(queued, replace(looked, after=replace(looked.after, call_at=NOW)))], NOW)
+    looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
+    await store.apply([(queued, looked)], NOW)
     (ready,) = await store.callable(NOW, 10)
     return ready
 
@@ -228,6 +235,7 @@ WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
         State.VERIFIED,
         None,
         [
+            read(JobState.RUNNING, LIVE),
             CallStarted(),
             CallAccepted("r1"),
             read(JobState.FAILED, at=later(2)),
@@ -244,6 +252,7 @@ WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
         State.REFUSED,
         "UnsupportedOperation.TerminateOperationWithEnvId",
         [
+            read(JobState.RUNNING, LIVE),
             CallStarted(),
             CallFailed(
                 failure(CloudErrorKind.REFUSED, "UnsupportedOperation.TerminateOperationWithEnvId")
@@ -254,6 +263,7 @@ WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
         State.UNVERIFIED,
         "Client.DeadlinePassed",
         [
+            read(JobState.RUNNING, LIVE),
             CallStarted(),
             CallAccepted("r2"),
             read(JobState.RUNNING, LIVE),
@@ -400,6 +410,25 @@ async def test_readers_cannot_write(database: Database) -> None:
     with pytest.raises(StoreUnavailable, match=r"read-?only"):
         async with database.read() as connection:
             await connection.execute(text("DELETE FROM events"))
+
+
+async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
+    database: Database, records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1", "job-2")
+    one, two = await to_sweep(store, 10)
+    attempt = NewAttempt(action="TerminateJob", target=one.job_id, sent_at=NOW)
+    with pytest.raises(InvariantViolated, match="invariant call"):
+        await store.start_attempt(one, decide(one, CallStarted(), NOW, POLICY), attempt)
+    ended = Decision(after=replace(two, state=State.VERIFIED, finished_at=NOW))
+    with pytest.raises(InvariantViolated, match="invariant transition"):
+        await store.apply([(one, decide(one, Withdrawn(), NOW, POLICY)), (two, ended)], NOW)
+    endless = Decision(after=replace(one, evidence=6))
+    with pytest.raises(IntegrityError):
+        await store.apply([(one, endless)], NOW)
+    counted = {Invariant.CALL: 1, Invariant.TRANSITION: 1, Invariant.CONSTRAINT: 1}
+    assert database.violations == counted
+    assert await to_sweep(store, 10) == [one, two]
 
 
 @pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 3), (None, None)])

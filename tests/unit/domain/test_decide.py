@@ -53,10 +53,13 @@ def settling(*, settle_until: datetime | None = None) -> Termination:
         State.SETTLING,
         job_state=FAILED,
         job_end_time="E1",
+        instances=DOWN,
         settle_until=settle_until or later(30),
         evidence=3,
     )
 
+
+FEWER = InstanceCounters(failed=9)
 
 CASES: list[tuple[str, Termination, Seen, Event]] = [
     ("call", termination(call_at=NOW), CallStarted(), Event.CALL_STARTED),
@@ -89,7 +92,10 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     ("down", termination(State.DRAINING), read(FAILED), Event.SEEN_DOWN),
     ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
     ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
+    ("counted live again", settling(), read(FAILED, LIVE, at=later(30)), Event.SEEN_LIVE_AGAIN),
+    ("counted fewer", settling(), read(FAILED, FEWER, at=later(30)), Event.SEEN_LIVE_AGAIN),
     ("settled", settling(), swept(FAILED, at=later(30), end_time="E1"), Event.SETTLED),
+    ("counted down again", settling(), read(FAILED, at=later(30)), Event.SETTLED),
     (
         "deleted while settling",
         settling(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from orchestrator.cloud import catalogue
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
-from orchestrator.domain.decide import Decision
+from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.polling import PollPolicy
@@ -34,6 +33,7 @@ from orchestrator.simulator.spec import JobSpec
 from orchestrator.simulator.wire import Request
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
+from tests.known import know
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -245,17 +245,17 @@ class World:
     async def know(self, *ids: str, **known: Any) -> None:
         """Have this known of these jobs."""
         befores = [r.termination for r in await self._records() if r.termination.job_id in ids]
-        changes = [(before, Decision(after=replace(before, **known))) for before in befores]
-        await self.store.apply(changes, self.clock.now())
+        afters = [await know(self.database, before, **known) for before in befores]
         stored = {record.termination.id: record.termination for record in await self._records()}
-        for _, decision in changes:
-            assert stored[decision.after.id] == decision.after, "the engine does not write that"
+        for after in afters:
+            assert stored[after.id] == after, "the engine does not write that"
 
     async def ready(self, *ids: str, **known: Any) -> None:
         """Have running jobs that a look has shown to be callable."""
         self.cloud_runs(*ids)
         later = self.clock.later(POLL.queued_s)
-        values = {"call_at": self.clock.now(), "look_at": later} | known
+        allowed = {"job_state": JobState.RUNNING, "call_at": self.clock.now()}
+        values: dict[str, Any] = allowed | {"look_at": later} | known
         await self.submit(*ids, **values)
 
     # --- what came of it -------------------------------------------------------------------------

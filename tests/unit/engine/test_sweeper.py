@@ -13,6 +13,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.sweeper import JOBS_PER_CALL, REFUSED_MAX, SUSPECTED_S, SUSPECTS_MAX
 from orchestrator.simulator.faults import read_faults
+from tests.unit.domain.build import DOWN
 from tests.unit.engine.support import (
     AMPLE,
     JOB,
@@ -35,6 +36,7 @@ SETTLING: dict[str, Any] = {
     "state": State.SETTLING,
     "evidence": 3,
     "job_state": JobState.FAILED,
+    "instances": DOWN,
 }
 
 

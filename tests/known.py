@@ -1,0 +1,29 @@
+"""What a test has known of a job, however little of it was really seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import update
+
+from orchestrator.store.rows import SET_BY_ENGINE, to_row
+from orchestrator.store.schema import terminations
+
+if TYPE_CHECKING:
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
+
+
+async def know(database: Database, before: Termination, **known: Any) -> Termination:
+    """Store it with these fields; returns it so."""
+    after = replace(before, **known)
+    row = to_row(after)
+
+    async def work(transaction: Transaction) -> None:
+        changed = update(terminations).where(terminations.c.id == before.id)
+        await transaction.execute(changed.values({name: row[name] for name in SET_BY_ENGINE}))
+
+    await database.write(work)
+    return after
