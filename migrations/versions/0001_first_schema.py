@@ -137,6 +137,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_terminations_id")),
     )
     with op.batch_alter_table("terminations", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_terminations_counted",
+            ["partition", "state", "instances_observed_at"],
+            unique=False,
+        )
         batch_op.create_index("ix_terminations_job", ["job_id"], unique=False)
         batch_op.create_index(
             "ix_terminations_look",

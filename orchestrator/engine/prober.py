@@ -73,9 +73,14 @@ class Prober:
         now = self._partition.clock.now()
         limit = len(self._under_way) + LOOKS_PER_STEP
         rows_of = await self._partition.store.planned(limit, *PLANNED)
-        rows_of[LONG_UNCOUNTED] = await self._long_uncounted(limit)
-        found = [(kind, rows_of[kind]) for kind in self._turns]
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
+        rows_of[LONG_UNCOUNTED] = []
+        if self._partition.clock.monotonic() >= self._count_all_at:
+            if self._by_job.wait_s() > 0:
+                blocked_s.append(self._by_job.wait_s())
+            else:
+                rows_of[LONG_UNCOUNTED] = await self._long_uncounted(limit)
+        found = [(kind, rows_of[kind]) for kind in self._turns]
         for kind, row in _by_turns(found):
             if row.id in self._under_way:
                 continue
@@ -99,8 +104,6 @@ class Prober:
 
     async def _long_uncounted(self, limit: int) -> list[Termination]:
         partition = self._partition
-        if partition.clock.monotonic() < self._count_all_at:
-            return []
         before = partition.clock.now() - timedelta(seconds=COUNT_ALL_EVERY_S)
         rows = await partition.store.uncounted(before, None, limit)
         if not rows:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.store.dialects import BUSY_TIMEOUT_S, READERS, dialect_of
 from orchestrator.store.transaction import Transaction
 
@@ -218,7 +218,7 @@ class _Unit(Generic[T]):
 
     def fail(self, error: Exception) -> None:
         if self.result.cancelled():
-            if not isinstance(error, StoreUnavailable):  # which is told already
+            if not isinstance(error, (StoreUnavailable, LeaseLost)):  # which are told already
                 log.error("a write failed after its caller had gone", exc_info=error)
         else:
             self.result.set_exception(error)

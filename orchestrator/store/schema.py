@@ -146,6 +146,12 @@ Index(
 )
 Index("ix_terminations_job", terminations.c.job_id)
 Index(
+    "ix_terminations_counted",
+    terminations.c.partition,
+    terminations.c.state,
+    terminations.c.instances_observed_at,
+)
+Index(
     "ix_terminations_look",
     terminations.c.partition,
     terminations.c.look,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import BindParameter, Integer, bindparam, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Integer, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import InvariantViolated
@@ -81,31 +81,41 @@ _UNANSWERED = (
 )
 
 
-def _uncounted(asked: ColumnElement[bool]) -> Select[Any]:
-    counted_at = terminations.c.instances_observed_at
+_COUNTED_AT = terminations.c.instances_observed_at
+
+
+def _draining(*conditions: ColumnElement[bool]) -> Select[Any]:
     return (
         select(terminations)
         .where(
             _HERE,
             terminations.c.state == State.DRAINING,
             terminations.c.look == Look.SWEEP,
-            asked,
-            or_(counted_at.is_(None), counted_at < _BEFORE),
+            *conditions,
         )
-        .order_by(counted_at.is_not(None), counted_at)
+        .order_by(_COUNTED_AT)
         .limit(_LIMIT)
     )
 
 
-_UNCOUNTED = _uncounted(terminations.c.acknowledged_at < _BEFORE)
-
-_UNCOUNTED_OF_OPERATIONS = _uncounted(
-    terminations.c.id.in_(
-        select(operation_terminations.c.termination_id).where(
-            operation_terminations.c.operation_id.in_(bindparam("operation_ids", expanding=True))
-        )
+_NEVER_OR_LONG_AGO = (_COUNTED_AT.is_(None), _COUNTED_AT < _BEFORE)
+"""In turn: each is an index scan, and databases sort NULLs to different ends."""
+_OF_ANY = [
+    _draining(terminations.c.acknowledged_at < _BEFORE, counted) for counted in _NEVER_OR_LONG_AGO
+]
+_OF_OPERATIONS = [
+    _draining(
+        terminations.c.id.in_(
+            select(operation_terminations.c.termination_id).where(
+                operation_terminations.c.operation_id.in_(
+                    bindparam("operation_ids", expanding=True)
+                )
+            )
+        ),
+        counted,
     )
-)
+    for counted in _NEVER_OR_LONG_AGO
+]
 
 
 class WorkingSet:
@@ -142,16 +152,17 @@ class WorkingSet:
 
         Of these operations; None: of any, where the call was acknowledged before then, too.
         """
+        statements, asked = _OF_ANY, dict[str, object]()
+        if operation_ids is not None:
+            statements, asked = _OF_OPERATIONS, {"operation_ids": operation_ids}
+        found: list[Termination] = []
         async with self._database.read() as connection:
-            if operation_ids is None:
-                return await self._fetch(connection, _UNCOUNTED, before=before, limit=limit)
-            return await self._fetch(
-                connection,
-                _UNCOUNTED_OF_OPERATIONS,
-                before=before,
-                operation_ids=operation_ids,
-                limit=limit,
-            )
+            for statement in statements:
+                left = limit - len(found)
+                found += await self._fetch(
+                    connection, statement, before=before, limit=left, **asked
+                )
+        return found
 
     async def next_call_at(self) -> datetime | None:
         """When the next job may be called."""
@@ -278,4 +289,4 @@ class WorkingSet:
     ) -> list[Termination]:
         parameters["partition"] = self._fence.partition
         rows = await connection.execute(statement, parameters)
-        return [from_row(row) for row in rows.mappings()]
+        return [from_row(dict(row)) for row in rows.mappings()]

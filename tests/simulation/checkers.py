@@ -187,6 +187,11 @@ class Checkers:
                 self._looked_at.update({(region, job_id): call.at for job_id in call.job_ids})
         self._read_calls[region] = len(cloud.calls)
 
+    def forget_calls(self) -> None:
+        """The clouds' logs begin anew."""
+        self._read_calls.clear()
+        self._looked_at.clear()
+
     def _shows(self, call: Call) -> bool:
         """Did somebody hear how these jobs are?"""
         return (

@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections import Counter
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -73,16 +73,21 @@ RARE_POINTS: Final = (*POINTS, *CALL_POINTS, "an answer has come", "in a transac
 """Those that a replica comes to less often are aimed at more often."""
 
 
-def settings(database_url: str) -> Settings:
+HASTY: Final[dict[str, Any]] = {
+    "settle_s": SETTLE_S,
+    "give_up_after_s": GIVE_UP_AFTER_S,
+    "lease": LEASE,
+    "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
+}
+
+
+def settings(
+    database_url: str, engine: dict[str, Any], quotas: dict[str, int] = QUOTAS
+) -> Settings:
     return Settings.model_validate(
         {
             "database": {"url": database_url},
-            "engine": {
-                "settle_s": SETTLE_S,
-                "give_up_after_s": GIVE_UP_AFTER_S,
-                "lease": LEASE,
-                "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
-            },
+            "engine": engine,
             "accounts": {
                 "main": {
                     "endpoint": "http://{region}.cloud",
@@ -92,7 +97,7 @@ def settings(database_url: str) -> Settings:
                         "secret_id": SECRET_ID,
                         "secret_key": SECRET_KEY,
                     },
-                    "quotas": QUOTAS,
+                    "quotas": quotas,
                 }
             },
         }
@@ -134,7 +139,7 @@ class World:
         self.random = Random(f"world {seed}")
         self.fired: Counter[str] = Counter()
         self.path = folder / "orchestrator.db"
-        self.settings = settings(f"sqlite+aiosqlite:///{self.path}")
+        self.settings = settings(f"sqlite+aiosqlite:///{self.path}", HASTY)
         self.clouds = {
             f"{region}.cloud": Simulator(
                 secret_keys={SECRET_ID: SECRET_KEY},
@@ -586,12 +591,14 @@ def simulate(
     folder: Path,
     *,
     story_turns: int | None = 50,
+    max_turns: int = 2_000_000,
+    impatient: bool = True,
     run: Callable[[World], Coroutine[Any, Any, None]] = World.run,
 ) -> Result:
     """Run one seed on a copy of the ``template`` database."""
     folder.mkdir()
     shutil.copyfile(template, folder / "orchestrator.db")
-    loop = SimulatedLoop(Random(f"order {seed}"), max_turns=2_000_000, story_turns=story_turns)
+    loop = SimulatedLoop(Random(f"order {seed}"), max_turns=max_turns, story_turns=story_turns)
     with InlineSqlite(loop) as sqlite, loop:
         world = World(seed, loop, sqlite, folder)
 
@@ -609,7 +616,7 @@ def simulate(
                 raise
 
         with (
-            impatience(),
+            impatience() if impatient else nullcontext(),
             patch.object(aiosqlite.Connection, "commit", commit),
             patch.object(aiosqlite.Cursor, "execute", execute),
             patch.object(Transaction, "hold", hold),
