@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.domain.lifecycle import Event
 from orchestrator.simulator.faults import Fault
-from tests.simulation.world import POINTS, Result, make_template, simulate
+from tests.simulation.troubles import POINTS
+from tests.simulation.world import Result, make_template, simulate
 
 SEEDS_OF_A_RUN = 2000
 FIRED_AT_LEAST = 100

@@ -232,7 +232,7 @@ class Checkers:
 
     def _check_acknowledged(self) -> None:
         """Everything that the client was told of is there, and has an end."""
-        for each in self._world.acknowledged:
+        for each in self._world.client.acknowledged:
             rows = self.rows(
                 "SELECT t.job_id, t.region, o.finished_at FROM operations o"
                 " JOIN operation_terminations l ON l.operation_id = o.id"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.simulator.server import Call, Simulator
     from tests.simulation.loop import SimulatedLoop
 
+REGIONS: Final = ("ap-guangzhou", "ap-shanghai")
+"""Each with a cloud of its own."""
 CALL_TIMEOUT_S: Final = 1.0
 WAY_S: Final = (0.002, 0.06)
 SLOW_WAY_S: Final = (0.06, 0.6)

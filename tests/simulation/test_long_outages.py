@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from orchestrator.domain.terminations import OnSubmitted
-from orchestrator.services.submission import Request
 from orchestrator.simulator.faults import Fault, Rule
-from tests.simulation.world import REGIONS, make_template, simulate
+from tests.simulation.network import REGIONS
+from tests.simulation.world import make_template, simulate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,19 +42,7 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
         await asyncio.sleep(1.0)
         cloud = world.clouds[f"{REGIONS[0]}.cloud"]
         jobs = cloud.add_groups([{"count": JOBS, "instances": 5, "drain_s": [1, 8]}])
-        await world.hand_over(
-            Request(
-                jobs=tuple(jobs),
-                account=None,
-                region=REGIONS[0],
-                reason="an outage",
-                on_submitted=OnSubmitted.HOLD,
-                not_before=None,
-                give_up_after_s=7200.0,
-                settle_s=None,
-            ),
-            "key",
-        )
+        await world.client.hand_over(jobs, REGIONS[0], give_up_after_s=7200.0)
         await asyncio.sleep(4.0)
         if fault in NETWORK:
             setattr(world.network.weather, fault, 1.0)

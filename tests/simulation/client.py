@@ -1,0 +1,124 @@
+"""Who hands over jobs: to any replica, again and again until it is told that they are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.services.submission import Request
+from tests.simulation.network import REGIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.simulation.world import World
+
+OPERATIONS: Final = 2
+CLIENT_WAITS_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """What the client was told."""
+
+    operation_id: str
+    jobs: tuple[str, ...]
+    region: str
+    at_s: float
+
+
+class Client:
+    """Its log is its own, not the service's word."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._loop, self._random, self._fired = world.loop, world.random, world.fired
+        self.acknowledged: list[Acknowledged] = []
+
+    def _jobs(self, region: str, number: int) -> tuple[str, ...]:
+        """Some jobs of the seed's choice, told to the cloud."""
+        kinds: list[dict[str, Any]] = [
+            {"instances": 4, "drain_s": [0.2, 3]},
+            {"instances": 3, "tasks": 3, "drain_s": 2, "failed_early_s": 1},
+            {"instances": 2, "state": "SUBMITTED", "submitted_s": [0.5, 3], "drain_s": 1},
+            {"instances": 2, "state": "SUCCEED"},
+            {"instances": 4, "state": "FAILED", "mix": {"RUNNING": 0.5}, "drain_s": 1},
+            {"instances": 2, "env_id": "env-example1", "refuse_env": True},
+            {"instances": 2, "forbidden": True},
+            {"instances": 3, "drain_s": 0.5, "revive_after_s": [0.05, 2]},
+            {"instances": 2, "drain_s": 0.5, "vanish_after_s": [0.1, 2]},
+            {"instances": 2, "succeeds_after_s": [0.5, 5]},
+            {"instances": 2, "fails_after_s": [0.5, 4], "revive_after_s": [0.1, 1]},
+            {"instances": 3, "again": "ok", "drain_s": [0.5, 3]},
+        ]
+        groups = [
+            self._random.choice(kinds) | {"prefix": f"x{number}{place}", "region": region}
+            for place in range(self._random.randrange(2, 5))
+        ]
+        ids = self._world.clouds[f"{region}.cloud"].add_groups(groups)
+        unknown = [f"job-none{number:04}"] if self._random.random() < 0.3 else []
+        return (*ids, *unknown)
+
+    async def ask(self) -> None:
+        """Hand over operations, until each is acknowledged, to whichever replica answers."""
+        for number in range(OPERATIONS):
+            await asyncio.sleep(self._random.uniform(0.0, 1.5))
+            region = self._random.choice(REGIONS)
+            jobs = self._jobs(region, number)
+            again = [each for each in self.acknowledged if each.region == region]
+            if again and self._random.random() < 0.4:
+                self._fired["asked again for the same jobs"] += 1
+                jobs = (*jobs, *self._random.choice(again).jobs[:2])
+            key = f"key {number}" if self._random.random() < 0.9 else None
+            await self.hand_over(jobs, region, key=key)
+
+    async def hand_over(
+        self,
+        jobs: Sequence[str],
+        region: str,
+        *,
+        key: str | None = None,
+        give_up_after_s: float | None = None,
+    ) -> None:
+        """Ask until it is acknowledged."""
+        request = Request(
+            jobs=tuple(jobs),
+            account=None,
+            region=region,
+            reason="a simulation",
+            on_submitted=OnSubmitted.HOLD,
+            not_before=None,
+            give_up_after_s=give_up_after_s,
+            settle_s=None,
+        )
+        while True:
+            found = self._world.some_life()
+            if found and found[1].made is not None:
+                name, submission = found[1].name, found[1].made.context.submission
+                posted = self._loop.spawn(
+                    name, submission.submit(request, requested_by="me", idempotency_key=key)
+                )
+                posted.add_done_callback(lambda task: task.cancelled() or task.exception())
+                await asyncio.wait([posted], timeout=CLIENT_WAITS_S)
+                if not posted.done():
+                    self._fired["client was not answered"] += 1
+                else:
+                    try:
+                        created = posted.result()
+                    except StoreUnavailable:
+                        self._fired["client was told 503"] += 1
+                    else:
+                        self._fired["client was answered again"] += created.replayed
+                        self.acknowledged.append(
+                            Acknowledged(
+                                created.operation_id,
+                                tuple(dict.fromkeys(jobs)),
+                                region,
+                                self._loop.time(),
+                            )
+                        )
+                        return
+            await asyncio.sleep(self._random.uniform(0.1, 0.6))

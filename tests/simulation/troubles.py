@@ -1,0 +1,186 @@
+"""What a seed has go wrong: replicas die, stall and stop; clouds, network and database are bad."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.simulator.faults import Fault, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from tests.simulation.world import Running, World
+
+FAULTS_S: Final = 4.5
+IDLE_IN_TRANSACTION_S: Final = 0.3
+"""After which the transaction of a paused replica is ended, as a server does."""
+AIMS_S: Final = 2.0
+"""How long a replica has to come to the point at which it dies or is paused."""
+HOUR_S: Final = 3600.0
+CALL_POINTS: Final = ("before a call", "a call has left", "an answer has come")
+POINTS: Final = (
+    *CALL_POINTS,
+    "before a commit",
+    "after a commit",
+    "in a transaction",
+)
+"""Where a replica can be killed or paused, beside between any two callbacks."""
+RARE_POINTS: Final = (*POINTS, *CALL_POINTS, "an answer has come", "in a transaction")
+"""Those that a replica comes to less often are aimed at more often."""
+
+
+class Troubles:
+    """Of one run, on the world's own chance."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._loop, self._random, self._fired = world.loop, world.random, world.fired
+
+    async def run(self) -> None:
+        """One fault after the other, now and then several at once, for FAULTS_S."""
+        shares: dict[Callable[[], Coroutine[Any, Any, None]], int] = {
+            self._kill: 2,
+            self._die_somewhere: 4,
+            self._pause: 1,
+            self._pause_somewhere: 4,
+            self._stop: 1,
+            self._jump: 1,
+            self._storm: 4,
+            self._bad_network: 4,
+            self._no_cloud: 1,
+            self._no_database: 1,
+            self._bad_commit: 2,
+        }
+        kinds = [kind for kind, share in shares.items() for _ in range(share)]
+        ends_at = self._loop.time() + FAULTS_S
+        async with asyncio.TaskGroup() as group:
+            while self._loop.time() < ends_at:
+                await asyncio.sleep(self._random.expovariate(2.5))
+                group.create_task(self._random.choice(kinds)())
+
+    async def _kill(self) -> None:
+        found = self._world.some_life()
+        if found:
+            place, life = found
+            await self._loop.pass_turns(self._random.randrange(40))
+            if self._loop.is_alive(life.name) and not self._loop.is_paused(life.name):
+                self._fired["killed"] += 1
+                self._loop.kill(life.name)
+            await self._start_again(place, life)
+
+    async def _die_somewhere(self) -> None:
+        found = self._world.some_life()
+        if found:
+            place, life = found
+            life.dies_at = self._random.choice(RARE_POINTS)
+            await asyncio.sleep(AIMS_S)
+            life.dies_at = None
+            await self._start_again(place, life)
+
+    async def _start_again(self, place: int, life: Running) -> None:
+        await asyncio.sleep(self._random.choice((0.1, 1.0, 4.0)))
+        if self._world.lives[place] is life and not self._loop.is_alive(life.name):
+            self._world.start(place)
+
+    async def _pause(self) -> None:
+        found = self._world.some_life()
+        if not found:
+            return
+        _, life = found
+        await self._loop.pass_turns(self._random.randrange(40))
+        if not self._loop.is_alive(life.name) or self._loop.is_paused(life.name):
+            return
+        beyond = self._random.random() < 0.6
+        paused_s = self._random.uniform(3.0, 5.0) if beyond else self._random.uniform(0.05, 2.0)
+        self._fired["paused beyond its lease" if beyond else "paused"] += 1
+        self._loop.pause(life.name)
+        await self._paused(life, paused_s)
+
+    async def _pause_somewhere(self) -> None:
+        """For about as long as its leases last: another one has just taken over, or is about to."""
+        found = self._world.some_life()
+        if found:
+            _, life = found
+            life.pauses_at = self._random.choice(RARE_POINTS)
+            for _ in range(20):
+                await asyncio.sleep(AIMS_S / 20)
+                if self._loop.is_paused(life.name):
+                    break
+            life.pauses_at = None
+            if self._loop.is_paused(life.name):
+                await self._paused(life, self._random.uniform(2.0, 4.5))
+
+    async def _paused(self, life: Running, paused_s: float) -> None:
+        await asyncio.sleep(min(paused_s, IDLE_IN_TRANSACTION_S))
+        if any(each.in_transaction for each in self._world.sqlite.connections_of(life.name)):
+            self._fired["paused in a transaction"] += 1
+            self._world.sqlite.drop(life.name)
+        await asyncio.sleep(max(0.0, paused_s - IDLE_IN_TRANSACTION_S))
+        if self._loop.is_paused(life.name):
+            self._loop.resume(life.name)
+
+    async def _stop(self) -> None:
+        """As by SIGTERM."""
+        found = self._world.some_life()
+        if found:
+            place, life = found
+            self._fired["stopped"] += 1
+            life.stop.set()
+            assert life.task is not None
+            await asyncio.wait([life.task], timeout=10.0)
+            await asyncio.sleep(self._random.choice((0.1, 2.0)))
+            if self._world.lives[place] is life:
+                if self._loop.is_paused(life.name):
+                    self._loop.resume(life.name)
+                self._world.start(place)
+
+    async def _jump(self) -> None:
+        """A machine's wall clock goes an hour ahead, or back, and is put right later."""
+        found = self._world.some_life()
+        if found:
+            _, life = found
+            life.clock.ahead_s = self._random.choice((-HOUR_S, HOUR_S))
+            self._fired[
+                "clock jumped ahead" if life.clock.ahead_s > 0 else "clock jumped back"
+            ] += 1
+            await asyncio.sleep(self._random.uniform(0.5, 3.0))
+            life.clock.ahead_s = 0.0
+
+    async def _storm(self) -> None:
+        """A cloud answers badly for a while."""
+        cloud = self._world.clouds[self._random.choice(sorted(self._world.clouds))]
+        fault = self._random.choice([each for each in Fault if each is not Fault.HANG])
+        rule = Rule(fault, self._random.choice((0.5, 1.0)), after=self._random.random() < 0.5)
+        cloud.faults.replace({"*": [rule]}, now=cloud.now())
+        await asyncio.sleep(self._random.uniform(1.0, 4.0))
+        cloud.faults.replace({}, now=cloud.now())
+
+    async def _bad_network(self) -> None:
+        kind = self._random.choice(
+            (
+                "lost_request",
+                "lost_answer",
+                "lost_termination",
+                "lost_termination",
+                "slow",
+                "silent",
+            )
+        )
+        setattr(self._world.network.weather, kind, self._random.choice((0.3, 0.8)))
+        await asyncio.sleep(self._random.uniform(0.5, 3.0))
+        setattr(self._world.network.weather, kind, 0.0)
+
+    async def _no_cloud(self) -> None:
+        self._world.network.weather.away = True
+        await asyncio.sleep(self._random.uniform(0.3, 4.0))
+        self._world.network.weather.away = False
+
+    async def _no_database(self) -> None:
+        self._world.database_is_away = True
+        await asyncio.sleep(self._random.uniform(0.1, 4.0))
+        self._world.database_is_away = False
+
+    async def _bad_commit(self) -> None:
+        self._world.commits_fail = self._random.choice(("before", "after", "after"))
+        await asyncio.sleep(0.5)
