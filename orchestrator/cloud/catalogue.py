@@ -164,7 +164,7 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     ),
     (
         CloudErrorKind.CLOCK_SKEW,
-        "this host's clock is more than 5 minutes off the cloud's; start NTP on this host",
+        "the database's clock is more than 5 minutes off the cloud's; start NTP on its host",
         ("AuthFailure.SignatureExpire",),
     ),
     (

@@ -32,7 +32,7 @@ _CREDENTIAL_OUTDATED: Final = frozenset(
 class TencentBatch:
     """The engine's ``Cloud`` port for one account.
 
-    Every call is signed anew by this host's clock, is sent at most once, and raises CloudError.
+    Every call is signed anew by the database's clock, sent at most once, and raises CloudError.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TencentBatch:
         self._may_leave = may_leave
         self._unknown_codes: set[str] = set()
         self.clock_offset_s: float | None = None
-        """The cloud's clock less this host's, at the last answer; positive: this host is behind."""
+        """The cloud's clock less ours, at the last answer; positive: ours is behind."""
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/599/15911."""
@@ -152,12 +152,12 @@ class TencentBatch:
 
 
 def _clock_skew(error: CloudError, offset_s: float) -> CloudError:
-    """The same refusal, with how far this host's clock is off."""
+    """The same refusal, with how far the clock that signs is off."""
     side = "behind" if offset_s > 0 else "ahead of"
-    off = f"this host's clock is {abs(offset_s):.0f} s {side} the cloud's"
+    off = f"the database's clock is {abs(offset_s):.0f} s {side} the cloud's"
     return catalogue.error(
         error.code,
         f"{error.message} ({off})",
         request_id=error.request_id,
-        advice=f"{off}; start NTP on this host",
+        advice=f"{off}, and requests are signed by it; start NTP on its host",
     )

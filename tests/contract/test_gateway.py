@@ -83,7 +83,7 @@ async def test_code_that_nobody_documented_is_logged_once(caplog) -> None:
 
 @pytest.mark.parametrize(("ahead_s", "words"), [(412, "412 s behind"), (-301, "301 s ahead of")])
 async def test_clock_that_is_off_is_measured_and_named(ahead_s, words) -> None:
-    """By the Date header; positive when the cloud's clock is ahead of this host's."""
+    """By the Date header; positive when the cloud's clock is ahead of ours."""
     reply = refused("AuthFailure.SignatureExpire")
     reply.headers["Date"] = format_datetime(NOON + timedelta(seconds=ahead_s), usegmt=True)
     async with gateway_to(Server(reply)) as gateway:
@@ -92,8 +92,9 @@ async def test_clock_that_is_off_is_measured_and_named(ahead_s, words) -> None:
         assert gateway.clock_offset_s == ahead_s
 
     assert error.kind is Kind.CLOCK_SKEW
-    assert f"this host's clock is {words} the cloud's" in error.message
-    assert error.advice == f"this host's clock is {words} the cloud's; start NTP on this host"
+    off = f"the database's clock is {words} the cloud's"
+    assert off in error.message
+    assert error.advice == f"{off}, and requests are signed by it; start NTP on its host"
 
 
 # --- answers that are none -----------------------------------------------------------------------
