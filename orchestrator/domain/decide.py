@@ -392,9 +392,13 @@ def _on_job_draining(
     if told.job_state is not None and told.job_state.finished:
         return Decision(after=_on_finished_not_down(termination, told, seen, now, policy))
     was_finished = termination.job_state is not None and termination.job_state.finished
-    if was_finished and termination.evidence >= evidence.JOB_FINISHED:
-        told = replace(told, evidence=evidence.ACKNOWLEDGED, call_at=now)
-    elif told.call_at is None and _runs_on(told, seen):
+    revived = was_finished and termination.evidence >= evidence.JOB_FINISHED
+    if revived:
+        told = replace(told, evidence=evidence.ACKNOWLEDGED)
+    left_submitted = termination.job_state is JobState.SUBMITTED and not seen.next_action
+    if told.job_state is JobState.SUBMITTED:
+        told = replace(told, call_at=None)
+    elif revived or left_submitted or (told.call_at is None and _runs_on(told, seen)):
         told = replace(told, call_at=now)
     elif seen.next_action:
         told = replace(told, call_at=None)
@@ -447,8 +451,13 @@ def _on_job_settling(
         revived = replace(told, evidence=evidence.ACKNOWLEDGED, settle_until=None)
         decision = _moved(revived, Event.SEEN_LIVE_AGAIN, now, why="the job runs again")
         at = now + timedelta(seconds=policy.sweep_s)
-        return replace(decision, after=replace(_look(decision.after, Look.SWEEP, at), call_at=now))
+        call_at = None if told.job_state is JobState.SUBMITTED else now
+        after = replace(_look(decision.after, Look.SWEEP, at), call_at=call_at)
+        return replace(decision, after=after)
     doubt = _doubt(termination, seen)
+    if doubt is not None and termination.give_up_at is not None and now >= termination.give_up_at:
+        # Down, in doubt and down again, it would have no end.
+        return _given_up(told, now, why=doubt)
     if doubt is not None:
         unproven = replace(told, evidence=evidence.JOB_FINISHED, settle_until=None)
         decision = _moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=doubt)

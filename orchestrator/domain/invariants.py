@@ -59,8 +59,10 @@ def _check_proof(after: Termination) -> None:
 
 
 def _check_call(before: Termination, at: datetime) -> None:
-    seen = before.job_state not in (None, JobState.SUBMITTED)
-    if not seen or before.in_doubt or before.call_at is None or before.call_at > at:
+    # The state may be one that is not known here.
+    seen = before.job_state is not None or before.instances is not None
+    submitted = before.job_state is JobState.SUBMITTED
+    if not seen or submitted or before.in_doubt or before.call_at is None or before.call_at > at:
         raise InvariantViolated(
             Invariant.CALL,
             f"{before.id} would be called at {at}, its job {before.job_state}, call_at "

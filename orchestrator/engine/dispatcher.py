@@ -13,6 +13,7 @@ from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from orchestrator.domain.quota import Permit
     from orchestrator.domain.terminations import Termination
@@ -41,12 +42,13 @@ class Dispatcher:
         if self._may_have_lost:
             await self._recover()
         ready_s = self._pacer.wait_s() - WRITE_AHEAD_S
+        await partition.tell_condition()
         if ready_s > 0:
             return ready_s
         now = partition.clock.now()
         ready = await partition.store.callable(now, 1)
         if ready:
-            await self._start(ready[0])
+            await self._start(ready[0], now)
             return 0.0
         next_at = await partition.store.next_call_at()
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
@@ -71,10 +73,9 @@ class Dispatcher:
             raise
         self._on_change()
 
-    async def _start(self, termination: Termination) -> None:
+    async def _start(self, termination: Termination, now: datetime) -> None:
         partition = self._partition
         permit = self._pacer.take()
-        now = partition.clock.now()
         attempt = NewAttempt(action=TERMINATE_JOB, target=termination.job_id, sent_at=now)
         written = False
         try:

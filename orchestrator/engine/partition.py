@@ -123,6 +123,10 @@ class Partition:
     async def note(self, error: CloudError | None) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
         self._judge(error)
+        await self.tell_condition()
+
+    async def tell_condition(self) -> None:
+        """Store what others are told of the trouble and the quota, where it has changed."""
         quota = self.pacers[TERMINATE_JOB].quota
         allowed_per_s = quota.allowed if quota.allowed < quota.rate_per_s else None
         condition = (self.trouble, allowed_per_s)

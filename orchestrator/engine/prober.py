@@ -62,6 +62,8 @@ class Prober:
         self._under_way: set[str] = set()
         self._turns = [*PLANNED, LONG_UNCOUNTED]
         """They take turns: many of one kind do not hold up another."""
+        self._looked_at: dict[str, float] = {}
+        """When a look at a termination's job was last started, of those of late."""
         self._count_all_at = 0.0
         self._resume_at = 0.0
 
@@ -79,7 +81,7 @@ class Prober:
             if self._by_job.wait_s() > 0:
                 blocked_s.append(self._by_job.wait_s())
             else:
-                rows_of[LONG_UNCOUNTED] = await self._long_uncounted(limit)
+                rows_of[LONG_UNCOUNTED] = await self._long_uncounted()
         found = [(kind, rows_of[kind]) for kind in self._turns]
         for kind, row in _by_turns(found):
             if row.id in self._under_way:
@@ -97,21 +99,34 @@ class Prober:
                 self._turns.append(kind)
         self._tell_sweeper(proofs_wait=proofs_wait)
         if blocked_s:
-            return min(blocked_s)
+            return min(*blocked_s, next_s)
         if next_s == math.inf and any(len(rows) == limit for _, rows in found):
             return 0.0
         return min(next_s, await self._count_for_watchers())
 
-    async def _long_uncounted(self, limit: int) -> list[Termination]:
-        partition = self._partition
-        before = partition.clock.now() - timedelta(seconds=COUNT_ALL_EVERY_S)
-        rows = await partition.store.uncounted(before, None, limit)
+    async def _long_uncounted(self) -> list[Termination]:
+        rows = await self._uncounted(None, COUNT_ALL_EVERY_S, LOOKS_PER_STEP)
         if not rows:
-            self._count_all_at = partition.clock.monotonic() + IDLE_MAX_S
+            self._count_all_at = self._partition.clock.monotonic() + IDLE_MAX_S
         return rows
+
+    async def _uncounted(
+        self, operation_ids: Sequence[str] | None, every_s: float, limit: int
+    ) -> list[Termination]:
+        """Jobs not counted for so long, nor looked at: some answers lack the counters."""
+        partition, now = self._partition, self._partition.clock.monotonic()
+        for id_, at in list(self._looked_at.items()):
+            if at <= now - COUNT_ALL_EVERY_S:
+                del self._looked_at[id_]
+        lately = {id_ for id_, at in self._looked_at.items() if at > now - every_s}
+        lately |= self._under_way
+        before = partition.clock.now() - timedelta(seconds=every_s)
+        rows = await partition.store.uncounted(before, operation_ids, limit + len(lately))
+        return [row for row in rows if row.id not in lately][:limit]
 
     def _start(self, row: Termination, pacer: Pacer) -> None:
         self._under_way.add(row.id)
+        self._looked_at[row.id] = self._partition.clock.monotonic()
         self._calls.start(partial(self._look, row, pacer, pacer.take()))
 
     def _tell_sweeper(self, *, proofs_wait: bool) -> None:
@@ -127,12 +142,9 @@ class Prober:
             return math.inf
         if self._by_job.wait_s() > 0:
             return self._by_job.wait_s()
-        before = partition.clock.now() - timedelta(seconds=COUNT_EVERY_S)
-        limit = len(self._under_way) + 1
-        for row in await partition.store.uncounted(before, watched, limit):
-            if row.id not in self._under_way:
-                self._start(row, self._by_job)
-                return 0.0
+        for row in await self._uncounted(watched, COUNT_EVERY_S, 1):
+            self._start(row, self._by_job)
+            return 0.0
         return COUNT_EVERY_S / 4
 
     async def end(self, within_s: float) -> bool:

@@ -120,7 +120,7 @@ async def test_nothing_is_told_to_strangers(guarded: Rest, method: str, path: st
         assert_problem(answer, 401, "unauthorized")
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
 async def test_health_needs_no_token(guarded: Rest, path: str) -> None:
     assert (await guarded.get(path)).status == 200
     assert_problem(await guarded.get(f"{path}?x"), 400, "unknown-parameter")

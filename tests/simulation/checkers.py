@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +60,8 @@ class Checkers:
         self._holders: dict[tuple[str, int], str] = {}
         self._read_calls: Counter[str] = Counter()
         self._looked_at: dict[tuple[str, str], float] = {}
+        self._seen: defaultdict[str, set[str]] = defaultdict(set)
+        """Jobs by region that were read since they were last called."""
 
     def violated(self, what: str, why: str) -> None:
         self.violations.append(f"{self._world.loop.time():.3f} s: {what}: {why}")
@@ -188,9 +190,13 @@ class Checkers:
         self._read_calls[region] = len(cloud.calls)
 
     def forget_calls(self) -> None:
-        """The clouds' logs begin anew."""
+        """Have the clouds' logs begin anew, once they are checked."""
+        for region, cloud in self._world.clouds.items():
+            self._read_looks(region.removesuffix(".cloud"), cloud)
+        self.check_calls()
+        for cloud in self._world.clouds.values():
+            cloud.calls.clear()
         self._read_calls.clear()
-        self._looked_at.clear()
 
     def _shows(self, call: Call) -> bool:
         """Did somebody hear how these jobs are?"""
@@ -218,9 +224,7 @@ class Checkers:
     def at_the_end(self) -> None:
         self._check_acknowledged()
         self._check_operations()
-        for region, cloud in self._world.clouds.items():
-            self._check_quota(region, cloud)
-            self._check_calls(region, cloud)
+        self.check_calls()
         for row in self.rows("SELECT outcome, count(*) AS n FROM attempts GROUP BY outcome"):
             self._world.fired[f"attempt: {row['outcome']}"] += row["n"]
         if self.rows("SELECT 1 FROM attempts WHERE answered_at IS NULL"):
@@ -268,12 +272,18 @@ class Checkers:
             if quota["refused"]:
                 self.violated("quota", f"{region}: {quota}")
 
-    def _check_calls(self, region: str, cloud: Simulator) -> None:
+    def check_calls(self) -> None:
+        """Of all in the clouds' logs since they were last forgotten."""
+        for region, cloud in self._world.clouds.items():
+            self._check_quota(region, cloud)
+            self._check_read(region, cloud)
+
+    def _check_read(self, region: str, cloud: Simulator) -> None:
         """No TerminateJob follows another one on a job without an answered look in between.
 
         One that was heard to be refused by the rate limit did nothing.
         """
-        seen: set[str] = set()
+        seen = self._seen[region]
         for call in cloud.calls:
             if call.action == "TerminateJob":
                 unseen = [job_id for job_id in call.job_ids if job_id not in seen]

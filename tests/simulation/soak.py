@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.network import REGIONS
-from tests.simulation.world import REPLICAS, make_template, settings, simulate
+from tests.simulation.world import REPLICAS, make_template, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Hour:
     connections: int
     descriptors: int
     objects: int
-    """Without those of the simulated cloud."""
+    """Without the simulated cloud's log."""
     resident_mb: float
     database_mb: float
     live_replicas: int
@@ -93,7 +93,6 @@ class Soak:
         self.measured: list[Hour] = []
 
     async def run(self, world: World) -> None:
-        world.settings = settings(world.settings.database.url, ENGINE, QUOTAS)
         for place in range(REPLICAS):
             world.start(place)
         await asyncio.sleep(5.0)
@@ -109,7 +108,9 @@ class Soak:
         for life in world.lives.values():
             life.stop.set()
         tasks = [life.task for life in world.lives.values() if life.task is not None]
-        await asyncio.wait(tasks, timeout=15.0)
+        _, late = await asyncio.wait(tasks, timeout=15.0)
+        if late:
+            world.checkers.violated("stop", f"{len(late)} replicas did not stop")
 
     async def _submit(self, world: World, group: dict[str, object]) -> None:
         jobs = world.clouds[f"{REGION}.cloud"].add_groups([group | {"region": REGION}])
@@ -142,14 +143,14 @@ class Soak:
         return sum(hour.ended for hour in self.measured)
 
     def _forget(self, world: World) -> None:
-        """What only a simulation keeps: the cloud's log, and its jobs that are over."""
-        for cloud in world.clouds.values():
-            cloud.calls.clear()
-            over = [key for key, job in cloud._jobs.items() if not job.live(cloud.now())]
-            for key in over[:-COMING]:
-                del cloud._jobs[key]
-        world.client.acknowledged.clear()
+        """What only a simulation keeps: the cloud's log, and its jobs that are over for us."""
         world.checkers.forget_calls()
+        world.client.acknowledged.clear()
+        jobs = world.clouds[f"{REGION}.cloud"]._jobs
+        for row in world.checkers.rows(
+            "SELECT job_id FROM terminations WHERE finished_at IS NOT NULL"
+        ):
+            jobs.pop(row["job_id"], None)
 
 
 def _resident_mb() -> float:
@@ -159,7 +160,7 @@ def _resident_mb() -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.soak")
-    parser.add_argument("--hours", type=int, default=24)
+    parser.add_argument("--hours", type=int, default=24, help="three at least")
     parser.add_argument("--jobs", type=int, default=10_000)
     given = parser.parse_args()
     soak = Soak(given.hours, given.jobs)
@@ -173,6 +174,8 @@ def main() -> int:
             folder / "run",
             max_turns=10**12,
             impatient=False,
+            engine=ENGINE,
+            quotas=QUOTAS,
             run=soak.run,
         )
     found = [*result.violations, *not_level(soak.measured, jobs=given.jobs)]

@@ -60,7 +60,15 @@ def test_a_short_one_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(soak, "HOUR_S", 240.0)
     made = Soak(2, jobs=20)
     make_template(tmp_path / "template.db")
-    result = simulate(1, tmp_path / "template.db", tmp_path / "run", impatient=False, run=made.run)
+    result = simulate(
+        1,
+        tmp_path / "template.db",
+        tmp_path / "run",
+        impatient=False,
+        engine=soak.ENGINE,
+        quotas=soak.QUOTAS,
+        run=made.run,
+    )
     assert result.violations == []
     assert [hour.number for hour in made.measured] == [1, 2]
     for hour in made.measured:

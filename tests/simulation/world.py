@@ -37,7 +37,7 @@ from tests.simulation.network import REGIONS, Network, Weather, Wire
 from tests.simulation.troubles import Troubles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
     from orchestrator.domain.leases import Fence
@@ -61,9 +61,7 @@ HASTY: Final[dict[str, Any]] = {
 }
 
 
-def settings(
-    database_url: str, engine: dict[str, Any], quotas: dict[str, int] = QUOTAS
-) -> Settings:
+def settings(database_url: str, engine: Mapping[str, Any], quotas: Mapping[str, int]) -> Settings:
     return Settings.model_validate(
         {
             "database": {"url": database_url},
@@ -102,18 +100,26 @@ class Running:
 class World:
     """Everything that outlives a replica."""
 
-    def __init__(self, seed: int, loop: SimulatedLoop, sqlite: InlineSqlite, folder: Path) -> None:
+    def __init__(
+        self,
+        seed: int,
+        loop: SimulatedLoop,
+        sqlite: InlineSqlite,
+        folder: Path,
+        engine: Mapping[str, Any],
+        quotas: Mapping[str, int],
+    ) -> None:
         self.seed = seed
         self.loop = loop
         self.sqlite = sqlite
         self.random = Random(f"world {seed}")
         self.fired: Counter[str] = Counter()
         self.path = folder / "orchestrator.db"
-        self.settings = settings(f"sqlite+aiosqlite:///{self.path}", HASTY)
+        self.settings = settings(f"sqlite+aiosqlite:///{self.path}", engine, quotas)
         self.clouds = {
             f"{region}.cloud": Simulator(
                 secret_keys={SECRET_ID: SECRET_KEY},
-                limits_per_s=QUOTAS,
+                limits_per_s=quotas,
                 regions=REGIONS,
                 seed=number * 10**9 + seed,
                 now=lambda: START.timestamp() + loop.time(),
@@ -225,7 +231,7 @@ class World:
     def _all_is_well(self) -> None:
         """No fault any more, and every place has its replica."""
         self.network.weather = Weather()
-        self._database_is_away, self._commits_fail = False, None
+        self.database_is_away, self.commits_fail = False, None
         for cloud in self.clouds.values():
             cloud.faults.replace({}, now=cloud.now())
         for place, life in sorted(self.lives.items()):
@@ -319,6 +325,8 @@ def simulate(
     story_turns: int | None = 50,
     max_turns: int = 2_000_000,
     impatient: bool = True,
+    engine: Mapping[str, Any] = HASTY,
+    quotas: Mapping[str, int] = QUOTAS,
     run: Callable[[World], Coroutine[Any, Any, None]] = World.run,
 ) -> Result:
     """Run one seed on a copy of the ``template`` database."""
@@ -326,7 +334,7 @@ def simulate(
     shutil.copyfile(template, folder / "orchestrator.db")
     loop = SimulatedLoop(Random(f"order {seed}"), max_turns=max_turns, story_turns=story_turns)
     with InlineSqlite(loop) as sqlite, loop:
-        world = World(seed, loop, sqlite, folder)
+        world = World(seed, loop, sqlite, folder, engine, quotas)
 
         async def commit(connection: aiosqlite.Connection) -> None:
             await world.commit(connection)

@@ -331,7 +331,12 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(300), read(RUNNING, LIVE), True),
         (drained_for(299), read(RUNNING, LIVE), False),
         (drained_for(600), read(RUNNING, LIVE), True),
-        (drained_for(300), read(SUBMITTED, LIVE), True),
+        (drained_for(300), read(SUBMITTED, LIVE), False),
+        (drained_for(300, call_at=later(-9)), read(SUBMITTED, LIVE), False),
+        (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE), True),
+        (drained_for(0, job_state=SUBMITTED), swept(RUNNING), True),
+        (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE, next_action="X"), False),
+        (drained_for(0, job_state=FAILED, evidence=2), swept(SUBMITTED), False),
         (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
         (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
         (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),
@@ -346,10 +351,29 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
 def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_and_longer(
     before: Termination, seen: JobSeen, again: bool
 ) -> None:
-    """Revived before it was seen down: what the cloud shows must contradict the call."""
+    """Revived before it was seen down: what the cloud shows must contradict the call.
+
+    Not from SUBMITTED, where a call is forbidden, but as soon as it has left that.
+    """
     decision = decide(before, seen, NOW, POLICY)
     assert decision.event is None
     assert (decision.after.call_at is not None) is again
+
+
+def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:
+    revived = decide(settling(), swept(SUBMITTED), NOW, POLICY)
+    assert (revived.event, revived.after.call_at) == (Event.SEEN_LIVE_AGAIN, None)
+    left = decide(revived.after, swept(RUNNING), later(2), POLICY)
+    assert left.after.call_at == later(2)
+
+
+def test_counters_that_come_and_go_end_at_the_deadline() -> None:
+    flapping = replace(settling(), give_up_at=later(60))
+    doubted = decide(flapping, read(FAILED, LIVE, at=later(59)), later(59), POLICY)
+    assert doubted.event is Event.SEEN_LIVE_AGAIN
+    over = decide(flapping, read(FAILED, LIVE, at=later(60)), later(60), POLICY)
+    assert (over.event, over.after.state) == (Event.GAVE_UP, State.UNVERIFIED)
+    assert "4 live of 10" in str(over.why)
 
 
 def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:

@@ -94,6 +94,11 @@ def test_a_call_follows_a_look_that_allowed_it(state: State, lacks: dict[str, An
     assert violated(before, sending, Event.CALL_STARTED) is Invariant.CALL
 
 
+def test_a_job_in_a_state_that_is_not_known_here_may_be_called_once_it_is_counted() -> None:
+    before = termination(call_at=NOW, instances=LIVE)
+    assert violated(before, {"state": State.SENDING}, Event.CALL_STARTED) is None
+
+
 def test_what_is_decided_on_looks_and_calls_passes() -> None:
     queued = termination()
     looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)

@@ -196,9 +196,8 @@ async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database:
     assert allowed_per_s < configured_per_s
     while world.partition.pacers["TerminateJob"].quota.allowed < configured_per_s:
         world.clock.advance(CALM_S)
+        assert (await world.record(other)).allowed_per_s is not None
         await world.dispatcher.step()
-    await world.ended(world.dispatcher)
-    await world.sweeper.step()
     assert (await world.record(other)).allowed_per_s is None
 
 

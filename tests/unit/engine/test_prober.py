@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
+from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.loop import IDLE_MAX_S
@@ -434,6 +435,42 @@ async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Datab
     world.watched.note("op_1")
     assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
     assert world.arrivals_s("DescribeJob") == [1.0, 1.0]
+
+
+async def test_jobs_without_counters_keep_no_other_from_being_counted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay the ones that were never counted."""
+    world = World(database)
+    *uncountable, countable = job_ids(5)
+    asked = {"acknowledged_at": world.clock.later(-300), "look_at": world.clock.later(9000)}
+    await draining(world, *uncountable, countable, **asked)
+    await world.know(countable, **COUNTED, instances_observed_at=world.clock.later(-100))
+    read = world.partition.cloud.describe_job
+
+    async def without_counters(*, region: str, job_id: str) -> JobSeen:
+        seen = await read(region=region, job_id=job_id)
+        return seen if job_id == countable else replace(seen, instances=None)
+
+    monkeypatch.setattr(world.partition.cloud, "describe_job", without_counters)
+    for _ in range(4):
+        await world.probe()
+        world.clock.advance(1)
+    assert sorted(world.called("DescribeJob")) == sorted([*uncountable, countable])
+
+
+async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
+    database: Database,
+) -> None:
+    world = World(database)
+    *others, one = job_ids(4)
+    await to_prove(world, *others)
+    world.clock.advance(1)
+    await world.probe()
+    assert world.called("DescribeJob") == others[:2]
+    await to_prove(world, one, **COUNTED)
+    await world.know(one, look_at=world.clock.later(0.1))
+    assert await world.prober.step() == pytest.approx(0.1)
 
 
 async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
