@@ -279,9 +279,30 @@ _IF_DELETED: Final = {
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Is closed in a moment, also where nothing answers: the driver aborts it then."""
+    """Where nothing answers, is waited for once only."""
+
+    _silent = False
+
+    async def fetchrow(self, *args: Any, **more: Any) -> Any:
+        """The question of the pool's pre-ping, which is asked in a transaction."""
+        try:
+            return await super().fetchrow(*args, **more)
+        except TimeoutError:
+            self._silent = True
+            raise
+
+    async def execute(self, *args: Any, **more: Any) -> Any:
+        """Raise TimeoutError at once where that question has found no answer.
+
+        The pre-ping then rolls back all the same, and the driver would wait as long once more: for
+        the server to have cancelled the question.  All other writes wait behind that.
+        """
+        if self._silent:
+            raise TimeoutError
+        return await super().execute(*args, **more)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Take a moment, no more: the driver aborts it then."""
         with suppress(TimeoutError):
             await super().close(timeout=min(timeout or CLOSING_S, CLOSING_S))
 

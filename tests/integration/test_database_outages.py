@@ -1,4 +1,4 @@
-"""The daemon under load while its PostgreSQL is stopped, or has no connection to give."""
+"""The daemon under load while its PostgreSQL is stopped, or full, or cannot be reached."""
 
 from __future__ import annotations
 
@@ -58,6 +58,9 @@ AGAIN_MAX_S: Final = 15.0
 ON_ITS_WAY_S: Final = 0.5
 """How long a call that has left may take to be logged by the cloud, in one busy process."""
 END_MAX_S: Final = 30.0
+KILLED_FOR_S: Final = 4.0
+KILLED_EVERY_S: Final = 0.05
+BLACK_HOLE_S: Final = 20.0
 CONNECTIONS: Final = 12
 """What the server has; the daemon needs six."""
 
@@ -211,10 +214,7 @@ async def full(place: Place, outage: Outage) -> None:
     """Others take every connection as the daemon's are ended, and keep them for a while."""
     async with AsyncExitStack() as stack:
         administrator = await _somebody(place.server, stack)
-        while await administrator.fetchval(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1",
-            place.database,
-        ):
+        while await _kill(administrator, place.database):
             takers = (_somebody(place.server, stack) for _ in range(CONNECTIONS))
             taken = await asyncio.gather(*takers, return_exceptions=True)
             assert {type(each) for each in taken} <= {
@@ -224,6 +224,49 @@ async def full(place: Place, outage: Outage) -> None:
         outage.begins()
         await asyncio.sleep(3)
         outage.ends()
+
+
+async def killed(place: Place, outage: Outage) -> None:
+    """Somebody ends the daemon's connections again and again, whatever they do just then."""
+    async with AsyncExitStack() as stack:
+        administrator = await _somebody(place.server, stack)
+        until_s, ended = time.monotonic() + KILLED_FOR_S, 0
+        while time.monotonic() < until_s:
+            ended += await _kill(administrator, place.database)
+            await asyncio.sleep(KILLED_EVERY_S)
+        assert ended > CONNECTIONS  # more than it ever has at once: it came back
+        outage.lasts = False
+        outage.begins()
+        outage.ends()
+
+
+async def held(place: Place, outage: Outage) -> None:
+    """Nothing passes; afterwards all that was sent meanwhile arrives, late."""
+    await _black_hole(place, outage)
+    place.proxy.blackhole(False)
+
+
+async def lost(place: Place, outage: Outage) -> None:
+    """Nothing passes; afterwards connections are reset, and what was sent meanwhile is gone."""
+    await _black_hole(place, outage)
+    place.proxy.cut()
+    place.proxy.blackhole(False)
+
+
+async def _black_hole(place: Place, outage: Outage) -> None:
+    place.proxy.blackhole(True)
+    outage.begins()
+    await asyncio.sleep(BLACK_HOLE_S)
+    outage.ends()
+
+
+async def _kill(administrator: Any, database: str) -> int:
+    """End all connections to a database, and tell how many there were."""
+    count: int = await administrator.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1",
+        database,
+    )
+    return count
 
 
 async def _somebody(server: OwnServer, stack: AsyncExitStack) -> Any:
@@ -346,7 +389,16 @@ def called(cloud: Simulator, *, after: float = 0.0) -> int:
     return len({job_id for call in calls for job_id in call.job_ids} & set(MANY))
 
 
-@pytest.mark.parametrize("breaks", [restarted, full])
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        restarted,
+        full,
+        killed,
+        pytest.param(held, marks=pytest.mark.timeout(120)),
+        pytest.param(lost, marks=pytest.mark.timeout(120)),
+    ],
+)
 async def test_an_outage_is_told_and_loses_nothing(
     breaks: Callable[[Place, Outage], Awaitable[None]],
     server: OwnServer,

@@ -1000,6 +1000,33 @@ async def test_with_the_real_limits_a_write_in_a_black_hole_ends_in_time(
     assert max(took) < SOON_S
 
 
+async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once(
+    proxied: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its BEGIN, and before the question: what begins must be rolled back."""
+    proxy, url = proxied
+    monkeypatch.setattr(dialects, "STATEMENT_TIMEOUT_S", 2.0)
+    fetchrow = dialects._Connection.fetchrow
+
+    async def swallowed(*args: Any) -> Any:
+        proxy.blackhole(True)
+        return await fetchrow(*args)
+
+    async with replicas(url, 1) as (database,):
+        await works(database)
+        monkeypatch.setattr(dialects._Connection, "fetchrow", swallowed)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: database.write(note("a")),
+            lambda: noted(database),
+        ]
+        for call in calls:
+            proxy.blackhole(False)
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                await call()
+            assert time.monotonic() - began < 1.5 * dialects.STATEMENT_TIMEOUT_S
+
+
 async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
     proxied: tuple[TcpProxy, str], caplog: pytest.LogCaptureFixture
 ) -> None:
