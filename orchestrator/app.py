@@ -24,9 +24,9 @@ from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
 from orchestrator.engine.clock import SharedClock
-from orchestrator.engine.leases import Leases
+from orchestrator.engine.leases import Leases, running
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.running import PartitionLoops, running
+from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.submission import AccountOffer, Submission

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from orchestrator.engine.lease import Lease
 from orchestrator.engine.loop import run_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection
     from random import Random
 
     from orchestrator.domain.leases import LeasePolicy, Standing
@@ -178,3 +178,14 @@ class Leases:
         if self.driven.get(fence.partition) is driven:
             del self.driven[fence.partition]
         self.wake.set()
+
+
+@asynccontextmanager
+async def running(leases: Leases, random: Random) -> AsyncIterator[None]:
+    """Drive partitions; what dies of it takes the block with it."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leases.run(random), name=leases.name)
+        try:
+            yield
+        finally:
+            leases.stop()

@@ -1,10 +1,9 @@
-"""Runs the loops of partitions until they are told to stop."""
+"""Runs the loops of a partition until they are told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,6 @@ from orchestrator.engine.prober import Prober
 from orchestrator.engine.sweeper import Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from random import Random
-
-    from orchestrator.engine.leases import Leases
     from orchestrator.engine.partition import Partition
 
 DRAIN_S = 3.0
@@ -76,14 +71,3 @@ class PartitionLoops:
             ended = await asyncio.gather(self.dispatcher.end(left_s), self.prober.end(left_s))
             if late or not all(ended):
                 log.warning("calls of %s were cut off; their jobs are read first", partition.name)
-
-
-@asynccontextmanager
-async def running(leases: Leases, random: Random) -> AsyncIterator[None]:
-    """Drive partitions; what dies of it takes the block with it."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(leases.run(random), name=leases.name)
-        try:
-            yield
-        finally:
-            leases.stop()

@@ -22,7 +22,7 @@ from orchestrator import app
 from orchestrator.domain import decide
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.engine import partition, prober, sweeper
-from orchestrator.engine.running import running
+from orchestrator.engine.leases import running
 from orchestrator.settings import Settings
 from orchestrator.simulator.server import Simulator
 from orchestrator.store.database import Database

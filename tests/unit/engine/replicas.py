@@ -17,10 +17,10 @@ from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.engine.clock import SharedClock
-from orchestrator.engine.leases import Leases
+from orchestrator.engine.leases import Leases, running
 from orchestrator.engine.loop import IDLE_MAX_S
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.running import PartitionLoops, running
+from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases

@@ -15,9 +15,10 @@ from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.leases import Fence
 from orchestrator.engine import leases as engine_leases
 from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.leases import running
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.engine.prober import Prober
-from orchestrator.engine.running import PartitionLoops, running
+from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.sweeper import Sweeper
 from orchestrator.store.leases import StoredLeases
 from tests.unit.engine.replicas import POLICY, Cluster, Gate, IdleLoops, Replica, Row, is_stopped
