@@ -16,7 +16,7 @@ from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, TRANSITIONS
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.terminations import Termination
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import TERMINATE_JOB
-from orchestrator.domain.decide import Policy
+from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from random import Random
 
-    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store

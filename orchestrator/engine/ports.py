@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.attempts import Answer, NewAttempt
-    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.domain.terminations import Kind, Problem, Termination

@@ -13,10 +13,11 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decide import CALL_AGAIN_AFTER_S, decide
+from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, StoreUnavailable
 from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
+from orchestrator.domain.looks import CALL_AGAIN_AFTER_S
 from orchestrator.domain.seen import LookFailed
 from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import IDLE_MAX_S, Background

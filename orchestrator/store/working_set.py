@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.attempts import Answer, NewAttempt
-    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.terminations import Kind, Problem, Termination
     from orchestrator.store.database import Database

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import aiosqlite
 
 from orchestrator import app
-from orchestrator.domain import decide
+from orchestrator.domain import looks
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.engine import partition, prober, sweeper
 from orchestrator.engine.leases import running
@@ -302,7 +302,7 @@ def impatience() -> Iterator[None]:
     """Waits of a minute last a few seconds, so that a run is over sooner."""
     with ExitStack() as stack:
         for module, name in (
-            (decide, "CALL_AGAIN_AFTER_S"),
+            (looks, "CALL_AGAIN_AFTER_S"),
             (prober, "COUNT_ALL_EVERY_S"),
             (partition, "PUT_OFF_S"),
             (sweeper, "SUSPECTED_S"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.decide import Decision, decide
+from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobSeen, JobState
 from orchestrator.domain.leases import Fence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.seen import Seen
     from orchestrator.store.database import Database
 

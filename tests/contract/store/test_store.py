@@ -12,7 +12,8 @@ from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.decide import Decision, decide
+from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import (
     CloudError,
     CloudErrorKind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.decide import Policy
+from orchestrator.domain.decisions import Policy
 from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.polling import PollPolicy

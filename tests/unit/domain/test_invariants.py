@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.decide import Decision, decide
+from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.invariants import Invariant, check
 from orchestrator.domain.jobs import InstanceCounters, JobState

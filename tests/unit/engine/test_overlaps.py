@@ -17,7 +17,7 @@ from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.domain.attempts import Answer
-    from orchestrator.domain.decide import Decision
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.decide import Decision
+from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.quota import CALM_S

@@ -1,0 +1,124 @@
+"""What a decision is, and the steps that decisions of every kind are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain import evidence
+from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.lifecycle import Event, State, next_state
+from orchestrator.domain.terminations import Look, Problem, Termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.polling import PollPolicy
+
+BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
+"""States in which no call is known to have had effect, or not since it ran again."""
+_LATE: Final = Problem(
+    code="Client.DeadlinePassed",
+    message="the job was not seen down by its deadline",
+    advice="look at the job in the console and end there what is live, or submit it again with a "
+    "longer give_up_after_s",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What :func:`decide` may know beside the termination itself.
+
+    ``sweep_s`` is the present interval between sweeps, ``jitter`` one draw from [0, 1).
+    """
+
+    poll: PollPolicy
+    sweep_s: float
+    jitter: float
+    backoff_base_s: float = 1.0
+    backoff_max_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The termination's next value, the event that led there (None: it stays), and why."""
+
+    after: Termination
+    event: Event | None = None
+    why: str | None = None
+
+
+def moved(
+    termination: Termination, event: Event, now: datetime, *, why: str | None = None
+) -> Decision:
+    """The termination after ``event``, with what every change of state brings along."""
+    state = next_state(termination.state, event)
+    after = replace(
+        termination,
+        state=state,
+        revision=termination.revision + 1,
+        call_at=None,
+        in_doubt=False,
+        first_in_line=termination.first_in_line and state in BEFORE_EFFECT,
+    )
+    if state.final:
+        after = replace(after, look_at=None, finished_at=now)
+    elif state is State.SENDING:
+        after = replace(after, look_at=None)
+    if state in (State.HELD, State.SENDING) and after.give_up_at is None:
+        after = replace(after, give_up_at=now + timedelta(seconds=after.give_up_after_s))
+    return Decision(after=after, event=event, why=why)
+
+
+def look_at(termination: Termination, look: Look, at: datetime) -> Termination:
+    """The termination with its next look planned."""
+    return replace(termination, look=look, look_at=at)
+
+
+def look_again(termination: Termination, now: datetime, policy: Policy) -> Termination:
+    """The termination with a look that failed made again, after longer and longer."""
+    failed = replace(termination, failures=termination.failures + 1)
+    return look_at(failed, Look.JOB, now + backoff(failed, policy))
+
+
+def in_doubt(termination: Termination, at: datetime) -> Termination:
+    """The termination after a call whose outcome is not known: the job is read first."""
+    return look_at(replace(termination, in_doubt=True), Look.JOB, at)
+
+
+def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    """The cloud has acknowledged a call, or was seen to act on one."""
+    decision = moved(termination, Event.CALL_ACCEPTED, now)
+    after = replace(
+        look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.sweep_s)),
+        evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
+        acknowledged_at=now,
+        failures=0,
+        problem=None,
+    )
+    return replace(decision, after=after)
+
+
+def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
+    """The deadline has passed; what last went wrong is told with it."""
+    last = termination.problem
+    message = f"{_LATE.message}; last error: {last.code}: {last.message}" if last else _LATE.message
+    late = replace(termination, problem=replace(_LATE, message=message))
+    return moved(late, Event.GAVE_UP, now, why=why)
+
+
+def problem_of(error: CloudError) -> Problem:
+    """What a person is told of an error."""
+    return Problem(code=error.code, message=error.message, advice=error.advice)
+
+
+def backoff(termination: Termination, policy: Policy) -> timedelta:
+    """How long to wait after so many failures in a row."""
+    return timedelta(
+        seconds=backoff_s(
+            termination.failures,
+            base_s=policy.backoff_base_s,
+            max_s=policy.backoff_max_s,
+            jitter=policy.jitter,
+        )
+    )
