@@ -420,7 +420,7 @@ ANY_JSON = strategies.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(body=ANY_JSON.map(lambda document: json.dumps(document).encode()) | strategies.binary())
 async def test_no_body_whatever_is_a_fault_of_the_orchestrator(
     untouched: Rest, body: bytes
@@ -459,7 +459,7 @@ WRONG_PARTS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(legal=LEGAL_BODIES, wrong=strategies.lists(strategies.sampled_from(WRONG_PARTS), max_size=2))
 async def test_a_request_is_accepted_if_and_only_if_all_of_it_is_legal(
     rest: Rest, legal: dict[str, Any], wrong: list[tuple[str, object]]
