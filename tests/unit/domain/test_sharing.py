@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 
 from orchestrator.domain.sharing import share
 
@@ -261,7 +261,6 @@ def apply_in_turn(holders, candidates, chance: Random) -> int:
 
 
 @given(snapshots(), strategies.randoms())
-@settings(deadline=None)
 def test_replicas_that_apply_it_each_in_its_turn_come_to_rest(snapshot, chance: Random) -> None:
     holders, candidates = snapshot
     apply_in_turn(holders, candidates, chance)
@@ -270,7 +269,6 @@ def test_replicas_that_apply_it_each_in_its_turn_come_to_rest(snapshot, chance: 
 
 
 @given(snapshots(configured_alike=True), strategies.randoms())
-@settings(deadline=None)
 def test_applied_in_turn_no_more_moves_than_at_once(snapshot, chance: Random) -> None:
     holders, candidates = snapshot
     fewest = fewest_moves(holders, candidates)
