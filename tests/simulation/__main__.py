@@ -41,7 +41,6 @@ MUST_FIRE = (
     ),
     *(f"event: {event}" for event in (*Event, "accepted", "finished") if event not in UNREACHED),
 )
-STORY_TURNS = None
 
 
 def main() -> int:
@@ -58,9 +57,7 @@ def main() -> int:
         template = folder / "template.db"
         make_template(template)
         if given.replay is not None:
-            return tell(
-                simulate(given.replay, template, folder / "replay", story_turns=STORY_TURNS)
-            )
+            return tell(simulate(given.replay, template, folder / "replay", story_turns=None))
         seeds = range(given.first, given.first + given.seeds)
         return many(seeds, template, folder, given.processes, until_found=given.until_found)
 

@@ -27,7 +27,6 @@ class Acknowledged:
     operation_id: str
     jobs: tuple[str, ...]
     region: str
-    at_s: float
 
 
 class Client:
@@ -117,7 +116,6 @@ class Client:
                                 created.operation_id,
                                 tuple(dict.fromkeys(jobs)),
                                 region,
-                                self._loop.time(),
                             )
                         )
                         return
