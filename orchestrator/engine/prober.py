@@ -74,7 +74,9 @@ class Prober:
         if paused_s > 0:
             return paused_s
         now = self._partition.clock.now()
-        limit = len(self._under_way) + LOOKS_PER_STEP
+        # What ends while the rows are read is in them as it was before.
+        under_way = set(self._under_way)
+        limit = len(under_way) + LOOKS_PER_STEP
         rows_of = await self._partition.store.planned(limit, *PLANNED)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[LONG_UNCOUNTED] = []
@@ -85,7 +87,7 @@ class Prober:
                 rows_of[LONG_UNCOUNTED] = await self._long_uncounted()
         found = [(kind, rows_of[kind]) for kind in self._turns]
         for kind, row in _by_turns(found):
-            if row.id in self._under_way:
+            if row.id in under_way or row.id in self._under_way:
                 continue
             due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.look_at, now)
             pacer = min(self._pacers_for(row), key=lambda pacer: pacer.wait_s())

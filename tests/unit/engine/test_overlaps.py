@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.attempts import Answer
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.leases import Fence
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.terminations import Kind, Termination
     from orchestrator.store.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
@@ -43,6 +43,22 @@ class Gated(WorkingSet):
         elif self.full:
             raise StoreUnavailable("full")
         await super().finish_attempt(before, decision, answer)
+
+
+class Late(WorkingSet):
+    """A store whose reads of what is planned are taken to their reader when ``taken`` is set."""
+
+    def __init__(self, database: Database, fence: Fence) -> None:
+        super().__init__(database, fence)
+        self.read = asyncio.Event()
+        self.taken = asyncio.Event()
+        self.taken.set()
+
+    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
+        found = await super().planned(limit, *kinds)
+        self.read.set()
+        await self.taken.wait()
+        return found
 
 
 async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
@@ -130,6 +146,29 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     held.set()
     await world.ended(world.prober)
     assert await world.termination(JOB) == swept
+
+
+async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, store=Late)
+    store = world.partition.store
+    assert isinstance(store, Late)
+    world.cloud_runs(JOB)
+    await world.submit(JOB, look_at=world.clock.now(), look=Look.JOB, **DRAINING)
+    held = world.network.hold("DescribeJob")
+    await world.prober.step()
+    await world.network.arrival("DescribeJob")
+    store.read.clear()
+    store.taken.clear()
+    step = asyncio.ensure_future(world.prober.step())
+    await store.read.wait()
+    held.set()
+    await world.ended(world.prober)
+    store.taken.set()
+    await step
+    await world.ended(world.prober)
+    assert world.called("DescribeJob") == [JOB]
 
 
 async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
