@@ -196,6 +196,18 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     ),
 )
 
+FILTER_REFUSED: Final = frozenset(
+    {
+        "InvalidFilter",
+        "InvalidParameter",
+        "InvalidParameterValue",
+        "InvalidParameterValue.InvalidFilter",
+        "UnknownParameter",
+    }
+)
+"""What a filter of an unknown name may be refused with.  None is documented for DescribeTask; these
+are DescribeJobs' codes for its own filters (599/15909), and their family."""
+
 MEANINGS: Final = {
     code: Meaning(kind=kind, advice=advice) for kind, advice, codes in GROUPS for code in codes
 }

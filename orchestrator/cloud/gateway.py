@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.cloud import catalogue, wire
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.cloud.signing import signed_headers
+from orchestrator.cloud.state_filter import StateFilter
 from orchestrator.cloud.wire import Action
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
@@ -53,6 +54,7 @@ class TencentBatch:
         self._clock = clock
         self._transport = transport
         self._may_leave = may_leave
+        self._state_filter = StateFilter()
         self._unknown_codes: set[str] = set()
         self.clock_offset_s: float | None = None
         """The cloud's clock less ours, at the last answer; positive: ours is behind."""
@@ -98,12 +100,35 @@ class TencentBatch:
         limit: int = 1,
         states: Sequence[JobState] = (),
     ) -> TaskPage:
-        """Vendor page: cloud.tencent.com/document/api/599/15905."""
+        """Vendor page: cloud.tencent.com/document/api/599/15905.
+
+        The filter by ``states`` has another name on the international site.  Where the cloud
+        refuses the name, the error's kind is NOT_SENT, and the same call, repeated, goes by the
+        other one; where it has refused both, the error stays what it is.
+        """
+        task = (job_id, task_name)
+        name = self._state_filter.name_for(task)
         body = wire.task_body(
-            job_id, task_name=task_name, offset=offset, limit=limit, states=states
+            job_id,
+            task_name=task_name,
+            offset=offset,
+            limit=limit,
+            states=states,
+            state_filter=name,
         )
-        response, sent_at = await self._call(Action.DESCRIBE_TASK, region, body)
-        return wire.read_task(response, job_id=job_id, task_name=task_name, observed_at=sent_at)
+        try:
+            response, sent_at = await self._call(Action.DESCRIBE_TASK, region, body)
+        except CloudError as error:
+            filter_refused = states and error.code in catalogue.FILTER_REFUSED
+            if filter_refused and self._state_filter.refused(task, name):
+                raise _worth_the_other_name(error) from error
+            raise
+        page = wire.read_task(
+            response, job_id=job_id, task_name=task_name, states=states, observed_at=sent_at
+        )
+        if states:
+            self._state_filter.answered(task, name, obeyed=len(page.instances) == page.rows)
+        return page
 
     async def _call(
         self, action: Action, region: str, body: bytes
@@ -149,6 +174,17 @@ class TencentBatch:
                 error.code,
                 error.request_id,
             )
+
+
+def _worth_the_other_name(error: CloudError) -> CloudError:
+    """The same refusal, as one of a call that was turned away for its form alone."""
+    return CloudError(
+        CloudErrorKind.NOT_SENT,
+        error.code,
+        error.message,
+        request_id=error.request_id,
+        advice="nothing to do: the call is repeated at once, with the filter's other name",
+    )
 
 
 def _clock_skew(error: CloudError, offset_s: float) -> CloudError:

@@ -32,10 +32,6 @@ API_VERSION: Final = "2017-03-12"
 JOBS_PER_CALL: Final = 100
 """JobIds in one DescribeJobs, and its largest page: unasked, it would list only 20 of them."""
 
-STATE_FILTER: Final = "task-instance-state"
-"""As the China site, its SDK and its example have it; the international page says
-``task-instance-type``."""
-
 
 class Action(StrEnum):
     """The calls that are made."""
@@ -66,9 +62,15 @@ def jobs_body(job_ids: Sequence[str]) -> bytes:
 
 
 def task_body(
-    job_id: str, *, task_name: str, offset: int, limit: int, states: Sequence[JobState]
+    job_id: str,
+    *,
+    task_name: str,
+    offset: int,
+    limit: int,
+    states: Sequence[JobState],
+    state_filter: str,
 ) -> bytes:
-    """Body of DescribeTask; no ``states`` asks for instances in any."""
+    """Body of DescribeTask; no ``states`` asks for instances in any, and names no filter."""
     body: dict[str, object] = {
         "JobId": job_id,
         "TaskName": task_name,
@@ -76,7 +78,7 @@ def task_body(
         "Limit": limit,
     }
     if states:
-        body["Filters"] = [{"Name": STATE_FILTER, "Values": list(states)}]
+        body["Filters"] = [{"Name": state_filter, "Values": list(states)}]
     return _body(body)
 
 
@@ -164,11 +166,20 @@ def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[
 
 
 def read_task(
-    response: Mapping[str, object], *, job_id: str, task_name: str, observed_at: datetime
+    response: Mapping[str, object],
+    *,
+    job_id: str,
+    task_name: str,
+    states: Sequence[JobState],
+    observed_at: datetime,
 ) -> TaskPage:
-    """What DescribeTask answers; the rows come in no particular order."""
+    """What DescribeTask answers; the rows come in no particular order.
+
+    With ``states``, rows in any other are left out: the cloud may not have obeyed the filter.
+    """
     pieces.require_same(response, "JobId", job_id)
     pieces.require_same(response, "TaskName", task_name)
+    rows = [_instance(row) for row in pieces.rows(response, "TaskInstanceSet")]
     return TaskPage(
         observed_at=observed_at,
         task=TaskSeen(
@@ -176,7 +187,8 @@ def read_task(
             state=pieces.state(response.get("TaskState")),
             instances=pieces.counters(response.get("TaskInstanceMetrics")),
         ),
-        instances=tuple(_instance(row) for row in pieces.rows(response, "TaskInstanceSet")),
+        instances=tuple(row for row in rows if not states or row.state in states),
+        rows=len(rows),
         instances_total=pieces.count(response.get("TaskInstanceTotalCount")),
     )
 

@@ -76,11 +76,14 @@ class InstanceSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPage:
-    """One page of DescribeTask: the task with its counters, and the rows asked for."""
+    """One page of DescribeTask: the task with its counters, and the instances asked for."""
 
     observed_at: datetime
     task: TaskSeen
     instances: tuple[InstanceSeen, ...]
+    rows: int
+    """Instances on the cloud's page, those in other states than asked for as well: as few as there
+    are in ``instances``, unless the cloud did not obey.  Less than was asked for: the last page."""
     instances_total: int | None
 
 

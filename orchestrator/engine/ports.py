@@ -54,7 +54,10 @@ class Cloud(Protocol):
         limit: int = 1,
         states: Sequence[JobState] = (),
     ) -> TaskPage:
-        """Read one task's counters and up to 1000 of its instances."""
+        """Read one task's counters and up to 1000 of its instances, of those in ``states``.
+
+        A filtered call that fails as NOT_SENT is to be made again at once: it may then succeed.
+        """
 
 
 class Store(Protocol):

@@ -83,8 +83,10 @@ def read_job(**changes: object) -> JobSeen:
     return wire.read_job(JOB | changes, job_id="job-1", observed_at=NOON)
 
 
-def read_task(**changes: object) -> TaskPage:
-    return wire.read_task(TASK | changes, job_id="job-1", task_name="t1", observed_at=NOON)
+def read_task(*states: JobState, **changes: object) -> TaskPage:
+    return wire.read_task(
+        TASK | changes, job_id="job-1", task_name="t1", states=states, observed_at=NOON
+    )
 
 
 def without(document: dict[str, object], key: str) -> dict[str, object]:
@@ -110,7 +112,7 @@ def without(document: dict[str, object], key: str) -> dict[str, object]:
             {"JobIds": ["job-1", "job-2"], "Limit": 100},
         ),
         (
-            wire.task_body("job-1", task_name="t", offset=0, limit=1, states=()),
+            wire.task_body("job-1", task_name="t", offset=0, limit=1, states=(), state_filter="f"),
             models.DescribeTaskRequest,
             {"JobId": "job-1", "TaskName": "t", "Offset": 0, "Limit": 1},
         ),
@@ -121,6 +123,7 @@ def without(document: dict[str, object], key: str) -> dict[str, object]:
                 offset=1000,
                 limit=1000,
                 states=(JobState.STARTING, JobState.RUNNING),
+                state_filter="task-instance-type",
             ),
             models.DescribeTaskRequest,
             {
@@ -129,7 +132,7 @@ def without(document: dict[str, object], key: str) -> dict[str, object]:
                 "Offset": 1000,
                 "Limit": 1000,
                 "Filters": [
-                    {"Name": "task-instance-state", "Values": ["STARTING", "RUNNING"]},
+                    {"Name": "task-instance-type", "Values": ["STARTING", "RUNNING"]},
                 ],
             },
         ),
@@ -358,7 +361,7 @@ def test_task_is_read_with_counters_and_rows() -> None:
 
     assert page.observed_at == NOON
     assert page.task == TaskSeen(name="t1", state=JobState.RUNNING, instances=READ_COUNTERS)
-    assert page.instances_total == 2
+    assert (page.rows, page.instances_total) == (2, 2)
     assert page.instances == (
         InstanceSeen(index=1, state=JobState.FAILED, machine_id=None, reason="killed"),
         InstanceSeen(index=0, state=JobState.STARTING, machine_id="ins-1", reason="waits"),
@@ -369,7 +372,25 @@ def test_task_without_rows_is_read() -> None:
     """A filter that matches nothing."""
     page = read_task(TaskInstanceSet=None, TaskInstanceTotalCount=None)
 
-    assert (page.instances, page.instances_total) == ((), None)
+    assert (page.instances, page.rows, page.instances_total) == ((), 0, None)
+
+
+@pytest.mark.parametrize(
+    ("states", "indexes"),
+    [
+        ((), [1, 0, 7]),
+        ((JobState.STARTING,), [0]),
+        ((JobState.FAILED, JobState.STARTING), [1, 0]),
+        ((JobState.RUNNING,), []),
+    ],
+)
+def test_rows_in_other_states_than_asked_for_are_left_out(states, indexes) -> None:
+    """Those in a state that this version does not know as well; all of them are counted."""
+    rows = [*TASK["TaskInstanceSet"], {"TaskInstanceIndex": 7, "TaskInstanceState": "NEW"}]  # type: ignore[misc]
+    page = read_task(*states, TaskInstanceSet=rows)
+
+    assert [row.index for row in page.instances] == indexes
+    assert page.rows == 3
 
 
 @pytest.mark.parametrize(
