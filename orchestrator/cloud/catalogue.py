@@ -1,8 +1,8 @@
 """What each error code means: one kind and one piece of advice for each, written down once.
 
-Codes of the five actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909 and 15905;
-common codes: cloud.tencent.com/document/api/599/30660.  ``Client.*`` are our own, for calls that
-the cloud did not answer.
+Codes of Batch's actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909, 15910 and
+15905; common codes: cloud.tencent.com/document/api/599/30660.  ``Client.*`` are our own, for calls
+that the cloud did not answer.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.cloud.credentials import CredentialProvider
     from orchestrator.cloud.signing import Credential
     from orchestrator.cloud.transport import HttpAnswer, Transport
-    from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
+    from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.engine.ports import Clock
 
 _LOG: Final = logging.getLogger(__name__)
@@ -89,6 +89,12 @@ class TencentBatch:
         body = wire.jobs_body(job_ids)
         response, sent_at = await self._call(Action.DESCRIBE_JOBS, region, body)
         return wire.read_jobs(response, observed_at=sent_at)
+
+    async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
+        """Vendor page: cloud.tencent.com/document/api/599/15910."""
+        body = wire.job_body(job_id)
+        response, sent_at = await self._call(Action.DESCRIBE_JOB_SUBMIT_INFO, region, body)
+        return wire.read_submitted(response, job_id=job_id, observed_at=sent_at)
 
     async def describe_task(
         self,

@@ -19,8 +19,10 @@ from orchestrator.domain.jobs import (
     InstanceSeen,
     JobSeen,
     JobState,
+    JobSubmitted,
     TaskPage,
     TaskSeen,
+    TaskSubmitted,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 API_VERSION: Final = "2017-03-12"
 JOBS_PER_CALL: Final = 100
 """JobIds in one DescribeJobs, and its largest page: unasked, it would list only 20 of them."""
+INSTANCES_UNLESS_TOLD: Final = 1
+"""TaskInstanceNum of a task that was submitted without one."""
 
 
 class Action(StrEnum):
@@ -40,6 +44,7 @@ class Action(StrEnum):
     TERMINATE_TASK_INSTANCE = "TerminateTaskInstance"
     DESCRIBE_JOB = "DescribeJob"
     DESCRIBE_JOBS = "DescribeJobs"
+    DESCRIBE_JOB_SUBMIT_INFO = "DescribeJobSubmitInfo"
     DESCRIBE_TASK = "DescribeTask"
 
 
@@ -47,7 +52,7 @@ class Action(StrEnum):
 
 
 def job_body(job_id: str) -> bytes:
-    """Body of TerminateJob and of DescribeJob."""
+    """Body of TerminateJob, DescribeJob and DescribeJobSubmitInfo."""
     return _body({"JobId": job_id})
 
 
@@ -165,6 +170,17 @@ def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[
     return {job.job_id: job for job in seen}
 
 
+def read_submitted(
+    response: Mapping[str, object], *, job_id: str, observed_at: datetime
+) -> JobSubmitted:
+    """What DescribeJobSubmitInfo answers about ``job_id``; there is no job without a task."""
+    pieces.require_same(response, "JobId", job_id)
+    tasks = tuple(_task_submitted(row) for row in pieces.rows(response, "Tasks"))
+    if not tasks:
+        raise pieces.bad_answer("Tasks is empty")
+    return JobSubmitted(observed_at=observed_at, job_id=job_id, tasks=tasks)
+
+
 def read_task(
     response: Mapping[str, object],
     *,
@@ -210,6 +226,18 @@ def _vendor_error(response: Mapping[str, object]) -> CloudError:
         pieces.text(told, "Code"),
         pieces.optional_text(told, "Message") or "",
         request_id=pieces.optional_text(response, "RequestId"),
+    )
+
+
+def _task_submitted(row: Mapping[str, object]) -> TaskSubmitted:
+    told = row.get("TaskInstanceNum")
+    instances = INSTANCES_UNLESS_TOLD if told is None else pieces.count(told)
+    if instances is None:
+        raise pieces.bad_answer("TaskInstanceNum is not a count")
+    return TaskSubmitted(
+        name=pieces.text(row, "TaskName"),
+        instances=instances,
+        env_id=pieces.optional_text(row, "EnvId"),
     )
 
 

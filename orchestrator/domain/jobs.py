@@ -88,6 +88,26 @@ class TaskPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSubmitted:
+    """One task as it was submitted."""
+
+    name: str
+    instances: int
+    env_id: str | None = None
+    """The compute environment that it runs on; None: machines of its own, by an inline ComputeEnv,
+    each created for one instance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSubmitted:
+    """What a job was submitted as, which never changes."""
+
+    observed_at: datetime
+    job_id: str
+    tasks: tuple[TaskSubmitted, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSeen:
     """One job as one call showed it; what that call does not carry is None.
 

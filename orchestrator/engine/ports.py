@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.jobs import JobSeen, JobState, TaskPage
+    from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.domain.terminations import Kind, Problem, Termination
 
@@ -43,6 +43,9 @@ class Cloud(Protocol):
 
     async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
         """Read up to 100 jobs, state only; an id that the cloud does not list is missing."""
+
+    async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
+        """Read what one job was submitted as."""
 
     async def describe_task(
         self,

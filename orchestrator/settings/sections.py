@@ -154,6 +154,7 @@ class Quotas(_Section):
     TerminateJob: PositiveInt = 2
     DescribeJob: PositiveInt = 2
     DescribeJobs: PositiveInt = 2
+    DescribeJobSubmitInfo: PositiveInt = 2
     DescribeTask: PositiveInt = 3
 
 

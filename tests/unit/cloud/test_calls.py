@@ -89,6 +89,7 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         lambda _: said(),
         lambda _: said(JobId="job-1", JobState="FAILED", TaskSet=[], TaskInstanceMetrics=ZEROS),
         lambda _: said(JobSet=[{"JobId": "job-2", "JobState": "RUNNING"}], TotalCount=1),
+        lambda _: said(JobId="job-1", Tasks=[{"TaskName": "t", "TaskInstanceNum": 3}]),
         lambda _: said(JobId="job-1", TaskName="t", TaskInstanceSet=[], TaskState="FAILED"),
     )
     async with gateway_to(server) as gateway:
@@ -97,6 +98,7 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         )
         job = await gateway.describe_job(region=REGION, job_id="job-1")
         jobs = await gateway.describe_jobs(region=REGION, job_ids=["job-1", "job-2"])
+        submitted = await gateway.describe_job_submit_info(region=REGION, job_id="job-1")
         page = await gateway.describe_task(
             region=REGION, job_id="job-1", task_name="t", states=[JobState.RUNNING]
         )
@@ -104,15 +106,17 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
     assert request_id == "r-1"
     assert (job.state, job.instances) == (JobState.FAILED, InstanceCounters())
     assert {job_id: seen.state for job_id, seen in jobs.items()} == {"job-2": JobState.RUNNING}
+    assert [(task.name, task.instances) for task in submitted.tasks] == [("t", 3)]
     assert page.task.state is JobState.FAILED
     assert server.actions == [
         "TerminateTaskInstance",
         "DescribeJob",
         "DescribeJobs",
+        "DescribeJobSubmitInfo",
         "DescribeTask",
     ]
     assert json.loads(server.arrived[0][1])["TaskInstanceIndex"] == 7
-    assert json.loads(server.arrived[3][1])["Filters"][0]["Values"] == ["RUNNING"]
+    assert json.loads(server.arrived[4][1])["Filters"][0]["Values"] == ["RUNNING"]
 
 
 async def test_sighting_is_as_old_as_its_call() -> None:

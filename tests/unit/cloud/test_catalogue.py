@@ -20,6 +20,8 @@ CODES_OF_ACTIONS = {
     "DescribeJobs": """InternalError InvalidFilter InvalidParameter.InvalidParameterCombination
         InvalidParameter.JobIdMalformed InvalidParameterValue InvalidParameterValue.InvalidFilter
         InvalidParameterValue.LimitExceeded InvalidZone.MismatchRegion UnknownParameter""",
+    "DescribeJobSubmitInfo": """InternalError InvalidParameter.JobIdMalformed
+        ResourceNotFound.Job""",
     "DescribeTask": "InternalError InvalidParameter.JobIdMalformed ResourceNotFound.Task",
 }
 

@@ -17,8 +17,10 @@ from orchestrator.domain.jobs import (
     InstanceSeen,
     JobSeen,
     JobState,
+    JobSubmitted,
     TaskPage,
     TaskSeen,
+    TaskSubmitted,
 )
 from tests.unit.cloud.support import NOON
 
@@ -78,6 +80,27 @@ TASK: dict[str, object] = {
     "RequestId": "r-1",
 }
 
+SUBMITTED: dict[str, object] = {
+    "JobId": "job-1",
+    "JobName": "render",
+    "JobDescription": "",
+    "Priority": 1,
+    "Tasks": [
+        {
+            "TaskName": "t1",
+            "TaskInstanceNum": 20,
+            "Application": {"Command": "echo", "DeliveryForm": "LOCAL"},
+            "ComputeEnv": {"EnvType": "MANAGED", "EnvData": {"InstanceType": "S1.SMALL1"}},
+            "EnvId": None,
+            "FailedAction": "INTERRUPT",
+        },
+        {"TaskName": "t2", "EnvId": "env-1"},
+    ],
+    "Dependences": [{"StartTask": "t1", "EndTask": "t2"}],
+    "Tags": None,
+    "RequestId": "r-1",
+}
+
 
 def read_job(**changes: object) -> JobSeen:
     return wire.read_job(JOB | changes, job_id="job-1", observed_at=NOON)
@@ -101,6 +124,7 @@ def without(document: dict[str, object], key: str) -> dict[str, object]:
     [
         (wire.job_body("job-1"), models.TerminateJobRequest, {"JobId": "job-1"}),
         (wire.job_body("job-1"), models.DescribeJobRequest, {"JobId": "job-1"}),
+        (wire.job_body("job-1"), models.DescribeJobSubmitInfoRequest, {"JobId": "job-1"}),
         (
             wire.task_instance_body("job-1", task_name="t", index=3),
             models.TerminateTaskInstanceRequest,
@@ -350,6 +374,61 @@ def test_list_of_jobs_that_cannot_be_read_is_not_empty(response) -> None:
     """Else every job of the sweep would look unlisted."""
     with pytest.raises(CloudError):
         wire.read_jobs(response, observed_at=NOON)
+
+
+# --- DescribeJobSubmitInfo -----------------------------------------------------------------------
+
+
+def read_submitted(**changes: object) -> JobSubmitted:
+    return wire.read_submitted(SUBMITTED | changes, job_id="job-1", observed_at=NOON)
+
+
+def test_submitted_job_is_read_with_its_tasks() -> None:
+    """Their numbers of instances, and the compute environment of those that have one."""
+    models.DescribeJobSubmitInfoResponse()._deserialize(SUBMITTED)  # warns of what it does not know
+    assert read_submitted() == JobSubmitted(
+        observed_at=NOON,
+        job_id="job-1",
+        tasks=(
+            TaskSubmitted(name="t1", instances=20, env_id=None),
+            TaskSubmitted(name="t2", instances=1, env_id="env-1"),
+        ),
+    )
+
+
+@pytest.mark.parametrize("number", [{}, {"TaskInstanceNum": None}])
+@pytest.mark.parametrize("env", [{}, {"EnvId": None}, {"EnvId": ""}])
+def test_what_a_task_was_submitted_without_is_the_vendors_default(number, env) -> None:
+    (task,) = read_submitted(Tasks=[{"TaskName": "t"} | number | env]).tasks
+    assert (task.instances, task.env_id) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"JobId": "job-2"},
+        {"JobId": None},
+        {"Tasks": "t1"},
+        {"Tasks": None},
+        {"Tasks": []},
+        {"Tasks": [{"TaskInstanceNum": 3}]},
+        {"Tasks": [{"TaskName": "", "TaskInstanceNum": 3}]},
+        {"Tasks": [{"TaskName": "t", "TaskInstanceNum": "3"}]},
+        {"Tasks": [{"TaskName": "t", "TaskInstanceNum": -1}]},
+        {"Tasks": [{"TaskName": "t1"}, None]},
+    ],
+)
+def test_submitted_job_that_cannot_be_read_is_refused(changes) -> None:
+    """Nothing is counted on a number that was not understood."""
+    with pytest.raises(CloudError) as caught:
+        read_submitted(**changes)
+
+    assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
+
+
+def test_submitted_job_without_tasks_in_it_is_not_read() -> None:
+    with pytest.raises(CloudError):
+        wire.read_submitted(without(SUBMITTED, "Tasks"), job_id="job-1", observed_at=NOON)
 
 
 # --- DescribeTask --------------------------------------------------------------------------------
