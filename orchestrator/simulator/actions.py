@@ -8,6 +8,7 @@ from orchestrator.simulator import views
 from orchestrator.simulator.errors import ApiError
 from orchestrator.simulator.spec import JOB_ID
 from orchestrator.simulator.stretches import STATES
+from orchestrator.simulator.submission import submit_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -101,6 +102,10 @@ def describe_job(region: Region, arguments: Arguments) -> Document:
     return views.job_document(region.job(arguments.job_id), region.now)
 
 
+def describe_job_submit_info(region: Region, arguments: Arguments) -> Document:
+    return submit_info(region.job(arguments.job_id))
+
+
 def describe_jobs(region: Region, arguments: Arguments) -> Document:
     """A page of the jobs named, or of those that pass the filters; unknown ids are left out."""
     if arguments.job_ids and arguments.filters:
@@ -149,6 +154,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "TerminateJob": terminate_job,
     "TerminateTaskInstance": terminate_task_instance,
     "DescribeJob": describe_job,
+    "DescribeJobSubmitInfo": describe_job_submit_info,
     "DescribeJobs": describe_jobs,
     "DescribeTask": describe_task,
 }

@@ -1,7 +1,8 @@
 """The parameters of each action: their names, their types, and which must be there.
 
 From the action pages: cloud.tencent.com/document/api/599/15911 (TerminateJob), 15908
-(TerminateTaskInstance), 15904 (DescribeJob), 15909 (DescribeJobs), 15905 (DescribeTask).
+(TerminateTaskInstance), 15904 (DescribeJob), 15910 (DescribeJobSubmitInfo), 15909 (DescribeJobs),
+15905 (DescribeTask).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Kind]]] = {
         "TaskInstanceIndex": Kind.WHOLE,
     },
     "DescribeJob": {"JobId": Kind.TEXT},
+    "DescribeJobSubmitInfo": {"JobId": Kind.TEXT},
     "DescribeJobs": {
         "JobIds": Kind.TEXTS,
         "Filters": Kind.FILTERS,

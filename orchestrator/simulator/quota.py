@@ -21,6 +21,7 @@ LOWEST_DOCUMENTED: Final[Mapping[str, int]] = {
     "TerminateJob": 2,
     "TerminateTaskInstance": 2,
     "DescribeJob": 2,
+    "DescribeJobSubmitInfo": 2,
     "DescribeJobs": 2,
     "DescribeTask": 3,
 }

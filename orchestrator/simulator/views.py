@@ -39,6 +39,10 @@ def time_text(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
 def job_view(job: Job, now: float) -> dict[str, object]:
     spec = job.spec
     return {
@@ -50,7 +54,7 @@ def job_view(job: Job, now: float) -> dict[str, object]:
         "CreateTime": time_text(job.created_at),
         "EndTime": time_text(job.end_time(now)),
         "TaskMetrics": _task_metrics(job, now),
-        "Tags": _tags(spec.tags),
+        "Tags": tag_list(spec.tags),
     }
 
 
@@ -70,7 +74,7 @@ def job_document(job: Job, now: float) -> dict[str, object]:
         "TaskMetrics": _task_metrics(job, now),
         "TaskInstanceMetrics": _metrics(job.counts(now, 0, spec.instances)),
         "StateReason": "",
-        "Tags": _tags(spec.tags),
+        "Tags": tag_list(spec.tags),
         "NextAction": "TERMINATING" if job.terminating(now) else "",
     }
 
@@ -160,7 +164,3 @@ def _task_metrics(job: Job, now: float) -> dict[str, int]:
 
 def _metrics(counts: Mapping[str, int]) -> dict[str, int]:
     return {COUNTERS[state]: count for state, count in counts.items()}
-
-
-def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in tags.items()]

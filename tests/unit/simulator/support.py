@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from orchestrator.simulator.answers import Delivery, Reply
+from orchestrator.simulator.quota import LOWEST_DOCUMENTED
 from orchestrator.simulator.server import Simulator
 from orchestrator.simulator.spec import JobSpec
 from orchestrator.simulator.wire import Request
@@ -20,9 +21,7 @@ START = 1_800_000_000.0
 SECRET_ID = "AKIDEXAMPLE"
 SECRET_KEY = "example-secret-key"
 HOST = "127.0.0.1:8000"
-UNLIMITED = dict.fromkeys(
-    ("TerminateJob", "TerminateTaskInstance", "DescribeJob", "DescribeJobs", "DescribeTask"), 10_000
-)
+UNLIMITED = dict.fromkeys(LOWEST_DOCUMENTED, 10_000)
 
 
 @dataclass

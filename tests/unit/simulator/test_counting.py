@@ -20,6 +20,7 @@ THROTTLED = "RequestLimitExceeded"
         ("TerminateJob", 2),
         ("TerminateTaskInstance", 2),
         ("DescribeJob", 2),
+        ("DescribeJobSubmitInfo", 2),
         ("DescribeJobs", 2),
         ("DescribeTask", 3),
     ],
