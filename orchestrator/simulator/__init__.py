@@ -9,7 +9,7 @@ From the outside in::
 
     face (aiohttp) > control > server > actions > views > jobs > stretches
                                server > wire, signature, quota, faults
-    scenario > spec
+    scenario > groups > spec
 
 ``server.Simulator.handle`` answers one request synchronously, without a socket; ``face.serve``
 puts HTTP round it.  No task runs in the background: what a job looks like is computed from the

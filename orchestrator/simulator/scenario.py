@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.simulator.errors import ScenarioError
 from orchestrator.simulator.faults import Rule, read_faults
+from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.quota import LOWEST_DOCUMENTED
 from orchestrator.simulator.reading import Reader
-from orchestrator.simulator.spec import JobSpec, read_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from orchestrator.simulator.spec import JobSpec
 
 DEFAULT_REGION: Final = "ap-guangzhou"
 

@@ -12,11 +12,11 @@ from orchestrator.simulator import answers
 from orchestrator.simulator.actions import ACTIONS, Region
 from orchestrator.simulator.errors import ApiError
 from orchestrator.simulator.faults import Faults
+from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.jobs import Job
 from orchestrator.simulator.parameters import check, named_jobs
 from orchestrator.simulator.quota import Quota
 from orchestrator.simulator.signature import verify
-from orchestrator.simulator.spec import JobSpec, read_jobs
 from orchestrator.simulator.wire import Question, Request, parse
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.simulator.answers import Reply
     from orchestrator.simulator.faults import Rule
     from orchestrator.simulator.scenario import Scenario
+    from orchestrator.simulator.spec import JobSpec
 
 VERSION: Final = "2017-03-12"
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from orchestrator.simulator.errors import ScenarioError
+from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.scenario import load_scenario, read_scenario
 from orchestrator.simulator.server import Simulator
-from orchestrator.simulator.spec import JobSpec, read_jobs
 from tests.unit.simulator.support import Clock
+
+if TYPE_CHECKING:
+    from orchestrator.simulator.spec import JobSpec
 
 CONFIG = Path(__file__).parents[3] / "config"
 CREDENTIALS = [{"secret_id": "AKIDEXAMPLE", "secret_key": "example-secret-key"}]
