@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.simulator import views
 from orchestrator.simulator.errors import ApiError
-from orchestrator.simulator.spec import JOB_ID
 from orchestrator.simulator.stretches import STATES
 from orchestrator.simulator.submission import submit_info
 
@@ -15,17 +14,16 @@ if TYPE_CHECKING:
 
     from orchestrator.simulator.jobs import Job
     from orchestrator.simulator.parameters import Arguments, Filter
+    from orchestrator.simulator.region import Region
 
     Document = Mapping[str, object]
-    Action = Callable[["Region", Arguments], Document]
+    Action = Callable[[Region, Arguments], Document]
 
 JOB_IDS_MAX: Final = 100
 JOBS_LIMIT: Final = 20
 JOBS_LIMIT_MAX: Final = 100
 INSTANCES_LIMIT: Final = 100
 INSTANCES_LIMIT_MAX: Final = 1000
-INSTANCE_FILTERS: Final = frozenset({"task-instance-state", "task-instance-type"})
-"""The vendor's two sites name the one filter differently."""
 JOB_FILTERS: Final[Mapping[str, Callable[[Job, float], Iterable[str]]]] = {
     "job-id": lambda job, _: [job.spec.job_id],
     "job-name": lambda job, _: [job.spec.name],
@@ -36,48 +34,6 @@ JOB_FILTERS: Final[Mapping[str, Callable[[Job, float], Iterable[str]]]] = {
 }
 TAG: Final = "tag:"
 """Before the key of a tag, it makes a filter for that tag's value."""
-
-
-class Region:
-    """The jobs that a call can see at ``now``: those of its region that have not vanished."""
-
-    def __init__(self, name: str, jobs: Mapping[str, Job], now: float) -> None:
-        self.now = now
-        self._name = name
-        self._jobs = jobs
-
-    def jobs(self, job_ids: tuple[str, ...]) -> Iterable[Job]:
-        """The jobs of these ids as far as the call can see them; of no ids, all of them."""
-        wanted = dict.fromkeys(job_ids or self._jobs)
-        named = (self._jobs[job_id] for job_id in wanted if job_id in self._jobs)
-        return (job for job in named if self._sees(job))
-
-    def job(self, job_id: str, *, missing: str = "ResourceNotFound.Job") -> Job:
-        """The job of this id; raises ``ApiError`` where the call may not or cannot see it."""
-        self.check_ids([job_id])
-        job = self._jobs.get(job_id)
-        if job is None or not self._sees(job):
-            raise ApiError(missing, "The resource is not found.")
-        return job
-
-    def check_ids(self, job_ids: Iterable[str]) -> None:
-        """Every id must be well formed and none may be forbidden."""
-        for job_id in job_ids:
-            if not JOB_ID.fullmatch(job_id):
-                raise ApiError(
-                    "InvalidParameter.JobIdMalformed", f"The job id `{job_id}` is malformed."
-                )
-            job = self._jobs.get(job_id)
-            if job is not None and job.spec.forbidden:
-                raise ApiError(
-                    "UnauthorizedOperation", f"You are not authorized to operate on {job_id}."
-                )
-
-    def _sees(self, job: Job) -> bool:
-        if job.spec.region != self._name:
-            return False
-        job.advance(self.now)
-        return job.vanished_at(self.now) is None
 
 
 def terminate_job(region: Region, arguments: Arguments) -> Document:
@@ -142,7 +98,7 @@ def describe_task(region: Region, arguments: Arguments) -> Document:
         raise ApiError("InvalidParameterValue", "Limit must not be more than 1000.")
     states = frozenset(STATES)
     for one in arguments.filters:
-        if one.name not in INSTANCE_FILTERS:
+        if one.name not in region.instance_filters:
             raise _bad_filter(one)
         states &= one.values
     return views.task_document(

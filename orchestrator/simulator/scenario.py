@@ -13,6 +13,7 @@ from orchestrator.simulator.faults import Rule, read_faults
 from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.quota import LOWEST_DOCUMENTED
 from orchestrator.simulator.reading import Reader
+from orchestrator.simulator.region import FILTER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ class Scenario:
     regions: tuple[str, ...]
     secret_keys: Mapping[str, str]
     limits_per_s: Mapping[str, int]
+    filter_name: str
+    """What DescribeTask calls its filter: a key of ``region.FILTER_NAMES``."""
     faults: Mapping[str, list[Rule]]
     jobs: tuple[JobSpec, ...]
 
@@ -54,6 +57,7 @@ def read_scenario(document: Mapping[str, object]) -> Scenario:
     regions = reader.texts("regions") or (DEFAULT_REGION,)
     secret_keys = _read_credentials(reader.take("credentials"), problems)
     limits_per_s = _read_quotas(Reader(reader.take("quotas") or {}, "quotas", problems))
+    filter_name = reader.choice("filter_name", FILTER_NAMES, "either")
     faults: dict[str, list[Rule]] = {}
     with _collected(problems):
         faults = read_faults(reader.take("faults") or {})
@@ -64,7 +68,15 @@ def read_scenario(document: Mapping[str, object]) -> Scenario:
     reader.finish()
     if problems:
         raise ScenarioError(problems)
-    return Scenario(seed, regions, secret_keys, limits_per_s, faults, tuple(jobs))
+    return Scenario(
+        seed=seed,
+        regions=regions,
+        secret_keys=secret_keys,
+        limits_per_s=limits_per_s,
+        filter_name=filter_name,
+        faults=faults,
+        jobs=tuple(jobs),
+    )
 
 
 def _read_credentials(tables: object, problems: list[str]) -> dict[str, str]:

@@ -9,13 +9,14 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.simulator import answers
-from orchestrator.simulator.actions import ACTIONS, Region
+from orchestrator.simulator.actions import ACTIONS
 from orchestrator.simulator.errors import ApiError
 from orchestrator.simulator.faults import Faults
 from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.jobs import Job
 from orchestrator.simulator.parameters import check, named_jobs
 from orchestrator.simulator.quota import Quota
+from orchestrator.simulator.region import FILTER_NAMES, Region
 from orchestrator.simulator.signature import verify
 from orchestrator.simulator.wire import Question, Request, parse
 
@@ -50,8 +51,9 @@ class Call:
 class Simulator:
     """A cloud of jobs behind ``handle``.
 
-    ``secret_keys`` maps secret ids to keys, ``limits_per_s`` actions to calls per second.  ``now``
-    gives seconds since the epoch and must not go back; it is read once per call.
+    ``secret_keys`` maps secret ids to keys, ``limits_per_s`` actions to calls per second.
+    ``filter_name`` is a key of ``region.FILTER_NAMES``: what DescribeTask calls its filter.
+    ``now`` gives seconds since the epoch and must not go back; it is read once per call.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Simulator:
         faults: Mapping[str, list[Rule]] | None = None,
         regions: Sequence[str] = ("ap-guangzhou",),
         seed: int = 0,
+        filter_name: str = "either",
         now: Callable[[], float] = time.time,
     ) -> None:
         self.quota = Quota(limits_per_s or {})
@@ -69,6 +72,7 @@ class Simulator:
         self.calls: list[Call] = []
         self._secret_keys = dict(secret_keys)
         self._regions = tuple(regions)
+        self._instance_filters = FILTER_NAMES[filter_name]
         self._now = now
         self._jobs: dict[str, Job] = {}
         self._ids = Random(f"request ids {seed}")  # noqa: S311 - repeatable on purpose
@@ -85,6 +89,7 @@ class Simulator:
             faults=scenario.faults,
             regions=scenario.regions,
             seed=scenario.seed,
+            filter_name=scenario.filter_name,
             now=now,
         )
         simulator.add_jobs(scenario.jobs)
@@ -145,7 +150,12 @@ class Simulator:
         return question
 
     def _act(self, question: Question, call: Call) -> Reply:
-        region = Region(question.region, self._jobs, call.at)
+        region = Region(
+            question.region,
+            jobs=self._jobs,
+            instance_filters=self._instance_filters,
+            now=call.at,
+        )
         try:
             arguments = check(question.action, question.params, textual=question.textual)
             document = ACTIONS[question.action](region, arguments)

@@ -174,6 +174,23 @@ def test_describe_task_takes_both_names_of_its_filter(name):
     assert page["TaskInstanceMetrics"]["RunningCount"] == 7
 
 
+@pytest.mark.parametrize(
+    ("filter_name", "other"),
+    [
+        ("task-instance-state", "task-instance-type"),
+        ("task-instance-type", "task-instance-state"),
+    ],
+)
+def test_a_cloud_can_have_one_name_alone_for_the_filter(filter_name, other):
+    world = cloud(job(), filter_name=filter_name)
+
+    def seen(name: str) -> str:
+        filters = [{"Name": name, "Values": ["RUNNING"]}]
+        return world.code("DescribeTask", JobId=ID, TaskName="task-0", Filters=filters)
+
+    assert (seen(filter_name), seen(other)) == ("OK", "InvalidParameterValue.InvalidFilter")
+
+
 def test_describe_task_shows_100_rows_unless_told_otherwise():
     world = cloud(job(instances=1500))
     assert len(world.call("DescribeTask", JobId=ID, TaskName="task-0")["TaskInstanceSet"]) == 100

@@ -12,7 +12,7 @@ from orchestrator.simulator.errors import ScenarioError
 from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.scenario import load_scenario, read_scenario
 from orchestrator.simulator.server import Simulator
-from tests.unit.simulator.support import Clock
+from tests.unit.simulator.support import Clock, code, tc3_request
 
 if TYPE_CHECKING:
     from orchestrator.simulator.spec import JobSpec
@@ -175,6 +175,30 @@ def test_a_scenario_needs_a_credential():
     with pytest.raises(ScenarioError, match="at least one is needed"):
         read_scenario({})
     assert read_scenario({"credentials": CREDENTIALS}).jobs == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code_of_state"),
+    [
+        ({}, "OK"),
+        ({"filter_name": "task-instance-state"}, "OK"),
+        ({"filter_name": "task-instance-type"}, "InvalidParameterValue.InvalidFilter"),
+    ],
+)
+def test_a_scenario_settles_what_the_filter_of_describe_task_is_called(settings, code_of_state):
+    document = {"credentials": CREDENTIALS, "jobs": [{"ids": ["job-abcd1234"]}], **settings}
+    simulator = Simulator.from_scenario(read_scenario(document), now=Clock())
+    filters = [{"Name": "task-instance-state", "Values": ["RUNNING"]}]
+    params = {"JobId": "job-abcd1234", "TaskName": "task-0", "Filters": filters}
+    assert code(simulator.handle(tc3_request("DescribeTask", params))) == code_of_state
+
+
+def test_a_filter_of_no_cloud_is_named():
+    with pytest.raises(ScenarioError) as caught:
+        read_scenario({"credentials": CREDENTIALS, "filter_name": "state"})
+    assert caught.value.problems == [
+        "scenario.filter_name: must be one of either, task-instance-state, task-instance-type"
+    ]
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path):
