@@ -28,6 +28,7 @@ DRAWN: Final = (
     "revive_after_s",
     "vanish_after_s",
     "failed_early_s",
+    "lying_counters_s",
     "node_restart_s",
 )
 """Fields that may be written as [from, to], beside ``instances`` and ``tasks``."""
@@ -108,6 +109,7 @@ def _read_template(reader: Reader, regions: Sequence[str]) -> JobSpec:
         refuse=reader.text("refuse"),
         forbidden=reader.flag("forbidden"),
         stuck=reader.whole("stuck", 0, minimum=0),
+        immortal=reader.whole("immortal", 0, minimum=0),
     )
 
 

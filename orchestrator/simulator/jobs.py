@@ -19,6 +19,7 @@ from orchestrator.simulator.stretches import (
     Stretch,
     carve,
     drain,
+    mark_last,
 )
 
 if TYPE_CHECKING:
@@ -102,14 +103,14 @@ class Job:
             raise _env_refused()
         self.instance_terminations += 1
         part = next(part for part in self.parts(now, index, index + 1) if part.count)
-        if part.state in FINISHED:
+        if part.state in FINISHED or part.stretch.immortal:
             return
         down_at = now if part.state in WAITING else now + self.spec.instance_drain_s
         planned_at = part.stretch.ended_at(index)
         if planned_at is not None:
             down_at = min(down_at, planned_at)
-        piece = Stretch(index, 1, part.state, Ending("FAILED", down_at))
-        self._stretches = carve(self._stretches, piece)
+        piece = part.stretch.cut(index, index + 1)
+        self._stretches = carve(self._stretches, replace(piece, ending=Ending("FAILED", down_at)))
 
     def parts(self, now: float, first: int, end: int) -> list[Part]:
         """The instances from index ``first`` up to ``end`` as they are now, in index order."""
@@ -123,6 +124,15 @@ class Job:
         for part in self.parts(now, first, end):
             counts[part.state] += part.count
         return counts
+
+    def shown_counts(self, now: float, first: int, end: int) -> dict[str, int]:
+        """The counts as TaskInstanceMetrics has them, which may lie after a TerminateJob."""
+        counts = self.counts(now, first, end)
+        if self.terminated_at is None or now >= self.terminated_at + self.spec.lying_counters_s:
+            return counts
+        succeeded = counts["SUCCEED"]
+        lie = {"SUCCEED": succeeded, "FAILED": sum(counts.values()) - succeeded}
+        return dict.fromkeys(STATES, 0) | lie
 
     def live(self, now: float) -> int:
         """How many instances have not ended."""
@@ -198,7 +208,8 @@ class Job:
                 stretches.append(self._stretch(first, count, other))
                 first += count
             stretches.append(self._stretch(first, end - first, state))
-        return [stretch for stretch in stretches if stretch.count]
+        filled = [stretch for stretch in stretches if stretch.count]
+        return mark_last(filled, self.spec.immortal, lambda last: replace(last, immortal=True))
 
     def _stretch(self, first: int, count: int, state: str) -> Stretch:
         if state in FINISHED:

@@ -43,8 +43,12 @@ class JobSpec:
     """The same for TerminateTaskInstance."""
     stuck: int = 0
     """So many instances stay up after TerminateJob; TerminateTaskInstance brings them down."""
+    immortal: int = 0
+    """So many stay up after both, until TerminateInstances takes their machines."""
     failed_early_s: float = 0.0
     """JobState reads FAILED so long before the last instance is down."""
+    lying_counters_s: float = 0.0
+    """After TerminateJob, for so long, TaskInstanceMetrics counts live instances as FAILED."""
     again: str = "in_use"
     """TerminateJob on a terminating job: ``in_use`` refuses it, ``ok`` accepts it."""
     submitted_s: float | None = None

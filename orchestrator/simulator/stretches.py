@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 STATES: Final = (
     "SUBMITTED",
@@ -57,17 +57,24 @@ class Stretch:
     count: int
     state: str
     ending: Ending | None = None
+    immortal: bool = False
+    """Neither TerminateJob nor TerminateTaskInstance brings them down."""
 
     @property
     def end(self) -> int:
         return self.first + self.count
+
+    @property
+    def live_with_machine(self) -> bool:
+        """Whether they hold machines and nothing has been settled about their ending."""
+        return self.state in OCCUPYING and self.ending is None
 
     def cut(self, first: int, end: int) -> Stretch:
         """The part from index ``first`` up to ``end``, within this stretch."""
         ending = self.ending
         if ending is not None:
             ending = replace(ending, first_at=ending.at(first - self.first))
-        return Stretch(first, end - first, self.state, ending)
+        return replace(self, first=first, count=end - first, ending=ending)
 
     def ended_at(self, index: int) -> float | None:
         return None if self.ending is None else self.ending.at(index - self.first)
@@ -121,20 +128,37 @@ def carve(stretches: Iterable[Stretch], piece: Stretch) -> list[Stretch]:
     return carved
 
 
+def mark_last(
+    stretches: Iterable[Stretch], count: int, mark: Callable[[Stretch], Stretch]
+) -> list[Stretch]:
+    """The same instances, the last ``count`` live ones with a machine changed by ``mark``."""
+    after: list[Stretch] = []
+    for stretch in reversed(list(stretches)):
+        split = stretch.end
+        if stretch.live_with_machine:
+            split = max(stretch.first, stretch.end - count)
+        if split < stretch.end:
+            after.append(mark(stretch.cut(split, stretch.end)))
+            count -= stretch.end - split
+        if stretch.first < split:
+            after.append(stretch.cut(stretch.first, split))
+    return after[::-1]
+
+
 def drain(stretches: Iterable[Stretch], *, now: float, drain_s: float, stuck: int) -> list[Stretch]:
     """Give every instance without an ending its own, as a TerminateJob does.
 
     Waiting instances fail at once.  Those with a machine go down one after the other over
-    ``drain_s``; the last ``stuck`` of them do not.
+    ``drain_s``; the immortal ones do not, nor do the last ``stuck`` of the others.
     """
     before = list(stretches)
-    free = [stretch for stretch in before if stretch.ending is None]
-    going = sum(stretch.count for stretch in free if stretch.state in OCCUPYING) - stuck
+    mortal = [one for one in before if one.live_with_machine and not one.immortal]
+    going = sum(stretch.count for stretch in mortal) - stuck
     step_s = drain_s / max(1, going)
     after: list[Stretch] = []
     rank = 0
     for stretch in before:
-        if stretch.ending is not None:
+        if stretch.ending is not None or stretch.immortal:
             after.append(stretch)
         elif stretch.state in WAITING:
             after.append(replace(stretch, ending=Ending("FAILED", now)))

@@ -72,7 +72,7 @@ def job_document(job: Job, now: float) -> dict[str, object]:
         "TaskSet": [_task_view(job, task, now) for task in range(spec.tasks)],
         "DependenceSet": [],
         "TaskMetrics": _task_metrics(job, now),
-        "TaskInstanceMetrics": _metrics(job.counts(now, 0, spec.instances)),
+        "TaskInstanceMetrics": _metrics(job.shown_counts(now, 0, spec.instances)),
         "StateReason": "",
         "Tags": tag_list(spec.tags),
         "NextAction": "TERMINATING" if job.terminating(now) else "",
@@ -93,7 +93,7 @@ def task_document(
         **_task_view(job, task, now),
         "TaskInstanceTotalCount": sum(part.count for part in rows),
         "TaskInstanceSet": _page(job, task, rows, offset=offset, limit=limit),
-        "TaskInstanceMetrics": _metrics(job.counts(now, *job.task_range(task))),
+        "TaskInstanceMetrics": _metrics(job.shown_counts(now, *job.task_range(task))),
     }
 
 
