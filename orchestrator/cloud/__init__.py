@@ -1,4 +1,4 @@
-"""Tencent Cloud Batch, API 2017-03-12, as the engine's ``Cloud`` port.
+"""Tencent Cloud Batch, and CVM for its machines, as the engine's ``Cloud`` port.
 
 ::
 

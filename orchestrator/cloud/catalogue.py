@@ -1,8 +1,9 @@
 """What each error code means: one kind and one piece of advice for each, written down once.
 
 Codes of Batch's actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909, 15910 and
-15905; common codes: cloud.tencent.com/document/api/599/30660.  ``Client.*`` are our own, for calls
-that the cloud did not answer.
+15905; of CVM's, as far as a call by machine ids can meet them: 213/15728 and 15723; common codes:
+cloud.tencent.com/document/api/599/30660.  ``Client.*`` are our own, for calls that the cloud did
+not answer.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             "InternalError.CallCpmAPI",
             "InternalError.CallCvm",
             "InternalError.CallTagAPI",
+            "InternalError.TradeUnknownError",
+            "InternalServerError",
             "ResourceInsufficient",
             "ResourceUnavailable",
             "ResponseSizeLimitExceeded",
@@ -92,6 +95,27 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
         CloudErrorKind.STATE_CONFLICT,
         "nothing to do: the job is read again; a task or instance is gone, or was never there",
         ("ResourceNotFound.Task", "ResourceNotFound.TaskInstance"),
+    ),
+    (
+        CloudErrorKind.STATE_CONFLICT,
+        "nothing to do: the machines are read again; one of them is in a state that forbids it",
+        (
+            "MutexOperation.TaskRunning",
+            "OperationDenied.InstanceOperationInProgress",
+            "UnsupportedOperation.InstanceStateEnterRescueMode",
+            "UnsupportedOperation.InstanceStateEnterServiceLiveMigrate",
+            "UnsupportedOperation.InstanceStateExitRescueMode",
+            "UnsupportedOperation.InstanceStateExitServiceLiveMigrate",
+            "UnsupportedOperation.InstanceStateFreezing",
+            "UnsupportedOperation.InstanceStateIsolating",
+            "UnsupportedOperation.InstanceStateLaunchFailed",
+            "UnsupportedOperation.InstanceStatePending",
+            "UnsupportedOperation.InstanceStateRebooting",
+            "UnsupportedOperation.InstanceStateStarting",
+            "UnsupportedOperation.InstanceStateStopping",
+            "UnsupportedOperation.InstanceStateTerminated",
+            "UnsupportedOperation.InstanceStateTerminating",
+        ),
     ),
     (
         CloudErrorKind.JOB_NOT_FOUND,
@@ -110,6 +134,53 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
         CloudErrorKind.REFUSED,
         "check the job id: it is not of the form that the cloud gives out (job-...)",
         ("InvalidParameter.JobIdMalformed",),
+    ),
+    (
+        CloudErrorKind.REFUSED,
+        "check the machine ids: one is not of the form that the cloud gives out (ins-...)",
+        ("InvalidInstanceId.Malformed", "InvalidParameterValue.InstanceIdMalformed"),
+    ),
+    (
+        CloudErrorKind.REFUSED,
+        "one of the machines is gone, or is in another region or account: ask for each alone",
+        ("InvalidInstanceId.NotFound", "ResourceNotFound.InvalidInstanceIdNotFound"),
+    ),
+    (
+        CloudErrorKind.REFUSED,
+        "one of the machines is protected: switch its termination protection off first",
+        ("UnsupportedOperation.InstancesProtected",),
+    ),
+    (
+        CloudErrorKind.REFUSED,
+        "the account may not return machines now: see its unpaid orders and its quota of returns",
+        (
+            "InvalidAccount.UnpaidOrder",
+            "LimitExceeded.UserReturnQuota",
+            "UnsupportedOperation.UserLimitOperationExceedQuota",
+        ),
+    ),
+    (
+        CloudErrorKind.REFUSED,
+        (
+            "the cloud does not return one of these machines by a call: see how it is paid, whose"
+            " it is and which product made it, and return it there or by a ticket"
+        ),
+        (
+            "FailedOperation.InvalidInstanceApplicationRole",
+            "FailedOperation.InvalidInstanceApplicationRoleEmr",
+            "FailedOperation.Unreturnable",
+            "InvalidInstance.NotSupported",
+            "InvalidInstanceNotSupportedPrepaidInstance",
+            "InvalidParameterValue.NotSupported",
+            "UnsupportedOperation.InstanceChargeType",
+            "UnsupportedOperation.InstanceMixedPricingModel",
+            "UnsupportedOperation.InstanceStateBanning",
+            "UnsupportedOperation.InvalidInstancesOwner",
+            "UnsupportedOperation.RedHatInstanceTerminateUnsupported",
+            "UnsupportedOperation.RedHatInstanceUnsupported",
+            "UnsupportedOperation.Region",
+            "UnsupportedOperation.SpecialInstanceType",
+        ),
     ),
     (
         CloudErrorKind.REFUSED,
@@ -142,6 +213,7 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             "InvalidParameter.TaskName",
             "InvalidParameter.TaskNameTooLong",
             "InvalidParameterValue",
+            "InvalidParameterValue.InvalidAppIdFormat",
             "InvalidParameterValue.InvalidFilter",
             "InvalidParameterValue.LimitExceeded",
             "InvalidParameterValue.Negative",
@@ -154,13 +226,21 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     ),
     (
         CloudErrorKind.UNAUTHORIZED,
-        "grant the key's user the action on this job (qcs::batch:<region>:uin/<uin>:job/<id>)",
+        (
+            "grant the key's user the action on this job (qcs::batch:<region>:uin/<uin>:job/<id>),"
+            " or on this machine (qcs::cvm:<region>:uin/<uin>:instance/<id>)"
+        ),
         ("AuthFailure.UnauthorizedOperation", "UnauthorizedOperation"),
     ),
     (
         CloudErrorKind.UNAUTHORIZED,
         "the key's user may not use Batch at all: have the root account open the service for it",
         ("UnauthorizedOperation.UserNotAllowedToUseBatch",),
+    ),
+    (
+        CloudErrorKind.UNAUTHORIZED,
+        "the account asks for a second factor, which a key does not have: exempt the key's user",
+        ("UnauthorizedOperation.MFAExpired", "UnauthorizedOperation.MFANotFound"),
     ),
     (
         CloudErrorKind.CLOCK_SKEW,
@@ -182,7 +262,7 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.CREDENTIAL,
         "the temporary key has expired or was revoked; if a new one fails too, check its role",
-        ("AuthFailure.TokenFailure",),
+        ("AuthFailure.TokenFailure", "UnauthorizedOperation.InvalidToken"),
     ),
     (
         CloudErrorKind.CREDENTIAL,

@@ -1,4 +1,4 @@
-"""One account's calls to Tencent Cloud Batch."""
+"""One account's calls to Tencent Cloud Batch, and to CVM for the machines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.cloud import catalogue, wire
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.cloud.signing import signed_headers
 from orchestrator.cloud.state_filter import StateFilter
-from orchestrator.cloud.wire import Action
+from orchestrator.cloud.wire import BATCH, Action
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 if TYPE_CHECKING:
@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from orchestrator.cloud.credentials import CredentialProvider
     from orchestrator.cloud.signing import Credential
     from orchestrator.cloud.transport import HttpAnswer, Transport
+    from orchestrator.cloud.wire import Service
     from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
+    from orchestrator.domain.machines import MachineSeen
     from orchestrator.engine.ports import Clock
 
 _LOG: Final = logging.getLogger(__name__)
 
 _CREDENTIAL_OUTDATED: Final = frozenset(
-    {"AuthFailure.SecretIdNotFound", "AuthFailure.TokenFailure"}
+    {
+        "AuthFailure.SecretIdNotFound",
+        "AuthFailure.TokenFailure",
+        "UnauthorizedOperation.InvalidToken",
+    }
 )
 """Refusals that a newer credential of the same provider can end."""
 
@@ -43,13 +49,16 @@ class TencentBatch:
         credentials: CredentialProvider,
         clock: Clock,
         transport: Transport,
+        cvm_endpoint: str | None = None,
         may_leave: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take an ``endpoint`` as ``host_for`` wants it; the transport is the caller's to close.
+        """Take endpoints as ``host_for`` wants them; the transport is the caller's to close.
 
+        ``cvm_endpoint`` is where machines are asked for; None: nowhere.
         ``may_leave`` is asked at the last moment before a call leaves, and raises if it may not.
         """
         self._endpoint = endpoint
+        self._cvm_endpoint = cvm_endpoint
         self._credentials = credentials
         self._clock = clock
         self._transport = transport
@@ -136,23 +145,64 @@ class TencentBatch:
             self._state_filter.answered(task, name, obeyed=len(page.instances) == page.rows)
         return page
 
+    @property
+    def sees_machines(self) -> bool:
+        return self._cvm_endpoint is not None
+
+    async def describe_machines(
+        self, *, region: str, machine_ids: Sequence[str]
+    ) -> Mapping[str, MachineSeen]:
+        """Vendor page: cloud.tencent.com/document/api/213/15728.
+
+        Whether an id that the cloud does not know is left out, or refuses the call for all, is not
+        documented.  The first is likelier: InvalidInstanceId.NotFound is listed with other actions
+        and not with this one, and the vendor's Terraform provider takes an empty InstanceSet for
+        it.  A malformed id is refused with InvalidInstanceId.Malformed.
+
+        Raises ValueError above 100 ids.  Calls nobody for none: the cloud would list every machine.
+        """
+        _require_at_most_a_call(machine_ids, Action.DESCRIBE_INSTANCES)
+        if not machine_ids:
+            return {}
+        body = wire.machines_body(machine_ids)
+        response, sent_at = await self._call(Action.DESCRIBE_INSTANCES, region, body)
+        return wire.read_machines(response, observed_at=sent_at)
+
+    async def terminate_machines(self, *, region: str, machine_ids: Sequence[str]) -> str:
+        """Vendor page: cloud.tencent.com/document/api/213/15723.
+
+        Destroys machines that are paid by use, and moves prepaid ones to the recycle bin; those of
+        one call must be paid alike.  One that may not be terminated makes the call an error
+        (213/9395); whether the others are then terminated is not documented.
+
+        Raises ValueError for none, and above 100 ids.
+        """
+        _require_at_most_a_call(machine_ids, Action.TERMINATE_INSTANCES)
+        if not machine_ids:
+            raise ValueError("TerminateInstances takes at least one id")
+        body = wire.terminate_machines_body(machine_ids)
+        response, _ = await self._call(Action.TERMINATE_INSTANCES, region, body)
+        return wire.read_request_id(response)
+
     async def _call(
         self, action: Action, region: str, body: bytes
     ) -> tuple[Mapping[str, object], datetime]:
         """The ``Response`` object, and when the call was sent."""
-        host = host_for(self._endpoint, region)
+        endpoint = self._endpoint_of(action.service)
+        host = host_for(endpoint, region)
         credential = await self._credentials.get()
         sent_at = self._clock.now()
         headers = signed_headers(
             credential,
+            service=action.service.name,
             host=host,
             action=action,
-            version=wire.API_VERSION,
+            version=action.service.version,
             region=region,
             body=body,
             at=sent_at,
         )
-        url = endpoint_for(self._endpoint, region).rstrip("/") + "/"
+        url = endpoint_for(endpoint, region).rstrip("/") + "/"
         answer = await self._transport.post(
             url, headers=headers, body=body, may_leave=self._may_leave
         )
@@ -164,6 +214,12 @@ class TencentBatch:
             if error.kind is CloudErrorKind.CLOCK_SKEW and self.clock_offset_s is not None:
                 raise _clock_skew(error, self.clock_offset_s) from error
             raise
+
+    def _endpoint_of(self, service: Service) -> str:
+        endpoint = self._endpoint if service == BATCH else self._cvm_endpoint
+        if endpoint is None:
+            raise ValueError(f"the account has no endpoint of {service.name}")
+        return endpoint
 
     def _measure_clock(self, answer: HttpAnswer) -> None:
         cloud_time = wire.cloud_time(answer.headers)
@@ -180,6 +236,13 @@ class TencentBatch:
                 error.code,
                 error.request_id,
             )
+
+
+def _require_at_most_a_call(machine_ids: Sequence[str], action: Action) -> None:
+    if len(machine_ids) > wire.MACHINES_PER_CALL:
+        raise ValueError(
+            f"{action} takes at most {wire.MACHINES_PER_CALL} ids, not {len(machine_ids)}"
+        )
 
 
 def _worth_the_other_name(error: CloudError) -> CloudError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import catalogue
 from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.machines import MachineState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,11 @@ def state(value: object) -> JobState | None:
     if value in _LEGACY_STATES:
         return _LEGACY_STATES[value]
     return JobState.__members__.get(value)
+
+
+def machine_state(value: object) -> MachineState | None:
+    """None for a state that this version does not know."""
+    return MachineState.__members__.get(value) if isinstance(value, str) else None
 
 
 def rows(response: Mapping[str, object], key: str) -> list[Mapping[str, object]]:

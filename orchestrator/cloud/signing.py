@@ -32,12 +32,12 @@ class Credential:
 
 
 def authorization(
-    credential: Credential, *, host: str, body: bytes, timestamp_s: int, service: str = "batch"
+    credential: Credential, *, service: str, host: str, body: bytes, timestamp_s: int
 ) -> str:
     """The Authorization header of a POST of ``body`` to ``/`` on ``host`` (port included).
 
-    ``timestamp_s`` is Unix time; the scope's date is made from it, so that the two cannot fall on
-    either side of midnight.
+    ``service`` is the vendor's short name of the product.  ``timestamp_s`` is Unix time; the
+    scope's date is made from it, so that the two cannot fall on either side of midnight.
     """
     date = datetime.fromtimestamp(timestamp_s, UTC).date().isoformat()
     scope = f"{date}/{service}/tc3_request"
@@ -66,6 +66,7 @@ def authorization(
 def signed_headers(
     credential: Credential,
     *,
+    service: str,
     host: str,
     action: str,
     version: str,
@@ -73,10 +74,12 @@ def signed_headers(
     body: bytes,
     at: datetime,
 ) -> dict[str, str]:
-    """All headers of one call that is sent ``at`` this aware time."""
+    """All headers of one call to ``service`` that is sent ``at`` this aware time."""
     timestamp_s = int(at.timestamp())
     headers = {
-        "Authorization": authorization(credential, host=host, body=body, timestamp_s=timestamp_s),
+        "Authorization": authorization(
+            credential, service=service, host=host, body=body, timestamp_s=timestamp_s
+        ),
         "Content-Type": CONTENT_TYPE,
         "Host": host,
         "X-TC-Action": action,

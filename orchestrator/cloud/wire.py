@@ -1,6 +1,6 @@
-"""Request bodies and answers of Tencent Cloud Batch 2017-03-12, without I/O.
+"""Request bodies and answers of Tencent Cloud Batch and CVM, both 2017-03-12, without I/O.
 
-Structures: cloud.tencent.com/document/api/599/15912; envelope:
+Structures: cloud.tencent.com/document/api/599/15912 and 213/15753; envelope:
 cloud.tencent.com/document/api/664/51412.  Whatever an answer lacks or garbles is
 OUTCOME_UNKNOWN: an unreadable answer proves nothing.
 """
@@ -8,6 +8,7 @@ OUTCOME_UNKNOWN: an unreadable answer proves nothing.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -24,17 +25,31 @@ from orchestrator.domain.jobs import (
     TaskSeen,
     TaskSubmitted,
 )
+from orchestrator.domain.machines import MachineSeen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.domain.errors import CloudError
 
-API_VERSION: Final = "2017-03-12"
 JOBS_PER_CALL: Final = 100
 """JobIds in one DescribeJobs, and its largest page: unasked, it would list only 20 of them."""
+MACHINES_PER_CALL: Final = 100
+"""InstanceIds in one call of CVM; DescribeInstances has the pages of DescribeJobs."""
 INSTANCES_UNLESS_TOLD: Final = 1
 """TaskInstanceNum of a task that was submitted without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of the vendor's products: its name in the signature, and the version of its API."""
+
+    name: str
+    version: str
+
+
+BATCH: Final = Service("batch", "2017-03-12")
+CVM: Final = Service("cvm", "2017-03-12")
 
 
 class Action(StrEnum):
@@ -46,6 +61,12 @@ class Action(StrEnum):
     DESCRIBE_JOBS = "DescribeJobs"
     DESCRIBE_JOB_SUBMIT_INFO = "DescribeJobSubmitInfo"
     DESCRIBE_TASK = "DescribeTask"
+    DESCRIBE_INSTANCES = "DescribeInstances"
+    TERMINATE_INSTANCES = "TerminateInstances"
+
+    @property
+    def service(self) -> Service:
+        return CVM if self in (Action.DESCRIBE_INSTANCES, Action.TERMINATE_INSTANCES) else BATCH
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -87,6 +108,16 @@ def task_body(
     return _body(body)
 
 
+def machines_body(machine_ids: Sequence[str]) -> bytes:
+    """Body of DescribeInstances, in one page."""
+    return _body({"InstanceIds": list(machine_ids), "Limit": MACHINES_PER_CALL})
+
+
+def terminate_machines_body(machine_ids: Sequence[str]) -> bytes:
+    """Body of TerminateInstances."""
+    return _body({"InstanceIds": list(machine_ids)})
+
+
 def _body(parameters: Mapping[str, object]) -> bytes:
     return json.dumps(parameters, separators=(",", ":")).encode()
 
@@ -122,7 +153,7 @@ def cloud_time(headers: Mapping[str, str]) -> datetime | None:
 
 
 def read_request_id(response: Mapping[str, object]) -> str:
-    """What TerminateJob and TerminateTaskInstance answer."""
+    """What TerminateJob, TerminateTaskInstance and TerminateInstances answer."""
     return pieces.text(response, "RequestId")
 
 
@@ -207,6 +238,29 @@ def read_task(
         rows=len(rows),
         instances_total=pieces.count(response.get("TaskInstanceTotalCount")),
     )
+
+
+def read_machines(
+    response: Mapping[str, object], *, observed_at: datetime
+) -> dict[str, MachineSeen]:
+    """What DescribeInstances answers, by machine id.
+
+    A page that does not hold all that it counts is unreadable: what it lacks would look gone.
+    """
+    rows = pieces.rows(response, "InstanceSet")
+    if (pieces.count(response.get("TotalCount")) or 0) > len(rows):
+        raise pieces.bad_answer("InstanceSet is shorter than TotalCount says")
+    seen = (
+        MachineSeen(
+            observed_at=observed_at,
+            machine_id=pieces.text(row, "InstanceId"),
+            state=pieces.machine_state(row.get("InstanceState")),
+            name=pieces.optional_text(row, "InstanceName"),
+            created_at=pieces.optional_text(row, "CreatedTime"),
+        )
+        for row in rows
+    )
+    return {machine.machine_id: machine for machine in seen}
 
 
 def _response(body: bytes) -> Mapping[str, object] | None:

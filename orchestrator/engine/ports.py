@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.leases import Fence, Standing
+    from orchestrator.domain.machines import MachineSeen
     from orchestrator.domain.terminations import Kind, Problem, Termination
 
 
@@ -28,7 +29,7 @@ class Clock(Protocol):
 
 
 class Cloud(Protocol):
-    """One account's calls to Tencent Cloud Batch; every method raises CloudError."""
+    """One account's calls to Tencent Cloud Batch and CVM; every method raises CloudError."""
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
         """Ask the cloud to terminate a job; asynchronous there.  Returns the RequestId."""
@@ -60,6 +61,24 @@ class Cloud(Protocol):
         """Read one task's counters and up to 1000 of its instances, of those in ``states``.
 
         A filtered call that fails as NOT_SENT is to be made again at once: it may then succeed.
+        """
+
+    @property
+    def sees_machines(self) -> bool:
+        """Whether machines may be asked for; where not, the two calls for them raise ValueError."""
+
+    async def describe_machines(
+        self, *, region: str, machine_ids: Sequence[str]
+    ) -> Mapping[str, MachineSeen]:
+        """Read up to 100 machines; an id that the cloud does not list is missing.
+
+        One id that the cloud does not accept may refuse the call for all.
+        """
+
+    async def terminate_machines(self, *, region: str, machine_ids: Sequence[str]) -> str:
+        """Ask the cloud to destroy up to 100 machines; asynchronous there.  Returns the RequestId.
+
+        Where one of them may not be destroyed it fails, and the others may have been.
         """
 
 

@@ -106,6 +106,7 @@ class Server:
 async def gateway_at(
     endpoint: str,
     *,
+    cvm_endpoint: str | None = None,
     credentials: CredentialProvider | None = None,
     clock: ManualClock | None = None,
     **timeouts: float,
@@ -115,6 +116,7 @@ async def gateway_at(
     try:
         yield TencentBatch(
             endpoint=endpoint,
+            cvm_endpoint=cvm_endpoint,
             credentials=credentials or build_provider("static", KEYS, clock),
             clock=clock,
             transport=transport,
@@ -133,7 +135,9 @@ async def gateway_to(
 ) -> AsyncIterator[TencentBatch]:
     async with (
         served(server.handle) as url,
-        gateway_at(url, credentials=credentials, clock=clock, **timeouts) as gateway,
+        gateway_at(
+            url, cvm_endpoint=url, credentials=credentials, clock=clock, **timeouts
+        ) as gateway,
     ):
         yield gateway
 

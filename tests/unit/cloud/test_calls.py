@@ -14,6 +14,7 @@ from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential, authorization
 from orchestrator.domain.errors import CloudErrorKind as Kind
 from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.machines import MachineState
 from tests.unit.cloud.support import (
     KEYS,
     NOON,
@@ -25,6 +26,7 @@ from tests.unit.cloud.support import (
     gateway_to,
     refused,
     said,
+    served,
 )
 
 ZEROS = dict.fromkeys(
@@ -64,6 +66,7 @@ async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() ->
     assert headers.getall("Content-Type") == ["application/json"]
     assert headers["Authorization"] == authorization(
         Credential(secret_id="AKIDexample", secret_key="secret"),
+        service="batch",
         host=headers["Host"],
         body=body,
         timestamp_s=int(NOON.timestamp()),
@@ -91,6 +94,8 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         lambda _: said(JobSet=[{"JobId": "job-2", "JobState": "RUNNING"}], TotalCount=1),
         lambda _: said(JobId="job-1", Tasks=[{"TaskName": "t", "TaskInstanceNum": 3}]),
         lambda _: said(JobId="job-1", TaskName="t", TaskInstanceSet=[], TaskState="FAILED"),
+        lambda _: said(InstanceSet=[{"InstanceId": "ins-2", "InstanceState": "RUNNING"}]),
+        lambda _: said(),
     )
     async with gateway_to(server) as gateway:
         request_id = await gateway.terminate_task_instance(
@@ -102,21 +107,29 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         page = await gateway.describe_task(
             region=REGION, job_id="job-1", task_name="t", states=[JobState.RUNNING]
         )
+        machines = await gateway.describe_machines(region=REGION, machine_ids=["ins-1", "ins-2"])
+        terminated = await gateway.terminate_machines(region=REGION, machine_ids=["ins-2"])
 
     assert request_id == "r-1"
     assert (job.state, job.instances) == (JobState.FAILED, InstanceCounters())
     assert {job_id: seen.state for job_id, seen in jobs.items()} == {"job-2": JobState.RUNNING}
     assert [(task.name, task.instances) for task in submitted.tasks] == [("t", 3)]
     assert page.task.state is JobState.FAILED
+    assert {id_: seen.state for id_, seen in machines.items()} == {"ins-2": MachineState.RUNNING}
+    assert terminated == "r-1"
     assert server.actions == [
         "TerminateTaskInstance",
         "DescribeJob",
         "DescribeJobs",
         "DescribeJobSubmitInfo",
         "DescribeTask",
+        "DescribeInstances",
+        "TerminateInstances",
     ]
     assert json.loads(server.arrived[0][1])["TaskInstanceIndex"] == 7
     assert json.loads(server.arrived[4][1])["Filters"][0]["Values"] == ["RUNNING"]
+    assert json.loads(server.arrived[5][1]) == {"InstanceIds": ["ins-1", "ins-2"], "Limit": 100}
+    assert json.loads(server.arrived[6][1]) == {"InstanceIds": ["ins-2"]}
 
 
 async def test_sighting_is_as_old_as_its_call() -> None:
@@ -147,6 +160,62 @@ async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call()
     assert json.loads(body) == {"JobIds": ids[:100], "Limit": 100}
 
 
+async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
+    """At their own host, with their own service in the signature's scope; jobs at the other."""
+    of_jobs, of_machines = Server(lambda _: said()), Server(lambda _: said(InstanceSet=[]))
+    async with (
+        served(of_jobs.handle) as jobs_url,
+        served(of_machines.handle) as machines_url,
+        gateway_at(jobs_url, cvm_endpoint=machines_url) as gateway,
+    ):
+        assert gateway.sees_machines
+        await gateway.terminate_job(region=REGION, job_id="job-1")
+        await gateway.describe_machines(region=REGION, machine_ids=["ins-1"])
+
+    for server, service, action in (
+        (of_jobs, "batch", "TerminateJob"),
+        (of_machines, "cvm", "DescribeInstances"),
+    ):
+        [(headers, body)] = server.arrived
+        assert (headers["X-TC-Action"], headers["X-TC-Version"]) == (action, "2017-03-12")
+        assert headers["Authorization"] == authorization(
+            Credential(secret_id="AKIDexample", secret_key="secret"),
+            service=service,
+            host=headers["Host"],
+            body=body,
+            timestamp_s=int(NOON.timestamp()),
+        )
+
+
+async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
+    """With no ids the cloud would list machines that nobody asked for."""
+    server = Server(lambda _: said(InstanceSet=[]))
+    ids = [f"ins-{number}" for number in range(101)]
+    async with gateway_to(server) as gateway:
+        assert await gateway.describe_machines(region=REGION, machine_ids=ids[:100]) == {}
+        assert await gateway.describe_machines(region=REGION, machine_ids=[]) == {}
+        await gateway.terminate_machines(region=REGION, machine_ids=ids[:100])
+        for call in (gateway.describe_machines, gateway.terminate_machines):
+            with pytest.raises(ValueError, match="at most 100"):
+                await call(region=REGION, machine_ids=ids)
+        with pytest.raises(ValueError, match="at least one"):
+            await gateway.terminate_machines(region=REGION, machine_ids=[])
+
+    assert [json.loads(body)["InstanceIds"] for _, body in server.arrived] == [ids[:100]] * 2
+
+
+async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> None:
+    """Least of all at the host of the jobs."""
+    server = Server(lambda _: said())
+    async with served(server.handle) as url, gateway_at(url) as gateway:
+        assert not gateway.sees_machines
+        for call in (gateway.describe_machines, gateway.terminate_machines):
+            with pytest.raises(ValueError, match="no endpoint of cvm"):
+                await call(region=REGION, machine_ids=["ins-1"])
+
+    assert server.arrived == []
+
+
 @pytest.mark.parametrize(
     "region", ["", "AP-guangzhou", "ap-guangzhou\n", "evil.example/", "ap-x@evil", "ap-x:1", "ap"]
 )
@@ -174,7 +243,14 @@ class Keyring:
         return Credential(secret_id=f"AKID{self.loads}", secret_key="secret")
 
 
-@pytest.mark.parametrize("code", ["AuthFailure.TokenFailure", "AuthFailure.SecretIdNotFound"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "AuthFailure.TokenFailure",
+        "AuthFailure.SecretIdNotFound",
+        "UnauthorizedOperation.InvalidToken",
+    ],
+)
 async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> None:
     """Ten calls fail at once, are reported as they are, and lead to one refresh."""
     clock, keyring = ManualClock(), Keyring()

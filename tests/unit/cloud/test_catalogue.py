@@ -25,6 +25,40 @@ CODES_OF_ACTIONS = {
     "DescribeTask": "InternalError InvalidParameter.JobIdMalformed ResourceNotFound.Task",
 }
 
+CODES_OF_CVM = {
+    "DescribeInstances": """InternalServerError InvalidInstanceId.Malformed InvalidParameter
+        InvalidParameterValue InvalidParameterValue.InstanceIdMalformed
+        InvalidParameterValue.InvalidAppIdFormat InvalidParameterValue.LimitExceeded
+        UnauthorizedOperation.InvalidToken UnsupportedOperation""",
+    "TerminateInstances": """FailedOperation.InvalidInstanceApplicationRole
+        FailedOperation.InvalidInstanceApplicationRoleEmr FailedOperation.Unreturnable
+        InternalError.TradeUnknownError InternalServerError InvalidAccount.UnpaidOrder
+        InvalidInstance.NotSupported InvalidInstanceId.Malformed InvalidInstanceId.NotFound
+        InvalidInstanceNotSupportedPrepaidInstance InvalidParameterValue
+        InvalidParameterValue.InstanceIdMalformed InvalidParameterValue.InvalidAppIdFormat
+        InvalidParameterValue.LimitExceeded InvalidParameterValue.NotSupported
+        LimitExceeded.UserReturnQuota MissingParameter MutexOperation.TaskRunning
+        OperationDenied.InstanceOperationInProgress UnauthorizedOperation.InvalidToken
+        UnauthorizedOperation.MFAExpired UnauthorizedOperation.MFANotFound UnsupportedOperation
+        UnsupportedOperation.InstanceChargeType UnsupportedOperation.InstanceMixedPricingModel
+        UnsupportedOperation.InstanceStateBanning UnsupportedOperation.InstanceStateEnterRescueMode
+        UnsupportedOperation.InstanceStateEnterServiceLiveMigrate
+        UnsupportedOperation.InstanceStateExitRescueMode
+        UnsupportedOperation.InstanceStateExitServiceLiveMigrate
+        UnsupportedOperation.InstanceStateFreezing UnsupportedOperation.InstanceStateIsolating
+        UnsupportedOperation.InstanceStateLaunchFailed UnsupportedOperation.InstanceStatePending
+        UnsupportedOperation.InstanceStateRebooting UnsupportedOperation.InstanceStateStarting
+        UnsupportedOperation.InstanceStateStopping UnsupportedOperation.InstanceStateTerminated
+        UnsupportedOperation.InstanceStateTerminating UnsupportedOperation.InstancesProtected
+        UnsupportedOperation.InvalidInstancesOwner
+        UnsupportedOperation.RedHatInstanceTerminateUnsupported
+        UnsupportedOperation.RedHatInstanceUnsupported UnsupportedOperation.Region
+        UnsupportedOperation.SpecialInstanceType
+        UnsupportedOperation.UserLimitOperationExceedQuota""",
+    "other actions": "ResourceNotFound.InvalidInstanceIdNotFound",
+}
+"""By the vendor's SDK for Go; of DescribeInstances those alone that a call by ids can meet."""
+
 COMMON_CODES = [
     "ActionOffline",
     "AuthFailure.InvalidAuthorization",
@@ -77,6 +111,12 @@ def test_codes_of_our_actions_are_the_vendors_and_stand_in_the_catalogue(action)
     assert codes <= catalogue.MEANINGS.keys()
 
 
+@pytest.mark.parametrize("action", CODES_OF_CVM)
+def test_codes_of_calls_for_machines_stand_in_the_catalogue(action) -> None:
+    """By name too: the families of CVM are wider than those of Batch."""
+    assert set(CODES_OF_CVM[action].split()) <= catalogue.MEANINGS.keys()
+
+
 @pytest.mark.parametrize("code", COMMON_CODES)
 def test_common_codes_stand_in_the_catalogue(code) -> None:
     """The codes of the common layer are classified by name too."""
@@ -92,7 +132,8 @@ def test_each_code_is_classified_once() -> None:
 
 def test_nothing_in_the_catalogue_is_made_up() -> None:
     """Each entry is a vendor code, a common code, a family of them, or our own."""
-    documented = VENDOR_CODES | set(COMMON_CODES)
+    of_cvm = {code for codes in CODES_OF_CVM.values() for code in codes.split()}
+    documented = VENDOR_CODES | of_cvm | set(COMMON_CODES)
     families = {code.partition(".")[0] for code in documented}
     own = {code for code in catalogue.MEANINGS if code.startswith("Client.")}
 
@@ -126,6 +167,14 @@ def test_nothing_in_the_catalogue_is_made_up() -> None:
         ("UnsupportedRegion", Kind.REFUSED),
         ("MissingParameter", Kind.REFUSED),
         ("UnknownParameter", Kind.REFUSED),
+        ("InvalidInstanceId.Malformed", Kind.REFUSED),
+        ("InvalidInstanceId.NotFound", Kind.REFUSED),
+        ("InternalServerError", Kind.OUTCOME_UNKNOWN),
+        ("UnauthorizedOperation.InvalidToken", Kind.CREDENTIAL),
+        ("UnauthorizedOperation.MFAExpired", Kind.UNAUTHORIZED),
+        ("UnsupportedOperation.InstanceStateTerminating", Kind.STATE_CONFLICT),
+        ("UnsupportedOperation.InstancesProtected", Kind.REFUSED),
+        ("FailedOperation.Unreturnable", Kind.REFUSED),
         ("Client.ConnectFailed", Kind.NOT_SENT),
         ("Client.Timeout", Kind.OUTCOME_UNKNOWN),
     ],

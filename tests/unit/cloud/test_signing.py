@@ -17,6 +17,7 @@ from tencentcloud.common.profile.client_profile import ClientProfile
 from tencentcloud.common.profile.http_profile import HttpProfile
 
 from orchestrator.cloud.signing import Credential, authorization, signed_headers
+from orchestrator.cloud.wire import Action
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 HOSTS = st.sampled_from(
@@ -24,6 +25,7 @@ HOSTS = st.sampled_from(
         "batch.tencentcloudapi.com",
         "batch.ap-guangzhou.tencentcloudapi.com",
         "batch.intl.tencentcloudapi.com",
+        "cvm.ap-guangzhou.tencentcloudapi.com",
         "127.0.0.1:8080",
     ]
 )
@@ -42,12 +44,16 @@ SHARED_HEADERS = (
 
 
 def headers_of_vendor(
-    credential: Credential, host: str, parameters: dict[str, object], timestamp_s: int
+    credential: Credential,
+    action: Action,
+    host: str,
+    parameters: dict[str, object],
+    timestamp_s: int,
 ) -> tuple[dict[str, str], bytes]:
     """The headers and the body as the SDK builds them at ``timestamp_s``."""
     client = CommonClient(
-        "batch",
-        "2017-03-12",
+        action.service.name,
+        action.service.version,
         vendor_credential.Credential(credential.secret_id, credential.secret_key, credential.token),
         "ap-guangzhou",
         ClientProfile(httpProfile=HttpProfile(endpoint=host), language="en-US"),
@@ -55,25 +61,27 @@ def headers_of_vendor(
     request = RequestInternal(host, "POST", "/", header={})
     stopped = SimpleNamespace(time=lambda: timestamp_s)
     with mock.patch.object(abstract_client, "time", stopped):
-        client._build_req_with_tc3_signature("TerminateJob", parameters, request)
+        client._build_req_with_tc3_signature(action.value, parameters, request)
     return request.header, request.data.encode()
 
 
 @given(
     credential=st.builds(Credential, secret_id=KEYS, secret_key=KEYS, token=st.none() | KEYS),
+    action=st.sampled_from(Action),
     host=HOSTS,
     parameters=PARAMETERS,
     timestamp_s=st.integers(min_value=0, max_value=4102444800),
 )
-def test_headers_are_those_of_the_vendor(credential, host, parameters, timestamp_s) -> None:
+def test_headers_are_those_of_the_vendor(credential, action, host, parameters, timestamp_s) -> None:
     """Every header that both send is the same, the signature included."""
-    theirs, body = headers_of_vendor(credential, host, parameters, timestamp_s)
+    theirs, body = headers_of_vendor(credential, action, host, parameters, timestamp_s)
 
     ours = signed_headers(
         credential,
+        service=action.service.name,
         host=host,
-        action="TerminateJob",
-        version="2017-03-12",
+        action=action,
+        version=action.service.version,
         region="ap-guangzhou",
         body=body,
         at=datetime.fromtimestamp(timestamp_s, UTC),
@@ -90,7 +98,13 @@ def test_scope_date_is_made_from_the_timestamp() -> None:
     before_midnight_s = int(datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC).timestamp())
 
     days = [
-        authorization(credential, host="h", body=b"{}", timestamp_s=before_midnight_s + later_s)
+        authorization(
+            credential,
+            service="batch",
+            host="h",
+            body=b"{}",
+            timestamp_s=before_midnight_s + later_s,
+        )
         for later_s in (0, 1)
     ]
 
@@ -103,8 +117,8 @@ def test_service_is_part_of_the_signature() -> None:
     credential = Credential(secret_id="AKIDexample", secret_key="secret")
 
     made = {
-        authorization(credential, host="h", body=b"{}", timestamp_s=0, service=service)
-        for service in ("batch", "sts")
+        authorization(credential, service=service, host="h", body=b"{}", timestamp_s=0)
+        for service in ("batch", "cvm")
     }
 
     assert len({text.rpartition("=")[2] for text in made}) == 2

@@ -22,6 +22,7 @@ from orchestrator.domain.jobs import (
     TaskSeen,
     TaskSubmitted,
 )
+from orchestrator.domain.machines import MachineSeen, MachineState
 from tests.unit.cloud.support import NOON
 
 COUNTERS: dict[str, object] = {
@@ -485,6 +486,74 @@ def test_task_answer_that_cannot_be_read_is_refused(changes) -> None:
     """Another task's page, or a row without its index."""
     with pytest.raises(CloudError):
         read_task(**changes)
+
+
+# --- DescribeInstances ---------------------------------------------------------------------------
+
+MACHINE: dict[str, object] = {
+    "InstanceId": "ins-1",
+    "InstanceName": "batch-node",
+    "InstanceState": "RUNNING",
+    "InstanceType": "S1.SMALL1",
+    "InstanceChargeType": "POSTPAID_BY_HOUR",
+    "CreatedTime": "2026-03-01T10:00:00Z",
+    "ExpiredTime": None,
+    "PublicIpAddresses": None,
+    "Placement": {"Zone": "ap-guangzhou-3", "ProjectId": 0},
+}
+
+
+def test_machines_are_read_by_id() -> None:
+    """What a row lacks is None; an id that is not listed is missing."""
+    rows = [MACHINE, {"InstanceId": "ins-2", "InstanceName": "", "InstanceState": "NEW"}]
+
+    seen = wire.read_machines({"InstanceSet": rows, "TotalCount": 2}, observed_at=NOON)
+
+    assert seen == {
+        "ins-1": MachineSeen(
+            observed_at=NOON,
+            machine_id="ins-1",
+            state=MachineState.RUNNING,
+            name="batch-node",
+            created_at="2026-03-01T10:00:00Z",
+        ),
+        "ins-2": MachineSeen(observed_at=NOON, machine_id="ins-2"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "state"),
+    [(state.value, state) for state in MachineState]
+    + [("TERMINATED", None), ("running", None), ("", None), (None, None), (4, None)],
+)
+def test_states_of_machines_are_read_and_unknown_ones_tolerated(value, state) -> None:
+    rows = [MACHINE | {"InstanceState": value}]
+    assert wire.read_machines({"InstanceSet": rows}, observed_at=NOON)["ins-1"].state is state
+
+
+@pytest.mark.parametrize("total", [{}, {"TotalCount": None}, {"TotalCount": 0}])
+@pytest.mark.parametrize("rows", [[], None])
+def test_no_machines_are_none(rows, total) -> None:
+    assert wire.read_machines({"InstanceSet": rows} | total, observed_at=NOON) == {}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {},
+        {"InstanceSet": "x"},
+        {"InstanceSet": [{"InstanceState": "RUNNING"}]},
+        {"InstanceSet": [MACHINE, None]},
+        {"InstanceSet": [MACHINE], "TotalCount": 2},
+        {"InstanceSet": None, "TotalCount": 1},
+    ],
+)
+def test_list_of_machines_that_is_not_whole_is_refused(response) -> None:
+    """A machine that it lacks would look gone."""
+    with pytest.raises(CloudError) as caught:
+        wire.read_machines(response, observed_at=NOON)
+
+    assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
 
 
 def test_cloud_time_is_aware() -> None:
