@@ -1,4 +1,6 @@
-"""A stand-in for the Tencent Cloud Batch API, version 2017-03-12, for tests and demonstrations.
+"""A stand-in for Tencent Cloud Batch, and for as much of its CVM as shows the machines behind it.
+
+It is for tests and demonstrations; both APIs have the version 2017-03-12, and one host serves both.
 
 Clients written by others accept it: the vendor's Python and Node SDKs and the ``tccli`` command,
 signing with TC3-HMAC-SHA256 or with HmacSHA1/HmacSHA256.  Nothing here is shared with the client
@@ -7,16 +9,19 @@ mistake in one is seen by the other.  It imports nothing of the rest of ``orches
 
 From the outside in::
 
-    face (aiohttp) > control > server > actions > views > jobs > stretches
-                               server > wire, signature, quota, faults
+    face (aiohttp) > control > server > actions, cvm > views > machines > jobs > stretches
+                               server > wire, signature, quota, faults, truth
     scenario > groups > spec
 
 ``server.Simulator.handle`` answers one request synchronously, without a socket; ``face.serve``
 puts HTTP round it.  No task runs in the background: what a job looks like is computed from the
 clock at each look, and one clock and one seed decide everything.  A job keeps its task instances
-as stretches of equal ones, so that a job of 20,000 costs no more than a job of one.
+as stretches of equal ones, so that a job of 20,000 costs no more than a job of one; what their
+machines read is computed from the stretches too.
 
-Where the vendor's pages are silent the choice is a switch of the job (``spec.JobSpec``): the code
-for a job that is still SUBMITTED, a second TerminateJob, a job that reads FAILED too early.
+Where the vendor's pages are silent or disagree, the choice is a switch of the job
+(``spec.JobSpec``) or of the cloud (``server.Simulator``): the code for a job that is still
+SUBMITTED, a second TerminateJob, a job that reads FAILED too early, a machine that outlives its
+instance, the name of DescribeTask's filter.
 Times are seconds since the epoch, durations are seconds and end in ``_s``.
 """

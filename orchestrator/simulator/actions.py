@@ -1,4 +1,4 @@
-"""What each action does to the jobs, and what it answers."""
+"""What each action of the service Batch does to the jobs, and what it answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.simulator import views
 from orchestrator.simulator.errors import ApiError
+from orchestrator.simulator.paging import check_page
 from orchestrator.simulator.stretches import STATES
 from orchestrator.simulator.submission import submit_info
 
@@ -70,7 +71,7 @@ def describe_jobs(region: Region, arguments: Arguments) -> Document:
             "JobIds and Filters must not be given together.",
         )
     limit = JOBS_LIMIT if arguments.limit is None else arguments.limit
-    _check_page(arguments.offset, limit)
+    check_page(arguments.offset, limit)
     if len(arguments.job_ids) > JOB_IDS_MAX or limit > JOBS_LIMIT_MAX:
         raise ApiError("InvalidParameterValue.LimitExceeded", "At most 100 jobs can be asked for.")
     region.check_ids(arguments.job_ids)
@@ -93,7 +94,7 @@ def describe_task(region: Region, arguments: Arguments) -> Document:
     if task is None:
         raise ApiError("ResourceNotFound.Task", "The task is not found.")
     limit = INSTANCES_LIMIT if arguments.limit is None else arguments.limit
-    _check_page(arguments.offset, limit)
+    check_page(arguments.offset, limit)
     if limit > INSTANCES_LIMIT_MAX:
         raise ApiError("InvalidParameterValue", "Limit must not be more than 1000.")
     states = frozenset(STATES)
@@ -114,11 +115,6 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "DescribeJobs": describe_jobs,
     "DescribeTask": describe_task,
 }
-
-
-def _check_page(offset: int, limit: int) -> None:
-    if offset < 0 or limit < 0:
-        raise ApiError("InvalidParameterValue", "Offset and Limit must not be negative.")
 
 
 def _check_filters(region: Region, filters: Iterable[Filter]) -> None:

@@ -30,8 +30,11 @@ DRAWN: Final = (
     "failed_early_s",
     "lying_counters_s",
     "node_restart_s",
+    "machine_linger_s",
+    "orphan_s",
 )
 """Fields that may be written as [from, to], beside ``instances`` and ``tasks``."""
+OF_OWN_MACHINES: Final = ("machine_linger_s", "machines_stay", "starting_without_machine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ def _read_group(reader: Reader, regions: Sequence[str]) -> Group:
     reader.finish()
     _check_ids(reader, group)
     _check_together(reader, group)
+    _check_machines(reader, group)
     return group
 
 
@@ -109,6 +113,8 @@ def _read_template(reader: Reader, regions: Sequence[str]) -> JobSpec:
         refuse=reader.text("refuse"),
         forbidden=reader.flag("forbidden"),
         stuck=reader.whole("stuck", 0, minimum=0),
+        machines_stay=reader.whole("machines_stay", 0, minimum=0),
+        starting_without_machine=reader.flag("starting_without_machine"),
         immortal=reader.whole("immortal", 0, minimum=0),
     )
 
@@ -144,6 +150,14 @@ def _check_together(reader: Reader, group: Group) -> None:
         reader.complain("fails_after_s", "contradicts succeeds_after_s")
     if template.state in FINISHED and "succeeds_after_s" in ranges:
         reader.complain("succeeds_after_s", "the job has finished already")
+
+
+def _check_machines(reader: Reader, group: Group) -> None:
+    if "orphan_s" in reader and not group.template.starting_without_machine:
+        reader.complain("orphan_s", "needs starting_without_machine")
+    for key in OF_OWN_MACHINES if group.template.env_id is not None else ():
+        if key in reader:
+            reader.complain(key, "contradicts env_id, whose nodes are there before and after")
 
 
 def _job_ids(group: Group, random: Random, taken: set[str]) -> list[str]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 AGE_S: Final = 600.0
 """How long ago a job was created that is no longer SUBMITTED when it is added."""
+TERMINATING_S: Final = 5.0
+"""From TerminateInstances until the machine is gone."""
 TASK_STATE_ORDER: Final = (
     "RUNNING",
     "STARTING",
@@ -45,8 +47,10 @@ TASK_STATE_ORDER: Final = (
 class Job:
     """A job that was added to the simulator at ``added_at``."""
 
-    def __init__(self, spec: JobSpec, *, added_at: float) -> None:
+    def __init__(self, spec: JobSpec, *, added_at: float, first_machine: int) -> None:
         self.spec = spec
+        self.first_machine = first_machine
+        """The number of its first machine; see ``machines``."""
         self.submitted = spec.state == "SUBMITTED"
         self.created_at = added_at if self.submitted else added_at - AGE_S
         self.terminated_at: float | None = None
@@ -59,7 +63,8 @@ class Job:
         self._ended_by_itself = False
         self._reads_failed_at = self._before() if spec.state == "FAILED" else None
         self._live_state = spec.state
-        self._stretches = self._first_stretches()
+        self.runs = [self._first_stretches()]
+        """The instances of each run: the first, and another one once the job was revived."""
 
     def advance(self, now: float) -> None:
         """Let happen what happens by itself up to ``now``."""
@@ -71,9 +76,9 @@ class Job:
         ending = self._own_ending()
         if ending is not None and now >= ending.first_at:
             self._ended_by_itself = True
-            self._stretches = [
+            self.runs[-1] = [
                 stretch if stretch.ending else replace(stretch, ending=ending)
-                for stretch in self._stretches
+                for stretch in self.runs[-1]
             ]
         self._revive_if_due(now)
 
@@ -93,7 +98,7 @@ class Job:
             return
         self.terminations_acted += 1
         self.terminated_at = now
-        self._stretches = drain(self._stretches, now=now, drain_s=spec.drain_s, stuck=spec.stuck)
+        self.runs[-1] = drain(self.runs[-1], now=now, drain_s=spec.drain_s, stuck=spec.stuck)
         if spec.failed_early_s and self._reads_failed_at is None:
             self._reads_failed_at = max(now, self._last_ending_at(now) - spec.failed_early_s)
 
@@ -110,11 +115,20 @@ class Job:
         if planned_at is not None:
             down_at = min(down_at, planned_at)
         piece = part.stretch.cut(index, index + 1)
-        self._stretches = carve(self._stretches, replace(piece, ending=Ending("FAILED", down_at)))
+        self.runs[-1] = carve(self.runs[-1], replace(piece, ending=Ending("FAILED", down_at)))
+
+    def take_machine(self, run: int, index: int, now: float) -> None:
+        """TerminateInstances for the machine of an instance, which fails with it at the latest."""
+        gone_at = now + TERMINATING_S
+        stretch = next(one for one in self.runs[run] if one.first <= index < one.end)
+        piece = stretch.cut(index, index + 1)
+        if piece.ending is None or piece.ending.first_at > gone_at:
+            piece = replace(piece, ending=Ending("FAILED", gone_at))
+        self.runs[run] = carve(self.runs[run], replace(piece, taken_until=gone_at))
 
     def parts(self, now: float, first: int, end: int) -> list[Part]:
         """The instances from index ``first`` up to ``end`` as they are now, in index order."""
-        parts = (part for stretch in self._stretches for part in stretch.parts(now))
+        parts = (part for stretch in self.runs[-1] for part in stretch.parts(now))
         clipped = (part.within(first, end) for part in parts)
         return [part for part in clipped if part.count]
 
@@ -190,7 +204,7 @@ class Job:
         return self._added_at - AGE_S / 2
 
     def _last_ending_at(self, now: float) -> float:
-        endings = (stretch.last_ended_at() for stretch in self._stretches)
+        endings = (stretch.last_ended_at() for stretch in self.runs[-1])
         return max((ended_at for ended_at in endings if ended_at is not None), default=now)
 
     def _first_stretches(self) -> list[Stretch]:
@@ -209,7 +223,8 @@ class Job:
                 first += count
             stretches.append(self._stretch(first, end - first, state))
         filled = [stretch for stretch in stretches if stretch.count]
-        return mark_last(filled, self.spec.immortal, lambda last: replace(last, immortal=True))
+        immortal = mark_last(filled, self.spec.immortal, lambda last: replace(last, immortal=True))
+        return mark_last(immortal, self.spec.machines_stay, lambda last: replace(last, stays=True))
 
     def _stretch(self, first: int, count: int, state: str) -> Stretch:
         if state in FINISHED:
@@ -219,10 +234,10 @@ class Job:
     def _start(self) -> None:
         self.submitted = False
         self._live_state = "RUNNING"
-        ended = [stretch for stretch in self._stretches if stretch.ending]
-        self._stretches = self._mixed("RUNNING", self.spec.mix)
+        ended = [stretch for stretch in self.runs[-1] if stretch.ending]
+        self.runs[-1] = self._mixed("RUNNING", self.spec.mix)
         for stretch in ended:
-            self._stretches = carve(self._stretches, stretch)
+            self.runs[-1] = carve(self.runs[-1], stretch)
 
     def _own_ending(self) -> Ending | None:
         if self._ended_by_itself or self.terminated_at is not None or self.submitted:
@@ -248,7 +263,7 @@ class Job:
         self._ended_by_itself = True
         self._reads_failed_at = None
         self._live_state = "RUNNING"
-        self._stretches = self._mixed("RUNNING", {})
+        self.runs.append(self._mixed("RUNNING", {}))
 
 
 def _env_refused() -> ApiError:

@@ -2,7 +2,8 @@
 
 From the action pages: cloud.tencent.com/document/api/599/15911 (TerminateJob), 15908
 (TerminateTaskInstance), 15904 (DescribeJob), 15910 (DescribeJobSubmitInfo), 15909 (DescribeJobs),
-15905 (DescribeTask).
+15905 (DescribeTask); of CVM cloud.tencent.com/document/api/213/15728 (DescribeInstances) and 15723
+(TerminateInstances).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Kind(Enum):
     TEXT = auto()
     WHOLE = auto()
     TEXTS = auto()
+    FLAG = auto()
+    """Checked, and without effect here."""
     FILTERS = auto()
 
 
@@ -44,6 +47,7 @@ class Arguments:
     task_name: str = ""
     task_instance_index: int = 0
     job_ids: tuple[str, ...] = ()
+    instance_ids: tuple[str, ...] = ()
     filters: tuple[Filter, ...] = ()
     offset: int = 0
     limit: int | None = None
@@ -71,13 +75,24 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Kind]]] = {
         "Offset": Kind.WHOLE,
         "Limit": Kind.WHOLE,
     },
+    "DescribeInstances": {
+        "InstanceIds": Kind.TEXTS,
+        "Filters": Kind.FILTERS,
+        "Offset": Kind.WHOLE,
+        "Limit": Kind.WHOLE,
+    },
+    "TerminateInstances": {
+        "InstanceIds": Kind.TEXTS,
+        "ReleaseAddress": Kind.FLAG,
+        "ReleasePrepaidDataDisks": Kind.FLAG,
+    },
 }
 REQUIRED: Final = frozenset({"JobId", "TaskName", "TaskInstanceIndex"})
 """Wherever an action has one of these, it must be given."""
 
 
 def check(action: str, params: Mapping[str, object], *, textual: bool) -> Arguments:
-    """The arguments of a call; ``textual`` lets numbers be text.  Raises ``ApiError``."""
+    """The arguments of a call; ``textual`` lets numbers and flags be text.  Raises ``ApiError``."""
     kinds = PARAMETERS[action]
     for name in params:
         if name not in kinds:
@@ -85,17 +100,25 @@ def check(action: str, params: Mapping[str, object], *, textual: bool) -> Argume
     given = {name: value for name, value in params.items() if value is not None}
     for name in kinds:
         if name in REQUIRED and name not in given:
-            raise _missing(name)
+            raise missing_parameter(name)
+    for name, kind in kinds.items():
+        if kind is Kind.FLAG:
+            _check_flag(name, given.get(name, False), textual)
     limit = given.get("Limit")
     return Arguments(
         job_id=_text("JobId", given.get("JobId", "")),
         task_name=_text("TaskName", given.get("TaskName", "")),
         task_instance_index=_whole("TaskInstanceIndex", given.get("TaskInstanceIndex", 0), textual),
         job_ids=_texts("JobIds", given.get("JobIds", [])),
+        instance_ids=_texts("InstanceIds", given.get("InstanceIds", [])),
         filters=_filters(given.get("Filters", [])),
         offset=_whole("Offset", given.get("Offset", 0), textual),
         limit=None if limit is None else _whole("Limit", limit, textual),
     )
+
+
+def missing_parameter(name: str) -> ApiError:
+    return ApiError("MissingParameter", f"The request is missing a required parameter `{name}`.")
 
 
 def named_jobs(params: Mapping[str, object]) -> tuple[str, ...]:
@@ -121,6 +144,13 @@ def _whole(name: str, value: object, textual: bool) -> int:
     return value
 
 
+def _check_flag(name: str, value: object, textual: bool) -> None:
+    if textual and isinstance(value, str) and value.lower() in {"true", "false"}:
+        return
+    if not isinstance(value, bool):
+        raise _wrong_type(name)
+
+
 def _texts(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise _wrong_type(name)
@@ -141,15 +171,11 @@ def _filter(where: str, value: object) -> Filter:
             raise ApiError("UnknownParameter", f"The parameter `{where}.{name}` is not recognized.")
     for name in ("Name", "Values"):
         if value.get(name) is None:
-            raise _missing(f"{where}.{name}")
+            raise missing_parameter(f"{where}.{name}")
     return Filter(
         name=_text(f"{where}.Name", value["Name"]),
         values=frozenset(_texts(f"{where}.Values", value["Values"])),
     )
-
-
-def _missing(name: str) -> ApiError:
-    return ApiError("MissingParameter", f"The request is missing a required parameter `{name}`.")
 
 
 def _wrong_type(name: str) -> ApiError:

@@ -24,8 +24,14 @@ LOWEST_DOCUMENTED: Final[Mapping[str, int]] = {
     "DescribeJobSubmitInfo": 2,
     "DescribeJobs": 2,
     "DescribeTask": 3,
+    "DescribeInstances": 40,
+    "TerminateInstances": 10,
 }
-"""Calls per second, the lowest figure found for each action (intl/599/30458 and action pages)."""
+"""Calls per second, the lowest figure found for each action.
+
+Those of Batch from tencentcloud.com/document/product/599/30458 and the action pages, those of CVM
+from tencentcloud.com/document/product/213/568, where both of the vendor's sites agree.
+"""
 
 
 @dataclass(slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.simulator.errors import ApiError
+from orchestrator.simulator.machines import machine, machines
 from orchestrator.simulator.spec import JOB_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from orchestrator.simulator.jobs import Job
+    from orchestrator.simulator.machines import Fleet, Machines
 
 STATE: Final = "task-instance-state"
 TYPE: Final = "task-instance-type"
@@ -27,16 +29,26 @@ tencentcloud.com/document/product/599/30555 the second.
 
 
 class Region:
-    """The jobs that a call can see at ``now``: those of its region that have not vanished."""
+    """What a call can see at ``now``: the jobs of its region that have not vanished, and machines.
+
+    The machines of a job that has vanished can still be seen.
+    """
 
     def __init__(
-        self, name: str, *, jobs: Mapping[str, Job], instance_filters: frozenset[str], now: float
+        self,
+        name: str,
+        *,
+        jobs: Mapping[str, Job],
+        fleet: Fleet,
+        instance_filters: frozenset[str],
+        now: float,
     ) -> None:
         self.now = now
         self.instance_filters = instance_filters
         """The names that DescribeTask's filter has here."""
         self._name = name
         self._jobs = jobs
+        self._fleet = fleet
 
     def jobs(self, job_ids: tuple[str, ...]) -> Iterable[Job]:
         """The jobs of these ids as far as the call can see them; of no ids, all of them."""
@@ -65,8 +77,25 @@ class Region:
                     "UnauthorizedOperation", f"You are not authorized to operate on {job_id}."
                 )
 
+    def machines(self) -> Iterator[Machines]:
+        """Every machine that exists in the region."""
+        for job in self._jobs.values():
+            if self._reaches(job):
+                yield from machines(job, self.now)
+
+    def machine(self, machine_id: str) -> Machines | None:
+        """The machine of this well-formed id; None where the region has none such."""
+        found = self._fleet.find(machine_id)
+        if found is None or not self._reaches(found[0]):
+            return None
+        return machine(*found, self.now)
+
     def _sees(self, job: Job) -> bool:
+        return self._reaches(job) and job.vanished_at(self.now) is None
+
+    def _reaches(self, job: Job) -> bool:
+        """Whether the job lives in the region; then it is as it should be by now."""
         if job.spec.region != self._name:
             return False
         job.advance(self.now)
-        return job.vanished_at(self.now) is None
+        return True

@@ -8,27 +8,32 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.simulator import answers
-from orchestrator.simulator.actions import ACTIONS
+from orchestrator.simulator import actions, answers, cvm
 from orchestrator.simulator.errors import ApiError
 from orchestrator.simulator.faults import Faults
 from orchestrator.simulator.groups import read_jobs
 from orchestrator.simulator.jobs import Job
+from orchestrator.simulator.machines import Fleet
 from orchestrator.simulator.parameters import check, named_jobs
 from orchestrator.simulator.quota import Quota
 from orchestrator.simulator.region import FILTER_NAMES, Region
 from orchestrator.simulator.signature import verify
+from orchestrator.simulator.truth import truth_of
 from orchestrator.simulator.wire import Question, Request, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from orchestrator.simulator.actions import Action
     from orchestrator.simulator.answers import Reply
     from orchestrator.simulator.faults import Rule
     from orchestrator.simulator.scenario import Scenario
     from orchestrator.simulator.spec import JobSpec
 
 VERSION: Final = "2017-03-12"
+"""Of both services."""
+SERVICES: Final[Mapping[str, Mapping[str, Action]]] = {"batch": actions.ACTIONS, "cvm": cvm.ACTIONS}
+SERVICE_OF: Final = {action: service for service, its in SERVICES.items() for action in its}
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ class Simulator:
         self._instance_filters = FILTER_NAMES[filter_name]
         self._now = now
         self._jobs: dict[str, Job] = {}
+        self._fleet = Fleet()
         self._ids = Random(f"request ids {seed}")  # noqa: S311 - repeatable on purpose
         self._more = Random(f"more jobs {seed}")  # noqa: S311 - repeatable on purpose
 
@@ -101,7 +107,9 @@ class Simulator:
     def add_jobs(self, specs: Iterable[JobSpec]) -> None:
         now = self._now()
         for spec in specs:
-            self._jobs[spec.job_id] = Job(spec, added_at=now)
+            job = Job(spec, added_at=now, first_machine=self._fleet.next_number)
+            self._jobs[spec.job_id] = job
+            self._fleet.add(job)
 
     def add_groups(self, tables: object) -> list[str]:
         """Add jobs as a scenario's ``[[jobs]]`` describe them, and return their ids."""
@@ -132,7 +140,7 @@ class Simulator:
     def truth(self) -> list[dict[str, object]]:
         """What is so of every job, in the order they were added."""
         now = self._now()
-        return [_truth(job, now) for job in self._jobs.values()]
+        return [truth_of(job, now) for job in self._jobs.values()]
 
     def _admit(self, request: Request, call: Call) -> Question:
         """Read, authenticate and count a call; a call that fails here acts on nothing."""
@@ -142,9 +150,15 @@ class Simulator:
         call.job_ids = named_jobs(question.params)
         if question.version != VERSION:
             raise ApiError("NoSuchVersion", f"The version `{question.version}` does not exist.")
-        if question.action not in ACTIONS:
+        if question.action not in SERVICE_OF:
             raise ApiError("InvalidAction", f"The action `{question.action}` does not exist.")
-        verify(request, question, secret_keys=self._secret_keys, now=call.at)
+        verify(
+            request,
+            question,
+            foreign_services=SERVICES.keys() - {SERVICE_OF[question.action]},
+            secret_keys=self._secret_keys,
+            now=call.at,
+        )
         call.secret_id = question.claim.secret_id
         self.quota.count(question.action, call.secret_id, now=call.at)
         return question
@@ -153,41 +167,17 @@ class Simulator:
         region = Region(
             question.region,
             jobs=self._jobs,
+            fleet=self._fleet,
             instance_filters=self._instance_filters,
             now=call.at,
         )
         try:
             arguments = check(question.action, question.params, textual=question.textual)
-            document = ACTIONS[question.action](region, arguments)
+            service = SERVICE_OF[question.action]
+            document = SERVICES[service][question.action](region, arguments)
         except ApiError as error:
             call.code = error.code
             return answers.failure(error, call.request_id)
         call.code = "OK"
         call.acted = True
         return answers.success(document, call.request_id)
-
-
-def _truth(job: Job, now: float) -> dict[str, object]:
-    job.advance(now)
-    spec = job.spec
-    down_at = job.down_at(now, 0, spec.instances)
-    restarted_at = None
-    if spec.env_id is not None and job.terminated_at is not None and down_at is not None:
-        restarted_at = down_at + spec.node_restart_s
-    return {
-        "job_id": spec.job_id,
-        "region": spec.region,
-        "label": spec.label,
-        "expect": list(spec.expect),
-        "state": job.state(now),
-        "instances": spec.instances,
-        "live": job.live(now),
-        "last_down_at": down_at,
-        "nodes_restarted_at": restarted_at,
-        "terminated_at": job.terminated_at,
-        "terminations_accepted": job.terminations_accepted,
-        "terminations_acted": job.terminations_acted,
-        "instance_terminations": job.instance_terminations,
-        "revived_at": job.revived_at,
-        "vanished_at": job.vanished_at(now),
-    }

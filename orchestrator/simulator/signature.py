@@ -3,7 +3,8 @@
 Written from the vendor's description (cloud.tencent.com/document/api/599/15903 and 15902) and from
 what its clients really send.  They disagree about the host: ``tccli`` sends and signs a whole URL
 as Host, the Node SDK signs the host without its port.  So the literal header is tried first, then
-without the port, each as sent and in lower case; the service label is whatever the client put.
+without the port, each as sent and in lower case.  The Node SDK takes the service from the host too:
+the service of the scope may be anything but another service of this cloud.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from orchestrator.simulator.errors import ApiError
 from orchestrator.simulator.wire import TC3, PlainClaim, Question, Request, Tc3Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 SKEW_MAX_S: Final = 300
 PORT: Final = re.compile(r":\d+/?$")
@@ -29,11 +30,17 @@ DIGESTS: Final[Mapping[str, str]] = {"HmacSHA1": "sha1", "HmacSHA256": "sha256"}
 
 
 def verify(
-    request: Request, question: Question, *, secret_keys: Mapping[str, str], now: float
+    request: Request,
+    question: Question,
+    *,
+    foreign_services: Collection[str],
+    secret_keys: Mapping[str, str],
+    now: float,
 ) -> None:
     """Return when the signature holds, else raise ``ApiError`` with an ``AuthFailure`` code.
 
-    ``secret_keys`` maps secret ids to keys; ``now`` is in seconds since the epoch.
+    ``foreign_services`` are those that the action called is none of; ``secret_keys`` maps secret
+    ids to keys; ``now`` is in seconds since the epoch.
     """
     claim = question.claim
     key = secret_keys.get(claim.secret_id)
@@ -42,7 +49,9 @@ def verify(
     if abs(now - question.timestamp) > SKEW_MAX_S:
         raise ApiError("AuthFailure.SignatureExpire", "The signature has expired.")
     if isinstance(claim, Tc3Claim):
-        good = _tc3_holds(request, claim, question.timestamp, key)
+        good = claim.service not in foreign_services and _tc3_holds(
+            request, claim, question.timestamp, key
+        )
     else:
         good = _plain_holds(request, claim, key)
     if not good:

@@ -67,6 +67,14 @@ class JobSpec:
     refuse_env: bool = False
     """TerminateJob and TerminateTaskInstance are refused because of ``env_id``."""
     node_restart_s: float = 0.0
+    machine_linger_s: float = 0.0
+    """A machine lives on so long after its instance has ended."""
+    machines_stay: int = 0
+    """So many machines of each run are not given back, until TerminateInstances takes them."""
+    starting_without_machine: bool = False
+    """STARTING instances show no machine, for theirs are still being created."""
+    orphan_s: float = 0.0
+    """So long after its instance has ended, a machine lives on that was never shown."""
     refuse: str | None = None
     """The code that every TerminateJob gets."""
     forbidden: bool = False

@@ -59,6 +59,10 @@ class Stretch:
     ending: Ending | None = None
     immortal: bool = False
     """Neither TerminateJob nor TerminateTaskInstance brings them down."""
+    stays: bool = False
+    """Their machines are not given back when they end."""
+    taken_until: float | None = None
+    """When their machines are gone that TerminateInstances took."""
 
     @property
     def end(self) -> int:

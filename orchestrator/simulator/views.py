@@ -6,14 +6,15 @@ neither TaskInstanceMetrics nor NextAction nor TaskSet; DescribeJob has all thre
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.simulator.machines import is_hidden, machine_id
+from orchestrator.simulator.paging import rows
 from orchestrator.simulator.stretches import FINISHED, OCCUPYING, STATES, WAITING, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from orchestrator.simulator.jobs import Job
 
@@ -87,33 +88,22 @@ def task_document(
     TaskInstanceTotalCount counts what all pages hold together; the vendor does not say whether it
     should.  The metrics count every instance of the task.
     """
-    rows = [part for part in _rows(job, task, now) if part.state in states]
+    parts = [part for part in _parts(job, task, now) if part.state in states]
+    page = rows(parts, offset=offset, limit=limit)
     return {
         "JobId": job.spec.job_id,
         **_task_view(job, task, now),
-        "TaskInstanceTotalCount": sum(part.count for part in rows),
-        "TaskInstanceSet": _page(job, task, rows, offset=offset, limit=limit),
+        "TaskInstanceTotalCount": sum(part.count for part in parts),
+        "TaskInstanceSet": [_instance_view(job, task, part, index) for part, index in page],
         "TaskInstanceMetrics": _metrics(job.shown_counts(now, *job.task_range(task))),
     }
 
 
-def _rows(job: Job, task: int, now: float) -> list[Part]:
+def _parts(job: Job, task: int, now: float) -> list[Part]:
     """The instances of a task from somewhere in the middle: the API promises no order."""
     first, end = job.task_range(task)
     middle = first + (end - first + 1) // 2
     return [*job.parts(now, middle, end), *job.parts(now, first, middle)]
-
-
-def _page(
-    job: Job, task: int, rows: Iterable[Part], *, offset: int, limit: int
-) -> list[dict[str, object]]:
-    page: list[dict[str, object]] = []
-    for part in rows:
-        start = part.first + min(offset, part.count)
-        offset -= start - part.first
-        end = min(part.end, start + limit - len(page))
-        page.extend(_instance_view(job, task, part, index) for index in range(start, end))
-    return page
 
 
 def _instance_view(job: Job, task: int, part: Part, index: int) -> dict[str, object]:
@@ -126,7 +116,7 @@ def _instance_view(job: Job, task: int, part: Part, index: int) -> dict[str, obj
         "ExitCode": 0 if part.state == "SUCCEED" else None,
         "StateReason": "",
         "StateDetailedReason": "",
-        "ComputeNodeInstanceId": _machine(job, index) if part.state in OCCUPYING else "",
+        "ComputeNodeInstanceId": _machine(job, part, index),
         "CreateTime": created,
         "LaunchTime": created if began else None,
         "RunningTime": created if began and part.state != "STARTING" else None,
@@ -140,10 +130,10 @@ def _instance_view(job: Job, task: int, part: Part, index: int) -> dict[str, obj
     }
 
 
-def _machine(job: Job, index: int) -> str:
-    """The CVM id of an instance; a revived job runs on other machines."""
-    name = f"{job.spec.job_id} {index} {job.revived_at}"
-    return "ins-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+def _machine(job: Job, part: Part, index: int) -> str:
+    if part.state not in OCCUPYING or is_hidden(job.spec, part.state):
+        return ""
+    return machine_id(job, len(job.runs) - 1, index)
 
 
 def _task_view(job: Job, task: int, now: float) -> dict[str, object]:

@@ -21,6 +21,7 @@ START = 1_800_000_000.0
 SECRET_ID = "AKIDEXAMPLE"
 SECRET_KEY = "example-secret-key"
 HOST = "127.0.0.1:8000"
+CVM = {"DescribeInstances", "TerminateInstances"}
 UNLIMITED = dict.fromkeys(LOWEST_DOCUMENTED, 10_000)
 
 
@@ -45,7 +46,7 @@ def tc3_request(
     host: str = HOST,
     signed_host: str | None = None,
     extra: dict[str, str] | None = None,
-    service: str = "batch",
+    service: str | None = None,
     secret_id: str = SECRET_ID,
     secret_key: str = SECRET_KEY,
     timestamp: float = START,
@@ -71,6 +72,7 @@ def tc3_request(
     canonical = "\n".join((method, "/", query, lines, names, hashlib.sha256(payload).hexdigest()))
     seconds = int(timestamp if signed_timestamp is None else signed_timestamp)
     date = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+    service = service or ("cvm" if action in CVM else "batch")
     scope = f"{date}/{service}/tc3_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     key = b"TC3" + secret_key.encode()

@@ -105,6 +105,8 @@ def test_truth_and_quotas_are_told():
                 "instance_terminations": 0,
                 "revived_at": None,
                 "vanished_at": None,
+                "machines_up": 0,
+                "machines_gone_at": START + 10,
             }
         ],
     }

@@ -23,11 +23,13 @@ THROTTLED = "RequestLimitExceeded"
         ("DescribeJobSubmitInfo", 2),
         ("DescribeJobs", 2),
         ("DescribeTask", 3),
+        ("DescribeInstances", 40),
+        ("TerminateInstances", 10),
     ],
 )
 def test_the_lowest_documented_limits_are_the_default(action, limit_per_s):
     world = cloud(limits_per_s={})
-    codes = [world.code(action) for _ in range(5)]
+    codes = [world.code(action) for _ in range(limit_per_s + 2)]
     assert [code == THROTTLED for code in codes].index(True) == limit_per_s
     assert codes[-1] == THROTTLED
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.simulator.parameters import PARAMETERS
 from orchestrator.simulator.wire import Request, unflatten
 from tests.unit.simulator.support import Cloud, answer, cloud, code, job, tc3_request
 
@@ -163,11 +164,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=10,
 )
-NAMES = st.sampled_from(["JobId", "JobIds", "Filters", "Limit", "Offset", "TaskName", "X"])
+NAMES = st.sampled_from(
+    ["JobId", "JobIds", "InstanceIds", "Filters", "Limit", "Offset", "TaskName", "X"]
+)
 
 
 @given(
-    action=st.sampled_from(["TerminateJob", "DescribeJob", "DescribeJobs", "DescribeTask"]),
+    action=st.sampled_from(sorted(PARAMETERS)),
     params=st.dictionaries(NAMES, JSON, max_size=4),
 )
 def test_no_parameters_can_break_it(action, params):

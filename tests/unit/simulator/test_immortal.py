@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.simulator.stretches import Ending, Stretch, mark_last
+from orchestrator.simulator.stretches import Ending, Stretch, drain, mark_last
 from tests.unit.simulator.support import Cloud, cloud, job
 
 ID = "job-aaaaaaaa"
@@ -61,6 +61,14 @@ def test_a_submitted_job_has_immortal_instances_once_it_runs():
     world.call("TerminateJob", JobId=ID)
     world.clock.at(15)
     assert world.counters() == {"Running": 1, "Failed": 9}
+
+
+def test_a_drain_leaves_the_immortal_wherever_they_are():
+    immortal = Stretch(0, 2, "RUNNING", immortal=True)
+    mortal = Stretch(2, 2, "RUNNING")
+    kept, drained = drain([immortal, mortal], now=0.0, drain_s=2.0, stuck=0)
+    assert kept == immortal
+    assert (drained.ended_at(2), drained.ended_at(3)) == (1.0, 2.0)
 
 
 COUNTS = st.integers(1, 5)

@@ -123,6 +123,28 @@ def test_ids_are_given_numbered_or_drawn():
                 "verified, already_finished, refused, not_found, unverified"
             ),
         ),
+        ({"immortal": -1}, "jobs[0].immortal: must be a whole number, 0 or more"),
+        ({"machines_stay": 0.5}, "jobs[0].machines_stay: must be a whole number, 0 or more"),
+        (
+            {"lying_counters_s": [2, 1]},
+            "jobs[0].lying_counters_s: must be a number, 0 or more, or [from, to]",
+        ),
+        (
+            {"machine_linger_s": "long"},
+            "jobs[0].machine_linger_s: must be a number, 0 or more, or [from, to]",
+        ),
+        ({"orphan_s": 5}, "jobs[0].orphan_s: needs starting_without_machine"),
+        (
+            {"env_id": "env-1", "machines_stay": 1},
+            "jobs[0].machines_stay: contradicts env_id, whose nodes are there before and after",
+        ),
+        (
+            {"env_id": "env-1", "starting_without_machine": True},
+            (
+                "jobs[0].starting_without_machine: "
+                "contradicts env_id, whose nodes are there before and after"
+            ),
+        ),
         (
             {"state": "SUCCEED", "mix": {"FAILED": 0.1}},
             "jobs[0].mix: a job that is SUCCEED has no other instances",
@@ -139,6 +161,24 @@ def test_ids_are_given_numbered_or_drawn():
 )
 def test_a_mistake_in_a_group_is_named(table, problem):
     assert problems(table) == [problem]
+
+
+def test_what_machines_do_is_read_and_drawn():
+    group = {
+        "count": 20,
+        "machine_linger_s": [10, 20],
+        "machines_stay": 2,
+        "starting_without_machine": True,
+        "orphan_s": [30, 40],
+        "immortal": 3,
+        "lying_counters_s": [1, 5],
+    }
+    specs = jobs(group)
+    assert {(spec.machines_stay, spec.immortal) for spec in specs} == {(2, 3)}
+    assert all(spec.starting_without_machine for spec in specs)
+    assert all(10 <= spec.machine_linger_s <= 20 for spec in specs)
+    assert all(30 <= spec.orphan_s <= 40 for spec in specs)
+    assert len({spec.lying_counters_s for spec in specs}) == 20
 
 
 def test_an_id_is_used_once():
