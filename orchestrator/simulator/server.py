@@ -58,6 +58,7 @@ class Simulator:
 
     ``secret_keys`` maps secret ids to keys, ``limits_per_s`` actions to calls per second.
     ``filter_name`` is a key of ``region.FILTER_NAMES``: what DescribeTask calls its filter.
+    ``cvm_forbidden`` refuses every call of CVM, as to a sub-account that has no permission.
     ``now`` gives seconds since the epoch and must not go back; it is read once per call.
     """
 
@@ -70,6 +71,7 @@ class Simulator:
         regions: Sequence[str] = ("ap-guangzhou",),
         seed: int = 0,
         filter_name: str = "either",
+        cvm_forbidden: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.quota = Quota(limits_per_s or {})
@@ -78,6 +80,7 @@ class Simulator:
         self._secret_keys = dict(secret_keys)
         self._regions = tuple(regions)
         self._instance_filters = FILTER_NAMES[filter_name]
+        self._cvm_forbidden = cvm_forbidden
         self._now = now
         self._jobs: dict[str, Job] = {}
         self._fleet = Fleet()
@@ -96,6 +99,7 @@ class Simulator:
             regions=scenario.regions,
             seed=scenario.seed,
             filter_name=scenario.filter_name,
+            cvm_forbidden=scenario.cvm_forbidden,
             now=now,
         )
         simulator.add_jobs(scenario.jobs)
@@ -171,9 +175,11 @@ class Simulator:
             instance_filters=self._instance_filters,
             now=call.at,
         )
+        service = SERVICE_OF[question.action]
         try:
+            if service == "cvm" and self._cvm_forbidden:
+                raise _forbidden(question.action)
             arguments = check(question.action, question.params, textual=question.textual)
-            service = SERVICE_OF[question.action]
             document = SERVICES[service][question.action](region, arguments)
         except ApiError as error:
             call.code = error.code
@@ -181,3 +187,10 @@ class Simulator:
         call.code = "OK"
         call.acted = True
         return answers.success(document, call.request_id)
+
+
+def _forbidden(action: str) -> ApiError:
+    """What CAM has CVM answer, as it was seen (cloud.tencent.com/developer/ask/2213302)."""
+    return ApiError(
+        "UnauthorizedOperation", f"No permission to perform the operation (cvm:{action})."
+    )

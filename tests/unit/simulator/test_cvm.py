@@ -183,6 +183,17 @@ def test_a_call_is_signed_for_the_service_of_its_action(action, service, expecte
     assert code(cloud(job()).simulator.handle(request)) == expected
 
 
+def test_a_cloud_can_forbid_all_of_cvm_and_nothing_else():
+    world = cloud(job(), cvm_forbidden=True)
+    ids = machines(world, 0)
+    assert world.code("DescribeInstances", InstanceIds=ids) == "UnauthorizedOperation"
+    assert world.code("DescribeInstances", Limit=1000) == "UnauthorizedOperation"
+    assert world.code("TerminateInstances", InstanceIds=ids) == "UnauthorizedOperation"
+    assert [call.acted for call in world.simulator.calls] == [False] * 3
+    world.clock.at(10)
+    assert (world.counters(), world.truth()["machines_up"]) == ({"Running": 10}, 10)
+
+
 def test_ids_come_in_a_query_too():
     world = cloud(job())
     params = {"InstanceIds.0": machine(world, 0), "Limit": 5}

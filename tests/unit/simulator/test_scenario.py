@@ -233,6 +233,15 @@ def test_a_scenario_settles_what_the_filter_of_describe_task_is_called(settings,
     assert code(simulator.handle(tc3_request("DescribeTask", params))) == code_of_state
 
 
+@pytest.mark.parametrize(
+    ("forbidden", "expected"), [(False, "OK"), (True, "UnauthorizedOperation")]
+)
+def test_a_scenario_settles_whether_cvm_is_forbidden(forbidden, expected):
+    scenario = read_scenario({"credentials": CREDENTIALS, "cvm_forbidden": forbidden})
+    simulator = Simulator.from_scenario(scenario, now=Clock())
+    assert code(simulator.handle(tc3_request("DescribeInstances"))) == expected
+
+
 def test_a_filter_of_no_cloud_is_named():
     with pytest.raises(ScenarioError) as caught:
         read_scenario({"credentials": CREDENTIALS, "filter_name": "state"})
