@@ -155,6 +155,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                 lease=lease,
                 cloud=TencentBatch(
                     endpoint=account.endpoint,
+                    cvm_endpoint=account.cvm_endpoint,
                     credentials=credentials,
                     clock=env.clock,
                     transport=env.transport,

@@ -48,6 +48,7 @@ def _account(name: str, account: Account) -> Iterator[str]:
     yield f"account    {name}, credentials: {account.credentials.provider}"
     for region in account.regions:
         default = " (default)" if region == account.default_region else ""
-        yield f"  region   {region}{default} at {account.host(region)}"
+        machines = account.cvm_host(region) or "not looked at"
+        yield f"  region   {region}{default} at {account.host(region)}, machines: {machines}"
     quotas = ", ".join(f"{action} {calls}" for action, calls in account.quotas.model_dump().items())
     yield f"  quotas   {quotas} a second"

@@ -170,7 +170,11 @@ def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int
     sections: dict[str, dict[str, object]] = {
         "server": {"port": port},
         "database": {"url": f"sqlite:///{(directory / 'demo.db').as_posix()}"},
-        f"accounts.{ACCOUNT}": {"endpoint": cloud_url, "regions": list(scenario.regions)},
+        f"accounts.{ACCOUNT}": {
+            "endpoint": cloud_url,
+            "cvm_endpoint": cloud_url,
+            "regions": list(scenario.regions),
+        },
         f"accounts.{ACCOUNT}.quotas": {**quotas},
         f"accounts.{ACCOUNT}.credentials": {
             "provider": "static",

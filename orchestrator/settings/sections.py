@@ -33,6 +33,9 @@ from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
 from orchestrator.store.dialects import database_url
 
 ANY_REGION = "ap-guangzhou"
+REGIONAL_BATCH = "https://batch.{region}.tencentcloudapi.com"
+REGIONAL_CVM = "https://cvm.{region}.tencentcloudapi.com"
+NOWHERE = "none"
 NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
 _POLL = PollPolicy()
 _LEASE = LeasePolicy()
@@ -156,6 +159,7 @@ class Quotas(_Section):
     DescribeJobs: PositiveInt = 2
     DescribeJobSubmitInfo: PositiveInt = 2
     DescribeTask: PositiveInt = 3
+    DescribeInstances: PositiveInt = 40
 
 
 CREDENTIALS_ENDPOINT = (
@@ -205,9 +209,11 @@ class Credentials(_Section):
 
 
 class Account(_Section):
-    """A named credential and endpoint."""
+    """A named credential, and the endpoints that it is for."""
 
-    endpoint: str = "https://batch.{region}.tencentcloudapi.com"
+    endpoint: str = REGIONAL_BATCH
+    cvm_endpoint: str | None = _NEEDED_BY_SOME
+    """Where machines are asked for; None: nowhere."""
     regions: Annotated[list[Annotated[str, AfterValidator(region_name)]], Field(min_length=1)]
     default_region: str | None = None
     credentials: Credentials
@@ -219,6 +225,27 @@ class Account(_Section):
         host_for(endpoint, ANY_REGION)
         return endpoint
 
+    @field_validator("cvm_endpoint")
+    @classmethod
+    def _beside_endpoint(cls, cvm_endpoint: str | None, info: ValidationInfo) -> str | None:
+        endpoint = info.data.get("endpoint", REGIONAL_BATCH)
+        if cvm_endpoint is None:
+            if endpoint != REGIONAL_BATCH:
+                raise ValueError(
+                    "must be given with this endpoint: the same site's endpoint of CVM, or "
+                    f'"{NOWHERE}" to look at no machines'
+                )
+            return REGIONAL_CVM
+        if cvm_endpoint == NOWHERE:
+            return None
+        host_for(cvm_endpoint, ANY_REGION)
+        if "{region}" in endpoint and "{region}" not in cvm_endpoint:
+            raise ValueError(
+                "must hold {region} where endpoint does: each region would spend the quota of the "
+                "one host as if it were its own"
+            )
+        return cvm_endpoint
+
     @field_validator("default_region")
     @classmethod
     def _configured(cls, default_region: str | None, info: ValidationInfo) -> str | None:
@@ -228,6 +255,9 @@ class Account(_Section):
 
     def host(self, region: str) -> str:
         return host_for(self.endpoint, region)
+
+    def cvm_host(self, region: str) -> str | None:
+        return None if self.cvm_endpoint is None else host_for(self.cvm_endpoint, region)
 
     def partitions(self, name: str) -> dict[str, str]:
         """The partition of each region, given the account's name."""
@@ -294,7 +324,9 @@ class Settings(_Section):
         """
         users: dict[tuple[object, str], list[str]] = defaultdict(list)
         for name, account in self.accounts.items():
-            for host in dict.fromkeys(account.host(region) for region in account.regions):
+            hosts = {account.host(region) for region in account.regions}
+            hosts |= {host for region in account.regions if (host := account.cvm_host(region))}
+            for host in sorted(hosts):
                 users[account.credentials.source, host].append(name)
         return [
             f"accounts {', '.join(sorted(names))} use one SecretId on {host}: they share one "

@@ -141,6 +141,7 @@ url = "sqlite:///{directory}/orchestrator.db"
 settle_s = 1
 [accounts.test]
 endpoint = "{cloud}"
+cvm_endpoint = "{cloud}"
 regions = ["ap-guangzhou"]
 quotas = {{ TerminateJob = 20, DescribeJob = 50, DescribeJobs = 10, DescribeTask = 20 }}
 credentials = {{ provider = "static", secret_id = "AKIDEXAMPLE", secret_key = "example" }}

@@ -77,6 +77,7 @@ retry_s = 0.5
 ACCOUNT: Final = """
 [accounts.a{number}]
 endpoint = "{cloud}"
+cvm_endpoint = "{cloud}"
 regions = ["ap-guangzhou"]
 quotas = {{ TerminateJob = 5, DescribeJob = 10, DescribeJobs = 5, DescribeTask = 10 }}
 credentials = {{ provider = "static", secret_id = "AKID{number}", secret_key = "example" }}

@@ -68,6 +68,7 @@ class Service:
 def settings(cloud_url: str, database_url: str, **changes: Any) -> Settings:
     account = {
         "endpoint": cloud_url,
+        "cvm_endpoint": cloud_url,
         "regions": ["ap-guangzhou", "ap-shanghai"],
         "default_region": "ap-guangzhou",
         "credentials": {

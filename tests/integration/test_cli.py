@@ -54,6 +54,7 @@ url = "sqlite:///{directory}/test.db"
 settle_s = 0
 [accounts.test]
 endpoint = "{cloud}"
+cvm_endpoint = "{cloud}"
 regions = ["ap-guangzhou"]
 quotas = {{ TerminateJob = 10, DescribeJob = 20, DescribeJobs = 10, DescribeTask = 20 }}
 credentials = {{ provider = "static", secret_id = "AKIDEXAMPLE", secret_key = "example" }}

@@ -42,6 +42,7 @@ HANG: Final = {"TerminateJob": {"hang": {"probability": 1.0, "hang_s": 300}}}
 ACCOUNT: Final = """
 [accounts.{name}]
 endpoint = "{cloud}"
+cvm_endpoint = "{cloud}"
 regions = ["{region}"]
 quotas = {{ TerminateJob = 20, DescribeJob = 20, DescribeJobs = 20, DescribeTask = 20 }}
 credentials = {{ provider = "static", secret_id = "{secret_id}", secret_key = "{secret_key}" }}

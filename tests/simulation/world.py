@@ -69,6 +69,7 @@ def settings(database_url: str, engine: Mapping[str, Any], quotas: Mapping[str, 
             "accounts": {
                 "main": {
                     "endpoint": "http://{region}.cloud",
+                    "cvm_endpoint": "http://{region}.cloud",
                     "regions": REGIONS,
                     "credentials": {
                         "provider": "static",

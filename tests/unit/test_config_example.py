@@ -80,6 +80,15 @@ def test_the_values_shown_are_the_defaults() -> None:
     assert len(defaults) > 20
 
 
+@pytest.mark.parametrize("name", ["endpoint", "cvm_endpoint"])
+def test_the_endpoints_shown_are_those_taken_where_none_is_given(tmp_path: Path, name: str) -> None:
+    """Of one of them, the default depends on the other."""
+    file = tmp_path / "orchestrator.toml"
+    file.write_text(re.sub(r"^(cvm_)?endpoint = .*\n", "", SHOWN, flags=re.MULTILINE))
+    taken, shown = settings.load(file), settings.load(FILE)
+    assert getattr(taken.accounts["prod"], name) == getattr(shown.accounts["prod"], name)
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:

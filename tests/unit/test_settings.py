@@ -30,6 +30,10 @@ credentials = { provider = "environment" }
 """
 
 
+BATCH = "https://batch.{region}.tencentcloudapi.com"
+CVM = "https://cvm.{region}.tencentcloudapi.com"
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
@@ -343,6 +347,8 @@ OVERRIDES: list[tuple[str, str, Any]] = [
     ("ENGINE__POLL__HELD_S", "1.5", 1.5),
     ("LOG__LEVEL", "debug", "debug"),
     ("ACCOUNTS__PROD__ENDPOINT", "http://127.0.0.1:1", "http://127.0.0.1:1"),
+    ("ACCOUNTS__PROD__CVM_ENDPOINT", "https://{region}.host", "https://{region}.host"),
+    ("ACCOUNTS__PROD__CVM_ENDPOINT", "none", None),
     ("ACCOUNTS__PROD__REGIONS", '["ap-beijing"]', ["ap-beijing"]),
     ("ACCOUNTS__PROD__DEFAULT_REGION", "ap-shanghai", "ap-shanghai"),
     ("ACCOUNTS__PROD__QUOTAS__TERMINATEJOB", "10", 10),
@@ -356,7 +362,8 @@ def test_the_environment_wins(
     file: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any
 ) -> None:
     monkeypatch.setenv(f"ORCHESTRATOR__{name}", text)
-    found: Any = load(file, f"{ACCOUNT}[server]\nport = 1\n[engine.poll]\nheld_s = 9")
+    account = ACCOUNT.replace("regions", 'cvm_endpoint = "https://cvm.{region}.cloud"\nregions')
+    found: Any = load(file, f"{account}[server]\nport = 1\n[engine.poll]\nheld_s = 9")
     for part in name.lower().split("__"):
         table = found if isinstance(found, dict) else dict(found)
         found = {key.lower(): inner for key, inner in table.items()}[part]
@@ -535,6 +542,71 @@ def test_what_is_no_endpoint(file: Path, endpoint: str) -> None:
     assert names(mistakes(file, text)) == ["accounts.prod.endpoint"]
 
 
+def of_site(endpoint: str, cvm_endpoint: str) -> str:
+    """An account; what is empty is left out."""
+    given = {"endpoint": endpoint, "cvm_endpoint": cvm_endpoint}
+    lines = [f"{name} = {json.dumps(url)}\n" for name, url in given.items() if url]
+    return ACCOUNT.replace("regions", f"{''.join(lines)}regions")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "cvm_endpoint", "host"),
+    [
+        ("", "", "cvm.ap-shanghai.tencentcloudapi.com"),
+        (BATCH, "", "cvm.ap-shanghai.tencentcloudapi.com"),
+        (BATCH, "https://{region}.proxy", "ap-shanghai.proxy"),
+        ("https://batch.tencentcloudapi.com", CVM, "cvm.ap-shanghai.tencentcloudapi.com"),
+        (
+            "https://batch.intl.tencentcloudapi.com",
+            "https://cvm.intl.tencentcloudapi.com",
+            "cvm.intl.tencentcloudapi.com",
+        ),
+        ("http://127.0.0.1:8700", "http://127.0.0.1:8700", "127.0.0.1:8700"),
+    ],
+)
+def test_where_machines_are_asked_for(
+    file: Path, endpoint: str, cvm_endpoint: str, host: str
+) -> None:
+    account = load(file, of_site(endpoint, cvm_endpoint)).accounts["prod"]
+    assert account.cvm_host("ap-shanghai") == host
+
+
+@pytest.mark.parametrize("endpoint", ["", BATCH, "http://127.0.0.1:8700", "http://{region}.cloud"])
+def test_machines_need_not_be_looked_at(file: Path, endpoint: str) -> None:
+    account = load(file, of_site(endpoint, "none")).accounts["prod"]
+    assert (account.cvm_endpoint, account.cvm_host("ap-shanghai")) == (None, None)
+    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert "machines: not looked at" in told.output
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "cvm_endpoint", "told"),
+    [
+        ("http://127.0.0.1:8700", "", "must be given with this endpoint: the same site's endpoint"),
+        ("https://batch.intl.tencentcloudapi.com", "", '"none" to look at no machines'),
+        ("http://{region}.cloud", "", "must be given"),
+        ("", "https://cvm.tencentcloudapi.com", "must hold {region} where endpoint does"),
+        ("http://{region}.cloud", "http://cloud", "must hold {region}"),
+        (BATCH, "cvm.{region}.tencentcloudapi.com", "must be http(s)://HOST"),
+        ("http://127.0.0.1:8700", "None", "must be http(s)://HOST"),
+        (BATCH, f"https://user:{SECRET}@cvm.tencentcloudapi.com", "must be http(s)://HOST"),
+    ],
+)
+def test_what_is_no_endpoint_of_machines(
+    file: Path, endpoint: str, cvm_endpoint: str, told: str
+) -> None:
+    """Nobody's keys and machine ids go to another cloud than the one that was meant."""
+    (problem,) = mistakes(file, of_site(endpoint, cvm_endpoint))
+    assert problem.startswith("accounts.prod.cvm_endpoint: ")
+    assert told in problem
+
+
+def test_a_blank_is_no_endpoint_of_machines(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an unset variable leaves it: it neither switches anything off nor means the default."""
+    monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__PROD__CVM_ENDPOINT", "")
+    assert names(mistakes(file)) == ["ORCHESTRATOR__ACCOUNTS__PROD__CVM_ENDPOINT"]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "host"),
     [
@@ -584,9 +656,33 @@ def test_accounts_that_share_a_quota_unseen_are_told(
     for endpoint, same_host in (("https://batch.tencentcloudapi.com", True), ("", False)):
         accounts = [
             f"[accounts.{name}]\nregions = ['{region}']\ncredentials = {credentials}\n"
-            + (f"endpoint = '{endpoint}'\n" if endpoint else "")
+            + (f"endpoint = '{endpoint}'\ncvm_endpoint = 'none'\n" if endpoint else "")
             for name, region, credentials in (("a", "ap-guangzhou", one), ("b", "ap-beijing", two))
         ]
         warnings = load(file, "".join(accounts)).shared_budgets()
         assert len(warnings) == (shared and same_host)
         assert all("accounts a, b use one SecretId on batch." in each for each in warnings)
+
+
+@pytest.mark.parametrize(
+    ("cvm_of_two", "told"),
+    [
+        ("https://cvm.tencentcloudapi.com", ["cvm.tencentcloudapi.com"]),
+        ("https://cvm.{region}.tencentcloudapi.com", []),
+        ("none", []),
+    ],
+)
+def test_accounts_that_share_a_quota_of_machines_are_told(
+    file: Path, cvm_of_two: str, told: list[str]
+) -> None:
+    """Once a host, also where it serves both of an account's regions."""
+    accounts = [
+        f"[accounts.{name}]\nregions = {regions}\ncredentials = {STATIC}\n"
+        f"endpoint = 'https://{name}.batch.cloud'\ncvm_endpoint = '{cvm_endpoint}'\n"
+        for name, regions, cvm_endpoint in (
+            ("a", ["ap-guangzhou", "ap-shanghai"], "https://cvm.tencentcloudapi.com"),
+            ("b", ["ap-guangzhou", "ap-beijing"], cvm_of_two),
+        )
+    ]
+    warnings = load(file, "".join(accounts)).shared_budgets()
+    assert [warning.partition(" on ")[2].partition(":")[0] for warning in warnings] == told
