@@ -252,8 +252,10 @@ class Job:
     def _revive_if_due(self, now: float) -> None:
         """RetryJobs by another actor: once, only a FAILED job, and every instance runs again."""
         after_s = self.spec.revive_after_s
+        if after_s is None or self.revived_at is not None:
+            return
         down_at = self.down_at(now, 0, self.spec.instances)
-        if after_s is None or down_at is None or self.revived_at is not None:
+        if down_at is None:
             return
         revived_at = max(self._added_at, down_at) + after_s
         if now < revived_at or self.state(now) != "FAILED":
