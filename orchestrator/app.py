@@ -167,6 +167,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                 quotas=account.quotas.model_dump(),
                 watched=watched,
                 poll=env.settings.engine.poll.policy(),
+                capture=env.settings.engine.capture_policy(),
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)
@@ -212,6 +213,7 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         records=records,
         submission=submission,
         rate=rate,
+        capture_wait_s=settings.engine.capture_policy().wait_s,
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
         now=now,
         watched=watched.note,

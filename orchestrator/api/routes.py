@@ -12,11 +12,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
+from orchestrator.domain.captures import OCCUPYING
 from orchestrator.domain.errors import NotFound
+from orchestrator.domain.explain import Surroundings
+from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Sight
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from datetime import datetime
     from enum import StrEnum
 
@@ -30,6 +34,7 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
 PAGING: Final = ("limit", "page_token")
+LIVE: Final = "live"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +43,13 @@ class Context:
 
     ``rate``: TerminateJob's of a partition, given how many calls a second the cloud allows (None:
     as many as are configured); None where the partition is configured no longer.
+    ``capture_wait_s``: how long a call waits for the capture of its job's machines.
     """
 
     records: Records
     submission: Submission
     rate: Callable[[str, int | None], Rate | None]
+    capture_wait_s: float
     tokens: Mapping[str, str]
     now: Callable[[], datetime]
     watched: Callable[[str], None]
@@ -53,8 +60,15 @@ class Context:
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-def _rate(context: Context, record: TerminationRecord) -> Rate | None:
-    return context.rate(record.termination.partition, record.allowed_per_s)
+def _termination(context: Context, record: TerminationRecord) -> dict[str, object]:
+    surroundings = Surroundings(
+        now=context.now(),
+        ahead=record.ahead,
+        rate=context.rate(record.termination.partition, record.allowed_per_s),
+        trouble=record.trouble,
+        capture_wait_s=context.capture_wait_s,
+    )
+    return schemas.termination(record, surroundings)
 
 
 def application(context: Context) -> web.Application:
@@ -72,6 +86,7 @@ def application(context: Context) -> web.Application:
             web.get("/v1/operations/{id}/events", list_operation_events),
             web.get("/v1/terminations", list_terminations),
             web.get("/v1/terminations/{id}", get_termination),
+            web.get("/v1/terminations/{id}/instances", list_instances),
             web.get("/v1/terminations/{id}/events", list_termination_events),
             web.get("/livez", livez),
             web.get("/readyz", readyz),
@@ -199,24 +214,50 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
         account=request.query.get("account"),
         region=request.query.get("region"),
     )
-    now = context.now()
     return _list(
         request,
         "terminations",
-        [schemas.termination(record, _rate(context, record), now=now) for record in records],
+        [_termination(context, record) for record in records],
         page.next_token([record.seq for record in records]),
     )
 
 
 async def get_termination(request: web.Request) -> web.Response:
     _known(request)
-    context = request.app[CONTEXT]
+    record = await _found(request)
+    return web.json_response(_termination(request.app[CONTEXT], record))
+
+
+async def _found(request: web.Request) -> TerminationRecord:
     termination_id = request.match_info["id"]
-    record = await context.records.termination(termination_id)
+    record = await request.app[CONTEXT].records.termination(termination_id)
     if record is None:
         raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
-    rate = _rate(context, record)
-    return web.json_response(schemas.termination(record, rate, now=context.now()))
+    return record
+
+
+async def list_instances(request: web.Request) -> web.Response:
+    """Those that had a machine when they were read; none is live once all were counted down."""
+    _known(request, *PAGING, "state", "machine")
+    page = Page.of(request)
+    state = _choice(request, "state", (LIVE, *OCCUPYING))
+    machine = _choice(request, "machine", tuple(Sight))
+    termination = (await _found(request)).termination
+    none_live = termination.instances is not None and not termination.instances.live
+    states: Collection[JobState] | None = None
+    if state is not None:
+        wanted = OCCUPYING if state == LIVE else (JobState(state),)
+        states = () if none_live else wanted
+    records = await request.app[CONTEXT].records.instances(
+        after=page.after,
+        limit=page.limit,
+        termination_id=termination.id,
+        states=states,
+        machine=Sight(machine) if machine else None,
+    )
+    positions = range(page.after + 1, page.after + len(records) + 1)
+    instances = [schemas.instance(record) for record in records]
+    return _list(request, "instances", instances, page.next_token(positions))
 
 
 async def list_operation_events(request: web.Request) -> web.Response:
@@ -226,10 +267,8 @@ async def list_operation_events(request: web.Request) -> web.Response:
 
 
 async def list_termination_events(request: web.Request) -> web.Response:
-    termination_id = request.match_info["id"]
-    if await request.app[CONTEXT].records.termination(termination_id) is None:
-        raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
-    return await _events(request, termination_id=termination_id)
+    record = await _found(request)
+    return await _events(request, termination_id=record.termination.id)
 
 
 async def _events(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.api.problems import Problem
-from orchestrator.domain.explain import Surroundings, explain
+from orchestrator.domain.captures import missed
+from orchestrator.domain.explain import explain
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
@@ -20,10 +21,13 @@ from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S, 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+    from orchestrator.domain.explain import Surroundings
     from orchestrator.domain.quota import Rate
+    from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
+        InstanceRecord,
         OperationRecord,
         TerminationRecord,
     )
@@ -206,11 +210,9 @@ def operation(record: OperationRecord, rate: Rate | None) -> dict[str, object]:
     }
 
 
-def termination(
-    record: TerminationRecord, rate: Rate | None, *, now: datetime
-) -> dict[str, object]:
-    t = record.termination
-    why = explain(t, Surroundings(now=now, ahead=record.ahead, rate=rate, trouble=record.trouble))
+def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
+    t, now = record.termination, surroundings.now
+    why = explain(t, surroundings)
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -223,6 +225,7 @@ def termination(
         "job_state": t.job_state,
         "instances": _instances(record),
         "tasks": [asdict(task) for task in t.tasks],
+        "machines": _machines(t),
         "attempts": [_attempt(attempt) for attempt in record.attempts],
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
@@ -245,6 +248,30 @@ def _instances(record: TerminationRecord) -> dict[str, object] | None:
         "total": instances.total,
         "live": instances.live,
         "observed_at": timestamp(record.termination.instances_observed_at),
+    }
+
+
+def _machines(t: Termination) -> dict[str, object]:
+    """Those of inline compute environments are looked up until they are gone; nodes are not."""
+    tasks = t.capture.tasks if t.capture else ()
+    return {
+        "captured_at": timestamp(t.capture.ended_at) if t.capture else None,
+        "not_captured": missed(t),
+        "total": t.machines.total,
+        "up": t.machines.up,
+        "gone": t.machines.gone,
+        "nodes": t.capture.nodes if t.capture else 0,
+        "env_ids": sorted({task.env_id for task in tasks if task.env_id}),
+        "observed_at": timestamp(t.machines.observed_at),
+        "error": asdict(t.machines.problem) if t.machines.problem else None,
+    }
+
+
+def instance(record: InstanceRecord) -> dict[str, object]:
+    return {
+        **asdict(record),
+        "observed_at": timestamp(record.observed_at),
+        "machine_observed_at": timestamp(record.machine_observed_at),
     }
 
 

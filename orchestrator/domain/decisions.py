@@ -64,7 +64,7 @@ def moved(
     if state.final:
         after = replace(after, look_at=None, finished_at=now)
     elif state is State.SENDING:
-        after = replace(after, look_at=None)
+        after = replace(after, look_at=None, called_at=after.called_at or now)
     if state in (State.HELD, State.SENDING) and after.give_up_at is None:
         after = replace(after, give_up_at=now + timedelta(seconds=after.give_up_after_s))
     return Decision(after=after, event=event, why=why)
@@ -92,11 +92,17 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
     after = replace(
         look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.sweep_s)),
         evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
+        run=max(termination.run, 1),
         acknowledged_at=now,
         failures=0,
         problem=None,
     )
     return replace(decision, after=after)
+
+
+def running_again(termination: Termination) -> Termination:
+    """The termination of a job that was revived: on which machines is to be captured anew."""
+    return replace(termination, run=termination.run + 1, called_at=None)
 
 
 def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:

@@ -1,13 +1,16 @@
 """What a look proves.
 
 Levels: 0 accepted by us, 1 the cloud acknowledged our call, 2 the job reads SUCCEED or FAILED,
-3 no instance is live and the counters add up, 5 still so after the settle window.  (Level 4, the
-machines are gone, needs the machines' ids from before the call.)
+3 no instance is live and the counters add up, 4 every machine that the job had when it was called
+is gone, 5 all that still so after the settle window.  Each holds all below it: without the
+machines' ids from before the call, or the permission to look them up, 3 is the highest.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.captures import missed
 
 if TYPE_CHECKING:
     from orchestrator.domain.jobs import JobSeen, JobState
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 ACKNOWLEDGED: Final = 1
 JOB_FINISHED: Final = 2
 NO_INSTANCE_LIVE: Final = 3
+MACHINES_GONE: Final = 4
 SETTLED: Final = 5
 
 
@@ -32,6 +36,21 @@ def proves_down(termination: Termination, seen: JobSeen) -> bool:
         and _counters_add_up(termination, seen)
         and seen.instances is not None
         and seen.instances.live == 0
+    )
+
+
+def machines_gone(termination: Termination) -> bool:
+    """Whether every machine of the job is known, was looked up and is gone.
+
+    Nodes of a compute environment restart and stay.
+    """
+    capture, machines = termination.capture, termination.machines
+    return (
+        capture is not None
+        and missed(termination) is None
+        and capture.nodes == 0
+        and machines.listed
+        and machines.gone == machines.total > 0
     )
 
 

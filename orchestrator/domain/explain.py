@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain import evidence
+from orchestrator.domain.captures import captured, missed
 from orchestrator.domain.lifecycle import State
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     Explain = Callable[[Termination, "Surroundings"], "Explanation"]
 
+_INSTANCES: Final = "/v1/terminations/{}/instances"
 LATE_S: Final = 5.0
 """A look that is due for longer waits for others: nobody knows when its turn comes."""
 
@@ -41,13 +43,14 @@ class Surroundings:
 
     ``ahead``: jobs called before this one (None: not counted).  ``rate``: its partition's for
     TerminateJob (None: its account is configured no longer).  ``trouble``: why the partition's
-    calls fail now.
+    calls fail now.  ``capture_wait_s``: how long a call waits for the capture of its machines.
     """
 
     now: datetime
     ahead: int | None
     rate: Rate | None
     trouble: Problem | None
+    capture_wait_s: float
 
 
 def explain(termination: Termination, around: Surroundings) -> Explanation:
@@ -98,6 +101,14 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
             waiting_for=f"the time from which it may be called{_because(termination)}",
             next_action="TerminateJob",
             next_action_at=call_at,
+        )
+    captured_by = call_at + timedelta(seconds=around.capture_wait_s)
+    if termination.awaits_capture and not captured(termination) and captured_by > around.now:
+        return Explanation(
+            waiting_for="its machines to be captured before it is called, "
+            f"{around.capture_wait_s:g} s at most{_because(termination)}",
+            next_action="read its tasks and instances, then TerminateJob",
+            next_action_at=captured_by,
         )
     assert around.rate is not None
     allowed_per_s, configured_per_s = around.rate.allowed_per_s, around.rate.configured_per_s
@@ -161,13 +172,18 @@ def _left(termination: Termination) -> str:
 
 
 def _explain_settling(termination: Termination, around: Surroundings) -> Explanation:
-    settle_until = termination.settle_until or around.now
-    passed = "a last look, for the settle window has passed"
+    settle_until, machines = termination.settle_until or around.now, termination.machines
+    if settle_until > around.now:
+        waiting_for = "the settle window to pass"
+    elif machines.left:
+        waiting_for = f"{machines.left} of {machines.total} machines to be gone"
+        waiting_for += f" ({machines.up} of them seen up)" if machines.up else ""
+    else:
+        waiting_for = "a last look, for the settle window has passed"
     return _look(
         termination,
         around,
-        ("the settle window to pass" if settle_until > around.now else passed)
-        + ": all instances were seen down, and a job can be revived by RetryJobs",
+        f"{waiting_for}: all instances were seen down, and a job can be revived by RetryJobs",
         "look once more, and call it verified if it is still down",
         earliest=settle_until,
     )
@@ -209,12 +225,41 @@ def _job_state(termination: Termination) -> str:
 
 
 def _explain_verified(termination: Termination, _: Surroundings) -> Explanation:
-    since = (
-        "still so after the settle window"
-        if termination.evidence >= evidence.SETTLED
-        else "the job was deleted since"
+    read_at, settle_until = termination.observed_at, termination.settle_until
+    settled = read_at is not None and settle_until is not None and read_at >= settle_until
+    since = "still so after the settle window" if settled else "the job was deleted since"
+    return Explanation(
+        waiting_for=f"nothing: every instance was seen down, and {since}; {_machines(termination)}",
+        next_action=_on_nodes(termination),
     )
-    return Explanation(waiting_for=f"nothing: every instance was seen down, and {since}")
+
+
+def _machines(termination: Termination) -> str:
+    """What is known of the machines of a job that is down."""
+    capture, machines = termination.capture, termination.machines
+    if capture is not None and capture.nodes:
+        environments = ", ".join(sorted({t.env_id for t in capture.tasks if t.env_id}))
+        return f"work stopped; {capture.nodes} nodes of {environments} restart and stay billed"
+    why = missed(termination)
+    if why is None and machines.problem is not None:
+        why = f"looking them up failed: {machines.problem.code}: {machines.problem.message}"
+    if why is None and not machines.listed:
+        why = "not one of them was ever listed by DescribeInstances for this credential"
+    known = f"{machines.gone} of the {machines.total} machines that were captured are gone"
+    if why is None:
+        return f"all {machines.total} machines are gone" if not machines.left else known
+    return f"that its machines are gone is not proven: {why}" + (
+        f"; {known}" if machines.gone else ""
+    )
+
+
+def _on_nodes(termination: Termination) -> str | None:
+    if termination.capture is None or not termination.capture.nodes:
+        return None
+    return (
+        "if the nodes are not needed any more, take them out of the compute environment in the "
+        "console (TerminateComputeNodes), or delete it"
+    )
 
 
 def _explain_not_found(termination: Termination, _: Surroundings) -> Explanation:
@@ -241,7 +286,9 @@ def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _explain_unverified(termination: Termination, _: Surroundings) -> Explanation:
+def _explain_unverified(termination: Termination, around: Surroundings) -> Explanation:
+    if termination.evidence >= evidence.NO_INSTANCE_LIVE and termination.machines.up:
+        return _explain_machines_up(termination, around)
     if termination.evidence >= evidence.NO_INSTANCE_LIVE:
         return Explanation(
             waiting_for="nothing: every instance was seen down, but the job could not be read "
@@ -257,7 +304,20 @@ def _explain_unverified(termination: Termination, _: Surroundings) -> Explanatio
     return Explanation(
         waiting_for=f"nothing: it was given up at its deadline with {live}; "
         f"{_job_state(termination)}" + _because(termination),
-        next_action="look at the job in the console and end there what is live, or submit it again",
+        next_action="look at the job in the console and end there what is live "
+        f"({_INSTANCES.format(termination.id)}?state=live names instances and machines), or submit "
+        "it again",
+    )
+
+
+def _explain_machines_up(termination: Termination, _: Surroundings) -> Explanation:
+    machines = termination.machines
+    return Explanation(
+        waiting_for="nothing: every instance was seen down, but at the deadline "
+        f"{machines.up} of {machines.total} machines were still up" + _because(termination),
+        next_action=f"see which at {_INSTANCES.format(termination.id)}?machine=up and that nothing "
+        "else runs there, then end each: tccli cvm TerminateInstances "
+        f"--region {termination.region} --InstanceIds '[\"ins-...\"]'",
     )
 
 

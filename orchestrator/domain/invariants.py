@@ -24,7 +24,8 @@ class Invariant(StrEnum):
     TRANSITION = "transition"
     """A state changes by an event of the lifecycle table, one revision at a time."""
     PROOF = "proof"
-    """What counts as down was seen finished, its instances counted, and none live."""
+    """What counts as down was seen finished, its instances counted, and none live; no higher level
+    is claimed while a machine is left."""
     CALL = "call"
     """A job is called only once a look has shown that it may be, and not from SUBMITTED."""
     CONSTRAINT = "constraint"
@@ -55,6 +56,12 @@ def _check_proof(after: Termination) -> None:
             Invariant.PROOF,
             f"{after.id} would be {after.state} with evidence {after.evidence}, its job "
             f"{after.job_state} and its instances {after.instances}",
+        )
+
+    if after.evidence >= evidence.MACHINES_GONE and not evidence.machines_gone(after):
+        raise InvariantViolated(
+            Invariant.PROOF,
+            f"{after.id} would have evidence {after.evidence} with {after.machines}",
         )
 
 

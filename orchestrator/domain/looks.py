@@ -17,6 +17,7 @@ from orchestrator.domain.decisions import (
     look_at,
     moved,
     problem_of,
+    running_again,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobState
@@ -49,7 +50,7 @@ def on_look_failed(
 ) -> Decision:
     told = replace(termination, problem=problem_of(error))
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-        return _on_job_unknown(told, now, why=str(error))
+        return _on_job_unknown(told, now, policy, why=str(error))
     for_good = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
     if for_good and termination.state in BEFORE_EFFECT:
         return moved(told, Event.CALL_REFUSED, now, why=str(error))
@@ -59,12 +60,14 @@ def on_look_failed(
     return Decision(after=look_again(told, now, policy))
 
 
-def _on_job_unknown(termination: Termination, now: datetime, *, why: str) -> Decision:
+def _on_job_unknown(
+    termination: Termination, now: datetime, policy: Policy, *, why: str
+) -> Decision:
     """DescribeJob says that there is no such job."""
     if termination.state is State.SETTLING:
         # Seen down before; the cloud deletes only what is finished, instances included.
-        down = replace(termination, problem=None)
-        return moved(down, Event.SETTLED, now, why="deleted after it was seen down")
+        deleted = "deleted after it was seen down"
+        return _on_still_down(termination, now, now, policy, why=deleted)
     return moved(termination, Event.SEEN_MISSING, now, why=why)
 
 
@@ -205,6 +208,7 @@ def _on_terminable(told: Termination, now: datetime, policy: Policy) -> Decision
         look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.poll.queued_s)),
         call_at=told.call_at or max(now + delay, told.not_before or now),
         first_in_line=first_in_line,
+        run=max(told.run, 1),
     )
     return replace(decision, after=after)
 
@@ -226,10 +230,13 @@ def _on_job_draining(
     revived = was_finished and termination.evidence >= evidence.JOB_FINISHED
     if revived:
         told = replace(told, evidence=evidence.ACKNOWLEDGED)
+    runs_on = told.call_at is None and _runs_on(told, seen)
+    if revived or runs_on:
+        told = running_again(told)
     left_submitted = termination.job_state is JobState.SUBMITTED and not seen.next_action
     if told.job_state is JobState.SUBMITTED:
         told = replace(told, call_at=None)
-    elif revived or left_submitted or (told.call_at is None and _runs_on(told, seen)):
+    elif revived or left_submitted or runs_on:
         told = replace(told, call_at=now)
     elif seen.next_action:
         told = replace(told, call_at=None)
@@ -280,7 +287,9 @@ def _on_job_settling(
     told = replace(_with_sighting(termination, seen), failures=0, problem=None)
     if told.job_state is None or not told.job_state.finished or seen.next_action:
         revived = replace(told, evidence=evidence.ACKNOWLEDGED, settle_until=None)
-        decision = moved(revived, Event.SEEN_LIVE_AGAIN, now, why="the job runs again")
+        decision = moved(
+            running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
+        )
         at = now + timedelta(seconds=policy.sweep_s)
         call_at = None if told.job_state is JobState.SUBMITTED else now
         after = replace(look_at(decision.after, Look.SWEEP, at), call_at=call_at)
@@ -291,19 +300,41 @@ def _on_job_settling(
         return given_up(told, now, why=doubt)
     if doubt is not None:
         unproven = replace(told, evidence=evidence.JOB_FINISHED, settle_until=None)
+        if _ran_again(termination, seen):
+            unproven = running_again(unproven)
         decision = moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=doubt)
         return replace(decision, after=look_at(decision.after, Look.JOB, now))
-    settle_until = termination.settle_until or now
-    if seen.observed_at >= settle_until:
-        return moved(replace(told, evidence=evidence.SETTLED), Event.SETTLED, now)
-    at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
+    return _on_still_down(told, seen.observed_at, now, policy)
+
+
+def _on_still_down(
+    told: Termination, observed_at: datetime, now: datetime, policy: Policy, why: str | None = None
+) -> Decision:
+    """The job of a settling termination is down as before; its machines may not be gone yet."""
+    if evidence.machines_gone(told):
+        told = replace(told, evidence=evidence.MACHINES_GONE)
+    settle_until, left = told.settle_until or now, told.machines.left
+    overdue = _overdue(told, now)
+    if overdue and told.machines.up:
+        why = f"{told.machines.up} of {told.machines.total} machines were still up"
+        return given_up(told, now, why=why)
+    if (observed_at >= settle_until or why) and (overdue or not left):
+        settled = told.evidence >= evidence.MACHINES_GONE and not why
+        proven = evidence.SETTLED if settled else told.evidence
+        return moved(replace(told, evidence=proven, problem=None), Event.SETTLED, now, why=why)
+    soon = now + timedelta(seconds=policy.poll.settling_s)
+    at = soon if now >= settle_until else min(settle_until, soon)
     return Decision(after=look_at(told, Look.SWEEP, at))
+
+
+def _ran_again(termination: Termination, seen: JobSeen) -> bool:
+    known = termination.job_end_time
+    return known is not None and seen.end_time is not None and seen.end_time != known
 
 
 def _doubt(termination: Termination, seen: JobSeen) -> str | None:
     """Why a finished job may not be down any more; None: nothing speaks against it."""
-    known = termination.job_end_time
-    if known and seen.end_time and seen.end_time != known:
+    if _ran_again(termination, seen):
         return "its EndTime changed"
     if seen.instances is not None and not evidence.proves_down(termination, seen):
         return f"its counters read {seen.instances.live} live of {seen.instances.total}"

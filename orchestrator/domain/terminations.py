@@ -7,11 +7,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.lifecycle import LIVE_STATES, State
+from orchestrator.domain.machines import NO_MACHINES
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from orchestrator.domain.captures import Capture
     from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
+    from orchestrator.domain.machines import Machines
 
 
 class Look(StrEnum):
@@ -93,12 +96,22 @@ class Termination:
     """A call was made whose outcome is not known: the job is read before anything else."""
     failures: int = 0
     """Calls in a row that did not get through."""
+    run: int = 0
+    """How often it was seen to begin to run; machines are captured once for each."""
+    called_at: datetime | None = None
+    """When the first call of this run left."""
     acknowledged_at: datetime | None = None
     """When the cloud last acknowledged a call, or was seen to act on one."""
     give_up_at: datetime | None = None
     settle_until: datetime | None = None
     problem: Problem | None = None
     finished_at: datetime | None = None
+
+    capture: Capture | None = None
+    """Of this run, or of an earlier one."""
+    awaits_capture: bool = True
+    """Whether its first call waits a while for its machines to be captured."""
+    machines: Machines = NO_MACHINES
 
     def begins_after(self, time: datetime) -> bool:
         """Whether it was asked to be left alone until later than ``time``."""

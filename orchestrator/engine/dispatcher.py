@@ -45,12 +45,12 @@ class Dispatcher:
         await partition.tell_condition()
         if ready_s > 0:
             return ready_s
-        now = partition.clock.now()
-        ready = await partition.store.callable(now, 1)
+        now, wait_s = partition.clock.now(), partition.capture.wait_s
+        ready = await partition.store.callable(now, 1, capture_wait_s=wait_s)
         if ready:
             await self._start(ready[0], now)
             return 0.0
-        next_at = await partition.store.next_call_at()
+        next_at = await partition.store.next_call_at(capture_wait_s=wait_s)
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
     async def end(self, within_s: float) -> bool:

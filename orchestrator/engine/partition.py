@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import TERMINATE_JOB
+from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import Event
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
     from orchestrator.engine.ports import Clock, Cloud, Store
     from orchestrator.engine.watched import Watched
 
-ACTIONS = (TERMINATE_JOB, "DescribeJob", "DescribeJobs", "DescribeTask")
+ACTIONS = (
+    TERMINATE_JOB,
+    "DescribeJob",
+    "DescribeJobs",
+    "DescribeTask",
+    "DescribeJobSubmitInfo",
+    "DescribeInstances",
+)
 
 _TROUBLE = (
     CloudErrorKind.NOT_SENT,
@@ -62,6 +70,7 @@ class Partition:
     quotas: Mapping[str, int]
     watched: Watched
     poll: PollPolicy = field(default_factory=PollPolicy)
+    capture: CapturePolicy = field(default_factory=CapturePolicy)
     pacers: dict[str, Pacer] = field(init=False)
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)

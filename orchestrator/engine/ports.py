@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.attempts import Answer, NewAttempt
+    from orchestrator.domain.captures import Capture
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.leases import Fence, Standing
-    from orchestrator.domain.machines import MachineSeen
+    from orchestrator.domain.machines import CapturedMachine, MachineSeen, Sight
     from orchestrator.domain.terminations import Kind, Problem, Termination
 
 
@@ -91,8 +92,45 @@ class Store(Protocol):
     async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
         """Terminations of each kind to look at, due or not, the soonest first."""
 
-    async def callable(self, now: datetime, limit: int) -> list[Termination]:
-        """Terminations whose job may be called now, first in line first."""
+    async def callable(
+        self, now: datetime, limit: int, *, capture_wait_s: float
+    ) -> list[Termination]:
+        """Terminations whose job may be called now, first in line first.
+
+        One that awaits the capture of its machines does so for ``capture_wait_s`` at most.
+        """
+
+    async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
+        """Terminations whose machines are to be captured now, in the order of the calls."""
+
+    async def capture(
+        self,
+        before: Termination,
+        after: Capture,
+        page: TaskPage | None = None,
+        *,
+        awaits: bool,
+        due_at: datetime | None = None,
+    ) -> None:
+        """Write how far a capture is, with the page that it went on by.
+
+        ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
+        Nothing is written where it is not as it was before.
+        """
+
+    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+        """Machines of one region to look up now: of jobs that are down, and a first few of others.
+
+        None that was looked up since ``seen_before``.
+        """
+
+    async def machines_seen(
+        self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
+    ) -> None:
+        """Write what a look at these machines showed; None: nothing that is certain."""
+
+    async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
+        """Write that the machines of this one's job cannot be looked up."""
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
@@ -105,7 +143,7 @@ class Store(Protocol):
         Of these operations; None: of any, where the call was acknowledged before then, too.
         """
 
-    async def next_call_at(self) -> datetime | None:
+    async def next_call_at(self, *, capture_wait_s: float) -> datetime | None:
         """When the next job may be called."""
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:

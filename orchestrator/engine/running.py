@@ -7,12 +7,16 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.captures import When
+from orchestrator.engine.capturer import Capturer
 from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.loop import run_until
+from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.prober import Prober
 from orchestrator.engine.sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from orchestrator.engine.loop import Steps
     from orchestrator.engine.partition import Partition
 
 DRAIN_S = 3.0
@@ -29,15 +33,26 @@ class PartitionLoops:
     dispatcher: Dispatcher = field(init=False)
     sweeper: Sweeper = field(init=False)
     prober: Prober = field(init=False)
+    capturer: Capturer = field(init=False)
+    machine_sweeper: MachineSweeper = field(init=False)
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.partition, on_change=self.wake)
         self.sweeper = Sweeper(self.partition, on_change=self.wake)
         self.prober = Prober(self.partition, on_change=self.wake)
+        self.capturer = Capturer(self.partition, on_change=self.wake)
+        self.machine_sweeper = MachineSweeper(self.partition, on_change=self.wake)
+
+    @property
+    def loops(self) -> tuple[Steps, ...]:
+        loops = (self.dispatcher, self.sweeper, self.prober)
+        if self.partition.capture.when is When.NONE:
+            return loops
+        return (*loops, self.capturer, self.machine_sweeper)
 
     def wake(self) -> None:
-        for loop in (self.dispatcher, self.sweeper, self.prober):
+        for loop in self.loops:
             loop.wake.set()
 
     @property
@@ -59,7 +74,7 @@ class PartitionLoops:
                     group.create_task(
                         run_until(self._told_to_stop, loop, partition.clock, partition.random)
                     )
-                    for loop in (self.dispatcher, self.sweeper, self.prober)
+                    for loop in self.loops
                 ]
                 await self._told_to_stop.wait()
                 until = time() + DRAIN_S
@@ -68,6 +83,7 @@ class PartitionLoops:
                     loop.cancel()
         finally:
             left_s = max(0.0, until - time())
-            ended = await asyncio.gather(self.dispatcher.end(left_s), self.prober.end(left_s))
+            calling = (self.dispatcher, self.prober, self.capturer)
+            ended = await asyncio.gather(*(loop.end(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning("calls of %s were cut off; their jobs are read first", partition.name)

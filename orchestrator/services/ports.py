@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
+    from orchestrator.domain.jobs import JobState
     from orchestrator.domain.lifecycle import State
+    from orchestrator.domain.machines import Sight
     from orchestrator.domain.operations import NewOperation, Outcome
     from orchestrator.domain.terminations import Problem, Termination
 
@@ -78,6 +80,20 @@ class TerminationRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRecord:
+    """A task instance as it was last read, with its machine as that was last looked up."""
+
+    task: str
+    index: int
+    state: JobState | None
+    reason: str | None
+    observed_at: datetime
+    machine_id: str | None
+    machine: Sight | None
+    machine_observed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventRecord:
     id: int
     at: datetime
@@ -128,6 +144,17 @@ class Records(Protocol):
         region: str | None = None,
     ) -> list[TerminationRecord]:
         """In the order of submission, above sequence number ``after``."""
+
+    async def instances(
+        self,
+        *,
+        after: int,
+        limit: int,
+        termination_id: str,
+        states: Collection[JobState] | None,
+        machine: Sight | None,
+    ) -> list[InstanceRecord]:
+        """Instances of a termination that had a machine when they were read, ``after`` so many."""
 
     async def events(
         self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     SecretStr,
     ValidationInfo,
@@ -27,6 +28,7 @@ from sqlalchemy.engine import make_url
 
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS
 from orchestrator.cloud.hosts import host_for, region_name
+from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
@@ -38,6 +40,7 @@ REGIONAL_CVM = "https://cvm.{region}.tencentcloudapi.com"
 NOWHERE = "none"
 NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
 _POLL = PollPolicy()
+_CAPTURE = CapturePolicy()
 _LEASE = LeasePolicy()
 
 
@@ -147,8 +150,20 @@ class Engine(_Section):
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = 30.0
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
     call_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    capture: When = _CAPTURE.when
+    capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
+    capture_before_max_s: Interval = _CAPTURE.before_max_s
+    starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
     poll: Poll = Poll()
     lease: Lease = Lease()
+
+    def capture_policy(self) -> CapturePolicy:
+        return CapturePolicy(
+            when=self.capture,
+            before_max_instances=self.capture_before_max_instances,
+            before_max_s=self.capture_before_max_s,
+            starting_watch_s=self.starting_watch_s,
+        )
 
 
 class Quotas(_Section):

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, or_, select, update
 
+from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Sight
 from orchestrator.domain.operations import Outcome
 from orchestrator.domain.terminations import Problem
 from orchestrator.services.ports import (
     AttemptRecord,
     Created,
     EventRecord,
+    InstanceRecord,
     InstancesProgress,
     OperationRecord,
     TerminationRecord,
@@ -25,6 +28,7 @@ from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
     events,
+    instances,
     operation_terminations,
     operations,
     partitions,
@@ -33,7 +37,7 @@ from orchestrator.store.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -139,6 +143,25 @@ class StoredRecords:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
             return await _termination_records(connection, rows)
+
+    async def instances(
+        self,
+        *,
+        after: int,
+        limit: int,
+        termination_id: str,
+        states: Collection[JobState] | None,
+        machine: Sight | None,
+    ) -> list[InstanceRecord]:
+        seq = select(terminations.c.seq).where(terminations.c.id == termination_id)
+        query = select(instances).where(instances.c.termination_seq == seq.scalar_subquery())
+        if states is not None:
+            query = query.where(instances.c.state.in_(states))
+        if machine is not None:
+            query = query.where(instances.c.machine == machine)
+        query = query.order_by(*instances.primary_key).offset(after).limit(limit)
+        async with self._database.read() as connection:
+            return [_instance(row) for row in await connection.execute(query)]
 
     async def events(
         self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
@@ -276,6 +299,19 @@ def _attempt(row: Row[Any]) -> AttemptRecord:
         code=row.code,
         message=row.message,
         request_id=row.request_id,
+    )
+
+
+def _instance(row: Row[Any]) -> InstanceRecord:
+    return InstanceRecord(
+        task=row.task,
+        index=row.instance_index,
+        state=JobState(row.state) if row.state else None,
+        reason=row.reason,
+        observed_at=row.observed_at,
+        machine_id=row.machine_id or None,
+        machine=Sight(row.machine) if row.machine else None,
+        machine_observed_at=row.machine_observed_at,
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
+from orchestrator.domain.captures import Capture
+from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskSubmitted
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Machines
 from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
 SET_BY_ENGINE: Final = (
     "state",
@@ -34,17 +35,20 @@ SET_BY_ENGINE: Final = (
     "first_in_line",
     "in_doubt",
     "failures",
+    "run",
+    "called_at",
     "acknowledged_at",
     "give_up_from",
     "settle_from",
     "problem",
     "finished_at",
 )
-"""The columns that a decision changes; the others belong to the request.
+"""The columns that a decision changes; the others belong to the request or to the capture.
 
 A deadline is stored as what it counts from: its length belongs to the request, and another one may
 make it longer at any time, also while a decision is under way that knows nothing of it.
 """
+_MACHINES: Final = ("total", "up", "gone", "listed", "observed_at")
 
 
 def to_row(termination: Termination) -> dict[str, Any]:
@@ -57,6 +61,10 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["problem"] = asdict(termination.problem) if termination.problem else None
     row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
     row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
+    row["capture"] = capture_to_row(termination.capture) if termination.capture else None
+    machines = row.pop("machines")
+    row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
+    row["machines_problem"] = asdict(machines.problem) if machines.problem else None
     return row
 
 
@@ -71,7 +79,33 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     values["instances"] = InstanceCounters(**row["instances"]) if row["instances"] else None
     values["tasks"] = tuple(_task(task) for task in row["tasks"])
     values["problem"] = Problem(**row["problem"]) if row["problem"] else None
+    values["capture"] = _capture(row["capture"]) if row["capture"] else None
+    values["machines"] = Machines(
+        **{name: row[f"machines_{name}"] for name in _MACHINES},
+        problem=Problem(**row["machines_problem"]) if row["machines_problem"] else None,
+    )
     return Termination(**values)
+
+
+def capture_to_row(capture: Capture) -> dict[str, Any]:
+    """As it comes back from the database, too: by it another one is told from this."""
+    times = {name: _text(getattr(capture, name)) for name in ("counted_at", "ended_at")}
+    return asdict(capture) | times | {"tasks": [asdict(task) for task in capture.tasks]}
+
+
+def _capture(row: dict[str, Any]) -> Capture:
+    times = {name: _time(row[name]) for name in ("counted_at", "ended_at")}
+    tasks = tuple(TaskSubmitted(**task) for task in row["tasks"])
+    problem = Problem(**row["problem"]) if row["problem"] else None
+    return Capture(**row | times | {"tasks": tasks, "problem": problem})
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _shifted(time: datetime | None, seconds: float) -> datetime | None:

@@ -21,7 +21,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
+    true,
 )
 
 from orchestrator.domain.lifecycle import FINAL_STATES, State
@@ -121,12 +123,24 @@ terminations = Table(
     Column("first_in_line", Boolean, nullable=False),
     Column("in_doubt", Boolean, nullable=False),
     Column("failures", Integer, nullable=False),
+    Column("run", Integer, nullable=False, server_default=text("0")),
+    Column("called_at", UtcDateTime),
     Column("acknowledged_at", UtcDateTime),
     Column("give_up_from", UtcDateTime),
     Column("settle_from", UtcDateTime),
     Column("problem", JSON(none_as_null=True)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+    Column("capture", JSON(none_as_null=True)),
+    Column("capture_at", UtcDateTime),
+    Column("captured_run", Integer, nullable=False, server_default=text("0")),
+    Column("awaits_capture", Boolean, nullable=False, server_default=true()),
+    Column("machines_total", BigInteger, nullable=False, server_default=text("0")),
+    Column("machines_up", BigInteger, nullable=False, server_default=text("0")),
+    Column("machines_gone", BigInteger, nullable=False, server_default=text("0")),
+    Column("machines_listed", Boolean, nullable=False, server_default=false()),
+    Column("machines_observed_at", UtcDateTime),
+    Column("machines_problem", JSON(none_as_null=True)),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
@@ -168,6 +182,50 @@ Index(
     terminations.c.call_at,
     sqlite_where=text("call_at IS NOT NULL"),
     postgresql_where=text("call_at IS NOT NULL"),
+)
+
+_TO_CAPTURE = text("captured_run < run AND finished_at IS NULL")
+Index(
+    "ix_terminations_capture",
+    terminations.c.partition,
+    terminations.c.first_in_line.desc(),
+    terminations.c.seq,
+    sqlite_where=_TO_CAPTURE,
+    postgresql_where=_TO_CAPTURE,
+)
+_NEVER_LISTED = text("machines_total > 0 AND machines_observed_at IS NULL AND finished_at IS NULL")
+Index(
+    "ix_terminations_machines",
+    terminations.c.partition,
+    sqlite_where=_NEVER_LISTED,
+    postgresql_where=_NEVER_LISTED,
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("termination_seq", ForeignKey("terminations.seq"), primary_key=True),
+    Column("task", Text, primary_key=True),
+    Column("instance_index", Integer, primary_key=True, autoincrement=False),
+    Column("machine_id", Text, primary_key=True),
+    Column("state", Text),
+    Column("reason", Text),
+    Column("observed_at", UtcDateTime, nullable=False),
+    Column("machine", Text),
+    Column("machine_observed_at", UtcDateTime),
+    sqlite_with_rowid=False,
+)
+"""Those that had a machine when they were looked at; ``machine`` is what CVM showed of it.
+
+An instance that runs again runs on another machine, which is another row.
+"""
+MACHINE_LEFT = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
+Index(
+    "ix_instances_machine_left",
+    instances.c.termination_seq,
+    instances.c.machine_observed_at,
+    sqlite_where=MACHINE_LEFT,
+    postgresql_where=MACHINE_LEFT,
 )
 
 operation_terminations = Table(

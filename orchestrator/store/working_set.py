@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import BindParameter, Integer, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Integer,
+    bindparam,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
+from orchestrator.store import captures
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
@@ -28,8 +41,11 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.attempts import Answer, NewAttempt
+    from orchestrator.domain.captures import Capture
     from orchestrator.domain.decisions import Decision
+    from orchestrator.domain.jobs import TaskPage
     from orchestrator.domain.leases import Fence
+    from orchestrator.domain.machines import CapturedMachine, Sight
     from orchestrator.domain.terminations import Kind, Problem, Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
@@ -63,15 +79,40 @@ _PLANNED = {
     False: _planned(terminations.c.job_state.is_(None)),
 }
 
+_IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
+_CAPTURED = or_(
+    terminations.c.captured_run >= terminations.c.run, not_(terminations.c.awaits_capture)
+)
+_UNCAPTURED_BEFORE: BindParameter[datetime] = bindparam(
+    "uncaptured_before", type_=terminations.c.call_at.type
+)
 _CALLABLE = (
     select(terminations)
-    .where(_HERE, terminations.c.call_at <= _BEFORE)
-    .order_by(terminations.c.first_in_line.desc(), terminations.c.seq)
+    .where(
+        _HERE,
+        terminations.c.call_at <= _BEFORE,
+        or_(_CAPTURED, terminations.c.call_at <= _UNCAPTURED_BEFORE),
+    )
+    .order_by(*_IN_TURN)
     .limit(_LIMIT)
 )
+_NEXT_CALL_AT = {
+    captured: select(func.min(terminations.c.call_at)).where(
+        _HERE, terminations.c.call_at.is_not(None), condition
+    )
+    for captured, condition in ((True, _CAPTURED), (False, not_(_CAPTURED)))
+}
 
-_NEXT_CALL_AT = select(func.min(terminations.c.call_at)).where(
-    _HERE, terminations.c.call_at.is_not(None)
+_TO_CAPTURE = (
+    select(terminations)
+    .where(
+        _HERE,
+        terminations.c.captured_run < terminations.c.run,
+        terminations.c.finished_at.is_(None),
+        or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= _BEFORE),
+    )
+    .order_by(*_IN_TURN)
+    .limit(_LIMIT)
 )
 
 _UNANSWERED = (
@@ -135,10 +176,79 @@ class WorkingSet:
                 for kind in kinds
             }
 
-    async def callable(self, now: datetime, limit: int) -> list[Termination]:
-        """Terminations whose job may be called now, first in line first."""
+    async def callable(
+        self, now: datetime, limit: int, *, capture_wait_s: float
+    ) -> list[Termination]:
+        """Terminations whose job may be called now, first in line first.
+
+        One that awaits the capture of its machines does so for ``capture_wait_s`` at most.
+        """
+        uncaptured_before = now - timedelta(seconds=capture_wait_s)
         async with self._database.read() as connection:
-            return await self._fetch(connection, _CALLABLE, before=now, limit=limit)
+            return await self._fetch(
+                connection,
+                _CALLABLE,
+                before=now,
+                uncaptured_before=uncaptured_before,
+                limit=limit,
+            )
+
+    async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
+        """Terminations whose machines are to be captured now, in the order of the calls."""
+        async with self._database.read() as connection:
+            return await self._fetch(connection, _TO_CAPTURE, before=now, limit=limit)
+
+    async def capture(
+        self,
+        before: Termination,
+        after: Capture,
+        page: TaskPage | None = None,
+        *,
+        awaits: bool,
+        due_at: datetime | None = None,
+    ) -> None:
+        """Write how far a capture is, with the page that it went on by.
+
+        ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
+        Nothing is written where it is not as it was before.
+        """
+
+        async def work(transaction: Transaction) -> None:
+            await captures.write(transaction, before, after, page, awaits=awaits, due_at=due_at)
+
+        await self._write(work)
+
+    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+        """Machines of one region to look up now: of jobs that are down, and a first few of others.
+
+        None that was looked up since ``seen_before``.
+        """
+        async with self._database.read() as connection:
+            return await captures.machines_due(
+                connection, self._fence.partition, seen_before, limit
+            )
+
+    async def machines_seen(
+        self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
+    ) -> None:
+        """Write what a look at these machines showed; None: nothing that is certain."""
+
+        async def work(transaction: Transaction) -> None:
+            await captures.machines_seen(transaction, seen, at)
+
+        await self._write(work)
+
+    async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
+        """Write that the machines of this one's job cannot be looked up."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(
+                update(terminations)
+                .where(terminations.c.seq == machine.termination_seq)
+                .values(machines_problem=asdict(problem))
+            )
+
+        await self._write(work)
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
@@ -164,13 +274,14 @@ class WorkingSet:
                 )
         return found
 
-    async def next_call_at(self) -> datetime | None:
+    async def next_call_at(self, *, capture_wait_s: float) -> datetime | None:
         """When the next job may be called."""
+        asked = {"partition": self._fence.partition}
         async with self._database.read() as connection:
-            found: datetime | None = await connection.scalar(
-                _NEXT_CALL_AT, {"partition": self._fence.partition}
-            )
-            return found
+            captured = await connection.scalar(_NEXT_CALL_AT[True], asked)
+            other = await connection.scalar(_NEXT_CALL_AT[False], asked)
+        waits = other and other + timedelta(seconds=capture_wait_s)
+        return min((at for at in (captured, waits) if at), default=None)
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""

@@ -49,6 +49,7 @@ TerminateJob = 20
 DescribeJob = 50
 DescribeJobs = 10
 DescribeTask = 20
+DescribeJobSubmitInfo = 20
 [faults.TerminateJob]
 throttle = 0.02
 internal_error = 0.04
@@ -143,7 +144,11 @@ settle_s = 1
 endpoint = "{cloud}"
 cvm_endpoint = "{cloud}"
 regions = ["ap-guangzhou"]
-quotas = {{ TerminateJob = 20, DescribeJob = 50, DescribeJobs = 10, DescribeTask = 20 }}
+quotas.TerminateJob = 20
+quotas.DescribeJob = 50
+quotas.DescribeJobs = 10
+quotas.DescribeTask = 20
+quotas.DescribeJobSubmitInfo = 20
 credentials = {{ provider = "static", secret_id = "AKIDEXAMPLE", secret_key = "example" }}
 """
 

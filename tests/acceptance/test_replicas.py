@@ -47,6 +47,7 @@ TerminateJob = 5
 DescribeJob = 10
 DescribeJobs = 5
 DescribeTask = 10
+DescribeJobSubmitInfo = 10
 [faults.TerminateJob]
 internal_error = 0.03
 reset = 0.03
@@ -79,7 +80,11 @@ ACCOUNT: Final = """
 endpoint = "{cloud}"
 cvm_endpoint = "{cloud}"
 regions = ["ap-guangzhou"]
-quotas = {{ TerminateJob = 5, DescribeJob = 10, DescribeJobs = 5, DescribeTask = 10 }}
+quotas.TerminateJob = 5
+quotas.DescribeJob = 10
+quotas.DescribeJobs = 5
+quotas.DescribeTask = 10
+quotas.DescribeJobSubmitInfo = 10
 credentials = {{ provider = "static", secret_id = "AKID{number}", secret_key = "example" }}
 """
 

@@ -63,7 +63,14 @@ REGION: Final = "ap-guangzhou"
 PARTITION: Final = "main@cloud"
 SECRET_ID: Final = "AKIDEXAMPLE"
 SECRET_KEY: Final = "example"
-QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 5, "DescribeJobs": 2, "DescribeTask": 3}
+QUOTAS: Final = {
+    "TerminateJob": 2,
+    "DescribeJob": 5,
+    "DescribeJobs": 2,
+    "DescribeTask": 3,
+    "DescribeJobSubmitInfo": 2,
+    "DescribeInstances": 40,
+}
 FILE: Final = "orchestrator.db"
 EVERY: Final = int(os.environ.get("CRASH_POINTS_EVERY", "0"))
 RUN_MAX_S: Final = 600.0
@@ -289,7 +296,7 @@ class Process:
             assert world.clock.time_s < world.clock.started_s + RUN_MAX_S, world.states()
 
     def _each(self) -> tuple[Steps, ...]:
-        return self.loops.dispatcher, self.loops.sweeper, self.loops.prober
+        return self.loops.loops
 
     async def _submit(self) -> str:
         request = Request(
@@ -314,6 +321,7 @@ class Process:
         wait_s = await tried(loop.step())
         assert await self.loops.dispatcher.end(CALLS_MAX_S)
         assert await self.loops.prober.end(CALLS_MAX_S)
+        assert await self.loops.capturer.end(CALLS_MAX_S)
         return FAILURE_BASE_S if wait_s is None else wait_s
 
 
@@ -345,6 +353,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
                 lease=Lease(fence, math.inf),
                 cloud=TencentBatch(
                     endpoint="http://cloud",
+                    cvm_endpoint="http://cloud",
                     credentials=build_provider(
                         "static", {"secret_id": SECRET_ID, "secret_key": SECRET_KEY}, clock
                     ),
@@ -359,6 +368,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
             )
         )
         stack.push_async_callback(loops.prober.end, CALLS_MAX_S)
+        stack.push_async_callback(loops.capturer.end, CALLS_MAX_S)
         stack.push_async_callback(loops.dispatcher.end, CALLS_MAX_S)
         records = StoredRecords(database, clock.now)
         submission = Submission(

@@ -26,7 +26,7 @@ CASES: list[tuple[str, dict[str, Any], str, int]] = [
     ("running", group(), "verified", 5),
     ("several tasks", group(tasks=3), "verified", 5),
     ("reads FAILED early", group(failed_early_s=0.25), "verified", 5),
-    ("env", group(env_id="env-1", node_restart_s=1), "verified", 5),
+    ("env", group(env_id="env-1", node_restart_s=1), "verified", 3),
     ("interrupted", group(state="FAILED_INTERRUPTED"), "verified", 5),
     ("submitted for a while", group(state="SUBMITTED", submitted_s=0.5), "verified", 5),
     (
@@ -148,6 +148,44 @@ async def test_a_job_revived_in_the_settle_window_is_brought_down_again(database
         termination = await running.until(operation_id, JOB, "verified")
         assert len(termination["attempts"]) == 2
         assert running.simulator.truth()[0]["live"] == 0
+
+
+async def test_machines_are_followed_until_they_are_gone(database_url: str) -> None:
+    spec = group(instances=5, mix={"SUCCEED": 0.2}, machine_linger_s=2)
+    async with service(database_url, spec) as running:
+        operation_id = await running.submit(JOB)
+        settling = await running.until(operation_id, JOB, "settling")
+        path = f"/v1/terminations/{settling['id']}/instances"
+        listed = (await running.get(path))["instances"]
+        assert [each["index"] for each in listed] == [1, 2, 3, 4]
+        assert {each["state"] for each in listed} == {"RUNNING"}
+        assert (await running.get(f"{path}?state=live"))["instances"] == [], "none is any more"
+        verified = await running.until(operation_id, JOB, "verified")
+        assert verified["evidence"] == 5
+        machines = verified["machines"]
+        assert (machines["total"], machines["up"], machines["gone"]) == (4, 0, 4)
+        assert (machines["not_captured"], machines["error"]) == (None, None)
+        (truth,) = running.simulator.truth()
+        assert truth["machines_up"] == 0
+        gone = await running.get(f"{path}?machine=gone&limit=3")
+        assert len(gone["instances"]) == 3
+        more = await running.get(
+            f"{path}?machine=gone&limit=3&page_token={gone['next_page_token']}"
+        )
+        assert [each["index"] for each in more["instances"]] == [4]
+        assert more["next_page_token"] is None
+
+
+async def test_machines_that_stay_end_their_job_unverified(database_url: str) -> None:
+    engine = {"settle_s": 0.2, "give_up_after_s": 1.0, "poll": {"settling_s": 0.1}}
+    async with service(database_url, group(machines_stay=1), engine=engine) as running:
+        operation_id = await running.submit(JOB)
+        unverified = await running.until(operation_id, JOB, "unverified")
+        assert "1 of 20 machines were still up" in unverified["waiting_for"]
+        path = f"/v1/terminations/{unverified['id']}/instances?machine=up"
+        (up,) = (await running.get(path))["instances"]
+        assert running.simulator.truth()[0]["machines_up"] == 1
+        assert up["machine_id"].startswith("ins-")
 
 
 async def test_an_immortal_job_ends_unverified_at_its_deadline(database_url: str) -> None:

@@ -9,9 +9,11 @@ from collections import Counter, defaultdict
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain import evidence
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.operations import outcome
 from orchestrator.simulator.faults import Fault
+from orchestrator.simulator.machines import machines
 from tests.simulation.clock import START
 from tests.simulation.loop import REPLICA
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT PRIMARY KEY);
-CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, call_at, in_doubt
+CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, call_at, in_doubt,
+capture, captured_run, machines_gone, machines_observed_at, machines_problem
 ON terminations BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
 CREATE TRIGGER postponed AFTER UPDATE OF look_at ON terminations
 WHEN NEW.not_before IS OLD.not_before
@@ -136,8 +139,8 @@ class Checkers:
             if self._holders.setdefault(key, row["holder"]) != row["holder"]:
                 self.violated("epoch", f"{key} is held by {row['holder']} and another")
         for event in self.rows(
-            "SELECT e.id, e.type, e.from_state, e.to_state, e.why, t.job_id, t.region, t.created_at"
-            " FROM events e LEFT JOIN terminations t ON t.id = e.termination_id"
+            "SELECT e.id, e.type, e.from_state, e.to_state, e.why, e.evidence, t.job_id, t.region,"
+            " t.created_at FROM events e LEFT JOIN terminations t ON t.id = e.termination_id"
             " WHERE e.id > ? ORDER BY e.id",
             self._last_event,
         ):
@@ -146,6 +149,7 @@ class Checkers:
             if (event["type"], event["from_state"]) == (Event.CALL_ACCEPTED, State.SENDING):
                 self._check_accepted(event)
             if event["to_state"] and State(event["to_state"]).final:
+                self._world.fired[f"ended {event['to_state']} with {event['evidence']}"] += 1
                 self._check_end(event)
 
     def _check_accepted(self, event: sqlite3.Row) -> None:
@@ -180,6 +184,10 @@ class Checkers:
                 )
             case _:
                 true = False
+        if event["evidence"] >= evidence.MACHINES_GONE and job is not None:
+            # A machine that is being destroyed counts as gone.
+            up = [some for some in machines(job, now) if some.state != "TERMINATING"]
+            true = true and (not up or job.revived_at is not None)
         if not true:
             self.violated("truth", f"{job_id} ends {state}: {event['why']}: {job and job.spec}")
 

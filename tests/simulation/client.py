@@ -52,6 +52,15 @@ class Client:
             {"instances": 2, "succeeds_after_s": [0.5, 5]},
             {"instances": 2, "fails_after_s": [0.5, 4], "revive_after_s": [0.1, 1]},
             {"instances": 3, "again": "ok", "drain_s": [0.5, 3]},
+            {"instances": 3, "drain_s": [0.5, 2], "machine_linger_s": [0.5, 4]},
+            {
+                "instances": 4,
+                "mix": {"STARTING": 0.5},
+                "drain_s": 1,
+                "starting_without_machine": True,
+            },
+            {"instances": 4, "mix": {"STARTING": 0.5, "PENDING": 0.25}, "drain_s": [0.5, 2]},
+            {"instances": 2, "env_id": "env-example2", "node_restart_s": 1, "drain_s": 0.5},
         ]
         groups = [
             self._random.choice(kinds) | {"prefix": f"x{number}{place}", "region": region}

@@ -56,6 +56,8 @@ SOON_S: Final = 3.0
 HASTY: Final[dict[str, Any]] = {
     "settle_s": SETTLE_S,
     "give_up_after_s": GIVE_UP_AFTER_S,
+    "capture_before_max_s": 2.0,
+    "starting_watch_s": 2.0,
     "lease": LEASE,
     "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
 }

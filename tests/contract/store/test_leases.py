@@ -6,15 +6,19 @@ import asyncio
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Interval, insert, literal, select, update
 
 from orchestrator.domain.attempts import Answer, NewAttempt
+from orchestrator.domain.captures import Capture
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import LeaseLost
+from orchestrator.domain.jobs import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
 from orchestrator.domain.leases import Fence
+from orchestrator.domain.machines import Sight
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
 from orchestrator.domain.terminations import Problem
 from orchestrator.store import schema
@@ -29,6 +33,7 @@ from tests.unit.domain.build import NOW, POLICY, later, read
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from orchestrator.domain.machines import CapturedMachine
     from orchestrator.store.transaction import Transaction
 
 OTHER = "other@host"
@@ -351,7 +356,44 @@ async def troubling(store: WorkingSet) -> Callable[[], Awaitable[object]]:
     return lambda: store.set_condition(Problem(code="C", message="m"), None)
 
 
-WRITES = [applying, looking, postponing, starting, finishing, troubling]
+async def capturing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return partial(store.capture, await only(store), Capture(run=1), awaits=False)
+
+
+async def looking_up(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return partial(store.machines_seen, [(await captured(store), Sight.UP)], NOW)
+
+
+async def hiding(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return partial(store.machines_hidden, await captured(store), Problem(code="C", message="m"))
+
+
+async def captured(store: WorkingSet) -> CapturedMachine:
+    task = TaskSubmitted(name="a", instances=1)
+    await store.capture(await only(store), Capture(run=1, tasks=(task,)), awaits=False)
+    page = TaskPage(
+        observed_at=NOW,
+        task=TaskSeen(name="a"),
+        instances=(InstanceSeen(index=0, state=None, machine_id="ins-1"),),
+        rows=1,
+        instances_total=1,
+    )
+    await store.capture(await only(store), Capture(run=1), page, awaits=False)
+    (machine,) = await store.machines_due(NOW, 1)
+    return machine
+
+
+WRITES = [
+    applying,
+    looking,
+    postponing,
+    starting,
+    finishing,
+    troubling,
+    capturing,
+    looking_up,
+    hiding,
+]
 
 
 async def lose(world: World, fence: Fence, how: str) -> None:

@@ -137,15 +137,24 @@ def named(value: Any) -> str:
 
 
 def statements(engine: Engine) -> dict[str, list[str]]:
-    """What makes each table and index, a line each, whatever the order of a table's parts."""
+    """What makes each table and index, part by part, whatever the order of the parts."""
     with engine.connect() as connection:
         made = connection.execute(
             text("SELECT name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'")
         ).all()
-    return {
-        row.name: sorted(line.strip(" \t,") for line in (row.sql or "").splitlines())
-        for row in made
-    }
+    return {row.name: sorted(parts(row.sql or "")) for row in made}
+
+
+def parts(statement: str) -> list[str]:
+    """What stands between the outer parentheses of a statement, and around them."""
+    made, depth = [""], 0
+    for character in statement:
+        depth += (character == "(") - (character == ")")
+        if depth <= 1 and character in "(,)":
+            made.append("")
+        else:
+            made[-1] += character
+    return [" ".join(part.split()) for part in made]
 
 
 def contents(engine: Engine) -> dict[str, list[Any]]:

@@ -91,7 +91,7 @@ async def ready_to_call(store: WorkingSet) -> Termination:
     queued = await only(store)
     looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
     await store.apply([(queued, looked)], NOW)
-    (ready,) = await store.callable(NOW, 10)
+    (ready,) = await store.callable(NOW, 10, capture_wait_s=0)
     return ready
 
 
@@ -118,7 +118,7 @@ async def test_a_termination_comes_back_as_it_was_written(
         job_end_time="E1",
     )
     await store.apply([(before, Decision(after=full))], NOW)
-    (after,) = await store.callable(later(2), 10)
+    (after,) = await store.callable(later(2), 10, capture_wait_s=0)
     assert after == full
 
 
@@ -175,7 +175,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     for row in await to_sweep(store, 10):
         after = replace(row, call_at=NOW, first_in_line=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
-    ready = await store.callable(NOW, 10)
+    ready = await store.callable(NOW, 10, capture_wait_s=0)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
     record = await records.termination(ready[-1].id)
     assert record is not None
@@ -194,7 +194,7 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
     await to_sweep(store, 10)
-    await store.callable(NOW, 1)
+    await store.callable(NOW, 1, capture_wait_s=10)
     async with database.read() as connection:
         if shared:  # else it reads the whole table, which is empty
             for way in ("seqscan", "bitmapscan"):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from orchestrator.domain.captures import Capture
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Machines
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.terminations import Termination
 
@@ -58,3 +60,15 @@ def read(
         instances=instances,
         tasks=(TaskSeen(name="t1", state=state),),
     )
+
+
+def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
+    """Of a job whose machines were all captured before it was called."""
+    capture = Capture(run=1, occupying=total, captured=total, counted_at=NOW, ended_at=NOW)
+    values: dict[str, Any] = {"listed": True, "observed_at": NOW} | known
+    return {
+        "run": 1,
+        "called_at": NOW,
+        "capture": capture,
+        "machines": Machines(total=total, gone=gone, **values),
+    }

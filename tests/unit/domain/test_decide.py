@@ -23,7 +23,17 @@ from orchestrator.domain.seen import (
     Withdrawn,
 )
 from orchestrator.domain.terminations import Look, OnSubmitted, Termination
-from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import (
+    DOWN,
+    LIVE,
+    NOW,
+    POLICY,
+    later,
+    machines,
+    read,
+    swept,
+    termination,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -271,12 +281,13 @@ def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
     assert [t.first_in_line for t in (first, again, accepted)] == [True, True, False]
 
 
-def test_evidence_grows_with_what_is_proven() -> None:
-    accepted = decide(termination(State.SENDING), CallAccepted("r"), NOW, POLICY).after
+@pytest.mark.parametrize(("known", "highest"), [(machines(), 5), ({}, 3)])
+def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int) -> None:
+    accepted = decide(termination(State.SENDING, **known), CallAccepted("r"), NOW, POLICY).after
     finished = decide(accepted, swept(FAILED, end_time="E1"), later(1), POLICY).after
     down = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
     verified = decide(down, swept(FAILED, at=later(32), end_time="E1"), later(32), POLICY).after
-    assert [t.evidence for t in (accepted, finished, down, verified)] == [1, 2, 3, 5]
+    assert [t.evidence for t in (accepted, finished, down, verified)] == [1, 2, 3, highest]
     assert down.settle_until == later(32)
 
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.captures import Capture
 from orchestrator.domain.explain import LATE_S, Explanation, Surroundings, explain
-from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSubmitted
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.domain.quota import Rate
 from orchestrator.domain.terminations import Problem
-from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
+from tests.unit.domain.build import DOWN, LIVE, NOW, later, machines, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,6 +32,7 @@ FINISHED = {"look_at": None, "finished_at": NOW}
 
 def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> Explanation:
     values: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
+    values["capture_wait_s"] = 10.0
     if state in FINAL_STATES:
         changes = FINISHED | changes
     return explain(termination(state, **changes), Surroundings(**(values | (around or {}))))
@@ -258,6 +260,42 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         later(8),
     ),
     (
+        "its machines are to be captured first",
+        State.QUEUED,
+        {},
+        {"call_at": later(-2), "run": 1},
+        "its machines to be captured before it is called, 10 s at most",
+        "read its tasks and instances, then TerminateJob",
+        later(8),
+    ),
+    (
+        "its machines were to be captured first",
+        State.QUEUED,
+        {},
+        {"call_at": later(-10), "run": 1},
+        "its turn to be called, 0 ahead of it",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "too large to be captured first",
+        State.QUEUED,
+        {},
+        {"call_at": later(-2), "run": 1, "awaits_capture": False},
+        "its turn to be called, 0 ahead of it",
+        "TerminateJob",
+        NOW,
+    ),
+    (
+        "settled, but for its machines",
+        State.SETTLING,
+        {},
+        {"settle_until": NOW, "look_at": later(5)} | machines(gone=1, up=2),
+        "3 of 4 machines to be gone (2 of them seen up): all instances were seen down",
+        "call it verified",
+        later(5),
+    ),
+    (
         "settling",
         State.SETTLING,
         {},
@@ -404,8 +442,30 @@ def test_that_the_deadline_passed_is_said_once(
 @pytest.mark.parametrize(
     ("state", "changes", "why"),
     [
-        (State.VERIFIED, {"evidence": 5}, "still so after the settle window"),
-        (State.VERIFIED, {"evidence": 3}, "the job was deleted since"),
+        (
+            State.VERIFIED,
+            {"observed_at": later(5), "settle_until": later(5)},
+            "still so after the settle window",
+        ),
+        (
+            State.VERIFIED,
+            {"observed_at": later(4), "settle_until": later(5)},
+            "the job was deleted since",
+        ),
+        (State.VERIFIED, machines(), "; all 4 machines are gone"),
+        (State.VERIFIED, {}, "; that its machines are gone is not proven: its machines were not"),
+        (
+            State.VERIFIED,
+            machines(gone=3, problem=THROTTLED),
+            (
+                "not proven: looking them up failed: RequestLimitExceeded: too many calls; 3 of "
+                "the 4 machines that were captured are gone"
+            ),
+        ),
+        (State.VERIFIED, machines(gone=3), "; 3 of the 4 machines that were captured are gone"),
+        (State.VERIFIED, machines(listed=False), "not one of them was ever listed"),
+        (State.UNVERIFIED, machines(up=1) | {"evidence": 3}, "1 of 4 machines were still up"),
+        (State.UNVERIFIED, machines(up=1) | {"instances": LIVE}, "with 4 of 10 instances live"),
         (State.ALREADY_FINISHED, {}, "finished before any call had effect"),
         (State.NOT_FOUND, {}, "nothing: the cloud knows no such job in this account and region"),
         (
@@ -444,6 +504,25 @@ def test_that_the_deadline_passed_is_said_once(
 )
 def test_why_it_ended(state: State, changes: dict[str, Any], why: str) -> None:
     assert why in told(state, **changes).waiting_for
+
+
+def test_machines_that_are_left_are_named_with_the_command_that_ends_them() -> None:
+    left = told(State.UNVERIFIED, evidence=3, **machines(gone=3, up=1))
+    assert "/v1/terminations/trm_1/instances?machine=up" in str(left.next_action)
+    assert "tccli cvm TerminateInstances --region ap-guangzhou" in str(left.next_action)
+
+
+def test_nodes_stay_billed_and_it_says_what_to_do() -> None:
+    tasks = tuple(
+        TaskSubmitted(name=name, instances=2, env_id=env_id)
+        for name, env_id in (("a", "env-2"), ("b", None), ("c", "env-1"), ("d", "env-1"))
+    )
+    capture = Capture(run=1, tasks=tasks, nodes=3, ended_at=NOW)
+    stopped = told(State.VERIFIED, run=1, capture=capture)
+    assert stopped.waiting_for.endswith(
+        "work stopped; 3 nodes of env-1, env-2 restart and stay billed"
+    )
+    assert "TerminateComputeNodes" in str(stopped.next_action)
 
 
 @pytest.mark.parametrize("known", ["observed_at", "acknowledged_at"])

@@ -14,7 +14,7 @@ from orchestrator.domain.invariants import Invariant, check
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.seen import CallStarted
-from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, termination
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, machines, read, termination
 
 CALLABLE = {"job_state": JobState.RUNNING, "call_at": NOW}
 PROVEN = {"job_state": JobState.FAILED, "instances": DOWN, "evidence": 3}
@@ -74,6 +74,19 @@ def test_what_counts_as_down_is_proven(
 ) -> None:
     assert violated(termination(state), {"state": to} | PROVEN, event) is None
     assert violated(termination(state), {"state": to} | PROVEN | lacks, event) is Invariant.PROOF
+
+
+@pytest.mark.parametrize("evidence", [4, 5])
+@pytest.mark.parametrize(
+    "lacks", [machines(gone=3), machines(listed=False), {"capture": None}, {"called_at": None}]
+)
+def test_no_more_is_claimed_while_a_machine_may_be_left(
+    evidence: int, lacks: dict[str, Any]
+) -> None:
+    before = termination(State.SETTLING)
+    after = {"state": State.VERIFIED} | PROVEN | {"evidence": evidence} | machines()
+    assert violated(before, after, Event.SETTLED) is None
+    assert violated(before, after | lacks, Event.SETTLED) is Invariant.PROOF
 
 
 @pytest.mark.parametrize(

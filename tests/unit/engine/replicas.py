@@ -29,6 +29,7 @@ from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import (
     AMPLE,
     END_S,
+    NO_CAPTURE,
     SECRET_ID,
     SECRET_KEY,
     ManualClock,
@@ -213,6 +214,7 @@ class Replica:
             random=NoJitter(),
             quotas=AMPLE,
             watched=Watched(self.clock),
+            capture=NO_CAPTURE,
         )
         self.loops.append(self._kind(partition))
         return self.loops[-1]

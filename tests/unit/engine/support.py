@@ -15,13 +15,16 @@ from orchestrator.cloud import catalogue
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
+from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.engine.capturer import Capturer
 from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.lease import Lease
+from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.prober import Prober
 from orchestrator.engine.sweeper import Sweeper
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.domain.terminations import Termination
-    from orchestrator.services.ports import TerminationRecord
+    from orchestrator.services.ports import InstanceRecord, TerminationRecord
     from orchestrator.simulator.server import Call
     from orchestrator.store.database import Database
 
@@ -50,9 +53,17 @@ FENCE = Fence(PARTITION, 1)
 """As tests/conftest.py has it held."""
 REGION, OTHER_REGION = "ap-guangzhou", "ap-shanghai"
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
-QUOTAS = {"TerminateJob": 2, "DescribeJob": 2, "DescribeJobs": 2, "DescribeTask": 3}
+QUOTAS = {
+    "TerminateJob": 2,
+    "DescribeJob": 2,
+    "DescribeJobs": 2,
+    "DescribeTask": 3,
+    "DescribeJobSubmitInfo": 2,
+    "DescribeInstances": 40,
+}
 AMPLE = dict.fromkeys(QUOTAS, 50)
 POLL = PollPolicy()
+NO_CAPTURE = CapturePolicy(when=When.NONE)
 END_S = 10.0
 """How long a call under way may take to end, in real time; none does."""
 _TICK_S = 1e-6
@@ -156,6 +167,9 @@ class World:
         quotas: Mapping[str, int] = QUOTAS,
         faults: Mapping[str, Any] | None = None,
         store: type[WorkingSet] = WorkingSet,
+        capture: CapturePolicy = NO_CAPTURE,
+        cvm_endpoint: str | None = "http://cloud",
+        **cloud: Any,
     ) -> None:
         self.database = database
         self.clock = ManualClock()
@@ -167,6 +181,7 @@ class World:
             faults=read_faults(faults or {}),
             regions=(REGION, OTHER_REGION),
             now=lambda: self.clock.now().timestamp() + self.cloud_ahead_s,
+            **cloud,
         )
         self.network = Network(self.simulator)
         self.store = store(database, FENCE)
@@ -174,6 +189,8 @@ class World:
         self.changes = 0
         self.changed = asyncio.Event()
         self._quotas = quotas
+        self._capture = capture
+        self._cvm_endpoint = cvm_endpoint
         self._operations = 0
         self.start()
         self.clock.advance(1.0)
@@ -189,6 +206,7 @@ class World:
             lease=Lease(FENCE, math.inf),
             cloud=TencentBatch(
                 endpoint="http://cloud",
+                cvm_endpoint=self._cvm_endpoint,
                 credentials=build_provider("static", keys, self.clock),
                 clock=self.clock,
                 transport=self.network,
@@ -199,10 +217,13 @@ class World:
             quotas=self._quotas,
             watched=self.watched,
             poll=POLL,
+            capture=self._capture,
         )
         self.dispatcher = Dispatcher(self.partition, on_change=self._changed)
         self.sweeper = Sweeper(self.partition, on_change=self._changed)
         self.prober = Prober(self.partition, on_change=self._changed)
+        self.capturer = Capturer(self.partition, on_change=self._changed)
+        self.machine_sweeper = MachineSweeper(self.partition, on_change=self._changed)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -270,6 +291,12 @@ class World:
     async def termination(self, job_id: str) -> Termination:
         return (await self.record(job_id)).termination
 
+    async def instances(self, job_id: str, **asked: Any) -> list[InstanceRecord]:
+        """Those with a machine, as they are stored."""
+        values = {"after": 0, "limit": 10_000, "states": None, "machine": None} | asked
+        found = await self.termination(job_id)
+        return await self.records.instances(termination_id=found.id, **values)
+
     async def outcomes(self, job_id: str) -> list[str | None]:
         """How the attempts on a job came out; None: not answered."""
         return [attempt.outcome for attempt in (await self.record(job_id)).attempts]
@@ -287,7 +314,7 @@ class World:
 
     # --- what happens ----------------------------------------------------------------------------
 
-    async def ended(self, loop: Dispatcher | Prober) -> None:
+    async def ended(self, loop: Dispatcher | Prober | Capturer) -> None:
         """Return when the loop's calls under way have ended."""
         assert await loop.end(END_S)
 
@@ -310,6 +337,12 @@ class World:
         """One step of the prober, with the end of the looks that it started."""
         wait_s = await self.prober.step()
         await self.ended(self.prober)
+        return wait_s
+
+    async def capture(self) -> float:
+        """One step of the capturer, with the end of the reads that it started."""
+        wait_s = await self.capturer.step()
+        await self.ended(self.capturer)
         return wait_s
 
     async def execute(self, statement: str) -> None:

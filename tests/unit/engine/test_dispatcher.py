@@ -218,8 +218,10 @@ class Overtaken(WorkingSet):
 
     taken_back: Termination | None = None
 
-    async def callable(self, now: datetime, limit: int) -> list[Termination]:
-        found = await super().callable(now, limit)
+    async def callable(
+        self, now: datetime, limit: int, *, capture_wait_s: float
+    ) -> list[Termination]:
+        found = await super().callable(now, limit, capture_wait_s=capture_wait_s)
         if self.taken_back is None:
             (self.taken_back,) = found
             withdrawn = decide(self.taken_back, Withdrawn(), now, POLICY)

@@ -1,0 +1,188 @@
+"""Which machines a job's instances run on, read while the cloud still says so.
+
+The cloud blanks an instance's machine id once the instance has finished (ComputeNodeInstanceId,
+cloud.tencent.com/document/api/599/15912), so the ids are captured before TerminateJob or along
+with it: DescribeJobSubmitInfo names the tasks, pages of DescribeTask the instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import NOT_CALLED, State
+from orchestrator.domain.terminations import Problem
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.jobs import InstanceCounters, JobSubmitted, TaskPage, TaskSubmitted
+    from orchestrator.domain.terminations import Termination
+
+PAGE_INSTANCES: Final = 1000
+"""Instances in one DescribeTask at most (cloud.tencent.com/document/api/599/15905)."""
+OCCUPYING: Final = (JobState.STARTING, JobState.RUNNING, JobState.FAILED_INTERRUPTED)
+"""States in which an instance has a machine."""
+_UNCOUNTED: Final = Problem(
+    code="Client.Uncounted", message="the cloud's answer had no instance counters"
+)
+_TOO_LATE: Final = Problem(
+    code="Client.TooLate", message="its instances had ended before their machines were read"
+)
+
+
+class When(StrEnum):
+    """When machines are captured, relative to TerminateJob."""
+
+    BEFORE = "before"
+    PARALLEL = "parallel"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturePolicy:
+    """``before_max_instances``: jobs no larger are captured before, whatever ``when`` says.
+
+    No call waits for its capture for more than ``before_max_s``.  A machine whose instance was
+    STARTING counts as gone only ``starting_watch_s`` after the job was down.
+    """
+
+    when: When = When.PARALLEL
+    before_max_instances: int = 100
+    before_max_s: float = 3.0
+    starting_watch_s: float = 120.0
+
+    @property
+    def wait_s(self) -> float:
+        """How long a call waits for a capture of which nothing is known yet."""
+        before = self.when is When.BEFORE or self.before_max_instances > 0
+        return self.before_max_s if before and self.when is not When.NONE else 0.0
+
+    def call_waits(self, capture: Capture) -> bool:
+        """Whether the job is called only once this capture has ended."""
+        if capture.ended_at is not None:
+            return False
+        instances = sum(task.instances for task in capture.tasks)
+        return self.when is When.BEFORE or instances <= self.before_max_instances
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """How far the capture of one run of a job is: page after page, task after task.
+
+    When the tasks so far were counted, ``occupying`` instances had a machine and ``waiting`` ones
+    could still get one.  Of ``captured`` instances the machine's id was read; ``nodes`` of these
+    machines belong to compute environments.
+    """
+
+    run: int
+    tasks: tuple[TaskSubmitted, ...] = ()
+    task: int = 0
+    offset: int = 0
+    occupying: int = 0
+    waiting: int = 0
+    captured: int = 0
+    nodes: int = 0
+    counted_at: datetime | None = None
+    """When the last answer arrived that counted a task."""
+    failures: int = 0
+    problem: Problem | None = None
+    ended_at: datetime | None = None
+
+
+def due(termination: Termination) -> Capture:
+    """The capture to go on with."""
+    capture = termination.capture
+    if capture is None or capture.run != termination.run:
+        return Capture(run=termination.run)
+    return capture
+
+
+def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capture:
+    """The capture once the job's tasks are known."""
+    ended_at = None if submitted.tasks else now
+    return replace(capture, tasks=submitted.tasks, failures=0, problem=None, ended_at=ended_at)
+
+
+def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:
+    """The capture after a page of its present task; the first of each counts it."""
+    capture = replace(capture, failures=0, problem=None)
+    if capture.offset == 0:
+        counters = page.task.instances
+        if counters is None:
+            return ended(capture, now, _UNCOUNTED)
+        capture = replace(
+            capture,
+            occupying=capture.occupying + occupying(counters),
+            waiting=capture.waiting + counters.live - occupying(counters),
+            counted_at=now,
+        )
+    if page.rows < PAGE_INSTANCES:
+        return _next_task(capture, now)
+    return replace(capture, offset=capture.offset + PAGE_INSTANCES)
+
+
+def _next_task(capture: Capture, now: datetime) -> Capture:
+    task = capture.task + 1
+    ended_at = now if task == len(capture.tasks) else None
+    return replace(capture, task=task, offset=0, ended_at=ended_at)
+
+
+def occupying(counters: InstanceCounters) -> int:
+    """How many instances have a machine."""
+    return counters.starting + counters.running + counters.failed_interrupted
+
+
+def failed(capture: Capture, problem: Problem) -> Capture:
+    """The capture after a call that is to be made again."""
+    return replace(capture, failures=capture.failures + 1, problem=problem)
+
+
+def too_late(termination: Termination) -> bool:
+    """Whether no instance is left whose machine could be read."""
+    down = termination.instances is not None and termination.instances.live == 0
+    finished = termination.job_state is not None and termination.job_state.finished
+    return termination.state is State.SETTLING or (finished and down)
+
+
+def ended_too_late(capture: Capture, now: datetime) -> Capture:
+    return ended(capture, now, _TOO_LATE)
+
+
+def ended(capture: Capture, now: datetime, problem: Problem) -> Capture:
+    """The capture given up for ``problem``."""
+    return replace(capture, ended_at=now, problem=problem)
+
+
+def captured(termination: Termination) -> bool:
+    """Whether no capture is to be made before the next call, or the one there was has ended."""
+    capture = termination.capture
+    captured_run = capture.run if capture is not None and capture.ended_at is not None else 0
+    return captured_run >= termination.run
+
+
+def missed(termination: Termination) -> str | None:
+    """Why not every machine that the job had when it was called is known; None: all are."""
+    capture = termination.capture
+    if capture is None or capture.run != termination.run:
+        return "its machines were not captured"
+    if capture.problem is not None:
+        return f"capturing its machines failed: {capture.problem.code}: {capture.problem.message}"
+    if capture.ended_at is None or capture.counted_at is None:
+        return "its machines were not captured to the end"
+    if not _counted_before_the_call(termination, capture.counted_at):
+        return "its instances were counted only after they had begun to go down"
+    nameless = capture.occupying - capture.captured
+    reasons = {
+        f"{capture.waiting} instances still waited for a machine": capture.waiting > 0,
+        f"the machines of {nameless} of {capture.occupying} instances were not shown": nameless > 0,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _counted_before_the_call(termination: Termination, counted_at: datetime) -> bool:
+    if termination.called_at is None:
+        return termination.state in NOT_CALLED or termination.call_at is not None
+    return counted_at <= termination.called_at

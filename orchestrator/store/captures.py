@@ -1,0 +1,241 @@
+"""Instances with their machines, and what CVM showed of those."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Integer, bindparam, func, insert, literal, or_, select, update
+
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import CapturedMachine, Sight
+from orchestrator.store.rows import capture_to_row
+from orchestrator.store.schema import MACHINE_LEFT, instances, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy import BindParameter, ColumnElement, Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.captures import Capture
+    from orchestrator.domain.jobs import TaskPage, TaskSubmitted
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.transaction import Transaction
+
+_KEY = ("termination_seq", "task", "instance_index", "machine_id")
+
+
+async def write(
+    transaction: Transaction,
+    before: Termination,
+    after: Capture,
+    page: TaskPage | None,
+    *,
+    awaits: bool,
+    due_at: datetime | None,
+) -> None:
+    """Write how far a capture is, with the instances of its last page, or neither."""
+    found = await transaction.execute(
+        select(terminations.c.seq, terminations.c.capture).where(
+            terminations.c.id == before.id, terminations.c.partition == before.partition
+        )
+    )
+    row = found.one_or_none()
+    if row is None or row.capture != (before.capture and capture_to_row(before.capture)):
+        return
+    changes: dict[str, Any] = {"capture_at": due_at, "awaits_capture": awaits}
+    if page is not None and page.instances:
+        assert before.capture is not None
+        task = before.capture.tasks[before.capture.task]
+        new = await _write_instances(transaction, row.seq, task, page)
+        after = replace(after, captured=after.captured + new)
+        if task.env_id is not None:
+            after = replace(after, nodes=await _nodes(transaction, row.seq))
+        else:
+            changes["machines_total"] = terminations.c.machines_total + new
+    if after.ended_at is not None:
+        changes["captured_run"] = after.run
+    await transaction.execute(
+        update(terminations)
+        .where(terminations.c.seq == row.seq)
+        .values(capture=capture_to_row(after), **changes)
+    )
+
+
+async def _write_instances(
+    transaction: Transaction, seq: int, task: TaskSubmitted, page: TaskPage
+) -> int:
+    """Write a page of a task's instances; returns how many machines are new."""
+    found = await transaction.execute(
+        select(instances.c.instance_index, instances.c.machine_id).where(
+            instances.c.termination_seq == seq,
+            instances.c.task == task.name,
+            instances.c.instance_index.in_([seen.index for seen in page.instances]),
+        )
+    )
+    known = {(row.instance_index, row.machine_id) for row in found}
+    fresh, again = list[dict[str, Any]](), list[dict[str, Any]]()
+    for seen in page.instances:
+        machine_id = seen.machine_id or ""
+        (again if (seen.index, machine_id) in known else fresh).append(
+            {
+                "termination_seq": seq,
+                "task": task.name,
+                "instance_index": seen.index,
+                "machine_id": machine_id,
+                "state": seen.state,
+                "reason": seen.reason,
+                "observed_at": page.observed_at,
+                "machine": None if task.env_id is None else Sight.NODE,
+            }
+        )
+    if fresh:
+        await transaction.execute(insert(instances), fresh)
+    if again:
+        await transaction.execute(_SEEN_AGAIN, [_this(row) for row in again])
+    return sum(row["machine_id"] != "" for row in fresh)
+
+
+_THIS = [instances.c[name] == bindparam(f"this_{name}") for name in _KEY]
+_SEEN_AGAIN = (
+    update(instances)
+    .where(*_THIS)
+    .values({name: bindparam(name) for name in ("state", "reason", "observed_at")})
+)
+
+
+def _this(row: dict[str, Any]) -> dict[str, Any]:
+    return {f"this_{name}": row[name] for name in _KEY} | {
+        name: row[name] for name in ("state", "reason", "observed_at")
+    }
+
+
+async def _nodes(transaction: Transaction, seq: int) -> int:
+    count = await transaction.scalar(
+        select(func.count(instances.c.machine_id.distinct())).where(
+            instances.c.termination_seq == seq, instances.c.machine == Sight.NODE
+        )
+    )
+    return int(count or 0)
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def _machines(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return (
+        select(instances, terminations.c.region, terminations.c.settle_from)
+        .join(terminations, terminations.c.seq == instances.c.termination_seq)
+        .where(
+            terminations.c.partition == bindparam("partition"),
+            terminations.c.machines_problem.is_(None),
+            MACHINE_LEFT,
+            *conditions,
+        )
+        .order_by(instances.c.machine_observed_at, terminations.c.seq)
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
+_IS_DOWN = terminations.c.state == State.SETTLING
+_SEEN_AT = instances.c.machine_observed_at
+_SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_SEEN_AT.type)
+_DUE = (
+    _machines(
+        terminations.c.machines_total > 0,
+        terminations.c.machines_observed_at.is_(None),
+        terminations.c.finished_at.is_(None),
+    ),
+    _machines(_IS_DOWN, _SEEN_AT.is_(None)),
+    _machines(_IS_DOWN, or_(_SEEN_AT <= _SEEN_BEFORE, terminations.c.settle_from >= _SEEN_AT)),
+)
+
+
+async def machines_due(
+    connection: AsyncConnection, partition: str, seen_before: datetime, limit: int
+) -> list[CapturedMachine]:
+    """Machines of one region to look up now: a first few of each job, then all of those down."""
+    found: dict[tuple[Any, ...], CapturedMachine] = {}
+    for statement in _DUE:
+        rows = await connection.execute(
+            statement,
+            {"partition": partition, "seen_before": seen_before, "limit": limit - len(found)},
+        )
+        found |= {tuple(getattr(row, name) for name in _KEY): _machine(row) for row in rows}
+        if len(found) == limit:
+            break
+    machines = list(found.values())
+    return [machine for machine in machines if machine.region == machines[0].region]
+
+
+def _machine(row: Any) -> CapturedMachine:
+    return CapturedMachine(
+        termination_seq=row.termination_seq,
+        region=row.region,
+        task=row.task,
+        instance_index=row.instance_index,
+        machine_id=row.machine_id,
+        starting=row.state == JobState.STARTING,
+        sight=Sight(row.machine) if row.machine else None,
+        down_at=row.settle_from,
+    )
+
+
+_LOOKED_UP = (
+    update(instances)
+    .where(*_THIS)
+    .values(machine=bindparam("machine"), machine_observed_at=bindparam("machine_observed_at"))
+)
+
+
+_AT: BindParameter[datetime] = bindparam("at", type_=terminations.c.look_at.type)
+_LAST_IS_GONE = (
+    update(terminations)
+    .where(
+        terminations.c.seq.in_(bindparam("seqs", expanding=True)),
+        _IS_DOWN,
+        terminations.c.machines_gone == terminations.c.machines_total,
+        terminations.c.look_at > _AT,
+    )
+    .values(look_at=_AT)
+)
+"""What it waited for has come: it is looked at now."""
+
+
+async def machines_seen(
+    transaction: Transaction,
+    seen: Sequence[tuple[CapturedMachine, Sight | None]],
+    at: datetime,
+) -> None:
+    """Write what a look at these machines showed, and the counts that follow."""
+    await transaction.execute(
+        _LOOKED_UP,
+        [
+            {f"this_{name}": getattr(machine, name) for name in _KEY}
+            | {"machine": sight, "machine_observed_at": at}
+            for machine, sight in seen
+        ],
+    )
+    by_termination: defaultdict[int, list[tuple[CapturedMachine, Sight | None]]]
+    by_termination = defaultdict(list)
+    for machine, sight in seen:
+        by_termination[machine.termination_seq].append((machine, sight))
+    for seq, its in sorted(by_termination.items()):
+        up = sum((sight is Sight.UP) - (machine.sight is Sight.UP) for machine, sight in its)
+        gone = sum(sight is not None and sight.over for _, sight in its)
+        listed = any(sight in (Sight.UP, Sight.TERMINATED) for _, sight in its)
+        await transaction.execute(
+            update(terminations)
+            .where(terminations.c.seq == seq)
+            .values(
+                machines_up=terminations.c.machines_up + up,
+                machines_gone=terminations.c.machines_gone + gone,
+                machines_listed=or_(terminations.c.machines_listed, literal(listed)),
+                machines_observed_at=at,
+            )
+        )
+    await transaction.execute(_LAST_IS_GONE, {"seqs": list(by_termination), "at": at})

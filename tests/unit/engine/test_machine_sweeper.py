@@ -1,0 +1,232 @@
+"""DescribeInstances: captured machines are looked up until they are gone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.domain.captures import CapturePolicy, missed
+from orchestrator.domain.explain import Surroundings, explain
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Sight
+from orchestrator.domain.quota import Rate
+from orchestrator.engine.machine_sweeper import BACKOFF_BASE_S, MACHINES_PER_CALL
+from orchestrator.simulator.faults import Fault, Rule
+from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
+
+if TYPE_CHECKING:
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.database import Database
+
+POLICY = CapturePolicy()
+LOOK_UP = "DescribeInstances"
+DRAIN_S = 10.0
+
+
+async def called(world: World, *ids: str, **spec: Any) -> None:
+    """Have jobs captured, looked up for the first time, and called."""
+    world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
+    await world.submit(*ids, look_at=world.clock.now())
+    await world.sweeper.step()
+    for _ in range(2):
+        while not math.isinf(await world.capture()):
+            world.clock.advance(1)
+    while not math.isinf(await world.machine_sweeper.step()):
+        world.clock.advance(1)
+    while await world.dispatch() <= POLICY.before_max_s:
+        world.clock.advance(1)
+
+
+async def down(world: World, *ids: str) -> None:
+    """Have the jobs that were called seen down."""
+    world.clock.advance(DRAIN_S)
+    for _ in range(3):
+        for _ in ids:
+            await world.sweeper.step()
+            await world.probe()
+        world.clock.advance(POLL.drain_max_s)
+    for job_id in ids:
+        assert (await world.termination(job_id)).state in (State.SETTLING, State.VERIFIED)
+
+
+async def look_up(world: World) -> None:
+    """Look everything up that is due."""
+    while not math.isinf(wait_s := await world.machine_sweeper.step()):
+        world.clock.advance(wait_s)
+
+
+async def counts(world: World, job_id: str = JOB) -> tuple[int, int, int]:
+    machines = (await world.termination(job_id)).machines
+    return machines.total, machines.up, machines.gone
+
+
+async def ended(world: World, job_id: str = JOB) -> Termination:
+    """As it is once the settle window has passed and it was looked at again."""
+    world.clock.advance(60)
+    await world.sweeper.step()
+    return await world.termination(job_id)
+
+
+def told(termination: Termination, world: World) -> str:
+    around = Surroundings(
+        now=world.clock.now(), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
+    )
+    return explain(termination, around).waiting_for
+
+
+async def test_machines_that_are_gone_bring_the_highest_evidence(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB)
+    assert await counts(world) == (10, 10, 0)
+    await down(world, JOB)
+    await look_up(world)
+    assert await counts(world) == (10, 0, 10)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+    assert "all 10 machines are gone" in told(done, world)
+
+
+async def test_a_job_settles_only_once_its_machines_are_gone(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, machine_linger_s=300.0)
+    await down(world, JOB)
+    await look_up(world)
+    assert await counts(world) == (10, 10, 0)
+    waiting = await ended(world)
+    assert (waiting.state, waiting.evidence) == (State.SETTLING, 3)
+    assert "10 of 10 machines to be gone (10 of them seen up)" in told(waiting, world)
+    world.clock.advance(300)
+    await look_up(world)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+
+
+async def test_machines_that_stay_are_named_at_the_deadline(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, machines_stay=2)
+    await down(world, JOB)
+    await look_up(world)
+    world.clock.advance(3600 + 60)
+    await look_up(world)
+    given_up = await ended(world)
+    assert (given_up.state, given_up.evidence) == (State.UNVERIFIED, 3)
+    assert "2 of 10 machines were still up" in told(given_up, world)
+    up = await world.instances(JOB, machine=Sight.UP)
+    assert len(up) == 2
+
+
+async def test_without_the_permission_no_more_is_claimed(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY, cvm_forbidden=True)
+    await called(world, JOB)
+    await down(world, JOB)
+    await look_up(world)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    assert "is not proven: looking them up failed: UnauthorizedOperation" in told(done, world)
+
+
+async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY, cvm_endpoint=None)
+    await called(world, JOB)
+    await down(world, JOB)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    assert world.calls(LOOK_UP) == []
+    assert "no endpoint of CVM" in told(done, world)
+
+
+async def test_machines_that_were_never_shown_are_not_gone(database: Database) -> None:
+    """They may be another account's, or hidden from this credential."""
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB)
+    await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
+    await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
+    await down(world, JOB)
+    await look_up(world)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    assert "not one of them was ever listed" in told(done, world)
+
+
+async def test_a_machine_that_was_being_created_is_watched_longer(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, mix={"STARTING": 0.2})
+    await down(world, JOB)
+    await look_up(world)
+    assert await counts(world) == (10, 0, 8)
+    assert (await ended(world)).state is State.SETTLING
+    world.clock.advance(POLICY.starting_watch_s)
+    await look_up(world)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+
+
+async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
+    await down(world, JOB)
+    await look_up(world)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    assert missed(done) == "the machines of 2 of 10 instances were not shown"
+
+
+async def test_nodes_of_a_compute_environment_stay_billed(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, env_id="env-example1")
+    await down(world, JOB)
+    await look_up(world)
+    done = await ended(world)
+    assert (done.state, done.evidence) == (State.VERIFIED, 3)
+    assert "work stopped; 10 nodes of env-example1 restart and stay billed" in told(done, world)
+    assert world.calls(LOOK_UP) == []
+
+
+# --- how they are called -------------------------------------------------------------------------
+
+
+async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    jobs = job_ids(5)
+    await called(world, *jobs, instances=50)
+    await down(world, *jobs)
+    before = len(world.calls(LOOK_UP))
+    await look_up(world)
+    assert len(world.calls(LOOK_UP)) - before == 5 * 50 / MACHINES_PER_CALL + 0.5
+
+
+async def test_a_call_that_failed_is_made_again_later(database: Database) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB)
+    await down(world, JOB)
+    world.start()
+    world.clock.advance(1)
+    before = len(world.calls(LOOK_UP))
+    world.simulator.faults.replace(
+        {LOOK_UP: [Rule(Fault.RESET, 1.0, first_n=1)]}, now=world.simulator.now()
+    )
+    assert await world.machine_sweeper.step() == BACKOFF_BASE_S
+    assert await world.machine_sweeper.step() == BACKOFF_BASE_S
+    assert len(world.calls(LOOK_UP)) == before + 1
+    world.clock.advance(BACKOFF_BASE_S)
+    await look_up(world)
+    assert await counts(world) == (10, 0, 10)
+
+
+async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    spoilt, *others = jobs = job_ids(4)
+    await called(world, *jobs)
+    await down(world, *jobs)
+    await world.execute(
+        "UPDATE instances SET machine_id = 'malformed' WHERE termination_seq = 1"
+        " AND instance_index = 3"
+    )
+    await look_up(world)
+    for job_id in others:
+        assert await counts(world, job_id) == (10, 0, 10)
+    problem = (await world.termination(spoilt)).machines.problem
+    assert problem is not None
+    assert problem.code == "InvalidInstanceId.Malformed"
