@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PartitionLoops:
-    """The loops of one partition, each waking the others when it changed something."""
+    """The loops of one partition, each waking those that go by what it changed."""
 
     partition: Partition
     dispatcher: Dispatcher = field(init=False)
@@ -38,11 +38,18 @@ class PartitionLoops:
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.partition, on_change=self.wake)
-        self.sweeper = Sweeper(self.partition, on_change=self.wake)
+        self.dispatcher = Dispatcher(
+            self.partition, on_change=lambda: _wake(self.dispatcher, self.sweeper, self.prober)
+        )
+        self.sweeper = Sweeper(
+            self.partition, on_change=lambda: _wake(self.dispatcher, self.prober, self.capturer)
+        )
         self.prober = Prober(self.partition, on_change=self.wake)
-        self.capturer = Capturer(self.partition, on_change=self.wake)
-        self.machine_sweeper = MachineSweeper(self.partition, on_change=self.wake)
+        self.capturer = Capturer(
+            self.partition,
+            on_change=lambda: _wake(self.dispatcher, self.capturer, self.machine_sweeper),
+        )
+        self.machine_sweeper = MachineSweeper(self.partition, on_change=lambda: _wake(self.sweeper))
 
     @property
     def loops(self) -> tuple[Steps, ...]:
@@ -52,8 +59,7 @@ class PartitionLoops:
         return (*loops, self.capturer, self.machine_sweeper)
 
     def wake(self) -> None:
-        for loop in self.loops:
-            loop.wake.set()
+        _wake(*self.loops)
 
     @property
     def stopping(self) -> bool:
@@ -87,3 +93,8 @@ class PartitionLoops:
             ended = await asyncio.gather(*(loop.end(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning("calls of %s were cut off; their jobs are read first", partition.name)
+
+
+def _wake(*loops: Steps) -> None:
+    for loop in loops:
+        loop.wake.set()

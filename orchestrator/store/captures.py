@@ -136,7 +136,7 @@ def _machines(*conditions: ColumnElement[bool]) -> Select[Any]:
             MACHINE_LEFT,
             *conditions,
         )
-        .order_by(instances.c.machine_observed_at, terminations.c.seq)
+        .order_by(instances.c.machine_observed_at.nulls_first(), terminations.c.seq)
         .limit(bindparam("limit", type_=Integer))
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BindParameter,
     Integer,
     bindparam,
+    case,
     func,
     insert,
     not_,
@@ -96,12 +97,10 @@ _CALLABLE = (
     .order_by(*_IN_TURN)
     .limit(_LIMIT)
 )
-_NEXT_CALL_AT = {
-    captured: select(func.min(terminations.c.call_at)).where(
-        _HERE, terminations.c.call_at.is_not(None), condition
-    )
-    for captured, condition in ((True, _CAPTURED), (False, not_(_CAPTURED)))
-}
+_NEXT_CALL_AT = select(
+    func.min(case((_CAPTURED, terminations.c.call_at))),
+    func.min(case((not_(_CAPTURED), terminations.c.call_at))),
+).where(_HERE, terminations.c.call_at.is_not(None))
 
 _TO_CAPTURE = (
     select(terminations)
@@ -276,10 +275,9 @@ class WorkingSet:
 
     async def next_call_at(self, *, capture_wait_s: float) -> datetime | None:
         """When the next job may be called."""
-        asked = {"partition": self._fence.partition}
         async with self._database.read() as connection:
-            captured = await connection.scalar(_NEXT_CALL_AT[True], asked)
-            other = await connection.scalar(_NEXT_CALL_AT[False], asked)
+            found = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
+            captured, other = found.one()
         waits = other and other + timedelta(seconds=capture_wait_s)
         return min((at for at in (captured, waits) if at), default=None)
 
