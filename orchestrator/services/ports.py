@@ -104,6 +104,10 @@ class EventRecord:
     to_state: State | None
     evidence: int | None
     why: str | None
+    number: int
+    """Of the events of its subject."""
+    facts: Mapping[str, object] | None
+    hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

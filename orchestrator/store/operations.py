@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
 
+from orchestrator.domain.chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
+from orchestrator.store.chunks import chunks
 from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from orchestrator.domain.operations import NewOperation
     from orchestrator.store.transaction import Transaction
-
-IDS_PER_QUERY = 500
 
 
 async def create(
@@ -44,9 +44,14 @@ async def create(
             transaction.record(
                 at=new.created_at,
                 termination_id=termination.id,
-                type="accepted",
+                type=ACCEPTED,
                 to_state=termination.state,
                 evidence=termination.evidence,
+                facts={
+                    "account": termination.account,
+                    "region": termination.region,
+                    "job_id": termination.job_id,
+                },
             )
     if live:
         await _join(transaction, new, list(live.values()))
@@ -55,7 +60,21 @@ async def create(
         insert(operation_terminations),
         [{"operation_id": new.id, "termination_id": wanted_id} for wanted_id in wanted],
     )
-    transaction.record(at=new.created_at, operation_id=new.id, type="accepted", why=new.reason)
+    by_job = live | {termination.job_id: termination.id for termination in fresh}
+    transaction.record(
+        at=new.created_at,
+        operation_id=new.id,
+        type=ACCEPTED,
+        why=new.reason,
+        facts={
+            "account": new.account,
+            "region": new.region,
+            "requested_by": new.requested_by,
+            "jobs": len(new.job_ids),
+            "jobs_sha256": lines_sha256(new.job_ids),
+            "terminations_sha256": lines_sha256(f"{job} {each}" for job, each in by_job.items()),
+        },
+    )
     await transaction.notify(new.partition)
     return Created(operation_id=new.id, replayed=False)
 
@@ -83,7 +102,7 @@ async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
 async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
     """Live terminations of the wanted jobs: job id to termination id; none ends meanwhile."""
     live: dict[str, str] = {}
-    for some in _chunks(new.job_ids):
+    for some in chunks(new.job_ids):
         found = await transaction.execute(
             select(terminations.c.job_id, terminations.c.id)
             .where(
@@ -111,7 +130,7 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
     if new.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
     start = _start(new)
-    for some in _chunks(ids):
+    for some in chunks(ids):
         joined = terminations.c.id.in_(some)
         await transaction.execute(update(terminations).where(joined).values(values))
         await transaction.execute(
@@ -119,11 +138,6 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
             .where(joined, terminations.c.state == State.QUEUED, terminations.c.not_before > start)
             .values(not_before=new.not_before, look_at=start)
         )
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), IDS_PER_QUERY):
-        yield ids[start : start + IDS_PER_QUERY]
 
 
 def _operation_row(new: NewOperation) -> dict[str, Any]:

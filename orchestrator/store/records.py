@@ -177,7 +177,7 @@ class StoredRecords:
         query = select(events).where(asked, events.c.id > after)
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(events.c.id).limit(limit))
-            return [_event(row) for row in rows]
+            return [event_record(row) for row in rows]
 
 
 async def _operation(
@@ -243,7 +243,7 @@ async def _termination_records(
     for row in await connection.execute(
         select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
     ):
-        tried[row.termination_id].append(_attempt(row))
+        tried[row.termination_id].append(attempt_record(row))
     conditions = await _conditions(connection)
     return [
         TerminationRecord(
@@ -288,7 +288,7 @@ async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> i
     return ahead or 0
 
 
-def _attempt(row: Row[Any]) -> AttemptRecord:
+def attempt_record(row: Row[Any]) -> AttemptRecord:
     return AttemptRecord(
         number=row.number,
         action=row.action,
@@ -315,7 +315,7 @@ def _instance(row: Row[Any]) -> InstanceRecord:
     )
 
 
-def _event(row: Row[Any]) -> EventRecord:
+def event_record(row: Row[Any]) -> EventRecord:
     return EventRecord(
         id=row.id,
         at=row.at,
@@ -326,4 +326,7 @@ def _event(row: Row[Any]) -> EventRecord:
         to_state=State(row.to_state) if row.to_state else None,
         evidence=row.evidence,
         why=row.why,
+        number=row.number,
+        facts=row.facts,
+        hash=row.hash,
     )

@@ -275,12 +275,18 @@ events = Table(
     Column("to_state", Text),
     Column("evidence", Integer),
     Column("why", Text),
+    Column("number", Integer, nullable=False),
+    Column("facts", JSON(none_as_null=True)),
+    Column("hash", Text, nullable=False),
+    UniqueConstraint("operation_id", "number"),
+    UniqueConstraint("termination_id", "number"),
     CheckConstraint(
         "(operation_id IS NULL) <> (termination_id IS NULL)", name="operation_or_termination"
     ),
-    Index("ix_events_operation", "operation_id"),
-    Index("ix_events_termination", "termination_id"),
+    CheckConstraint("number > 0", name="number"),
+    CheckConstraint("length(hash) = 64", name="hash"),
 )
+"""``number`` counts the events of a subject: that no two have the same keeps its chain one."""
 
 partitions = Table(
     "partitions",

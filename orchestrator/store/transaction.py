@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import insert, select
 
 from orchestrator.domain.errors import LeaseLost
+from orchestrator.store.events import chained
 from orchestrator.store.schema import events, partitions
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Transaction:
 
     async def finish(self) -> None:
         if self._events:
+            # Before all others wait: their events are of other subjects.
+            rows = await chained(self.connection, self._events)
             await self._dialect.order_commits(self.connection)
-            columns = {name for event in self._events for name in event}
-            rows = [dict.fromkeys(columns) | event for event in self._events]
             await self.execute(insert(events), rows)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, func, select, update
 
 from orchestrator.domain import invariants
+from orchestrator.domain.facts import observations
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.domain.decisions import Decision
@@ -86,18 +87,28 @@ async def write_decisions(
 
 
 async def write_decision(
-    transaction: Transaction, before: Termination, decision: Decision, at: datetime
+    transaction: Transaction,
+    before: Termination,
+    decision: Decision,
+    at: datetime,
+    call: Mapping[str, object] | None = None,
 ) -> bool:
     """Write one decision, with the event of its move; False when it was made on what is no more.
+
+    ``call`` is what the event tells of a call, beside what is known of the job.
 
     Raises InvariantViolated.
     """
     invariants.check(before, decision, at)
-    return await _write_move(transaction, before, decision, at)
+    return await _write_move(transaction, before, decision, at, call)
 
 
 async def _write_move(
-    transaction: Transaction, before: Termination, decision: Decision, at: datetime
+    transaction: Transaction,
+    before: Termination,
+    decision: Decision,
+    at: datetime,
+    call: Mapping[str, object] | None = None,
 ) -> bool:
     after = decision.after
     # What has no look planned is being called: the answer is known once and must be written.
@@ -115,6 +126,7 @@ async def _write_move(
             to_state=after.state,
             evidence=after.evidence,
             why=decision.why,
+            facts={**observations(after), **(call or {})},
         )
     if after.state.final:
         await _count_down(transaction, after, at)
@@ -151,10 +163,17 @@ async def _finish(transaction: Transaction, operation_id: str, at: datetime) -> 
         .where(operation_terminations.c.operation_id == operation_id)
         .group_by(terminations.c.state)
     )
-    result = outcome({State(state): count for state, count in counted.all()})
+    by_state = {State(state): count for state, count in counted.all()}
+    result = outcome(by_state)
     await transaction.execute(
         update(operations)
         .where(operations.c.id == operation_id)
         .values(jobs_unfinished=0, finished_at=at, outcome=result)
     )
-    transaction.record(at=at, operation_id=operation_id, type="finished", why=result)
+    transaction.record(
+        at=at,
+        operation_id=operation_id,
+        type="finished",
+        why=result,
+        facts={"jobs_by_state": by_state},
+    )

@@ -316,7 +316,8 @@ class WorkingSet:
         """Write the attempt and the move to sending; its number, or None if it moved meanwhile."""
 
         async def work(transaction: Transaction) -> int | None:
-            if not await write_decision(transaction, before, decision, attempt.sent_at):
+            call = {"attempt": {"action": attempt.action, "target": attempt.target}}
+            if not await write_decision(transaction, before, decision, attempt.sent_at, call):
                 return None
             made = await transaction.scalar(
                 select(func.count()).where(attempts.c.termination_id == before.id)
@@ -340,7 +341,8 @@ class WorkingSet:
         """Write the open attempt's answer and what was decided on it, or neither."""
 
         async def work(transaction: Transaction) -> None:
-            if not await write_decision(transaction, before, decision, answer.at):
+            told = {name: getattr(answer, name) for name in ("outcome", "code", "request_id")}
+            if not await write_decision(transaction, before, decision, answer.at, {"answer": told}):
                 return
             await transaction.execute(
                 update(attempts)

@@ -7,9 +7,10 @@ import logging
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain import evidence
+from orchestrator.domain.chain import breaks
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.operations import outcome
 from orchestrator.simulator.faults import Fault
@@ -232,6 +233,7 @@ class Checkers:
     def at_the_end(self) -> None:
         self._check_acknowledged()
         self._check_operations()
+        self._check_chains()
         self.check_calls()
         for row in self.rows("SELECT outcome, count(*) AS n FROM attempts GROUP BY outcome"):
             self._world.fired[f"attempt: {row['outcome']}"] += row["n"]
@@ -274,6 +276,22 @@ class Checkers:
                 self.violated("counted", f"{dict(row)} has {states}")
             elif not unfinished and row["outcome"] != outcome(states):
                 self.violated("outcome", f"{dict(row)} has {states}")
+
+    def _check_chains(self) -> None:
+        """Each event holds the hash of the one before it, whoever wrote the two."""
+        chains: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self.rows("SELECT * FROM events ORDER BY id"):
+            subject_id = row["termination_id"] or row["operation_id"]
+            events = chains[subject_id]
+            told = {
+                "at": row["at"].replace(" ", "T") + "Z",
+                "facts": row["facts"] and json.loads(row["facts"]),
+                "previous": events[-1]["hash"] if events else subject_id,
+            }
+            events.append({**dict(row), **told})
+        for subject_id, events in chains.items():
+            for fault in breaks(subject_id, events):
+                self.violated("chain", f"{subject_id}: {fault}")
 
     def _check_quota(self, region: str, cloud: Simulator) -> None:
         for quota in cloud.quota.report():

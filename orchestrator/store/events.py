@@ -1,0 +1,67 @@
+"""Events as they are stored: each linked to the one before it of the same subject.
+
+The last event of a subject can be read and followed because its writer holds the subject's row:
+whoever moves a termination has updated its row, and whoever finishes an operation has locked its
+own.  Were that ever forgotten, two events would claim one number and the database would refuse one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import bindparam, func, select
+
+from orchestrator.domain.chain import ACCEPTED, Head
+from orchestrator.store.chunks import chunks
+from orchestrator.store.schema import events, operations, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Column, Select, Table
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+_NULL: Final = dict.fromkeys(column.name for column in events.columns if column.name != "id")
+
+
+def _heads(subjects: Table, subject_id: Column[Any]) -> Select[Any]:
+    """The last event of each of these subjects: one look into the index for each."""
+    others = events.alias("others")
+    last = (
+        select(func.max(others.c.number))
+        .where(others.c[subject_id.name] == subjects.c.id)
+        .scalar_subquery()
+    )
+    return (
+        select(subjects.c.id, events.c.number, events.c.hash)
+        .select_from(subjects)
+        .join(events, (subject_id == subjects.c.id) & (events.c.number == last))
+        .where(subjects.c.id.in_(bindparam("subject_ids", expanding=True)))
+    )
+
+
+_HEADS: Final = {
+    "termination_id": _heads(terminations, events.c.termination_id),
+    "operation_id": _heads(operations, events.c.operation_id),
+}
+
+
+async def chained(
+    connection: AsyncConnection, recorded: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of what was recorded, in this order, with numbers, facts and hashes."""
+    heads: dict[str, Head] = {}
+    for kind, statement in _HEADS.items():
+        new = {event.get(kind) for event in recorded if event["type"] == ACCEPTED}
+        known = {event[kind] for event in recorded if event.get(kind)} - new
+        for some in chunks(sorted(known)):
+            found = await connection.execute(statement, {"subject_ids": some})
+            heads |= {subject_id: Head(number, last) for subject_id, number, last in found}
+    rows = []
+    for event in recorded:
+        subject_id = event.get("termination_id") or event["operation_id"]
+        head = heads.get(subject_id) or Head.of_new(subject_id)
+        row = head.linked(_NULL | event)
+        heads[subject_id] = Head(row["number"], row["hash"])
+        rows.append(row)
+    return rows
