@@ -29,8 +29,10 @@ from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
+from orchestrator.services.certification import Certification
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.store.database import Database
+from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.lock import only_process
 from orchestrator.store.migrate import upgrade
@@ -212,6 +214,7 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
     return Context(
         records=records,
         submission=submission,
+        certification=Certification(histories=StoredHistories(env.database), now=now),
         rate=rate,
         capture_wait_s=settings.engine.capture_policy().wait_s,
         tokens={token.name: token.sha256 for token in settings.auth.tokens},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from aiohttp import web
+from aiohttp import ETag, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from orchestrator.api import auth, problems, schemas
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
     from orchestrator.domain.quota import Rate
+    from orchestrator.services.certification import Certification
     from orchestrator.services.ports import Records, TerminationRecord
     from orchestrator.services.submission import Submission
 
@@ -48,6 +51,7 @@ class Context:
 
     records: Records
     submission: Submission
+    certification: Certification
     rate: Callable[[str, int | None], Rate | None]
     capture_wait_s: float
     tokens: Mapping[str, str]
@@ -84,6 +88,7 @@ def application(context: Context) -> web.Application:
             web.get("/v1/operations/{id}", get_operation),
             web.get("/v1/operations/{id}/terminations", list_operation_terminations),
             web.get("/v1/operations/{id}/events", list_operation_events),
+            web.get("/v1/operations/{id}/certificate", get_certificate),
             web.get("/v1/terminations", list_terminations),
             web.get("/v1/terminations/{id}", get_termination),
             web.get("/v1/terminations/{id}/instances", list_instances),
@@ -288,6 +293,30 @@ async def _events(
         [schemas.event(record) for record in records],
         page.next_token([record.id for record in records]),
     )
+
+
+async def get_certificate(request: web.Request) -> web.Response:
+    """The certificate, byte for byte, with its digest for who wants to know of changes alone.
+
+    Repr-Digest is that of RFC 9530.
+    """
+    _known(request)
+    operation_id = request.match_info["id"]
+    certificate = await request.app[CONTEXT].certification.issue(operation_id)
+    tag = ETag(certificate.digest, is_weak=True)
+    if any(known.value in {tag.value, "*"} for known in request.if_none_match or ()):
+        answer = web.Response(status=304)
+    else:
+        digest = base64.b64encode(hashlib.sha256(certificate.data).digest()).decode()
+        headers = {
+            "Content-Disposition": f'attachment; filename="certificate-{operation_id}.json"',
+            "Repr-Digest": f"sha-256=:{digest}:",
+        }
+        answer = web.Response(
+            body=certificate.data, content_type="application/json", headers=headers
+        )
+    answer.etag = tag
+    return answer
 
 
 async def livez(request: web.Request) -> web.Response:

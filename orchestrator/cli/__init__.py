@@ -1,8 +1,9 @@
 """The command line.
 
-``terminate``, ``status`` and ``watch`` talk to a running daemon through the REST API alone, so
-that they work from anywhere; ``serve``, ``check-config``, ``db``, ``simulator`` and ``demo`` work
-on this machine.  ``main`` holds the commands and nothing else.
+``terminate``, ``status``, ``watch`` and ``certificate`` talk to a running daemon through the REST
+API alone, so that they work from anywhere, and ``certificate --verify`` needs none; ``serve``,
+``check-config``, ``db``, ``simulator`` and ``demo`` work on this machine.  ``main`` holds the
+commands and nothing else.
 
 Exit codes: 0 as asked, 1 it ran and did not come out well, 2 the request or the configuration
 cannot be used, 3 the daemon cannot be reached, 128 + N ended by signal N.

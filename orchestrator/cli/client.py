@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     A = TypeVar("A", bound=BaseModel)
 
 TIMEOUT_S: Final = 15.0
+CERTIFICATE_TIMEOUT_S: Final = 120.0
+"""One of 10,000 jobs is tens of megabytes, and may wait for others to be made."""
 PAGE_LIMIT: Final = 1000
 FIRST_STATUS_NOT_FINE: Final = 300
 URL_FORM: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
@@ -67,7 +69,6 @@ class Api:
         trace.on_request_headers_sent.append(self._note_sent)
         self._session = aiohttp.ClientSession(
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             trace_configs=[trace],
         )
         return self
@@ -109,6 +110,11 @@ class Api:
                 return
             parameters["page_token"] = page.next_page_token
 
+    async def certificate(self, operation_id: str) -> bytes:
+        """The certificate of an operation, as it was sent."""
+        path = f"{_path(operation_id)}/certificate"
+        return await self._call("GET", path, timeout_s=CERTIFICATE_TIMEOUT_S)
+
     async def ready(self) -> None:
         """Return if the daemon can take requests."""
         await self._call("GET", "/readyz")
@@ -121,12 +127,18 @@ class Api:
         parameters: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> bytes:
         url = URL(self.url + path, encoded=True).update_query(parameters)
         try:
             # A redirect would carry the token to where nobody meant it to go.
             async with self._session.request(
-                method, url, headers=headers, data=body, allow_redirects=False
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
                 answer = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:

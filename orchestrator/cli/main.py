@@ -201,6 +201,34 @@ def watch(context: typer.Context, operation: OperationId) -> None:
 
 @app.command()
 @reported()
+def certificate(
+    context: typer.Context,
+    operation: Annotated[
+        str | None,
+        typer.Argument(metavar="OPERATION", help="Its id, op_...; with --verify optional."),
+    ] = None,
+    *,
+    output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(help="Verify this file instead of fetching one; no daemon is needed."),
+    ] = None,
+) -> None:
+    """Fetch what is proven of an operation, and verify it; exits 0 when it is valid."""
+    from orchestrator.cli import certifying
+
+    if verify is not None:
+        if output is not None:
+            raise typer.BadParameter("--verify fetches nothing to write: give one of the two")
+        raise typer.Exit(certifying.check(verify, operation))
+    if operation is None:
+        raise typer.BadParameter("name the operation, or a file to --verify")
+    target: Target = context.obj
+    raise typer.Exit(certifying.fetch(target.url, target.token, operation, output))
+
+
+@app.command()
+@reported()
 def check_config(*, config: Config = None) -> None:
     """Name every mistake in the configuration, or tell what it says."""
     from orchestrator.cli import checking

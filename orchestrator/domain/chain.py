@@ -5,7 +5,7 @@ another one's subject.  All that is hashed is hashed in one form, which others c
 
 * **Canonical JSON** is that of RFC 8785: the members of an object sorted by name, no white space,
   nothing escaped that need not be, UTF-8.  Of its numbers only whole ones below 2^53 occur, and
-  names are ASCII, so that ``jq -cS`` writes the same.
+  names are ASCII, so that ``jq -cS`` writes the same (of all but U+007F, which it escapes).
 * **Times** are strings, RFC 3339 in UTC with six digits of a second:
   ``2026-01-01T12:00:00.000000Z``.
 * **An event** is an object with the members of :data:`CONTENT` (null where there is nothing) and

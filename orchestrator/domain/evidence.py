@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain.captures import missed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.domain.jobs import JobSeen, JobState
     from orchestrator.domain.terminations import Termination
 
@@ -21,6 +23,14 @@ JOB_FINISHED: Final = 2
 NO_INSTANCE_LIVE: Final = 3
 MACHINES_GONE: Final = 4
 SETTLED: Final = 5
+MEANINGS: Final[Mapping[int, str]] = {
+    0: "accepted; nothing is known of what became of it",
+    ACKNOWLEDGED: "the cloud acknowledged TerminateJob",
+    JOB_FINISHED: "the job reads SUCCEED or FAILED",
+    NO_INSTANCE_LIVE: "the job is finished, and no instance was live at a count that adds up",
+    4: "its machines are gone",
+    SETTLED: "no instance was live, and that was still so after the settle window",
+}
 
 
 def proves_down(termination: Termination, seen: JobSeen) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from orchestrator.domain.jobs import JobState
@@ -111,6 +112,31 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TerminationHistory:
+    """A termination with its attempts and its events, each in order."""
+
+    termination: Termination
+    attempts: tuple[AttemptRecord, ...]
+    events: tuple[EventRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationHistory:
+    """An operation with its events in order, and all of its terminations in no order, in pages."""
+
+    id: str
+    account: str
+    region: str
+    reason: str
+    requested_by: str
+    created_at: datetime
+    finished_at: datetime | None
+    outcome: Outcome | None
+    events: tuple[EventRecord, ...]
+    terminations: AsyncIterator[Sequence[TerminationHistory]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
     """``replayed``: the same request had been stored before, under the same key."""
 
@@ -170,3 +196,10 @@ class Records(Protocol):
 
     async def troubles(self) -> Mapping[str, str]:
         """Which partitions' calls fail, with the code."""
+
+
+class Histories(Protocol):
+    """All that has become of an operation; raises StoreUnavailable."""
+
+    def history(self, operation_id: str) -> AbstractAsyncContextManager[OperationHistory | None]:
+        """All of an operation, read as it was at one moment, for as long as this is open."""

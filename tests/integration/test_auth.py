@@ -103,6 +103,7 @@ async def test_bytes_that_are_no_text_are_refused(guarded: Rest, token: bytes) -
         ("GET", "/v1/operations/op_1"),
         ("GET", "/v1/operations/op_1/terminations"),
         ("GET", "/v1/operations/op_1/events"),
+        ("GET", "/v1/operations/op_1/certificate"),
         ("GET", "/v1/terminations"),
         ("GET", "/v1/terminations/trm_1"),
         ("GET", "/v1/terminations/trm_1/events"),

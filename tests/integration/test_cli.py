@@ -143,6 +143,24 @@ def test_terminate_and_watch_to_the_end(url):
     assert "proven down" in result.stdout
 
 
+def test_what_is_certified_can_be_verified_with_no_daemon(url, place):
+    """Exit code 1 once a byte of it was changed."""
+    arguments = ("terminate", "job-run00004", "--reason", "r", "--watch")
+    operation = run(url, *arguments).stdout.splitlines()[0]
+    path = place / "certificate.json"
+    result = run(url, "certificate", operation, "--output", str(path))
+    assert result.returncode == 0, result.stderr
+    assert f"valid: {operation}: 1 of 1 job proven down\n" in result.stderr
+    assert run(url, "certificate", operation).stdout.startswith('{"certificate":')
+    nowhere = "http://127.0.0.1:9"
+    offline = ("certificate", operation, "--verify", str(path))
+    assert run(nowhere, *offline).stderr == result.stderr
+    path.write_bytes(path.read_bytes().replace(b"settled", b"settLed"))
+    told = run(nowhere, *offline)
+    assert told.returncode == 1
+    assert "job job-run00004: event 5: the chain is broken" in told.stderr
+
+
 def test_a_job_that_the_cloud_does_not_know(url):
     """Never counted as success: exit code 1, and status tells which."""
     arguments = ("job-run00003", "job-nobody01", "--reason", "r", "--watch")

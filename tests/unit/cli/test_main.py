@@ -16,7 +16,12 @@ from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 
 SECRET = "do-not-print-me"
-COMMANDS = [("status", "op_1"), ("watch", "op_1"), ("terminate", "job-a", "--reason", "r")]
+COMMANDS = [
+    ("status", "op_1"),
+    ("watch", "op_1"),
+    ("certificate", "op_1"),
+    ("terminate", "job-a", "--reason", "r"),
+]
 """Those that talk to the daemon."""
 CONFIG = f"""
 [database]
@@ -49,7 +54,7 @@ def run(*arguments):
 def test_no_command_is_a_coroutine():
     """Typer would exit 0 without running it."""
     commands = [*main.app.registered_commands, *main.db.registered_commands]
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         assert command.callback is not None
         assert not inspect.iscoroutinefunction(inspect.unwrap(command.callback))

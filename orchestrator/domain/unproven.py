@@ -1,0 +1,149 @@
+"""What is not proven of a job, in words, and how its operation came out: read off its events.
+
+A job is the object that a certificate has of it; see :mod:`orchestrator.domain.certificate`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain import evidence
+from orchestrator.domain.jobs import InstanceCounters
+from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Job = Mapping[str, Any]
+
+REVIVED: Final = "revived"
+"""The type of the event of a job that was seen running again after its termination had ended."""
+
+
+class Standing(StrEnum):
+    """How a job counts in the conclusion."""
+
+    UNENDED = "unended"
+    DOWN = "down"
+    NOT_DOWN = "not_down"
+    BACK = "back"
+    """Something became of it after its end, and nothing proved it down since."""
+
+
+def standing(job: Job) -> Standing:
+    back = False
+    for before, event in _with_state_before(job["events"]):
+        if before is not None and before.final:
+            back = True
+        elif event["to_state"] in STATES_THAT_COUNT_AS_DOWN:
+            back = False
+    state = State(job["state"])
+    if back:
+        return Standing.BACK
+    if not state.final:
+        return Standing.UNENDED
+    return Standing.DOWN if state in STATES_THAT_COUNT_AS_DOWN else Standing.NOT_DOWN
+
+
+def conclusion(standings: Sequence[Standing]) -> str:
+    """How the operation stands, in one sentence."""
+    count, total = Counter(standings), len(standings)
+    down = f"{count[Standing.DOWN]} of {_jobs(total)} proven down"
+    if unended := count[Standing.UNENDED]:
+        down = f"NOT FINISHED: {unended} of {_jobs(total)} not ended; {down} so far"
+    if back := count[Standing.BACK]:
+        down += f"; NOT DOWN FOR GOOD: {back} came back after the end"
+    return down
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"
+
+
+def not_proven(job: Job) -> list[str]:
+    """A sentence for each thing that the job's evidence does not show."""
+    return [*_of_state(job), *_of_what_came_after(job), *_of_evidence(job)]
+
+
+def _of_state(job: Job) -> Iterator[str]:
+    known = job["rests_on"]
+    match State(job["state"]):
+        case State.VERIFIED:
+            if job["evidence"] < evidence.SETTLED:
+                yield (
+                    "that it stayed down through the settle window: it was deleted before that had "
+                    "passed"
+                )
+        case State.ALREADY_FINISHED:
+            yield "that it stayed down: it was found finished before any call, and not watched on"
+        case State.NOT_FOUND:
+            at = known.get("observed_at")
+            deleted = f" any more, and showed it last at {at}: it was deleted since" if at else ""
+            yield f"that it is down: the cloud does not know the job{deleted}"
+        case State.REFUSED:
+            code = known.get("error_code", "no code is known")
+            yield f"that it is down: it was refused for good ({code})"
+        case State.WITHDRAWN:
+            yield "that it is down: it was taken back before it was called"
+        case State.UNVERIFIED:
+            yield _given_up(job)
+        case state:
+            yield f"that it is down: it has not ended, and is {state}"
+
+
+def _given_up(job: Job) -> str:
+    known = job["rests_on"]
+    if job["evidence"] >= evidence.NO_INSTANCE_LIVE:
+        return (
+            "that it stayed down: every instance was seen down, but it could not be read again "
+            "after the settle window"
+        )
+    if "instances" not in known:
+        return "that it is down: it was given up at its deadline, its instances never counted"
+    counters = InstanceCounters(**known["instances"])
+    return (
+        f"that it is down: it was given up at its deadline, {counters.live} of {counters.total} "
+        f"instances live at the last count, at {known.get('instances_observed_at')}"
+    )
+
+
+def _of_what_came_after(job: Job) -> Iterator[str]:
+    for before, event in _with_state_before(job["events"]):
+        if before is None or not before.final:
+            continue
+        if event["type"] == REVIVED:
+            yield f"that it stayed down: it was seen running again at {event['at']}"
+        else:
+            yield f"that it stayed {before}: {event['type']} came after the end, at {event['at']}"
+
+
+def _of_evidence(job: Job) -> Iterator[str]:
+    if job["evidence"] >= evidence.NO_INSTANCE_LIVE:
+        yield (
+            "that its machines are gone: they were not looked up, and on a compute environment "
+            "(EnvId) they restart and stay billed"
+        )
+        if "job_next_action" not in job["rests_on"]:
+            yield "that the cloud had nothing pending: no answer with NextAction was read"
+    bare = sum(event["facts"] is None for event in job["events"])
+    if bare:
+        yield f"what {bare} of its {len(job['events'])} events rested on: it was not kept then"
+
+
+def _with_state_before(
+    events: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[State | None, Mapping[str, Any]]]:
+    """Each event with the state that the ones before it had led to."""
+    state: State | None = None
+    for event in events:
+        yield state, event
+        if event["to_state"] is not None:
+            state = State(event["to_state"])
+
+
+def ended(events: Sequence[Mapping[str, Any]]) -> State | None:
+    """The first final state that these events led to, which an operation's outcome counts."""
+    states = (State(event["to_state"]) for event in events if event["to_state"] is not None)
+    return next((state for state in states if state.final), None)

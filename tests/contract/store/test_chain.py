@@ -1,0 +1,419 @@
+"""Events are chained whoever writes them, and a certificate shows what was changed behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.attempts import Answer, NewAttempt
+from orchestrator.domain.chain import breaks, lines_sha256
+from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.leases import Fence
+from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, Withdrawn
+from orchestrator.domain.verification import verify
+from orchestrator.services.certification import Certification
+from orchestrator.store import schema
+from orchestrator.store.events import chained
+from orchestrator.store.history import TERMINATIONS_AT_ONCE, StoredHistories
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.test_store import PARTITION, ready_to_call, submit, to_sweep
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from orchestrator.domain.seen import Seen
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.services.ports import OperationHistory
+    from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
+
+UNSURE = CloudError(CloudErrorKind.THROTTLED, "RequestLimitExceeded", "m", request_id="r-0")
+
+
+@pytest.fixture
+def store(database: Database) -> WorkingSet:
+    return WorkingSet(database, Fence(PARTITION, 1))
+
+
+@pytest.fixture
+def records(database: Database) -> StoredRecords:
+    return StoredRecords(database, lambda: later(5))
+
+
+@pytest.fixture
+def certification(database: Database) -> Certification:
+    return Certification(histories=StoredHistories(database), now=lambda: later(100))
+
+
+async def chains(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """The events of each subject in the order of their ids; every chain is whole."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    async with database.read() as connection:
+        rows = await connection.execute(select(schema.events).order_by(schema.events.c.id))
+        for row in rows.mappings():
+            subject_id = row["termination_id"] or row["operation_id"]
+            before = found.setdefault(subject_id, [])
+            previous = before[-1]["hash"] if before else subject_id
+            before.append({**row, "previous": previous})
+    for subject_id, each in found.items():
+        assert list(breaks(subject_id, each)) == [], subject_id
+    return found
+
+
+async def see(store: WorkingSet, before: Termination, seen: Seen, seconds: float) -> Termination:
+    """As the engine writes it."""
+    at = later(seconds)
+    decision = decide(before, seen, at, POLICY)
+    match seen:
+        case CallStarted():
+            attempt = NewAttempt(action="TerminateJob", target=before.job_id, sent_at=at)
+            await store.start_attempt(before, decision, attempt)
+        case CallAccepted(request_id):
+            answer = Answer(at=at, outcome="accepted", request_id=request_id)
+            await store.finish_attempt(before, decision, answer)
+        case CallFailed(error):
+            await store.finish_attempt(before, decision, Answer.of_error(error, at))
+        case _:
+            await store.apply([(before, decision)], at)
+    return decision.after
+
+
+LIFE: list[Seen] = [
+    read(JobState.RUNNING, LIVE),
+    CallStarted(),
+    CallFailed(UNSURE),
+    read(JobState.RUNNING, LIVE),
+    CallStarted(),
+    CallAccepted("r-1"),
+    read(JobState.FAILED, at=later(6)),
+    swept(JobState.FAILED, at=later(90)),
+]
+"""Until it is verified; each a hundred seconds after the one before."""
+
+
+async def live(store: WorkingSet, before: Termination) -> None:
+    for number, seen in enumerate(LIFE):
+        before = await see(store, before, seen, 100.0 * number)
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+async def test_each_event_keeps_what_it_rested_on(
+    database: Database, records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, "job-1")
+    (queued,) = await to_sweep(store, 1)
+    await live(store, queued)
+    found = await chains(database)
+    accepted, started, failed, _, answered, down, settled = found["trm_1_job-1"]
+    where = {"account": "main", "region": "ap-guangzhou", "job_id": "job-1"}
+    assert accepted["facts"] == where
+    target = {"action": "TerminateJob", "target": "job-1"}
+    assert started["facts"]["attempt"] == target
+    assert (started["facts"]["job_state"], started["facts"]["instances"]["running"]) == (
+        "RUNNING",
+        4,
+    )
+    assert failed["facts"]["answer"] == {
+        "outcome": "throttled",
+        "code": "RequestLimitExceeded",
+        "request_id": "r-0",
+    }
+    assert failed["facts"]["error_code"] == "RequestLimitExceeded"
+    assert answered["facts"]["answer"]["request_id"] == "r-1"
+    assert answered["facts"]["acknowledged_at"] == "2026-01-01T12:08:20.000000Z"
+    assert down["facts"]["instances"]["failed"] == 10
+    assert down["facts"]["instances_observed_at"] == "2026-01-01T12:00:06.000000Z"
+    assert down["facts"]["job_next_action"] == ""
+    assert settled["facts"]["observed_at"] == "2026-01-01T12:01:30.000000Z"
+    begun, finished = found["op_1"]
+    assert begun["facts"] == {
+        "account": "main",
+        "region": "ap-guangzhou",
+        "requested_by": "me",
+        "jobs": 1,
+        "jobs_sha256": lines_sha256(["job-1"]),
+        "terminations_sha256": lines_sha256(["job-1 trm_1_job-1"]),
+    }
+    assert finished["facts"] == {"jobs_by_state": {"verified": 1}}
+
+
+async def test_many_events_of_one_subject_in_one_transaction_follow_each_other(
+    database: Database, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1")
+
+    async def work(transaction: Transaction) -> None:
+        for number in range(3):
+            transaction.record(at=NOW, termination_id="trm_1_job-1", type=f"more {number}")
+            transaction.record(at=NOW, operation_id="op_1", type=f"more {number}")
+
+    await database.write(work)
+    found = await chains(database)
+    assert [len(found[subject_id]) for subject_id in ("trm_1_job-1", "op_1")] == [4, 4]
+
+
+async def test_a_subject_whose_first_event_is_of_another_kind_has_a_chain_too(
+    database: Database, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1")
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.execute(text("DELETE FROM events"))
+        transaction.record(at=NOW, operation_id="op_1", type="begun")
+
+    await database.write(work)
+    assert [each["number"] for each in (await chains(database))["op_1"]] == [1]
+
+
+async def test_more_subjects_than_a_statement_takes(
+    database: Database, records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, *[f"job-{number}" for number in range(1100)])
+    changes = [
+        (row, decide(row, swept(JobState.SUBMITTED), NOW, POLICY))
+        for row in await to_sweep(store, 1100)
+    ]
+    assert await store.apply(changes, NOW) == 1100
+    found = await chains(database)
+    assert {len(events) for events in found.values()} == {1, 2}
+
+
+async def test_the_chains_are_whole_after_writers_at_the_same_time(
+    database: Database, records: StoredRecords, store: WorkingSet, certification: Certification
+) -> None:
+    """Requests that join live jobs, moves of these, and operations that end with any of them."""
+    jobs = [f"job-{number}" for number in range(12)]
+    await submit(records, 1, *jobs)
+    queued = await to_sweep(store, 100)
+    await asyncio.gather(
+        *(live(store, each) for each in queued),
+        *(submit(records, number, *jobs[number : number + 3]) for number in range(2, 9)),
+    )
+    found = await chains(database)
+    assert len(found) >= 12 + 1 + 7
+    assert [each["type"] for each in found["op_1"]] == ["accepted", "finished"]
+    for number in range(1, 9):
+        assert verify((await certification.issue(f"op_{number}")).data) == []
+
+
+async def test_a_fork_is_refused(database: Database, records: StoredRecords) -> None:
+    await submit(records, 1, "job-1")
+    for subject in ({"operation_id": "op_1"}, {"termination_id": "trm_1_job-1"}):
+
+        async def work(transaction: Transaction, subject: dict[str, str] = subject) -> None:
+            row = {"at": NOW, "type": "forked", "number": 1, "hash": "0" * 64} | subject
+            await transaction.execute(insert(schema.events).values(row))
+
+        with pytest.raises(IntegrityError, match=r"(?i)unique"):
+            await database.write(work)
+    await chains(database)
+
+
+async def test_the_last_event_is_found_by_the_index(
+    database: Database, records: StoredRecords
+) -> None:
+    asked: list[tuple[str, Any]] = []
+    shared = database.dialect.shared
+
+    @event.listens_for(database.dialect.writers.sync_engine, "before_cursor_execute")
+    def on_execute(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if "max(others.number)" in statement:
+            asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
+
+    await submit(records, 1, "job-1")
+    assert asked == []
+    plans: list[str] = []
+
+    async def work(transaction: Transaction) -> None:
+        if shared:  # else it reads the whole table, which is small
+            for way in ("seqscan", "bitmapscan"):
+                await transaction.execute(text(f"SET LOCAL enable_{way} = off"))
+        subjects = ({"termination_id": "trm_1_job-1"}, {"operation_id": "op_1"})
+        recorded = [{"at": NOW, "type": "more", **subject} for subject in subjects]
+        await chained(transaction.connection, recorded)
+        for explained in asked.copy():
+            rows = await transaction.connection.exec_driver_sql(*explained)
+            plans.append("\n".join(str(row) for row in rows))
+
+    await database.write(work)
+    assert len(plans) == 2
+    for plan in plans:
+        assert len(re.findall(r"(?i)(uq_events_|sqlite_autoindex_events_)", plan)) == 2
+        assert not re.search(r"(?i)scan (others|events)|seq scan", plan)
+
+
+# --- what is certified ---------------------------------------------------------------------------
+
+
+async def certified(certification: Certification, number: int = 1) -> Any:
+    made = await certification.issue(f"op_{number}")
+    assert verify(made.data) == []
+    return json.loads(made.data)["certificate"]
+
+
+async def test_the_certificate_of_a_whole_life(
+    records: StoredRecords, store: WorkingSet, certification: Certification
+) -> None:
+    await submit(records, 1, "job-b", "job-a", "job-c")
+    for row in await to_sweep(store, 3):
+        if row.job_id == "job-a":
+            await live(store, row)
+        elif row.job_id == "job-b":
+            await see(store, row, Withdrawn(), 7)
+    told = await certified(certification)
+    assert told["conclusion"] == (
+        "NOT FINISHED: 1 of 3 jobs not ended; 1 of 3 jobs proven down so far"
+    )
+    assert [job["state"] for job in told["jobs"]] == ["verified", "withdrawn", "queued"]
+    attempts = told["jobs"][0]["attempts"]
+    assert [(each["outcome"], each["request_id"]) for each in attempts] == [
+        ("throttled", "r-0"),
+        ("accepted", "r-1"),
+    ]
+
+
+async def test_an_operation_that_joined_certifies_what_began_before_it(
+    records: StoredRecords, store: WorkingSet, certification: Certification
+) -> None:
+    await submit(records, 1, "job-1")
+    ready = await ready_to_call(store)
+    await submit(records, 2, "job-1", "job-2", created_at=later(3))
+    await see(store, ready, CallStarted(), 4)
+    told = await certified(certification, 2)
+    assert [event["type"] for event in told["jobs"][0]["events"]] == ["accepted", "call_started"]
+    assert told["jobs"][0]["termination_id"] == "trm_1_job-1"
+    assert told["jobs"][1]["termination_id"] == "trm_2_job-2"
+
+
+async def test_the_digest_stays_as_long_as_nothing_becomes_of_it(
+    records: StoredRecords, store: WorkingSet, database: Database
+) -> None:
+    await submit(records, 1, "job-1", "job-2")
+    digests, files = [], []
+    for number in range(4):
+        if number == 2:
+            (row, _) = await to_sweep(store, 2)
+            await see(store, row, Withdrawn(), 7)
+        now = partial(later, number)
+        made = await Certification(histories=StoredHistories(database), now=now).issue("op_1")
+        digests.append(made.digest)
+        files.append(made.data)
+    assert digests[0] == digests[1] != digests[2] == digests[3]
+    assert len(set(files)) == 4
+
+
+async def test_an_operation_that_there_is_not(certification: Certification) -> None:
+    with pytest.raises(NotFound, match="no operation op_9"):
+        await certification.issue("op_9")
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "values", "fault"),
+    [
+        ("events", {"type": "settled"}, {"why": "x"}, "event 7: the chain is broken"),
+        ("events", {"type": "seen_down"}, {"at": later(1)}, "event 6: the chain is broken"),
+        ("events", {"number": 2}, {"facts": {}}, "event 2: the chain is broken"),
+        ("events", {"number": 3}, {"facts": None}, "event 3: the chain is broken"),
+        ("events", {"number": 3}, {"hash": "0" * 64}, "event 4: the chain is broken"),
+        ("attempts", {"number": 1}, {"request_id": "x"}, "attempt 1: "),
+        ("terminations", {}, {"job_state": "SUCCEED"}, "rests_on is not what "),
+        ("terminations", {}, {"evidence": 3}, "evidence 3 is not "),
+        ("terminations", {}, {"job_id": "job-2"}, "accepted with another job_id"),
+        ("operations", {}, {"reason": "x"}, "for another reason"),
+        ("operations", {}, {"outcome": "failed"}, "the outcome failed does not follow"),
+    ],
+)
+async def test_what_was_changed_in_the_database_is_found(
+    database: Database,
+    records: StoredRecords,
+    store: WorkingSet,
+    certification: Certification,
+    table: str,
+    where: dict[str, object],
+    values: dict[str, object],
+    fault: str,
+) -> None:
+    await submit(records, 1, "job-1")
+    (queued,) = await to_sweep(store, 1)
+    await live(store, queued)
+    assert verify((await certification.issue("op_1")).data) == []
+    changed = schema.metadata.tables[table]
+
+    async def work(transaction: Transaction) -> None:
+        statement = update(changed).values(values)
+        for name, value in where.items():
+            statement = statement.where(changed.c[name] == value)
+        await transaction.execute(statement)
+
+    await database.write(work)
+    found = verify((await certification.issue("op_1")).data)
+    assert any(fault in each for each in found), found
+
+
+async def test_all_of_it_is_of_one_moment(
+    database: Database, records: StoredRecords, store: WorkingSet
+) -> None:
+    jobs = [f"job-{number:03}" for number in range(2 * TERMINATIONS_AT_ONCE + 1)]
+    await submit(records, 1, *jobs)
+    rows = await to_sweep(store, 1000)
+    states: list[str] = []
+    async with StoredHistories(database).history("op_1") as history:
+        assert history is not None
+        async for page in history.terminations:
+            states += [each.termination.state for each in page]
+            assert all(len(each.events) == 1 for each in page)
+            if len(states) == len(page):
+                await store.apply(
+                    [(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW
+                )
+    assert states == ["queued"] * len(jobs)
+
+
+async def test_how_much_is_asked_does_not_grow_with_each_job(
+    database: Database, records: StoredRecords, certification: Certification
+) -> None:
+    await submit(records, 1, *[f"job-{number}" for number in range(3 * TERMINATIONS_AT_ONCE)])
+    asked: list[str] = []
+
+    @event.listens_for(database.dialect.readers.sync_engine, "before_cursor_execute")
+    def on_execute(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if "FROM " in statement:
+            asked.append(statement)
+
+    assert len((await certified(certification))["jobs"]) == 3 * TERMINATIONS_AT_ONCE
+    assert len(asked) == 3 + 3 * 3
+
+
+async def test_certificates_are_made_one_at_a_time(
+    database: Database, records: StoredRecords
+) -> None:
+    """So that readers are left for everything else."""
+    await submit(records, 1, *[f"job-{number}" for number in range(2 * TERMINATIONS_AT_ONCE)])
+    opened: list[int] = []
+
+    class Watched(StoredHistories):
+        @asynccontextmanager
+        async def history(self, operation_id: str) -> AsyncIterator[OperationHistory | None]:
+            opened.append(1)
+            async with super().history(operation_id) as history:
+                yield history
+                assert sum(opened) == 1
+            opened.append(-1)
+
+    certification = Certification(histories=Watched(database), now=lambda: NOW)
+    await asyncio.gather(*(certification.issue("op_1") for _ in range(5)))
+    assert len(opened) == 10

@@ -1,0 +1,113 @@
+"""Replicas that write events of the same subjects at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.decide import decide
+from orchestrator.domain.leases import Fence
+from orchestrator.domain.seen import Withdrawn
+from orchestrator.domain.verification import verify
+from orchestrator.services.certification import Certification
+from orchestrator.store.database import Database
+from orchestrator.store.history import StoredHistories
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.schema import operations
+from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.test_chain import chains
+from tests.contract.store.test_store import PARTITION, submit, to_sweep
+from tests.leases import hold
+from tests.unit.domain.build import NOW, POLICY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from orchestrator.store.transaction import Transaction
+    from tests.postgres import Server
+
+OTHER = "other@host"
+
+
+@pytest.fixture
+async def replicas(postgres: Server, postgres_template: str) -> AsyncIterator[list[Database]]:
+    """Four on one database; the first holds both partitions."""
+    async with postgres.database(postgres_template) as url, AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(Database(url, lambda: datetime.now(UTC)))
+            for _ in range(4)
+        ]
+        await hold(opened[0], PARTITION, OTHER)
+        yield opened
+
+
+async def write(database: Database, count: int, *, locked: bool) -> int:
+    """Record events of one operation; how many were stored."""
+
+    async def work(transaction: Transaction) -> None:
+        if locked:
+            row = select(operations.c.id).where(operations.c.id == "op_1").with_for_update()
+            await transaction.execute(row)
+        transaction.record(at=NOW, operation_id="op_1", type="more")
+
+    stored = 0
+    for _ in range(count):
+        try:
+            await database.write(work)
+        except IntegrityError:
+            continue
+        stored += 1
+    return stored
+
+
+async def test_who_holds_the_row_is_always_linked(replicas: list[Database]) -> None:
+    await submit(StoredRecords(replicas[0], lambda: NOW), 1, "job-1")
+    stored = await asyncio.gather(*(write(each, 25, locked=True) for each in replicas))
+    assert stored == [25] * 4
+    assert len((await chains(replicas[0]))["op_1"]) == 1 + 4 * 25
+
+
+async def test_who_forgets_to_hold_the_row_may_fail_and_never_forks(
+    replicas: list[Database],
+) -> None:
+    await submit(StoredRecords(replicas[0], lambda: NOW), 1, "job-1")
+    stored = await asyncio.gather(*(write(each, 25, locked=False) for each in replicas))
+    assert len((await chains(replicas[0]))["op_1"]) == 1 + sum(stored)
+
+
+async def test_operations_that_share_jobs_end_with_whichever_is_the_last(
+    replicas: list[Database],
+) -> None:
+    """Requests come to all replicas while the jobs that they join end, in two partitions."""
+    jobs = [f"job-{number}" for number in range(20)]
+    first, *others = replicas
+    await submit(StoredRecords(first, lambda: NOW), 1, *jobs)
+    await submit(StoredRecords(first, lambda: NOW), 2, *jobs, partition=OTHER, account="b")
+
+    async def end(partition: str) -> None:
+        store = WorkingSet(first, Fence(partition, 1))
+        while rows := await to_sweep(store, 7):
+            await asyncio.gather(
+                *(store.apply([(row, decide(row, Withdrawn(), NOW, POLICY))], NOW) for row in rows)
+            )
+
+    async def join(number: int, database: Database) -> None:
+        for each in range(10):
+            records = StoredRecords(database, lambda: NOW)
+            await submit(records, 100 * number + each, *jobs[each : each + 5])
+
+    joining = (join(number, each) for number, each in enumerate(others, start=3))
+    await asyncio.gather(end(PARTITION), end(OTHER), *joining)
+    await end(PARTITION)
+    found = await chains(first)
+    ends = [events for subject_id, events in found.items() if subject_id.startswith("op_")]
+    assert [[each["type"] for each in events] for events in ends] == [["accepted", "finished"]] * 32
+    certification = Certification(histories=StoredHistories(first), now=lambda: NOW)
+    for number in (1, 2, 300, 409, 505):
+        assert verify((await certification.issue(f"op_{number}")).data) == []

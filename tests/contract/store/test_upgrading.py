@@ -1,0 +1,134 @@
+"""Databases of earlier versions, with all that is in them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from orchestrator.domain.decide import decide
+from orchestrator.domain.leases import Fence
+from orchestrator.domain.seen import Withdrawn
+from orchestrator.domain.verification import verify
+from orchestrator.services.certification import Certification
+from orchestrator.store import schema
+from orchestrator.store.database import Database
+from orchestrator.store.history import StoredHistories
+from orchestrator.store.migrate import alembic_config, upgrade
+from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.test_chain import chains
+from tests.contract.store.test_migrations import OPERATION, TERMINATION
+from tests.contract.store.test_store import PARTITION, to_sweep
+from tests.leases import hold
+from tests.unit.domain.build import NOW, POLICY, later
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from tests.postgres import Server
+
+JOBS = 400
+"""Of 401 subjects with some three events each, more than are linked at once."""
+
+
+@pytest.fixture
+async def database_url(template: tuple[Server, str] | None, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty one."""
+    if template is None:
+        yield f"sqlite+aiosqlite:///{tmp_path}/orchestrator.db"
+    else:
+        server, _ = template
+        async with server.database() as url:
+            yield url
+
+
+def first_version(connection: Connection) -> None:
+    """An operation of which a job has not ended, as revision 0001 had it."""
+    command.upgrade(alembic_config(connection), "0001")
+    numbers = range(JOBS)
+    connection.execute(
+        insert(schema.operations).values(OPERATION | {"jobs_total": JOBS, "jobs_unfinished": 1})
+    )
+    ended = {"state": "withdrawn", "finished_at": later(9), "revision": 2, "look_at": None}
+    connection.execute(
+        insert(schema.terminations),
+        [
+            TERMINATION
+            | {"id": f"trm_{number}", "job_id": f"job-{number}", "finished_at": None}
+            | ({"look_at": NOW} if number == 0 else ended)
+            for number in numbers
+        ],
+    )
+    connection.execute(
+        insert(schema.operation_terminations),
+        [{"operation_id": "op_1", "termination_id": f"trm_{number}"} for number in numbers],
+    )
+    rows: list[dict[str, Any]] = [
+        {"at": NOW, "operation_id": "op_1", "type": "accepted", "why": "budget"}
+    ]
+    moves = [
+        (0, "accepted", None, "queued"),
+        (5, "seen_submitted", "queued", "held"),
+        (9, "withdrawn", "held", "withdrawn"),
+    ]
+    rows += [
+        {
+            "at": later(seconds + 0.25),
+            "termination_id": f"trm_{number}",
+            "type": kind,
+            "evidence": 0,
+        }
+        | {"from_state": before, "to_state": after, "why": "é" if seconds == 5 else None}
+        for seconds, kind, before, after in moves
+        for number in numbers
+        if number or kind == "accepted"
+    ]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    connection.execute(insert(schema.events), [columns | row for row in rows])
+
+
+async def as_it_was(url: str) -> list[dict[str, Any]]:
+    engine = create_async_engine(url)
+    kept = [schema.events.c[name] for name in ("id", "at", "termination_id", "type", "why")]
+    async with engine.begin() as connection:
+        await connection.run_sync(first_version)
+        rows = (await connection.execute(select(*kept).order_by("id"))).mappings().all()
+    await engine.dispose()
+    return [dict(row) for row in rows]
+
+
+async def test_events_of_the_first_version_are_chained_as_they_are(database_url: str) -> None:
+    before = await as_it_was(database_url)
+    assert len(before) > 1000
+    await upgrade(database_url)
+    async with Database(database_url, lambda: datetime.now(UTC)) as database:
+        found = await chains(database)
+        after = sorted(
+            (each for events in found.values() for each in events), key=lambda e: e["id"]
+        )
+        assert [{name: each[name] for name in before[0]} for each in after] == before
+        assert {each["facts"] for each in after} == {None}
+        await hold(database, PARTITION)
+        store = WorkingSet(database, Fence(PARTITION, 1))
+        (queued,) = await to_sweep(store, 10)
+        await store.apply([(queued, decide(queued, Withdrawn(), later(20), POLICY))], later(20))
+        assert [len((await chains(database))[each]) for each in ("op_1", "trm_0", "trm_1")] == [
+            2,
+            2,
+            3,
+        ]
+        certification = Certification(histories=StoredHistories(database), now=lambda: NOW)
+        data = (await certification.issue("op_1")).data
+    assert verify(data) == []
+    first, second, *_ = json.loads(data)["certificate"]["jobs"]
+    said = "what {} of its {} events rested on: it was not kept then"
+    assert first["not_proven"][-1] == said.format(1, 2)
+    assert second["not_proven"][-1] == said.format(3, 3)

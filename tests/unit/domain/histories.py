@@ -1,0 +1,163 @@
+"""Terminations with the attempts and events that sightings lead to, as the store has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.domain.certificate import Certificate, Entry, certificate, entry
+from orchestrator.domain.chain import Head, lines_sha256
+from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.facts import observations
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import outcome
+from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from orchestrator.domain.seen import Seen
+    from orchestrator.domain.terminations import Termination
+
+ISSUED_AT = later(1000)
+
+
+@dataclass
+class History:
+    """One job's; ``see`` adds what a sighting leads to."""
+
+    termination: Termination
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, **event: Any) -> None:
+        last = self.events[-1] if self.events else None
+        head = Head(last["number"], last["hash"]) if last else Head.of_new(self.termination.id)
+        self.events.append(head.linked(event))
+
+    def see(self, seen: Seen, at: datetime) -> None:
+        before = self.termination
+        decision = decide(before, seen, at, POLICY)
+        self.termination = decision.after
+        call: dict[str, object] = {}
+        match seen:
+            case CallStarted():
+                call = {"attempt": {"action": "TerminateJob", "target": before.job_id}}
+                self.attempts.append(
+                    {"number": len(self.attempts) + 1, "sent_at": at, "answered_at": None}
+                    | {"action": "TerminateJob", "target": before.job_id}
+                    | dict.fromkeys(("outcome", "code", "request_id"))
+                )
+            case CallAccepted(request_id):
+                answer = {"outcome": "accepted", "code": None, "request_id": request_id}
+                self.attempts[-1] |= answer | {"answered_at": at}
+                call = {"answer": answer}
+            case CallFailed(error):
+                answer = {"outcome": error.kind, "code": error.code, "request_id": error.request_id}
+                self.attempts[-1] |= answer | {"answered_at": at}
+                call = {"answer": answer}
+        if decision.event is not None:
+            self.record(
+                at=at,
+                type=decision.event,
+                from_state=before.state,
+                to_state=decision.after.state,
+                evidence=decision.after.evidence,
+                why=decision.why,
+                facts=observations(decision.after) | call,
+            )
+
+    def entry(self) -> Entry:
+        return entry(self.termination, self.attempts, self.events)
+
+
+def history(
+    job_id: str,
+    *sightings: Seen,
+    last_at: datetime = NOW,
+    termination_id: str | None = None,
+) -> History:
+    """What becomes of a job of which this is seen, all now but the last."""
+    made = History(termination(id=termination_id or f"trm_{job_id}", job_id=job_id))
+    facts = {"account": "main", "region": "ap-guangzhou", "job_id": job_id}
+    made.record(at=NOW, type="accepted", to_state="queued", evidence=0, facts=facts)
+    for number, seen in enumerate(sightings, start=1):
+        made.see(seen, last_at if number == len(sightings) else NOW)
+    return made
+
+
+RUNNING = read(JobState.RUNNING, LIVE)
+CALLED: list[Seen] = [RUNNING, CallStarted(), CallAccepted("request-1")]
+DOWN: list[Seen] = [*CALLED, read(JobState.FAILED, at=later(2))]
+
+
+def failure(kind: CloudErrorKind, code: str) -> CloudError:
+    return CloudError(kind, code, f"about {code}", request_id="request-2")
+
+
+def verified() -> History:
+    return history("job-verified", *DOWN, swept(JobState.FAILED, at=later(60)), last_at=later(60))
+
+
+def one_of_each_end() -> list[History]:
+    """A job for each final state, with all its calls answered."""
+    missing = failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job")
+    refusal = failure(CloudErrorKind.REFUSED, "UnsupportedOperation")
+    throttled = failure(CloudErrorKind.THROTTLED, "RequestLimitExceeded")
+    unread = failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")
+    at_last = later(7200)
+    return [
+        verified(),
+        history("job-over", read(JobState.SUCCEED)),
+        history("job-missing", LookFailed(missing)),
+        history("job-refused", RUNNING, CallStarted(), CallFailed(refusal)),
+        history("job-withdrawn", Withdrawn()),
+        history(
+            "job-lost",
+            *(RUNNING, CallStarted(), CallFailed(throttled)),
+            *CALLED,
+            LookFailed(unread),
+            last_at=at_last,
+        ),
+    ]
+
+
+def certified(histories: Sequence[History]) -> Certificate:
+    """The certificate of an operation of these, which has finished if they have."""
+    job_ids = [each.termination.job_id for each in histories]
+    states = [each.termination.state for each in histories]
+    own = History(termination(id="op_1"))
+    pairs = [f"{each.termination.job_id} {each.termination.id}" for each in histories]
+    facts = {"account": "main", "region": "ap-guangzhou", "requested_by": "me"} | {
+        "jobs": len(job_ids),
+        "jobs_sha256": lines_sha256(job_ids),
+        "terminations_sha256": lines_sha256(pairs),
+    }
+    own.record(at=NOW, type="accepted", why="budget", facts=facts)
+    end = None
+    if all(state.final for state in states):
+        by_state = {state: states.count(state) for state in State if state in states}
+        end = outcome(by_state)
+        own.record(at=later(60), type="finished", why=end, facts={"jobs_by_state": by_state})
+    operation = {
+        "id": "op_1",
+        "account": "main",
+        "region": "ap-guangzhou",
+        "reason": "budget",
+        "requested_by": "me",
+        "created_at": NOW,
+        "finished_at": later(60) if end else None,
+        "state": "finished" if end else "running",
+        "outcome": end,
+    }
+    return certificate(
+        operation,
+        own.events,
+        [each.entry() for each in histories],
+        issued_at=ISSUED_AT,
+        issued_by="orchestrator 1",
+    )

@@ -1,0 +1,299 @@
+"""What a certificate says of each job, and of the operation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.certificate import FORMAT
+from orchestrator.domain.chain import canonical
+from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.seen import CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.unproven import REVIVED
+from orchestrator.domain.verification import verify
+from tests.unit.domain.build import LIVE, later, read, swept
+from tests.unit.domain.histories import (
+    CALLED,
+    DOWN,
+    History,
+    certified,
+    failure,
+    history,
+    one_of_each_end,
+    verified,
+)
+
+MACHINES = (
+    "that its machines are gone: they were not looked up, and on a compute environment (EnvId) "
+    "they restart and stay billed"
+)
+
+
+def certificate_of(*histories: History) -> Any:
+    """What the certificate of these says; it is valid."""
+    made = certified(histories)
+    assert verify(made.data) == []
+    return json.loads(made.data)["certificate"]
+
+
+def job_of(history: History) -> Any:
+    (job,) = certificate_of(history)["jobs"]
+    return job
+
+
+def test_a_certificate_is_in_canonical_form_with_its_digest() -> None:
+    made = certified(one_of_each_end())
+    document = json.loads(made.data)
+    assert made.data == canonical(document) + b"\n"
+    text = canonical(document["certificate"])
+    assert made.digest == document["digest"] == hashlib.sha256(text).hexdigest()
+    assert document["issued"] == {"at": "2026-01-01T12:16:40.000000Z", "by": "orchestrator 1"}
+    sealed = canonical({"digest": made.digest, "issued": document["issued"]})
+    assert document["seal"] == hashlib.sha256(sealed).hexdigest()
+
+
+def test_the_set_is_the_jobs_sorted() -> None:
+    told = certificate_of(*reversed(one_of_each_end()))
+    job_ids = [job["job_id"] for job in told["jobs"]]
+    assert job_ids == sorted(job_ids) == told["set"]["job_ids"]
+    lines = "".join(f"{job_id}\n" for job_id in job_ids)
+    assert told["set"]["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
+    job = job_of(verified())
+    assert (job["job_id"], job["termination_id"]) == ("job-verified", "trm_job-verified")
+    assert (job["state"], job["evidence"]) == ("verified", 5)
+    assert job["evidence_means"] == (
+        "no instance was live, and that was still so after the settle window"
+    )
+    counters = dict.fromkeys(InstanceCounters.__slots__, 0) | {"failed": 10}
+    assert job["rests_on"] == {
+        "job_state": "FAILED",
+        "job_next_action": "",
+        "observed_at": "2026-01-01T12:01:00.000000Z",
+        "instances": counters,
+        "instances_observed_at": "2026-01-01T12:00:02.000000Z",
+        "acknowledged_at": "2026-01-01T12:00:00.000000Z",
+    }
+    assert job["attempts"] == [
+        {
+            "number": 1,
+            "action": "TerminateJob",
+            "target": "job-verified",
+            "sent_at": "2026-01-01T12:00:00.000000Z",
+            "answered_at": "2026-01-01T12:00:00.000000Z",
+            "outcome": "accepted",
+            "code": None,
+            "request_id": "request-1",
+        }
+    ]
+    types = ["accepted", "call_started", "call_accepted", "seen_down", "settled"]
+    assert [event["type"] for event in job["events"]] == types
+    assert job["events"][2]["facts"]["answer"]["request_id"] == "request-1"
+    assert job["events"][-1]["facts"] == job["rests_on"]
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (verified(), [MACHINES]),
+        (
+            history(
+                "job-1",
+                *DOWN,
+                LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job")),
+            ),
+            [
+                (
+                    "that it stayed down through the settle window: it was deleted before that had "
+                    "passed"
+                ),
+                MACHINES,
+            ],
+        ),
+        (
+            history("job-1", read(JobState.SUCCEED)),
+            [
+                "that it stayed down: it was found finished before any call, and not watched on",
+                MACHINES,
+            ],
+        ),
+        (
+            history("job-1", read(JobState.SUCCEED, next_action=None)),  # type: ignore[arg-type]
+            [
+                "that it stayed down: it was found finished before any call, and not watched on",
+                MACHINES,
+                "that the cloud had nothing pending: no answer with NextAction was read",
+            ],
+        ),
+        (
+            history(
+                "job-1", LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))
+            ),
+            ["that it is down: the cloud does not know the job"],
+        ),
+        (
+            history(
+                "job-1",
+                *CALLED,
+                LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job")),
+            ),
+            [
+                (
+                    "that it is down: the cloud does not know the job any more, and showed it "
+                    "last at 2026-01-01T12:00:00.000000Z: it was deleted since"
+                )
+            ],
+        ),
+        (
+            history("job-1", LookFailed(failure(CloudErrorKind.UNAUTHORIZED, "Unauthorized"))),
+            ["that it is down: it was refused for good (Unauthorized)"],
+        ),
+        (
+            history("job-1", Withdrawn()),
+            ["that it is down: it was taken back before it was called"],
+        ),
+        (
+            history(
+                "job-1", *CALLED, read(JobState.RUNNING, LIVE, at=later(7200)), last_at=later(7200)
+            ),
+            [
+                (
+                    "that it is down: it was given up at its deadline, 4 of 10 instances live at "
+                    "the last count, at 2026-01-01T14:00:00.000000Z"
+                )
+            ],
+        ),
+        (
+            history(
+                "job-1",
+                swept(JobState.SUBMITTED),
+                LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
+                last_at=later(7200),
+            ),
+            ["that it is down: it was given up at its deadline, its instances never counted"],
+        ),
+        (
+            history(
+                "job-1",
+                *DOWN,
+                LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
+                last_at=later(7200),
+            ),
+            [
+                (
+                    "that it stayed down: every instance was seen down, but it could not be read "
+                    "again after the settle window"
+                ),
+                MACHINES,
+            ],
+        ),
+        (history("job-1", *CALLED), ["that it is down: it has not ended, and is draining"]),
+    ],
+)
+def test_what_is_not_proven_is_said(made: History, expected: list[str]) -> None:
+    assert job_of(made)["not_proven"] == expected
+
+
+def test_an_event_that_was_stored_without_its_facts_makes_it_say_so() -> None:
+    made = History(verified().termination)
+    for event in verified().events:
+        made.record(**event | {"facts": None})
+    made.attempts = verified().attempts
+    assert job_of(made)["not_proven"] == [
+        MACHINES,
+        "what 5 of its 5 events rested on: it was not kept then",
+    ]
+
+
+# --- what came after the end ---------------------------------------------------------------------
+
+
+def came_back(**event: Any) -> History:
+    made = verified()
+    made.record(at=later(90), **event)
+    return made
+
+
+def test_a_revived_job_makes_it_say_so() -> None:
+    made = came_back(type=REVIVED, facts={"job_state": "RUNNING"})
+    told = certificate_of(made, history("job-over", read(JobState.SUCCEED)))
+    assert told["conclusion"] == (
+        "1 of 2 jobs proven down; NOT DOWN FOR GOOD: 1 came back after the end"
+    )
+    job = told["jobs"][1]
+    said = "that it stayed down: it was seen running again at 2026-01-01T12:01:30.000000Z"
+    assert job["not_proven"] == [said, MACHINES]
+    assert job["state"] == "verified"
+
+
+def test_any_event_after_the_end_is_said() -> None:
+    told = job_of(came_back(type="a new one", facts={}))
+    said = "that it stayed verified: a new one came after the end, at 2026-01-01T12:01:30.000000Z"
+    assert told["not_proven"][0] == said
+
+
+def test_a_revived_job_that_is_driven_on_has_not_ended() -> None:
+    """Should its termination be taken up again."""
+    made = came_back(type=REVIVED, from_state="verified", to_state="draining", evidence=1, facts={})
+    made.termination = history("job-verified", *CALLED).termination
+    (job,) = (json.loads(certified([made]).data))["certificate"]["jobs"]
+    assert job["not_proven"] == [
+        "that it is down: it has not ended, and is draining",
+        "that it stayed down: it was seen running again at 2026-01-01T12:01:30.000000Z",
+    ]
+
+
+def test_a_revived_job_that_was_proven_down_once_more_counts_as_down() -> None:
+    made = came_back(type=REVIVED, from_state="verified", to_state="draining", evidence=1, facts={})
+    last = made.events[-2]
+    again = {name: last[name] for name in ("to_state", "evidence", "facts", "type")}
+    made.record(at=later(120), from_state="draining", **again)
+    told = certificate_of(made)
+    assert told["conclusion"] == "1 of 1 job proven down"
+    assert "seen running again" in told["jobs"][0]["not_proven"][0]
+
+
+# --- the operation -------------------------------------------------------------------------------
+
+
+def test_an_operation_that_has_not_finished_is_said_to_go_on_before_all_else() -> None:
+    made = certified([verified(), history("job-1", *CALLED), history("job-2")])
+    begins = b'{"certificate":{"conclusion":"NOT FINISHED: 2 of 3 jobs not ended; '
+    assert made.data.startswith(begins)
+    told = certificate_of(verified(), history("job-1", *CALLED), history("job-2"))
+    assert told["conclusion"].endswith("; 1 of 3 jobs proven down so far")
+    assert (told["operation"]["state"], told["operation"]["outcome"]) == ("running", None)
+
+
+def test_a_finished_operation_tells_its_outcome_and_how_many_are_down() -> None:
+    told = certificate_of(*one_of_each_end())
+    assert told["conclusion"] == "2 of 6 jobs proven down"
+    assert {job["state"] for job in told["jobs"]} == {state for state in State if state.final}
+    operation = told["operation"]
+    assert (operation["outcome"], operation["state"]) == ("partial", "finished")
+    assert [event["type"] for event in told["events"]] == ["accepted", "finished"]
+
+
+def test_a_call_whose_answer_was_lost_stands_there_unanswered() -> None:
+    sending = history("job-1", read(JobState.RUNNING, LIVE), CallStarted())
+    (attempt,) = job_of(sending)["attempts"]
+    assert (attempt["answered_at"], attempt["request_id"]) == (None, None)
+
+
+def test_the_same_format_says_the_same_for_ever() -> None:
+    """Where this fails, what is said or how is of another format, and FORMAT has to change.
+
+    Else certificates that people keep would not be valid any more.
+    """
+    made = certified([verified(), history("job-1", *CALLED)])
+    assert (FORMAT, made.digest) == (
+        "orchestrator-certificate/1",
+        "1dfa2ac263a28b17bceb5f16f0cbbed51775d1be4adda6ba910639ec738b9d9a",
+    )
