@@ -28,8 +28,8 @@ MEANINGS: Final[Mapping[int, str]] = {
     ACKNOWLEDGED: "the cloud acknowledged TerminateJob",
     JOB_FINISHED: "the job reads SUCCEED or FAILED",
     NO_INSTANCE_LIVE: "the job is finished, and no instance was live at a count that adds up",
-    4: "its machines are gone",
-    SETTLED: "no instance was live, and that was still so after the settle window",
+    MACHINES_GONE: "every machine that it had when it was called is gone as well",
+    SETTLED: "all that was still so after the settle window",
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain.captures import missed
 from orchestrator.domain.chain import timestamp
 
 if TYPE_CHECKING:
@@ -39,4 +40,30 @@ def observations(termination: Termination) -> dict[str, object]:
         name: timestamp(value) if isinstance(value, datetime) else value
         for name, value in known.items()
         if value is not None
+    }
+
+
+def machines(termination: Termination) -> dict[str, object]:
+    """What is known of the job's machines, as ``machines``; nothing of one that was never called.
+
+    ``total`` were captured of those that are the job's own, ``gone`` are gone and ``up`` were seen
+    up as at ``observed_at`` (CVM DescribeInstances, cloud.tencent.com/document/api/213/15728); one
+    of them at least was ``listed`` then or before.  ``not_captured`` says why more may exist,
+    ``hidden`` is the code by which looking them up was refused.  ``nodes`` belong to compute
+    environments and are not looked up.
+    """
+    if not termination.run:
+        return {}
+    known, capture = termination.machines, termination.capture
+    return {
+        "machines": {
+            "total": known.total,
+            "up": known.up,
+            "gone": known.gone,
+            "nodes": capture.nodes if capture else 0,
+            "listed": known.listed,
+            "not_captured": missed(termination),
+            "hidden": known.problem and known.problem.code,
+            "observed_at": known.observed_at and timestamp(known.observed_at),
+        }
     }

@@ -71,7 +71,7 @@ def _of_state(job: Job) -> Iterator[str]:
     known = job["rests_on"]
     match State(job["state"]):
         case State.VERIFIED:
-            if job["evidence"] < evidence.SETTLED:
+            if _deleted(job):
                 yield (
                     "that it stayed down through the settle window: it was deleted before that had "
                     "passed"
@@ -95,6 +95,9 @@ def _of_state(job: Job) -> Iterator[str]:
 
 def _given_up(job: Job) -> str:
     known = job["rests_on"]
+    up = _machines(job).get("up", 0)
+    if job["evidence"] >= evidence.NO_INSTANCE_LIVE and up:
+        return f"that it is down for good: it was given up at its deadline, {up} machines still up"
     if job["evidence"] >= evidence.NO_INSTANCE_LIVE:
         return (
             "that it stayed down: every instance was seen down, but it could not be read again "
@@ -121,15 +124,43 @@ def _of_what_came_after(job: Job) -> Iterator[str]:
 
 def _of_evidence(job: Job) -> Iterator[str]:
     if job["evidence"] >= evidence.NO_INSTANCE_LIVE:
-        yield (
-            "that its machines are gone: they were not looked up, and on a compute environment "
-            "(EnvId) they restart and stay billed"
-        )
+        if job["evidence"] < evidence.MACHINES_GONE:
+            yield _of_machines(_machines(job))
         if "job_next_action" not in job["rests_on"]:
             yield "that the cloud had nothing pending: no answer with NextAction was read"
     bare = sum(event["facts"] is None for event in job["events"])
     if bare:
         yield f"what {bare} of its {len(job['events'])} events rested on: it was not kept then"
+
+
+def _of_machines(known: Mapping[str, Any]) -> str:
+    return f"that its machines are gone: {_why_not_gone(known)}"
+
+
+def _why_not_gone(known: Mapping[str, Any]) -> str:
+    if not known:
+        return "they were not looked up"
+    if known["nodes"]:
+        return f"{known['nodes']} nodes of its compute environment restart and stay billed"
+    if known["not_captured"] is not None:
+        return str(known["not_captured"])
+    if known["hidden"] is not None:
+        return f"looking them up was refused ({known['hidden']})"
+    if not known["listed"]:
+        return "DescribeInstances never listed one of them"
+    return f"{known['gone']} of {known['total']} were, at {known['observed_at']}"
+
+
+def _deleted(job: Job) -> bool:
+    """Whether it was verified on its deletion, not on a look after the settle window."""
+    return any(e["to_state"] == State.VERIFIED and e["why"] is not None for e in job["events"])
+
+
+def _machines(job: Job) -> Mapping[str, Any]:
+    """What its last event tells of its machines; nothing where none does."""
+    facts = [event["facts"] for event in job["events"] if event["facts"] is not None]
+    known: Mapping[str, Any] = next((f["machines"] for f in reversed(facts) if "machines" in f), {})
+    return known
 
 
 def _with_state_before(

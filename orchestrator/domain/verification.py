@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 
 _TEXT: Final[Shape] = (str, NOTHING)
 _STATE: Final = frozenset(State)
-_FACTS: Final[dict[str, Shape]] = {"attempt?": dict, "answer?": dict, OTHERS: object}
+_MACHINES: Final[dict[str, Shape]] = {
+    **dict.fromkeys(("total", "up", "gone", "nodes"), int),
+    **dict.fromkeys(("not_captured", "hidden", "observed_at"), _TEXT),
+    "listed": bool,
+}
+_FACTS: Final[dict[str, Shape]] = {
+    "attempt?": dict,
+    "answer?": dict,
+    "machines?": _MACHINES,
+    OTHERS: object,
+}
 _EVENT: Final[dict[str, Shape]] = {
     **dict.fromkeys(CONTENT, _TEXT),
     "number": int,

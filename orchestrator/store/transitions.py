@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, func, select, update
 
 from orchestrator.domain import invariants
-from orchestrator.domain.facts import observations
+from orchestrator.domain.facts import machines, observations
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
@@ -126,7 +126,7 @@ async def _write_move(
             to_state=after.state,
             evidence=after.evidence,
             why=decision.why,
-            facts={**observations(after), **(call or {})},
+            facts={**observations(after), **machines(after), **(call or {})},
         )
     if after.state.final:
         await _count_down(transaction, after, at)

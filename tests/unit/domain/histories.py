@@ -9,12 +9,13 @@ from orchestrator.domain.certificate import Certificate, Entry, certificate, ent
 from orchestrator.domain.chain import Head, lines_sha256
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.facts import observations
+from orchestrator.domain.facts import machines, observations
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import machines as known_machines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ class History:
                 to_state=decision.after.state,
                 evidence=decision.after.evidence,
                 why=decision.why,
-                facts=observations(decision.after) | call,
+                facts=observations(decision.after) | machines(decision.after) | call,
             )
 
     def entry(self) -> Entry:
@@ -80,9 +81,13 @@ def history(
     *sightings: Seen,
     last_at: datetime = NOW,
     termination_id: str | None = None,
+    **known: Any,
 ) -> History:
-    """What becomes of a job of which this is seen, all now but the last."""
-    made = History(termination(id=termination_id or f"trm_{job_id}", job_id=job_id))
+    """What becomes of a job of which this is seen, all now but the last.
+
+    ``known`` of it from the start.
+    """
+    made = History(termination(id=termination_id or f"trm_{job_id}", job_id=job_id, **known))
     facts = {"account": "main", "region": "ap-guangzhou", "job_id": job_id}
     made.record(at=NOW, type="accepted", to_state="queued", evidence=0, facts=facts)
     for number, seen in enumerate(sightings, start=1):
@@ -99,8 +104,11 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
     return CloudError(kind, code, f"about {code}", request_id="request-2")
 
 
-def verified() -> History:
-    return history("job-verified", *DOWN, swept(JobState.FAILED, at=later(60)), last_at=later(60))
+def verified(**known: Any) -> History:
+    """A job whose machines are gone, or with what else is known of them."""
+    still_down = swept(JobState.FAILED, at=later(60))
+    known = known or known_machines()
+    return history("job-verified", *DOWN, still_down, last_at=later(60), **known)
 
 
 def one_of_each_end() -> list[History]:

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.captures import Capture
 from orchestrator.domain.certificate import FORMAT
 from orchestrator.domain.chain import canonical
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.seen import CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.terminations import Problem
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.domain.verification import verify
-from tests.unit.domain.build import LIVE, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, later, machines, read, swept
 from tests.unit.domain.histories import (
     CALLED,
     DOWN,
@@ -28,10 +30,8 @@ from tests.unit.domain.histories import (
     verified,
 )
 
-MACHINES = (
-    "that its machines are gone: they were not looked up, and on a compute environment (EnvId) "
-    "they restart and stay billed"
-)
+NOT_CAPTURED = "that its machines are gone: its machines were not captured"
+NOT_LOOKED_UP = "that its machines are gone: they were not looked up"
 
 
 def certificate_of(*histories: History) -> Any:
@@ -69,9 +69,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
     job = job_of(verified())
     assert (job["job_id"], job["termination_id"]) == ("job-verified", "trm_job-verified")
     assert (job["state"], job["evidence"]) == ("verified", 5)
-    assert job["evidence_means"] == (
-        "no instance was live, and that was still so after the settle window"
-    )
+    assert job["evidence_means"] == "all that was still so after the settle window"
     counters = dict.fromkeys(InstanceCounters.__slots__, 0) | {"failed": 10}
     assert job["rests_on"] == {
         "job_state": "FAILED",
@@ -96,13 +94,55 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
     types = ["accepted", "call_started", "call_accepted", "seen_down", "settled"]
     assert [event["type"] for event in job["events"]] == types
     assert job["events"][2]["facts"]["answer"]["request_id"] == "request-1"
-    assert job["events"][-1]["facts"] == job["rests_on"]
+    facts = job["events"][-1]["facts"]
+    assert {name: facts[name] for name in job["rests_on"]} == job["rests_on"]
+    assert facts["machines"] == {
+        "total": 4,
+        "up": 0,
+        "gone": 4,
+        "nodes": 0,
+        "listed": True,
+        "not_captured": None,
+        "hidden": None,
+        "observed_at": "2026-01-01T12:00:00.000000Z",
+    }
 
 
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        (verified(), [MACHINES]),
+        (verified(), []),
+        (verified(run=1), [NOT_CAPTURED]),
+        (
+            verified(**machines(gone=3, problem=Problem(code="Unauthorized", message="no"))),
+            ["that its machines are gone: looking them up was refused (Unauthorized)"],
+        ),
+        (
+            verified(**machines(listed=False)),
+            ["that its machines are gone: DescribeInstances never listed one of them"],
+        ),
+        (
+            verified(**machines() | {"capture": Capture(run=1, nodes=3, ended_at=NOW)}),
+            [
+                (
+                    "that its machines are gone: 3 nodes of its compute environment restart and "
+                    "stay billed"
+                )
+            ],
+        ),
+        (
+            history(
+                "job-1",
+                *DOWN,
+                swept(JobState.FAILED, at=later(7200)),
+                last_at=later(7200),
+                **machines(gone=3, up=1),
+            ),
+            [
+                "that it is down for good: it was given up at its deadline, 1 machines still up",
+                ("that its machines are gone: 3 of 4 were, at 2026-01-01T12:00:00.000000Z"),
+            ],
+        ),
         (
             history(
                 "job-1",
@@ -114,21 +154,21 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
                     "that it stayed down through the settle window: it was deleted before that had "
                     "passed"
                 ),
-                MACHINES,
+                NOT_CAPTURED,
             ],
         ),
         (
             history("job-1", read(JobState.SUCCEED)),
             [
                 "that it stayed down: it was found finished before any call, and not watched on",
-                MACHINES,
+                NOT_LOOKED_UP,
             ],
         ),
         (
             history("job-1", read(JobState.SUCCEED, next_action=None)),  # type: ignore[arg-type]
             [
                 "that it stayed down: it was found finished before any call, and not watched on",
-                MACHINES,
+                NOT_LOOKED_UP,
                 "that the cloud had nothing pending: no answer with NextAction was read",
             ],
         ),
@@ -191,7 +231,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
                     "that it stayed down: every instance was seen down, but it could not be read "
                     "again after the settle window"
                 ),
-                MACHINES,
+                NOT_CAPTURED,
             ],
         ),
         (history("job-1", *CALLED), ["that it is down: it has not ended, and is draining"]),
@@ -206,10 +246,8 @@ def test_an_event_that_was_stored_without_its_facts_makes_it_say_so() -> None:
     for event in verified().events:
         made.record(**event | {"facts": None})
     made.attempts = verified().attempts
-    assert job_of(made)["not_proven"] == [
-        MACHINES,
-        "what 5 of its 5 events rested on: it was not kept then",
-    ]
+    bare = "what 5 of its 5 events rested on: it was not kept then"
+    assert job_of(made)["not_proven"] == [bare]
 
 
 # --- what came after the end ---------------------------------------------------------------------
@@ -229,7 +267,7 @@ def test_a_revived_job_makes_it_say_so() -> None:
     )
     job = told["jobs"][1]
     said = "that it stayed down: it was seen running again at 2026-01-01T12:01:30.000000Z"
-    assert job["not_proven"] == [said, MACHINES]
+    assert job["not_proven"] == [said]
     assert job["state"] == "verified"
 
 
@@ -295,5 +333,5 @@ def test_the_same_format_says_the_same_for_ever() -> None:
     made = certified([verified(), history("job-1", *CALLED)])
     assert (FORMAT, made.digest) == (
         "orchestrator-certificate/1",
-        "1dfa2ac263a28b17bceb5f16f0cbbed51775d1be4adda6ba910639ec738b9d9a",
+        "904b081b1072d4332882312c631268aa73290187521f70acad61f5346ed28c3b",
     )

@@ -352,9 +352,9 @@ def test_what_is_said_of_a_job_is_what_its_events_tell(
 @pytest.mark.parametrize("name", ["not_proven", "evidence_means"])
 def test_no_sentence_can_be_left_out_or_changed(name: str) -> None:
     told = json.loads(FINISHED)["certificate"]
-    each = job(told, "job-verified")
+    each = job(told, "job-over")
     each[name] = type(each[name])()
-    assert verify(sealed(told)) == [f"job job-verified: {name} does not follow from the rest"]
+    assert verify(sealed(told)) == [f"job job-over: {name} does not follow from the rest"]
 
 
 def test_the_conclusion_follows_from_the_jobs() -> None:
