@@ -199,6 +199,7 @@ def operation(record: OperationRecord, rate: Rate | None) -> dict[str, object]:
                 "down": record.instances.total - record.instances.live,
                 "jobs_not_counted": record.instances.jobs_not_counted,
             },
+            "machines": asdict(record.machines),
             "quota": {
                 "action": "TerminateJob",
                 "allowed_per_s": rate and rate.allowed_per_s,
@@ -258,6 +259,7 @@ def _machines(t: Termination) -> dict[str, object]:
         "captured_at": timestamp(t.capture.ended_at) if t.capture else None,
         "not_captured": missed(t),
         "total": t.machines.total,
+        "listed": t.machines.listed,
         "up": t.machines.up,
         "gone": t.machines.gone,
         "nodes": t.capture.nodes if t.capture else 0,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SCENARIO: Final = "scenario-demo.toml"
 SETTLE_S: Final = 3
+STARTING_WATCH_S: Final = 5
 START_MAX_S: Final = 10.0
 RUN_MAX_S: Final = 40.0
 READY_POLL_S: Final = 0.1
@@ -170,6 +171,7 @@ def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int
     sections: dict[str, dict[str, object]] = {
         "server": {"port": port},
         "database": {"url": f"sqlite:///{(directory / 'demo.db').as_posix()}"},
+        "engine": {"starting_watch_s": STARTING_WATCH_S},
         f"accounts.{ACCOUNT}": {
             "endpoint": cloud_url,
             "cvm_endpoint": cloud_url,

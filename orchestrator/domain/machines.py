@@ -112,8 +112,8 @@ def sight_of(
 ) -> Sight | None:
     """What this look shows; ``seen`` is None where the machine was not listed.
 
-    While the job is not down, only that a machine is up is certain.  One that was only just being
-    created may be listed later: it counts as gone once ``starting_watch_s`` have passed.
+    While the job is not down, only that a machine is up is certain.  One that was being created and
+    was never listed may be listed later: it counts as gone once ``starting_watch_s`` have passed.
     """
     if seen is not None and (machine.down_at is None or not seen.going):
         return Sight.UP
@@ -122,7 +122,8 @@ def sight_of(
     if machine.down_at is None:
         return machine.sight
     watched_s = (now - machine.down_at).total_seconds()
-    if machine.starting and watched_s < starting_watch_s:
+    just_created = machine.starting and machine.sight is not Sight.UP
+    if just_created and watched_s < starting_watch_s:
         return Sight.MISSING
     return Sight.GONE
 

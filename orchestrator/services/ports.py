@@ -27,6 +27,15 @@ class InstancesProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachinesProgress:
+    """Captured machines of an operation, but for nodes of compute environments."""
+
+    total: int
+    up: int
+    gone: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperationRecord:
     """An operation as stored, with how far its jobs are."""
 
@@ -42,6 +51,7 @@ class OperationRecord:
     finished_at: datetime | None
     jobs_by_state: Mapping[State, int]
     instances: InstancesProgress
+    machines: MachinesProgress
     observed_at: datetime | None
     partition: str
     calls_per_s: float

@@ -126,7 +126,10 @@ async def _nodes(transaction: Transaction, seq: int) -> int:
 # --- machines ------------------------------------------------------------------------------------
 
 
-def _machines(*conditions: ColumnElement[bool]) -> Select[Any]:
+_STARTING = instances.c.state == JobState.STARTING
+
+
+def _machines(*conditions: ColumnElement[bool], first: ColumnElement[Any]) -> Select[Any]:
     return (
         select(instances, terminations.c.region, terminations.c.settle_from)
         .join(terminations, terminations.c.seq == instances.c.termination_seq)
@@ -136,7 +139,7 @@ def _machines(*conditions: ColumnElement[bool]) -> Select[Any]:
             MACHINE_LEFT,
             *conditions,
         )
-        .order_by(instances.c.machine_observed_at.nulls_first(), terminations.c.seq)
+        .order_by(first, terminations.c.seq)
         .limit(bindparam("limit", type_=Integer))
     )
 
@@ -149,9 +152,18 @@ _DUE = (
         terminations.c.machines_total > 0,
         terminations.c.machines_observed_at.is_(None),
         terminations.c.finished_at.is_(None),
+        # Whether those were ever created is not known later.
+        first=_STARTING.desc(),
     ),
-    _machines(_IS_DOWN, _SEEN_AT.is_(None)),
-    _machines(_IS_DOWN, or_(_SEEN_AT <= _SEEN_BEFORE, terminations.c.settle_from >= _SEEN_AT)),
+    _machines(
+        _IS_DOWN,
+        or_(
+            _SEEN_AT.is_(None),
+            _SEEN_AT <= _SEEN_BEFORE,
+            terminations.c.settle_from >= _SEEN_AT,
+        ),
+        first=_SEEN_AT.nulls_first(),
+    ),
 )
 
 

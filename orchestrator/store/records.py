@@ -20,6 +20,7 @@ from orchestrator.services.ports import (
     EventRecord,
     InstanceRecord,
     InstancesProgress,
+    MachinesProgress,
     OperationRecord,
     TerminationRecord,
 )
@@ -192,6 +193,9 @@ async def _operation(
             func.sum(t.instances_live),
             func.count(t.instances_total),
             func.max(t.observed_at, type_=t.observed_at.type),
+            func.sum(t.machines_total),
+            func.sum(t.machines_up),
+            func.sum(t.machines_gone),
         )
         .join(operation_terminations, operation_terminations.c.termination_id == t.id)
         .where(operation_terminations.c.operation_id == row.id)
@@ -222,6 +226,11 @@ async def _operation(
             jobs_not_counted=sum(
                 group[1] - group[4] for group in groups if not State(group[0]).final
             ),
+        ),
+        machines=MachinesProgress(
+            total=sum(int(group[6]) for group in groups),
+            up=sum(int(group[7]) for group in groups),
+            gone=sum(int(group[8]) for group in groups),
         ),
         observed_at=max((group[5] for group in groups if group[5]), default=None),
         partition=row.partition,

@@ -165,6 +165,8 @@ async def test_machines_are_followed_until_they_are_gone(database_url: str) -> N
         machines = verified["machines"]
         assert (machines["total"], machines["up"], machines["gone"]) == (4, 0, 4)
         assert (machines["not_captured"], machines["error"]) == (None, None)
+        progress = (await running.finished(operation_id))["progress"]
+        assert progress["machines"] == {"total": 4, "up": 0, "gone": 4}
         (truth,) = running.simulator.truth()
         assert truth["machines_up"] == 0
         gone = await running.get(f"{path}?machine=gone&limit=3")

@@ -331,7 +331,7 @@ async def test_an_operation_that_there_is_not(certification: Certification) -> N
         ("events", {"number": 3}, {"hash": "0" * 64}, "event 4: the chain is broken"),
         ("attempts", {"number": 1}, {"request_id": "x"}, "attempt 1: "),
         ("terminations", {}, {"job_state": "SUCCEED"}, "rests_on is not what "),
-        ("terminations", {}, {"evidence": 3}, "evidence 3 is not "),
+        ("terminations", {}, {"evidence": 2}, "evidence 2 is not "),
         ("terminations", {}, {"job_id": "job-2"}, "accepted with another job_id"),
         ("operations", {}, {"reason": "x"}, "for another reason"),
         ("operations", {}, {"outcome": "failed"}, "the outcome failed does not follow"),

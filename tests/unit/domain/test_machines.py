@@ -59,6 +59,8 @@ RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
         (captured(down_at=None), None, None),
         (captured(down_at=None, sight=Sight.UP), None, Sight.UP),
         (captured(starting=True), None, Sight.MISSING),
+        (captured(starting=True, sight=Sight.MISSING), None, Sight.MISSING),
+        (captured(starting=True, sight=Sight.UP), None, Sight.GONE),
         (captured(starting=True, down_at=later(1 - WATCH_S)), None, Sight.MISSING),
         (captured(starting=True, down_at=later(-WATCH_S)), None, Sight.GONE),
         (captured(starting=True), SHUTDOWN, Sight.TERMINATED),

@@ -151,6 +151,8 @@ async def test_machines_that_were_never_shown_are_not_gone(database: Database) -
 async def test_a_machine_that_was_being_created_is_watched_longer(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, mix={"STARTING": 0.2})
+    await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
+    await world.execute("UPDATE terminations SET machines_up = 8")
     await down(world, JOB)
     await look_up(world)
     assert await counts(world) == (10, 0, 8)
