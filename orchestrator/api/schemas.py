@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.api.problems import Problem
-from orchestrator.domain.captures import missed
+from orchestrator.domain.coverage import missed
 from orchestrator.domain.explain import explain
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State

@@ -12,14 +12,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import NOT_CALLED, State
-from orchestrator.domain.terminations import Problem
+from orchestrator.domain.problems import Problem
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.jobs import InstanceCounters, JobSubmitted, TaskPage, TaskSubmitted
-    from orchestrator.domain.terminations import Termination
 
 PAGE_INSTANCES: Final = 1000
 """Instances in one DescribeTask at most (cloud.tencent.com/document/api/599/15905)."""
@@ -92,14 +90,6 @@ class Capture:
     ended_at: datetime | None = None
 
 
-def due(termination: Termination) -> Capture:
-    """The capture to go on with."""
-    capture = termination.capture
-    if capture is None or capture.run != termination.run:
-        return Capture(run=termination.run)
-    return capture
-
-
 def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capture:
     """The capture once the job's tasks are known."""
     ended_at = None if submitted.tasks else now
@@ -140,13 +130,6 @@ def failed(capture: Capture, problem: Problem) -> Capture:
     return replace(capture, failures=capture.failures + 1, problem=problem)
 
 
-def too_late(termination: Termination) -> bool:
-    """Whether no instance is left whose machine could be read."""
-    down = termination.instances is not None and termination.instances.live == 0
-    finished = termination.job_state is not None and termination.job_state.finished
-    return termination.state is State.SETTLING or (finished and down)
-
-
 def ended_too_late(capture: Capture, now: datetime) -> Capture:
     return ended(capture, now, _TOO_LATE)
 
@@ -154,35 +137,3 @@ def ended_too_late(capture: Capture, now: datetime) -> Capture:
 def ended(capture: Capture, now: datetime, problem: Problem) -> Capture:
     """The capture given up for ``problem``."""
     return replace(capture, ended_at=now, problem=problem)
-
-
-def captured(termination: Termination) -> bool:
-    """Whether no capture is to be made before the next call, or the one there was has ended."""
-    capture = termination.capture
-    captured_run = capture.run if capture is not None and capture.ended_at is not None else 0
-    return captured_run >= termination.run
-
-
-def missed(termination: Termination) -> str | None:
-    """Why not every machine that the job had when it was called is known; None: all are."""
-    capture = termination.capture
-    if capture is None or capture.run != termination.run:
-        return "its machines were not captured"
-    if capture.problem is not None:
-        return f"capturing its machines failed: {capture.problem.code}: {capture.problem.message}"
-    if capture.ended_at is None or capture.counted_at is None:
-        return "its machines were not captured to the end"
-    if not _counted_before_the_call(termination, capture.counted_at):
-        return "its instances were counted only after they had begun to go down"
-    nameless = capture.occupying - capture.captured
-    reasons = {
-        f"{capture.waiting} instances still waited for a machine": capture.waiting > 0,
-        f"the machines of {nameless} of {capture.occupying} instances were not shown": nameless > 0,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _counted_before_the_call(termination: Termination, counted_at: datetime) -> bool:
-    if termination.called_at is None:
-        return termination.state in NOT_CALLED or termination.call_at is not None
-    return counted_at <= termination.called_at

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain import evidence
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.lifecycle import Event, State, next_state
-from orchestrator.domain.terminations import Look, Problem, Termination
+from orchestrator.domain.problems import Problem
+from orchestrator.domain.terminations import Look, Termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError

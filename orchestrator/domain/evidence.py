@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.captures import missed
+from orchestrator.domain.coverage import missed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,15 +7,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain import evidence
-from orchestrator.domain.captures import captured, missed
+from orchestrator.domain.coverage import captured, missed
 from orchestrator.domain.lifecycle import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from orchestrator.domain.problems import Problem
     from orchestrator.domain.quota import Rate
-    from orchestrator.domain.terminations import Problem, Termination
+    from orchestrator.domain.terminations import Termination
 
     Explain = Callable[[Termination, "Surroundings"], "Explanation"]
 

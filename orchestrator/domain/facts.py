@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.captures import missed
 from orchestrator.domain.chain import timestamp
+from orchestrator.domain.coverage import missed
 
 if TYPE_CHECKING:
     from orchestrator.domain.terminations import Termination

@@ -22,7 +22,8 @@ from orchestrator.domain.decisions import (
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.terminations import Look, OnSubmitted, Problem
+from orchestrator.domain.problems import Problem
+from orchestrator.domain.terminations import Look, OnSubmitted
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions import Policy

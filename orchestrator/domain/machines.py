@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.terminations import Problem
+    from orchestrator.domain.problems import Problem
 
 
 class MachineState(StrEnum):

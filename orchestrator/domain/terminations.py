@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.captures import Capture
     from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
     from orchestrator.domain.machines import Machines
+    from orchestrator.domain.problems import Problem
 
 
 class Look(StrEnum):
@@ -43,15 +44,6 @@ class OnSubmitted(StrEnum):
 
     HOLD = "hold"
     REFUSE = "refuse"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What last went wrong, and what a person can do about it."""
-
-    code: str
-    message: str
-    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain import captures
+from orchestrator.domain import captures, coverage
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decisions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
-from orchestrator.domain.terminations import Problem
+from orchestrator.domain.problems import Problem
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Capturer:
         for row in rows:
             if row.id in under_way:
                 continue
-            capture = captures.due(row)
-            if captures.too_late(row):
+            capture = coverage.due(row)
+            if coverage.too_late(row):
                 await self._write(row, captures.ended_too_late(capture, partition.clock.now()))
                 continue
             pacer = self._pages if capture.tasks else self._tasks

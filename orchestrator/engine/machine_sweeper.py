@@ -12,7 +12,7 @@ from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decisions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.machines import sight_of
-from orchestrator.domain.terminations import Problem
+from orchestrator.domain.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

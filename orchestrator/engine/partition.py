@@ -15,8 +15,8 @@ from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Quota
-from orchestrator.domain.terminations import Problem
 from orchestrator.engine.pacer import Pacer
 
 if TYPE_CHECKING:

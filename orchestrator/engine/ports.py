@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.domain.machines import CapturedMachine, MachineSeen, Sight
-    from orchestrator.domain.terminations import Kind, Problem, Termination
+    from orchestrator.domain.problems import Problem
+    from orchestrator.domain.terminations import Kind, Termination
 
 
 class Clock(Protocol):

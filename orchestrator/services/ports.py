@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.lifecycle import State
     from orchestrator.domain.machines import Sight
     from orchestrator.domain.operations import NewOperation, Outcome
-    from orchestrator.domain.terminations import Problem, Termination
+    from orchestrator.domain.problems import Problem
+    from orchestrator.domain.terminations import Termination
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.operations import Outcome
-from orchestrator.domain.terminations import Problem
+from orchestrator.domain.problems import Problem
 from orchestrator.services.ports import (
     AttemptRecord,
     Created,

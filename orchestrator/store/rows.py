@@ -10,7 +10,8 @@ from orchestrator.domain.captures import Capture
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskSubmitted
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
-from orchestrator.domain.terminations import Look, OnSubmitted, Problem, Termination
+from orchestrator.domain.problems import Problem
+from orchestrator.domain.terminations import Look, OnSubmitted, Termination
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import TaskPage
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.machines import CapturedMachine, Sight
-    from orchestrator.domain.terminations import Kind, Problem, Termination
+    from orchestrator.domain.problems import Problem
+    from orchestrator.domain.terminations import Kind, Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 

@@ -19,7 +19,7 @@ from orchestrator.domain.jobs import (
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines, Sight
-from orchestrator.domain.terminations import Problem
+from orchestrator.domain.problems import Problem
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, submit, to_sweep

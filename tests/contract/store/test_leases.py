@@ -19,8 +19,8 @@ from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.jobs import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.machines import Sight
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
-from orchestrator.domain.terminations import Problem
 from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases

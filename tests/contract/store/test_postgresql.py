@@ -27,8 +27,8 @@ from orchestrator.domain.errors import ConfigurationError, LeaseLost, StoreUnava
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import Withdrawn
-from orchestrator.domain.terminations import Problem
 from orchestrator.store import database as module
 from orchestrator.store import dialects, schema
 from orchestrator.store.database import TRIES, Database

@@ -26,8 +26,9 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
-from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Problem, Termination
+from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords

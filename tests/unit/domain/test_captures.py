@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain import captures
+from orchestrator.domain import captures, coverage
 from orchestrator.domain.captures import Capture, CapturePolicy, When
 from orchestrator.domain.jobs import (
     InstanceCounters,
@@ -18,8 +18,11 @@ from orchestrator.domain.jobs import (
     TaskSubmitted,
 )
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Problem, Termination
+from orchestrator.domain.problems import Problem
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.terminations import Termination
 
 TASKS = (TaskSubmitted(name="a", instances=3), TaskSubmitted(name="b", instances=2500))
 COUNTED = InstanceCounters(
@@ -99,8 +102,8 @@ def test_an_answer_ends_the_trouble_before_it() -> None:
 
 def test_a_job_that_runs_again_is_captured_again() -> None:
     first = called(ended())
-    assert captures.due(first) == first.capture
-    assert captures.due(replace(first, run=2)) == Capture(run=2)
+    assert coverage.due(first) == first.capture
+    assert coverage.due(replace(first, run=2)) == Capture(run=2)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +117,19 @@ def test_a_job_that_runs_again_is_captured_again() -> None:
     ],
 )
 def test_what_has_ended_shows_no_machines(changes: dict[str, Any], *, late: bool) -> None:
-    assert captures.too_late(replace(called(None), **changes)) == late
+    assert coverage.too_late(replace(called(None), **changes)) == late
 
 
 # --- what is missing -----------------------------------------------------------------------------
 
 
 def test_nothing_is_missing_where_all_were_read_before_the_call() -> None:
-    assert captures.missed(called(ended())) is None
+    assert coverage.missed(called(ended())) is None
 
 
 def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
-    assert captures.missed(termination(run=1, capture=ended())) is None
-    assert captures.missed(called(ended(), called_at=None, call_at=NOW)) is None
+    assert coverage.missed(termination(run=1, capture=ended())) is None
+    assert coverage.missed(called(ended(), called_at=None, call_at=NOW)) is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
     ],
 )
 def test_what_is_missing_is_said(after: Termination, why: str) -> None:
-    assert why in str(captures.missed(after))
+    assert why in str(coverage.missed(after))
 
 
 # --- what waits for it ---------------------------------------------------------------------------

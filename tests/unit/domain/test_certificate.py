@@ -14,8 +14,8 @@ from orchestrator.domain.chain import canonical
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallStarted, LookFailed, Withdrawn
-from orchestrator.domain.terminations import Problem
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.domain.verification import verify
 from tests.unit.domain.build import LIVE, NOW, later, machines, read, swept

@@ -10,8 +10,8 @@ from orchestrator.domain.captures import Capture
 from orchestrator.domain.explain import LATE_S, Explanation, Surroundings, explain
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSubmitted
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
-from orchestrator.domain.terminations import Problem
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, machines, termination
 
 if TYPE_CHECKING:

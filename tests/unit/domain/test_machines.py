@@ -13,14 +13,15 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.machines import CapturedMachine, MachineSeen, MachineState, Sight, sight_of
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import LookFailed
-from orchestrator.domain.terminations import Problem, Termination
 from tests.unit.domain.build import DOWN, NOW, POLICY, later, machines, swept, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions import Decision
+    from orchestrator.domain.terminations import Termination
 
 WATCH_S = 120.0
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.captures import CapturePolicy, When, missed
+from orchestrator.domain.captures import CapturePolicy, When
+from orchestrator.domain.coverage import missed
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.engine.capturer import BACKOFF_BASE_S

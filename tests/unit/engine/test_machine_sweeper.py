@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.domain.captures import CapturePolicy, missed
+from orchestrator.domain.captures import CapturePolicy
+from orchestrator.domain.coverage import missed
 from orchestrator.domain.explain import Surroundings, explain
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight

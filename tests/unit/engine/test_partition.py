@@ -10,8 +10,9 @@ import pytest
 from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import Event
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import CALM_S
-from orchestrator.domain.terminations import Look, Problem
+from orchestrator.domain.terminations import Look
 from orchestrator.engine.watched import Watched
 from tests.unit.domain.build import termination
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
