@@ -27,7 +27,7 @@ NETWORK: Final = ("away", "lost_request", "lost_answer", "silent")
 TROUBLE: Final = (*NETWORK, *(f for f in Fault if f not in (Fault.THROTTLE, Fault.CHARSET)))
 """What is told as trouble: the others are answers."""
 OBJECTS_MORE: Final = 1.2
-"""By how much the objects alive may have grown since the second minute."""
+"""By how much the objects alive may have grown since the second to fourth minutes."""
 
 
 @pytest.mark.timeout(120)
@@ -58,7 +58,8 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
             gc.collect()
             # What the cloud logs is the cloud's.
             alive.append(len(gc.get_objects()) - calls(world))
-        assert alive[-1] < OBJECTS_MORE * alive[1], alive
+        # Between two steps there are fewer than in one; what leaks is there in both.
+        assert min(alive[-3:]) < OBJECTS_MORE * min(alive[1:4]), alive
         world.network.weather = type(world.network.weather)()
         cloud.faults.replace({}, now=cloud.now())
         await world.end(ENDS_WITHIN_S)
