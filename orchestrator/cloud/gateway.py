@@ -161,28 +161,13 @@ class TencentBatch:
 
         Raises ValueError above 100 ids.  Calls nobody for none: the cloud would list every machine.
         """
-        _require_at_most_a_call(machine_ids, Action.DESCRIBE_INSTANCES)
+        if len(machine_ids) > wire.MACHINES_PER_CALL:
+            raise ValueError(f"DescribeInstances takes at most 100 ids, not {len(machine_ids)}")
         if not machine_ids:
             return {}
         body = wire.machines_body(machine_ids)
         response, sent_at = await self._call(Action.DESCRIBE_INSTANCES, region, body)
         return wire.read_machines(response, observed_at=sent_at)
-
-    async def terminate_machines(self, *, region: str, machine_ids: Sequence[str]) -> str:
-        """Vendor page: cloud.tencent.com/document/api/213/15723.
-
-        Destroys machines that are paid by use, and moves prepaid ones to the recycle bin; those of
-        one call must be paid alike.  One that may not be terminated makes the call an error
-        (213/9395); whether the others are then terminated is not documented.
-
-        Raises ValueError for none, and above 100 ids.
-        """
-        _require_at_most_a_call(machine_ids, Action.TERMINATE_INSTANCES)
-        if not machine_ids:
-            raise ValueError("TerminateInstances takes at least one id")
-        body = wire.terminate_machines_body(machine_ids)
-        response, _ = await self._call(Action.TERMINATE_INSTANCES, region, body)
-        return wire.read_request_id(response)
 
     async def _call(
         self, action: Action, region: str, body: bytes
@@ -236,13 +221,6 @@ class TencentBatch:
                 error.code,
                 error.request_id,
             )
-
-
-def _require_at_most_a_call(machine_ids: Sequence[str], action: Action) -> None:
-    if len(machine_ids) > wire.MACHINES_PER_CALL:
-        raise ValueError(
-            f"{action} takes at most {wire.MACHINES_PER_CALL} ids, not {len(machine_ids)}"
-        )
 
 
 def _worth_the_other_name(error: CloudError) -> CloudError:

@@ -77,12 +77,6 @@ class Cloud(Protocol):
         One id that the cloud does not accept may refuse the call for all.
         """
 
-    async def terminate_machines(self, *, region: str, machine_ids: Sequence[str]) -> str:
-        """Ask the cloud to destroy up to 100 machines; asynchronous there.  Returns the RequestId.
-
-        Where one of them may not be destroyed it fails, and the others may have been.
-        """
-
 
 class Store(Protocol):
     """One partition's rows; every method raises StoreUnavailable.

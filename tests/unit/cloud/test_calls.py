@@ -108,7 +108,6 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
             region=REGION, job_id="job-1", task_name="t", states=[JobState.RUNNING]
         )
         machines = await gateway.describe_machines(region=REGION, machine_ids=["ins-1", "ins-2"])
-        terminated = await gateway.terminate_machines(region=REGION, machine_ids=["ins-2"])
 
     assert request_id == "r-1"
     assert (job.state, job.instances) == (JobState.FAILED, InstanceCounters())
@@ -116,7 +115,6 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
     assert [(task.name, task.instances) for task in submitted.tasks] == [("t", 3)]
     assert page.task.state is JobState.FAILED
     assert {id_: seen.state for id_, seen in machines.items()} == {"ins-2": MachineState.RUNNING}
-    assert terminated == "r-1"
     assert server.actions == [
         "TerminateTaskInstance",
         "DescribeJob",
@@ -124,12 +122,10 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         "DescribeJobSubmitInfo",
         "DescribeTask",
         "DescribeInstances",
-        "TerminateInstances",
     ]
     assert json.loads(server.arrived[0][1])["TaskInstanceIndex"] == 7
     assert json.loads(server.arrived[4][1])["Filters"][0]["Values"] == ["RUNNING"]
     assert json.loads(server.arrived[5][1]) == {"InstanceIds": ["ins-1", "ins-2"], "Limit": 100}
-    assert json.loads(server.arrived[6][1]) == {"InstanceIds": ["ins-2"]}
 
 
 async def test_sighting_is_as_old_as_its_call() -> None:
@@ -194,14 +190,10 @@ async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_c
     async with gateway_to(server) as gateway:
         assert await gateway.describe_machines(region=REGION, machine_ids=ids[:100]) == {}
         assert await gateway.describe_machines(region=REGION, machine_ids=[]) == {}
-        await gateway.terminate_machines(region=REGION, machine_ids=ids[:100])
-        for call in (gateway.describe_machines, gateway.terminate_machines):
-            with pytest.raises(ValueError, match="at most 100"):
-                await call(region=REGION, machine_ids=ids)
-        with pytest.raises(ValueError, match="at least one"):
-            await gateway.terminate_machines(region=REGION, machine_ids=[])
+        with pytest.raises(ValueError, match="at most 100"):
+            await gateway.describe_machines(region=REGION, machine_ids=ids)
 
-    assert [json.loads(body)["InstanceIds"] for _, body in server.arrived] == [ids[:100]] * 2
+    assert [json.loads(body)["InstanceIds"] for _, body in server.arrived] == [ids[:100]]
 
 
 async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> None:
@@ -209,9 +201,8 @@ async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> No
     server = Server(lambda _: said())
     async with served(server.handle) as url, gateway_at(url) as gateway:
         assert not gateway.sees_machines
-        for call in (gateway.describe_machines, gateway.terminate_machines):
-            with pytest.raises(ValueError, match="no endpoint of cvm"):
-                await call(region=REGION, machine_ids=["ins-1"])
+        with pytest.raises(ValueError, match="no endpoint of cvm"):
+            await gateway.describe_machines(region=REGION, machine_ids=["ins-1"])
 
     assert server.arrived == []
 
