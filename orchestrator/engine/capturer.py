@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from datetime import timedelta
 from functools import partial
@@ -16,8 +15,6 @@ from orchestrator.domain.problems import Problem
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestrator.domain.captures import Capture
     from orchestrator.domain.jobs import JobSubmitted, TaskPage
     from orchestrator.domain.quota import Permit
@@ -36,13 +33,12 @@ _FOR_GOOD = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED, CloudErrorKind
 class Capturer:
     """One partition's DescribeJobSubmitInfo calls, and its DescribeTask calls for machines."""
 
-    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, partition: Partition) -> None:
         self.name = f"capturer of {partition.name}"
         self._partition = partition
         self._tasks = partition.pacers["DescribeJobSubmitInfo"]
         self._pages = partition.pacers["DescribeTask"]
-        self.wake = asyncio.Event()
-        self._on_change = on_change
+        self.wake = partition.wakes.captures
         self._calls = Background(f"a capture of {partition.name}")
         self._under_way: set[str] = set()
         self._resume_at = 0.0
@@ -101,7 +97,8 @@ class Capturer:
             raise
         finally:
             self._under_way.discard(row.id)
-            self._on_change()
+            self.wake.set()
+            partition.wakes.calls.set()
 
     async def _go_on(
         self, row: Termination, capture: Capture, pacer: Pacer, permit: Permit
@@ -113,6 +110,8 @@ class Capturer:
         else:
             page = await pacer.send(permit, partial(self._describe_task, row, capture))
             await self._write(row, captures.with_page(capture, page, now()), page)
+            if page.instances:
+                self._partition.wakes.machines.set()
 
     async def _put_off(self, row: Termination, capture: Capture, error: CloudError) -> None:
         now = self._partition.clock.now()

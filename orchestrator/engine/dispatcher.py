@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import ACCEPTED, INTERRUPTED, TERMINATE_JOB, Answer, NewAttempt
@@ -12,9 +11,9 @@ from orchestrator.domain.seen import CallAccepted, CallFailed, CallInterrupted, 
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
+    from orchestrator.domain.decisions import Decision
     from orchestrator.domain.quota import Permit
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
@@ -26,15 +25,14 @@ WRITE_AHEAD_S = 0.05
 class Dispatcher:
     """One partition's TerminateJob calls."""
 
-    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, partition: Partition) -> None:
         self.name = f"dispatcher of {partition.name}"
         self._partition = partition
         self._pacer = partition.pacers[TERMINATE_JOB]
-        self._on_change = on_change
         self._calls = Background(f"a TerminateJob call of {partition.name}")
         self._under_way: set[str] = set()
         self._may_have_lost = True
-        self.wake = asyncio.Event()
+        self.wake = partition.wakes.calls
 
     async def step(self) -> float:
         """Take up one job if one may be called; returns the seconds until the next may be."""
@@ -46,11 +44,10 @@ class Dispatcher:
         if ready_s > 0:
             return ready_s
         now, wait_s = partition.clock.now(), partition.capture.wait_s
-        ready = await partition.store.callable(now, 1, capture_wait_s=wait_s)
+        ready, next_at = await partition.store.callable(now, 1, capture_wait_s=wait_s)
         if ready:
             await self._start(ready[0], now)
             return 0.0
-        next_at = await partition.store.next_call_at(capture_wait_s=wait_s)
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
     async def end(self, within_s: float) -> bool:
@@ -67,11 +64,14 @@ class Dispatcher:
                 if termination.id not in self._under_way:
                     decision = decide(termination, CallInterrupted(), now, partition.policy())
                     answer = Answer(at=now, outcome=INTERRUPTED)
-                    await partition.store.finish_attempt(termination, decision, answer)
+                    await self._finish(termination, decision, answer)
         except BaseException:
             self._may_have_lost = True
             raise
-        self._on_change()
+
+    async def _finish(self, before: Termination, decision: Decision, answer: Answer) -> None:
+        await self._partition.store.finish_attempt(before, decision, answer)
+        self._partition.decided(before, decision)
 
     async def _start(self, termination: Termination, now: datetime) -> None:
         partition = self._partition
@@ -112,7 +112,7 @@ class Dispatcher:
                 seen = CallAccepted(request_id)
                 answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
             decision = decide(termination, seen, answer.at, partition.policy())
-            await partition.store.finish_attempt(termination, decision, answer)
+            await self._finish(termination, decision, answer)
         except BaseException:
             self._may_have_lost = True
             raise
@@ -120,4 +120,4 @@ class Dispatcher:
             await partition.note(seen.error if isinstance(seen, CallFailed) else None)
         finally:
             self._under_way.discard(termination.id)
-            self._on_change()
+            self.wake.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from datetime import timedelta
@@ -15,7 +14,7 @@ from orchestrator.domain.machines import sight_of
 from orchestrator.domain.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from orchestrator.domain.machines import CapturedMachine
     from orchestrator.engine.partition import Partition
@@ -36,12 +35,11 @@ log = logging.getLogger(__name__)
 class MachineSweeper:
     """One partition's DescribeInstances calls."""
 
-    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, partition: Partition) -> None:
         self.name = f"machine sweeper of {partition.name}"
-        self.wake = asyncio.Event()
+        self.wake = partition.wakes.machines
         self._partition = partition
         self._pacer = partition.pacers["DescribeInstances"]
-        self._on_change = on_change
         self._at_once = MACHINES_PER_CALL
         self._failures = 0
         self._resume_at = 0.0
@@ -81,7 +79,7 @@ class MachineSweeper:
             for machine in due
         ]
         await partition.store.machines_seen(sights, now)
-        self._on_change()
+        partition.wakes.sweeps.set()
         return 0.0
 
     async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:

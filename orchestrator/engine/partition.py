@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.captures import CapturePolicy
+from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import Event
@@ -18,12 +19,14 @@ from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_inter
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Quota
 from orchestrator.engine.pacer import Pacer
+from orchestrator.engine.wakes import Wakes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from random import Random
 
     from orchestrator.domain.decisions import Decision
+    from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
@@ -75,6 +78,7 @@ class Partition:
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
+    wakes: Wakes = field(init=False, default_factory=Wakes)
     _stored: tuple[Problem | None, int | None] | None = field(init=False, default=(None, None))
     """The condition that others read; None: not known, for the last write failed."""
     _told: set[str] = field(init=False, default_factory=set)
@@ -124,8 +128,17 @@ class Partition:
             jitter=self.random.random(),
         )
 
-    def count_finish(self, decision: Decision) -> None:
-        """Take note of it if it is a job's end, to which the sweeps adapt."""
+    async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
+        """Write what is decided on this, in one transaction."""
+        now, policy = self.clock.now(), self.policy()
+        changes = [(row, decide(row, its, now, policy)) for row, its in seen]
+        await self.store.apply(changes, now)
+        for row, decision in changes:
+            self.decided(row, decision)
+
+    def decided(self, before: Termination, decision: Decision) -> None:
+        """Wake the loops that it gives something to do; the sweeps adapt to how many jobs end."""
+        self.wakes.decided(before, decision.after)
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())
 

@@ -89,10 +89,11 @@ class Store(Protocol):
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float
-    ) -> list[Termination]:
+    ) -> tuple[list[Termination], datetime | None]:
         """Terminations whose job may be called now, first in line first.
 
-        One that awaits the capture of its machines does so for ``capture_wait_s`` at most.
+        Where there is none, with when one may be.  One that awaits the capture of its machines
+        does so for ``capture_wait_s`` at most.
         """
 
     async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
@@ -137,9 +138,6 @@ class Store(Protocol):
 
         Of these operations; None: of any, where the call was acknowledged before then, too.
         """
-
-    async def next_call_at(self, *, capture_wait_s: float) -> datetime | None:
-        """When the next job may be called."""
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""

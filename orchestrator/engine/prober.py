@@ -6,14 +6,12 @@ is spent: its counters are then the job's, and its quota is another.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from datetime import timedelta
 from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, StoreUnavailable
 from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
@@ -23,7 +21,7 @@ from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import IDLE_MAX_S, Background
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from orchestrator.domain.quota import Permit
@@ -52,13 +50,12 @@ PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED)
 class Prober:
     """One partition's DescribeJob and DescribeTask calls."""
 
-    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, partition: Partition) -> None:
         self.name = f"prober of {partition.name}"
         self._partition = partition
         self._by_job = partition.pacers["DescribeJob"]
         self._by_task = partition.pacers["DescribeTask"]
-        self.wake = asyncio.Event()
-        self._on_change = on_change
+        self.wake = partition.wakes.looks
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
         self._turns = [*PLANNED, LONG_UNCOUNTED]
@@ -135,7 +132,7 @@ class Prober:
     def _tell_sweeper(self, *, proofs_wait: bool) -> None:
         if proofs_wait != self._partition.proofs_wait:
             self._partition.proofs_wait = proofs_wait
-            self._on_change()
+            self._partition.wakes.sweeps.set()
 
     async def _count_for_watchers(self) -> float:
         """Spend what nothing else needs on the progress of operations that somebody watches."""
@@ -170,10 +167,7 @@ class Prober:
             except CloudError as error:
                 seen = LookFailed(error)
             async with partition.minding(row):
-                now = partition.clock.now()
-                decision = decide(row, seen, now, partition.policy())
-                await partition.store.apply([(row, decision)], now)
-            partition.count_finish(decision)
+                await partition.take_in([(row, seen)])
             await partition.note(seen.error if isinstance(seen, LookFailed) else None)
         except StoreUnavailable:
             # What is read while nothing can be written is read in vain.
@@ -181,7 +175,7 @@ class Prober:
             raise
         finally:
             self._under_way.discard(row.id)
-            self._on_change()
+            self.wake.set()
 
     async def _describe_job(self, row: Termination) -> JobSeen:
         return await self._partition.cloud.describe_job(region=row.region, job_id=row.job_id)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PartitionLoops:
-    """The loops of one partition, each waking those that go by what it changed."""
+    """The loops of one partition."""
 
     partition: Partition
     dispatcher: Dispatcher = field(init=False)
@@ -38,18 +38,11 @@ class PartitionLoops:
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(
-            self.partition, on_change=lambda: _wake(self.dispatcher, self.sweeper, self.prober)
-        )
-        self.sweeper = Sweeper(
-            self.partition, on_change=lambda: _wake(self.dispatcher, self.prober, self.capturer)
-        )
-        self.prober = Prober(self.partition, on_change=self.wake)
-        self.capturer = Capturer(
-            self.partition,
-            on_change=lambda: _wake(self.dispatcher, self.capturer, self.machine_sweeper),
-        )
-        self.machine_sweeper = MachineSweeper(self.partition, on_change=lambda: _wake(self.sweeper))
+        self.dispatcher = Dispatcher(self.partition)
+        self.sweeper = Sweeper(self.partition)
+        self.prober = Prober(self.partition)
+        self.capturer = Capturer(self.partition)
+        self.machine_sweeper = MachineSweeper(self.partition)
 
     @property
     def loops(self) -> tuple[Steps, ...]:
@@ -59,7 +52,7 @@ class PartitionLoops:
         return (*loops, self.capturer, self.machine_sweeper)
 
     def wake(self) -> None:
-        _wake(*self.loops)
+        self.partition.wakes.all()
 
     @property
     def stopping(self) -> bool:
@@ -93,8 +86,3 @@ class PartitionLoops:
             ended = await asyncio.gather(*(loop.end(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning("calls of %s were cut off; their jobs are read first", partition.name)
-
-
-def _wake(*loops: Steps) -> None:
-    for loop in loops:
-        loop.wake.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections import deque
@@ -10,7 +9,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
@@ -19,7 +17,7 @@ from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
@@ -43,12 +41,11 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """One partition's DescribeJobs calls."""
 
-    def __init__(self, partition: Partition, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, partition: Partition) -> None:
         self.name = f"sweeper of {partition.name}"
-        self.wake = asyncio.Event()
+        self.wake = partition.wakes.sweeps
         self._partition = partition
         self._pacer = partition.pacers["DescribeJobs"]
-        self._on_change = on_change
         self._turns: list[Kind | None] = [*KINDS, None]
         """They take turns, with the suspects: many of one kind do not hold up another."""
         self._suspects: deque[Sequence[Termination]] = deque()
@@ -153,19 +150,13 @@ class Sweeper:
     async def _take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
         """Write what follows, in one transaction, or one by one where one of them spoils it."""
         try:
-            await self._decide(seen)
+            await self._partition.take_in(seen)
         except Exception:  # noqa: BLE001 - told below, for the one that it is about
             for row, its in seen:
                 try:
                     async with self._partition.minding(row):
-                        await self._decide([(row, its)])
+                        await self._partition.take_in([(row, its)])
                 except (StoreUnavailable, LeaseLost):
                     raise
                 except Exception as error:  # noqa: BLE001 - told
                     tell(error, "%s: what was seen of %s is lost", self.name, row.job_id)
-        self._on_change()
-
-    async def _decide(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
-        now, policy = self._partition.clock.now(), self._partition.policy()
-        changes = [(row, decide(row, its, now, policy)) for row, its in seen]
-        await self._partition.store.apply(changes, now)

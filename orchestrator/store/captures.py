@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import Boolean, Integer, bindparam, func, insert, or_, select, update
 
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 _KEY = ("termination_seq", "task", "instance_index", "machine_id")
 
 
+_NOW = select(terminations.c.seq, terminations.c.capture).where(
+    terminations.c.id == bindparam("this_id"),
+    terminations.c.partition == bindparam("this_partition"),
+)
+
+
 async def write(
     transaction: Transaction,
     before: Termination,
@@ -39,12 +45,8 @@ async def write(
     due_at: datetime | None,
 ) -> None:
     """Write how far a capture is, with the instances of its last page, or neither."""
-    found = await transaction.execute(
-        select(terminations.c.seq, terminations.c.capture).where(
-            terminations.c.id == before.id, terminations.c.partition == before.partition
-        )
-    )
-    row = found.one_or_none()
+    this = {"this_id": before.id, "this_partition": before.partition}
+    row = (await transaction.execute(_NOW, this)).one_or_none()
     if row is None or row.capture != (before.capture and capture_to_row(before.capture)):
         return
     changes: dict[str, Any] = {"capture_at": due_at, "awaits_capture": awaits}
@@ -66,16 +68,20 @@ async def write(
     )
 
 
+_KNOWN = select(instances.c.instance_index, instances.c.machine_id).where(
+    instances.c.termination_seq == bindparam("this_seq"),
+    instances.c.task == bindparam("this_task"),
+    instances.c.instance_index.in_(bindparam("indices", expanding=True)),
+)
+
+
 async def _write_instances(
     transaction: Transaction, seq: int, task: TaskSubmitted, page: TaskPage
 ) -> int:
     """Write a page of a task's instances; returns how many machines are new."""
+    indices = [seen.index for seen in page.instances]
     found = await transaction.execute(
-        select(instances.c.instance_index, instances.c.machine_id).where(
-            instances.c.termination_seq == seq,
-            instances.c.task == task.name,
-            instances.c.instance_index.in_([seen.index for seen in page.instances]),
-        )
+        _KNOWN, {"this_seq": seq, "this_task": task.name, "indices": indices}
     )
     known = {(row.instance_index, row.machine_id) for row in found}
     fresh, again = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -205,6 +211,16 @@ _LOOKED_UP = (
 
 
 _AT: BindParameter[datetime] = bindparam("at", type_=terminations.c.look_at.type)
+_COUNT = (
+    update(terminations)
+    .where(terminations.c.seq == bindparam("this_seq"))
+    .values(
+        machines_up=terminations.c.machines_up + bindparam("up", type_=Integer),
+        machines_gone=terminations.c.machines_gone + bindparam("gone", type_=Integer),
+        machines_listed=or_(terminations.c.machines_listed, bindparam("listed", type_=Boolean)),
+        machines_observed_at=_AT,
+    )
+)
 _LAST_IS_GONE = (
     update(terminations)
     .where(
@@ -241,13 +257,6 @@ async def machines_seen(
         gone = sum(sight is not None and sight.over for _, sight in its)
         listed = any(sight in (Sight.UP, Sight.TERMINATED) for _, sight in its)
         await transaction.execute(
-            update(terminations)
-            .where(terminations.c.seq == seq)
-            .values(
-                machines_up=terminations.c.machines_up + up,
-                machines_gone=terminations.c.machines_gone + gone,
-                machines_listed=or_(terminations.c.machines_listed, literal(listed)),
-                machines_observed_at=at,
-            )
+            _COUNT, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}
         )
     await transaction.execute(_LAST_IS_GONE, {"seqs": list(by_termination), "at": at})

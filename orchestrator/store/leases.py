@@ -10,7 +10,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from orchestrator.domain.leases import Fence, Standing
 from orchestrator.store.schema import operations, partitions, replicas, terminations
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
+
+_HELD = select(partitions)
+_LIVE = select(replicas)
+_RENEW = (
+    update(replicas)
+    .where(replicas.c.id == bindparam("replica"))
+    .values(expires_at=bindparam("until"))
+)
 
 
 class StoredLeases:
@@ -63,15 +71,13 @@ class StoredLeases:
         async def work(transaction: Transaction) -> Standing | None:
             now = await transaction.clock()
             renewed = await transaction.execute(
-                update(replicas)
-                .where(replicas.c.id == replica)
-                .values(expires_at=now + timedelta(seconds=lease_s))
+                _RENEW, {"replica": replica, "until": now + timedelta(seconds=lease_s)}
             )
             if renewed.rowcount == 0:
                 return None
             # In this order: who joins and takes one in between does so under another epoch.
-            held = (await transaction.execute(select(partitions))).all()
-            live = {row.id: row for row in await transaction.execute(select(replicas))}
+            held = (await transaction.execute(_HELD)).all()
+            live = {row.id: row for row in await transaction.execute(_LIVE)}
             if any(row.expires_at <= now for row in live.values()):
                 expired = replicas.c.id != replica, replicas.c.expires_at <= now
                 dead = delete(replicas).where(*expired).returning(replicas.c.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.store.events import chained
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.leases import Fence
     from orchestrator.store.dialects import Dialect
+
+
+_HOLDS = (
+    select(partitions.c.name)
+    .where(
+        partitions.c.name == bindparam("held"),
+        partitions.c.epoch == bindparam("under"),
+        partitions.c.holder.is_not(None),
+    )
+    .with_for_update(read=True)
+)
 
 
 class Transaction:
@@ -45,16 +56,7 @@ class Transaction:
         """
         if fence in self._held:
             return
-        lease = partitions.c
-        found = await self.execute(
-            select(lease.name)
-            .where(
-                lease.name == fence.partition,
-                lease.epoch == fence.epoch,
-                lease.holder.is_not(None),
-            )
-            .with_for_update(read=True)
-        )
+        found = await self.execute(_HOLDS, {"held": fence.partition, "under": fence.epoch})
         if found.one_or_none() is None:
             raise LeaseLost(f"{fence.partition} is not held any more under epoch {fence.epoch}")
         self._held.add(fence)

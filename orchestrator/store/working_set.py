@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
@@ -13,9 +14,12 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    literal,
     not_,
     or_,
     select,
+    true,
+    union_all,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.attempts import Answer, NewAttempt
@@ -60,26 +64,32 @@ _LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 _BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
 
 
-def _planned(*seen: ColumnElement[bool]) -> Select[Any]:
-    return (
-        select(terminations)
+_SEEN = {
+    None: true(),
+    True: terminations.c.job_state.is_not(None),
+    False: terminations.c.job_state.is_(None),
+}
+
+
+@cache
+def _planned(*kinds: Kind) -> CompoundSelect[Any]:
+    """The rows of all kinds, each with its kind's place among them."""
+    of_each = (
+        select(terminations, literal(place).label("kind"))
         .where(
             _HERE,
-            terminations.c.look == bindparam("look"),
+            terminations.c.look == kind.look,
             terminations.c.look_at.is_not(None),
-            terminations.c.state.in_(bindparam("states", expanding=True)),
-            *seen,
+            terminations.c.state.in_(kind.states),
+            _SEEN[kind.seen],
         )
         .order_by(terminations.c.look_at)
         .limit(_LIMIT)
+        .subquery()
+        for place, kind in enumerate(kinds)
     )
+    return union_all(*(select(rows) for rows in of_each))
 
-
-_PLANNED = {
-    None: _planned(),
-    True: _planned(terminations.c.job_state.is_not(None)),
-    False: _planned(terminations.c.job_state.is_(None)),
-}
 
 _IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
 _CAPTURED = or_(
@@ -121,6 +131,15 @@ _UNANSWERED = (
     .where(_HERE, attempts.c.answered_at.is_(None))
 )
 
+_MADE = select(func.count()).where(attempts.c.termination_id == bindparam("this"))
+_ANSWERED = (
+    update(attempts)
+    .where(attempts.c.termination_id == bindparam("this"), attempts.c.answered_at.is_(None))
+    .values(
+        answered_at=bindparam("its_at"),
+        **{name: bindparam(f"its_{name}") for name in ("outcome", "code", "message", "request_id")},
+    )
+)
 
 _COUNTED_AT = terminations.c.instances_observed_at
 
@@ -168,30 +187,32 @@ class WorkingSet:
 
     async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
         """Terminations of each kind to look at, due or not, the soonest first."""
+        asked = {"partition": self._fence.partition, "limit": limit}
         async with self._database.read() as connection:
-            return {
-                kind: await self._fetch(
-                    connection, _PLANNED[kind.seen], look=kind.look, states=kind.states, limit=limit
-                )
-                for kind in kinds
-            }
+            rows = (await connection.execute(_planned(*kinds), asked)).mappings().all()
+        planned: dict[Kind, list[Termination]] = {kind: [] for kind in kinds}
+        for row in rows:
+            planned[kinds[row["kind"]]].append(from_row(row))
+        return planned
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float
-    ) -> list[Termination]:
+    ) -> tuple[list[Termination], datetime | None]:
         """Terminations whose job may be called now, first in line first.
 
-        One that awaits the capture of its machines does so for ``capture_wait_s`` at most.
+        Where there is none, with when one may be.  One that awaits the capture of its machines
+        does so for ``capture_wait_s`` at most.
         """
-        uncaptured_before = now - timedelta(seconds=capture_wait_s)
+        wait = timedelta(seconds=capture_wait_s)
         async with self._database.read() as connection:
-            return await self._fetch(
-                connection,
-                _CALLABLE,
-                before=now,
-                uncaptured_before=uncaptured_before,
-                limit=limit,
+            found = await self._fetch(
+                connection, _CALLABLE, before=now, uncaptured_before=now - wait, limit=limit
             )
+            if found:
+                return found, None
+            rows = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
+        captured, other = rows.one()
+        return [], min((at for at in (captured, other and other + wait) if at), default=None)
 
     async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose machines are to be captured now, in the order of the calls."""
@@ -274,14 +295,6 @@ class WorkingSet:
                 )
         return found
 
-    async def next_call_at(self, *, capture_wait_s: float) -> datetime | None:
-        """When the next job may be called."""
-        async with self._database.read() as connection:
-            found = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
-            captured, other = found.one()
-        waits = other and other + timedelta(seconds=capture_wait_s)
-        return min((at for at in (captured, waits) if at), default=None)
-
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""
 
@@ -320,19 +333,16 @@ class WorkingSet:
             call = {"attempt": {"action": attempt.action, "target": attempt.target}}
             if not await write_decision(transaction, before, decision, attempt.sent_at, call):
                 return None
-            made = await transaction.scalar(
-                select(func.count()).where(attempts.c.termination_id == before.id)
-            )
+            made = await transaction.scalar(_MADE, {"this": before.id})
             number = int(made or 0) + 1
             await transaction.execute(
-                insert(attempts).values(
-                    termination_id=before.id,
-                    number=number,
-                    partition=before.partition,
-                    action=attempt.action,
-                    target=attempt.target,
-                    sent_at=attempt.sent_at,
-                )
+                insert(attempts),
+                {
+                    "termination_id": before.id,
+                    "number": number,
+                    "partition": before.partition,
+                    **asdict(attempt),
+                },
             )
             return number
 
@@ -346,15 +356,7 @@ class WorkingSet:
             if not await write_decision(transaction, before, decision, answer.at, {"answer": told}):
                 return
             await transaction.execute(
-                update(attempts)
-                .where(attempts.c.termination_id == before.id, attempts.c.answered_at.is_(None))
-                .values(
-                    answered_at=answer.at,
-                    outcome=answer.outcome,
-                    code=answer.code,
-                    message=answer.message,
-                    request_id=answer.request_id,
-                )
+                _ANSWERED, {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()}
             )
 
         await self._write(work)
@@ -401,4 +403,4 @@ class WorkingSet:
     ) -> list[Termination]:
         parameters["partition"] = self._fence.partition
         rows = await connection.execute(statement, parameters)
-        return [from_row(dict(row)) for row in rows.mappings()]
+        return [from_row(row) for row in rows.mappings()]

@@ -49,8 +49,13 @@ class Client:
             {"instances": 2, "forbidden": True},
             {"instances": 3, "drain_s": 0.5, "revive_after_s": [0.05, 2]},
             {"instances": 2, "drain_s": 0.5, "vanish_after_s": [0.1, 2]},
-            {"instances": 2, "succeeds_after_s": [0.5, 5]},
-            {"instances": 2, "fails_after_s": [0.5, 4], "revive_after_s": [0.1, 1]},
+            {"instances": 2, "succeeds_after_s": [0.5, 5], "drain_s": [0.5, 3]},
+            {
+                "instances": 2,
+                "fails_after_s": [0.5, 4],
+                "revive_after_s": [0.1, 1],
+                "drain_s": [0.5, 2],
+            },
             {"instances": 3, "again": "ok", "drain_s": [0.5, 3]},
             {"instances": 3, "drain_s": [0.5, 2], "machine_linger_s": [0.5, 4]},
             {

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     Call = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
 
 
-AT_ONCE = ("cursor", "close", "fetchall")
-"""What changes nothing, and would only take turns."""
+AT_ONCE = ("cursor", "close", "fetchall", "rollback")
+"""What changes nothing that others see, and would only take turns."""
 
 
 class InlineSqlite:
@@ -104,6 +104,8 @@ class _Connection(aiosqlite.core.Connection):
         self.raw: sqlite3.Connection | None = None
         self._calls: deque[Call] = deque()
         self._dropped = False
+        self._changes = 0
+        """Of ``raw``, when its last transaction ended."""
         self._timeout_s = 0.0
         self._gives_up: asyncio.TimerHandle | None = None
         """While the first of the calls waits for a lock."""
@@ -173,12 +175,20 @@ class _Connection(aiosqlite.core.Connection):
         error: Exception | None,
     ) -> None:
         # In a later turn, so that a replica can be stopped between what is done and its answer.
-        if error is None and _name(function) in AT_ONCE:
+        if error is None and self._is_unseen(function):
             future.set_result(result)
         elif error is None:
             self._sqlite.loop.call_soon(aiosqlite.core.set_result, future, result)
         else:
             self._sqlite.loop.call_soon(aiosqlite.core.set_exception, future, error)
+
+    def _is_unseen(self, function: Callable[[], Any]) -> bool:
+        """Did it change nothing that others see?"""
+        name = _name(function)
+        if name == "commit" and self.raw is not None:
+            before, self._changes = self._changes, self.raw.total_changes
+            return before == self._changes
+        return name in AT_ONCE or (name == "execute" and _sql(function) == "BEGIN")
 
     def _is_idle(self) -> bool:
         """Is it in no transaction?"""
@@ -194,6 +204,10 @@ def _is_open(raw: sqlite3.Connection) -> bool:
 
 def _name(function: Callable[[], Any]) -> str:
     return function.func.__name__ if isinstance(function, partial) else ""
+
+
+def _sql(function: Callable[[], Any]) -> str:
+    return function.args[0] if isinstance(function, partial) else ""
 
 
 def _lost(function: Callable[[], Any]) -> Exception | None:

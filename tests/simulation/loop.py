@@ -145,7 +145,7 @@ class SimulatedLoop(BaseEventLoop):
         self.on_kill: list[Callable[[str], object]] = []
         """Called with the name of a replica that has just been killed."""
         self._random = random.random
-        self._now_s = start_s
+        self._now_s, self._now = start_s, repr(start_s)
         self._max_s = max_s
         self._max_turns = max_turns
         self._story: deque[tuple[float, str | None, str]] = deque(maxlen=story_turns)
@@ -441,7 +441,7 @@ class SimulatedLoop(BaseEventLoop):
         at_s = timers[0][0]
         if at_s > self._max_s:
             raise LimitExceeded(self._told(f"more than {self._max_s} s of virtual time"))
-        self._now_s = at_s
+        self._now_s, self._now = at_s, repr(at_s)
         while timers and timers[0][0] <= at_s:
             self._ready.append(heapq.heappop(timers)[2])
 
@@ -469,8 +469,7 @@ class SimulatedLoop(BaseEventLoop):
 
     def _record(self, replica: str | None, what: str) -> None:
         self._story.append((self._now_s, replica, what))
-        turn = f"{self._now_s!r} {replica} {what}"
-        self.fingerprint = crc32(turn.encode(), self.fingerprint)
+        self.fingerprint = crc32(f"{self._now} {replica} {what}".encode(), self.fingerprint)
 
     def _tell(self, replica: str | None, message: str, error: BaseException | None) -> None:
         self.unhandled.append(Unhandled(self._now_s, replica, message, error))

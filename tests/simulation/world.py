@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
 REPLICAS: Final = 3
-LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.0, "retry_s": 0.8}
+LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.0, "retry_s": 1.0}
 SETTLE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 600.0
 ENDS_WITHIN_S: Final = 60.0
@@ -261,7 +261,7 @@ class World:
             if self.loop.time() > ends_at:
                 self.checkers.violated("liveness", self.checkers.unfinished())
                 break
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.25)
         self.checkers.at_the_end()
         for life in self.lives.values():
             life.stop.set()

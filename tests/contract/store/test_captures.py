@@ -27,6 +27,8 @@ from tests.known import know
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.domain.machines import CapturedMachine
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
@@ -189,19 +191,20 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
         await know(database, each, run=1, call_at=NOW, job_state=JobState.RUNNING)
     await capture(store, records, captured.job_id, instance(0, "ins-1"))
 
-    async def ready(at: float) -> list[str]:
-        return [t.id for t in await store.callable(later(at), 10, capture_wait_s=10)]
+    async def ready(at: float) -> tuple[list[str], datetime | None]:
+        rows, next_at = await store.callable(later(at), 10, capture_wait_s=10)
+        return [row.id for row in rows], next_at
 
-    assert await ready(9.9) == [captured.id]
-    assert await ready(10) == [waiting.id, captured.id]
-    assert await store.next_call_at(capture_wait_s=10) == NOW
+    assert await ready(9.9) == ([captured.id], None)
+    assert await ready(10) == ([waiting.id, captured.id], None)
+    assert await ready(-1) == ([], NOW)
     await know(database, await found(records, captured.id), call_at=None)
-    assert await store.next_call_at(capture_wait_s=10) == later(10)
+    assert await ready(9.9) == ([], later(10))
     await store.capture(
         await found(records, waiting.id), Capture(run=1, tasks=(TASK,)), awaits=False
     )
-    assert await ready(0) == [waiting.id]
-    assert await store.next_call_at(capture_wait_s=10) == NOW
+    assert await ready(0) == ([waiting.id], None)
+    assert await ready(-1) == ([], NOW)
 
 
 # --- looking up ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.prober import Prober
 from orchestrator.engine.sweeper import Sweeper
+from orchestrator.engine.wakes import Wakes
 from orchestrator.engine.watched import Watched
 from orchestrator.simulator.answers import Delivery
 from orchestrator.simulator.faults import read_faults
@@ -186,8 +188,6 @@ class World:
         self.network = Network(self.simulator)
         self.store = store(database, FENCE)
         self.records = StoredRecords(database, self.clock.now)
-        self.changes = 0
-        self.changed = asyncio.Event()
         self._quotas = quotas
         self._capture = capture
         self._cvm_endpoint = cvm_endpoint
@@ -219,15 +219,11 @@ class World:
             poll=POLL,
             capture=self._capture,
         )
-        self.dispatcher = Dispatcher(self.partition, on_change=self._changed)
-        self.sweeper = Sweeper(self.partition, on_change=self._changed)
-        self.prober = Prober(self.partition, on_change=self._changed)
-        self.capturer = Capturer(self.partition, on_change=self._changed)
-        self.machine_sweeper = MachineSweeper(self.partition, on_change=self._changed)
-
-    def _changed(self) -> None:
-        self.changes += 1
-        self.changed.set()
+        self.dispatcher = Dispatcher(self.partition)
+        self.sweeper = Sweeper(self.partition)
+        self.prober = Prober(self.partition)
+        self.capturer = Capturer(self.partition)
+        self.machine_sweeper = MachineSweeper(self.partition)
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -313,6 +309,14 @@ class World:
         return [job_id for call in self.calls(action) for job_id in call.job_ids]
 
     # --- what happens ----------------------------------------------------------------------------
+
+    def woken(self) -> set[str]:
+        """Those of the partition's wakes that were set since this was asked before."""
+        events = {each.name: getattr(self.partition.wakes, each.name) for each in fields(Wakes)}
+        woken = {name for name, event in events.items() if event.is_set()}
+        for name in woken:
+            events[name].clear()
+        return woken
 
     async def ended(self, loop: Dispatcher | Prober | Capturer) -> None:
         """Return when the loop's calls under way have ended."""

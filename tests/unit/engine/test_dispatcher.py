@@ -220,13 +220,13 @@ class Overtaken(WorkingSet):
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float
-    ) -> list[Termination]:
-        found = await super().callable(now, limit, capture_wait_s=capture_wait_s)
+    ) -> tuple[list[Termination], datetime | None]:
+        found, next_at = await super().callable(now, limit, capture_wait_s=capture_wait_s)
         if self.taken_back is None:
             (self.taken_back,) = found
             withdrawn = decide(self.taken_back, Withdrawn(), now, POLICY)
             assert await self.apply([(self.taken_back, withdrawn)], now) == 1
-        return found
+        return found, next_at
 
 
 async def test_a_job_taken_back_meanwhile_is_not_called_and_costs_no_permit(
@@ -286,10 +286,9 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
     await world.ready(JOB)
     await cut_off(world, JOB)
     world.start()
-    changes = world.changes
     assert await world.dispatcher.step() > 0
     assert (await world.termination(JOB)).in_doubt
-    assert world.changes > changes, "the prober is woken to read the job"
+    assert world.woken() == {"looks"}, "the prober is to read the job"
 
 
 async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> None:
@@ -298,12 +297,13 @@ async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> N
     await cut_off(world, JOB)
     world.start()
     await world.dispatch()
-    before, changes = await world.termination(JOB), world.changes
+    before = await world.termination(JOB)
+    assert world.woken()
     world.clock.advance(60)
     await world.dispatch()
     assert await world.termination(JOB) == before
     assert await world.outcomes(JOB) == [INTERRUPTED]
-    assert world.changes == changes, "a step that does nothing wakes nobody"
+    assert not world.woken(), "a step that does nothing wakes nobody"
 
 
 async def test_what_was_answered_is_not_taken_for_left_open(database: Database) -> None:
@@ -368,9 +368,9 @@ async def test_a_call_under_way_is_not_taken_for_one_left_open(database: Databas
     await world.network.arrival("TerminateJob")
     await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
     await world.dispatcher.step()
-    world.changed.clear()
+    assert not world.woken()
     await world.pass_waits()
-    await world.changed.wait()
+    await world.dispatcher.wake.wait()
     await world.execute("DROP TRIGGER broken")
     await world.dispatcher.step()
     assert await world.outcomes(broken) == [INTERRUPTED]
@@ -416,9 +416,9 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
 
 async def test_the_loops_are_told_of_every_end(database: Database) -> None:
     world = World(database)
-    await world.ready(JOB)
+    await world.ready(JOB, run=1)
     await world.dispatcher.step()
-    changes = world.changes
+    world.woken()
     world.clock.advance(1)
     await world.ended(world.dispatcher)
-    assert world.changes == changes + 1
+    assert world.woken() == {"calls", "sweeps"}

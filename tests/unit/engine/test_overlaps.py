@@ -74,9 +74,9 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     await world.network.arrival("TerminateJob")
     store.full = True
     await world.dispatcher.step()
-    world.changed.clear()
+    assert not world.woken()
     await world.pass_waits()
-    await world.changed.wait()
+    await world.dispatcher.wake.wait()
     step = asyncio.ensure_future(world.dispatcher.step())
     await store.recovering.wait()
     held.set()

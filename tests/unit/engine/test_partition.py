@@ -227,7 +227,7 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
 
 def finishes(world: World, event: Event | None) -> None:
     for _ in range(60):
-        world.partition.count_finish(Decision(after=termination(), event=event))
+        world.partition.decided(termination(), Decision(after=termination(), event=event))
 
 
 async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(

@@ -147,9 +147,8 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
     await world.prober.step()
     await world.network.arrival("DescribeJob")
     await to_prove(world, other, seconds=-1)
-    world.changed.clear()
     await world.prober.step()
-    await world.changed.wait()
+    await world.prober.wake.wait()
     assert (await world.termination(other)).state is State.SETTLING
     assert (await world.termination(slow)).state is State.DRAINING
     held.set()
@@ -271,11 +270,11 @@ async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: 
     held = world.network.hold("DescribeTask")
     await world.prober.step()
     await world.network.arrival("DescribeTask")
-    await world.changed.wait()
-    changes = world.changes
+    await world.prober.wake.wait()
+    assert world.woken() == {"looks", "sweeps"}
     held.set()
     await world.ended(world.prober)
-    assert world.changes == changes + 1
+    assert world.woken() == {"looks", "sweeps"}
 
 
 # --- what the sweeper is told --------------------------------------------------------------------
@@ -322,9 +321,9 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
     await world.probe()
     assert await world.sweeper.step() == POLL.sweep_max_s
     world.clock.advance(1)
-    changes = world.changes
+    world.woken()
     await world.prober.step()
-    assert world.changes > changes
+    assert world.woken() == {"sweeps"}
     assert await world.sweeper.step() == 0
     assert draining in world.called("DescribeJobs")
     await world.ended(world.prober)

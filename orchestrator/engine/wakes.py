@@ -1,0 +1,40 @@
+"""What shortens the waits of a partition's loops; each would look again anyway, only later."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Look
+
+if TYPE_CHECKING:
+    from orchestrator.domain.terminations import Termination
+
+
+@dataclass(slots=True)
+class Wakes:
+    """An event for each loop, set when there may be more for it to do."""
+
+    calls: asyncio.Event = field(default_factory=asyncio.Event)
+    sweeps: asyncio.Event = field(default_factory=asyncio.Event)
+    looks: asyncio.Event = field(default_factory=asyncio.Event)
+    captures: asyncio.Event = field(default_factory=asyncio.Event)
+    machines: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def all(self) -> None:
+        """Wake every loop: something came from outside."""
+        for each in fields(self):
+            getattr(self, each.name).set()
+
+    def decided(self, before: Termination, after: Termination) -> None:
+        """Wake the loops that a decision gives something to do."""
+        if after.call_at not in (None, before.call_at):
+            self.calls.set()
+        if (after.look, after.look_at) != (before.look, before.look_at):
+            (self.sweeps if after.look is Look.SWEEP else self.looks).set()
+        if after.run != before.run:
+            self.captures.set()
+        if after.state is State.SETTLING is not before.state and after.machines.total:
+            self.machines.set()

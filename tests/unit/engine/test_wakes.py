@@ -1,0 +1,55 @@
+"""Which loops a decision wakes: those that it gives something to do, and no other."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Machines
+from orchestrator.domain.terminations import Look
+from orchestrator.engine.wakes import Wakes
+from tests.unit.domain.build import later, termination
+
+BEFORE = termination(state=State.DRAINING, look=Look.SWEEP, look_at=later(1), run=1)
+
+
+def woken(wakes: Wakes) -> set[str]:
+    return {each.name for each in fields(wakes) if getattr(wakes, each.name).is_set()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wakes"),
+    [
+        ({}, set()),
+        ({"evidence": 2, "failures": 1}, set()),
+        ({"call_at": later(0)}, {"calls"}),
+        ({"look_at": later(0.5)}, {"sweeps"}),
+        ({"look": Look.JOB}, {"looks"}),
+        ({"look": Look.JOB, "look_at": later(3)}, {"looks"}),
+        ({"run": 2}, {"captures"}),
+        ({"state": State.SETTLING}, set()),
+        ({"state": State.SETTLING, "machines": Machines(total=1)}, {"machines"}),
+    ],
+    ids=str,
+)
+def test_a_decision_wakes_the_loops_that_it_concerns(
+    changes: dict[str, Any], wakes: set[str]
+) -> None:
+    made = Wakes()
+    made.decided(BEFORE, replace(BEFORE, **changes))
+    assert woken(made) == wakes
+
+
+def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
+    made = Wakes()
+    made.decided(replace(BEFORE, call_at=later(0)), BEFORE)
+    assert not woken(made)
+
+
+def test_what_comes_from_outside_wakes_every_loop() -> None:
+    made = Wakes()
+    made.all()
+    assert woken(made) == {each.name for each in fields(Wakes)}
