@@ -52,7 +52,7 @@ class Capturer:
         # What ends while the rows are read is in them as it was before.
         under_way = set(self._under_way)
         limit = len(under_way) + AT_ONCE
-        rows = await partition.store.to_capture(partition.clock.now(), limit)
+        rows = await partition.store.instances.to_capture(partition.clock.now(), limit)
         blocked_s = list[float]()
         for row in rows:
             if row.id in under_way:
@@ -137,7 +137,7 @@ class Capturer:
         due_s: float | None = None,
     ) -> None:
         partition = self._partition
-        await partition.store.capture(
+        await partition.store.instances.capture(
             row,
             capture,
             page,

@@ -51,11 +51,11 @@ class MachineSweeper:
         if wait_s > 0:
             return wait_s
         seen_before = partition.clock.now() - timedelta(seconds=partition.poll.settling_s)
-        due = await partition.store.machines_due(seen_before, self._at_once)
+        due = await partition.store.instances.machines_due(seen_before, self._at_once)
         if not due:
             return math.inf
         if not partition.cloud.sees_machines:
-            await partition.store.machines_hidden(due[0], _NOT_LOOKED_UP)
+            await partition.store.instances.machines_hidden(due[0], _NOT_LOOKED_UP)
             return 0.0
         try:
             seen = await self._pacer.send(
@@ -78,7 +78,7 @@ class MachineSweeper:
             )
             for machine in due
         ]
-        await partition.store.machines_seen(sights, now)
+        await partition.store.instances.machines_seen(sights, now)
         partition.wakes.sweeps.set()
         return 0.0
 
@@ -87,7 +87,7 @@ class MachineSweeper:
         partition = self._partition
         if error.kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
             if len(due) == 1:
-                await partition.store.machines_hidden(due[0], problem_of(error))
+                await partition.store.instances.machines_hidden(due[0], problem_of(error))
             self._at_once = max(1, len(due) // 2)
             return 0.0
         if not self._failures:

@@ -78,23 +78,12 @@ class Cloud(Protocol):
         """
 
 
-class Store(Protocol):
-    """One partition's rows; every method raises StoreUnavailable.
+class InstanceStore(Protocol):
+    """What is known of the task instances of one partition's jobs, and of their machines.
 
-    Those that write raise LeaseLost once the partition has passed to another replica.
+    Every method raises StoreUnavailable; those that write raise LeaseLost once the partition has
+    passed to another replica.
     """
-
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        """Terminations of each kind to look at, due or not, the soonest first."""
-
-    async def callable(
-        self, now: datetime, limit: int, *, capture_wait_s: float
-    ) -> tuple[list[Termination], datetime | None]:
-        """Terminations whose job may be called now, first in line first.
-
-        Where there is none, with when one may be.  One that awaits the capture of its machines
-        does so for ``capture_wait_s`` at most.
-        """
 
     async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
         """Terminations whose machines are to be captured now, in the order of the calls."""
@@ -127,6 +116,29 @@ class Store(Protocol):
 
     async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
         """Write that the machines of this one's job cannot be looked up."""
+
+
+class Store(Protocol):
+    """One partition's rows; every method raises StoreUnavailable.
+
+    Those that write raise LeaseLost once the partition has passed to another replica.
+    """
+
+    @property
+    def instances(self) -> InstanceStore:
+        """Their instances."""
+
+    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at, due or not, the soonest first."""
+
+    async def callable(
+        self, now: datetime, limit: int, *, capture_wait_s: float
+    ) -> tuple[list[Termination], datetime | None]:
+        """Terminations whose job may be called now, first in line first.
+
+        Where there is none, with when one may be.  One that awaits the capture of its machines
+        does so for ``capture_wait_s`` at most.
+        """
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     BindParameter,
-    Integer,
     bindparam,
     case,
     func,
@@ -22,13 +21,11 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.errors import InvariantViolated
-from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store import captures
+from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced
+from orchestrator.store.instances import StoredInstances
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
@@ -39,29 +36,20 @@ from orchestrator.store.schema import (
 from orchestrator.store.transitions import write_decision, write_decisions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.attempts import Answer, NewAttempt
-    from orchestrator.domain.captures import Capture
     from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.jobs import TaskPage
     from orchestrator.domain.leases import Fence
-    from orchestrator.domain.machines import CapturedMachine, Sight
     from orchestrator.domain.problems import Problem
     from orchestrator.domain.terminations import Kind, Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
-
-
-_HERE = terminations.c.partition == bindparam("partition")
-_LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
-_BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
 
 
 _SEEN = {
@@ -77,21 +65,20 @@ def _planned(*kinds: Kind) -> CompoundSelect[Any]:
     of_each = (
         select(terminations, literal(place).label("kind"))
         .where(
-            _HERE,
+            HERE,
             terminations.c.look == kind.look,
             terminations.c.look_at.is_not(None),
             terminations.c.state.in_(kind.states),
             _SEEN[kind.seen],
         )
         .order_by(terminations.c.look_at)
-        .limit(_LIMIT)
+        .limit(LIMIT)
         .subquery()
         for place, kind in enumerate(kinds)
     )
     return union_all(*(select(rows) for rows in of_each))
 
 
-_IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
 _CAPTURED = or_(
     terminations.c.captured_run >= terminations.c.run, not_(terminations.c.awaits_capture)
 )
@@ -101,34 +88,22 @@ _UNCAPTURED_BEFORE: BindParameter[datetime] = bindparam(
 _CALLABLE = (
     select(terminations)
     .where(
-        _HERE,
-        terminations.c.call_at <= _BEFORE,
+        HERE,
+        terminations.c.call_at <= BEFORE,
         or_(_CAPTURED, terminations.c.call_at <= _UNCAPTURED_BEFORE),
     )
-    .order_by(*_IN_TURN)
-    .limit(_LIMIT)
+    .order_by(*IN_TURN)
+    .limit(LIMIT)
 )
 _NEXT_CALL_AT = select(
     func.min(case((_CAPTURED, terminations.c.call_at))),
     func.min(case((not_(_CAPTURED), terminations.c.call_at))),
-).where(_HERE, terminations.c.call_at.is_not(None))
-
-_TO_CAPTURE = (
-    select(terminations)
-    .where(
-        _HERE,
-        terminations.c.captured_run < terminations.c.run,
-        terminations.c.finished_at.is_(None),
-        or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= _BEFORE),
-    )
-    .order_by(*_IN_TURN)
-    .limit(_LIMIT)
-)
+).where(HERE, terminations.c.call_at.is_not(None))
 
 _UNANSWERED = (
     select(terminations)
     .join(attempts, attempts.c.termination_id == terminations.c.id)
-    .where(_HERE, attempts.c.answered_at.is_(None))
+    .where(HERE, attempts.c.answered_at.is_(None))
 )
 
 _MADE = select(func.count()).where(attempts.c.termination_id == bindparam("this"))
@@ -148,20 +123,20 @@ def _draining(*conditions: ColumnElement[bool]) -> Select[Any]:
     return (
         select(terminations)
         .where(
-            _HERE,
+            HERE,
             terminations.c.state == State.DRAINING,
             terminations.c.look == Look.SWEEP,
             *conditions,
         )
         .order_by(_COUNTED_AT)
-        .limit(_LIMIT)
+        .limit(LIMIT)
     )
 
 
-_NEVER_OR_LONG_AGO = (_COUNTED_AT.is_(None), _COUNTED_AT < _BEFORE)
+_NEVER_OR_LONG_AGO = (_COUNTED_AT.is_(None), _COUNTED_AT < BEFORE)
 """In turn: each is an index scan, and databases sort NULLs to different ends."""
 _OF_ANY = [
-    _draining(terminations.c.acknowledged_at < _BEFORE, counted) for counted in _NEVER_OR_LONG_AGO
+    _draining(terminations.c.acknowledged_at < BEFORE, counted) for counted in _NEVER_OR_LONG_AGO
 ]
 _OF_OPERATIONS = [
     _draining(
@@ -178,12 +153,12 @@ _OF_OPERATIONS = [
 ]
 
 
-class WorkingSet:
+class WorkingSet(Fenced):
     """Implements :class:`orchestrator.engine.ports.Store`: one partition, under one lease."""
 
     def __init__(self, database: Database, fence: Fence) -> None:
-        self._database = database
-        self._fence = fence
+        super().__init__(database, fence)
+        self.instances = StoredInstances(database, fence)
 
     async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
         """Terminations of each kind to look at, due or not, the soonest first."""
@@ -213,63 +188,6 @@ class WorkingSet:
             rows = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
         captured, other = rows.one()
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
-
-    async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
-        """Terminations whose machines are to be captured now, in the order of the calls."""
-        async with self._database.read() as connection:
-            return await self._fetch(connection, _TO_CAPTURE, before=now, limit=limit)
-
-    async def capture(
-        self,
-        before: Termination,
-        after: Capture,
-        page: TaskPage | None = None,
-        *,
-        awaits: bool,
-        due_at: datetime | None = None,
-    ) -> None:
-        """Write how far a capture is, with the page that it went on by.
-
-        ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
-        Nothing is written where it is not as it was before.
-        """
-
-        async def work(transaction: Transaction) -> None:
-            await captures.write(transaction, before, after, page, awaits=awaits, due_at=due_at)
-
-        await self._write(work)
-
-    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
-        """Machines of one region to look up now: of jobs that are down, and a first few of others.
-
-        None that was looked up since ``seen_before``.
-        """
-        async with self._database.read() as connection:
-            return await captures.machines_due(
-                connection, self._fence.partition, seen_before, limit
-            )
-
-    async def machines_seen(
-        self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
-    ) -> None:
-        """Write what a look at these machines showed; None: nothing that is certain."""
-
-        async def work(transaction: Transaction) -> None:
-            await captures.machines_seen(transaction, seen, at)
-
-        await self._write(work)
-
-    async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
-        """Write that the machines of this one's job cannot be looked up."""
-
-        async def work(transaction: Transaction) -> None:
-            await transaction.execute(
-                update(terminations)
-                .where(terminations.c.seq == machine.termination_seq)
-                .values(machines_problem=asdict(problem))
-            )
-
-        await self._write(work)
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
@@ -381,26 +299,3 @@ class WorkingSet:
             )
 
         await self._write(work)
-
-    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Write as the partition's holder; raises LeaseLost, and what violates an invariant."""
-
-        async def held(transaction: Transaction) -> T:
-            await transaction.hold(self._fence)
-            return await work(transaction)
-
-        try:
-            return await self._database.write(held)
-        except InvariantViolated as error:
-            self._database.violations[Invariant(error.invariant)] += 1
-            raise
-        except IntegrityError:
-            self._database.violations[Invariant.CONSTRAINT] += 1
-            raise
-
-    async def _fetch(
-        self, connection: AsyncConnection, statement: Select[Any], **parameters: object
-    ) -> list[Termination]:
-        parameters["partition"] = self._fence.partition
-        rows = await connection.execute(statement, parameters)
-        return [from_row(row) for row in rows.mappings()]

@@ -78,23 +78,23 @@ async def capture(
 ) -> Termination:
     """Have a run of the job captured in one page."""
     before = await found(records, f"trm_1_{job_id}")
-    await store.capture(before, Capture(run=run, tasks=(task,)), awaits=True)
+    await store.instances.capture(before, Capture(run=run, tasks=(task,)), awaits=True)
     before = await found(records, before.id)
     assert before.capture is not None
     read = page(*instances)
-    await store.capture(before, with_page(before.capture, read, NOW), read, awaits=False)
+    await store.instances.capture(before, with_page(before.capture, read, NOW), read, awaits=False)
     return await found(records, before.id)
 
 
 async def due(store: WorkingSet, *, at: float = 0.0, limit: int = 100) -> list[str]:
-    machines = await store.machines_due(later(at - 5), limit)
+    machines = await store.instances.machines_due(later(at - 5), limit)
     return [machine.machine_id for machine in machines]
 
 
 async def see(store: WorkingSet, sight: Sight | None, *, at: float = 0.0) -> list[CapturedMachine]:
     """Look up whatever is due, and find all of it so."""
-    machines = await store.machines_due(later(at - 5), 100)
-    await store.machines_seen([(machine, sight) for machine in machines], later(at))
+    machines = await store.instances.machines_due(later(at - 5), 100)
+    await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
     return machines
 
 
@@ -144,9 +144,9 @@ async def test_a_page_is_written_only_on_what_it_was_asked_for(
     await submit(records, 1, "job-1")
     before = await found(records, "trm_1_job-1")
     after = await capture(store, records, "job-1", instance(0, "ins-1"))
-    await store.capture(before, Capture(run=1), awaits=True)
+    await store.instances.capture(before, Capture(run=1), awaits=True)
     stale = replace(before, capture=Capture(run=1, tasks=(TASK,)))
-    await store.capture(stale, Capture(run=1), page(instance(1, "ins-2")), awaits=True)
+    await store.instances.capture(stale, Capture(run=1), page(instance(1, "ins-2")), awaits=True)
     assert await found(records, before.id) == after
 
 
@@ -170,12 +170,12 @@ async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
         await know(database, each, run=1)
     await know(database, over, run=1, state=State.WITHDRAWN, finished_at=NOW, look_at=None)
     await capture(store, records, captured.job_id)
-    assert [t.id for t in await store.to_capture(NOW, 10)] == [second.id, first.id]
-    await store.capture(first, Capture(run=1, failures=1), awaits=True, due_at=later(3))
-    assert [t.id for t in await store.to_capture(later(2.9), 10)] == [second.id]
-    assert [t.id for t in await store.to_capture(later(3), 10)] == [second.id, first.id]
+    assert [t.id for t in await store.instances.to_capture(NOW, 10)] == [second.id, first.id]
+    await store.instances.capture(first, Capture(run=1, failures=1), awaits=True, due_at=later(3))
+    assert [t.id for t in await store.instances.to_capture(later(2.9), 10)] == [second.id]
+    assert [t.id for t in await store.instances.to_capture(later(3), 10)] == [second.id, first.id]
     await know(database, captured, run=2)
-    assert captured.id in [t.id for t in await store.to_capture(NOW, 10)]
+    assert captured.id in [t.id for t in await store.instances.to_capture(NOW, 10)]
     assert unseen.run == 0
 
 
@@ -200,7 +200,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     assert await ready(-1) == ([], NOW)
     await know(database, await found(records, captured.id), call_at=None)
     assert await ready(9.9) == ([], later(10))
-    await store.capture(
+    await store.instances.capture(
         await found(records, waiting.id), Capture(run=1, tasks=(TASK,)), awaits=False
     )
     assert await ready(0) == ([waiting.id], None)
@@ -217,16 +217,18 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
     assert await due(store) == []
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     assert await due(store, limit=1) == ["ins-1"]
-    (early,) = await store.machines_due(NOW, 1)
-    await store.machines_seen([(early, Sight.UP)], NOW)
+    (early,) = await store.instances.machines_due(NOW, 1)
+    await store.instances.machines_seen([(early, Sight.UP)], NOW)
     assert await due(store, at=60) == []
     await know(database, job, **DOWN)
     assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
-    both = await store.machines_due(later(1 - 5), 10)
-    await store.machines_seen([(machine, Sight.UP) for machine in both], later(1))
+    both = await store.instances.machines_due(later(1 - 5), 10)
+    await store.instances.machines_seen([(machine, Sight.UP) for machine in both], later(1))
     assert await due(store, at=5.9) == []
     assert set(await due(store, at=6)) == {"ins-1", "ins-2"}
-    assert {machine.down_at for machine in await store.machines_due(later(60), 10)} == {NOW}
+    assert {machine.down_at for machine in await store.instances.machines_due(later(60), 10)} == {
+        NOW
+    }
 
 
 async def test_what_was_seen_is_counted(
@@ -250,10 +252,10 @@ async def test_what_was_seen_is_counted(
     assert await counts() == (3, 3, 0, True)
     await see(store, Sight.UP, at=10)
     assert await counts() == (3, 3, 0, True)
-    due_again = await store.machines_due(later(10), 100)
+    due_again = await store.instances.machines_due(later(10), 100)
     first, second, third = sorted(due_again, key=lambda machine: machine.machine_id)
     seen = [(first, Sight.GONE), (second, Sight.TERMINATED), (third, Sight.MISSING)]
-    await store.machines_seen(seen, later(15))
+    await store.instances.machines_seen(seen, later(15))
     assert await counts() == (3, 0, 2, True)
     assert (await found(records, job.id)).machines.observed_at == later(15)
     assert await due(store, at=20) == ["ins-3"]
@@ -268,10 +270,10 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     await know(database, job, look_at=later(60), **DOWN)
-    first, second = await store.machines_due(NOW, 100)
-    await store.machines_seen([(first, Sight.GONE)], later(1))
+    first, second = await store.instances.machines_due(NOW, 100)
+    await store.instances.machines_seen([(first, Sight.GONE)], later(1))
     assert (await found(records, job.id)).look_at == later(60)
-    await store.machines_seen([(second, Sight.GONE)], later(2))
+    await store.instances.machines_seen([(second, Sight.GONE)], later(2))
     assert (await found(records, job.id)).look_at == later(2)
 
 
@@ -300,10 +302,10 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     seen = await capture(store, records, "job-3", instance(0, "ins-3"))
     for each in (nodes, hidden, seen):
         await know(database, each, **DOWN)
-    machines = await store.machines_due(NOW, 100)
+    machines = await store.instances.machines_due(NOW, 100)
     assert [machine.machine_id for machine in machines] == ["ins-2", "ins-3"]
     problem = Problem(code="UnauthorizedOperation", message="no")
-    await store.machines_hidden(machines[0], problem)
+    await store.instances.machines_hidden(machines[0], problem)
     assert await due(store) == ["ins-3"]
     assert (await found(records, hidden.id)).machines.problem == problem
     assert hidden.partition == PARTITION
@@ -321,8 +323,8 @@ async def test_instances_are_listed_by_what_is_known_of_them(
         instance(1, "ins-2", state=JobState.STARTING),
         instance(2, "ins-3"),
     )
-    starting, *_ = await store.machines_due(NOW, 100)
-    await store.machines_seen([(starting, Sight.UP)], NOW)
+    starting, *_ = await store.instances.machines_due(NOW, 100)
+    await store.instances.machines_seen([(starting, Sight.UP)], NOW)
 
     async def listed(**asked: Any) -> list[int]:
         values = {"after": 0, "limit": 10, "states": None, "machine": None} | asked

@@ -357,20 +357,22 @@ async def troubling(store: WorkingSet) -> Callable[[], Awaitable[object]]:
 
 
 async def capturing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
-    return partial(store.capture, await only(store), Capture(run=1), awaits=False)
+    return partial(store.instances.capture, await only(store), Capture(run=1), awaits=False)
 
 
 async def looking_up(store: WorkingSet) -> Callable[[], Awaitable[object]]:
-    return partial(store.machines_seen, [(await captured(store), Sight.UP)], NOW)
+    return partial(store.instances.machines_seen, [(await captured(store), Sight.UP)], NOW)
 
 
 async def hiding(store: WorkingSet) -> Callable[[], Awaitable[object]]:
-    return partial(store.machines_hidden, await captured(store), Problem(code="C", message="m"))
+    return partial(
+        store.instances.machines_hidden, await captured(store), Problem(code="C", message="m")
+    )
 
 
 async def captured(store: WorkingSet) -> CapturedMachine:
     task = TaskSubmitted(name="a", instances=1)
-    await store.capture(await only(store), Capture(run=1, tasks=(task,)), awaits=False)
+    await store.instances.capture(await only(store), Capture(run=1, tasks=(task,)), awaits=False)
     page = TaskPage(
         observed_at=NOW,
         task=TaskSeen(name="a"),
@@ -378,8 +380,8 @@ async def captured(store: WorkingSet) -> CapturedMachine:
         rows=1,
         instances_total=1,
     )
-    await store.capture(await only(store), Capture(run=1), page, awaits=False)
-    (machine,) = await store.machines_due(NOW, 1)
+    await store.instances.capture(await only(store), Capture(run=1), page, awaits=False)
+    (machine,) = await store.instances.machines_due(NOW, 1)
     return machine
 
 

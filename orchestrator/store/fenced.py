@@ -1,0 +1,64 @@
+"""Reads and writes of one partition, as long as its lease holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import BindParameter, Integer, bindparam
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.errors import InvariantViolated
+from orchestrator.domain.invariants import Invariant
+from orchestrator.store.rows import from_row
+from orchestrator.store.schema import terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.leases import Fence
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
+
+T = TypeVar("T")
+
+HERE = terminations.c.partition == bindparam("partition")
+LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
+BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
+IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
+"""The order in which jobs are called."""
+
+
+class Fenced:
+    """What the stores of a partition's loops have in common."""
+
+    def __init__(self, database: Database, fence: Fence) -> None:
+        self._database = database
+        self._fence = fence
+
+    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Write as the partition's holder; raises LeaseLost, and what violates an invariant."""
+
+        async def held(transaction: Transaction) -> T:
+            await transaction.hold(self._fence)
+            return await work(transaction)
+
+        try:
+            return await self._database.write(held)
+        except InvariantViolated as error:
+            self._database.violations[Invariant(error.invariant)] += 1
+            raise
+        except IntegrityError:
+            self._database.violations[Invariant.CONSTRAINT] += 1
+            raise
+
+    async def _fetch(
+        self, connection: AsyncConnection, statement: Select[Any], **parameters: object
+    ) -> list[Termination]:
+        parameters["partition"] = self._fence.partition
+        rows = await connection.execute(statement, parameters)
+        return [from_row(row) for row in rows.mappings()]

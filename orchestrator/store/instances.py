@@ -1,0 +1,96 @@
+"""The engine's view of task instances: what is to be read of them, and what was."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from sqlalchemy import or_, select, update
+
+from orchestrator.store import captures
+from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced
+from orchestrator.store.schema import terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from orchestrator.domain.captures import Capture
+    from orchestrator.domain.jobs import TaskPage
+    from orchestrator.domain.machines import CapturedMachine, Sight
+    from orchestrator.domain.problems import Problem
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.transaction import Transaction
+
+_TO_CAPTURE = (
+    select(terminations)
+    .where(
+        HERE,
+        terminations.c.captured_run < terminations.c.run,
+        terminations.c.finished_at.is_(None),
+        or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= BEFORE),
+    )
+    .order_by(*IN_TURN)
+    .limit(LIMIT)
+)
+
+
+class StoredInstances(Fenced):
+    """Implements :class:`orchestrator.engine.ports.InstanceStore`."""
+
+    async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
+        """Terminations whose machines are to be captured now, in the order of the calls."""
+        async with self._database.read() as connection:
+            return await self._fetch(connection, _TO_CAPTURE, before=now, limit=limit)
+
+    async def capture(
+        self,
+        before: Termination,
+        after: Capture,
+        page: TaskPage | None = None,
+        *,
+        awaits: bool,
+        due_at: datetime | None = None,
+    ) -> None:
+        """Write how far a capture is, with the page that it went on by.
+
+        ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
+        Nothing is written where it is not as it was before.
+        """
+
+        async def work(transaction: Transaction) -> None:
+            await captures.write(transaction, before, after, page, awaits=awaits, due_at=due_at)
+
+        await self._write(work)
+
+    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+        """Machines of one region to look up now: of jobs that are down, and a first few of others.
+
+        None that was looked up since ``seen_before``.
+        """
+        async with self._database.read() as connection:
+            return await captures.machines_due(
+                connection, self._fence.partition, seen_before, limit
+            )
+
+    async def machines_seen(
+        self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
+    ) -> None:
+        """Write what a look at these machines showed; None: nothing that is certain."""
+
+        async def work(transaction: Transaction) -> None:
+            await captures.machines_seen(transaction, seen, at)
+
+        await self._write(work)
+
+    async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
+        """Write that the machines of this one's job cannot be looked up."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(
+                update(terminations)
+                .where(terminations.c.seq == machine.termination_seq)
+                .values(machines_problem=asdict(problem))
+            )
+
+        await self._write(work)
