@@ -170,6 +170,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                 watched=watched,
                 poll=env.settings.engine.poll.policy(),
                 capture=env.settings.engine.capture_policy(),
+                escalation=env.settings.engine.escalation.policy(),
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,8 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
-from orchestrator.domain.captures import OCCUPYING
-from orchestrator.domain.errors import NotFound
+from orchestrator.domain import captures
+from orchestrator.domain.errors import NotFound, StoreUnavailable
 from orchestrator.domain.explain import Surroundings
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
@@ -38,6 +39,8 @@ BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
 PAGING: Final = ("limit", "page_token")
 LIVE: Final = "live"
+ASKING_S: Final = 1.0
+"""How long an answer of what is known waits for the database to note that newer is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,16 +245,23 @@ async def _found(request: web.Request) -> TerminationRecord:
 
 
 async def list_instances(request: web.Request) -> web.Response:
-    """Those that had a machine when they were read; none is live once all were counted down."""
+    """Those that had a machine when they were read; none is live once all were counted down.
+
+    Asking has the live ones read anew, within the quota: who asks once more finds them so.
+    """
     _known(request, *PAGING, "state", "machine")
     page = Page.of(request)
-    state = _choice(request, "state", (LIVE, *OCCUPYING))
+    state = _choice(request, "state", (LIVE, *captures.LIVE))
     machine = _choice(request, "machine", tuple(Sight))
     termination = (await _found(request)).termination
+    if not termination.state.final:
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(ASKING_S):
+                await request.app[CONTEXT].records.ask_for_instances(termination.id)
     none_live = termination.instances is not None and not termination.instances.live
     states: Collection[JobState] | None = None
     if state is not None:
-        wanted = OCCUPYING if state == LIVE else (JobState(state),)
+        wanted = captures.LIVE if state == LIVE else (JobState(state),)
         states = () if none_live else wanted
     records = await request.app[CONTEXT].records.instances(
         after=page.after,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
 
 TERMINATE_JOB: Final = "TerminateJob"
+TERMINATE_TASK_INSTANCE: Final = "TerminateTaskInstance"
 ACCEPTED: Final = "accepted"
 INTERRUPTED: Final = "interrupted"
 

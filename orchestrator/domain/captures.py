@@ -23,6 +23,7 @@ PAGE_INSTANCES: Final = 1000
 """Instances in one DescribeTask at most (cloud.tencent.com/document/api/599/15905)."""
 OCCUPYING: Final = (JobState.STARTING, JobState.RUNNING, JobState.FAILED_INTERRUPTED)
 """States in which an instance has a machine."""
+LIVE: Final = tuple(state for state in JobState if not state.finished)
 _UNCOUNTED: Final = Problem(
     code="Client.Uncounted", message="the cloud's answer had no instance counters"
 )
@@ -70,6 +71,8 @@ class CapturePolicy:
 class Capture:
     """How far the capture of one run of a job is: page after page, task after task.
 
+    Its live instances are read anew in the same way, from ``began_at`` on.
+
     When the tasks so far were counted, ``occupying`` instances had a machine and ``waiting`` ones
     could still get one.  Of ``captured`` instances the machine's id was read; ``nodes`` of these
     machines belong to compute environments.
@@ -87,6 +90,7 @@ class Capture:
     """When the last answer arrived that counted a task."""
     failures: int = 0
     problem: Problem | None = None
+    began_at: datetime | None = None
     ended_at: datetime | None = None
 
 

@@ -21,6 +21,15 @@ def due(termination: Termination) -> Capture:
     return capture
 
 
+def reading(termination: Termination, now: datetime) -> Capture:
+    """The reading of live instances to go on with, or a new one."""
+    reading = termination.reading
+    if reading is not None and reading.run == termination.run and reading.ended_at is None:
+        return reading
+    known = termination.capture.tasks if termination.capture else ()
+    return Capture(run=termination.run, tasks=known, began_at=now)
+
+
 def too_late(termination: Termination) -> bool:
     """Whether no instance is left whose machine could be read."""
     down = termination.instances is not None and termination.instances.live == 0

@@ -10,11 +10,13 @@ from orchestrator.domain import evidence
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.lifecycle import Event, State, next_state
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.stragglers import Rung
 from orchestrator.domain.terminations import Look, Termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.polling import PollPolicy
+    from orchestrator.domain.stragglers import EscalationPolicy
 
 BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
 """States in which no call is known to have had effect, or not since it ran again."""
@@ -34,6 +36,7 @@ class Policy:
     """
 
     poll: PollPolicy
+    escalation: EscalationPolicy
     sweep_s: float
     jitter: float
     backoff_base_s: float = 1.0
@@ -103,7 +106,14 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
 
 def running_again(termination: Termination) -> Termination:
     """The termination of a job that was revived: on which machines is to be captured anew."""
-    return replace(termination, run=termination.run + 1, called_at=None)
+    return replace(
+        termination,
+        run=termination.run + 1,
+        called_at=None,
+        rung=Rung.NONE,
+        rung_at=None,
+        rung_round=0,
+    )
 
 
 def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain import evidence
 from orchestrator.domain.coverage import captured, missed
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.stragglers import Rung
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -151,11 +152,36 @@ def _explain_draining(termination: Termination, around: Surroundings) -> Explana
         turn = _turn(termination, termination.call_at, around)
         why = f"it ran on or was revived after its last call: {_job_state(termination)}"
         return replace(turn, waiting_for=f"{turn.waiting_for}; {why}")
+    by_hand = f"; meanwhile a person can {_by_hand(termination)}"
     return _look(
         termination,
         around,
-        f"{_left(termination)}; {_job_state(termination)}",
-        "look again; call it down when the job is finished and no instance is live",
+        f"{_left(termination)}; {_job_state(termination)}{_escalated(termination)}",
+        "look again; call it down when the job is finished and no instance is live"
+        + (by_hand if termination.rung is Rung.PERSON else ""),
+    )
+
+
+def _escalated(termination: Termination) -> str:
+    """What was done about instances that do not go down."""
+    if termination.rung is Rung.NONE or termination.rung_at is None:
+        return ""
+    since, rounds = _time(termination.rung_at), termination.rung_round
+    if termination.rung is Rung.INSTANCES:
+        return f"; since {since} TerminateTaskInstance is called for each (round {rounds})"
+    return f"; since {since} it takes a person: they stay up " + (
+        f"after {rounds} rounds of TerminateTaskInstance" if rounds else "after TerminateJob"
+    )
+
+
+def _by_hand(termination: Termination) -> str:
+    """What a person does about live instances, by the vendor's command line."""
+    region, job_id = termination.region, termination.job_id
+    return (
+        f"see at {_INSTANCES.format(termination.id)}?state=live which instances are live, on which "
+        f"machines, and end each: tccli batch TerminateTaskInstance --region {region} --JobId "
+        f"{job_id} --TaskName TASK --TaskInstanceIndex INDEX, or, where nothing else runs there, "
+        f"its machine: tccli cvm TerminateInstances --region {region} --InstanceIds '[\"ins-...\"]'"
     )
 
 
@@ -304,10 +330,8 @@ def _explain_unverified(termination: Termination, around: Surroundings) -> Expla
     )
     return Explanation(
         waiting_for=f"nothing: it was given up at its deadline with {live}; "
-        f"{_job_state(termination)}" + _because(termination),
-        next_action="look at the job in the console and end there what is live "
-        f"({_INSTANCES.format(termination.id)}?state=live names instances and machines), or submit "
-        "it again",
+        f"{_job_state(termination)}{_escalated(termination)}" + _because(termination),
+        next_action=f"{_by_hand(termination)}; or submit it again",
     )
 
 

@@ -59,6 +59,8 @@ class Event(StrEnum):
     """The job is SUBMITTED, where the cloud forbids the call."""
     SEEN_TERMINABLE = "seen_terminable"
     """A held job left SUBMITTED and can be called."""
+    ESCALATED = "escalated"
+    """Instances did not go down for long, and something more is done about it."""
     SEEN_DOWN = "seen_down"
     """The job is finished and no instance is live."""
     SEEN_LIVE_AGAIN = "seen_live_again"
@@ -104,6 +106,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     },
     State.DRAINING: {
         Event.CALL_STARTED: State.SENDING,
+        Event.ESCALATED: State.DRAINING,
         Event.SEEN_DOWN: State.SETTLING,
         Event.SEEN_MISSING: State.NOT_FOUND,
         Event.GAVE_UP: State.UNVERIFIED,

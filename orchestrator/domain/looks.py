@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain import evidence, polling
+from orchestrator.domain import evidence, polling, stragglers
 from orchestrator.domain.decisions import (
     BEFORE_EFFECT,
     Decision,
@@ -23,6 +23,7 @@ from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.stragglers import Rung
 from orchestrator.domain.terminations import Look, OnSubmitted
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
             decision = _on_job_not_called(termination, seen, now, policy)
         case State.DRAINING:
             decision = _on_job_draining(termination, seen, now, policy)
+            decision = _escalated(decision, seen, now, policy)
         case State.SETTLING:
             decision = _on_job_settling(termination, seen, now, policy)
         case _:
@@ -124,6 +126,7 @@ def _with_sighting(termination: Termination, seen: JobSeen) -> Termination:
         instances=seen.instances or termination.instances,
         instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
         tasks=seen.tasks or termination.tasks,
+        moved_at=stragglers.moved_at(termination, seen.instances, seen.observed_at),
     )
 
 
@@ -257,9 +260,39 @@ def _runs_on(told: Termination, seen: JobSeen) -> bool:
         return False
     if told.acknowledged_at is None or told.give_up_at is None:
         return False
-    first_called_at = told.give_up_at - timedelta(seconds=told.give_up_after_s)
-    patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), told.acknowledged_at - first_called_at)
+    patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), _called_for(told))
     return seen.observed_at - told.acknowledged_at >= patience
+
+
+def _called_for(told: Termination) -> timedelta:
+    """From the first call to the last one that was acknowledged."""
+    if told.acknowledged_at is None or told.give_up_at is None:
+        return timedelta()
+    return told.acknowledged_at - (told.give_up_at - timedelta(seconds=told.give_up_after_s))
+
+
+def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
+    """The decision on a draining job, with the rung that it is time for."""
+    told = decision.after
+    if decision.event is not None or seen.instances is None or told.call_at is not None:
+        return decision
+    finished = told.job_state is not None and told.job_state.finished
+    untouched = not finished and seen.next_action == ""
+    if untouched and _called_for(told) < timedelta(seconds=CALL_AGAIN_AFTER_S):
+        return decision  # TerminateJob is made again first
+    rung = stragglers.next_rung(told, seen.observed_at, policy.escalation)
+    if rung is None:
+        return decision
+    live, still_s = seen.instances.live, stragglers.still_s(told, seen.observed_at)
+    why = f"{live} of {seen.instances.total} instances did not go down for {still_s:.0f} s"
+    escalated = moved(told, Event.ESCALATED, now, why=why)
+    after = replace(
+        escalated.after,
+        rung=rung,
+        rung_at=now,
+        rung_round=told.rung_round + (rung is Rung.INSTANCES),
+    )
+    return replace(escalated, after=after)
 
 
 def _on_finished_not_down(

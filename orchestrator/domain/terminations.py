@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.lifecycle import LIVE_STATES, State
 from orchestrator.domain.machines import NO_MACHINES
+from orchestrator.domain.stragglers import Rung
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -99,11 +100,25 @@ class Termination:
     problem: Problem | None = None
     finished_at: datetime | None = None
 
+    moved_at: datetime | None = None
+    """When a count last showed another number of live instances than the one before."""
+    rung: Rung = Rung.NONE
+    rung_at: datetime | None = None
+    """When this round of this rung began."""
+    rung_round: int = 0
+    """How often TerminateTaskInstance was called for what was left."""
+    rung_done_at: datetime | None = None
+    """When the last such call of a round had been answered; not set by decisions."""
+
     capture: Capture | None = None
     """Of this run, or of an earlier one."""
     awaits_capture: bool = True
     """Whether its first call waits a while for its machines to be captured."""
     machines: Machines = NO_MACHINES
+    reading: Capture | None = None
+    """How far its live instances are read anew."""
+    read_at: datetime | None = None
+    """When the newest reading of them began that came to its end."""
 
     def begins_after(self, time: datetime) -> bool:
         """Whether it was asked to be left alone until later than ``time``."""

@@ -1,20 +1,24 @@
-"""Reads which machines jobs run on, before they are called or along with it."""
+"""Reads task instances: before jobs are called or along with it, and anew where it is asked."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.domain import captures, coverage
 from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.captures import When
 from orchestrator.domain.decisions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.problems import Problem
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.domain.captures import Capture
     from orchestrator.domain.jobs import JobSubmitted, TaskPage
     from orchestrator.domain.quota import Permit
@@ -26,12 +30,24 @@ AT_ONCE = 16
 PAUSE_S = 5.0
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
+ANEW_EVERY_S = 5.0
+"""How old a reading of live instances is at least before it is made once more."""
+ANEW_AFTER_FAILURE_S = 60.0
 
 _FOR_GOOD = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
 
 
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A capture, or a reading of live instances (``anew``), to go on with."""
+
+    row: Termination
+    capture: Capture
+    anew: bool = False
+
+
 class Capturer:
-    """One partition's DescribeJobSubmitInfo calls, and its DescribeTask calls for machines."""
+    """One partition's DescribeJobSubmitInfo calls, and its DescribeTask calls for instances."""
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"capturer of {partition.name}"
@@ -51,37 +67,40 @@ class Capturer:
             return paused_s
         # What ends while the rows are read is in them as it was before.
         under_way = set(self._under_way)
-        limit = len(under_way) + AT_ONCE
-        rows = await partition.store.instances.to_capture(partition.clock.now(), limit)
+        limit, now = len(under_way) + AT_ONCE, partition.clock.now()
+        to_capture, to_read = await partition.store.instances.to_read(now, limit)
+        if partition.capture.when is When.NONE:
+            to_capture = []
+        errands = [_Errand(row, coverage.due(row)) for row in to_capture]
+        errands += [_Errand(row, coverage.reading(row, now), anew=True) for row in to_read]
         blocked_s = list[float]()
-        for row in rows:
-            if row.id in under_way:
+        for errand in errands:
+            if errand.row.id in under_way or errand.row.id in self._under_way:
                 continue
-            capture = coverage.due(row)
-            if coverage.too_late(row):
-                await self._write(row, captures.ended_too_late(capture, partition.clock.now()))
+            if not errand.anew and coverage.too_late(errand.row):
+                await self._write(errand, captures.ended_too_late(errand.capture, now))
                 continue
-            pacer = self._pages if capture.tasks else self._tasks
+            pacer = self._pages if errand.capture.tasks else self._tasks
             if pacer.wait_s() > 0:
                 blocked_s.append(pacer.wait_s())
             else:
-                self._under_way.add(row.id)
-                self._calls.start(partial(self._read, row, capture, pacer, pacer.take()))
+                self._under_way.add(errand.row.id)
+                self._calls.start(partial(self._read, errand, pacer, pacer.take()))
         if blocked_s:
             return min(blocked_s)
-        return 0.0 if len(rows) == limit else math.inf
+        return 0.0 if limit in (len(to_capture), len(to_read)) else math.inf
 
     async def end(self, within_s: float) -> bool:
         """Let the calls under way end; False where one had to be cut off."""
         return await self._calls.end(within_s)
 
-    async def _read(self, row: Termination, capture: Capture, pacer: Pacer, permit: Permit) -> None:
+    async def _read(self, errand: _Errand, pacer: Pacer, permit: Permit) -> None:
         partition = self._partition
         try:
             try:
-                await self._go_on(row, capture, pacer, permit)
+                await self._go_on(errand, pacer, permit)
             except CloudError as error:
-                await self._put_off(row, capture, error)
+                await self._put_off(errand, error)
                 await partition.note(error)
             else:
                 await partition.note(None)
@@ -93,69 +112,82 @@ class Capturer:
         except Exception:
             # It is first in line and would stay so: no other job would ever be captured.
             problem = Problem(code="Client.CaptureFailed", message="see the log of the daemon")
-            await self._write(row, captures.ended(capture, partition.clock.now(), problem))
+            await self._write(
+                errand, captures.ended(errand.capture, partition.clock.now(), problem)
+            )
             raise
         finally:
-            self._under_way.discard(row.id)
+            self._under_way.discard(errand.row.id)
             self.wake.set()
             partition.wakes.calls.set()
 
-    async def _go_on(
-        self, row: Termination, capture: Capture, pacer: Pacer, permit: Permit
-    ) -> None:
+    async def _go_on(self, errand: _Errand, pacer: Pacer, permit: Permit) -> None:
         now = self._partition.clock.now
-        if not capture.tasks:
-            submitted = await pacer.send(permit, partial(self._describe_submit_info, row))
-            await self._write(row, captures.with_tasks(capture, submitted, now()))
+        if not errand.capture.tasks:
+            submitted = await pacer.send(permit, partial(self._describe_submit_info, errand))
+            await self._write(errand, captures.with_tasks(errand.capture, submitted, now()))
         else:
-            page = await pacer.send(permit, partial(self._describe_task, row, capture))
-            await self._write(row, captures.with_page(capture, page, now()), page)
+            page = await pacer.send(permit, partial(self._describe_task, errand))
+            await self._write(errand, captures.with_page(errand.capture, page, now()), page)
             if page.instances:
                 self._partition.wakes.machines.set()
 
-    async def _put_off(self, row: Termination, capture: Capture, error: CloudError) -> None:
-        now = self._partition.clock.now()
+    async def _put_off(self, errand: _Errand, error: CloudError) -> None:
         problem = problem_of(error)
         if error.kind in _FOR_GOOD:
-            await self._write(row, captures.ended(capture, now, problem))
+            now = self._partition.clock.now()
+            await self._write(errand, captures.ended(errand.capture, now, problem))
             return
-        failed = captures.failed(capture, problem)
+        failed = captures.failed(errand.capture, problem)
         wait_s = backoff_s(
             failed.failures,
             base_s=BACKOFF_BASE_S,
             max_s=BACKOFF_MAX_S,
             jitter=self._partition.random.random(),
         )
-        await self._write(row, failed, due_s=wait_s)
+        await self._write(errand, failed, due_s=wait_s)
 
     async def _write(
         self,
-        row: Termination,
+        errand: _Errand,
         capture: Capture,
         page: TaskPage | None = None,
         *,
         due_s: float | None = None,
     ) -> None:
         partition = self._partition
+        if errand.anew:
+            if capture.ended_at is not None:
+                due_s = ANEW_AFTER_FAILURE_S if capture.problem else ANEW_EVERY_S
+            await partition.store.instances.read(errand.row, capture, page, due_at=self._in(due_s))
+            if capture.ended_at is not None:
+                partition.wakes.escalations.set()
+            return
         await partition.store.instances.capture(
-            row,
+            errand.row,
             capture,
             page,
             awaits=partition.capture.call_waits(capture),
-            due_at=None if due_s is None else partition.clock.now() + timedelta(seconds=due_s),
+            due_at=self._in(due_s),
         )
 
-    async def _describe_submit_info(self, row: Termination) -> JobSubmitted:
+    def _in(self, seconds: float | None) -> datetime | None:
+        clock = self._partition.clock
+        return None if seconds is None else clock.now() + timedelta(seconds=seconds)
+
+    async def _describe_submit_info(self, errand: _Errand) -> JobSubmitted:
+        row = errand.row
         return await self._partition.cloud.describe_job_submit_info(
             region=row.region, job_id=row.job_id
         )
 
-    async def _describe_task(self, row: Termination, capture: Capture) -> TaskPage:
+    async def _describe_task(self, errand: _Errand) -> TaskPage:
+        row, capture = errand.row, errand.capture
         return await self._partition.cloud.describe_task(
             region=row.region,
             job_id=row.job_id,
             task_name=capture.tasks[capture.task].name,
             offset=capture.offset,
             limit=captures.PAGE_INSTANCES,
-            states=captures.OCCUPYING,
+            states=captures.LIVE if errand.anew else captures.OCCUPYING,
         )

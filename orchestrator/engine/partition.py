@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.attempts import TERMINATE_JOB
+from orchestrator.domain.attempts import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
@@ -18,6 +18,7 @@ from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Quota
+from orchestrator.domain.stragglers import EscalationPolicy
 from orchestrator.engine.pacer import Pacer
 from orchestrator.engine.wakes import Wakes
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 ACTIONS = (
     TERMINATE_JOB,
+    TERMINATE_TASK_INSTANCE,
     "DescribeJob",
     "DescribeJobs",
     "DescribeTask",
@@ -74,6 +76,7 @@ class Partition:
     watched: Watched
     poll: PollPolicy = field(default_factory=PollPolicy)
     capture: CapturePolicy = field(default_factory=CapturePolicy)
+    escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     pacers: dict[str, Pacer] = field(init=False)
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
@@ -124,6 +127,7 @@ class Partition:
             self._finishes.popleft()
         return Policy(
             poll=self.poll,
+            escalation=self.escalation,
             sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
             jitter=self.random.random(),
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.domain.machines import CapturedMachine, MachineSeen, Sight
     from orchestrator.domain.problems import Problem
+    from orchestrator.domain.stragglers import Straggler
     from orchestrator.domain.terminations import Kind, Termination
 
 
@@ -85,8 +86,13 @@ class InstanceStore(Protocol):
     passed to another replica.
     """
 
-    async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
-        """Terminations whose machines are to be captured now, in the order of the calls."""
+    async def to_read(
+        self, now: datetime, limit: int
+    ) -> tuple[list[Termination], list[Termination]]:
+        """Terminations whose machines are to be captured now, in the order of the calls.
+
+        And those whose live instances are to be read anew.
+        """
 
     async def capture(
         self,
@@ -102,6 +108,35 @@ class InstanceStore(Protocol):
         ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
         Nothing is written where it is not as it was before.
         """
+
+    async def read(
+        self,
+        before: Termination,
+        after: Capture,
+        page: TaskPage | None = None,
+        *,
+        due_at: datetime | None,
+    ) -> None:
+        """Write how far a reading of live instances is, with the page that it went on by.
+
+        ``due_at``: when to go on, or to read once more, if not now.  Nothing is written where it
+        is not as it was before.
+        """
+
+    async def next_straggler(self) -> Straggler | None:
+        """The instance to call TerminateTaskInstance for next."""
+
+    async def end_rounds(self, at: datetime) -> None:
+        """Write the rounds as done that have no call left.
+
+        Nothing may be under way: what has no answer will get none.
+        """
+
+    async def start(self, straggler: Straggler, at: datetime) -> None:
+        """Write an attempt of TerminateTaskInstance before its call leaves."""
+
+    async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
+        """Write its answer; ``again``: it had no effect and is to be made once more."""
 
     async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.

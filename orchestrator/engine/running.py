@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.captures import When
 from orchestrator.engine.capturer import Capturer
 from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.escalator import Escalator
 from orchestrator.engine.loop import run_until
 from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.prober import Prober
@@ -35,6 +35,7 @@ class PartitionLoops:
     prober: Prober = field(init=False)
     capturer: Capturer = field(init=False)
     machine_sweeper: MachineSweeper = field(init=False)
+    escalator: Escalator = field(init=False)
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -43,13 +44,18 @@ class PartitionLoops:
         self.prober = Prober(self.partition)
         self.capturer = Capturer(self.partition)
         self.machine_sweeper = MachineSweeper(self.partition)
+        self.escalator = Escalator(self.partition)
 
     @property
     def loops(self) -> tuple[Steps, ...]:
-        loops = (self.dispatcher, self.sweeper, self.prober)
-        if self.partition.capture.when is When.NONE:
-            return loops
-        return (*loops, self.capturer, self.machine_sweeper)
+        return (
+            self.dispatcher,
+            self.sweeper,
+            self.prober,
+            self.capturer,
+            self.machine_sweeper,
+            self.escalator,
+        )
 
     def wake(self) -> None:
         self.partition.wakes.all()
@@ -82,7 +88,7 @@ class PartitionLoops:
                     loop.cancel()
         finally:
             left_s = max(0.0, until - time())
-            calling = (self.dispatcher, self.prober, self.capturer)
+            calling = (self.dispatcher, self.prober, self.capturer, self.escalator)
             ended = await asyncio.gather(*(loop.end(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning("calls of %s were cut off; their jobs are read first", partition.name)

@@ -22,6 +22,7 @@ class Wakes:
     looks: asyncio.Event = field(default_factory=asyncio.Event)
     captures: asyncio.Event = field(default_factory=asyncio.Event)
     machines: asyncio.Event = field(default_factory=asyncio.Event)
+    escalations: asyncio.Event = field(default_factory=asyncio.Event)
 
     def all(self) -> None:
         """Wake every loop: something came from outside."""
@@ -34,7 +35,9 @@ class Wakes:
             self.calls.set()
         if (after.look, after.look_at) != (before.look, before.look_at):
             (self.sweeps if after.look is Look.SWEEP else self.looks).set()
-        if after.run != before.run:
+        escalated = after.rung_at != before.rung_at
+        moved = after.rung_at is not None and after.moved_at != before.moved_at
+        if after.run != before.run or escalated or moved:
             self.captures.set()
         if after.state is State.SETTLING is not before.state and after.machines.total:
             self.machines.set()

@@ -197,6 +197,9 @@ class Records(Protocol):
     ) -> list[InstanceRecord]:
         """Instances of a termination that had a machine when they were read, ``after`` so many."""
 
+    async def ask_for_instances(self, termination_id: str) -> None:
+        """Have the live instances of an unfinished termination read anew, within the quota."""
+
     async def events(
         self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
     ) -> list[EventRecord]:

@@ -31,6 +31,7 @@ from orchestrator.cloud.hosts import host_for, region_name
 from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
+from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
 from orchestrator.store.dialects import database_url
 
@@ -41,6 +42,7 @@ NOWHERE = "none"
 NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
 _POLL = PollPolicy()
 _CAPTURE = CapturePolicy()
+_ESCALATION = EscalationPolicy()
 _LEASE = LeasePolicy()
 
 
@@ -144,6 +146,17 @@ class Lease(_Section):
         return LeasePolicy(**self.model_dump())
 
 
+class Escalation(_Section):
+    """What is done about task instances that do not go down."""
+
+    after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = _ESCALATION.after_s
+    instances_max: Annotated[int, Field(ge=0, le=READ_MAX_INSTANCES)] = _ESCALATION.instances_max
+    rounds_max: Annotated[int, Field(ge=0, le=100)] = _ESCALATION.rounds_max
+
+    def policy(self) -> EscalationPolicy:
+        return EscalationPolicy(**self.model_dump())
+
+
 class Engine(_Section):
     """How terminations are driven."""
 
@@ -155,6 +168,7 @@ class Engine(_Section):
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
     poll: Poll = Poll()
+    escalation: Escalation = Escalation()
     lease: Lease = Lease()
 
     def capture_policy(self) -> CapturePolicy:
@@ -170,6 +184,7 @@ class Quotas(_Section):
     """Calls a second by action; the defaults are the lowest that the vendor documents."""
 
     TerminateJob: PositiveInt = 2
+    TerminateTaskInstance: PositiveInt = 2
     DescribeJob: PositiveInt = 2
     DescribeJobs: PositiveInt = 2
     DescribeJobSubmitInfo: PositiveInt = 2

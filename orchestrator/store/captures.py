@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.store.transaction import Transaction
 
 _KEY = ("termination_seq", "task", "instance_index", "machine_id")
+_SEEN = ("state", "reason", "observed_at", "anew")
 
 
 _NOW = select(terminations.c.seq, terminations.c.capture).where(
@@ -53,7 +54,7 @@ async def write(
     if page is not None and page.instances:
         assert before.capture is not None
         task = before.capture.tasks[before.capture.task]
-        new = await _write_instances(transaction, row.seq, task, page)
+        new = await write_instances(transaction, row.seq, task, page)
         after = replace(after, captured=after.captured + new)
         if task.env_id is not None:
             after = replace(after, nodes=await _nodes(transaction, row.seq))
@@ -75,8 +76,13 @@ _KNOWN = select(instances.c.instance_index, instances.c.machine_id).where(
 )
 
 
-async def _write_instances(
-    transaction: Transaction, seq: int, task: TaskSubmitted, page: TaskPage
+async def write_instances(
+    transaction: Transaction,
+    seq: int,
+    task: TaskSubmitted,
+    page: TaskPage,
+    *,
+    anew: bool = False,
 ) -> int:
     """Write a page of a task's instances; returns how many machines are new."""
     indices = [seen.index for seen in page.instances]
@@ -97,6 +103,7 @@ async def _write_instances(
                 "reason": seen.reason,
                 "observed_at": page.observed_at,
                 "machine": None if task.env_id is None else Sight.NODE,
+                "anew": anew,
             }
         )
     if fresh:
@@ -107,17 +114,11 @@ async def _write_instances(
 
 
 _THIS = [instances.c[name] == bindparam(f"this_{name}") for name in _KEY]
-_SEEN_AGAIN = (
-    update(instances)
-    .where(*_THIS)
-    .values({name: bindparam(name) for name in ("state", "reason", "observed_at")})
-)
+_SEEN_AGAIN = update(instances).where(*_THIS).values({name: bindparam(name) for name in _SEEN})
 
 
 def _this(row: dict[str, Any]) -> dict[str, Any]:
-    return {f"this_{name}": row[name] for name in _KEY} | {
-        name: row[name] for name in ("state", "reason", "observed_at")
-    }
+    return {f"this_{name}": row[name] for name in _KEY} | {name: row[name] for name in _SEEN}
 
 
 async def _nodes(transaction: Transaction, seq: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
 
-from orchestrator.store import captures
+from orchestrator.store import captures, stragglers
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced
 from orchestrator.store.schema import terminations
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from orchestrator.domain.attempts import Answer
     from orchestrator.domain.captures import Capture
     from orchestrator.domain.jobs import TaskPage
     from orchestrator.domain.machines import CapturedMachine, Sight
     from orchestrator.domain.problems import Problem
+    from orchestrator.domain.stragglers import Straggler
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.transaction import Transaction
 
@@ -38,10 +40,18 @@ _TO_CAPTURE = (
 class StoredInstances(Fenced):
     """Implements :class:`orchestrator.engine.ports.InstanceStore`."""
 
-    async def to_capture(self, now: datetime, limit: int) -> list[Termination]:
-        """Terminations whose machines are to be captured now, in the order of the calls."""
+    async def to_read(
+        self, now: datetime, limit: int
+    ) -> tuple[list[Termination], list[Termination]]:
+        """Terminations whose machines are to be captured now, in the order of the calls.
+
+        And those whose live instances are to be read anew.
+        """
         async with self._database.read() as connection:
-            return await self._fetch(connection, _TO_CAPTURE, before=now, limit=limit)
+            return (
+                await self._fetch(connection, _TO_CAPTURE, before=now, limit=limit),
+                await self._fetch(connection, stragglers.TO_READ, before=now, limit=limit),
+            )
 
     async def capture(
         self,
@@ -60,6 +70,61 @@ class StoredInstances(Fenced):
 
         async def work(transaction: Transaction) -> None:
             await captures.write(transaction, before, after, page, awaits=awaits, due_at=due_at)
+
+        await self._write(work)
+
+    async def read(
+        self,
+        before: Termination,
+        after: Capture,
+        page: TaskPage | None = None,
+        *,
+        due_at: datetime | None,
+    ) -> None:
+        """Write how far a reading of live instances is, with the page that it went on by.
+
+        ``due_at``: when to go on, or to read once more, if not now.  Nothing is written where it
+        is not as it was before.
+        """
+
+        async def work(transaction: Transaction) -> None:
+            await stragglers.read(transaction, before, after, page, due_at=due_at)
+
+        await self._write(work)
+
+    async def next_straggler(self) -> Straggler | None:
+        """The instance to call TerminateTaskInstance for next."""
+        async with self._database.read() as connection:
+            return await stragglers.next_straggler(connection, self._fence.partition)
+
+    async def end_rounds(self, at: datetime) -> None:
+        """Write the rounds as done that have no call left.
+
+        Nothing may be under way: what has no answer will get none.
+        """
+        async with self._database.read() as connection:
+            over = await stragglers.rounds_over(connection, self._fence.partition)
+        if not over:
+            return
+
+        async def work(transaction: Transaction) -> None:
+            await stragglers.end_rounds(transaction, over, at)
+
+        await self._write(work)
+
+    async def start(self, straggler: Straggler, at: datetime) -> None:
+        """Write an attempt of TerminateTaskInstance before its call leaves."""
+
+        async def work(transaction: Transaction) -> None:
+            await stragglers.start(transaction, straggler, self._fence.partition, at)
+
+        await self._write(work)
+
+    async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
+        """Write its answer; ``again``: it had no effect and is to be made once more."""
+
+        async def work(transaction: Transaction) -> None:
+            await stragglers.finish(transaction, straggler, answer, again=again)
 
         await self._write(work)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, Select, func, or_, select, update
+from sqlalchemy import Row, Select, case, func, or_, select, update
 
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from orchestrator.store.transaction import Transaction
 
 RATE_WINDOW_S = 10
+ASKED_AGAIN_AFTER = timedelta(seconds=5)
 
 
 class StoredRecords:
@@ -154,15 +155,39 @@ class StoredRecords:
         states: Collection[JobState] | None,
         machine: Sight | None,
     ) -> list[InstanceRecord]:
-        seq = select(terminations.c.seq).where(terminations.c.id == termination_id)
-        query = select(instances).where(instances.c.termination_seq == seq.scalar_subquery())
+        read_at, seen_at = terminations.c.read_at, instances.c.observed_at
+        state = case((or_(read_at.is_(None), seen_at >= read_at), instances.c.state))
+        query = (
+            select(instances, state.label("newest_state"))
+            .join(terminations, terminations.c.seq == instances.c.termination_seq)
+            .where(terminations.c.id == termination_id)
+        )
         if states is not None:
-            query = query.where(instances.c.state.in_(states))
+            query = query.where(state.in_(states))
         if machine is not None:
             query = query.where(instances.c.machine == machine)
         query = query.order_by(*instances.primary_key).offset(after).limit(limit)
         async with self._database.read() as connection:
             return [_instance(row) for row in await connection.execute(query)]
+
+    async def ask_for_instances(self, termination_id: str) -> None:
+        now, t = self._now(), terminations.c
+
+        async def work(transaction: Transaction) -> None:
+            asked = await transaction.execute(
+                update(terminations)
+                .where(
+                    t.id == termination_id,
+                    t.finished_at.is_(None),
+                    or_(t.asked_at.is_(None), t.asked_at < now - ASKED_AGAIN_AFTER),
+                )
+                .values(asked_at=now)
+                .returning(t.partition)
+            )
+            for partition in asked.scalars():
+                await transaction.notify(partition)
+
+        await self._database.write(work)
 
     async def events(
         self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
@@ -315,7 +340,7 @@ def _instance(row: Row[Any]) -> InstanceRecord:
     return InstanceRecord(
         task=row.task,
         index=row.instance_index,
-        state=JobState(row.state) if row.state else None,
+        state=JobState(row.newest_state) if row.newest_state else None,
         reason=row.reason,
         observed_at=row.observed_at,
         machine_id=row.machine_id or None,

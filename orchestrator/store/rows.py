@@ -11,6 +11,7 @@ from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskS
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.stragglers import Rung
 from orchestrator.domain.terminations import Look, OnSubmitted, Termination
 
 if TYPE_CHECKING:
@@ -43,12 +44,18 @@ SET_BY_ENGINE: Final = (
     "settle_from",
     "problem",
     "finished_at",
+    "moved_at",
+    "rung",
+    "rung_at",
+    "rung_round",
 )
-"""The columns that a decision changes; the others belong to the request or to the capture.
+"""The columns that a decision changes; the others belong to the request, or to the loops that read
+instances and machines and call what is left of them.
 
 A deadline is stored as what it counts from: its length belongs to the request, and another one may
 make it longer at any time, also while a decision is under way that knows nothing of it.
 """
+_CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
 _MACHINES: Final = ("total", "up", "gone", "listed", "observed_at")
 
 
@@ -62,7 +69,8 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["problem"] = asdict(termination.problem) if termination.problem else None
     row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
     row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
-    row["capture"] = capture_to_row(termination.capture) if termination.capture else None
+    for name in ("capture", "reading"):
+        row[name] = capture_to_row(row[name]) if row[name] else None
     machines = row.pop("machines")
     row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
     row["machines_problem"] = asdict(machines.problem) if machines.problem else None
@@ -80,7 +88,9 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     values["instances"] = InstanceCounters(**row["instances"]) if row["instances"] else None
     values["tasks"] = tuple(_task(task) for task in row["tasks"])
     values["problem"] = Problem(**row["problem"]) if row["problem"] else None
-    values["capture"] = _capture(row["capture"]) if row["capture"] else None
+    values["rung"] = Rung(row["rung"])
+    for name in ("capture", "reading"):
+        values[name] = _capture(row[name]) if row[name] else None
     values["machines"] = Machines(
         **{name: row[f"machines_{name}"] for name in _MACHINES},
         problem=Problem(**row["machines_problem"]) if row["machines_problem"] else None,
@@ -90,12 +100,13 @@ def from_row(row: Mapping[str, Any]) -> Termination:
 
 def capture_to_row(capture: Capture) -> dict[str, Any]:
     """As it comes back from the database, too: by it another one is told from this."""
-    times = {name: _text(getattr(capture, name)) for name in ("counted_at", "ended_at")}
+    times = {name: _text(getattr(capture, name)) for name in _CAPTURE_TIMES}
     return asdict(capture) | times | {"tasks": [asdict(task) for task in capture.tasks]}
 
 
 def _capture(row: dict[str, Any]) -> Capture:
-    times = {name: _time(row[name]) for name in ("counted_at", "ended_at")}
+    # What was stored by an earlier version lacks what this one has added.
+    times = {name: _time(row.get(name)) for name in _CAPTURE_TIMES}
     tasks = tuple(TaskSubmitted(**task) for task in row["tasks"])
     problem = Problem(**row["problem"]) if row["problem"] else None
     return Capture(**row | times | {"tasks": tasks, "problem": problem})

@@ -141,6 +141,15 @@ terminations = Table(
     Column("machines_listed", Boolean, nullable=False, server_default=false()),
     Column("machines_observed_at", UtcDateTime),
     Column("machines_problem", JSON(none_as_null=True)),
+    Column("moved_at", UtcDateTime),
+    Column("rung", Text, nullable=False, server_default=text("'none'")),
+    Column("rung_at", UtcDateTime),
+    Column("rung_round", Integer, nullable=False, server_default=text("0")),
+    Column("rung_done_at", UtcDateTime),
+    Column("asked_at", UtcDateTime),
+    Column("reading", JSON(none_as_null=True)),
+    Column("reading_at", UtcDateTime),
+    Column("read_at", UtcDateTime),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
@@ -200,6 +209,13 @@ Index(
     sqlite_where=_NEVER_LISTED,
     postgresql_where=_NEVER_LISTED,
 )
+READ_ANEW = text("finished_at IS NULL AND (rung_at IS NOT NULL OR asked_at IS NOT NULL)")
+Index(
+    "ix_terminations_read_anew",
+    terminations.c.partition,
+    sqlite_where=READ_ANEW,
+    postgresql_where=READ_ANEW,
+)
 
 instances = Table(
     "instances",
@@ -213,12 +229,19 @@ instances = Table(
     Column("observed_at", UtcDateTime, nullable=False),
     Column("machine", Text),
     Column("machine_observed_at", UtcDateTime),
+    Column("anew", Boolean, nullable=False, server_default=false()),
+    Column("called_at", UtcDateTime),
     sqlite_with_rowid=False,
 )
-"""Those that had a machine when they were looked at; ``machine`` is what CVM showed of it.
+"""Those that had a machine when they were captured, and those live when they were read ``anew``.
 
-An instance that runs again runs on another machine, which is another row.
+What was last seen before the newest reading (``terminations.read_at``) is live no longer: a job
+may have 200,000 instances, and not one row of those that went down is written again.
+``machine`` is what CVM showed of its machine; TerminateTaskInstance was last called for it at
+``called_at``.  An instance that runs again runs on another machine, which is another row.
 """
+ANEW = text("anew")
+Index("ix_instances_anew", instances.c.termination_seq, sqlite_where=ANEW, postgresql_where=ANEW)
 MACHINE_LEFT = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
 Index(
     "ix_instances_machine_left",
@@ -258,6 +281,7 @@ attempts = Table(
 Index(
     "uq_attempts_open",
     attempts.c.termination_id,
+    attempts.c.target,
     unique=True,
     sqlite_where=text("answered_at IS NULL"),
     postgresql_where=text("answered_at IS NULL"),

@@ -22,6 +22,7 @@ from sqlalchemy import (
     update,
 )
 
+from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced
@@ -103,13 +104,17 @@ _NEXT_CALL_AT = select(
 _UNANSWERED = (
     select(terminations)
     .join(attempts, attempts.c.termination_id == terminations.c.id)
-    .where(HERE, attempts.c.answered_at.is_(None))
+    .where(HERE, attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_JOB)
 )
 
 _MADE = select(func.count()).where(attempts.c.termination_id == bindparam("this"))
 _ANSWERED = (
     update(attempts)
-    .where(attempts.c.termination_id == bindparam("this"), attempts.c.answered_at.is_(None))
+    .where(
+        attempts.c.termination_id == bindparam("this"),
+        attempts.c.answered_at.is_(None),
+        attempts.c.action == TERMINATE_JOB,
+    )
     .values(
         answered_at=bindparam("its_at"),
         **{name: bindparam(f"its_{name}") for name in ("outcome", "code", "message", "request_id")},
@@ -190,7 +195,7 @@ class WorkingSet(Fenced):
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
 
     async def unanswered(self) -> list[Termination]:
-        """Terminations with an attempt whose answer was never written."""
+        """Terminations with a TerminateJob call whose answer was never written."""
         async with self._database.read() as connection:
             return await self._fetch(connection, _UNANSWERED)
 

@@ -70,6 +70,7 @@ QUOTAS: Final = {
     "DescribeTask": 3,
     "DescribeJobSubmitInfo": 2,
     "DescribeInstances": 40,
+    "TerminateTaskInstance": 2,
 }
 FILE: Final = "orchestrator.db"
 EVERY: Final = int(os.environ.get("CRASH_POINTS_EVERY", "0"))
@@ -322,6 +323,7 @@ class Process:
         assert await self.loops.dispatcher.end(CALLS_MAX_S)
         assert await self.loops.prober.end(CALLS_MAX_S)
         assert await self.loops.capturer.end(CALLS_MAX_S)
+        assert await self.loops.escalator.end(CALLS_MAX_S)
         return FAILURE_BASE_S if wait_s is None else wait_s
 
 

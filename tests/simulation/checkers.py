@@ -110,7 +110,8 @@ class Checkers:
             job_id = json.loads(body)["JobId"]
             if not self.rows(
                 "SELECT 1 FROM attempts a JOIN terminations t ON t.id = a.termination_id"
-                " WHERE t.job_id = ? AND t.partition = ? AND a.answered_at IS NULL",
+                " WHERE t.job_id = ? AND t.partition = ? AND a.answered_at IS NULL"
+                " AND a.action = 'TerminateJob'",
                 job_id,
                 f"main@{host}",
             ):

@@ -65,6 +65,7 @@ class Client:
                 "starting_without_machine": True,
             },
             {"instances": 4, "mix": {"STARTING": 0.5, "PENDING": 0.25}, "drain_s": [0.5, 2]},
+            {"instances": 3, "stuck": 1, "drain_s": 0.5, "instance_drain_s": 0.5},
             {"instances": 2, "env_id": "env-example2", "node_restart_s": 1, "drain_s": 0.5},
         ]
         groups = [

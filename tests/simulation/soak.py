@@ -34,6 +34,7 @@ DAYS_S: Final = 10 * 86400.0
 GROWTH_MAX: Final = 1.05
 """By how much an hour's figure may lie above the second hour's."""
 ENGINE: Final = {
+    "escalation": {"rounds_max": 0},
     "give_up_after_s": 2 * DAYS_S,
     "settle_s": 30.0,
     "poll": {"sweep_max_s": 30.0, "drain_max_s": 300.0},

@@ -58,6 +58,7 @@ HASTY: Final[dict[str, Any]] = {
     "give_up_after_s": GIVE_UP_AFTER_S,
     "capture_before_max_s": 2.0,
     "starting_watch_s": 2.0,
+    "escalation": {"after_s": 1.0},
     "lease": LEASE,
     "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
 }

@@ -160,6 +160,11 @@ async def test_no_decision_undoes_a_capture(
     assert await found(records, before.id) == replace(after, evidence=1)
 
 
+async def to_capture(store: WorkingSet, *, at: float = 0.0) -> list[str]:
+    rows, _ = await store.instances.to_read(later(at), 10)
+    return [row.id for row in rows]
+
+
 async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
     store: WorkingSet, records: StoredRecords, database: Database
 ) -> None:
@@ -170,12 +175,12 @@ async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
         await know(database, each, run=1)
     await know(database, over, run=1, state=State.WITHDRAWN, finished_at=NOW, look_at=None)
     await capture(store, records, captured.job_id)
-    assert [t.id for t in await store.instances.to_capture(NOW, 10)] == [second.id, first.id]
+    assert await to_capture(store) == [second.id, first.id]
     await store.instances.capture(first, Capture(run=1, failures=1), awaits=True, due_at=later(3))
-    assert [t.id for t in await store.instances.to_capture(later(2.9), 10)] == [second.id]
-    assert [t.id for t in await store.instances.to_capture(later(3), 10)] == [second.id, first.id]
+    assert await to_capture(store, at=2.9) == [second.id]
+    assert await to_capture(store, at=3) == [second.id, first.id]
     await know(database, captured, run=2)
-    assert captured.id in [t.id for t in await store.instances.to_capture(NOW, 10)]
+    assert captured.id in await to_capture(store)
     assert unseen.run == 0
 
 

@@ -371,12 +371,13 @@ async def test_another_caller_may_use_the_same_key_and_nobody_needs_one(upgraded
     assert len(contents(upgraded)["operations"]) == 5
 
 
-async def test_a_termination_has_one_open_attempt_at_most(upgraded: Engine) -> None:
+async def test_a_target_has_one_open_attempt_at_most(upgraded: Engine) -> None:
     answered = {"answered_at": NOW, "outcome": "throttled"}
     put_all(upgraded, ("attempts", answered), ("attempts", {"number": 2}))
     assert refused(upgraded, "attempts", number=3) == (
-        "UNIQUE constraint failed: attempts.termination_id"
+        "UNIQUE constraint failed: attempts.termination_id, attempts.target"
     )
+    put_all(upgraded, ("attempts", {"number": 4, "target": "task/1"}))
     put_all(upgraded, ("attempts", answered | {"number": 3}))
 
 

@@ -11,10 +11,11 @@ from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSe
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
 from orchestrator.domain.polling import PollPolicy
+from orchestrator.domain.stragglers import EscalationPolicy
 from orchestrator.domain.terminations import Termination
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-POLICY = Policy(poll=PollPolicy(), sweep_s=1.0, jitter=0.0)
+POLICY = Policy(poll=PollPolicy(), escalation=EscalationPolicy(), sweep_s=1.0, jitter=0.0)
 DOWN = InstanceCounters(failed=10)
 LIVE = InstanceCounters(running=4, failed=6)
 

@@ -99,6 +99,12 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         (f"down in {state} after an earlier call", called(state), read(FAILED), Event.CALL_ACCEPTED)
         for state in (State.QUEUED, State.HELD, State.SENDING)
     ],
+    (
+        "stuck",
+        termination(State.DRAINING, instances=LIVE, acknowledged_at=later(-60)),
+        read(FAILED, LIVE),
+        Event.ESCALATED,
+    ),
     ("down", termination(State.DRAINING), read(FAILED), Event.SEEN_DOWN),
     ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
     ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),

@@ -41,6 +41,7 @@ EXPECTED = {
     ("sending", "seen_missing"): "not_found",
     ("sending", "gave_up"): "unverified",
     ("draining", "call_started"): "sending",
+    ("draining", "escalated"): "draining",
     ("draining", "seen_down"): "settling",
     ("draining", "seen_missing"): "not_found",
     ("draining", "gave_up"): "unverified",

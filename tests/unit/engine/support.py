@@ -21,9 +21,11 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.polling import PollPolicy
+from orchestrator.domain.stragglers import EscalationPolicy
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.engine.capturer import Capturer
 from orchestrator.engine.dispatcher import Dispatcher
+from orchestrator.engine.escalator import Escalator
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.partition import Partition
@@ -57,6 +59,7 @@ REGION, OTHER_REGION = "ap-guangzhou", "ap-shanghai"
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS = {
     "TerminateJob": 2,
+    "TerminateTaskInstance": 2,
     "DescribeJob": 2,
     "DescribeJobs": 2,
     "DescribeTask": 3,
@@ -66,6 +69,7 @@ QUOTAS = {
 AMPLE = dict.fromkeys(QUOTAS, 50)
 POLL = PollPolicy()
 NO_CAPTURE = CapturePolicy(when=When.NONE)
+ESCALATION = EscalationPolicy()
 END_S = 10.0
 """How long a call under way may take to end, in real time; none does."""
 _TICK_S = 1e-6
@@ -170,6 +174,7 @@ class World:
         faults: Mapping[str, Any] | None = None,
         store: type[WorkingSet] = WorkingSet,
         capture: CapturePolicy = NO_CAPTURE,
+        escalation: EscalationPolicy = ESCALATION,
         cvm_endpoint: str | None = "http://cloud",
         **cloud: Any,
     ) -> None:
@@ -190,6 +195,7 @@ class World:
         self.records = StoredRecords(database, self.clock.now)
         self._quotas = quotas
         self._capture = capture
+        self._escalation = escalation
         self._cvm_endpoint = cvm_endpoint
         self._operations = 0
         self.start()
@@ -218,12 +224,14 @@ class World:
             watched=self.watched,
             poll=POLL,
             capture=self._capture,
+            escalation=self._escalation,
         )
         self.dispatcher = Dispatcher(self.partition)
         self.sweeper = Sweeper(self.partition)
         self.prober = Prober(self.partition)
         self.capturer = Capturer(self.partition)
         self.machine_sweeper = MachineSweeper(self.partition)
+        self.escalator = Escalator(self.partition)
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -318,7 +326,7 @@ class World:
             events[name].clear()
         return woken
 
-    async def ended(self, loop: Dispatcher | Prober | Capturer) -> None:
+    async def ended(self, loop: Dispatcher | Prober | Capturer | Escalator) -> None:
         """Return when the loop's calls under way have ended."""
         assert await loop.end(END_S)
 
@@ -347,6 +355,13 @@ class World:
         """One step of the capturer, with the end of the reads that it started."""
         wait_s = await self.capturer.step()
         await self.ended(self.capturer)
+        return wait_s
+
+    async def escalate(self) -> float:
+        """One step of the escalator, then the wait and the end of the call that it started."""
+        wait_s = await self.escalator.step()
+        await self.pass_waits()
+        await self.ended(self.escalator)
         return wait_s
 
     async def execute(self, statement: str) -> None:

@@ -1,0 +1,113 @@
+"""Instances that do not go down, and what is done about them, one rung after the other.
+
+TerminateJob is made again first, where the job runs on with nothing pending (``looks``).  Then
+TerminateTaskInstance is called for each instance that is left, round after round; it has the same
+effect on one as TerminateJob has on all (cloud.tencent.com/document/api/599/15911).  Then it is up
+to a person, who is told which instances, machines and commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.jobs import InstanceCounters
+    from orchestrator.domain.terminations import Termination
+
+READ_MAX_INSTANCES: Final = 5000
+"""Of a job with more live ones, they are not read again once captured: that is five calls."""
+
+
+MOST_FACTOR: Final = 10.0
+"""So many times longer it takes until a job of which more than half is left is escalated.
+
+It may just drain slowly; and calls for all of its instances do what TerminateJob does.
+"""
+
+
+class Rung(StrEnum):
+    """How far a termination had to be escalated."""
+
+    NONE = "none"
+    INSTANCES = "instances"
+    """TerminateTaskInstance for each that is left."""
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationPolicy:
+    """A rung follows when nothing moved for ``after_s``, and for as long as the drain had moved.
+
+    TerminateTaskInstance is called for ``instances_max`` at most, each up to ``rounds_max`` times;
+    0 rounds: never.
+    """
+
+    after_s: float = 60.0
+    instances_max: int = 200
+    rounds_max: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Straggler:
+    """A task instance that TerminateTaskInstance is to be called for."""
+
+    termination_id: str
+    region: str
+    job_id: str
+    task: str
+    instance_index: int
+
+    @property
+    def target(self) -> str:
+        """As attempts name it."""
+        return f"{self.task}/{self.instance_index}"
+
+
+def moved_at(
+    termination: Termination, counted: InstanceCounters | None, observed_at: datetime
+) -> datetime | None:
+    """When a count last showed another number of live instances than the one before."""
+    known = termination.instances
+    if counted is None or (known is not None and known.live == counted.live):
+        return termination.moved_at
+    return observed_at
+
+
+def still_s(termination: Termination, seen_at: datetime) -> float:
+    """For how many seconds nothing had moved, nor was anything done, at a look."""
+    known = (termination.acknowledged_at, termination.moved_at, termination.rung_done_at)
+    since = max((at for at in known if at is not None), default=seen_at)
+    return (seen_at - since).total_seconds()
+
+
+def next_rung(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> Rung | None:
+    """The rung that it is time for, after a look that counted live instances; None: not yet."""
+    live = termination.instances.live if termination.instances else 0
+    if not live or _going_on(termination):
+        return None
+    if still_s(termination, seen_at) < _patience_s(termination, policy):
+        return None
+    if live <= policy.instances_max and termination.rung_round < policy.rounds_max:
+        return Rung.INSTANCES
+    return None if termination.rung is Rung.PERSON else Rung.PERSON
+
+
+def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
+    counted, began_at = termination.instances, termination.acknowledged_at
+    most = counted is not None and 2 * counted.live > counted.total
+    patience_s = policy.after_s * (MOST_FACTOR if most else 1.0)
+    if began_at is None or termination.moved_at is None:
+        return patience_s
+    return max(patience_s, (termination.moved_at - began_at).total_seconds())
+
+
+def _going_on(termination: Termination) -> bool:
+    """Whether the calls of its round are not all made yet."""
+    done_at, rung_at = termination.rung_done_at, termination.rung_at
+    return termination.rung is Rung.INSTANCES and (
+        done_at is None or rung_at is None or done_at < rung_at
+    )

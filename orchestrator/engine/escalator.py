@@ -1,0 +1,112 @@
+"""Calls TerminateTaskInstance for instances that TerminateJob does not bring down."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.attempts import ACCEPTED, TERMINATE_TASK_INSTANCE, Answer
+from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.engine.loop import Background
+
+if TYPE_CHECKING:
+    from orchestrator.domain.quota import Permit
+    from orchestrator.domain.stragglers import Straggler
+    from orchestrator.engine.partition import Partition
+
+BACKOFF_BASE_S = 1.0
+BACKOFF_MAX_S = 60.0
+
+_NOT_EXECUTED = (
+    CloudErrorKind.THROTTLED,
+    CloudErrorKind.NOT_SENT,
+    CloudErrorKind.CREDENTIAL,
+    CloudErrorKind.CLOCK_SKEW,
+)
+"""Failures after which the instance is called once more in the same round."""
+
+
+class Escalator:
+    """One partition's TerminateTaskInstance calls.
+
+    A call whose answer is lost is not read after: on an instance that is down it has no effect
+    (cloud.tencent.com/document/api/599/15908), and the next round calls for those that are live.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        self.name = f"escalator of {partition.name}"
+        self.wake = partition.wakes.escalations
+        self._partition = partition
+        self._pacer = partition.pacers[TERMINATE_TASK_INSTANCE]
+        self._calls = Background(f"a TerminateTaskInstance call of {partition.name}")
+        self._under_way: set[Straggler] = set()
+        self._failures = 0
+        self._resume_at = 0.0
+
+    async def step(self) -> float:
+        """Call for one instance if one is left; returns the seconds until the next may be."""
+        partition, store = self._partition, self._partition.store.instances
+        wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
+        if wait_s > 0:
+            return wait_s
+        straggler = await store.next_straggler()
+        if straggler is None and not self._under_way:
+            await store.end_rounds(partition.clock.now())
+        if straggler is None:
+            return math.inf
+        await self._start(straggler)
+        return 0.0
+
+    async def end(self, within_s: float) -> bool:
+        """Let the calls under way end; False where one had to be cut off."""
+        return await self._calls.end(within_s)
+
+    async def _start(self, straggler: Straggler) -> None:
+        permit = self._pacer.take()
+        try:
+            await self._partition.store.instances.start(straggler, self._partition.clock.now())
+        except BaseException:
+            self._pacer.put_back()
+            raise
+        self._under_way.add(straggler)
+        self._calls.start(lambda: self._call(straggler, permit))
+
+    async def _call(self, straggler: Straggler, permit: Permit) -> None:
+        partition, error = self._partition, None
+        try:
+            try:
+                request_id = await self._pacer.send(
+                    permit,
+                    lambda: partition.cloud.terminate_task_instance(
+                        region=straggler.region,
+                        job_id=straggler.job_id,
+                        task_name=straggler.task,
+                        index=straggler.instance_index,
+                    ),
+                )
+            except CloudError as raised:
+                error = raised
+                answer = Answer.of_error(error, partition.clock.now())
+            else:
+                answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
+            again = error is not None and error.kind in _NOT_EXECUTED
+            self._back_off(again=again)
+            await partition.store.instances.finish(straggler, answer, again=again)
+            await partition.note(error)
+        finally:
+            self._under_way.discard(straggler)
+            self.wake.set()
+
+    def _back_off(self, *, again: bool) -> None:
+        if not again:
+            self._failures = 0
+            return
+        self._failures += 1
+        wait_s = backoff_s(
+            self._failures,
+            base_s=BACKOFF_BASE_S,
+            max_s=BACKOFF_MAX_S,
+            jitter=self._partition.random.random(),
+        )
+        self._resume_at = self._partition.clock.monotonic() + wait_s

@@ -1,0 +1,184 @@
+"""Live instances that are read anew, and those that TerminateTaskInstance is to be called for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, exists, func, insert, or_, select, update
+
+from orchestrator.domain.attempts import INTERRUPTED, TERMINATE_TASK_INSTANCE
+from orchestrator.domain.captures import LIVE
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.stragglers import READ_MAX_INSTANCES, Rung, Straggler
+from orchestrator.store.captures import write_instances
+from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
+from orchestrator.store.rows import capture_to_row
+from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.attempts import Answer
+    from orchestrator.domain.captures import Capture
+    from orchestrator.domain.jobs import TaskPage
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.transaction import Transaction
+
+_T = terminations.c
+TO_READ = (
+    select(terminations)
+    .where(
+        HERE,
+        READ_ANEW,
+        or_(_T.instances_live.is_(None), _T.instances_live.between(1, READ_MAX_INSTANCES)),
+        or_(_T.reading_at.is_(None), _T.reading_at <= BEFORE),
+        or_(
+            _T.read_at.is_(None),
+            _T.read_at < _T.rung_at,
+            _T.read_at < _T.asked_at,
+            and_(_T.rung_at.is_not(None), _T.read_at < _T.moved_at),
+        ),
+    )
+    .order_by(*IN_TURN)
+    .limit(LIMIT)
+)
+
+_IN_A_ROUND = (
+    HERE,
+    READ_ANEW,
+    _T.rung == Rung.INSTANCES,
+    _T.state == State.DRAINING,
+    _T.read_at >= _T.rung_at,
+    or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at),
+)
+_LEFT = and_(
+    instances.c.termination_seq == _T.seq,
+    ANEW,
+    instances.c.state.in_(LIVE),
+    instances.c.observed_at >= _T.read_at,
+    or_(instances.c.called_at.is_(None), instances.c.called_at < _T.rung_at),
+)
+_OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_TASK_INSTANCE)
+_NEXT = (
+    select(_T.id, _T.region, _T.job_id, instances.c.task, instances.c.instance_index)
+    .join(instances, _LEFT)
+    .where(*_IN_A_ROUND)
+    .order_by(_T.rung_at, _T.seq, instances.c.task, instances.c.instance_index)
+    .limit(1)
+)
+_OVER = select(_T.id).where(
+    *_IN_A_ROUND,
+    ~exists().where(_LEFT),
+)
+
+
+async def read(
+    transaction: Transaction,
+    before: Termination,
+    after: Capture,
+    page: TaskPage | None,
+    *,
+    due_at: datetime | None,
+) -> None:
+    """Write how far a reading is, with the instances of its last page, or neither."""
+    found = await transaction.execute(
+        select(_T.seq, _T.reading).where(_T.id == before.id, _T.partition == before.partition)
+    )
+    row = found.one_or_none()
+    if row is None or row.reading != (before.reading and capture_to_row(before.reading)):
+        return
+    changes: dict[str, Any] = {"reading": capture_to_row(after), "reading_at": due_at}
+    if page is not None and page.instances:
+        task = next(task for task in after.tasks if task.name == page.task.name)
+        new = await write_instances(transaction, row.seq, task, page, anew=True)
+        if task.env_id is None:
+            changes["machines_total"] = _T.machines_total + new
+    if after.ended_at is not None and after.problem is None:
+        changes["read_at"] = after.began_at
+    await transaction.execute(update(terminations).where(_T.seq == row.seq).values(changes))
+
+
+async def next_straggler(connection: AsyncConnection, partition: str) -> Straggler | None:
+    """The instance to call for next, of the round that began first."""
+    row = (await connection.execute(_NEXT, {"partition": partition})).one_or_none()
+    if row is None:
+        return None
+    return Straggler(
+        termination_id=row.id,
+        region=row.region,
+        job_id=row.job_id,
+        task=row.task,
+        instance_index=row.instance_index,
+    )
+
+
+async def rounds_over(connection: AsyncConnection, partition: str) -> list[str]:
+    """Terminations of which every instance that was left has been called for."""
+    return list((await connection.execute(_OVER, {"partition": partition})).scalars())
+
+
+async def end_rounds(transaction: Transaction, ids: Collection[str], at: datetime) -> None:
+    await transaction.execute(
+        update(attempts)
+        .where(_OPEN, attempts.c.termination_id.in_(ids))
+        .values(answered_at=at, outcome=INTERRUPTED)
+    )
+    await transaction.execute(update(terminations).where(_T.id.in_(ids)).values(rung_done_at=at))
+
+
+def _rows_of(straggler: Straggler) -> Any:
+    seq = select(_T.seq).where(_T.id == straggler.termination_id).scalar_subquery()
+    return and_(
+        instances.c.termination_seq == seq,
+        instances.c.task == straggler.task,
+        instances.c.instance_index == straggler.instance_index,
+    )
+
+
+async def start(
+    transaction: Transaction, straggler: Straggler, partition: str, at: datetime
+) -> None:
+    """Write an attempt before its call leaves."""
+    made = await transaction.scalar(
+        select(func.count()).where(attempts.c.termination_id == straggler.termination_id)
+    )
+    await transaction.execute(
+        insert(attempts),
+        {
+            "termination_id": straggler.termination_id,
+            "number": int(made or 0) + 1,
+            "partition": partition,
+            "action": TERMINATE_TASK_INSTANCE,
+            "target": straggler.target,
+            "sent_at": at,
+        },
+    )
+    await transaction.execute(update(instances).where(_rows_of(straggler)).values(called_at=at))
+
+
+async def finish(
+    transaction: Transaction, straggler: Straggler, answer: Answer, *, again: bool
+) -> None:
+    """Write the open attempt's answer; with ``again``, the instance is called for once more."""
+    await transaction.execute(
+        update(attempts)
+        .where(
+            _OPEN,
+            attempts.c.termination_id == straggler.termination_id,
+            attempts.c.target == straggler.target,
+        )
+        .values(
+            answered_at=answer.at,
+            outcome=answer.outcome,
+            code=answer.code,
+            message=answer.message,
+            request_id=answer.request_id,
+        )
+    )
+    if again:
+        await transaction.execute(
+            update(instances).where(_rows_of(straggler)).values(called_at=None)
+        )

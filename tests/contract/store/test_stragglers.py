@@ -1,0 +1,196 @@
+"""Live instances read anew, and the calls for each of them, on every database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.attempts import Answer
+from orchestrator.domain.captures import LIVE, Capture, with_page
+from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.leases import Fence
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.stragglers import Rung
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.test_captures import TASK, capture, found, instance, page
+from tests.contract.store.test_store import PARTITION, submit
+from tests.known import know
+from tests.unit.domain.build import NOW, later
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+DRAINING: dict[str, Any] = {
+    "state": State.DRAINING,
+    "run": 1,
+    "instances": InstanceCounters(running=3),
+}
+ESCALATED = DRAINING | {"rung": Rung.INSTANCES, "rung_at": later(10), "rung_round": 1}
+ID = "trm_1_job-1"
+
+
+@pytest.fixture
+def store(database: Database) -> WorkingSet:
+    return WorkingSet(database, Fence(PARTITION, 1))
+
+
+@pytest.fixture
+def records(database: Database) -> StoredRecords:
+    return StoredRecords(database, lambda: later(20))
+
+
+async def to_read(store: WorkingSet, *, at: float = 30.0) -> list[str]:
+    _, rows = await store.instances.to_read(later(at), 10)
+    return [row.id for row in rows]
+
+
+async def read(store: WorkingSet, records: StoredRecords, *indices: int, at: float = 12.0) -> None:
+    """Have the live instances read in one page, begun at this time."""
+    before = await found(records, ID)
+    begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
+    seen = replace(page(*(instance(n, f"ins-{n}") for n in indices)), observed_at=later(at))
+    done = with_page(begun, seen, later(at))
+    await store.instances.read(before, done, seen, due_at=later(at + 5))
+
+
+async def live(records: StoredRecords) -> list[int]:
+    rows = await records.instances(after=0, limit=100, termination_id=ID, states=LIVE, machine=None)
+    return [row.index for row in rows]
+
+
+async def escalated(
+    store: WorkingSet, records: StoredRecords, database: Database, **known: Any
+) -> None:
+    await submit(records, 1, "job-1")
+    await capture(store, records, "job-1", *(instance(n, f"ins-{n}") for n in range(3)))
+    await know(database, await found(records, ID), **(ESCALATED | known))
+
+
+async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    assert await to_read(store) == [ID]
+    await read(store, records, 1, 2, at=9)
+    assert await to_read(store, at=13.9) == [], "not sooner than it is due"
+    assert await to_read(store, at=14) == [ID], "it began before the round"
+    await read(store, records, 1, 2, at=12)
+    assert await to_read(store) == []
+    await know(database, await found(records, ID), moved_at=later(13))
+    assert await to_read(store) == [ID], "fewer are live since"
+
+
+async def test_too_many_live_ones_are_not_read_anew(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database, instances=InstanceCounters(running=5001))
+    assert await to_read(store) == []
+
+
+async def test_a_person_who_asks_has_them_read_anew_once_in_a_while(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    await know(database, await found(records, ID), **DRAINING)
+    assert await to_read(store) == []
+    await records.ask_for_instances(ID)
+    assert await to_read(store) == [ID]
+    await read(store, records, 0, at=20)
+    assert await to_read(store) == []
+    await StoredRecords(database, lambda: later(24)).ask_for_instances(ID)
+    assert await to_read(store) == [], "asked again within five seconds"
+    await StoredRecords(database, lambda: later(26)).ask_for_instances(ID)
+    assert await to_read(store) == [ID]
+
+
+async def test_what_a_reading_does_not_show_is_live_no_more(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    assert await live(records) == [0, 1, 2]
+    await read(store, records, 1, 2, 7)
+    assert await live(records) == [1, 2, 7]
+    rows = await records.instances(after=0, limit=100, termination_id=ID, states=None, machine=None)
+    assert [(row.index, row.state) for row in rows] == [
+        (0, None),
+        (1, JobState.RUNNING),
+        (2, JobState.RUNNING),
+        (7, JobState.RUNNING),
+    ]
+    assert (await found(records, ID)).machines.total == 4
+
+
+async def test_each_live_instance_is_called_once_a_round(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    assert await store.instances.next_straggler() is None, "not read in this round yet"
+    await read(store, records, 1, 2)
+    called = []
+    while straggler := await store.instances.next_straggler():
+        called.append(straggler.target)
+        await store.instances.start(straggler, later(13))
+        answer = Answer(at=later(14), outcome="accepted", request_id="r")
+        await store.instances.finish(straggler, answer, again=False)
+    assert called == ["a/1", "a/2"]
+    await store.instances.end_rounds(later(15))
+    assert (await found(records, ID)).rung_done_at == later(15)
+    await know(database, await found(records, ID), rung_at=later(80), rung_round=2)
+    assert await store.instances.next_straggler() is None
+    await read(store, records, 2, at=81)
+    straggler = await store.instances.next_straggler()
+    assert straggler is not None
+    assert straggler.target == "a/2"
+
+
+async def test_a_call_without_effect_is_made_again(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    await read(store, records, 1)
+    straggler = await store.instances.next_straggler()
+    assert straggler is not None
+    await store.instances.start(straggler, later(13))
+    assert await store.instances.next_straggler() is None
+    answer = Answer(at=later(14), outcome="throttled", code="RequestLimitExceeded")
+    await store.instances.finish(straggler, answer, again=True)
+    assert await store.instances.next_straggler() == straggler
+
+
+async def test_a_call_that_was_never_answered_is_closed_with_its_round(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    await read(store, records, 1)
+    straggler = await store.instances.next_straggler()
+    assert straggler is not None
+    await store.instances.start(straggler, later(13))
+    assert await store.unanswered() == [], "no TerminateJob call is in doubt"
+    await store.instances.end_rounds(later(15))
+    record = await records.termination(ID)
+    assert record is not None
+    (attempt,) = record.attempts
+    assert (attempt.outcome, attempt.answered_at) == ("interrupted", later(15))
+
+
+async def test_a_round_is_not_over_while_an_instance_is_left(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    await read(store, records, 1)
+    await store.instances.end_rounds(later(15))
+    assert (await found(records, ID)).rung_done_at is None
+
+
+async def test_what_is_stale_is_not_written(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    stale = await found(records, ID)
+    await read(store, records, 1)
+    begun = Capture(run=1, tasks=(TASK,), began_at=NOW)
+    await store.instances.read(stale, begun, page(instance(9, "ins-9")), due_at=None)
+    assert await live(records) == [1]

@@ -1,0 +1,112 @@
+"""When instances that do not go down are escalated, and how far."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.decide import decide
+from orchestrator.domain.explain import Surroundings, explain
+from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.lifecycle import Event, State
+from orchestrator.domain.quota import Rate
+from orchestrator.domain.stragglers import EscalationPolicy, Rung, next_rung
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+
+ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
+STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, moved_at=later(10))
+IN_ROUND_1 = replace(STUCK, rung=Rung.INSTANCES, rung_at=later(70), rung_round=1)
+AROUND = Surroundings(now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "at_s", "rung"),
+    [
+        (STUCK, 69.9, None),
+        (STUCK, 70, Rung.INSTANCES),
+        (replace(STUCK, acknowledged_at=later(20)), 79.9, None),
+        (replace(STUCK, acknowledged_at=later(20)), 80, Rung.INSTANCES),
+        (replace(STUCK, acknowledged_at=later(-80)), 99.9, None),
+        (replace(STUCK, acknowledged_at=later(-80)), 100, Rung.INSTANCES),
+        (replace(STUCK, instances=InstanceCounters(running=5, failed=5)), 70, Rung.PERSON),
+        (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 609.9, None),
+        (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 610, Rung.INSTANCES),
+        (replace(STUCK, instances=InstanceCounters(failed=5)), 70, None),
+        (IN_ROUND_1, 9999, None),
+        (replace(IN_ROUND_1, rung_done_at=later(60)), 9999, None),
+        (replace(IN_ROUND_1, rung_done_at=later(80)), 139.9, None),
+        (replace(IN_ROUND_1, rung_done_at=later(80)), 140, Rung.INSTANCES),
+        (replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2), 140, Rung.PERSON),
+        (replace(STUCK, rung=Rung.PERSON, rung_at=later(70), rung_round=2), 9999, None),
+        (replace(STUCK, rung=Rung.PERSON, rung_at=later(70)), 9999, Rung.INSTANCES),
+    ],
+)
+def test_a_rung_follows_when_nothing_moved_for_long(before: Any, at_s: float, rung: Rung) -> None:
+    assert next_rung(before, later(at_s), ESCALATION) is rung
+
+
+def test_a_count_that_moves_puts_it_off() -> None:
+    fewer = InstanceCounters(running=3, failed=7)
+    after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
+    assert after.moved_at == later(69)
+    still = decide(after, read(JobState.FAILED, fewer, at=later(137)), later(137), POLICY)
+    assert (still.event, still.after.moved_at) == (None, later(69))
+    stuck = decide(after, read(JobState.FAILED, fewer, at=later(138)), later(138), POLICY)
+    assert (stuck.event, stuck.after.rung, stuck.after.rung_at) == (
+        Event.ESCALATED,
+        Rung.INSTANCES,
+        later(138),
+    )
+    assert stuck.why == "3 of 10 instances did not go down for 69 s"
+
+
+def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
+    untouched = replace(STUCK, give_up_at=later(3600))
+    again = decide(untouched, read(JobState.RUNNING, LIVE, at=later(80)), later(80), POLICY)
+    assert (again.event, again.after.call_at) == (None, later(80))
+    called_twice = replace(untouched, acknowledged_at=later(80))
+    seen = read(JobState.RUNNING, LIVE, at=later(140))
+    assert decide(called_twice, seen, later(140), POLICY).event is Event.ESCALATED
+
+
+def test_a_pending_termination_is_not_made_again_but_escalated() -> None:
+    seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(70))
+    assert decide(STUCK, seen, later(70), POLICY).event is Event.ESCALATED
+
+
+def test_nothing_is_escalated_on_less_than_a_count() -> None:
+    assert decide(STUCK, swept(JobState.RUNNING, at=later(900)), later(900), POLICY).event is None
+
+
+def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
+    settling = replace(
+        IN_ROUND_1, state=State.SETTLING, job_state=JobState.FAILED, settle_until=later(200)
+    )
+    after = decide(settling, swept(JobState.RUNNING, at=later(150)), later(150), POLICY).after
+    assert (after.state, after.rung, after.rung_at, after.rung_round) == (
+        State.DRAINING,
+        Rung.NONE,
+        None,
+        0,
+    )
+
+
+def test_a_person_is_told_the_commands() -> None:
+    left = replace(STUCK, rung=Rung.PERSON, rung_at=later(300), rung_round=2)
+    told = explain(left, AROUND)
+    assert "it takes a person" in told.waiting_for
+    assert "after 2 rounds of TerminateTaskInstance" in told.waiting_for
+    assert "tccli batch TerminateTaskInstance" in str(told.next_action)
+    given_up = replace(left, state=State.UNVERIFIED, finished_at=later(3600), look_at=None)
+    told = explain(given_up, AROUND)
+    assert "4 of 10 instances live" in told.waiting_for
+    assert "--JobId job-1" in str(told.next_action)
+    assert "tccli cvm TerminateInstances" in str(told.next_action)
+
+
+def test_a_round_under_way_is_told() -> None:
+    assert "TerminateTaskInstance is called for each (round 1)" in (
+        explain(IN_ROUND_1, AROUND).waiting_for
+    )

@@ -1,0 +1,164 @@
+"""Instances that do not go down: called one by one, round after round, then left to a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.stragglers import EscalationPolicy, Rung
+from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.database import Database
+
+ACTION = "TerminateTaskInstance"
+SLOW = AMPLE | {ACTION: 2}
+
+
+async def called(world: World, *ids: str, **spec: Any) -> None:
+    """Have jobs called that leave some of their instances up."""
+    world.cloud_runs(*ids, **{"drain_s": 10.0, "failed_early_s": 1e6, "again": "ok"} | spec)
+    await world.submit(*ids)
+    await world.sweeper.step()
+    await world.probe()
+    for _ in ids:
+        await world.dispatch()
+        world.clock.advance(1)
+
+
+async def until(
+    world: World,
+    holds: Callable[[Termination], bool],
+    *,
+    within_s: float,
+    job_id: str = JOB,
+    step_s: float = 5.0,
+) -> Termination:
+    """Step every loop, again and again, until this holds of a termination."""
+    ends_at = world.clock.passed_s + within_s
+    while world.clock.passed_s < ends_at:
+        await world.sweeper.step()
+        await world.probe()
+        await world.capture()
+        await world.machine_sweeper.step()
+        await world.escalate()
+        termination = await world.termination(job_id)
+        if holds(termination):
+            return termination
+        world.clock.advance(step_s)
+    raise AssertionError(f"not within {within_s} s: {await world.termination(job_id)}")
+
+
+async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=100, stuck=3)
+    escalated = await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    assert (escalated.state, escalated.rung_round) == (State.DRAINING, 1)
+    assert world.calls(ACTION) == []
+    done = await until(world, lambda t: t.state is State.VERIFIED, within_s=120)
+    assert done.evidence == 3
+    assert len(world.calls(ACTION)) == 3
+    record = await world.record(JOB)
+    made = [(each.action, each.target, each.outcome) for each in record.attempts]
+    assert made[0] == ("TerminateJob", JOB, "accepted")
+    assert made[1:] == [(ACTION, f"task-0/{index}", "accepted") for index in (97, 98, 99)]
+
+
+async def test_nothing_is_called_while_the_drain_moves(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=100, drain_s=600.0)
+    await until(world, lambda t: t.state is State.SETTLING, within_s=700)
+    assert world.calls(ACTION) == []
+
+
+async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Database) -> None:
+    world = World(database, quotas=SLOW)
+    await called(world, JOB, instances=20_000, stuck=40)
+    escalated = await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    assert escalated.rung_at is not None
+    await until(world, lambda t: t.state is State.SETTLING, within_s=60, step_s=0.25)
+    first, *_, last = (call.at for call in world.calls(ACTION))
+    assert len(world.calls(ACTION)) == 40
+    assert last - first <= 1.1 * 40 / 2
+    assert first - escalated.rung_at.timestamp() <= 2.0
+
+
+async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=10, immortal=2)
+    left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=600)
+    assert left.rung_round == EscalationPolicy().rounds_max
+    assert len(world.calls(ACTION)) == 2 * left.rung_round
+    await until(
+        world, lambda t: bool(t.read_at and t.rung_at and t.read_at >= t.rung_at), within_s=30
+    )
+    live = [each for each in await world.instances(JOB) if each.state is JobState.RUNNING]
+    assert [each.index for each in live] == [8, 9]
+    given_up = await until(world, lambda t: t.state is State.UNVERIFIED, within_s=4000, step_s=30)
+    assert len(world.calls(ACTION)) == 2 * given_up.rung_round
+
+
+async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
+    world = World(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
+    await called(world, JOB, instances=10, stuck=5)
+    await until(world, lambda t: t.rung is Rung.PERSON, within_s=120)
+    assert world.calls(ACTION) == []
+
+
+async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=4, drain_s=1200.0)
+    await until(world, lambda t: t.state is State.SETTLING, within_s=1300, step_s=10)
+    assert world.calls(ACTION) == []
+
+
+async def test_no_rounds_means_no_calls(database: Database) -> None:
+    world = World(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
+    await called(world, JOB, instances=10, stuck=1)
+    await until(world, lambda t: t.rung is Rung.PERSON, within_s=120)
+    assert world.calls(ACTION) == []
+
+
+async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
+    await called(world, JOB, instances=10, stuck=1)
+    done = await until(world, lambda t: t.state is State.VERIFIED, within_s=240)
+    assert done.rung_round == 1
+    record = await world.record(JOB)
+    outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
+    assert outcomes == ["throttled", "throttled", "accepted"]
+
+
+async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes_on(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=10, immortal=1)
+    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    for _ in range(2):
+        await world.capture()
+    straggler = await world.store.instances.next_straggler()
+    assert straggler is not None
+    await world.store.instances.start(straggler, world.clock.now())
+    world.start()
+    world.clock.advance(1)
+    await until(world, lambda t: t.rung_round == 2, within_s=120)
+    record = await world.record(JOB)
+    first = next(each for each in record.attempts if each.action == ACTION)
+    assert first.outcome == "interrupted"
+
+
+async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
+    world = World(database, quotas=QUOTAS)
+    one, two = job_ids(2)
+    await called(world, one, two, instances=10, stuck=2)
+    await until(world, lambda t: t.state is State.SETTLING, within_s=300, job_id=two, step_s=0.5)
+    assert [call.job_ids[0] for call in world.calls(ACTION)] == [one, one, two, two]
