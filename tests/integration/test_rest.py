@@ -367,7 +367,10 @@ WHY: dict[State, tuple[str, str | None]] = {
     State.ALREADY_FINISHED: ("nothing: the job had finished before any call", None),
     State.NOT_FOUND: ("nothing: the cloud knows no such job", "check the job id"),
     State.REFUSED: ("nothing: it was refused", "see to what `error` advises"),
-    State.UNVERIFIED: ("nothing: it was given up at its deadline with 3 of 5", "in the console"),
+    State.UNVERIFIED: (
+        "nothing: it was given up at its deadline with 3 of 5",
+        "tccli batch TerminateTaskInstance",
+    ),
 }
 
 
