@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from contextlib import suppress
@@ -42,12 +43,15 @@ STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 4.0
 CLOSING_S = 0.2
 """How long a connection to PostgreSQL may take to say goodbye; the driver's own has no end."""
-LISTEN_CHECK_S = 30.0
 IDLE_TIMEOUT_S = 3.0
 """How long a transaction on PostgreSQL may do nothing: less than others wait for its locks.
 
 A replica that is paused within one holds up the others for so long.
 """
+STALLED_CHECK_S = 0.5
+"""How often a replica looks for transactions that do nothing and that the server does not end."""
+
+log = logging.getLogger(__name__)
 
 
 class Dialect(Protocol):
@@ -98,7 +102,10 @@ class Dialect(Protocol):
         """Tell all replicas, when this transaction commits."""
 
     async def listen(self, on_notice: Callable[[str], None], heard: Callable[[], None]) -> None:
-        """Pass on what replicas tell, until the connection is lost; ``heard``: there is one."""
+        """Pass on what replicas tell, until the connection is lost; ``heard``: there is one.
+
+        Meanwhile what a replica has left locked in the middle of a statement is freed.
+        """
 
 
 def database_url(given: str) -> str:
@@ -341,6 +348,7 @@ class Postgresql:
             connect_args={
                 "connection_class": _Connection,
                 "timeout": CONNECT_TIMEOUT_S,
+                "server_settings": {"application_name": _APPLICATION},
                 "statement_cache_size": 0,
                 "prepared_statement_cache_size": 0,
                 "prepared_statement_name_func": lambda: "",
@@ -419,16 +427,21 @@ class Postgresql:
                 await raw.add_listener(CHANNEL, lambda *notice: on_notice(notice[-1]))
                 heard()
                 while not lost.is_set():
-                    # A network that swallows everything closes no connection.
-                    await raw.fetchval("SELECT 1", timeout=STATEMENT_TIMEOUT_S)
+                    # It also shows that there is a connection: a network that swallows everything
+                    # closes none.
+                    for row in await raw.fetch(
+                        _END_STALLED, _APPLICATION, IDLE_TIMEOUT_S, timeout=STATEMENT_TIMEOUT_S
+                    ):
+                        log.warning("ended session %d, whose client stood still", row["pid"])
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(LISTEN_CHECK_S):
+                        async with asyncio.timeout(STALLED_CHECK_S):
                             await lost.wait()
         finally:
             await engine.dispose()
 
 
 CHANNEL: Final = "orchestrator"
+_APPLICATION: Final = "orchestrator"
 _COMMITS, _UPGRADES = 0x7465726D01, 0x7465726D02
 """Keys of advisory locks, which all users of a database share: "term" and a number."""
 _LIMITS_S: Final = {
@@ -436,6 +449,18 @@ _LIMITS_S: Final = {
     "lock_timeout": LOCK_TIMEOUT_S,
     "idle_in_transaction_session_timeout": IDLE_TIMEOUT_S,
 }
+# The driver has a statement parsed, and binds it once the answer is there.  Of a client that is
+# paused in between, the server waits for the rest of the statement for ever: no limit of its own
+# applies (seen with 15.18: cancels are held back, and the transaction does not count as idle).
+_END_STALLED: Final = """
+WITH stalled AS MATERIALIZED (
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name = $1
+AND state = 'active' AND wait_event = 'ClientRead'
+AND query_start < clock_timestamp() - make_interval(secs => $2)
+)
+SELECT pid FROM stalled WHERE pg_terminate_backend(pid)
+"""
 _OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42")
 """Classes of SQLSTATE that tell of one statement: PostgreSQL's manual, appendix A."""
 _CONFLICTS: Final = (

@@ -263,7 +263,7 @@ async def test_listening_does_no_harm(
     replicas: list[Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Notices may be lost there, all of them."""
-    monkeypatch.setattr(dialects, "LISTEN_CHECK_S", 0.02)
+    monkeypatch.setattr(dialects, "STALLED_CHECK_S", 0.02)
     async with AsyncExitStack() as stack:
         for each in replicas:
             await stack.enter_async_context(each.listening(lambda _: None))

@@ -746,12 +746,13 @@ async def test_whatever_order_they_come_in_nothing_stale_is_written(database_url
     assert len(set(seen)) > 10
 
 
+@pytest.mark.parametrize("within_a_statement", [False, True])
 async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short_time(
-    database_url: str,
+    database_url: str, *, within_a_statement: bool
 ) -> None:
     """Less than they wait for a lock; and it has written nothing by then."""
-    assert dialects.IDLE_TIMEOUT_S < dialects.LOCK_TIMEOUT_S
-    async with replicas(database_url, 2) as (one, other):
+    assert dialects.IDLE_TIMEOUT_S + dialects.STALLED_CHECK_S < dialects.LOCK_TIMEOUT_S
+    async with replicas(database_url, 2) as (one, other), other.listening(lambda _: None):
         (fence,) = await hold(one, PARTITION)
         holds, goes_on = asyncio.Event(), asyncio.Event()
         runs = 0
@@ -760,6 +761,9 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
             nonlocal runs
             runs += 1
             await transaction.hold(fence)
+            if within_a_statement and runs == 1:
+                raw: Any = (await transaction.connection.get_raw_connection()).driver_connection
+                await raw.prepare("SELECT 1")  # parsed, and not bound
             holds.set()
             await goes_on.wait()
             await transaction.execute(
@@ -1152,7 +1156,7 @@ async def test_a_listener_notices_that_nothing_passes_any_more(
     tries: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dialects, "LISTEN_CHECK_S", 0.2)
+    monkeypatch.setattr(dialects, "STALLED_CHECK_S", 0.2)
     proxy, url = proxied
     heard = Heard()
     async with (
