@@ -67,6 +67,13 @@ class Straggler:
         return f"{self.task}/{self.instance_index}"
 
 
+@dataclass(frozen=True, slots=True)
+class RoundOver:
+    """All instances of a termination that a round was begun for have been called for."""
+
+    termination_id: str
+
+
 def moved_at(
     termination: Termination, counted: InstanceCounters | None, observed_at: datetime
 ) -> datetime | None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.attempts import ACCEPTED, TERMINATE_TASK_INSTANCE, Answer
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.stragglers import RoundOver, Straggler
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
     from orchestrator.domain.quota import Permit
-    from orchestrator.domain.stragglers import Straggler
     from orchestrator.engine.partition import Partition
 
 BACKOFF_BASE_S = 1.0
@@ -50,12 +50,13 @@ class Escalator:
         wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
         if wait_s > 0:
             return wait_s
-        straggler = await store.next_straggler()
-        if straggler is None and not self._under_way:
-            await store.end_rounds(partition.clock.now())
-        if straggler is None:
-            return math.inf
-        await self._start(straggler)
+        match await store.next_in_rounds():
+            case Straggler() as straggler:
+                await self._start(straggler)
+            case RoundOver() as over if not self._under_way:
+                await store.end_round(over, partition.clock.now())
+            case _:
+                return math.inf
         return 0.0
 
     async def end(self, within_s: float) -> bool:

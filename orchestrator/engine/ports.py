@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.domain.machines import CapturedMachine, MachineSeen, Sight
     from orchestrator.domain.problems import Problem
-    from orchestrator.domain.stragglers import Straggler
+    from orchestrator.domain.stragglers import RoundOver, Straggler
     from orchestrator.domain.terminations import Kind, Termination
 
 
@@ -123,14 +123,11 @@ class InstanceStore(Protocol):
         is not as it was before.
         """
 
-    async def next_straggler(self) -> Straggler | None:
-        """The instance to call TerminateTaskInstance for next."""
+    async def next_in_rounds(self) -> Straggler | RoundOver | None:
+        """The instance to call TerminateTaskInstance for next; then each round that is over."""
 
-    async def end_rounds(self, at: datetime) -> None:
-        """Write the rounds as done that have no call left.
-
-        Nothing may be under way: what has no answer will get none.
-        """
+    async def end_round(self, over: RoundOver, at: datetime) -> None:
+        """Write a round as done; none of its calls may be under way: it closes what is open."""
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
         """Write an attempt of TerminateTaskInstance before its call leaves."""

@@ -11,6 +11,7 @@ from sqlalchemy import Boolean, Integer, bindparam, func, insert, or_, select, u
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import CapturedMachine, Sight
+from orchestrator.store.fenced import each_of
 from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import MACHINE_LEFT, instances, terminations
 
@@ -154,7 +155,7 @@ def _machines(*conditions: ColumnElement[bool], first: ColumnElement[Any]) -> Se
 _IS_DOWN = terminations.c.state == State.SETTLING
 _SEEN_AT = instances.c.machine_observed_at
 _SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_SEEN_AT.type)
-_DUE = (
+_DUE = each_of(
     _machines(
         terminations.c.machines_total > 0,
         terminations.c.machines_observed_at.is_(None),
@@ -178,16 +179,10 @@ async def machines_due(
     connection: AsyncConnection, partition: str, seen_before: datetime, limit: int
 ) -> list[CapturedMachine]:
     """Machines of one region to look up now: a first few of each job, then all of those down."""
-    found: dict[tuple[Any, ...], CapturedMachine] = {}
-    for statement in _DUE:
-        rows = await connection.execute(
-            statement,
-            {"partition": partition, "seen_before": seen_before, "limit": limit - len(found)},
-        )
-        found |= {tuple(getattr(row, name) for name in _KEY): _machine(row) for row in rows}
-        if len(found) == limit:
-            break
-    machines = list(found.values())
+    asked = {"partition": partition, "seen_before": seen_before, "limit": limit}
+    rows = await connection.execute(_DUE, asked)
+    found = {tuple(getattr(row, name) for name in _KEY): _machine(row) for row in rows}
+    machines = list(found.values())[:limit]
     return [machine for machine in machines if machine.region == machines[0].region]
 
 

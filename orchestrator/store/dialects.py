@@ -152,6 +152,13 @@ def _greatest_in_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **
     return f"max({compiler.process(element.clauses, **kw)})"
 
 
+_PRAGMAS: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+"""
+
+
 class Sqlite:
     """A file: WAL with full durability, one process.
 
@@ -186,21 +193,17 @@ class Sqlite:
             connect_args={"timeout": BUSY_TIMEOUT_S},
         )
 
+        pragmas = _PRAGMAS + ("PRAGMA query_only = ON;" if query_only else "")
+
         @event.listens_for(engine.sync_engine, "connect")
         def on_connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
             # Else the driver begins transactions by itself, DEFERRED, and a read that turns into
             # a write loses updates.
             connection.isolation_level = None
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute("PRAGMA synchronous = FULL")
-            cursor.execute("PRAGMA foreign_keys = ON")
-            if query_only:
-                cursor.execute("PRAGMA query_only = ON")
-            else:
+            connection.run_async(lambda raw: raw.executescript(pragmas))
+            if not query_only:
                 # It may make a -wal anew.
                 self._files.pop("-wal", None)
-            cursor.close()
 
         @event.listens_for(engine.sync_engine, "begin")
         def on_begin(connection: Connection) -> None:
@@ -484,5 +487,6 @@ def _sqlstate(error: DBAPIError) -> str:
 
 def _pool(connections: int) -> dict[str, Any]:
     # Readers wait in Database.read: on Python 3.11 and SQLAlchemy 2.0.46 the pool's own queue
-    # swallows a cancellation now and then.
-    return {"pool_size": connections, "max_overflow": 0 if connections == 1 else -1}
+    # swallows a cancellation now and then.  The last one used has most statements prepared.
+    overflow = 0 if connections == 1 else -1
+    return {"pool_size": connections, "max_overflow": overflow, "pool_use_lifo": True}

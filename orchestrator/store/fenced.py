@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import BindParameter, Integer, bindparam
+from sqlalchemy import BindParameter, Integer, bindparam, literal, select, union_all
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import InvariantViolated
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from sqlalchemy import Select
+    from sqlalchemy import CompoundSelect, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.leases import Fence
@@ -31,6 +31,16 @@ LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
 IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
 """The order in which jobs are called."""
+
+
+def each_of(*statements: Select[Any]) -> CompoundSelect[Any]:
+    """The rows of all statements, each with its statement's place among them as ``place``."""
+    return union_all(
+        *(
+            select(rows := statement.subquery(), literal(place).label("place")).select_from(rows)
+            for place, statement in enumerate(statements)
+        )
+    )
 
 
 class Fenced:
@@ -62,3 +72,17 @@ class Fenced:
         parameters["partition"] = self._fence.partition
         rows = await connection.execute(statement, parameters)
         return [from_row(row) for row in rows.mappings()]
+
+    async def _fetch_each(
+        self,
+        connection: AsyncConnection,
+        statement: CompoundSelect[Any],
+        count: int,
+        **parameters: object,
+    ) -> list[list[Termination]]:
+        """The rows of each of ``count`` statements that :func:`each_of` was given."""
+        parameters["partition"] = self._fence.partition
+        found: list[list[Termination]] = [[] for _ in range(count)]
+        for row in (await connection.execute(statement, parameters)).mappings():
+            found[row["place"]].append(from_row(row))
+        return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select, update
 
 from orchestrator.store import captures, stragglers
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced
+from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import TaskPage
     from orchestrator.domain.machines import CapturedMachine, Sight
     from orchestrator.domain.problems import Problem
-    from orchestrator.domain.stragglers import Straggler
+    from orchestrator.domain.stragglers import RoundOver, Straggler
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.transaction import Transaction
 
@@ -35,6 +35,7 @@ _TO_CAPTURE = (
     .order_by(*IN_TURN)
     .limit(LIMIT)
 )
+_TO_CAPTURE_OR_READ = each_of(_TO_CAPTURE, stragglers.TO_READ)
 
 
 class StoredInstances(Fenced):
@@ -48,10 +49,10 @@ class StoredInstances(Fenced):
         And those whose live instances are to be read anew.
         """
         async with self._database.read() as connection:
-            return (
-                await self._fetch(connection, _TO_CAPTURE, before=now, limit=limit),
-                await self._fetch(connection, stragglers.TO_READ, before=now, limit=limit),
+            to_capture, to_read = await self._fetch_each(
+                connection, _TO_CAPTURE_OR_READ, 2, before=now, limit=limit
             )
+        return to_capture, to_read
 
     async def capture(
         self,
@@ -92,23 +93,16 @@ class StoredInstances(Fenced):
 
         await self._write(work)
 
-    async def next_straggler(self) -> Straggler | None:
-        """The instance to call TerminateTaskInstance for next."""
+    async def next_in_rounds(self) -> Straggler | RoundOver | None:
+        """The instance to call TerminateTaskInstance for next; then each round that is over."""
         async with self._database.read() as connection:
-            return await stragglers.next_straggler(connection, self._fence.partition)
+            return await stragglers.next_in_rounds(connection, self._fence.partition)
 
-    async def end_rounds(self, at: datetime) -> None:
-        """Write the rounds as done that have no call left.
-
-        Nothing may be under way: what has no answer will get none.
-        """
-        async with self._database.read() as connection:
-            over = await stragglers.rounds_over(connection, self._fence.partition)
-        if not over:
-            return
+    async def end_round(self, over: RoundOver, at: datetime) -> None:
+        """Write a round as done; none of its calls may be under way: it closes what is open."""
 
         async def work(transaction: Transaction) -> None:
-            await stragglers.end_rounds(transaction, over, at)
+            await stragglers.end_round(transaction, over, at)
 
         await self._write(work)
 

@@ -10,7 +10,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, null, select, type_coerce, union_all, update
 
 from orchestrator.domain.leases import Fence, Standing
 from orchestrator.store.schema import operations, partitions, replicas, terminations
@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
-_HELD = select(partitions)
-_LIVE = select(replicas)
+_STANDING = union_all(
+    select(
+        partitions.c.name,
+        partitions.c.epoch,
+        partitions.c.holder,
+        type_coerce(null(), replicas.c.partitions.type).label("partitions"),
+        type_coerce(null(), replicas.c.expires_at.type).label("expires_at"),
+    ),
+    select(replicas.c.id, null(), null(), replicas.c.partitions, replicas.c.expires_at),
+)
+"""The partitions and the replicas, as they are at one time."""
 _RENEW = (
     update(replicas)
     .where(replicas.c.id == bindparam("replica"))
@@ -75,18 +84,18 @@ class StoredLeases:
             )
             if renewed.rowcount == 0:
                 return None
-            # In this order: who joins and takes one in between does so under another epoch.
-            held = (await transaction.execute(_HELD)).all()
-            live = {row.id: row for row in await transaction.execute(_LIVE)}
+            rows = (await transaction.execute(_STANDING)).all()
+            held = [row for row in rows if row.epoch is not None]
+            live = {row.name: row for row in rows if row.epoch is None}
             if any(row.expires_at <= now for row in live.values()):
                 expired = replicas.c.id != replica, replicas.c.expires_at <= now
                 dead = delete(replicas).where(*expired).returning(replicas.c.id)
                 for name in (await transaction.execute(dead)).scalars():
                     live.pop(name, None)
-            others = [row.expires_at for row in live.values() if row.id != replica]
+            others = [row.expires_at for name, row in live.items() if name != replica]
             return Standing(
                 now=now,
-                candidates={row.id: row.partitions for row in live.values()},
+                candidates={name: row.partitions for name, row in live.items()},
                 holders={row.name: row.holder if row.holder in live else None for row in held},
                 epochs={row.name: row.epoch for row in held},
                 next_expiry_s=(min(others) - now).total_seconds() if others else math.inf,

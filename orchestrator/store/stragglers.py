@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import and_, func, insert, or_, select, update
 
 from orchestrator.domain.attempts import INTERRUPTED, TERMINATE_TASK_INSTANCE
 from orchestrator.domain.captures import LIVE
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import READ_MAX_INSTANCES, Rung, Straggler
+from orchestrator.domain.stragglers import READ_MAX_INSTANCES, RoundOver, Rung, Straggler
 from orchestrator.store.captures import write_instances
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
 from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,14 +63,12 @@ _LEFT = and_(
 _OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_TASK_INSTANCE)
 _NEXT = (
     select(_T.id, _T.region, _T.job_id, instances.c.task, instances.c.instance_index)
-    .join(instances, _LEFT)
+    .join(instances, _LEFT, isouter=True)
     .where(*_IN_A_ROUND)
-    .order_by(_T.rung_at, _T.seq, instances.c.task, instances.c.instance_index)
+    .order_by(
+        instances.c.task.is_(None), _T.rung_at, _T.seq, instances.c.task, instances.c.instance_index
+    )
     .limit(1)
-)
-_OVER = select(_T.id).where(
-    *_IN_A_ROUND,
-    ~exists().where(_LEFT),
 )
 
 
@@ -101,11 +98,15 @@ async def read(
     await transaction.execute(update(terminations).where(_T.seq == row.seq).values(changes))
 
 
-async def next_straggler(connection: AsyncConnection, partition: str) -> Straggler | None:
-    """The instance to call for next, of the round that began first."""
+async def next_in_rounds(
+    connection: AsyncConnection, partition: str
+) -> Straggler | RoundOver | None:
+    """The instance to call for next, of the round that began first; then what is over."""
     row = (await connection.execute(_NEXT, {"partition": partition})).one_or_none()
     if row is None:
         return None
+    if row.task is None:
+        return RoundOver(row.id)
     return Straggler(
         termination_id=row.id,
         region=row.region,
@@ -115,18 +116,15 @@ async def next_straggler(connection: AsyncConnection, partition: str) -> Straggl
     )
 
 
-async def rounds_over(connection: AsyncConnection, partition: str) -> list[str]:
-    """Terminations of which every instance that was left has been called for."""
-    return list((await connection.execute(_OVER, {"partition": partition})).scalars())
-
-
-async def end_rounds(transaction: Transaction, ids: Collection[str], at: datetime) -> None:
+async def end_round(transaction: Transaction, over: RoundOver, at: datetime) -> None:
     await transaction.execute(
         update(attempts)
-        .where(_OPEN, attempts.c.termination_id.in_(ids))
+        .where(_OPEN, attempts.c.termination_id == over.termination_id)
         .values(answered_at=at, outcome=INTERRUPTED)
     )
-    await transaction.execute(update(terminations).where(_T.id.in_(ids)).values(rung_done_at=at))
+    await transaction.execute(
+        update(terminations).where(_T.id == over.termination_id).values(rung_done_at=at)
+    )
 
 
 def _rows_of(straggler: Straggler) -> Any:

@@ -13,21 +13,18 @@ from sqlalchemy import (
     case,
     func,
     insert,
-    literal,
     not_,
     or_,
     select,
     true,
-    union_all,
     update,
 )
 
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced
+from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
-from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
     operation_terminations,
@@ -40,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect, Select
+    from sqlalchemy import ColumnElement, CompoundSelect
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.decisions import Decision
@@ -62,22 +59,21 @@ _SEEN = {
 
 @cache
 def _planned(*kinds: Kind) -> CompoundSelect[Any]:
-    """The rows of all kinds, each with its kind's place among them."""
-    of_each = (
-        select(terminations, literal(place).label("kind"))
-        .where(
-            HERE,
-            terminations.c.look == kind.look,
-            terminations.c.look_at.is_not(None),
-            terminations.c.state.in_(kind.states),
-            _SEEN[kind.seen],
+    return each_of(
+        *(
+            select(terminations)
+            .where(
+                HERE,
+                terminations.c.look == kind.look,
+                terminations.c.look_at.is_not(None),
+                terminations.c.state.in_(kind.states),
+                _SEEN[kind.seen],
+            )
+            .order_by(terminations.c.look_at)
+            .limit(LIMIT)
+            for kind in kinds
         )
-        .order_by(terminations.c.look_at)
-        .limit(LIMIT)
-        .subquery()
-        for place, kind in enumerate(kinds)
     )
-    return union_all(*(select(rows) for rows in of_each))
 
 
 _CAPTURED = or_(
@@ -124,38 +120,33 @@ _ANSWERED = (
 _COUNTED_AT = terminations.c.instances_observed_at
 
 
-def _draining(*conditions: ColumnElement[bool]) -> Select[Any]:
-    return (
-        select(terminations)
-        .where(
-            HERE,
-            terminations.c.state == State.DRAINING,
-            terminations.c.look == Look.SWEEP,
-            *conditions,
-        )
-        .order_by(_COUNTED_AT)
-        .limit(LIMIT)
-    )
-
-
-_NEVER_OR_LONG_AGO = (_COUNTED_AT.is_(None), _COUNTED_AT < BEFORE)
-"""In turn: each is an index scan, and databases sort NULLs to different ends."""
-_OF_ANY = [
-    _draining(terminations.c.acknowledged_at < BEFORE, counted) for counted in _NEVER_OR_LONG_AGO
-]
-_OF_OPERATIONS = [
-    _draining(
-        terminations.c.id.in_(
-            select(operation_terminations.c.termination_id).where(
-                operation_terminations.c.operation_id.in_(
-                    bindparam("operation_ids", expanding=True)
-                )
+def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
+    """Never counted, then counted long ago: two index scans, and databases sort NULLs apart."""
+    return each_of(
+        *(
+            select(terminations)
+            .where(
+                HERE,
+                terminations.c.state == State.DRAINING,
+                terminations.c.look == Look.SWEEP,
+                condition,
+                counted,
             )
-        ),
-        counted,
+            .order_by(_COUNTED_AT)
+            .limit(LIMIT)
+            for counted in (_COUNTED_AT.is_(None), _COUNTED_AT < BEFORE)
+        )
     )
-    for counted in _NEVER_OR_LONG_AGO
-]
+
+
+_OF_ANY = _draining(terminations.c.acknowledged_at < BEFORE)
+_OF_OPERATIONS = _draining(
+    terminations.c.id.in_(
+        select(operation_terminations.c.termination_id).where(
+            operation_terminations.c.operation_id.in_(bindparam("operation_ids", expanding=True))
+        )
+    )
+)
 
 
 class WorkingSet(Fenced):
@@ -167,13 +158,9 @@ class WorkingSet(Fenced):
 
     async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
         """Terminations of each kind to look at, due or not, the soonest first."""
-        asked = {"partition": self._fence.partition, "limit": limit}
         async with self._database.read() as connection:
-            rows = (await connection.execute(_planned(*kinds), asked)).mappings().all()
-        planned: dict[Kind, list[Termination]] = {kind: [] for kind in kinds}
-        for row in rows:
-            planned[kinds[row["kind"]]].append(from_row(row))
-        return planned
+            planned = await self._fetch_each(connection, _planned(*kinds), len(kinds), limit=limit)
+        return dict(zip(kinds, planned, strict=True))
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float
@@ -206,17 +193,14 @@ class WorkingSet(Fenced):
 
         Of these operations; None: of any, where the call was acknowledged before then, too.
         """
-        statements, asked = _OF_ANY, dict[str, object]()
+        statement, asked = _OF_ANY, dict[str, object]()
         if operation_ids is not None:
-            statements, asked = _OF_OPERATIONS, {"operation_ids": operation_ids}
-        found: list[Termination] = []
+            statement, asked = _OF_OPERATIONS, {"operation_ids": operation_ids}
         async with self._database.read() as connection:
-            for statement in statements:
-                left = limit - len(found)
-                found += await self._fetch(
-                    connection, statement, before=before, limit=left, **asked
-                )
-        return found
+            never, long_ago = await self._fetch_each(
+                connection, statement, 2, before=before, limit=limit, **asked
+            )
+        return [*never, *long_ago][:limit]
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""

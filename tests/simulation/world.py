@@ -50,7 +50,7 @@ SETTLE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 600.0
 ENDS_WITHIN_S: Final = 60.0
 """After the faults: a look that was put off, a job that is called again, and the settle window."""
-SOON_S: Final = 3.0
+SOON_S: Final = 2.0
 
 
 HASTY: Final[dict[str, Any]] = {
@@ -309,6 +309,7 @@ def impatience() -> Iterator[None]:
             (looks, "CALL_AGAIN_AFTER_S"),
             (prober, "COUNT_ALL_EVERY_S"),
             (partition, "PUT_OFF_S"),
+            (prober, "IDLE_MAX_S"),
             (sweeper, "SUSPECTED_S"),
         ):
             stack.enter_context(patch.object(module, name, SOON_S))

@@ -12,7 +12,7 @@ from orchestrator.domain.captures import LIVE, Capture, with_page
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import Rung
+from orchestrator.domain.stragglers import RoundOver, Rung, Straggler
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_captures import TASK, capture, found, instance, page
@@ -127,22 +127,23 @@ async def test_each_live_instance_is_called_once_a_round(
     store: WorkingSet, records: StoredRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
-    assert await store.instances.next_straggler() is None, "not read in this round yet"
+    assert await store.instances.next_in_rounds() is None, "not read in this round yet"
     await read(store, records, 1, 2)
     called = []
-    while straggler := await store.instances.next_straggler():
+    while isinstance(straggler := await store.instances.next_in_rounds(), Straggler):
         called.append(straggler.target)
         await store.instances.start(straggler, later(13))
         answer = Answer(at=later(14), outcome="accepted", request_id="r")
         await store.instances.finish(straggler, answer, again=False)
     assert called == ["a/1", "a/2"]
-    await store.instances.end_rounds(later(15))
+    assert straggler == RoundOver(ID)
+    await store.instances.end_round(RoundOver(ID), later(15))
     assert (await found(records, ID)).rung_done_at == later(15)
     await know(database, await found(records, ID), rung_at=later(80), rung_round=2)
-    assert await store.instances.next_straggler() is None
+    assert await store.instances.next_in_rounds() is None
     await read(store, records, 2, at=81)
-    straggler = await store.instances.next_straggler()
-    assert straggler is not None
+    straggler = await store.instances.next_in_rounds()
+    assert isinstance(straggler, Straggler)
     assert straggler.target == "a/2"
 
 
@@ -151,13 +152,13 @@ async def test_a_call_without_effect_is_made_again(
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_straggler()
-    assert straggler is not None
+    straggler = await store.instances.next_in_rounds()
+    assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
-    assert await store.instances.next_straggler() is None
+    assert await store.instances.next_in_rounds() == RoundOver(ID)
     answer = Answer(at=later(14), outcome="throttled", code="RequestLimitExceeded")
     await store.instances.finish(straggler, answer, again=True)
-    assert await store.instances.next_straggler() == straggler
+    assert await store.instances.next_in_rounds() == straggler
 
 
 async def test_a_call_that_was_never_answered_is_closed_with_its_round(
@@ -165,24 +166,15 @@ async def test_a_call_that_was_never_answered_is_closed_with_its_round(
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_straggler()
-    assert straggler is not None
+    straggler = await store.instances.next_in_rounds()
+    assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
     assert await store.unanswered() == [], "no TerminateJob call is in doubt"
-    await store.instances.end_rounds(later(15))
+    await store.instances.end_round(RoundOver(ID), later(15))
     record = await records.termination(ID)
     assert record is not None
     (attempt,) = record.attempts
     assert (attempt.outcome, attempt.answered_at) == ("interrupted", later(15))
-
-
-async def test_a_round_is_not_over_while_an_instance_is_left(
-    store: WorkingSet, records: StoredRecords, database: Database
-) -> None:
-    await escalated(store, records, database)
-    await read(store, records, 1)
-    await store.instances.end_rounds(later(15))
-    assert (await found(records, ID)).rung_done_at is None
 
 
 async def test_what_is_stale_is_not_written(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import EscalationPolicy, Rung
+from orchestrator.domain.stragglers import EscalationPolicy, Rung, Straggler
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
     await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
     for _ in range(2):
         await world.capture()
-    straggler = await world.store.instances.next_straggler()
-    assert straggler is not None
+    straggler = await world.store.instances.next_in_rounds()
+    assert isinstance(straggler, Straggler)
     await world.store.instances.start(straggler, world.clock.now())
     world.start()
     world.clock.advance(1)
