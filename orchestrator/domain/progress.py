@@ -1,0 +1,96 @@
+"""When an operation is over, by counts of its jobs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.durations import learnt, middle_s
+from orchestrator.domain.forecast import Forecast, slower
+from orchestrator.domain.spans import P50, P90, Span, first_s
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from orchestrator.domain.durations import Durations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One operation's jobs, as counts.
+
+    ``to_call``: those that are queued or sending.  ``last_call_s``: seconds until the last of them
+    is called: the calls up to it, those for other operations included, at the pace of calls.
+    ``down``: jobs that went down, by the bucket (``durations.bucket``) of the time from the
+    acknowledgement until seen down; jobs of other operations too, where few are.
+    ``draining``: those that drain and have no end in a forecast of their own, by the bucket of the
+    time since their acknowledgement.  ``ending``: the forecasts of the others that drain; the 32
+    with the latest p90 are enough.
+    ``held``: those that are held.  ``stalled``: those whose own forecast says so, which are not in
+    ``draining``; ``moved_at``: when one of them last moved.
+    ``down_lately``: those seen down in the last ``lately_s`` seconds.
+    """
+
+    to_call: int
+    last_call_s: float
+    down: Mapping[int, int]
+    draining: Mapping[int, int]
+    ending: Sequence[Forecast]
+    held: int
+    stalled: int
+    moved_at: datetime | None
+    down_lately: int
+    lately_s: float
+
+
+def forecast(progress: Progress, now: datetime) -> Forecast:
+    """The forecast of an operation: when the last of its jobs is over.
+
+    None is told while jobs are held or stalled: nobody knows when these end.
+    """
+    begun = progress.to_call + sum(progress.draining.values())
+    if progress.stalled and not (begun or progress.held or progress.ending):
+        return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.moved_at)
+    rate_per_s = progress.down_lately / progress.lately_s if any(progress.down.values()) else None
+    told = Forecast(made_at=now, rate_per_s=rate_per_s)
+    others = learnt(progress.down, progress.draining)
+    if progress.held or progress.stalled or (begun and others is None):
+        return told
+    return told.ending(
+        Span.of(*(_all_over_s(progress, others, now, share) for share in (P50, P90)))
+    )
+
+
+def _all_over_s(progress: Progress, others: Durations | None, now: datetime, share: float) -> float:
+    """In how many seconds all jobs are over, with this probability."""
+    lefts = [left for each in progress.ending if (left := each.as_of(now).left)]
+    groups = list(_groups(progress, share)) if others else []
+
+    def all_over(seconds: float) -> bool:
+        likely = math.prod(left.below(seconds) for left in lefts)
+        for count, call_s in groups:
+            if likely < share:
+                break
+            takes_s, passed_s = seconds - call_s, max(0.0, -call_s)
+            longer = others.longer_than(takes_s, passed_s=passed_s) if others else 0.0
+            likely *= (1 - longer) ** count
+        return likely >= share
+
+    return first_s(all_over)
+
+
+def _groups(progress: Progress, share: float) -> Iterator[tuple[int, float]]:
+    """Jobs that are called together, and in how many seconds; less than 0: so long ago.
+
+    The later a call, the likelier its job ends last: groups of 1, 1, 2, 4, 8 from the last one on.
+    """
+    after = 0
+    while after < progress.to_call:
+        count = min(max(1, after), progress.to_call - after)
+        before = 1 - (after + (count - 1) / 2) / progress.to_call
+        yield count, progress.last_call_s * before * slower(share)
+        after += count
+    for index, count in progress.draining.items():
+        yield count, -middle_s(index)

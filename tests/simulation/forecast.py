@@ -1,0 +1,405 @@
+"""``python -m tests.simulation.forecast``: how far forecasts are off, on simulated drains.
+
+A drain is looked at as the polling policy does.  At up to FORECASTS of its looks, spread evenly
+over those from the first on that finds a quarter down, its end is forecast, and each drain weighs
+the same.  Errors are shares of the whole drain, from the acknowledgement to the end, and beside it
+of what is left of it.  What is not told counts as not covered and as wrong by the whole.
+
+A quota-bound drain is an operation: most of its time its jobs wait to be called.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain import drains, progress
+from orchestrator.domain.durations import bucket
+from orchestrator.domain.forecast import of_drain
+from orchestrator.domain.jobs import InstanceCounters
+from orchestrator.domain.polling import PollPolicy, drain_look_s, relook_s
+from orchestrator.domain.progress import Progress
+from orchestrator.engine.prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestrator.domain.forecast import Forecast
+
+    Ends = Callable[[Random, int], list[float]]
+    """When each of so many instances goes down, in any unit and order."""
+
+BEGAN_AT: Final = datetime(2026, 3, 1, tzinfo=UTC)
+POLICY: Final = PollPolicy()
+FORECASTS: Final = 10
+DRAINS: Final = 125
+"""Of each family."""
+DRAIN_S: Final = (5.0, 7200.0)
+INSTANCES: Final = (1, 100_000)
+JOBS: Final = (20, 10_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """A drain that is over, and what was told of it, each with the second at which it was."""
+
+    end_s: float
+    told: list[tuple[float, Forecast]]
+    """Once a quarter was down."""
+    told_early: list[tuple[float, Forecast]]
+    """Once a tenth was."""
+
+
+# --- drains of one job ---------------------------------------------------------------------------
+
+
+def log_uniform(random: Random, least: float, most: float) -> float:
+    return math.exp(random.uniform(math.log(least), math.log(most)))
+
+
+def linear(random: Random, instances: int) -> list[float]:
+    """One after the other, after a while, at a speed that wanders."""
+    begins = random.choice([0.0, random.uniform(0, 0.2)])
+    wanders, jitter = random.uniform(0, 0.4), random.uniform(0, 0.02)
+    parts = random.randint(3, 20)
+    slowness = [random.lognormvariate(0, wanders) for _ in range(parts)]
+    steps = (slowness[rank * parts // instances] / instances for rank in range(instances))
+    return [begins + max(0.001, at + random.gauss(0, jitter)) for at in accumulate(steps)]
+
+
+def tail_heavy(random: Random, instances: int) -> list[float]:
+    """Most soon, the last ones late."""
+    spread = random.uniform(0.3, 1.5)
+    return [random.lognormvariate(0, spread) for _ in range(instances)]
+
+
+def stepwise(random: Random, instances: int) -> list[float]:
+    """In batches, of nearly one size and at nearly equal distances."""
+    uneven, jitter = random.uniform(0, 0.5), random.uniform(0, 0.3)
+    sizes = [random.lognormvariate(0, uneven) for _ in range(random.randint(4, 60))]
+    ends: list[float] = []
+    at = down = 0.0
+    for size in sizes:
+        at += max(0.05, random.gauss(1, jitter))
+        down += size / sum(sizes)
+        ends += [at] * (round(instances * down) - len(ends))
+    return ends + [at] * (instances - len(ends))
+
+
+def waiting_at_once(random: Random, instances: int) -> list[float]:
+    """Those that wait for a machine fail at once, the others go one after the other."""
+    waiting = random.uniform(0, 0.7)
+    return [
+        0.001 * random.random() if random.random() < waiting else end
+        for end in linear(random, instances)
+    ]
+
+
+def two_speeds(random: Random, instances: int) -> list[float]:
+    changes_at, slower = random.uniform(0.2, 0.9), log_uniform(random, 1 / 3, 3)
+    shares = (rank / instances for rank in range(1, instances + 1))
+    return [min(share, changes_at) + max(0.0, share - changes_at) * slower for share in shares]
+
+
+def all_alike(random: Random, instances: int) -> list[float]:
+    """None soon, most at about the same time."""
+    shape = random.uniform(0.6, 4)
+    return [random.weibullvariate(1, shape) for _ in range(instances)]
+
+
+def drain(random: Random, ends: Ends) -> Drained:
+    """A drain of which a look found a quarter down before it was over."""
+    while True:
+        instances = round(log_uniform(random, *INSTANCES))
+        unscaled = sorted(ends(random, instances))
+        scale = log_uniform(random, *DRAIN_S) / unscaled[-1]
+        ends_s = [end * scale for end in unscaled]
+        looks = _looks(random, ends_s)
+        if any(live <= 0.75 * instances for _, live in looks):
+            return _forecast_drain(instances, looks, ends_s[-1])
+
+
+def _looks(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
+    """Seconds and instances live, as one of the engine's reasons to look would show them."""
+    reason = random.randrange(4)
+    sweep_s = log_uniform(random, POLICY.sweep_min_s, POLICY.sweep_max_s)
+    watched_s = log_uniform(random, COUNT_EVERY_S, COUNT_ALL_EVERY_S)
+    looks: list[tuple[float, int]] = []
+    at = random.uniform(0, POLICY.sweep_max_s)
+    while at < ends_s[-1]:
+        looks.append((at, len(ends_s) - bisect_right(ends_s, at)))
+        if reason == 0:
+            wait_s = drain_look_s(POLICY, sweep_s=sweep_s, age_s=at)
+        elif reason == 1:
+            wait_s = _relook_s(looks)
+        else:
+            wait_s = watched_s if reason == 2 else COUNT_ALL_EVERY_S
+        at += wait_s * random.uniform(1, 1.15)
+    return looks
+
+
+def _relook_s(looks: Sequence[tuple[float, int]]) -> float:
+    (before_s, before), (after_s, after) = looks[-2:] if len(looks) > 1 else (looks[-1], looks[-1])
+    return relook_s(
+        POLICY,
+        before=InstanceCounters(running=before),
+        before_at=_at(before_s),
+        after=InstanceCounters(running=after),
+        after_at=_at(after_s),
+    )
+
+
+def _forecast_drain(instances: int, looks: Sequence[tuple[float, int]], end_s: float) -> Drained:
+    early = next(at for at, live in looks if live <= 0.9 * instances)
+    chosen = _spread([at for at, live in looks if live <= 0.75 * instances])
+    told = {}
+    history = drains.begin(BEGAN_AT, instances)
+    for at, live in looks:
+        history = drains.observe(history, _at(at), live)
+        if at == early or at in chosen:
+            told[at] = of_drain(history, None, _at(at))
+    return Drained(
+        end_s=end_s, told=[(at, told[at]) for at in chosen], told_early=[(early, told[early])]
+    )
+
+
+def _spread(times: Sequence[float]) -> list[float]:
+    """FORECASTS of these at most, from the first to the last."""
+    if len(times) <= FORECASTS:
+        return list(times)
+    return [times[index * (len(times) - 1) // (FORECASTS - 1)] for index in range(FORECASTS)]
+
+
+def _at(seconds: float) -> datetime:
+    return BEGAN_AT + timedelta(seconds=seconds)
+
+
+# --- operations ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """``calls_s``: when each job is called.  ``ends_s``: when it is seen down."""
+
+    allowed_per_s: int
+    calls_s: list[float]
+    ends_s: list[float]
+
+    def progress(self, now_s: float) -> Progress:
+        """What a database could count."""
+        called = bisect_right(self.calls_s, now_s)
+        called_lately = called - bisect_right(self.calls_s, now_s - 60)
+        long_enough = now_s >= self.calls_s[0] + 60
+        calls_per_s = max(called_lately / 60, 0.1) if long_enough else self.allowed_per_s
+        jobs = list(zip(self.calls_s[:called], self.ends_s, strict=False))
+        lately_s = max(60.0, now_s / 4)
+        return Progress(
+            to_call=len(self.calls_s) - called,
+            last_call_s=(len(self.calls_s) - called) / calls_per_s,
+            down=Counter(bucket(end - call) for call, end in jobs if end <= now_s),
+            draining=Counter(bucket(now_s - call) for call, end in jobs if end > now_s),
+            ending=(),
+            held=0,
+            stalled=0,
+            moved_at=None,
+            down_lately=sum(now_s - lately_s < end <= now_s for _, end in jobs),
+            lately_s=lately_s,
+        )
+
+
+def quota_bound(random: Random) -> Drained:
+    """Calls take at least twice as long as most drains; others' calls come first and between."""
+    while True:
+        operation = _operation(random, round(log_uniform(random, *JOBS)), drain_s=(5, 1200))
+        calls_s, takes_s = operation.calls_s, _drains_s(operation)
+        if calls_s[-1] - calls_s[0] >= 2 * statistics.median(takes_s):
+            return _forecast_operation(random, operation)
+
+
+def called_at_once(random: Random) -> Drained:
+    """Calls take less time than most drains, and nobody counts instances."""
+    while True:
+        operation = _operation(random, round(log_uniform(random, 4, 300)), drain_s=DRAIN_S)
+        calls_s, takes_s = operation.calls_s, _drains_s(operation)
+        if calls_s[-1] - calls_s[0] <= statistics.median(takes_s):
+            return _forecast_operation(random, operation)
+
+
+def _drains_s(operation: Operation) -> list[float]:
+    return [end - call for call, end in zip(operation.calls_s, operation.ends_s, strict=True)]
+
+
+def _operation(random: Random, jobs: int, *, drain_s: tuple[float, float]) -> Operation:
+    allowed_per_s = random.choice([2, 2, 10, 20])
+    pace, speed = random.uniform(0.8, 1), 1.0
+    at = random.choice([0, 0, random.uniform(0, jobs)]) / allowed_per_s
+    typical_s, spread = log_uniform(random, *drain_s), random.uniform(0.1, 1)
+    even, rare, times = random.uniform(0, 0.9), random.random(), log_uniform(random, 2, 8)
+    takes: Callable[[], float] = random.choice(
+        [
+            lambda: random.lognormvariate(0, spread),
+            lambda: random.uniform(even, 2 - even),
+            lambda: random.lognormvariate(0, 0.2) * (times if random.random() < rare else 1),
+        ]
+    )
+    calls_s, ends_s = [], []
+    for index in range(jobs):
+        if index % 50 == 0:
+            speed = min(1.0, pace * random.lognormvariate(0, 0.1))
+        at += random.uniform(0.8, 1.2) / (allowed_per_s * speed)
+        took_s = typical_s * takes()
+        sweep_s = random.uniform(POLICY.sweep_min_s, POLICY.sweep_max_s)
+        unseen_s = random.random() * drain_look_s(POLICY, sweep_s=sweep_s, age_s=took_s)
+        calls_s.append(at)
+        ends_s.append(at + took_s + unseen_s)
+    return Operation(allowed_per_s, calls_s, ends_s)
+
+
+def _forecast_operation(random: Random, operation: Operation) -> Drained:
+    ends_s = sorted(operation.ends_s)
+    tenth_s, quarter_s = (ends_s[math.ceil(len(ends_s) * share) - 1] for share in (0.1, 0.25))
+    step_s = (ends_s[-1] - quarter_s) / FORECASTS
+
+    def told(at: float) -> tuple[float, Forecast]:
+        return at, progress.forecast(operation.progress(at), _at(at))
+
+    return Drained(
+        end_s=ends_s[-1],
+        told=[told(quarter_s + step_s * (index + random.random())) for index in range(FORECASTS)],
+        told_early=[told(tenth_s)],
+    )
+
+
+# --- how far off they were -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """One forecast beside the end; ``weight`` sums up to 1 over a drain."""
+
+    weight: float
+    within_p50: bool
+    within_p90: bool
+    of_whole: float
+    """By what share of the whole p50 was off."""
+    of_left: float
+    told: bool
+
+    @classmethod
+    def of(cls, at: float, told: Forecast, end_s: float, *, weight: float) -> Miss:
+        if told.p50_at is None or told.p90_at is None:
+            off_s, p50, p90 = end_s, False, False
+        else:
+            off_s = abs((told.p50_at - _at(end_s)).total_seconds())
+            p50, p90 = told.p50_at >= _at(end_s), told.p90_at >= _at(end_s)
+        return cls(
+            weight=weight,
+            within_p50=p50,
+            within_p90=p90,
+            of_whole=off_s / end_s,
+            of_left=off_s / (end_s - at),
+            told=told.p50_at is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table; all but ``drains`` in per cent."""
+
+    drains: int
+    within_p90: float
+    within_p50: float
+    off: float
+    """Median error of p50, of the whole."""
+    off_left: float
+    told: float
+
+    @classmethod
+    def of(cls, misses: Sequence[Miss]) -> Row:
+        whole = sum(miss.weight for miss in misses)
+        return cls(
+            drains=round(whole),
+            within_p90=100 * sum(miss.weight for miss in misses if miss.within_p90) / whole,
+            within_p50=100 * sum(miss.weight for miss in misses if miss.within_p50) / whole,
+            off=100 * _median((miss.of_whole, miss.weight) for miss in misses),
+            off_left=100 * _median((miss.of_left, miss.weight) for miss in misses),
+            told=100 * sum(miss.weight for miss in misses if miss.told) / whole,
+        )
+
+    @property
+    def on_target(self) -> bool:
+        return 85 <= self.within_p90 <= 95 and self.off < 20
+
+    def __str__(self) -> str:
+        return (
+            f"{self.drains:6} {self.within_p90:7.1f} {self.within_p50:7.1f} {self.off:8.1f} "
+            f"{self.off_left:8.1f} {self.told:7.1f}"
+        )
+
+
+def _median(weighted: Iterable[tuple[float, float]]) -> float:
+    ordered = sorted(weighted)
+    passed = list(accumulate(weight for _, weight in ordered))
+    return ordered[bisect_left(passed, passed[-1] / 2)][0]
+
+
+def _of(ends: Ends) -> Callable[[Random], Drained]:
+    return lambda random: drain(random, ends)
+
+
+FAMILIES: Final[dict[str, Callable[[Random], Drained]]] = {
+    "linear": _of(linear),
+    "tail-heavy": _of(tail_heavy),
+    "stepwise": _of(stepwise),
+    "quota-bound": quota_bound,
+}
+OTHERS: Final[dict[str, Callable[[Random], Drained]]] = {
+    "waiting ones at once": _of(waiting_at_once),
+    "two speeds": _of(two_speeds),
+    "all alike": _of(all_alike),
+    "called at once": called_at_once,
+}
+"""What the four leave out; the target says nothing of them."""
+
+
+def measure(name: str, *, seeds: range) -> tuple[list[Miss], list[Miss]]:
+    """The misses of one family's drains, one a seed: once a quarter was down, and a tenth."""
+    family = (FAMILIES | OTHERS)[name]
+    misses: list[Miss] = []
+    early: list[Miss] = []
+    for seed in seeds:
+        drained = family(Random(f"{name} {seed}"))
+        for told, into in ((drained.told, misses), (drained.told_early, early)):
+            into += [
+                Miss.of(at, forecast, drained.end_s, weight=1 / len(told)) for at, forecast in told
+            ]
+    return misses, early
+
+
+def main() -> int:
+    titles = "drains  in p90  in p50  p50 off  of left    told"
+    print(f"{'':22}{titles}   (%; once a quarter is down)")
+    target: list[Miss] = []
+    early_rows = []
+    for name in FAMILIES | OTHERS:
+        misses, early = measure(name, seeds=range(DRAINS))
+        print(f"{name:22}{Row.of(misses)}")
+        early_rows.append(f"{name:22}{Row.of(early)}")
+        if name in FAMILIES:
+            target += misses
+    row = Row.of(target)
+    print(f"{'the first four':22}{row}")
+    print(f"\n{'':22}{titles}   (once a tenth is down)", *early_rows, sep="\n")
+    return 0 if row.on_target else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""How well ends are foretold, on drains that no constant was fitted to."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from tests.simulation.forecast import DRAINS, FAMILIES, OTHERS, Miss, Row, measure
+
+SEEDS = range(DRAINS)
+
+
+@cache
+def misses(name: str) -> list[Miss]:
+    return measure(name, seeds=SEEDS)[0]
+
+
+@pytest.mark.timeout(300)
+def test_of_500_drains_p90_covers_85_to_95_per_cent_and_p50_is_less_than_20_off() -> None:
+    row = Row.of([miss for name in FAMILIES for miss in misses(name)])
+    assert row.drains == 500
+    assert row.on_target, row
+    assert row.told > 99, row
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_is_sane(name: str) -> None:
+    row = Row.of(misses(name))
+    assert row.drains == DRAINS
+    assert 75 <= row.within_p90 < 100, row
+    assert row.off < 35, row
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_are_drains_of_other_kinds(name: str) -> None:
+    row = Row.of(measure(name, seeds=range(40))[0])
+    assert 70 <= row.within_p90 < 100, row
+    assert row.off < 40, row
