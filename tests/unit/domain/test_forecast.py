@@ -54,7 +54,7 @@ def test_an_even_drain_goes_on_as_it_did(until_s: int) -> None:
     forecast = of_drain(even(until_s), None, later(until_s))
     p50_s, p90_s = ends_s(forecast)
     assert p50_s == pytest.approx(100, abs=0.1 * (100 - until_s))
-    assert p50_s < p90_s < 100 + 0.5 * (100 - until_s)
+    assert p50_s + 0.2 * (100 - until_s) < p90_s < 100 + 0.5 * (100 - until_s)
     assert forecast.rate_per_s == pytest.approx(10, rel=0.1)
     assert forecast.stalled_since is None
 
