@@ -21,6 +21,7 @@ from orchestrator.domain.explain import Surroundings
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
+from orchestrator.domain.progress import forecast
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.quota import Rate
     from orchestrator.services.certification import Certification
-    from orchestrator.services.ports import Records, TerminationRecord
+    from orchestrator.services.ports import OperationRecord, Records, TerminationRecord
     from orchestrator.services.submission import Submission
 
     E = TypeVar("E", bound=StrEnum)
@@ -116,7 +117,7 @@ async def submit(request: web.Request) -> web.Response:
     headers = {"Location": location, "Retry-After": "1"}
     if created.replayed:
         headers["Idempotency-Replayed"] = "true"
-    body = await _operation(context, created.operation_id)
+    body = await _operation(context, await _found_operation(context, created.operation_id))
     return web.json_response(body, status=202, headers=headers)
 
 
@@ -159,11 +160,20 @@ async def _body(request: web.Request) -> bytes:
         raise Problem(400, "body-incomplete", "The body did not arrive", detail) from error
 
 
-async def _operation(context: Context, operation_id: str) -> dict[str, object]:
+async def _found_operation(context: Context, operation_id: str) -> OperationRecord:
     record = await context.records.operation(operation_id)
     if record is None:
         raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
-    return schemas.operation(record, context.rate(record.partition, record.allowed_per_s))
+    return record
+
+
+async def _operation(context: Context, record: OperationRecord) -> dict[str, object]:
+    """With when it is over: nobody knows while its partition's calls fail."""
+    rate = context.rate(record.partition, record.allowed_per_s)
+    if record.finished_at is not None or record.trouble is not None or rate is None:
+        return schemas.operation(record, rate, None)
+    progress = await context.records.progress(record, rate.allowed_per_s)
+    return schemas.operation(record, rate, forecast(progress, context.now()))
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -180,10 +190,7 @@ async def list_operations(request: web.Request) -> web.Response:
     return _list(
         request,
         "operations",
-        [
-            schemas.operation(record, context.rate(record.partition, record.allowed_per_s))
-            for record in records
-        ],
+        [await _operation(context, record) for record in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -192,7 +199,7 @@ async def get_operation(request: web.Request) -> web.Response:
     _known(request)
     context = request.app[CONTEXT]
     operation_id = request.match_info["id"]
-    body = await _operation(context, operation_id)
+    body = await _operation(context, await _found_operation(context, operation_id))
     context.watched(operation_id)
     return web.json_response(body)
 
@@ -200,7 +207,7 @@ async def get_operation(request: web.Request) -> web.Response:
 async def list_operation_terminations(request: web.Request) -> web.Response:
     _known(request, *PAGING, "state")
     operation_id = request.match_info["id"]
-    await _operation(request.app[CONTEXT], operation_id)
+    await _found_operation(request.app[CONTEXT], operation_id)
     return await _terminations(request, operation_id)
 
 
@@ -277,7 +284,7 @@ async def list_instances(request: web.Request) -> web.Response:
 
 async def list_operation_events(request: web.Request) -> web.Response:
     operation_id = request.match_info["id"]
-    await _operation(request.app[CONTEXT], operation_id)
+    await _found_operation(request.app[CONTEXT], operation_id)
     return await _events(request, operation_id=operation_id)
 
 

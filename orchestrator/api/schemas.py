@@ -13,6 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from orchestrator.api.problems import Problem
 from orchestrator.domain.coverage import missed
 from orchestrator.domain.explain import explain
+from orchestrator.domain.foretelling import told
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from orchestrator.domain.explain import Surroundings
+    from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import (
@@ -176,7 +178,9 @@ def timestamp(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def operation(record: OperationRecord, rate: Rate | None) -> dict[str, object]:
+def operation(
+    record: OperationRecord, rate: Rate | None, told: Forecast | None
+) -> dict[str, object]:
     """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
     return {
@@ -206,6 +210,7 @@ def operation(record: OperationRecord, rate: Rate | None) -> dict[str, object]:
                 "configured_per_s": rate and rate.configured_per_s,
                 "used_per_s": record.calls_per_s,
             },
+            **_forecast(told),
             "observed_at": timestamp(record.observed_at),
         },
     }
@@ -214,6 +219,7 @@ def operation(record: OperationRecord, rate: Rate | None) -> dict[str, object]:
 def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
     t, now = record.termination, surroundings.now
     why = explain(t, surroundings)
+    turn_at = None if record.trouble else why.next_action_at
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -231,12 +237,25 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
+        **_forecast(told(t, turn_at, record.others, now)),
         "observed_at": timestamp(t.observed_at),
         "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
         "error": asdict(t.problem) if t.problem else None,
         "created_at": timestamp(t.created_at),
         "give_up_at": timestamp(t.give_up_at),
         "finished_at": timestamp(t.finished_at),
+    }
+
+
+def _forecast(told: Forecast | None) -> dict[str, object]:
+    """What can be told; each is null where nothing can."""
+    if told is None:
+        return {"eta": None, "rate_per_s": None, "stalled_since": None}
+    p50, p90 = timestamp(told.p50_at), timestamp(told.p90_at)
+    return {
+        "eta": {"p50": p50, "p90": p90} if p50 else None,
+        "rate_per_s": told.rate_per_s,
+        "stalled_since": timestamp(told.stalled_since),
     }
 
 

@@ -5,13 +5,10 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN
 from orchestrator.domain.operations import Outcome
 
 TOTAL: Final = "total"
-GOING_DOWN: Final = frozenset(
-    {State.DRAINING, State.SETTLING, State.NOT_FOUND, *STATES_THAT_COUNT_AS_DOWN}
-)
 
 
 class _Answer(BaseModel):
@@ -36,12 +33,21 @@ class QuotaUse(_Answer):
     used_per_s: float
 
 
+class Eta(_Answer):
+    """It is over by then in half and in 90 % of all cases."""
+
+    p50: datetime
+    p90: datetime
+
+
 class Progress(_Answer):
     """How far an operation is; ``jobs`` has the total and a count for each state."""
 
     jobs: dict[str, int]
     instances: Instances
     quota: QuotaUse
+    eta: Eta | None = None
+    stalled_since: datetime | None = None
     observed_at: datetime | None
 
 
@@ -74,14 +80,6 @@ class Operation(_Answer):
     @property
     def done(self) -> int:
         return sum(self.progress.jobs.get(state, 0) for state in FINAL_STATES)
-
-    @property
-    def live_going_down(self) -> int | None:
-        """The live instances; None unless they are all there are, and all of them go down."""
-        instances = self.progress.instances
-        if instances.jobs_not_counted or self.jobs_by_state().keys() - GOING_DOWN:
-            return None
-        return instances.live
 
     @property
     def elapsed_s(self) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rich.console import Group
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.answers import Operation
 
+SECONDS_MATTER_S: Final = 100.0
 NARROW: Final = 72
 """Columns below which there is no room for bars beside their texts."""
 
@@ -26,7 +29,7 @@ NARROW: Final = 72
 class Display(Protocol):
     """Where progress is shown."""
 
-    def show(self, operation: Operation, down_in_s: float | None) -> None: ...
+    def show(self, operation: Operation) -> None: ...
 
     def say(self, sentence: str) -> None: ...
 
@@ -48,11 +51,12 @@ class Lines:
         self._console = console
         self._last: object = None
 
-    def show(self, operation: Operation, down_in_s: float | None) -> None:
-        counts = (operation.progress.jobs, operation.progress.instances)
-        if counts != self._last:
-            self._last = counts
-            printing.line(self._console, as_line(operation, down_in_s))
+    def show(self, operation: Operation) -> None:
+        progress = operation.progress
+        seen = (progress.jobs, progress.instances, progress.stalled_since)
+        if seen != self._last:
+            self._last = seen
+            printing.line(self._console, as_line(operation))
 
     def say(self, sentence: str) -> None:
         printing.line(self._console, printing.clean(sentence))
@@ -64,13 +68,11 @@ class Bars:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, operation: Operation, down_in_s: float | None) -> None:
+    def show(self, operation: Operation) -> None:
         if self._live.console.width < NARROW:
-            self._live.update(Text(as_line(operation, down_in_s)))
+            self._live.update(Text(as_line(operation)))
             return
-        self._live.update(
-            Group(_bars(operation), Text(_times(operation, down_in_s)), _states(operation))
-        )
+        self._live.update(Group(_bars(operation), Text(_times(operation)), _states(operation)))
 
     def say(self, sentence: str) -> None:
         printing.line(self._live.console, printing.clean(sentence))
@@ -97,13 +99,13 @@ def _bars(operation: Operation) -> Progress:
     return bars
 
 
-def as_line(operation: Operation, down_in_s: float | None) -> str:
+def as_line(operation: Operation) -> str:
     """All of it in one line."""
     parts = (
         f"{_jobs(operation)} jobs done",
         f"{_instances(operation)} instances down",
         quota(operation),
-        _times(operation, down_in_s),
+        _times(operation),
     )
     return f"{', '.join(parts)}: {states(operation)}"
 
@@ -127,11 +129,15 @@ def quota(operation: Operation) -> str:
     return f"{printing.clean(used.action)} {used.used_per_s:.1f} of {allowed} a second{configured}"
 
 
-def _times(operation: Operation, down_in_s: float | None) -> str:
+def _times(operation: Operation) -> str:
     elapsed = f"{duration(operation.elapsed_s)} elapsed"
-    if down_in_s is None:
+    eta, stalled_since = operation.progress.eta, operation.progress.stalled_since
+    if stalled_since is not None:
+        return f"{elapsed}, stalled since {stalled_since.astimezone(UTC):%H:%M} UTC"
+    if eta is None:
         return elapsed
-    return f"{elapsed}, instances down in ~{duration(down_in_s)}"
+    p50, p90 = (roughly((at - datetime.now(UTC)).total_seconds()) for at in (eta.p50, eta.p90))
+    return f"{elapsed}, over in {p50} (90 %: {p90})"
 
 
 def states(operation: Operation) -> str:
@@ -141,6 +147,13 @@ def states(operation: Operation) -> str:
 
 def _states(operation: Operation) -> Text:
     return Text(states(operation), style="dim")
+
+
+def roughly(seconds: float) -> str:
+    """``8 s``, ``4 min``, ``2 h 5 min``."""
+    if seconds < SECONDS_MATTER_S:
+        return duration(max(0.0, seconds))
+    return duration(60 * math.ceil(seconds / 60)).removesuffix(" 0 s")
 
 
 def duration(seconds: float) -> str:

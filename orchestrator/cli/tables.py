@@ -55,7 +55,7 @@ def summary(operation: Operation) -> Iterator[str]:
     yield f"where      account {clean(operation.account)}, region {clean(operation.region)}"
     yield f"reason     {clean(operation.reason)}"
     yield f"asked for  by {clean(operation.requested_by)} at {_time(operation.created_at)}"
-    yield f"progress   {displays.as_line(operation, None)}"
+    yield f"progress   {displays.as_line(operation)}"
     if progress.observed_at:
         yield f"seen       at {_time(progress.observed_at)}"
 

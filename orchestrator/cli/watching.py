@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli import tables
@@ -24,37 +22,14 @@ if TYPE_CHECKING:
     from orchestrator.cli.displays import Display
 
 POLL_S: Final = 1.0
-WINDOW_S: Final = 30.0
 FIRST_STATUS_OF_THE_SERVER: Final = 500
-
-
-class Pace:
-    """How fast instances went down over the last half minute."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def down_in_s(self, operation: Operation, *, at_s: float) -> float | None:
-        """How long the live instances take to go down at this pace; None: nobody can know."""
-        live = operation.live_going_down
-        if not live:
-            self._seen.clear()
-            return None
-        self._seen.append((at_s, live))
-        while at_s - self._seen[0][0] > WINDOW_S:
-            self._seen.popleft()
-        since_s, live_then = self._seen[0]
-        if live >= live_then:
-            return None
-        return live * (at_s - since_s) / (live_then - live)
 
 
 async def watch(api: Api, operation: Operation, console: Console) -> Operation:
     """Show progress until the operation is finished, through absences of the daemon."""
-    pace = Pace()
     with display(console) as shown:
         while True:
-            shown.show(operation, pace.down_in_s(operation, at_s=time.monotonic()))
+            shown.show(operation)
             if operation.finished:
                 return operation
             await asyncio.sleep(POLL_S)

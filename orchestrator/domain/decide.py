@@ -19,6 +19,7 @@ from orchestrator.domain.decisions import (
     problem_of,
 )
 from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.foretelling import with_forecast
 from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.looks import on_job, on_look_failed
@@ -63,7 +64,8 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
             decision = moved(termination, Event.WITHDRAWN, now)
         case _:
             assert_never(seen)
-    return _bounded_by_deadline(decision, now)
+    decision = _bounded_by_deadline(decision, now)
+    return replace(decision, after=with_forecast(termination, decision.after, now, policy.others))
 
 
 def _on_call_failed(

@@ -14,6 +14,7 @@ from orchestrator.domain.stragglers import Rung
 from orchestrator.domain.terminations import Look, Termination
 
 if TYPE_CHECKING:
+    from orchestrator.domain.durations import Durations
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.polling import PollPolicy
     from orchestrator.domain.stragglers import EscalationPolicy
@@ -33,6 +34,7 @@ class Policy:
     """What :func:`decide` may know beside the termination itself.
 
     ``sweep_s`` is the present interval between sweeps, ``jitter`` one draw from [0, 1).
+    ``others``: how long drains take, where it is known of any.
     """
 
     poll: PollPolicy
@@ -41,6 +43,7 @@ class Policy:
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
+    others: Durations | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,13 +150,13 @@ def _explain_sending(termination: Termination, around: Surroundings) -> Explanat
 def _explain_draining(termination: Termination, around: Surroundings) -> Explanation:
     if termination.call_at is not None:
         turn = _turn(termination, termination.call_at, around)
-        why = f"it ran on or was revived after its last call: {_job_state(termination)}"
+        why = f"it ran on or was revived after its last call: {_standing(termination)}"
         return replace(turn, waiting_for=f"{turn.waiting_for}; {why}")
     by_hand = f"; meanwhile a person can {_by_hand(termination)}"
     return _look(
         termination,
         around,
-        f"{_left(termination)}; {_job_state(termination)}{_escalated(termination)}",
+        f"{_left(termination)}; {_standing(termination)}{_escalated(termination)}",
         "look again; call it down when the job is finished and no instance is live"
         + (by_hand if termination.rung is Rung.PERSON else ""),
     )
@@ -183,6 +183,12 @@ def _by_hand(termination: Termination) -> str:
         f"{job_id} --TaskName TASK --TaskInstanceIndex INDEX, or, where nothing else runs there, "
         f"its machine: tccli cvm TerminateInstances --region {region} --InstanceIds '[\"ins-...\"]'"
     )
+
+
+def _standing(termination: Termination) -> str:
+    since = termination.forecast and termination.forecast.stalled_since
+    stalled = f"; nothing has moved since {_time(since)}" if since else ""
+    return f"{_job_state(termination)}{stalled}"
 
 
 def _left(termination: Termination) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.durations import learnt, middle_s
@@ -23,6 +23,8 @@ class Progress:
 
     ``to_call``: those that are queued or sending.  ``last_call_s``: seconds until the last of them
     is called: the calls up to it, those for other operations included, at the pace of calls.
+    ``begins_at``: when the calls begin, if later than now (``not_before``); ``last_call_s`` counts
+    from then on.
     ``down``: jobs that went down, by the bucket (``durations.bucket``) of the time from the
     acknowledgement until seen down; jobs of other operations too, where few are.
     ``draining``: those that drain and have no end in a forecast of their own, by the bucket of the
@@ -35,6 +37,7 @@ class Progress:
 
     to_call: int
     last_call_s: float
+    begins_at: datetime | None = None
     down: Mapping[int, int]
     draining: Mapping[int, int]
     ending: Sequence[Forecast]
@@ -48,7 +51,8 @@ class Progress:
 def forecast(progress: Progress, now: datetime) -> Forecast:
     """The forecast of an operation: when the last of its jobs is over.
 
-    None is told while jobs are held or stalled: nobody knows when these end.
+    None is told while jobs are held or stalled, for nobody knows when these end, nor once all are
+    down.
     """
     begun = progress.to_call + sum(progress.draining.values())
     if progress.stalled and not (begun or progress.held or progress.ending):
@@ -56,17 +60,21 @@ def forecast(progress: Progress, now: datetime) -> Forecast:
     rate_per_s = progress.down_lately / progress.lately_s if any(progress.down.values()) else None
     told = Forecast(made_at=now, rate_per_s=rate_per_s)
     others = learnt(progress.down, progress.draining)
-    if progress.held or progress.stalled or (begun and others is None):
+    nobody_knows = progress.held or progress.stalled or (begun and others is None)
+    if nobody_knows or not (begun or progress.ending):
         return told
-    return told.ending(
-        Span.of(*(_all_over_s(progress, others, now, share) for share in (P50, P90)))
-    )
+    begins_at = max(now, progress.begins_at or now)
+    wait_s = (begins_at - now).total_seconds()
+    spans = (_all_over_s(progress, others, now, wait_s, share) for share in (P50, P90))
+    return replace(replace(told, made_at=begins_at).ending(Span.of(*spans)), made_at=now)
 
 
-def _all_over_s(progress: Progress, others: Durations | None, now: datetime, share: float) -> float:
-    """In how many seconds all jobs are over, with this probability."""
+def _all_over_s(
+    progress: Progress, others: Durations | None, now: datetime, wait_s: float, share: float
+) -> float:
+    """In how many seconds after calls begin all jobs are over, with this probability."""
     lefts = [left for each in progress.ending if (left := each.as_of(now).left)]
-    groups = list(_groups(progress, share)) if others else []
+    groups = list(_groups(progress, wait_s, share)) if others else []
 
     def all_over(seconds: float) -> bool:
         likely = math.prod(left.below(seconds) for left in lefts)
@@ -78,10 +86,10 @@ def _all_over_s(progress: Progress, others: Durations | None, now: datetime, sha
             likely *= (1 - longer) ** count
         return likely >= share
 
-    return first_s(all_over)
+    return first_s(lambda seconds: all_over(wait_s + seconds))
 
 
-def _groups(progress: Progress, share: float) -> Iterator[tuple[int, float]]:
+def _groups(progress: Progress, wait_s: float, share: float) -> Iterator[tuple[int, float]]:
     """Jobs that are called together, and in how many seconds; less than 0: so long ago.
 
     The later a call, the likelier its job ends last: groups of 1, 1, 2, 4, 8 from the last one on.
@@ -90,7 +98,7 @@ def _groups(progress: Progress, share: float) -> Iterator[tuple[int, float]]:
     while after < progress.to_call:
         count = min(max(1, after), progress.to_call - after)
         before = 1 - (after + (count - 1) / 2) / progress.to_call
-        yield count, progress.last_call_s * before * slower(share)
+        yield count, wait_s + progress.last_call_s * before * slower(share)
         after += count
     for index, count in progress.draining.items():
         yield count, -middle_s(index)

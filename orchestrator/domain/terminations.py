@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.captures import Capture
+    from orchestrator.domain.drains import History
+    from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
     from orchestrator.domain.machines import Machines
     from orchestrator.domain.problems import Problem
@@ -99,6 +101,10 @@ class Termination:
     settle_until: datetime | None = None
     problem: Problem | None = None
     finished_at: datetime | None = None
+    history: History | None = None
+    """Of its drain, once its instances were counted."""
+    forecast: Forecast | None = None
+    """As at the last count; :func:`orchestrator.domain.foretelling.told` is what to tell."""
 
     moved_at: datetime | None = None
     """When a count last showed another number of live instances than the one before."""

@@ -14,6 +14,7 @@ from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
+from orchestrator.domain.learning import Learning
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.problems import Problem
@@ -88,6 +89,7 @@ class Partition:
     """Codes of the present trouble: failures that alternate are logged once each."""
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
+    _learning: Learning = field(init=False, default_factory=Learning)
 
     def __post_init__(self) -> None:
         now = self.clock.monotonic()
@@ -130,6 +132,7 @@ class Partition:
             escalation=self.escalation,
             sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
             jitter=self.random.random(),
+            others=self._learning.durations(self.clock.now()),
         )
 
     async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
@@ -141,8 +144,9 @@ class Partition:
             self.decided(row, decision)
 
     def decided(self, before: Termination, decision: Decision) -> None:
-        """Wake the loops that it gives something to do; the sweeps adapt to how many jobs end."""
+        """Wake the loops that it gives something to do, and learn when jobs end and how many."""
         self.wakes.decided(before, decision.after)
+        self._learning.decided(decision)
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())
 

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from orchestrator.domain.durations import Durations
     from orchestrator.domain.jobs import JobState
     from orchestrator.domain.lifecycle import State
     from orchestrator.domain.machines import Sight
     from orchestrator.domain.operations import NewOperation, Outcome
     from orchestrator.domain.problems import Problem
+    from orchestrator.domain.progress import Progress
     from orchestrator.domain.terminations import Termination
 
 
@@ -59,6 +61,8 @@ class OperationRecord:
     """TerminateJob calls a second of its partition, over the last ten seconds."""
     allowed_per_s: int | None
     """As many as the cloud allows its partition at present; None: as many as are configured."""
+    trouble: Problem | None
+    """Why its partition's calls fail now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,8 @@ class AttemptRecord:
 class TerminationRecord:
     """A termination as stored; ``ahead`` jobs of its partition are called before it.
 
-    It is counted for a termination asked for by itself, and None in lists.
+    It is counted for a termination asked for by itself, and None in lists; ``others``, how long
+    drains of its partition took of late, is known for one that is queued then.
     """
 
     seq: int
@@ -86,6 +91,7 @@ class TerminationRecord:
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
     ahead: int | None
+    others: Durations | None
     trouble: Problem | None
     allowed_per_s: int | None
     """As of an operation."""
@@ -170,6 +176,9 @@ class Records(Protocol):
         self, *, after: int, limit: int, finished: bool | None, account: str | None
     ) -> list[OperationRecord]:
         """Newest first, below sequence number ``after``."""
+
+    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
+        """How far the jobs of an operation are; so many calls a second are allowed."""
 
     async def termination(self, termination_id: str) -> TerminationRecord | None: ...
 

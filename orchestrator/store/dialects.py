@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
-from sqlalchemy import event, func, select, text
+from sqlalchemy import Integer, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -150,6 +150,28 @@ class greatest(ReturnTypeFromArgs[Any]):  # noqa: N801 - named as the SQL functi
 @compiles(greatest, "sqlite")
 def _greatest_in_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
     return f"max({compiler.process(element.clauses, **kw)})"
+
+
+class whole_seconds(FunctionElement[int]):  # noqa: N801 - named as a SQL function
+    """From the second of its arguments to the first, rounded down; both are times."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(whole_seconds)
+def _whole_seconds(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
+    until, since = (compiler.process(each, **kw) for each in element.clauses)
+    return f"CAST(floor(extract(epoch FROM {until} - {since})) AS INTEGER)"
+
+
+@compiles(whole_seconds, "sqlite")
+def _whole_seconds_in_sqlite(
+    element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any
+) -> str:
+    until, since = (compiler.process(each, **kw) for each in element.clauses)
+    # A day is told to some 50 microseconds only.
+    return f"CAST(round((julianday({until}) - julianday({since})) * 86400, 3) AS INTEGER)"
 
 
 _PRAGMAS: Final = """

@@ -25,6 +25,7 @@ from orchestrator.services.ports import (
     TerminationRecord,
 )
 from orchestrator.store import operations as submission
+from orchestrator.store import progress
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.operations import NewOperation
+    from orchestrator.domain.progress import Progress
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
@@ -109,6 +111,10 @@ class StoredRecords:
                 for row in rows
             ]
 
+    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
+        async with self._database.read() as connection:
+            return await progress.gather(connection, operation, calls_per_s, self._now())
+
     async def termination(self, termination_id: str) -> TerminationRecord | None:
         query = select(terminations).where(terminations.c.id == termination_id)
         async with self._database.read() as connection:
@@ -116,7 +122,10 @@ class StoredRecords:
             found = await _termination_records(connection, rows)
             if not found:
                 return None
-            return replace(found[0], ahead=await _ahead(connection, rows[0], self._now()))
+            ahead = await _ahead(connection, rows[0], self._now())
+            queued = rows[0].state == State.QUEUED
+            others = await progress.others(connection, rows[0].partition) if queued else None
+            return replace(found[0], ahead=ahead, others=others)
 
     async def terminations(
         self,
@@ -261,6 +270,7 @@ async def _operation(
         partition=row.partition,
         calls_per_s=(sent or 0) / RATE_WINDOW_S,
         allowed_per_s=condition and condition.allowed_per_s,
+        trouble=_trouble(condition),
     )
 
 
@@ -286,6 +296,7 @@ async def _termination_records(
             operation_ids=tuple(asked_by[row.id]),
             attempts=tuple(tried[row.id]),
             ahead=None,
+            others=None,
             trouble=_trouble(condition),
             allowed_per_s=condition and condition.allowed_per_s,
         )

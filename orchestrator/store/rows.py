@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.captures import Capture
+from orchestrator.domain.drains import History
+from orchestrator.domain.forecast import Forecast
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskSubmitted
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
@@ -48,6 +50,12 @@ SET_BY_ENGINE: Final = (
     "rung",
     "rung_at",
     "rung_round",
+    "history",
+    "forecast_made_at",
+    "forecast_rate_per_s",
+    "forecast_p50_at",
+    "forecast_p90_at",
+    "forecast_stalled_since",
 )
 """The columns that a decision changes; the others belong to the request, or to the loops that read
 instances and machines and call what is left of them.
@@ -57,6 +65,7 @@ make it longer at any time, also while a decision is under way that knows nothin
 """
 _CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
 _MACHINES: Final = ("total", "up", "gone", "listed", "observed_at")
+_FORECAST: Final = ("made_at", "rate_per_s", "p50_at", "p90_at", "stalled_since")
 
 
 def to_row(termination: Termination) -> dict[str, Any]:
@@ -74,6 +83,9 @@ def to_row(termination: Termination) -> dict[str, Any]:
     machines = row.pop("machines")
     row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
     row["machines_problem"] = asdict(machines.problem) if machines.problem else None
+    row["history"] = _history_to_row(termination.history) if termination.history else None
+    forecast = row.pop("forecast")
+    row |= {f"forecast_{name}": forecast and getattr(forecast, name) for name in _FORECAST}
     return row
 
 
@@ -95,6 +107,8 @@ def from_row(row: Mapping[str, Any]) -> Termination:
         **{name: row[f"machines_{name}"] for name in _MACHINES},
         problem=Problem(**row["machines_problem"]) if row["machines_problem"] else None,
     )
+    values["history"] = _history(row["history"]) if row["history"] else None
+    values["forecast"] = forecast_from_row(row) if row["forecast_made_at"] else None
     return Termination(**values)
 
 
@@ -110,6 +124,19 @@ def _capture(row: dict[str, Any]) -> Capture:
     tasks = tuple(TaskSubmitted(**task) for task in row["tasks"])
     problem = Problem(**row["problem"]) if row["problem"] else None
     return Capture(**row | times | {"tasks": tasks, "problem": problem})
+
+
+def _history_to_row(history: History) -> dict[str, Any]:
+    # Written with every decision, and asdict copies deeply.
+    return {name: getattr(history, name) for name in History.__dataclass_fields__}
+
+
+def _history(row: dict[str, Any]) -> History:
+    return History(**row | {"samples": tuple((at, live) for at, live in row["samples"])})
+
+
+def forecast_from_row(row: Mapping[str, Any]) -> Forecast:
+    return Forecast(**{name: row[f"forecast_{name}"] for name in _FORECAST})
 
 
 def _text(time: datetime | None) -> str | None:

@@ -150,6 +150,12 @@ terminations = Table(
     Column("reading", JSON(none_as_null=True)),
     Column("reading_at", UtcDateTime),
     Column("read_at", UtcDateTime),
+    Column("history", JSON(none_as_null=True)),
+    Column("forecast_made_at", UtcDateTime),
+    Column("forecast_rate_per_s", Float),
+    Column("forecast_p50_at", UtcDateTime),
+    Column("forecast_p90_at", UtcDateTime),
+    Column("forecast_stalled_since", UtcDateTime),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(

@@ -437,6 +437,34 @@ async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Pat
             assert taught["allowed_per_s"] < taught["configured_per_s"] == 50
 
 
+async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) -> None:
+    """Of the operation and of the job; both in the future, and none once it is over."""
+    jobs = {"ids": ["job-slow0001"], "instances": 50, "drain_s": 5.0}
+    async with served(tmp_path, jobs) as rest:
+        accepted = await rest.accepted("job-slow0001", not_before=None)
+        assert accepted["progress"]["eta"] is None
+        path = f"{OPERATIONS}/{accepted['id']}"
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                progress = (await rest.get(path)).document["progress"]
+                if progress["eta"] is not None:
+                    break
+                await asyncio.sleep(0.05)
+        (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
+        for told in (progress, job):
+            asked_at = datetime.now(UTC) - timedelta(seconds=1)
+            p50, p90 = (datetime.fromisoformat(told["eta"][share]) for share in ("p50", "p90"))
+            assert asked_at < p50 <= p90 < asked_at + timedelta(seconds=60)
+            assert told["stalled_since"] is None
+        assert job["rate_per_s"] > 0
+        (listed,) = (await rest.get(f"{OPERATIONS}?state=running")).document["operations"]
+        assert listed["progress"]["eta"] is not None
+        finished = await rest.service.finished(accepted["id"])
+        (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
+        for told in (finished["progress"], job):
+            assert (told["eta"], told["rate_per_s"], told["stalled_since"]) == (None, None, None)
+
+
 async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:
     """The quota that throttling has taught the other one, too, and why a job waits."""
     faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 1}}}
@@ -496,8 +524,16 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
 
 
 async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Path) -> None:
-    """Requests are taken still, and what they wait for says what a person can do."""
-    async with served(tmp_path, {"ids": ["job-cloud001"], "drain_s": 0.1}) as rest:
+    """Requests are taken still, and what they wait for says what a person can do, but no end."""
+    jobs = {"ids": ["job-cloud001", "job-cloud002"], "drain_s": 0.1}
+    async with served(tmp_path, jobs) as rest:
+        await rest.service.finished(await rest.service.submit("job-cloud002"))
+        tomorrows = await rest.accepted("job-cloud003")
+        path = f"{OPERATIONS}/{tomorrows['id']}"
+        (job,) = (await rest.service.terminations(tomorrows["id"])).values()
+        job_path = f"/v1/terminations/{job['id']}"
+        assert tomorrows["progress"]["eta"] is not None
+        assert (await rest.get(job_path)).document["eta"] is not None
         keys = rest.service.simulator._secret_keys
         key = keys.pop("AKIDEXAMPLE")
         operation = await rest.service.submit("job-cloud001")
@@ -513,6 +549,8 @@ async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Pa
         (termination,) = (await rest.service.terminations(operation)).values()
         assert f"calls to the cloud fail ({code}: " in termination["waiting_for"]
         assert "check the account's key" in termination["next_action"]
+        assert (await rest.get(path)).document["progress"]["eta"] is None
+        assert (await rest.get(job_path)).document["eta"] is None
         keys["AKIDEXAMPLE"] = key
         assert (await rest.service.finished(operation))["outcome"] == "verified"
         assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import os
 import signal
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
 from orchestrator.cli.answers import Operation
-from orchestrator.cli.displays import display, duration
+from orchestrator.cli.displays import display, duration, roughly
 from orchestrator.cli.tables import print_outcomes
-from orchestrator.cli.watching import WINDOW_S, Pace
 from tests.unit.cli.fake import RESET, operation, problem
 
 GET = "GET /v1/operations/op_1"
@@ -22,17 +22,11 @@ def of(**jobs: int) -> Operation:
     return Operation.model_validate(operation(**jobs))  # type: ignore[arg-type]
 
 
-def with_live(live: int, *, not_counted: int = 0, **jobs: int) -> Operation:
-    document = operation(**(jobs or {"draining": 4, "verified": 2}))  # type: ignore[arg-type]
-    document["progress"]["instances"] |= {"live": live, "jobs_not_counted": not_counted}
-    return Operation.model_validate(document)
-
-
-def on_a_terminal(shown: Operation, down_in_s: float | None, *, width: int = 120) -> str:
+def on_a_terminal(shown: Operation, *, width: int = 120) -> str:
     """What the display has written, a note included."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, markup=False)
     with display(console) as display_:
-        display_.show(shown, down_in_s)
+        display_.show(shown)
         display_.say("a note\x1b[2J")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -118,10 +112,9 @@ def test_nobody_there_at_first_is_an_error(run, daemon):
 
 def test_bars_on_a_terminal():
     """All that the lines tell, and notes above the bars."""
-    text = on_a_terminal(of(draining=3, verified=1), 75.0)
+    text = on_a_terminal(of(draining=3, verified=1))
     for told in ("1 of 4", "20 of 30 (1 jobs not counted)", "TerminateJob 9.5 of 10 a second"):
         assert told in text
-    assert "elapsed, instances down in ~1 min 15 s" in text
     assert "draining 3, verified 1" in text
     assert "a note\n" in text.replace("\x1b[2K", "")
 
@@ -131,7 +124,7 @@ def test_bars_before_anything_is_counted():
     document = operation(queued=2)
     document["progress"]["instances"] |= {"live": 0, "down": 0, "total": 0, "jobs_not_counted": 2}
     document["progress"]["quota"]["allowed_per_s"] = None
-    text = on_a_terminal(Operation.model_validate(document), None)
+    text = on_a_terminal(Operation.model_validate(document))
     assert "0 of 0 (2 jobs not counted)" in text
     assert "9.5 of ? a second" in text
     assert "elapsed\x1b" in text or "elapsed\n" in text
@@ -139,7 +132,7 @@ def test_bars_before_anything_is_counted():
 
 def test_a_narrow_terminal_shows_the_texts_without_bars():
     """Broken between words, so that no figure and no state is cut."""
-    text = on_a_terminal(of(draining=3, already_finished=1), 75.0, width=40)
+    text = on_a_terminal(of(draining=3, already_finished=1), width=40)
     words = " ".join(text.split())
     for told in ("20 of 30 (1 jobs not counted)", "9.5 of 10 a second", "already_finished 1"):
         assert told in words
@@ -147,42 +140,33 @@ def test_a_narrow_terminal_shows_the_texts_without_bars():
     assert "…" not in text
 
 
-def test_how_long_instances_take_follows_their_pace():
-    """Ten a second go down, fifty are live: five seconds."""
-    pace = Pace()
-    assert pace.down_in_s(with_live(60), at_s=100.0) is None
-    assert pace.down_in_s(with_live(50), at_s=101.0) == 5.0
+def test_when_it_is_over_is_told_beside_the_time_that_passed(daemon, run):
+    """In whole minutes, once these are enough to know."""
+    now = datetime.now(UTC)
+    document = operation(draining=1)
+    eta = {"p50": now + timedelta(seconds=210), "p90": now + timedelta(seconds=400)}
+    document["progress"]["eta"] = {name: at.isoformat() for name, at in eta.items()}
+    daemon.answer(GET, document, operation("finished", "verified", verified=1))
+    assert "elapsed, over in 4 min (90 %: 7 min): draining 1" in run("watch", "op_1").stdout
 
 
-def test_the_pace_forgets_what_is_long_past():
-    """Nothing went down over the whole window: nobody knows."""
-    pace = Pace()
-    pace.down_in_s(with_live(60), at_s=0.0)
-    pace.down_in_s(with_live(50), at_s=1.0)
-    assert pace.down_in_s(with_live(50), at_s=1.0 + WINDOW_S) is None
+def test_one_that_stalls_is_told_once_and_with_the_time(daemon, run):
+    """Although no count changes then."""
+    going, stuck = operation(draining=1), operation(draining=1)
+    stuck["progress"]["stalled_since"] = "2026-01-01T12:03:09.000Z"
+    daemon.answer(GET, going, stuck, stuck, operation("finished", "verified", verified=1))
+    lines = [line for line in run("watch", "op_1").stdout.splitlines() if "draining" in line]
+    assert ["stalled" in line for line in lines] == [False, True]
+    assert "elapsed, stalled since 12:03 UTC: draining 1" in lines[1]
 
 
 @pytest.mark.parametrize(
-    "unclear",
-    [
-        with_live(50, draining=5, queued=1),
-        with_live(50, draining=5, held=1),
-        with_live(50, draining=5, sending=1),
-        with_live(50, draining=5, unverified=1),
-        with_live(50, draining=5, refused=1),
-        with_live(50, not_counted=1),
-        with_live(0, settling=6),
-    ],
+    ("seconds", "text"),
+    [(-3, "0 s"), (99, "1 min 39 s"), (100, "2 min"), (181, "4 min"), (7500, "2 h 5 min")],
 )
-def test_nobody_knows_how_long_what_is_not_going_down_takes(unclear):
-    """What is not called, given up or not counted is in no pace, and the pace starts anew."""
-    pace = Pace()
-    pace.down_in_s(with_live(60), at_s=0.0)
-    assert pace.down_in_s(unclear, at_s=1.0) is None
-    assert pace.down_in_s(with_live(40), at_s=2.0) is None
-    assert (
-        pace.down_in_s(with_live(20, settling=2, already_finished=2, not_found=1), at_s=3.0) == 1.0
-    )
+def test_what_is_foretold_is_rounded_up(seconds, text):
+    """To minutes, where seconds do not matter."""
+    assert roughly(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -197,5 +181,5 @@ def test_durations(seconds, text):
 def test_less_than_the_quota_configured_is_told_as_such():
     document = operation(draining=1)
     document["progress"]["quota"] |= {"allowed_per_s": 3, "configured_per_s": 20}
-    shown = on_a_terminal(Operation.model_validate(document), None)
+    shown = on_a_terminal(Operation.model_validate(document))
     assert "TerminateJob 9.5 of 3 a second (20 configured)" in shown

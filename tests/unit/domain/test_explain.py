@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.domain.captures import Capture
 from orchestrator.domain.explain import LATE_S, Explanation, Surroundings, explain
+from orchestrator.domain.forecast import Forecast
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSubmitted
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.domain.problems import Problem
@@ -195,6 +196,33 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "4 of 10 instances to go down; the job reads RUNNING",
         "call it down when the job is finished and no instance is live",
         later(5),
+    ),
+    (
+        "nothing moves",
+        State.DRAINING,
+        {},
+        {
+            "job_state": JobState.RUNNING,
+            "instances": LIVE,
+            "forecast": Forecast(made_at=NOW, rate_per_s=0.0, stalled_since=later(-600)),
+        },
+        "the job reads RUNNING; nothing has moved since 2026-01-01T11:50:00Z",
+        "look again",
+        NOW,
+    ),
+    (
+        "nothing moves, to be called again",
+        State.DRAINING,
+        {},
+        {
+            "call_at": NOW,
+            "job_state": JobState.RUNNING,
+            "awaits_capture": False,
+            "forecast": Forecast(made_at=NOW, rate_per_s=0.0, stalled_since=later(-600)),
+        },
+        "after its last call: the job reads RUNNING; nothing has moved since 2026-01-01T11:50:00Z",
+        "TerminateJob",
+        NOW,
     ),
     (
         "finished, instances live",

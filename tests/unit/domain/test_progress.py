@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -99,6 +100,31 @@ def test_no_end_is_told_where_nobody_knows_one(changes: dict[str, Any]) -> None:
     assert (told.p50_at, told.p90_at, told.stalled_since) == (None, None, None)
 
 
+def test_once_all_are_down_no_end_is_left_to_tell() -> None:
+    told = forecast(progress(down=TENS, down_lately=6), NOW)
+    assert told == Forecast(made_at=NOW, rate_per_s=0.1)
+
+
+def test_what_begins_later_begins_then_for_sure() -> None:
+    """Only the calls from then on take longer or shorter."""
+    waiting: dict[str, Any] = {"down": TENS, "to_call": 100, "last_call_s": 50.0}
+    soon = forecast(progress(**waiting), NOW)
+    for asked_at in (NOW, later(0.3)):
+        told = forecast(progress(**waiting, begins_at=later(86400)), asked_at)
+        assert told.made_at == asked_at
+        assert ends_s(told) == pytest.approx([86400 + s for s in ends_s(soon)], abs=0.01)
+    past = forecast(progress(**waiting, begins_at=NOW), later(5))
+    assert ends_s(past) == pytest.approx([5 + s for s in ends_s(soon)])
+
+
+def test_what_drains_while_others_begin_later_may_end_last() -> None:
+    begins: dict[str, Any] = {"to_call": 1, "begins_at": later(60)}
+    alone = ends_s(forecast(progress(down=TENS, **begins), NOW))
+    assert alone == pytest.approx((70, 71), abs=1)
+    both = ends_s(forecast(progress(down=TENS, ending=[own(500, 600)], **begins), NOW))
+    assert both == pytest.approx((500, 600), rel=0.01)
+
+
 def test_it_has_stalled_once_nothing_else_is_left() -> None:
     stuck: dict[str, Any] = {"down": TENS, "stalled": 2, "moved_at": NOW}
     told = forecast(progress(**stuck), later(500))
@@ -120,8 +146,8 @@ def test_whatever_is_counted_the_end_lies_ahead_and_later_with_more_calls(
         counts = progress(down=down, draining=draining, to_call=waiting, last_call_s=last_call_s)
         told = forecast(counts, NOW)
         if told.p50_at is None or told.p90_at is None:
-            assert not down
-            return
+            assert not down or not (draining or waiting)
+            continue
         assert NOW <= told.p50_at <= told.p90_at
         ends.append(ends_s(told)[0])
-    assert ends[1] >= ends[0] * 0.999
+    assert all(more >= fewer * 0.999 for fewer, more in pairwise(ends))

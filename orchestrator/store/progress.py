@@ -1,0 +1,191 @@
+"""How far the jobs of an operation are, as counts by which its end is foretold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import and_, case, exists, func, literal, or_, select
+
+from orchestrator.domain.durations import bucket, learnt
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.progress import Progress
+from orchestrator.store.dialects import whole_seconds
+from orchestrator.store.rows import forecast_from_row
+from orchestrator.store.schema import operation_terminations, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import ColumnElement, Row, Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.durations import Durations
+    from orchestrator.domain.forecast import Forecast
+    from orchestrator.services.ports import OperationRecord
+
+ENDING_MAX: Final = 32
+LONG_S: Final = 128
+NEARLY_S: Final = 16
+FEW: Final = 10
+"""Where fewer of an operation's jobs are down, those of others count as well."""
+OTHERS_MAX: Final = 100
+LATELY_MIN_S: Final = 60.0
+LATELY_SHARE: Final = 0.25
+"""The rate is that of the last quarter of the time, or of so many seconds."""
+
+
+class _Part(StrEnum):
+    """What a job is counted among."""
+
+    DOWN = "down"
+    TO_CALL = "to call"
+    HELD = "held"
+    STALLED = "stalled"
+    ENDING = "ending"
+    DRAINING = "draining"
+
+
+_T = terminations.c
+_DRAINS: Final = _T.state == State.DRAINING
+_STALLED: Final = and_(_DRAINS, _T.forecast_stalled_since.is_not(None))
+_ENDING: Final = and_(_DRAINS, _T.forecast_p90_at.is_not(None))
+_UNFORETOLD: Final = and_(
+    _DRAINS, _T.forecast_stalled_since.is_(None), _T.forecast_p90_at.is_(None)
+)
+_PART: Final = case(
+    # When it was seen down, until it is seen live again.
+    (_T.settle_from.is_not(None), _Part.DOWN),
+    (_T.state.in_((State.QUEUED, State.SENDING)), _Part.TO_CALL),
+    (_T.state == State.HELD, _Part.HELD),
+    (_STALLED, _Part.STALLED),
+    (_ENDING, _Part.ENDING),
+    (_UNFORETOLD, _Part.DRAINING),
+)
+
+
+def _since_call_s(until: ColumnElement[datetime]) -> ColumnElement[int]:
+    """From the acknowledgement on; nearly, where it is long, or there would be too many groups."""
+    exact = whole_seconds(until, _T.acknowledged_at)
+    return case((exact < LONG_S, exact), else_=exact - exact % NEARLY_S + NEARLY_S // 2)
+
+
+_TOOK_S: Final = _since_call_s(_T.settle_from)
+
+
+async def gather(
+    connection: AsyncConnection, operation: OperationRecord, calls_per_s: int, now: datetime
+) -> Progress:
+    """Count the jobs of an operation that is not finished."""
+    age_s = max(1.0, (now - operation.created_at).total_seconds())
+    lately_s = min(age_s, max(LATELY_MIN_S, LATELY_SHARE * age_s))
+    counted = _of(operation, *_counts(now, now - timedelta(seconds=lately_s)))
+    rows = (await connection.execute(counted.group_by("part", "seconds"))).all()
+    jobs = Counter[str]()
+    for row in rows:
+        jobs[row.part] += row.jobs
+    down = _by_bucket(row for row in rows if row.part == _Part.DOWN)
+    if jobs[_Part.DOWN] < FEW:
+        apart = ~exists().where(
+            operation_terminations.c.operation_id == operation.id,
+            operation_terminations.c.termination_id == _T.id,
+        )
+        down += await _down_of_late(connection, operation.partition, apart)
+    waiting = next((row for row in rows if row.part == _Part.TO_CALL), None)
+    calls = await _calls(connection, operation, waiting, now) if waiting else 0
+    return Progress(
+        to_call=jobs[_Part.TO_CALL],
+        last_call_s=calls / calls_per_s,
+        begins_at=waiting.not_before if waiting else None,
+        down=down,
+        draining=_by_bucket(row for row in rows if row.part == _Part.DRAINING),
+        ending=await _ending(connection, operation) if jobs[_Part.ENDING] else (),
+        held=jobs[_Part.HELD],
+        stalled=jobs[_Part.STALLED],
+        moved_at=next((row.moved_at for row in rows if row.part == _Part.STALLED), None),
+        down_lately=sum(row.lately for row in rows),
+        lately_s=lately_s,
+    )
+
+
+async def others(connection: AsyncConnection, partition: str) -> Durations | None:
+    """How long drains of a partition took of late."""
+    return learnt(await _down_of_late(connection, partition), {})
+
+
+def _of(operation: OperationRecord, *columns: Any) -> Select[Any]:
+    link = operation_terminations.c
+    return (
+        select(*columns)
+        .join_from(operation_terminations, terminations, link.termination_id == _T.id)
+        .where(link.operation_id == operation.id)
+    )
+
+
+def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
+    age_s = _since_call_s(literal(now, _T.created_at.type))
+    return [
+        _PART.label("part"),
+        case((_T.settle_from.is_not(None), _TOOK_S), (_UNFORETOLD, age_s)).label("seconds"),
+        func.count().label("jobs"),
+        func.sum(case((_T.settle_from > lately, 1), else_=0)).label("lately"),
+        func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label("moved_at"),
+        func.max(_T.seq).label("last_seq"),
+        func.max(_T.not_before, type_=_T.not_before.type).label("not_before"),
+    ]
+
+
+def _by_bucket(rows: Iterable[Any]) -> Counter[int]:
+    counted = Counter[int]()
+    for row in rows:
+        counted[bucket(row.seconds + 0.5)] += row.jobs
+    return counted
+
+
+async def _down_of_late(
+    connection: AsyncConnection, partition: str, *conditions: ColumnElement[bool]
+) -> Counter[int]:
+    """The last jobs of a partition that were seen down and stayed so."""
+    of_late = (
+        select(_TOOK_S.label("seconds"), literal(1).label("jobs"))
+        .where(
+            _T.partition == partition,
+            _T.state == State.VERIFIED,
+            _T.instances_observed_at.is_not(None),
+            _T.settle_from.is_not(None),
+            *conditions,
+        )
+        .order_by(_T.instances_observed_at.desc())
+        .limit(OTHERS_MAX)
+    )
+    return _by_bucket(await connection.execute(of_late))
+
+
+async def _calls(
+    connection: AsyncConnection, operation: OperationRecord, waiting: Row[Any], now: datetime
+) -> int:
+    """How many calls are to be made up to that for the last of its jobs that wait for one.
+
+    Of jobs that begin later, its own alone count: who knows which others will be waiting then.
+    """
+    if waiting.not_before is not None and waiting.not_before > now:
+        return int(waiting.jobs)
+    ahead = await connection.scalar(
+        select(func.count()).where(
+            _T.partition == operation.partition,
+            _T.state == State.QUEUED,
+            _T.seq <= waiting.last_seq,
+            or_(_T.not_before.is_(None), _T.not_before <= now),
+        )
+    )
+    return max(int(ahead or 0), int(waiting.jobs))
+
+
+async def _ending(connection: AsyncConnection, operation: OperationRecord) -> list[Forecast]:
+    latest = _of(operation, *(column for column in _T if column.name.startswith("forecast_")))
+    found = await connection.execute(
+        latest.where(_ENDING).order_by(_T.forecast_p90_at.desc()).limit(ENDING_MAX)
+    )
+    return [forecast_from_row(row) for row in found.mappings()]

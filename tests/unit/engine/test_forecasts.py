@@ -1,0 +1,135 @@
+"""When jobs and operations are over, as it is told while they go down."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.domain.forecast import Forecast
+from orchestrator.domain.foretelling import told
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.progress import forecast
+from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+TICK_S = 0.5
+
+
+async def live(world: World, seconds: float) -> None:
+    """Let the loops do what is due for so long, while somebody watches the first operation."""
+    until = world.clock.later(seconds)
+    while world.clock.now() < until:
+        world.watched.note("op_1")
+        for _ in range(3):
+            await world.dispatch()
+            await world.sweeper.step()
+            await world.probe()
+        world.clock.advance(TICK_S)
+
+
+async def foretold(world: World, job_id: str) -> Forecast:
+    found = await world.termination(job_id)
+    now = told(found, None, None, world.clock.now())
+    assert now is not None
+    return now
+
+
+async def of_operation(world: World, operation_id: str = "op_1") -> Forecast:
+    record = await world.records.operation(operation_id)
+    assert record is not None
+    progress = await world.records.progress(record, QUOTAS["TerminateJob"])
+    return forecast(progress, world.clock.now())
+
+
+def in_s(world: World, made: Forecast) -> tuple[float, float]:
+    """p50 and p90, in seconds from now."""
+    assert made.p50_at is not None
+    assert made.p90_at is not None
+    now = world.clock.now()
+    return (made.p50_at - now).total_seconds(), (made.p90_at - now).total_seconds()
+
+
+async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database) -> None:
+    """A job of 100 instances that takes 100 s."""
+    world = World(database)
+    world.cloud_runs(JOB, instances=100, drain_s=100.0)
+    await world.submit(JOB)
+    await live(world, 10)
+    called_at = (await world.termination(JOB)).acknowledged_at
+    assert called_at is not None
+    for _ in range(3):
+        await live(world, 20)
+        left_s = (called_at + timedelta(seconds=100) - world.clock.now()).total_seconds()
+        made = await foretold(world, JOB)
+        p50_s, p90_s = in_s(world, made)
+        assert p50_s == pytest.approx(left_s, rel=0.2)
+        assert left_s < p90_s < 2 * left_s
+        assert made.rate_per_s == pytest.approx(1, rel=0.1)
+        assert in_s(world, await of_operation(world)) == pytest.approx((p50_s, p90_s), rel=0.02)
+    await live(world, 60)
+    down = await world.termination(JOB)
+    assert (down.state, down.history, down.forecast) == (State.SETTLING, None, None)
+    assert (await of_operation(world)).p50_at is None
+
+
+async def test_a_drain_that_stalls_is_told_with_since_when(database: Database) -> None:
+    """One of 20 instances cannot be brought down; the others are down after 20 s."""
+    world = World(database)
+    world.cloud_runs(JOB, instances=20, drain_s=20.0, immortal=1, again="ok")
+    await world.submit(JOB)
+    await live(world, 15)
+    assert (await foretold(world, JOB)).p50_at is not None
+    await live(world, 200)
+    found = await world.termination(JOB)
+    stuck = await foretold(world, JOB)
+    assert found.acknowledged_at is not None
+    assert stuck.stalled_since is not None
+    assert stuck.stalled_since < world.clock.later(-180)
+    assert (stuck.p50_at, stuck.rate_per_s) == (None, 0.0)
+    assert await of_operation(world) == Forecast(
+        made_at=world.clock.now(), rate_per_s=0.0, stalled_since=stuck.stalled_since
+    )
+
+
+async def test_what_is_queued_waits_for_its_quota_first(database: Database) -> None:
+    """At two calls a second 100 jobs take 50 s, and the last of them 5 s more."""
+    world = World(database, quotas=AMPLE | {"TerminateJob": 2})
+    ids = job_ids(100)
+    world.cloud_runs(*ids, instances=1, drain_s=5.0)
+    await world.submit(*ids)
+    began_at = world.clock.now()
+    assert (await of_operation(world)).p50_at is None
+    await live(world, 15)
+    p50_s, p90_s = in_s(world, await of_operation(world))
+    passed_s = (world.clock.now() - began_at).total_seconds()
+    while (await of_operation(world)).p50_at is not None:
+        await live(world, TICK_S)
+    took_s = (world.clock.now() - began_at).total_seconds()
+    assert passed_s + p50_s == pytest.approx(took_s, rel=0.15)
+    assert took_s < passed_s + p90_s < 1.4 * took_s
+    await world.submit("job-again001", state=State.QUEUED)
+    assert (await of_operation(world, "op_2")).p50_at is not None
+
+
+async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Database) -> None:
+    """Jobs of one instance show nothing before they are down."""
+    world = World(database, quotas=AMPLE | {"TerminateJob": 2})
+    ids = job_ids(30)
+    world.cloud_runs(*ids, instances=1, drain_s=20.0)
+    await world.submit(*ids)
+    await live(world, 30)
+    drains = [
+        found
+        for job_id in ids
+        if (found := await world.termination(job_id)).state is State.DRAINING and found.forecast
+    ]
+    assert drains
+    for found in drains:
+        assert found.acknowledged_at is not None
+        p50_s, _ = in_s(world, await foretold(world, found.job_id))
+        left_s = 20 - (world.clock.now() - found.acknowledged_at).total_seconds()
+        assert p50_s == pytest.approx(left_s, abs=6)
