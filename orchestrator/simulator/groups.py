@@ -114,6 +114,7 @@ def _read_template(reader: Reader, regions: Sequence[str]) -> JobSpec:
         forbidden=reader.flag("forbidden"),
         stuck=reader.whole("stuck", 0, minimum=0),
         machines_stay=reader.whole("machines_stay", 0, minimum=0),
+        revivals=reader.whole("revivals", 1, minimum=1),
         starting_without_machine=reader.flag("starting_without_machine"),
         immortal=reader.whole("immortal", 0, minimum=0),
     )

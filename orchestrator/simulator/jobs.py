@@ -250,9 +250,9 @@ class Job:
         return None
 
     def _revive_if_due(self, now: float) -> None:
-        """RetryJobs by another actor: once, only a FAILED job, and every instance runs again."""
+        """RetryJobs by another actor: only a FAILED job, and every instance runs again."""
         after_s = self.spec.revive_after_s
-        if after_s is None or self.revived_at is not None:
+        if after_s is None or len(self.runs) > self.spec.revivals:
             return
         down_at = self.down_at(now, 0, self.spec.instances)
         if down_at is None:

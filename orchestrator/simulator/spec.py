@@ -60,6 +60,8 @@ class JobSpec:
     fails_after_s: float | None = None
     revive_after_s: float | None = None
     """RetryJobs by another actor, so long after it failed."""
+    revivals: int = 1
+    """How often that happens."""
     vanish_after_s: float | None = None
     """DeleteJob by another actor, so long after it finished."""
     env_id: str | None = None

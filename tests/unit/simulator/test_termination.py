@@ -244,6 +244,18 @@ def test_another_actor_can_revive_a_terminated_job_once():
     assert world.call("DescribeJob", JobId=ID)["EndTime"] == "2027-01-15T08:00:50Z"
 
 
+def test_it_can_do_so_again_and_again():
+    world = cloud(job(revive_after_s=20.0, revivals=2))
+    for began in (0, 30, 60):
+        world.clock.at(began)
+        assert world.job_state() == "RUNNING"
+        world.call("TerminateJob", JobId=ID)
+        world.clock.at(began + 29)
+        assert world.job_state() == "FAILED"
+    world.clock.at(1000)
+    assert world.job_state() == "FAILED"
+
+
 def test_a_revived_job_does_not_finish_by_itself():
     world = cloud(job(succeeds_after_s=15.0, revive_after_s=1.0))
     world.call("TerminateJob", JobId=ID)
