@@ -171,6 +171,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                 poll=env.settings.engine.poll.policy(),
                 capture=env.settings.engine.capture_policy(),
                 escalation=env.settings.engine.escalation.policy(),
+                keep_down_max=env.settings.engine.keep_down_max,
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)
@@ -190,6 +191,7 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         },
         default_settle_s=settings.engine.settle_s,
         default_give_up_after_s=settings.engine.give_up_after_s,
+        come_back_watch_s=settings.engine.come_back_watch_s,
         now=now,
         random=env.random,
         on_accepted=leases.notice,

@@ -205,14 +205,14 @@ async def get_operation(request: web.Request) -> web.Response:
 
 
 async def list_operation_terminations(request: web.Request) -> web.Response:
-    _known(request, *PAGING, "state")
+    _known(request, *PAGING, "state", "revived")
     operation_id = request.match_info["id"]
     await _found_operation(request.app[CONTEXT], operation_id)
     return await _terminations(request, operation_id)
 
 
 async def list_terminations(request: web.Request) -> web.Response:
-    _known(request, *PAGING, "state", "job_id", "account", "region")
+    _known(request, *PAGING, "state", "revived", "job_id", "account", "region")
     return await _terminations(request, None)
 
 
@@ -220,6 +220,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     context = request.app[CONTEXT]
     page = Page.of(request)
     state = _choice(request, "state", tuple(State))
+    revived = _choice(request, "revived", ("true", "false"))
     records = await context.records.terminations(
         after=page.after,
         limit=page.limit,
@@ -228,6 +229,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
         job_id=request.query.get("job_id"),
         account=request.query.get("account"),
         region=request.query.get("region"),
+        revived=None if revived is None else revived == "true",
     )
     return _list(
         request,

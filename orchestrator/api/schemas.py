@@ -17,7 +17,12 @@ from orchestrator.domain.foretelling import told
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
-from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S, Request
+from orchestrator.services.submission import (
+    GIVE_UP_AFTER_MAX_S,
+    KEEP_DOWN_MAX_S,
+    SETTLE_MAX_S,
+    Request,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -78,6 +83,7 @@ class OperationRequest(BaseModel):
     not_before: Annotated[AwareDatetime, AfterValidator(_utc)] | None = None
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] | None = None
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] | None = None
+    keep_down_s: Annotated[float, Field(gt=0, le=KEEP_DOWN_MAX_S)] | None = None
 
     def request(self) -> Request:
         return Request(
@@ -89,6 +95,7 @@ class OperationRequest(BaseModel):
             not_before=self.not_before,
             give_up_after_s=self.give_up_after_s,
             settle_s=self.settle_s,
+            keep_down_s=self.keep_down_s,
         )
 
 
@@ -192,6 +199,8 @@ def operation(
         "reason": record.reason,
         "requested_by": record.requested_by,
         "duplicates_merged": record.duplicates_merged,
+        "keep_down_s": record.keep_down_s,
+        "keeps_down_for": record.keeps_down_for,
         "created_at": timestamp(record.created_at),
         "finished_at": timestamp(record.finished_at),
         "progress": {
@@ -204,6 +213,7 @@ def operation(
                 "jobs_not_counted": record.instances.jobs_not_counted,
             },
             "machines": asdict(record.machines),
+            "revived": record.revived,
             "quota": {
                 "action": "TerminateJob",
                 "allowed_per_s": rate and rate.allowed_per_s,
@@ -244,6 +254,8 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "created_at": timestamp(t.created_at),
         "give_up_at": timestamp(t.give_up_at),
         "finished_at": timestamp(t.finished_at),
+        "revived_at": timestamp(t.revival.at) if t.revival else None,
+        "brought_down_again_by": t.revival and t.revival.brought_down_again_by,
     }
 
 

@@ -41,13 +41,17 @@ class Eta(_Answer):
 
 
 class Progress(_Answer):
-    """How far an operation is; ``jobs`` has the total and a count for each state."""
+    """How far an operation is; ``jobs`` has the total and a count for each state.
+
+    ``revived`` jobs came back after they were down.
+    """
 
     jobs: dict[str, int]
     instances: Instances
     quota: QuotaUse
     eta: Eta | None = None
     stalled_since: datetime | None = None
+    revived: int = 0
     observed_at: datetime | None
 
 

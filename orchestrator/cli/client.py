@@ -94,11 +94,9 @@ class Api:
     async def operation(self, operation_id: str) -> Operation:
         return self._read(Operation, await self._call("GET", _path(operation_id)))
 
-    async def terminations(
-        self, operation_id: str, *, state: str | None = None
-    ) -> AsyncIterator[Termination]:
-        """All of an operation's terminations, page after page."""
-        parameters = {"limit": str(PAGE_LIMIT)} | ({"state": state} if state else {})
+    async def terminations(self, operation_id: str, **narrowed: str) -> AsyncIterator[Termination]:
+        """All of an operation's terminations that these parameters ask for, page after page."""
+        parameters = {"limit": str(PAGE_LIMIT)} | narrowed
         while True:
             answer = await self._call(
                 "GET", f"{_path(operation_id)}/terminations", parameters=parameters

@@ -108,6 +108,14 @@ def terminate(
         float | None,
         typer.Option(callback=_finite, help="How long a job may take before it ends unverified."),
     ] = None,
+    keep_down_s: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-down",
+            callback=_finite,
+            help="For so many seconds after it was down, bring a job down again that is revived.",
+        ),
+    ] = None,
     on_submitted: Annotated[
         OnSubmitted, typer.Option(help="Jobs that cannot be terminated yet: wait for them, or not.")
     ] = OnSubmitted.HOLD,
@@ -133,6 +141,7 @@ def terminate(
         "region": region,
         "settle_s": settle_s,
         "give_up_after_s": give_up_after_s,
+        "keep_down_s": keep_down_s,
         "on_submitted": on_submitted,
     }
     console, notes = printing.out(), printing.err()

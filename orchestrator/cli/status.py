@@ -35,9 +35,12 @@ async def show(
 
 async def _to_tell(api: Api, operation: Operation) -> list[Termination]:
     """Each once, in its latest state, although jobs move on between two pages."""
+    asked = [{"state": state} for state in operation.states_to_tell()]
+    if operation.progress.revived:
+        asked.append({"revived": "true"})
     found = {
         termination.id: termination
-        for state in operation.states_to_tell()
-        async for termination in api.terminations(operation.id, state=state)
+        for narrowed in asked
+        async for termination in api.terminations(operation.id, **narrowed)
     }
     return list(found.values())

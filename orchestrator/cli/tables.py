@@ -56,6 +56,8 @@ def summary(operation: Operation) -> Iterator[str]:
     yield f"reason     {clean(operation.reason)}"
     yield f"asked for  by {clean(operation.requested_by)} at {_time(operation.created_at)}"
     yield f"progress   {displays.as_line(operation)}"
+    if progress.revived:
+        yield f"REVIVED    {progress.revived} of {operation.total} jobs, after they were down"
     if progress.observed_at:
         yield f"seen       at {_time(progress.observed_at)}"
 

@@ -65,7 +65,7 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
         )
     explanation = _EXPLAIN[termination.state](termination, around)
     if termination.state.final:
-        return explanation
+        return _with_revival(explanation, termination)
     if explanation.next_action_at is not None:
         due_at = max(explanation.next_action_at, around.now)
         explanation = replace(explanation, next_action_at=due_at)
@@ -349,6 +349,26 @@ def _explain_machines_up(termination: Termination, _: Surroundings) -> Explanati
         next_action=f"see which at {_INSTANCES.format(termination.id)}?machine=up and that nothing "
         "else runs there, then end each: tccli cvm TerminateInstances "
         f"--region {termination.region} --InstanceIds '[\"ins-...\"]'",
+    )
+
+
+def _with_revival(explanation: Explanation, termination: Termination) -> Explanation:
+    """What is said of a job that came back after its end, beside how it ended."""
+    revival = termination.revival
+    if revival is None:
+        return explanation
+    seen, to_do = f"it was seen running again at {_time(revival.at)}", "submit it again"
+    if revival.job_state.finished:
+        seen = f"it has run again and ended since, as was seen at {_time(revival.at)}"
+        to_do = "see in the console who calls RetryJobs"
+    elif revival.brought_down_again_by is not None:
+        seen += f", and {revival.brought_down_again_by} brings it down again"
+        to_do = f"see GET /v1/operations/{revival.brought_down_again_by}"
+    elif revival.capped:
+        seen += ", and was brought down again as often as engine.keep_down_max allows"
+        to_do = "see in the console who calls RetryJobs, then submit it again"
+    return replace(
+        explanation, waiting_for=f"{explanation.waiting_for}; but {seen}", next_action=to_do
     )
 
 

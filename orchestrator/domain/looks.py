@@ -334,7 +334,7 @@ def _on_job_settling(
         return given_up(told, now, why=doubt)
     if doubt is not None:
         unproven = replace(told, evidence=evidence.JOB_FINISHED, settle_until=None)
-        if _ran_again(termination, seen):
+        if ran_again(termination, seen):
             unproven = running_again(unproven)
         decision = moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=doubt)
         return replace(decision, after=look_at(decision.after, Look.JOB, now))
@@ -361,14 +361,15 @@ def _on_still_down(
     return Decision(after=look_at(told, Look.SWEEP, at))
 
 
-def _ran_again(termination: Termination, seen: JobSeen) -> bool:
+def ran_again(termination: Termination, seen: JobSeen) -> bool:
+    """Whether a finished job ended another time than it was known to have."""
     known = termination.job_end_time
     return known is not None and seen.end_time is not None and seen.end_time != known
 
 
 def _doubt(termination: Termination, seen: JobSeen) -> str | None:
     """Why a finished job may not be down any more; None: nothing speaks against it."""
-    if _ran_again(termination, seen):
+    if ran_again(termination, seen):
         return "its EndTime changed"
     if seen.instances is not None and not evidence.proves_down(termination, seen):
         return f"its counters read {seen.instances.live} live of {seen.instances.total}"

@@ -50,6 +50,22 @@ class OnSubmitted(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revival:
+    """How a job was seen, at ``at``, that came back after its termination had ended.
+
+    Where it reads finished it had run again and ended, at ``job_end_time``.
+    """
+
+    at: datetime
+    job_state: JobState
+    job_end_time: str | None = None
+    brought_down_again_by: str | None = None
+    """The operation that keeps it down, where that was asked for."""
+    capped: bool = False
+    """It was to be kept down, and has been brought down again as often as that may be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Termination:
     """One job being brought down.
 
@@ -68,6 +84,8 @@ class Termination:
     give_up_after_s: float
     on_submitted: OnSubmitted = OnSubmitted.HOLD
     not_before: datetime | None = None
+    come_back_watch_s: float = 0.0
+    """How long after it was down its job is looked at for having come back; 0: not at all."""
 
     state: State = State.QUEUED
     revision: int = 0
@@ -125,6 +143,10 @@ class Termination:
     """How far its live instances are read anew."""
     read_at: datetime | None = None
     """When the newest reading of them began that came to its end."""
+
+    come_back_watched_at: datetime | None = None
+    """When its come-back watch looked last, or began; None: its job is not watched."""
+    revival: Revival | None = None
 
     def begins_after(self, time: datetime) -> bool:
         """Whether it was asked to be left alone until later than ``time``."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain import evidence
-from orchestrator.domain.jobs import InstanceCounters
+from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     Job = Mapping[str, Any]
 
 REVIVED: Final = "revived"
-"""The type of the event of a job that was seen running again after its termination had ended."""
+"""The type of the event of a job that was seen to have come back after its termination had ended.
+
+It runs, or its EndTime shows that it did in between.
+"""
 
 
 class Standing(StrEnum):
@@ -77,7 +80,7 @@ def _of_state(job: Job) -> Iterator[str]:
                     "passed"
                 )
         case State.ALREADY_FINISHED:
-            yield "that it stayed down: it was found finished before any call, and not watched on"
+            yield "that it stayed down: it was found finished before any call, and did not settle"
         case State.NOT_FOUND:
             at = known.get("observed_at")
             deleted = f" any more, and showed it last at {at}: it was deleted since" if at else ""
@@ -117,9 +120,15 @@ def _of_what_came_after(job: Job) -> Iterator[str]:
         if before is None or not before.final:
             continue
         if event["type"] == REVIVED:
-            yield f"that it stayed down: it was seen running again at {event['at']}"
+            yield f"that it stayed down: {_revived(event)} at {event['at']}"
         else:
             yield f"that it stayed {before}: {event['type']} came after the end, at {event['at']}"
+
+
+def _revived(event: Mapping[str, Any]) -> str:
+    if (event["facts"] or {}).get("job_state") in (JobState.SUCCEED, JobState.FAILED):
+        return "it had run again and ended when it was seen"
+    return "it was seen running again"
 
 
 def _of_evidence(job: Job) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
 from orchestrator.domain.captures import CapturePolicy
+from orchestrator.domain.come_back import KEEP_DOWN_MAX
 from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
@@ -78,10 +79,13 @@ class Partition:
     poll: PollPolicy = field(default_factory=PollPolicy)
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
+    keep_down_max: int = KEEP_DOWN_MAX
     pacers: dict[str, Pacer] = field(init=False)
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
+    sweep_due_at: float = field(init=False, default=0.0)
+    """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
     wakes: Wakes = field(init=False, default_factory=Wakes)
     _stored: tuple[Problem | None, int | None] | None = field(init=False, default=(None, None))
     """The condition that others read; None: not known, for the last write failed."""

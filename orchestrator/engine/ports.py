@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.captures import Capture
+    from orchestrator.domain.come_back import WatchLook
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.leases import Fence, Standing
@@ -170,6 +171,26 @@ class Store(Protocol):
 
         Where there is none, with when one may be.  One that awaits the capture of its machines
         does so for ``capture_wait_s`` at most.
+        """
+
+    async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
+        """Terminations of one region whose job is watched for coming back, the soonest due first.
+
+        None whose watch has looked since ``looked_before``.
+        """
+
+    async def watch(
+        self,
+        looks: Sequence[WatchLook],
+        at: datetime,
+        *,
+        keep_down_max: int,
+        new_id: Callable[[str], str],
+    ) -> None:
+        """Write what these looks showed, with an operation for each job to be kept down.
+
+        None is brought down again more than ``keep_down_max`` times in a row.  ``new_id`` makes an
+        id with a prefix.
         """
 
     async def unanswered(self) -> list[Termination]:

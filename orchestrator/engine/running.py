@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.engine.capturer import Capturer
+from orchestrator.engine.come_back_watch import ComeBackWatch
 from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.escalator import Escalator
 from orchestrator.engine.loop import run_until
@@ -36,6 +37,7 @@ class PartitionLoops:
     capturer: Capturer = field(init=False)
     machine_sweeper: MachineSweeper = field(init=False)
     escalator: Escalator = field(init=False)
+    come_back_watch: ComeBackWatch = field(init=False)
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -45,6 +47,7 @@ class PartitionLoops:
         self.capturer = Capturer(self.partition)
         self.machine_sweeper = MachineSweeper(self.partition)
         self.escalator = Escalator(self.partition)
+        self.come_back_watch = ComeBackWatch(self.partition)
 
     @property
     def loops(self) -> tuple[Steps, ...]:
@@ -55,6 +58,7 @@ class PartitionLoops:
             self.capturer,
             self.machine_sweeper,
             self.escalator,
+            self.come_back_watch,
         )
 
     def wake(self) -> None:

@@ -57,6 +57,7 @@ class Sweeper:
     async def step(self) -> float:
         """Sweep if a job is due; returns the seconds until the next one is."""
         partition = self._partition
+        partition.sweep_due_at = partition.clock.monotonic()
         wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
         if wait_s > 0:
             return wait_s
@@ -69,6 +70,7 @@ class Sweeper:
                 self._turns.append(turn)
                 return await self._sweep(rows)
             next_s = min(next_s, due_s)
+        partition.sweep_due_at += next_s
         return next_s
 
     def _next_suspects(self) -> tuple[Sequence[Termination], float]:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.terminations import Look
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Wakes:
     captures: asyncio.Event = field(default_factory=asyncio.Event)
     machines: asyncio.Event = field(default_factory=asyncio.Event)
     escalations: asyncio.Event = field(default_factory=asyncio.Event)
+    come_backs: asyncio.Event = field(default_factory=asyncio.Event)
 
     def all(self) -> None:
         """Wake every loop: something came from outside."""
@@ -41,3 +42,5 @@ class Wakes:
             self.captures.set()
         if after.state is State.SETTLING is not before.state and after.machines.total:
             self.machines.set()
+        if after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s:
+            self.come_backs.set()

@@ -55,6 +55,8 @@ class OperationRecord:
     jobs_by_state: Mapping[State, int]
     instances: InstancesProgress
     machines: MachinesProgress
+    revived: int
+    """Jobs that came back after their terminations had ended."""
     observed_at: datetime | None
     partition: str
     calls_per_s: float
@@ -63,6 +65,8 @@ class OperationRecord:
     """As many as the cloud allows its partition at present; None: as many as are configured."""
     trouble: Problem | None
     """Why its partition's calls fail now."""
+    keep_down_s: float | None
+    keeps_down_for: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +196,7 @@ class Records(Protocol):
         job_id: str | None = None,
         account: str | None = None,
         region: str | None = None,
+        revived: bool | None = None,
     ) -> list[TerminationRecord]:
         """In the order of submission, above sequence number ``after``."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SETTLE_MAX_S: Final = 86_400.0
 GIVE_UP_AFTER_MAX_S: Final = 30 * 86_400.0
+KEEP_DOWN_MAX_S: Final = 30 * 86_400.0
 NOT_BEFORE_MAX: Final = timedelta(days=30)
 """How far ahead a call may be put off: a wrong year must not leave a job running for ever."""
 
@@ -37,6 +38,8 @@ class Request:
     not_before: datetime | None
     give_up_after_s: float | None
     settle_s: float | None
+    keep_down_s: float | None = None
+    """How long after it was down a job that comes back is brought down again; None: not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class Submission:
     accounts: Mapping[str, AccountOffer]
     default_settle_s: float
     default_give_up_after_s: float
+    come_back_watch_s: float
     now: Callable[[], datetime]
     random: Random
     on_accepted: Callable[[str], None]
@@ -93,6 +97,8 @@ class Submission:
             ),
             settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
             created_at=created_at,
+            come_back_watch_s=max(self.come_back_watch_s, request.keep_down_s or 0.0),
+            keep_down_s=request.keep_down_s,
         )
         termination_ids = [new_id("trm", self.random) for _ in job_ids]
         created = await self.records.create(operation, termination_ids)
@@ -142,4 +148,7 @@ def _hash(request: Request) -> str:
         "give_up_after_s": request.give_up_after_s,
         "settle_s": request.settle_s,
     }
+    if request.keep_down_s is not None:
+        # Requests of the versions before had none, and may still be sent again.
+        meaning["keep_down_s"] = request.keep_down_s
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

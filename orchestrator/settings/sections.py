@@ -29,10 +29,11 @@ from sqlalchemy.engine import make_url
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS
 from orchestrator.cloud.hosts import host_for, region_name
 from orchestrator.domain.captures import CapturePolicy, When
+from orchestrator.domain.come_back import KEEP_DOWN_MAX
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
-from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, SETTLE_MAX_S
+from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
 from orchestrator.store.dialects import database_url
 
 ANY_REGION = "ap-guangzhou"
@@ -108,6 +109,7 @@ class Poll(_Section):
     held_s: Interval = _POLL.held_s
     queued_s: Interval = _POLL.queued_s
     settling_s: Interval = _POLL.settling_s
+    down_s: Interval = _POLL.down_s
     relook_min_s: Interval = _POLL.relook_min_s
 
     @field_validator("sweep_max_s")
@@ -167,6 +169,8 @@ class Engine(_Section):
     capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
+    come_back_watch_s: Annotated[float, Field(ge=0, le=KEEP_DOWN_MAX_S)] = 3600.0
+    keep_down_max: NonNegativeInt = KEEP_DOWN_MAX
     poll: Poll = Poll()
     escalation: Escalation = Escalation()
     lease: Lease = Lease()

@@ -10,7 +10,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, delete, insert, null, select, type_coerce, union_all, update
+from sqlalchemy import bindparam, delete, insert, null, or_, select, type_coerce, union_all, update
 
 from orchestrator.domain.leases import Fence, Standing
 from orchestrator.store.schema import operations, partitions, replicas, terminations
@@ -153,19 +153,23 @@ class StoredLeases:
         await self._database.write(work)
 
     async def adopt(self, *, account: str, region: str, partition: str) -> None:
-        """Hand the unfinished work of a region to the partition that its calls go to now.
+        """Hand the work of a region that goes on to the partition that its calls go to now.
 
         The host in an account's configuration may have changed since it was submitted.
         """
 
         async def work(transaction: Transaction) -> None:
-            for table in (terminations, operations):
+            watched = terminations.c.come_back_watched_at.is_not(None)
+            for table, goes_on in (
+                (terminations, or_(terminations.c.finished_at.is_(None), watched)),
+                (operations, operations.c.finished_at.is_(None)),
+            ):
                 await transaction.execute(
                     update(table)
                     .where(
                         table.c.account == account,
                         table.c.region == region,
-                        table.c.finished_at.is_(None),
+                        goes_on,
                         table.c.partition != partition,
                     )
                     .values(partition=partition)

@@ -126,6 +126,7 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
     values: dict[str, Any] = {
         "settle_s": greatest(terminations.c.settle_s, new.settle_s),
         "give_up_after_s": greatest(terminations.c.give_up_after_s, new.give_up_after_s),
+        "come_back_watch_s": greatest(terminations.c.come_back_watch_s, new.come_back_watch_s),
     }
     if new.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
@@ -154,6 +155,9 @@ def _operation_row(new: NewOperation) -> dict[str, Any]:
         "jobs_total": len(new.job_ids),
         "jobs_unfinished": len(new.job_ids),
         "created_at": new.created_at,
+        "keep_down_s": new.keep_down_s,
+        "keeps_down_for": new.keeps_down_for,
+        "keep_down_round": new.keep_down_round,
     }
 
 
@@ -169,6 +173,7 @@ def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termina
         give_up_after_s=new.give_up_after_s,
         on_submitted=new.on_submitted,
         not_before=new.not_before,
+        come_back_watch_s=new.come_back_watch_s,
         look_at=_start(new),
     )
 

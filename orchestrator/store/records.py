@@ -137,6 +137,7 @@ class StoredRecords:
         job_id: str | None = None,
         account: str | None = None,
         region: str | None = None,
+        revived: bool | None = None,
     ) -> list[TerminationRecord]:
         query = select(terminations).where(terminations.c.seq > after)
         if operation_id is not None:
@@ -148,6 +149,9 @@ class StoredRecords:
         for name, value in wanted.items():
             if value is not None:
                 query = query.where(terminations.c[name] == value)
+        if revived is not None:
+            is_null = terminations.c.revival.is_(None)
+            query = query.where(~is_null if revived else is_null)
         return await self._terminations(query.order_by(terminations.c.seq).limit(limit))
 
     async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
@@ -230,6 +234,7 @@ async def _operation(
             func.sum(t.machines_total),
             func.sum(t.machines_up),
             func.sum(t.machines_gone),
+            func.count(t.revival),
         )
         .join(operation_terminations, operation_terminations.c.termination_id == t.id)
         .where(operation_terminations.c.operation_id == row.id)
@@ -266,11 +271,14 @@ async def _operation(
             up=sum(int(group[7]) for group in groups),
             gone=sum(int(group[8]) for group in groups),
         ),
+        revived=sum(group[9] for group in groups),
         observed_at=max((group[5] for group in groups if group[5]), default=None),
         partition=row.partition,
         calls_per_s=(sent or 0) / RATE_WINDOW_S,
         allowed_per_s=condition and condition.allowed_per_s,
         trouble=_trouble(condition),
+        keep_down_s=row.keep_down_s,
+        keeps_down_for=row.keeps_down_for,
     )
 
 

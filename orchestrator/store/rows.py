@@ -14,7 +14,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.stragglers import Rung
-from orchestrator.domain.terminations import Look, OnSubmitted, Termination
+from orchestrator.domain.terminations import Look, OnSubmitted, Revival, Termination
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +86,7 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["history"] = _history_to_row(termination.history) if termination.history else None
     forecast = row.pop("forecast")
     row |= {f"forecast_{name}": forecast and getattr(forecast, name) for name in _FORECAST}
+    row["revival"] = revival_to_row(termination.revival) if termination.revival else None
     return row
 
 
@@ -109,7 +110,17 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     )
     values["history"] = _history(row["history"]) if row["history"] else None
     values["forecast"] = forecast_from_row(row) if row["forecast_made_at"] else None
+    values["revival"] = _revival(row["revival"]) if row["revival"] else None
     return Termination(**values)
+
+
+def revival_to_row(revival: Revival) -> dict[str, Any]:
+    return asdict(revival) | {"at": revival.at.isoformat()}
+
+
+def _revival(row: dict[str, Any]) -> Revival:
+    seen = {"at": datetime.fromisoformat(row["at"]), "job_state": JobState(row["job_state"])}
+    return Revival(**row | seen)
 
 
 def capture_to_row(capture: Capture) -> dict[str, Any]:

@@ -84,6 +84,9 @@ operations = Table(
     Column("outcome", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+    Column("keep_down_s", Float),
+    Column("keeps_down_for", Text),
+    Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("requested_by", "idempotency_key"),
     CheckConstraint("length(reason) > 0", name="reason"),
     CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),
@@ -156,6 +159,9 @@ terminations = Table(
     Column("forecast_p50_at", UtcDateTime),
     Column("forecast_p90_at", UtcDateTime),
     Column("forecast_stalled_since", UtcDateTime),
+    Column("come_back_watch_s", Float, nullable=False, server_default=text("0")),
+    Column("come_back_watched_at", UtcDateTime),
+    Column("revival", JSON(none_as_null=True)),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
@@ -221,6 +227,14 @@ Index(
     terminations.c.partition,
     sqlite_where=READ_ANEW,
     postgresql_where=READ_ANEW,
+)
+
+Index(
+    "ix_terminations_come_back",
+    terminations.c.partition,
+    terminations.c.come_back_watched_at,
+    sqlite_where=text("come_back_watched_at IS NOT NULL"),
+    postgresql_where=text("come_back_watched_at IS NOT NULL"),
 )
 
 instances = Table(

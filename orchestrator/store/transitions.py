@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, func, select, update
 
 from orchestrator.domain import invariants
 from orchestrator.domain.facts import machines, observations
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import outcome
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.transaction import Transaction
 
-_REQUESTED = ("settle_s", "give_up_after_s", "on_submitted")
+_REQUESTED = ("settle_s", "give_up_after_s", "on_submitted", "come_back_watch_s")
+
+_WATCHED_AT = "come_back_watched_at"
+"""Set as a termination ends, and by its watch from then on."""
 
 _GUARDED = (
     update(terminations)
@@ -31,7 +34,7 @@ _GUARDED = (
         terminations.c.state == bindparam("guard_state"),
         terminations.c.revision == bindparam("guard_revision"),
     )
-    .values({name: bindparam(f"set_{name}") for name in SET_BY_ENGINE})
+    .values({name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _WATCHED_AT)})
 )
 
 
@@ -61,7 +64,17 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
         "guard_observed_at": before.observed_at,
         **{f"guard_{name}": getattr(before, name) for name in _REQUESTED},
         **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
+        f"set_{_WATCHED_AT}": _watched_from(after),
     }
+
+
+def _watched_from(after: Termination) -> datetime | None:
+    """When the come-back watch of its job begins; None: it has not ended, or is not watched.
+
+    One that was found finished is watched as well: it may have failed, and RetryJobs revives it.
+    """
+    watched = after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s > 0
+    return after.finished_at if watched else None
 
 
 async def write_decisions(

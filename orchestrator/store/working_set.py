@@ -23,6 +23,7 @@ from sqlalchemy import (
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
+from orchestrator.store import watch
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
 from orchestrator.store.schema import (
@@ -34,12 +35,13 @@ from orchestrator.store.schema import (
 from orchestrator.store.transitions import write_decision, write_decisions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, CompoundSelect
 
     from orchestrator.domain.attempts import Answer, NewAttempt
+    from orchestrator.domain.come_back import WatchLook
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.problems import Problem
@@ -180,6 +182,33 @@ class WorkingSet(Fenced):
             rows = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
         captured, other = rows.one()
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
+
+    async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
+        """Terminations of one region whose job is watched for coming back, the soonest due first.
+
+        None whose watch has looked since ``looked_before``.
+        """
+        async with self._database.read() as connection:
+            return await watch.to_watch(connection, self._fence.partition, looked_before, limit)
+
+    async def watch(
+        self,
+        looks: Sequence[WatchLook],
+        at: datetime,
+        *,
+        keep_down_max: int,
+        new_id: Callable[[str], str],
+    ) -> None:
+        """Write what these looks showed, with an operation for each job to be kept down.
+
+        None is brought down again more than ``keep_down_max`` times in a row.  ``new_id`` makes an
+        id with a prefix.
+        """
+
+        async def work(transaction: Transaction) -> None:
+            await watch.write(transaction, looks, at, keep_down_max=keep_down_max, new_id=new_id)
+
+        await self._write(work)
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with a TerminateJob call whose answer was never written."""

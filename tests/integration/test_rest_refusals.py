@@ -148,6 +148,7 @@ WRONG_VALUES: dict[str, list[object]] = {
         "9999-12-31T23:59:59-23:59",
     ],
     "give_up_after_s": [0, -1, -0.0, True, "60", [], 2_592_001, 1e300, 10**99],
+    "keep_down_s": [0, -1, True, "60", [], 2_592_001, 1e300, 10**99],
     "settle_s": [-1, -1e-9, True, "60", [], 86_401, 1e300, 10**99],
 }
 
@@ -180,7 +181,10 @@ async def test_a_field_that_is_needed_is_named(untouched: Rest, field: str) -> N
 async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, field: str) -> None:
     """Among them what later versions will understand: until then it would be a false promise."""
     problem = assert_problem(
-        await untouched.post(LEGAL | {field: None}), 422, "invalid-request", "jobs, not_before"
+        await untouched.post(LEGAL | {field: None}),
+        422,
+        "invalid-request",
+        "jobs, keep_down_s, not_before",
     )
     assert [error["field"] for error in problem["errors"]] == [field]
 
@@ -444,6 +448,7 @@ LEGAL_BODIES = strategies.fixed_dictionaries(
         "on_submitted": strategies.sampled_from(["hold", "refuse"]),
         "not_before": strategies.sampled_from([None, "2026-01-01T00:00:00+08:00", tomorrow()]),
         "give_up_after_s": strategies.none() | strategies.floats(0.001, 2_592_000),
+        "keep_down_s": strategies.none() | strategies.floats(0.001, 2_592_000),
         "settle_s": strategies.none() | strategies.integers(0, 86_400),
     },
 )
@@ -596,6 +601,11 @@ async def test_a_bad_query_parameter(
     untouched: Rest, path: str, query: str, slug: str, told: str
 ) -> None:
     assert_problem(await untouched.get(f"{path}?{query}"), 400, slug, told)
+
+
+async def test_revived_is_true_or_false(untouched: Rest) -> None:
+    answer = await untouched.get("/v1/terminations?revived=yes")
+    assert_problem(answer, 400, "bad-parameter", "revived must be one of true, false")
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain import evidence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT PRIMARY KEY);
 CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, call_at, in_doubt,
-capture, captured_run, machines_gone, machines_observed_at, machines_problem
+capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival
 ON terminations BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
 CREATE TRIGGER postponed AFTER UPDATE OF look_at ON terminations
 WHEN NEW.not_before IS OLD.not_before
@@ -221,6 +222,22 @@ class Checkers:
 
     def all_ended(self) -> bool:
         return not self.rows("SELECT 1 FROM operations WHERE finished_at IS NULL LIMIT 1")
+
+    def all_noticed(self) -> bool:
+        """Is none live that was down, is watched, and is not known to have come back?"""
+        for row in self.rows(
+            "SELECT job_id, region, finished_at, come_back_watch_s FROM terminations"
+            " WHERE state IN (?, ?) AND revival IS NULL AND come_back_watch_s > 0",
+            *DOWN,
+        ):
+            cloud = self._world.clouds[f"{row['region']}.cloud"]
+            job = cloud._jobs[row["job_id"]]
+            ended = datetime.fromisoformat(row["finished_at"]).replace(tzinfo=UTC)
+            until = ended.timestamp() + row["come_back_watch_s"]
+            job.advance(cloud.now())
+            if job.live(cloud.now()) and job.revived_at is not None and job.revived_at < until:
+                return False
+        return True
 
     def unfinished(self) -> str:
         return "; ".join(

@@ -96,6 +96,7 @@ class Client:
         *,
         key: str | None = None,
         give_up_after_s: float | None = None,
+        keep_down_s: float | None = None,
     ) -> None:
         """Ask until it is acknowledged."""
         request = Request(
@@ -107,6 +108,7 @@ class Client:
             not_before=None,
             give_up_after_s=give_up_after_s,
             settle_s=None,
+            keep_down_s=keep_down_s,
         )
         while True:
             found = self._world.some_life()

@@ -59,6 +59,7 @@ HASTY: Final[dict[str, Any]] = {
     "capture_before_max_s": 2.0,
     "starting_watch_s": 2.0,
     "escalation": {"after_s": 1.0},
+    "come_back_watch_s": 0.0,
     "lease": LEASE,
     "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
 }
@@ -232,7 +233,7 @@ class World:
 
     # --- a run -----------------------------------------------------------------------------------
 
-    def _all_is_well(self) -> None:
+    def all_is_well(self) -> None:
         """No fault any more, and every place has its replica."""
         self.network.weather = Weather()
         self.database_is_away, self.commits_fail = False, None
@@ -251,14 +252,14 @@ class World:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.client.ask())
             await Troubles(self).run()
-            self._all_is_well()
+            self.all_is_well()
         self.loop.note("all is well")
         await self.end()
 
     async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
         """All work ends in bounded time, and all replicas stop."""
         ends_at = self.loop.time() + within_s
-        while not self.checkers.all_ended():
+        while not (self.checkers.all_ended() and self.checkers.all_noticed()):
             if self.loop.time() > ends_at:
                 self.checkers.violated("liveness", self.checkers.unfinished())
                 break

@@ -58,6 +58,20 @@ def test_a_job_that_has_ended_waits_for_nothing(daemon, run):
     )
 
 
+def test_tells_of_jobs_that_came_back(daemon, run):
+    """They are down by their state, and are asked for none the less."""
+    answer = operation("finished", "verified", verified=3)
+    answer["progress"]["revived"] = 1
+    daemon.answer(GET, answer)
+    why = "nothing: every instance was seen down; but it was seen running again"
+    daemon.answer(LIST, page(termination("job-a", "verified", waiting_for=why)))
+    lines = run("status", "op_1").stdout.splitlines()
+    assert "REVIVED    1 of 3 jobs, after they were down" in lines
+    assert lines[-1].endswith("every instance was seen down; but it was seen running again")
+    assert daemon.calls[-1].query["revived"] == "true"
+    assert len(daemon.calls) == 2
+
+
 def test_a_narrow_terminal_breaks_between_words(daemon):
     """So that ids and states stay whole."""
     daemon.answer(GET, operation(draining=1))

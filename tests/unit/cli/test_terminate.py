@@ -31,11 +31,23 @@ def test_prints_the_id_alone_on_stdout(daemon, run):
 def test_sends_what_was_asked_and_nothing_else(daemon, run):
     """Options that were not given are left to the daemon's configuration."""
     daemon.answer(SUBMIT, (202, operation(queued=1)))
-    run(*ARGUMENTS, "job-b", "--settle-s", "0", "--on-submitted", "refuse", "--region", "r")
+    run(
+        *ARGUMENTS,
+        "job-b",
+        "--settle-s",
+        "0",
+        "--keep-down",
+        "60",
+        "--on-submitted",
+        "refuse",
+        "--region",
+        "r",
+    )
     assert daemon.calls[0].body == {
         "jobs": ["job-a", "job-b"],
         "reason": "budget",
         "settle_s": 0.0,
+        "keep_down_s": 60.0,
         "on_submitted": "refuse",
         "region": "r",
     }

@@ -160,14 +160,14 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
         (
             history("job-1", read(JobState.SUCCEED)),
             [
-                "that it stayed down: it was found finished before any call, and not watched on",
+                "that it stayed down: it was found finished before any call, and did not settle",
                 NOT_LOOKED_UP,
             ],
         ),
         (
             history("job-1", read(JobState.SUCCEED, next_action=None)),  # type: ignore[arg-type]
             [
-                "that it stayed down: it was found finished before any call, and not watched on",
+                "that it stayed down: it was found finished before any call, and did not settle",
                 NOT_LOOKED_UP,
                 "that the cloud had nothing pending: no answer with NextAction was read",
             ],
@@ -269,6 +269,12 @@ def test_a_revived_job_makes_it_say_so() -> None:
     said = "that it stayed down: it was seen running again at 2026-01-01T12:01:30.000000Z"
     assert job["not_proven"] == [said]
     assert job["state"] == "verified"
+
+
+def test_one_that_ran_again_and_ended_is_not_said_to_run() -> None:
+    told = job_of(came_back(type=REVIVED, facts={"job_state": "FAILED"}))
+    seen = "it had run again and ended when it was seen at 2026-01-01T12:01:30.000000Z"
+    assert told["not_proven"] == [f"that it stayed down: {seen}"]
 
 
 def test_any_event_after_the_end_is_said() -> None:

@@ -24,6 +24,7 @@ from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import EscalationPolicy
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.engine.capturer import Capturer
+from orchestrator.engine.come_back_watch import ComeBackWatch
 from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.escalator import Escalator
 from orchestrator.engine.lease import Lease
@@ -84,10 +85,13 @@ JOB, *_ = job_ids(1)
 
 
 class NoJitter(Random):
-    """Draws that take nothing away from a backoff."""
+    """Draws that take nothing away from a backoff; ids are drawn all the same."""
 
     def random(self) -> float:
         return 0.0
+
+    def choices(self, population: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        return Random(self.getrandbits(64)).choices(population, *args, **kwargs)
 
 
 class ManualClock:
@@ -232,6 +236,7 @@ class World:
         self.capturer = Capturer(self.partition)
         self.machine_sweeper = MachineSweeper(self.partition)
         self.escalator = Escalator(self.partition)
+        self.come_back_watch = ComeBackWatch(self.partition)
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -241,31 +246,42 @@ class World:
         self.simulator.add_jobs([JobSpec(job_id=job_id, **values) for job_id in ids])
 
     async def submit(
-        self, *ids: str, region: str = REGION, partition: str = PARTITION, **known: Any
+        self,
+        *ids: str,
+        region: str = REGION,
+        partition: str = PARTITION,
+        asked: Mapping[str, Any] | None = None,
+        **known: Any,
     ) -> None:
         """Have an operation on these jobs stored, and ``known`` of each of them since."""
         self._operations += 1
-        number = self._operations
-        new = NewOperation(
-            id=f"op_{number}",
-            account="main",
-            region=region,
-            partition=partition,
-            job_ids=ids,
-            duplicates_merged=0,
-            reason="a test",
-            requested_by="me",
-            idempotency_key=None,
-            request_hash="h",
-            on_submitted=OnSubmitted.HOLD,
-            not_before=None,
-            give_up_after_s=3600.0,
-            settle_s=30.0,
-            created_at=self.clock.now(),
+        new = self.operation(
+            f"op_{self._operations}", *ids, region=region, partition=partition, **(asked or {})
         )
         await self.records.create(new, [f"trm_{job_id}" for job_id in ids])
         if known:
             await self.know(*ids, **known)
+
+    def operation(self, operation_id: str, *ids: str, **asked: Any) -> NewOperation:
+        """A request for these jobs."""
+        values: dict[str, Any] = {
+            "id": operation_id,
+            "account": "main",
+            "region": REGION,
+            "partition": PARTITION,
+            "job_ids": ids,
+            "duplicates_merged": 0,
+            "reason": "a test",
+            "requested_by": "me",
+            "idempotency_key": None,
+            "request_hash": "h",
+            "on_submitted": OnSubmitted.HOLD,
+            "not_before": None,
+            "give_up_after_s": 3600.0,
+            "settle_s": 30.0,
+            "created_at": self.clock.now(),
+        }
+        return NewOperation(**(values | asked))
 
     async def know(self, *ids: str, **known: Any) -> None:
         """Have this known of these jobs."""

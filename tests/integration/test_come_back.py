@@ -1,0 +1,82 @@
+"""A job that RetryJobs revives after it was verified, from the request to the certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.domain.verification import verify
+from tests.integration.harness import TIMEOUT_S, service
+
+if TYPE_CHECKING:
+    from tests.integration.harness import Service
+
+JOB = "job-revived1"
+REVIVED: dict[str, Any] = {"ids": [JOB], "instances": 3, "drain_s": 0.1, "revive_after_s": 1.5}
+ENGINE: dict[str, Any] = {
+    "settle_s": 0.1,
+    "come_back_watch_s": 60.0,
+    "poll": {
+        "sweep_min_s": 0.05,
+        "sweep_max_s": 0.1,
+        "settling_s": 0.1,
+        "relook_min_s": 0.05,
+        "down_s": 0.2,
+    },
+}
+
+
+async def revived(running: Service, operation_id: str) -> Any:
+    """The termination of the job once that was seen to have come back."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            found = (await running.terminations(operation_id))[JOB]
+            if found["revived_at"]:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def test_it_is_noticed_and_said_everywhere(database_url: str) -> None:
+    async with service(database_url, REVIVED, engine=ENGINE) as running:
+        operation_id = await running.submit(JOB)
+        before = await running.finished(operation_id)
+        assert (before["outcome"], before["progress"]["revived"]) == ("verified", 0)
+        found = await revived(running, operation_id)
+        assert (found["state"], found["brought_down_again_by"]) == ("verified", None)
+        assert "but it was seen running again at" in found["waiting_for"]
+        assert found["next_action"] == "submit it again"
+        after = await running.get(f"/v1/operations/{operation_id}")
+        assert (after["outcome"], after["progress"]["revived"]) == ("verified", 1)
+        listed = await running.get(f"/v1/operations/{operation_id}/terminations?revived=true")
+        assert [each["job_id"] for each in listed["terminations"]] == [JOB]
+        none = await running.get("/v1/terminations?revived=false")
+        assert none["terminations"] == []
+        async with running.client.get(f"/v1/operations/{operation_id}/certificate") as answer:
+            data = await answer.read()
+        assert verify(data) == []
+        assert b"NOT DOWN FOR GOOD: 1 came back after the end" in data
+        assert len(running.simulator.truth()) == 1
+        assert running.simulator.truth()[0]["live"] == 3, "nobody asked for it to be kept down"
+
+
+async def test_it_is_kept_down_so_many_times(database_url: str) -> None:
+    """Also where nothing else is watched."""
+    job, engine = REVIVED | {"revivals": 9}, ENGINE | {"come_back_watch_s": 0, "keep_down_max": 2}
+    async with service(database_url, job, engine=engine) as running:
+        first = await running.submit(JOB, keep_down_s=600)
+        operation_id, left_s = first, 600.0
+        for _ in range(2):
+            found = await revived(running, operation_id)
+            operation_id = found["brought_down_again_by"]
+            assert f"{operation_id} brings it down again" in found["waiting_for"]
+            operation = await running.finished(operation_id)
+            assert operation["outcome"] == "verified"
+            assert (operation["keeps_down_for"], operation["requested_by"]) == (first, "local")
+            assert operation["reason"] == f"kept down for {first}: a test"
+            assert 500 < operation["keep_down_s"] < left_s
+            left_s = operation["keep_down_s"]
+        found = await revived(running, operation_id)
+        assert found["brought_down_again_by"] is None
+        assert "as often as engine.keep_down_max allows" in found["waiting_for"]
+        acted = [call for call in running.simulator.calls if call.action == "TerminateJob"]
+        assert len(acted) == 3

@@ -1,0 +1,69 @@
+"""Jobs that come back after they were verified, while everything goes wrong that a seed picks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.simulation.network import REGIONS
+from tests.simulation.troubles import Troubles
+from tests.simulation.world import HASTY, REPLICAS, make_template, simulate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.simulation.world import World
+
+SEEDS: Final = 20
+LATEST_S: Final = 8.0
+"""From when a job is down until it is revived."""
+KEEP_DOWN_MAX: Final = 1
+ENGINE: Final[dict[str, Any]] = HASTY | {
+    "come_back_watch_s": 60.0,
+    "keep_down_max": KEEP_DOWN_MAX,
+    "poll": HASTY["poll"] | {"down_s": 1.0},
+}
+
+
+async def coming_back(world: World) -> None:
+    """Two operations, one of which is to be kept down, of jobs that are revived twice."""
+    for place in range(REPLICAS):
+        world.start(place)
+    async with asyncio.TaskGroup() as group:
+        for region, keep_down_s in zip(REGIONS, (None, 60.0), strict=True):
+            after_s = [1.2, LATEST_S]
+            job = {"count": 3, "drain_s": [0.2, 1], "revive_after_s": after_s, "revivals": 2}
+            jobs = world.clouds[f"{region}.cloud"].add_groups([job | {"region": region}])
+            asked = world.client.hand_over(jobs, region, key=region, keep_down_s=keep_down_s)
+            group.create_task(asked)
+        await Troubles(world).run()
+        world.all_is_well()
+    await asyncio.sleep(LATEST_S)
+    await world.end()
+    for row in world.checkers.rows(
+        "SELECT t.job_id, count(*) AS n FROM operations o"
+        " JOIN operation_terminations l ON l.operation_id = o.id"
+        " JOIN terminations t ON t.id = l.termination_id"
+        " WHERE o.keeps_down_for IS NOT NULL GROUP BY t.job_id"
+    ):
+        world.fired["kept down"] += 1
+        if row["n"] > KEEP_DOWN_MAX:
+            world.checkers.violated("cap", f"{row['job_id']} was brought down again {row['n']} x")
+
+
+@pytest.mark.timeout(180)
+def test_every_come_back_is_noticed_and_what_is_to_be_kept_down_is(tmp_path: Path) -> None:
+    make_template(tmp_path / "template.db")
+    fired: Counter[str] = Counter()
+    for seed in range(1, SEEDS + 1):
+        result = simulate(
+            seed, tmp_path / "template.db", tmp_path / "run", engine=ENGINE, run=coming_back
+        )
+        assert result.violations == [], f"seed {seed}"
+        fired += result.fired
+    assert fired["event: revived"] > 4 * SEEDS
+    assert fired["kept down"] > SEEDS
+    assert fired["a partition passed on"] > SEEDS / 2

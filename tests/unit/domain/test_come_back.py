@@ -1,0 +1,117 @@
+"""What a look at a watched job shows, and what is said of one that came back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.come_back import facts, watch_look
+from orchestrator.domain.explain import Surroundings, explain
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Revival
+from tests.unit.domain.build import NOW, later, swept, termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.jobs import JobSeen
+
+DOWN = termination(
+    State.VERIFIED,
+    look_at=None,
+    finished_at=NOW,
+    job_state=JobState.FAILED,
+    job_end_time="E1",
+    come_back_watch_s=3600.0,
+    come_back_watched_at=NOW,
+)
+RUNS, ENDED, NEITHER = "runs", "ended", None
+
+
+@pytest.mark.parametrize(
+    ("seen", "came_back", "ends"),
+    [
+        (None, NEITHER, True),
+        *[
+            (swept(state, at=later(60)), RUNS, True)
+            for state in JobState
+            if state not in (JobState.SUCCEED, JobState.FAILED)
+        ],
+        (swept(JobState.FAILED, at=later(60), end_time="E1"), NEITHER, False),
+        (swept(JobState.FAILED, at=later(60)), NEITHER, False),
+        (swept(JobState.SUCCEED, at=later(60), end_time="E1"), NEITHER, False),
+        (swept(None, at=later(60)), NEITHER, False),
+        (swept(JobState.FAILED, at=later(60), end_time="E2"), ENDED, False),
+        (swept(JobState.FAILED, at=later(3599.9), end_time="E1"), NEITHER, False),
+        (swept(JobState.FAILED, at=later(3600), end_time="E1"), NEITHER, True),
+        (swept(JobState.FAILED, at=later(9000), end_time="E2"), ENDED, True),
+        (swept(JobState.RUNNING, at=later(9000)), RUNS, True),
+    ],
+)
+def test_what_a_look_shows(seen: JobSeen | None, came_back: str | None, *, ends: bool) -> None:
+    look = watch_look(DOWN, seen)
+    assert look.ends is ends
+    assert look.came_back == (None if came_back is None else seen)
+
+
+def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
+    known = replace(DOWN, revival=Revival(at=later(60), job_state=JobState.FAILED))
+    ended = swept(JobState.FAILED, at=later(120), end_time="E3")
+    assert watch_look(known, ended).came_back is None
+    assert watch_look(known, swept(JobState.RUNNING, at=later(120))).came_back is not None
+
+
+def test_without_an_end_time_there_is_nothing_to_compare() -> None:
+    unknown = replace(DOWN, job_end_time=None)
+    assert watch_look(unknown, swept(JobState.FAILED, end_time="E2")).came_back is None
+
+
+def test_an_event_tells_what_was_seen_and_nothing_that_was_not() -> None:
+    assert facts(Revival(at=NOW, job_state=JobState.RUNNING)) == {
+        "job_state": "RUNNING",
+        "observed_at": "2026-01-01T12:00:00.000000Z",
+    }
+    assert set(facts(Revival(at=NOW, job_state=JobState.FAILED, job_end_time="E"))) == {
+        "job_state",
+        "job_end_time",
+        "observed_at",
+    }
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "to_do"),
+    [
+        (
+            {"job_state": JobState.RUNNING},
+            "it was seen running again at 2026-01-01T12:01:00Z",
+            "submit it again",
+        ),
+        (
+            {"job_state": JobState.SUBMITTED, "brought_down_again_by": "op_2"},
+            "it was seen running again at 2026-01-01T12:01:00Z, and op_2 brings it down again",
+            "see GET /v1/operations/op_2",
+        ),
+        (
+            {"job_state": JobState.RUNNING, "capped": True},
+            "and was brought down again as often as engine.keep_down_max allows",
+            "see in the console who calls RetryJobs, then submit it again",
+        ),
+        (
+            {"job_state": JobState.SUCCEED, "job_end_time": "E"},
+            "it has run again and ended since, as was seen at 2026-01-01T12:01:00Z",
+            "see in the console who calls RetryJobs",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("state", [State.VERIFIED, State.ALREADY_FINISHED])
+def test_it_is_said_beside_how_it_ended(
+    known: dict[str, Any], said: str, to_do: str, state: State
+) -> None:
+    around = Surroundings(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
+    before = explain(replace(DOWN, state=state), around)
+    told = explain(replace(DOWN, state=state, revival=Revival(at=later(60), **known)), around)
+    assert told.waiting_for.startswith(f"{before.waiting_for}; but ")
+    assert told.waiting_for.endswith(said)
+    assert told.next_action == to_do

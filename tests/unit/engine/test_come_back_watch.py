@@ -1,0 +1,389 @@
+"""The come-back watch, one step at a time: what it spends, what it sees, and what follows."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.jobs import JobState
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.unproven import REVIVED
+from orchestrator.engine.come_back_watch import BACKOFF_MAX_S
+from orchestrator.simulator.faults import Fault, Rule
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.domain.build import DOWN
+from tests.unit.engine.support import AMPLE, JOB, OTHER_REGION, POLL, QUOTAS, World, job_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from orchestrator.domain.terminations import Termination
+    from orchestrator.store.database import Database
+
+WATCHED: dict[str, Any] = {"come_back_watch_s": 3600.0}
+ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}
+
+
+async def verified(
+    world: World, *ids: str, asked: Mapping[str, Any] = WATCHED, **spec: Any
+) -> None:
+    """Have jobs of the cloud that were terminated verified now."""
+    world.cloud_runs(*ids, **(ENDED | spec))
+    now = world.clock.now()
+    settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": DOWN}
+    await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
+    await world.know(*ids, state=State.SETTLING, look_at=now, settle_until=now, **settled)
+    world.clock.advance(POLL.sweep_max_s)
+    while await live(world):
+        await world.sweeper.step()
+        world.clock.advance(1)
+    for job_id in ids:
+        assert (await world.termination(job_id)).state is State.VERIFIED
+
+
+async def live(world: World) -> list[str]:
+    records = await world.records.terminations(after=0, limit=1000)
+    return [r.termination.job_id for r in records if not r.termination.state.final]
+
+
+async def watch(world: World) -> float:
+    """A step of the sweeper, which has the first say, and one of the watch."""
+    await world.sweeper.step()
+    return await world.come_back_watch.step()
+
+
+async def watched(world: World, seconds: float) -> None:
+    """Let so much time pass with the watch at work."""
+    until = world.clock.passed_s + seconds
+    while (left_s := until - world.clock.passed_s) > 0:
+        wait_s = await watch(world)
+        world.clock.advance(min(left_s, wait_s or 0.001, 5.0))
+    await watch(world)
+
+
+async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
+    """The facts of the events that tell of one."""
+    found = await world.termination(job_id)
+    events = await world.records.events(
+        after=0, limit=100, operation_id=None, termination_id=found.id
+    )
+    return [dict(event.facts or {}) for event in events if event.type == REVIVED]
+
+
+def looks(world: World) -> list[tuple[str, ...]]:
+    return [call.job_ids for call in world.calls("DescribeJobs")]
+
+
+# --- what is seen --------------------------------------------------------------------------------
+
+
+async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, revive_after_s=90.0)
+    await watched(world, 80)
+    assert await revivals(world) == []
+    assert (await world.termination(JOB)).revival is None
+    await watched(world, 70)
+    (told,) = await revivals(world)
+    after = await world.termination(JOB)
+    assert after.revival is not None
+    assert (after.state, after.evidence) == (State.VERIFIED, 3)
+    assert (told["job_state"], after.revival.job_state) == ("RUNNING", JobState.RUNNING)
+    assert after.come_back_watched_at is None
+    calls = len(looks(world))
+    await watched(world, 600)
+    assert len(looks(world)) == calls
+    operation = await world.records.operation("op_1")
+    assert operation is not None
+    assert operation.revived == 1
+
+
+async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_end_time(
+    database: Database,
+) -> None:
+    """And that it runs once more, later, as well."""
+    world = World(database)
+    await verified(world, JOB, revive_after_s=70.0, revivals=2)
+    (job,) = world.simulator._jobs.values()
+    world.clock.advance(80.0)
+    job.advance(world.clock.now().timestamp())
+    job.terminate(world.clock.now().timestamp())
+    world.clock.advance(12)
+    await watch(world)
+    (told,) = await revivals(world)
+    assert told["job_state"] == "FAILED"
+    assert told["job_end_time"] != (await world.termination(JOB)).job_end_time
+    assert (await world.termination(JOB)).come_back_watched_at is not None
+    await watched(world, 140)
+    assert [each["job_state"] for each in await revivals(world)] == ["FAILED", "RUNNING"]
+
+
+async def test_a_deleted_job_ends_its_watch_and_says_nothing(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database)
+    await verified(world, JOB, vanish_after_s=30.0)
+    await watched(world, 600)
+    assert len(looks(world)) == 2
+    assert await revivals(world) == []
+    assert not caplog.messages
+
+
+async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, asked={"come_back_watch_s": 100.0})
+    await watched(world, 110)
+    assert len(looks(world)) == 2
+    assert (await world.termination(JOB)).come_back_watched_at is not None
+    world.clock.advance(5000)
+    await watched(world, 1000)
+    assert len(looks(world)) == 3
+    assert (await world.termination(JOB)).come_back_watched_at is None
+
+
+async def test_where_none_is_asked_for_none_is_watched(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, asked={}, revive_after_s=10.0)
+    await watched(world, 600)
+    assert len(looks(world)) == 1
+
+
+async def test_one_that_was_found_finished_is_watched_as_well(database: Database) -> None:
+    world = World(database)
+    world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
+    await world.submit(JOB, asked=WATCHED)
+    await world.sweeper.step()
+    await world.probe()
+    assert (await world.termination(JOB)).state is State.ALREADY_FINISHED
+    await watched(world, 130)
+    assert len(await revivals(world)) == 1
+
+
+async def test_another_process_watches_on(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, revive_after_s=90.0)
+    await watched(world, 70)
+    world.start()
+    world.clock.advance(1)
+    await watched(world, 70)
+    assert len(await revivals(world)) == 1
+
+
+# --- what it spends ------------------------------------------------------------------------------
+
+
+async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) -> None:
+    world = World(database)
+    ids = job_ids(150)
+    await verified(world, *ids)
+    before = len(looks(world))
+    await watched(world, 65)
+    made = looks(world)[before:]
+    assert sorted(len(call) for call in made) == [50, 100]
+    assert sorted(job_id for call in made for job_id in call) == ids
+    first_at, second_at = world.arrivals_s("DescribeJobs")[before:]
+    assert second_at - first_at >= 1.0
+
+
+async def test_jobs_of_one_region_go_together(database: Database) -> None:
+    world = World(database)
+    here, there = job_ids(2)
+    await verified(world, here)
+    await verified(world, there, region=OTHER_REGION)
+    before = len(looks(world))
+    await watched(world, 70)
+    assert sorted(looks(world)[before:]) == [(here,), (there,)]
+
+
+async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) -> None:
+    """5,000 jobs to look at first; the watch of yesterday's has its turn only then."""
+    bulk = [f"job-bulk{number:04}" for number in range(5000)]
+    world = World(database)
+    await verified(world, JOB, *job_ids(120)[1:])
+    await watched(world, 30)
+    world.clock.advance(100)
+    world.cloud_runs(*bulk, instances=1)
+    before, began_s = len(looks(world)), world.clock.passed_s
+    for start in range(0, len(bulk), 1000):
+        await world.submit(*bulk[start : start + 1000])
+    while len(looks(world)) < before + 50:
+        wait_s = await world.sweeper.step()
+        # The watch tries whenever it can.
+        await world.come_back_watch.step()
+        world.clock.advance(wait_s)
+        await world.come_back_watch.step()
+    made = looks(world)[before:]
+    assert {job_id[:8] for call in made for job_id in call} == {"job-bulk"}
+    assert sum(len(call) for call in made) == len(bulk)
+    assert world.clock.passed_s - began_s == pytest.approx(24, abs=0.1), "two a second"
+    await world.sweeper.step()
+    await watched(world, 10)
+    assert JOB in {job_id for call in looks(world)[before + 50 :] for job_id in call}
+
+
+async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> None:
+    """Of one call a second, the watch has just made one when a job is handed over."""
+    world = World(database, quotas=QUOTAS | {"DescribeJobs": 1})
+    ids = job_ids(201)
+    await verified(world, *ids[:200])
+    world.clock.advance(100)
+    await world.sweeper.step()
+    assert await world.come_back_watch.step() == 1.0
+    new = ids[200]
+    world.cloud_runs(new)
+    await world.submit(new)
+    assert await world.sweeper.step() > 0, "no permit is left"
+    world.clock.advance(1.0)
+    assert await world.come_back_watch.step() > 0
+    await world.sweeper.step()
+    assert looks(world)[-1] == (new,)
+
+
+async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB)
+    world.start()
+    world.clock.advance(500)
+    assert await world.come_back_watch.step() > 0
+    assert len(looks(world)) == 1
+
+
+async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Database) -> None:
+    """Both spend one quota, of which the sweeper has just taken the last permit."""
+
+    class Meanwhile(WorkingSet):
+        async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
+            rows = await super().to_watch(looked_before, limit)
+            world.cloud_runs(new)
+            await world.submit(new)
+            await world.sweeper.step()
+            return rows
+
+    world = World(database, quotas=QUOTAS | {"DescribeJobs": 1}, store=Meanwhile)
+    old, new = job_ids(2)
+    await verified(world, old)
+    world.clock.advance(100)
+    await world.sweeper.step()
+    assert await world.come_back_watch.step() > 0
+    assert looks(world)[-1] == (new,)
+
+
+# --- what fails ----------------------------------------------------------------------------------
+
+
+async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, revive_after_s=20.0)
+    fails = {"DescribeJobs": [Rule(Fault.INTERNAL_ERROR, 1.0)]}
+    world.simulator.faults.replace(fails, now=0)
+    await watched(world, 600)
+    failed = len(looks(world)) - 1
+    assert 8 <= failed <= 20, "no more often than once in BACKOFF_MAX_S in the end"
+    world.simulator.faults.replace({}, now=0)
+    await watched(world, BACKOFF_MAX_S)
+    assert len(await revivals(world)) == 1
+
+
+async def test_one_forbidden_job_ends_its_own_watch_and_no_other(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database)
+    bad, *good = job_ids(40)
+    await verified(world, *good, revive_after_s=90.0)
+    await verified(world, bad)
+    job = world.simulator._jobs[bad]
+    job.spec = type(job.spec)(job_id=bad, forbidden=True, state="FAILED")
+    with caplog.at_level(logging.WARNING):
+        await watched(world, 200)
+    assert (await world.termination(bad)).come_back_watched_at is None
+    assert [len(await revivals(world, job_id)) for job_id in good] == [1] * len(good)
+    (told,) = caplog.messages
+    assert f"{bad} is watched no longer" in told
+
+
+# --- keeping it down -----------------------------------------------------------------------------
+
+KEPT: dict[str, Any] = {"come_back_watch_s": 3600.0, "keep_down_s": 1800.0}
+
+
+async def run(world: World, seconds: float, *, step_s: float = 2.0) -> None:
+    """Let so much time pass with everything at work."""
+    until = world.clock.passed_s + seconds
+    while world.clock.passed_s < until:
+        await watch(world)
+        await world.dispatch()
+        await world.probe()
+        world.clock.advance(step_s)
+
+
+async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_allowed(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    world.partition.keep_down_max = 2
+    await verified(world, JOB, asked=KEPT, revive_after_s=100.0, revivals=9)
+    await run(world, 900)
+    records = await world.records.terminations(after=0, limit=10, job_id=JOB)
+    assert [r.termination.state for r in records] == [State.VERIFIED] * 3
+    *followed, last = [r.termination.revival for r in records]
+    operations = {
+        o.id: o
+        for o in await world.records.operations(after=0, limit=10, finished=None, account=None)
+    }
+    assert len(operations) == 3
+    left_s = []
+    for revival, record in zip(followed, records[1:], strict=True):
+        assert revival is not None
+        assert record.operation_ids == (revival.brought_down_again_by,)
+        again = operations[record.operation_ids[0]]
+        assert (again.keeps_down_for, again.requested_by) == ("op_1", "me")
+        assert again.reason == "kept down for op_1: a test"
+        assert again.keep_down_s is not None
+        left_s.append(again.keep_down_s)
+        assert [attempt.outcome for attempt in record.attempts] == ["accepted"]
+    assert 1800 > left_s[0] > left_s[1] > 1400
+    assert last is not None
+    assert last.capped
+    assert len(world.calls("TerminateJob")) == 2
+    assert world.simulator.truth()[0]["live"] == 10
+
+
+async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
+    database: Database,
+) -> None:
+    world = World(database)
+    await verified(world, JOB, asked=KEPT, revive_after_s=30.0)
+    world.clock.advance(70)
+    await world.sweeper.step()
+    world.woken()
+    await world.come_back_watch.step()
+    assert world.woken() == {"sweeps"}
+
+
+async def test_nothing_is_brought_down_once_that_time_is_over(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await verified(world, JOB, asked=KEPT | {"keep_down_s": 100.0}, revive_after_s=90.0)
+    await run(world, 300)
+    (revival,) = [r.termination.revival for r in await world.records.terminations(after=0, limit=9)]
+    assert revival is not None
+    assert (revival.brought_down_again_by, revival.capped) == (None, False)
+    assert world.calls("TerminateJob") == []
+
+
+async def test_what_somebody_has_submitted_again_is_joined(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await verified(world, JOB, asked=KEPT, revive_after_s=30.0)
+    world.clock.advance(58)
+    await world.records.create(
+        world.operation("op_theirs", JOB, requested_by="you"), ["trm_theirs"]
+    )
+    await run(world, 60, step_s=0.5)
+    records = await world.records.terminations(after=0, limit=10, job_id=JOB)
+    assert len(records) == 2
+    revival = records[0].termination.revival
+    assert revival is not None
+    assert set(records[1].operation_ids) == {"op_theirs", revival.brought_down_again_by}
+    assert len(world.calls("TerminateJob")) == 1
