@@ -29,21 +29,27 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 WATCHED: Final = """
-CREATE TABLE engine_writes (partition TEXT PRIMARY KEY);
+CREATE TABLE engine_writes (partition TEXT, holder TEXT, UNIQUE (partition, holder));
 CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, call_at, in_doubt,
-capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival
-ON terminations BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival, reading,
+read_at, rung_done_at
+ON terminations BEGIN INSERT OR IGNORE INTO engine_writes
+SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 CREATE TRIGGER postponed AFTER UPDATE OF look_at ON terminations
 WHEN NEW.not_before IS OLD.not_before
-BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+BEGIN INSERT OR IGNORE INTO engine_writes
+SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 CREATE TRIGGER troubled AFTER UPDATE OF trouble_code, trouble_message, allowed_per_s ON partitions
-WHEN NEW.epoch = OLD.epoch BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.name); END;
+WHEN NEW.epoch = OLD.epoch BEGIN INSERT OR IGNORE INTO engine_writes
+SELECT name, holder FROM partitions WHERE name = NEW.name; END;
 CREATE TRIGGER begun AFTER INSERT ON attempts
-BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+BEGIN INSERT OR IGNORE INTO engine_writes
+SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 CREATE TRIGGER answered AFTER UPDATE ON attempts
-BEGIN INSERT OR IGNORE INTO engine_writes VALUES (NEW.partition); END;
+BEGIN INSERT OR IGNORE INTO engine_writes
+SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 """
-"""Which partitions a transaction decides for, noted by the database itself."""
+"""Which partitions a transaction decides for, and who holds them then: the database notes it."""
 HARMLESS: Final = ("", Fault.CHARSET)
 ANSWERS_A_LOOK: Final = ("OK", "ResourceNotFound.Job", "UnauthorizedOperation")
 DOWN: Final = (State.VERIFIED, State.ALREADY_FINISHED)
@@ -122,10 +128,7 @@ class Checkers:
         """What decides for a partition comes from its holder."""
         raw = connection._conn
         try:
-            written = raw.execute(
-                "SELECT w.partition, p.holder FROM engine_writes w"
-                " LEFT JOIN partitions p ON p.name = w.partition"
-            ).fetchall()
+            written = raw.execute("SELECT partition, holder FROM engine_writes").fetchall()
         except sqlite3.ProgrammingError:
             return  # it was dropped, and nothing will be committed
         for partition, holder in written:
