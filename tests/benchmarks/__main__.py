@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.benchmarks import quota
+from tests.benchmarks import huge, quota
 
-BENCHMARKS = {"quota": quota.run}
+BENCHMARKS = {"huge": huge.run, "quota": quota.run}
 
 
 def main() -> int:
