@@ -170,7 +170,9 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                 watched=watched,
                 poll=env.settings.engine.poll.policy(),
                 capture=env.settings.engine.capture_policy(),
-                escalation=env.settings.engine.escalation.policy(),
+                escalation=env.settings.engine.escalation.policy(
+                    machines=account.terminate_machines
+                ),
                 keep_down_max=env.settings.engine.keep_down_max,
             )
 

@@ -50,5 +50,7 @@ def _account(name: str, account: Account) -> Iterator[str]:
         default = " (default)" if region == account.default_region else ""
         machines = account.cvm_host(region) or "not looked at"
         yield f"  region   {region}{default} at {account.host(region)}, machines: {machines}"
+    if account.terminate_machines:
+        yield "  machines are ended where nothing else brings their instances down"
     quotas = ", ".join(f"{action} {calls}" for action, calls in account.quotas.model_dump().items())
     yield f"  quotas   {quotas} a second"

@@ -62,10 +62,11 @@ class Action(StrEnum):
     DESCRIBE_JOB_SUBMIT_INFO = "DescribeJobSubmitInfo"
     DESCRIBE_TASK = "DescribeTask"
     DESCRIBE_INSTANCES = "DescribeInstances"
+    TERMINATE_INSTANCES = "TerminateInstances"
 
     @property
     def service(self) -> Service:
-        return CVM if self is Action.DESCRIBE_INSTANCES else BATCH
+        return CVM if self in (Action.DESCRIBE_INSTANCES, Action.TERMINATE_INSTANCES) else BATCH
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -112,6 +113,11 @@ def machines_body(machine_ids: Sequence[str]) -> bytes:
     return _body({"InstanceIds": list(machine_ids), "Limit": MACHINES_PER_CALL})
 
 
+def terminate_machine_body(machine_id: str) -> bytes:
+    """Body of TerminateInstances."""
+    return _body({"InstanceIds": [machine_id]})
+
+
 def _body(parameters: Mapping[str, object]) -> bytes:
     return json.dumps(parameters, separators=(",", ":")).encode()
 
@@ -147,7 +153,7 @@ def cloud_time(headers: Mapping[str, str]) -> datetime | None:
 
 
 def read_request_id(response: Mapping[str, object]) -> str:
-    """What TerminateJob and TerminateTaskInstance answer."""
+    """What TerminateJob, TerminateTaskInstance and TerminateInstances answer."""
     return pieces.text(response, "RequestId")
 
 

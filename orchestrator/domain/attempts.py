@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 TERMINATE_JOB: Final = "TerminateJob"
 TERMINATE_TASK_INSTANCE: Final = "TerminateTaskInstance"
+TERMINATE_INSTANCES: Final = "TerminateInstances"
 ACCEPTED: Final = "accepted"
 INTERRUPTED: Final = "interrupted"
 

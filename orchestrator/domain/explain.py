@@ -169,6 +169,8 @@ def _escalated(termination: Termination) -> str:
     since, rounds = _time(termination.rung_at), termination.rung_round
     if termination.rung is Rung.INSTANCES:
         return f"; since {since} TerminateTaskInstance is called for each (round {rounds})"
+    if termination.rung is Rung.MACHINES:
+        return f"; since {since} TerminateInstances is called for the machine of each"
     return f"; since {since} it takes a person: they stay up " + (
         f"after {rounds} rounds of TerminateTaskInstance" if rounds else "after TerminateJob"
     )

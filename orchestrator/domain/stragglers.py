@@ -2,8 +2,9 @@
 
 TerminateJob is made again first, where the job runs on with nothing pending (``looks``).  Then
 TerminateTaskInstance is called for each instance that is left, round after round; it has the same
-effect on one as TerminateJob has on all (cloud.tencent.com/document/api/599/15911).  Then it is up
-to a person, who is told which instances, machines and commands.
+effect on one as TerminateJob has on all (cloud.tencent.com/document/api/599/15911).  Then, only
+where the account allows it, the machines of those instances are ended.  Then it is up to a person,
+who is told which instances, machines and commands.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.attempts import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,7 +38,13 @@ class Rung(StrEnum):
     NONE = "none"
     INSTANCES = "instances"
     """TerminateTaskInstance for each that is left."""
+    MACHINES = "machines"
+    """TerminateInstances for the machine of each that is left."""
     PERSON = "person"
+
+
+IN_ROUNDS: Final = (Rung.INSTANCES, Rung.MACHINES)
+"""Those on which one call is made for each instance that is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,28 +52,34 @@ class EscalationPolicy:
     """A rung follows when nothing moved for ``after_s``, and for as long as the drain had moved.
 
     TerminateTaskInstance is called for ``instances_max`` at most, each up to ``rounds_max`` times;
-    0 rounds: never.
+    0 rounds: never.  ``machines``: whether the machines of so many may be ended after that, once.
     """
 
     after_s: float = 60.0
     instances_max: int = 200
     rounds_max: int = 3
+    machines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Straggler:
-    """A task instance that TerminateTaskInstance is to be called for."""
+    """A task instance to call for; with ``machine_id``, its machine is to be ended instead."""
 
     termination_id: str
     region: str
     job_id: str
     task: str
     instance_index: int
+    machine_id: str | None = None
+
+    @property
+    def action(self) -> str:
+        return TERMINATE_INSTANCES if self.machine_id else TERMINATE_TASK_INSTANCE
 
     @property
     def target(self) -> str:
         """As attempts name it."""
-        return f"{self.task}/{self.instance_index}"
+        return self.machine_id or f"{self.task}/{self.instance_index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +115,10 @@ def next_rung(termination: Termination, seen_at: datetime, policy: EscalationPol
         return None
     if live <= policy.instances_max and termination.rung_round < policy.rounds_max:
         return Rung.INSTANCES
-    return None if termination.rung is Rung.PERSON else Rung.PERSON
+    if termination.rung is Rung.PERSON:
+        return None
+    few = live <= policy.instances_max and termination.rung is not Rung.MACHINES
+    return Rung.MACHINES if few and policy.machines else Rung.PERSON
 
 
 def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
@@ -115,6 +133,6 @@ def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
 def _going_on(termination: Termination) -> bool:
     """Whether the calls of its round are not all made yet."""
     done_at, rung_at = termination.rung_done_at, termination.rung_at
-    return termination.rung is Rung.INSTANCES and (
+    return termination.rung in IN_ROUNDS and (
         done_at is None or rung_at is None or done_at < rung_at
     )

@@ -1,11 +1,16 @@
-"""Calls TerminateTaskInstance for instances that TerminateJob does not bring down."""
+"""Calls for instances that TerminateJob does not bring down, or for their machines, one by one."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.attempts import ACCEPTED, TERMINATE_TASK_INSTANCE, Answer
+from orchestrator.domain.attempts import (
+    ACCEPTED,
+    TERMINATE_INSTANCES,
+    TERMINATE_TASK_INSTANCE,
+    Answer,
+)
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.stragglers import RoundOver, Straggler
@@ -13,6 +18,7 @@ from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
     from orchestrator.domain.quota import Permit
+    from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
 
 BACKOFF_BASE_S = 1.0
@@ -28,7 +34,7 @@ _NOT_EXECUTED = (
 
 
 class Escalator:
-    """One partition's TerminateTaskInstance calls.
+    """One partition's TerminateTaskInstance and TerminateInstances calls.
 
     A call whose answer is lost is not read after: on an instance that is down it has no effect
     (cloud.tencent.com/document/api/599/15908), and the next round calls for those that are live.
@@ -38,8 +44,11 @@ class Escalator:
         self.name = f"escalator of {partition.name}"
         self.wake = partition.wakes.escalations
         self._partition = partition
-        self._pacer = partition.pacers[TERMINATE_TASK_INSTANCE]
-        self._calls = Background(f"a TerminateTaskInstance call of {partition.name}")
+        self._pacers = {
+            action: partition.pacers[action]
+            for action in (TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)
+        }
+        self._calls = Background(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
         self._failures = 0
         self._resume_at = 0.0
@@ -47,11 +56,14 @@ class Escalator:
     async def step(self) -> float:
         """Call for one instance if one is left; returns the seconds until the next may be."""
         partition, store = self._partition, self._partition.store.instances
-        wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
+        paused_s = self._resume_at - partition.clock.monotonic()
+        wait_s = max(paused_s, min(pacer.wait_s() for pacer in self._pacers.values()))
         if wait_s > 0:
             return wait_s
         match await store.next_in_rounds():
             case Straggler() as straggler:
+                if (wait_s := self._pacers[straggler.action].wait_s()) > 0:
+                    return wait_s
                 await self._start(straggler)
             case RoundOver() as over if not self._under_way:
                 await store.end_round(over, partition.clock.now())
@@ -64,28 +76,21 @@ class Escalator:
         return await self._calls.end(within_s)
 
     async def _start(self, straggler: Straggler) -> None:
-        permit = self._pacer.take()
+        pacer = self._pacers[straggler.action]
+        permit = pacer.take()
         try:
             await self._partition.store.instances.start(straggler, self._partition.clock.now())
         except BaseException:
-            self._pacer.put_back()
+            pacer.put_back()
             raise
         self._under_way.add(straggler)
-        self._calls.start(lambda: self._call(straggler, permit))
+        self._calls.start(lambda: self._call(straggler, pacer, permit))
 
-    async def _call(self, straggler: Straggler, permit: Permit) -> None:
+    async def _call(self, straggler: Straggler, pacer: Pacer, permit: Permit) -> None:
         partition, error = self._partition, None
         try:
             try:
-                request_id = await self._pacer.send(
-                    permit,
-                    lambda: partition.cloud.terminate_task_instance(
-                        region=straggler.region,
-                        job_id=straggler.job_id,
-                        task_name=straggler.task,
-                        index=straggler.instance_index,
-                    ),
-                )
+                request_id = await pacer.send(permit, lambda: self._terminate(straggler))
             except CloudError as raised:
                 error = raised
                 answer = Answer.of_error(error, partition.clock.now())
@@ -98,6 +103,19 @@ class Escalator:
         finally:
             self._under_way.discard(straggler)
             self.wake.set()
+
+    async def _terminate(self, straggler: Straggler) -> str:
+        cloud = self._partition.cloud
+        if straggler.machine_id is not None:
+            return await cloud.terminate_machine(
+                region=straggler.region, machine_id=straggler.machine_id
+            )
+        return await cloud.terminate_task_instance(
+            region=straggler.region,
+            job_id=straggler.job_id,
+            task_name=straggler.task,
+            index=straggler.instance_index,
+        )
 
     def _back_off(self, *, again: bool) -> None:
         if not again:

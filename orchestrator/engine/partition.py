@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.attempts import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
+from orchestrator.domain.attempts import (
+    TERMINATE_INSTANCES,
+    TERMINATE_JOB,
+    TERMINATE_TASK_INSTANCE,
+)
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.come_back import KEEP_DOWN_MAX
 from orchestrator.domain.decide import decide
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 ACTIONS = (
     TERMINATE_JOB,
     TERMINATE_TASK_INSTANCE,
+    TERMINATE_INSTANCES,
     "DescribeJob",
     "DescribeJobs",
     "DescribeTask",

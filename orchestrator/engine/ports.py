@@ -69,7 +69,7 @@ class Cloud(Protocol):
 
     @property
     def sees_machines(self) -> bool:
-        """Whether machines may be asked for; where not, the two calls for them raise ValueError."""
+        """Whether machines may be asked for; where not, the calls for them raise ValueError."""
 
     async def describe_machines(
         self, *, region: str, machine_ids: Sequence[str]
@@ -78,6 +78,9 @@ class Cloud(Protocol):
 
         One id that the cloud does not accept may refuse the call for all.
         """
+
+    async def terminate_machine(self, *, region: str, machine_id: str) -> str:
+        """Ask the cloud to destroy a machine; asynchronous there.  Returns the RequestId."""
 
 
 class InstanceStore(Protocol):
@@ -125,13 +128,13 @@ class InstanceStore(Protocol):
         """
 
     async def next_in_rounds(self) -> Straggler | RoundOver | None:
-        """The instance to call TerminateTaskInstance for next; then each round that is over."""
+        """The instance, or machine, to call for next; then each round that is over."""
 
     async def end_round(self, over: RoundOver, at: datetime) -> None:
         """Write a round as done; none of its calls may be under way: it closes what is open."""
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
-        """Write an attempt of TerminateTaskInstance before its call leaves."""
+        """Write an attempt before its call leaves."""
 
     async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
         """Write its answer; ``again``: it had no effect and is to be made once more."""

@@ -155,8 +155,8 @@ class Escalation(_Section):
     instances_max: Annotated[int, Field(ge=0, le=READ_MAX_INSTANCES)] = _ESCALATION.instances_max
     rounds_max: Annotated[int, Field(ge=0, le=100)] = _ESCALATION.rounds_max
 
-    def policy(self) -> EscalationPolicy:
-        return EscalationPolicy(**self.model_dump())
+    def policy(self, *, machines: bool) -> EscalationPolicy:
+        return EscalationPolicy(**self.model_dump(), machines=machines)
 
 
 class Engine(_Section):
@@ -194,6 +194,7 @@ class Quotas(_Section):
     DescribeJobSubmitInfo: PositiveInt = 2
     DescribeTask: PositiveInt = 3
     DescribeInstances: PositiveInt = 40
+    TerminateInstances: PositiveInt = 10
 
 
 CREDENTIALS_ENDPOINT = (
@@ -248,6 +249,8 @@ class Account(_Section):
     endpoint: str = REGIONAL_BATCH
     cvm_endpoint: str | None = _NEEDED_BY_SOME
     """Where machines are asked for; None: nowhere."""
+    terminate_machines: bool = False
+    """Whether machines of instances that nothing else brings down may be ended."""
     regions: Annotated[list[Annotated[str, AfterValidator(region_name)]], Field(min_length=1)]
     default_region: str | None = None
     credentials: Credentials
@@ -279,6 +282,13 @@ class Account(_Section):
                 "one host as if it were its own"
             )
         return cvm_endpoint
+
+    @field_validator("terminate_machines")
+    @classmethod
+    def _reachable(cls, terminate_machines: bool, info: ValidationInfo) -> bool:
+        if terminate_machines and info.data.get("cvm_endpoint", REGIONAL_CVM) is None:
+            raise ValueError("needs cvm_endpoint, which says that there is none")
+        return terminate_machines
 
     @field_validator("default_region")
     @classmethod

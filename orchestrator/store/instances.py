@@ -94,7 +94,7 @@ class StoredInstances(Fenced):
         await self._write(work)
 
     async def next_in_rounds(self) -> Straggler | RoundOver | None:
-        """The instance to call TerminateTaskInstance for next; then each round that is over."""
+        """The instance, or machine, to call for next; then each round that is over."""
         async with self._database.read() as connection:
             return await stragglers.next_in_rounds(connection, self._fence.partition)
 
@@ -107,7 +107,7 @@ class StoredInstances(Fenced):
         await self._write(work)
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
-        """Write an attempt of TerminateTaskInstance before its call leaves."""
+        """Write an attempt before its call leaves."""
 
         async def work(transaction: Transaction) -> None:
             await stragglers.start(transaction, straggler, self._fence.partition, at)

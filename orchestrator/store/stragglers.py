@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, insert, or_, select, update
 
-from orchestrator.domain.attempts import INTERRUPTED, TERMINATE_TASK_INSTANCE
+from orchestrator.domain.attempts import (
+    INTERRUPTED,
+    TERMINATE_INSTANCES,
+    TERMINATE_TASK_INSTANCE,
+)
 from orchestrator.domain.captures import LIVE
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import READ_MAX_INSTANCES, RoundOver, Rung, Straggler
+from orchestrator.domain.machines import Sight
+from orchestrator.domain.stragglers import (
+    IN_ROUNDS,
+    READ_MAX_INSTANCES,
+    RoundOver,
+    Rung,
+    Straggler,
+)
 from orchestrator.store.captures import write_instances
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
 from orchestrator.store.rows import capture_to_row
@@ -48,7 +59,7 @@ TO_READ = (
 _IN_A_ROUND = (
     HERE,
     READ_ANEW,
-    _T.rung == Rung.INSTANCES,
+    _T.rung.in_(IN_ROUNDS),
     _T.state == State.DRAINING,
     _T.read_at >= _T.rung_at,
     or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at),
@@ -59,10 +70,24 @@ _LEFT = and_(
     instances.c.state.in_(LIVE),
     instances.c.observed_at >= _T.read_at,
     or_(instances.c.called_at.is_(None), instances.c.called_at < _T.rung_at),
+    or_(
+        _T.rung == Rung.INSTANCES,
+        # No node of a compute environment: others may run there.
+        and_(
+            instances.c.machine_id != "",
+            or_(instances.c.machine.is_(None), instances.c.machine == Sight.UP),
+        ),
+    ),
 )
-_OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_TASK_INSTANCE)
+_OPEN = and_(
+    attempts.c.answered_at.is_(None),
+    attempts.c.action.in_((TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)),
+)
 _NEXT = (
-    select(_T.id, _T.region, _T.job_id, instances.c.task, instances.c.instance_index)
+    select(
+        *(_T.id, _T.region, _T.job_id, _T.rung),
+        *(instances.c.task, instances.c.instance_index, instances.c.machine_id),
+    )
     .join(instances, _LEFT, isouter=True)
     .where(*_IN_A_ROUND)
     .order_by(
@@ -113,6 +138,7 @@ async def next_in_rounds(
         job_id=row.job_id,
         task=row.task,
         instance_index=row.instance_index,
+        machine_id=row.machine_id if row.rung == Rung.MACHINES else None,
     )
 
 
@@ -149,7 +175,7 @@ async def start(
             "termination_id": straggler.termination_id,
             "number": int(made or 0) + 1,
             "partition": partition,
-            "action": TERMINATE_TASK_INSTANCE,
+            "action": straggler.action,
             "target": straggler.target,
             "sent_at": at,
         },

@@ -70,6 +70,7 @@ QUOTAS: Final = {
     "DescribeTask": 3,
     "DescribeJobSubmitInfo": 2,
     "DescribeInstances": 40,
+    "TerminateInstances": 10,
     "TerminateTaskInstance": 2,
 }
 FILE: Final = "orchestrator.db"

@@ -582,6 +582,18 @@ def test_machines_need_not_be_looked_at(file: Path, endpoint: str) -> None:
     assert "machines: not looked at" in told.output
 
 
+def test_machines_are_ended_only_where_an_account_says_so(file: Path) -> None:
+    assert not load(file, ACCOUNT).accounts["prod"].terminate_machines
+    allowed = ACCOUNT.replace("regions", "terminate_machines = true\nregions")
+    assert load(file, allowed).accounts["prod"].terminate_machines
+    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert "ended where nothing else brings their instances down" in told.output
+    nowhere = allowed.replace("regions", 'cvm_endpoint = "none"\nregions')
+    assert mistakes(file, nowhere) == [
+        "accounts.prod.terminate_machines: needs cvm_endpoint, which says that there is none"
+    ]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "cvm_endpoint", "told"),
     [

@@ -6,14 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import update
 
 from orchestrator.domain.attempts import Answer
 from orchestrator.domain.captures import LIVE, Capture, with_page
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.machines import Sight
 from orchestrator.domain.stragglers import RoundOver, Rung, Straggler
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.schema import instances
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_captures import TASK, capture, found, instance, page
 from tests.contract.store.test_store import PARTITION, submit
@@ -22,6 +25,7 @@ from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
     from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
 
 DRAINING: dict[str, Any] = {
     "state": State.DRAINING,
@@ -67,6 +71,14 @@ async def escalated(
     await submit(records, 1, "job-1")
     await capture(store, records, "job-1", *(instance(n, f"ins-{n}") for n in range(3)))
     await know(database, await found(records, ID), **(ESCALATED | known))
+
+
+async def looked_up(database: Database, index: int, sight: Sight) -> None:
+    async def work(transaction: Transaction) -> None:
+        this = instances.c.instance_index == index
+        await transaction.execute(update(instances).where(this).values(machine=sight))
+
+    await database.write(work)
 
 
 async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
@@ -175,6 +187,33 @@ async def test_a_call_that_was_never_answered_is_closed_with_its_round(
     assert record is not None
     (attempt,) = record.attempts
     assert (attempt.outcome, attempt.answered_at) == ("interrupted", later(15))
+
+
+async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    """Not one that no reading named, nor one that is on its way out, nor a node."""
+    on_machines = {"rung": Rung.MACHINES}
+    await escalated(store, records, database, **on_machines)
+    seen = replace(
+        page(*(instance(n, f"ins-{n}" if n else None) for n in range(5))), observed_at=later(12)
+    )
+    begun = Capture(run=1, tasks=(TASK,), began_at=later(12))
+    done = with_page(begun, seen, later(12))
+    await store.instances.read(await found(records, ID), done, seen, due_at=None)
+    for index, sight in ((1, Sight.UP), (2, Sight.GONE), (3, Sight.NODE)):
+        await looked_up(database, index, sight)
+    called = []
+    while isinstance(straggler := await store.instances.next_in_rounds(), Straggler):
+        called.append((straggler.action, straggler.target))
+        await store.instances.start(straggler, later(13))
+        answer = Answer(at=later(14), outcome="accepted", request_id="r")
+        await store.instances.finish(straggler, answer, again=False)
+    assert called == [("TerminateInstances", "ins-1"), ("TerminateInstances", "ins-4")]
+    assert straggler == RoundOver(ID)
+    record = await records.termination(ID)
+    assert record is not None
+    assert [each.outcome for each in record.attempts] == ["accepted", "accepted"]
 
 
 async def test_what_is_stale_is_not_written(

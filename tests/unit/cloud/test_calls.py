@@ -108,7 +108,9 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
             region=REGION, job_id="job-1", task_name="t", states=[JobState.RUNNING]
         )
         machines = await gateway.describe_machines(region=REGION, machine_ids=["ins-1", "ins-2"])
+        ended = await gateway.terminate_machine(region=REGION, machine_id="ins-2")
 
+    assert ended == "r-1"
     assert request_id == "r-1"
     assert (job.state, job.instances) == (JobState.FAILED, InstanceCounters())
     assert {job_id: seen.state for job_id, seen in jobs.items()} == {"job-2": JobState.RUNNING}
@@ -122,10 +124,12 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         "DescribeJobSubmitInfo",
         "DescribeTask",
         "DescribeInstances",
+        "TerminateInstances",
     ]
     assert json.loads(server.arrived[0][1])["TaskInstanceIndex"] == 7
     assert json.loads(server.arrived[4][1])["Filters"][0]["Values"] == ["RUNNING"]
     assert json.loads(server.arrived[5][1]) == {"InstanceIds": ["ins-1", "ins-2"], "Limit": 100}
+    assert json.loads(server.arrived[6][1]) == {"InstanceIds": ["ins-2"]}
 
 
 async def test_sighting_is_as_old_as_its_call() -> None:
@@ -203,6 +207,8 @@ async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> No
         assert not gateway.sees_machines
         with pytest.raises(ValueError, match="no endpoint of cvm"):
             await gateway.describe_machines(region=REGION, machine_ids=["ins-1"])
+        with pytest.raises(ValueError, match="no endpoint of cvm"):
+            await gateway.terminate_machine(region=REGION, machine_id="ins-1")
 
     assert server.arrived == []
 

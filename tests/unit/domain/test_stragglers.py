@@ -47,6 +47,26 @@ def test_a_rung_follows_when_nothing_moved_for_long(before: Any, at_s: float, ru
     assert next_rung(before, later(at_s), ESCALATION) is rung
 
 
+@pytest.mark.parametrize(
+    ("changes", "rung"),
+    [
+        ({}, Rung.MACHINES),
+        ({"rung_round": 1}, Rung.INSTANCES),
+        ({"instances": InstanceCounters(running=5, failed=5)}, Rung.PERSON),
+        ({"rung": Rung.MACHINES, "rung_at": later(140)}, None),
+        ({"rung": Rung.MACHINES, "rung_done_at": later(140)}, Rung.PERSON),
+        ({"rung": Rung.PERSON}, None),
+    ],
+)
+def test_machines_come_last_and_once_where_they_may_be_ended(
+    changes: dict[str, Any], rung: Rung
+) -> None:
+    done = replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2)
+    allowed = replace(ESCALATION, machines=True)
+    assert next_rung(replace(done, **changes), later(200), allowed) is rung
+    assert next_rung(replace(done, **changes), later(200), ESCALATION) is not Rung.MACHINES
+
+
 def test_a_count_that_moves_puts_it_off() -> None:
     fewer = InstanceCounters(running=3, failed=7)
     after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
@@ -104,6 +124,13 @@ def test_a_person_is_told_the_commands() -> None:
     assert "4 of 10 instances live" in told.waiting_for
     assert "--JobId job-1" in str(told.next_action)
     assert "tccli cvm TerminateInstances" in str(told.next_action)
+
+
+def test_that_machines_are_ended_is_told() -> None:
+    told = explain(replace(IN_ROUND_1, rung=Rung.MACHINES), AROUND)
+    assert "TerminateInstances is called for the machine of each" in told.waiting_for
+    assert told.next_action is not None
+    assert "tccli" not in told.next_action
 
 
 def test_a_round_under_way_is_told() -> None:

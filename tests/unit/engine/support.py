@@ -66,6 +66,7 @@ QUOTAS = {
     "DescribeTask": 3,
     "DescribeJobSubmitInfo": 2,
     "DescribeInstances": 40,
+    "TerminateInstances": 10,
 }
 AMPLE = dict.fromkeys(QUOTAS, 50)
 POLL = PollPolicy()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
 
 ACTION = "TerminateTaskInstance"
+MACHINES = "TerminateInstances"
 SLOW = AMPLE | {ACTION: 2}
 
 
@@ -102,6 +103,30 @@ async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Databas
     assert [each.index for each in live] == [8, 9]
     given_up = await until(world, lambda t: t.state is State.UNVERIFIED, within_s=4000, step_s=30)
     assert len(world.calls(ACTION)) == 2 * given_up.rung_round
+
+
+async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
+    database: Database,
+) -> None:
+    policy = EscalationPolicy(rounds_max=1, machines=True)
+    world = World(database, quotas=AMPLE, escalation=policy)
+    await called(world, JOB, instances=10, immortal=2)
+    await until(world, lambda t: t.rung is Rung.MACHINES, within_s=600)
+    assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
+    done = await until(world, lambda t: t.state is State.VERIFIED, within_s=600)
+    assert done.rung is Rung.MACHINES
+    record = await world.record(JOB)
+    ended = [each.target for each in record.attempts if each.action == MACHINES]
+    assert ended == [each.machine_id for each in await world.instances(JOB) if each.index > 7]
+    assert len(ended) == len(world.calls(MACHINES)) == 2
+
+
+async def test_nodes_of_a_compute_environment_are_left_alone(database: Database) -> None:
+    policy = EscalationPolicy(rounds_max=1, machines=True)
+    world = World(database, quotas=AMPLE, escalation=policy)
+    await called(world, JOB, instances=10, immortal=2, env_id="env-example1")
+    await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    assert world.calls(MACHINES) == []
 
 
 async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
