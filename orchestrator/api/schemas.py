@@ -83,6 +83,7 @@ class OperationRequest(BaseModel):
     not_before: Annotated[AwareDatetime, AfterValidator(_utc)] | None = None
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] | None = None
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] | None = None
+    escalate: bool = True
     keep_down_s: Annotated[float, Field(gt=0, le=KEEP_DOWN_MAX_S)] | None = None
 
     def request(self) -> Request:
@@ -95,6 +96,7 @@ class OperationRequest(BaseModel):
             not_before=self.not_before,
             give_up_after_s=self.give_up_after_s,
             settle_s=self.settle_s,
+            escalate=self.escalate,
             keep_down_s=self.keep_down_s,
         )
 
@@ -243,6 +245,12 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "instances": _instances(record),
         "tasks": [asdict(task) for task in t.tasks],
         "machines": _machines(t),
+        "escalation": {
+            "allowed": t.escalate,
+            "rung": t.rung,
+            "round": t.rung_round,
+            "since": timestamp(t.rung_at),
+        },
         "attempts": [_attempt(attempt) for attempt in record.attempts],
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,

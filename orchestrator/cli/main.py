@@ -108,6 +108,13 @@ def terminate(
         float | None,
         typer.Option(callback=_finite, help="How long a job may take before it ends unverified."),
     ] = None,
+    escalate: Annotated[
+        bool,
+        typer.Option(
+            "--escalate/--no-escalate",
+            help="Call more than TerminateJob for instances that do not go down, or not.",
+        ),
+    ] = True,
     keep_down_s: Annotated[
         float | None,
         typer.Option(
@@ -141,6 +148,7 @@ def terminate(
         "region": region,
         "settle_s": settle_s,
         "give_up_after_s": give_up_after_s,
+        "escalate": None if escalate else False,
         "keep_down_s": keep_down_s,
         "on_submitted": on_submitted,
     }

@@ -171,6 +171,8 @@ def _escalated(termination: Termination) -> str:
         return f"; since {since} TerminateTaskInstance is called for each (round {rounds})"
     if termination.rung is Rung.MACHINES:
         return f"; since {since} TerminateInstances is called for the machine of each"
+    if not termination.escalate:
+        return f"; since {since} it takes a person: no more than TerminateJob was to be called"
     return f"; since {since} it takes a person: they stay up " + (
         f"after {rounds} rounds of TerminateTaskInstance" if rounds else "after TerminateJob"
     )

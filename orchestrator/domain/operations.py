@@ -61,6 +61,7 @@ class NewOperation:
     give_up_after_s: float
     settle_s: float
     created_at: datetime
+    escalate: bool = True
     come_back_watch_s: float = 0.0
     keep_down_s: float | None = None
     """How long after it was down a job that comes back is brought down again; None: never."""

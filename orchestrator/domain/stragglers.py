@@ -113,12 +113,13 @@ def next_rung(termination: Termination, seen_at: datetime, policy: EscalationPol
         return None
     if still_s(termination, seen_at) < _patience_s(termination, policy):
         return None
-    if live <= policy.instances_max and termination.rung_round < policy.rounds_max:
+    may_call = termination.escalate and live <= policy.instances_max
+    if may_call and termination.rung_round < policy.rounds_max:
         return Rung.INSTANCES
     if termination.rung is Rung.PERSON:
         return None
-    few = live <= policy.instances_max and termination.rung is not Rung.MACHINES
-    return Rung.MACHINES if few and policy.machines else Rung.PERSON
+    may_end = may_call and policy.machines and termination.rung is not Rung.MACHINES
+    return Rung.MACHINES if may_end else Rung.PERSON
 
 
 def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:

@@ -126,6 +126,8 @@ class Termination:
 
     moved_at: datetime | None = None
     """When a count last showed another number of live instances than the one before."""
+    escalate: bool = True
+    """Whether more than TerminateJob may be called for what does not go down."""
     rung: Rung = Rung.NONE
     rung_at: datetime | None = None
     """When this round of this rung began."""

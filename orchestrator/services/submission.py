@@ -38,6 +38,8 @@ class Request:
     not_before: datetime | None
     give_up_after_s: float | None
     settle_s: float | None
+    escalate: bool = True
+    """Whether more than TerminateJob may be called for instances that do not go down."""
     keep_down_s: float | None = None
     """How long after it was down a job that comes back is brought down again; None: not at all."""
 
@@ -97,6 +99,7 @@ class Submission:
             ),
             settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
             created_at=created_at,
+            escalate=request.escalate,
             come_back_watch_s=max(self.come_back_watch_s, request.keep_down_s or 0.0),
             keep_down_s=request.keep_down_s,
         )
@@ -148,7 +151,9 @@ def _hash(request: Request) -> str:
         "give_up_after_s": request.give_up_after_s,
         "settle_s": request.settle_s,
     }
+    # Requests of the versions before had none of these, and may still be sent again.
     if request.keep_down_s is not None:
-        # Requests of the versions before had none, and may still be sent again.
         meaning["keep_down_s"] = request.keep_down_s
+    if not request.escalate:
+        meaning["escalate"] = False
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

@@ -119,9 +119,9 @@ async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
 
 
 async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str]) -> None:
-    """A shared termination serves everyone: the longer windows, the earlier start, hold.
+    """A shared termination serves everyone: the longer windows, the earlier start, hold, escalate.
 
-    No decision writes the windows or on_submitted, so that none of those under way undoes this.
+    No decision writes these but the start, so that none of those under way undoes this.
     """
     values: dict[str, Any] = {
         "settle_s": greatest(terminations.c.settle_s, new.settle_s),
@@ -130,6 +130,8 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
     }
     if new.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
+    if new.escalate:
+        values["escalate"] = True
     start = _start(new)
     for some in chunks(ids):
         joined = terminations.c.id.in_(some)
@@ -173,6 +175,7 @@ def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termina
         give_up_after_s=new.give_up_after_s,
         on_submitted=new.on_submitted,
         not_before=new.not_before,
+        escalate=new.escalate,
         come_back_watch_s=new.come_back_watch_s,
         look_at=_start(new),
     )

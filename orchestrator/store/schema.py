@@ -145,6 +145,7 @@ terminations = Table(
     Column("machines_observed_at", UtcDateTime),
     Column("machines_problem", JSON(none_as_null=True)),
     Column("moved_at", UtcDateTime),
+    Column("escalate", Boolean, nullable=False, server_default=true()),
     Column("rung", Text, nullable=False, server_default=text("'none'")),
     Column("rung_at", UtcDateTime),
     Column("rung_round", Integer, nullable=False, server_default=text("0")),

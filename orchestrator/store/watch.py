@@ -151,6 +151,7 @@ def _again(
         give_up_after_s=before.give_up_after_s,
         settle_s=before.settle_s,
         created_at=at,
+        escalate=before.escalate,
         come_back_watch_s=before.come_back_watch_s,
         keep_down_s=_left_s(before, asked, seen_at),
         keeps_down_for=first,

@@ -137,6 +137,7 @@ async def test_a_request_under_the_same_key_is_stored_once(rest: Rest) -> None:
         {"settle_s": 1},
         {"give_up_after_s": 1},
         {"keep_down_s": 1},
+        {"escalate": False},
         {"not_before": "2026-01-01T00:00:00Z"},
     ],
     ids=lambda change: next(iter(change)),

@@ -200,6 +200,29 @@ async def test_an_immortal_job_ends_unverified_at_its_deadline(database_url: str
         assert termination["instances"]["live"] == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "state", "rung", "calls"),
+    [
+        ({"escalate": True}, "verified", "instances", 2),
+        ({"escalate": False, "give_up_after_s": 5}, "unverified", "person", 0),
+    ],
+)
+async def test_instances_that_stay_are_called_unless_that_was_not_wanted(
+    database_url: str, asked: dict[str, Any], state: str, rung: str, calls: int
+) -> None:
+    poll = {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "relook_min_s": 0.1, "settling_s": 0.1}
+    engine = {"settle_s": 0.2, "escalation": {"after_s": 0.2}, "poll": poll}
+    job = group(stuck=2, failed_early_s=60)
+    async with service(database_url, job, engine=engine) as running:
+        operation_id = await running.submit(JOB, **asked)
+        termination = await running.until(operation_id, JOB, "verified", "unverified")
+        assert (termination["state"], termination["escalation"]["rung"]) == (state, rung)
+        assert termination["escalation"]["allowed"] is asked["escalate"]
+        made = [each.action for each in running.simulator.calls]
+        assert made.count("TerminateTaskInstance") == calls
+        assert made.count("TerminateInstances") == 0
+
+
 async def test_a_submitted_job_can_be_refused_instead_of_held(database_url: str) -> None:
     async with service(database_url, group(state="SUBMITTED")) as running:
         operation_id = await running.submit(JOB, on_submitted="refuse")

@@ -43,11 +43,13 @@ SHORT: dict[str, Any] = {
     "settle_s": 10.0,
     "give_up_after_s": 20.0,
     "come_back_watch_s": 30.0,
+    "escalate": False,
 }
 LONG: dict[str, Any] = {
     "settle_s": 1000.0,
     "give_up_after_s": 2000.0,
     "come_back_watch_s": 3000.0,
+    "escalate": True,
 }
 WITHIN, PAST = later(5), later(60)
 """The short windows of every state here end between the two."""

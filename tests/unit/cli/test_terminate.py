@@ -38,6 +38,7 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
         "0",
         "--keep-down",
         "60",
+        "--no-escalate",
         "--on-submitted",
         "refuse",
         "--region",
@@ -48,6 +49,7 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
         "reason": "budget",
         "settle_s": 0.0,
         "keep_down_s": 60.0,
+        "escalate": False,
         "on_submitted": "refuse",
         "region": "r",
     }

@@ -126,6 +126,16 @@ def test_a_person_is_told_the_commands() -> None:
     assert "tccli cvm TerminateInstances" in str(told.next_action)
 
 
+def test_nothing_more_is_called_where_that_was_asked_for() -> None:
+    asked = replace(STUCK, escalate=False)
+    assert next_rung(asked, later(70), replace(ESCALATION, machines=True)) is Rung.PERSON
+    left = replace(asked, rung=Rung.PERSON, rung_at=later(70))
+    assert next_rung(left, later(9999), ESCALATION) is None
+    told = explain(left, AROUND)
+    assert "no more than TerminateJob was to be called" in told.waiting_for
+    assert "tccli batch TerminateTaskInstance" in (told.next_action or "")
+
+
 def test_that_machines_are_ended_is_told() -> None:
     told = explain(replace(IN_ROUND_1, rung=Rung.MACHINES), AROUND)
     assert "TerminateInstances is called for the machine of each" in told.waiting_for
