@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -47,14 +48,28 @@ def postgres_template(postgres: Server) -> str:
     return asyncio.run(postgres.create_template(upgrade))
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the schema, to copy: an upgrade takes longer than most tests."""
+    path = tmp_path_factory.mktemp("template") / "orchestrator.db"
+    asyncio.run(upgrade(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path}/orchestrator.db"
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    path = tmp_path / "orchestrator.db"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await upgrade(database_url)
     async with Database(database_url, lambda: datetime.now(UTC)) as opened:
         await hold(opened, *PARTITIONS)
         yield opened

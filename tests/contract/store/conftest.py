@@ -8,7 +8,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.postgres import Server
 
@@ -22,9 +21,11 @@ def template(request: pytest.FixtureRequest) -> tuple[Server, str] | None:
 
 
 @pytest.fixture
-async def database_url(template: tuple[Server, str] | None, tmp_path: Path) -> AsyncIterator[str]:
+async def database_url(
+    template: tuple[Server, str] | None, request: pytest.FixtureRequest
+) -> AsyncIterator[str]:
     if template is None:
-        yield f"sqlite+aiosqlite:///{tmp_path}/orchestrator.db"
+        yield request.getfixturevalue("sqlite_url")
     else:
         server, name = template
         async with server.database(name) as url:

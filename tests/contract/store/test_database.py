@@ -35,13 +35,14 @@ SOON_S = 5.0
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """Where ``database_url`` has its file; there is none where that is not asked for."""
     return tmp_path / "orchestrator.db"
 
 
 @pytest.fixture
-def database_url(path: Path) -> str:
+def database_url(sqlite_url: str) -> str:
     """What is tested here is SQLite's."""
-    return f"sqlite+aiosqlite:///{path}"
+    return sqlite_url
 
 
 @pytest.fixture(autouse=True)

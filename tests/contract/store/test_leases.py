@@ -24,7 +24,6 @@ from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
 from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
-from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, only, ready_to_call, start, submit, to_sweep
@@ -108,7 +107,6 @@ class World:
 
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
-    await upgrade(database_url)
     clock = Clock()
     async with Database(database_url, clock.now) as database:
         yield World(database, clock)
