@@ -50,12 +50,15 @@ class Escalator:
         }
         self._calls = Background(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
+        self._may_have_lost = True
         self._failures = 0
         self._resume_at = 0.0
 
     async def step(self) -> float:
         """Call for one instance if one is left; returns the seconds until the next may be."""
         partition, store = self._partition, self._partition.store.instances
+        if self._may_have_lost:
+            await self._recover()
         paused_s = self._resume_at - partition.clock.monotonic()
         wait_s = max(paused_s, min(pacer.wait_s() for pacer in self._pacers.values()))
         if wait_s > 0:
@@ -65,15 +68,25 @@ class Escalator:
                 if (wait_s := self._pacers[straggler.action].wait_s()) > 0:
                     return wait_s
                 await self._start(straggler)
-            case RoundOver() as over if not self._under_way:
+            case RoundOver() as over:
                 await store.end_round(over, partition.clock.now())
-            case _:
+            case None:
                 return math.inf
         return 0.0
 
     async def end(self, within_s: float) -> bool:
         """Let the calls under way end; False where one had to be cut off."""
         return await self._calls.end(within_s)
+
+    async def _recover(self) -> None:
+        """Take note of attempts whose answer was never written, in an earlier process or here."""
+        partition = self._partition
+        self._may_have_lost = False
+        try:
+            await partition.store.instances.interrupted(self._under_way, partition.clock.now())
+        except BaseException:
+            self._may_have_lost = True
+            raise
 
     async def _start(self, straggler: Straggler) -> None:
         pacer = self._pacers[straggler.action]
@@ -82,6 +95,8 @@ class Escalator:
             await self._partition.store.instances.start(straggler, self._partition.clock.now())
         except BaseException:
             pacer.put_back()
+            # What is told as failed may be committed all the same.
+            self._may_have_lost = True
             raise
         self._under_way.add(straggler)
         self._calls.start(lambda: self._call(straggler, pacer, permit))
@@ -100,6 +115,9 @@ class Escalator:
             self._back_off(again=again)
             await partition.store.instances.finish(straggler, answer, again=again)
             await partition.note(error)
+        except BaseException:
+            self._may_have_lost = True
+            raise
         finally:
             self._under_way.discard(straggler)
             self.wake.set()

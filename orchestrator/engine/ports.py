@@ -128,10 +128,16 @@ class InstanceStore(Protocol):
         """
 
     async def next_in_rounds(self) -> Straggler | RoundOver | None:
-        """The instance, or machine, to call for next; then each round that is over."""
+        """A round that is over, or the instance, or machine, to call for next.
+
+        None is named while an attempt for it is open, and no round is over before all are closed.
+        """
 
     async def end_round(self, over: RoundOver, at: datetime) -> None:
-        """Write a round as done; none of its calls may be under way: it closes what is open."""
+        """Write a round as done."""
+
+    async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
+        """Close what is open of these attempts, but for those under way."""
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
         """Write an attempt before its call leaves."""

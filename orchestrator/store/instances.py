@@ -12,7 +12,7 @@ from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from orchestrator.domain.attempts import Answer
@@ -94,15 +94,23 @@ class StoredInstances(Fenced):
         await self._write(work)
 
     async def next_in_rounds(self) -> Straggler | RoundOver | None:
-        """The instance, or machine, to call for next; then each round that is over."""
+        """A round that is over, or the instance, or machine, to call for next."""
         async with self._database.read() as connection:
             return await stragglers.next_in_rounds(connection, self._fence.partition)
 
     async def end_round(self, over: RoundOver, at: datetime) -> None:
-        """Write a round as done; none of its calls may be under way: it closes what is open."""
+        """Write a round as done."""
 
         async def work(transaction: Transaction) -> None:
             await stragglers.end_round(transaction, over, at)
+
+        await self._write(work)
+
+    async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
+        """Close what is open of these attempts, but for those under way."""
+
+        async def work(transaction: Transaction) -> None:
+            await stragglers.interrupted(transaction, under_way, self._fence.partition, at)
 
         await self._write(work)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import Text, and_, case, cast, exists, func, insert, or_, select, update
 
 from orchestrator.domain.attempts import (
     INTERRUPTED,
@@ -27,6 +27,7 @@ from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,6 +65,17 @@ _IN_A_ROUND = (
     _T.read_at >= _T.rung_at,
     or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at),
 )
+_OPEN = and_(
+    attempts.c.answered_at.is_(None),
+    attempts.c.action.in_((TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)),
+)
+_UNDER_WAY = (
+    exists().where(_OPEN, attempts.c.termination_id == _T.id).correlate(terminations, instances)
+)
+_TARGET = case(
+    (_T.rung == Rung.MACHINES, instances.c.machine_id),
+    else_=instances.c.task + "/" + cast(instances.c.instance_index, Text),
+)
 _LEFT = and_(
     instances.c.termination_seq == _T.seq,
     ANEW,
@@ -78,20 +90,22 @@ _LEFT = and_(
             or_(instances.c.machine.is_(None), instances.c.machine == Sight.UP),
         ),
     ),
-)
-_OPEN = and_(
-    attempts.c.answered_at.is_(None),
-    attempts.c.action.in_((TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)),
+    # It may have got a machine meanwhile, which is another row.
+    ~_UNDER_WAY.where(attempts.c.target == _TARGET),
 )
 _NEXT = (
     select(
         *(_T.id, _T.region, _T.job_id, _T.rung),
         *(instances.c.task, instances.c.instance_index, instances.c.machine_id),
     )
-    .join(instances, _LEFT, isouter=True)
-    .where(*_IN_A_ROUND)
+    .join_from(terminations, instances, _LEFT, isouter=True)
+    .where(*_IN_A_ROUND, or_(instances.c.task.is_not(None), ~_UNDER_WAY))
     .order_by(
-        instances.c.task.is_(None), _T.rung_at, _T.seq, instances.c.task, instances.c.instance_index
+        instances.c.task.is_not(None),
+        _T.rung_at,
+        _T.seq,
+        instances.c.task,
+        instances.c.instance_index,
     )
     .limit(1)
 )
@@ -126,7 +140,7 @@ async def read(
 async def next_in_rounds(
     connection: AsyncConnection, partition: str
 ) -> Straggler | RoundOver | None:
-    """The instance to call for next, of the round that began first; then what is over."""
+    """A round that is over; else the instance to call for next, of the round that began first."""
     row = (await connection.execute(_NEXT, {"partition": partition})).one_or_none()
     if row is None:
         return None
@@ -144,12 +158,22 @@ async def next_in_rounds(
 
 async def end_round(transaction: Transaction, over: RoundOver, at: datetime) -> None:
     await transaction.execute(
-        update(attempts)
-        .where(_OPEN, attempts.c.termination_id == over.termination_id)
-        .values(answered_at=at, outcome=INTERRUPTED)
-    )
-    await transaction.execute(
         update(terminations).where(_T.id == over.termination_id).values(rung_done_at=at)
+    )
+
+
+async def interrupted(
+    transaction: Transaction, under_way: Collection[Straggler], partition: str, at: datetime
+) -> None:
+    """Close the attempts that nobody hears the answer of any more: all but those under way."""
+    a = attempts.c
+    opened = await transaction.execute(
+        select(a.seq, a.termination_id, a.target).where(_OPEN, a.partition == partition)
+    )
+    heard = {(straggler.termination_id, straggler.target) for straggler in under_way}
+    lost = [row.seq for row in opened if (row.termination_id, row.target) not in heard]
+    await transaction.execute(
+        update(attempts).where(a.seq.in_(lost)).values(answered_at=at, outcome=INTERRUPTED)
     )
 
 

@@ -21,11 +21,9 @@ def template(request: pytest.FixtureRequest) -> tuple[Server, str] | None:
 
 
 @pytest.fixture
-async def database_url(
-    template: tuple[Server, str] | None, request: pytest.FixtureRequest
-) -> AsyncIterator[str]:
+async def database_url(template: tuple[Server, str] | None, sqlite_url: str) -> AsyncIterator[str]:
     if template is None:
-        yield request.getfixturevalue("sqlite_url")
+        yield sqlite_url
     else:
         server, name = template
         async with server.database(name) as url:

@@ -51,9 +51,15 @@ async def to_read(store: WorkingSet, *, at: float = 30.0) -> list[str]:
     return [row.id for row in rows]
 
 
-async def read(store: WorkingSet, records: StoredRecords, *indices: int, at: float = 12.0) -> None:
+async def read(
+    store: WorkingSet,
+    records: StoredRecords,
+    *indices: int,
+    at: float = 12.0,
+    termination_id: str = ID,
+) -> None:
     """Have the live instances read in one page, begun at this time."""
-    before = await found(records, ID)
+    before = await found(records, termination_id)
     begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
     seen = replace(page(*(instance(n, f"ins-{n}") for n in indices)), observed_at=later(at))
     done = with_page(begun, seen, later(at))
@@ -167,13 +173,13 @@ async def test_a_call_without_effect_is_made_again(
     straggler = await store.instances.next_in_rounds()
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
-    assert await store.instances.next_in_rounds() == RoundOver(ID)
+    assert await store.instances.next_in_rounds() is None, "its answer may come"
     answer = Answer(at=later(14), outcome="throttled", code="RequestLimitExceeded")
     await store.instances.finish(straggler, answer, again=True)
     assert await store.instances.next_in_rounds() == straggler
 
 
-async def test_a_call_that_was_never_answered_is_closed_with_its_round(
+async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
     store: WorkingSet, records: StoredRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
@@ -182,11 +188,47 @@ async def test_a_call_that_was_never_answered_is_closed_with_its_round(
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
     assert await store.unanswered() == [], "no TerminateJob call is in doubt"
-    await store.instances.end_round(RoundOver(ID), later(15))
-    record = await records.termination(ID)
-    assert record is not None
-    (attempt,) = record.attempts
-    assert (attempt.outcome, attempt.answered_at) == ("interrupted", later(15))
+    for under_way, ended in (({straggler}, None), (set[Straggler](), later(15))):
+        await store.instances.interrupted(under_way, later(15))
+        record = await records.termination(ID)
+        assert record is not None
+        (attempt,) = record.attempts
+        assert attempt.answered_at == ended
+    assert attempt.outcome == "interrupted"
+    assert await store.instances.next_in_rounds() == RoundOver(ID), "it was called for"
+
+
+async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_is_open(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    await read(store, records, 1)
+    straggler = await store.instances.next_in_rounds()
+    assert isinstance(straggler, Straggler)
+    await store.instances.start(straggler, later(13))
+    before = await found(records, ID)
+    begun = Capture(run=1, tasks=(TASK,), began_at=later(14))
+    seen = replace(page(instance(1, "ins-new")), observed_at=later(14))
+    done = with_page(begun, seen, later(14))
+    await store.instances.read(before, done, seen, due_at=later(20))
+    assert await store.instances.next_in_rounds() is None
+    await store.instances.interrupted((), later(15))
+    assert await store.instances.next_in_rounds() == straggler
+    await store.instances.start(straggler, later(16))
+
+
+async def test_a_round_is_over_although_another_one_goes_on(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    await read(store, records, 1, 2)
+    await submit(records, 2, "job-2")
+    other = "trm_2_job-2"
+    await know(database, await found(records, other), **ESCALATED)
+    await read(store, records, termination_id=other)
+    assert await store.instances.next_in_rounds() == RoundOver(other)
+    await store.instances.end_round(RoundOver(other), later(13))
+    assert isinstance(await store.instances.next_in_rounds(), Straggler)
 
 
 async def test_only_machines_that_may_run_for_the_job_alone_are_ended(

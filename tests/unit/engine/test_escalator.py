@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.stragglers import EscalationPolicy, Rung, Straggler
+from tests.known import know
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
@@ -179,6 +180,24 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
     record = await world.record(JOB)
     first = next(each for each in record.attempts if each.action == ACTION)
     assert first.outcome == "interrupted"
+
+
+async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=10, stuck=1)
+    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    for _ in range(2):
+        await world.capture()
+    straggler = await world.store.instances.next_in_rounds()
+    assert isinstance(straggler, Straggler)
+    await world.store.instances.start(straggler, world.clock.now())
+    await know(database, await world.termination(JOB), state=State.SETTLING)
+    world.start()
+    await world.escalator.step()
+    record = await world.record(JOB)
+    assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
