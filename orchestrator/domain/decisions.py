@@ -27,6 +27,12 @@ _LATE: Final = Problem(
     advice="look at the job in the console and end there what is live, or submit it again with a "
     "longer give_up_after_s",
 )
+_UNSETTLED: Final = replace(
+    _LATE,
+    message="the job was seen down, but by its deadline it was not proven to be down for good",
+    advice="see in the console that the job was not revived, and end there what is up of its "
+    "machines, or submit it again with a longer give_up_after_s",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +128,10 @@ def running_again(termination: Termination) -> Termination:
 def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
     """The deadline has passed; what last went wrong is told with it."""
     last = termination.problem
-    message = f"{_LATE.message}; last error: {last.code}: {last.message}" if last else _LATE.message
-    late = replace(termination, problem=replace(_LATE, message=message))
-    return moved(late, Event.GAVE_UP, now, why=why)
+    late = _UNSETTLED if termination.evidence >= evidence.NO_INSTANCE_LIVE else _LATE
+    message = f"{late.message}; last error: {last.code}: {last.message}" if last else late.message
+    told = replace(termination, problem=replace(late, message=message))
+    return moved(told, Event.GAVE_UP, now, why=why)
 
 
 def problem_of(error: CloudError) -> Problem:

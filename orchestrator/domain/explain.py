@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain import evidence
 from orchestrator.domain.coverage import captured, missed
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import Rung
+from orchestrator.domain.stragglers import Rung, going_on, read_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,14 +168,25 @@ def _escalated(termination: Termination) -> str:
         return ""
     since, rounds = _time(termination.rung_at), termination.rung_round
     if termination.rung is Rung.INSTANCES:
-        return f"; since {since} TerminateTaskInstance is called for each (round {rounds})"
+        return f"; since {since} TerminateTaskInstance {_round(termination)} (round {rounds})"
     if termination.rung is Rung.MACHINES:
-        return f"; since {since} TerminateInstances is called for the machine of each"
+        return f"; since {since} TerminateInstances of its machine {_round(termination)}"
     if not termination.escalate:
         return f"; since {since} it takes a person: no more than TerminateJob was to be called"
     return f"; since {since} it takes a person: they stay up " + (
         f"after {rounds} rounds of TerminateTaskInstance" if rounds else "after TerminateJob"
     )
+
+
+def _round(termination: Termination) -> str:
+    """How far the calls of its round are."""
+    if not going_on(termination):
+        return "was called for each"
+    if termination.state.final:
+        return "was to be called for each, which its end cut short"
+    if not read_since(termination):
+        return "is to be called for each, once they are read"
+    return "is called for each"
 
 
 def _by_hand(termination: Termination) -> str:

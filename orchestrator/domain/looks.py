@@ -276,6 +276,8 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     told = decision.after
     if decision.event is not None or seen.instances is None or told.call_at is not None:
         return decision
+    if _overdue(told, now):
+        return decision
     finished = told.job_state is not None and told.job_state.finished
     untouched = not finished and seen.next_action == ""
     if untouched and _called_for(told) < timedelta(seconds=CALL_AGAIN_AFTER_S):
@@ -331,7 +333,7 @@ def _on_job_settling(
     doubt = _doubt(termination, seen)
     if doubt is not None and termination.give_up_at is not None and now >= termination.give_up_at:
         # Down, in doubt and down again, it would have no end.
-        return given_up(told, now, why=doubt)
+        return given_up(replace(told, evidence=evidence.JOB_FINISHED), now, why=doubt)
     if doubt is not None:
         unproven = replace(told, evidence=evidence.JOB_FINISHED, settle_until=None)
         if ran_again(termination, seen):

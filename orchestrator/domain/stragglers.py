@@ -109,7 +109,7 @@ def still_s(termination: Termination, seen_at: datetime) -> float:
 def next_rung(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> Rung | None:
     """The rung that it is time for, after a look that counted live instances; None: not yet."""
     live = termination.instances.live if termination.instances else 0
-    if not live or _going_on(termination):
+    if not live or going_on(termination):
         return None
     if still_s(termination, seen_at) < _patience_s(termination, policy):
         return None
@@ -131,9 +131,15 @@ def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
     return max(patience_s, (termination.moved_at - began_at).total_seconds())
 
 
-def _going_on(termination: Termination) -> bool:
+def going_on(termination: Termination) -> bool:
     """Whether the calls of its round are not all made yet."""
     done_at, rung_at = termination.rung_done_at, termination.rung_at
     return termination.rung in IN_ROUNDS and (
         done_at is None or rung_at is None or done_at < rung_at
     )
+
+
+def read_since(termination: Termination) -> bool:
+    """Whether what its round is for has been read since it began."""
+    read_at, rung_at = termination.read_at, termination.rung_at
+    return read_at is not None and rung_at is not None and read_at >= rung_at

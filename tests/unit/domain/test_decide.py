@@ -391,6 +391,7 @@ def test_counters_that_come_and_go_end_at_the_deadline() -> None:
     over = decide(flapping, read(FAILED, LIVE, at=later(60)), later(60), POLICY)
     assert (over.event, over.after.state) == (Event.GAVE_UP, State.UNVERIFIED)
     assert "4 live of 10" in str(over.why)
+    assert over.after.evidence == 2, "that none was live is not so any more"
 
 
 def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
@@ -434,6 +435,15 @@ def test_giving_up_says_why_and_what_to_do() -> None:
     problem = decision.after.problem
     assert problem is not None
     assert (problem.code, bool(problem.advice)) == ("Client.DeadlinePassed", True)
+    assert problem.message == "the job was not seen down by its deadline"
+
+
+def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
+    hidden = LookFailed(error(CloudErrorKind.UNAUTHORIZED))
+    late = decide(settling(settle_until=NOW), hidden, later(4000), POLICY)
+    assert (late.event, late.after.evidence) == (Event.GAVE_UP, 3)
+    assert late.after.problem is not None
+    assert late.after.problem.message.startswith("the job was seen down, but by its deadline it ")
 
 
 def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() -> None:

@@ -137,13 +137,32 @@ def test_nothing_more_is_called_where_that_was_asked_for() -> None:
 
 
 def test_that_machines_are_ended_is_told() -> None:
-    told = explain(replace(IN_ROUND_1, rung=Rung.MACHINES), AROUND)
-    assert "TerminateInstances is called for the machine of each" in told.waiting_for
+    told = explain(replace(IN_ROUND_1, rung=Rung.MACHINES, read_at=later(70)), AROUND)
+    assert "TerminateInstances of its machine is called for each" in told.waiting_for
     assert told.next_action is not None
     assert "tccli" not in told.next_action
 
 
-def test_a_round_under_way_is_told() -> None:
-    assert "TerminateTaskInstance is called for each (round 1)" in (
-        explain(IN_ROUND_1, AROUND).waiting_for
-    )
+def test_nothing_is_escalated_that_is_given_up() -> None:
+    late = replace(STUCK, give_up_at=later(900))
+    seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
+    decision = decide(late, seen, later(900), POLICY)
+    assert (decision.event, decision.after.rung) == (Event.GAVE_UP, Rung.NONE)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({}, "is to be called for each, once they are read"),
+        ({"read_at": later(69)}, "is to be called for each, once they are read"),
+        ({"read_at": later(70)}, "is called for each"),
+        ({"read_at": later(70), "rung_done_at": later(75)}, "was called for each"),
+        (
+            {"state": State.UNVERIFIED, "finished_at": later(80), "look_at": None},
+            "was to be called for each, which its end cut short",
+        ),
+    ],
+)
+def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
+    told = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
+    assert f"TerminateTaskInstance {said} (round 1)" in told
