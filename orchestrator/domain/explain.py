@@ -114,14 +114,17 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
         )
     assert around.rate is not None
     allowed_per_s, configured_per_s = around.rate.allowed_per_s, around.rate.configured_per_s
-    ahead = "" if around.ahead is None else f", {around.ahead} ahead of it"
+    ahead, turn_at = "", None
+    if around.ahead is not None:
+        ahead = f", {around.ahead} ahead of it"
+        turn_at = around.now + timedelta(seconds=around.ahead / allowed_per_s)
     rate = f"{allowed_per_s} a second are allowed"
     if allowed_per_s < configured_per_s:
         rate += f" at present; {configured_per_s} are configured, the cloud refused more"
     return Explanation(
         waiting_for=f"its turn to be called{ahead}; {rate}{_because(termination)}",
         next_action="TerminateJob",
-        next_action_at=around.now + timedelta(seconds=(around.ahead or 0) / allowed_per_s),
+        next_action_at=turn_at,
     )
 
 
@@ -185,7 +188,9 @@ def _round(termination: Termination) -> str:
     if termination.state.final:
         return "was to be called for each, which its end cut short"
     if not read_since(termination):
-        return "is to be called for each, once they are read"
+        problem = termination.reading and termination.reading.problem
+        why = f", which fails: {problem.code}: {problem.message}" if problem else ""
+        return f"is to be called for each, once they are read{why}"
     return "is called for each"
 
 

@@ -114,7 +114,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {"call_at": NOW},
         "its turn to be called; 2 a second are allowed",
         "TerminateJob",
-        NOW,
+        None,
     ),
     (
         "called again after a pause",

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.captures import Capture
 from orchestrator.domain.decide import decide
 from orchestrator.domain.explain import Surroundings, explain
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import Event, State
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
 from orchestrator.domain.stragglers import EscalationPolicy, Rung, next_rung
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
@@ -155,6 +157,10 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
     [
         ({}, "is to be called for each, once they are read"),
         ({"read_at": later(69)}, "is to be called for each, once they are read"),
+        (
+            {"reading": Capture(run=1, problem=Problem(code="Some.Code", message="why"))},
+            "is to be called for each, once they are read, which fails: Some.Code: why",
+        ),
         ({"read_at": later(70)}, "is called for each"),
         ({"read_at": later(70), "rung_done_at": later(75)}, "was called for each"),
         (
