@@ -177,7 +177,9 @@ def _escalated(termination: Termination) -> str:
     if not termination.escalate:
         return f"; since {since} it takes a person: no more than TerminateJob was to be called"
     return f"; since {since} it takes a person: they stay up " + (
-        f"after {rounds} rounds of TerminateTaskInstance" if rounds else "after TerminateJob"
+        f"after {rounds} rounds of TerminateTaskInstance (`attempts` has the answers)"
+        if rounds
+        else "after TerminateJob"
     )
 
 

@@ -74,11 +74,16 @@ def of_drain(history: History, others: Durations | None, now: datetime) -> Forec
     if not history.live:
         return replace(told, p50_at=now, p90_at=now)
     if _stalled(history, own, others):
-        moved_at = datetime.fromtimestamp(history.moved_at, UTC)
-        return Forecast(made_at=now, rate_per_s=0.0, stalled_since=moved_at)
+        return stalled(history, now)
     left = others.rest(history.moved_at - history.began_at) if others else None
     left = own.blended(left) if own and left else own or left
     return told.ending(left and left.rest(now.timestamp() - history.moved_at))
+
+
+def stalled(history: History, now: datetime) -> Forecast:
+    """The forecast of a job of which nothing goes down any more."""
+    moved_at = datetime.fromtimestamp(history.moved_at, UTC)
+    return Forecast(made_at=now, rate_per_s=0.0, stalled_since=moved_at)
 
 
 def of_queued(call_s: float, others: Durations | None, now: datetime) -> Forecast:

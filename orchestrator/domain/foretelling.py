@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.drains import begin, observe
-from orchestrator.domain.forecast import of_drain, of_queued
+from orchestrator.domain.forecast import of_drain, of_queued, stalled
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.stragglers import Rung
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,7 +37,16 @@ def with_forecast(
     if after.state is State.SENDING or (after.history is None and after.call_at is not None):
         return after
     history = observe(after.history or _begun(before, after, at), at, counters.live)
-    return replace(after, history=history, forecast=of_drain(history, others, now))
+    standing = _takes_a_person(after, history)
+    forecast = stalled(history, now) if standing else of_drain(history, others, now)
+    return replace(after, history=history, forecast=forecast)
+
+
+def _takes_a_person(after: Termination, history: History) -> bool:
+    """Whether nothing has gone down since it was left to a person."""
+    if after.rung is not Rung.PERSON or after.rung_at is None:
+        return False
+    return history.moved_at <= after.rung_at.timestamp()
 
 
 def _begun(before: Termination, after: Termination, at: datetime) -> History:

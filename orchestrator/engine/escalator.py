@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ _NOT_EXECUTED = (
     CloudErrorKind.CLOCK_SKEW,
 )
 """Failures after which the instance is called once more in the same round."""
+_REFUSED = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
+
+
+log = logging.getLogger(__name__)
 
 
 class Escalator:
@@ -53,6 +58,8 @@ class Escalator:
         self._may_have_lost = True
         self._failures = 0
         self._resume_at = 0.0
+        self._told = False
+        """Whether it was logged that the calls are refused."""
 
     async def step(self) -> float:
         """Call for one instance if one is left; returns the seconds until the next may be."""
@@ -113,6 +120,7 @@ class Escalator:
                 answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
             again = error is not None and error.kind in _NOT_EXECUTED
             self._back_off(again=again)
+            self._tell(straggler, error)
             await partition.store.instances.finish(straggler, answer, again=again)
             await partition.note(error)
         except BaseException:
@@ -134,6 +142,13 @@ class Escalator:
             task_name=straggler.task,
             index=straggler.instance_index,
         )
+
+    def _tell(self, straggler: Straggler, error: CloudError | None) -> None:
+        """Log the first of the calls that are refused for good: nobody may wait for them."""
+        refused = error is not None and error.kind in _REFUSED
+        if refused and not self._told:
+            log.warning("%s: %s is refused: %s", self.name, straggler.action, error)
+        self._told = refused or (self._told and error is not None)
 
     def _back_off(self, *, again: bool) -> None:
         if not again:

@@ -17,6 +17,7 @@ from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, Seen
+from orchestrator.domain.stragglers import Rung
 from tests.unit.domain.build import NOW, POLICY, later, read, swept, termination
 from tests.unit.domain.test_decide import error
 
@@ -200,3 +201,15 @@ def test_a_history_is_small() -> None:
         found = looks(found, (number + 1.123456, 10_000_000 - number * 1000), total=10_000_000)
     assert isinstance(found.history, History)
     assert len(found.history.samples) == 16
+
+
+def test_what_is_left_to_a_person_has_no_end() -> None:
+    moving = looks(draining(), (10.0, 90), (20.0, 30))
+    left = replace(moving, rung=Rung.PERSON, rung_at=later(50), rung_round=3)
+    still = after(left, (51.0, counted(30, 70, at_s=51.0))).forecast
+    assert still is not None
+    assert (still.p50_at, still.rate_per_s, still.stalled_since) == (None, 0.0, later(20))
+    on = after(left, (52.0, counted(10, 90, at_s=52.0))).forecast
+    assert on is not None
+    assert on.p50_at is not None
+    assert on.stalled_since is None, "somebody did something"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.jobs import JobState
@@ -12,6 +13,8 @@ from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
@@ -198,6 +201,25 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
     await world.escalator.step()
     record = await world.record(JOB)
     assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
+
+
+async def test_that_the_calls_are_refused_is_logged_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=10, stuck=2)
+    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    for _ in range(2):
+        await world.capture()
+    job = world.simulator._jobs[JOB]
+    job.spec = replace(job.spec, forbidden=True)
+    for _ in range(3):
+        await world.escalate()
+        world.clock.advance(1)
+    record = await world.record(JOB)
+    outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
+    assert outcomes == ["unauthorized", "unauthorized"]
+    assert caplog.text.count("TerminateTaskInstance is refused") == 1
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
