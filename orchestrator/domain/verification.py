@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain import certificate, chain, evidence
+from orchestrator.domain.attempts import TERMINATE_TASK_INSTANCE
 from orchestrator.domain.chain import CONTENT, canonical, lines_sha256, sha256
 from orchestrator.domain.facts import OBSERVATIONS
 from orchestrator.domain.jobs import InstanceCounters
@@ -213,22 +214,29 @@ def _end_faults(job: Object, since: Sequence[Object]) -> Iterator[str]:
 
 
 def _attempt_faults(job: Object) -> Iterator[str]:
-    attempts: Sequence[Object] = job["attempts"]
+    attempts = list(enumerate(job["attempts"], start=1))
+    yield from (
+        f"attempt {place}: it is numbered {attempt['number']}"
+        for place, attempt in attempts
+        if attempt["number"] != place
+    )
+    # No event tells of calls for single instances: they stand under the digest.
+    told_of = [each for each in attempts if each[1]["action"] != TERMINATE_TASK_INSTANCE]
     made = 0
     for number, event in enumerate(job["events"], start=1):
         facts = event["facts"] or {}
         if event["type"] == Event.CALL_STARTED:
             made += 1
-            told = facts.get("attempt", {}) | {"number": made, "sent_at": event["at"]}
+            told = facts.get("attempt", {}) | {"sent_at": event["at"]}
         elif "answer" in facts:
             told = facts["answer"] | {"answered_at": event["at"]}
         else:
             continue
-        attempt = attempts[made - 1] if 0 < made <= len(attempts) else None
-        if attempt is None or any(attempt.get(name) != told[name] for name in told):
-            yield f"attempt {made}: it is not as event {number} tells it"
-    if len(attempts) > made:
-        yield f"attempt {made + 1}: no event tells of it"
+        place, attempt = told_of[made - 1] if 0 < made <= len(told_of) else (made, {})
+        if any(attempt.get(name, NOTHING) != told[name] for name in told):
+            yield f"attempt {place}: it is not as event {number} tells it"
+    if len(told_of) > made:
+        yield f"attempt {told_of[made][0]}: no event tells of it"
 
 
 def _told_otherwise(accepted: Object, stated: Object) -> Iterator[str]:

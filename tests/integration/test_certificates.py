@@ -13,11 +13,13 @@ import pytest_asyncio
 
 from orchestrator import __version__
 from orchestrator.domain.verification import verify
+from tests.integration.harness import service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem
 from tests.integration.test_rest import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -134,3 +136,23 @@ async def test_many_at_once_are_the_same(rest: Rest, path: str) -> None:
     answers = await asyncio.gather(*(rest.get(path) for _ in range(10)))
     assert {answer.status for answer in answers} == {200}
     assert len({json.loads(answer.text)["digest"] for answer in answers}) == 1
+
+
+async def test_calls_for_single_instances_are_in_one_that_verifies(tmp_path: Path) -> None:
+    stuck = {"ids": ["job-stuck001"], "instances": 5, "stuck": 1, "drain_s": 0.1}
+    engine = {
+        "settle_s": 0.1,
+        "escalation": {"after_s": 0.3},
+        "poll": {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "settling_s": 0.1, "relook_min_s": 0.05},
+    }
+    async with service(
+        f"sqlite:///{tmp_path}/orchestrator.db", stuck | {"failed_early_s": 9}, engine=engine
+    ) as running:
+        operation_id = await running.submit("job-stuck001")
+        await running.finished(operation_id)
+        async with running.client.get(f"{OPERATIONS}/{operation_id}/certificate") as answer:
+            data = await answer.read()
+    (job,) = json.loads(data)["certificate"]["jobs"]
+    made = [(attempt["number"], attempt["action"]) for attempt in job["attempts"]]
+    assert made == [(1, "TerminateJob"), (2, "TerminateTaskInstance")]
+    assert verify(data) == []
