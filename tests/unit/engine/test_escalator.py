@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.stragglers import EscalationPolicy, Rung, Straggler
@@ -201,6 +202,28 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
     await world.escalator.step()
     record = await world.record(JOB)
     assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
+
+
+async def test_so_is_one_whose_answer_could_not_be_written(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=10, stuck=1)
+    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    for _ in range(2):
+        await world.capture()
+
+    async def full(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store.instances, "finish", full)
+        await world.escalate()
+    world.clock.advance(1)
+    await world.escalate()
+    record = await world.record(JOB)
+    assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
+    assert (await world.termination(JOB)).rung_done_at is not None
 
 
 async def test_that_the_calls_are_refused_is_logged_once(
