@@ -236,7 +236,13 @@ def _on_job_draining(
         told = replace(told, evidence=evidence.ACKNOWLEDGED)
     runs_on = told.call_at is None and _runs_on(told, seen)
     if revived or runs_on:
-        told = running_again(told)
+        known = told
+        told = running_again(known)
+        if not revived and not _more_live(termination, seen):
+            # Those that were escalated: how far they were stays.
+            told = replace(
+                told, rung=known.rung, rung_at=known.rung_at, rung_round=known.rung_round
+            )
     left_submitted = termination.job_state is JobState.SUBMITTED and not seen.next_action
     if told.job_state is JobState.SUBMITTED:
         told = replace(told, call_at=None)
@@ -262,6 +268,12 @@ def _runs_on(told: Termination, seen: JobSeen) -> bool:
         return False
     patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), _called_for(told))
     return seen.observed_at - told.acknowledged_at >= patience
+
+
+def _more_live(termination: Termination, seen: JobSeen) -> bool:
+    """Whether instances are live that were not at the last count."""
+    known, counted = termination.instances, seen.instances
+    return known is not None and counted is not None and counted.live > known.live
 
 
 def _called_for(told: Termination) -> timedelta:

@@ -93,6 +93,21 @@ def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
     assert decide(called_twice, seen, later(140), POLICY).event is Event.ESCALATED
 
 
+@pytest.mark.parametrize(
+    ("live", "rung", "rounds"), [(4, Rung.PERSON, 2), (3, Rung.PERSON, 2), (5, Rung.NONE, 0)]
+)
+def test_calling_a_job_again_begins_no_new_rounds_for_those_that_were_escalated(
+    live: int, rung: Rung, rounds: int
+) -> None:
+    left = replace(
+        STUCK, rung=Rung.PERSON, rung_at=later(200), rung_round=2, give_up_at=later(3600)
+    )
+    counted = InstanceCounters(running=live, failed=10 - live)
+    again = decide(left, read(JobState.RUNNING, counted, at=later(900)), later(900), POLICY).after
+    assert again.call_at == later(900)
+    assert (again.rung, again.rung_round) == (rung, rounds)
+
+
 def test_a_pending_termination_is_not_made_again_but_escalated() -> None:
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(70))
     assert decide(STUCK, seen, later(70), POLICY).event is Event.ESCALATED
