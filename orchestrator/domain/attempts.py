@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 TERMINATE_JOB: Final = "TerminateJob"
 TERMINATE_TASK_INSTANCE: Final = "TerminateTaskInstance"
 TERMINATE_INSTANCES: Final = "TerminateInstances"
+FOR_ONE: Final = (TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)
+"""Calls for a single task instance, or its machine."""
 ACCEPTED: Final = "accepted"
 INTERRUPTED: Final = "interrupted"
 

@@ -30,8 +30,8 @@ An event is what its hash covers (:data:`orchestrator.domain.chain.CONTENT`), wi
 The first events tie all else to the chains: a termination's has its job, the operation's has the
 set with the termination of each job.  A call that was answered has its RequestId in the event that
 followed from the answer; one whose answer was lost, those for single instances
-(TerminateTaskInstance), and what is known of a job that has not ended, stand under the digest
-alone.
+(TerminateTaskInstance, TerminateInstances), and what is known of a job that has not ended, stand
+under the digest alone.
 
 What hashes can show: that a certificate, or the database behind it, was changed by somebody who did
 not compute all that follows anew.  The digest is the same each time a certificate is issued as

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain import certificate, chain, evidence
-from orchestrator.domain.attempts import TERMINATE_TASK_INSTANCE
+from orchestrator.domain.attempts import FOR_ONE
 from orchestrator.domain.chain import CONTENT, canonical, lines_sha256, sha256
 from orchestrator.domain.facts import OBSERVATIONS
 from orchestrator.domain.jobs import InstanceCounters
@@ -221,7 +221,7 @@ def _attempt_faults(job: Object) -> Iterator[str]:
         if attempt["number"] != place
     )
     # No event tells of calls for single instances: they stand under the digest.
-    told_of = [each for each in attempts if each[1]["action"] != TERMINATE_TASK_INSTANCE]
+    told_of = [each for each in attempts if each[1]["action"] not in FOR_ONE]
     made = 0
     for number, event in enumerate(job["events"], start=1):
         facts = event["facts"] or {}

@@ -6,12 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.attempts import (
-    ACCEPTED,
-    TERMINATE_INSTANCES,
-    TERMINATE_TASK_INSTANCE,
-    Answer,
-)
+from orchestrator.domain.attempts import ACCEPTED, FOR_ONE, Answer
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.stragglers import RoundOver, Straggler
@@ -49,10 +44,7 @@ class Escalator:
         self.name = f"escalator of {partition.name}"
         self.wake = partition.wakes.escalations
         self._partition = partition
-        self._pacers = {
-            action: partition.pacers[action]
-            for action in (TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)
-        }
+        self._pacers = {action: partition.pacers[action] for action in FOR_ONE}
         self._calls = Background(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
         self._may_have_lost = True

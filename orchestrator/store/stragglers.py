@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, and_, case, cast, exists, func, insert, or_, select, update
 
-from orchestrator.domain.attempts import (
-    INTERRUPTED,
-    TERMINATE_INSTANCES,
-    TERMINATE_TASK_INSTANCE,
-)
+from orchestrator.domain.attempts import FOR_ONE, INTERRUPTED
 from orchestrator.domain.captures import LIVE
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
@@ -65,10 +61,7 @@ _IN_A_ROUND = (
     _T.read_at >= _T.rung_at,
     or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at),
 )
-_OPEN = and_(
-    attempts.c.answered_at.is_(None),
-    attempts.c.action.in_((TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)),
-)
+_OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action.in_(FOR_ONE))
 _UNDER_WAY = (
     exists().where(_OPEN, attempts.c.termination_id == _T.id).correlate(terminations, instances)
 )

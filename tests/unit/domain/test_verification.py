@@ -446,8 +446,8 @@ def test_calls_for_single_instances_stand_between_those_that_events_tell_of() ->
 
 
 def _with_two(lost: Any) -> list[Any]:
-    """Its two attempts, with two calls for instances between them."""
+    """Its two attempts, with two calls between them, for an instance and for a machine."""
     first, second = lost["attempts"]
     for_one = first | {"action": "TerminateTaskInstance", "target": "task/7"}
-    attempts = [first, for_one, for_one | {"target": "task/8"}, second]
+    attempts = [first, for_one, for_one | {"action": "TerminateInstances"}, second]
     return [attempt | {"number": place} for place, attempt in enumerate(attempts, start=1)]
