@@ -4,10 +4,11 @@ Every instance that holds a machine, or held one, has its own; those of a job wi
 nodes of the environment.  Nothing is kept per machine: what it reads follows from the stretch that
 its instance lies in, and TerminateInstances cuts the instance out of that stretch.
 
-Machines are numbered.  A job that is added gets the next ``RUNS * instances`` numbers for itself,
-so that no two jobs share one, and a machine's id is its number in disguise: multiplied by a
-constant that shares no factor with the number of ids, modulo that number, which makes different
-numbers different ids and can be undone.  So an id leads to its job by arithmetic and a bisection.
+Machines are numbered.  A job that is added gets the next numbers for itself, one for every instance
+of each run that it may have, so that no two jobs share one, and a machine's id is its number in
+disguise: multiplied by a constant that shares no factor with the number of ids, modulo that number,
+which makes different numbers different ids and can be undone.  So an id leads to its job by
+arithmetic and a bisection.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ SCATTER: Final = 1_743_500_676_553
 GATHER: Final = pow(SCATTER, -1, NUMBERS)
 FIRST_NUMBER: Final = 1
 """So that `ins-00000000` is no machine."""
-RUNS: Final = 2
-"""A job is revived once at most."""
 RUN: Final = "RunInstances"
 REBOOT: Final = "RebootInstances"
 RUNNING: Final = "RUNNING"
@@ -76,7 +75,8 @@ class Fleet:
         """Take in a job whose numbers begin at ``next_number``."""
         self._jobs.append(job)
         self._firsts.append(job.first_machine)
-        self.next_number = job.first_machine + RUNS * job.spec.instances
+        runs = 1 + job.spec.revivals
+        self.next_number = job.first_machine + runs * job.spec.instances
 
     def find(self, machine_id: str) -> tuple[Job, int, int] | None:
         """The job, its run and the index of the instance; None where no job has the number."""

@@ -204,3 +204,14 @@ def test_the_machines_of_a_large_job_are_no_more_work_than_those_of_a_small_one(
     page = world.call("DescribeInstances", Offset=total - 10)
     assert (page["TotalCount"], len(page["InstanceSet"])) == (total, 10)
     assert sum(len(run) for run in world.simulator._jobs[ID].runs) < 10
+
+
+def test_no_two_jobs_share_a_machine_however_often_one_is_revived():
+    often = job(instances=2, drain_s=1.0, revive_after_s=1.0, revivals=3)
+    world = cloud(often, job(job_id=OTHER, instances=20))
+    others = {machine_id(world.simulator._jobs[OTHER], 0, index) for index in range(20)}
+    for run in range(4):
+        world.clock.at(10 * run)
+        assert len(shown(world)) == 2
+        assert not others & set(shown(world))
+        world.call("TerminateJob", JobId=ID)
