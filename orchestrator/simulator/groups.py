@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.simulator.errors import ScenarioError
 from orchestrator.simulator.reading import Range, Reader
-from orchestrator.simulator.spec import JOB_ID, SUBMITTED_CODES, JobSpec
+from orchestrator.simulator.spec import COUNTERS, JOB_ID, SUBMITTED_CODES, JobSpec
 from orchestrator.simulator.stretches import FINISHED, STATES
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def _read_template(reader: Reader, regions: Sequence[str]) -> JobSpec:
         expect=reader.choices("expect", EXPECTATIONS),
         state=reader.choice("state", STATES, "RUNNING"),
         mix=reader.shares("mix", STATES),
+        counters=reader.choice("counters", COUNTERS, COUNTERS[0]),
+        next_action_hidden=reader.flag("next_action_hidden"),
         again=reader.choice("again", ("in_use", "ok"), "in_use"),
         submitted_code=reader.choice("submitted_code", SUBMITTED_CODES, SUBMITTED_CODES[0]),
         env_id=reader.text("env_id"),

@@ -23,7 +23,7 @@ from orchestrator.simulator.stretches import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestrator.simulator.spec import JobSpec
 
@@ -63,6 +63,8 @@ class Job:
         self._ended_by_itself = False
         self._reads_failed_at = self._before() if spec.state == "FAILED" else None
         self._live_state = spec.state
+        self._counted_before: list[Stretch] = []
+        """The instances as they were when the last TerminateJob acted."""
         self.runs = [self._first_stretches()]
         """The instances of each run: the first, and another one once the job was revived."""
 
@@ -98,6 +100,7 @@ class Job:
             return
         self.terminations_acted += 1
         self.terminated_at = now
+        self._counted_before = self.runs[-1]
         self.runs[-1] = drain(self.runs[-1], now=now, drain_s=spec.drain_s, stuck=spec.stuck)
         if spec.failed_early_s and self._reads_failed_at is None:
             self._reads_failed_at = max(now, self._last_ending_at(now) - spec.failed_early_s)
@@ -128,25 +131,24 @@ class Job:
 
     def parts(self, now: float, first: int, end: int) -> list[Part]:
         """The instances from index ``first`` up to ``end`` as they are now, in index order."""
-        parts = (part for stretch in self.runs[-1] for part in stretch.parts(now))
-        clipped = (part.within(first, end) for part in parts)
-        return [part for part in clipped if part.count]
+        return _parts(self.runs[-1], now, first, end)
 
     def counts(self, now: float, first: int, end: int) -> dict[str, int]:
         """How many instances are in each of the eight states."""
-        counts = dict.fromkeys(STATES, 0)
-        for part in self.parts(now, first, end):
-            counts[part.state] += part.count
-        return counts
+        return _counts(self.parts(now, first, end))
 
     def shown_counts(self, now: float, first: int, end: int) -> dict[str, int]:
         """The counts as TaskInstanceMetrics has them, which may lie after a TerminateJob."""
         counts = self.counts(now, first, end)
-        if self.terminated_at is None or now >= self.terminated_at + self.spec.lying_counters_s:
+        if self.terminated_at is None:
             return counts
-        succeeded = counts["SUCCEED"]
-        lie = {"SUCCEED": succeeded, "FAILED": sum(counts.values()) - succeeded}
-        return dict.fromkeys(STATES, 0) | lie
+        if now < self.terminated_at + self.spec.lying_counters_s:
+            succeeded = counts["SUCCEED"]
+            lie = {"SUCCEED": succeeded, "FAILED": sum(counts.values()) - succeeded}
+            return dict.fromkeys(STATES, 0) | lie
+        if self.spec.counters == "stale":
+            return _counts(_parts(self._counted_before, self.terminated_at, first, end))
+        return counts if self.spec.counters == "true" else dict.fromkeys(STATES, 0)
 
     def live(self, now: float) -> int:
         """How many instances have not ended."""
@@ -155,6 +157,11 @@ class Job:
 
     def terminating(self, now: float) -> bool:
         return self.terminated_at is not None and self.live(now) > 0
+
+    def next_action(self, now: float) -> str:
+        """NextAction as DescribeJob has it."""
+        hidden = self.spec.next_action_hidden or not self.terminating(now)
+        return "" if hidden else "TERMINATING"
 
     def state(self, now: float) -> str:
         """What JobState reads: not a summary of the instances while some are live."""
@@ -266,6 +273,19 @@ class Job:
         self._reads_failed_at = None
         self._live_state = "RUNNING"
         self.runs.append(self._mixed("RUNNING", {}))
+
+
+def _parts(stretches: Iterable[Stretch], now: float, first: int, end: int) -> list[Part]:
+    parts = (part for stretch in stretches for part in stretch.parts(now))
+    clipped = (part.within(first, end) for part in parts)
+    return [part for part in clipped if part.count]
+
+
+def _counts(parts: Iterable[Part]) -> dict[str, int]:
+    counts = dict.fromkeys(STATES, 0)
+    for part in parts:
+        counts[part.state] += part.count
+    return counts
 
 
 def _env_refused() -> ApiError:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 JOB_ID: Final = re.compile(r"job-[a-z0-9]{8}")
 SUBMITTED_CODES: Final = ("UnsupportedOperation", "ResourceInUse.Job")
+COUNTERS: Final = ("true", "stale", "empty")
 DRAIN_S: Final = 10.0
 INSTANCE_DRAIN_S: Final = 2.0
 
@@ -49,6 +50,11 @@ class JobSpec:
     """JobState reads FAILED so long before the last instance is down."""
     lying_counters_s: float = 0.0
     """After TerminateJob, for so long, TaskInstanceMetrics counts live instances as FAILED."""
+    counters: str = COUNTERS[0]
+    """What TaskInstanceMetrics counts after a TerminateJob, and after ``lying_counters_s``: what
+    is ``true``, what was so before it (``stale``), or nothing at all (``empty``)."""
+    next_action_hidden: bool = False
+    """NextAction stays empty while the job is being terminated."""
     again: str = "in_use"
     """TerminateJob on a terminating job: ``in_use`` refuses it, ``ok`` accepts it."""
     submitted_s: float | None = None

@@ -76,7 +76,7 @@ def job_document(job: Job, now: float) -> dict[str, object]:
         "TaskInstanceMetrics": _metrics(job.shown_counts(now, 0, spec.instances)),
         "StateReason": "",
         "Tags": tag_list(spec.tags),
-        "NextAction": "TERMINATING" if job.terminating(now) else "",
+        "NextAction": job.next_action(now),
     }
 
 

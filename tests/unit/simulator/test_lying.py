@@ -42,3 +42,25 @@ def test_nobody_lies_of_a_job_that_was_revived():
     world.call("TerminateJob", JobId=ID)
     world.clock.at(2)
     assert world.counters() == {"Running": 10}
+
+
+@pytest.mark.parametrize(
+    ("counters", "shown"), [("stale", {"Running": 8, "Succeed": 2}), ("empty", {})]
+)
+def test_counters_may_never_tell_that_all_is_down(counters, shown):
+    world = cloud(job(mix={"SUCCEED": 0.2}, lying_counters_s=5.0, counters=counters))
+    world.call("TerminateJob", JobId=ID)
+    assert world.counters() == {"Failed": 8, "Succeed": 2}
+    for seconds in (5.0, 100.0):
+        world.clock.at(seconds)
+        assert world.counters() == shown
+    assert (world.job_state(), world.truth()["live"]) == ("FAILED", 0)
+    assert set(rows(world)) == {"FAILED", "SUCCEED"}
+
+
+def test_next_action_may_hide_what_the_cloud_does():
+    world = cloud(job(next_action_hidden=True))
+    world.call("TerminateJob", JobId=ID)
+    world.clock.at(5)
+    assert world.call("DescribeJob", JobId=ID)["NextAction"] == ""
+    assert world.code("TerminateJob", JobId=ID) == "ResourceInUse.Job"
