@@ -60,9 +60,7 @@ class CapturePolicy:
         return self.before_max_s if before and self.when is not When.NONE else 0.0
 
     def call_waits(self, capture: Capture) -> bool:
-        """Whether the job is called only once this capture has ended."""
-        if capture.ended_at is not None:
-            return False
+        """Whether the job is called, each time that it runs, only once a capture has ended."""
         instances = sum(task.instances for task in capture.tasks)
         return self.when is When.BEFORE or instances <= self.before_max_instances
 
@@ -71,7 +69,7 @@ class CapturePolicy:
 class Capture:
     """How far the capture of one run of a job is: page after page, task after task.
 
-    Its live instances are read anew in the same way, from ``began_at`` on.
+    Its live instances are read anew in the same way.  Pages are read from ``began_at`` on.
 
     When the tasks so far were counted, ``occupying`` instances had a machine and ``waiting`` ones
     could still get one.  Of ``captured`` instances the machine's id was read; ``nodes`` of these
@@ -96,8 +94,14 @@ class Capture:
 
 def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capture:
     """The capture once the job's tasks are known."""
-    ended_at = None if submitted.tasks else now
-    return replace(capture, tasks=submitted.tasks, failures=0, problem=None, ended_at=ended_at)
+    return replace(
+        capture,
+        tasks=submitted.tasks,
+        failures=0,
+        problem=None,
+        began_at=capture.began_at or now,
+        ended_at=None if submitted.tasks else now,
+    )
 
 
 def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:

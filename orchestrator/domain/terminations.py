@@ -139,7 +139,7 @@ class Termination:
     capture: Capture | None = None
     """Of this run, or of an earlier one."""
     awaits_capture: bool = True
-    """Whether its first call waits a while for its machines to be captured."""
+    """Whether the first call of each run waits a while for its machines to be captured."""
     machines: Machines = NO_MACHINES
     reading: Capture | None = None
     """How far its live instances are read anew."""

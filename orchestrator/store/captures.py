@@ -55,8 +55,10 @@ async def write(
     if page is not None and page.instances:
         assert before.capture is not None
         task = before.capture.tasks[before.capture.task]
-        new = await write_instances(transaction, row.seq, task, page)
-        after = replace(after, captured=after.captured + new)
+        new, again = await write_instances(
+            transaction, row.seq, task, page, since=before.capture.began_at
+        )
+        after = replace(after, captured=after.captured + new + again)
         if task.env_id is not None:
             after = replace(after, nodes=await _nodes(transaction, row.seq))
         else:
@@ -70,7 +72,7 @@ async def write(
     )
 
 
-_KNOWN = select(instances.c.instance_index, instances.c.machine_id).where(
+_KNOWN = select(instances.c.instance_index, instances.c.machine_id, instances.c.observed_at).where(
     instances.c.termination_seq == bindparam("this_seq"),
     instances.c.task == bindparam("this_task"),
     instances.c.instance_index.in_(bindparam("indices", expanding=True)),
@@ -83,14 +85,19 @@ async def write_instances(
     task: TaskSubmitted,
     page: TaskPage,
     *,
+    since: datetime | None = None,
     anew: bool = False,
-) -> int:
-    """Write a page of a task's instances; returns how many machines are new."""
+) -> tuple[int, int]:
+    """Write a page of a task's instances.
+
+    Returns how many machines are new, and how many are known and not seen ``since``: an instance
+    may stand on two pages, for their order is not promised, and counts once.
+    """
     indices = [seen.index for seen in page.instances]
     found = await transaction.execute(
         _KNOWN, {"this_seq": seq, "this_task": task.name, "indices": indices}
     )
-    known = {(row.instance_index, row.machine_id) for row in found}
+    known = {(row.instance_index, row.machine_id): row.observed_at for row in found}
     fresh, again = list[dict[str, Any]](), list[dict[str, Any]]()
     for seen in page.instances:
         machine_id = seen.machine_id or ""
@@ -111,7 +118,13 @@ async def write_instances(
         await transaction.execute(insert(instances), fresh)
     if again:
         await transaction.execute(_SEEN_AGAIN, [_this(row) for row in again])
-    return sum(row["machine_id"] != "" for row in fresh)
+    seen_at = [
+        known[row["instance_index"], row["machine_id"]] for row in again if row["machine_id"]
+    ]
+    return (
+        sum(row["machine_id"] != "" for row in fresh),
+        sum(since is not None and at < since for at in seen_at),
+    )
 
 
 _THIS = [instances.c[name] == bindparam(f"this_{name}") for name in _KEY]

@@ -122,7 +122,7 @@ async def read(
     changes: dict[str, Any] = {"reading": capture_to_row(after), "reading_at": due_at}
     if page is not None and page.instances:
         task = next(task for task in after.tasks if task.name == page.task.name)
-        new = await write_instances(transaction, row.seq, task, page, anew=True)
+        new, _ = await write_instances(transaction, row.seq, task, page, anew=True)
         if task.env_id is None:
             changes["machines_total"] = _T.machines_total + new
     if after.ended_at is not None and after.problem is None:

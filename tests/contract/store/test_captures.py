@@ -75,10 +75,12 @@ async def capture(
     *instances: InstanceSeen,
     task: TaskSubmitted = TASK,
     run: int = 1,
+    began_at: datetime | None = None,
 ) -> Termination:
     """Have a run of the job captured in one page."""
     before = await found(records, f"trm_1_{job_id}")
-    await store.instances.capture(before, Capture(run=run, tasks=(task,)), awaits=True)
+    begun = Capture(run=run, tasks=(task,), began_at=began_at)
+    await store.instances.capture(before, begun, awaits=True)
     before = await found(records, before.id)
     assert before.capture is not None
     read = page(*instances)
@@ -136,6 +138,19 @@ async def test_what_is_read_again_is_counted_once(
         after=0, limit=10, termination_id=again.id, states=[JobState.STARTING], machine=None
     )
     assert [row.machine_id for row in stored] == ["ins-1"]
+
+
+@pytest.mark.parametrize(("began_at", "captured"), [(later(1), 2), (NOW, 1)])
+async def test_a_machine_that_an_earlier_run_had_is_captured_again(
+    store: WorkingSet, records: StoredRecords, began_at: datetime, captured: int
+) -> None:
+    await submit(records, 1, "job-1")
+    await capture(store, records, "job-1", instance(0, "ins-1"))
+    same, new = instance(0, "ins-1"), instance(1, "ins-2")
+    again = await capture(store, records, "job-1", same, new, run=2, began_at=began_at)
+    assert again.capture is not None
+    # What was seen since it began stood on a page before.
+    assert (again.machines.total, again.capture.captured) == (2, captured)
 
 
 async def test_a_page_is_written_only_on_what_it_was_asked_for(

@@ -234,6 +234,27 @@ async def test_a_job_that_runs_again_is_captured_again_on_other_machines(
     assert len({row.machine_id for row in await world.instances(JOB)}) == 20
 
 
+@pytest.mark.parametrize("again", [{"drain_s": 1.0, "revive_after_s": 1.0}, {"drain_s": 100.0}])
+async def test_it_is_captured_again_before_it_is_called_again(
+    database: Database, again: dict[str, Any]
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await callable_jobs(world, JOB, again="ok", **again)
+    await world.capture()
+    await world.capture()
+    await world.dispatch()
+    world.clock.advance(3)
+    now = world.clock.now()
+    await world.know(JOB, run=2, state=State.DRAINING, called_at=None, call_at=now)
+    for _ in range(2):
+        await world.dispatch()
+        assert world.called("TerminateJob") == [JOB]
+        await world.capture()
+    await world.dispatch()
+    assert world.called("TerminateJob") == [JOB, JOB]
+    assert missed(await world.termination(JOB)) is None
+
+
 async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await callable_jobs(world, JOB, env_id="env-example1")
