@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.simulator.errors import ScenarioError
 from orchestrator.simulator.reading import Range, Reader
-from orchestrator.simulator.spec import COUNTERS, JOB_ID, SUBMITTED_CODES, JobSpec
+from orchestrator.simulator.spec import COUNTERS, JOB_ID, REVIVED_STATES, SUBMITTED_CODES, JobSpec
 from orchestrator.simulator.stretches import FINISHED, STATES
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def _read_template(reader: Reader, regions: Sequence[str]) -> JobSpec:
         stuck=reader.whole("stuck", 0, minimum=0),
         machines_stay=reader.whole("machines_stay", 0, minimum=0),
         revivals=reader.whole("revivals", 1, minimum=1),
+        revived_state=reader.choice("revived_state", REVIVED_STATES, REVIVED_STATES[0]),
         starting_without_machine=reader.flag("starting_without_machine"),
         immortal=reader.whole("immortal", 0, minimum=0),
     )

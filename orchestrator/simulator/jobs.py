@@ -271,8 +271,8 @@ class Job:
         self.terminated_at = None
         self._ended_by_itself = True
         self._reads_failed_at = None
-        self._live_state = "RUNNING"
-        self.runs.append(self._mixed("RUNNING", {}))
+        self._live_state = self.spec.revived_state
+        self.runs.append(self._mixed(self.spec.revived_state, {}))
 
 
 def _parts(stretches: Iterable[Stretch], now: float, first: int, end: int) -> list[Part]:

@@ -102,14 +102,14 @@ def machines(job: Job, now: float) -> Iterator[Machines]:
     """Every machine of a job that exists now; the job must have been advanced."""
     for run, stretches in enumerate(job.runs):
         for stretch in stretches:
-            yield from _of_stretch(job, run, stretch, now)
+            yield from machines_of(job, run, stretch, now)
 
 
 def machine(job: Job, run: int, index: int, now: float) -> Machines | None:
     """One machine of a job as it is now; None where it does not exist."""
     for stretch in job.runs[run] if run < len(job.runs) else ():
         if stretch.first <= index < stretch.end:
-            for some in _of_stretch(job, run, stretch, now):
+            for some in machines_of(job, run, stretch, now):
                 if some.first <= index < some.end:
                     return replace(some, first=index, count=1)
     return None
@@ -129,7 +129,7 @@ def is_hidden(spec: JobSpec, state: str) -> bool:
     return spec.starting_without_machine and state == "STARTING"
 
 
-def _of_stretch(job: Job, run: int, stretch: Stretch, now: float) -> Iterator[Machines]:
+def machines_of(job: Job, run: int, stretch: Stretch, now: float) -> Iterator[Machines]:
     """Those that exist, in index order, which is the order in which their instances end."""
     if stretch.state not in OCCUPYING:
         return

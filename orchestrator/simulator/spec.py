@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 JOB_ID: Final = re.compile(r"job-[a-z0-9]{8}")
 SUBMITTED_CODES: Final = ("UnsupportedOperation", "ResourceInUse.Job")
+REVIVED_STATES: Final = ("RUNNING", "PENDING", "RUNNABLE", "STARTING")
 COUNTERS: Final = ("true", "stale", "empty")
 DRAIN_S: Final = 10.0
 INSTANCE_DRAIN_S: Final = 2.0
@@ -68,6 +69,8 @@ class JobSpec:
     """RetryJobs by another actor, so long after it failed."""
     revivals: int = 1
     """How often that happens."""
+    revived_state: str = REVIVED_STATES[0]
+    """JobState then, and the state of every instance."""
     vanish_after_s: float | None = None
     """DeleteJob by another actor, so long after it finished."""
     env_id: str | None = None

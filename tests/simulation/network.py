@@ -56,6 +56,8 @@ class Network:
     fired: Counter[str] = field(default_factory=Counter)
     unheard: set[str] = field(default_factory=set)
     """RequestIds of calls that nobody was told the outcome of."""
+    arrived: Callable[[str, Call], None] | None = None
+    """Told of each call once a cloud has answered it, with the host's name."""
 
 
 @dataclass(slots=True)
@@ -115,6 +117,8 @@ class Wire:
         network.loop.note(f"{cloud.calls[-1].action} arrives at {host}: {cloud.calls[-1].code}")
         call = cloud.calls[-1]
         network.unheard.add(call.request_id)
+        if network.arrived is not None:
+            network.arrived(host, call)
         if draw() < weather.silent:
             network.fired["silent call"] += 1
             return

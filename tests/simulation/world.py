@@ -113,6 +113,7 @@ class World:
         folder: Path,
         engine: Mapping[str, Any],
         quotas: Mapping[str, int],
+        checkers: Callable[[World], Checkers],
     ) -> None:
         self.seed = seed
         self.loop = loop
@@ -134,7 +135,7 @@ class World:
         self.network = Network(loop, Random(f"network {seed}"), self.clouds, fired=self.fired)
         self.lives: dict[int, Running] = {}
         self.client = Client(self)
-        self.checkers = Checkers(self)
+        self.checkers = checkers(self)
         self._births = 0
         self.database_is_away = False
         self.commits_fail: str | None = None
@@ -334,13 +335,14 @@ def simulate(
     engine: Mapping[str, Any] = HASTY,
     quotas: Mapping[str, int] = QUOTAS,
     run: Callable[[World], Coroutine[Any, Any, None]] = World.run,
+    checkers: Callable[[World], Checkers] = Checkers,
 ) -> Result:
     """Run one seed on a copy of the ``template`` database."""
     folder.mkdir()
     shutil.copyfile(template, folder / "orchestrator.db")
     loop = SimulatedLoop(Random(f"order {seed}"), max_turns=max_turns, story_turns=story_turns)
     with InlineSqlite(loop) as sqlite, loop:
-        world = World(seed, loop, sqlite, folder, engine, quotas)
+        world = World(seed, loop, sqlite, folder, engine, quotas, checkers)
 
         async def commit(connection: aiosqlite.Connection) -> None:
             await world.commit(connection)

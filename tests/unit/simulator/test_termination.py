@@ -256,6 +256,15 @@ def test_it_can_do_so_again_and_again():
     assert world.job_state() == "FAILED"
 
 
+@pytest.mark.parametrize("state", ["PENDING", "STARTING"])
+def test_a_revived_job_may_not_run_yet(state):
+    world = cloud(job(revive_after_s=20.0, revived_state=state))
+    world.call("TerminateJob", JobId=ID)
+    world.clock.at(30)
+    assert (world.job_state(), world.counters()) == (state, {state.capitalize(): 10})
+    assert world.truth()["machines_up"] == (10 if state == "STARTING" else 0)
+
+
 def test_a_revived_job_does_not_finish_by_itself():
     world = cloud(job(succeeds_after_s=15.0, revive_after_s=1.0))
     world.call("TerminateJob", JobId=ID)

@@ -1,0 +1,244 @@
+"""Every kind of job once, judged by what is true of it; and engines that are broken are found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from orchestrator.domain import evidence, looks, stragglers
+from orchestrator.domain.machines import Machines
+from tests.simulation import kinds
+from tests.simulation.kinds import JOBS_OF_A_RUN, KINDS, Kind
+from tests.simulation.truth import EXACTLY, JUDGED
+from tests.simulation.world import make_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from orchestrator.domain.decisions import Decision, Policy
+    from orchestrator.domain.jobs import JobSeen
+    from orchestrator.domain.terminations import Termination
+
+ALL: Final = -(-len(KINDS) // JOBS_OF_A_RUN)
+"""Seeds in which every kind is run."""
+ENDS: Final = {
+    "running: nodes": "verified with 3",
+    "FAILED, half interrupted: nodes": "verified with 3",
+    "a quarter pending: own machines": "verified with 3",
+    "half starting, those machines not shown and left behind": "verified with 3",
+    "one stubborn: nodes": "verified with 3",
+    "one immortal: own machines": "unverified with 1",
+    "one immortal, reads FAILED: nodes": "unverified with 2",
+    "drains beyond its deadline, reads FAILED: own machines": "unverified with 2",
+    "counters are down too early, reads FAILED: nodes": "verified with 3",
+    "all say down, one lives on: nodes": "verified with 3",
+    "counters never move: own machines": "unverified with 2",
+    "counters are empty: nodes": "unverified with 2",
+    "revived as it settles, then pending: own machines": "verified with 3",
+    "deleted once down: nodes": "not_found with 1",
+    "deleted once down, reads FAILED early: own machines": "not_found with 2",
+    "failed before: own machines": "already_finished with 3",
+    "failed before, deleted: nodes": "not_found with 0",
+    "SUBMITTED for ever: nodes": "unverified with 0",
+    "refused on nodes": "refused with 0",
+    "forbidden": "refused with 0",
+    kinds.UNKNOWN: "not_found with 0",
+}
+"""As DESIGN.md has it, whether machines can be looked up or not: written down without the truth."""
+BEST: Final = {
+    "running: own machines",
+    "interrupted: own machines",
+    "all stubborn: own machines",
+    "machines outlive it for a while",
+    "all say down, but not yet: own machines",
+    "NextAction hidden, drains for long: own machines",
+    "revived at once, twice: own machines",
+    "revived as it settles, machines outlive each run",
+}
+"""What is proven to the end where machines can be looked up."""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kinds") / "template.db"
+    make_template(path)
+    return path
+
+
+def test_there_are_more_than_a_hundred_and_no_two_are_one() -> None:
+    assert len(KINDS) >= 100
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    tables = [str(sorted(kind.table.items())) for kind in KINDS if kind.table is not None]
+    assert len(set(tables)) == len(KINDS) - 1
+
+
+def test_seeds_in_a_row_run_every_kind_equally_often() -> None:
+    run = Counter(kind.name for seed in range(1, len(KINDS) + 1) for kind in kinds.of_a_run(seed))
+    assert set(run.values()) == {JOBS_OF_A_RUN}
+
+
+@pytest.mark.timeout(300)
+def test_each_ends_with_what_is_true_and_could_be_known(template: Path, tmp_path: Path) -> None:
+    fired: Counter[str] = Counter()
+    for seed in range(1, ALL + 1):
+        result = kinds.run(seed, template, tmp_path)
+        assert result.violations == [], f"seed {seed}"
+        fired += result.fired
+    assert sum(fired[how] for how in JUDGED) == ALL * JOBS_OF_A_RUN
+    assert fired[EXACTLY] > 0.85 * ALL * JOBS_OF_A_RUN
+    ends = dict(what.split(" ended ") for what in fired if " ended " in what)
+    assert {kind.name for kind in KINDS} <= ends.keys()
+
+
+def of_one_kind(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have each run take these kinds, and no other."""
+    chosen = [kind for kind in KINDS if kind.name in names]
+    assert len(chosen) == len(names)
+
+    def of_a_run(seed: int) -> list[Kind]:
+        del seed
+        return chosen
+
+    monkeypatch.setattr(kinds, "of_a_run", of_a_run)
+
+
+def test_what_they_come_to_is_what_the_levels_mean(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_one_kind(monkeypatch, *ENDS, *BEST)
+    result = kinds.run(1, template, tmp_path)
+    assert result.violations == []
+    told = {what.partition(" ended ")[::2] for what in result.fired if " ended " in what}
+    best = dict.fromkeys(BEST, "verified with 5")
+    assert {(kind, end) for kind, end in told if kind in ENDS | best} == set((ENDS | best).items())
+
+
+# --- engines that are broken ---------------------------------------------------------------------
+
+
+_proves_down = evidence.proves_down
+_on_finished_not_down, _on_still_down, _overdue = (
+    looks._on_finished_not_down,
+    looks._on_still_down,
+    looks._overdue,
+)
+
+
+def _is_too_sure(*asked: Any) -> Termination:
+    return replace(_on_finished_not_down(*asked), evidence=evidence.NO_INSTANCE_LIVE)
+
+
+def _ignores_next_action(termination: Termination, seen: JobSeen) -> bool:
+    return _proves_down(termination, replace(seen, next_action=""))
+
+
+def _takes_any_count(termination: Termination, seen: JobSeen) -> bool:
+    return seen.instances is not None
+
+
+def _takes_old_counters(termination: Termination, seen: JobSeen) -> bool:
+    return _proves_down(
+        termination, replace(seen, instances=seen.instances or termination.instances)
+    )
+
+
+def _does_not_settle(told: Termination, observed_at: datetime, *more: Any, **why: Any) -> Decision:
+    return _on_still_down(replace(told, settle_until=observed_at), observed_at, *more, **why)
+
+
+def _sees_no_revival(
+    termination: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Decision:
+    return _on_still_down(termination, seen.observed_at, now, policy)
+
+
+def _is_impatient(termination: Termination, now: datetime) -> bool:
+    return _overdue(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
+
+
+Breaks = tuple[object, str, "Callable[..., Any] | property | int"]
+BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
+    "FAILED is taken for down": (
+        (looks, "_on_finished_not_down", _is_too_sure),
+        "reads FAILED early: nodes",
+        "truth",
+    ),
+    "NextAction is ignored": (
+        (evidence, "proves_down", _ignores_next_action),
+        "counters are down too early, reads FAILED: nodes",
+        "truth",
+    ),
+    "counters need not add up": (
+        (evidence, "_counters_add_up", _takes_any_count),
+        "counters are empty: nodes",
+        "truth",
+    ),
+    "machines are believed gone": (
+        (evidence, "machines_gone", lambda _: True),
+        "half starting, those machines not shown and left behind",
+        "truth",
+    ),
+    "machines are forgotten": (
+        (Machines, "left", property(lambda _: 0)),
+        "one machine stays",
+        "known",
+    ),
+    "counters of an old run will do": (
+        (evidence, "proves_down", _takes_old_counters),
+        "revived as it settles, reads FAILED: own machines",
+        "truth",
+    ),
+    "nothing settles": (
+        (looks, "_on_still_down", _does_not_settle),
+        "running: own machines",
+        "truth",
+    ),
+    "nothing settles on nodes": (
+        (looks, "_on_still_down", _does_not_settle),
+        "running: nodes",
+        "early",
+    ),
+    "a revival is not seen": (
+        (looks, "_on_job_settling", _sees_no_revival),
+        "revived as it settles: nodes",
+        "truth",
+    ),
+    "nothing is escalated": (
+        (stragglers, "next_rung", lambda *_: None),
+        "one stubborn: nodes",
+        "known",
+    ),
+    "no job is called again": (
+        (looks, "_runs_on", lambda *_: False),
+        "revived at once: nodes",
+        "known",
+    ),
+    "a job is given up early": (
+        (looks, "_overdue", _is_impatient),
+        "drains beyond its deadline: nodes",
+        "early",
+    ),
+    "the highest level is never reached": (
+        (evidence, "SETTLED", evidence.MACHINES_GONE),
+        "running: own machines",
+        "known",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_engine_is_found(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    (where, name, instead), kind, found = BROKEN[broken]
+    of_one_kind(monkeypatch, kind)
+    assert kinds.run(1, template, tmp_path).violations == []
+    monkeypatch.setattr(where, name, instead)
+    violations = kinds.run(1, template, tmp_path).violations
+    assert any(f"{found}: {kind}" in each for each in violations), violations

@@ -1,0 +1,534 @@
+"""What is true of each job, what could be known of it, and whether the engine said just that.
+
+The simulator is asked, never the engine.  Ten times a second, and whenever the engine writes, each
+job is glanced at: what the cloud shows of it, and what is so.  From these two follows
+
+- what is TRUE: no evidence may ever be written that is above it (:meth:`Truth.after_commit`);
+- what COULD BE KNOWN (:class:`Observer`) by the calls that the engine may make: how the termination
+  must end, with which evidence, and not before when.  Nothing may be given up with instances live
+  that a call would have brought down (:func:`hopeless`).
+
+Levels mean what ``orchestrator.domain.evidence`` says.  Trusted is what DESIGN.md has each level
+rest on: JobState, the instance counters and NextAction for "no instance is live", DescribeTask
+before TerminateJob and DescribeInstances for "the machines are gone".  Where one of the three tells
+of life, nobody may call the job down; where all three say that it is down and it is not, nobody
+could know better, and the evidence of level 3 is counted as ``deceived`` and is no violation.
+Machines are not believed gone on anybody's word: level 4 is judged by what is so.
+
+A machine could be known if DescribeTask showed it as TerminateJob arrived.  An instance that still
+waits for one then might be given one that nobody sees, and one that is STARTING may hide its own:
+then not every machine is known, and 3 is the highest.  So it is with nodes, which stay.
+
+Nobody looks all the time.  What could be known is so worked out twice: for somebody who sees all at
+once, and for somebody who sees only what was so for ``patience_s``.  Where both come to the same
+end, and in calm weather they nearly always do, it is the only right one: the termination is judged
+``exactly``.  Else (a job ends by itself as it is called; more than a hundred instances are read
+along with TerminateJob and not before it) it must lie between the two.  In a seed with troubles
+nobody surely captures a machine, and a termination of which a TerminateJob was lost, or its answer,
+is judged by what is true alone, as is one whose two ends differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.evidence import (
+    ACKNOWLEDGED,
+    JOB_FINISHED,
+    MACHINES_GONE,
+    NO_INSTANCE_LIVE,
+    SETTLED,
+)
+from orchestrator.domain.lifecycle import State
+from orchestrator.simulator.machines import is_hidden, machines, machines_of
+from orchestrator.simulator.stretches import FINISHED, OCCUPYING
+from tests.simulation.checkers import DOWN, HARMLESS, Checkers
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from orchestrator.simulator.jobs import Job
+    from orchestrator.simulator.server import Call, Simulator
+    from orchestrator.simulator.stretches import Stretch
+    from tests.simulation.world import World
+
+EVERY_S: Final = 0.1
+"""Between two glances."""
+PAGE: Final = 1000
+BEFORE_MAX: Final = 100
+"""Instances of a job whose machines are captured before TerminateJob, whatever it takes."""
+WAYS_S: Final = 0.3
+"""From when an answer leaves the cloud until the next call that rests on it may arrive."""
+LOOKS_APART_S: Final = 0.7
+"""By how much less than the settle window its first and its last look may arrive apart."""
+EXACTLY: Final = "judged exactly"
+BETWEEN: Final = "judged to lie between two ends"
+TRUE_ALONE: Final = "judged by what is true alone"
+JUDGED: Final = (EXACTLY, BETWEEN, TRUE_ALONE)
+DECEIVED: Final = "deceived"
+REFUSALS: Final = (
+    "UnauthorizedOperation",
+    "UnsupportedOperation.TerminateOperationWithEnvId",
+)
+JUST_BEFORE_S: Final = 1e-3
+
+
+class Shown(StrEnum):
+    """What the cloud shows of a job to those who ask."""
+
+    FORBIDDEN = "forbidden"
+    MISSING = "missing"
+    SUBMITTED = "submitted"
+    LIVE = "live"
+    FINISHED = "finished"
+    """JobState is final; its counters, or NextAction, do not say that all are down."""
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """One job at one moment.  ``live`` and ``machines`` are so, whatever is shown."""
+
+    at: float
+    shown: Shown
+    live: int = 0
+    machines: int = 0
+    """That exist and are not being destroyed, of all runs."""
+    known_machines: int = 0
+    """Of these, the ones that DescribeTask showed as TerminateJob arrived."""
+    all_known: bool = False
+    """Whether these were all that the run called last had then, and it had some."""
+    all_were_known: bool = False
+    """The same of the moment before it ended by itself, where it was called only after that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What the engine was asked for, and whether the seed brings troubles."""
+
+    settle_s: float
+    give_up_after_s: float
+    troubled: bool
+
+    @property
+    def patience_s(self) -> float:
+        """For how long something must be shown until everybody has seen it."""
+        return 12.0 if self.troubled else 2.5
+
+    @property
+    def lag_s(self) -> float:
+        """From when something was so until it is written down at the latest."""
+        return 8.0 if self.troubled else 0.5
+
+    @property
+    def early_s(self) -> float:
+        """How much earlier than somebody who sees all at once may begin to count a time.
+
+        One does so as a call leaves, and in troubles even where it cannot; the other as it arrives.
+        """
+        return 8.0 if self.troubled else 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    state: State
+    evidence: int
+
+    def __str__(self) -> str:
+        return f"{self.state} with {self.evidence}"
+
+
+# --- what is so ----------------------------------------------------------------------------------
+
+
+def shown(job: Job, now: float) -> Shown:
+    if job.vanished_at(now) is not None:
+        return Shown.MISSING
+    if job.spec.forbidden:
+        return Shown.FORBIDDEN
+    state = job.state(now)
+    if state not in FINISHED:
+        return Shown.SUBMITTED if state == "SUBMITTED" else Shown.LIVE
+    counts = job.shown_counts(now, 0, job.spec.instances)
+    ended = sum(counts[state] for state in FINISHED)
+    down = ended == sum(counts.values()) == job.spec.instances and not job.next_action(now)
+    return Shown.DOWN if down else Shown.FINISHED
+
+
+def live_before(job: Job, run: int, at: float) -> list[Stretch]:
+    """The instances of a run that had not ended just before ``at``."""
+    left = []
+    for stretch in job.runs[run]:
+        ended = 0
+        if stretch.ending is not None:
+            ended = stretch.ending.reached(at - JUST_BEFORE_S, stretch.count)
+        if ended < stretch.count:
+            left.append(stretch.cut(stretch.first + ended, stretch.end))
+    return left
+
+
+def nameable(job: Job, stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Those whose machines DescribeTask shows, and that are the job's own."""
+    return [
+        stretch
+        for stretch in stretches
+        if stretch.state in OCCUPYING
+        and not is_hidden(job.spec, stretch.state)
+        and job.spec.env_id is None
+    ]
+
+
+def hopeless(job: Job, now: float) -> bool:
+    """Whether no call that may be made brings down what is live."""
+    return job.submitted or all(
+        part.state in FINISHED or part.stretch.immortal or part.stretch.ending is not None
+        for part in job.parts(now, 0, job.spec.instances)
+    )
+
+
+# --- what could be known -------------------------------------------------------------------------
+
+
+class Observer:
+    """Comes to the end that the lifecycle has for what is shown, seen at once or if it lasts."""
+
+    def __init__(self, bounds: Bounds, *, patience_s: float) -> None:
+        self.end: End | None = None
+        self.ended_at = 0.0
+        self._deadline: float | None = None
+        self._bounds, self._patience_s = bounds, patience_s
+        self._shown: Shown | None = None
+        self._shown_since = 0.0
+        self._seen: Shown | None = None
+        self._machine_at = -math.inf
+        self._level = 0
+        self._down_since: float | None = None
+
+    def see(self, glance: Glance, calls: Sequence[Call], *, captured: bool) -> None:
+        """Take in a glance; ``calls`` are those of TerminateJob so far.
+
+        ``captured``: whether the machines of the run called last could be read in time.
+        """
+        if glance.shown is not self._shown:
+            self._shown, self._shown_since = glance.shown, glance.at
+        if glance.at - self._shown_since >= self._patience_s:
+            self._seen = glance.shown
+        if glance.known_machines:
+            self._machine_at = glance.at
+        if self._seen is not None and self.end is None:
+            all_known = glance.all_known or (glance.all_were_known and not self._patience_s)
+            self.end = self._concluded(
+                glance.at, self._seen, calls, all_known=captured and all_known
+            )
+            self.ended_at = glance.at
+
+    def _concluded(
+        self, now: float, seen: Shown, calls: Sequence[Call], *, all_known: bool
+    ) -> End | None:
+        if self._deadline is None and (calls or seen is Shown.SUBMITTED):
+            self._deadline = now + self._bounds.give_up_after_s
+        if not any(call.code == "OK" for call in calls):
+            return self._not_called(now, seen, calls)
+        match seen:
+            case Shown.DOWN:
+                self._level = NO_INSTANCE_LIVE
+                self._down_since = self._down_since or now
+            case Shown.FINISHED:
+                self._level, self._down_since = JOB_FINISHED, None
+            case Shown.MISSING:
+                self._level = max(self._level, ACKNOWLEDGED)
+            case _:
+                self._level, self._down_since = ACKNOWLEDGED, None
+        if self._down_since is not None:
+            deleted = seen is Shown.MISSING
+            return self._down(now, self._down_since, deleted=deleted, all_known=all_known)
+        if seen is Shown.MISSING:
+            return End(State.NOT_FOUND, self._level)
+        return self._late(now)
+
+    def _not_called(self, now: float, seen: Shown, calls: Sequence[Call]) -> End | None:
+        if seen is Shown.FORBIDDEN or any(call.code in REFUSALS for call in calls):
+            return End(State.REFUSED, 0)
+        if seen is Shown.MISSING:
+            return End(State.NOT_FOUND, 0)
+        if seen is Shown.DOWN:
+            return End(State.ALREADY_FINISHED, NO_INSTANCE_LIVE)
+        return self._late(now)
+
+    def _late(self, now: float) -> End | None:
+        late = self._deadline is not None and now >= self._deadline
+        return End(State.UNVERIFIED, self._level) if late else None
+
+    def _down(self, now: float, since: float, *, deleted: bool, all_known: bool) -> End | None:
+        settle_s, give_up_after_s = self._bounds.settle_s, self._bounds.give_up_after_s
+        if now - since < settle_s and not deleted:
+            return None
+        if now - self._machine_at > self._patience_s:
+            gone = MACHINES_GONE if deleted else SETTLED
+            return End(State.VERIFIED, gone if all_known else NO_INSTANCE_LIVE)
+        late = now - since >= settle_s + give_up_after_s
+        return End(State.UNVERIFIED, NO_INSTANCE_LIVE) if late else None
+
+
+class Story:
+    """All that is so of one job, from when it is asked for."""
+
+    def __init__(
+        self, kind: str, cloud: Simulator, region: str, job_id: str, bounds: Bounds
+    ) -> None:
+        self.kind, self.region, self.job_id = kind, region, job_id
+        self.job = cloud._jobs.get(job_id)
+        self.glances: list[Glance] = []
+        self.left = 0
+        """How often TerminateJob left for the cloud."""
+        self.calls: list[Call] = []
+        """TerminateJob, as they arrived."""
+        self.reads: list[Call] = []
+        """DescribeTask."""
+        self.began: dict[int, float] = {}
+        """When each run was first glanced at."""
+        self.called: dict[int, float] = {}
+        """When the first TerminateJob of each run was carried out."""
+        self.claimed = 0
+        self.left_up = False
+        """Whether it was given up with instances live that a call would have brought down."""
+        self.end: End | None = None
+        self.ended_at = 0.0
+        self._cloud, self._bounds = cloud, bounds
+        self._began_at = cloud.now()
+        self.at_once = Observer(bounds, patience_s=0.0)
+        self.patient = Observer(bounds, patience_s=bounds.patience_s)
+
+    def arrived(self, call: Call) -> None:
+        if call.action == "DescribeTask":
+            self.reads.append(call)
+        elif call.action == "TerminateJob" and call.code:
+            self.calls.append(call)
+            if self.job is not None and call.code == "OK":
+                self.called.setdefault(len(self.job.runs) - 1, call.at)
+        self.glance()
+
+    def glance(self) -> None:
+        now = self._cloud.now()
+        seen = Glance(at=now, shown=Shown.MISSING)
+        if self.job is not None:
+            seen = self._glance(self.job, now)
+        self.glances.append(seen)
+        self.at_once.see(seen, self.calls, captured=self._captured(surely=False))
+        if self._bounds.troubled:
+            seen = replace(seen, known_machines=0, all_known=False)
+        self.patient.see(seen, self.calls, captured=self._captured(surely=True))
+
+    def _glance(self, job: Job, now: float) -> Glance:
+        job.advance(now)
+        self.began.setdefault(len(job.runs) - 1, now)
+        known, all_known, all_were_known = 0, False, False
+        for run, at in self.called.items() if not self._cloud._cvm_forbidden else ():
+            before = live_before(job, run, at)
+            named = nameable(job, before)
+            for stretch in named:
+                known += sum(some.count for some in machines_of(job, run, stretch, now))
+            all_known = before == named != []
+            ended_at = max((stretch.last_ended_at() or 0.0 for stretch in job.runs[run]), default=0)
+            if not before and ended_at > self._began_at:
+                before = live_before(job, run, ended_at)
+                all_were_known = before == nameable(job, before) != []
+        return Glance(
+            at=now,
+            shown=shown(job, now),
+            live=job.live(now),
+            machines=sum(some.count for some in machines(job, now)),
+            known_machines=known,
+            all_known=all_known,
+            all_were_known=all_were_known,
+        )
+
+    def _captured(self, *, surely: bool) -> bool:
+        """Whether the machines of the run called last could be read before it was called.
+
+        Of more instances than are captured before the call the cloud's log tells.
+        """
+        if self.job is None or not self.called:
+            return False
+        spec = self.job.spec
+        if spec.instances <= BEFORE_MAX:
+            return True
+        run, at = max(self.called.items())
+        reads = [call.at for call in self.reads if call.at > self.began[run] and call.code == "OK"]
+        if not surely:
+            return sum(read_at < at for read_at in reads) >= spec.tasks
+        pages = sum(
+            (end - first) // PAGE + 1 for first, end in map(self.job.task_range, range(spec.tasks))
+        )
+        return sum(read_at < at - WAYS_S for read_at in reads) >= pages
+
+    @property
+    def over(self) -> bool:
+        return None not in (self.end, self.at_once.end, self.patient.end)
+
+    def since(self, at: float) -> list[Glance]:
+        return list(takewhile(lambda each: each.at >= at, reversed(self.glances)))
+
+
+def _stays_down(glance: Glance, end: End) -> bool:
+    down = glance.shown in (Shown.DOWN, Shown.MISSING)
+    return down and (end.evidence < MACHINES_GONE or not glance.machines)
+
+
+class Truth(Checkers):
+    """Judges what is written of each job that it follows."""
+
+    def __init__(self, world: World, *, bounds: Bounds) -> None:
+        super().__init__(world)
+        self._bounds = bounds
+        self._stories: dict[tuple[str, str], Story] = {}
+        world.network.arrived = self._arrived
+
+    def follow(self, region: str, job_id: str, kind: str) -> None:
+        cloud = self._world.clouds[f"{region}.cloud"]
+        self._stories[region, job_id] = Story(kind, cloud, region, job_id, self._bounds)
+
+    def _arrived(self, host: str, call: Call) -> None:
+        for job_id in call.job_ids:
+            story = self._stories.get((host.removesuffix(".cloud"), job_id))
+            if story is not None:
+                story.arrived(call)
+
+    async def watch(self) -> None:
+        """Until all have ended, and it is known how they had to."""
+        until = self._world.loop.time() + 4 * self._bounds.give_up_after_s
+        while self._world.loop.time() < until:
+            going = [story for story in self._stories.values() if not story.over]
+            if not going:
+                return
+            for story in going:
+                story.glance()
+            await asyncio.sleep(EVERY_S)
+        for story in self._stories.values():
+            if not story.over:
+                self.violated(
+                    "liveness",
+                    f"{story.kind}: ends {story.end}, {story.at_once.end}, {story.patient.end}",
+                )
+
+    # --- at every call, and at every commit -------------------------------------------------------
+
+    def on_call(self, action: str, host: str, body: bytes) -> None:
+        super().on_call(action, host, body)
+        if action == "TerminateJob":
+            self._stories[host.removesuffix(".cloud"), json.loads(body)["JobId"]].left += 1
+
+    def after_commit(self) -> None:
+        super().after_commit()
+        for row in self.rows("SELECT region, job_id, evidence FROM terminations"):
+            story = self._stories[row["region"], row["job_id"]]
+            if row["evidence"] > story.claimed:
+                self._check_claim(story, row["evidence"])
+            story.claimed = row["evidence"]
+
+    def _check_claim(self, story: Story, evidence: int) -> None:
+        """Evidence is raised: that must have been so when it was last looked."""
+        story.glance()
+        lately = story.since(story.glances[-1].at - self._bounds.lag_s)
+        if evidence == ACKNOWLEDGED:
+            true = any(call.code == "OK" and self._heard(call) for call in story.calls)
+        elif evidence == JOB_FINISHED:
+            true = any(each.shown in (Shown.FINISHED, Shown.DOWN) for each in lately)
+        else:
+            true = any(self._down(story, each, evidence) for each in lately)
+        if not true:
+            self.violated(
+                "truth", f"{story.kind}: {story.job_id} has evidence {evidence}: {lately[0]}"
+            )
+
+    def _down(self, story: Story, glance: Glance, evidence: int) -> bool:
+        if evidence >= MACHINES_GONE and glance.machines:
+            return False
+        if evidence == SETTLED:
+            settled_s = self._bounds.settle_s - LOOKS_APART_S
+            window = [each for each in story.since(glance.at - settled_s) if each.at <= glance.at]
+            return all(each.shown is Shown.DOWN for each in window)
+        if glance.shown is Shown.DOWN and glance.live:
+            self._world.fired[DECEIVED] += 1
+        return glance.shown is Shown.DOWN or (
+            evidence == MACHINES_GONE and glance.shown is Shown.MISSING
+        )
+
+    def _heard(self, call: Call) -> bool:
+        return call.fault in HARMLESS and call.request_id not in self._world.network.unheard
+
+    def _check_end(self, event: sqlite3.Row) -> None:
+        story = self._stories[event["region"], event["job_id"]]
+        story.glance()
+        story.end = End(State(event["to_state"]), event["evidence"])
+        story.ended_at = story.glances[-1].at
+        lately = story.since(story.ended_at - self._bounds.lag_s)
+        if story.end.state in DOWN and not any(_stays_down(each, story.end) for each in lately):
+            self.violated("truth", f"{story.kind}: {story.job_id} ends {story.end}: {lately[0]}")
+        story.left_up = (
+            story.end.state is State.UNVERIFIED
+            and story.job is not None
+            and not hopeless(story.job, story.ended_at)
+        )
+
+    # --- at the end ------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Every end is the one that could be known."""
+        for story in self._stories.values():
+            if not story.over:
+                continue
+            self._world.fired[f"{story.kind} ended {story.end}"] += 1
+            how, right = self._right(story)
+            self._world.fired[how] += 1
+            best = story.at_once
+            early_s = best.ended_at - story.ended_at
+            if best.end == story.end and early_s > self._bounds.early_s:
+                self.violated(
+                    "early", f"{story.kind}: {story.job_id} ends {story.end} {early_s:.1f} s early"
+                )
+            if not right:
+                self.violated(
+                    "known",
+                    f"{story.kind}: {story.job_id} ends {story.end}, left up: {story.left_up},"
+                    f" and known is {story.at_once.end}, surely {story.patient.end}:"
+                    f" {story.job and story.job.spec}",
+                )
+
+    def _right(self, story: Story) -> tuple[str, bool]:
+        best, surely, end = story.at_once.end, story.patient.end, story.end
+        assert best is not None
+        assert surely is not None
+        assert end is not None
+        if self._bounds.troubled and (best != surely or story.left_up or self._lost(story)):
+            return TRUE_ALONE, True
+        if story.left_up:
+            return EXACTLY, False
+        if best == surely:
+            return EXACTLY, end == best
+        if best.state is surely.state is end.state:
+            low, high = sorted((best.evidence, surely.evidence))
+            return BETWEEN, low <= end.evidence <= high
+        return BETWEEN, end in (best, surely)
+
+    def _lost(self, story: Story) -> bool:
+        """Whether a TerminateJob never arrived, or what became of it was not written down.
+
+        The engine's own record tells, for who heard an answer may have died with it.
+        """
+        tried = self.rows(
+            "SELECT a.request_id FROM attempts a JOIN terminations t ON t.id = a.termination_id"
+            " WHERE t.region = ? AND t.job_id = ? AND a.action = 'TerminateJob'",
+            story.region,
+            story.job_id,
+        )
+        accepted = {call.request_id for call in story.calls if call.code == "OK"}
+        written = accepted <= {row["request_id"] for row in tried}
+        return not (written and len(tried) == story.left == len(story.calls))
