@@ -32,6 +32,11 @@ It may just drain slowly; and calls for all of its instances do what TerminateJo
 """
 
 
+MOVED_SHARE: Final = 0.9
+"""So much of the time that it had moved is as long as that: counts may be a minute apart, and the
+first one passes for a movement."""
+
+
 class Rung(StrEnum):
     """How far a termination had to be escalated."""
 
@@ -128,7 +133,7 @@ def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
     patience_s = policy.after_s * (MOST_FACTOR if most else 1.0)
     if began_at is None or termination.moved_at is None:
         return patience_s
-    return max(patience_s, (termination.moved_at - began_at).total_seconds())
+    return max(patience_s, MOVED_SHARE * (termination.moved_at - began_at).total_seconds())
 
 
 def going_on(termination: Termination) -> bool:

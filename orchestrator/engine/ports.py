@@ -137,7 +137,7 @@ class InstanceStore(Protocol):
         """Write a round as done."""
 
     async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
-        """Close what is open of these attempts, but for those under way."""
+        """Close the attempts for single instances that are open, but for those under way."""
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
         """Write an attempt before its call leaves."""

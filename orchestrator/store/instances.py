@@ -107,10 +107,14 @@ class StoredInstances(Fenced):
         await self._write(work)
 
     async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
-        """Close what is open of these attempts, but for those under way."""
+        """Close the attempts for single instances that are open, but for those under way."""
+        async with self._database.read() as connection:
+            lost = await stragglers.lost(connection, under_way, self._fence.partition)
+        if not lost:
+            return
 
         async def work(transaction: Transaction) -> None:
-            await stragglers.interrupted(transaction, under_way, self._fence.partition, at)
+            await stragglers.interrupted(transaction, lost, at)
 
         await self._write(work)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, and_, case, cast, exists, func, insert, or_, select, update
+from sqlalchemy import Text, and_, bindparam, case, cast, exists, func, insert, or_, select, update
 
 from orchestrator.domain.attempts import FOR_ONE, INTERRUPTED
 from orchestrator.domain.captures import LIVE
@@ -23,7 +23,7 @@ from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -62,6 +62,9 @@ _IN_A_ROUND = (
     or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at),
 )
 _OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action.in_(FOR_ONE))
+_OPENED = select(attempts.c.seq, attempts.c.termination_id, attempts.c.target).where(
+    _OPEN, attempts.c.partition == bindparam("partition")
+)
 _UNDER_WAY = (
     exists().where(_OPEN, attempts.c.termination_id == _T.id).correlate(terminations, instances)
 )
@@ -155,18 +158,20 @@ async def end_round(transaction: Transaction, over: RoundOver, at: datetime) -> 
     )
 
 
-async def interrupted(
-    transaction: Transaction, under_way: Collection[Straggler], partition: str, at: datetime
-) -> None:
-    """Close the attempts that nobody hears the answer of any more: all but those under way."""
-    a = attempts.c
-    opened = await transaction.execute(
-        select(a.seq, a.termination_id, a.target).where(_OPEN, a.partition == partition)
-    )
+async def lost(
+    connection: AsyncConnection, under_way: Collection[Straggler], partition: str
+) -> list[int]:
+    """The attempts that nobody hears the answer of any more: all open ones but those under way."""
+    opened = await connection.execute(_OPENED, {"partition": partition})
     heard = {(straggler.termination_id, straggler.target) for straggler in under_way}
-    lost = [row.seq for row in opened if (row.termination_id, row.target) not in heard]
+    return [row.seq for row in opened if (row.termination_id, row.target) not in heard]
+
+
+async def interrupted(transaction: Transaction, seqs: Sequence[int], at: datetime) -> None:
     await transaction.execute(
-        update(attempts).where(a.seq.in_(lost)).values(answered_at=at, outcome=INTERRUPTED)
+        update(attempts)
+        .where(attempts.c.seq.in_(seqs), attempts.c.answered_at.is_(None))
+        .values(answered_at=at, outcome=INTERRUPTED)
     )
 
 

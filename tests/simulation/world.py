@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections import Counter
-from contextlib import AsyncExitStack, ExitStack, contextmanager, nullcontext
+from contextlib import AsyncExitStack, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,7 @@ import aiosqlite
 from orchestrator import app
 from orchestrator.domain import looks
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.domain.verification import verify
 from orchestrator.engine import partition, prober, sweeper
 from orchestrator.engine.leases import running
 from orchestrator.settings import Settings
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
+    from orchestrator.domain.certificate import Certificate
     from orchestrator.domain.leases import Fence
 
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
@@ -265,6 +267,7 @@ class World:
                 self.checkers.violated("liveness", self.checkers.unfinished())
                 break
             await asyncio.sleep(0.25)
+        await self._certify()
         self.checkers.at_the_end()
         for life in self.lives.values():
             life.stop.set()
@@ -272,6 +275,22 @@ class World:
         _, late = await asyncio.wait(tasks, timeout=15.0)
         if late:
             self.checkers.violated("stop", f"{len(late)} replicas did not stop")
+
+    async def _certify(self) -> None:
+        """Whatever has happened, the certificates verify."""
+        found = self.some_life()
+        if found is None or found[1].made is None:
+            return
+        life, certification = found[1], found[1].made.context.certification
+        for each in self.client.acknowledged:
+            issued: Certificate | None = None
+            while issued is None:
+                with suppress(StoreUnavailable):  # connections that were lost before
+                    issuing = certification.issue(each.operation_id)
+                    issued = await self.loop.spawn(life.name, issuing)
+            self.fired["certified"] += 1
+            for fault in verify(issued.data):
+                self.checkers.violated("certificate", fault)
 
 
 COMMIT: Final = aiosqlite.Connection.commit

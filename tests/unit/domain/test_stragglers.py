@@ -30,8 +30,10 @@ AROUND = Surroundings(now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, ca
         (STUCK, 70, Rung.INSTANCES),
         (replace(STUCK, acknowledged_at=later(20)), 79.9, None),
         (replace(STUCK, acknowledged_at=later(20)), 80, Rung.INSTANCES),
-        (replace(STUCK, acknowledged_at=later(-80)), 99.9, None),
-        (replace(STUCK, acknowledged_at=later(-80)), 100, Rung.INSTANCES),
+        (replace(STUCK, acknowledged_at=later(-90)), 99.9, None),
+        (replace(STUCK, acknowledged_at=later(-90)), 100, Rung.INSTANCES),
+        # Counted a minute and a bit after its call, and as long after that.
+        (replace(STUCK, acknowledged_at=later(-51.8)), 71.7, Rung.INSTANCES),
         (replace(STUCK, instances=InstanceCounters(running=5, failed=5)), 70, Rung.PERSON),
         (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 609.9, None),
         (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 610, Rung.INSTANCES),
@@ -73,15 +75,15 @@ def test_a_count_that_moves_puts_it_off() -> None:
     fewer = InstanceCounters(running=3, failed=7)
     after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
     assert after.moved_at == later(69)
-    still = decide(after, read(JobState.FAILED, fewer, at=later(137)), later(137), POLICY)
+    still = decide(after, read(JobState.FAILED, fewer, at=later(131)), later(131), POLICY)
     assert (still.event, still.after.moved_at) == (None, later(69))
-    stuck = decide(after, read(JobState.FAILED, fewer, at=later(138)), later(138), POLICY)
+    stuck = decide(after, read(JobState.FAILED, fewer, at=later(132)), later(132), POLICY)
     assert (stuck.event, stuck.after.rung, stuck.after.rung_at) == (
         Event.ESCALATED,
         Rung.INSTANCES,
-        later(138),
+        later(132),
     )
-    assert stuck.why == "3 of 10 instances did not go down for 69 s"
+    assert stuck.why == "3 of 10 instances did not go down for 63 s"
 
 
 def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
