@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.simulator.quota import LOWEST_DOCUMENTED
 from tests.simulation.network import CALL_TIMEOUT_S, REGIONS
 from tests.simulation.troubles import Troubles
-from tests.simulation.truth import EXACTLY, JUDGED, Bounds, Truth
+from tests.simulation.truth import DECEIVED, EXACTLY, JUDGED, Bounds, Truth
 from tests.simulation.world import HASTY, REPLICAS, make_template, simulate
 
 if TYPE_CHECKING:
@@ -360,6 +360,7 @@ def many(seeds: range, template: Path, folder: Path, processes: int, *, at_least
     rare = tell(fired, at_least=at_least)
     judged = sum(fired[how] for how in JUDGED)
     print(*(f"{fired[how]:6} of {judged} {how}" for how in JUDGED), sep="\n")
+    print(f"{fired[DECEIVED]:6} times the cloud said of a live job that it is down")
     seconds = time.monotonic() - began
     print(
         f"{len(seeds)} seeds in {seconds:.0f} s, {failed} with a violation; {len(KINDS)} kinds,"

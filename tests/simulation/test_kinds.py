@@ -209,6 +209,11 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "revived as it settles: nodes",
         "truth",
     ),
+    "what had finished is called": (
+        (looks, "_on_down_not_called", looks._on_terminable),
+        "failed before: nodes",
+        "known",
+    ),
     "nothing is escalated": (
         (stragglers, "next_rung", lambda *_: None),
         "one stubborn: nodes",

@@ -216,6 +216,9 @@ class Observer:
 
         ``captured``: whether the machines of the run called last could be read in time.
         """
+        if self._shown is None:
+            # Whoever looks first sees what was so before anybody asked.
+            self._seen = glance.shown
         if glance.shown is not self._shown:
             self._shown, self._shown_since = glance.shown, glance.at
         if glance.at - self._shown_since >= self._patience_s:
