@@ -10,8 +10,7 @@ from orchestrator.domain import evidence
 from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.lifecycle import Event, State, next_state
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.stragglers import Rung
-from orchestrator.domain.terminations import Look, Termination
+from orchestrator.domain.terminations import Look, Rung, Termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.durations import Durations

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain import evidence
 from orchestrator.domain.coverage import captured, missed
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import Rung, going_on, read_since
+from orchestrator.domain.stragglers import going_on, read_since
+from orchestrator.domain.terminations import Rung
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.drains import begin, observe
 from orchestrator.domain.forecast import of_drain, of_queued, stalled
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import Rung
+from orchestrator.domain.terminations import Rung
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -23,8 +23,7 @@ from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.stragglers import Rung
-from orchestrator.domain.terminations import Look, OnSubmitted
+from orchestrator.domain.terminations import Look, OnSubmitted, Rung
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions import Policy

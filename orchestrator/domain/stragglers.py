@@ -10,10 +10,10 @@ who is told which instances, machines and commands.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.attempts import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
+from orchestrator.domain.terminations import Rung
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,38 +23,23 @@ if TYPE_CHECKING:
 
 READ_MAX_INSTANCES: Final = 5000
 """Of a job with more live ones, they are not read again once captured: that is five calls."""
-
-
 MOST_FACTOR: Final = 10.0
 """So many times longer it takes until a job of which more than half is left is escalated.
 
 It may just drain slowly; and calls for all of its instances do what TerminateJob does.
 """
-
-
 MOVED_SHARE: Final = 0.9
-"""So much of the time that it had moved is as long as that: counts may be a minute apart, and the
-first one passes for a movement."""
+"""How much of the time for which a drain had moved it must have stood still.
 
-
-class Rung(StrEnum):
-    """How far a termination had to be escalated."""
-
-    NONE = "none"
-    INSTANCES = "instances"
-    """TerminateTaskInstance for each that is left."""
-    MACHINES = "machines"
-    """TerminateInstances for the machine of each that is left."""
-    PERSON = "person"
-
-
+Not all of it: counts may be a minute apart, and the first one passes for a movement.
+"""
 IN_ROUNDS: Final = (Rung.INSTANCES, Rung.MACHINES)
 """Those on which one call is made for each instance that is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EscalationPolicy:
-    """A rung follows when nothing moved for ``after_s``, and for as long as the drain had moved.
+    """A rung follows when nothing moved for ``after_s``, and nearly as long as it had moved before.
 
     TerminateTaskInstance is called for ``instances_max`` at most, each up to ``rounds_max`` times;
     0 rounds: never.  ``machines``: whether the machines of so many may be ended after that, once.

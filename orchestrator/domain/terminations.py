@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.lifecycle import LIVE_STATES, State
 from orchestrator.domain.machines import NO_MACHINES
-from orchestrator.domain.stragglers import Rung
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,6 +18,17 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
     from orchestrator.domain.machines import Machines
     from orchestrator.domain.problems import Problem
+
+
+class Rung(StrEnum):
+    """How far a termination had to be escalated."""
+
+    NONE = "none"
+    INSTANCES = "instances"
+    """TerminateTaskInstance for each that is left."""
+    MACHINES = "machines"
+    """TerminateInstances for the machine of each that is left."""
+    PERSON = "person"
 
 
 class Look(StrEnum):

@@ -13,8 +13,7 @@ from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskS
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.stragglers import Rung
-from orchestrator.domain.terminations import Look, OnSubmitted, Revival, Termination
+from orchestrator.domain.terminations import Look, OnSubmitted, Revival, Rung, Termination
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from orchestrator.domain.stragglers import (
     IN_ROUNDS,
     READ_MAX_INSTANCES,
     RoundOver,
-    Rung,
     Straggler,
 )
+from orchestrator.domain.terminations import Rung
 from orchestrator.store.captures import write_instances
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
 from orchestrator.store.rows import capture_to_row

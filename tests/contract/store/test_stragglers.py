@@ -14,7 +14,8 @@ from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
-from orchestrator.domain.stragglers import RoundOver, Rung, Straggler
+from orchestrator.domain.stragglers import RoundOver, Straggler
+from orchestrator.domain.terminations import Rung
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import instances
 from orchestrator.store.working_set import WorkingSet

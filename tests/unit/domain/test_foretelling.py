@@ -17,7 +17,7 @@ from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, Seen
-from orchestrator.domain.stragglers import Rung
+from orchestrator.domain.terminations import Rung
 from tests.unit.domain.build import NOW, POLICY, later, read, swept, termination
 from tests.unit.domain.test_decide import error
 

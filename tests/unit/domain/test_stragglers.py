@@ -14,7 +14,8 @@ from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
-from orchestrator.domain.stragglers import EscalationPolicy, Rung, next_rung
+from orchestrator.domain.stragglers import EscalationPolicy, next_rung
+from orchestrator.domain.terminations import Rung
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import EscalationPolicy, Rung, Straggler
+from orchestrator.domain.stragglers import EscalationPolicy, Straggler
+from orchestrator.domain.terminations import Rung
 from tests.known import know
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
