@@ -70,7 +70,7 @@ class Client:
         ]
         groups = [
             self._random.choice(kinds) | {"prefix": f"x{number}{place}", "region": region}
-            for place in range(self._random.randrange(2, 4))
+            for place in range(self._random.randrange(1, 4))
         ]
         ids = self._world.clouds[f"{region}.cloud"].add_groups(groups)
         unknown = [f"job-none{number:04}"] if self._random.random() < 0.3 else []
