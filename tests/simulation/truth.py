@@ -211,11 +211,14 @@ class Observer:
         self._level = 0
         self._down_since: float | None = None
 
-    def see(self, glance: Glance, calls: Sequence[Call], *, captured: bool) -> None:
-        """Take in a glance; ``calls`` are those of TerminateJob so far.
+    def see(self, glance: Glance, calls: Sequence[Call], *, captured: bool, left: bool) -> None:
+        """Take in a glance; ``calls`` are those of TerminateJob so far that were looked into.
 
-        ``captured``: whether the machines of the run called last could be read in time.
+        ``captured``: whether the machines of the run called last could be read in time.  ``left``:
+        whether one has left for the cloud, whatever became of it.
         """
+        if self._deadline is None and left:
+            self._deadline = glance.at + self._bounds.give_up_after_s
         if self._shown is None:
             # Whoever looks first sees what was so before anybody asked.
             self._seen = glance.shown
@@ -235,7 +238,7 @@ class Observer:
     def _concluded(
         self, now: float, seen: Shown, calls: Sequence[Call], *, all_known: bool
     ) -> End | None:
-        if self._deadline is None and (calls or seen is Shown.SUBMITTED):
+        if self._deadline is None and seen is Shown.SUBMITTED:
             self._deadline = now + self._bounds.give_up_after_s
         if not any(call.code == "OK" for call in calls):
             return self._not_called(now, seen, calls)
@@ -324,10 +327,11 @@ class Story:
         if self.job is not None:
             seen = self._glance(self.job, now)
         self.glances.append(seen)
-        self.at_once.see(seen, self.calls, captured=self._captured(surely=False))
+        left = self.left > 0
+        self.at_once.see(seen, self.calls, captured=self._captured(surely=False), left=left)
         if self._bounds.troubled:
             seen = replace(seen, known_machines=0, all_known=False)
-        self.patient.see(seen, self.calls, captured=self._captured(surely=True))
+        self.patient.see(seen, self.calls, captured=self._captured(surely=True), left=left)
 
     def _glance(self, job: Job, now: float) -> Glance:
         job.advance(now)
