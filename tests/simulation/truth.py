@@ -131,7 +131,7 @@ class Bounds:
     def early_s(self) -> float:
         """How much earlier than somebody who sees all at once may begin to count a time.
 
-        One does so as a call leaves, and in troubles even where it cannot; the other as it arrives.
+        Both do so as a call leaves; in troubles the engine does even where it cannot leave.
         """
         return 8.0 if self.troubled else 0.7
 
