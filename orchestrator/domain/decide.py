@@ -82,6 +82,9 @@ def _on_call_failed(
             decision = moved(failed, Event.CALL_NOT_EXECUTED, now, why=str(error))
             at = now + backoff(failed, policy)
             return replace(decision, after=look_at(decision.after, Look.SWEEP, at))
+        case CloudErrorKind.STATE_CONFLICT if termination.acknowledged_at is not None:
+            decision = moved(failed, Event.CALL_CONFLICTED, now, why=str(error))
+            return replace(decision, after=look_at(decision.after, Look.JOB, now))
         case CloudErrorKind.OUTCOME_UNKNOWN | CloudErrorKind.STATE_CONFLICT:
             return Decision(after=in_doubt(failed, now), why=str(error))
         case CloudErrorKind.JOB_NOT_FOUND:

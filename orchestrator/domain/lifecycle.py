@@ -53,6 +53,8 @@ class Event(StrEnum):
     """The cloud acknowledged the call, or a look shows that it acts on it or did."""
     CALL_NOT_EXECUTED = "call_not_executed"
     """The call certainly had no effect, or a look shows the job running on untouched."""
+    CALL_CONFLICTED = "call_conflicted"
+    """A call made again was refused for the state of the job: the one before may act still."""
     CALL_REFUSED = "call_refused"
     """The cloud refuses for good."""
     SEEN_SUBMITTED = "seen_submitted"
@@ -97,6 +99,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     },
     State.SENDING: {
         Event.CALL_ACCEPTED: State.DRAINING,
+        Event.CALL_CONFLICTED: State.DRAINING,
         Event.CALL_NOT_EXECUTED: State.QUEUED,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_SUBMITTED: State.HELD,

@@ -263,10 +263,10 @@ def _runs_on(told: Termination, seen: JobSeen) -> bool:
     """
     if not seen.instances or not seen.instances.live or seen.next_action != "":
         return False
-    if told.acknowledged_at is None or told.give_up_at is None:
+    if told.last_call_at is None:
         return False
     patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), _called_for(told))
-    return seen.observed_at - told.acknowledged_at >= patience
+    return seen.observed_at - told.last_call_at >= patience
 
 
 def _more_live(termination: Termination, seen: JobSeen) -> bool:
@@ -276,10 +276,10 @@ def _more_live(termination: Termination, seen: JobSeen) -> bool:
 
 
 def _called_for(told: Termination) -> timedelta:
-    """From the first call to the last one that was acknowledged."""
-    if told.acknowledged_at is None or told.give_up_at is None:
+    """From the first call to the last one."""
+    if told.last_call_at is None or told.give_up_at is None:
         return timedelta()
-    return told.acknowledged_at - (told.give_up_at - timedelta(seconds=told.give_up_after_s))
+    return told.last_call_at - (told.give_up_at - timedelta(seconds=told.give_up_after_s))
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:

@@ -91,7 +91,7 @@ def moved_at(
 
 def still_s(termination: Termination, seen_at: datetime) -> float:
     """For how many seconds nothing had moved, nor was anything done, at a look."""
-    known = (termination.acknowledged_at, termination.moved_at, termination.rung_done_at)
+    known = (termination.last_call_at, termination.moved_at, termination.rung_done_at)
     since = max((at for at in known if at is not None), default=seen_at)
     return (seen_at - since).total_seconds()
 

@@ -160,6 +160,12 @@ class Termination:
     """When its come-back watch looked last, or began; None: its job is not watched."""
     revival: Revival | None = None
 
+    @property
+    def last_call_at(self) -> datetime | None:
+        """When a call last was acknowledged, or left that was refused while that one may act."""
+        times = (self.acknowledged_at, self.called_at)
+        return max((at for at in times if at is not None), default=None)
+
     def begins_after(self, time: datetime) -> bool:
         """Whether it was asked to be left alone until later than ``time``."""
         return self.not_before is not None and self.not_before > time

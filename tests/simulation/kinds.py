@@ -129,7 +129,8 @@ LIES: Final[Mapping[str, Table]] = {
     "NextAction hidden": HIDDEN,
     "NextAction hidden, drains for long": {"drain_s": [10, 20], **HIDDEN},
     "NextAction hidden, accepts every call": {"drain_s": [10, 20], "again": "ok", **HIDDEN},
-    "NextAction hidden, one stubborn": {"stuck": 1, "again": "ok", **HIDDEN},
+    "NextAction hidden, one stubborn": {"stuck": 1, **HIDDEN},
+    "NextAction hidden, one stubborn, accepts every call": {"stuck": 1, "again": "ok", **HIDDEN},
     "NextAction hidden, one immortal": {"immortal": 1, **HIDDEN},
     "all say down, but not yet": {
         "drain_s": 12,

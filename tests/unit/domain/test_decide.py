@@ -157,6 +157,12 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         CallFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
         Event.SEEN_MISSING,
     ),
+    (
+        "call made again conflicts",
+        termination(State.SENDING, acknowledged_at=later(-60), evidence=1),
+        CallFailed(error(CloudErrorKind.STATE_CONFLICT)),
+        Event.CALL_CONFLICTED,
+    ),
     *[
         (f"call {kind}", termination(State.SENDING), CallFailed(error(kind)), event)
         for kind, event in (
@@ -354,6 +360,8 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(0, job_state=SUBMITTED), swept(RUNNING), True),
         (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE, next_action="X"), False),
         (drained_for(0, job_state=FAILED, evidence=2), swept(SUBMITTED), False),
+        (drained_for(600, called_at=later(-300)), read(RUNNING, LIVE), True),
+        (drained_for(600, called_at=later(-299)), read(RUNNING, LIVE), False),
         (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
         (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
         (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),

@@ -34,6 +34,7 @@ EXPECTED = {
     ("held", "gave_up"): "unverified",
     ("held", "withdrawn"): "withdrawn",
     ("sending", "call_accepted"): "draining",
+    ("sending", "call_conflicted"): "draining",
     ("sending", "call_not_executed"): "queued",
     ("sending", "call_refused"): "refused",
     ("sending", "seen_submitted"): "held",

@@ -9,13 +9,15 @@ import pytest
 
 from orchestrator.domain.captures import Capture
 from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.explain import Surroundings, explain
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
+from orchestrator.domain.seen import CallFailed
 from orchestrator.domain.stragglers import EscalationPolicy, next_rung
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.terminations import Look, Rung
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
@@ -94,6 +96,17 @@ def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
     called_twice = replace(untouched, acknowledged_at=later(80))
     seen = read(JobState.RUNNING, LIVE, at=later(140))
     assert decide(called_twice, seen, later(140), POLICY).event is Event.ESCALATED
+
+
+def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> None:
+    sent = replace(STUCK, state=State.SENDING, called_at=later(80), give_up_at=later(3600))
+    in_use = CloudError(kind=CloudErrorKind.STATE_CONFLICT, code="ResourceInUse.Job", message="")
+    refused = decide(sent, CallFailed(in_use), later(81), POLICY).after
+    assert (refused.state, refused.look, refused.look_at) == (State.DRAINING, Look.JOB, later(81))
+    early = decide(refused, read(JobState.RUNNING, LIVE, at=later(139)), later(139), POLICY)
+    assert (early.event, early.after.call_at) == (None, None)
+    late = decide(early.after, read(JobState.RUNNING, LIVE, at=later(140)), later(140), POLICY)
+    assert late.event is Event.ESCALATED
 
 
 @pytest.mark.parametrize(
