@@ -43,11 +43,13 @@ class Client:
             {"instances": 4, "drain_s": [0.2, 3]},
             {"instances": 3, "tasks": 3, "drain_s": 2, "failed_early_s": 1},
             {"instances": 2, "state": "SUBMITTED", "submitted_s": [0.5, 3], "drain_s": 1},
+            {"instances": 3, "state": "SUBMITTED", "submitted_s": [2, 5], "mix": {"PENDING": 0.5}},
             {"instances": 2, "state": "SUCCEED"},
             {"instances": 4, "state": "FAILED", "mix": {"RUNNING": 0.5}, "drain_s": 1},
             {"instances": 2, "env_id": "env-example1", "refuse_env": True},
             {"instances": 2, "forbidden": True},
             {"instances": 3, "drain_s": 0.5, "revive_after_s": [0.05, 2]},
+            {"instances": 2, "drain_s": 0.5, "revive_after_s": [0.3, 0.9]},
             {"instances": 2, "drain_s": 0.5, "vanish_after_s": [0.1, 2]},
             {"instances": 2, "succeeds_after_s": [0.5, 5], "drain_s": [0.5, 3]},
             {
@@ -66,11 +68,13 @@ class Client:
             },
             {"instances": 4, "mix": {"STARTING": 0.5, "PENDING": 0.25}, "drain_s": [0.5, 2]},
             {"instances": 3, "stuck": 1, "drain_s": 0.5, "instance_drain_s": 0.5},
+            {"instances": 4, "next_action_hidden": True, "drain_s": [4, 5]},
+            {"instances": 2, "next_action_hidden": True, "drain_s": [3, 7]},
             {"instances": 2, "env_id": "env-example2", "node_restart_s": 1, "drain_s": 0.5},
         ]
         groups = [
             self._random.choice(kinds) | {"prefix": f"x{number}{place}", "region": region}
-            for place in range(self._random.randrange(1, 4))
+            for place in range(self._random.choice((1, 1, 2)))
         ]
         ids = self._world.clouds[f"{region}.cloud"].add_groups(groups)
         unknown = [f"job-none{number:04}"] if self._random.random() < 0.3 else []

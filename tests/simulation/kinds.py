@@ -252,6 +252,8 @@ KINDS: Final = (
 )
 
 JOBS_OF_A_RUN: Final = 8
+SHARED_S: Final = 4.0
+"""By when the replicas have shared the partitions, and may use their quotas."""
 TROUBLED_EVERY: Final = 4
 """Of so many seeds one has everything go wrong; in the others the weather is calm."""
 NO_CVM_EVERY: Final = 5
@@ -287,6 +289,7 @@ async def of_kinds(world: World) -> None:
     assert isinstance(truth, Truth)
     for place in range(REPLICAS):
         world.start(place)
+    await asyncio.sleep(SHARED_S)
     jobs: defaultdict[str, list[str]] = defaultdict(list)
     for cloud in world.clouds.values():
         cloud._cvm_forbidden = world.seed % NO_CVM_EVERY == 0

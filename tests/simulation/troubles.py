@@ -18,15 +18,22 @@ IDLE_IN_TRANSACTION_S: Final = 0.3
 AIMS_S: Final = 2.0
 """How long a replica has to come to the point at which it dies or is paused."""
 HOUR_S: Final = 3600.0
-CALL_POINTS: Final = ("before a call", "a call has left", "an answer has come")
 POINTS: Final = (
-    *CALL_POINTS,
+    "before a call",
+    "a call has left",
+    "an answer has come",
     "before a commit",
     "after a commit",
     "in a transaction",
 )
 """Where a replica can be killed or paused, beside between any two callbacks."""
-RARE_POINTS: Final = (*POINTS, *CALL_POINTS, "an answer has come", "in a transaction")
+RARE_POINTS: Final = (
+    *POINTS,
+    "before a call",
+    *3 * ("a call has left",),
+    *2 * ("an answer has come",),
+    *2 * ("in a transaction",),
+)
 """Those that a replica comes to less often are aimed at more often."""
 
 

@@ -49,7 +49,7 @@ QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "Descri
 REPLICAS: Final = 3
 REPLICAS_OF_A_RUN: Final = (2, 3)
 """One for each partition, or one to spare."""
-LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.0, "retry_s": 1.0}
+LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.6, "retry_s": 1.3}
 SETTLE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 600.0
 ENDS_WITHIN_S: Final = 60.0
@@ -326,8 +326,13 @@ def share_compiled(database: Database) -> None:
 
 @contextmanager
 def impatience() -> Iterator[None]:
-    """Waits of a minute last a few seconds, so that a run is over sooner."""
+    """A run is over sooner: waits of a minute last a few seconds, and a replica reads one by one.
+
+    Opening more connections takes longer than reading by them.
+    """
     with ExitStack() as stack:
+        for where in ("dialects", "database"):
+            stack.enter_context(patch(f"orchestrator.store.{where}.READERS", 1))
         for module, name in (
             (looks, "CALL_AGAIN_AFTER_S"),
             (prober, "COUNT_ALL_EVERY_S"),
