@@ -523,7 +523,9 @@ class Truth(Checkers):
         if best.state is surely.state is end.state:
             low, high = sorted((best.evidence, surely.evidence))
             return BETWEEN, low <= end.evidence <= high
-        return BETWEEN, end in (best, surely)
+        # More than what was sure to be known may have been; what is not true is found elsewhere.
+        more = end.state is surely.state and end.evidence >= surely.evidence
+        return BETWEEN, end == best or more
 
     def _lost(self, story: Story) -> bool:
         """Whether a TerminateJob never arrived, or what became of it was not written down.
