@@ -34,7 +34,7 @@ REPLICAS: Final = 3
 ACCOUNTS: Final = 6
 JOBS: Final = 500
 LEASE_S: Final = 3.0
-KILLS: Final = 8
+KILLS: Final = 6
 KILL_EVERY_S: Final = 2.0
 FREEZES: Final = 4
 WATCHED_S: Final = 1.2
@@ -333,7 +333,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
     server, name = template
     async with (
         server.database(name) as url,
-        fleet(tmp_path, url, jobs=60, drain_s="[40, 60]") as made,
+        fleet(tmp_path, url, jobs=60, drain_s="[30, 40]") as made,
         made.replica(0) as frozen,
         made.replica(1) as second,
         made.replica(2) as third,
@@ -360,6 +360,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
                 for each in others:
                     each.process.send_signal(signal.SIGCONT)
             assert after == before
+            assert "draining" in {row.state for row in after[0]}, "there was nothing to do"
             await made.all_held(by=REPLICAS)
         await made.finished(ids)
         await judge(made, ids)

@@ -511,10 +511,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("ending", "first", "every"),
     [
-        *[(Ending.DIES_BEFORE, first, 9) for first in (1, 4, 7)],
-        *[(Ending.DIES_AFTER, first, 9) for first in (2, 5, 8)],
-        *[(Ending.FAILS_BEFORE, first, 10) for first in (1, 6)],
-        *[(Ending.FAILS_AFTER, first, 10) for first in (3, 8)],
+        *[(Ending.DIES_BEFORE, first, 12) for first in (1, 7)],
+        *[(Ending.DIES_AFTER, first, 12) for first in (4, 10)],
+        *[(Ending.FAILS_BEFORE, first, 24) for first in (2, 14)],
+        *[(Ending.FAILS_AFTER, first, 24) for first in (8, 20)],
     ],
 )
 async def test_any_commit_can_end_so(
