@@ -34,8 +34,8 @@ class Scenario:
     limits_per_s: Mapping[str, int]
     filter_name: str
     """What DescribeTask calls its filter: a key of ``region.FILTER_NAMES``."""
-    cvm_forbidden: bool
-    """Every call of CVM gets UnauthorizedOperation."""
+    forbidden_actions: tuple[str, ...]
+    """Every call of these gets UnauthorizedOperation."""
     faults: Mapping[str, list[Rule]]
     jobs: tuple[JobSpec, ...]
 
@@ -60,7 +60,7 @@ def read_scenario(document: Mapping[str, object]) -> Scenario:
     secret_keys = _read_credentials(reader.take("credentials"), problems)
     limits_per_s = _read_quotas(Reader(reader.take("quotas") or {}, "quotas", problems))
     filter_name = reader.choice("filter_name", FILTER_NAMES, "either")
-    cvm_forbidden = reader.flag("cvm_forbidden")
+    forbidden_actions = reader.choices("forbidden_actions", LOWEST_DOCUMENTED)
     faults: dict[str, list[Rule]] = {}
     with _collected(problems):
         faults = read_faults(reader.take("faults") or {})
@@ -77,7 +77,7 @@ def read_scenario(document: Mapping[str, object]) -> Scenario:
         secret_keys=secret_keys,
         limits_per_s=limits_per_s,
         filter_name=filter_name,
-        cvm_forbidden=cvm_forbidden,
+        forbidden_actions=forbidden_actions,
         faults=faults,
         jobs=tuple(jobs),
     )

@@ -22,7 +22,7 @@ from orchestrator.simulator.truth import truth_of
 from orchestrator.simulator.wire import Question, Request, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from orchestrator.simulator.actions import Action
     from orchestrator.simulator.answers import Reply
@@ -58,7 +58,7 @@ class Simulator:
 
     ``secret_keys`` maps secret ids to keys, ``limits_per_s`` actions to calls per second.
     ``filter_name`` is a key of ``region.FILTER_NAMES``: what DescribeTask calls its filter.
-    ``cvm_forbidden`` refuses every call of CVM, as to a sub-account that has no permission.
+    ``forbidden_actions`` are refused, as to a sub-account that has no permission.
     ``now`` gives seconds since the epoch and must not go back; it is read once per call.
     """
 
@@ -71,7 +71,7 @@ class Simulator:
         regions: Sequence[str] = ("ap-guangzhou",),
         seed: int = 0,
         filter_name: str = "either",
-        cvm_forbidden: bool = False,
+        forbidden_actions: Collection[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.quota = Quota(limits_per_s or {})
@@ -80,7 +80,7 @@ class Simulator:
         self._secret_keys = dict(secret_keys)
         self._regions = tuple(regions)
         self._instance_filters = FILTER_NAMES[filter_name]
-        self._cvm_forbidden = cvm_forbidden
+        self.forbidden_actions = frozenset(forbidden_actions)
         self._now = now
         self._jobs: dict[str, Job] = {}
         self._fleet = Fleet()
@@ -99,7 +99,7 @@ class Simulator:
             regions=scenario.regions,
             seed=scenario.seed,
             filter_name=scenario.filter_name,
-            cvm_forbidden=scenario.cvm_forbidden,
+            forbidden_actions=scenario.forbidden_actions,
             now=now,
         )
         simulator.add_jobs(scenario.jobs)
@@ -177,8 +177,8 @@ class Simulator:
         )
         service = SERVICE_OF[question.action]
         try:
-            if service == "cvm" and self._cvm_forbidden:
-                raise _forbidden(question.action)
+            if question.action in self.forbidden_actions:
+                raise _forbidden(f"{service}:{question.action}")
             arguments = check(question.action, question.params, textual=question.textual)
             document = SERVICES[service][question.action](region, arguments)
         except ApiError as error:
@@ -191,6 +191,4 @@ class Simulator:
 
 def _forbidden(action: str) -> ApiError:
     """What CAM has CVM answer, as it was seen (cloud.tencent.com/developer/ask/2213302)."""
-    return ApiError(
-        "UnauthorizedOperation", f"No permission to perform the operation (cvm:{action})."
-    )
+    return ApiError("UnauthorizedOperation", f"No permission to perform the operation ({action}).")

@@ -53,13 +53,15 @@ TO_READ = (
     .limit(LIMIT)
 )
 
+_GOES_ON = and_(
+    _T.rung.in_(IN_ROUNDS), or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at)
+)
 _IN_A_ROUND = (
     HERE,
     READ_ANEW,
-    _T.rung.in_(IN_ROUNDS),
     _T.state == State.DRAINING,
     _T.read_at >= _T.rung_at,
-    or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at),
+    _GOES_ON,
 )
 _OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action.in_(FOR_ONE))
 _OPENED = select(attempts.c.seq, attempts.c.termination_id, attempts.c.target).where(
@@ -115,7 +117,10 @@ async def read(
     *,
     due_at: datetime | None,
 ) -> None:
-    """Write how far a reading is, with the instances of its last page, or neither."""
+    """Write how far a reading is, with the instances of its last page, or neither.
+
+    One that failed for good ends the round that it was for: else it would never be up to a person.
+    """
     found = await transaction.execute(
         select(_T.seq, _T.reading).where(_T.id == before.id, _T.partition == before.partition)
     )
@@ -131,6 +136,11 @@ async def read(
     if after.ended_at is not None and after.problem is None:
         changes["read_at"] = after.began_at
     await transaction.execute(update(terminations).where(_T.seq == row.seq).values(changes))
+    if after.ended_at is not None and after.problem is not None:
+        in_vain = update(terminations).where(
+            _T.seq == row.seq, _GOES_ON, _T.rung_at <= after.began_at
+        )
+        await transaction.execute(in_vain.values(rung_done_at=after.ended_at))
 
 
 async def next_in_rounds(

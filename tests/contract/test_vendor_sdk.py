@@ -162,7 +162,8 @@ async def test_cvm_refuses_with_the_code_the_vendor_lists(url, action, params, c
 
 @pytest.mark.parametrize(("sign", "method"), MANNERS)
 async def test_cvm_can_be_forbidden(sign, method):
-    simulator = Simulator(secret_keys={SECRET_ID: SECRET_KEY}, cvm_forbidden=True)
+    forbidden = ["DescribeInstances"]
+    simulator = Simulator(secret_keys={SECRET_ID: SECRET_KEY}, forbidden_actions=forbidden)
     async with serve(simulator) as url:
         made = client(url, service="cvm", sign=sign, method=method)
         assert await refused(made, "DescribeInstances") == "UnauthorizedOperation"

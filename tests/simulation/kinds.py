@@ -260,6 +260,7 @@ TROUBLED_EVERY: Final = 4
 """Of so many seeds one has everything go wrong; in the others the weather is calm."""
 NO_CVM_EVERY: Final = 5
 """Of so many seeds one may not look machines up."""
+CVM: Final = frozenset({"DescribeInstances", "TerminateInstances"})
 ENGINE: Final[Table] = HASTY | {
     "settle_s": SETTLE_S,
     "give_up_after_s": GIVE_UP_AFTER_S,
@@ -294,7 +295,8 @@ async def of_kinds(world: World) -> None:
     await asyncio.sleep(SHARED_S)
     jobs: defaultdict[str, list[str]] = defaultdict(list)
     for cloud in world.clouds.values():
-        cloud._cvm_forbidden = world.seed % NO_CVM_EVERY == 0
+        if world.seed % NO_CVM_EVERY == 0:
+            cloud.forbidden_actions = CVM
     for number, kind in enumerate(of_a_run(world.seed)):
         region = REGIONS[number % len(REGIONS)]
         cloud = world.clouds[f"{region}.cloud"]

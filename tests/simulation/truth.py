@@ -337,7 +337,8 @@ class Story:
         job.advance(now)
         self.began.setdefault(len(job.runs) - 1, now)
         known, all_known, all_were_known = 0, False, False
-        for run, at in self.called.items() if not self._cloud._cvm_forbidden else ():
+        visible = "DescribeInstances" not in self._cloud.forbidden_actions
+        for run, at in self.called.items() if visible else ():
             before = live_before(job, run, at)
             named = nameable(job, before)
             for stretch in named:

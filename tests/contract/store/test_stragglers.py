@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import update
 
 from orchestrator.domain.attempts import Answer
-from orchestrator.domain.captures import LIVE, Capture, with_page
+from orchestrator.domain.captures import LIVE, Capture, ended, with_page
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
+from orchestrator.domain.problems import Problem
 from orchestrator.domain.stragglers import RoundOver, Straggler
 from orchestrator.domain.terminations import Rung
 from orchestrator.store.records import StoredRecords
@@ -166,6 +167,20 @@ async def test_each_live_instance_is_called_once_a_round(
     assert straggler.target == "a/2"
 
 
+async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await escalated(store, records, database)
+    for at, done_at in ((9, None), (10, 11), (70, 11)):
+        begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
+        failed = ended(begun, later(at + 1), Problem(code="Unauthorized", message="no"))
+        await store.instances.read(await found(records, ID), failed, due_at=later(at + 60))
+        known = await found(records, ID)
+        assert known.rung_done_at == (done_at and later(done_at))
+    assert known.read_at is None
+    assert await store.instances.next_in_rounds() is None
+
+
 async def test_a_call_without_effect_is_made_again(
     store: WorkingSet, records: StoredRecords, database: Database
 ) -> None:
@@ -189,12 +204,12 @@ async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
     assert await store.unanswered() == [], "no TerminateJob call is in doubt"
-    for under_way, ended in (({straggler}, None), (set[Straggler](), later(15))):
+    for under_way, closed_at in (({straggler}, None), (set[Straggler](), later(15))):
         await store.instances.interrupted(under_way, later(15))
         record = await records.termination(ID)
         assert record is not None
         (attempt,) = record.attempts
-        assert attempt.answered_at == ended
+        assert attempt.answered_at == closed_at
     assert attempt.outcome == "interrupted"
     assert await store.instances.next_in_rounds() == RoundOver(ID), "it was called for"
 

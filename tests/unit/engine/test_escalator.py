@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.errors import StoreUnavailable
@@ -227,23 +226,27 @@ async def test_so_is_one_whose_answer_could_not_be_written(
     assert (await world.termination(JOB)).rung_done_at is not None
 
 
-async def test_that_the_calls_are_refused_is_logged_once(
+async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=10, stuck=2)
-    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
-    for _ in range(2):
-        await world.capture()
-    job = world.simulator._jobs[JOB]
-    job.spec = replace(job.spec, forbidden=True)
-    for _ in range(3):
-        await world.escalate()
-        world.clock.advance(1)
+    world = World(database, quotas=SLOW)
+    await called(world, JOB, instances=100, stuck=40)
+    world.simulator.forbidden_actions = frozenset({ACTION})
+    left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    assert left.rung_round == 3
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
-    assert outcomes == ["unauthorized", "unauthorized"]
+    assert outcomes == 3 * ["unauthorized"]
     assert caplog.text.count("TerminateTaskInstance is refused") == 1
+
+
+async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(database: Database) -> None:
+    world = World(database, quotas=AMPLE)
+    await called(world, JOB, instances=100, stuck=3)
+    world.simulator.forbidden_actions = frozenset({"DescribeTask"})
+    left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    assert left.rung_round == 3
+    assert world.calls(ACTION) == []
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:

@@ -117,7 +117,7 @@ async def test_machines_that_stay_are_named_at_the_deadline(database: Database) 
 
 
 async def test_without_the_permission_no_more_is_claimed(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY, cvm_forbidden=True)
+    world = World(database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"])
     await called(world, JOB)
     await down(world, JOB)
     await look_up(world)

@@ -183,8 +183,8 @@ def test_a_call_is_signed_for_the_service_of_its_action(action, service, expecte
     assert code(cloud(job()).simulator.handle(request)) == expected
 
 
-def test_a_cloud_can_forbid_all_of_cvm_and_nothing_else():
-    world = cloud(job(), cvm_forbidden=True)
+def test_a_cloud_can_forbid_actions_and_no_others():
+    world = cloud(job(), forbidden_actions=["DescribeInstances", "TerminateInstances"])
     ids = machines(world, 0)
     assert world.code("DescribeInstances", InstanceIds=ids) == "UnauthorizedOperation"
     assert world.code("DescribeInstances", Limit=1000) == "UnauthorizedOperation"

@@ -234,10 +234,11 @@ def test_a_scenario_settles_what_the_filter_of_describe_task_is_called(settings,
 
 
 @pytest.mark.parametrize(
-    ("forbidden", "expected"), [(False, "OK"), (True, "UnauthorizedOperation")]
+    ("forbidden", "expected"),
+    [(["TerminateJob"], "OK"), (["DescribeInstances"], "UnauthorizedOperation")],
 )
-def test_a_scenario_settles_whether_cvm_is_forbidden(forbidden, expected):
-    scenario = read_scenario({"credentials": CREDENTIALS, "cvm_forbidden": forbidden})
+def test_a_scenario_settles_what_is_forbidden(forbidden, expected):
+    scenario = read_scenario({"credentials": CREDENTIALS, "forbidden_actions": forbidden})
     simulator = Simulator.from_scenario(scenario, now=Clock())
     assert code(simulator.handle(tc3_request("DescribeInstances"))) == expected
 
