@@ -82,9 +82,14 @@ def _on_call_failed(
             decision = moved(failed, Event.CALL_NOT_EXECUTED, now, why=str(error))
             at = now + backoff(failed, policy)
             return replace(decision, after=look_at(decision.after, Look.SWEEP, at))
-        case CloudErrorKind.STATE_CONFLICT if termination.acknowledged_at is not None:
+        case CloudErrorKind.STATE_CONFLICT if _acted_upon(termination, error):
             decision = moved(failed, Event.CALL_CONFLICTED, now, why=str(error))
-            return replace(decision, after=look_at(decision.after, Look.JOB, now))
+            after = replace(
+                decision.after,
+                acknowledged_at=termination.acknowledged_at or now,
+                run=max(termination.run, 1),
+            )
+            return replace(decision, after=look_at(after, Look.JOB, now))
         case CloudErrorKind.OUTCOME_UNKNOWN | CloudErrorKind.STATE_CONFLICT:
             return Decision(after=in_doubt(failed, now), why=str(error))
         case CloudErrorKind.JOB_NOT_FOUND:
@@ -93,6 +98,16 @@ def _on_call_failed(
             return moved(failed, Event.CALL_REFUSED, now, why=str(error))
         case _:
             assert_never(error.kind)
+
+
+def _acted_upon(termination: Termination, error: CloudError) -> bool:
+    """Whether a call that was refused for the job's state tells that the cloud acts on another one.
+
+    One that was acknowledged, or whose answer was lost, or somebody else's: of the latter two
+    nothing is known, but each look since the refusal before showed the job running.
+    """
+    last = termination.problem
+    return termination.acknowledged_at is not None or (last is not None and last.code == error.code)
 
 
 def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:

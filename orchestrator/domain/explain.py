@@ -177,24 +177,33 @@ def _escalated(termination: Termination) -> str:
         return f"; since {since} TerminateInstances of its machine {_round(termination)}"
     if not termination.escalate:
         return f"; since {since} it takes a person: no more than TerminateJob was to be called"
-    return f"; since {since} it takes a person: they stay up " + (
-        f"after {rounds} rounds of TerminateTaskInstance (`attempts` has the answers)"
-        if rounds
-        else "after TerminateJob"
-    )
+    stay_up = f"; since {since} it takes a person: they stay up after "
+    if not rounds:
+        return f"{stay_up}TerminateJob"
+    answers = "TerminateTaskInstance (`attempts` has the answers)"
+    return f"{stay_up}{rounds} rounds of {answers}{_unread(termination, '; they cannot be read')}"
 
 
 def _round(termination: Termination) -> str:
     """How far the calls of its round are."""
+    unread = not read_since(termination)
     if not going_on(termination):
-        return "was called for each"
+        if unread:
+            return f"was called for none{_unread(termination, ', for they could not be read')}"
+        return "was called (`attempts` has the answers)"
     if termination.state.final:
-        return "was to be called for each, which its end cut short"
-    if not read_since(termination):
-        problem = termination.reading and termination.reading.problem
-        why = f", which fails: {problem.code}: {problem.message}" if problem else ""
+        why = _unread(termination, " after reading them had failed") if unread else ""
+        return f"was to be called for each, which its end cut short{why}"
+    if unread:
+        why = _unread(termination, ", which fails")
         return f"is to be called for each, once they are read{why}"
     return "is called for each"
+
+
+def _unread(termination: Termination, words: str) -> str:
+    """These words and why, where the last reading of its instances failed."""
+    problem = termination.reading and termination.reading.problem
+    return f"{words}: {problem.code}: {problem.message}" if problem else ""
 
 
 def _by_hand(termination: Termination) -> str:

@@ -54,7 +54,7 @@ class Event(StrEnum):
     CALL_NOT_EXECUTED = "call_not_executed"
     """The call certainly had no effect, or a look shows the job running on untouched."""
     CALL_CONFLICTED = "call_conflicted"
-    """A call made again was refused for the state of the job: the one before may act still."""
+    """A call was refused for the state of the job, on which another one acts already."""
     CALL_REFUSED = "call_refused"
     """The cloud refuses for good."""
     SEEN_SUBMITTED = "seen_submitted"

@@ -231,8 +231,9 @@ def _on_job_draining(
         return Decision(after=_on_finished_not_down(termination, told, seen, now, policy))
     was_finished = termination.job_state is not None and termination.job_state.finished
     revived = was_finished and termination.evidence >= evidence.JOB_FINISHED
+    revived = revived or _rose(termination, seen)
     if revived:
-        told = replace(told, evidence=evidence.ACKNOWLEDGED)
+        told = replace(told, evidence=min(told.evidence, evidence.ACKNOWLEDGED))
     runs_on = told.call_at is None and _runs_on(told, seen)
     if revived or runs_on:
         known = told
@@ -263,7 +264,7 @@ def _runs_on(told: Termination, seen: JobSeen) -> bool:
     """
     if not seen.instances or not seen.instances.live or seen.next_action != "":
         return False
-    if told.last_call_at is None:
+    if told.last_call_at is None or told.job_state is JobState.SUBMITTED:
         return False
     patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), _called_for(told))
     return seen.observed_at - told.last_call_at >= patience
@@ -273,6 +274,13 @@ def _more_live(termination: Termination, seen: JobSeen) -> bool:
     """Whether instances are live that were not at the last count."""
     known, counted = termination.instances, seen.instances
     return known is not None and counted is not None and counted.live > known.live
+
+
+def _rose(termination: Termination, seen: JobSeen) -> bool:
+    """Whether more run, with nothing pending, than were counted after the job was called."""
+    counted_at, called_at = termination.instances_observed_at, termination.acknowledged_at
+    since = counted_at is not None and called_at is not None and counted_at >= called_at
+    return since and seen.next_action == "" and _more_live(termination, seen)
 
 
 def _called_for(told: Termination) -> timedelta:

@@ -162,7 +162,7 @@ class Termination:
 
     @property
     def last_call_at(self) -> datetime | None:
-        """When a call last was acknowledged, or left that was refused while that one may act."""
+        """When a call last was acknowledged, or the first one of a later run left."""
         times = (self.acknowledged_at, self.called_at)
         return max((at for at in times if at is not None), default=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,8 @@ ANEW_EVERY_S = 5.0
 ANEW_AFTER_FAILURE_S = 60.0
 
 _FOR_GOOD = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,13 @@ class Capturer:
         problem = problem_of(error)
         if error.kind in _FOR_GOOD:
             now = self._partition.clock.now()
+            if errand.anew:
+                log.warning(
+                    "%s: the live instances of %s cannot be read: %s",
+                    self.name,
+                    errand.row.job_id,
+                    error,
+                )
             await self._write(errand, captures.ended(errand.capture, now, problem))
             return
         failed = captures.failed(errand.capture, problem)

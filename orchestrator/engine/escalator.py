@@ -114,8 +114,9 @@ class Escalator:
             self._back_off(again=again)
             self._tell(straggler, error)
             await partition.store.instances.finish(straggler, answer, again=again)
-            if error is not None and error.kind is CloudErrorKind.UNAUTHORIZED:
-                # So it would be for the others: Batch's actions are authorised job by job.
+            forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED
+            if forbidden and straggler.machine_id is None:
+                # Batch's actions are authorised job by job: so it would be for all the others.
                 over = RoundOver(straggler.termination_id)
                 await partition.store.instances.end_round(over, answer.at)
             await partition.note(error)

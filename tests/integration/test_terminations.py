@@ -256,7 +256,7 @@ async def test_many_jobs_at_once_with_faults_on_everything(
 ) -> None:
     """As long as the faults last, a job may meet so many of them that it waits for long."""
     chances = {"lost_answer": 0.1, "throttle": 0.01, "internal_error": 0.1, "truncate": 0.1}
-    fault = {name: {"probability": p, "first_n": 100} for name, p in chances.items()}
+    fault = {name: {"probability": p, "first_n": 60} for name, p in chances.items()}
     jobs = [f"job-many{n:04}" for n in range(60)]
     async with service(database_url, group(ids=jobs), faults={"*": fault}) as running:
         operation_id = await running.submit(*jobs)

@@ -259,6 +259,28 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
         )
 
 
+def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:
+    """Its answer was lost, or it was somebody else's, and the cloud shows no NextAction."""
+    conflict = CallFailed(error(CloudErrorKind.STATE_CONFLICT))
+    once = decide(termination(State.SENDING), conflict, NOW, POLICY).after
+    untouched = decide(once, read(RUNNING, LIVE), later(1), POLICY)
+    assert untouched.event is Event.CALL_NOT_EXECUTED
+    again = decide(untouched.after, CallStarted(), later(3), POLICY).after
+    other = CallFailed(CloudError(CloudErrorKind.STATE_CONFLICT, "Another.Code", "why"))
+    assert decide(again, other, later(4), POLICY).event is None
+    twice = decide(again, conflict, later(4), POLICY)
+    assert (twice.event, twice.after.evidence) == (Event.CALL_CONFLICTED, 0)
+    assert (twice.after.acknowledged_at, twice.after.look_at) == (later(4), later(4))
+    fewer = InstanceCounters(running=1, failed=9)
+    still = decide(twice.after, read(RUNNING, fewer, at=later(5)), later(5), POLICY)
+    assert (still.event, still.after.call_at, still.after.evidence) == (None, None, 0)
+
+
+def test_a_job_counted_while_it_is_submitted_begins_no_new_run() -> None:
+    before = drained_for(300, job_state=SUBMITTED)
+    assert decide(before, read(SUBMITTED, LIVE), NOW, POLICY).after.run == before.run
+
+
 def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
     waits = []
     for failures in range(1, 9):

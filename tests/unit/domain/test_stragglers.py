@@ -23,6 +23,7 @@ from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termi
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
 STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, moved_at=later(10))
 IN_ROUND_1 = replace(STUCK, rung=Rung.INSTANCES, rung_at=later(70), rung_round=1)
+UNREADABLE = Capture(run=1, problem=Problem(code="Some.Code", message="why"))
 AROUND = Surroundings(now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0)
 
 
@@ -109,6 +110,29 @@ def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> N
     assert late.event is Event.ESCALATED
 
 
+def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
+    left = replace(
+        IN_ROUND_1,
+        rung=Rung.PERSON,
+        instances_observed_at=later(9),
+        called_at=later(2600),
+        give_up_at=later(9999),
+    )
+    more = InstanceCounters(running=9, failed=1)
+    seen = read(JobState.RUNNING, more, at=later(2601))
+    again = decide(left, seen, later(2601), POLICY).after
+    assert (again.call_at, again.run, again.rung, again.rung_round) == (
+        later(2601),
+        left.run + 1,
+        Rung.NONE,
+        0,
+    )
+    pending = replace(seen, next_action="TERMINATING")
+    for before, its in ((left, pending), (replace(left, instances_observed_at=later(-1)), seen)):
+        after = decide(before, its, later(2601), POLICY).after
+        assert (after.call_at, after.run) == (None, left.run)
+
+
 @pytest.mark.parametrize(
     ("live", "rung", "rounds"), [(4, Rung.PERSON, 2), (3, Rung.PERSON, 2), (5, Rung.NONE, 0)]
 )
@@ -189,11 +213,19 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
         ({}, "is to be called for each, once they are read"),
         ({"read_at": later(69)}, "is to be called for each, once they are read"),
         (
-            {"reading": Capture(run=1, problem=Problem(code="Some.Code", message="why"))},
+            {"reading": UNREADABLE},
             "is to be called for each, once they are read, which fails: Some.Code: why",
         ),
         ({"read_at": later(70)}, "is called for each"),
-        ({"read_at": later(70), "rung_done_at": later(75)}, "was called for each"),
+        ({"read_at": later(70), "rung_done_at": later(75)}, "was called (`attempts` has "),
+        (
+            {"reading": UNREADABLE, "rung_done_at": later(75)},
+            "was called for none, for they could not be read: Some.Code: why",
+        ),
+        (
+            {"reading": UNREADABLE, "state": State.UNVERIFIED, "look_at": None},
+            "was to be called for each, which its end cut short after reading them had failed: ",
+        ),
         (
             {"state": State.UNVERIFIED, "finished_at": later(80), "look_at": None},
             "was to be called for each, which its end cut short",
@@ -202,4 +234,10 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
 )
 def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
     told = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
-    assert f"TerminateTaskInstance {said} (round 1)" in told
+    assert f"TerminateTaskInstance {said}" in told
+    assert " (round 1)" in told
+
+
+def test_a_person_is_told_that_instances_cannot_be_read() -> None:
+    left = replace(STUCK, rung=Rung.PERSON, rung_at=later(300), rung_round=3, reading=UNREADABLE)
+    assert "; they cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for

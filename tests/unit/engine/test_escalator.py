@@ -240,13 +240,28 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     assert caplog.text.count("TerminateTaskInstance is refused") == 1
 
 
-async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(database: Database) -> None:
+async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Database) -> None:
+    """Other than Batch's actions, CVM's are authorised machine by machine."""
+    policy = EscalationPolicy(rounds_max=1, machines=True)
+    world = World(database, quotas=AMPLE, escalation=policy)
+    await called(world, JOB, instances=10, immortal=2)
+    world.simulator.forbidden_actions = frozenset({MACHINES})
+    await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    record = await world.record(JOB)
+    outcomes = [each.outcome for each in record.attempts if each.action == MACHINES]
+    assert outcomes == 2 * ["unauthorized"]
+
+
+async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
     left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
     assert left.rung_round == 3
     assert world.calls(ACTION) == []
+    assert caplog.text.count(f"the live instances of {JOB} cannot be read: Unauthorized") == 3
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
