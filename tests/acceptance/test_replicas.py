@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 REPLICAS: Final = 3
 ACCOUNTS: Final = 6
 JOBS: Final = 500
-LEASE_S: Final = 3.0
+LEASE_S: Final = 4.0
+"""Longer than locks of a replica that is frozen in a transaction keep the others waiting, 3.5 s."""
 KILLS: Final = 6
 KILL_EVERY_S: Final = 2.0
 FREEZES: Final = 4
@@ -333,7 +334,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
     server, name = template
     async with (
         server.database(name) as url,
-        fleet(tmp_path, url, jobs=60, drain_s="[30, 40]") as made,
+        fleet(tmp_path, url, jobs=60, drain_s="[40, 50]") as made,
         made.replica(0) as frozen,
         made.replica(1) as second,
         made.replica(2) as third,
