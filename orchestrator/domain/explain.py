@@ -329,7 +329,9 @@ def _on_nodes(termination: Termination) -> str | None:
 
 def _explain_not_found(termination: Termination, _: Surroundings) -> Explanation:
     if termination.acknowledged_at is not None:
-        known = f"acknowledged TerminateJob at {_time(termination.acknowledged_at)}"
+        ours = termination.evidence >= evidence.ACKNOWLEDGED
+        how = "acknowledged TerminateJob" if ours else "acted on it"
+        known = f"{how} at {_time(termination.acknowledged_at)}"
         deleted = "it was seen down"
     elif termination.observed_at is not None:
         known = f"showed the job at {_time(termination.observed_at)}"

@@ -503,8 +503,13 @@ def test_that_the_deadline_passed_is_said_once(
         ),
         (
             State.NOT_FOUND,
-            {"observed_at": NOW, "acknowledged_at": later(5)},
+            {"observed_at": NOW, "acknowledged_at": later(5), "evidence": 1},
             "acknowledged TerminateJob at 2026-01-01T12:00:05Z and knows the job no longer; it was",
+        ),
+        (
+            State.NOT_FOUND,
+            {"observed_at": NOW, "acknowledged_at": later(5)},
+            "the cloud acted on it at 2026-01-01T12:00:05Z and knows the job no longer; it was",
         ),
         (State.REFUSED, {"problem": THROTTLED}, "refused for good; `error` has the reason"),
         (State.WITHDRAWN, {}, "taken back before a call was sent"),
