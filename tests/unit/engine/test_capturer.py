@@ -15,6 +15,8 @@ from orchestrator.engine.capturer import BACKOFF_BASE_S
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.domain.captures import Capture
     from orchestrator.store.database import Database
 
@@ -263,3 +265,38 @@ async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: 
     found = await world.termination(JOB)
     assert (found.machines.total, (await known(world)).nodes) == (0, 10)
     assert {row.machine for row in await world.instances(JOB)} == {"node"}
+
+
+async def test_a_read_under_way_is_not_made_a_second_time(database: Database) -> None:
+    """Neither while its answer is awaited, nor by a step whose rows were read before it came."""
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await callable_jobs(world, JOB)
+    held = world.network.hold(SUBMIT_INFO)
+    await world.capturer.step()
+    await world.network.arrival(SUBMIT_INFO)
+    await world.capturer.step()
+    read = world.store.instances.to_read
+
+    async def answered_meanwhile(now: datetime, limit: int) -> Any:
+        found = await read(now, limit)
+        held.set()
+        await world.ended(world.capturer)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store.instances, "to_read", answered_meanwhile)
+        await world.capture()
+    assert (world.called(SUBMIT_INFO), world.called(PAGE)) == ([JOB], [])
+    await world.capture()
+    assert (world.called(SUBMIT_INFO), world.called(PAGE)) == ([JOB], [JOB])
+
+
+async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> None:
+    """Both its capture and a reading of its live instances are due."""
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await callable_jobs(world, JOB)
+    await world.records.ask_for_instances((await world.termination(JOB)).id)
+    await world.capture()
+    found = await world.termination(JOB)
+    assert (found.capture is None, found.reading) == (False, None)
+    assert world.called(SUBMIT_INFO) == [JOB]

@@ -11,6 +11,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.engine.come_back_watch import BACKOFF_MAX_S
+from orchestrator.engine.sweeper import BACKOFF_BASE_S
 from orchestrator.simulator.faults import Fault, Rule
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import DOWN
@@ -285,6 +286,32 @@ async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Databa
     world.simulator.faults.replace({}, now=0)
     await watched(world, BACKOFF_MAX_S)
     assert len(await revivals(world)) == 1
+
+
+async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB)
+    world.clock.advance(2 * POLL.down_s)
+    await world.sweeper.step()
+    for failures in (9, 1):
+        fails = {"DescribeJobs": [Rule(Fault.INTERNAL_ERROR, 1.0)]}
+        world.simulator.faults.replace(fails, now=0)
+        for failure in range(failures):
+            calls = len(looks(world))
+            wait_s = await world.come_back_watch.step()
+            assert wait_s == min(BACKOFF_BASE_S * 2**failure, BACKOFF_MAX_S)
+            assert await world.come_back_watch.step() == wait_s, "nothing leaves before that"
+            assert len(looks(world)) == calls + 1
+            await passed(world, wait_s)
+        world.simulator.faults.replace({}, now=0)
+        await world.come_back_watch.step()
+        await passed(world, 2 * POLL.down_s)
+
+
+async def passed(world: World, seconds: float) -> None:
+    """Let time pass, with nothing for the sweeper to do at its end."""
+    world.clock.advance(seconds)
+    await world.sweeper.step()
 
 
 async def test_one_forbidden_job_ends_its_own_watch_and_no_other(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cloud import catalogue
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.coverage import missed
 from orchestrator.domain.explain import Surroundings, explain
@@ -16,6 +18,9 @@ from orchestrator.simulator.faults import Fault, Rule
 from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
 
 if TYPE_CHECKING:
+    import pytest
+
+    from orchestrator.cloud.transport import HttpAnswer
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
 
@@ -233,3 +238,23 @@ async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
     problem = (await world.termination(spoilt)).machines.problem
     assert problem is not None
     assert problem.code == "InvalidInstanceId.Malformed"
+
+
+async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, instances=5 * MACHINES_PER_CALL)
+    await down(world, JOB)
+    asked, post = list[int](), world.network.post
+
+    async def refusing_the_first(url: str, *, body: bytes, **more: Any) -> HttpAnswer:
+        asked.append(len(json.loads(body)["InstanceIds"]))
+        if len(asked) == 1:
+            raise catalogue.error("InvalidInstanceId.NotFound", "one of them")
+        return await post(url, body=body, **more)
+
+    monkeypatch.setattr(world.network, "post", refusing_the_first)
+    await look_up(world)
+    most = MACHINES_PER_CALL
+    assert asked == [most, most // 2, most, most, most, most, most // 2]
