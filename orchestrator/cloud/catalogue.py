@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.domain.bounds import storable
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 BAD_ANSWER: Final = "Client.BadAnswer"
@@ -331,7 +332,7 @@ def error(
     return CloudError(
         meaning.kind,
         code,
-        message,
+        storable(message),
         request_id=request_id,
         advice=advice or meaning.advice,
         quota_ceiling=quota_ceiling(code, message),

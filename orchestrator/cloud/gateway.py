@@ -167,7 +167,7 @@ class TencentBatch:
             return {}
         body = wire.machines_body(machine_ids)
         response, sent_at = await self._call(Action.DESCRIBE_INSTANCES, region, body)
-        return wire.read_machines(response, observed_at=sent_at)
+        return wire.read_machines(response, machine_ids=machine_ids, observed_at=sent_at)
 
     async def terminate_machine(self, *, region: str, machine_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/213/15723.

@@ -6,16 +6,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import catalogue
+from orchestrator.domain.bounds import COUNT_MAX, INDEX_MAX, NAME_MAX, storable
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.machines import MachineState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestrator.domain.errors import CloudError
-
-COUNT_MAX: Final = 10**12
-TEXT_MAX: Final = 4000
 
 _LEGACY_STATES: Final = {"SUCCEEDED": JobState.SUCCEED}
 """As examples of API 2.0 spell it: cloud.tencent.com/document/api/599/12684."""
@@ -37,6 +35,22 @@ def counters(value: object) -> InstanceCounters | None:
 
 def count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= COUNT_MAX else None
+
+
+def optional_count(response: Mapping[str, object], key: str) -> int | None:
+    """None for null."""
+    value = response.get(key)
+    found = count(value)
+    if value is not None and found is None:
+        raise bad_answer(f"{key} is no count")
+    return found
+
+
+def index(response: Mapping[str, object], key: str) -> int:
+    found = count(response.get(key))
+    if found is None or found > INDEX_MAX:
+        raise bad_answer(f"{key} is no index")
+    return found
 
 
 def state(value: object) -> JobState | None:
@@ -69,6 +83,28 @@ def text(response: Mapping[str, object], key: str) -> str:
     return value
 
 
+def name(response: Mapping[str, object], key: str) -> str:
+    """A text that is part of a key."""
+    value = optional_name(response, key)
+    if value is None:
+        raise bad_answer(f"{key} is missing")
+    return value
+
+
+def optional_name(response: Mapping[str, object], key: str) -> str | None:
+    value = optional_text(response, key)
+    if value is not None and len(value) > NAME_MAX:
+        raise bad_answer(f"{key} is too long")
+    return value
+
+
+def require_distinct(values: Iterable[object], key: str) -> None:
+    """What stands twice in a list contradicts itself, or hides another one."""
+    listed = list(values)
+    if len(set(listed)) < len(listed):
+        raise bad_answer(f"a {key} stands twice")
+
+
 def optional_text(response: Mapping[str, object], key: str) -> str | None:
     """None for null, for the empty string and for what is no string.
 
@@ -77,7 +113,7 @@ def optional_text(response: Mapping[str, object], key: str) -> str | None:
     value = response.get(key)
     if not isinstance(value, str) or not value:
         return None
-    return value[:TEXT_MAX].encode(errors="replace").decode().replace("\0", "?")
+    return storable(value)
 
 
 def require_same(response: Mapping[str, object], key: str, asked: str) -> None:

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import catalogue, pieces
+from orchestrator.domain.bounds import possible
 from orchestrator.domain.jobs import (
     InstanceSeen,
     JobSeen,
@@ -36,6 +37,8 @@ JOBS_PER_CALL: Final = 100
 """JobIds in one DescribeJobs, and its largest page: unasked, it would list only 20 of them."""
 MACHINES_PER_CALL: Final = 100
 """InstanceIds in one call of CVM; DescribeInstances has the pages of DescribeJobs."""
+INSTANCES_PER_CALL: Final = 1000
+"""TaskInstances in one DescribeTask at most."""
 INSTANCES_UNLESS_TOLD: Final = 1
 """TaskInstanceNum of a task that was submitted without one."""
 
@@ -146,9 +149,10 @@ def cloud_time(headers: Mapping[str, str]) -> datetime | None:
         if name.lower() == "date":
             try:
                 at = parsedate_to_datetime(value)
-            except ValueError:
+            except (ArithmeticError, LookupError, TypeError, ValueError):
                 return None
-            return at if at.tzinfo else at.replace(tzinfo=UTC)
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            return at if possible(at) else None
     return None
 
 
@@ -164,12 +168,13 @@ def read_job(response: Mapping[str, object], *, job_id: str, observed_at: dateti
     rows = pieces.rows(response, "TaskSet")
     tasks = tuple(
         TaskSeen(
-            name=pieces.text(row, "TaskName"),
+            name=pieces.name(row, "TaskName"),
             state=pieces.state(row.get("TaskState")),
             instances=instances if len(rows) == 1 else None,
         )
         for row in rows
     )
+    pieces.require_distinct((task.name for task in tasks), "TaskName")
     return JobSeen(
         observed_at=observed_at,
         job_id=job_id,
@@ -188,7 +193,7 @@ def read_job(response: Mapping[str, object], *, job_id: str, observed_at: dateti
 
 def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[str, JobSeen]:
     """What DescribeJobs answers, by job id; it carries neither instance counters nor NextAction."""
-    seen = (
+    seen = [
         JobSeen(
             observed_at=observed_at,
             job_id=pieces.text(row, "JobId"),
@@ -197,7 +202,8 @@ def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[
             end_time=pieces.optional_text(row, "EndTime"),
         )
         for row in pieces.rows(response, "JobSet")
-    )
+    ]
+    pieces.require_distinct((job.job_id for job in seen), "JobId")
     return {job.job_id: job for job in seen}
 
 
@@ -209,6 +215,7 @@ def read_submitted(
     tasks = tuple(_task_submitted(row) for row in pieces.rows(response, "Tasks"))
     if not tasks:
         raise pieces.bad_answer("Tasks is empty")
+    pieces.require_distinct((task.name for task in tasks), "TaskName")
     return JobSubmitted(observed_at=observed_at, job_id=job_id, tasks=tasks)
 
 
@@ -227,6 +234,9 @@ def read_task(
     pieces.require_same(response, "JobId", job_id)
     pieces.require_same(response, "TaskName", task_name)
     rows = [_instance(row) for row in pieces.rows(response, "TaskInstanceSet")]
+    if len(rows) > INSTANCES_PER_CALL:
+        raise pieces.bad_answer("TaskInstanceSet is longer than a page")
+    pieces.require_distinct((row.index for row in rows), "TaskInstanceIndex")
     return TaskPage(
         observed_at=observed_at,
         task=TaskSeen(
@@ -241,25 +251,29 @@ def read_task(
 
 
 def read_machines(
-    response: Mapping[str, object], *, observed_at: datetime
+    response: Mapping[str, object], *, machine_ids: Sequence[str], observed_at: datetime
 ) -> dict[str, MachineSeen]:
-    """What DescribeInstances answers, by machine id.
+    """What DescribeInstances answers about these machines, by id.
 
-    A page that does not hold all that it counts is unreadable: what it lacks would look gone.
+    A page that does not hold all that it counts, or holds others, is unreadable: what it lacks
+    would look gone.
     """
     rows = pieces.rows(response, "InstanceSet")
-    if (pieces.count(response.get("TotalCount")) or 0) > len(rows):
+    if (pieces.optional_count(response, "TotalCount") or 0) > len(rows):
         raise pieces.bad_answer("InstanceSet is shorter than TotalCount says")
-    seen = (
+    seen = [
         MachineSeen(
             observed_at=observed_at,
-            machine_id=pieces.text(row, "InstanceId"),
+            machine_id=pieces.name(row, "InstanceId"),
             state=pieces.machine_state(row.get("InstanceState")),
             name=pieces.optional_text(row, "InstanceName"),
             created_at=pieces.optional_text(row, "CreatedTime"),
         )
         for row in rows
-    )
+    ]
+    pieces.require_distinct((machine.machine_id for machine in seen), "InstanceId")
+    if not {machine.machine_id for machine in seen} <= set(machine_ids):
+        raise pieces.bad_answer("InstanceSet holds machines that were not asked for")
     return {machine.machine_id: machine for machine in seen}
 
 
@@ -277,32 +291,27 @@ def _vendor_error(response: Mapping[str, object]) -> CloudError:
     if not isinstance(told, dict):
         return pieces.bad_answer("Error is not an object")
     return catalogue.error(
-        pieces.text(told, "Code"),
+        pieces.name(told, "Code"),
         pieces.optional_text(told, "Message") or "",
         request_id=pieces.optional_text(response, "RequestId"),
     )
 
 
 def _task_submitted(row: Mapping[str, object]) -> TaskSubmitted:
-    told = row.get("TaskInstanceNum")
-    instances = INSTANCES_UNLESS_TOLD if told is None else pieces.count(told)
-    if instances is None:
-        raise pieces.bad_answer("TaskInstanceNum is not a count")
+    told = pieces.optional_count(row, "TaskInstanceNum")
+    instances = INSTANCES_UNLESS_TOLD if told is None else told
     return TaskSubmitted(
-        name=pieces.text(row, "TaskName"),
+        name=pieces.name(row, "TaskName"),
         instances=instances,
         env_id=pieces.optional_text(row, "EnvId"),
     )
 
 
 def _instance(row: Mapping[str, object]) -> InstanceSeen:
-    index = pieces.count(row.get("TaskInstanceIndex"))
-    if index is None:
-        raise pieces.bad_answer("TaskInstanceIndex is missing")
     return InstanceSeen(
-        index=index,
+        index=pieces.index(row, "TaskInstanceIndex"),
         state=pieces.state(row.get("TaskInstanceState")),
-        machine_id=pieces.optional_text(row, "ComputeNodeInstanceId"),
+        machine_id=pieces.optional_name(row, "ComputeNodeInstanceId"),
         reason=pieces.optional_text(row, "StateReason")
         or pieces.optional_text(row, "StateDetailedReason"),
     )

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_only
 
-from orchestrator.cloud.pieces import COUNT_MAX
+from orchestrator.domain.bounds import COUNT_MAX
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import ConfigurationError, LeaseLost, StoreUnavailable
 from orchestrator.domain.jobs import InstanceCounters, JobState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -480,12 +481,46 @@ def test_rows_in_other_states_than_asked_for_are_left_out(states, indexes) -> No
         {"TaskName": "t2"},
         {"TaskInstanceSet": [{"TaskInstanceState": "FAILED"}]},
         {"TaskInstanceSet": [{"TaskInstanceIndex": -1}]},
+        {"TaskInstanceSet": [{"TaskInstanceIndex": 2**31}]},
+        {"TaskInstanceSet": [{"TaskInstanceIndex": True}]},
+        {"TaskInstanceSet": [{"TaskInstanceIndex": 4}, {"TaskInstanceIndex": 4}]},
+        {"TaskInstanceSet": [{"TaskInstanceIndex": index} for index in range(1001)]},
+        {"TaskInstanceSet": [{"TaskInstanceIndex": 1, "ComputeNodeInstanceId": "i" * 256}]},
     ],
 )
 def test_task_answer_that_cannot_be_read_is_refused(changes) -> None:
-    """Another task's page, or a row without its index."""
-    with pytest.raises(CloudError):
+    """Another task's page, a row without its index, or a page that contradicts itself."""
+    with pytest.raises(CloudError) as caught:
         read_task(**changes)
+    assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
+
+
+def test_counters_beyond_what_a_job_can_have_are_none() -> None:
+    metrics = dict.fromkeys(TASK["TaskInstanceMetrics"], 0) | {"RunningCount": 10**12}  # type: ignore[call-overload]
+    assert read_task(TaskInstanceMetrics=metrics).task.instances is None
+
+
+@pytest.mark.parametrize("name", ["t" * 256, "", None, {}])
+def test_a_task_whose_name_cannot_be_is_refused(name) -> None:
+    with pytest.raises(CloudError) as caught:
+        wire.read_submitted(
+            {"JobId": "job-1", "Tasks": [{"TaskName": name}]}, job_id="job-1", observed_at=NOON
+        )
+    assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
+
+
+def test_what_stands_twice_is_refused() -> None:
+    """It contradicts itself, or hides another one."""
+    two = [{"TaskName": "t"}, {"TaskName": "t"}]
+    jobs = [{"JobId": "job-1", "JobState": state} for state in ("RUNNING", "FAILED")]
+    for read, response in (
+        (partial(wire.read_submitted, job_id="job-1"), {"JobId": "job-1", "Tasks": two}),
+        (partial(wire.read_job, job_id="job-1"), {"JobId": "job-1", "TaskSet": two}),
+        (wire.read_jobs, {"JobSet": jobs}),
+    ):
+        with pytest.raises(CloudError, match="stands twice") as caught:
+            read(response, observed_at=NOON)
+        assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
 
 
 # --- DescribeInstances ---------------------------------------------------------------------------
@@ -503,11 +538,15 @@ MACHINE: dict[str, object] = {
 }
 
 
+def read_machines(response):
+    return wire.read_machines(response, machine_ids=["ins-1", "ins-2"], observed_at=NOON)
+
+
 def test_machines_are_read_by_id() -> None:
     """What a row lacks is None; an id that is not listed is missing."""
     rows = [MACHINE, {"InstanceId": "ins-2", "InstanceName": "", "InstanceState": "NEW"}]
 
-    seen = wire.read_machines({"InstanceSet": rows, "TotalCount": 2}, observed_at=NOON)
+    seen = read_machines({"InstanceSet": rows, "TotalCount": 2})
 
     assert seen == {
         "ins-1": MachineSeen(
@@ -528,13 +567,13 @@ def test_machines_are_read_by_id() -> None:
 )
 def test_states_of_machines_are_read_and_unknown_ones_tolerated(value, state) -> None:
     rows = [MACHINE | {"InstanceState": value}]
-    assert wire.read_machines({"InstanceSet": rows}, observed_at=NOON)["ins-1"].state is state
+    assert read_machines({"InstanceSet": rows})["ins-1"].state is state
 
 
 @pytest.mark.parametrize("total", [{}, {"TotalCount": None}, {"TotalCount": 0}])
 @pytest.mark.parametrize("rows", [[], None])
 def test_no_machines_are_none(rows, total) -> None:
-    assert wire.read_machines({"InstanceSet": rows} | total, observed_at=NOON) == {}
+    assert read_machines({"InstanceSet": rows} | total) == {}
 
 
 @pytest.mark.parametrize(
@@ -545,13 +584,18 @@ def test_no_machines_are_none(rows, total) -> None:
         {"InstanceSet": [{"InstanceState": "RUNNING"}]},
         {"InstanceSet": [MACHINE, None]},
         {"InstanceSet": [MACHINE], "TotalCount": 2},
+        {"InstanceSet": [MACHINE], "TotalCount": "1"},
+        {"InstanceSet": [MACHINE], "TotalCount": 10**30},
+        {"InstanceSet": [MACHINE, MACHINE]},
+        {"InstanceSet": [MACHINE | {"InstanceId": "ins-3"}]},
+        {"InstanceSet": [MACHINE | {"InstanceId": "i" * 256}]},
         {"InstanceSet": None, "TotalCount": 1},
     ],
 )
 def test_list_of_machines_that_is_not_whole_is_refused(response) -> None:
     """A machine that it lacks would look gone."""
     with pytest.raises(CloudError) as caught:
-        wire.read_machines(response, observed_at=NOON)
+        read_machines(response)
 
     assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
 
@@ -562,3 +606,15 @@ def test_cloud_time_is_aware() -> None:
 
     assert isinstance(at, datetime)
     assert at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        *("", "x", "\0", "Sun, 01 Mar 1815 12:00:00 +2359", "Sun, 01 Mar 9999 12:00:00 -2359"),
+        *("Sun, 01 Mar 99999999999999999999 12:00:00 GMT", "Sun, 99 Mar 2026 99:99:99 GMT"),
+        "Sun, 01 Mar 2026 12:00:00 +99999999999999999999",
+    ],
+)
+def test_a_date_that_cannot_be_says_nothing_of_the_cloud_s_clock(date: str) -> None:
+    assert wire.cloud_time({"Date": date}) is None
