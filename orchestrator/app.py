@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from orchestrator.settings import Account, Settings
 
 KEEPALIVE_S = 30.0
+SET_ASIDE_SHOWN = 10
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,12 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
     async def ready() -> dict[str, object]:
         await records.ping()
         troubles = await records.troubles()
-        return {"status": "degraded" if troubles else "ready", "troubles": troubles}
+        count, ids = await records.set_aside(SET_ASIDE_SHOWN)
+        return {
+            "status": "degraded" if troubles or count else "ready",
+            "troubles": troubles,
+            "set_aside": {"terminations": count, "ids": ids},
+        }
 
     configured_per_s = {
         partition: account.quotas.TerminateJob

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiohttp import ETag, web
@@ -15,19 +15,22 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
-from orchestrator.domain import captures
+from orchestrator.domain import captures, foretelling
+from orchestrator.domain.bounds import storable
 from orchestrator.domain.errors import NotFound, StoreUnavailable
-from orchestrator.domain.explain import Surroundings
+from orchestrator.domain.explain import UNEXPLAINED, Surroundings, explain
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.progress import forecast
+from orchestrator.engine.informing import Informing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
     from datetime import datetime
     from enum import StrEnum
 
+    from orchestrator.domain.durations import Durations
     from orchestrator.domain.quota import Rate
     from orchestrator.services.certification import Certification
     from orchestrator.services.ports import OperationRecord, Records, TerminationRecord
@@ -63,20 +66,30 @@ class Context:
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
     metrics: Callable[[], bytes]
+    informing: Informing = field(default_factory=Informing)
 
 
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-def _termination(context: Context, record: TerminationRecord) -> dict[str, object]:
+def _termination(
+    context: Context, record: TerminationRecord, others: Durations | None = None
+) -> dict[str, object]:
+    """With what is known beside it; ``others``: how long drains of its partition took of late."""
+    t, now, left_out = record.termination, context.now(), context.informing.leaving_out
     surroundings = Surroundings(
-        now=context.now(),
+        now=now,
         ahead=record.ahead,
         rate=context.rate(record.termination.partition, record.allowed_per_s),
         trouble=record.trouble,
         capture_wait_s=context.capture_wait_s,
     )
-    return schemas.termination(record, surroundings)
+    why, told = UNEXPLAINED, None
+    with left_out("the explanation of a termination"):
+        why = explain(t, surroundings)
+    with left_out("the forecast of a termination"):
+        told = foretelling.told(t, None if record.trouble else why.next_action_at, others, now)
+    return schemas.termination(record, why, told, now)
 
 
 def application(context: Context) -> web.Application:
@@ -172,8 +185,11 @@ async def _operation(context: Context, record: OperationRecord) -> dict[str, obj
     rate = context.rate(record.partition, record.allowed_per_s)
     if record.finished_at is not None or record.trouble is not None or rate is None:
         return schemas.operation(record, rate, None)
-    progress = await context.records.progress(record, rate.allowed_per_s)
-    return schemas.operation(record, rate, forecast(progress, context.now()))
+    told = None
+    with context.informing.leaving_out("the forecast of an operation"):
+        progress = await context.records.progress(record, rate.allowed_per_s)
+        told = forecast(progress, context.now())
+    return schemas.operation(record, rate, told)
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -185,7 +201,7 @@ async def list_operations(request: web.Request) -> web.Response:
         after=page.after,
         limit=page.limit,
         finished=None if state is None else state == "finished",
-        account=request.query.get("account"),
+        account=_text(request, "account"),
     )
     return _list(
         request,
@@ -198,7 +214,7 @@ async def list_operations(request: web.Request) -> web.Response:
 async def get_operation(request: web.Request) -> web.Response:
     _known(request)
     context = request.app[CONTEXT]
-    operation_id = request.match_info["id"]
+    operation_id = _id(request)
     body = await _operation(context, await _found_operation(context, operation_id))
     context.watched(operation_id)
     return web.json_response(body)
@@ -206,7 +222,7 @@ async def get_operation(request: web.Request) -> web.Response:
 
 async def list_operation_terminations(request: web.Request) -> web.Response:
     _known(request, *PAGING, "state", "revived")
-    operation_id = request.match_info["id"]
+    operation_id = _id(request)
     await _found_operation(request.app[CONTEXT], operation_id)
     return await _terminations(request, operation_id)
 
@@ -226,9 +242,9 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
         limit=page.limit,
         operation_id=operation_id,
         state=State(state) if state else None,
-        job_id=request.query.get("job_id"),
-        account=request.query.get("account"),
-        region=request.query.get("region"),
+        job_id=_text(request, "job_id"),
+        account=_text(request, "account"),
+        region=_text(request, "region"),
         revived=None if revived is None else revived == "true",
     )
     return _list(
@@ -241,12 +257,16 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
 
 async def get_termination(request: web.Request) -> web.Response:
     _known(request)
-    record = await _found(request)
-    return web.json_response(_termination(request.app[CONTEXT], record))
+    context, record = request.app[CONTEXT], await _found(request)
+    others = None
+    if record.termination.state is State.QUEUED:
+        with context.informing.leaving_out("what is known of other drains"):
+            others = await context.records.others(record.termination.partition)
+    return web.json_response(_termination(context, record, others))
 
 
 async def _found(request: web.Request) -> TerminationRecord:
-    termination_id = request.match_info["id"]
+    termination_id = _id(request)
     record = await request.app[CONTEXT].records.termination(termination_id)
     if record is None:
         raise NotFound(f"no termination {termination_id}; GET /v1/terminations lists them")
@@ -285,7 +305,7 @@ async def list_instances(request: web.Request) -> web.Response:
 
 
 async def list_operation_events(request: web.Request) -> web.Response:
-    operation_id = request.match_info["id"]
+    operation_id = _id(request)
     await _found_operation(request.app[CONTEXT], operation_id)
     return await _events(request, operation_id=operation_id)
 
@@ -320,7 +340,7 @@ async def get_certificate(request: web.Request) -> web.Response:
     Repr-Digest is that of RFC 9530.
     """
     _known(request)
-    operation_id = request.match_info["id"]
+    operation_id = _id(request)
     certificate = await request.app[CONTEXT].certification.issue(operation_id)
     tag = ETag(certificate.digest, is_weak=True)
     if any(known.value in {tag.value, "*"} for known in request.if_none_match or ()):
@@ -366,6 +386,16 @@ def _known(request: web.Request, *names: str) -> None:
     if len(request.query) != len(set(request.query)):
         detail = "give each query parameter once"
         raise Problem(400, "bad-parameter", "A query parameter cannot be used", detail)
+
+
+def _id(request: web.Request) -> str:
+    """As a database can be asked for it: nothing has an id with NUL (%00), or one so long."""
+    return storable(request.match_info["id"])
+
+
+def _text(request: web.Request, name: str) -> str | None:
+    given = request.query.get(name)
+    return None if given is None else storable(given)
 
 
 def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str | None:

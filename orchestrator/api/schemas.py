@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.api.problems import Problem
+from orchestrator.domain.bounds import EARLIEST
 from orchestrator.domain.coverage import missed
-from orchestrator.domain.explain import explain
-from orchestrator.domain.foretelling import told
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
@@ -27,7 +26,7 @@ from orchestrator.services.submission import (
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from orchestrator.domain.explain import Surroundings
+    from orchestrator.domain.explain import Explanation
     from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Termination
@@ -63,9 +62,12 @@ def _reason(text: str) -> str:
 
 def _utc(at: datetime) -> datetime:
     try:
-        return at.astimezone(UTC)
+        at = at.astimezone(UTC)
     except OverflowError:
         raise ValueError("there is no such time in UTC") from None
+    if at < EARLIEST:
+        raise ValueError(f"must be {EARLIEST:%Y-%m-%d} or later; leave it out to start at once")
+    return at
 
 
 class OperationRequest(BaseModel):
@@ -228,10 +230,10 @@ def operation(
     }
 
 
-def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
-    t, now = record.termination, surroundings.now
-    why = explain(t, surroundings)
-    turn_at = None if record.trouble else why.next_action_at
+def termination(
+    record: TerminationRecord, why: Explanation, told: Forecast | None, now: datetime
+) -> dict[str, object]:
+    t = record.termination
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -255,10 +257,11 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
-        **_forecast(told(t, turn_at, record.others, now)),
+        **_forecast(told),
         "observed_at": timestamp(t.observed_at),
         "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
         "error": asdict(t.problem) if t.problem else None,
+        "set_aside": t.set_aside,
         "created_at": timestamp(t.created_at),
         "give_up_at": timestamp(t.give_up_at),
         "finished_at": timestamp(t.finished_at),

@@ -32,6 +32,12 @@ _TOO_LATE: Final = Problem(
 )
 
 
+TOO_MANY: Final = Problem(
+    code="Client.TooManyInstances",
+    message="the cloud showed more instances of a task than it was submitted with",
+)
+
+
 class When(StrEnum):
     """When machines are captured, relative to TerminateJob."""
 
@@ -105,8 +111,14 @@ def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capt
 
 
 def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:
-    """The capture after a page of its present task; the first of each counts it."""
+    """The capture after a page of its present task; the first of each counts it.
+
+    A task has no more pages than it was submitted with instances: else they might have no end.
+    """
     capture = replace(capture, failures=0, problem=None)
+    left = capture.tasks[capture.task].instances - capture.offset
+    if page.rows > left:
+        return ended(capture, now, TOO_MANY)
     if capture.offset == 0:
         counters = page.task.instances
         if counters is None:
@@ -117,7 +129,7 @@ def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:
             waiting=capture.waiting + counters.live - occupying(counters),
             counted_at=now,
         )
-    if page.rows < PAGE_INSTANCES:
+    if page.rows < PAGE_INSTANCES or page.rows == left:
         return _next_task(capture, now)
     return replace(capture, offset=capture.offset + PAGE_INSTANCES)
 

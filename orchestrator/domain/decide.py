@@ -64,8 +64,19 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
             decision = moved(termination, Event.WITHDRAWN, now)
         case _:
             assert_never(seen)
-    decision = _bounded_by_deadline(decision, now)
-    return replace(decision, after=with_forecast(termination, decision.after, now, policy.others))
+    return _foretold(termination, _bounded_by_deadline(decision, now), now, policy)
+
+
+def _foretold(
+    termination: Termination, decision: Decision, now: datetime, policy: Policy
+) -> Decision:
+    """The decision with its forecast, which only informs: it is left out where it fails."""
+    try:
+        after = with_forecast(termination, decision.after, now, policy.others)
+    except Exception as error:  # noqa: BLE001 - passed on, to be logged
+        unforetold = replace(decision.after, history=None, forecast=None)
+        return replace(decision, after=unforetold, unforetold=error)
+    return replace(decision, after=after)
 
 
 def _on_call_failed(

@@ -53,11 +53,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The termination's next value, the event that led there (None: it stays), and why."""
+    """The termination's next value, the event that led there (None: it stays), and why.
+
+    ``unforetold``: what its forecast failed for, which is left out.
+    """
 
     after: Termination
     event: Event | None = None
     why: str | None = None
+    unforetold: Exception | None = None
 
 
 def moved(

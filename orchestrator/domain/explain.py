@@ -40,6 +40,11 @@ class Explanation:
     next_action_at: datetime | None = None
 
 
+UNEXPLAINED: Final = Explanation(
+    waiting_for="what its `state` says: explaining it failed, and the daemon's log says why"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What an explanation needs beside the termination.
@@ -58,6 +63,11 @@ class Surroundings:
 
 def explain(termination: Termination, around: Surroundings) -> Explanation:
     """Say what this termination waits for, in every state."""
+    if termination.set_aside is not None:
+        return Explanation(
+            waiting_for=f"a repair; it is set aside: {termination.set_aside}",
+            next_action="it is tried again every minute; report the fault with the daemon's log",
+        )
     if around.rate is None and not termination.state.final:
         return Explanation(
             waiting_for=f"account {termination.account!r} and its region {termination.region!r} "

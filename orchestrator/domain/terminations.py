@@ -159,6 +159,9 @@ class Termination:
     come_back_watched_at: datetime | None = None
     """When its come-back watch looked last, or began; None: its job is not watched."""
     revival: Revival | None = None
+    set_aside: str | None = None
+    """Why no decision on it could be made or written last, so that it is tried later; not set by
+    decisions."""
 
     @property
     def last_call_at(self) -> datetime | None:

@@ -81,7 +81,8 @@ class Capturer:
             if errand.row.id in under_way or errand.row.id in self._under_way:
                 continue
             if not errand.anew and coverage.too_late(errand.row):
-                await self._write(errand, captures.ended_too_late(errand.capture, now))
+                async with partition.minding(errand.row.id):
+                    await self._write(errand, captures.ended_too_late(errand.capture, now))
                 continue
             pacer = self._pages if errand.capture.tasks else self._tasks
             if pacer.wait_s() > 0:
@@ -115,9 +116,9 @@ class Capturer:
         except Exception:
             # It is first in line and would stay so: no other job would ever be captured.
             problem = Problem(code="Client.CaptureFailed", message="see the log of the daemon")
-            await self._write(
-                errand, captures.ended(errand.capture, partition.clock.now(), problem)
-            )
+            ended = captures.ended(errand.capture, partition.clock.now(), problem)
+            async with partition.minding(errand.row.id):
+                await self._write(errand, ended)
             raise
         finally:
             self._under_way.discard(errand.row.id)
@@ -131,7 +132,9 @@ class Capturer:
             await self._write(errand, captures.with_tasks(errand.capture, submitted, now()))
         else:
             page = await pacer.send(permit, partial(self._describe_task, errand))
-            await self._write(errand, captures.with_page(errand.capture, page, now()), page)
+            capture = captures.with_page(errand.capture, page, now())
+            senseless = capture.problem is captures.TOO_MANY
+            await self._write(errand, capture, None if senseless else page)
             if page.instances:
                 self._partition.wakes.machines.set()
 

@@ -20,6 +20,7 @@ from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.domain.jobs import JobSeen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
 
@@ -78,8 +79,12 @@ class ComeBackWatch:
         await partition.note(None)
         self._failures, self._told = 0, False
         self._at_once = min(JOBS_PER_CALL, 2 * self._at_once)
-        await self._write([watch_look(row, seen.get(row.job_id)) for row in rows])
+        await partition.together([(row, seen.get(row.job_id)) for row in rows], self._take_in)
         return WINDOW_S
+
+    async def _take_in(self, seen: Sequence[tuple[Termination, JobSeen | None]]) -> None:
+        """Write what these looks showed, in one transaction."""
+        await self._write([watch_look(row, its) for row, its in seen])
 
     async def _write(self, looks: Sequence[WatchLook]) -> None:
         partition = self._partition

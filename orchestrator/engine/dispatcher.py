@@ -32,12 +32,14 @@ class Dispatcher:
         self._calls = Background(f"a TerminateJob call of {partition.name}")
         self._under_way: set[str] = set()
         self._may_have_lost = True
+        self._taken_up = partition.taken_up
+        """As it was when unanswered attempts were last looked for."""
         self.wake = partition.wakes.calls
 
     async def step(self) -> float:
         """Take up one job if one may be called; returns the seconds until the next may be."""
         partition = self._partition
-        if self._may_have_lost:
+        if self._may_have_lost or self._taken_up != partition.taken_up:
             await self._recover()
         ready_s = self._pacer.wait_s() - WRITE_AHEAD_S
         await partition.tell_condition()
@@ -58,10 +60,12 @@ class Dispatcher:
         """Take note of attempts whose answer was never written, in an earlier process or here."""
         partition = self._partition
         now = partition.clock.now()
-        self._may_have_lost = False
+        self._may_have_lost, self._taken_up = False, partition.taken_up
         try:
             for termination in await partition.store.unanswered():
-                if termination.id not in self._under_way:
+                if termination.id in self._under_way:
+                    continue
+                async with partition.minding(termination.id):
                     decision = decide(termination, CallInterrupted(), now, partition.policy())
                     answer = Answer(at=now, outcome=INTERRUPTED)
                     await self._finish(termination, decision, answer)
@@ -77,22 +81,23 @@ class Dispatcher:
         partition = self._partition
         permit = self._pacer.take()
         attempt = NewAttempt(action=TERMINATE_JOB, target=termination.job_id, sent_at=now)
-        written = False
+        written: Decision | None = None
         try:
-            async with partition.minding(termination):
+            async with partition.minding(termination.id):
                 decision = decide(termination, CallStarted(), now, partition.policy())
-                number = await partition.store.start_attempt(termination, decision, attempt)
-            written = number is not None
+                if await partition.store.start_attempt(termination, decision, attempt) is not None:
+                    written = decision
         except BaseException:
             # What is told as failed may be committed all the same.
             self._may_have_lost = True
             raise
         finally:
-            if not written:
+            if written is None:
                 self._pacer.put_back()
-        if written:
+        if written is not None:
+            after = written.after
             self._under_way.add(termination.id)
-            self._calls.start(lambda: self._call(decision.after, permit))
+            self._calls.start(lambda: self._call(after, permit))
 
     async def _call(self, termination: Termination, permit: Permit) -> None:
         partition = self._partition

@@ -90,15 +90,21 @@ class Escalator:
     async def _start(self, straggler: Straggler) -> None:
         pacer = self._pacers[straggler.action]
         permit = pacer.take()
+        written = False
         try:
-            await self._partition.store.instances.start(straggler, self._partition.clock.now())
+            async with self._partition.minding(straggler.termination_id):
+                await self._partition.store.instances.start(straggler, self._partition.clock.now())
+                written = True
         except BaseException:
-            pacer.put_back()
             # What is told as failed may be committed all the same.
             self._may_have_lost = True
             raise
-        self._under_way.add(straggler)
-        self._calls.start(lambda: self._call(straggler, pacer, permit))
+        finally:
+            if not written:
+                pacer.put_back()
+        if written:
+            self._under_way.add(straggler)
+            self._calls.start(lambda: self._call(straggler, pacer, permit))
 
     async def _call(self, straggler: Straggler, pacer: Pacer, permit: Permit) -> None:
         partition, error = self._partition, None

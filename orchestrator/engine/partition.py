@@ -6,8 +6,7 @@ import logging
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.domain.attempts import (
     TERMINATE_INSTANCES,
@@ -25,11 +24,13 @@ from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_inter
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Quota
 from orchestrator.domain.stragglers import EscalationPolicy
+from orchestrator.engine.informing import Informing
+from orchestrator.engine.loop import tell
 from orchestrator.engine.pacer import Pacer
 from orchestrator.engine.wakes import Wakes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from random import Random
 
     from orchestrator.domain.decisions import Decision
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
     from orchestrator.engine.watched import Watched
+
+T = TypeVar("T")
 
 ACTIONS = (
     TERMINATE_JOB,
@@ -61,8 +64,6 @@ _LASTING = (CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW)
 """Of those, the ones that the next call will meet as well."""
 FAILURES_THAT_ARE_TROUBLE = 3
 """So many in a row are told; one now and then is what retries are for."""
-
-PUT_OFF_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class Partition:
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
+    taken_up: int = field(init=False, default=0)
+    """How often terminations that were set aside were taken up again."""
     sweep_due_at: float = field(init=False, default=0.0)
     """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
     wakes: Wakes = field(init=False, default_factory=Wakes)
@@ -99,6 +102,7 @@ class Partition:
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
     _learning: Learning = field(init=False, default_factory=Learning)
+    _informing: Informing = field(init=False, default_factory=Informing)
 
     def __post_init__(self) -> None:
         now = self.clock.monotonic()
@@ -117,31 +121,63 @@ class Partition:
         return self.lease.fence.partition
 
     @asynccontextmanager
-    async def minding(self, termination: Termination) -> AsyncIterator[None]:
-        """Put a termination off when what is done for it fails by a fault of its own.
+    async def minding(self, termination_id: str) -> AsyncIterator[None]:
+        """Set a termination aside when what is done for it fails by a fault of its own.
 
-        It is due first and would stay so: nothing else would ever be done.
+        It is due first and would stay so: nothing else would ever be done.  It is logged once.
         """
         try:
             yield
         except (StoreUnavailable, LeaseLost):
             raise
-        except Exception:
-            until = self.clock.now() + timedelta(seconds=PUT_OFF_S)
-            await self.store.postpone([termination.id], until, calls=True)
+        except Exception as error:  # noqa: BLE001 - logged
+            if await self.store.set_aside(termination_id, error):
+                tell(error, "%s: termination %s is set aside", self.name, termination_id)
+
+    async def together(
+        self,
+        items: Sequence[tuple[Termination, T]],
+        work: Callable[[Sequence[tuple[Termination, T]]], Awaitable[None]],
+    ) -> None:
+        """Do this for all of them at once, or one by one where one of them spoils it."""
+        try:
+            await work(items)
+        except (StoreUnavailable, LeaseLost):
             raise
+        except Exception:  # noqa: BLE001 - logged for the one that it is about
+            await self._one_by_one(items, work)
+
+    async def _one_by_one(
+        self,
+        items: Sequence[tuple[Termination, T]],
+        work: Callable[[Sequence[tuple[Termination, T]]], Awaitable[None]],
+    ) -> None:
+        """One that cannot even be set aside fails after the others."""
+        failed: Exception | None = None
+        for row, item in items:
+            try:
+                async with self.minding(row.id):
+                    await work([(row, item)])
+            except (StoreUnavailable, LeaseLost):
+                raise
+            except Exception as error:  # noqa: BLE001 - raised
+                failed = error
+        if failed is not None:
+            raise failed
 
     def policy(self) -> Policy:
         """What decisions may know now."""
-        now = self.clock.monotonic()
+        now, others = self.clock.monotonic(), None
         while self._finishes and self._finishes[0] < now - FINISH_WINDOW_S:
             self._finishes.popleft()
+        with self._informing.leaving_out(f"learning how long drains of {self.name} take"):
+            others = self._learning.durations(self.clock.now())
         return Policy(
             poll=self.poll,
             escalation=self.escalation,
             sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
             jitter=self.random.random(),
-            others=self._learning.durations(self.clock.now()),
+            others=others,
         )
 
     async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
@@ -154,8 +190,13 @@ class Partition:
 
     def decided(self, before: Termination, decision: Decision) -> None:
         """Wake the loops that it gives something to do, and learn when jobs end and how many."""
+        if before.set_aside is not None:
+            log.warning("%s: termination %s is set aside no longer", self.name, before.id)
         self.wakes.decided(before, decision.after)
-        self._learning.decided(decision)
+        if decision.unforetold is not None:
+            self._informing.failed(f"a forecast of {self.name}", decision.unforetold)
+        with self._informing.leaving_out(f"learning from drains of {self.name}"):
+            self._learning.decided(decision)
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())
 

@@ -216,10 +216,21 @@ class Store(Protocol):
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
         """Write decisions in one transaction; returns how many changed a state."""
 
-    async def postpone(
-        self, termination_ids: Sequence[str], until: datetime, *, calls: bool
-    ) -> None:
-        """Let no look of these (and no call, with ``calls``) be due before ``until``."""
+    async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
+        """Let no look of these be due before ``until``."""
+
+    async def set_aside(self, termination_id: str, error: Exception) -> bool:
+        """Let no loop have this termination for a while.
+
+        Returns False where it was set aside for the same error before.  The store itself does so
+        with those whose row cannot be read.
+        """
+
+    async def set_aside_until(self) -> datetime | None:
+        """When the first of those that are set aside is to be tried again."""
+
+    async def take_up(self, now: datetime) -> None:
+        """Have the loops try those again whose time has come."""
 
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt

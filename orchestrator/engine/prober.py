@@ -166,7 +166,7 @@ class Prober:
                 seen = await pacer.send(permit, partial(read, row))
             except CloudError as error:
                 seen = LookFailed(error)
-            async with partition.minding(row):
+            async with partition.minding(row.id):
                 await partition.take_in([(row, seen)])
             await partition.note(seen.error if isinstance(seen, LookFailed) else None)
         except StoreUnavailable:

@@ -14,6 +14,7 @@ from orchestrator.engine.escalator import Escalator
 from orchestrator.engine.loop import run_until
 from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.prober import Prober
+from orchestrator.engine.set_aside import SetAside
 from orchestrator.engine.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class PartitionLoops:
     machine_sweeper: MachineSweeper = field(init=False)
     escalator: Escalator = field(init=False)
     come_back_watch: ComeBackWatch = field(init=False)
+    set_aside: SetAside = field(init=False)
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ class PartitionLoops:
         self.machine_sweeper = MachineSweeper(self.partition)
         self.escalator = Escalator(self.partition)
         self.come_back_watch = ComeBackWatch(self.partition)
+        self.set_aside = SetAside(self.partition)
 
     @property
     def loops(self) -> tuple[Steps, ...]:
@@ -59,6 +62,7 @@ class PartitionLoops:
             self.machine_sweeper,
             self.escalator,
             self.come_back_watch,
+            self.set_aside,
         )
 
     def wake(self) -> None:

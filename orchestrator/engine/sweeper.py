@@ -9,17 +9,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobUnlisted
 from orchestrator.domain.terminations import Kind, Look
-from orchestrator.engine.loop import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
 
@@ -110,7 +108,9 @@ class Sweeper:
         await partition.note(None)
         self._failures = self._refusals = 0
         self._works = True
-        await self._take_in([(row, seen.get(row.job_id) or JobUnlisted()) for row in rows])
+        await partition.together(
+            [(row, seen.get(row.job_id) or JobUnlisted()) for row in rows], partition.take_in
+        )
         return 0.0
 
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
@@ -141,24 +141,10 @@ class Sweeper:
                 error.advice or "",
             )
         if self._works is False or len(rows) <= SUSPECTS_MAX:
-            await self._take_in([(row, JobUnlisted()) for row in rows])
+            await partition.together([(row, JobUnlisted()) for row in rows], partition.take_in)
             return 0.0
         half = len(rows) // 2
         self._suspects += [rows[:half], rows[half:]]
         until = partition.clock.now() + timedelta(seconds=SUSPECTED_S)
-        await partition.store.postpone([row.id for row in rows], until, calls=False)
+        await partition.store.postpone([row.id for row in rows], until)
         return 0.0
-
-    async def _take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
-        """Write what follows, in one transaction, or one by one where one of them spoils it."""
-        try:
-            await self._partition.take_in(seen)
-        except Exception:  # noqa: BLE001 - told below, for the one that it is about
-            for row, its in seen:
-                try:
-                    async with self._partition.minding(row):
-                        await self._partition.take_in([(row, its)])
-                except (StoreUnavailable, LeaseLost):
-                    raise
-                except Exception as error:  # noqa: BLE001 - told
-                    tell(error, "%s: what was seen of %s is lost", self.name, row.job_id)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import JobState
     from orchestrator.domain.lifecycle import State
     from orchestrator.domain.machines import Sight
-    from orchestrator.domain.operations import NewOperation, Outcome
+    from orchestrator.domain.operations import NewOperation
     from orchestrator.domain.problems import Problem
     from orchestrator.domain.progress import Progress
     from orchestrator.domain.terminations import Termination
@@ -49,7 +49,7 @@ class OperationRecord:
     reason: str
     requested_by: str
     duplicates_merged: int
-    outcome: Outcome | None
+    outcome: str | None
     created_at: datetime
     finished_at: datetime | None
     jobs_by_state: Mapping[State, int]
@@ -86,8 +86,7 @@ class AttemptRecord:
 class TerminationRecord:
     """A termination as stored; ``ahead`` jobs of its partition are called before it.
 
-    It is counted for a termination asked for by itself, and None in lists; ``others``, how long
-    drains of its partition took of late, is known for one that is queued then.
+    It is counted for a termination asked for by itself, and None in lists.
     """
 
     seq: int
@@ -95,7 +94,6 @@ class TerminationRecord:
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
     ahead: int | None
-    others: Durations | None
     trouble: Problem | None
     allowed_per_s: int | None
     """As of an operation."""
@@ -107,11 +105,11 @@ class InstanceRecord:
 
     task: str
     index: int
-    state: JobState | None
+    state: str | None
     reason: str | None
     observed_at: datetime
     machine_id: str | None
-    machine: Sight | None
+    machine: str | None
     machine_observed_at: datetime | None
 
 
@@ -122,8 +120,8 @@ class EventRecord:
     type: str
     operation_id: str | None
     termination_id: str | None
-    from_state: State | None
-    to_state: State | None
+    from_state: str | None
+    to_state: str | None
     evidence: int | None
     why: str | None
     number: int
@@ -152,7 +150,7 @@ class OperationHistory:
     requested_by: str
     created_at: datetime
     finished_at: datetime | None
-    outcome: Outcome | None
+    outcome: str | None
     events: tuple[EventRecord, ...]
     terminations: AsyncIterator[Sequence[TerminationHistory]]
 
@@ -185,6 +183,9 @@ class Records(Protocol):
         """How far the jobs of an operation are; so many calls a second are allowed."""
 
     async def termination(self, termination_id: str) -> TerminationRecord | None: ...
+
+    async def others(self, partition: str) -> Durations | None:
+        """How long drains of a partition took of late."""
 
     async def terminations(
         self,
@@ -224,6 +225,9 @@ class Records(Protocol):
 
     async def troubles(self) -> Mapping[str, str]:
         """Which partitions' calls fail, with the code."""
+
+    async def set_aside(self, limit: int) -> tuple[int, list[str]]:
+        """How many terminations are set aside, and the ids of the first of them."""
 
 
 class Histories(Protocol):

@@ -11,12 +11,13 @@ from sqlalchemy import Boolean, Integer, bindparam, func, insert, or_, select, u
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import CapturedMachine, Sight
-from orchestrator.store.fenced import each_of
+from orchestrator.store.decoding import Unreadable, decoded
+from orchestrator.store.fenced import HERE, each_of
 from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import MACHINE_LEFT, instances, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import BindParameter, ColumnElement, Select
@@ -155,7 +156,7 @@ def _machines(*conditions: ColumnElement[bool], first: ColumnElement[Any]) -> Se
         select(instances, terminations.c.region, terminations.c.settle_from)
         .join(terminations, terminations.c.seq == instances.c.termination_seq)
         .where(
-            terminations.c.partition == bindparam("partition"),
+            HERE,
             terminations.c.machines_problem.is_(None),
             MACHINE_LEFT,
             *conditions,
@@ -190,25 +191,34 @@ _DUE = each_of(
 
 async def machines_due(
     connection: AsyncConnection, partition: str, seen_before: datetime, limit: int
-) -> list[CapturedMachine]:
-    """Machines of one region to look up now: a first few of each job, then all of those down."""
+) -> tuple[list[CapturedMachine], dict[int, str]]:
+    """Machines of one region to look up now: a first few of each job, then all of those down.
+
+    And the ``seq`` of terminations with one whose row cannot be read, with the reason.
+    """
     asked = {"partition": partition, "seen_before": seen_before, "limit": limit}
-    rows = await connection.execute(_DUE, asked)
-    found = {tuple(getattr(row, name) for name in _KEY): _machine(row) for row in rows}
-    machines = list(found.values())[:limit]
-    return [machine for machine in machines if machine.region == machines[0].region]
+    rows = await decoded(connection, _DUE, _machine, asked)
+    machines = [row for row in rows if not isinstance(row, Unreadable)]
+    found = {tuple(getattr(machine, name) for name in _KEY): machine for machine in machines}
+    due = list(found.values())[:limit]
+    return (
+        [machine for machine in due if machine.region == due[0].region],
+        {row.row["termination_seq"]: row.why for row in rows if isinstance(row, Unreadable)},
+    )
 
 
-def _machine(row: Any) -> CapturedMachine:
+def _machine(row: Mapping[str, Any]) -> CapturedMachine:
+    if not isinstance(row["machine_id"], str):
+        raise TypeError("machine_id is no text")
     return CapturedMachine(
-        termination_seq=row.termination_seq,
-        region=row.region,
-        task=row.task,
-        instance_index=row.instance_index,
-        machine_id=row.machine_id,
-        starting=row.state == JobState.STARTING,
-        sight=Sight(row.machine) if row.machine else None,
-        down_at=row.settle_from,
+        termination_seq=row["termination_seq"],
+        region=row["region"],
+        task=row["task"],
+        instance_index=row["instance_index"],
+        machine_id=row["machine_id"],
+        starting=row["state"] == JobState.STARTING,
+        sight=Sight(row["machine"]) if row["machine"] else None,
+        down_at=row["settle_from"],
     )
 
 

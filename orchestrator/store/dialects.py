@@ -486,7 +486,7 @@ AND query_start < clock_timestamp() - make_interval(secs => $2)
 )
 SELECT pid FROM stalled WHERE pg_terminate_backend(pid)
 """
-_OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42")
+_OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42", "54")
 """Classes of SQLSTATE that tell of one statement: PostgreSQL's manual, appendix A."""
 _CONFLICTS: Final = (
     "40001",  # another transaction came first

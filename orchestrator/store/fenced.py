@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import BindParameter, Integer, bindparam, literal, select, union_all
+from sqlalchemy import BindParameter, Integer, and_, bindparam, literal, select, union_all
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.invariants import Invariant
+from orchestrator.store import set_aside
+from orchestrator.store.decoding import Unreadable, decoded, told
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
     from sqlalchemy import CompoundSelect, Select
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.terminations import Termination
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HERE = terminations.c.partition == bindparam("partition")
+log = logging.getLogger(__name__)
+
+HERE = and_(terminations.c.partition == bindparam("partition"), set_aside.NOT_SET_ASIDE)
+"""What the loops of a partition work on."""
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
 IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
@@ -66,23 +71,56 @@ class Fenced:
             self._database.violations[Invariant.CONSTRAINT] += 1
             raise
 
-    async def _fetch(
-        self, connection: AsyncConnection, statement: Select[Any], **parameters: object
-    ) -> list[Termination]:
-        parameters["partition"] = self._fence.partition
-        rows = await connection.execute(statement, parameters)
-        return [from_row(row) for row in rows.mappings()]
+    async def set_aside(self, termination_id: str, error: Exception) -> bool:
+        """Let no loop have this termination for a while.
+
+        Returns False where it was set aside for the same error before.
+        """
+        return bool(await self._set_aside({termination_id: told(error)}))
+
+    async def _set_aside(self, reasons: Mapping[str, str]) -> list[str]:
+        async def work(transaction: Transaction) -> list[str]:
+            return await set_aside.write(transaction, self._fence.partition, reasons)
+
+        return await self._write(work)
+
+    async def _fetch(self, statement: Select[Any], **parameters: object) -> list[Termination]:
+        return await self._readable(statement, from_row, parameters)
 
     async def _fetch_each(
-        self,
-        connection: AsyncConnection,
-        statement: CompoundSelect[Any],
-        count: int,
-        **parameters: object,
+        self, statement: CompoundSelect[Any], count: int, **parameters: object
     ) -> list[list[Termination]]:
         """The rows of each of ``count`` statements that :func:`each_of` was given."""
-        parameters["partition"] = self._fence.partition
+        rows = await self._readable(
+            statement, lambda row: (row["place"], from_row(row)), parameters
+        )
         found: list[list[Termination]] = [[] for _ in range(count)]
-        for row in (await connection.execute(statement, parameters)).mappings():
-            found[row["place"]].append(from_row(row))
+        for place, termination in rows:
+            found[place].append(termination)
         return found
+
+    async def _readable(
+        self,
+        statement: Select[Any] | CompoundSelect[Any],
+        decode: Callable[[Mapping[str, Any]], T],
+        parameters: Mapping[str, object],
+    ) -> list[T]:
+        """Rows of terminations; those that cannot be read are set aside."""
+        here = {**parameters, "partition": self._fence.partition}
+        async with self._database.read() as connection:
+            rows = await decoded(connection, statement, decode, here)
+        reasons = {
+            row.row["id"]: f"its row in the database cannot be read: {row.why}"
+            for row in rows
+            if isinstance(row, Unreadable)
+        }
+        if reasons:
+            for termination_id in await self._set_aside(reasons):
+                log.error(
+                    "%s: termination %s is set aside and read again every %g s: %s",
+                    self._fence.partition,
+                    termination_id,
+                    set_aside.AGAIN_AFTER_S,
+                    reasons[termination_id],
+                )
+        return [row for row in rows if not isinstance(row, Unreadable)]

@@ -14,8 +14,9 @@ from orchestrator.services.ports import (
     OperationHistory,
     TerminationHistory,
 )
+from orchestrator.store.decoding import legible
 from orchestrator.store.records import attempt_record, event_record
-from orchestrator.store.rows import from_row
+from orchestrator.store.rows import all_shown
 from orchestrator.store.schema import (
     attempts,
     events,
@@ -45,25 +46,24 @@ class StoredHistories:
     async def history(self, operation_id: str) -> AsyncIterator[OperationHistory | None]:
         """All of an operation, read as it was at one moment, for as long as this is open."""
         async with self._database.read() as connection:
-            found = await connection.execute(
-                select(operations).where(operations.c.id == operation_id)
-            )
-            row = found.one_or_none()
-            if row is None:
+            query = select(operations).where(operations.c.id == operation_id)
+            found = await legible(connection, query)
+            if not found:
                 yield None
                 return
+            (row,) = found
             own = select(events).where(events.c.operation_id == operation_id)
-            happened = await connection.execute(own.order_by(events.c.number))
+            happened = await legible(connection, own.order_by(events.c.number))
             async with aclosing(_pages(connection, operation_id)) as pages:
                 yield OperationHistory(
-                    id=row.id,
-                    account=row.account,
-                    region=row.region,
-                    reason=row.reason,
-                    requested_by=row.requested_by,
-                    created_at=row.created_at,
-                    finished_at=row.finished_at,
-                    outcome=row.outcome,
+                    id=row["id"],
+                    account=row["account"],
+                    region=row["region"],
+                    reason=row["reason"],
+                    requested_by=row["requested_by"],
+                    created_at=row["created_at"],
+                    finished_at=row["finished_at"],
+                    outcome=row["outcome"],
                     events=tuple(event_record(event) for event in happened),
                     terminations=pages,
                 )
@@ -80,20 +80,21 @@ async def _pages(
 
 
 async def _page(connection: AsyncConnection, ids: Sequence[str]) -> list[TerminationHistory]:
-    rows = await connection.execute(select(terminations).where(terminations.c.id.in_(ids)))
+    wanted = select(terminations).where(terminations.c.id.in_(ids)).order_by(terminations.c.seq)
+    rows = await all_shown(connection, wanted)
     tried: dict[str, list[AttemptRecord]] = defaultdict(list)
     made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.number)
-    for attempt in await connection.execute(made):
-        tried[attempt.termination_id].append(attempt_record(attempt))
+    for attempt in await legible(connection, made):
+        tried[attempt["termination_id"]].append(attempt_record(attempt))
     happened: dict[str, list[EventRecord]] = defaultdict(list)
     theirs = select(events).where(events.c.termination_id.in_(ids)).order_by(events.c.number)
-    for event in await connection.execute(theirs):
-        happened[event.termination_id].append(event_record(event))
+    for event in await legible(connection, theirs):
+        happened[event["termination_id"]].append(event_record(event))
     return [
         TerminationHistory(
-            termination=from_row(dict(row)),
+            termination=termination,
             attempts=tuple(tried[row["id"]]),
             events=tuple(happened[row["id"]]),
         )
-        for row in rows.mappings()
+        for row, termination in rows
     ]

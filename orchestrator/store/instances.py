@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
 
+from orchestrator.domain.problems import Problem
 from orchestrator.store import captures, stragglers
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.schema import terminations
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
     from orchestrator.domain.captures import Capture
     from orchestrator.domain.jobs import TaskPage
     from orchestrator.domain.machines import CapturedMachine, Sight
-    from orchestrator.domain.problems import Problem
     from orchestrator.domain.stragglers import RoundOver, Straggler
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
 
 _TO_CAPTURE = (
     select(terminations)
@@ -48,10 +51,9 @@ class StoredInstances(Fenced):
 
         And those whose live instances are to be read anew.
         """
-        async with self._database.read() as connection:
-            to_capture, to_read = await self._fetch_each(
-                connection, _TO_CAPTURE_OR_READ, 2, before=now, limit=limit
-            )
+        to_capture, to_read = await self._fetch_each(
+            _TO_CAPTURE_OR_READ, 2, before=now, limit=limit
+        )
         return to_capture, to_read
 
     async def capture(
@@ -140,9 +142,15 @@ class StoredInstances(Fenced):
         None that was looked up since ``seen_before``.
         """
         async with self._database.read() as connection:
-            return await captures.machines_due(
+            found, unreadable = await captures.machines_due(
                 connection, self._fence.partition, seen_before, limit
             )
+        for termination_seq, why in unreadable.items():
+            message = f"the row of one of them in the database cannot be read: {why}"
+            problem = Problem(code="Client.RowUnreadable", message=message)
+            log.error("machines of %s: %s", self._fence.partition, message)
+            await self._hide(termination_seq, problem)
+        return found
 
     async def machines_seen(
         self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
@@ -156,11 +164,13 @@ class StoredInstances(Fenced):
 
     async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
         """Write that the machines of this one's job cannot be looked up."""
+        await self._hide(machine.termination_seq, problem)
 
+    async def _hide(self, termination_seq: int, problem: Problem) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
                 update(terminations)
-                .where(terminations.c.seq == machine.termination_seq)
+                .where(terminations.c.seq == termination_seq)
                 .values(machines_problem=asdict(problem))
             )
 

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, case, func, or_, select, update
 
-from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Sight
-from orchestrator.domain.operations import Outcome
 from orchestrator.domain.problems import Problem
 from orchestrator.services.ports import (
     AttemptRecord,
@@ -26,7 +23,8 @@ from orchestrator.services.ports import (
 )
 from orchestrator.store import operations as submission
 from orchestrator.store import progress
-from orchestrator.store.rows import from_row
+from orchestrator.store.decoding import UNREADABLE, legible
+from orchestrator.store.rows import all_shown
 from orchestrator.store.schema import (
     attempts,
     events,
@@ -39,13 +37,17 @@ from orchestrator.store.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from orchestrator.domain.durations import Durations
+    from orchestrator.domain.jobs import JobState
+    from orchestrator.domain.machines import Sight
     from orchestrator.domain.operations import NewOperation
     from orchestrator.domain.progress import Progress
+    from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
@@ -103,11 +105,11 @@ class StoredRecords:
 
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
         async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
+            rows = await legible(connection, query)
             since = self._now() - timedelta(seconds=RATE_WINDOW_S)
             conditions = await _conditions(connection)
             return [
-                await _operation(connection, row, since, conditions.get(row.partition))
+                await _operation(connection, row, since, conditions.get(row["partition"]))
                 for row in rows
             ]
 
@@ -118,14 +120,25 @@ class StoredRecords:
     async def termination(self, termination_id: str) -> TerminationRecord | None:
         query = select(terminations).where(terminations.c.id == termination_id)
         async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
+            rows = await all_shown(connection, query)
             found = await _termination_records(connection, rows)
             if not found:
                 return None
-            ahead = await _ahead(connection, rows[0], self._now())
-            queued = rows[0].state == State.QUEUED
-            others = await progress.others(connection, rows[0].partition) if queued else None
-            return replace(found[0], ahead=ahead, others=others)
+            ahead = await _ahead(connection, found[0], self._now())
+            return replace(found[0], ahead=ahead)
+
+    async def others(self, partition: str) -> Durations | None:
+        async with self._database.read() as connection:
+            return await progress.others(connection, partition)
+
+    async def set_aside(self, limit: int) -> tuple[int, list[str]]:
+        known = terminations.c.set_aside.is_not(None)
+        first = select(terminations.c.id).where(known).order_by(terminations.c.seq).limit(limit)
+        async with self._database.read() as connection:
+            count = await connection.scalar(
+                select(func.count()).select_from(terminations).where(known)
+            )
+            return count or 0, list((await connection.execute(first)).scalars())
 
     async def terminations(
         self,
@@ -156,8 +169,7 @@ class StoredRecords:
 
     async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
         async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-            return await _termination_records(connection, rows)
+            return await _termination_records(connection, await all_shown(connection, query))
 
     async def instances(
         self,
@@ -181,7 +193,7 @@ class StoredRecords:
             query = query.where(instances.c.machine == machine)
         query = query.order_by(*instances.primary_key).offset(after).limit(limit)
         async with self._database.read() as connection:
-            return [_instance(row) for row in await connection.execute(query)]
+            return [_instance(row) for row in await legible(connection, query)]
 
     async def ask_for_instances(self, termination_id: str) -> None:
         now, t = self._now(), terminations.c
@@ -215,12 +227,15 @@ class StoredRecords:
         )
         query = select(events).where(asked, events.c.id > after)
         async with self._database.read() as connection:
-            rows = await connection.execute(query.order_by(events.c.id).limit(limit))
+            rows = await legible(connection, query.order_by(events.c.id).limit(limit))
             return [event_record(row) for row in rows]
 
 
 async def _operation(
-    connection: AsyncConnection, row: Row[Any], since: datetime, condition: Row[Any] | None
+    connection: AsyncConnection,
+    row: Mapping[str, Any],
+    since: datetime,
+    condition: Row[Any] | None,
 ) -> OperationRecord:
     t = terminations.c
     by_state = await connection.execute(
@@ -230,33 +245,32 @@ async def _operation(
             func.sum(t.instances_total),
             func.sum(t.instances_live),
             func.count(t.instances_total),
-            func.max(t.observed_at, type_=t.observed_at.type),
             func.sum(t.machines_total),
             func.sum(t.machines_up),
             func.sum(t.machines_gone),
             func.count(t.revival),
         )
         .join(operation_terminations, operation_terminations.c.termination_id == t.id)
-        .where(operation_terminations.c.operation_id == row.id)
+        .where(operation_terminations.c.operation_id == row["id"])
         .group_by(t.state)
     )
     groups = by_state.all()
     sent = await connection.scalar(
         select(func.count()).where(
-            attempts.c.partition == row.partition, attempts.c.sent_at > since
+            attempts.c.partition == row["partition"], attempts.c.sent_at > since
         )
     )
     return OperationRecord(
-        seq=row.seq,
-        id=row.id,
-        account=row.account,
-        region=row.region,
-        reason=row.reason,
-        requested_by=row.requested_by,
-        duplicates_merged=row.duplicates_merged,
-        outcome=Outcome(row.outcome) if row.outcome else None,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
+        seq=row["seq"],
+        id=row["id"],
+        account=row["account"],
+        region=row["region"],
+        reason=row["reason"],
+        requested_by=row["requested_by"],
+        duplicates_merged=row["duplicates_merged"],
+        outcome=row["outcome"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
         jobs_by_state={State(group[0]): group[1] for group in groups},
         instances=InstancesProgress(
             # PostgreSQL sums big integers into a decimal.
@@ -267,49 +281,60 @@ async def _operation(
             ),
         ),
         machines=MachinesProgress(
-            total=sum(int(group[6]) for group in groups),
-            up=sum(int(group[7]) for group in groups),
-            gone=sum(int(group[8]) for group in groups),
+            total=sum(int(group[5]) for group in groups),
+            up=sum(int(group[6]) for group in groups),
+            gone=sum(int(group[7]) for group in groups),
         ),
-        revived=sum(group[9] for group in groups),
-        observed_at=max((group[5] for group in groups if group[5]), default=None),
-        partition=row.partition,
+        revived=sum(group[8] for group in groups),
+        observed_at=await _observed_at(connection, row["id"]),
+        partition=row["partition"],
         calls_per_s=(sent or 0) / RATE_WINDOW_S,
         allowed_per_s=condition and condition.allowed_per_s,
         trouble=_trouble(condition),
-        keep_down_s=row.keep_down_s,
-        keeps_down_for=row.keeps_down_for,
+        keep_down_s=row["keep_down_s"],
+        keeps_down_for=row["keeps_down_for"],
     )
 
 
+async def _observed_at(connection: AsyncConnection, operation_id: str) -> datetime | None:
+    """When a job of an operation was read last; None where one of the times cannot be read."""
+    t, link = terminations.c, operation_terminations.c
+    last = select(func.max(t.observed_at, type_=t.observed_at.type)).join(
+        operation_terminations, link.termination_id == t.id
+    )
+    try:
+        at: datetime | None = await connection.scalar(last.where(link.operation_id == operation_id))
+    except UNREADABLE:
+        return None
+    return at
+
+
 async def _termination_records(
-    connection: AsyncConnection, rows: Sequence[Row[Any]]
+    connection: AsyncConnection, rows: Sequence[tuple[Mapping[str, Any], Termination]]
 ) -> list[TerminationRecord]:
-    ids = [row.id for row in rows]
+    ids = [row["id"] for row, _ in rows]
     asked_by: dict[str, list[str]] = defaultdict(list)
     for link in await connection.execute(
         select(operation_terminations).where(operation_terminations.c.termination_id.in_(ids))
     ):
         asked_by[link.termination_id].append(link.operation_id)
     tried: dict[str, list[AttemptRecord]] = defaultdict(list)
-    for row in await connection.execute(
-        select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
-    ):
-        tried[row.termination_id].append(attempt_record(row))
+    made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
+    for attempt in await legible(connection, made):
+        tried[attempt["termination_id"]].append(attempt_record(attempt))
     conditions = await _conditions(connection)
     return [
         TerminationRecord(
-            seq=row.seq,
-            termination=from_row(dict(row._mapping)),  # noqa: SLF001 - SQLAlchemy's public name
-            operation_ids=tuple(asked_by[row.id]),
-            attempts=tuple(tried[row.id]),
+            seq=row["seq"],
+            termination=termination,
+            operation_ids=tuple(asked_by[row["id"]]),
+            attempts=tuple(tried[row["id"]]),
             ahead=None,
-            others=None,
             trouble=_trouble(condition),
             allowed_per_s=condition and condition.allowed_per_s,
         )
-        for row in rows
-        for condition in [conditions.get(row.partition)]
+        for row, termination in rows
+        for condition in [conditions.get(row["partition"])]
     ]
 
 
@@ -328,58 +353,58 @@ def _trouble(condition: Row[Any] | None) -> Problem | None:
     )
 
 
-async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> int:
+async def _ahead(connection: AsyncConnection, record: TerminationRecord, now: datetime) -> int:
     """How many jobs of the partition are called before this one."""
-    if row.call_at is None:
+    this, t = record.termination, terminations.c
+    if this.call_at is None:
         return 0
-    t = terminations.c
-    earlier = t.seq < row.seq
-    before = t.first_in_line & earlier if row.first_in_line else or_(t.first_in_line, earlier)
+    earlier = t.seq < record.seq
+    before = t.first_in_line & earlier if this.first_in_line else or_(t.first_in_line, earlier)
     ahead = await connection.scalar(
-        select(func.count()).where(t.partition == row.partition, t.call_at <= now, before)
+        select(func.count()).where(t.partition == this.partition, t.call_at <= now, before)
     )
     return ahead or 0
 
 
-def attempt_record(row: Row[Any]) -> AttemptRecord:
+def attempt_record(row: Mapping[str, Any]) -> AttemptRecord:
     return AttemptRecord(
-        number=row.number,
-        action=row.action,
-        target=row.target,
-        sent_at=row.sent_at,
-        answered_at=row.answered_at,
-        outcome=row.outcome,
-        code=row.code,
-        message=row.message,
-        request_id=row.request_id,
+        number=row["number"],
+        action=row["action"],
+        target=row["target"],
+        sent_at=row["sent_at"],
+        answered_at=row["answered_at"],
+        outcome=row["outcome"],
+        code=row["code"],
+        message=row["message"],
+        request_id=row["request_id"],
     )
 
 
-def _instance(row: Row[Any]) -> InstanceRecord:
+def _instance(row: Mapping[str, Any]) -> InstanceRecord:
     return InstanceRecord(
-        task=row.task,
-        index=row.instance_index,
-        state=JobState(row.newest_state) if row.newest_state else None,
-        reason=row.reason,
-        observed_at=row.observed_at,
-        machine_id=row.machine_id or None,
-        machine=Sight(row.machine) if row.machine else None,
-        machine_observed_at=row.machine_observed_at,
+        task=row["task"],
+        index=row["instance_index"],
+        state=row["newest_state"],
+        reason=row["reason"],
+        observed_at=row["observed_at"],
+        machine_id=row["machine_id"] or None,
+        machine=row["machine"],
+        machine_observed_at=row["machine_observed_at"],
     )
 
 
-def event_record(row: Row[Any]) -> EventRecord:
+def event_record(row: Mapping[str, Any]) -> EventRecord:
     return EventRecord(
-        id=row.id,
-        at=row.at,
-        type=row.type,
-        operation_id=row.operation_id,
-        termination_id=row.termination_id,
-        from_state=State(row.from_state) if row.from_state else None,
-        to_state=State(row.to_state) if row.to_state else None,
-        evidence=row.evidence,
-        why=row.why,
-        number=row.number,
-        facts=row.facts,
-        hash=row.hash,
+        id=row["id"],
+        at=row["at"],
+        type=row["type"],
+        operation_id=row["operation_id"],
+        termination_id=row["termination_id"],
+        from_state=row["from_state"],
+        to_state=row["to_state"],
+        evidence=row["evidence"],
+        why=row["why"],
+        number=row["number"],
+        facts=row["facts"],
+        hash=row["hash"],
     )

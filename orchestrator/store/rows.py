@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.captures import Capture
@@ -14,9 +16,15 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.terminations import Look, OnSubmitted, Revival, Rung, Termination
+from orchestrator.store.decoding import UNREADABLE, Unreadable, decoded
+from orchestrator.store.row_shapes import faults
+from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 SET_BY_ENGINE: Final = (
     "state",
@@ -90,27 +98,44 @@ def to_row(termination: Termination) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Termination:
-    values = {name: row[name] for name in Termination.__dataclass_fields__ if name in row}
-    values["give_up_at"] = _shifted(row["give_up_from"], row["give_up_after_s"])
-    values["settle_until"] = _shifted(row["settle_from"], row["settle_s"])
-    values["on_submitted"] = OnSubmitted(row["on_submitted"])
-    values["state"] = State(row["state"])
-    values["look"] = Look(row["look"])
-    values["job_state"] = JobState(row["job_state"]) if row["job_state"] else None
-    values["instances"] = InstanceCounters(**row["instances"]) if row["instances"] else None
-    values["tasks"] = tuple(_task(task) for task in row["tasks"])
-    values["problem"] = Problem(**row["problem"]) if row["problem"] else None
-    values["rung"] = Rung(row["rung"])
-    for name in ("capture", "reading"):
-        values[name] = _capture(row[name]) if row[name] else None
-    values["machines"] = Machines(
-        **{name: row[f"machines_{name}"] for name in _MACHINES},
-        problem=Problem(**row["machines_problem"]) if row["machines_problem"] else None,
-    )
-    values["history"] = _history(row["history"]) if row["history"] else None
-    values["forecast"] = forecast_from_row(row) if row["forecast_made_at"] else None
-    values["revival"] = _revival(row["revival"]) if row["revival"] else None
+    """The termination of a row; raises ValueError, naming the columns, where it cannot be read."""
+    if wrong := [f"{name}: {why}" for name, why in faults(row)]:
+        raise ValueError("; ".join(wrong))
+    return Termination(**{name: read(row) for name, read in _READ.items()})
+
+
+async def all_shown(
+    connection: AsyncConnection, statement: Select[Any]
+) -> list[tuple[Mapping[str, Any], Termination]]:
+    """Rows with their terminations, of a statement that has an order, to be shown."""
+    rows = await decoded(connection, statement, lambda row: (row, from_row(row)))
+    return [(row.row, _shown(row)) if isinstance(row, Unreadable) else row for row in rows]
+
+
+def _shown(unreadable: Unreadable) -> Termination:
+    """As much of a termination as its row still says, to be shown and not to be decided on.
+
+    What cannot be read is None or as it is at the start.
+    """
+    wrong = dict(faults(unreadable.row))
+    row = {name: None if name in wrong else value for name, value in unreadable.row.items()}
+    values: dict[str, Any] = dict.fromkeys(_NEEDED)
+    for name, read in _READ.items():
+        with suppress(*UNREADABLE):
+            value = read(row)
+            if value is not None:
+                values[name] = value
+    values["set_aside"] = f"its row in the database cannot be read: {unreadable.why}"
     return Termination(**values)
+
+
+def _forecast(row: Mapping[str, Any]) -> Forecast | None:
+    return forecast_from_row(row) if row["forecast_made_at"] else None
+
+
+def _machines(row: Mapping[str, Any]) -> Machines:
+    problem = _problem(row["machines_problem"])
+    return Machines(**{name: row[f"machines_{name}"] for name in _MACHINES}, problem=problem)
 
 
 def revival_to_row(revival: Revival) -> dict[str, Any]:
@@ -131,9 +156,12 @@ def capture_to_row(capture: Capture) -> dict[str, Any]:
 def _capture(row: dict[str, Any]) -> Capture:
     # What was stored by an earlier version lacks what this one has added.
     times = {name: _time(row.get(name)) for name in _CAPTURE_TIMES}
-    tasks = tuple(TaskSubmitted(**task) for task in row["tasks"])
-    problem = Problem(**row["problem"]) if row["problem"] else None
-    return Capture(**row | times | {"tasks": tasks, "problem": problem})
+    tasks = tuple(TaskSubmitted(**task) for task in row.get("tasks", ()))
+    return Capture(**row | times | {"tasks": tasks, "problem": _problem(row.get("problem"))})
+
+
+def _problem(row: dict[str, Any] | None) -> Problem | None:
+    return Problem(**row) if row else None
 
 
 def _history_to_row(history: History) -> dict[str, Any]:
@@ -167,3 +195,40 @@ def _task(task: dict[str, Any]) -> TaskSeen:
         state=JobState(task["state"]) if task["state"] else None,
         instances=InstanceCounters(**task["instances"]) if task["instances"] else None,
     )
+
+
+def _if_any(name: str, read: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """Reads a column where it is not null."""
+    return lambda row: None if row[name] is None else read(row[name])
+
+
+_READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+    **{
+        field.name: itemgetter(field.name)
+        for field in fields(Termination)
+        if field.name in terminations.columns
+    },
+    "give_up_at": lambda row: _shifted(row["give_up_from"], row["give_up_after_s"]),
+    "settle_until": lambda row: _shifted(row["settle_from"], row["settle_s"]),
+    "tasks": lambda row: tuple(_task(task) for task in row["tasks"]),
+    "machines": _machines,
+    "forecast": _forecast,
+    **{
+        name: _if_any(name, read)
+        for name, read in (
+            ("on_submitted", OnSubmitted),
+            ("state", State),
+            ("look", Look),
+            ("job_state", JobState),
+            ("instances", lambda counters: InstanceCounters(**counters)),
+            ("problem", _problem),
+            ("rung", Rung),
+            ("capture", _capture),
+            ("reading", _capture),
+            ("history", _history),
+            ("revival", _revival),
+        )
+    },
+}
+"""How each field is read off a row."""
+_NEEDED: Final = [field.name for field in fields(Termination) if field.default is MISSING]

@@ -26,6 +26,7 @@ from sqlalchemy import (
     true,
 )
 
+from orchestrator.domain.bounds import possible
 from orchestrator.domain.lifecycle import FINAL_STATES, State
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ if TYPE_CHECKING:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; SQLite stores it as text that sorts as time does."""
+    """An aware UTC datetime; SQLite stores it as text that sorts as time does.
+
+    A time that is not possible is refused: PostgreSQL would store the year 1 as ``-infinity``.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and not possible(value):
+            raise ValueError(f"{value} is not a time that can be stored")
         if value is None or dialect.name != "sqlite":
             return value
         return value.astimezone(UTC).replace(tzinfo=None)
@@ -163,6 +169,8 @@ terminations = Table(
     Column("come_back_watch_s", Float, nullable=False, server_default=text("0")),
     Column("come_back_watched_at", UtcDateTime),
     Column("revival", JSON(none_as_null=True)),
+    Column("set_aside", Text),
+    Column("set_aside_until", UtcDateTime),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
@@ -237,6 +245,17 @@ Index(
     sqlite_where=text("come_back_watched_at IS NOT NULL"),
     postgresql_where=text("come_back_watched_at IS NOT NULL"),
 )
+_SET_ASIDE = text("set_aside IS NOT NULL")
+Index(
+    "ix_terminations_set_aside",
+    terminations.c.partition,
+    terminations.c.set_aside_until,
+    sqlite_where=_SET_ASIDE,
+    postgresql_where=_SET_ASIDE,
+)
+"""``set_aside`` is why a loop could not go on with a termination; no loop reads it again before
+``set_aside_until``.  Both are null again once a decision on it was written.
+"""
 
 instances = Table(
     "instances",
@@ -364,3 +383,19 @@ probes = Table(
     Column("number", BigInteger, nullable=False),
 )
 """One row, written to see whether anything can be."""
+
+
+def _add_finite_check(table: Table) -> None:
+    """Have PostgreSQL refuse infinities and NaN, which SQLite has no times for."""
+    times = [column.name for column in table.columns if isinstance(column.type, UtcDateTime)]
+    numbers = [column.name for column in table.columns if isinstance(column.type, Float)]
+    finite = " AND ".join(
+        f"({name} > '-infinity' AND {name} < 'infinity')" for name in (*times, *numbers)
+    )
+    if finite:
+        check = CheckConstraint(finite, name="finite").ddl_if(dialect="postgresql")
+        table.append_constraint(check)
+
+
+for _table in metadata.tables.values():
+    _add_finite_check(_table)

@@ -12,6 +12,7 @@ from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import outcome
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
+from orchestrator.store.set_aside import CLEARED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ _GUARDED = (
         terminations.c.state == bindparam("guard_state"),
         terminations.c.revision == bindparam("guard_revision"),
     )
-    .values({name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _WATCHED_AT)})
+    .values({name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _WATCHED_AT)} | CLEARED)
 )
 
 

@@ -6,46 +6,35 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, bindparam, select, update
+from sqlalchemy import select, update
 
 from orchestrator.domain.come_back import facts
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.terminations import OnSubmitted, Revival
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.store import operations as submission
-from orchestrator.store.rows import from_row, revival_to_row
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT
+from orchestrator.store.rows import revival_to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
+from orchestrator.store.set_aside import CLEARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlalchemy import Row
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.come_back import WatchLook
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.transaction import Transaction
 
-_TO_WATCH = (
+TO_WATCH = (
     select(terminations)
-    .where(
-        terminations.c.partition == bindparam("partition"),
-        terminations.c.come_back_watched_at
-        <= bindparam("before", type_=terminations.c.come_back_watched_at.type),
-    )
+    .where(HERE, terminations.c.come_back_watched_at <= BEFORE)
     .order_by(terminations.c.come_back_watched_at)
-    .limit(bindparam("limit", type_=Integer))
+    .limit(LIMIT)
 )
-
-
-async def to_watch(
-    connection: AsyncConnection, partition: str, before: datetime, limit: int
-) -> list[Termination]:
-    """Terminations of one region whose watch looked last ``before`` then, the longest ago first."""
-    asked = {"partition": partition, "before": before, "limit": limit}
-    rows = [from_row(dict(row)) for row in (await connection.execute(_TO_WATCH, asked)).mappings()]
-    return [row for row in rows if row.region == rows[0].region]
+"""Terminations whose watch looked last ``before`` then, the longest ago first."""
 
 
 async def write(
@@ -65,7 +54,7 @@ async def write(
         await transaction.execute(
             update(terminations)
             .where(terminations.c.id.in_(same), terminations.c.come_back_watched_at.is_not(None))
-            .values(come_back_watched_at=None if ends else at)
+            .values(come_back_watched_at=None if ends else at, **CLEARED)
         )
     for look in looks:
         if look.came_back is not None:
@@ -99,7 +88,11 @@ async def _write_revival(
             terminations.c.partition == before.partition,
             terminations.c.come_back_watched_at == before.come_back_watched_at,
         )
-        .values(revival=revival_to_row(revival), come_back_watched_at=None if look.ends else at)
+        .values(
+            revival=revival_to_row(revival),
+            come_back_watched_at=None if look.ends else at,
+            **CLEARED,
+        )
     )
     if written.rowcount == 0:
         return

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store import watch
+from orchestrator.store import set_aside, watch
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
 from orchestrator.store.schema import (
@@ -103,6 +103,7 @@ _UNANSWERED = (
     select(terminations)
     .join(attempts, attempts.c.termination_id == terminations.c.id)
     .where(HERE, attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_JOB)
+    .order_by(terminations.c.seq)
 )
 
 _MADE = select(func.count()).where(attempts.c.termination_id == bindparam("this"))
@@ -160,8 +161,7 @@ class WorkingSet(Fenced):
 
     async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
         """Terminations of each kind to look at, due or not, the soonest first."""
-        async with self._database.read() as connection:
-            planned = await self._fetch_each(connection, _planned(*kinds), len(kinds), limit=limit)
+        planned = await self._fetch_each(_planned(*kinds), len(kinds), limit=limit)
         return dict(zip(kinds, planned, strict=True))
 
     async def callable(
@@ -173,12 +173,10 @@ class WorkingSet(Fenced):
         does so for ``capture_wait_s`` at most.
         """
         wait = timedelta(seconds=capture_wait_s)
+        found = await self._fetch(_CALLABLE, before=now, uncaptured_before=now - wait, limit=limit)
+        if found:
+            return found, None
         async with self._database.read() as connection:
-            found = await self._fetch(
-                connection, _CALLABLE, before=now, uncaptured_before=now - wait, limit=limit
-            )
-            if found:
-                return found, None
             rows = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
         captured, other = rows.one()
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
@@ -188,8 +186,8 @@ class WorkingSet(Fenced):
 
         None whose watch has looked since ``looked_before``.
         """
-        async with self._database.read() as connection:
-            return await watch.to_watch(connection, self._fence.partition, looked_before, limit)
+        rows = await self._fetch(watch.TO_WATCH, before=looked_before, limit=limit)
+        return [row for row in rows if row.region == rows[0].region]
 
     async def watch(
         self,
@@ -212,8 +210,7 @@ class WorkingSet(Fenced):
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with a TerminateJob call whose answer was never written."""
-        async with self._database.read() as connection:
-            return await self._fetch(connection, _UNANSWERED)
+        return await self._fetch(_UNANSWERED)
 
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
@@ -225,10 +222,7 @@ class WorkingSet(Fenced):
         statement, asked = _OF_ANY, dict[str, object]()
         if operation_ids is not None:
             statement, asked = _OF_OPERATIONS, {"operation_ids": operation_ids}
-        async with self._database.read() as connection:
-            never, long_ago = await self._fetch_each(
-                connection, statement, 2, before=before, limit=limit, **asked
-            )
+        never, long_ago = await self._fetch_each(statement, 2, before=before, limit=limit, **asked)
         return [*never, *long_ago][:limit]
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
@@ -239,24 +233,33 @@ class WorkingSet(Fenced):
 
         return await self._write(work)
 
-    async def postpone(
-        self, termination_ids: Sequence[str], until: datetime, *, calls: bool
-    ) -> None:
-        """Let no look of these (and no call, with ``calls``) be due before ``until``."""
+    async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
+        """Let no look of these be due before ``until``."""
         t = terminations.c
-        columns = (t.look_at, t.call_at) if calls else (t.look_at,)
 
         async def work(transaction: Transaction) -> None:
-            for column in columns:
-                await transaction.execute(
-                    update(terminations)
-                    .where(
-                        t.partition == self._fence.partition,
-                        t.id.in_(termination_ids),
-                        column < until,
-                    )
-                    .values({column: until})
+            await transaction.execute(
+                update(terminations)
+                .where(
+                    t.partition == self._fence.partition,
+                    t.id.in_(termination_ids),
+                    t.look_at < until,
                 )
+                .values(look_at=until)
+            )
+
+        await self._write(work)
+
+    async def set_aside_until(self) -> datetime | None:
+        """When the first of those that are set aside is to be tried again."""
+        async with self._database.read() as connection:
+            return await set_aside.next_at(connection, self._fence.partition)
+
+    async def take_up(self, now: datetime) -> None:
+        """Have the loops try those again whose time has come."""
+
+        async def work(transaction: Transaction) -> None:
+            await set_aside.take_up(transaction, self._fence.partition, now)
 
         await self._write(work)
 

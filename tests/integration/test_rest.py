@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+READY = {"status": "ready", "troubles": {}, "set_aside": {"terminations": 0, "ids": []}}
+
 
 @asynccontextmanager
 async def served(directory: Path, *jobs: dict[str, Any], **more: Any) -> AsyncIterator[Rest]:
@@ -508,7 +510,7 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
     monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.1)
     async with served(tmp_path) as rest:
         operation = await rest.accepted("job-before01")
-        assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}
+        assert (await rest.get("/readyz")).document == READY
         with closing(sqlite3.connect(rest.file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             unready = await rest.get("/readyz")
@@ -555,4 +557,4 @@ async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Pa
         assert (await rest.get(job_path)).document["eta"] is None
         keys["AKIDEXAMPLE"] = key
         assert (await rest.service.finished(operation))["outcome"] == "verified"
-        assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}
+        assert (await rest.get("/readyz")).document == READY

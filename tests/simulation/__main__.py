@@ -33,6 +33,7 @@ MUST_FIRE = (
     *("database away", "commit fails", "commit is told as failed"),
     *("client was told 503", "client was not answered", "client was answered again"),
     *("asked again for the same jobs", "a partition passed on", "a stale write was refused"),
+    *("row planted", "row set aside", "row repaired"),
     *(
         "a call was held back",
         "attempt: outcome_unknown",

@@ -22,10 +22,11 @@ from orchestrator import app
 from orchestrator.domain import looks
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.verification import verify
-from orchestrator.engine import partition, prober, sweeper
+from orchestrator.engine import prober, sweeper
 from orchestrator.engine.leases import running
 from orchestrator.settings import Settings
 from orchestrator.simulator.server import Simulator
+from orchestrator.store import set_aside
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.transaction import Transaction
@@ -35,6 +36,7 @@ from tests.simulation.clock import START, MachineClock
 from tests.simulation.inline_sqlite import InlineSqlite
 from tests.simulation.loop import REPLICA, SimulatedLoop
 from tests.simulation.network import REGIONS, Network, Weather, Wire
+from tests.simulation.planted import Planted, plant, repair
 from tests.simulation.troubles import Troubles
 
 if TYPE_CHECKING:
@@ -144,6 +146,7 @@ class World:
         self.database_is_away = False
         self.commits_fail: str | None = None
         self._changes: dict[int, int] = {}
+        self.planted: Planted | None = None
 
     # --- replicas --------------------------------------------------------------------------------
 
@@ -256,9 +259,11 @@ class World:
             self.start(place)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.client.ask())
+            group.create_task(plant(self))
             await Troubles(self).run()
             self.all_is_well()
         self.loop.note("all is well")
+        await repair(self)
         await self.end()
 
     async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
@@ -336,7 +341,7 @@ def impatience() -> Iterator[None]:
         for module, name in (
             (looks, "CALL_AGAIN_AFTER_S"),
             (prober, "COUNT_ALL_EVERY_S"),
-            (partition, "PUT_OFF_S"),
+            (set_aside, "AGAIN_AFTER_S"),
             (prober, "IDLE_MAX_S"),
             (sweeper, "SUSPECTED_S"),
         ):

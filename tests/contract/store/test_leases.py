@@ -333,7 +333,7 @@ async def looking(store: WorkingSet) -> Callable[[], Awaitable[object]]:
 
 async def postponing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
     before = await only(store)
-    return lambda: store.postpone([before.id], later(99), calls=True)
+    return lambda: store.postpone([before.id], later(99))
 
 
 async def starting(store: WorkingSet) -> Callable[[], Awaitable[object]]:

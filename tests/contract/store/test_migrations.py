@@ -261,11 +261,15 @@ NONSENSE: list[Nonsense] = [
 ]
 
 
+ONLY_ON_POSTGRESQL = "_finite"
+
+
 def checks(table: Table) -> dict[str, str]:
     return {
         str(constraint.name): str(constraint.sqltext)
         for constraint in table.constraints
         if isinstance(constraint, CheckConstraint)
+        and not str(constraint.name).endswith(ONLY_ON_POSTGRESQL)
     }
 
 

@@ -198,7 +198,7 @@ async def test_a_job_is_brought_down(
     await submit(records(other), 1, "job-1", "job-2")
     store = WorkingSet(database, fence)
     queued = {each.job_id: each for each in await to_sweep(store, 10)}
-    await store.postpone([queued["job-2"].id], later(99), calls=True)
+    await store.postpone([queued["job-2"].id], later(99))
     seen = read(JobState.RUNNING, LIVE, at=later(1))
     looked = decide(queued["job-1"], seen, later(1), POLICY)
     await store.apply([(queued["job-1"], looked)], later(1))

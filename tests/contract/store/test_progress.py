@@ -140,10 +140,9 @@ async def test_of_others_the_last_ones_count(told: Told) -> None:
     await told.submit(*[down(0, 10)] * 3, *[down(100, 20)] * OTHERS_MAX)
     mine = await told.submit({"call_at": NOW})
     assert (await told.progress(mine)).down == {bucket(20.5): OTHERS_MAX}
-    found = await told.records.termination((await told.termination("job-103")).id)
-    assert found is not None
-    assert found.others is not None
-    assert found.others.rest(0).quantile_s(0.5) == pytest.approx(20, rel=0.1)
+    others = await told.records.others((await told.termination("job-103")).partition)
+    assert others is not None
+    assert others.rest(0).quantile_s(0.5) == pytest.approx(20, rel=0.1)
 
 
 @pytest.mark.parametrize("took_s", [0.2, 127, 128, 1000, 80_000])

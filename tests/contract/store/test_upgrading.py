@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic import command
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.domain.decide import decide
@@ -132,3 +132,26 @@ async def test_events_of_the_first_version_are_chained_as_they_are(database_url:
     said = "what {} of its {} events rested on: it was not kept then"
     assert first["not_proven"][-1] == said.format(1, 2)
     assert second["not_proven"][-1] == said.format(3, 3)
+
+
+async def test_a_start_in_the_year_1_is_one_at_once(database_url: str) -> None:
+    """PostgreSQL had it as -infinity; infinite times and numbers are mended there, too."""
+    engine = create_async_engine(database_url)
+    shared = engine.dialect.name == "postgresql"
+    then = "'-infinity'" if shared else "'0001-01-01 00:00:00.000000'"
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), "0007"))
+        await connection.execute(
+            insert(schema.terminations).values(TERMINATION | {"finished_at": None, "look_at": NOW})
+        )
+        await connection.execute(text(f"UPDATE terminations SET not_before = {then}"))
+        if shared:
+            infinite = "look_at = 'infinity', settle_s = 'nan', moved_at = '-infinity'"
+            await connection.execute(text(f"UPDATE terminations SET {infinite}"))
+    await engine.dispose()
+    await upgrade(database_url)
+    async with Database(database_url, lambda: datetime.now(UTC)) as database:
+        await hold(database, PARTITION)
+        (row,) = await to_sweep(WorkingSet(database, Fence(PARTITION, 1)), 10)
+    assert (row.not_before, row.set_aside) == (None, None)
+    assert not shared or row.settle_s == 0

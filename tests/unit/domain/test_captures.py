@@ -184,3 +184,14 @@ def test_no_call_waits_for_what_is_not_captured_before(
     policy: CapturePolicy, wait_s: float
 ) -> None:
     assert policy.wait_s == wait_s
+
+
+@pytest.mark.parametrize("instances", [1, 10, 999, 1000, 1001, 2500])
+def test_a_task_has_no_more_pages_than_it_was_submitted_with_instances(instances: int) -> None:
+    capture = Capture(run=1, tasks=(TaskSubmitted(name="a", instances=instances),), began_at=NOW)
+    pages = 0
+    while capture.ended_at is None:
+        pages += 1
+        capture = captures.with_page(capture, page("a", rows=captures.PAGE_INSTANCES), NOW)
+    assert pages == -(-instances // captures.PAGE_INSTANCES)
+    assert capture.problem == (None if instances == 1000 else captures.TOO_MANY)

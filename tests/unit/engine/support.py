@@ -31,6 +31,7 @@ from orchestrator.engine.lease import Lease
 from orchestrator.engine.machine_sweeper import MachineSweeper
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.prober import Prober
+from orchestrator.engine.set_aside import SetAside
 from orchestrator.engine.sweeper import Sweeper
 from orchestrator.engine.wakes import Wakes
 from orchestrator.engine.watched import Watched
@@ -185,6 +186,7 @@ class World:
     ) -> None:
         self.database = database
         self.clock = ManualClock()
+        database._now = self.clock.now
         self.cloud_ahead_s = 0.0
         """How far the cloud's clock is ahead of this host's."""
         self.simulator = Simulator(
@@ -238,6 +240,7 @@ class World:
         self.machine_sweeper = MachineSweeper(self.partition)
         self.escalator = Escalator(self.partition)
         self.come_back_watch = ComeBackWatch(self.partition)
+        self.set_aside = SetAside(self.partition)
 
     # --- what there is ---------------------------------------------------------------------------
 

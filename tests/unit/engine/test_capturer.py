@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from orchestrator.cloud.transport import HttpAnswer
     from orchestrator.domain.captures import Capture
     from orchestrator.store.database import Database
 
@@ -179,6 +182,32 @@ async def test_a_capture_that_cannot_be_written_keeps_nothing_else_from_being_ca
     await world.capture()
     assert missed(await world.termination(other)) is None
     assert world.called(PAGE) == [broken, other]
+
+
+async def test_pages_without_end_are_neither_read_nor_stored(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await callable_jobs(world, JOB, instances=1010)
+    await world.capture()
+    post = world.network.post
+
+    async def endless(url: str, **request: Any) -> HttpAnswer:
+        answer = await post(url, **request)
+        document = json.loads(answer.body)
+        first = json.loads(request["body"])["Offset"]
+        row = document["Response"]["TaskInstanceSet"][0]
+        document["Response"]["TaskInstanceSet"] = [
+            row | {"TaskInstanceIndex": first + place} for place in range(1000)
+        ]
+        return replace(answer, body=json.dumps(document).encode())
+
+    monkeypatch.setattr(world.network, "post", endless)
+    for _ in range(5):
+        await world.capture()
+    assert len(world.called(PAGE)) == 2
+    assert len(await world.instances(JOB)) == 1000
+    assert "Client.TooManyInstances" in str(missed(await world.termination(JOB)))
 
 
 # --- what goes on meanwhile ----------------------------------------------------------------------

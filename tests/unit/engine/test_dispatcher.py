@@ -15,6 +15,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.domain.terminations import Look, Termination
+from orchestrator.store.set_aside import AGAIN_AFTER_S
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import POLICY
 from tests.unit.engine.support import AMPLE, END_S, JOB, NOON, PARTITION, QUOTAS, World, job_ids
@@ -339,9 +340,10 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     assert world.called("TerminateJob") == [JOB]
 
 
-async def test_while_what_was_left_open_cannot_be_written_nothing_is_called(
+async def test_what_was_left_open_and_cannot_be_written_is_not_called_before_it_was_read(
     database: Database,
 ) -> None:
+    """It is set aside, and others are called meanwhile."""
     world = World(database)
     first, second = job_ids(2)
     await world.ready(first, second)
@@ -349,13 +351,17 @@ async def test_while_what_was_left_open_cannot_be_written_nothing_is_called(
     world.start()
     world.clock.advance(60)
     await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
-    for _ in range(2):
-        with pytest.raises(Exception, match="broken"):
-            await world.dispatcher.step()
-    assert world.called("TerminateJob") == [first]
+    await world.dispatch()
     await world.execute("DROP TRIGGER broken")
     await world.dispatch()
+    assert await world.outcomes(first) == [None]
+    assert (await world.termination(first)).set_aside == "IntegrityError: broken"
+    assert world.called("TerminateJob") == [first, second]
+    world.clock.advance(AGAIN_AFTER_S)
+    assert await world.set_aside.step() == 0
+    await world.dispatch()
     assert await world.outcomes(first) == [INTERRUPTED]
+    assert (await world.termination(first)).set_aside is None
     assert world.called("TerminateJob") == [first, second]
 
 

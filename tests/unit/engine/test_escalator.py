@@ -104,7 +104,7 @@ async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Databas
     await until(
         world, lambda t: bool(t.read_at and t.rung_at and t.read_at >= t.rung_at), within_s=30
     )
-    live = [each for each in await world.instances(JOB) if each.state is JobState.RUNNING]
+    live = [each for each in await world.instances(JOB) if each.state == JobState.RUNNING]
     assert [each.index for each in live] == [8, 9]
     given_up = await until(world, lambda t: t.state is State.UNVERIFIED, within_s=4000, step_s=30)
     assert len(world.calls(ACTION)) == 2 * given_up.rung_round

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.engine.partition import PUT_OFF_S
 from orchestrator.engine.prober import PAUSE_S
+from orchestrator.store.set_aside import AGAIN_AFTER_S
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids
 
@@ -49,14 +49,32 @@ async def test_what_was_swept_with_it_is_written(
     await world.execute(FAULT)
     assert await world.sweeper.step() == 0
     assert (await world.termination(GOOD)).job_state is JobState.RUNNING
-    assert (await world.termination(FAULTY)).look_at == world.clock.later(PUT_OFF_S)
+    why = (await world.termination(FAULTY)).set_aside
+    assert why is not None
+    assert why.startswith("IntegrityError: ")
+    assert "a fault" in why
+    assert await world.set_aside.step() == AGAIN_AFTER_S
+    await world.sweeper.step()
+    assert len(world.calls("DescribeJobs")) == 1
+    for _ in range(2):
+        world.clock.advance(AGAIN_AFTER_S)
+        assert await world.set_aside.step() == 0
+        await world.sweeper.step()
+    assert world.called("DescribeJobs").count(FAULTY) == 3
     (told,) = caplog.records
     assert (told.levelname, told.getMessage()) == (
         "ERROR",
-        f"sweeper of {PARTITION}: what was seen of {FAULTY} is lost",
+        f"{PARTITION}: termination trm_{FAULTY} is set aside",
     )
+    assert told.exc_info
+    await world.execute("DROP TRIGGER fault")
+    world.clock.advance(AGAIN_AFTER_S)
+    await world.set_aside.step()
     await world.sweeper.step()
-    assert len(world.calls("DescribeJobs")) == 1
+    found = await world.termination(FAULTY)
+    assert (found.set_aside, found.job_state) == (None, JobState.RUNNING)
+    assert caplog.records[-1].getMessage().endswith("is set aside no longer")
+    assert await world.set_aside.step() == math.inf
 
 
 async def test_it_is_read_by_itself_now_and_then_only(database: Database) -> None:
@@ -72,7 +90,8 @@ async def test_it_is_read_by_itself_now_and_then_only(database: Database) -> Non
     assert world.called("DescribeJob") == [FAULTY, GOOD]
     assert (await world.termination(GOOD)).state is State.SETTLING
     await world.execute("DROP TRIGGER fault")
-    world.clock.advance(PUT_OFF_S)
+    world.clock.advance(AGAIN_AFTER_S)
+    await world.set_aside.step()
     await world.probe()
     assert (await world.termination(FAULTY)).state is State.SETTLING
 
@@ -81,12 +100,10 @@ async def test_the_next_in_line_is_called(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     await world.ready(FAULTY, GOOD)
     await world.execute(FAULT)
-    put_off_until = world.clock.later(PUT_OFF_S)
-    with pytest.raises(IntegrityError):
-        await world.dispatcher.step()
-    await world.dispatch()
+    for _ in range(2):
+        await world.dispatch()
     assert world.called("TerminateJob") == [GOOD]
-    assert (await world.termination(FAULTY)).call_at == put_off_until
+    assert (await world.termination(FAULTY)).set_aside is not None
 
 
 async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Database) -> None:

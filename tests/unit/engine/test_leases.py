@@ -450,7 +450,7 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     before = await world.termination(JOB)
     for write in (
         partition.store.set_condition(None, None),
-        partition.store.postpone([before.id], world.clock.now(), calls=True),
+        partition.store.postpone([before.id], world.clock.now()),
         loops.dispatcher._recover(),
     ):
         with pytest.raises(LeaseLost):

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
@@ -268,7 +269,8 @@ async def test_what_could_not_be_written_is_swept_again(database: Database) -> N
         "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
     )
-    await world.sweeper.step()
+    with pytest.raises(IntegrityError, match="broken"):
+        await world.sweeper.step()
     await world.execute("DROP TRIGGER broken")
     assert await world.sweeper.step() == 0
     assert sizes(world) == [1, 1]

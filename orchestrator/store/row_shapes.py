@@ -1,0 +1,106 @@
+"""What the columns of a termination's row must hold to be read; all else is a fault."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import JSON, Boolean, Float, Integer
+
+from orchestrator.domain.bounds import SECONDS_MAX, possible
+from orchestrator.domain.captures import Capture
+from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.shapes import NOTHING, misshapen
+from orchestrator.store.schema import UtcDateTime, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import Column
+
+    from orchestrator.domain.shapes import Shape
+
+_TEXT: Final[Shape] = (str, NOTHING)
+_NUMBER: Final[Shape] = (int, float)
+_PROBLEM: Final[Shape] = {"code": str, "message": str, "advice": _TEXT}
+_COUNTERS: Final[Shape] = {field.name: int for field in fields(InstanceCounters)}
+_STATE: Final[Shape] = (frozenset(JobState), NOTHING)
+_TASK: Final[Shape] = {"name": str, "state": _STATE, "instances": (_COUNTERS, NOTHING)}
+_SUBMITTED: Final[Shape] = {"name": str, "instances": int, "env_id?": _TEXT}
+_CAPTURE_KINDS: Final[dict[str, Shape]] = {
+    "tasks": [_SUBMITTED],
+    "problem": (_PROBLEM, NOTHING),
+    **dict.fromkeys(("counted_at", "began_at", "ended_at"), _TEXT),
+}
+# What was stored by an earlier version lacks what a later one has added.
+_CAPTURE: Final[Shape] = {
+    field.name + ("" if field.default is MISSING else "?"): _CAPTURE_KINDS.get(field.name, int)
+    for field in fields(Capture)
+}
+_REVIVAL: Final[Shape] = {
+    "at": str,
+    "job_state": frozenset(JobState),
+    "job_end_time?": _TEXT,
+    "brought_down_again_by?": _TEXT,
+    "capped?": bool,
+}
+_DOCUMENTS: Final[Mapping[str, Shape]] = {
+    "instances": _COUNTERS,
+    "tasks": [_TASK],
+    "problem": _PROBLEM,
+    "machines_problem": _PROBLEM,
+    "capture": _CAPTURE,
+    "reading": _CAPTURE,
+    "history": {"samples": [[_NUMBER]], "seen_at": _NUMBER, "pause_s?": _NUMBER},
+    "revival": _REVIVAL,
+}
+
+_ANY: Final = frozenset({bool, int, str})
+"""Types of which any value will do."""
+
+
+def faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each column of a termination's row that does not hold what it should, and what is wrong."""
+    for name, nullable, kind in _COLUMNS:
+        value = row[name]
+        if value is None:
+            if not nullable:
+                yield name, "it is missing"
+        elif type(value) is not kind or kind not in _ANY:
+            wrong = _fault(name, value, kind)
+            if wrong is not None:
+                yield name, wrong
+
+
+def _fault(name: str, value: object, kind: type) -> str | None:
+    if name in _DOCUMENTS:
+        return next(misshapen(value, _DOCUMENTS[name], "it"), None)
+    if kind is float and type(value) is int:
+        return None
+    if type(value) is not kind:
+        return f"it is no {kind.__name__}"
+    if isinstance(value, datetime) and not possible(value):
+        return f"{value} is no possible time"
+    if isinstance(value, float) and not abs(value) <= SECONDS_MAX:
+        return f"{value} is no possible number"
+    return None
+
+
+def _kind(column: Column[Any]) -> type:
+    match column.type:
+        case UtcDateTime():
+            return datetime
+        case Boolean():
+            return bool
+        case Float():
+            return float
+        case Integer():
+            return int
+        case JSON():
+            return object
+        case _:
+            return str
+
+
+_COLUMNS: Final = [(column.name, column.nullable, _kind(column)) for column in terminations.columns]

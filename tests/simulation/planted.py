@@ -1,0 +1,122 @@
+"""A row that nobody can read: every other termination ends as if it were not there.
+
+It is repaired once they have; then it ends as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+GARBAGE: Final = {
+    "instances": '{"running": "many"}',
+    "tasks": "[{",
+    "problem": '"text"',
+    "capture": "[1]",
+    "reading": "{",
+    "history": '{"samples": "none"}',
+    "job_state": "CANCELLED",
+    "on_submitted": "wait",
+    "rung": "upstairs",
+    "observed_at": "noon",
+    "look_at": "9999-12-31 23:59:59",
+    "call_at": "tomorrow",
+    "settle_s": 1e308,
+    "give_up_after_s": "long",
+    "failures": "a few",
+}
+"""By column: corrupt, of the wrong type, of another version, or at the edge of its type."""
+SHARE_OF_RUNS: Final = 0.4
+AFTER_S: Final = (0.3, 4.0)
+OTHERS_END_WITHIN_S: Final = 60.0
+BUSY_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """What was in a row's column before."""
+
+    seq: int
+    column: str
+    before: Any
+
+
+async def plant(world: World) -> None:
+    """In some runs, spoil the row of a termination that is under way."""
+    if world.random.random() >= SHARE_OF_RUNS:
+        return
+    await asyncio.sleep(world.random.uniform(*AFTER_S))
+    column = world.random.choice(sorted(GARBAGE))
+    rows = world.checkers.rows(
+        f"SELECT seq, {column} AS before FROM terminations WHERE finished_at IS NULL"
+    )
+    if rows:
+        row = world.random.choice(rows)
+        world.planted = Planted(row["seq"], column, row["before"])
+        await _write(world, world.planted, GARBAGE[column])
+        world.fired["row planted"] += 1
+
+
+async def repair(world: World) -> None:
+    """See all others end, and the one shown; then put it right, if nobody has written it since."""
+    planted = world.planted
+    if planted is None:
+        return
+    ends_at = world.loop.time() + OTHERS_END_WITHIN_S
+    others = "SELECT job_id, state FROM terminations WHERE finished_at IS NULL AND seq <> ?"
+    while left := world.checkers.rows(others, planted.seq):
+        if world.loop.time() > ends_at:
+            world.checkers.violated("planted", f"it holds up {[tuple(row) for row in left]}")
+            break
+        await asyncio.sleep(0.25)
+    (row,) = world.checkers.rows(
+        f"SELECT {planted.column} AS now, set_aside FROM terminations WHERE seq = ?", planted.seq
+    )
+    world.fired["row set aside"] += row["set_aside"] is not None
+    await _see(world, set_aside=row["set_aside"] is not None)
+    if row["now"] == GARBAGE[planted.column]:
+        await _write(world, planted, planted.before)
+        world.fired["row repaired"] += 1
+
+
+async def _see(world: World, *, set_aside: bool) -> None:
+    """Everybody who asks is answered, and told of the row."""
+    found = world.some_life()
+    if found is None or found[1].made is None:
+        return
+    life, context = found[1], found[1].made.context
+    with suppress(StoreUnavailable):  # connections that were lost before
+        listing = context.records.terminations(after=0, limit=1000)
+        listed = await world.loop.spawn(life.name, listing)
+        (stored,) = world.checkers.rows("SELECT count(*) AS n FROM terminations")
+        if len(listed) != stored["n"]:
+            world.checkers.violated("planted", f"{len(listed)} of {stored['n']} rows are listed")
+        count, _ = await world.loop.spawn(life.name, context.records.set_aside(10))
+        if set_aside and count != 1:
+            world.checkers.violated("planted", f"{count} rows are told as set aside")
+
+
+async def _write(world: World, planted: Planted, value: Any) -> None:
+    """As by somebody with an editor: whoever holds the partition has nothing to do with it."""
+    while True:
+        try:
+            with closing(sqlite3.connect(world.path, timeout=0, isolation_level=None)) as editor:
+                editor.execute("BEGIN IMMEDIATE")
+                editor.execute(
+                    f"UPDATE terminations SET {planted.column} = ? WHERE seq = ?",
+                    (value, planted.seq),
+                )
+                editor.execute("DELETE FROM engine_writes")
+                editor.execute("COMMIT")
+        except sqlite3.OperationalError:
+            await asyncio.sleep(BUSY_S)
+        else:
+            return

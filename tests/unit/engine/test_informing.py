@@ -1,0 +1,62 @@
+"""What only informs fails no decision: it is logged once and left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain import decide as deciding
+from orchestrator.domain.learning import Learning
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Look
+from orchestrator.engine.informing import Informing
+from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+
+
+def fails(*_: Any) -> Any:
+    raise ZeroDivisionError("no pace")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "told"),
+    [
+        (deciding, "with_forecast", "a forecast of"),
+        (Learning, "durations", "learning how long drains of"),
+        (Learning, "decided", "learning from drains of"),
+    ],
+)
+async def test_a_decision_is_written_without_it(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: object,
+    name: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr(where, name, fails)
+    world = World(database, quotas=AMPLE)
+    await world.ready(JOB)
+    await world.dispatch()
+    for _ in range(3):
+        world.clock.advance(5)
+        await world.know(JOB, look=Look.JOB, look_at=world.clock.now())
+        await world.probe()
+    found = await world.termination(JOB)
+    assert (found.state, found.set_aside) == (State.SETTLING, None)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    assert f"{told} {PARTITION}" in caplog.text
+
+
+def test_each_kind_of_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    informing = Informing()
+    for what in ("one", "another", "one"):
+        with informing.leaving_out(what):
+            fails()
+    assert [record.getMessage() for record in caplog.records] == [
+        "one failed and is left out, as it will be again",
+        "another failed and is left out, as it will be again",
+    ]
