@@ -174,6 +174,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                     machines=account.terminate_machines
                 ),
                 keep_down_max=env.settings.engine.keep_down_max,
+                appears_within_s=env.settings.engine.appears_within_s,
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)

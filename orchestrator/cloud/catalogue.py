@@ -183,7 +183,7 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
         ),
     ),
     (
-        CloudErrorKind.REFUSED,
+        CloudErrorKind.UNAUTHORIZED,
         (
             "check the account's endpoint and regions: this endpoint does not offer the action, the"
             " version or the region"

@@ -13,7 +13,7 @@ from orchestrator.cloud.wire import BATCH, Action
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -65,6 +65,7 @@ class TencentBatch:
         self._may_leave = may_leave
         self._state_filter = StateFilter()
         self._unknown_codes: set[str] = set()
+        self._undocumented: set[tuple[str, str]] = set()
         self.clock_offset_s: float | None = None
         """The cloud's clock less ours, at the last answer; positive: ours is behind."""
 
@@ -84,7 +85,9 @@ class TencentBatch:
     async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
         """Vendor page: cloud.tencent.com/document/api/599/15904."""
         response, sent_at = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id))
-        return wire.read_job(response, job_id=job_id, observed_at=sent_at)
+        job = wire.read_job(response, job_id=job_id, observed_at=sent_at)
+        self._report_undocumented([job])
+        return job
 
     async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
         """Vendor page: cloud.tencent.com/document/api/599/15909.
@@ -97,7 +100,9 @@ class TencentBatch:
             return {}
         body = wire.jobs_body(job_ids)
         response, sent_at = await self._call(Action.DESCRIBE_JOBS, region, body)
-        return wire.read_jobs(response, observed_at=sent_at)
+        jobs = wire.read_jobs(response, observed_at=sent_at)
+        self._report_undocumented(jobs.values())
+        return jobs
 
     async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
         """Vendor page: cloud.tencent.com/document/api/599/15910."""
@@ -222,6 +227,19 @@ class TencentBatch:
         if cloud_time is not None:
             self.clock_offset_s = (cloud_time - self._clock.now()).total_seconds()
 
+    def _report_undocumented(self, jobs: Iterable[JobSeen]) -> None:
+        """Log each word for a state or a NextAction that the vendor does not document once."""
+        for job in jobs:
+            for what, word in (("JobState", _undocumented(job.state)), ("NextAction", _other(job))):
+                if word is not None and (what, word) not in self._undocumented:
+                    self._undocumented.add((what, word))
+                    _LOG.warning(
+                        "%s of job %s reads %s, which is not documented: instance counters decide",
+                        what,
+                        job.job_id,
+                        word,
+                    )
+
     def _learn(self, error: CloudError, credential: Credential) -> None:
         if error.code in _CREDENTIAL_OUTDATED:
             self._credentials.invalidate(credential)
@@ -232,6 +250,14 @@ class TencentBatch:
                 error.code,
                 error.request_id,
             )
+
+
+def _undocumented(state: JobState | None) -> str | None:
+    return None if state is None or state.known else state.value
+
+
+def _other(job: JobSeen) -> str | None:
+    return None if job.terminating else job.next_action or None
 
 
 def _worth_the_other_name(error: CloudError) -> CloudError:

@@ -174,7 +174,7 @@ def read_job(response: Mapping[str, object], *, job_id: str, observed_at: dateti
         observed_at=observed_at,
         job_id=job_id,
         name=pieces.optional_text(response, "JobName"),
-        state=pieces.state(response.get("JobState")),
+        state=pieces.job_state(response.get("JobState")),
         end_time=pieces.optional_text(response, "EndTime"),
         next_action=(
             (pieces.optional_text(response, "NextAction") or "")
@@ -193,7 +193,7 @@ def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[
             observed_at=observed_at,
             job_id=pieces.text(row, "JobId"),
             name=pieces.optional_text(row, "JobName"),
-            state=pieces.state(row.get("JobState")),
+            state=pieces.job_state(row.get("JobState")),
             end_time=pieces.optional_text(row, "EndTime"),
         )
         for row in pieces.rows(response, "JobSet")

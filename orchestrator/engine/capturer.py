@@ -35,7 +35,9 @@ ANEW_EVERY_S = 5.0
 """How old a reading of live instances is at least before it is made once more."""
 ANEW_AFTER_FAILURE_S = 60.0
 
-_FOR_GOOD = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
+_FOR_NOW = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
+"""Refusals that end one reading of live instances; a capture is tried again, for it is made once.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +106,9 @@ class Capturer:
                 await self._go_on(errand, pacer, permit)
             except CloudError as error:
                 await self._put_off(errand, error)
-                await partition.note(error)
+                await partition.note(error, pacer)
             else:
-                await partition.note(None)
+                await partition.note(None, pacer)
         except StoreUnavailable:
             self._resume_at = partition.clock.monotonic() + PAUSE_S
             raise
@@ -137,7 +139,7 @@ class Capturer:
 
     async def _put_off(self, errand: _Errand, error: CloudError) -> None:
         problem = problem_of(error)
-        if error.kind in _FOR_GOOD:
+        if error.kind is CloudErrorKind.REFUSED or (errand.anew and error.kind in _FOR_NOW):
             now = self._partition.clock.now()
             if errand.anew:
                 log.warning(

@@ -28,7 +28,7 @@ class Pacer:
     """The quota of one action on one host, its clock, and the lease under which it is spent."""
 
     def __init__(self, name: str, quota: Quota, clock: Clock, lease: Lease) -> None:
-        self._name = name
+        self.name = name
         self.quota = quota
         self._clock = clock
         self._lease = lease
@@ -81,7 +81,7 @@ class Pacer:
             log.warning(
                 "%s: the cloud refused a call (%s); %d of %d a second are made for now: if it goes "
                 "on, configure a lower quota, or see who else calls with this credential",
-                self._name,
+                self.name,
                 error,
                 self.quota.allowed,
                 self.quota.rate_per_s,

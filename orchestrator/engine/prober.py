@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import CloudError, StoreUnavailable
-from orchestrator.domain.jobs import JobSeen
+from orchestrator.domain.jobs import JobSeen, JobSubmitted
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
 from orchestrator.domain.looks import CALL_AGAIN_AFTER_S
 from orchestrator.domain.seen import LookFailed
@@ -42,9 +42,11 @@ FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
 UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
 """Jobs that no sweep has shown."""
+SUBMISSIONS = Kind(Look.SUBMISSION)
+"""Jobs that read finished before any call, to be compared with what they were submitted as."""
 LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
 """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
-PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED)
+PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
 
 
 class Prober:
@@ -55,6 +57,7 @@ class Prober:
         self._partition = partition
         self._by_job = partition.pacers["DescribeJob"]
         self._by_task = partition.pacers["DescribeTask"]
+        self._by_submission = partition.pacers["DescribeJobSubmitInfo"]
         self.wake = partition.wakes.looks
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
@@ -152,23 +155,25 @@ class Prober:
         return await self._calls.end(within_s)
 
     def _pacers_for(self, row: Termination) -> list[Pacer]:
+        if row.look is Look.SUBMISSION:
+            return [self._by_submission]
         finished = row.job_state is not None and row.job_state.finished
-        if row.state is State.DRAINING and finished and row.instances and len(row.tasks) == 1:
+        followed = row.state in (State.DRAINING, State.SETTLING)
+        if followed and finished and row.instances and len(row.tasks) == 1:
             return [self._by_job, self._by_task]
         return [self._by_job]
 
     async def _look(self, row: Termination, pacer: Pacer, permit: Permit) -> None:
         partition = self._partition
         try:
-            seen: JobSeen | LookFailed
+            seen: JobSeen | JobSubmitted | LookFailed
             try:
-                read = self._describe_task if pacer is self._by_task else self._describe_job
-                seen = await pacer.send(permit, partial(read, row))
+                seen = await pacer.send(permit, partial(self._read, row, pacer))
             except CloudError as error:
                 seen = LookFailed(error)
             async with partition.minding(row):
                 await partition.take_in([(row, seen)])
-            await partition.note(seen.error if isinstance(seen, LookFailed) else None)
+            await partition.note(seen.error if isinstance(seen, LookFailed) else None, pacer)
         except StoreUnavailable:
             # What is read while nothing can be written is read in vain.
             self._resume_at = partition.clock.monotonic() + PAUSE_S
@@ -177,8 +182,13 @@ class Prober:
             self._under_way.discard(row.id)
             self.wake.set()
 
-    async def _describe_job(self, row: Termination) -> JobSeen:
-        return await self._partition.cloud.describe_job(region=row.region, job_id=row.job_id)
+    async def _read(self, row: Termination, pacer: Pacer) -> JobSeen | JobSubmitted:
+        cloud = self._partition.cloud
+        if pacer is self._by_task:
+            return await self._describe_task(row)
+        if pacer is self._by_submission:
+            return await cloud.describe_job_submit_info(region=row.region, job_id=row.job_id)
+        return await cloud.describe_job(region=row.region, job_id=row.job_id)
 
     async def _describe_task(self, row: Termination) -> JobSeen:
         """The job's counters read from its one task; its state is not read."""

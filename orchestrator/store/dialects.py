@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
-from sqlalchemy import Integer, event, func, select, text
+from sqlalchemy import Integer, event, func, literal, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -24,10 +24,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement, ReturnTypeFromArgs
 
+from orchestrator.store.schema import UtcDateTime
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.engine import URL, Connection, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -172,6 +175,30 @@ def _whole_seconds_in_sqlite(
     until, since = (compiler.process(each, **kw) for each in element.clauses)
     # A day is told to some 50 microseconds only.
     return f"CAST(round((julianday({until}) - julianday({since})) * 86400, 3) AS INTEGER)"
+
+
+class moved_by(FunctionElement[Any]):  # noqa: N801 - as SQL functions are called
+    """A time moved by whole seconds; None stays None."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[datetime], by_s: int) -> None:
+        super().__init__(column, literal(by_s, Integer()))
+
+
+@compiles(moved_by)
+def _moved_by(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
+    time, by_s = (compiler.process(each, **kw) for each in element.clauses)
+    return f"({time} + make_interval(secs => {by_s}))"
+
+
+@compiles(moved_by, "sqlite")
+def _moved_by_in_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
+    time, by_s = (compiler.process(each, **kw) for each in element.clauses)
+    # What SQLite computes has milliseconds at most: the fraction is kept as it is.
+    whole = f"strftime('%Y-%m-%d %H:%M:%S', substr({time}, 1, 19), {by_s} || ' seconds')"
+    return f"({whole} || substr({time}, 20))"
 
 
 _PRAGMAS: Final = """

@@ -119,6 +119,7 @@ terminations = Table(
     Column("instances_total", BigInteger),
     Column("instances_live", BigInteger),
     Column("instances_observed_at", UtcDateTime),
+    Column("instances_submitted", BigInteger),
     Column("tasks", JSON, nullable=False),
     Column("look", Text, nullable=False),
     Column("look_at", UtcDateTime),
@@ -131,7 +132,9 @@ terminations = Table(
     Column("acknowledged_at", UtcDateTime),
     Column("give_up_from", UtcDateTime),
     Column("settle_from", UtcDateTime),
+    Column("confirm_from", UtcDateTime),
     Column("problem", JSON(none_as_null=True)),
+    Column("unconfirmed", JSON(none_as_null=True)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("capture", JSON(none_as_null=True)),
@@ -143,6 +146,7 @@ terminations = Table(
     Column("machines_gone", BigInteger, nullable=False, server_default=text("0")),
     Column("machines_listed", Boolean, nullable=False, server_default=false()),
     Column("machines_observed_at", UtcDateTime),
+    Column("machines_all_observed_at", UtcDateTime),
     Column("machines_problem", JSON(none_as_null=True)),
     Column("moved_at", UtcDateTime),
     Column("escalate", Boolean, nullable=False, server_default=true()),
@@ -263,6 +267,14 @@ may have 200,000 instances, and not one row of those that went down is written a
 """
 ANEW = text("anew")
 Index("ix_instances_anew", instances.c.termination_seq, sqlite_where=ANEW, postgresql_where=ANEW)
+MACHINE_GONE = text("machine IN ('gone', 'terminated')")
+Index(
+    "ix_instances_machine_gone",
+    instances.c.termination_seq,
+    instances.c.machine_observed_at,
+    sqlite_where=MACHINE_GONE,
+    postgresql_where=MACHINE_GONE,
+)
 MACHINE_LEFT = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
 Index(
     "ix_instances_machine_left",
@@ -343,7 +355,22 @@ partitions = Table(
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
     Column("allowed_per_s", BigInteger),
+    Column("followed_s", BigInteger, nullable=False, server_default=text("0")),
 )
+"""``followed_s``: the part of the noted clock steps by which its terminations' times were moved."""
+
+clock_steps = Table(
+    "clock_steps",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("steps_s", BigInteger, nullable=False),
+    Column("noted_at", UtcDateTime),
+    Column("seen_at", UtcDateTime),
+)
+"""One row: the sum of the steps of the database's clock that replicas have noted, in seconds.
+
+``seen_at``: what that clock showed at the last renewal of a lease.
+"""
 
 replicas = Table(
     "replicas",
