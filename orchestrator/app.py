@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from orchestrator.api.connections import Connections, connections_max
 from orchestrator.api.protocol import protocols
 from orchestrator.api.routes import Context, application
 from orchestrator.cloud.credentials import build_provider
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from orchestrator.settings import Account, Settings
 
 KEEPALIVE_S = 30.0
+BACKLOG_MAX = 100
+"""Connections that are accepted at once, before room can be made for them."""
 
 log = logging.getLogger(__name__)
 
@@ -235,10 +238,15 @@ async def _listen(settings: Settings, stack: AsyncExitStack, context: Context) -
     runner = web.AppRunner(application(context), shutdown_timeout=1.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    made = protocols(runner, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S)
+    connections = Connections(connections_max())
+    made = protocols(
+        runner, connections, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S
+    )
     host, port = settings.server.host, settings.server.port
     try:
-        listener = await asyncio.get_running_loop().create_server(made, host, port)
+        listener = await asyncio.get_running_loop().create_server(
+            made, host, port, backlog=max(1, min(BACKLOG_MAX, connections.most // 4))
+        )
     except OSError as error:
         raise ConfigurationError([f"server: cannot listen on {host}:{port}: {error}"]) from error
     stack.callback(listener.close)

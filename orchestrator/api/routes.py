@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
+NAMED_MAX: Final = 100
+"""Unknown query parameters that an answer names."""
 PAGING: Final = ("limit", "page_token")
 LIVE: Final = "live"
 ASKING_S: Final = 1.0
@@ -68,15 +70,14 @@ class Context:
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-def _termination(context: Context, record: TerminationRecord) -> dict[str, object]:
-    surroundings = Surroundings(
+def _surroundings(context: Context, record: TerminationRecord) -> Surroundings:
+    return Surroundings(
         now=context.now(),
         ahead=record.ahead,
         rate=context.rate(record.termination.partition, record.allowed_per_s),
         trouble=record.trouble,
         capture_wait_s=context.capture_wait_s,
     )
-    return schemas.termination(record, surroundings)
 
 
 def application(context: Context) -> web.Application:
@@ -234,7 +235,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [_termination(context, record) for record in records],
+        [schemas.listed_termination(each, _surroundings(context, each)) for each in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -242,7 +243,8 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
 async def get_termination(request: web.Request) -> web.Response:
     _known(request)
     record = await _found(request)
-    return web.json_response(_termination(request.app[CONTEXT], record))
+    surroundings = _surroundings(request.app[CONTEXT], record)
+    return web.json_response(schemas.termination(record, surroundings))
 
 
 async def _found(request: web.Request) -> TerminationRecord:
@@ -361,7 +363,9 @@ def _known(request: web.Request, *names: str) -> None:
     unknown = sorted(set(request.query) - set(names))
     if unknown:
         possible = f"use {', '.join(names)}" if names else "none is"
-        detail = f"{', '.join(unknown)} is not known here; {possible}"
+        more = len(unknown) - len(unknown[:NAMED_MAX])
+        told = ", ".join(unknown[:NAMED_MAX]) + (f" (and {more:,} more)" if more else "")
+        detail = f"{told} is not known here; {possible}"
         raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
     if len(request.query) != len(set(request.query)):
         detail = "give each query parameter once"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
@@ -41,14 +42,23 @@ if TYPE_CHECKING:
 
 JOBS_MAX: Final = 10_000
 DIGITS_MAX: Final = 100
+CONTAINERS_MAX: Final = 2_000
+"""Arrays and objects in a body, brackets in its texts included; a request has few of them."""
 ERRORS_MAX: Final = 100
 ERRORS_IN_DETAIL: Final = 3
 ECHO_MAX: Final = 100
 """Characters of what a caller sent that an answer repeats."""
+TASKS_LISTED_MAX: Final = 1_000
+NO_STATE: Final = "UNKNOWN"
+"""What counts of tasks call those whose state is not known."""
+
+
+def _is_job_id(value: object) -> bool:
+    return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
 
 
 def _job_id(text: str) -> str:
-    if not JOB_ID.fullmatch(text):
+    if not _is_job_id(text):
         raise ValueError(f"{text[:ECHO_MAX]!r} is no job id such as job-dwukenxr")
     return text
 
@@ -101,10 +111,15 @@ class OperationRequest(BaseModel):
         )
 
 
+FIELDS: Final = frozenset(OperationRequest.model_fields)
+
+
 def parse_operation(body: bytes) -> Request:
-    """Read a request's body; raises Problem with every mistake in ``errors``."""
+    """Read a request's body; raises Problem with the first hundred mistakes in ``errors``."""
+    if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
+        raise _malformed(f"it holds more than {CONTAINERS_MAX:,} arrays and objects")
     try:
-        json.loads(
+        document: object = json.loads(
             body.decode(),
             object_pairs_hook=_no_key_twice,
             parse_constant=_no_constant,
@@ -114,17 +129,39 @@ def parse_operation(body: bytes) -> Request:
         raise _malformed("it is nested too deeply") from None
     except ValueError as error:
         raise _malformed(str(error)) from error
+    body, left_out = _without_most_mistakes(document, body)
     try:
         return OperationRequest.model_validate_json(body).request()
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False, include_input=False)) from error
+        raise _invalid(error.errors(include_url=False, include_input=False), left_out) from error
+
+
+def _without_most_mistakes(document: object, body: bytes) -> tuple[bytes, int]:
+    """The body with a hundred mistakes of a kind at most, and how many mistakes that leaves out.
+
+    pydantic has no such limit: to report each of 90,000 mistakes blocks the event loop.
+    """
+    if not isinstance(document, dict):
+        return body, 0
+    unknown = [name for name in document if name not in FIELDS][ERRORS_MAX:]
+    jobs = document.get("jobs")
+    if not isinstance(jobs, list) or len(jobs) > JOBS_MAX:
+        jobs = []
+    wrong = [at for at, job in enumerate(jobs) if not _is_job_id(job)][ERRORS_MAX:]
+    if not unknown and not wrong:
+        return body, 0
+    for name in unknown:
+        del document[name]
+    if wrong:
+        del jobs[wrong[0] :]
+    return json.dumps(document).encode(), len(unknown) + len(wrong)
 
 
 def _malformed(why: str) -> Problem:
     return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
 
 
-def _invalid(found: list[ErrorDetails]) -> Problem:
+def _invalid(found: list[ErrorDetails], left_out: int) -> Problem:
     if found[0]["type"] == "json_invalid":
         return _malformed(found[0]["msg"])
     errors = [
@@ -135,8 +172,9 @@ def _invalid(found: list[ErrorDetails]) -> Problem:
         for each in found[:ERRORS_MAX]
     ]
     told = [f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]]
-    if len(found) > len(told):
-        told.append(f"and {len(found) - len(told)} more mistakes")
+    more = len(found) + left_out - len(told)
+    if more:
+        told.append(f"and {more:,} more mistakes")
     return Problem(
         422,
         "invalid-request",
@@ -149,8 +187,7 @@ def _invalid(found: list[ErrorDetails]) -> Problem:
 def _message(found: ErrorDetails) -> str:
     match found["type"]:
         case "extra_forbidden":
-            fields = ", ".join(sorted(OperationRequest.model_fields))
-            return f"there is no such field; there are {fields}"
+            return f"there is no such field; there are {', '.join(sorted(FIELDS))}"
         case "model_type":
             return "must be an object"
         case "missing":
@@ -229,6 +266,13 @@ def operation(
 
 
 def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
+    """One termination by itself."""
+    tasks = record.termination.tasks[:TASKS_LISTED_MAX]
+    return listed_termination(record, surroundings) | {"tasks": [asdict(task) for task in tasks]}
+
+
+def listed_termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
+    """One termination of a list: its tasks, which can be thousands, are counted only."""
     t, now = record.termination, surroundings.now
     why = explain(t, surroundings)
     turn_at = None if record.trouble else why.next_action_at
@@ -243,7 +287,7 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "evidence": t.evidence,
         "job_state": t.job_state,
         "instances": _instances(record),
-        "tasks": [asdict(task) for task in t.tasks],
+        "tasks_by_state": Counter(task.state or NO_STATE for task in t.tasks),
         "machines": _machines(t),
         "escalation": {
             "allowed": t.escalate,

@@ -19,6 +19,7 @@ from orchestrator.cli.failures import (
     RequestFailed,
     Unreachable,
 )
+from orchestrator.cloud.transport import MIB, AnswerTooLarge, read_at_most
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 15.0
 CERTIFICATE_TIMEOUT_S: Final = 120.0
 """One of 10,000 jobs is tens of megabytes, and may wait for others to be made."""
+ANSWER_BYTES_MAX: Final = 256 * MIB
 PAGE_LIMIT: Final = 1000
 FIRST_STATUS_NOT_FINE: Final = 300
 URL_FORM: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
@@ -138,7 +140,9 @@ class Api:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
-                answer = await response.read()
+                answer = await read_at_most(response, ANSWER_BYTES_MAX)
+        except AnswerTooLarge as error:
+            raise Unreachable(self.url, f"{error}: this is no orchestrator") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(self.url, str(error) or type(error).__name__) from error
         if response.status >= FIRST_STATUS_NOT_FINE:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 def run_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
     """On uvloop where it is installed (the extra ``fast``)."""
     logs.configure(level=settings.log.level, json=settings.log.format == "json")
-    _run(_serve_daemon(settings, exit_with_stdin=exit_with_stdin), _fast_loop())
+    try:
+        _run(_serve_daemon(settings, exit_with_stdin=exit_with_stdin), _fast_loop())
+    finally:
+        logs.flush()
 
 
 async def _serve_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
+ANSWER_TOO_LARGE: Final = "Client.AnswerTooLarge"
 BAD_ANSWER: Final = "Client.BadAnswer"
 CONNECT_FAILED: Final = "Client.ConnectFailed"
 CREDENTIAL_UNAVAILABLE: Final = "Client.CredentialUnavailable"
@@ -85,6 +86,14 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             "ResponseSizeLimitExceeded",
             "ServiceUnavailable",
         ),
+    ),
+    (
+        CloudErrorKind.OUTCOME_UNKNOWN,
+        (
+            "nothing to do: the job is read before the call is repeated; if it stays, check the"
+            " account's endpoint: no page of the cloud is that large, so something else may answer"
+        ),
+        (ANSWER_TOO_LARGE,),
     ),
     (
         CloudErrorKind.STATE_CONFLICT,

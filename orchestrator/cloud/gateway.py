@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from orchestrator.cloud import catalogue, wire
 from orchestrator.cloud.hosts import endpoint_for, host_for
@@ -23,6 +25,18 @@ if TYPE_CHECKING:
     from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
     from orchestrator.domain.machines import MachineSeen
     from orchestrator.engine.ports import Clock
+
+    T = TypeVar("T")
+    T_co = TypeVar("T_co", covariant=True)
+
+    class Read(Protocol[T_co]):
+        """Makes something of the ``Response`` object of an answer."""
+
+        def __call__(self, response: Mapping[str, object], *, observed_at: datetime) -> T_co: ...
+
+
+READ_IN_THREAD_FROM_BYTES: Final = 1024 * 1024
+"""Smaller answers are read faster than a thread starts."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -71,21 +85,20 @@ class TencentBatch:
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/599/15911."""
-        response, _ = await self._call(Action.TERMINATE_JOB, region, wire.job_body(job_id))
-        return wire.read_request_id(response)
+        body = wire.job_body(job_id)
+        return await self._call(Action.TERMINATE_JOB, region, body, _request_id)
 
     async def terminate_task_instance(
         self, *, region: str, job_id: str, task_name: str, index: int
     ) -> str:
         """Vendor page: cloud.tencent.com/document/api/599/15908."""
         body = wire.task_instance_body(job_id, task_name=task_name, index=index)
-        response, _ = await self._call(Action.TERMINATE_TASK_INSTANCE, region, body)
-        return wire.read_request_id(response)
+        return await self._call(Action.TERMINATE_TASK_INSTANCE, region, body, _request_id)
 
     async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
         """Vendor page: cloud.tencent.com/document/api/599/15904."""
-        response, sent_at = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id))
-        job = wire.read_job(response, job_id=job_id, observed_at=sent_at)
+        read = partial(wire.read_job, job_id=job_id)
+        job = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id), read)
         self._report_undocumented([job])
         return job
 
@@ -99,16 +112,15 @@ class TencentBatch:
         if not job_ids:
             return {}
         body = wire.jobs_body(job_ids)
-        response, sent_at = await self._call(Action.DESCRIBE_JOBS, region, body)
-        jobs = wire.read_jobs(response, observed_at=sent_at)
+        jobs = await self._call(Action.DESCRIBE_JOBS, region, body, wire.read_jobs)
         self._report_undocumented(jobs.values())
         return jobs
 
     async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
         """Vendor page: cloud.tencent.com/document/api/599/15910."""
+        read = partial(wire.read_submitted, job_id=job_id)
         body = wire.job_body(job_id)
-        response, sent_at = await self._call(Action.DESCRIBE_JOB_SUBMIT_INFO, region, body)
-        return wire.read_submitted(response, job_id=job_id, observed_at=sent_at)
+        return await self._call(Action.DESCRIBE_JOB_SUBMIT_INFO, region, body, read)
 
     async def describe_task(
         self,
@@ -136,16 +148,14 @@ class TencentBatch:
             states=states,
             state_filter=name,
         )
+        read = partial(wire.read_task, job_id=job_id, task_name=task_name, states=states)
         try:
-            response, sent_at = await self._call(Action.DESCRIBE_TASK, region, body)
+            page = await self._call(Action.DESCRIBE_TASK, region, body, read)
         except CloudError as error:
             filter_refused = states and error.code in catalogue.FILTER_REFUSED
             if filter_refused and self._state_filter.refused(task, name):
                 raise _worth_the_other_name(error) from error
             raise
-        page = wire.read_task(
-            response, job_id=job_id, task_name=task_name, states=states, observed_at=sent_at
-        )
         if states:
             self._state_filter.answered(task, name, obeyed=len(page.instances) == page.rows)
         return page
@@ -171,8 +181,7 @@ class TencentBatch:
         if not machine_ids:
             return {}
         body = wire.machines_body(machine_ids)
-        response, sent_at = await self._call(Action.DESCRIBE_INSTANCES, region, body)
-        return wire.read_machines(response, observed_at=sent_at)
+        return await self._call(Action.DESCRIBE_INSTANCES, region, body, wire.read_machines)
 
     async def terminate_machine(self, *, region: str, machine_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/213/15723.
@@ -182,13 +191,13 @@ class TencentBatch:
         documented.
         """
         body = wire.terminate_machine_body(machine_id)
-        response, _ = await self._call(Action.TERMINATE_INSTANCES, region, body)
-        return wire.read_request_id(response)
+        return await self._call(Action.TERMINATE_INSTANCES, region, body, _request_id)
 
-    async def _call(
-        self, action: Action, region: str, body: bytes
-    ) -> tuple[Mapping[str, object], datetime]:
-        """The ``Response`` object, and when the call was sent."""
+    async def _call(self, action: Action, region: str, body: bytes, read: Read[T]) -> T:
+        """What ``read`` makes of the ``Response`` object and the time at which the call was sent.
+
+        A large answer is read in a thread: the event loop has leases to renew meanwhile.
+        """
         endpoint = self._endpoint_of(action.service)
         host = host_for(endpoint, region)
         credential = await self._credentials.get()
@@ -208,8 +217,14 @@ class TencentBatch:
             url, headers=headers, body=body, may_leave=self._may_leave
         )
         self._measure_clock(answer)
+
+        def read_answer() -> T:
+            return read(wire.open_envelope(answer.status, answer.body), observed_at=sent_at)
+
         try:
-            return wire.open_envelope(answer.status, answer.body), sent_at
+            if len(answer.body) < READ_IN_THREAD_FROM_BYTES:
+                return read_answer()
+            return await asyncio.to_thread(read_answer)
         except CloudError as error:
             self._learn(error, credential)
             if error.kind is CloudErrorKind.CLOCK_SKEW and self.clock_offset_s is not None:
@@ -281,3 +296,8 @@ def _clock_skew(error: CloudError, offset_s: float) -> CloudError:
         request_id=error.request_id,
         advice=f"{off}, and requests are signed by it; start NTP on its host",
     )
+
+
+def _request_id(response: Mapping[str, object], *, observed_at: datetime) -> str:
+    del observed_at
+    return wire.read_request_id(response)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -12,6 +13,7 @@ import aiohttp
 
 from orchestrator.cloud import catalogue
 from orchestrator.cloud.signing import Credential
+from orchestrator.cloud.transport import read_at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.ports import Clock
 
 METADATA_ENDPOINT: Final = "http://metadata.tencentyun.com/latest/meta-data/"
+METADATA_BYTES_MAX: Final = 64 * 1024
 STS_ENDPOINT: Final = "sts.tencentcloudapi.com"
 TKE_DURATION_S: Final = 7200
 """What the vendor's SDK asks for; it offers no way to ask for less or more."""
@@ -38,10 +41,10 @@ async def from_machine_role(*, role: str | None, endpoint: str) -> Credential:
         async with aiohttp.ClientSession(raise_for_status=True) as session:
             if role is None:
                 async with session.get(folder) as answer:
-                    role = (await answer.text()).strip()
+                    role = (await read_at_most(answer, METADATA_BYTES_MAX)).decode().strip()
             async with session.get(folder + quote(role, safe="")) as answer:
-                document: object = await answer.json(content_type=None)
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+                document: object = json.loads(await read_at_most(answer, METADATA_BYTES_MAX))
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
         raise _machine_role_error(str(error) or type(error).__name__) from error
     if not isinstance(document, dict) or document.get("Code") != "Success":
         raise _machine_role_error("the metadata service gave no keys")

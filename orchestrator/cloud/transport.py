@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
@@ -12,6 +12,29 @@ from orchestrator.cloud import catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import SimpleNamespace
+
+
+MIB: Final = 1024 * 1024
+ANSWER_BYTES_MAX: Final = 16 * MIB
+"""Many times what the largest page of any action takes."""
+
+
+class AnswerTooLarge(ValueError):
+    """The body of an answer is larger than the reader takes."""
+
+
+async def read_at_most(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The body of an answer, decompressed; raises AnswerTooLarge as soon as it is longer.
+
+    aiohttp decompresses no more than is read, so that a small body which decompresses into a huge
+    one takes no more memory than another.  What is left unread has the connection closed.
+    """
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > bytes_max:
+            raise AnswerTooLarge(f"the answer is larger than {bytes_max:,} bytes")
+    return bytes(body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +78,10 @@ class AiohttpTransport:
             async with self._session.post(
                 url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=may_leave
             ) as answer:
-                return HttpAnswer(
-                    status=answer.status, headers=answer.headers, body=await answer.read()
-                )
+                read = await read_at_most(answer, ANSWER_BYTES_MAX)
+                return HttpAnswer(status=answer.status, headers=answer.headers, body=read)
+        except AnswerTooLarge as error:
+            raise catalogue.error(catalogue.ANSWER_TOO_LARGE, str(error)) from error
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise catalogue.error(catalogue.CONNECT_FAILED, _told(error)) from error
         except TimeoutError as error:

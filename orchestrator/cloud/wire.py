@@ -265,11 +265,19 @@ def read_machines(
 
 def _response(body: bytes) -> Mapping[str, object] | None:
     try:
-        document: object = json.loads(body)
+        document: object = json.loads(body, object_hook=_other_threads_may_run)
     except (ValueError, RecursionError):
         return None
     response = document.get("Response") if isinstance(document, dict) else None
     return response if isinstance(response, dict) else None
+
+
+def _other_threads_may_run(parsed: dict[str, object]) -> dict[str, object]:
+    """Change nothing.
+
+    json.loads keeps the interpreter's lock from its begin to its end unless it calls Python.
+    """
+    return parsed
 
 
 def _vendor_error(response: Mapping[str, object]) -> CloudError:

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from orchestrator.domain.invariants import Invariant
+from orchestrator.observability import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ class Metrics:
         """``violations``: how often each invariant was violated, as it is at any time."""
         self._registry = CollectorRegistry()
         self._registry.register(_Violations(violations))
+        self._registry.register(_DroppedLogLines())
         ProcessCollector(registry=self._registry)
 
     def exposition(self) -> bytes:
@@ -41,3 +43,12 @@ class _Violations(Collector):
         for invariant in Invariant:
             family.add_metric([invariant], self._violations.get(invariant, 0))
         yield family
+
+
+class _DroppedLogLines(Collector):
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "log_lines_dropped",
+            "Log lines that were not written, since standard error was not read or was closed",
+            value=logs.dropped_lines(),
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.api import schemas
 from orchestrator.app import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.server import Call
@@ -176,6 +178,23 @@ async def test_machines_are_followed_until_they_are_gone(database_url: str) -> N
         )
         assert [each["index"] for each in more["instances"]] == [4]
         assert more["next_page_token"] is None
+
+
+async def test_tasks_are_listed_of_one_termination_and_counted_in_a_list(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of jobs of 10,000 tasks each would be hundreds of megabytes."""
+    monkeypatch.setattr(schemas, "TASKS_LISTED_MAX", 99)
+    spec = group(state="FAILED", instances=100, tasks=100)
+    async with service(database_url, spec) as running:
+        operation_id = await running.submit(JOB)
+        listed = await running.until(operation_id, JOB, "already_finished")
+        assert listed["tasks_by_state"] == {"FAILED": 100}
+        assert len(json.dumps(listed)) < 3_000
+        one = await running.get(f"/v1/terminations/{listed['id']}")
+        assert len(one.pop("tasks")) == 99, "the most that are listed"
+        assert one.keys() == listed.keys()
+        assert one["tasks_by_state"] == listed["tasks_by_state"]
 
 
 async def test_machines_that_stay_end_their_job_unverified(database_url: str) -> None:

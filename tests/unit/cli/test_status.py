@@ -8,6 +8,7 @@ import json
 
 from rich.console import Console
 
+from orchestrator.cli import client
 from orchestrator.cli.status import show
 from tests.unit.cli.fake import operation, problem, termination
 
@@ -153,3 +154,11 @@ def test_a_stranger_at_the_url_is_told_so(daemon, run):
     result = run("status", "op_1")
     assert result.exit_code == 3
     assert "not an orchestrator" in result.stderr
+
+
+def test_an_answer_without_end_is_not_read_to_it(daemon, run, monkeypatch):
+    monkeypatch.setattr(client, "ANSWER_BYTES_MAX", 1000)
+    daemon.answer("GET /v1/operations/op_1", bytes(1001))
+    result = run("status", "op_1")
+    assert result.exit_code == 3
+    assert "the answer is larger than 1,000 bytes" in result.stderr
