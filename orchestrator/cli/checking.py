@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator import settings
 from orchestrator.cli import resources
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.settings import routes
 from orchestrator.settings.loading import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ def summary(settings: Settings) -> Iterator[str]:
     yield (
         f"engine     settles for {engine.settle_s:g} s, gives up after {engine.give_up_after_s:g} s"
     )
+    ways = routes(settings, os.environ)
     for name, account in settings.accounts.items():
-        yield from _account(name, account)
+        yield from _account(name, account, ways[name])
 
 
-def _account(name: str, account: Account) -> Iterator[str]:
+def _account(name: str, account: Account, ways: list[str]) -> Iterator[str]:
     yield f"account    {name}, credentials: {account.credentials.provider}"
+    for way in ways:
+        yield f"  calls    {way}"
     for region in account.regions:
         default = " (default)" if region == account.default_region else ""
         machines = account.cvm_host(region) or "not looked at"

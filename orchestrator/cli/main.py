@@ -86,7 +86,7 @@ def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> N
     """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
     from orchestrator.cli import checking, serving
 
-    serving.run_daemon(checking.load(config), exit_with_stdin=exit_with_stdin)
+    serving.run_daemon(checking.load(config), config, exit_with_stdin=exit_with_stdin)
 
 
 @app.command()

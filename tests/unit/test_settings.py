@@ -16,7 +16,7 @@ from orchestrator.cli import main
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock
+from tests.unit.cloud.support import ManualClock, NoTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -495,7 +495,9 @@ async def test_the_vendors_variables_are_the_keys_of_an_account(
     for name, text in (("SECRET_ID", "AKIDEXAMPLE"), ("SECRET_KEY", SECRET), ("TOKEN", "t")):
         monkeypatch.setenv(f"TENCENTCLOUD_{name}", text)
     credentials = load(file, ACCOUNT).accounts["prod"].credentials
-    provider = build_provider(credentials.provider, credentials.options(), ManualClock())
+    provider = build_provider(
+        credentials.provider, credentials.options(), ManualClock(), NoTransport()
+    )
     found = await provider.get()
     assert (found.secret_id, found.secret_key, found.token) == ("AKIDEXAMPLE", SECRET, "t")
 
