@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import settings
 from orchestrator.app import daemon
+from orchestrator.cli import checking
 from orchestrator.cli.aio import stop_event
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
     """On uvloop where it is installed (the extra ``fast``); ``config`` is what was named."""
     logs.configure(level=found.log.level, json=found.log.format == "json")
+    checking.log_warnings(found, config)
     _run(_serve_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
 
 

@@ -148,6 +148,7 @@ async def test_providers_that_hang_harm_their_own_accounts(
     assert ended["job-runs0001"]["state"] == "verified"
     log = process.log.read_text()
     assert f"account {HEALTHY} calls {host} directly" in log
+    assert f"every user of this host can read {made.directory}/orchestrator.toml" in log
 
 
 @pytest.mark.timeout(120)
