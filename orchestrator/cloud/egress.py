@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from orchestrator.cloud.hosts import is_loopback
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Egress:
         return name, ""
 
     def _excepted(self, netloc: str, host: str) -> bool:
-        if host == "localhost" or _in_network(host, "127.0.0.0/8") or _in_network(host, "::1/128"):
+        if is_loopback(host):
             return True
         _, excepted = self._variable("no_proxy")
         return any(_covers(each, netloc.lower(), host) for each in _SEPARATOR.split(excepted))

@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping  # noqa: TC003 - beside what pydantic reads
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +28,7 @@ from sqlalchemy.engine import make_url
 
 from orchestrator.cloud.credentials import DURATION_S, REQUIRED_OPTIONS, SESSION_NAME
 from orchestrator.cloud.egress import Egress, Proxy, proxy_url
-from orchestrator.cloud.hosts import endpoint_for, host_for, region_name
+from orchestrator.cloud.hosts import endpoint_for, host_for, is_loopback, region_name
 from orchestrator.cloud.profiles import DEFAULT_PROFILE
 from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
 from orchestrator.domain.captures import CapturePolicy, When
@@ -65,10 +64,7 @@ class Server(_Section):
 
     @property
     def loopback(self) -> bool:
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 class LocalServer(Server):

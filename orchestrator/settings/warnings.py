@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from orchestrator.cloud.hosts import is_loopback
 from orchestrator.cloud.profiles import places
 from orchestrator.settings.loading import read_file
 
@@ -25,13 +25,6 @@ _PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 def warnings(settings: Settings, file: Path | None) -> list[str]:
     """All of them; ``file`` is the one that the settings come from."""
     return [*settings.shared_budgets(), *_plain_http(settings), *_readable_files(settings, file)]
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _plain_http(settings: Settings) -> Iterator[str]:

@@ -195,6 +195,29 @@ def test_a_mistake_is_named_with_what_is_possible(
     assert told in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "told"),
+    [
+        ("credentials.duration_s", "credentials.duration_s = 43201", "less than or equal to 43200"),
+        ("credentials.duration_s", "credentials.duration_s = 0", "greater than 0"),
+        ("credentials.endpoint", 'credentials.endpoint = "https://host/path"', "the host of STS"),
+        ("credentials.endpoint", 'credentials.endpoint = "https://host:99999"', "the host of STS"),
+        ("credentials.profile", 'credentials.profile = "../etc"', "pattern"),
+        ("credentials.profile", 'credentials.profile = "a]"', "pattern"),
+        ("credentials.profile", 'credentials.profile = ""', "pattern"),
+        ("proxy", f'proxy = "socks5://{SECRET}@proxy:1"', "must be http(s)://HOST:PORT"),
+        ("proxy", 'proxy = ""', "must be http(s)://HOST:PORT"),
+    ],
+)
+def test_a_mistake_in_the_way_to_the_cloud_or_its_keys(
+    file: Path, name: str, setting: str, told: str
+) -> None:
+    account = "[accounts.prod]\nregions = ['ap-guangzhou']\ncredentials.provider = 'tke-oidc'\n"
+    (problem,) = mistakes(file, f"{account}{setting}\n")
+    assert problem.startswith(f"accounts.prod.{name}: ")
+    assert told in problem
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "orchestrator.example", ""])
 def test_strangers_are_served_with_tokens_only(file: Path, host: str) -> None:
     text = f'{ACCOUNT}[server]\nhost = "{host}"\n'
@@ -663,6 +686,7 @@ STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
         ('{ provider = "environment" }', '{ provider = "environment" }', True),
         ('{ provider = "environment" }', '{ provider = "profile" }', False),
         ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
+        ('{ provider = "profile" }', '{ provider = "profile", profile = "other" }', False),
         ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
     ],
 )

@@ -122,9 +122,10 @@ def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyP
     """With where it is configured, and without passwords."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@env.test:3128")
     monkeypatch.setenv("NO_PROXY", "cvm.ap-guangzhou.tencentcloudapi.com")
+    own = f'proxy = "http://me:{SECRET}@own.test:1"'
     text = (
         account(STATIC, name="env")
-        + account(STATIC, f'proxy = "http://me:{SECRET}@own.test:1"', name="own")
+        + account(STATIC, own, name="own")
         + account(STATIC, 'proxy = "none"', name="direct")
     )
     result = checked(file, text)
@@ -134,6 +135,14 @@ def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyP
         f"calls    {cvm} directly",
         f"calls    {batch}, {cvm} through proxy http://own.test:1 (accounts.own.proxy)",
         f"calls    {batch}, {cvm} directly",
+    ]
+    for_all = '[egress]\nproxy = "http://all.test:2"\n'
+    result = checked(file, for_all + account(STATIC, own, name="own") + account(STATIC))
+    assert [
+        line.partition(" through ")[2] for line in result.stdout.splitlines() if " calls " in line
+    ] == [
+        "proxy http://own.test:1 (accounts.own.proxy)",
+        "proxy http://all.test:2 (egress.proxy)",
     ]
 
 
