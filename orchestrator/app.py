@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from orchestrator.access import credentials_of, opened_transports
 from orchestrator.api.connections import Connections, connections_max
 from orchestrator.api.protocol import protocols
 from orchestrator.api.routes import Context, application
-from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
-from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
@@ -32,6 +31,7 @@ from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
 from orchestrator.services.submission import AccountOffer, Submission
+from orchestrator.settings import routes
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
@@ -41,7 +41,7 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from random import Random
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -79,21 +79,26 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
-    """Run the daemon; leaving the context stops it, within ten seconds."""
+async def daemon(
+    settings: Settings, reread: Callable[[], Settings] | None = None
+) -> AsyncIterator[Daemon]:
+    """Run the daemon; leaving the context stops it, within ten seconds.
+
+    ``reread`` gives the settings as they are now, where keys may have been corrected in place.
+    """
     clock, chance = SystemClock(), SystemRandom()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
         revision = await upgrade(settings.database.url)
         database = await stack.enter_async_context(Database(settings.database.url, clock.now))
         log.info("database %s is at schema revision %s", database.dialect.name, revision)
-        transport = AiohttpTransport(
-            connect_timeout_s=settings.engine.call_timeout_s / 2,
-            total_timeout_s=settings.engine.call_timeout_s,
+        found = Environment(
+            settings, database, opened_transports(settings, stack), clock, chance, reread
         )
-        stack.push_async_callback(transport.close)
-        name = f"{socket.gethostname()}-{os.getpid()}"
-        made = await replica(name, Environment(settings, database, transport, clock, chance))
+        for account, ways in routes(settings, os.environ).items():
+            for way in ways:
+                log.info("account %s calls %s", account, way)
+        made = await replica(f"{socket.gethostname()}-{os.getpid()}", found)
         url = await _listen(settings, stack, made.context)
         await stack.enter_async_context(running(made.leases, chance))
         await stack.enter_async_context(database.listening(made.leases.notice))
@@ -108,9 +113,11 @@ class Environment:
 
     settings: Settings
     database: Database
-    transport: Transport
+    transports: Mapping[str, Transport]
+    """By account."""
     clock: Clock
     random: Random
+    reread: Callable[[], Settings] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +154,14 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
     """What makes each partition that the configuration names, on one credential per account."""
     makers: dict[str, Callable[[Lease], Partition]] = {}
     for name, account in env.settings.accounts.items():
-        credentials = build_provider(
-            account.credentials.provider, account.credentials.options(), env.clock
-        )
+        transport = env.transports[name]
+        credentials = credentials_of(name, env.settings, env.clock, transport, env.reread)
 
         def make(
             lease: Lease,
             account: Account = account,
             credentials: CredentialProvider = credentials,
+            transport: Transport = transport,
         ) -> Partition:
             return Partition(
                 lease=lease,
@@ -163,7 +170,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                     cvm_endpoint=account.cvm_endpoint,
                     credentials=credentials,
                     clock=env.clock,
-                    transport=env.transport,
+                    transport=transport,
                     may_leave=lambda: lease.require(env.clock.monotonic()),
                 ),
                 store=WorkingSet(env.database, lease.fence),

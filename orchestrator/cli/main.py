@@ -86,7 +86,7 @@ def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> N
     """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
     from orchestrator.cli import checking, serving
 
-    serving.run_daemon(checking.load(config), exit_with_stdin=exit_with_stdin)
+    serving.run_daemon(checking.load(config), config, exit_with_stdin=exit_with_stdin)
 
 
 @app.command()
@@ -247,14 +247,10 @@ def certificate(
 @app.command()
 @reported()
 def check_config(*, config: Config = None) -> None:
-    """Name every mistake in the configuration, or tell what it says."""
+    """Name every mistake in the configuration, or tell what it says; loads each account's keys."""
     from orchestrator.cli import checking
 
-    loaded = checking.load(config)
-    for text in checking.summary(loaded):
-        printing.line(printing.out(), text)
-    for text in loaded.shared_budgets():
-        printing.line(printing.err(), f"warning: {text}")
+    raise typer.Exit(checking.run(checking.load(config), config))
 
 
 @db.command()

@@ -40,14 +40,8 @@ READ_IN_THREAD_FROM_BYTES: Final = 1024 * 1024
 
 _LOG: Final = logging.getLogger(__name__)
 
-_CREDENTIAL_OUTDATED: Final = frozenset(
-    {
-        "AuthFailure.SecretIdNotFound",
-        "AuthFailure.TokenFailure",
-        "UnauthorizedOperation.InvalidToken",
-    }
-)
-"""Refusals that a newer credential of the same provider can end."""
+_KEY_IN_DOUBT: Final = frozenset({CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED})
+"""Refusals that another key, of the same source, can end."""
 
 
 class TencentBatch:
@@ -256,7 +250,7 @@ class TencentBatch:
                     )
 
     def _learn(self, error: CloudError, credential: Credential) -> None:
-        if error.code in _CREDENTIAL_OUTDATED:
+        if error.kind in _KEY_IN_DOUBT:
             self._credentials.invalidate(credential)
         if error.code not in self._unknown_codes and not catalogue.meaning_of(error.code).known:
             self._unknown_codes.add(error.code)

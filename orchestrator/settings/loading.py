@@ -31,8 +31,8 @@ def load(path: Path | None) -> Settings:
 
     Raises ConfigurationError with every problem found.
     """
-    named = path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
-    values, problems = _read(named) if named else ({}, [])
+    named = config_path(path)
+    values, problems = read_file(named) if named else ({}, [])
     unreadable = bool(problems)
     variables, misspelt = _override(values, os.environ)
     problems += misspelt
@@ -50,6 +50,11 @@ def load(path: Path | None) -> Settings:
     return settings
 
 
+def config_path(path: Path | None) -> Path | None:
+    """The file that is read, given the one that was named on the command line."""
+    return path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
+
+
 def _where(place: Place, variables: Mapping[Place, str]) -> str:
     """The name under which a person gave the value at ``place``."""
     for end in range(len(place), 0, -1):
@@ -65,7 +70,8 @@ def _message(found: ErrorDetails) -> str:
     return message[0].lower() + message[1:]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The values of a TOML file, and what is wrong with it as a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:

@@ -478,7 +478,12 @@ async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> N
         database = await stack.enter_async_context(store.Database(found.database.url, clock.now))
         transport = AiohttpTransport(connect_timeout_s=1, total_timeout_s=1)
         stack.push_async_callback(transport.close)
-        idle = await replica("idle", Environment(found, database, transport, clock, Random(1)))
+        idle = await replica(
+            "idle",
+            Environment(
+                found, database, dict.fromkeys(found.accounts, transport), clock, Random(1)
+            ),
+        )
         server = await stack.enter_async_context(TestServer(application(idle.context)))
         client = await stack.enter_async_context(ClientSession(server.make_url("/")))
         for path in (f"{OPERATIONS}/{waiting['id']}", "/v1/terminations?job_id=job-less0002"):

@@ -172,7 +172,13 @@ class World:
                     share_compiled(database)
                     await stack.enter_async_context(database)
                     wire = Wire(self.network, self.point, self.checkers.on_call)
-                    env = app.Environment(self.settings, database, wire, life.clock, chance)
+                    env = app.Environment(
+                        self.settings,
+                        database,
+                        dict.fromkeys(self.settings.accounts, wire),
+                        life.clock,
+                        chance,
+                    )
                     life.made = await app.replica(life.name, env)
                     await stack.enter_async_context(running(life.made.leases, chance))
                     await life.stop.wait()

@@ -16,7 +16,7 @@ from orchestrator.cli import main
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock
+from tests.unit.cloud.support import ManualClock, NoTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,6 +192,29 @@ def test_a_mistake_is_named_with_what_is_possible(
     problems = mistakes(file, f"{text}\n{ACCOUNT}")
     assert name in names(problems)
     (problem,) = [each for each in problems if each.startswith(f"{name}: ")]
+    assert told in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "told"),
+    [
+        ("credentials.duration_s", "credentials.duration_s = 43201", "less than or equal to 43200"),
+        ("credentials.duration_s", "credentials.duration_s = 0", "greater than 0"),
+        ("credentials.endpoint", 'credentials.endpoint = "https://host/path"', "the host of STS"),
+        ("credentials.endpoint", 'credentials.endpoint = "https://host:99999"', "the host of STS"),
+        ("credentials.profile", 'credentials.profile = "../etc"', "pattern"),
+        ("credentials.profile", 'credentials.profile = "a]"', "pattern"),
+        ("credentials.profile", 'credentials.profile = ""', "pattern"),
+        ("proxy", f'proxy = "socks5://{SECRET}@proxy:1"', "must be http(s)://HOST:PORT"),
+        ("proxy", 'proxy = ""', "must be http(s)://HOST:PORT"),
+    ],
+)
+def test_a_mistake_in_the_way_to_the_cloud_or_its_keys(
+    file: Path, name: str, setting: str, told: str
+) -> None:
+    account = "[accounts.prod]\nregions = ['ap-guangzhou']\ncredentials.provider = 'tke-oidc'\n"
+    (problem,) = mistakes(file, f"{account}{setting}\n")
+    assert problem.startswith(f"accounts.prod.{name}: ")
     assert told in problem
 
 
@@ -495,7 +518,9 @@ async def test_the_vendors_variables_are_the_keys_of_an_account(
     for name, text in (("SECRET_ID", "AKIDEXAMPLE"), ("SECRET_KEY", SECRET), ("TOKEN", "t")):
         monkeypatch.setenv(f"TENCENTCLOUD_{name}", text)
     credentials = load(file, ACCOUNT).accounts["prod"].credentials
-    provider = build_provider(credentials.provider, credentials.options(), ManualClock())
+    provider = build_provider(
+        credentials.provider, credentials.options(), ManualClock(), NoTransport()
+    )
     found = await provider.get()
     assert (found.secret_id, found.secret_key, found.token) == ("AKIDEXAMPLE", SECRET, "t")
 
@@ -661,6 +686,7 @@ STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
         ('{ provider = "environment" }', '{ provider = "environment" }', True),
         ('{ provider = "environment" }', '{ provider = "profile" }', False),
         ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
+        ('{ provider = "profile" }', '{ provider = "profile", profile = "other" }', False),
         ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
     ],
 )

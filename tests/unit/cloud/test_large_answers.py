@@ -14,18 +14,14 @@ import pytest
 from aiohttp import web
 
 from orchestrator.cloud import catalogue, gateway, wire
-from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.transport import ANSWER_BYTES_MAX, MIB
-from orchestrator.domain.errors import CloudError
 from orchestrator.domain.errors import CloudErrorKind as Kind
 from tests.unit.cloud.support import (
     NOON,
     REGION,
-    ManualClock,
     Server,
     failure,
     gateway_to,
-    served,
 )
 
 MEMORY_BYTES_MAX: Final = 4 * ANSWER_BYTES_MAX
@@ -98,17 +94,6 @@ async def test_answer_is_read_up_to_the_bound(more_bytes) -> None:
             assert (await failure(cloud)).code == catalogue.ANSWER_TOO_LARGE
         else:
             assert await cloud.terminate_job(region=REGION, job_id="job-1") == "r-1"
-
-
-async def test_metadata_service_is_read_up_to_a_bound_as_well() -> None:
-    endless = EndlessBody()
-    async with served(endless.send) as url:
-        provider = build_provider("cvm-role", {"endpoint": url}, ManualClock())
-        with pytest.raises(CloudError, match="larger than 65,536 bytes") as caught:
-            await provider.get()
-        await endless.cut.wait()
-
-    assert caught.value.kind is Kind.CREDENTIAL
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -343,8 +343,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "look_at": later(9)},
         (
-            "the job to be found: DescribeJobs did not find it since 2026-01-01T11:59:00Z; it ends at "
-            "2026-01-01T12:01:00Z unless it is found"
+            "the job to be found: DescribeJobs did not find it since 2026-01-01T11:59:00Z; it ends "
+            "at 2026-01-01T12:01:00Z unless it is found"
         ),
         "read the job again",
         later(9),
@@ -379,8 +379,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"unconfirmed": unconfirmed(Verdict.UNREADABLE, "DescribeJob")},
         (
-            "the job to be read: its deadline has passed, reads fail since 2026-01-01T11:59:00Z; it "
-            "is given up at 2026-01-01T12:01:00Z unless the job can be read"
+            "the job to be read: its deadline has passed, reads fail since 2026-01-01T11:59:00Z; "
+            "it is given up at 2026-01-01T12:01:00Z unless the job can be read"
         ),
         "read the job again",
         NOW,
