@@ -94,7 +94,11 @@ def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> N
 def terminate(
     context: typer.Context,
     jobs: Annotated[
-        list[str], typer.Argument(metavar="JOB", help="Job ids; - reads them from stdin.")
+        list[str],
+        typer.Argument(
+            metavar="JOB",
+            help="Job ids, as words, CSV or JSON; - reads them from standard input.",
+        ),
     ],
     *,
     reason: Annotated[str, typer.Option(help="Why; it is kept with the operation.")],
@@ -168,16 +172,13 @@ def terminate(
 
 
 def _job_ids(arguments: list[str]) -> list[str]:
-    """The ids given; ``-`` stands for those on standard input, one a line."""
-    job_ids: list[str] = []
-    for argument in arguments:
-        if argument == STDIN:
-            job_ids += [line.strip() for line in _stdin().splitlines() if line.strip()]
-        else:
-            job_ids.append(argument)
-    if not job_ids:
-        raise typer.BadParameter("no job id came on standard input")
-    return job_ids
+    """The ids in each argument; ``-`` stands for standard input."""
+    from orchestrator.cli import job_ids
+
+    return job_ids.collect(
+        ("standard input", _stdin()) if argument == STDIN else (f"argument {number}", argument)
+        for number, argument in enumerate(arguments, 1)
+    )
 
 
 def _stdin() -> str:

@@ -190,7 +190,7 @@ def test_a_malformed_id_is_refused_with_its_place(url):
     """The request as a whole is not taken."""
     result = run(url, "terminate", "job-run00004", "no job", "--reason", "r")
     assert result.returncode == 2
-    assert "jobs.1" in result.stderr
+    assert "argument 2: 'no' is no job id" in result.stderr
     assert result.stdout == ""
 
 

@@ -56,10 +56,23 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
 
 
 def test_reads_ids_from_standard_input(daemon, run):
-    """``-`` stands for the lines of standard input, blank ones left out."""
+    """``-`` stands for those of standard input; arguments are read as it is."""
     daemon.answer(SUBMIT, (202, operation(queued=3)))
-    run("terminate", "-", "job-z", "--reason", "r", input_text="job-a\n\n  job-b \n")
-    assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-z"]
+    run("terminate", "-", "job-y,job-z", "--reason", "r", input_text="job-a\n\n  'job-b', \n")
+    assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-y", "job-z"]
+
+
+def test_one_mistake_refuses_everything(daemon, run):
+    """Before anything is sent, and with the place of each."""
+    text = "job-a\njob-b\x1b[31m\n"
+    result = run("terminate", "-", "job-c", "job_d", "--reason", "r", input_text=text)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        r"standard input, line 2: 'job-b\x1b[31m' is no job id such as job-dwukenxr",
+        "argument 3: 'job_d' is no job id such as job-dwukenxr",
+        "nothing was sent: one mistake refuses the whole request",
+    ]
+    assert not daemon.calls
 
 
 @pytest.mark.parametrize(
