@@ -347,9 +347,35 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
     assert other == "op_4"
 
 
+WEEK_S = 7 * 86_400
+
+
+@pytest.mark.parametrize("request_hash", ["h", "another"])
+async def test_a_key_ends_after_seven_days(records: StoredRecords, request_hash: str) -> None:
+    """Then it stands for a new operation, for seven days again, and for that alone."""
+    first = await submit(records, 1, "job-1", idempotency_key="k")
+    yours = await submit(records, 2, "job-1", idempotency_key="k", requested_by="you")
+    almost = operation(3, "job-1", idempotency_key="k", created_at=later(WEEK_S - 1))
+    assert (await records.create(almost, ["trm_3"])).operation_id == first
+    asked: dict[str, Any] = {"idempotency_key": "k", "request_hash": request_hash}
+    for number, after_s, expected, replayed in (
+        (4, WEEK_S, "op_4", False),
+        (5, 2 * WEEK_S - 1, "op_4", True),
+        (6, 2 * WEEK_S, "op_6", False),
+    ):
+        again = operation(number, "job-1", created_at=later(after_s), **asked)
+        made = await records.create(again, [f"trm_{number}"])
+        assert (made.operation_id, made.replayed) == (expected, replayed)
+    kept = await records.operations(after=0, limit=9, finished=None, account=None)
+    assert {each.id for each in kept} == {first, yours, "op_4", "op_6"}
+
+
+@pytest.mark.parametrize("ended", [False, True])
 async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
-    records: StoredRecords,
+    records: StoredRecords, *, ended: bool
 ) -> None:
+    if ended:
+        await submit(records, 1000, "job-1", idempotency_key="k", created_at=later(-WEEK_S))
     made = await asyncio.gather(
         *(
             records.create(operation(n, "job-1", idempotency_key="k"), [f"trm_{n}"])
