@@ -177,6 +177,7 @@ class Database:
                 if whole or tries == TRIES or not self.dialect.may_retry(error):
                     raise
             else:
+                transaction.committed()
                 return results
 
 

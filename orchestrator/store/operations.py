@@ -12,6 +12,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
+from orchestrator.store import milestones
 from orchestrator.store.chunks import chunks
 from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
@@ -76,6 +77,7 @@ async def create(
             "terminations_sha256": lines_sha256(f"{job} {each}" for job, each in by_job.items()),
         },
     )
+    milestones.accepted(transaction, new)
     await transaction.notify(new.partition)
     return Created(operation_id=new.id, replayed=False)
 

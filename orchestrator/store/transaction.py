@@ -44,6 +44,7 @@ class Transaction:
         self._now = now
         self._events: list[dict[str, object]] = []
         self._held: set[Fence] = set()
+        self._after_commit: list[Callable[[], None]] = []
 
     async def clock(self) -> datetime:
         """Now, by the clock that all replicas share."""
@@ -68,6 +69,14 @@ class Transaction:
     async def notify(self, notice: str) -> None:
         """Tell all replicas once this is committed; may be lost."""
         await self._dialect.notify(self.connection, notice)
+
+    def after_commit(self, act: Callable[[], None]) -> None:
+        """Have something said or counted once this is committed; never where it fails."""
+        self._after_commit.append(act)
+
+    def committed(self) -> None:
+        for act in self._after_commit:
+            act()
 
     async def finish(self) -> None:
         if self._events:
