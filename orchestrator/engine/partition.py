@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import (
@@ -29,7 +30,7 @@ from orchestrator.engine.pacer import Pacer
 from orchestrator.engine.wakes import Wakes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from random import Random
 
     from orchestrator.domain.decisions import Decision
@@ -71,7 +72,8 @@ log = logging.getLogger(__name__)
 class Partition:
     """One (account, host called): under its lease, the only user of that host's quotas.
 
-    ``quotas`` are calls a second by action.
+    ``quotas`` are calls a second by action.  ``count_call`` is told the action and the outcome of
+    each call that was made.
     """
 
     lease: Lease
@@ -85,6 +87,7 @@ class Partition:
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     keep_down_max: int = KEEP_DOWN_MAX
+    count_call: Callable[[str, str], None] = lambda _action, _outcome: None
     pacers: dict[str, Pacer] = field(init=False)
     trouble: Problem | None = field(init=False, default=None)
     proofs_wait: bool = field(init=False, default=False)
@@ -108,6 +111,7 @@ class Partition:
                 Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
                 self.clock,
                 self.lease,
+                partial(self.count_call, action),
             )
             for action in ACTIONS
         }

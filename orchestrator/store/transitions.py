@@ -146,6 +146,7 @@ async def _write_move(
         )
         milestones.moved(transaction, decision)
     if after.state.final:
+        transaction.count_end(after.state)
         await _count_down(transaction, after, at)
     return True
 

@@ -1,8 +1,10 @@
-"""What the daemon logs of an operation: its milestones, once each, and nothing of its polls."""
+"""What the daemon logs and counts of an operation: its milestones, its calls and its end."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.integration.harness import service
@@ -45,3 +47,28 @@ async def test_an_operation_is_three_lines(
     assert ended.startswith(f"operation {operation_id} of account 'main' finished: verified after ")
     assert ended.endswith(" s, 3 jobs: verified 3")
     assert len(polls) > 10
+
+
+async def test_every_call_that_the_cloud_had_is_counted(database_url: str) -> None:
+    """By action, with how it ended; and the terminations by how they ended."""
+    engine = {"come_back_watch_s": 0, "settle_s": 0.2, "poll": {"sweep_min_s": 0.05}}
+    jobs = {"prefix": "run", "count": 2, "instances": 5, "drain_s": 0.3}
+    faults = {"TerminateJob": {"throttle": {"probability": 1, "first_n": 1}}}
+    async with service(database_url, jobs, engine=engine, faults=faults) as running:
+        await running.finished(await running.submit("job-run00001", "job-run00002"))
+        async with running.client.get("/metrics") as answer:
+            assert answer.status == 200
+            text = await answer.text()
+        arrived = Counter(call.action for call in running.simulator.calls)
+    counted: Counter[str] = Counter()
+    for action, value in re.findall(r'\ncloud_calls_total\{action="(\w+)",.*\} (.*)', text):
+        counted[action] += int(float(value))
+    assert +counted == arrived
+    for line in (
+        'cloud_calls_total{action="TerminateJob",outcome="accepted"} 2.0',
+        'cloud_calls_total{action="TerminateJob",outcome="throttled"} 1.0',
+        'terminations_ended_total{state="verified"} 2.0',
+        'terminations{state="queued"} 0.0',
+        'oldest_waiting_seconds{state="held"} 0.0',
+    ):
+        assert f"\n{line}\n" in text

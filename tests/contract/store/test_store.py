@@ -30,6 +30,7 @@ from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
 from orchestrator.engine.prober import PLANNED
+from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
@@ -345,6 +346,24 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
         )
     other = await submit(records, 4, "job-1", idempotency_key="k", requested_by="you")
     assert other == "op_4"
+
+
+async def test_those_that_have_not_ended_are_counted_by_state(
+    database: Database, records: StoredRecords, store: WorkingSet
+) -> None:
+    """The oldest by when it may be called; what ended is counted by this process."""
+    assert await records.live() == {}
+    await submit(records, 1, "job-1", created_at=later(-50), not_before=later(40))
+    assert await records.live() == {"queued": LiveTerminations(count=1, since=later(40))}
+    await submit(records, 2, "job-2", "job-3", created_at=later(-9), not_before=later(-60))
+    assert await records.live() == {"queued": LiveTerminations(count=3, since=later(-9))}
+    held, ended, _ = await to_sweep(store, 10)
+    waits = decide(held, read(JobState.SUBMITTED), NOW, POLICY)
+    await store.apply([(held, waits), (ended, decide(ended, Withdrawn(), NOW, POLICY))], NOW)
+    live = await records.live()
+    assert {state: each.count for state, each in live.items()} == {"queued": 1, "held": 1}
+    assert live["held"].since == max(held.created_at, held.not_before or held.created_at)
+    assert database.ended == {State.WITHDRAWN: 1}
 
 
 WEEK_S = 7 * 86_400
