@@ -95,7 +95,8 @@ async def test_a_database_that_cannot_be_read_fails_no_scrape(
         return {}
 
     of = made(live, ended={State.VERIFIED: 1})
-    text = (await of.exposition()).decode()
+    async with asyncio.timeout(5):
+        text = (await of.exposition()).decode()
     assert 'terminations_ended_total{state="verified"} 1.0' in text
     assert "\nterminations{" not in text
     assert "oldest_waiting" not in text

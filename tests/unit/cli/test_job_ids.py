@@ -81,6 +81,7 @@ def test_both_ids_are_read(text):
         ('["job-a", 7]', 1, "'7' is no job id"),
         ('["job-a",\n{"JobId": 7}]', 2, "an object has no job_id, JobId or id that is a string"),
         ('\n{"JobName": "job-a"}', 2, "an object has no job_id"),
+        ('{\n"id": "job-a"\n}\nx', 4, "'x' is no job id"),
         ('{"JobSet": [{"JobId": "job-a"}]}', 1, "jq '.JobSet[].JobId'"),
         ('{"job_id": "job-a", "JobId": "job-b"}', 1, "an object has no job_id"),
         ('{"job_id": "job-a", "job_id": "job-b"}', 1, "an object has no job_id"),

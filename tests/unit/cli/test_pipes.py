@@ -39,8 +39,12 @@ def url(daemon):
     return daemon.url
 
 
+UNSET = ("COLUMNS", "PYTHONUNBUFFERED")
+"""Without a buffer nothing is left that Python tries to write once more as it exits."""
+
+
 def run(url: str, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
-    variables = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    variables = {name: value for name, value in os.environ.items() if name not in UNSET}
     return subprocess.run(
         [sys.executable, "-m", "orchestrator", "--url", url, *arguments],
         **({"stderr": subprocess.PIPE} | more),
