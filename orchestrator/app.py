@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -138,7 +139,8 @@ async def replica(name: str, env: Environment) -> Replica:
     clock.set(await stored.now(), told_at=clock.monotonic())
     env = replace(env, clock=clock)
     watched = Watched(clock)
-    makers = _partitions(env, watched)
+    calls: Counter[tuple[str, str]] = Counter()
+    makers = _partitions(env, watched, calls)
     leases = Leases(
         stored,
         env.settings.engine.lease.policy(),
@@ -147,11 +149,16 @@ async def replica(name: str, env: Environment) -> Replica:
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
-    return Replica(_context(env, leases, watched), leases)
+    return Replica(_context(env, leases, watched, calls), leases)
 
 
-def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease], Partition]]:
-    """What makes each partition that the configuration names, on one credential per account."""
+def _partitions(
+    env: Environment, watched: Watched, calls: Counter[tuple[str, str]]
+) -> dict[str, Callable[[Lease], Partition]]:
+    """What makes each partition that the configuration names, on one credential per account.
+
+    All count their calls, by action and outcome.
+    """
     makers: dict[str, Callable[[Lease], Partition]] = {}
     for name, account in env.settings.accounts.items():
         transport = env.transports[name]
@@ -185,13 +192,16 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                 ),
                 keep_down_max=env.settings.engine.keep_down_max,
                 appears_within_s=env.settings.engine.appears_within_s,
+                count_call=lambda action, outcome: calls.update(((action, outcome),)),
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)
     return makers
 
 
-def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
+def _context(
+    env: Environment, leases: Leases, watched: Watched, calls: Counter[tuple[str, str]]
+) -> Context:
     settings, now = env.settings, env.clock.now
     records = StoredRecords(env.database, now)
     submission = Submission(
@@ -237,7 +247,13 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         now=now,
         watched=watched.note,
         ready=ready,
-        metrics=Metrics(env.database.violations).exposition,
+        metrics=Metrics(
+            violations=env.database.violations,
+            calls=calls,
+            ended=env.database.ended,
+            live=records.live,
+            now=now,
+        ).exposition,
     )
 
 

@@ -64,7 +64,7 @@ class Context:
     now: Callable[[], datetime]
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Awaitable[bytes]]
 
 
 CONTEXT: Final = web.AppKey("context", Context)
@@ -355,7 +355,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     _known(request)
     headers = {"Content-Type": CONTENT_TYPE_LATEST}
-    return web.Response(body=request.app[CONTEXT].metrics(), headers=headers)
+    return web.Response(body=await request.app[CONTEXT].metrics(), headers=headers)
 
 
 def _known(request: web.Request, *names: str) -> None:

@@ -101,6 +101,13 @@ class Operation(_Answer):
         return [state for state in self.jobs_by_state() if state not in STATES_THAT_COUNT_AS_DOWN]
 
 
+class OperationPage(_Answer):
+    """A part of a list of operations."""
+
+    operations: list[Operation]
+    next_page_token: str | None
+
+
 class Failure(_Answer):
     """What last went wrong with a job."""
 

@@ -126,7 +126,8 @@ async def _play(stage: Stage) -> int:
         "settle_s": SETTLE_S,
     }
     started_s = time.monotonic()
-    operation = await stage.api.submit(request, idempotency_key=str(uuid.uuid4()))
+    submitted = await stage.api.submit(request, idempotency_key=str(uuid.uuid4()))
+    operation = submitted.operation
     unknown = len(truth.UNKNOWN_JOBS)
     console.print(
         f"operation: {operation.id}, {len(known)} jobs and {unknown} that the cloud does not know"

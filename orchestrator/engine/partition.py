@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import (
@@ -30,7 +31,7 @@ from orchestrator.engine.pacer import Pacer
 from orchestrator.engine.wakes import Wakes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from random import Random
 
     from orchestrator.domain.decisions import Decision
@@ -75,7 +76,8 @@ log = logging.getLogger(__name__)
 class Partition:
     """One (account, host called): under its lease, the only user of that host's quotas.
 
-    ``quotas`` are calls a second by action.
+    ``quotas`` are calls a second by action.  ``count_call`` is told the action and the outcome of
+    each call that was made.
     """
 
     lease: Lease
@@ -90,6 +92,7 @@ class Partition:
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     keep_down_max: int = KEEP_DOWN_MAX
     appears_within_s: float = APPEARS_WITHIN_S
+    count_call: Callable[[str, str], None] = lambda _action, _outcome: None
     pacers: dict[str, Pacer] = field(init=False)
     _outage: Problem | None = field(init=False, default=None)
     _forbidden: dict[str, _Forbidden] = field(init=False, default_factory=dict)
@@ -115,6 +118,7 @@ class Partition:
                 Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
                 self.clock,
                 self.lease,
+                partial(self.count_call, action),
             )
             for action in ACTIONS
         }

@@ -70,6 +70,14 @@ class OperationRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTerminations:
+    """Terminations in one state that have not ended; the oldest may be called since ``since``."""
+
+    count: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     number: int
     action: str
@@ -218,6 +226,9 @@ class Records(Protocol):
         self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
     ) -> list[EventRecord]:
         """An operation's events with those of its terminations, or a termination's own."""
+
+    async def live(self) -> Mapping[str, LiveTerminations]:
+        """Those that have not ended, by state; none in a state that is not there."""
 
     async def ping(self) -> None:
         """Return if the database can be read and written."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.invariants import Invariant
+    from orchestrator.domain.lifecycle import State
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ class Database:
         self.dialect = dialect_of(url)
         self.violations: Counter[Invariant] = Counter()
         """Writes that were refused for what they would have broken."""
+        self.ended: Counter[State] = Counter()
+        """Terminations that ended, by the state in which they did."""
         self._now = now
         self._reading = asyncio.Semaphore(READERS)
         self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()
@@ -167,7 +170,7 @@ class Database:
             whole = False
             try:
                 async with self.dialect.writers.begin() as connection:
-                    transaction = Transaction(connection, self.dialect, self._now)
+                    transaction = Transaction(connection, self.dialect, self._now, self.ended)
                     results = [await unit.work(transaction) for unit in group]
                     await transaction.finish()
                     self.dialect.check()
@@ -177,6 +180,7 @@ class Database:
                 if whole or tries == TRIES or not self.dialect.may_retry(error):
                     raise
             else:
+                transaction.committed()
                 return results
 
 

@@ -9,8 +9,10 @@ from sqlalchemy import insert, select, update
 from orchestrator.domain.chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
+from orchestrator.store import milestones
 from orchestrator.store.chunks import chunks
 from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 async def create(
     transaction: Transaction, new: NewOperation, termination_ids: Sequence[str]
 ) -> Created:
-    """Store ``new``; raises Conflict when its key was used for another request."""
+    """Store ``new``; raises Conflict when its key stands for another request."""
     earlier = await _earlier(transaction, new)
     if earlier is not None:
         return Created(operation_id=earlier, replayed=True)
@@ -75,18 +77,26 @@ async def create(
             "terminations_sha256": lines_sha256(f"{job} {each}" for job, each in by_job.items()),
         },
     )
+    milestones.accepted(transaction, new)
     await transaction.notify(new.partition)
     return Created(operation_id=new.id, replayed=False)
 
 
 async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
+    """The operation that its key stands for; one whose key has ended loses it."""
     if new.idempotency_key is None:
         return None
+    same_key = (
+        operations.c.requested_by == new.requested_by,
+        operations.c.idempotency_key == new.idempotency_key,
+    )
+    await transaction.execute(
+        update(operations)
+        .where(*same_key, operations.c.created_at <= new.created_at - KEY_LIFETIME)
+        .values(idempotency_key=None)
+    )
     found = await transaction.execute(
-        select(operations.c.id, operations.c.request_hash).where(
-            operations.c.requested_by == new.requested_by,
-            operations.c.idempotency_key == new.idempotency_key,
-        )
+        select(operations.c.id, operations.c.request_hash).where(*same_key)
     )
     row = found.one_or_none()
     if row is None:

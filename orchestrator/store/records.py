@@ -20,6 +20,7 @@ from orchestrator.services.ports import (
     EventRecord,
     InstanceRecord,
     InstancesProgress,
+    LiveTerminations,
     MachinesProgress,
     OperationRecord,
     TerminationRecord,
@@ -52,6 +53,20 @@ if TYPE_CHECKING:
 RATE_WINDOW_S = 10
 ASKED_AGAIN_AFTER = timedelta(seconds=5)
 
+_T = terminations.c
+_LIVE = (
+    select(
+        _T.state,
+        func.count(),
+        func.min(
+            case((_T.not_before > _T.created_at, _T.not_before), else_=_T.created_at),
+            type_=_T.created_at.type,
+        ),
+    )
+    .where(_T.finished_at.is_(None))
+    .group_by(_T.state)
+)
+
 
 class StoredRecords:
     """Implements :class:`orchestrator.services.ports.Records`."""
@@ -65,6 +80,13 @@ class StoredRecords:
             return await submission.create(transaction, operation, termination_ids)
 
         return await self._database.write(work)
+
+    async def live(self) -> dict[str, LiveTerminations]:
+        async with self._database.read() as connection:
+            found = await connection.execute(_LIVE)
+            return {
+                state: LiveTerminations(count=count, since=since) for state, count, since in found
+            }
 
     async def ping(self) -> None:
         async def work(transaction: Transaction) -> None:

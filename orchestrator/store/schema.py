@@ -87,6 +87,7 @@ operations = Table(
     Column("keep_down_s", Float),
     Column("keeps_down_for", Text),
     Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
+    Column("first_called_at", UtcDateTime),
     UniqueConstraint("requested_by", "idempotency_key"),
     CheckConstraint("length(reason) > 0", name="reason"),
     CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),

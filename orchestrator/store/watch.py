@@ -12,6 +12,7 @@ from orchestrator.domain.come_back import facts, revival_of
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.domain.unproven import REVIVED
+from orchestrator.store import milestones
 from orchestrator.store import operations as submission
 from orchestrator.store.rows import from_row, revival_to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -104,6 +105,7 @@ async def _write_revival(
     if again is not None:
         await submission.create(transaction, again, [new_id("trm")])
     transaction.record(at=at, termination_id=before.id, type=REVIVED, facts=facts(revival))
+    milestones.revived(transaction, before, revival)
 
 
 async def _keep_down(

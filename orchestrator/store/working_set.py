@@ -23,7 +23,7 @@ from sqlalchemy import (
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store import watch
+from orchestrator.store import milestones, watch
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
 from orchestrator.store.schema import (
@@ -279,6 +279,9 @@ class WorkingSet(Fenced):
                     "partition": before.partition,
                     **asdict(attempt),
                 },
+            )
+            await milestones.called(
+                transaction, before.id, before.job_id, attempt.action, attempt.sent_at
             )
             return number
 

@@ -27,6 +27,7 @@ from orchestrator.domain.errors import ConfigurationError, LeaseLost, StoreUnava
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.store import database as module
@@ -466,7 +467,7 @@ async def counts(database: Database) -> tuple[int, ...]:
         return tuple(found.one())
 
 
-@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("key", [None, "k-{turn}", "one that ends between two turns"])
 async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
     database_url: str, key: str | None
 ) -> None:
@@ -477,8 +478,8 @@ async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
 
         async def ask(each: Database, number: int, jobs: list[str]) -> str:
             records = StoredRecords(each, lambda: NOW)
-            used = key and f"{key}-{number // 2}"
-            return await submit(records, number, *jobs, idempotency_key=used)
+            used, at = key and key.format(turn=number // 2), NOW + number // 2 * KEY_LIFETIME
+            return await submit(records, number, *jobs, idempotency_key=used, created_at=at)
 
         for turn in range(rounds):
             jobs = [f"job-{turn}-{n}" for n in range(2)]

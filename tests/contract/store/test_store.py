@@ -30,6 +30,7 @@ from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
 from orchestrator.engine.prober import PLANNED
+from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
@@ -347,9 +348,53 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
     assert other == "op_4"
 
 
-async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
-    records: StoredRecords,
+async def test_those_that_have_not_ended_are_counted_by_state(
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
+    """The oldest by when it may be called; what ended is counted by this process."""
+    assert await records.live() == {}
+    await submit(records, 1, "job-1", created_at=later(-50), not_before=later(40))
+    assert await records.live() == {"queued": LiveTerminations(count=1, since=later(40))}
+    await submit(records, 2, "job-2", "job-3", created_at=later(-9), not_before=later(-60))
+    assert await records.live() == {"queued": LiveTerminations(count=3, since=later(-9))}
+    held, ended, _ = await to_sweep(store, 10)
+    waits = decide(held, read(JobState.SUBMITTED), NOW, POLICY)
+    await store.apply([(held, waits), (ended, decide(ended, Withdrawn(), NOW, POLICY))], NOW)
+    live = await records.live()
+    assert {state: each.count for state, each in live.items()} == {"queued": 1, "held": 1}
+    assert live["held"].since == max(held.created_at, held.not_before or held.created_at)
+    assert database.ended == {State.WITHDRAWN: 1}
+
+
+WEEK_S = 7 * 86_400
+
+
+@pytest.mark.parametrize("request_hash", ["h", "another"])
+async def test_a_key_ends_after_seven_days(records: StoredRecords, request_hash: str) -> None:
+    """Then it stands for a new operation, for seven days again, and for that alone."""
+    first = await submit(records, 1, "job-1", idempotency_key="k")
+    yours = await submit(records, 2, "job-1", idempotency_key="k", requested_by="you")
+    almost = operation(3, "job-1", idempotency_key="k", created_at=later(WEEK_S - 1))
+    assert (await records.create(almost, ["trm_3"])).operation_id == first
+    asked: dict[str, Any] = {"idempotency_key": "k", "request_hash": request_hash}
+    for number, after_s, expected, replayed in (
+        (4, WEEK_S, "op_4", False),
+        (5, 2 * WEEK_S - 1, "op_4", True),
+        (6, 2 * WEEK_S, "op_6", False),
+    ):
+        again = operation(number, "job-1", created_at=later(after_s), **asked)
+        made = await records.create(again, [f"trm_{number}"])
+        assert (made.operation_id, made.replayed) == (expected, replayed)
+    kept = await records.operations(after=0, limit=9, finished=None, account=None)
+    assert {each.id for each in kept} == {first, yours, "op_4", "op_6"}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
+    records: StoredRecords, *, ended: bool
+) -> None:
+    if ended:
+        await submit(records, 1000, "job-1", idempotency_key="k", created_at=later(-WEEK_S))
     made = await asyncio.gather(
         *(
             records.create(operation(n, "job-1", idempotency_key="k"), [f"trm_{n}"])
