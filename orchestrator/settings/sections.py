@@ -34,7 +34,7 @@ from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
-from orchestrator.store.dialects import database_url
+from orchestrator.store.url import database_url
 
 ANY_REGION = "ap-guangzhou"
 REGIONAL_BATCH = "https://batch.{region}.tencentcloudapi.com"

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.store.dialects import BUSY_TIMEOUT_S, READERS, dialect_of
+from orchestrator.store.dialect import READERS
+from orchestrator.store.sqlite import BUSY_TIMEOUT_S
 from orchestrator.store.transaction import Transaction
+from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.store.dialects import dialect_of
+from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

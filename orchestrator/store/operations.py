@@ -12,9 +12,9 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
 from orchestrator.store.chunks import chunks
-from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
+from orchestrator.store.sql import greatest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.leases import Fence
-    from orchestrator.store.dialects import Dialect
+    from orchestrator.store.dialect import Dialect
 
 
 _HOLDS = (

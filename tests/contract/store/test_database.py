@@ -14,9 +14,9 @@ from sqlalchemy import insert, text
 
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store import database as module
-from orchestrator.store import dialects
+from orchestrator.store import sqlite
 from orchestrator.store.database import GROUP_MAX, Database
-from orchestrator.store.dialects import READERS
+from orchestrator.store.dialect import READERS
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import partitions
@@ -49,7 +49,7 @@ def database_url(sqlite_url: str) -> str:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BUSY_TIMEOUT_S", "CLOSE_S", "READ_WAIT_S"):
         monkeypatch.setattr(module, name, 0.1)
-    monkeypatch.setattr(dialects, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
     monkeypatch.setattr(module, "CALM_S", 0.0)
 
 

@@ -26,7 +26,7 @@ from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
-from orchestrator.store import dialects
+from orchestrator.store import postgresql
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
@@ -168,7 +168,7 @@ async def left_behind(server: Server, url: str) -> set[Any]:
         " current_setting('idle_in_transaction_session_timeout'),"
         " current_setting('transaction_isolation'), current_setting('transaction_read_only')"
     )
-    engines = [dialects.Postgresql(make_url(url)).upgrader() for _ in range(ON_THE_SERVER)]
+    engines = [postgresql.Postgresql(make_url(url)).upgrader() for _ in range(ON_THE_SERVER)]
     found = set()
     async with AsyncExitStack() as stack:
         for engine in engines:
@@ -263,7 +263,7 @@ async def test_listening_does_no_harm(
     replicas: list[Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Notices may be lost there, all of them."""
-    monkeypatch.setattr(dialects, "STALLED_CHECK_S", 0.02)
+    monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.02)
     async with AsyncExitStack() as stack:
         for each in replicas:
             await stack.enter_async_context(each.listening(lambda _: None))

@@ -30,7 +30,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.store import database as module
-from orchestrator.store import dialects, schema
+from orchestrator.store import postgresql, schema, sqlite
 from orchestrator.store.database import TRIES, Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
@@ -255,13 +255,13 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
 ) -> None:
     """Also where the user's or the database's own limits are shorter."""
     for name in ("STATEMENT_TIMEOUT_S", "LOCK_TIMEOUT_S", "IDLE_TIMEOUT_S"):
-        monkeypatch.setattr(dialects, name, 0.1)
+        monkeypatch.setattr(postgresql, name, 0.1)
     if limit:
         theirs = make_url(database_url).database
         await postgres.fetch(f'ALTER DATABASE "{theirs}" SET {limit} = 200')
     async with somebody(database_url) as connection:
         await connection.exec_driver_sql("SET statement_timeout = 0")
-        await dialects.Postgresql(make_url(database_url)).before_upgrade(connection)
+        await postgresql.Postgresql(make_url(database_url)).before_upgrade(connection)
         waiting = asyncio.create_task(upgrade(database_url))
         await blocked(postgres, database_url)
         await asyncio.wait([waiting], timeout=0.5)
@@ -751,7 +751,7 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
     database_url: str, *, within_a_statement: bool
 ) -> None:
     """Less than they wait for a lock; and it has written nothing by then."""
-    assert dialects.IDLE_TIMEOUT_S + dialects.STALLED_CHECK_S < dialects.LOCK_TIMEOUT_S
+    assert postgresql.IDLE_TIMEOUT_S + postgresql.STALLED_CHECK_S < postgresql.LOCK_TIMEOUT_S
     async with replicas(database_url, 2) as (one, other), other.listening(lambda _: None):
         (fence,) = await hold(one, PARTITION)
         holds, goes_on = asyncio.Event(), asyncio.Event()
@@ -774,7 +774,7 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
         await holds.wait()
         began = time.monotonic()
         assert await StoredLeases(other).take("another", {PARTITION: 1}) == [Fence(PARTITION, 2)]
-        assert time.monotonic() - began < dialects.LOCK_TIMEOUT_S
+        assert time.monotonic() - began < postgresql.LOCK_TIMEOUT_S
         goes_on.set()
         with pytest.raises(LeaseLost):
             await paused
@@ -945,7 +945,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Have everything end sooner; how long a call may take then."""
     waits = {"CONNECT_TIMEOUT_S": 0.4, "STATEMENT_TIMEOUT_S": 0.6}
     for name, seconds in waits.items():
-        monkeypatch.setattr(dialects, name, seconds)
+        monkeypatch.setattr(postgresql, name, seconds)
     for name, seconds in {"READ_WAIT_S": 0.5, "CALM_S": 0.2, "LISTEN_AGAIN_S": 0.1}.items():
         monkeypatch.setattr(module, name, seconds)
     # A write waits for the one before it, a read for its turn.
@@ -1009,8 +1009,8 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
 ) -> None:
     """After its BEGIN, and before the question: what begins must be rolled back."""
     proxy, url = proxied
-    monkeypatch.setattr(dialects, "STATEMENT_TIMEOUT_S", 2.0)
-    fetchrow = dialects._Connection.fetchrow
+    monkeypatch.setattr(postgresql, "STATEMENT_TIMEOUT_S", 2.0)
+    fetchrow = postgresql._Connection.fetchrow
 
     async def swallowed(*args: Any) -> Any:
         proxy.blackhole(True)
@@ -1018,7 +1018,7 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
 
     async with replicas(url, 1) as (database,):
         await works(database)
-        monkeypatch.setattr(dialects._Connection, "fetchrow", swallowed)
+        monkeypatch.setattr(postgresql._Connection, "fetchrow", swallowed)
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: database.write(note("a")),
             lambda: noted(database),
@@ -1028,7 +1028,7 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="does not answer"):
                 await call()
-            assert time.monotonic() - began < 1.5 * dialects.STATEMENT_TIMEOUT_S
+            assert time.monotonic() - began < 1.5 * postgresql.STATEMENT_TIMEOUT_S
 
 
 async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
@@ -1046,7 +1046,7 @@ async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
     took = time.monotonic() - began
     results = await asyncio.gather(*waiting, return_exceptions=True)
     left = [task for task in asyncio.all_tasks() if task.get_name() == "store-writer"]
-    assert took < module.CLOSE_S + dialects.BUSY_TIMEOUT_S + 1.0
+    assert took < module.CLOSE_S + sqlite.BUSY_TIMEOUT_S + 1.0
     assert {type(result) for result in results} == {StoreUnavailable}
     assert left == []
     assert not [record.getMessage() for record in caplog.records if record.exc_info]
@@ -1139,13 +1139,13 @@ async def test_a_listener_goes_on_after_its_connection_is_lost(
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When it was listened for notices."""
-    listen, began = dialects.Postgresql.listen, []
+    listen, began = postgresql.Postgresql.listen, []
 
-    async def counted(self: dialects.Postgresql, *told: Callable[..., None]) -> None:
+    async def counted(self: postgresql.Postgresql, *told: Callable[..., None]) -> None:
         began.append(time.monotonic())
         await listen(self, *told)
 
-    monkeypatch.setattr(dialects.Postgresql, "listen", counted)
+    monkeypatch.setattr(postgresql.Postgresql, "listen", counted)
     return began
 
 
@@ -1156,7 +1156,7 @@ async def test_a_listener_notices_that_nothing_passes_any_more(
     tries: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dialects, "STALLED_CHECK_S", 0.2)
+    monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.2)
     proxy, url = proxied
     heard = Heard()
     async with (
