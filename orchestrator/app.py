@@ -82,7 +82,9 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
         revision = await upgrade(settings.database.url)
-        database = await stack.enter_async_context(Database(settings.database.url, clock.now))
+        database = await stack.enter_async_context(
+            Database(settings.database.url, clock.now, chance)
+        )
         log.info("database %s is at schema revision %s", database.dialect.name, revision)
         transport = AiohttpTransport(
             connect_timeout_s=settings.engine.call_timeout_s / 2,

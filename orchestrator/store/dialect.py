@@ -38,9 +38,6 @@ class Dialect(Protocol):
     def is_conflict(self, error: Exception) -> bool:
         """Whether another transaction was in the way."""
 
-    def may_retry(self, error: Exception) -> bool:
-        """Whether a transaction that failed before its commit may succeed at once if run again."""
-
     def advice(self, error: DBAPIError | OSError) -> str:
         """What a person does about a database that cannot be used at a start."""
 

@@ -147,10 +147,6 @@ class Postgresql:
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, DBAPIError) and _sqlstate(error) in _CONFLICTS
 
-    def may_retry(self, error: Exception) -> bool:
-        lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        return lost or self.is_conflict(error)
-
     def advice(self, error: DBAPIError | OSError) -> str:
         state = _sqlstate(error) if isinstance(error, DBAPIError) else ""
         return _POSTGRESQL_ADVICE.get(state, "see whether the server runs and can be reached")

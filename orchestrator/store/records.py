@@ -64,7 +64,8 @@ class StoredRecords:
         async def work(transaction: Transaction) -> Created:
             return await submission.create(transaction, operation, termination_ids)
 
-        return await self._database.write(work)
+        first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
+        return await self._database.write(work, locks_from=first)
 
     async def ping(self) -> None:
         async def work(transaction: Transaction) -> None:

@@ -116,9 +116,6 @@ class Sqlite:
     def is_conflict(self, _error: Exception) -> bool:
         return False
 
-    def may_retry(self, _error: Exception) -> bool:
-        return False
-
     def advice(self, error: DBAPIError | OSError) -> str:
         if isinstance(error, OSError):
             return _DAMAGED

@@ -31,7 +31,7 @@ from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.store import database as module
 from orchestrator.store import postgresql, schema, sqlite
-from orchestrator.store.database import TRIES, Database
+from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.records import StoredRecords
@@ -579,83 +579,6 @@ async def test_what_is_taken_from_an_answer_can_be_stored(database_url: str) -> 
         found = await records.operation("op_1")
         assert found is not None
         assert (found.instances.total, found.instances.live) == (2 * COUNT_MAX, COUNT_MAX)
-
-
-# --- in each other's way -------------------------------------------------------------------------
-
-
-def fails(state: str, tries: list[float]) -> Callable[[Transaction], Awaitable[None]]:
-    async def work(transaction: Transaction) -> None:
-        tries.append(time.monotonic())
-        await transaction.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
-
-    return work
-
-
-@pytest.mark.parametrize("state", ["40001", "40P01", "23505"])
-async def test_a_transaction_that_another_one_was_in_the_way_of_runs_again_but_not_for_ever(
-    database_url: str, state: str
-) -> None:
-    tries: list[float] = []
-    async with replicas(database_url, 1) as (database,):
-        with pytest.raises(Exception, match=r"cannot be written|asyncpg"):
-            await database.write(fails(state, tries))
-        assert len(tries) == TRIES
-        await works(database)
-
-
-@pytest.mark.parametrize("state", ["40001", "40P01", "23505"])
-async def test_what_another_one_is_always_in_the_way_of_fails_alone(
-    database_url: str, state: str
-) -> None:
-    async with replicas(database_url, 1) as (database,):
-        first, error, second = await asyncio.gather(
-            database.write(note("a")),
-            database.write(fails(state, [])),
-            database.write(note("b")),
-            return_exceptions=True,
-        )
-        assert isinstance(error, Exception)
-        assert (first, second) == ("a", "b")
-
-
-def grow(*names: str) -> Callable[[Transaction], Awaitable[None]]:
-    """A write that locks rows in this order."""
-
-    async def work(transaction: Transaction) -> None:
-        for name in names:
-            p = schema.partitions
-            await transaction.execute(update(p).where(p.c.name == name).values(epoch=p.c.epoch + 1))
-            if name == names[0]:
-                await transaction.execute(text("SELECT pg_sleep(0.1)"))
-
-    return work
-
-
-async def test_of_two_that_wait_for_each_other_both_are_written(database_url: str) -> None:
-    async with replicas(database_url, 2) as (one, other):
-        await one.write(note("a"))
-        await one.write(note("b"))
-        async with asyncio.timeout(SOON_S):
-            await asyncio.gather(one.write(grow("a", "b")), other.write(grow("b", "a")))
-        async with one.read() as connection:
-            found = await connection.execute(select(schema.partitions.c.epoch))
-            assert found.scalars().all() == [2, 2]
-
-
-async def test_two_late_renewals_at_once_end_with_one_of_them_alive(database_url: str) -> None:
-    async with replicas(database_url, 2) as both:
-        leases = [StoredLeases(each) for each in both]
-        for turn in range(4):
-            names = [f"replica-{turn}-{n}" for n in range(2)]
-            for store, name in zip(leases, names, strict=True):
-                await store.join(name, ["p1"], -1.0)
-            found = await asyncio.gather(
-                *(store.renew(name, HOUR_S) for store, name in zip(leases, names, strict=True))
-            )
-            assert [standing is None for standing in found].count(True) == 1
-            for name in names:
-                await leases[0].leave(name)
 
 
 # --- the fence -----------------------------------------------------------------------------------
