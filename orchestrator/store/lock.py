@@ -7,9 +7,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import make_url
-
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.store.url import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +20,11 @@ def only_process(url: str) -> Iterator[None]:
 
     The kernel lets go of it however the process ends.  A PostgreSQL database may be shared.
     """
-    if make_url(url).get_backend_name() != "sqlite":
+    file = sqlite_file(url)
+    if file is None:
         yield
         return
-    path = f"{make_url(url).database}.lock"
+    path = f"{file}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

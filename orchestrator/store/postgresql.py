@@ -7,25 +7,32 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
 from sqlalchemy import event, func, select
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.store.dialect import READERS, pool
+from orchestrator.store.postgresql_connections import (
+    READ_ONLY,
+    Connection,
+    Connector,
+    ends_session,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from sqlalchemy.engine import URL, Connection, ExceptionContext
+    from sqlalchemy.engine import Connection as SyncConnection
+    from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    from orchestrator.store.postgresql_url import PostgresqlUrl
 
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 4.0
-CLOSING_S = 0.2
-"""How long a connection to PostgreSQL may take to say goodbye; the driver's own has no end."""
 IDLE_TIMEOUT_S = 3.0
 """How long a transaction on PostgreSQL may do nothing: less than others wait for its locks.
 
@@ -37,35 +44,6 @@ STALLED_CHECK_S = 0.5
 log = logging.getLogger(__name__)
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Where nothing answers, is waited for once only."""
-
-    _silent = False
-
-    async def fetchrow(self, *args: Any, **more: Any) -> Any:
-        """The question of the pool's pre-ping, which is asked in a transaction."""
-        try:
-            return await super().fetchrow(*args, **more)
-        except TimeoutError:
-            self._silent = True
-            raise
-
-    async def execute(self, *args: Any, **more: Any) -> Any:
-        """Raise TimeoutError at once where that question has found no answer.
-
-        The pre-ping then rolls back all the same, and the driver would wait as long once more: for
-        the server to have cancelled the question.  All other writes wait behind that.
-        """
-        if self._silent:
-            raise TimeoutError
-        return await super().execute(*args, **more)
-
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Take a moment, no more: the driver aborts it then."""
-        with suppress(TimeoutError):
-            await super().close(timeout=min(timeout or CLOSING_S, CLOSING_S))
-
-
 class Postgresql:
     """A server that any number of replicas share, also behind a transaction-mode pooler.
 
@@ -75,13 +53,20 @@ class Postgresql:
 
     shared = True
 
-    def __init__(self, url: URL) -> None:
-        self._url = url
-        self.name = url.render_as_string()
+    def __init__(self, url: PostgresqlUrl) -> None:
+        self._connect_timeout_s = url.connect_timeout_s or CONNECT_TIMEOUT_S
+        self._connector = Connector(url)
+        self.name = url.shown
+        self._losses = 0
+        """How often the writing session was lost: all others are then replaced as well.
+
+        After a failover they may go on at a server that takes no writes, and reads what was.
+        """
         self.writers = self._limited(1)
         self.readers = self._limited(READERS).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
+        event.listen(self.writers.sync_engine, "handle_error", self._note_loss)
 
     def upgrader(self) -> AsyncEngine:
         return self._engine(1, dict.fromkeys(_LIMITS_S, 0.0))
@@ -93,13 +78,14 @@ class Postgresql:
         self, connections: int, limits_s: Mapping[str, float], **connect: object
     ) -> AsyncEngine:
         engine = create_async_engine(
-            self._url,
+            "postgresql+asyncpg://",
             **pool(connections),
             # A connection that the server has closed is replaced before anything depends on it.
             pool_pre_ping=True,
             connect_args={
-                "connection_class": _Connection,
-                "timeout": CONNECT_TIMEOUT_S,
+                "async_creator_fn": self._connector.connect,
+                "connection_class": Connection,
+                "timeout": self._connect_timeout_s,
                 "server_settings": {"application_name": _APPLICATION},
                 "statement_cache_size": 0,
                 "prepared_statement_cache_size": 0,
@@ -112,19 +98,23 @@ class Postgresql:
         )
 
         @event.listens_for(engine.sync_engine, "begin")
-        def on_begin(connection: Connection) -> None:
+        def on_begin(connection: SyncConnection) -> None:
             connection.execute(limits)
+
+        @event.listens_for(engine.sync_engine, "checkout")
+        def on_checkout(_: object, record: ConnectionPoolEntry, __: object) -> None:
+            if record.info.setdefault("losses", self._losses) != self._losses:
+                raise DisconnectionError
 
         @event.listens_for(engine.sync_engine, "handle_error")
         def give_up(context: ExceptionContext) -> None:
-            # Else one that does not answer is asked to roll back, and waited for once more; and
-            # one that the server is closing is used again.
-            lost = (TimeoutError, asyncpg.InternalClientError)
-            error = context.original_exception
-            if isinstance(error, lost) or isinstance(error.__cause__, lost):
+            if ends_session(context.original_exception):
                 context.is_disconnect = True
 
         return engine
+
+    def _note_loss(self, context: ExceptionContext) -> None:
+        self._losses += context.is_disconnect
 
     def check(self) -> None:
         """A connection has one server for as long as it lives."""
@@ -174,7 +164,8 @@ class Postgresql:
                 raw.add_termination_listener(lambda _: lost.set())
                 await raw.add_listener(CHANNEL, lambda *notice: on_notice(notice[-1]))
                 heard()
-                while not lost.is_set():
+                losses = self._losses
+                while not lost.is_set() and self._losses == losses:
                     # It also shows that there is a connection: a network that swallows everything
                     # closes none.
                     for row in await raw.fetch(
@@ -217,7 +208,7 @@ _CONFLICTS: Final = (
     "23505",  # another replica stored the same meanwhile, and can be seen now
 )
 _POSTGRESQL_ADVICE: Final = {
-    "25006": "name the primary server in the URL, not a standby",
+    READ_ONLY: "name the primary server in the URL, not a standby",
     "28000": "see the user of the URL, and what the server's pg_hba.conf lets in",
     "28P01": "see the user and the password of the URL",
     "3D000": "create that database, or name another one in the URL",

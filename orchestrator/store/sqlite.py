@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import event, text
+from sqlalchemy import URL, event, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -16,8 +15,9 @@ from orchestrator.store.dialect import READERS, pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from sqlalchemy.engine import URL, Connection, ExceptionContext
+    from sqlalchemy.engine import Connection, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -42,10 +42,9 @@ class Sqlite:
 
     shared = False
 
-    def __init__(self, url: URL) -> None:
-        self._url = url
-        self.name = url.database or ""
-        self._path = Path(self.name)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
         self._files: dict[str, os.stat_result] = {}
         self.writers = self._engine()
         self.readers = self._engine(query_only=True)
@@ -61,7 +60,7 @@ class Sqlite:
 
     def _engine(self, *, query_only: bool = False) -> AsyncEngine:
         engine = create_async_engine(
-            self._url,
+            URL.create("sqlite+aiosqlite", database=self.name),
             **pool(READERS if query_only else 1),
             connect_args={"timeout": BUSY_TIMEOUT_S},
         )

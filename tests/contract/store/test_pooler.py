@@ -31,6 +31,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.url import dialect_of
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S
@@ -168,7 +169,7 @@ async def left_behind(server: Server, url: str) -> set[Any]:
         " current_setting('idle_in_transaction_session_timeout'),"
         " current_setting('transaction_isolation'), current_setting('transaction_read_only')"
     )
-    engines = [postgresql.Postgresql(make_url(url)).upgrader() for _ in range(ON_THE_SERVER)]
+    engines = [dialect_of(url).upgrader() for _ in range(ON_THE_SERVER)]
     found = set()
     async with AsyncExitStack() as stack:
         for engine in engines:

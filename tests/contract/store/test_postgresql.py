@@ -34,7 +34,9 @@ from orchestrator.store import postgresql, schema, sqlite
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
+from orchestrator.store.postgresql_connections import Connection
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.url import dialect_of
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S, hold
@@ -45,7 +47,7 @@ from tests.unit.domain.build import NOW, POLICY, read
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection as SyncConnection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.store.transaction import Transaction
@@ -200,7 +202,7 @@ async def made_of(url: str) -> dict[str, list[Any]]:
         }
 
 
-def differences(connection: Connection) -> list[Any]:
+def differences(connection: SyncConnection) -> list[Any]:
     options = {"compare_type": True, "compare_server_default": True}
     context = MigrationContext.configure(connection, opts=options)
     return list(compare_metadata(context, schema.metadata))
@@ -261,7 +263,7 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
         await postgres.fetch(f'ALTER DATABASE "{theirs}" SET {limit} = 200')
     async with somebody(database_url) as connection:
         await connection.exec_driver_sql("SET statement_timeout = 0")
-        await postgresql.Postgresql(make_url(database_url)).before_upgrade(connection)
+        await dialect_of(database_url).before_upgrade(connection)
         waiting = asyncio.create_task(upgrade(database_url))
         await blocked(postgres, database_url)
         await asyncio.wait([waiting], timeout=0.5)
@@ -296,7 +298,7 @@ async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
 
 async def test_no_server(own: OwnServer, caplog: pytest.LogCaptureFixture) -> None:
     problem = await refusal(changed(own.url, port=1, password=PASSWORD), caplog)
-    assert problem.startswith("database.url: postgresql+asyncpg://postgres:***@127.0.0.1:1/")
+    assert problem.startswith("database.url: postgresql://postgres:***@127.0.0.1:1/")
     assert problem.endswith("see whether the server runs and can be reached")
 
 
@@ -933,7 +935,7 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
     """After its BEGIN, and before the question: what begins must be rolled back."""
     proxy, url = proxied
     monkeypatch.setattr(postgresql, "STATEMENT_TIMEOUT_S", 2.0)
-    fetchrow = postgresql._Connection.fetchrow
+    fetchrow = Connection.fetchrow
 
     async def swallowed(*args: Any) -> Any:
         proxy.blackhole(True)
@@ -941,7 +943,7 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
 
     async with replicas(url, 1) as (database,):
         await works(database)
-        monkeypatch.setattr(postgresql._Connection, "fetchrow", swallowed)
+        monkeypatch.setattr(Connection, "fetchrow", swallowed)
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: database.write(note("a")),
             lambda: noted(database),
