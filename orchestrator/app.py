@@ -81,11 +81,10 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
     clock, chance = SystemClock(), SystemRandom()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
-        revision = await upgrade(settings.database.url)
+        log.info("database %s", await upgrade(settings.database.url))
         database = await stack.enter_async_context(
             Database(settings.database.url, clock.now, chance)
         )
-        log.info("database %s is at schema revision %s", database.dialect.name, revision)
         transport = AiohttpTransport(
             connect_timeout_s=settings.engine.call_timeout_s / 2,
             total_timeout_s=settings.engine.call_timeout_s,

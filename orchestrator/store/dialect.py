@@ -29,6 +29,9 @@ class Dialect(Protocol):
     def upgrader(self) -> AsyncEngine:
         """An engine whose transactions may take as long as they need."""
 
+    def prepare(self) -> None:
+        """Have nobody else read what is stored, before the first connection."""
+
     def check(self) -> None:
         """Raise OSError when nobody would ever see what is being written now."""
 

@@ -116,6 +116,9 @@ class Postgresql:
     def _note_loss(self, context: ExceptionContext) -> None:
         self._losses += context.is_disconnect
 
+    def prepare(self) -> None:
+        """Whoever runs the server has done it."""
+
     def check(self) -> None:
         """A connection has one server for as long as it lives."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import URL, event, text
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 2.0
 """How long a transaction on SQLite waits for a lock that another process holds."""
+
+PRIVATE: Final = stat.S_IRUSR | stat.S_IWUSR
+"""The mode of files: they tell of jobs, of who had them ended, and why."""
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+log = logging.getLogger(__name__)
 
 _PRAGMAS: Final = """
 PRAGMA journal_mode = WAL;
@@ -45,7 +54,10 @@ class Sqlite:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.name = str(path)
-        self._files: dict[str, os.stat_result] = {}
+        file = path.resolve()
+        # SQLite puts its log where the file is, whatever links lead there.
+        self._log = file.with_name(f"{file.name}-wal")
+        self._files: dict[Path, os.stat_result] = {}
         self.writers = self._engine()
         self.readers = self._engine(query_only=True)
 
@@ -75,7 +87,7 @@ class Sqlite:
             connection.run_async(lambda raw: raw.executescript(pragmas))
             if not query_only:
                 # It may make a -wal anew.
-                self._files.pop("-wal", None)
+                self._files.pop(self._log, None)
 
         @event.listens_for(engine.sync_engine, "begin")
         def on_begin(connection: Connection) -> None:
@@ -83,16 +95,30 @@ class Sqlite:
 
         return engine
 
+    def prepare(self) -> None:
+        """Keep the files from other users: those that SQLite makes get the mode of the first."""
+        file = self._path.resolve()
+        with suppress(OSError):  # there already, or SQLite says why not
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+        for path in (file, self._log, file.with_name(f"{file.name}-shm")):
+            try:
+                if path.stat().st_mode & _OTHERS:
+                    path.chmod(PRIVATE)
+                    log.warning("%s could be read by other users: its mode is 0600 now", path)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                log.warning("%s can be read by other users: have its owner chmod 600 it", path)
+
     def check(self) -> None:
         """Find the files in their place, as they were when they were first seen."""
-        for suffix, if_deleted in _IF_DELETED.items():
-            path = self._path.with_name(self._path.name + suffix)
+        for path, if_deleted in ((self._path, _RESTORE), (self._log, _END)):
             try:
                 found = path.stat()
                 # SQLite makes the -wal as it begins to write, and keeps it until the end.
-                same = os.path.samestat(found, self._files.setdefault(suffix, found))
+                same = os.path.samestat(found, self._files.setdefault(path, found))
             except FileNotFoundError:
-                same = suffix not in self._files
+                same = path not in self._files
             if not same:
                 raise OSError(
                     f"{path} is not the file any more that was opened: "
@@ -151,7 +177,5 @@ _SQLITE_ADVICE: Final = {
     sqlite3.SQLITE_IOERR: _DISK,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
 }
-_IF_DELETED: Final = {
-    "": "restart it on a backup",
-    "-wal": "end it with SIGTERM, which saves what it holds, and start it again",
-}
+_RESTORE: Final = "restart it on a backup"
+_END: Final = "end it with SIGTERM, which saves what it holds, and start it again"
