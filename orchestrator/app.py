@@ -30,6 +30,7 @@ from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
+from orchestrator.services.storage_check import StorageCheck
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
@@ -200,8 +201,10 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         on_accepted=leases.notice,
     )
 
+    could_store = StorageCheck(records, env.clock.monotonic)
+
     async def ready() -> dict[str, object]:
-        await records.ping()
+        await could_store()
         troubles = await records.troubles()
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
 

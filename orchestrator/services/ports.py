@@ -220,7 +220,7 @@ class Records(Protocol):
         """An operation's events with those of its terminations, or a termination's own."""
 
     async def ping(self) -> None:
-        """Return if the database can be read and written."""
+        """Return if a request of one job could be stored, and be read."""
 
     async def troubles(self) -> Mapping[str, str]:
         """Which partitions' calls fail, with the code."""
