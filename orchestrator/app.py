@@ -31,6 +31,7 @@ from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
+from orchestrator.services.storage_check import StorageCheck
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.settings import routes
 from orchestrator.store.database import Database
@@ -90,9 +91,10 @@ async def daemon(
     clock, chance = SystemClock(), SystemRandom()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
-        revision = await upgrade(settings.database.url)
-        database = await stack.enter_async_context(Database(settings.database.url, clock.now))
-        log.info("database %s is at schema revision %s", database.dialect.name, revision)
+        log.info("database %s", await upgrade(settings.database.url))
+        database = await stack.enter_async_context(
+            Database(settings.database.url, clock.now, chance)
+        )
         found = Environment(
             settings, database, opened_transports(settings, stack), clock, chance, reread
         )
@@ -220,8 +222,10 @@ def _context(
         on_accepted=leases.notice,
     )
 
+    could_store = StorageCheck(records, env.clock.monotonic)
+
     async def ready() -> dict[str, object]:
-        await records.ping()
+        await could_store()
         troubles = await records.troubles()
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
 

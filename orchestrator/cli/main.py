@@ -300,8 +300,8 @@ def upgrade(*, config: Config = None) -> None:
     from orchestrator.cli import checking
     from orchestrator.store import migrate
 
-    revision = asyncio.run(migrate.upgrade(checking.load(config).database.url))
-    printing.line(printing.out(), f"the database is at schema revision {revision}")
+    upgraded = asyncio.run(migrate.upgrade(checking.load(config).database.url))
+    printing.line(printing.out(), f"database {upgraded}")
 
 
 @app.command()

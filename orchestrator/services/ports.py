@@ -231,7 +231,7 @@ class Records(Protocol):
         """Those that have not ended, by state; none in a state that is not there."""
 
     async def ping(self) -> None:
-        """Return if the database can be read and written."""
+        """Return if a request of one job could be stored, and be read."""
 
     async def troubles(self) -> Mapping[str, str]:
         """Which partitions' calls fail, with the code."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import ValidationError
 
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.settings.sections import Settings
+from orchestrator.settings.sections import FOLDER, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,8 @@ def load(path: Path | None) -> Settings:
     _name_default_region(values, os.environ.get(REGION_VARIABLE))
     if not unreadable:
         try:
-            settings = Settings.model_validate(values)
+            folder = named.parent if named else Path()
+            settings = Settings.model_validate(values, context={FOLDER: folder})
         except ValidationError as error:
             problems += [
                 f"{_where(found['loc'], variables)}: {_message(found)}"

@@ -24,7 +24,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from sqlalchemy.engine import make_url
 
 from orchestrator.cloud.credentials import DURATION_S, REQUIRED_OPTIONS, SESSION_NAME
 from orchestrator.cloud.egress import Egress, Proxy, proxy_url
@@ -38,8 +37,10 @@ from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
-from orchestrator.store.dialects import database_url
+from orchestrator.store.url import database_url, shown
 
+FOLDER = "folder"
+"""Key of the validation context: what paths are relative to, the folder of the configuration."""
 ANY_REGION = "ap-guangzhou"
 REGIONAL_BATCH = "https://batch.{region}.tencentcloudapi.com"
 REGIONAL_CVM = "https://cvm.{region}.tencentcloudapi.com"
@@ -89,12 +90,12 @@ class DatabaseSettings(_Section):
 
     @field_validator("url")
     @classmethod
-    def _usable(cls, url: str) -> str:
-        return database_url(url)
+    def _usable(cls, url: str, info: ValidationInfo) -> str:
+        return database_url(url, (info.context or {}).get(FOLDER, Path()))
 
     @property
     def shown(self) -> str:
-        return make_url(self.url).render_as_string()
+        return shown(self.url)
 
 
 # Validated where it is left out, too: it may not fit another that is given.
@@ -387,12 +388,16 @@ class Log(_Section):
     format: Literal["json", "console"] = "console"
 
 
+_DEFAULT_DATABASE: Any = {}
+"""Validated as what is given is, for its path is relative to the configuration's folder."""
+
+
 class Settings(_Section):
     """The whole configuration."""
 
     auth: Auth = Auth()
     server: Server = Server()
-    database: DatabaseSettings = DatabaseSettings()
+    database: Annotated[DatabaseSettings, Field(validate_default=True)] = _DEFAULT_DATABASE
     egress: Outgoing = Outgoing()
     engine: Engine = Engine()
     accounts: Annotated[dict[str, Account], Field(min_length=1)]

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, case, literal, or_, select, update
 
 from orchestrator.store import schema
-from orchestrator.store.dialects import moved_by
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
+from orchestrator.store.sql import moved_by
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement

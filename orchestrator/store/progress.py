@@ -12,9 +12,9 @@ from sqlalchemy import and_, case, exists, func, literal, or_, select
 from orchestrator.domain.durations import bucket, learnt
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.progress import Progress
-from orchestrator.store.dialects import whole_seconds
 from orchestrator.store.rows import forecast_from_row
 from orchestrator.store.schema import operation_terminations, terminations
+from orchestrator.store.sql import whole_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -390,5 +391,6 @@ probes = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
+    Column("filler", LargeBinary),
 )
-"""One row, written to see whether anything can be."""
+"""One row, written to see whether a request could be stored; ``filler`` makes it as long as one."""

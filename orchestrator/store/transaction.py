@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.lifecycle import State
-    from orchestrator.store.dialects import Dialect
+    from orchestrator.store.dialect import Dialect
 
 
 _HOLDS = (

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 import sqlite3
+import time
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -22,6 +23,7 @@ from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import FINAL_STATES, State
 from orchestrator.engine import running
+from orchestrator.services import storage_check
 from orchestrator.store import database as store
 from tests.integration.harness import TIMEOUT_S, service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
@@ -511,6 +513,7 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
 ) -> None:
     """It lives on, tells what it knows, and is ready again by itself."""
     monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(storage_check, "CHECK_EVERY_S", 0.0)
     async with served(tmp_path) as rest:
         operation = await rest.accepted("job-before01")
         assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}
@@ -528,6 +531,18 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
         listed = await rest.get("/v1/terminations?job_id=job-locked01")
         assert listed.document["terminations"] == []
         assert (await rest.accepted("job-locked01"))["state"] == "running"
+
+
+async def test_whoever_asks_for_readiness_often_has_little_written(tmp_path: Path) -> None:
+    async with served(tmp_path) as rest:
+        began = time.monotonic()
+        for _ in range(5):
+            asked = await asyncio.gather(*(rest.get("/readyz") for _ in range(10)))
+            assert {answer.status for answer in asked} == {200}
+        took_s = time.monotonic() - began
+        with closing(sqlite3.connect(rest.file)) as other:
+            ((written,),) = other.execute("SELECT number FROM probes").fetchall()
+    assert 1 <= written <= 1 + took_s / storage_check.CHECK_EVERY_S
 
 
 async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from orchestrator.simulator.server import Call
 from tests.integration.harness import service, settings, simulator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.simulator.server import Simulator
 
 JOB = "job-aaaaaaaa"
@@ -302,6 +305,21 @@ async def test_a_second_daemon_on_the_database_is_refused_and_harms_nothing(
             async with daemon(elsewhere):
                 pytest.fail("it was served by two")
         assert (await running.finished(operation_id))["outcome"] == "verified"
+
+
+async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="orchestrator.app")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        async with service("sqlite:///new.db", group()):
+            pass
+    told = [text for text in caplog.messages if text.startswith("database ")]
+    assert [text.rpartition(" ")[0] for text in told] == [
+        f"database {tmp_path}/new.db: created, at schema revision",
+        f"database {tmp_path}/new.db: at schema revision",
+    ]
 
 
 def test_the_checker_finds_a_call_without_a_look() -> None:

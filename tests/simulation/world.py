@@ -343,7 +343,7 @@ def impatience() -> Iterator[None]:
     Opening more connections takes longer than reading by them.
     """
     with ExitStack() as stack:
-        for where in ("dialects", "database"):
+        for where in ("sqlite", "database"):
             stack.enter_context(patch(f"orchestrator.store.{where}.READERS", 1))
         for module, name in (
             (looks, "CALL_AGAIN_AFTER_S"),

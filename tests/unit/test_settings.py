@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -17,9 +18,6 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.domain.errors import ConfigurationError
 from tests.unit.cloud.support import ManualClock, NoTransport
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = "NobodyMayReadThis"
 DIGEST = hashlib.sha256(b"token").hexdigest()
@@ -128,6 +126,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("[engine.poll]\nsweep_min_s = 3000", "engine.poll.sweep_max_s", "less than sweep_min_s"),
     ("[engine.lease]\nduration_s = 10", "engine.lease.renewal_deadline_s", "less than duration_s"),
     ("[engine.lease]\nretry_s = 6", "engine.lease.retry_s", "half of renewal_deadline_s"),
+    ('[database]\nurl = "postgresql://u:p@ss@h/n"', "database.url", "percent-encode"),
     ('[database]\nurl = "sqlite:///:memory:"', "database.url", "sqlite:///PATH"),
     ('[database]\nurl = "sqlite:///"', "database.url", "sqlite:///PATH"),
     ("[engine]\nsettle_s = -1", "engine.settle_s", "greater than or equal to 0"),
@@ -291,8 +290,17 @@ def test_a_failure_on_its_way_up_shows_no_secret() -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_the_default_database_is_a_file_that_the_driver_can_open(file: Path) -> None:
-    assert load(file, ACCOUNT).database.url == "sqlite+aiosqlite:///orchestrator.db"
+def test_the_database_lies_beside_the_configuration_wherever_the_daemon_is_started(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file.parent / "elsewhere").mkdir()
+    default = f"sqlite:///{file.parent}/orchestrator.db"
+    assert load(file, ACCOUNT).database.url == default
+    monkeypatch.chdir(file.parent / "elsewhere")
+    assert settings.load(file).database.url == default
+    assert settings.load(Path("..", file.name)).database.url == default
+    named = load(file, f'{ACCOUNT}[database]\nurl = "sqlite:///x.db"')
+    assert named.database.url == f"sqlite:///{file.parent}/x.db"
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -368,7 +376,7 @@ def test_the_file_is_the_one_that_the_environment_names(
 OVERRIDES: list[tuple[str, str, Any]] = [
     ("SERVER__PORT", "9000", 9000),
     ("server__host", "::1", "::1"),
-    ("DATABASE__URL", "sqlite:///x.db", "sqlite+aiosqlite:///x.db"),
+    ("DATABASE__URL", "sqlite:////x.db", "sqlite:////x.db"),
     ("ENGINE__SETTLE_S", "0", 0.0),
     ("ENGINE__POLL__HELD_S", "1.5", 1.5),
     ("LOG__LEVEL", "debug", "debug"),

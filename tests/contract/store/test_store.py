@@ -450,13 +450,12 @@ async def test_a_job_has_one_live_termination_at_most(
 ) -> None:
     await submit(records, 1, "job-1")
 
-    async def work(connection: Any) -> None:
+    async with database.read() as connection:
         row = (await connection.execute(select(schema.terminations))).one()
-        again = dict(row._mapping) | {"seq": 99, "id": "trm_other"}
-        await connection.execute(insert(schema.terminations).values(again))
-
+    again = insert(schema.terminations).values(dict(row._mapping) | {"seq": 99, "id": "trm_other"})
     with pytest.raises(IntegrityError, match=r"(?i)unique constraint"):
-        await database.write(work)
+        async with database.dialect.writers.begin() as connection:
+            await connection.execute(again)
 
 
 async def test_readers_cannot_write(database: Database) -> None:

@@ -20,6 +20,7 @@ from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.migrate import alembic_config, upgrade
+from orchestrator.store.url import shown
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_chain import chains
 from tests.contract.store.test_migrations import ATTEMPT, OPERATION, TERMINATION
@@ -108,7 +109,9 @@ async def as_it_was(url: str) -> list[dict[str, Any]]:
 async def test_events_of_the_first_version_are_chained_as_they_are(database_url: str) -> None:
     before = await as_it_was(database_url)
     assert len(before) > 1000
-    await upgrade(database_url)
+    upgraded = await upgrade(database_url)
+    reached = f"upgraded from schema revision 0001 to {upgraded.revision}"
+    assert str(upgraded) == f"{shown(database_url)}: {reached}"
     async with Database(database_url, lambda: datetime.now(UTC)) as database:
         found = await chains(database)
         after = sorted(
