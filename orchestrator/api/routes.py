@@ -15,13 +15,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
-from orchestrator.domain import captures
+from orchestrator.domain import captures, verified_eta
 from orchestrator.domain.errors import NotFound, StoreUnavailable
 from orchestrator.domain.explain import Surroundings
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.progress import forecast
+from orchestrator.domain.verified_eta import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -172,9 +173,10 @@ async def _operation(context: Context, record: OperationRecord) -> dict[str, obj
     """With when it is over: nobody knows while its partition's calls fail."""
     rate = context.rate(record.partition, record.allowed_per_s)
     if record.finished_at is not None or record.trouble is not None or rate is None:
-        return schemas.operation(record, rate, None)
-    progress = await context.records.progress(record, rate.allowed_per_s)
-    return schemas.operation(record, rate, forecast(progress, context.now()))
+        return schemas.operation(record, rate, None, Verification())
+    progress, now = await context.records.progress(record, rate.allowed_per_s), context.now()
+    told = forecast(progress, now)
+    return schemas.operation(record, rate, told, verified_eta.of_operation(progress, told, now))
 
 
 async def list_operations(request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ from orchestrator.domain.foretelling import told
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.verified_eta import of_termination
 from orchestrator.services.submission import (
     GIVE_UP_AFTER_MAX_S,
     KEEP_DOWN_MAX_S,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.verified_eta import Verification
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -225,7 +227,7 @@ def timestamp(at: datetime | None) -> str | None:
 
 
 def operation(
-    record: OperationRecord, rate: Rate | None, told: Forecast | None
+    record: OperationRecord, rate: Rate | None, told: Forecast | None, verified: Verification
 ) -> dict[str, object]:
     """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
@@ -245,12 +247,7 @@ def operation(
         "progress": {
             "jobs": {"total": total}
             | {state: record.jobs_by_state.get(state, 0) for state in State},
-            "instances": {
-                "total": record.instances.total,
-                "live": record.instances.live,
-                "down": record.instances.total - record.instances.live,
-                "jobs_not_counted": record.instances.jobs_not_counted,
-            },
+            "instances": asdict(record.instances),
             "machines": asdict(record.machines),
             "revived": record.revived,
             "quota": {
@@ -259,7 +256,7 @@ def operation(
                 "configured_per_s": rate and rate.configured_per_s,
                 "used_per_s": record.calls_per_s,
             },
-            **_forecast(told),
+            **_forecast(told, verified),
             "observed_at": timestamp(record.observed_at),
         },
     }
@@ -276,6 +273,7 @@ def listed_termination(record: TerminationRecord, surroundings: Surroundings) ->
     t, now = record.termination, surroundings.now
     why = explain(t, surroundings)
     turn_at = None if record.trouble else why.next_action_at
+    down = told(t, turn_at, record.others, now)
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -299,7 +297,7 @@ def listed_termination(record: TerminationRecord, surroundings: Surroundings) ->
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
-        **_forecast(told(t, turn_at, record.others, now)),
+        **_forecast(down, of_termination(t, down, now)),
         "observed_at": timestamp(t.observed_at),
         "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
         "error": asdict(t.problem) if t.problem else None,
@@ -311,16 +309,19 @@ def listed_termination(record: TerminationRecord, surroundings: Surroundings) ->
     }
 
 
-def _forecast(told: Forecast | None) -> dict[str, object]:
+def _forecast(told: Forecast | None, verified: Verification) -> dict[str, object]:
     """What can be told; each is null where nothing can."""
-    if told is None:
-        return {"eta": None, "rate_per_s": None, "stalled_since": None}
-    p50, p90 = timestamp(told.p50_at), timestamp(told.p90_at)
     return {
-        "eta": {"p50": p50, "p90": p90} if p50 else None,
-        "rate_per_s": told.rate_per_s,
-        "stalled_since": timestamp(told.stalled_since),
+        "eta": _span(told.p50_at, told.p90_at) if told else None,
+        "verified_eta": _span(verified.p50_at, verified.p90_at),
+        "settle_until": timestamp(verified.settle_until),
+        "rate_per_s": told.rate_per_s if told else None,
+        "stalled_since": timestamp(told.stalled_since) if told else None,
     }
+
+
+def _span(p50_at: datetime | None, p90_at: datetime | None) -> dict[str, object] | None:
+    return {"p50": timestamp(p50_at), "p90": timestamp(p90_at)} if p50_at else None
 
 
 def _instances(record: TerminationRecord) -> dict[str, object] | None:

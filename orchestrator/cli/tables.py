@@ -42,6 +42,8 @@ def print_outcomes(operation: Operation, console: Console) -> None:
     for state, jobs in operation.jobs_by_state().items():
         table.add_row(state, str(jobs), MEANINGS.get(state, ""))
     console.print(table)
+    for text in displays.what_is_left(operation):
+        line(console, f"instances: {text}")
     if operation.states_to_tell():
         line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 IN_USE: Final = "ResourceInUse"
 """Family of the codes by which the cloud refuses a second operation on a job."""
 CALL_AGAIN_AFTER_S: Final = 60.0
-"""How long an acknowledged call has to show in the job before it is made again."""
+"""How long an acknowledged call has to show in the job before it is made again, at most."""
 
 
 def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy) -> Decision:
@@ -285,7 +285,7 @@ def _on_job_draining(
     revived = revived or _rose(termination, seen)
     if revived:
         told = replace(told, evidence=min(told.evidence, evidence.ACKNOWLEDGED))
-    runs_on = told.call_at is None and _runs_on(told, seen)
+    runs_on = told.call_at is None and _runs_on(told, seen, policy)
     if revived or runs_on:
         known = told
         told = running_again(known)
@@ -314,12 +314,13 @@ def _conflict(termination: Termination) -> Problem | None:
     return problem if problem is not None and problem.code.startswith(IN_USE) else None
 
 
-def _runs_on(told: Termination, seen: JobSeen) -> bool:
+def _runs_on(told: Termination, seen: JobSeen, policy: Policy) -> bool:
     """Whether a job runs with nothing pending although its call was acknowledged long ago.
 
     RetryJobs may have revived it before it was seen down, or the call was dropped.  What the cloud
     shows while it acts is documented by one example only (NextAction TERMINATING,
-    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.
+    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.  An escalation
+    that the deadline leaves no time to put off goes before all but the first of them.
     """
     if seen.instances is None or not seen.untouched:
         return False
@@ -327,8 +328,19 @@ def _runs_on(told: Termination, seen: JobSeen) -> bool:
         return False
     if told.last_call_at is None or told.job_state is JobState.SUBMITTED:
         return False
-    patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), _called_for(told))
+    called_for = _called_for(told)
+    patience = max(_call_again_after(told), called_for)
+    if called_for >= _call_again_after(told) and stragglers.presses(
+        told, seen.observed_at, policy.escalation
+    ):
+        return False
     return seen.observed_at - told.last_call_at >= patience
+
+
+def _call_again_after(told: Termination) -> timedelta:
+    """How long an acknowledged call has to show in the job before it is made again."""
+    seconds = stragglers.by_deadline_s(told, CALL_AGAIN_AFTER_S, stragglers.CALL_AGAIN_SHARE)
+    return timedelta(seconds=seconds)
 
 
 def _more_live(termination: Termination, seen: JobSeen) -> bool:
@@ -360,7 +372,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
         return decision
     finished = told.job_state is not None and told.job_state.finished
     untouched = not finished and seen.untouched
-    if untouched and _called_for(told) < timedelta(seconds=CALL_AGAIN_AFTER_S):
+    if untouched and _called_for(told) < _call_again_after(told):
         return decision  # TerminateJob is made again first
     rung = stragglers.next_rung(told, seen.observed_at, policy.escalation)
     if rung is None:
@@ -399,4 +411,5 @@ def _on_finished_not_down(
     # Only its task was read: where nothing went down since, the job may have been revived.
     stuck = termination.instances and seen.instances.live >= termination.instances.live
     look = Look.SWEEP if seen.state is None and stuck else Look.JOB
+    wait_s = min(wait_s, stragglers.count_every_s(told))
     return look_at(told, look, now + timedelta(seconds=wait_s))

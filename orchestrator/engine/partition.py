@@ -27,6 +27,7 @@ from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_inter
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Quota
 from orchestrator.domain.stragglers import EscalationPolicy
+from orchestrator.engine.counting import CountsDue
 from orchestrator.engine.pacer import Pacer
 from orchestrator.engine.wakes import Wakes
 
@@ -102,6 +103,7 @@ class Partition:
     sweep_due_at: float = field(init=False, default=0.0)
     """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
     wakes: Wakes = field(init=False, default_factory=Wakes)
+    counts: CountsDue = field(init=False, default_factory=CountsDue)
     _stored: tuple[Problem | None, int | None] | None = field(init=False, default=(None, None))
     """The condition that others read; None: not known, for the last write failed."""
     _told: set[str] = field(init=False, default_factory=set)
@@ -167,6 +169,8 @@ class Partition:
     def decided(self, before: Termination, decision: Decision) -> None:
         """Wake the loops that it gives something to do, and learn when jobs end and how many."""
         self.wakes.decided(before, decision.after)
+        if self.counts.decided(decision.after):
+            self.wakes.looks.set()
         self._learning.decided(decision)
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())

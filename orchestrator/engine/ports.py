@@ -208,6 +208,9 @@ class Store(Protocol):
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
 
+    async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
+        """Those of these that drain and of which no count is planned, in the order given."""
+
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
     ) -> list[Termination]:

@@ -17,16 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.operations import NewOperation, Outcome
     from orchestrator.domain.problems import Problem
     from orchestrator.domain.progress import Progress
+    from orchestrator.domain.tally import Tally
     from orchestrator.domain.terminations import Termination
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstancesProgress:
-    """Task instances of an operation; ``jobs_not_counted``: unfinished ones not counted yet."""
-
-    total: int
-    live: int
-    jobs_not_counted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +45,7 @@ class OperationRecord:
     created_at: datetime
     finished_at: datetime | None
     jobs_by_state: Mapping[State, int]
-    instances: InstancesProgress
+    instances: Tally
     machines: MachinesProgress
     revived: int
     """Jobs that came back after their terminations had ended."""

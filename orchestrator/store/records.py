@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,19 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.operations import Outcome
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.tally import tally
 from orchestrator.services.ports import (
     AttemptRecord,
     Created,
     EventRecord,
     InstanceRecord,
-    InstancesProgress,
     LiveTerminations,
     MachinesProgress,
     OperationRecord,
     TerminationRecord,
 )
 from orchestrator.store import operations as submission
-from orchestrator.store import progress
+from orchestrator.store import progress, tallies
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
@@ -252,25 +252,10 @@ class StoredRecords:
 async def _operation(
     connection: AsyncConnection, row: Row[Any], since: datetime, condition: Row[Any] | None
 ) -> OperationRecord:
-    t = terminations.c
-    by_state = await connection.execute(
-        select(
-            t.state,
-            func.count(),
-            func.sum(t.instances_total),
-            func.sum(t.instances_live),
-            func.count(t.instances_total),
-            func.max(t.observed_at, type_=t.observed_at.type),
-            func.sum(t.machines_total),
-            func.sum(t.machines_up),
-            func.sum(t.machines_gone),
-            func.count(t.revival),
-        )
-        .join(operation_terminations, operation_terminations.c.termination_id == t.id)
-        .where(operation_terminations.c.operation_id == row.id)
-        .group_by(t.state)
-    )
-    groups = by_state.all()
+    groups = await tallies.groups(connection, row.id)
+    jobs_by_state = Counter[State]()
+    for group in groups:
+        jobs_by_state[State(group.state)] += group.jobs
     sent = await connection.scalar(
         select(func.count()).where(
             attempts.c.partition == row.partition, attempts.c.sent_at > since
@@ -287,22 +272,15 @@ async def _operation(
         outcome=Outcome(row.outcome) if row.outcome else None,
         created_at=row.created_at,
         finished_at=row.finished_at,
-        jobs_by_state={State(group[0]): group[1] for group in groups},
-        instances=InstancesProgress(
-            # PostgreSQL sums big integers into a decimal.
-            total=sum(int(group[2] or 0) for group in groups),
-            live=sum(int(group[3] or 0) for group in groups),
-            jobs_not_counted=sum(
-                group[1] - group[4] for group in groups if not State(group[0]).final
-            ),
-        ),
+        jobs_by_state=jobs_by_state,
+        instances=tally(tallies.as_group(group) for group in groups),
         machines=MachinesProgress(
-            total=sum(int(group[6]) for group in groups),
-            up=sum(int(group[7]) for group in groups),
-            gone=sum(int(group[8]) for group in groups),
+            total=sum(int(group.machines_total) for group in groups),
+            up=sum(int(group.machines_up) for group in groups),
+            gone=sum(int(group.machines_gone) for group in groups),
         ),
-        revived=sum(group[9] for group in groups),
-        observed_at=max((group[5] for group in groups if group[5]), default=None),
+        revived=sum(group.jobs for group in groups if group.revived),
+        observed_at=max((group.observed_at for group in groups if group.observed_at), default=None),
         partition=row.partition,
         calls_per_s=(sent or 0) / RATE_WINDOW_S,
         allowed_per_s=condition and condition.allowed_per_s,

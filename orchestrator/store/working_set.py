@@ -141,6 +141,12 @@ def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
     )
 
 
+_OF_IDS = select(terminations).where(
+    HERE,
+    terminations.c.state == State.DRAINING,
+    terminations.c.look == Look.SWEEP,
+    terminations.c.id.in_(bindparam("ids", expanding=True)),
+)
 _OF_ANY = _draining(terminations.c.acknowledged_at < BEFORE)
 _OF_OPERATIONS = _draining(
     terminations.c.id.in_(
@@ -214,6 +220,12 @@ class WorkingSet(Fenced):
         """Terminations with a TerminateJob call whose answer was never written."""
         async with self._database.read() as connection:
             return await self._fetch(connection, _UNANSWERED)
+
+    async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
+        """Those of these that drain and of which no count is planned, in the order given."""
+        async with self._database.read() as connection:
+            found = await self._fetch(connection, _OF_IDS, ids=termination_ids)
+        return sorted(found, key=lambda each: termination_ids.index(each.id))
 
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int

@@ -139,7 +139,7 @@ def test_terminate_and_watch_to_the_end(url):
     result = run(url, "terminate", "job-run00001", "job-run00002", "--reason", "r", "--watch")
     assert result.returncode == 0, result.stderr
     assert re.match(r"op_\w+\n", result.stdout)
-    assert "2 of 2 jobs done" in result.stdout
+    assert "2 of 2 jobs ended" in result.stdout
     assert "proven down" in result.stdout
 
 
@@ -233,7 +233,7 @@ def test_watch_survives_a_restart_of_the_daemon(place, ports, cloud):
             env=ENVIRONMENT,
         )
         assert watching.stdout is not None
-        assert "0 of 1 jobs done" in watching.stdout.readline()
+        assert "0 of 1 jobs ended" in watching.stdout.readline()
     while "away" not in watching.stdout.readline():
         assert watching.poll() is None
     with process(*serve, url=f"{at}/readyz"):

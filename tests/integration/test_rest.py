@@ -460,6 +460,9 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
             p50, p90 = (datetime.fromisoformat(told["eta"][share]) for share in ("p50", "p90"))
             assert asked_at < p50 <= p90 < asked_at + timedelta(seconds=60)
             assert told["stalled_since"] is None
+            verified = datetime.fromisoformat(told["verified_eta"]["p50"])
+            assert (verified - p50).total_seconds() == pytest.approx(0.2, abs=0.002)
+            assert told["settle_until"] is None
         assert job["rate_per_s"] > 0
         (listed,) = (await rest.get(f"{OPERATIONS}?state=running")).document["operations"]
         assert listed["progress"]["eta"] is not None
@@ -467,6 +470,40 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
         (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
         for told in (finished["progress"], job):
             assert (told["eta"], told["rate_per_s"], told["stalled_since"]) == (None, None, None)
+
+
+async def test_the_settle_window_is_counted_down_once_all_instances_are_down(
+    tmp_path: Path,
+) -> None:
+    """Of the operation and of the job."""
+    async with served(tmp_path, {"ids": ["job-soon0001"], "drain_s": 0.1}) as rest:
+        accepted = await rest.accepted("job-soon0001", settle_s=60.0, not_before=None)
+        await rest.service.until(accepted["id"], "job-soon0001", "settling")
+        path = f"{OPERATIONS}/{accepted['id']}"
+        progress = (await rest.get(path)).document["progress"]
+        (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
+        for told in (progress, job):
+            left = datetime.fromisoformat(told["settle_until"]) - datetime.now(UTC)
+            assert timedelta(seconds=45) < left <= timedelta(seconds=60)
+            assert told["verified_eta"] == dict.fromkeys(("p50", "p90"), told["settle_until"])
+            assert told["eta"] is None
+
+
+async def test_live_instances_of_a_refused_job_are_not_forgotten(tmp_path: Path) -> None:
+    """Only the capture of their machines had shown them."""
+    refused = {"ids": ["job-node0001"], "instances": 7, "env_id": "env-1", "refuse_env": True}
+    done = {"ids": ["job-done0001"], "instances": 3, "drain_s": 0.1}
+    async with served(tmp_path, refused, done) as rest:
+        operation_id = await rest.service.submit("job-node0001", "job-done0001")
+        operation = await rest.service.finished(operation_id)
+        assert operation["progress"]["jobs"]["refused"] == 1
+        assert operation["progress"]["instances"] == {
+            "total": 10,
+            "live": 7,
+            "down": 3,
+            "jobs_not_counted": 0,
+            "left_by_final_state": {"refused": {"jobs_live": 1, "live": 7, "jobs_not_counted": 0}},
+        }
 
 
 async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:

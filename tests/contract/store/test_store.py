@@ -35,10 +35,12 @@ from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
+from tests.known import know
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
+    from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
 
 PARTITION = "main@host"
@@ -526,3 +528,22 @@ async def test_what_an_operation_counts_is_whole_numbers(
     assert record is not None
     assert {type(record.instances.total), type(record.instances.live)} == {int}
     assert record.instances.total == LIVE.total
+
+
+async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
+    records: StoredRecords, store: WorkingSet, database: Database
+) -> None:
+    jobs = [f"job-{number}" for number in range(5)]
+    await submit(records, 1, *jobs)
+    known = dict(zip(jobs, [record.termination for record in await listed(records)], strict=True))
+    for job_id in jobs[:3]:
+        await know(database, known[job_id], state=State.DRAINING)
+    await know(database, known["job-3"], state=State.DRAINING, look=Look.JOB)
+    asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
+    found = await store.draining([*asked, "trm_nobody"])
+    assert [each.job_id for each in found] == ["job-2", "job-0"]
+    assert await store.draining([]) == []
+
+
+async def listed(records: StoredRecords) -> list[TerminationRecord]:
+    return await records.terminations(after=0, limit=10)

@@ -31,7 +31,7 @@ def test_tells_what_every_job_waits_for(daemon, run):
     last = result.stdout.splitlines()[-1]
     assert last == "job-a  draining  evidence 1  waits for 3 of 9 instances to go down"
     assert "draining 1, verified 2" in result.stdout
-    assert "2 of 3 jobs done, 20 of 30 (1 jobs not counted) instances down" in result.stdout
+    assert "2 of 3 jobs ended, 20 of 30 (1 job not counted) instances down" in result.stdout
 
 
 def test_tells_what_comes_next_and_when(daemon, run):
