@@ -93,7 +93,7 @@ def _bars(operation: Operation) -> Progress:
         told=_instances(operation),
     )
     used = bars.add_task(
-        "quota used", total=progress.quota.allowed_per_s or None, told=quota(operation)
+        "quota used", total=progress.quota.configured_per_s or None, told=quota(operation)
     )
     bars.update(used, completed=progress.quota.used_per_s)
     return bars
@@ -123,10 +123,11 @@ def _instances(operation: Operation) -> str:
 
 def quota(operation: Operation) -> str:
     used = operation.progress.quota
-    allowed = "?" if used.allowed_per_s is None else used.allowed_per_s
-    less = used.allowed_per_s != used.configured_per_s
-    configured = f" ({used.configured_per_s} configured)" if less else ""
-    return f"{printing.clean(used.action)} {used.used_per_s:.1f} of {allowed} a second{configured}"
+    configured = "?" if used.configured_per_s is None else used.configured_per_s
+    made = f"{printing.clean(used.action)} {used.used_per_s:.1f} of {configured} a second"
+    if used.allowed_per_s is None or used.allowed_per_s == used.configured_per_s:
+        return made
+    return f"{made} (for now the cloud lets {used.allowed_per_s:.1f} through)"
 
 
 def _times(operation: Operation) -> str:

@@ -56,8 +56,8 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
             decision = moved(termination, Event.CALL_STARTED, now)
         case CallAccepted():
             decision = accepted(termination, now, policy)
-        case CallFailed(error):
-            decision = _on_call_failed(termination, error, now, policy)
+        case CallFailed():
+            decision = _on_call_failed(termination, seen, now, policy)
         case CallInterrupted():
             decision = Decision(after=in_doubt(termination, now))
         case Withdrawn():
@@ -68,17 +68,31 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
     return replace(decision, after=with_forecast(termination, decision.after, now, policy.others))
 
 
-def _on_call_failed(
-    termination: Termination, error: CloudError, now: datetime, policy: Policy
+def _put_back(
+    termination: Termination, before: Termination, error: CloudError, now: datetime
 ) -> Decision:
+    """A call that was refused as one too many: the job waits for its turn as it did before.
+
+    The refusal tells nothing of the job, so it counts as no failure of it.
+    """
+    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
+    after = replace(
+        look_at(decision.after, before.look, before.look_at),
+        call_at=before.call_at,
+        called_at=before.called_at,
+    )
+    return replace(decision, after=after)
+
+
+def _on_call_failed(
+    termination: Termination, failure: CallFailed, now: datetime, policy: Policy
+) -> Decision:
+    error = failure.error
     failed = replace(termination, failures=termination.failures + 1, problem=problem_of(error))
     match error.kind:
-        case (
-            CloudErrorKind.THROTTLED
-            | CloudErrorKind.NOT_SENT
-            | CloudErrorKind.CREDENTIAL
-            | CloudErrorKind.CLOCK_SKEW
-        ):
+        case CloudErrorKind.THROTTLED:
+            return _put_back(termination, failure.before, error, now)
+        case CloudErrorKind.NOT_SENT | CloudErrorKind.CREDENTIAL | CloudErrorKind.CLOCK_SKEW:
             decision = moved(failed, Event.CALL_NOT_EXECUTED, now, why=str(error))
             at = now + backoff(failed, policy)
             return replace(decision, after=look_at(decision.after, Look.SWEEP, at))

@@ -119,9 +119,10 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
     if around.ahead is not None:
         ahead = f", {around.ahead} ahead of it"
         turn_at = around.now + timedelta(seconds=around.ahead / allowed_per_s)
-    rate = f"{allowed_per_s} a second are allowed"
+    rate = f"{configured_per_s} a second are allowed"
     if allowed_per_s < configured_per_s:
-        rate += f" at present; {configured_per_s} are configured, the cloud refused more"
+        rate = f"the cloud lets {allowed_per_s:.1f} a second through for now; "
+        rate += f"{configured_per_s} are configured"
     return Explanation(
         waiting_for=f"its turn to be called{ahead}; {rate}{_because(termination)}",
         next_action="TerminateJob",

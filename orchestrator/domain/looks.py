@@ -58,6 +58,9 @@ def on_look_failed(
     last_look_at = now - timedelta(seconds=LAST_LOOKS_S)
     if _overdue(termination, last_look_at) or _unread_too_long(termination, now):
         return given_up(told, now, why=str(error))
+    if error.kind is CloudErrorKind.THROTTLED:
+        # It tells nothing of the job, which is polled next as it was to be.
+        return Decision(after=termination)
     return Decision(after=look_again(told, now, policy))
 
 

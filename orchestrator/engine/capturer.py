@@ -136,6 +136,8 @@ class Capturer:
                 self._partition.wakes.machines.set()
 
     async def _put_off(self, errand: _Errand, error: CloudError) -> None:
+        if error.kind is CloudErrorKind.THROTTLED:
+            return  # It is due as before.
         problem = problem_of(error)
         if error.kind in _FOR_GOOD:
             now = self._partition.clock.now()

@@ -98,6 +98,8 @@ class ComeBackWatch:
         One that alone is refused is watched no longer.
         """
         partition = self._partition
+        if error.kind is CloudErrorKind.THROTTLED:
+            return WINDOW_S
         if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
             self._failures += 1
             wait_s = backoff_s(

@@ -229,11 +229,11 @@ class Store(Protocol):
     async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
         """Write the open attempt's answer and what was decided on it, or neither."""
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        allows; None: as many as are configured.
+        lets through; None: as many as are configured.
         """
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.errors import CloudError, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
 from orchestrator.domain.looks import CALL_AGAIN_AFTER_S
@@ -168,7 +168,11 @@ class Prober:
                 seen = LookFailed(error)
             async with partition.minding(row):
                 await partition.take_in([(row, seen)])
-            await partition.note(seen.error if isinstance(seen, LookFailed) else None)
+            failure = seen.error if isinstance(seen, LookFailed) else None
+            if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
+                # Nothing was read: it may be read again at once.
+                self._looked_at.pop(row.id, None)
+            await partition.note(failure)
         except StoreUnavailable:
             # What is read while nothing can be written is read in vain.
             self._resume_at = partition.clock.monotonic() + PAUSE_S

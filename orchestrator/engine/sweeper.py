@@ -33,6 +33,8 @@ REFUSED_MAX = 8
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
+_FOR_GOOD = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
+
 KINDS = (Kind(Look.SWEEP, CALLED), Kind(Look.SWEEP, NOT_CALLED))
 
 log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class Sweeper:
         return next_s
 
     def _next_suspects(self) -> tuple[Sequence[Termination], float]:
-        return (self._suspects.popleft(), 0.0) if self._suspects else ((), math.inf)
+        return (self._suspects[0], 0.0) if self._suspects else ((), math.inf)
 
     def _due(self, rows: Sequence[Termination]) -> tuple[Sequence[Termination], float]:
         """The jobs to sweep together, and in how many seconds."""
@@ -106,30 +108,42 @@ class Sweeper:
             )
         except CloudError as error:
             await partition.note(error)
-            return await self._on_failure(rows, error)
+            if error.kind not in _FOR_GOOD:
+                return self._back_off(error)
+            self._answered(rows)
+            return await self._on_refused(rows, error)
         await partition.note(None)
+        self._answered(rows)
         self._failures = self._refusals = 0
         self._works = True
         await self._take_in([(row, seen.get(row.job_id) or JobUnlisted()) for row in rows])
         return 0.0
 
-    async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
-        """Back off; where one job may have spoilt the call for all, halve until it is among few.
+    def _answered(self, rows: Sequence[Termination]) -> None:
+        if self._suspects and self._suspects[0] is rows:
+            self._suspects.popleft()
+
+    def _back_off(self, error: CloudError) -> float:
+        """Wait longer after each failure; for refusals as one too many, the quota waits."""
+        if error.kind is CloudErrorKind.THROTTLED:
+            return 0.0
+        self._failures += 1
+        wait_s = backoff_s(
+            self._failures,
+            base_s=BACKOFF_BASE_S,
+            max_s=BACKOFF_MAX_S,
+            jitter=self._partition.random.random(),
+        )
+        self._resume_at = self._partition.clock.monotonic() + wait_s
+        return wait_s
+
+    async def _on_refused(self, rows: Sequence[Termination], error: CloudError) -> float:
+        """Where one job may have spoilt the call for all, halve until it is among few.
 
         Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
         malformed id may refuse a whole call.
         """
         partition = self._partition
-        if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
-            self._failures += 1
-            wait_s = backoff_s(
-                self._failures,
-                base_s=BACKOFF_BASE_S,
-                max_s=BACKOFF_MAX_S,
-                jitter=partition.random.random(),
-            )
-            self._resume_at = partition.clock.monotonic() + wait_s
-            return wait_s
         self._refusals += 1
         if self._works is None and self._refusals == REFUSED_MAX:
             self._works = False

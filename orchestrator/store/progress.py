@@ -76,7 +76,7 @@ _TOOK_S: Final = _since_call_s(_T.settle_from)
 
 
 async def gather(
-    connection: AsyncConnection, operation: OperationRecord, calls_per_s: int, now: datetime
+    connection: AsyncConnection, operation: OperationRecord, calls_per_s: float, now: datetime
 ) -> Progress:
     """Count the jobs of an operation that is not finished."""
     age_s = max(1.0, (now - operation.created_at).total_seconds())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, case, func, or_, select, update
 
+from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
-RATE_WINDOW_S = 10
+RATE_WINDOW_S = 10.0
+RATE_WINDOW_MIN_S = 1.0
+"""One call of the last tenth of a second is no rate of ten a second."""
 ASKED_AGAIN_AFTER = timedelta(seconds=5)
 
 
@@ -104,14 +107,13 @@ class StoredRecords:
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-            since = self._now() - timedelta(seconds=RATE_WINDOW_S)
-            conditions = await _conditions(connection)
+            now, conditions = self._now(), await _conditions(connection)
             return [
-                await _operation(connection, row, since, conditions.get(row.partition))
+                await _operation(connection, row, now, conditions.get(row.partition))
                 for row in rows
             ]
 
-    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
+    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
         async with self._database.read() as connection:
             return await progress.gather(connection, operation, calls_per_s, self._now())
 
@@ -220,7 +222,7 @@ class StoredRecords:
 
 
 async def _operation(
-    connection: AsyncConnection, row: Row[Any], since: datetime, condition: Row[Any] | None
+    connection: AsyncConnection, row: Row[Any], now: datetime, condition: Row[Any] | None
 ) -> OperationRecord:
     t = terminations.c
     by_state = await connection.execute(
@@ -241,11 +243,6 @@ async def _operation(
         .group_by(t.state)
     )
     groups = by_state.all()
-    sent = await connection.scalar(
-        select(func.count()).where(
-            attempts.c.partition == row.partition, attempts.c.sent_at > since
-        )
-    )
     return OperationRecord(
         seq=row.seq,
         id=row.id,
@@ -274,12 +271,26 @@ async def _operation(
         revived=sum(group[9] for group in groups),
         observed_at=max((group[5] for group in groups if group[5]), default=None),
         partition=row.partition,
-        calls_per_s=(sent or 0) / RATE_WINDOW_S,
+        calls_per_s=await _calls_per_s(connection, row, now),
         allowed_per_s=condition and condition.allowed_per_s,
         trouble=_trouble(condition),
         keep_down_s=row.keep_down_s,
         keeps_down_for=row.keeps_down_for,
     )
+
+
+async def _calls_per_s(connection: AsyncConnection, operation: Row[Any], now: datetime) -> float:
+    """The rate of its partition's TerminateJob calls since it was created, or of the last 10 s."""
+    age_s: float = (now - operation.created_at).total_seconds()
+    window_s = min(RATE_WINDOW_S, max(RATE_WINDOW_MIN_S, age_s))
+    sent = await connection.scalar(
+        select(func.count()).where(
+            attempts.c.partition == operation.partition,
+            attempts.c.action == TERMINATE_JOB,
+            attempts.c.sent_at > now - timedelta(seconds=window_s),
+        )
+    )
+    return int(sent or 0) / window_s
 
 
 async def _termination_records(

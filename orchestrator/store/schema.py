@@ -342,7 +342,7 @@ partitions = Table(
     Column("trouble_code", Text),
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
-    Column("allowed_per_s", BigInteger),
+    Column("allowed_per_s", Float),
 )
 
 replicas = Table(

@@ -297,11 +297,11 @@ class WorkingSet(Fenced):
 
         await self._write(work)
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        allows; None: as many as are configured.
+        lets through; None: as many as are configured.
         """
 
         async def work(transaction: Transaction) -> None:

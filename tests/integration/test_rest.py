@@ -428,7 +428,7 @@ async def test_a_termination_says_why_it_is_where_it_is(in_every_state: Rest, st
 
 async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Path) -> None:
     """Beside the one configured, of which it falls short then."""
-    faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 1}}}
+    faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 60}}}
     async with served(tmp_path, {"ids": ["job-less0001"], "drain_s": 0.1}, faults=faults) as rest:
         waiting = await rest.accepted("job-less0002")
         quota = waiting["progress"]["quota"]
@@ -469,7 +469,7 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
 
 async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:
     """The quota that throttling has taught the other one, too, and why a job waits."""
-    faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 1}}}
+    faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 60}}}
     jobs = {"ids": ["job-less0001"], "drain_s": 0.1}
     async with served(tmp_path, jobs, faults=faults) as rest, AsyncExitStack() as stack:
         waiting = await rest.accepted("job-less0002")

@@ -27,14 +27,14 @@ from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.seen import CallAccepted, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
 from orchestrator.engine.prober import PLANNED
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
@@ -262,7 +262,7 @@ WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
         [
             read(JobState.RUNNING, LIVE),
             CallStarted(),
-            CallFailed(
+            call_failed(
                 failure(CloudErrorKind.REFUSED, "UnsupportedOperation.TerminateOperationWithEnvId")
             ),
         ],
@@ -439,9 +439,9 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
     assert await to_sweep(store, 10) == [one, two]
 
 
-@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 3), (None, None)])
+@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 2.85), (None, None)])
 async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
-    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, int | None]
+    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, float | None]
 ) -> None:
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")

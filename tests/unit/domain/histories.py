@@ -14,7 +14,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 from tests.unit.domain.build import machines as known_machines
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def one_of_each_end() -> list[History]:
         verified(),
         history("job-over", read(JobState.SUCCEED)),
         history("job-missing", LookFailed(missing)),
-        history("job-refused", RUNNING, CallStarted(), CallFailed(refusal)),
+        history("job-refused", RUNNING, CallStarted(), call_failed(refusal)),
         history("job-withdrawn", Withdrawn()),
         history(
             "job-lost",
-            *(RUNNING, CallStarted(), CallFailed(throttled)),
+            *(RUNNING, CallStarted(), call_failed(throttled)),
             *CALLED,
             LookFailed(unread),
             last_at=at_last,

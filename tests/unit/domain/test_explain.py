@@ -103,7 +103,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {"ahead": 12, "rate": Rate(20, 3)},
         {"call_at": later(-60)},
-        "; 3 a second are allowed at present; 20 are configured, the cloud refused more",
+        "; the cloud lets 3.0 a second through for now; 20 are configured",
         "TerminateJob",
         later(4),
     ),

@@ -411,13 +411,3 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
         waits.append(await world.sweeper.step())
         world.clock.advance(1)
     assert waits == [0.5, 1.0, 0.0, 0.5]
-
-
-async def test_a_throttled_sweep_waits_and_is_repeated(database: Database) -> None:
-    world = World(database, faults={"DescribeJobs": {"throttle": {"first_n": 1}}})
-    world.cloud_runs(JOB)
-    await due_in(world, 0, JOB)
-    assert await world.sweeper.step() == 0.5
-    world.clock.advance(1)
-    assert await world.sweeper.step() == 0
-    assert [call.code for call in sweeps(world)] == ["", "OK"]
