@@ -170,8 +170,13 @@ class Store(Protocol):
     def instances(self) -> InstanceStore:
         """Their instances."""
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        """Terminations of each kind to look at, due or not, the soonest first."""
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at: due or not, the soonest first.
+
+        Of a kind that goes in turn, those that are due.
+        """
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float

@@ -7,6 +7,7 @@ is spent: its counters are then the job's, and its quota is another.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import chain, zip_longest
@@ -41,7 +42,8 @@ PROOFS = Kind(Look.JOB, CALLED)
 FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
 UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
-"""Jobs that no sweep has shown."""
+"""Jobs that no sweep has shown; those that are due go in turn."""
+UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
 LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
 """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
 PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED)
@@ -74,7 +76,8 @@ class Prober:
         # What ends while the rows are read is in them as it was before.
         under_way = set(self._under_way)
         limit = len(under_way) + LOOKS_PER_STEP
-        rows_of = await self._partition.store.planned(limit, *PLANNED)
+        rows_of = await self._partition.store.planned(now, limit, *PLANNED, UNLISTED_IN_TURN)
+        rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[LONG_UNCOUNTED] = []
         if self._partition.clock.monotonic() >= self._count_all_at:
@@ -100,7 +103,7 @@ class Prober:
         self._tell_sweeper(proofs_wait=proofs_wait)
         if blocked_s:
             return min(*blocked_s, next_s)
-        if next_s == math.inf and any(len(rows) == limit for _, rows in found):
+        if next_s == math.inf and any(len(rows) >= limit for _, rows in found):
             return 0.0
         return min(next_s, await self._count_for_watchers())
 

@@ -35,7 +35,10 @@ BACKOFF_MAX_S = 10.0
 
 _FOR_GOOD = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
 
-KINDS = (Kind(Look.SWEEP, CALLED), Kind(Look.SWEEP, NOT_CALLED))
+NOT_YET_CALLED = Kind(Look.SWEEP, NOT_CALLED)
+FIRST_POLLS = Kind(Look.SWEEP, NOT_CALLED, seen=False, in_turn=True)
+"""Jobs that no poll has shown yet, where one call does not carry all that are not called."""
+KINDS = (Kind(Look.SWEEP, CALLED), NOT_YET_CALLED, FIRST_POLLS)
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,9 @@ class Sweeper:
         if wait_s > 0:
             return wait_s
         next_s = math.inf
-        rows_of = await partition.store.planned(JOBS_PER_CALL, *KINDS)
+        rows_of = await partition.store.planned(partition.clock.now(), JOBS_PER_CALL, *KINDS)
+        if len(rows_of[NOT_YET_CALLED]) < JOBS_PER_CALL:
+            rows_of[FIRST_POLLS] = []
         for turn in list(self._turns):
             rows, due_s = self._due(rows_of[turn]) if turn else self._next_suspects()
             if rows and due_s <= 0:

@@ -87,15 +87,15 @@ class AttemptRecord:
 class TerminationRecord:
     """A termination as stored; ``ahead`` jobs of its partition are called before it.
 
-    It is counted for a termination asked for by itself, and None in lists; ``others``, how long
-    drains of its partition took of late, is known for one that is queued then.
+    ``others``, how long drains of its partition took of late, is known for one that is queued and
+    was asked for by itself.
     """
 
     seq: int
     termination: Termination
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
-    ahead: int | None
+    ahead: int
     others: Durations | None
     trouble: Problem | None
     allowed_per_s: float | None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, insert, select, update
 
 from orchestrator.domain.chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
+from orchestrator.store import turns
 from orchestrator.store.chunks import chunks
 from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
@@ -31,7 +32,9 @@ async def create(
     earlier = await _earlier(transaction, new)
     if earlier is not None:
         return Created(operation_id=earlier, replayed=True)
-    live = await _live(transaction, new)
+    found = await _live(transaction, new)
+    live = {row.job_id: row.id for row in found}
+    first_polls = await turns.for_first_polls(transaction, new)
     fresh = [
         _termination(new, job_id, termination_id)
         for job_id, termination_id in zip(new.job_ids, termination_ids, strict=True)
@@ -39,7 +42,9 @@ async def create(
     ]
     await transaction.execute(insert(operations).values(_operation_row(new)))
     if fresh:
-        await transaction.execute(insert(terminations), [to_row(t) for t in fresh])
+        await transaction.execute(
+            insert(terminations), [to_row(t) | {"turn": first_polls[t.job_id]} for t in fresh]
+        )
         for termination in fresh:
             transaction.record(
                 at=new.created_at,
@@ -55,6 +60,7 @@ async def create(
             )
     if live:
         await _join(transaction, new, list(live.values()))
+        await turns.join(transaction, new, found, first_polls)
     wanted = [*(termination.id for termination in fresh), *live.values()]
     await transaction.execute(
         insert(operation_terminations),
@@ -99,12 +105,12 @@ async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
     return str(row.id)
 
 
-async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
-    """Live terminations of the wanted jobs: job id to termination id; none ends meanwhile."""
-    live: dict[str, str] = {}
+async def _live(transaction: Transaction, new: NewOperation) -> list[Row[Any]]:
+    """Live terminations of the wanted jobs, as :func:`turns.join` has them; none ends meanwhile."""
+    t, live = terminations.c, list[Row[Any]]()
     for some in chunks(new.job_ids):
         found = await transaction.execute(
-            select(terminations.c.job_id, terminations.c.id)
+            select(*(t[name] for name in turns.JOINED))
             .where(
                 terminations.c.account == new.account,
                 terminations.c.region == new.region,
@@ -114,7 +120,7 @@ async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
             .order_by(terminations.c.seq)
             .with_for_update(key_share=True)
         )
-        live.update((row.job_id, row.id) for row in found)
+        live += found.all()
     return live
 
 

@@ -26,7 +26,7 @@ from orchestrator.services.ports import (
     TerminationRecord,
 )
 from orchestrator.store import operations as submission
-from orchestrator.store import progress
+from orchestrator.store import progress, turns
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
@@ -121,13 +121,12 @@ class StoredRecords:
         query = select(terminations).where(terminations.c.id == termination_id)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-            found = await _termination_records(connection, rows)
+            found = await _termination_records(connection, rows, self._now())
             if not found:
                 return None
-            ahead = await _ahead(connection, rows[0], self._now())
             queued = rows[0].state == State.QUEUED
             others = await progress.others(connection, rows[0].partition) if queued else None
-            return replace(found[0], ahead=ahead, others=others)
+            return replace(found[0], others=others)
 
     async def terminations(
         self,
@@ -159,7 +158,7 @@ class StoredRecords:
     async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-            return await _termination_records(connection, rows)
+            return await _termination_records(connection, rows, self._now())
 
     async def instances(
         self,
@@ -294,7 +293,7 @@ async def _calls_per_s(connection: AsyncConnection, operation: Row[Any], now: da
 
 
 async def _termination_records(
-    connection: AsyncConnection, rows: Sequence[Row[Any]]
+    connection: AsyncConnection, rows: Sequence[Row[Any]], now: datetime
 ) -> list[TerminationRecord]:
     ids = [row.id for row in rows]
     asked_by: dict[str, list[str]] = defaultdict(list)
@@ -308,13 +307,16 @@ async def _termination_records(
     ):
         tried[row.termination_id].append(attempt_record(row))
     conditions = await _conditions(connection)
+    waiting = [row for row in rows if row.call_at is not None]
+    queues = {row.partition for row in waiting}
+    ahead = await turns.ahead(connection, queues, [row.id for row in waiting], now)
     return [
         TerminationRecord(
             seq=row.seq,
             termination=from_row(dict(row._mapping)),  # noqa: SLF001 - SQLAlchemy's public name
             operation_ids=tuple(asked_by[row.id]),
             attempts=tuple(tried[row.id]),
-            ahead=None,
+            ahead=ahead.get(row.id, 0),
             others=None,
             trouble=_trouble(condition),
             allowed_per_s=condition and condition.allowed_per_s,
@@ -337,19 +339,6 @@ def _trouble(condition: Row[Any] | None) -> Problem | None:
         message=condition.trouble_message,
         advice=condition.trouble_advice,
     )
-
-
-async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> int:
-    """How many jobs of the partition are called before this one."""
-    if row.call_at is None:
-        return 0
-    t = terminations.c
-    earlier = t.seq < row.seq
-    before = t.first_in_line & earlier if row.first_in_line else or_(t.first_in_line, earlier)
-    ahead = await connection.scalar(
-        select(func.count()).where(t.partition == row.partition, t.call_at <= now, before)
-    )
-    return ahead or 0
 
 
 def attempt_record(row: Row[Any]) -> AttemptRecord:

@@ -87,6 +87,7 @@ operations = Table(
     Column("keep_down_s", Float),
     Column("keeps_down_for", Text),
     Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
+    Column("turn", BigInteger),
     UniqueConstraint("requested_by", "idempotency_key"),
     CheckConstraint("length(reason) > 0", name="reason"),
     CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),
@@ -163,6 +164,8 @@ terminations = Table(
     Column("come_back_watch_s", Float, nullable=False, server_default=text("0")),
     Column("come_back_watched_at", UtcDateTime),
     Column("revival", JSON(none_as_null=True)),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_turn", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
@@ -200,10 +203,23 @@ Index(
     "ix_terminations_turn",
     terminations.c.partition,
     terminations.c.first_in_line.desc(),
+    terminations.c.turn,
+    terminations.c.last_turn,
     terminations.c.seq,
     terminations.c.call_at,
     sqlite_where=text("call_at IS NOT NULL"),
     postgresql_where=text("call_at IS NOT NULL"),
+)
+_UNSEEN = text("job_state IS NULL AND look_at IS NOT NULL")
+Index(
+    "ix_terminations_unseen",
+    terminations.c.partition,
+    terminations.c.look,
+    terminations.c.turn,
+    terminations.c.seq,
+    terminations.c.look_at,
+    sqlite_where=_UNSEEN,
+    postgresql_where=_UNSEEN,
 )
 
 _TO_CAPTURE = text("captured_run < run AND finished_at IS NULL")
@@ -211,6 +227,8 @@ Index(
     "ix_terminations_capture",
     terminations.c.partition,
     terminations.c.first_in_line.desc(),
+    terminations.c.turn,
+    terminations.c.last_turn,
     terminations.c.seq,
     sqlite_where=_TO_CAPTURE,
     postgresql_where=_TO_CAPTURE,
@@ -343,6 +361,7 @@ partitions = Table(
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
     Column("allowed_per_s", Float),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
 )
 
 replicas = Table(

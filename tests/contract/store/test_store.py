@@ -29,7 +29,8 @@ from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
-from orchestrator.engine.prober import PLANNED
+from orchestrator.engine.prober import PLANNED, UNLISTED_IN_TURN
+from orchestrator.engine.sweeper import KINDS
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
@@ -39,6 +40,7 @@ from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read,
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
     from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
 
 PARTITION = "main@host"
 
@@ -76,7 +78,7 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
 
 async def to_sweep(store: WorkingSet, limit: int) -> list[Termination]:
     kind = Kind(Look.SWEEP)
-    return (await store.planned(limit, kind))[kind]
+    return (await store.planned(NOW, limit, kind))[kind]
 
 
 async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any) -> str:
@@ -184,35 +186,53 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert record.ahead == 2
 
 
+async def queued(database: Database, records: StoredRecords, jobs: int, unseen: int) -> None:
+    """Have so many jobs wait for their call, and for a first poll."""
+    await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
+
+    async def work(transaction: Transaction) -> None:
+        seen = {"job_state": "RUNNING", "run": 1, "call_at": NOW, "last_turn": jobs}
+        some = schema.terminations.c.seq <= jobs
+        await transaction.execute(update(schema.terminations).where(some).values(seen))
+
+    await database.write(work)
+
+
 async def test_what_is_next_is_found_without_sorting_all_there_is(
-    database: Database, store: WorkingSet
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
     asked: list[tuple[str, Any]] = []
     shared = database.dialect.shared
+    await queued(database, records, 10_000, 1000)
 
     @event.listens_for(database.dialect.readers.sync_engine, "before_cursor_execute")
     def on_execute(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.planned(10, *PLANNED)
-    await store.callable(NOW, 1, capture_wait_s=10)
+    await store.planned(NOW, 10, *PLANNED, UNLISTED_IN_TURN, *KINDS)
+    ready, _ = await store.callable(NOW, 1, capture_wait_s=0)
+    assert len(ready) == 1
+    to_capture, _ = await store.instances.to_read(NOW, 10)
+    assert len(to_capture) == 10
     async with database.read() as connection:
-        if shared:  # else it reads the whole table, which is empty
+        if shared:  # else it reads whole tables of which it has counted nothing yet
             for way in ("seqscan", "bitmapscan"):
                 await connection.execute(text(f"SET LOCAL enable_{way} = off"))
-        plans = [
+        planned, called, captured = [
             "\n".join(str(row) for row in await connection.exec_driver_sql(*explained))
             for explained in asked
         ]
-    for plan, index, scans in zip(
-        plans,
-        ("ix_terminations_look", "ix_terminations_turn", "ix_terminations_turn"),
-        (len(PLANNED), 1, 1),
-        strict=True,
-    ):
-        assert len(re.findall(f"(?i)using ((covering )?index )?{index} ", plan)) == scans
-        assert not re.search("(?i)sort|b-tree", plan)
+
+    def scans(plan: str, index: str) -> int:
+        return len(re.findall(f"(?i)using ((covering )?index )?ix_terminations_{index} ", plan))
+
+    assert (scans(planned, "look"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
+    assert scans(called, "turn") == 1
+    assert not re.search("(?i)sort|b-tree", planned + called)
+    first, _, _ = captured.partition("read_anew")
+    assert scans(first, "capture") == 1
+    assert not re.search("(?i)sort|b-tree", first.partition("Subquery Scan on anon_2")[0])
 
 
 async def test_the_last_job_finishes_its_operation_with_an_outcome(

@@ -108,15 +108,6 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         later(4),
     ),
     (
-        "in a list, where nobody counts",
-        State.QUEUED,
-        {"ahead": None},
-        {"call_at": NOW},
-        "its turn to be called; 2 a second are allowed",
-        "TerminateJob",
-        None,
-    ),
-    (
         "called again after a pause",
         State.QUEUED,
         {"ahead": 0},

@@ -411,3 +411,35 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
         waits.append(await world.sweeper.step())
         world.clock.advance(1)
     assert waits == [0.5, 1.0, 0.0, 0.5]
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> None:
+    """Nor do the jobs that are held meanwhile: each kind of poll has its turn."""
+    world = World(database)
+    held, good, *stale = job_ids(1002)
+    world.cloud_runs(good)
+    world.cloud_runs(held, state="SUBMITTED")
+    await world.submit(*stale)
+    await world.submit(good)
+    await world.submit(held, state=State.HELD, job_state=JobState.SUBMITTED)
+    for _ in range(4):
+        await world.sweeper.step()
+        world.clock.advance(1)
+    polled = [{*call.job_ids} for call in sweeps(world)]
+    assert any(good in jobs for jobs in polled[:2])
+    assert any(held in jobs for jobs in polled)
+
+
+async def test_first_polls_cost_no_call_of_their_own_where_one_carries_all(
+    database: Database,
+) -> None:
+    world = World(database)
+    jobs = job_ids(90)
+    world.cloud_runs(*jobs)
+    await world.submit(*jobs[:45])
+    await world.submit(*jobs[45:], state=State.HELD, job_state=JobState.SUBMITTED)
+    await world.sweeper.step()
+    assert sizes(world) == [90]
