@@ -190,9 +190,9 @@ async def test_what_was_held_is_called_before_all_and_takes_no_turn(queue: Queue
     await queue.queued("A", 3)
     held = [await queue.found(f"H-{number}") for number in range(1, 11)]
     await queue.see(held, JobState.RUNNING)
+    assert by_operation(await queue.call_all(at_most=10)) == "HHHHHHHHHH"
     await queue.queued("B", 1)
-    made = await queue.call_all()
-    assert by_operation(made) == "HHHHHHHHHH" + "BAAA"
+    assert by_operation(await queue.call_all()) == "BAAA"
 
 
 async def test_a_job_has_the_earliest_turn_of_those_that_want_it(queue: Queue) -> None:
@@ -210,14 +210,13 @@ async def test_a_joined_job_that_no_poll_has_shown_goes_by_the_better_operation(
     assert "A-30" in (await queue.call_all())[:2]
 
 
-@pytest.mark.parametrize("joined", [False, True])
-async def test_joining_takes_no_turn_from_a_job_that_had_an_earlier_one(
-    queue: Queue, joined: bool
-) -> None:
-    await queue.queued("A", 5)
-    if joined:
-        await queue.submit("B", [f"A-{number}" for number in range(1, 6)])
-    assert await queue.call_all() == [f"A-{number}" for number in range(1, 6)]
+async def test_two_operations_that_want_the_same_jobs_have_two_calls_a_turn(queue: Queue) -> None:
+    await queue.queued("A", 6)
+    await queue.queued("C", 6)
+    await queue.submit("B", [f"A-{number}" for number in range(1, 7)])
+    made = await queue.call_all()
+    assert [sorted(by_operation(made[turn : turn + 3])) for turn in (0, 3)] == [["A", "A", "C"]] * 2
+    assert [job_id for job_id in made if job_id[0] == "A"] == [f"A-{n}" for n in range(1, 7)]
 
 
 async def test_a_call_that_was_one_too_many_keeps_its_turn(queue: Queue) -> None:
