@@ -25,6 +25,7 @@ from tests.unit.domain.build import LIVE, POLICY, later, read, swept
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.domain.jobs import JobSeen
     from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
@@ -238,17 +239,25 @@ async def test_calls_that_never_left_take_no_turns(queue: Queue) -> None:
     assert await queue.call_all() == [f"A-{number}" for number in range(1, 21)]
 
 
-async def test_jobs_that_are_called_again_take_their_turns_anew(queue: Queue) -> None:
-    """Many that run on, or were revived, do not go before the jobs of others."""
+RUNS_ON = read(JobState.RUNNING, LIVE, at=AT)
+RAN_AGAIN = [swept(JobState.SUBMITTED, at=AT), swept(JobState.RUNNING, at=AT)]
+
+
+@pytest.mark.parametrize("polls", [[RUNS_ON], RAN_AGAIN], ids=["runs on", "was submitted again"])
+async def test_jobs_that_are_called_again_take_their_turns_anew(
+    queue: Queue, polls: list[JobSeen]
+) -> None:
+    """They do not go before the jobs of others."""
     await queue.queued("A", 10)
     await queue.call_all()
     await queue.queued("B", 10)
-    drain = [await queue.found(f"A-{number}") for number in range(1, 11)]
-    for row in drain:
-        known = replace(row, acknowledged_at=later(-900), called_at=later(-900))
-        decision = decide(known, read(JobState.RUNNING, LIVE, at=AT), AT, POLICY)
+    for number in range(1, 11):
+        for seen in polls:
+            row = await queue.found(f"A-{number}")
+            known = replace(row, acknowledged_at=later(-900), called_at=later(-900))
+            decision = decide(known, seen, AT, POLICY)
+            await queue.store.apply([(row, decision)], AT)
         assert decision.after.call_at == AT
-        await queue.store.apply([(row, decision)], AT)
     made = by_operation(await queue.call_all())
     assert all(sorted(made[turn : turn + 2]) == ["A", "B"] for turn in range(0, 20, 2))
 
