@@ -326,6 +326,26 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     assert jobs[place] not in swept
 
 
+@pytest.mark.parametrize("fault", ["throttle", "reset"])
+async def test_the_search_for_it_goes_on_after_a_call_that_fails(
+    database: Database, fault: str
+) -> None:
+    """Not only once the jobs that were kept apart are due again."""
+    world = World(database, quotas=AMPLE)
+    spoiler, *good = job_ids(20)
+    world.cloud_runs(*good)
+    world.cloud_runs(spoiler, forbidden=True)
+    await due_in(world, -1, spoiler, *good)
+    await world.sweeper.step()
+    faults = read_faults({"DescribeJobs": {fault: {"first_n": 1}}})
+    world.simulator.faults.replace(faults, now=world.simulator.now())
+    while not math.isinf(wait_s := await world.sweeper.step()) and wait_s < SUSPECTED_S / 2:
+        world.clock.advance(wait_s)
+    assert sizes(world) == [20, 10, 10, 10, 5, 5, 2, 3]
+    for job_id in good[2:]:
+        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+
+
 async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
     """Neither what was called already nor what is asked for later."""
     world = World(database, quotas=AMPLE)
