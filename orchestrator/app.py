@@ -235,7 +235,7 @@ def _context(
         for partition in account.partitions(name).values()
     }
 
-    def rate(partition: str, allowed_per_s: int | None) -> Rate | None:
+    def rate(partition: str, allowed_per_s: float | None) -> Rate | None:
         configured = configured_per_s.get(partition)
         if configured is None:
             return None

@@ -27,7 +27,7 @@ from orchestrator.domain.seen import (
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ CALLABLE = swept(JobState.RUNNING)
 CALLED: list[Seen] = [CALLABLE, CallStarted()]
 IN_DOUBT: list[Seen] = [
     *CALLED,
-    CallFailed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
+    call_failed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
 ]
 DRAINING: list[Seen] = [*CALLED, CallAccepted("r")]
 WAYS: dict[str, list[Seen]] = {
@@ -74,7 +74,7 @@ WAYS: dict[str, list[Seen]] = {
 ANSWERS: list[Seen] = [
     CallAccepted("r"),
     CallInterrupted(),
-    *[CallFailed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
+    *[call_failed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
 LOOKS: list[Seen] = [
     JobUnlisted(),
