@@ -289,7 +289,6 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
         before,
         state=State.QUEUED,
         revision=before.revision + 2,
-        give_up_at=later(3600),
     )
 
 
