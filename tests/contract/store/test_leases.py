@@ -215,9 +215,9 @@ async def test_who_never_joined_lives_not(world: World) -> None:
 
 async def test_the_next_to_expire_is_another_one_and_the_soonest(world: World) -> None:
     await world.live("p1", replicas=("b",), lease_s=50.0)
-    await world.live("p1", replicas=("c",), lease_s=80.0)
+    await world.live("p1", replicas=("c",), lease_s=70.0)
     await world.live("p1", replicas=("a",), lease_s=1.0)
-    standing = await world.leases.renew("a", 10.0)
+    standing = await world.leases.renew("a", 40.0)
     assert standing is not None
     # The server's clock goes on.
     assert 40.0 < standing.next_expiry_s <= 50.0
@@ -379,7 +379,7 @@ async def captured(store: WorkingSet) -> CapturedMachine:
         instances_total=1,
     )
     await store.instances.capture(await only(store), Capture(run=1), page, awaits=False)
-    (machine,) = await store.instances.machines_due(NOW, 1)
+    (machine,) = await store.instances.machines_due(NOW, NOW, 1)
     return machine
 
 
