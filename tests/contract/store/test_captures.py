@@ -296,6 +296,63 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
     assert (await found(records, job.id)).look_at == later(2)
 
 
+async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
+
+    async def sighted(machine: CapturedMachine, sight: Sight, at: float) -> Termination:
+        await store.instances.machines_seen([(machine, sight)], later(at))
+        return await found(records, job.id)
+
+    await know(database, job, **DOWN)
+    first, second = await store.instances.machines_due(NOW, NOW, 10)
+    assert (await sighted(first, Sight.GONE, 1)).machines.all_observed_at is None
+    job = await sighted(second, Sight.TERMINATED, 2)
+    assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
+    assert await due(store, at=99) == [], "nobody has asked yet"
+    job = await know(database, job, confirm_from=later(30), look_at=later(60))
+    assert await due(store, at=29.9) == []
+    assert await due(store, at=30) == ["ins-1", "ins-2"]
+    first, second = await store.instances.machines_due(later(30), later(25), 10)
+    assert (first.sight, second.sight) == (Sight.GONE, Sight.TERMINATED)
+    job = await sighted(first, Sight.GONE, 30)
+    assert (job.machines.all_observed_at, job.look_at) == (later(2), later(60))
+    assert await due(store, at=30) == ["ins-2"]
+    job = await sighted(second, Sight.GONE, 31)
+    assert (job.machines.all_observed_at, job.look_at) == (later(30), later(31))
+    assert (job.machines.gone, job.machines.up) == (2, 0)
+    assert await due(store, at=99) == []
+
+
+async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
+    await know(database, job, **DOWN, confirm_from=later(30), look_at=later(60))
+    await see(store, Sight.GONE, at=1)
+    first, second = await store.instances.machines_due(later(30), later(25), 10)
+    await store.instances.machines_seen([(first, Sight.UP), (second, Sight.GONE)], later(30))
+    job = await found(records, job.id)
+    assert (job.machines.gone, job.machines.up, job.machines.all_observed_at) == (1, 1, None)
+    assert await due(store, at=34.9) == []
+    assert await due(store, at=35) == ["ins-1"]
+
+
+async def test_machines_of_a_job_that_was_revived_are_not_confirmed_gone(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    job = await capture(store, records, "job-1", instance(0, "ins-1"))
+    await know(database, job, **DOWN, confirm_from=later(30))
+    await see(store, Sight.GONE, at=1)
+    assert await due(store, at=30) == ["ins-1"]
+    await know(database, job, state=State.DRAINING, confirm_from=later(30))
+    assert await due(store, at=30) == []
+
+
 async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs(
     store: WorkingSet, records: StoredRecords, database: Database
 ) -> None:

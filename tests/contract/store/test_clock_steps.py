@@ -314,8 +314,8 @@ async def noted_ago(database: Database, ago_s: float) -> None:
 
 async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> None:
     leases = StoredLeases(database)
-    for _ in range(2):
-        await leases.note_step(0, STEP_S)
+    for measured_s in (STEP_S, STEP_S + 1):
+        await leases.note_step(0, measured_s)
     assert await noted(database) == STEP_S
     await leases.note_step(STEP_S, -60)
     assert await noted(database) == STEP_S - 60
