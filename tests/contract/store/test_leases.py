@@ -224,6 +224,19 @@ async def test_the_next_to_expire_is_another_one_and_the_soonest(world: World) -
     assert set(standing.candidates) == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize(("lasts_s", "live"), [(1.9 * LEASE_S, True), (2.1 * LEASE_S, False)])
+async def test_a_lease_of_before_the_clock_was_put_back_is_over(
+    world: World, lasts_s: float, *, live: bool
+) -> None:
+    await world.live("p1", replicas=("a",))
+    await world.live("p1", replicas=("b",), lease_s=lasts_s)
+    await take(world, "b", "p1")
+    standing = await world.leases.renew("a", LEASE_S)
+    assert standing is not None
+    assert standing.holders == {"p1": "b" if live else None}
+    assert await world.lives() == ({"a", "b"} if live else {"a"})
+
+
 async def test_who_leaves_has_given_everything_back(world: World) -> None:
     await world.live("p1", replicas=("a", "b"))
     await take(world, "a", "p1")
