@@ -98,7 +98,7 @@ LIFE: list[Seen] = [
     CallStarted(),
     CallAccepted("r-1"),
     read(JobState.FAILED, at=later(6)),
-    swept(JobState.FAILED, at=later(90)),
+    read(JobState.FAILED, at=later(90)),
 ]
 """Until it is verified; each a hundred seconds after the one before."""
 

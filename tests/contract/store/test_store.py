@@ -22,12 +22,18 @@ from orchestrator.domain.errors import (
     StoreUnavailable,
 )
 from orchestrator.domain.invariants import Invariant
-from orchestrator.domain.jobs import JobState
+from orchestrator.domain.jobs import JobState, JobSubmitted, TaskSubmitted
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallAccepted, CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.seen import (
+    CallAccepted,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
 from orchestrator.engine.prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.engine.sweeper import KINDS
@@ -37,7 +43,7 @@ from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.known import know
-from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
@@ -261,48 +267,60 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
     return CloudError(kind, code, f"about {code}", advice=f"against {code}")
 
 
-WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
+WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
+UNREAD = LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
+SUBMISSION = JobSubmitted(
+    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=DOWN.total),)
+)
+"""As many instances as a read of a job that is down counts."""
+WENT: dict[str, tuple[State, str | None, list[tuple[float, Seen]]]] = {
     "job-verified": (
         State.VERIFIED,
         None,
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallAccepted("r1"),
-            read(JobState.FAILED, at=later(2)),
-            swept(JobState.FAILED, at=later(60)),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, CallAccepted("r1")),
+            (2, read(JobState.FAILED, at=later(2))),
+            (60, read(JobState.FAILED, at=later(60))),
         ],
     ),
-    "job-over": (State.ALREADY_FINISHED, None, [read(JobState.SUCCEED)]),
+    "job-over": (
+        State.ALREADY_FINISHED,
+        None,
+        [(0, read(JobState.SUCCEED)), (0, SUBMISSION), (0, read(JobState.SUCCEED))],
+    ),
     "job-missing": (
         State.NOT_FOUND,
         "ResourceNotFound.Job",
-        [LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))],
+        [
+            (0, JobUnlisted()),
+            (60, JobUnlisted()),
+            (120, LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))),
+        ],
     ),
     "job-refused": (
         State.REFUSED,
-        "UnsupportedOperation.TerminateOperationWithEnvId",
+        WITH_ENV_ID,
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            call_failed(
-                failure(CloudErrorKind.REFUSED, "UnsupportedOperation.TerminateOperationWithEnvId")
-            ),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, call_failed(failure(CloudErrorKind.REFUSED, WITH_ENV_ID))),
         ],
     ),
     "job-lost": (
         State.UNVERIFIED,
         "Client.DeadlinePassed",
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallAccepted("r2"),
-            read(JobState.RUNNING, LIVE),
-            LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, CallAccepted("r2")),
+            (0, read(JobState.RUNNING, LIVE)),
+            *[(at, UNREAD) for at in (60, 90, 120)],
         ],
     ),
 }
-"""Each job with the state it ends in, the code it ends with, and what is seen of it till then."""
+"""Each job with the state and code it ends with, and what is read of it until then, and when."""
 
 
 async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
@@ -315,8 +333,8 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
         assert unfinished is not None
         assert (unfinished.outcome, unfinished.finished_at) == (None, None)
         _, _, seen = WENT[row.job_id]
-        for number, each in enumerate(seen, start=1):
-            at = later(120) if number == len(seen) else NOW
+        for at_s, each in seen:
+            at = later(at_s)
             decision = decide(before, each, at, POLICY)
             await store.apply([(before, decision)], at)
             before = decision.after
