@@ -104,6 +104,9 @@ class Link:
     async def renew(self, replica: str, lease_s: float) -> Standing | None:
         return await self._ask("renew", self._leases.renew, replica, lease_s)
 
+    async def note_step(self, known_steps_s: int, by_s: int) -> None:
+        await self._ask("note_step", self._leases.note_step, known_steps_s, by_s)
+
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
         return await self._ask("take", self._leases.take, replica, epochs)
 
@@ -326,6 +329,12 @@ class Cluster:
             if not replica.paused:
                 replica.machine.advance(seconds)
 
+    def step_clock(self, seconds: float) -> None:
+        """Put the database's clock ahead, or back: no machine's clock tells of it."""
+        self.world.clock.passed_s += seconds
+        for replica in self.replicas:
+            replica.steps_at += seconds
+
     async def play(self, seconds: float) -> None:
         """Let time pass, in which each replica steps when its last step said."""
         until = self.now_s + seconds
@@ -352,6 +361,12 @@ class Cluster:
         async with self.world.database.read() as connection:
             found = await connection.execute(text("SELECT id FROM replicas"))
             return set(found.scalars())
+
+    async def steps_s(self) -> int:
+        """The sum of the steps of the clock that are noted."""
+        async with self.world.database.read() as connection:
+            found = await connection.execute(text("SELECT steps_s FROM clock_steps"))
+            return int(found.scalar_one())
 
     async def shares(self) -> Counter[str]:
         """How many partitions each replica holds, as it is stored."""
