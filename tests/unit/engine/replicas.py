@@ -16,6 +16,7 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leases import LeasePolicy
+from orchestrator.engine import leases as engine_leases
 from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases, running
 from orchestrator.engine.loop import IDLE_MAX_S
@@ -40,6 +41,8 @@ from tests.unit.engine.support import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+
+    import pytest
 
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.engine.lease import Lease
@@ -267,6 +270,14 @@ class Replica:
         """Run it, rather than step it, while the block lasts."""
         async with asyncio.timeout(END_S), running(self.leases, NoJitter()):
             yield
+
+
+def own_logs(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == engine_leases.__name__
+    ]
 
 
 def is_stopped(loops: PartitionLoops) -> bool:
