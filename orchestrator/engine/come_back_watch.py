@@ -9,7 +9,6 @@ one.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from orchestrator.domain.come_back import WatchLook
     from orchestrator.domain.terminations import Termination
@@ -46,18 +46,21 @@ class ComeBackWatch:
         self._partition = partition
         self._pacer = partition.pacers["DescribeJobs"]
         self._by_job = partition.pacers["DescribeJob"]
-        self._to_count: deque[Termination] = deque()
-        """Lost with the process: a sweep after the end of the watch finds them again."""
+        self._to_count: dict[str, Termination] = {}
+        """By id, as the last sweep left each.  Lost with the process: the next sweep after the end
+        of the watch finds them again.
+        """
         self._at_once = JOBS_PER_CALL
         self._failures = 0
         self._resume_at = 0.0
-        self._told = False
+        self._told: set[str] = set()
+        """Those that may not be read."""
 
     async def step(self) -> float:
         """Read those that are due; returns the seconds until more may be."""
         partition = self._partition
         if self._to_count and self._may_count():
-            return await self._count(self._to_count.popleft())
+            return await self._count(self._to_count.pop(next(iter(self._to_count))))
         if (wait_s := self._wait_s()) > 0:
             return wait_s
         every = timedelta(seconds=partition.poll.down_s)
@@ -98,17 +101,18 @@ class ComeBackWatch:
             await partition.note(error, self._pacer)
             return await self._on_failure(rows, error)
         await partition.note(None, self._pacer)
-        self._failures, self._told = 0, False
+        self._failures = 0
+        self._told -= {row.id for row in rows}
         self._at_once = min(JOBS_PER_CALL, 2 * self._at_once)
         now = partition.clock.now()
         looks = [watch_look(row, seen.get(row.job_id), now) for row in rows]
-        await self._write(looks)
-        waiting = {row.id for row in self._to_count}
-        self._to_count += [
-            replace(look.termination, come_back_watched_at=now)
-            for look in looks
-            if look.count and look.termination.id not in waiting
-        ]
+        await self._write(looks, now)
+        for look in looks:
+            row = look.termination
+            if look.count:
+                self._to_count[row.id] = replace(row, come_back_watched_at=now)
+            elif look.ends:
+                self._to_count.pop(row.id, None)
         return 0.0 if self._to_count and self._may_count() else WINDOW_S
 
     async def _count(self, row: Termination) -> float:
@@ -123,21 +127,22 @@ class ComeBackWatch:
             await partition.note(error, self._by_job)
             now = partition.clock.now()
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-                await self._write([watch_count(row, None, now)])
+                await self._write([watch_count(row, None, now)], now)
             elif error.kind in _REFUSED:
-                await self._write([watch_refused(row, now)])
+                await self._write([watch_refused(row, now)], now)
             else:
                 self._back_off()
             return 0.0
         await partition.note(None, self._by_job)
-        await self._write([watch_count(row, seen, partition.clock.now())])
+        now = partition.clock.now()
+        await self._write([watch_count(row, seen, now)], now)
         return 0.0
 
-    async def _write(self, looks: Sequence[WatchLook]) -> None:
+    async def _write(self, looks: Sequence[WatchLook], now: datetime) -> None:
         partition = self._partition
         await partition.store.watch(
             looks,
-            partition.clock.now(),
+            now,
             keep_down_max=partition.keep_down_max,
             new_id=lambda prefix: new_id(prefix, partition.random),
         )
@@ -156,10 +161,11 @@ class ComeBackWatch:
             return self._back_off()
         self._at_once = max(1, len(rows) // 2)
         if len(rows) == 1:
-            if not self._told:
+            if rows[0].id not in self._told:
                 log.warning("%s: %s cannot be watched: %s", self.name, rows[0].job_id, error)
-            self._told = True
-            await self._write([watch_refused(rows[0], partition.clock.now())])
+            self._told.add(rows[0].id)
+            now = partition.clock.now()
+            await self._write([watch_refused(rows[0], now)], now)
         return WINDOW_S
 
     def _back_off(self) -> float:

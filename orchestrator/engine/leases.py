@@ -69,6 +69,8 @@ class Leases:
         """Whether it goes by the database's clock yet, so that a step of that can be told."""
         self._told_at = 0.0
         """When that clock was read last (monotonic)."""
+        self._off_s = 0.0
+        """By how much that may be wrong."""
         self._told_to_stop = asyncio.Event()
 
     def notice(self, name: str) -> None:
@@ -130,14 +132,13 @@ class Leases:
     async def _noted_step(self, standing: Standing, asked_at: float) -> bool:
         """Note a step of the database's clock, so that all replicas follow it; False: it made none.
 
-        The clock was read at some moment while the renewal was under way.
+        The clock was read at some moment while the renewal was under way, now and the last time.
         """
-        took_s = self._clock.monotonic() - asked_at
-        stepped_s = self._clock.step_s(
-            standing.now, told_at=asked_at + took_s / 2, steps_s=standing.steps_s
-        )
-        if not self._follows or abs(stepped_s) <= CLOCK_STEP_S + took_s / 2:
-            self._told_at = asked_at + took_s / 2
+        off_s = (self._clock.monotonic() - asked_at) / 2
+        told_at = asked_at + off_s
+        stepped_s = self._clock.step_s(standing.now, told_at=told_at, steps_s=standing.steps_s)
+        if not self._follows or abs(stepped_s) <= CLOCK_STEP_S + off_s + self._off_s:
+            self._told_at, self._off_s = told_at, off_s
             return False
         log.warning(
             "the database's clock stepped by %+.0f s: deadlines, settle windows and watches move "

@@ -41,7 +41,8 @@ class Wakes:
         if after.run != before.run or escalated or moved:
             self.captures.set()
         confirms = after.confirm_from != before.confirm_from
-        if after.state is State.SETTLING and (before.state is not State.SETTLING or confirms):
+        settles = after.state is State.SETTLING
+        if settles and after.machines.total and (before.state is not State.SETTLING or confirms):
             self.machines.set()
         if after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s:
             self.come_backs.set()

@@ -44,7 +44,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
     (record,) = written
     (attempt,) = record.attempts
     assert record.termination.state is State.SENDING
-    assert record.termination.give_up_at == NOON.replace(hour=13, second=1)
+    assert record.termination.called_at == NOON.replace(second=1)
     assert (attempt.number, attempt.action, attempt.target) == (1, "TerminateJob", JOB)
     assert (attempt.sent_at, attempt.answered_at, attempt.outcome) == (
         NOON.replace(second=1),
@@ -52,6 +52,9 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
         None,
     )
     assert world.called("TerminateJob") == [JOB]
+    # Its deadline counts from the call, once that may have reached the cloud.
+    assert record.termination.give_up_at is None
+    assert (await world.termination(JOB)).give_up_at == NOON.replace(hour=13, second=1)
 
 
 async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Database) -> None:

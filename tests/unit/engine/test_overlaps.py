@@ -97,12 +97,12 @@ async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) 
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
-    await world.partition.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
     with pytest.raises(IntegrityError):
-        await world.partition.note(None)
+        await world.note(None)
     await world.execute("DROP TRIGGER broken")
-    await world.partition.note(None)
+    await world.note(None)
     assert (await world.record(JOB)).trouble is None
 
 
@@ -111,7 +111,7 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await world.ready(JOB)
-    await world.partition.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
     await world.dispatch()
     assert await world.outcomes(JOB) == ["accepted"]

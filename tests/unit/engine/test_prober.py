@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.confirmations import APPEARS_WITHIN_S
 from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
@@ -163,6 +164,13 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
     world = World(database)
     await world.submit(JOB, look=Look.JOB)
     await world.probe()
+    gone = await world.termination(JOB)
+    assert gone.state is State.QUEUED, "one answer is not believed"
+    assert gone.problem is not None
+    assert gone.problem.code == "ResourceNotFound.Job"
+    await world.polled(APPEARS_WITHIN_S - 1)
+    assert (await world.termination(JOB)).state is State.QUEUED
+    await world.polled(1)
     gone = await world.termination(JOB)
     assert (gone.state, gone.finished_at) == (State.NOT_FOUND, world.clock.now())
     assert gone.problem is not None
