@@ -12,7 +12,7 @@ import pytest
 from orchestrator.domain import evidence, looks, settling, stragglers
 from orchestrator.domain.confirmations import Unconfirmed
 from orchestrator.domain.decisions import overdue, with_observation
-from orchestrator.domain.machines import Machines
+from orchestrator.domain.machines import NO_MACHINES
 from tests.simulation import kinds
 from tests.simulation.kinds import JOBS_OF_A_RUN, KINDS, Kind
 from tests.simulation.truth import EXACTLY, JUDGED
@@ -166,6 +166,10 @@ def _goes_by_the_state(told: Termination, now: datetime, policy: Policy) -> Deci
     return ON_STILL_STOPPED(replace(told, instances_observed_at=told.observed_at), now, policy)
 
 
+def _forgets_machines(told: Termination, now: datetime, policy: Policy) -> Decision:
+    return ON_STILL_STOPPED(replace(told, machines=NO_MACHINES), now, policy)
+
+
 def _is_impatient(termination: Termination, now: datetime) -> bool:
     return overdue(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
 
@@ -196,7 +200,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "machines are forgotten": (
-        (Machines, "left", property(lambda _: 0)),
+        (settling, "on_still_stopped", _forgets_machines),
         "one machine stays",
         "known",
     ),

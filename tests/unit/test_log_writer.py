@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -21,6 +22,8 @@ from orchestrator.observability.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from orchestrator.services.ports import LiveTerminations
 
 WAITING_LINES: Final = 50
 
@@ -205,12 +208,19 @@ def test_messages_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatc
     assert len(remembered._windows) == 3
 
 
-def test_metrics_count_dropped_lines(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
+async def no_live() -> dict[str, LiveTerminations]:
+    return {}
+
+
+async def test_metrics_count_dropped_lines(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [piped.handler])
     piped.fill()
     for line in LINES:
         piped.log(line)
-    assert "log_lines_dropped_total 950.0" in Metrics({}).exposition().decode()
+    metrics = Metrics(
+        violations={}, calls={}, ended={}, live=no_live, now=lambda: datetime.now(UTC)
+    )
+    assert "log_lines_dropped_total 950.0" in (await metrics.exposition()).decode()
 
 
 CONFIGURED: Final = """

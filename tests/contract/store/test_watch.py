@@ -67,7 +67,7 @@ async def compared(store: WorkingSet, at: float = 0.0) -> list[Termination]:
     changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
     await store.apply(changes, later(at))
     kind = Kind(Look.JOB)
-    return (await store.planned(10, kind))[kind]
+    return (await store.planned(later(at), 10, kind))[kind]
 
 
 async def look(

@@ -323,7 +323,10 @@ WORDS: list[tuple[object, str]] = [
     ("TERMINATED", "TERMINATED"),
     ("x" * 100, "x" * 64),
     ("\ud800\0", "??"),
-    *((value, "(none)") for value in ("", None, 3, {})),
+    ("", "(none)"),
+    (None, "(none)"),
+    (3, "(none)"),
+    ({}, "(none)"),
 ]
 
 
