@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from orchestrator.access import credentials_of, opened_transports
+from orchestrator.api.connections import Connections, connections_max
 from orchestrator.api.protocol import protocols
 from orchestrator.api.routes import Context, application
-from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
-from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
@@ -30,7 +31,9 @@ from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
+from orchestrator.services.storage_check import StorageCheck
 from orchestrator.services.submission import AccountOffer, Submission
+from orchestrator.settings import routes
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
@@ -40,7 +43,7 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from random import Random
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
 
 KEEPALIVE_S = 30.0
 SET_ASIDE_SHOWN = 10
+BACKLOG_MAX = 100
+"""Connections that are accepted at once, before room can be made for them."""
 
 log = logging.getLogger(__name__)
 
@@ -77,21 +82,27 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
-    """Run the daemon; leaving the context stops it, within ten seconds."""
+async def daemon(
+    settings: Settings, reread: Callable[[], Settings] | None = None
+) -> AsyncIterator[Daemon]:
+    """Run the daemon; leaving the context stops it, within ten seconds.
+
+    ``reread`` gives the settings as they are now, where keys may have been corrected in place.
+    """
     clock, chance = SystemClock(), SystemRandom()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
-        revision = await upgrade(settings.database.url)
-        database = await stack.enter_async_context(Database(settings.database.url, clock.now))
-        log.info("database %s is at schema revision %s", database.dialect.name, revision)
-        transport = AiohttpTransport(
-            connect_timeout_s=settings.engine.call_timeout_s / 2,
-            total_timeout_s=settings.engine.call_timeout_s,
+        log.info("database %s", await upgrade(settings.database.url))
+        database = await stack.enter_async_context(
+            Database(settings.database.url, clock.now, chance)
         )
-        stack.push_async_callback(transport.close)
-        name = f"{socket.gethostname()}-{os.getpid()}"
-        made = await replica(name, Environment(settings, database, transport, clock, chance))
+        found = Environment(
+            settings, database, opened_transports(settings, stack), clock, chance, reread
+        )
+        for account, ways in routes(settings, os.environ).items():
+            for way in ways:
+                log.info("account %s calls %s", account, way)
+        made = await replica(f"{socket.gethostname()}-{os.getpid()}", found)
         url = await _listen(settings, stack, made.context)
         await stack.enter_async_context(running(made.leases, chance))
         await stack.enter_async_context(database.listening(made.leases.notice))
@@ -106,9 +117,11 @@ class Environment:
 
     settings: Settings
     database: Database
-    transport: Transport
+    transports: Mapping[str, Transport]
+    """By account."""
     clock: Clock
     random: Random
+    reread: Callable[[], Settings] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +142,8 @@ async def replica(name: str, env: Environment) -> Replica:
     clock.set(await stored.now(), told_at=clock.monotonic())
     env = replace(env, clock=clock)
     watched = Watched(clock)
-    makers = _partitions(env, watched)
+    calls: Counter[tuple[str, str]] = Counter()
+    makers = _partitions(env, watched, calls)
     leases = Leases(
         stored,
         env.settings.engine.lease.policy(),
@@ -138,21 +152,26 @@ async def replica(name: str, env: Environment) -> Replica:
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
-    return Replica(_context(env, leases, watched), leases)
+    return Replica(_context(env, leases, watched, calls), leases)
 
 
-def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease], Partition]]:
-    """What makes each partition that the configuration names, on one credential per account."""
+def _partitions(
+    env: Environment, watched: Watched, calls: Counter[tuple[str, str]]
+) -> dict[str, Callable[[Lease], Partition]]:
+    """What makes each partition that the configuration names, on one credential per account.
+
+    All count their calls, by action and outcome.
+    """
     makers: dict[str, Callable[[Lease], Partition]] = {}
     for name, account in env.settings.accounts.items():
-        credentials = build_provider(
-            account.credentials.provider, account.credentials.options(), env.clock
-        )
+        transport = env.transports[name]
+        credentials = credentials_of(name, env.settings, env.clock, transport, env.reread)
 
         def make(
             lease: Lease,
             account: Account = account,
             credentials: CredentialProvider = credentials,
+            transport: Transport = transport,
         ) -> Partition:
             return Partition(
                 lease=lease,
@@ -161,7 +180,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                     cvm_endpoint=account.cvm_endpoint,
                     credentials=credentials,
                     clock=env.clock,
-                    transport=env.transport,
+                    transport=transport,
                     may_leave=lambda: lease.require(env.clock.monotonic()),
                 ),
                 store=WorkingSet(env.database, lease.fence),
@@ -175,13 +194,17 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                     machines=account.terminate_machines
                 ),
                 keep_down_max=env.settings.engine.keep_down_max,
+                appears_within_s=env.settings.engine.appears_within_s,
+                count_call=lambda action, outcome: calls.update(((action, outcome),)),
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)
     return makers
 
 
-def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
+def _context(
+    env: Environment, leases: Leases, watched: Watched, calls: Counter[tuple[str, str]]
+) -> Context:
     settings, now = env.settings, env.clock.now
     records = StoredRecords(env.database, now)
     submission = Submission(
@@ -200,8 +223,10 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         on_accepted=leases.notice,
     )
 
+    could_store = StorageCheck(records, env.clock.monotonic)
+
     async def ready() -> dict[str, object]:
-        await records.ping()
+        await could_store()
         troubles = await records.troubles()
         count, ids = await records.set_aside(SET_ASIDE_SHOWN)
         return {
@@ -216,7 +241,7 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         for partition in account.partitions(name).values()
     }
 
-    def rate(partition: str, allowed_per_s: int | None) -> Rate | None:
+    def rate(partition: str, allowed_per_s: float | None) -> Rate | None:
         configured = configured_per_s.get(partition)
         if configured is None:
             return None
@@ -232,7 +257,13 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         now=now,
         watched=watched.note,
         ready=ready,
-        metrics=Metrics(env.database.violations).exposition,
+        metrics=Metrics(
+            violations=env.database.violations,
+            calls=calls,
+            ended=env.database.ended,
+            live=records.live,
+            now=now,
+        ).exposition,
     )
 
 
@@ -240,10 +271,15 @@ async def _listen(settings: Settings, stack: AsyncExitStack, context: Context) -
     runner = web.AppRunner(application(context), shutdown_timeout=1.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    made = protocols(runner, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S)
+    connections = Connections(connections_max())
+    made = protocols(
+        runner, connections, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S
+    )
     host, port = settings.server.host, settings.server.port
     try:
-        listener = await asyncio.get_running_loop().create_server(made, host, port)
+        listener = await asyncio.get_running_loop().create_server(
+            made, host, port, backlog=max(1, min(BACKLOG_MAX, connections.most // 4))
+        )
     except OSError as error:
         raise ConfigurationError([f"server: cannot listen on {host}:{port}: {error}"]) from error
     stack.callback(listener.close)

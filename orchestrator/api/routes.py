@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
-from orchestrator.domain import captures, foretelling
+from orchestrator.domain import captures, foretelling, verified_eta
 from orchestrator.domain.bounds import storable
 from orchestrator.domain.errors import NotFound, StoreUnavailable
 from orchestrator.domain.explain import UNEXPLAINED, Surroundings, explain
@@ -23,6 +23,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.progress import forecast
+from orchestrator.domain.verified_eta import Verification
 from orchestrator.engine.informing import Informing
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
+NAMED_MAX: Final = 100
+"""Unknown query parameters that an answer names."""
 PAGING: Final = ("limit", "page_token")
 LIVE: Final = "live"
 ASKING_S: Final = 1.0
@@ -59,23 +62,26 @@ class Context:
     records: Records
     submission: Submission
     certification: Certification
-    rate: Callable[[str, int | None], Rate | None]
+    rate: Callable[[str, float | None], Rate | None]
     capture_wait_s: float
     tokens: Mapping[str, str]
     now: Callable[[], datetime]
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Awaitable[bytes]]
     informing: Informing = field(default_factory=Informing)
 
 
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-def _termination(
+def _told(
     context: Context, record: TerminationRecord, others: Durations | None = None
-) -> dict[str, object]:
-    """With what is known beside it; ``others``: how long drains of its partition took of late."""
+) -> schemas.Told:
+    """What is told beside a termination; ``others``: how long drains of its partition took of late.
+
+    What of it fails is left out.
+    """
     t, now, left_out = record.termination, context.now(), context.informing.leaving_out
     surroundings = Surroundings(
         now=now,
@@ -84,12 +90,13 @@ def _termination(
         trouble=record.trouble,
         capture_wait_s=context.capture_wait_s,
     )
-    why, told = UNEXPLAINED, None
+    why, down, verified = UNEXPLAINED, None, Verification()
     with left_out("the explanation of a termination"):
         why = explain(t, surroundings)
     with left_out("the forecast of a termination"):
-        told = foretelling.told(t, None if record.trouble else why.next_action_at, others, now)
-    return schemas.termination(record, why, told, now)
+        down = foretelling.told(t, None if record.trouble else why.next_action_at, others, now)
+        verified = verified_eta.of_termination(t, down, now)
+    return schemas.Told(now=now, why=why, down=down, verified=verified)
 
 
 def application(context: Context) -> web.Application:
@@ -184,12 +191,14 @@ async def _operation(context: Context, record: OperationRecord) -> dict[str, obj
     """With when it is over: nobody knows while its partition's calls fail."""
     rate = context.rate(record.partition, record.allowed_per_s)
     if record.finished_at is not None or record.trouble is not None or rate is None:
-        return schemas.operation(record, rate, None)
-    told = None
+        return schemas.operation(record, rate, None, Verification())
+    told, verified = None, Verification()
     with context.informing.leaving_out("the forecast of an operation"):
         progress = await context.records.progress(record, rate.allowed_per_s)
-        told = forecast(progress, context.now())
-    return schemas.operation(record, rate, told)
+        now = context.now()
+        told = forecast(progress, now)
+        verified = verified_eta.of_operation(progress, told, now)
+    return schemas.operation(record, rate, told, verified)
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -250,7 +259,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [_termination(context, record) for record in records],
+        [schemas.listed_termination(each, _told(context, each)) for each in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -262,7 +271,7 @@ async def get_termination(request: web.Request) -> web.Response:
     if record.termination.state is State.QUEUED:
         with context.informing.leaving_out("what is known of other drains"):
             others = await context.records.others(record.termination.partition)
-    return web.json_response(_termination(context, record, others))
+    return web.json_response(schemas.termination(record, _told(context, record, others)))
 
 
 async def _found(request: web.Request) -> TerminationRecord:
@@ -373,7 +382,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     _known(request)
     headers = {"Content-Type": CONTENT_TYPE_LATEST}
-    return web.Response(body=request.app[CONTEXT].metrics(), headers=headers)
+    return web.Response(body=await request.app[CONTEXT].metrics(), headers=headers)
 
 
 def _known(request: web.Request, *names: str) -> None:
@@ -381,7 +390,9 @@ def _known(request: web.Request, *names: str) -> None:
     unknown = sorted(set(request.query) - set(names))
     if unknown:
         possible = f"use {', '.join(names)}" if names else "none is"
-        detail = f"{', '.join(unknown)} is not known here; {possible}"
+        more = len(unknown) - len(unknown[:NAMED_MAX])
+        told = ", ".join(unknown[:NAMED_MAX]) + (f" (and {more:,} more)" if more else "")
+        detail = f"{told} is not known here; {possible}"
         raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
     if len(request.query) != len(set(request.query)):
         detail = "give each query parameter once"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.verified_eta import Verification
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -40,14 +42,23 @@ if TYPE_CHECKING:
 
 JOBS_MAX: Final = 10_000
 DIGITS_MAX: Final = 100
+CONTAINERS_MAX: Final = 2_000
+"""Arrays and objects in a body, brackets in its texts included; a request has few of them."""
 ERRORS_MAX: Final = 100
 ERRORS_IN_DETAIL: Final = 3
 ECHO_MAX: Final = 100
 """Characters of what a caller sent that an answer repeats."""
+TASKS_LISTED_MAX: Final = 1_000
+NO_STATE: Final = "UNKNOWN"
+"""What counts of tasks call those whose state is not known."""
+
+
+def _is_job_id(value: object) -> bool:
+    return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
 
 
 def _job_id(text: str) -> str:
-    if not JOB_ID.fullmatch(text):
+    if not _is_job_id(text):
         raise ValueError(f"{text[:ECHO_MAX]!r} is no job id such as job-dwukenxr")
     return text
 
@@ -103,10 +114,15 @@ class OperationRequest(BaseModel):
         )
 
 
+FIELDS: Final = frozenset(OperationRequest.model_fields)
+
+
 def parse_operation(body: bytes) -> Request:
-    """Read a request's body; raises Problem with every mistake in ``errors``."""
+    """Read a request's body; raises Problem with the first hundred mistakes in ``errors``."""
+    if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
+        raise _malformed(f"it holds more than {CONTAINERS_MAX:,} arrays and objects")
     try:
-        json.loads(
+        document: object = json.loads(
             body.decode(),
             object_pairs_hook=_no_key_twice,
             parse_constant=_no_constant,
@@ -116,17 +132,39 @@ def parse_operation(body: bytes) -> Request:
         raise _malformed("it is nested too deeply") from None
     except ValueError as error:
         raise _malformed(str(error)) from error
+    body, left_out = _without_most_mistakes(document, body)
     try:
         return OperationRequest.model_validate_json(body).request()
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False, include_input=False)) from error
+        raise _invalid(error.errors(include_url=False, include_input=False), left_out) from error
+
+
+def _without_most_mistakes(document: object, body: bytes) -> tuple[bytes, int]:
+    """The body with a hundred mistakes of a kind at most, and how many mistakes that leaves out.
+
+    pydantic has no such limit: to report each of 90,000 mistakes blocks the event loop.
+    """
+    if not isinstance(document, dict):
+        return body, 0
+    unknown = [name for name in document if name not in FIELDS][ERRORS_MAX:]
+    jobs = document.get("jobs")
+    if not isinstance(jobs, list) or len(jobs) > JOBS_MAX:
+        jobs = []
+    wrong = [at for at, job in enumerate(jobs) if not _is_job_id(job)][ERRORS_MAX:]
+    if not unknown and not wrong:
+        return body, 0
+    for name in unknown:
+        del document[name]
+    if wrong:
+        del jobs[wrong[0] :]
+    return json.dumps(document).encode(), len(unknown) + len(wrong)
 
 
 def _malformed(why: str) -> Problem:
     return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
 
 
-def _invalid(found: list[ErrorDetails]) -> Problem:
+def _invalid(found: list[ErrorDetails], left_out: int) -> Problem:
     if found[0]["type"] == "json_invalid":
         return _malformed(found[0]["msg"])
     errors = [
@@ -137,8 +175,9 @@ def _invalid(found: list[ErrorDetails]) -> Problem:
         for each in found[:ERRORS_MAX]
     ]
     told = [f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]]
-    if len(found) > len(told):
-        told.append(f"and {len(found) - len(told)} more mistakes")
+    more = len(found) + left_out - len(told)
+    if more:
+        told.append(f"and {more:,} more mistakes")
     return Problem(
         422,
         "invalid-request",
@@ -151,8 +190,7 @@ def _invalid(found: list[ErrorDetails]) -> Problem:
 def _message(found: ErrorDetails) -> str:
     match found["type"]:
         case "extra_forbidden":
-            fields = ", ".join(sorted(OperationRequest.model_fields))
-            return f"there is no such field; there are {fields}"
+            return f"there is no such field; there are {', '.join(sorted(FIELDS))}"
         case "model_type":
             return "must be an object"
         case "missing":
@@ -190,7 +228,7 @@ def timestamp(at: datetime | None) -> str | None:
 
 
 def operation(
-    record: OperationRecord, rate: Rate | None, told: Forecast | None
+    record: OperationRecord, rate: Rate | None, told: Forecast | None, verified: Verification
 ) -> dict[str, object]:
     """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
@@ -210,30 +248,49 @@ def operation(
         "progress": {
             "jobs": {"total": total}
             | {state: record.jobs_by_state.get(state, 0) for state in State},
-            "instances": {
-                "total": record.instances.total,
-                "live": record.instances.live,
-                "down": record.instances.total - record.instances.live,
-                "jobs_not_counted": record.instances.jobs_not_counted,
-            },
+            "instances": asdict(record.instances),
             "machines": asdict(record.machines),
             "revived": record.revived,
             "quota": {
                 "action": "TerminateJob",
                 "allowed_per_s": rate and rate.allowed_per_s,
                 "configured_per_s": rate and rate.configured_per_s,
-                "used_per_s": record.calls_per_s,
+                "used_per_s": _used_per_s(record, rate),
             },
-            **_forecast(told),
+            **_forecast(told, verified),
             "observed_at": timestamp(record.observed_at),
         },
     }
 
 
-def termination(
-    record: TerminationRecord, why: Explanation, told: Forecast | None, now: datetime
-) -> dict[str, object]:
-    t = record.termination
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is told of a termination beside its record, as of ``now``.
+
+    ``down`` and ``verified``: when its instances are expected to be down, and when it is verified.
+    """
+
+    now: datetime
+    why: Explanation
+    down: Forecast | None
+    verified: Verification
+
+
+def _used_per_s(record: OperationRecord, rate: Rate | None) -> float:
+    """No second holds more calls than are configured, but the bounds of a count may cut one."""
+    used = record.calls_per_s if rate is None else min(record.calls_per_s, rate.configured_per_s)
+    return round(used, 2)
+
+
+def termination(record: TerminationRecord, told: Told) -> dict[str, object]:
+    """One termination by itself."""
+    tasks = record.termination.tasks[:TASKS_LISTED_MAX]
+    return listed_termination(record, told) | {"tasks": [asdict(task) for task in tasks]}
+
+
+def listed_termination(record: TerminationRecord, told: Told) -> dict[str, object]:
+    """One termination of a list: its tasks, which can be thousands, are counted only."""
+    t, now, why = record.termination, told.now, told.why
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -245,7 +302,7 @@ def termination(
         "evidence": t.evidence,
         "job_state": t.job_state,
         "instances": _instances(record),
-        "tasks": [asdict(task) for task in t.tasks],
+        "tasks_by_state": Counter(task.state or NO_STATE for task in t.tasks),
         "machines": _machines(t),
         "escalation": {
             "allowed": t.escalate,
@@ -257,7 +314,7 @@ def termination(
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
-        **_forecast(told),
+        **_forecast(told.down, told.verified),
         "observed_at": timestamp(t.observed_at),
         "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
         "error": asdict(t.problem) if t.problem else None,
@@ -270,16 +327,19 @@ def termination(
     }
 
 
-def _forecast(told: Forecast | None) -> dict[str, object]:
+def _forecast(told: Forecast | None, verified: Verification) -> dict[str, object]:
     """What can be told; each is null where nothing can."""
-    if told is None:
-        return {"eta": None, "rate_per_s": None, "stalled_since": None}
-    p50, p90 = timestamp(told.p50_at), timestamp(told.p90_at)
     return {
-        "eta": {"p50": p50, "p90": p90} if p50 else None,
-        "rate_per_s": told.rate_per_s,
-        "stalled_since": timestamp(told.stalled_since),
+        "eta": _span(told.p50_at, told.p90_at) if told else None,
+        "verified_eta": _span(verified.p50_at, verified.p90_at),
+        "settle_until": timestamp(verified.settle_until),
+        "rate_per_s": told.rate_per_s if told else None,
+        "stalled_since": timestamp(told.stalled_since) if told else None,
     }
+
+
+def _span(p50_at: datetime | None, p90_at: datetime | None) -> dict[str, object] | None:
+    return {"p50": timestamp(p50_at), "p90": timestamp(p90_at)} if p50_at else None
 
 
 def _instances(record: TerminationRecord) -> dict[str, object] | None:

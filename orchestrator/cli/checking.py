@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from orchestrator import settings
-from orchestrator.cli import resources
-from orchestrator.domain.errors import ConfigurationError
+from orchestrator.access import credentials_of, opened_transports
+from orchestrator.app import SystemClock
+from orchestrator.cli import printing, resources
+from orchestrator.cli.failures import NOT_WELL
+from orchestrator.domain.errors import CloudError, ConfigurationError
+from orchestrator.settings import routes
 from orchestrator.settings.loading import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.settings import Account, Settings
+
+log = logging.getLogger(__name__)
 
 
 def load(path: Path | None) -> Settings:
@@ -32,6 +41,49 @@ def load(path: Path | None) -> Settings:
         raise ConfigurationError([hint, *error.problems]) from error
 
 
+def run(found: Settings, config: Path | None) -> int:
+    """Tell what the settings say, what may be wrong with it, and whether there are keys."""
+    out, err = printing.out(), printing.err()
+    for text in summary(found):
+        printing.line(out, text)
+    for text in settings.warnings(found, settings.config_path(config)):
+        printing.line(err, f"warning: {printing.clean(text)}")
+    failures = asyncio.run(try_credentials(found))
+    for text in failures:
+        printing.line(err, f"error: {printing.clean(text)}")
+    return NOT_WELL if failures else 0
+
+
+def log_warnings(found: Settings, config: Path | None) -> None:
+    """Tell a log what ``check-config`` would tell a person."""
+    for text in settings.warnings(found, settings.config_path(config)):
+        log.warning(text)
+
+
+async def try_credentials(found: Settings) -> list[str]:
+    """Load the keys of every account, all at once; what is wrong with those that fail.
+
+    The cloud is called only as far as a provider needs it, and each is given up after 10 s.
+    """
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        transports = opened_transports(found, stack)
+        results = await asyncio.gather(
+            *(
+                credentials_of(name, found, clock, transport).get()
+                for name, transport in transports.items()
+            ),
+            return_exceptions=True,
+        )
+    failures = []
+    for name, result in zip(transports, results, strict=True):
+        if isinstance(result, CloudError):
+            failures.append(f"accounts.{name}.credentials: {result.message}; {result.advice}")
+        elif isinstance(result, BaseException):
+            raise result
+    return failures
+
+
 def summary(settings: Settings) -> Iterator[str]:
     server, engine = settings.server, settings.engine
     callers = ", ".join(token.name for token in settings.auth.tokens)
@@ -40,12 +92,15 @@ def summary(settings: Settings) -> Iterator[str]:
     yield (
         f"engine     settles for {engine.settle_s:g} s, gives up after {engine.give_up_after_s:g} s"
     )
+    ways = routes(settings, os.environ)
     for name, account in settings.accounts.items():
-        yield from _account(name, account)
+        yield from _account(name, account, ways[name])
 
 
-def _account(name: str, account: Account) -> Iterator[str]:
+def _account(name: str, account: Account, ways: list[str]) -> Iterator[str]:
     yield f"account    {name}, credentials: {account.credentials.provider}"
+    for way in ways:
+        yield f"  calls    {way}"
     for region in account.regions:
         default = " (default)" if region == account.default_region else ""
         machines = account.cvm_host(region) or "not looked at"

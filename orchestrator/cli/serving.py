@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from orchestrator import settings
 from orchestrator.app import daemon
+from orchestrator.cli import checking
 from orchestrator.cli.aio import stop_event
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError
@@ -26,15 +29,19 @@ if TYPE_CHECKING:
     from orchestrator.simulator.scenario import Scenario
 
 
-def run_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
-    """On uvloop where it is installed (the extra ``fast``)."""
-    logs.configure(level=settings.log.level, json=settings.log.format == "json")
-    _run(_serve_daemon(settings, exit_with_stdin=exit_with_stdin), _fast_loop())
+def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
+    """On uvloop where it is installed (the extra ``fast``); ``config`` is what was named."""
+    logs.configure(level=found.log.level, json=found.log.format == "json")
+    try:
+        checking.log_warnings(found, config)
+        _run(_serve_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
+    finally:
+        logs.flush()
 
 
-async def _serve_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
+async def _serve_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
     with stop_event(at_end_of_stdin=exit_with_stdin) as stop:
-        async with daemon(settings):
+        async with daemon(found, reread=functools.partial(settings.load, config)):
             await stop.wait()
 
 

@@ -11,6 +11,7 @@ import aiohttp
 from pydantic import BaseModel
 from rich.table import Table
 
+from orchestrator.cli.answers import Instances
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 
 M = TypeVar("M", bound=BaseModel)
@@ -117,6 +118,14 @@ def _as_it_should_be(job: TrueJob, state: str | None) -> bool:
     return state in job.expect and not (claimed_down and job.live)
 
 
+def hidden(truth: Truth, instances: Instances) -> str | None:
+    """What is wrong where instances are live that the orchestrator shows nowhere; None: nothing."""
+    live = sum(job.live for job in truth.jobs)
+    if not live or not instances.all_down:
+        return None
+    return f"{live} instances are live, and none is shown as live or not counted"
+
+
 def as_table(rows: Iterable[Row]) -> Table:
     table = Table(title="What became of the jobs", title_justify="left")
     for heading in ("jobs like", "jobs", "expected", "got", "ok"):
@@ -133,7 +142,7 @@ def as_lines(quotas: Quotas, faults: Faults) -> Iterator[str]:
     for count in quotas.quotas:
         yield (
             f"{count.action}: {count.calls} calls, {count.limit_per_s} a second allowed, "
-            f"{count.refused} refused as too many"
+            f"{count.refused} refused for exceeding that"
         )
     fired = ", ".join(f"{fault} {times}" for fault, times in faults.fired.items() if times)
-    yield f"faults that the cloud showed: {fired or 'none'}"
+    yield f"faults injected by the simulator, none of them counted above: {fired or 'none'}"

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.errors import CloudError
 
+STATE_MAX: Final = 64
+NO_STATE: Final = "(none)"
+"""What JobState reads as where the answer has none."""
+
 _LEGACY_STATES: Final = {"SUCCEEDED": JobState.SUCCEED}
 """As examples of API 2.0 spell it: cloud.tencent.com/document/api/599/12684."""
 
@@ -54,12 +58,16 @@ def index(response: Mapping[str, object], key: str) -> int:
 
 
 def state(value: object) -> JobState | None:
-    """None for a state that this version does not know."""
-    if not isinstance(value, str):
+    """The state that a word stands for, one that is not documented as well; None for no word."""
+    word = clean(value)
+    if word is None:
         return None
-    if value in _LEGACY_STATES:
-        return _LEGACY_STATES[value]
-    return JobState.__members__.get(value)
+    return _LEGACY_STATES.get(word) or JobState(word[:STATE_MAX])
+
+
+def job_state(value: object) -> JobState:
+    """The same where there must be one: no word reads as NO_STATE, which is not documented."""
+    return state(value) or JobState(NO_STATE)
 
 
 def machine_state(value: object) -> MachineState | None:
@@ -106,11 +114,14 @@ def require_distinct(values: Iterable[object], key: str) -> None:
 
 
 def optional_text(response: Mapping[str, object], key: str) -> str | None:
-    """None for null, for the empty string and for what is no string.
+    return clean(response.get(key))
+
+
+def clean(value: object) -> str | None:
+    """A text; None for null, for the empty string and for what is no string.
 
     What JSON can hold and a database cannot, lone surrogates and NUL, is replaced.
     """
-    value = response.get(key)
     if not isinstance(value, str) or not value:
         return None
     return storable(value)

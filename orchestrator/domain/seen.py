@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.jobs import JobSeen
+from orchestrator.domain.jobs import JobSeen, JobSubmitted
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.terminations import Termination
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,10 @@ class CallAccepted:
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """The call did not succeed."""
+    """The call did not succeed; ``before``: the termination before the call was started."""
 
     error: CloudError
+    before: Termination
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,15 @@ class JobUnlisted:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsRefused:
+    """DescribeJobs was refused for the job, or for some others that were asked for with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The requester took it back."""
 
 
-Seen = (
-    JobSeen
-    | JobUnlisted
-    | LookFailed
-    | CallStarted
-    | CallAccepted
-    | CallFailed
-    | CallInterrupted
-    | Withdrawn
-)
+Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | LookFailed
+"""How a read of the job ended."""
+Seen = Read | CallStarted | CallAccepted | CallFailed | CallInterrupted | Withdrawn

@@ -97,9 +97,9 @@ class Dispatcher:
         if written is not None:
             after = written.after
             self._under_way.add(termination.id)
-            self._calls.start(lambda: self._call(after, permit))
+            self._calls.start(lambda: self._call(termination, after, permit))
 
-    async def _call(self, termination: Termination, permit: Permit) -> None:
+    async def _call(self, before: Termination, termination: Termination, permit: Permit) -> None:
         partition = self._partition
         try:
             seen: CallAccepted | CallFailed
@@ -111,7 +111,7 @@ class Dispatcher:
                     ),
                 )
             except CloudError as error:
-                seen = CallFailed(error)
+                seen = CallFailed(error, before)
                 answer = Answer.of_error(error, partition.clock.now())
             else:
                 seen = CallAccepted(request_id)
@@ -122,7 +122,8 @@ class Dispatcher:
             self._may_have_lost = True
             raise
         else:
-            await partition.note(seen.error if isinstance(seen, CallFailed) else None)
+            failed = seen.error if isinstance(seen, CallFailed) else None
+            await partition.note(failed, self._pacer)
         finally:
             self._under_way.discard(termination.id)
             self.wake.set()

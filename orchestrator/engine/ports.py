@@ -145,10 +145,13 @@ class InstanceStore(Protocol):
     async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
         """Write its answer; ``again``: it had no effect and is to be made once more."""
 
-    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+    async def machines_due(
+        self, now: datetime, seen_before: datetime, limit: int
+    ) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.
 
-        None that was looked up since ``seen_before``.
+        None that was looked up since ``seen_before``, but to confirm at the end of a settle window
+        that it is gone.
         """
 
     async def machines_seen(
@@ -170,8 +173,13 @@ class Store(Protocol):
     def instances(self) -> InstanceStore:
         """Their instances."""
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        """Terminations of each kind to look at, due or not, the soonest first."""
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at: due or not, the soonest first.
+
+        Of a kind that goes in turn, those that are due.
+        """
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float
@@ -204,6 +212,9 @@ class Store(Protocol):
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
+
+    async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
+        """Those of these that drain and of which no count is planned, in the order given."""
 
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
@@ -240,11 +251,11 @@ class Store(Protocol):
     async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
         """Write the open attempt's answer and what was decided on it, or neither."""
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        allows; None: as many as are configured.
+        lets through; None: as many as are configured.
         """
 
 
@@ -257,8 +268,14 @@ class LeaseStore(Protocol):
     async def renew(self, replica: str, lease_s: float) -> Standing | None:
         """Live on for ``lease_s``; None where the replica had counted as dead."""
 
+    async def note_step(self, known_steps_s: int, by_s: int) -> None:
+        """Add a step of the clock to the noted ones, unless another replica has done so."""
+
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
-        """Hold those of these free partitions that nobody took since their epochs were read."""
+        """Hold those of these partitions that nobody took since their epochs were read.
+
+        The times that are stored for them are moved along with the noted steps of the clock.
+        """
 
     async def release(self, fence: Fence) -> None:
         """Give a partition back, so that another replica may take it at once."""

@@ -17,16 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.operations import NewOperation
     from orchestrator.domain.problems import Problem
     from orchestrator.domain.progress import Progress
+    from orchestrator.domain.tally import Tally
     from orchestrator.domain.terminations import Termination
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstancesProgress:
-    """Task instances of an operation; ``jobs_not_counted``: unfinished ones not counted yet."""
-
-    total: int
-    live: int
-    jobs_not_counted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +45,32 @@ class OperationRecord:
     created_at: datetime
     finished_at: datetime | None
     jobs_by_state: Mapping[State, int]
-    instances: InstancesProgress
+    instances: Tally
     machines: MachinesProgress
     revived: int
     """Jobs that came back after their terminations had ended."""
     observed_at: datetime | None
     partition: str
     calls_per_s: float
-    """TerminateJob calls a second of its partition, over the last ten seconds."""
-    allowed_per_s: int | None
-    """As many as the cloud allows its partition at present; None: as many as are configured."""
+    """TerminateJob calls a second of its partition: of the last ten seconds, or of those since the
+    operation was created, where that is less."""
+    allowed_per_s: float | None
+    """As many as the cloud lets its partition make now; None: as many as are configured."""
     trouble: Problem | None
     """Why its partition's calls fail now."""
     keep_down_s: float | None
     keeps_down_for: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTerminations:
+    """Terminations in one state that have not ended; the oldest may be called since ``since``.
+
+    None: their times cannot be read.
+    """
+
+    count: int
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +88,15 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminationRecord:
-    """A termination as stored; ``ahead`` jobs of its partition are called before it.
-
-    It is counted for a termination asked for by itself, and None in lists.
-    """
+    """A termination as stored; ``ahead`` jobs of its partition are called before it."""
 
     seq: int
     termination: Termination
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
-    ahead: int | None
+    ahead: int
     trouble: Problem | None
-    allowed_per_s: int | None
+    allowed_per_s: float | None
     """As of an operation."""
 
 
@@ -179,8 +180,8 @@ class Records(Protocol):
     ) -> list[OperationRecord]:
         """Newest first, below sequence number ``after``."""
 
-    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
-        """How far the jobs of an operation are; so many calls a second are allowed."""
+    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
+        """How far the jobs of an operation are; so many calls a second are let through."""
 
     async def termination(self, termination_id: str) -> TerminationRecord | None: ...
 
@@ -220,8 +221,11 @@ class Records(Protocol):
     ) -> list[EventRecord]:
         """An operation's events with those of its terminations, or a termination's own."""
 
+    async def live(self) -> Mapping[str, LiveTerminations]:
+        """Those that have not ended, by state; none in a state that is not there."""
+
     async def ping(self) -> None:
-        """Return if the database can be read and written."""
+        """Return if a request of one job could be stored, and be read."""
 
     async def troubles(self) -> Mapping[str, str]:
         """Which partitions' calls fail, with the code."""

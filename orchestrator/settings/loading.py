@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import ValidationError
 
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.settings.sections import Settings
+from orchestrator.settings.sections import FOLDER, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +31,16 @@ def load(path: Path | None) -> Settings:
 
     Raises ConfigurationError with every problem found.
     """
-    named = path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
-    values, problems = _read(named) if named else ({}, [])
+    named = config_path(path)
+    values, problems = read_file(named) if named else ({}, [])
     unreadable = bool(problems)
     variables, misspelt = _override(values, os.environ)
     problems += misspelt
     _name_default_region(values, os.environ.get(REGION_VARIABLE))
     if not unreadable:
         try:
-            settings = Settings.model_validate(values)
+            folder = named.parent if named else Path()
+            settings = Settings.model_validate(values, context={FOLDER: folder})
         except ValidationError as error:
             problems += [
                 f"{_where(found['loc'], variables)}: {_message(found)}"
@@ -48,6 +49,11 @@ def load(path: Path | None) -> Settings:
     if problems:
         raise ConfigurationError(problems)
     return settings
+
+
+def config_path(path: Path | None) -> Path | None:
+    """The file that is read, given the one that was named on the command line."""
+    return path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
 
 
 def _where(place: Place, variables: Mapping[Place, str]) -> str:
@@ -65,7 +71,8 @@ def _message(found: ErrorDetails) -> str:
     return message[0].lower() + message[1:]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The values of a TOML file, and what is wrong with it as a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:

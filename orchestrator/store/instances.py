@@ -10,8 +10,9 @@ from sqlalchemy import or_, select, update
 
 from orchestrator.domain.problems import Problem
 from orchestrator.store import captures, stragglers
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
 from orchestrator.store.schema import terminations
+from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -136,14 +137,17 @@ class StoredInstances(Fenced):
 
         await self._write(work)
 
-    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+    async def machines_due(
+        self, now: datetime, seen_before: datetime, limit: int
+    ) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.
 
-        None that was looked up since ``seen_before``.
+        None that was looked up since ``seen_before``, but to confirm at the end of a settle window
+        that it is gone.
         """
         async with self._database.read() as connection:
             found, unreadable = await captures.machines_due(
-                connection, self._fence.partition, seen_before, limit
+                connection, self._fence.partition, now, seen_before, limit
             )
         for termination_seq, why in unreadable.items():
             message = f"the row of one of them in the database cannot be read: {why}"

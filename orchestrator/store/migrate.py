@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.store.dialects import dialect_of
+from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -33,17 +34,35 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-async def upgrade(url: str) -> str:
-    """Upgrade the database at ``url`` to this version's schema; returns the revision reached.
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What became of which database; ``before`` is its revision before, None where it is new."""
+
+    name: str
+    before: str | None
+    revision: str
+
+    def __str__(self) -> str:
+        if self.before is None:
+            return f"{self.name}: created, at schema revision {self.revision}"
+        if self.before != self.revision:
+            return f"{self.name}: upgraded from schema revision {self.before} to {self.revision}"
+        return f"{self.name}: at schema revision {self.revision}"
+
+
+async def upgrade(url: str) -> Upgraded:
+    """Upgrade the database at ``url`` to this version's schema, or create it.
 
     Raises ConfigurationError where it cannot be used.
     """
     dialect = dialect_of(url)
+    dialect.prepare()
     engine = dialect.upgrader()
     try:
         async with engine.begin() as connection:
             await dialect.before_upgrade(connection)
-            return await connection.run_sync(_upgrade)
+            before, revision = await connection.run_sync(_upgrade)
+            return Upgraded(dialect.name, before, revision)
     except (DBAPIError, OSError) as error:
         why = dialect.why_unavailable(error) or str(getattr(error, "orig", error))
         raise ConfigurationError(
@@ -53,7 +72,8 @@ async def upgrade(url: str) -> str:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> str:
+def _upgrade(connection: Connection) -> tuple[str | None, str]:
+    """The revisions before and after."""
     config = alembic_config(connection)
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
@@ -69,4 +89,4 @@ def _upgrade(connection: Connection) -> str:
             ]
         )
     command.upgrade(config, "head")
-    return str(head)
+    return current, str(head)

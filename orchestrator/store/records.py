@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import replace
+from collections import Counter, defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, case, func, or_, select, update
 
+from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.tally import tally
 from orchestrator.services.ports import (
     AttemptRecord,
     Created,
     EventRecord,
     InstanceRecord,
-    InstancesProgress,
+    LiveTerminations,
     MachinesProgress,
     OperationRecord,
     TerminationRecord,
 )
 from orchestrator.store import operations as submission
-from orchestrator.store import progress
+from orchestrator.store import progress, tallies, turns
 from orchestrator.store.decoding import UNREADABLE, legible
 from orchestrator.store.rows import all_shown
 from orchestrator.store.schema import (
@@ -35,6 +36,7 @@ from orchestrator.store.schema import (
     probes,
     terminations,
 )
+from orchestrator.store.set_aside import NOT_SET_ASIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -51,8 +53,29 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
-RATE_WINDOW_S = 10
+RATE_WINDOW_S = 10.0
+RATE_WINDOW_MIN_S = 1.0
+"""One call of the last tenth of a second is no rate of ten a second."""
+PROBE_BYTES = 160 * 1024
+"""A request of one job changes up to 31 pages of 4 KiB of an SQLite database of 20,000 (measured).
+
+Where the disk has no room for them, it may still have for the one page of a row.
+"""
 ASKED_AGAIN_AFTER = timedelta(seconds=5)
+
+_T = terminations.c
+_SINCE = case((_T.not_before > _T.created_at, _T.not_before), else_=_T.created_at)
+_LIVE = (
+    select(
+        _T.state,
+        func.count().label("jobs"),
+        func.min(_SINCE, type_=_T.created_at.type).label("since"),
+        func.min(case((NOT_SET_ASIDE, _SINCE)), type_=_T.created_at.type).label("others_since"),
+    )
+    .where(_T.finished_at.is_(None))
+    .group_by(_T.state)
+    .order_by(_T.state)
+)
 
 
 class StoredRecords:
@@ -66,16 +89,30 @@ class StoredRecords:
         async def work(transaction: Transaction) -> Created:
             return await submission.create(transaction, operation, termination_ids)
 
-        return await self._database.write(work)
+        first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
+        return await self._database.write(work, locks_from=first)
+
+    async def live(self) -> dict[str, LiveTerminations]:
+        async with self._database.read() as connection:
+            rows = await legible(connection, _LIVE)
+        return {
+            # The oldest one may be set aside since its times cannot be read.
+            row["state"]: LiveTerminations(
+                count=row["jobs"], since=row["since"] or row["others_since"]
+            )
+            for row in rows
+        }
 
     async def ping(self) -> None:
         async def work(transaction: Transaction) -> None:
-            # SQLite writes no page where the row stays the same.
-            await transaction.execute(update(probes).values(number=probes.c.number + 1))
+            number = (await transaction.scalar(select(probes.c.number)) or 0) + 1
+            # SQLite writes no page that stays the same.
+            filler = bytes([number % 256]) * PROBE_BYTES
+            await transaction.execute(update(probes).values(number=number, filler=filler))
 
         await self._database.write(work)
         async with self._database.read() as connection:
-            await connection.execute(select(probes))
+            await connection.execute(select(probes.c.number))
 
     async def troubles(self) -> dict[str, str]:
         async with self._database.read() as connection:
@@ -106,14 +143,13 @@ class StoredRecords:
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
         async with self._database.read() as connection:
             rows = await legible(connection, query)
-            since = self._now() - timedelta(seconds=RATE_WINDOW_S)
-            conditions = await _conditions(connection)
+            now, conditions = self._now(), await _conditions(connection)
             return [
-                await _operation(connection, row, since, conditions.get(row["partition"]))
+                await _operation(connection, row, now, conditions.get(row["partition"]))
                 for row in rows
             ]
 
-    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
+    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
         async with self._database.read() as connection:
             return await progress.gather(connection, operation, calls_per_s, self._now())
 
@@ -121,11 +157,8 @@ class StoredRecords:
         query = select(terminations).where(terminations.c.id == termination_id)
         async with self._database.read() as connection:
             rows = await all_shown(connection, query)
-            found = await _termination_records(connection, rows)
-            if not found:
-                return None
-            ahead = await _ahead(connection, found[0], self._now())
-            return replace(found[0], ahead=ahead)
+            found = await _termination_records(connection, rows, self._now())
+            return found[0] if found else None
 
     async def others(self, partition: str) -> Durations | None:
         async with self._database.read() as connection:
@@ -169,7 +202,8 @@ class StoredRecords:
 
     async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
         async with self._database.read() as connection:
-            return await _termination_records(connection, await all_shown(connection, query))
+            rows = await all_shown(connection, query)
+            return await _termination_records(connection, rows, self._now())
 
     async def instances(
         self,
@@ -232,34 +266,12 @@ class StoredRecords:
 
 
 async def _operation(
-    connection: AsyncConnection,
-    row: Mapping[str, Any],
-    since: datetime,
-    condition: Row[Any] | None,
+    connection: AsyncConnection, row: Mapping[str, Any], now: datetime, condition: Row[Any] | None
 ) -> OperationRecord:
-    t = terminations.c
-    by_state = await connection.execute(
-        select(
-            t.state,
-            func.count(),
-            func.sum(t.instances_total),
-            func.sum(t.instances_live),
-            func.count(t.instances_total),
-            func.sum(t.machines_total),
-            func.sum(t.machines_up),
-            func.sum(t.machines_gone),
-            func.count(t.revival),
-        )
-        .join(operation_terminations, operation_terminations.c.termination_id == t.id)
-        .where(operation_terminations.c.operation_id == row["id"])
-        .group_by(t.state)
-    )
-    groups = by_state.all()
-    sent = await connection.scalar(
-        select(func.count()).where(
-            attempts.c.partition == row["partition"], attempts.c.sent_at > since
-        )
-    )
+    groups = await tallies.groups(connection, row["id"])
+    jobs_by_state = Counter[State]()
+    for group in groups:
+        jobs_by_state[State(group.state)] += group.jobs
     return OperationRecord(
         seq=row["seq"],
         id=row["id"],
@@ -271,24 +283,17 @@ async def _operation(
         outcome=row["outcome"],
         created_at=row["created_at"],
         finished_at=row["finished_at"],
-        jobs_by_state={State(group[0]): group[1] for group in groups},
-        instances=InstancesProgress(
-            # PostgreSQL sums big integers into a decimal.
-            total=sum(int(group[2] or 0) for group in groups),
-            live=sum(int(group[3] or 0) for group in groups),
-            jobs_not_counted=sum(
-                group[1] - group[4] for group in groups if not State(group[0]).final
-            ),
-        ),
+        jobs_by_state=jobs_by_state,
+        instances=tally(tallies.as_group(group) for group in groups),
         machines=MachinesProgress(
-            total=sum(int(group[5]) for group in groups),
-            up=sum(int(group[6]) for group in groups),
-            gone=sum(int(group[7]) for group in groups),
+            total=sum(int(group.machines_total) for group in groups),
+            up=sum(int(group.machines_up) for group in groups),
+            gone=sum(int(group.machines_gone) for group in groups),
         ),
-        revived=sum(group[8] for group in groups),
+        revived=sum(group.jobs for group in groups if group.revived),
         observed_at=await _observed_at(connection, row["id"]),
         partition=row["partition"],
-        calls_per_s=(sent or 0) / RATE_WINDOW_S,
+        calls_per_s=await _calls_per_s(connection, row, now),
         allowed_per_s=condition and condition.allowed_per_s,
         trouble=_trouble(condition),
         keep_down_s=row["keep_down_s"],
@@ -309,8 +314,28 @@ async def _observed_at(connection: AsyncConnection, operation_id: str) -> dateti
     return at
 
 
+async def _calls_per_s(
+    connection: AsyncConnection, operation: Mapping[str, Any], now: datetime
+) -> float:
+    """The rate of its partition's TerminateJob calls since it was created, or of the last 10 s."""
+    window_s = RATE_WINDOW_S
+    if operation["created_at"] is not None:
+        age_s: float = (now - operation["created_at"]).total_seconds()
+        window_s = min(RATE_WINDOW_S, max(RATE_WINDOW_MIN_S, age_s))
+    sent = await connection.scalar(
+        select(func.count()).where(
+            attempts.c.partition == operation["partition"],
+            attempts.c.action == TERMINATE_JOB,
+            attempts.c.sent_at > now - timedelta(seconds=window_s),
+        )
+    )
+    return int(sent or 0) / window_s
+
+
 async def _termination_records(
-    connection: AsyncConnection, rows: Sequence[tuple[Mapping[str, Any], Termination]]
+    connection: AsyncConnection,
+    rows: Sequence[tuple[Mapping[str, Any], Termination]],
+    now: datetime,
 ) -> list[TerminationRecord]:
     ids = [row["id"] for row, _ in rows]
     asked_by: dict[str, list[str]] = defaultdict(list)
@@ -323,13 +348,16 @@ async def _termination_records(
     for attempt in await legible(connection, made):
         tried[attempt["termination_id"]].append(attempt_record(attempt))
     conditions = await _conditions(connection)
+    waiting = [row for row, _ in rows if row["call_at"] is not None]
+    queues = {row["partition"] for row in waiting}
+    ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
     return [
         TerminationRecord(
             seq=row["seq"],
             termination=termination,
             operation_ids=tuple(asked_by[row["id"]]),
             attempts=tuple(tried[row["id"]]),
-            ahead=None,
+            ahead=ahead.get(row["id"], 0),
             trouble=_trouble(condition),
             allowed_per_s=condition and condition.allowed_per_s,
         )
@@ -351,19 +379,6 @@ def _trouble(condition: Row[Any] | None) -> Problem | None:
         message=condition.trouble_message,
         advice=condition.trouble_advice,
     )
-
-
-async def _ahead(connection: AsyncConnection, record: TerminationRecord, now: datetime) -> int:
-    """How many jobs of the partition are called before this one."""
-    this, t = record.termination, terminations.c
-    if this.call_at is None:
-        return 0
-    earlier = t.seq < record.seq
-    before = t.first_in_line & earlier if this.first_in_line else or_(t.first_in_line, earlier)
-    ahead = await connection.scalar(
-        select(func.count()).where(t.partition == this.partition, t.call_at <= now, before)
-    )
-    return ahead or 0
 
 
 def attempt_record(row: Mapping[str, Any]) -> AttemptRecord:

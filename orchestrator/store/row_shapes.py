@@ -10,7 +10,8 @@ from sqlalchemy import JSON, Boolean, Float, Integer
 
 from orchestrator.domain.bounds import SECONDS_MAX, possible
 from orchestrator.domain.captures import Capture
-from orchestrator.domain.jobs import InstanceCounters, JobState
+from orchestrator.domain.confirmations import Verdict
+from orchestrator.domain.jobs import InstanceCounters
 from orchestrator.domain.shapes import NOTHING, misshapen
 from orchestrator.store.schema import UtcDateTime, terminations
 
@@ -25,8 +26,7 @@ _TEXT: Final[Shape] = (str, NOTHING)
 _NUMBER: Final[Shape] = (int, float)
 _PROBLEM: Final[Shape] = {"code": str, "message": str, "advice": _TEXT}
 _COUNTERS: Final[Shape] = {field.name: int for field in fields(InstanceCounters)}
-_STATE: Final[Shape] = (frozenset(JobState), NOTHING)
-_TASK: Final[Shape] = {"name": str, "state": _STATE, "instances": (_COUNTERS, NOTHING)}
+_TASK: Final[Shape] = {"name": str, "state": _TEXT, "instances": (_COUNTERS, NOTHING)}
 _SUBMITTED: Final[Shape] = {"name": str, "instances": int, "env_id?": _TEXT}
 _CAPTURE_KINDS: Final[dict[str, Shape]] = {
     "tasks": [_SUBMITTED],
@@ -40,16 +40,24 @@ _CAPTURE: Final[Shape] = {
 }
 _REVIVAL: Final[Shape] = {
     "at": str,
-    "job_state": frozenset(JobState),
+    "job_state": str,
     "job_end_time?": _TEXT,
+    "instances_live?": (int, NOTHING),
     "brought_down_again_by?": _TEXT,
     "capped?": bool,
+}
+_UNCONFIRMED: Final[Shape] = {
+    "verdict": frozenset(Verdict),
+    **dict.fromkeys(("since", "last_at", "until"), str),
+    "answers": int,
+    "sources": [str],
 }
 _DOCUMENTS: Final[Mapping[str, Shape]] = {
     "instances": _COUNTERS,
     "tasks": [_TASK],
     "problem": _PROBLEM,
     "machines_problem": _PROBLEM,
+    "unconfirmed": _UNCONFIRMED,
     "capture": _CAPTURE,
     "reading": _CAPTURE,
     "history": {"samples": [[_NUMBER]], "seen_at": _NUMBER, "pause_s?": _NUMBER},

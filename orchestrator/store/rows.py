@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.captures import Capture
+from orchestrator.domain.confirmations import Unconfirmed, Verdict
 from orchestrator.domain.drains import History
 from orchestrator.domain.forecast import Forecast
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskSubmitted
@@ -39,6 +40,7 @@ SET_BY_ENGINE: Final = (
     "instances_total",
     "instances_live",
     "instances_observed_at",
+    "instances_submitted",
     "tasks",
     "look",
     "look_at",
@@ -51,7 +53,9 @@ SET_BY_ENGINE: Final = (
     "acknowledged_at",
     "give_up_from",
     "settle_from",
+    "confirm_from",
     "problem",
+    "unconfirmed",
     "finished_at",
     "moved_at",
     "rung",
@@ -71,7 +75,8 @@ A deadline is stored as what it counts from: its length belongs to the request, 
 make it longer at any time, also while a decision is under way that knows nothing of it.
 """
 _CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
-_MACHINES: Final = ("total", "up", "gone", "listed", "observed_at")
+_MACHINES: Final = ("total", "up", "gone", "listed", "observed_at", "all_observed_at")
+_UNCONFIRMED_TIMES: Final = ("since", "last_at", "until")
 _FORECAST: Final = ("made_at", "rate_per_s", "p50_at", "p90_at", "stalled_since")
 
 
@@ -83,6 +88,7 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["instances_live"] = instances.live if instances else None
     row["tasks"] = [asdict(task) for task in termination.tasks]
     row["problem"] = asdict(termination.problem) if termination.problem else None
+    row["unconfirmed"] = _unconfirmed_to_row(row["unconfirmed"]) if row["unconfirmed"] else None
     row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
     row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
     for name in ("capture", "reading"):
@@ -136,6 +142,17 @@ def _forecast(row: Mapping[str, Any]) -> Forecast | None:
 def _machines(row: Mapping[str, Any]) -> Machines:
     problem = _problem(row["machines_problem"])
     return Machines(**{name: row[f"machines_{name}"] for name in _MACHINES}, problem=problem)
+
+
+def _unconfirmed_to_row(unconfirmed: Unconfirmed) -> dict[str, Any]:
+    times = {name: _text(getattr(unconfirmed, name)) for name in _UNCONFIRMED_TIMES}
+    return asdict(unconfirmed) | times
+
+
+def _unconfirmed(row: dict[str, Any]) -> Unconfirmed:
+    times = {name: datetime.fromisoformat(row[name]) for name in _UNCONFIRMED_TIMES}
+    verdict, sources = Verdict(row["verdict"]), tuple(row["sources"])
+    return Unconfirmed(verdict=verdict, sources=sources, answers=row["answers"], **times)
 
 
 def revival_to_row(revival: Revival) -> dict[str, Any]:
@@ -222,6 +239,7 @@ _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
             ("job_state", JobState),
             ("instances", lambda counters: InstanceCounters(**counters)),
             ("problem", _problem),
+            ("unconfirmed", _unconfirmed),
             ("rung", Rung),
             ("capture", _capture),
             ("reading", _capture),

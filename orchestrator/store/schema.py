@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -93,6 +94,8 @@ operations = Table(
     Column("keep_down_s", Float),
     Column("keeps_down_for", Text),
     Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
+    Column("first_called_at", UtcDateTime),
+    Column("turn", BigInteger),
     UniqueConstraint("requested_by", "idempotency_key"),
     CheckConstraint("length(reason) > 0", name="reason"),
     CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),
@@ -125,6 +128,7 @@ terminations = Table(
     Column("instances_total", BigInteger),
     Column("instances_live", BigInteger),
     Column("instances_observed_at", UtcDateTime),
+    Column("instances_submitted", BigInteger),
     Column("tasks", JSON, nullable=False),
     Column("look", Text, nullable=False),
     Column("look_at", UtcDateTime),
@@ -137,7 +141,9 @@ terminations = Table(
     Column("acknowledged_at", UtcDateTime),
     Column("give_up_from", UtcDateTime),
     Column("settle_from", UtcDateTime),
+    Column("confirm_from", UtcDateTime),
     Column("problem", JSON(none_as_null=True)),
+    Column("unconfirmed", JSON(none_as_null=True)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("capture", JSON(none_as_null=True)),
@@ -149,6 +155,7 @@ terminations = Table(
     Column("machines_gone", BigInteger, nullable=False, server_default=text("0")),
     Column("machines_listed", Boolean, nullable=False, server_default=false()),
     Column("machines_observed_at", UtcDateTime),
+    Column("machines_all_observed_at", UtcDateTime),
     Column("machines_problem", JSON(none_as_null=True)),
     Column("moved_at", UtcDateTime),
     Column("escalate", Boolean, nullable=False, server_default=true()),
@@ -169,6 +176,8 @@ terminations = Table(
     Column("come_back_watch_s", Float, nullable=False, server_default=text("0")),
     Column("come_back_watched_at", UtcDateTime),
     Column("revival", JSON(none_as_null=True)),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_turn", BigInteger, nullable=False, server_default=text("0")),
     Column("set_aside", Text),
     Column("set_aside_until", UtcDateTime),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
@@ -208,10 +217,23 @@ Index(
     "ix_terminations_turn",
     terminations.c.partition,
     terminations.c.first_in_line.desc(),
+    terminations.c.turn,
+    terminations.c.last_turn,
     terminations.c.seq,
     terminations.c.call_at,
     sqlite_where=text("call_at IS NOT NULL"),
     postgresql_where=text("call_at IS NOT NULL"),
+)
+_UNSEEN = text("job_state IS NULL AND look_at IS NOT NULL")
+Index(
+    "ix_terminations_unseen",
+    terminations.c.partition,
+    terminations.c.look,
+    terminations.c.turn,
+    terminations.c.seq,
+    terminations.c.look_at,
+    sqlite_where=_UNSEEN,
+    postgresql_where=_UNSEEN,
 )
 
 _TO_CAPTURE = text("captured_run < run AND finished_at IS NULL")
@@ -219,6 +241,8 @@ Index(
     "ix_terminations_capture",
     terminations.c.partition,
     terminations.c.first_in_line.desc(),
+    terminations.c.turn,
+    terminations.c.last_turn,
     terminations.c.seq,
     sqlite_where=_TO_CAPTURE,
     postgresql_where=_TO_CAPTURE,
@@ -282,6 +306,14 @@ may have 200,000 instances, and not one row of those that went down is written a
 """
 ANEW = text("anew")
 Index("ix_instances_anew", instances.c.termination_seq, sqlite_where=ANEW, postgresql_where=ANEW)
+MACHINE_GONE = text("machine IN ('gone', 'terminated')")
+Index(
+    "ix_instances_machine_gone",
+    instances.c.termination_seq,
+    instances.c.machine_observed_at,
+    sqlite_where=MACHINE_GONE,
+    postgresql_where=MACHINE_GONE,
+)
 MACHINE_LEFT = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
 Index(
     "ix_instances_machine_left",
@@ -361,8 +393,24 @@ partitions = Table(
     Column("trouble_code", Text),
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
-    Column("allowed_per_s", BigInteger),
+    Column("allowed_per_s", Float),
+    Column("followed_s", BigInteger, nullable=False, server_default=text("0")),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
 )
+"""``followed_s``: the part of the noted clock steps by which its terminations' times were moved."""
+
+clock_steps = Table(
+    "clock_steps",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("steps_s", BigInteger, nullable=False),
+    Column("noted_at", UtcDateTime),
+    Column("seen_at", UtcDateTime),
+)
+"""One row: the sum of the steps of the database's clock that replicas have noted, in seconds.
+
+``seen_at``: what that clock showed at the last renewal of a lease.
+"""
 
 replicas = Table(
     "replicas",
@@ -381,8 +429,9 @@ probes = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
+    Column("filler", LargeBinary),
 )
-"""One row, written to see whether anything can be."""
+"""One row, written to see whether a request could be stored; ``filler`` makes it as long as one."""
 
 
 def _add_finite_check(table: Table) -> None:

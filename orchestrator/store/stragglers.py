@@ -17,10 +17,12 @@ from orchestrator.domain.stragglers import (
     Straggler,
 )
 from orchestrator.domain.terminations import Rung
+from orchestrator.store import milestones
 from orchestrator.store.captures import write_instances
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT
 from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
+from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -213,6 +215,9 @@ async def start(
         },
     )
     await transaction.execute(update(instances).where(_rows_of(straggler)).values(called_at=at))
+    await milestones.called(
+        transaction, straggler.termination_id, straggler.job_id, straggler.action, at
+    )
 
 
 async def finish(

@@ -23,8 +23,9 @@ from sqlalchemy import (
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store import set_aside, watch
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
+from orchestrator.store import milestones, set_aside, turns, watch
+from orchestrator.store.decoding import legible
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
 from orchestrator.store.schema import (
     attempts,
@@ -33,12 +34,13 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.transitions import write_decision, write_decisions
+from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect
+    from sqlalchemy import ColumnElement, CompoundSelect, Select
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.come_back import WatchLook
@@ -61,21 +63,23 @@ _SEEN = {
 
 @cache
 def _planned(*kinds: Kind) -> CompoundSelect[Any]:
-    return each_of(
-        *(
-            select(terminations)
-            .where(
-                HERE,
-                terminations.c.look == kind.look,
-                terminations.c.look_at.is_not(None),
-                terminations.c.state.in_(kind.states),
-                _SEEN[kind.seen],
-            )
-            .order_by(terminations.c.look_at)
-            .limit(LIMIT)
-            for kind in kinds
-        )
+    return each_of(*(_of_kind(kind) for kind in kinds))
+
+
+def _of_kind(kind: Kind) -> Select[Any]:
+    t = terminations.c
+    rows = select(terminations).where(
+        HERE,
+        t.look == kind.look,
+        t.look_at.is_not(None),
+        t.state.in_(kind.states),
+        _SEEN[kind.seen],
     )
+    if kind.in_turn:
+        # Put so that SQLite takes no index on look_at, and sorts all that are due.
+        due = case((t.look_at <= BEFORE, 1), else_=0) == 1
+        return rows.where(due).order_by(t.turn, t.seq).limit(LIMIT)
+    return rows.order_by(t.look_at).limit(LIMIT)
 
 
 _CAPTURED = or_(
@@ -95,8 +99,8 @@ _CALLABLE = (
     .limit(LIMIT)
 )
 _NEXT_CALL_AT = select(
-    func.min(case((_CAPTURED, terminations.c.call_at))),
-    func.min(case((not_(_CAPTURED), terminations.c.call_at))),
+    func.min(case((_CAPTURED, terminations.c.call_at))).label("captured"),
+    func.min(case((not_(_CAPTURED), terminations.c.call_at))).label("other"),
 ).where(HERE, terminations.c.call_at.is_not(None))
 
 _UNANSWERED = (
@@ -142,6 +146,16 @@ def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
     )
 
 
+_OF_IDS = (
+    select(terminations)
+    .where(
+        HERE,
+        terminations.c.state == State.DRAINING,
+        terminations.c.look == Look.SWEEP,
+        terminations.c.id.in_(bindparam("ids", expanding=True)),
+    )
+    .order_by(terminations.c.seq)
+)
 _OF_ANY = _draining(terminations.c.acknowledged_at < BEFORE)
 _OF_OPERATIONS = _draining(
     terminations.c.id.in_(
@@ -159,9 +173,14 @@ class WorkingSet(Fenced):
         super().__init__(database, fence)
         self.instances = StoredInstances(database, fence)
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        """Terminations of each kind to look at, due or not, the soonest first."""
-        planned = await self._fetch_each(_planned(*kinds), len(kinds), limit=limit)
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at: due or not, the soonest first.
+
+        Of a kind that goes in turn, those that are due.
+        """
+        planned = await self._fetch_each(_planned(*kinds), len(kinds), before=now, limit=limit)
         return dict(zip(kinds, planned, strict=True))
 
     async def callable(
@@ -177,8 +196,8 @@ class WorkingSet(Fenced):
         if found:
             return found, None
         async with self._database.read() as connection:
-            rows = await connection.execute(_NEXT_CALL_AT, {"partition": self._fence.partition})
-        captured, other = rows.one()
+            (row,) = await legible(connection, _NEXT_CALL_AT, {"partition": self._fence.partition})
+        captured, other = row["captured"], row["other"]
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
 
     async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
@@ -211,6 +230,11 @@ class WorkingSet(Fenced):
     async def unanswered(self) -> list[Termination]:
         """Terminations with a TerminateJob call whose answer was never written."""
         return await self._fetch(_UNANSWERED)
+
+    async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
+        """Those of these that drain and of which no count is planned, in the order given."""
+        found = await self._fetch(_OF_IDS, ids=termination_ids)
+        return sorted(found, key=lambda each: termination_ids.index(each.id))
 
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
@@ -283,6 +307,9 @@ class WorkingSet(Fenced):
                     **asdict(attempt),
                 },
             )
+            await milestones.called(
+                transaction, before.id, before.job_id, attempt.action, attempt.sent_at
+            )
             return number
 
         return await self._write(work)
@@ -297,14 +324,15 @@ class WorkingSet(Fenced):
             await transaction.execute(
                 _ANSWERED, {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()}
             )
+            await turns.called(transaction, before, decision.after)
 
         await self._write(work)
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        allows; None: as many as are configured.
+        lets through; None: as many as are configured.
         """
 
         async def work(transaction: Transaction) -> None:

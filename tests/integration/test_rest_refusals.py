@@ -228,7 +228,7 @@ async def test_malformed_ids_refuse_the_request_and_each_is_named(untouched: Res
 async def test_an_answer_repeats_little_of_what_was_sent(untouched: Rest) -> None:
     """However much is wrong, and however long the names of it are."""
     many = await untouched.post(LEGAL | {"jobs": ["x" * 90] * 10_000})
-    problem = assert_problem(many, 422, "invalid-request", "and 9997 more mistakes")
+    problem = assert_problem(many, 422, "invalid-request", "and 9,997 more mistakes")
     assert len(problem["errors"]) == 100
     long = await untouched.post(LEGAL | {"jobs": ["x" * 500_000], "y" * 500_000: 1})
     assert_problem(long, 422, "invalid-request")
@@ -613,6 +613,13 @@ async def test_revived_is_true_or_false(untouched: Rest) -> None:
 async def test_health_takes_no_query_parameter(untouched: Rest, path: str) -> None:
     answer = await untouched.get(f"{path}?verbose")
     assert_problem(answer, 400, "unknown-parameter", "verbose is not known here; none is")
+
+
+async def test_unknown_parameters_are_named_up_to_a_hundred(untouched: Rest) -> None:
+    query = "&".join(f"p{number:04}" for number in range(1000))
+    answer = await untouched.get(f"/v1/operations?{query}")
+    told = "p0098, p0099 (and 900 more) is not known here; use limit, page_token, state, account"
+    assert_problem(answer, 400, "unknown-parameter", told)
 
 
 async def test_a_post_takes_no_query_parameter(untouched: Rest) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.api import schemas
 from orchestrator.app import daemon
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.simulator.faults import Fault
 from orchestrator.simulator.server import Call
 from tests.integration.harness import service, settings, simulator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.simulator.server import Simulator
 
 JOB = "job-aaaaaaaa"
@@ -92,7 +98,10 @@ async def test_a_call_that_goes_wrong_is_read_before_it_is_repeated(
 
 
 def calls_without_a_look_between(cloud: Simulator) -> list[str]:
-    """Jobs that were called again without having been read since, by the cloud's own log."""
+    """Jobs that were called again without having been read since, by the cloud's own log.
+
+    A call that is refused as one too many never reaches the back end: it may be made again.
+    """
     read_since: dict[str, bool] = {}
     wrong = []
     for call in cloud.calls:
@@ -102,7 +111,7 @@ def calls_without_a_look_between(cloud: Simulator) -> list[str]:
             else:
                 if not read_since.get(job_id, False):
                     wrong.append(job_id)
-                read_since[job_id] = False
+                read_since[job_id] = call.fault == Fault.THROTTLE
     return wrong
 
 
@@ -176,6 +185,23 @@ async def test_machines_are_followed_until_they_are_gone(database_url: str) -> N
         )
         assert [each["index"] for each in more["instances"]] == [4]
         assert more["next_page_token"] is None
+
+
+async def test_tasks_are_listed_of_one_termination_and_counted_in_a_list(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of jobs of 10,000 tasks each would be hundreds of megabytes."""
+    monkeypatch.setattr(schemas, "TASKS_LISTED_MAX", 99)
+    spec = group(state="FAILED", instances=100, tasks=100)
+    async with service(database_url, spec) as running:
+        operation_id = await running.submit(JOB)
+        listed = await running.until(operation_id, JOB, "already_finished")
+        assert listed["tasks_by_state"] == {"FAILED": 100}
+        assert len(json.dumps(listed)) < 3_000
+        one = await running.get(f"/v1/terminations/{listed['id']}")
+        assert len(one.pop("tasks")) == 99, "the most that are listed"
+        assert one.keys() == listed.keys()
+        assert one["tasks_by_state"] == listed["tasks_by_state"]
 
 
 async def test_machines_that_stay_end_their_job_unverified(database_url: str) -> None:
@@ -285,11 +311,27 @@ async def test_a_second_daemon_on_the_database_is_refused_and_harms_nothing(
         assert (await running.finished(operation_id))["outcome"] == "verified"
 
 
+async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="orchestrator.app")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        async with service("sqlite:///new.db", group()):
+            pass
+    told = [text for text in caplog.messages if text.startswith("database ")]
+    assert [text.rpartition(" ")[0] for text in told] == [
+        f"database {tmp_path}/new.db: created, at schema revision",
+        f"database {tmp_path}/new.db: at schema revision",
+    ]
+
+
 def test_the_checker_finds_a_call_without_a_look() -> None:
     cloud = simulator(group())
     looked = Call(0.0, "r1", action="DescribeJob", job_ids=(JOB,))
+    refused = Call(0.0, "r0", action="TerminateJob", job_ids=(JOB,), fault=Fault.THROTTLE)
     called = Call(0.0, "r2", action="TerminateJob", job_ids=(JOB,))
-    cloud.calls += [looked, called]
+    cloud.calls += [looked, refused, called]
     assert calls_without_a_look_between(cloud) == []
     cloud.calls += [called]
     assert calls_without_a_look_between(cloud) == [JOB]

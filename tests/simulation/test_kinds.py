@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from orchestrator.domain import evidence, looks, stragglers
-from orchestrator.domain.machines import Machines
+from orchestrator.domain import evidence, looks, settling, stragglers
+from orchestrator.domain.confirmations import Unconfirmed
+from orchestrator.domain.decisions import overdue, with_observation
+from orchestrator.domain.machines import NO_MACHINES
 from tests.simulation import kinds
 from tests.simulation.kinds import JOBS_OF_A_RUN, KINDS, Kind
 from tests.simulation.truth import EXACTLY, JUDGED
@@ -49,6 +51,14 @@ ENDS: Final = {
     "refused on nodes": "refused with 0",
     "forbidden": "refused with 0",
     kinds.UNKNOWN: "not_found with 0",
+    "too few are counted: nodes": "unverified with 2",
+    "not found at first: nodes": "verified with 3",
+    "forbidden at first: nodes": "verified with 3",
+    "reads CANCELLED once finished: nodes": "verified with 3",
+    "CANCELLED before: nodes": "already_finished with 3",
+    "no instance is counted, failed before: nodes": "unverified with 2",
+    "no instance is counted, succeeded before: nodes": "already_finished with 2",
+    "one runs again as it settles: nodes": "verified with 3",
 }
 """As DESIGN.md has it, whether machines can be looked up or not: written down without the truth."""
 BEST: Final = {
@@ -123,11 +133,7 @@ def test_what_they_come_to_is_what_the_levels_mean(
 
 
 _proves_down = evidence.proves_down
-_on_finished_not_down, _on_still_down, _overdue = (
-    looks._on_finished_not_down,
-    looks._on_still_down,
-    looks._overdue,
-)
+_on_finished_not_down = looks._on_finished_not_down
 
 
 def _is_too_sure(*asked: Any) -> Termination:
@@ -138,28 +144,37 @@ def _ignores_next_action(termination: Termination, seen: JobSeen) -> bool:
     return _proves_down(termination, replace(seen, next_action=""))
 
 
-def _takes_any_count(termination: Termination, seen: JobSeen) -> bool:
-    return seen.instances is not None
-
-
 def _takes_old_counters(termination: Termination, seen: JobSeen) -> bool:
     return _proves_down(
         termination, replace(seen, instances=seen.instances or termination.instances)
     )
 
 
-def _does_not_settle(told: Termination, observed_at: datetime, *more: Any, **why: Any) -> Decision:
-    return _on_still_down(replace(told, settle_until=observed_at), observed_at, *more, **why)
+def _does_not_settle(told: Termination, now: datetime, policy: Policy) -> Decision:
+    counted = replace(told, settle_until=told.instances_observed_at)
+    return ON_STILL_STOPPED(counted, now, policy)
 
 
 def _sees_no_revival(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    return _on_still_down(termination, seen.observed_at, now, policy)
+    return ON_STILL_STOPPED(with_observation(termination, seen), now, policy)
+
+
+def _goes_by_the_state(told: Termination, now: datetime, policy: Policy) -> Decision:
+    """As if each read of the window had counted the instances."""
+    return ON_STILL_STOPPED(replace(told, instances_observed_at=told.observed_at), now, policy)
+
+
+def _forgets_machines(told: Termination, now: datetime, policy: Policy) -> Decision:
+    return ON_STILL_STOPPED(replace(told, machines=NO_MACHINES), now, policy)
 
 
 def _is_impatient(termination: Termination, now: datetime) -> bool:
-    return _overdue(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
+    return overdue(termination, now + timedelta(seconds=kinds.GIVE_UP_AFTER_S / 2))
+
+
+ON_STILL_STOPPED: Final = settling.on_still_stopped
 
 
 Breaks = tuple[object, str, "Callable[..., Any] | property | int"]
@@ -175,8 +190,8 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "counters need not add up": (
-        (evidence, "_counters_add_up", _takes_any_count),
-        "counters are empty: nodes",
+        (evidence, "contradiction", lambda *_: None),
+        "too few are counted: nodes",
         "truth",
     ),
     "machines are believed gone": (
@@ -185,7 +200,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "machines are forgotten": (
-        (Machines, "left", property(lambda _: 0)),
+        (settling, "on_still_stopped", _forgets_machines),
         "one machine stays",
         "known",
     ),
@@ -195,17 +210,17 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "nothing settles": (
-        (looks, "_on_still_down", _does_not_settle),
+        (settling, "on_still_stopped", _does_not_settle),
         "running: own machines",
         "truth",
     ),
     "nothing settles on nodes": (
-        (looks, "_on_still_down", _does_not_settle),
+        (settling, "on_still_stopped", _does_not_settle),
         "running: nodes",
         "early",
     ),
     "a revival is not seen": (
-        (looks, "_on_job_settling", _sees_no_revival),
+        (looks, "on_job_settling", _sees_no_revival),
         "revived as it settles: nodes",
         "truth",
     ),
@@ -225,9 +240,19 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "known",
     ),
     "a job is given up early": (
-        (looks, "_overdue", _is_impatient),
+        (looks, "overdue", _is_impatient),
         "drains beyond its deadline: nodes",
         "early",
+    ),
+    "the settle window ends by the state alone": (
+        (settling, "on_still_stopped", _goes_by_the_state),
+        "one runs again as it settles: nodes",
+        "truth",
+    ),
+    "one answer is enough": (
+        (Unconfirmed, "confirmed", lambda *_: True),
+        "not found at first: nodes",
+        "known",
     ),
     "the highest level is never reached": (
         (evidence, "SETTLED", evidence.MACHINES_GONE),

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from orchestrator import settings
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS, build_provider
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock
+from tests.unit.cloud.support import ManualClock, NoTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,9 @@ def test_it_is_a_configuration(tmp_path: Path, text: str, provider: str) -> None
             settings.load(file)
     else:
         credentials = settings.load(file).accounts["prod"].credentials
-        built = build_provider(credentials.provider, credentials.options(), ManualClock())
+        built = build_provider(
+            credentials.provider, credentials.options(), ManualClock(), NoTransport()
+        )
         assert callable(built.get)
 
 

@@ -18,7 +18,7 @@ from orchestrator.domain.seen import CallStarted, JobUnlisted
 from orchestrator.engine.prober import PLANNED
 from orchestrator.engine.sweeper import KINDS
 from orchestrator.services.certification import Certification
-from orchestrator.store import schema
+from orchestrator.store import clock_steps, schema
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
@@ -36,15 +36,16 @@ MUCH_LATER: Final = later(10**9)
 BAD, GOOD, OTHER = "job-bad", "job-good", "job-other"
 DOCUMENTS: Final = (
     *("instances", "tasks", "problem", "capture", "reading", "machines_problem", "history"),
-    "revival",
+    *("revival", "unconfirmed"),
 )
 ANYWHERE: Final = [
     *[(column, "'[1]'") for column in DOCUMENTS],
     *[(column, "'\"text\"'") for column in DOCUMENTS],
     ("instances", """'{"running": "many"}'"""),
-    ("tasks", """'[{"name": "a", "state": "PAUSED", "instances": null}]'"""),
+    ("capture", """'{"ended_at": "noon", "occupying": "many", "waiting": 1}'"""),
+    ("tasks", """'[{"name": "a", "state": 5, "instances": null}]'"""),
     ("revival", """'{"at": "noon", "job_state": "RUNNING"}'"""),
-    *[(column, "'NONSENSE'") for column in ("job_state", "on_submitted", "rung")],
+    *[(column, "'NONSENSE'") for column in ("on_submitted", "rung")],
     *[(column, "1e308") for column in ("settle_s", "give_up_after_s", "come_back_watch_s")],
     *[(column, "'9999-12-31 23:59:59'") for column in ("observed_at", "look_at", "created_at")],
     ("not_before", "'0002-01-01 00:00:00'"),
@@ -52,12 +53,15 @@ ANYWHERE: Final = [
 ON_SQLITE: Final = [
     *[(column, "'{'") for column in DOCUMENTS],
     *[(column, "'noon'") for column in ("observed_at", "look_at", "created_at", "give_up_from")],
+    ("call_at", "'noon'"),
     ("revision", "'two'"),
+    ("turn", "'two'"),
     ("settle_s", "9e999"),
     ("job_name", "x'ff'"),
 ]
 ON_POSTGRESQL: Final = [
     *[(column, "'4713-01-01 BC'") for column in ("observed_at", "look_at", "created_at")],
+    ("call_at", "'4713-01-01 BC'"),
     *[(column, "'294276-01-01'") for column in ("observed_at", "look_at", "created_at")],
 ]
 
@@ -86,8 +90,8 @@ def told(error: str) -> str:
 async def found(store: WorkingSet) -> set[str]:
     """The jobs that each read of a loop finds, together."""
     now = later(4000)
-    planned = await store.planned(100, *KINDS, *PLANNED)
     called, _ = await store.callable(now, 100, capture_wait_s=0)
+    planned = await store.planned(now, 100, *KINDS, *PLANNED)
     to_capture, to_read = await store.instances.to_read(now, 100)
     everything = [
         *(row for rows in planned.values() for row in rows),
@@ -97,9 +101,10 @@ async def found(store: WorkingSet) -> set[str]:
         *await store.to_watch(now, 100),
         *await store.unanswered(),
         *await store.uncounted(now, None, 100),
+        *await store.draining([f"trm_1_{job}" for job in (BAD, GOOD, OTHER)]),
     ]
     await store.instances.next_in_rounds()
-    await store.instances.machines_due(now, 100)
+    await store.instances.machines_due(now, now, 100)
     return {row.job_id for row in everything}
 
 
@@ -124,9 +129,27 @@ async def assert_alone_set_aside(database: Database, store: WorkingSet, operatio
             histories=StoredHistories(database), now=lambda: later(5)
         ).issue(operation)
         assert b"NOT FINISHED: 3 of 3 jobs not ended" in certified.data
+        live = (await records.live())[State.DRAINING]
+        assert live.count == 3
         assert await found(store) == {GOOD, OTHER}
+    assert live.since == NOW
     assert await records.set_aside(10) == (1, [shown[0].termination.id])
     assert await store.set_aside_until() is not None
+    await assert_the_others_go_along(database, records)
+
+
+async def assert_the_others_go_along(database: Database, records: StoredRecords) -> None:
+    """Another operation joins all three jobs, and the clock steps."""
+    hour_s = 3600
+
+    async def step(transaction: Transaction) -> None:
+        await clock_steps.follow(transaction, PARTITION, hour_s)
+
+    await submit(records, 2, BAD, GOOD, OTHER)
+    await database.write(step)
+    _, *others = await records.terminations(after=0, limit=10)
+    assert [each.termination.acknowledged_at for each in others] == [later(hour_s)] * 2
+    assert [len(each.operation_ids) for each in others] == [2, 2]
 
 
 async def state_of(database: Database, column: str) -> Any:
@@ -249,6 +272,39 @@ async def captured(database: Database, seq: int, *indices: int) -> None:
         )
 
 
+async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
+    database: Database, records: StoredRecords
+) -> None:
+    if database.dialect.shared:
+        pytest.skip("PostgreSQL does not hold it")
+    await planted(database, records, "rung", "'none'")
+    ended = "state = 'verified', finished_at = created_at, look_at = NULL, call_at = NULL"
+    seen = "settle_from = acknowledged_at, instances_observed_at = acknowledged_at"
+    await run(database, f"UPDATE terminations SET {ended}, {seen}")
+    await run(database, f"UPDATE terminations SET settle_from = 'noon' WHERE job_id = '{BAD}'")
+    assert await records.others(PARTITION) is not None
+
+
+async def test_a_step_of_the_clock_leaves_what_is_no_time_as_it_is(
+    database: Database, records: StoredRecords
+) -> None:
+    if database.dialect.shared:
+        pytest.skip("PostgreSQL does not hold it")
+
+    async def step(transaction: Transaction) -> None:
+        await clock_steps.follow(transaction, PARTITION, 3600)
+
+    await planted(database, records, "observed_at", "'noon'")
+    (bad, *_) = await records.terminations(after=0, limit=10)
+    await captured(database, bad.seq, 0)
+    await run(database, "UPDATE instances SET observed_at = 'noon'")
+    await database.write(step)
+    async with database.read() as connection:
+        for table in ("terminations", "instances"):
+            query = text(f"SELECT count(*) FROM {table} WHERE observed_at = 'noon'")
+            assert await connection.scalar(query) == 1
+
+
 @pytest.mark.parametrize(("table", "column", "value"), OTHER_TABLES)
 async def test_lists_hold_what_can_be_read_of_other_tables(
     database: Database,
@@ -295,7 +351,7 @@ async def test_a_machine_whose_row_cannot_be_read_hides_those_of_its_own_job_onl
     await run(database, "UPDATE terminations SET machines_total = 1")
     await run(database, f"UPDATE instances SET observed_at = 1 WHERE termination_seq = {bad.seq}")
     for _ in range(2):
-        due = await store.instances.machines_due(later(4000), 10)
+        due = await store.instances.machines_due(later(4000), later(4000), 10)
         assert [machine.termination_seq for machine in due] == [good.seq]
     bad, good = await records.terminations(after=0, limit=10)
     problem = bad.termination.machines.problem

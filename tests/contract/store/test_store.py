@@ -22,23 +22,34 @@ from orchestrator.domain.errors import (
     StoreUnavailable,
 )
 from orchestrator.domain.invariants import Invariant
-from orchestrator.domain.jobs import JobState
+from orchestrator.domain.jobs import JobState, JobSubmitted, TaskSubmitted
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.seen import (
+    CallAccepted,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
-from orchestrator.engine.prober import PLANNED
+from orchestrator.engine.prober import PLANNED, UNLISTED_IN_TURN
+from orchestrator.engine.sweeper import KINDS
+from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.known import know
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
+    from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
 
 PARTITION = "main@host"
 
@@ -76,7 +87,7 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
 
 async def to_sweep(store: WorkingSet, limit: int) -> list[Termination]:
     kind = Kind(Look.SWEEP)
-    return (await store.planned(limit, kind))[kind]
+    return (await store.planned(NOW, limit, kind))[kind]
 
 
 async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any) -> str:
@@ -184,35 +195,53 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert record.ahead == 2
 
 
+async def queued(database: Database, records: StoredRecords, jobs: int, unseen: int) -> None:
+    """Have so many jobs wait for their call, and for a first poll."""
+    await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
+
+    async def work(transaction: Transaction) -> None:
+        seen = {"job_state": "RUNNING", "run": 1, "call_at": NOW, "last_turn": jobs}
+        some = schema.terminations.c.seq <= jobs
+        await transaction.execute(update(schema.terminations).where(some).values(seen))
+
+    await database.write(work)
+
+
 async def test_what_is_next_is_found_without_sorting_all_there_is(
-    database: Database, store: WorkingSet
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
     asked: list[tuple[str, Any]] = []
     shared = database.dialect.shared
+    await queued(database, records, 10_000, 1000)
 
     @event.listens_for(database.dialect.readers.sync_engine, "before_cursor_execute")
     def on_execute(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.planned(10, *PLANNED)
-    await store.callable(NOW, 1, capture_wait_s=10)
+    await store.planned(NOW, 10, *PLANNED, UNLISTED_IN_TURN, *KINDS)
+    ready, _ = await store.callable(NOW, 1, capture_wait_s=0)
+    assert len(ready) == 1
+    to_capture, _ = await store.instances.to_read(NOW, 10)
+    assert len(to_capture) == 10
     async with database.read() as connection:
-        if shared:  # else it reads the whole table, which is empty
+        if shared:  # else it reads whole tables of which it has counted nothing yet
             for way in ("seqscan", "bitmapscan"):
                 await connection.execute(text(f"SET LOCAL enable_{way} = off"))
-        plans = [
+        planned, called, captured = [
             "\n".join(str(row) for row in await connection.exec_driver_sql(*explained))
             for explained in asked
         ]
-    for plan, index, scans in zip(
-        plans,
-        ("ix_terminations_look", "ix_terminations_turn", "ix_terminations_turn"),
-        (len(PLANNED), 1, 1),
-        strict=True,
-    ):
-        assert len(re.findall(f"(?i)using ((covering )?index )?{index} ", plan)) == scans
-        assert not re.search("(?i)sort|b-tree", plan)
+
+    def scans(plan: str, index: str) -> int:
+        return len(re.findall(f"(?i)using ((covering )?index )?ix_terminations_{index} ", plan))
+
+    assert (scans(planned, "look"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
+    assert scans(called, "turn") == 1
+    assert not re.search("(?i)sort|b-tree", planned + called)
+    first, _, _ = captured.partition("read_anew")
+    assert scans(first, "capture") == 1
+    assert not re.search("(?i)sort|b-tree", first.partition("Subquery Scan on anon_2")[0])
 
 
 async def test_the_last_job_finishes_its_operation_with_an_outcome(
@@ -238,48 +267,60 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
     return CloudError(kind, code, f"about {code}", advice=f"against {code}")
 
 
-WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
+WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
+UNREAD = LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
+SUBMISSION = JobSubmitted(
+    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=DOWN.total),)
+)
+"""As many instances as a read of a job that is down counts."""
+WENT: dict[str, tuple[State, str | None, list[tuple[float, Seen]]]] = {
     "job-verified": (
         State.VERIFIED,
         None,
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallAccepted("r1"),
-            read(JobState.FAILED, at=later(2)),
-            swept(JobState.FAILED, at=later(60)),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, CallAccepted("r1")),
+            (2, read(JobState.FAILED, at=later(2))),
+            (60, read(JobState.FAILED, at=later(60))),
         ],
     ),
-    "job-over": (State.ALREADY_FINISHED, None, [read(JobState.SUCCEED)]),
+    "job-over": (
+        State.ALREADY_FINISHED,
+        None,
+        [(0, read(JobState.SUCCEED)), (0, SUBMISSION), (0, read(JobState.SUCCEED))],
+    ),
     "job-missing": (
         State.NOT_FOUND,
         "ResourceNotFound.Job",
-        [LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))],
+        [
+            (0, JobUnlisted()),
+            (60, JobUnlisted()),
+            (120, LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))),
+        ],
     ),
     "job-refused": (
         State.REFUSED,
-        "UnsupportedOperation.TerminateOperationWithEnvId",
+        WITH_ENV_ID,
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallFailed(
-                failure(CloudErrorKind.REFUSED, "UnsupportedOperation.TerminateOperationWithEnvId")
-            ),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, call_failed(failure(CloudErrorKind.REFUSED, WITH_ENV_ID))),
         ],
     ),
     "job-lost": (
         State.UNVERIFIED,
         "Client.DeadlinePassed",
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallAccepted("r2"),
-            read(JobState.RUNNING, LIVE),
-            LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, CallAccepted("r2")),
+            (0, read(JobState.RUNNING, LIVE)),
+            *[(at, UNREAD) for at in (60, 90, 120)],
         ],
     ),
 }
-"""Each job with the state it ends in, the code it ends with, and what is seen of it till then."""
+"""Each job with the state and code it ends with, and what is read of it until then, and when."""
 
 
 async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
@@ -292,8 +333,8 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
         assert unfinished is not None
         assert (unfinished.outcome, unfinished.finished_at) == (None, None)
         _, _, seen = WENT[row.job_id]
-        for number, each in enumerate(seen, start=1):
-            at = later(120) if number == len(seen) else NOW
+        for at_s, each in seen:
+            at = later(at_s)
             decision = decide(before, each, at, POLICY)
             await store.apply([(before, decision)], at)
             before = decision.after
@@ -347,9 +388,53 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
     assert other == "op_4"
 
 
-async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
-    records: StoredRecords,
+async def test_those_that_have_not_ended_are_counted_by_state(
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
+    """The oldest by when it may be called; what ended is counted by this process."""
+    assert await records.live() == {}
+    await submit(records, 1, "job-1", created_at=later(-50), not_before=later(40))
+    assert await records.live() == {"queued": LiveTerminations(count=1, since=later(40))}
+    await submit(records, 2, "job-2", "job-3", created_at=later(-9), not_before=later(-60))
+    assert await records.live() == {"queued": LiveTerminations(count=3, since=later(-9))}
+    held, ended, _ = await to_sweep(store, 10)
+    waits = decide(held, read(JobState.SUBMITTED), NOW, POLICY)
+    await store.apply([(held, waits), (ended, decide(ended, Withdrawn(), NOW, POLICY))], NOW)
+    live = await records.live()
+    assert {state: each.count for state, each in live.items()} == {"queued": 1, "held": 1}
+    assert live["held"].since == max(held.created_at, held.not_before or held.created_at)
+    assert database.ended == {State.WITHDRAWN: 1}
+
+
+WEEK_S = 7 * 86_400
+
+
+@pytest.mark.parametrize("request_hash", ["h", "another"])
+async def test_a_key_ends_after_seven_days(records: StoredRecords, request_hash: str) -> None:
+    """Then it stands for a new operation, for seven days again, and for that alone."""
+    first = await submit(records, 1, "job-1", idempotency_key="k")
+    yours = await submit(records, 2, "job-1", idempotency_key="k", requested_by="you")
+    almost = operation(3, "job-1", idempotency_key="k", created_at=later(WEEK_S - 1))
+    assert (await records.create(almost, ["trm_3"])).operation_id == first
+    asked: dict[str, Any] = {"idempotency_key": "k", "request_hash": request_hash}
+    for number, after_s, expected, replayed in (
+        (4, WEEK_S, "op_4", False),
+        (5, 2 * WEEK_S - 1, "op_4", True),
+        (6, 2 * WEEK_S, "op_6", False),
+    ):
+        again = operation(number, "job-1", created_at=later(after_s), **asked)
+        made = await records.create(again, [f"trm_{number}"])
+        assert (made.operation_id, made.replayed) == (expected, replayed)
+    kept = await records.operations(after=0, limit=9, finished=None, account=None)
+    assert {each.id for each in kept} == {first, yours, "op_4", "op_6"}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
+    records: StoredRecords, *, ended: bool
+) -> None:
+    if ended:
+        await submit(records, 1000, "job-1", idempotency_key="k", created_at=later(-WEEK_S))
     made = await asyncio.gather(
         *(
             records.create(operation(n, "job-1", idempotency_key="k"), [f"trm_{n}"])
@@ -405,13 +490,12 @@ async def test_a_job_has_one_live_termination_at_most(
 ) -> None:
     await submit(records, 1, "job-1")
 
-    async def work(connection: Any) -> None:
+    async with database.read() as connection:
         row = (await connection.execute(select(schema.terminations))).one()
-        again = dict(row._mapping) | {"seq": 99, "id": "trm_other"}
-        await connection.execute(insert(schema.terminations).values(again))
-
+    again = insert(schema.terminations).values(dict(row._mapping) | {"seq": 99, "id": "trm_other"})
     with pytest.raises(IntegrityError, match=r"(?i)unique constraint"):
-        await database.write(work)
+        async with database.dialect.writers.begin() as connection:
+            await connection.execute(again)
 
 
 async def test_readers_cannot_write(database: Database) -> None:
@@ -439,9 +523,9 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
     assert await to_sweep(store, 10) == [one, two]
 
 
-@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 3), (None, None)])
+@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 2.85), (None, None)])
 async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
-    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, int | None]
+    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, float | None]
 ) -> None:
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
@@ -482,3 +566,22 @@ async def test_what_an_operation_counts_is_whole_numbers(
     assert record is not None
     assert {type(record.instances.total), type(record.instances.live)} == {int}
     assert record.instances.total == LIVE.total
+
+
+async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
+    records: StoredRecords, store: WorkingSet, database: Database
+) -> None:
+    jobs = [f"job-{number}" for number in range(5)]
+    await submit(records, 1, *jobs)
+    known = dict(zip(jobs, [record.termination for record in await listed(records)], strict=True))
+    for job_id in jobs[:3]:
+        await know(database, known[job_id], state=State.DRAINING)
+    await know(database, known["job-3"], state=State.DRAINING, look=Look.JOB)
+    asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
+    found = await store.draining([*asked, "trm_nobody"])
+    assert [each.job_id for each in found] == ["job-2", "job-0"]
+    assert await store.draining([]) == []
+
+
+async def listed(records: StoredRecords) -> list[TerminationRecord]:
+    return await records.terminations(after=0, limit=10)

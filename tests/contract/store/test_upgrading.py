@@ -20,9 +20,10 @@ from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.migrate import alembic_config, upgrade
+from orchestrator.store.url import shown
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_chain import chains
-from tests.contract.store.test_migrations import OPERATION, TERMINATION
+from tests.contract.store.test_migrations import ATTEMPT, OPERATION, TERMINATION
 from tests.contract.store.test_store import PARTITION, to_sweep
 from tests.leases import hold
 from tests.unit.domain.build import NOW, POLICY, later
@@ -108,7 +109,9 @@ async def as_it_was(url: str) -> list[dict[str, Any]]:
 async def test_events_of_the_first_version_are_chained_as_they_are(database_url: str) -> None:
     before = await as_it_was(database_url)
     assert len(before) > 1000
-    await upgrade(database_url)
+    upgraded = await upgrade(database_url)
+    reached = f"upgraded from schema revision 0001 to {upgraded.revision}"
+    assert str(upgraded) == f"{shown(database_url)}: {reached}"
     async with Database(database_url, lambda: datetime.now(UTC)) as database:
         found = await chains(database)
         after = sorted(
@@ -155,3 +158,77 @@ async def test_a_start_in_the_year_1_is_one_at_once(database_url: str) -> None:
         (row,) = await to_sweep(WorkingSet(database, Fence(PARTITION, 1)), 10)
     assert (row.not_before, row.set_aside) == (None, None)
     assert not shared or row.settle_s == 0
+
+
+def before_first_calls_were_kept(connection: Connection) -> None:
+    """Two operations that run, the jobs of one called."""
+    command.upgrade(alembic_config(connection), "0007")
+    for number in (1, 2):
+        operation_id, termination_id = f"op_{number}", f"trm_{number}"
+        connection.execute(insert(schema.operations).values(OPERATION | {"id": operation_id}))
+        ids = {"id": termination_id, "job_id": f"job-{number}"}
+        connection.execute(insert(schema.terminations).values(TERMINATION | ids))
+        link = {"operation_id": operation_id, "termination_id": termination_id}
+        connection.execute(insert(schema.operation_terminations).values(link))
+    answer = {"answered_at": later(9), "outcome": "accepted"}
+    for number, seconds in ((1, 7), (2, 5)):
+        call = {"termination_id": "trm_2", "number": number, "sent_at": later(seconds)}
+        connection.execute(insert(schema.attempts).values(ATTEMPT | call | answer))
+
+
+async def test_an_operation_that_was_called_is_known_to_be(database_url: str) -> None:
+    """Else its next call would be told as its first."""
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(before_first_calls_were_kept)
+    await upgrade(database_url)
+    kept = select(schema.operations.c.id, schema.operations.c.first_called_at).order_by("id")
+    async with engine.connect() as connection:
+        rows = (await connection.execute(kept)).all()
+    await engine.dispose()
+    assert [tuple(row) for row in rows] == [("op_1", None), ("op_2", later(5))]
+
+
+def queued_before_there_were_turns(connection: Connection) -> None:
+    """Three jobs of one operation and two of another, one of them shared, as revision 0007 had."""
+    command.upgrade(alembic_config(connection), "0007")
+    wanted = {"op_1": (0, 1, 2), "op_2": (2, 3)}
+    connection.execute(
+        insert(schema.operations),
+        [
+            OPERATION | {"id": id_, "jobs_total": len(jobs), "jobs_unfinished": len(jobs)}
+            for id_, jobs in wanted.items()
+        ],
+    )
+    waiting = {"job_state": "RUNNING", "run": 1, "call_at": NOW, "look_at": later(60)}
+    connection.execute(
+        insert(schema.terminations),
+        [
+            TERMINATION | waiting | {"id": f"trm_{number}", "job_id": f"job-{number}"}
+            for number in range(4)
+        ],
+    )
+    connection.execute(
+        insert(schema.operation_terminations),
+        [
+            {"operation_id": id_, "termination_id": f"trm_{number}"}
+            for id_, jobs in wanted.items()
+            for number in jobs
+        ],
+    )
+
+
+async def test_operations_that_were_queued_before_take_turns(database_url: str) -> None:
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(queued_before_there_were_turns)
+    await engine.dispose()
+    await upgrade(database_url)
+    async with Database(database_url, lambda: datetime.now(UTC)) as database:
+        await hold(database, PARTITION)
+        store = WorkingSet(database, Fence(PARTITION, 1))
+        ready, _ = await store.callable(NOW, 10, capture_wait_s=0)
+        assert [row.job_id for row in ready] == ["job-2", "job-0", "job-3", "job-1"]
+        async with database.read() as connection:
+            turns = await connection.execute(select(schema.operations.c.turn).order_by("seq"))
+            assert turns.scalars().all() == [2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from orchestrator.cli.answers import Instances
 from orchestrator.cli.truth import (
     UNKNOWN_JOBS,
     Faults,
@@ -14,6 +15,7 @@ from orchestrator.cli.truth import (
     as_lines,
     as_table,
     compare,
+    hidden,
 )
 
 UNKNOWN = dict.fromkeys(UNKNOWN_JOBS, "not_found")
@@ -63,6 +65,18 @@ def test_a_job_that_is_missing_is_wrong():
     assert not compare(Truth(jobs=[]), states)[0].ok
 
 
+def test_instances_that_are_shown_nowhere_are_wrong():
+    """Whatever the states of their jobs."""
+    running = Truth(jobs=[job("a", live=100), job("b")])
+    shown = Instances(total=9, live=0, down=9, jobs_not_counted=0)
+    assert hidden(running, shown) == (
+        "100 instances are live, and none is shown as live or not counted"
+    )
+    assert hidden(running, shown.model_copy(update={"live": 7})) is None
+    assert hidden(running, shown.model_copy(update={"jobs_not_counted": 1})) is None
+    assert hidden(Truth(jobs=[job("b")]), shown) is None
+
+
 def test_in_words():
     """What is not as it should be stands out."""
     console = Console(width=120)
@@ -75,6 +89,6 @@ def test_in_words():
     count = QuotaCount(action="TerminateJob", limit_per_s=10, calls=56, refused=1)
     faults = Faults(fired={"hang": 0, "throttle": 3})
     assert list(as_lines(Quotas(quotas=[count]), faults)) == [
-        "TerminateJob: 56 calls, 10 a second allowed, 1 refused as too many",
-        "faults that the cloud showed: throttle 3",
+        "TerminateJob: 56 calls, 10 a second allowed, 1 refused for exceeding that",
+        "faults injected by the simulator, none of them counted above: throttle 3",
     ]

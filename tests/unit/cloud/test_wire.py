@@ -318,14 +318,26 @@ def test_missing_counters_are_unknown(value) -> None:
     assert read_job(TaskInstanceMetrics=value).instances is None
 
 
-@pytest.mark.parametrize(
-    ("value", "state"),
-    [(state.value, state) for state in JobState]
-    + [("SUCCEEDED", JobState.SUCCEED), ("TERMINATED", None), ("", None), (None, None), (3, None)],
-)
-def test_states_are_read_and_unknown_ones_tolerated(value, state) -> None:
-    """The legacy spelling is understood; a new state is None and not a crash."""
-    assert read_job(JobState=value).state is state
+WORDS: list[tuple[object, str]] = [
+    *((state.value, state.value) for state in JobState),
+    ("SUCCEEDED", "SUCCEED"),
+    ("TERMINATED", "TERMINATED"),
+    ("x" * 100, "x" * 64),
+    ("\ud800\0", "??"),
+    ("", "(none)"),
+    (None, "(none)"),
+    (3, "(none)"),
+    ({}, "(none)"),
+]
+
+
+@pytest.mark.parametrize(("value", "state"), WORDS)
+def test_states_are_read_and_unknown_ones_kept_as_they_are(value, state) -> None:
+    """The legacy spelling is understood; a new state is shown as the cloud says it."""
+    read = read_job(JobState=value).state
+    assert read is not None
+    assert read == state
+    assert read.known is (state in JobState.__members__)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +374,7 @@ def test_jobs_are_read_by_id_with_their_state_only() -> None:
     assert (seen["job-1"].state, seen["job-1"].name) == (JobState.FAILED, "a")
     assert seen["job-1"].end_time == "2026-03-01T11:00:00Z"
     assert (seen["job-1"].instances, seen["job-1"].next_action) == (None, None)
-    assert seen["job-2"].state is None
+    assert seen["job-2"].state == JobState("NEW")
 
 
 @pytest.mark.parametrize("rows", [[], None])

@@ -16,6 +16,7 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leases import LeasePolicy
+from orchestrator.engine import leases as engine_leases
 from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases, running
 from orchestrator.engine.loop import IDLE_MAX_S
@@ -40,6 +41,8 @@ from tests.unit.engine.support import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+
+    import pytest
 
     from orchestrator.domain.leases import Fence, Standing
     from orchestrator.engine.lease import Lease
@@ -103,6 +106,9 @@ class Link:
 
     async def renew(self, replica: str, lease_s: float) -> Standing | None:
         return await self._ask("renew", self._leases.renew, replica, lease_s)
+
+    async def note_step(self, known_steps_s: int, by_s: int) -> None:
+        await self._ask("note_step", self._leases.note_step, known_steps_s, by_s)
 
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
         return await self._ask("take", self._leases.take, replica, epochs)
@@ -201,7 +207,10 @@ class Replica:
         cloud = TencentBatch(
             endpoint="http://cloud",
             credentials=build_provider(
-                "static", {"secret_id": SECRET_ID, "secret_key": SECRET_KEY}, self.clock
+                "static",
+                {"secret_id": SECRET_ID, "secret_key": SECRET_KEY},
+                self.clock,
+                self.network,
             ),
             clock=self._world.clock,
             transport=self.network,
@@ -266,6 +275,14 @@ class Replica:
             yield
 
 
+def own_logs(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == engine_leases.__name__
+    ]
+
+
 def is_stopped(loops: PartitionLoops) -> bool:
     return loops._told_to_stop.is_set()
 
@@ -326,6 +343,12 @@ class Cluster:
             if not replica.paused:
                 replica.machine.advance(seconds)
 
+    def step_clock(self, seconds: float) -> None:
+        """Put the database's clock ahead, or back: no machine's clock tells of it."""
+        self.world.clock.passed_s += seconds
+        for replica in self.replicas:
+            replica.steps_at += seconds
+
     async def play(self, seconds: float) -> None:
         """Let time pass, in which each replica steps when its last step said."""
         until = self.now_s + seconds
@@ -352,6 +375,12 @@ class Cluster:
         async with self.world.database.read() as connection:
             found = await connection.execute(text("SELECT id FROM replicas"))
             return set(found.scalars())
+
+    async def steps_s(self) -> int:
+        """The sum of the steps of the clock that are noted."""
+        async with self.world.database.read() as connection:
+            found = await connection.execute(text("SELECT steps_s FROM clock_steps"))
+            return int(found.scalar_one())
 
     async def shares(self) -> Counter[str]:
         """How many partitions each replica holds, as it is stored."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from orchestrator.domain.errors import CloudError
     from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import InstanceRecord, TerminationRecord
     from orchestrator.simulator.server import Call
@@ -220,7 +221,7 @@ class World:
             cloud=TencentBatch(
                 endpoint="http://cloud",
                 cvm_endpoint=self._cvm_endpoint,
-                credentials=build_provider("static", keys, self.clock),
+                credentials=build_provider("static", keys, self.clock, self.network),
                 clock=self.clock,
                 transport=self.network,
             ),
@@ -346,6 +347,10 @@ class World:
             events[name].clear()
         return woken
 
+    async def note(self, error: CloudError | None, action: str = "DescribeJob") -> None:
+        """Have a call of this action end with this error; None: it works."""
+        await self.partition.note(error, self.partition.pacers[action])
+
     async def ended(self, loop: Dispatcher | Prober | Capturer | Escalator) -> None:
         """Return when the loop's calls under way have ended."""
         assert await loop.end(END_S)
@@ -370,6 +375,15 @@ class World:
         wait_s = await self.prober.step()
         await self.ended(self.prober)
         return wait_s
+
+    async def polled(self, seconds: float) -> None:
+        """Let so much time pass with the sweeper and the prober at work."""
+        until = self.clock.passed_s + seconds
+        while True:
+            wait_s = min(await self.sweeper.step(), await self.probe())
+            if (left_s := until - self.clock.passed_s) <= 0:
+                return
+            self.clock.advance(min(left_s, wait_s))
 
     async def capture(self) -> float:
         """One step of the capturer, with the end of the reads that it started."""

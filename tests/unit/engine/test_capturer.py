@@ -124,7 +124,7 @@ async def test_what_is_not_captured_is_called_at_once(database: Database) -> Non
 
 
 async def test_a_read_that_failed_is_made_again_later(database: Database) -> None:
-    faults = {SUBMIT_INFO: {"lost_answer": {"first_n": 1}}, PAGE: {"throttle": {"first_n": 1}}}
+    faults = {SUBMIT_INFO: {"lost_answer": {"first_n": 1}}, PAGE: {"lost_answer": {"first_n": 1}}}
     world = World(database, quotas=AMPLE, capture=POLICY, faults=faults)
     await callable_jobs(world, JOB)
     await world.capture()
@@ -144,11 +144,42 @@ async def test_a_job_that_may_not_be_read_is_called_without_a_capture(database: 
     world = World(database, quotas=AMPLE, capture=POLICY)
     await callable_jobs(world, JOB)
     world.cloud_runs(JOB, forbidden=True)
-    await world.capture()
-    world.cloud_runs(JOB)
+    waited_s = 0
+    while not world.called("TerminateJob"):
+        await world.capture()
+        world.clock.advance(1)
+        waited_s += 1
+        await world.dispatch()
+    assert waited_s == POLICY.before_max_s, "no longer than for any capture"
+    assert len(world.called(SUBMIT_INFO)) >= 2
+    assert "UnauthorizedOperation" in str(missed(await world.termination(JOB)))
+
+
+@pytest.mark.parametrize("action", [SUBMIT_INFO, PAGE])
+async def test_one_refusal_for_lack_of_permission_ends_no_capture(
+    database: Database, action: str
+) -> None:
+    """A permission spreads over seconds, and a capture is made once."""
+    faults = {action: {"forbidden": {"first_n": 1}}}
+    world = World(database, quotas=AMPLE, capture=POLICY, faults=faults)
+    await callable_jobs(world, JOB)
+    while not world.called(action):
+        await world.capture()
+    put_off = await known(world)
+    assert (put_off.failures, put_off.ended_at) == (1, None)
+    assert put_off.problem is not None
+    assert put_off.problem.code == "UnauthorizedOperation"
+    assert math.isinf(await world.capture()), "not before its time"
+    assert world.called(action) == [JOB]
+    await world.dispatch()
+    assert world.called("TerminateJob") == [], "it is still waited for"
+    world.clock.advance(BACKOFF_BASE_S)
+    for _ in range(2):
+        await world.capture()
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
-    assert "UnauthorizedOperation" in str(missed(await world.termination(JOB)))
+    down = await world.termination(JOB)
+    assert (missed(down), down.machines.total) == (None, 10)
 
 
 @pytest.mark.parametrize("name", ["task-instance-state", "task-instance-type"])

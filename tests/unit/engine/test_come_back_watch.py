@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,12 +11,21 @@ import pytest
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.unproven import REVIVED
-from orchestrator.engine.come_back_watch import BACKOFF_MAX_S
+from orchestrator.engine.come_back_watch import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.engine.sweeper import BACKOFF_BASE_S
 from orchestrator.simulator.faults import Fault, Rule
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import DOWN
-from tests.unit.engine.support import AMPLE, JOB, OTHER_REGION, POLL, QUOTAS, World, job_ids
+from tests.unit.engine.support import (
+    AMPLE,
+    JOB,
+    OTHER_REGION,
+    POLL,
+    QUOTAS,
+    ManualClock,
+    World,
+    job_ids,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +41,11 @@ ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}
 async def verified(
     world: World, *ids: str, asked: Mapping[str, Any] = WATCHED, **spec: Any
 ) -> None:
-    """Have jobs of the cloud that were terminated verified now."""
+    """Have jobs of the cloud verified now, that were counted at the end of their settle window."""
     world.cloud_runs(*ids, **(ENDED | spec))
     now = world.clock.now()
     settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": DOWN}
+    settled |= {"instances_observed_at": now}
     await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
     await world.know(*ids, state=State.SETTLING, look_at=now, settle_until=now, **settled)
     world.clock.advance(POLL.sweep_max_s)
@@ -122,13 +133,19 @@ async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_e
     assert [each["job_state"] for each in await revivals(world)] == ["FAILED", "RUNNING"]
 
 
-async def test_a_deleted_job_ends_its_watch_and_says_nothing(
+async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """An answer without it does not prove that it was deleted."""
     world = World(database)
-    await verified(world, JOB, vanish_after_s=30.0)
-    await watched(world, 600)
-    assert len(looks(world)) == 2
+    await verified(world, JOB, asked={"come_back_watch_s": 600.0}, vanish_after_s=30.0)
+    await watched(world, 590)
+    assert (await world.termination(JOB)).come_back_watched_at is not None
+    assert world.called("DescribeJob") == []
+    await watched(world, 120)
+    assert (await world.termination(JOB)).come_back_watched_at is None
+    assert len(looks(world)) == 11
+    assert world.called("DescribeJob") == [JOB]
     assert await revivals(world) == []
     assert not caplog.messages
 
@@ -156,8 +173,7 @@ async def test_one_that_was_found_finished_is_watched_as_well(database: Database
     world = World(database)
     world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
     await world.submit(JOB, asked=WATCHED)
-    await world.sweeper.step()
-    await world.probe()
+    await world.polled(1)
     assert (await world.termination(JOB)).state is State.ALREADY_FINISHED
     await watched(world, 130)
     assert len(await revivals(world)) == 1
@@ -170,6 +186,131 @@ async def test_another_process_watches_on(database: Database) -> None:
     world.start()
     world.clock.advance(1)
     await watched(world, 70)
+    assert len(await revivals(world)) == 1
+
+
+# --- what DescribeJobs cannot tell ---------------------------------------------------------------
+
+SHORT: dict[str, Any] = {"come_back_watch_s": 300.0}
+
+
+async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_count_at_the_end(
+    database: Database,
+) -> None:
+    world = World(database)
+    jobs = job_ids(3)
+    await verified(world, *jobs[:2], asked=SHORT, relapse_after_s=100.0)
+    await verified(world, jobs[2], asked=SHORT)
+    await watched(world, 290)
+    assert world.called("DescribeJob") == []
+    assert [await revivals(world, job_id) for job_id in jobs] == [[], [], []]
+    await watched(world, 120)
+    assert sorted(world.called("DescribeJob")) == jobs, "one call a job"
+    for job_id in jobs[:2]:
+        (told,) = await revivals(world, job_id)
+        assert (told["job_state"], told["instances_live"]) == ("FAILED", 1)
+    assert await revivals(world, jobs[2]) == []
+    for job_id in jobs:
+        ended = await world.termination(job_id)
+        assert (ended.state, ended.come_back_watched_at) == (State.VERIFIED, None)
+    await watched(world, 600)
+    assert len(world.calls("DescribeJob")) == 3
+
+
+@pytest.mark.parametrize("relapses", [True, False])
+async def test_a_job_that_lost_its_end_time_is_counted_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, relapses: bool
+) -> None:
+    world = World(database)
+    await verified(world, JOB, relapse_after_s=30.0 if relapses else None)
+    assert (await world.termination(JOB)).job_end_time is not None
+    (job,) = world.simulator._jobs.values()
+    monkeypatch.setattr(type(job), "end_time", lambda *_: None)
+    await watched(world, 65)
+    assert world.called("DescribeJob") == [JOB]
+    assert [told["instances_live"] for told in await revivals(world)] == [1] * relapses
+    assert ((await world.termination(JOB)).come_back_watched_at is None) == relapses
+
+
+async def test_what_a_count_finds_is_written_although_time_passes_between_two_lines(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(database)
+    await verified(world, JOB, asked=SHORT, relapse_after_s=100.0)
+    now = ManualClock.now
+
+    def running(clock: ManualClock) -> datetime:
+        clock.passed_s += 0.001
+        return now(clock)
+
+    monkeypatch.setattr(ManualClock, "now", running)
+    await watched(world, 330)
+    assert world.called("DescribeJob") == [JOB]
+    assert len(await revivals(world)) == 1
+
+
+async def test_a_job_that_came_back_while_its_count_waited_is_not_counted(
+    database: Database,
+) -> None:
+    world = World(database)
+    await verified(world, JOB, asked=SHORT, revive_after_s=330.0)
+    world.partition.proofs_wait = True
+    await watched(world, 400)
+    assert len(await revivals(world)) == 1
+    world.partition.proofs_wait = False
+    await watched(world, 100)
+    assert world.called("DescribeJob") == []
+
+
+async def test_no_job_is_counted_while_a_proof_waits(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, asked=SHORT, relapse_after_s=100.0)
+    world.partition.proofs_wait = True
+    await watched(world, 600)
+    assert world.called("DescribeJob") == []
+    world.partition.proofs_wait = False
+    await watched(world, COUNT_RETRY_S)
+    assert world.called("DescribeJob") == [JOB]
+    assert len(await revivals(world)) == 1
+
+
+async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
+    world = World(database, quotas=QUOTAS | {"DescribeJob": 1})
+    await verified(world, *job_ids(3), asked=SHORT)
+    await watched(world, 310)
+    spent_at = world.partition.pacers["DescribeJob"].take()
+    assert spent_at is not None
+    before = len(world.calls("DescribeJob"))
+    await world.come_back_watch.step()
+    assert len(world.calls("DescribeJob")) == before
+    await watched(world, 100)
+    at_s = world.arrivals_s("DescribeJob")
+    assert len(at_s) == 3
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(at_s))
+
+
+@pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.LOST_ANSWER])
+async def test_a_count_that_failed_is_made_again(database: Database, fault: Fault) -> None:
+    world = World(database)
+    await verified(world, JOB, asked=SHORT, relapse_after_s=100.0)
+    fails = {"DescribeJob": [Rule(fault, 1.0, first_n=2)]}
+    world.simulator.faults.replace(fails, now=0)
+    await watched(world, 900)
+    assert len(world.calls("DescribeJob")) == 3
+    (told,) = await revivals(world)
+    assert told["instances_live"] == 1
+
+
+async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database) -> None:
+    world = World(database)
+    await verified(world, JOB, revive_after_s=90.0)
+    fails = {"DescribeJobs": [Rule(Fault.NOT_FOUND, 1.0, first_n=1)]}
+    world.simulator.faults.replace(fails, now=0)
+    before = len(looks(world))
+    await watched(world, 70)
+    assert len(looks(world)) == before + 1
+    assert await revivals(world) == []
+    await watched(world, 60)
     assert len(await revivals(world)) == 1
 
 
@@ -314,7 +455,7 @@ async def passed(world: World, seconds: float) -> None:
     await world.sweeper.step()
 
 
-async def test_one_forbidden_job_ends_its_own_watch_and_no_other(
+async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(database)
@@ -325,10 +466,14 @@ async def test_one_forbidden_job_ends_its_own_watch_and_no_other(
     job.spec = type(job.spec)(job_id=bad, forbidden=True, state="FAILED")
     with caplog.at_level(logging.WARNING):
         await watched(world, 200)
-    assert (await world.termination(bad)).come_back_watched_at is None
+    assert (await world.termination(bad)).come_back_watched_at is not None, "it may change"
     assert [len(await revivals(world, job_id)) for job_id in good] == [1] * len(good)
-    (told,) = caplog.messages
-    assert f"{bad} is watched no longer" in told
+    told = [message for message in caplog.messages if "watched" in message]
+    assert len(told) == 1
+    assert f"{bad} cannot be watched: UnauthorizedOperation" in told[0]
+    await watched(world, 3600)
+    assert (await world.termination(bad)).come_back_watched_at is None
+    assert await revivals(world, bad) == []
 
 
 # --- keeping it down -----------------------------------------------------------------------------

@@ -45,7 +45,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
     (record,) = written
     (attempt,) = record.attempts
     assert record.termination.state is State.SENDING
-    assert record.termination.give_up_at == NOON.replace(hour=13, second=1)
+    assert record.termination.called_at == NOON.replace(second=1)
     assert (attempt.number, attempt.action, attempt.target) == (1, "TerminateJob", JOB)
     assert (attempt.sent_at, attempt.answered_at, attempt.outcome) == (
         NOON.replace(second=1),
@@ -53,6 +53,9 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
         None,
     )
     assert world.called("TerminateJob") == [JOB]
+    # Its deadline counts from the call, once that may have reached the cloud.
+    assert record.termination.give_up_at is None
+    assert (await world.termination(JOB)).give_up_at == NOON.replace(hour=13, second=1)
 
 
 async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Database) -> None:
@@ -91,23 +94,6 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     world.clock.advance(600)
     assert math.isinf(await world.dispatch())
     assert [call.acted for call in world.calls("TerminateJob")] == [acted]
-
-
-async def test_a_throttled_call_is_looked_at_again_and_slows_the_others(
-    database: Database,
-) -> None:
-    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 1}}})
-    jobs = job_ids(3)
-    await world.ready(*jobs)
-    await world.dispatch()
-    after = await world.termination(jobs[0])
-    assert (after.state, after.call_at, after.look) == (State.QUEUED, None, Look.SWEEP)
-    assert after.look_at == world.clock.later(1)
-    assert await world.outcomes(jobs[0]) == ["throttled"]
-    world.clock.advance(2)
-    await world.dispatch()
-    assert await world.dispatch() == pytest.approx(1.0 - 0.05), "one permit of two is left"
-    assert world.called("TerminateJob") == jobs[:2]
 
 
 async def test_a_refusal_for_good_is_kept_with_its_advice(database: Database) -> None:

@@ -21,7 +21,16 @@ from orchestrator.engine.prober import Prober
 from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.sweeper import Sweeper
 from orchestrator.store.leases import StoredLeases
-from tests.unit.engine.replicas import POLICY, Cluster, Gate, IdleLoops, Replica, Row, is_stopped
+from tests.unit.engine.replicas import (
+    POLICY,
+    Cluster,
+    Gate,
+    IdleLoops,
+    Replica,
+    Row,
+    is_stopped,
+    own_logs,
+)
 from tests.unit.engine.support import END_S, JOB, PARTITION, NoJitter
 
 if TYPE_CHECKING:
@@ -45,14 +54,6 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(END_S):
         while not condition():  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0)
-
-
-def own_logs(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    return [
-        (record.levelname, record.getMessage())
-        for record in caplog.records
-        if record.name == engine_leases.__name__
-    ]
 
 
 # --- fair shares ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cloud import catalogue
@@ -18,21 +19,28 @@ from orchestrator.simulator.faults import Fault, Rule
 from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     import pytest
 
     from orchestrator.cloud.transport import HttpAnswer
+    from orchestrator.domain.machines import MachineState
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
 
 POLICY = CapturePolicy()
 LOOK_UP = "DescribeInstances"
 DRAIN_S = 10.0
+SETTLES_LONG: dict[str, Any] = {"settle_s": 120.0}
 
 
-async def called(world: World, *ids: str, **spec: Any) -> None:
+async def called(
+    world: World, *ids: str, asked: Mapping[str, Any] | None = None, **spec: Any
+) -> None:
     """Have jobs captured, looked up for the first time, and called."""
     world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
-    await world.submit(*ids, look_at=world.clock.now())
+    await world.submit(*ids, asked=asked, look_at=world.clock.now())
     await world.sweeper.step()
     for _ in range(2):
         while not math.isinf(await world.capture()):
@@ -105,6 +113,73 @@ async def test_a_job_settles_only_once_its_machines_are_gone(database: Database)
     await look_up(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
+
+
+async def settled_at(world: World) -> datetime:
+    """The end of the job's settle window."""
+    settle_until = (await world.termination(JOB)).settle_until
+    assert settle_until is not None
+    return settle_until
+
+
+async def polled_until(world: World, at: datetime) -> None:
+    """Have the job, and what is due of its machines, read until then."""
+    while (left_s := (at - world.clock.now()).total_seconds()) > 0:
+        world.clock.advance(min(left_s, POLL.settling_s))
+        await world.polled(0)
+        await look_up(world)
+
+
+async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_settle_window(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, asked=SETTLES_LONG)
+    await down(world, JOB)
+    await look_up(world)
+    assert await counts(world) == (10, 0, 10)
+    before = len(world.calls(LOOK_UP))
+    end = await settled_at(world)
+    await polled_until(world, end - timedelta(seconds=0.1))
+    assert len(world.calls(LOOK_UP)) == before, "they are gone"
+    waiting = await world.termination(JOB)
+    assert (waiting.state, waiting.confirm_from) == (State.SETTLING, end)
+    world.clock.advance(0.1)
+    await world.polled(0)
+    assert (await world.termination(JOB)).state is State.SETTLING, "they are to be confirmed"
+    world.clock.advance(POLL.settling_s)
+    await look_up(world)
+    assert len(world.calls(LOOK_UP)) == before + 1
+    await world.polled(POLL.sweep_max_s)
+    await look_up(world)
+    done = await world.termination(JOB)
+    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+    assert len(world.calls(LOOK_UP)) == before + 1, "once"
+
+
+async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_verified(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DescribeInstances left them out once, as an answer that lags does."""
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
+    await down(world, JOB)
+
+    async def lags(**_: object) -> dict[str, MachineState]:
+        return {}
+
+    with monkeypatch.context() as lagging:
+        lagging.setattr(world.partition.cloud, "describe_machines", lags)
+        await look_up(world)
+    assert await counts(world) == (10, 0, 10)
+    await polled_until(world, await settled_at(world) + timedelta(seconds=60))
+    waiting = await world.termination(JOB)
+    assert await counts(world) == (10, 10, 0)
+    assert (waiting.state, waiting.machines.all_observed_at) == (State.SETTLING, None)
+    await polled_until(world, world.clock.later(600))
+    done = await world.termination(JOB)
+    assert (done.state, done.evidence) == (State.VERIFIED, 5)
+    assert await counts(world) == (10, 0, 10)
 
 
 async def test_machines_that_stay_are_named_at_the_deadline(database: Database) -> None:

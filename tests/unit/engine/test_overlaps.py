@@ -16,6 +16,8 @@ from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.domain.attempts import Answer
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.leases import Fence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
-BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE ON partitions
+BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE OF trouble_code ON partitions
 BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 
 
@@ -54,8 +56,10 @@ class Late(WorkingSet):
         self.taken = asyncio.Event()
         self.taken.set()
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        found = await super().planned(limit, *kinds)
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        found = await super().planned(now, limit, *kinds)
         self.read.set()
         await self.taken.wait()
         return found
@@ -93,12 +97,12 @@ async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) 
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
-    await world.partition.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
     with pytest.raises(IntegrityError):
-        await world.partition.note(None)
+        await world.note(None)
     await world.execute("DROP TRIGGER broken")
-    await world.partition.note(None)
+    await world.note(None)
     assert (await world.record(JOB)).trouble is None
 
 
@@ -107,7 +111,7 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await world.ready(JOB)
-    await world.partition.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
     await world.dispatch()
     assert await world.outcomes(JOB) == ["accepted"]

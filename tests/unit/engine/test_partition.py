@@ -11,8 +11,8 @@ from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.quota import CALM_S
 from orchestrator.domain.terminations import Look
+from orchestrator.engine.partition import FAILURES_THAT_ARE_TROUBLE, FORBIDDEN_TOLD_FOR_S
 from orchestrator.engine.watched import Watched
 from tests.unit.domain.build import termination
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PASSING = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
 LASTING = [CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW]
+FORBIDDEN = CloudErrorKind.UNAUTHORIZED
 THE_JOBS_OWN = [kind for kind in CloudErrorKind if kind not in PASSING + LASTING]
 
 
@@ -55,9 +56,9 @@ async def test_the_third_failure_in_a_row_is_trouble(
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(2):
-        await world.partition.note(error(kind))
+        await world.note(error(kind))
         assert await told(world) is None
-    await world.partition.note(error(kind))
+    await world.note(error(kind))
     assert await told(world) == TOLD
 
 
@@ -66,7 +67,7 @@ async def test_what_the_next_call_will_meet_as_well_is_trouble_at_once(
     database: Database, kind: CloudErrorKind
 ) -> None:
     world = await world_with_a_job(database)
-    await world.partition.note(error(kind))
+    await world.note(error(kind))
     assert await told(world) == TOLD
 
 
@@ -76,17 +77,17 @@ async def test_failures_are_in_a_row_only_with_no_answer_between_them(
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(2):
-        await world.partition.note(error(CloudErrorKind.NOT_SENT))
-        await world.partition.note(error(CloudErrorKind.OUTCOME_UNKNOWN))
+        await world.note(error(CloudErrorKind.NOT_SENT))
+        await world.note(error(CloudErrorKind.OUTCOME_UNKNOWN))
         assert await told(world) is None
-        await world.partition.note(error(between) if between else None)
+        await world.note(error(between) if between else None)
 
 
-@pytest.mark.parametrize("kind", THE_JOBS_OWN)
+@pytest.mark.parametrize("kind", [k for k in THE_JOBS_OWN if k is not FORBIDDEN])
 async def test_what_is_one_jobs_own_is_no_trouble(database: Database, kind: CloudErrorKind) -> None:
     world = await world_with_a_job(database)
     for _ in range(5):
-        await world.partition.note(error(kind))
+        await world.note(error(kind))
     assert await told(world) is None
 
 
@@ -95,8 +96,8 @@ async def test_an_answer_of_any_kind_ends_trouble(
     database: Database, answer: CloudErrorKind | None
 ) -> None:
     world = await world_with_a_job(database)
-    await world.partition.note(error(CloudErrorKind.CREDENTIAL))
-    await world.partition.note(error(answer) if answer else None)
+    await world.note(error(CloudErrorKind.CREDENTIAL))
+    await world.note(error(answer) if answer else None)
     assert await told(world) is None
 
 
@@ -105,7 +106,7 @@ async def test_trouble_of_another_kind_takes_the_place_of_the_one_before(
 ) -> None:
     world = await world_with_a_job(database)
     for code in ("First.Code", "Second.Code"):
-        await world.partition.note(error(CloudErrorKind.CREDENTIAL, code))
+        await world.note(error(CloudErrorKind.CREDENTIAL, code))
         assert await told(world) == replace(TOLD, code=code)
 
 
@@ -114,9 +115,9 @@ async def test_trouble_is_logged_when_it_begins_and_when_it_ends(
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(10):
-        await world.partition.note(error(CloudErrorKind.NOT_SENT))
+        await world.note(error(CloudErrorKind.NOT_SENT))
     for _ in range(3):
-        await world.partition.note(None)
+        await world.note(None)
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("ERROR", f"calls of {PARTITION} fail: Some.Code: what happened: do this"),
         ("WARNING", f"calls of {PARTITION} work again"),
@@ -128,11 +129,125 @@ async def test_failures_that_alternate_are_logged_once_each(
 ) -> None:
     world = await world_with_a_job(database)
     for code in ("First.Code", "Second.Code") * 3:
-        await world.partition.note(error(CloudErrorKind.CREDENTIAL, code))
+        await world.note(error(CloudErrorKind.CREDENTIAL, code))
     assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR"]
-    await world.partition.note(None)
-    await world.partition.note(error(CloudErrorKind.CREDENTIAL, "First.Code"))
+    await world.note(None)
+    await world.note(error(CloudErrorKind.CREDENTIAL, "First.Code"))
     assert [r.levelname for r in caplog.records][2:] == ["WARNING", "ERROR"]
+
+
+# --- permissions that lack -----------------------------------------------------------------------
+
+
+def not_allowed(action: str) -> Problem:
+    return replace(TOLD, message=f"{action} of {PARTITION}: what happened")
+
+
+async def test_the_third_refusal_of_an_action_in_a_row_is_trouble(database: Database) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(FAILURES_THAT_ARE_TROUBLE - 1):
+        await world.note(error(FORBIDDEN), "DescribeTask")
+        assert await told(world) is None
+    await world.note(error(FORBIDDEN), "DescribeTask")
+    assert await told(world) == not_allowed("DescribeTask")
+
+
+async def test_each_action_has_its_own_row_of_refusals(database: Database) -> None:
+    """Which calls of other actions neither lengthen nor interrupt."""
+    world = await world_with_a_job(database)
+    for _ in range(FAILURES_THAT_ARE_TROUBLE - 1):
+        await world.note(error(FORBIDDEN), "DescribeTask")
+        await world.note(error(FORBIDDEN), "DescribeJob")
+        await world.note(None, "DescribeJobs")
+    assert await told(world) is None
+    await world.note(error(FORBIDDEN), "DescribeTask")
+    await world.note(None, "DescribeJob")
+    assert await told(world) == not_allowed("DescribeTask")
+
+
+async def test_an_action_that_works_once_has_no_row_of_refusals(database: Database) -> None:
+    """Only one job was forbidden."""
+    world = await world_with_a_job(database)
+    for _ in range(3):
+        for _ in range(FAILURES_THAT_ARE_TROUBLE - 1):
+            await world.note(error(FORBIDDEN))
+        await world.note(None)
+        assert await told(world) is None
+
+
+@pytest.mark.parametrize("kind", [*PASSING, *(k for k in THE_JOBS_OWN if k is not FORBIDDEN)])
+async def test_a_failure_of_another_kind_does_not_show_that_an_action_is_allowed(
+    database: Database, kind: CloudErrorKind
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(FAILURES_THAT_ARE_TROUBLE):
+        await world.note(error(FORBIDDEN))
+        await world.note(error(kind))
+    assert await told(world) == not_allowed("DescribeJob")
+
+
+async def test_a_permission_that_lacks_is_logged_when_it_is_missed_and_when_it_is_there_again(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(10):
+        await world.note(error(FORBIDDEN))
+    assert await told(world) == not_allowed("DescribeJob")
+    for _ in range(3):
+        await world.note(None)
+        assert await told(world) is None
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("ERROR", f"DescribeJob of {PARTITION} is not allowed: Some.Code: what happened: do this"),
+        ("WARNING", f"DescribeJob of {PARTITION} is allowed again"),
+    ]
+
+
+async def test_an_action_that_is_not_called_any_more_is_told_as_forbidden_for_a_while_only(
+    database: Database,
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(FAILURES_THAT_ARE_TROUBLE):
+        await world.note(error(FORBIDDEN), "DescribeTask")
+    world.clock.advance(FORBIDDEN_TOLD_FOR_S - 1)
+    await world.note(None, "DescribeJob")
+    assert await told(world) == not_allowed("DescribeTask")
+    world.clock.advance(1)
+    await world.note(None, "DescribeJob")
+    assert await told(world) is None
+    await world.note(error(FORBIDDEN), "DescribeTask")
+    assert await told(world) == not_allowed("DescribeTask")
+
+
+async def test_a_cloud_that_is_out_of_reach_is_told_before_a_permission_that_lacks(
+    database: Database,
+) -> None:
+    world = await world_with_a_job(database)
+    for _ in range(FAILURES_THAT_ARE_TROUBLE):
+        await world.note(error(FORBIDDEN))
+    await world.note(error(CloudErrorKind.CREDENTIAL), "DescribeJobs")
+    assert await told(world) == TOLD
+    await world.note(None, "DescribeJobs")
+    assert await told(world) == not_allowed("DescribeJob")
+
+
+async def test_an_account_that_may_not_terminate_is_told_so(database: Database) -> None:
+    faults = {"TerminateJob": {"forbidden": {"first_n": 3}}}
+    world = World(database, quotas=AMPLE, faults=faults)
+    jobs = job_ids(5)
+    await world.ready(*jobs)
+    for _ in range(3):
+        assert (await world.record(jobs[-1])).trouble is None
+        await world.dispatch()
+        world.clock.advance(0.5)
+    trouble = (await world.record(jobs[-1])).trouble
+    assert trouble is not None
+    assert trouble.code == "UnauthorizedOperation"
+    assert trouble.message.startswith(f"TerminateJob of {PARTITION}: ")
+    await world.dispatch()
+    assert (await world.record(jobs[-1])).trouble is None
+
+
+# --- trouble that the loops meet -----------------------------------------------------------------
 
 
 async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_that_works(
@@ -178,7 +293,7 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     if loop != "dispatcher":
         look = Look.JOB if loop == "prober" else Look.SWEEP
         await world.know(JOB, look=look, look_at=world.clock.now())
-    await world.partition.note(error(CloudErrorKind.CREDENTIAL))
+    await world.note(error(CloudErrorKind.CREDENTIAL))
     steps = {"dispatcher": world.dispatch, "sweeper": world.sweeper.step, "prober": world.probe}
     await steps[loop]()
     assert [call.code for call in world.simulator.calls] == ["OK"]
@@ -186,20 +301,22 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
 
 
 async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database: Database) -> None:
-    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 1}}})
+    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
     (slowed, other) = job_ids(2)
     await world.ready(slowed, other)
-    configured_per_s = world.partition.quotas["TerminateJob"]
-    assert (await world.record(other)).allowed_per_s is None
-    await world.dispatch()
-    allowed_per_s = (await world.record(other)).allowed_per_s
-    assert allowed_per_s == world.partition.pacers["TerminateJob"].quota.allowed
-    assert allowed_per_s < configured_per_s
-    while world.partition.pacers["TerminateJob"].quota.allowed < configured_per_s:
-        world.clock.advance(CALM_S)
-        assert (await world.record(other)).allowed_per_s is not None
-        await world.dispatcher.step()
-    assert (await world.record(other)).allowed_per_s is None
+    quota = world.partition.pacers["TerminateJob"].quota
+    while len(world.calls("TerminateJob")) < 5:
+        assert (await world.record(other)).allowed_per_s is None, "so few calls teach nothing"
+        world.clock.advance(await world.dispatch())
+    told_per_s = []
+    while (allowed_per_s := (await world.record(other)).allowed_per_s) is not None:
+        told_per_s.append(allowed_per_s)
+        world.clock.advance(0.5)
+        await world.partition.tell_condition()
+    assert quota.learnt_per_s(world.clock.monotonic()) == pytest.approx(2, abs=0.05)
+    assert told_per_s[0] == 0.1
+    assert told_per_s == sorted(told_per_s), "it climbs"
+    assert len(set(told_per_s)) == 19, "in steps: not each call writes it"
 
 
 async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
@@ -259,7 +376,8 @@ async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
     await world.submit(*jobs)
     before_s = world.partition.policy().sweep_s
     await world.sweeper.step()
-    await world.probe()
+    for _ in range(2):
+        await world.probe()
     assert world.partition.policy().sweep_s < before_s
 
 

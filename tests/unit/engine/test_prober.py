@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.confirmations import APPEARS_WITHIN_S
 from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
@@ -163,6 +164,13 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
     world = World(database)
     await world.submit(JOB, look=Look.JOB)
     await world.probe()
+    gone = await world.termination(JOB)
+    assert gone.state is State.QUEUED, "one answer is not believed"
+    assert gone.problem is not None
+    assert gone.problem.code == "ResourceNotFound.Job"
+    await world.polled(APPEARS_WITHIN_S - 1)
+    assert (await world.termination(JOB)).state is State.QUEUED
+    await world.polled(1)
     gone = await world.termination(JOB)
     assert (gone.state, gone.finished_at) == (State.NOT_FOUND, world.clock.now())
     assert gone.problem is not None
@@ -543,6 +551,82 @@ async def test_a_job_that_runs_on_is_seen_however_much_is_watched(database: Data
     assert world.called("DescribeJob") == [other, *watched[:2]]
 
 
+# --- jobs with a short deadline -------------------------------------------------------------------
+
+SHORT: dict[str, Any] = {"give_up_after_s": 160.0}
+SHORT_EVERY_S = 10.0
+
+
+async def hurried(world: World, *ids: str) -> None:
+    """Have jobs with a short deadline that drain, and that a first poll has shown."""
+    world.cloud_runs(*ids, drain_s=HOUR_S)
+    called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
+    called |= {"give_up_at": world.clock.later(160.0)}
+    await world.submit(*ids, asked=SHORT, **DRAINING, **called, look_at=world.clock.now())
+    await world.sweeper.step()
+
+
+async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database) -> None:
+    world = World(database)
+    await hurried(world, JOB)
+    assert await world.probe() == SHORT_EVERY_S
+    for count in (1, 2):
+        world.clock.advance(SHORT_EVERY_S)
+        await world.probe()
+        assert world.called("DescribeJob") == [JOB] * count
+        assert await world.probe() == SHORT_EVERY_S
+    assert (await world.termination(JOB)).look is Look.SWEEP
+
+
+async def test_one_without_counters_is_not_read_all_the_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its next turn after as long, and no step of the loop is in vain."""
+    world = World(database)
+    await hurried(world, JOB)
+    read = world.partition.cloud.describe_job
+
+    async def without_counters(*, region: str, job_id: str) -> JobSeen:
+        return replace(await read(region=region, job_id=job_id), instances=None)
+
+    monkeypatch.setattr(world.partition.cloud, "describe_job", without_counters)
+    for count in (1, 2):
+        world.clock.advance(SHORT_EVERY_S)
+        await world.probe()
+        assert world.called("DescribeJob") == [JOB] * count
+        assert await world.probe() == SHORT_EVERY_S
+
+
+async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
+    database: Database,
+) -> None:
+    """Among themselves and with proofs; the loop waits for the quota."""
+    world = World(database, quotas=ONE_A_SECOND)
+    *jobs, proven = job_ids(6)
+    await hurried(world, *jobs)
+    world.clock.advance(SHORT_EVERY_S)
+    await world.probe()
+    await to_prove(world, proven, seconds=-1)
+    for _ in range(5):
+        assert await world.probe() == pytest.approx(1.0)
+        world.clock.advance(1)
+        await world.probe()
+    called = world.called("DescribeJob")
+    assert sorted(called) == sorted([*jobs, proven])
+    assert called.index(proven) <= 2
+
+
+async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> None:
+    world = World(database)
+    await hurried(world, JOB)
+    await world.know(JOB, state=State.HELD, look_at=world.clock.later(60))
+    world.clock.advance(SHORT_EVERY_S)
+    assert world.partition.counts.due(world.clock.now(), 10) != []
+    assert math.isinf(await world.probe())
+    assert world.partition.counts.due(world.clock.now(), 10) == []
+    assert world.simulator.calls[1:] == []
+
+
 # --- turns ---------------------------------------------------------------------------------------
 
 
@@ -563,6 +647,18 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
     asked = world.called("DescribeJob")
     for kind in (unlisted, found, finished, running):
         assert [job_id for job_id in asked if job_id in kind] == kind[:2]
+
+
+async def test_operations_take_turns_in_first_looks(database: Database) -> None:
+    """A few ids that the cloud does not list do not wait for thousands of another operation."""
+    world = World(database, quotas=ONE_A_SECOND)
+    *many, one, another = job_ids(102)
+    await world.submit(*many, look=Look.JOB, look_at=world.clock.later(-60))
+    await world.submit(one, another, look=Look.JOB, look_at=world.clock.later(-5))
+    for _ in range(5):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [many[0], many[1], one, many[2], another]
 
 
 async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps(

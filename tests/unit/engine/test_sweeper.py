@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.domain.confirmations import (
+    APPEARS_WITHIN_S,
+    FIRST_RETRY_S,
+    FORBIDDEN_S,
+    SEEN_JOB_MISSING_S,
+)
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
@@ -173,8 +181,8 @@ async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweep
     world.clock.advance(POLL.sweep_max_s)
     assert await world.sweeper.step() == 0
     assert sizes(world) == [1]
-    done = await world.termination(JOB)
-    assert done.state is State.VERIFIED
+    await world.probe()
+    assert (await world.termination(JOB)).state is State.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -229,19 +237,90 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     assert world.called("TerminateJob") == [held]
 
 
-async def test_an_id_that_is_not_listed_is_read_by_itself(database: Database) -> None:
-    """DescribeJobs may leave out what it does not know: that alone proves nothing."""
+async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> None:
+    """DescribeJobs may leave out what it does not know: one answer alone proves nothing."""
     world = World(database)
     listed, unlisted = job_ids(2)
     world.cloud_runs(listed)
     await due_in(world, 0, listed, unlisted)
     await world.sweeper.step()
     at = await world.termination(unlisted)
-    assert (at.state, at.look, at.look_at) == (State.QUEUED, Look.JOB, world.clock.now())
-    assert (await world.termination(listed)).look is Look.SWEEP
-    await world.probe()
-    assert world.called("DescribeJob") == [unlisted]
-    assert (await world.termination(unlisted)).state is State.NOT_FOUND
+    soon = world.clock.later(FIRST_RETRY_S)
+    assert (at.state, at.look, at.look_at) == (State.QUEUED, Look.SWEEP, soon)
+    assert (await world.termination(listed)).look_at != soon
+
+
+async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_sweeps_only(
+    database: Database,
+) -> None:
+    world = World(database)
+    unknown = job_ids(2 * JOBS_PER_CALL)
+    await world.submit(*unknown)
+    submitted_at = world.clock.now()
+    await world.polled(APPEARS_WITHIN_S - 1)
+    assert await states(world) == {State.QUEUED: len(unknown)}
+    await world.polled(5)
+    assert await states(world) == {State.NOT_FOUND: len(unknown)}
+    for job_id in unknown:
+        ended = await world.termination(job_id)
+        assert ended.finished_at is not None
+        assert ended.finished_at - submitted_at >= timedelta(seconds=APPEARS_WITHIN_S)
+    assert {call.action for call in world.simulator.calls} == {"DescribeJobs"}
+    assert len(sweeps(world)) <= 20
+
+
+async def states(world: World) -> Counter[State]:
+    records = await world.records.terminations(after=0, limit=1000)
+    return Counter(record.termination.state for record in records)
+
+
+async def test_a_setting_says_how_long_a_job_has_to_appear(database: Database) -> None:
+    world = World(database)
+    world.partition.appears_within_s = 600.0
+    await world.submit(JOB)
+    await world.polled(599)
+    assert (await world.termination(JOB)).state is State.QUEUED
+    await world.polled(2)
+    assert (await world.termination(JOB)).state is State.NOT_FOUND
+
+
+async def test_a_job_that_appears_late_is_terminated(database: Database) -> None:
+    """SubmitJob has just been answered, and DescribeJobs lags behind it."""
+    world = World(database)
+    world.cloud_runs(JOB, hidden_s=APPEARS_WITHIN_S - 10)
+    await world.submit(JOB)
+    await world.polled(APPEARS_WITHIN_S)
+    seen = await world.termination(JOB)
+    assert (seen.state, seen.job_state, seen.unconfirmed) == (State.QUEUED, JobState.RUNNING, None)
+    await world.dispatch()
+    assert world.called("TerminateJob") == [JOB]
+
+
+@pytest.mark.parametrize("before", ["called", "settling"])
+async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
+    database: Database, before: str
+) -> None:
+    world = World(database)
+    fault = {"not_found": {"first_n": 1}}
+    world.simulator.faults.replace(
+        read_faults({"DescribeJobs": fault, "DescribeJob": fault}), now=world.simulator.now()
+    )
+    if before == "called":
+        await world.ready(JOB, look_at=world.clock.now())
+        await world.dispatch()
+    else:
+        world.cloud_runs(JOB, state="FAILED")
+        until = world.clock.later(30)
+        await due_in(world, 0, JOB, settle_until=until, observed_at=world.clock.now(), **SETTLING)
+    world.clock.advance(POLL.sweep_max_s)
+    await world.sweeper.step()
+    missing = await world.termination(JOB)
+    assert missing.unconfirmed is not None
+    assert (missing.state.final, missing.unconfirmed.answers) == (False, 1)
+    await world.polled(SEEN_JOB_MISSING_S / 2)
+    assert (await world.termination(JOB)).unconfirmed is None
+    await world.polled(120)
+    assert (await world.termination(JOB)).state is State.VERIFIED
 
 
 async def test_an_answer_from_before_a_job_was_called_changes_nothing(
@@ -306,6 +385,9 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
         suspect = await world.termination(job_id)
         assert (suspect.state, suspect.look) == (State.QUEUED, Look.JOB)
     await world.probe()
+    if "forbidden" in spec:
+        assert (await world.termination(spoiler)).state is State.QUEUED, "it may be allowed later"
+        await world.polled(2 * FORBIDDEN_S)
     assert (await world.termination(spoiler)).state is State.REFUSED
     for job_id in good:
         assert (await world.termination(job_id)).job_state is JobState.RUNNING
@@ -326,6 +408,26 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     swept = [job_id for call in sweeps(world) if call.code == "OK" for job_id in call.job_ids]
     assert {*swept, *suspects} == {*jobs}
     assert jobs[place] not in swept
+
+
+@pytest.mark.parametrize("fault", ["throttle", "reset"])
+async def test_the_search_for_it_goes_on_after_a_call_that_fails(
+    database: Database, fault: str
+) -> None:
+    """Not only once the jobs that were kept apart are due again."""
+    world = World(database, quotas=AMPLE)
+    spoiler, *good = job_ids(20)
+    world.cloud_runs(*good)
+    world.cloud_runs(spoiler, forbidden=True)
+    await due_in(world, -1, spoiler, *good)
+    await world.sweeper.step()
+    faults = read_faults({"DescribeJobs": {fault: {"first_n": 1}}})
+    world.simulator.faults.replace(faults, now=world.simulator.now())
+    while not math.isinf(wait_s := await world.sweeper.step()) and wait_s < SUSPECTED_S / 2:
+        world.clock.advance(wait_s)
+    assert sizes(world) == [20, 10, 10, 10, 5, 5, 2, 3]
+    for job_id in good[2:]:
+        assert (await world.termination(job_id)).job_state is JobState.RUNNING
 
 
 async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
@@ -370,7 +472,9 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
         assert len(sweeps(world)) < 40
     assert len(sweeps(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
     assert [(await world.termination(job_id)).look for job_id in jobs] == [Look.JOB] * 60
-    (told,) = caplog.records
+    forbidden, told = caplog.records
+    assert forbidden.levelname == "ERROR"
+    assert "DescribeJobs of main@cloud is not allowed" in forbidden.getMessage()
     assert told.levelname == "WARNING"
     assert f"sweeper of {PARTITION}: DescribeJobs is refused whatever" in told.getMessage()
 
@@ -415,11 +519,33 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
     assert waits == [0.5, 1.0, 0.0, 0.5]
 
 
-async def test_a_throttled_sweep_waits_and_is_repeated(database: Database) -> None:
-    world = World(database, faults={"DescribeJobs": {"throttle": {"first_n": 1}}})
-    world.cloud_runs(JOB)
-    await due_in(world, 0, JOB)
-    assert await world.sweeper.step() == 0.5
-    world.clock.advance(1)
-    assert await world.sweeper.step() == 0
-    assert [call.code for call in sweeps(world)] == ["", "OK"]
+# --- turns ---------------------------------------------------------------------------------------
+
+
+async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> None:
+    """Nor do the jobs that are held meanwhile: each kind of poll has its turn."""
+    world = World(database)
+    held, good, *stale = job_ids(1002)
+    world.cloud_runs(good)
+    world.cloud_runs(held, state="SUBMITTED")
+    await world.submit(*stale)
+    await world.submit(good)
+    await world.submit(held, state=State.HELD, job_state=JobState.SUBMITTED)
+    for _ in range(4):
+        await world.sweeper.step()
+        world.clock.advance(1)
+    polled = [{*call.job_ids} for call in sweeps(world)]
+    assert any(good in jobs for jobs in polled[:2])
+    assert any(held in jobs for jobs in polled)
+
+
+async def test_first_polls_cost_no_call_of_their_own_where_one_carries_all(
+    database: Database,
+) -> None:
+    world = World(database)
+    jobs = job_ids(90)
+    world.cloud_runs(*jobs)
+    await world.submit(*jobs[:45])
+    await world.submit(*jobs[45:], state=State.HELD, job_state=JobState.SUBMITTED)
+    await world.sweeper.step()
+    assert sizes(world) == [90]

@@ -35,6 +35,7 @@ def woken(wakes: Wakes) -> set[str]:
         ({"state": State.VERIFIED, "come_back_watch_s": 1.0}, {"come_backs"}),
         ({"state": State.UNVERIFIED}, set()),
         ({"state": State.SETTLING, "machines": Machines(total=1)}, {"machines"}),
+        ({"confirm_from": later(5)}, set()),
     ],
     ids=str,
 )
@@ -44,6 +45,19 @@ def test_a_decision_wakes_the_loops_that_it_concerns(
     made = Wakes()
     made.decided(BEFORE, replace(BEFORE, **changes))
     assert woken(made) == wakes
+
+
+def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once() -> None:
+    settling = replace(BEFORE, state=State.SETTLING, machines=Machines(total=1, gone=1))
+    confirmed = replace(settling, confirm_from=later(5))
+    for before, after, wakes in (
+        (settling, settling, set()),
+        (settling, confirmed, {"machines"}),
+        (confirmed, confirmed, set()),
+    ):
+        made = Wakes()
+        made.decided(before, after)
+        assert woken(made) == wakes
 
 
 def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
