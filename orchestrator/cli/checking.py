@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from orchestrator import settings
 from orchestrator.cli import resources
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.settings import Account, Settings
+
+WARNING: Final = "warning: {}"
 
 
 def load(path: Path | None) -> Settings:
@@ -30,6 +32,14 @@ def load(path: Path | None) -> Settings:
             f"{example} is an example"
         )
         raise ConfigurationError([hint, *error.problems]) from error
+
+
+def warnings(loaded: Settings) -> tuple[str, ...]:
+    """What may not be meant; raises ConfigurationError for what the daemon does not start with."""
+    advice = settings.advise(loaded, os.environ)
+    if advice.errors:
+        raise ConfigurationError([*advice.errors, *map(WARNING.format, advice.warnings)])
+    return advice.warnings
 
 
 def summary(settings: Settings) -> Iterator[str]:

@@ -86,7 +86,8 @@ def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> N
     """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
     from orchestrator.cli import checking, serving
 
-    serving.run_daemon(checking.load(config), exit_with_stdin=exit_with_stdin)
+    loaded = checking.load(config)
+    serving.run_daemon(loaded, checking.warnings(loaded), exit_with_stdin=exit_with_stdin)
 
 
 @app.command()
@@ -251,10 +252,11 @@ def check_config(*, config: Config = None) -> None:
     from orchestrator.cli import checking
 
     loaded = checking.load(config)
+    warnings = checking.warnings(loaded)
     for text in checking.summary(loaded):
         printing.line(printing.out(), text)
-    for text in loaded.shared_budgets():
-        printing.line(printing.err(), f"warning: {text}")
+    for text in warnings:
+        printing.line(printing.err(), checking.WARNING.format(text))
 
 
 @db.command()

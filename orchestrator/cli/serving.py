@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from orchestrator.simulator.scenario import load_scenario
 from orchestrator.simulator.server import Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
     from rich.console import Console
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.simulator.scenario import Scenario
 
+log = logging.getLogger(__name__)
 
-def run_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
+
+def run_daemon(settings: Settings, warnings: Iterable[str], *, exit_with_stdin: bool) -> None:
     """On uvloop where it is installed (the extra ``fast``)."""
     logs.configure(level=settings.log.level, json=settings.log.format == "json")
+    for text in warnings:
+        log.warning("configuration: %s", text)
     _run(_serve_daemon(settings, exit_with_stdin=exit_with_stdin), _fast_loop())
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -359,22 +358,3 @@ class Settings(_Section):
     def _known_callers_only(cls, server: object, info: ValidationInfo) -> Server:
         callers_known = "auth" not in info.data or info.data["auth"].tokens
         return (Server if callers_known else LocalServer).model_validate(server)
-
-    def shared_budgets(self) -> list[str]:
-        """Warnings about accounts that would share one quota unseen.
-
-        The cloud counts by sub-account and host, so two accounts of one SecretId on one host
-        spend the same budget twice.
-        """
-        users: dict[tuple[object, str], list[str]] = defaultdict(list)
-        for name, account in self.accounts.items():
-            hosts = {account.host(region) for region in account.regions}
-            hosts |= {host for region in account.regions if (host := account.cvm_host(region))}
-            for host in sorted(hosts):
-                users[account.credentials.source, host].append(name)
-        return [
-            f"accounts {', '.join(sorted(names))} use one SecretId on {host}: they share one "
-            "quota there, so divide [accounts.NAME.quotas] between them"
-            for (_, host), names in users.items()
-            if len(names) > 1
-        ]

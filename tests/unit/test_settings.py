@@ -500,7 +500,7 @@ async def test_the_vendors_variables_are_the_keys_of_an_account(
     assert (found.secret_id, found.secret_key, found.token) == ("AKIDEXAMPLE", SECRET, "t")
 
 
-# --- hosts and shared quotas ---------------------------------------------------------------------
+# --- hosts --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -648,56 +648,3 @@ def test_what_is_no_region(region: str) -> None:
     for function in (host_for, endpoint_for):
         with pytest.raises(ValueError, match="must be a region such as ap-guangzhou"):
             function("https://batch.{region}.tencentcloudapi.com", region)
-
-
-STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
-
-
-@pytest.mark.parametrize(
-    ("one", "two", "shared"),
-    [
-        (STATIC, STATIC, True),
-        (STATIC, STATIC.replace("AKID1", "AKID2"), False),
-        ('{ provider = "environment" }', '{ provider = "environment" }', True),
-        ('{ provider = "environment" }', '{ provider = "profile" }', False),
-        ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
-        ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
-    ],
-)
-def test_accounts_that_share_a_quota_unseen_are_told(
-    file: Path, one: str, two: str, *, shared: bool
-) -> None:
-    """For the cloud counts by key and host, whatever we call them."""
-    for endpoint, same_host in (("https://batch.tencentcloudapi.com", True), ("", False)):
-        accounts = [
-            f"[accounts.{name}]\nregions = ['{region}']\ncredentials = {credentials}\n"
-            + (f"endpoint = '{endpoint}'\ncvm_endpoint = 'none'\n" if endpoint else "")
-            for name, region, credentials in (("a", "ap-guangzhou", one), ("b", "ap-beijing", two))
-        ]
-        warnings = load(file, "".join(accounts)).shared_budgets()
-        assert len(warnings) == (shared and same_host)
-        assert all("accounts a, b use one SecretId on batch." in each for each in warnings)
-
-
-@pytest.mark.parametrize(
-    ("cvm_of_two", "told"),
-    [
-        ("https://cvm.tencentcloudapi.com", ["cvm.tencentcloudapi.com"]),
-        ("https://cvm.{region}.tencentcloudapi.com", []),
-        ("none", []),
-    ],
-)
-def test_accounts_that_share_a_quota_of_machines_are_told(
-    file: Path, cvm_of_two: str, told: list[str]
-) -> None:
-    """Once a host, also where it serves both of an account's regions."""
-    accounts = [
-        f"[accounts.{name}]\nregions = {regions}\ncredentials = {STATIC}\n"
-        f"endpoint = 'https://{name}.batch.cloud'\ncvm_endpoint = '{cvm_endpoint}'\n"
-        for name, regions, cvm_endpoint in (
-            ("a", ["ap-guangzhou", "ap-shanghai"], "https://cvm.tencentcloudapi.com"),
-            ("b", ["ap-guangzhou", "ap-beijing"], cvm_of_two),
-        )
-    ]
-    warnings = load(file, "".join(accounts)).shared_budgets()
-    assert [warning.partition(" on ")[2].partition(":")[0] for warning in warnings] == told
