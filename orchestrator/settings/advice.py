@@ -7,14 +7,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import make_url
+
+from orchestrator.cloud.temporary import STS_ENDPOINT
+from orchestrator.domain.regions import KNOWN
+from orchestrator.domain.tokens import wrong_digest
+from orchestrator.settings.placeholders import UNFILLED, is_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator.settings.sections import Credentials, Settings
+    from orchestrator.settings.sections import Account, Credentials, Settings
 
-SECRET_ID_VARIABLE = "TENCENTCLOUD_SECRET_ID"  # noqa: S105 - a name
+    Found = Iterator[str]
+
+TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
+SECRET_ID_VARIABLE: Final = "TENCENTCLOUD_SECRET_ID"  # noqa: S105 - a name
+NEEDED_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "environment": (SECRET_ID_VARIABLE, "TENCENTCLOUD_SECRET_KEY"),
+    "tke-oidc": (
+        "TKE_REGION",
+        "TKE_PROVIDER_ID",
+        "TKE_WEB_IDENTITY_TOKEN_FILE",
+        "TKE_ROLE_ARN",
+    ),
+}
+"""What a provider of credentials takes from the environment."""
+OF_STS: Final = ("sts", "tke-oidc")
+"""Providers that ask STS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +52,106 @@ class Advice:
 
 def advise(settings: Settings, environment: Mapping[str, str]) -> Advice:
     """Check what no single setting shows; ``environment`` is that of the daemon."""
-    return Advice(errors=(), warnings=tuple(_shared_budgets(settings, environment)))
+    accounts = [(f"accounts.{name}", account) for name, account in settings.accounts.items()]
+    errors = [error for name, account in accounts for error in _other_site(name, account)]
+    errors += _unfilled_variables(settings, environment)
+    errors += _no_folder(settings)
+    errors += _wrong_digests(settings, environment)
+    warnings = [each for name, account in accounts for each in _sts_of_other_site(name, account)]
+    warnings += [each for name, account in accounts for each in _unknown_regions(name, account)]
+    warnings += [
+        each
+        for name, account in accounts
+        for each in _missing_variables(name, account.credentials, environment)
+    ]
+    warnings += _shared_budgets(settings, environment)
+    return Advice(tuple(errors), tuple(warnings))
+
+
+def _other_site(name: str, account: Account) -> Found:
+    """Endpoints of another product, or of the site where the account has no keys."""
+    region = account.regions[0]
+    hosts = {"endpoint": account.host(region), "cvm_endpoint": account.cvm_host(region)}
+    sites = {setting: _site(host) for setting, host in hosts.items() if host}
+    for setting, product in (("endpoint", "batch"), ("cvm_endpoint", "cvm")):
+        host = hosts[setting]
+        if host and sites[setting] and not host.startswith(f"{product}."):
+            yield f"{name}.{setting}: {host} does not serve {product}: name a host {product}.*"
+    if None not in sites.values() and len(set(sites.values())) > 1:
+        told = ", ".join(f"{setting} is on the {site} site" for setting, site in sites.items())
+        yield f"{name}.cvm_endpoint: {told}: keys of one site are not known on the other"
+
+
+def _sts_of_other_site(name: str, account: Account) -> Found:
+    credentials = account.credentials
+    if credentials.provider not in OF_STS:
+        return
+    host = urlsplit(f"//{(credentials.endpoint or STS_ENDPOINT).rpartition('://')[2]}").hostname
+    site, site_of_sts = _site(account.host(account.regions[0])), _site(host or "")
+    if site and site_of_sts and site != site_of_sts:
+        yield (
+            f"{name}.credentials.endpoint: {host} is on the {site_of_sts} site, endpoint on the "
+            f"{site} site: name the STS host of that site"
+        )
+
+
+def _site(host: str) -> str | None:
+    """Which of the vendor's two sites a host belongs to; None for a host of somebody else."""
+    host = host.partition(":")[0]
+    if not host.endswith(".tencentcloudapi.com"):
+        return None
+    return "international" if host.endswith(".intl.tencentcloudapi.com") else "China"
+
+
+def _unknown_regions(name: str, account: Account) -> Found:
+    for region in account.regions:
+        if region not in KNOWN:
+            close = get_close_matches(region, KNOWN, n=1)
+            meant = f"; is {close[0]} meant?" if close else ""
+            yield f"{name}.regions: {region} is no region that this version knows{meant}"
+
+
+def _missing_variables(
+    name: str, credentials: Credentials, environment: Mapping[str, str]
+) -> Found:
+    needed = NEEDED_VARIABLES.get(credentials.provider, ())
+    missing = [variable for variable in needed if not environment.get(variable, "").strip()]
+    if missing:
+        yield (
+            f"{name}.credentials: provider {credentials.provider} needs {', '.join(missing)} in "
+            "the environment of the daemon, and here they are not set"
+        )
+
+
+def _unfilled_variables(settings: Settings, environment: Mapping[str, str]) -> Found:
+    providers = {account.credentials.provider for account in settings.accounts.values()}
+    for provider in sorted(providers & NEEDED_VARIABLES.keys()):
+        for variable in NEEDED_VARIABLES[provider]:
+            if is_placeholder(environment.get(variable, "")):
+                yield f"{variable}: {UNFILLED}"
+
+
+def _no_folder(settings: Settings) -> Found:
+    """Of the database's file; the file itself is made where there is none."""
+    url = make_url(settings.database.url)
+    if url.get_backend_name() != "sqlite":
+        return
+    path = Path(url.database or "")
+    if path.is_dir():
+        yield f"database.url: {path} is a folder: give the path of a file in it"
+    elif not path.parent.is_dir():
+        yield (
+            f"database.url: the folder {path.parent.absolute()} does not exist: create it, or give "
+            "the path of a file elsewhere"
+        )
+
+
+def _wrong_digests(settings: Settings, environment: Mapping[str, str]) -> Found:
+    """Where the token itself is known here, as it is to a person who uses the command line."""
+    token = environment.get(TOKEN_VARIABLE, "").strip()
+    for each in settings.auth.tokens if token else ():
+        if wrong := wrong_digest(token.encode(errors="surrogateescape"), each.sha256):
+            yield f"auth.tokens: the sha256 of {each.name!r} is wrong: {wrong} ({TOKEN_VARIABLE})"
 
 
 def _shared_budgets(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
