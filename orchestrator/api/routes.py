@@ -22,6 +22,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.progress import forecast
+from orchestrator.domain.regions import zone_refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -221,6 +222,8 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     page = Page.of(request)
     state = _choice(request, "state", tuple(State))
     revived = _choice(request, "revived", ("true", "false"))
+    if refused := zone_refused(request.query.get("region", "")):
+        raise Problem(400, "bad-parameter", "A query parameter cannot be used", refused)
     records = await context.records.terminations(
         after=page.after,
         limit=page.limit,

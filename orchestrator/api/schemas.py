@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from codecs import BOM_UTF8
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
@@ -102,9 +103,13 @@ class OperationRequest(BaseModel):
 
 
 def parse_operation(body: bytes) -> Request:
-    """Read a request's body; raises Problem with every mistake in ``errors``."""
+    """Read a request's body; raises Problem with every mistake in ``errors``.
+
+    What is null is not given: many clients write every field that they know.
+    """
+    body = body.removeprefix(BOM_UTF8)
     try:
-        json.loads(
+        document = json.loads(
             body.decode(),
             object_pairs_hook=_no_key_twice,
             parse_constant=_no_constant,
@@ -114,6 +119,9 @@ def parse_operation(body: bytes) -> Request:
         raise _malformed("it is nested too deeply") from None
     except ValueError as error:
         raise _malformed(str(error)) from error
+    if isinstance(document, dict) and None in document.values():
+        given = {name: value for name, value in document.items() if value is not None}
+        body = json.dumps(given).encode()
     try:
         return OperationRequest.model_validate_json(body).request()
     except ValidationError as error:

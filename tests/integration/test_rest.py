@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 import sqlite3
+from codecs import BOM_UTF8
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -17,6 +19,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
 from orchestrator.api.routes import application
+from orchestrator.api.schemas import OperationRequest
 from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.invariants import Invariant
@@ -150,6 +153,24 @@ async def test_another_request_under_the_same_key_is_refused(
     answer = await rest.post(body | change, Idempotency_Key="taken")
     problem = assert_problem(answer, 422, "idempotency-key-reused", "use a new key")
     assert first.document["id"] in problem["detail"]
+
+
+async def test_what_is_null_is_not_given(rest: Rest) -> None:
+    """Also what this version does not know; and a byte order mark is passed over."""
+    bare = {"jobs": ["job-nulls001"], "reason": "null", "not_before": tomorrow()}
+    first = await rest.post(bare, Idempotency_Key="nulls")
+    nulls = dict.fromkeys((*OperationRequest.model_fields, "lane", "plan_id"))
+    again = await rest.post(BOM_UTF8 + json.dumps(nulls | bare).encode(), Idempotency_Key="nulls")
+    assert again.status == 202, again.text
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.document["id"] == first.document["id"]
+
+
+@pytest.mark.parametrize("field", ["jobs", "reason"])
+async def test_what_is_needed_and_null_is_told_as_missing(rest: Rest, field: str) -> None:
+    answer = await rest.post({"jobs": ["job-nulls002"], "reason": "r", field: None})
+    problem = assert_problem(answer, 422, "invalid-request", f"{field}: is required")
+    assert [error["field"] for error in problem["errors"]] == [field]
 
 
 async def test_without_a_key_each_request_is_its_own(rest: Rest) -> None:
