@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from random import SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from orchestrator.api.routes import Context, application
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import AiohttpTransport
-from orchestrator.domain.errors import ConfigurationError
+from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
 from orchestrator.engine.clock import SharedClock
@@ -40,7 +40,7 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from random import Random
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from orchestrator.settings import Account, Settings
 
 KEEPALIVE_S = 30.0
+DATABASE_RETRY_S = 2.0
+"""How often a database is tried that cannot be used at the start."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +79,30 @@ class Daemon:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A daemon that has its database, and has neither answered nor called anything yet."""
+
+    settings: Settings
+    database: Database
+    replica: Replica
+    random: Random
+
+
 @asynccontextmanager
 async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
     """Run the daemon; leaving the context stops it, within ten seconds."""
+    async with prepared(settings) as made, serving(made) as running_daemon:
+        yield running_daemon
+
+
+@asynccontextmanager
+async def prepared(settings: Settings) -> AsyncIterator[Prepared]:
+    """Wait for the database and upgrade it; what ends the process meanwhile harms nothing."""
     clock, chance = SystemClock(), SystemRandom()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(settings.database.url))
-        revision = await upgrade(settings.database.url)
+        revision = await _once_possible(lambda: upgrade(settings.database.url))
         database = await stack.enter_async_context(Database(settings.database.url, clock.now))
         log.info("database %s is at schema revision %s", database.dialect.name, revision)
         transport = AiohttpTransport(
@@ -90,10 +111,36 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         stack.push_async_callback(transport.close)
         name = f"{socket.gethostname()}-{os.getpid()}"
-        made = await replica(name, Environment(settings, database, transport, clock, chance))
-        url = await _listen(settings, stack, made.context)
-        await stack.enter_async_context(running(made.leases, chance))
-        await stack.enter_async_context(database.listening(made.leases.notice))
+        environment = Environment(settings, database, transport, clock, chance)
+        made = await _once_possible(lambda: replica(name, environment))
+        yield Prepared(settings, database, made, chance)
+
+
+async def _once_possible(work: Callable[[], Awaitable[T]]) -> T:
+    """Do what needs the database; one that cannot be used now is waited for."""
+    began, told = time.monotonic(), ""
+    while True:
+        try:
+            result = await work()
+        except StoreUnavailable as error:
+            if str(error) != told:
+                told = str(error)
+                log.error("the daemon waits for its database: %s", told)  # noqa: TRY400
+            await asyncio.sleep(DATABASE_RETRY_S)
+        else:
+            if told:
+                log.warning("the database can be used after %.0f s", time.monotonic() - began)
+            return result
+
+
+@asynccontextmanager
+async def serving(made: Prepared) -> AsyncIterator[Daemon]:
+    """Answer and drive until the block is left."""
+    async with AsyncExitStack() as stack:
+        url = await _listen(made.settings, stack, made.replica.context)
+        leases = made.replica.leases
+        await stack.enter_async_context(running(leases, made.random))
+        await stack.enter_async_context(made.database.listening(leases.notice))
         log.info("serving %s", url)
         yield Daemon(url)
         log.info("stopping")

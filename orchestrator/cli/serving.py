@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.app import daemon
-from orchestrator.cli.aio import stop_event
+from orchestrator.app import prepared, serving
+from orchestrator.cli.aio import hang_ups_told, stop_event
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
@@ -38,9 +39,13 @@ def run_daemon(settings: Settings, warnings: Iterable[str], *, exit_with_stdin: 
 
 
 async def _serve_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
-    with stop_event(at_end_of_stdin=exit_with_stdin) as stop:
-        async with daemon(settings):
-            await stop.wait()
+    """Until it serves, a signal ends the process at once, whatever it waits for."""
+    with ExitStack() as signals:
+        signals.enter_context(hang_ups_told())
+        async with prepared(settings) as made:
+            stop = signals.enter_context(stop_event(at_end_of_stdin=exit_with_stdin))
+            async with serving(made):
+                await stop.wait()
 
 
 def run_simulator(
