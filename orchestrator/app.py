@@ -248,7 +248,8 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
 
     async def ready() -> dict[str, object]:
         await records.ping()
-        troubles = await records.troubles()
+        leases.require_driving()
+        troubles = leases.failing() | await records.troubles()
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
 
     configured_per_s = {

@@ -24,7 +24,7 @@ from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import FINAL_STATES, State
-from orchestrator.engine import running
+from orchestrator.engine import loop, running
 from orchestrator.store import database as store
 from tests.integration.harness import TIMEOUT_S, service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
@@ -544,6 +544,43 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
         listed = await rest.get("/v1/terminations?job_id=job-locked01")
         assert listed.document["terminations"] == []
         assert (await rest.accepted("job-locked01"))["state"] == "running"
+
+
+def rename(file: Path, table: str, name: str) -> None:
+    """As it is, without what refers to it."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA legacy_alter_table = ON")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"ALTER TABLE {table} RENAME TO {name}")
+        connection.execute("COMMIT")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("replicas", "the leases cannot be kept: (sqlite3.OperationalError) no such table: "),
+        ("terminations", "fails: the database cannot be read: no such table: terminations"),
+    ],
+)
+async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, told: str
+) -> None:
+    """A table that is missing, say: every request could be stored, and would wait for ever."""
+    monkeypatch.setattr(loop, "FAILURE_BASE_S", 0.05)
+    lease = {"duration_s": 3.0, "renewal_deadline_s": 1.0, "retry_s": 0.2}
+    poll = {"sweep_min_s": 0.05, "sweep_max_s": 0.1}
+    engine = {"lease": lease, "poll": poll, "call_timeout_s": 2.0}
+    async with served(tmp_path, engine=engine) as rest:
+        assert (await rest.get("/readyz")).status == 200
+        rename(rest.file, table, "elsewhere")
+        async with asyncio.timeout(TIMEOUT_S):
+            while (answer := await rest.get("/readyz")).status == 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert_problem(answer, 503, "not-driving", told)
+        rename(rest.file, "elsewhere", table)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Path) -> None:
