@@ -37,6 +37,7 @@ from orchestrator.store.leases import StoredLeases
 from orchestrator.store.lock import only_process
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.unconfigured import StoredUnconfigured
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
@@ -184,7 +185,10 @@ async def replica(name: str, env: Environment) -> Replica:
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
-    return Replica(_context(env, leases, watched), leases)
+    context = _context(env, leases, watched)
+    for waiting in await context.unconfigured.waiting():
+        log.warning("%s", waiting.told)
+    return Replica(context, leases)
 
 
 def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease], Partition]]:
@@ -229,7 +233,13 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
 
 def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
     settings, now = env.settings, env.clock.now
+    configured_per_s = {
+        partition: account.quotas.TerminateJob
+        for name, account in settings.accounts.items()
+        for partition in account.partitions(name).values()
+    }
     records = StoredRecords(env.database, now)
+    unconfigured = StoredUnconfigured(env.database, configured_per_s, now)
     submission = Submission(
         records=records,
         accounts={
@@ -249,14 +259,12 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
     async def ready() -> dict[str, object]:
         await records.ping()
         leases.require_driving()
-        troubles = leases.failing() | await records.troubles()
+        troubles = {
+            **{each.place: each.told for each in await unconfigured.waiting()},
+            **leases.failing(),
+            **await records.troubles(),
+        }
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
-
-    configured_per_s = {
-        partition: account.quotas.TerminateJob
-        for name, account in settings.accounts.items()
-        for partition in account.partitions(name).values()
-    }
 
     def rate(partition: str, allowed_per_s: int | None) -> Rate | None:
         configured = configured_per_s.get(partition)
@@ -266,6 +274,7 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
 
     return Context(
         records=records,
+        unconfigured=unconfigured,
         submission=submission,
         certification=Certification(histories=StoredHistories(env.database), now=now),
         rate=rate,

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.quota import Rate
     from orchestrator.services.certification import Certification
-    from orchestrator.services.ports import OperationRecord, Records, TerminationRecord
+    from orchestrator.services.ports import (
+        OperationRecord,
+        Records,
+        TerminationRecord,
+        Unconfigured,
+    )
     from orchestrator.services.submission import Submission
 
     E = TypeVar("E", bound=StrEnum)
@@ -55,6 +60,7 @@ class Context:
     """
 
     records: Records
+    unconfigured: Unconfigured
     submission: Submission
     certification: Certification
     rate: Callable[[str, int | None], Rate | None]
@@ -90,6 +96,7 @@ def application(context: Context) -> web.Application:
         [
             web.post("/v1/operations", submit),
             web.get("/v1/operations", list_operations),
+            web.post("/v1/operations/{id}:stop", stop_operation),
             web.get("/v1/operations/{id}", get_operation),
             web.get("/v1/operations/{id}/terminations", list_operation_terminations),
             web.get("/v1/operations/{id}/events", list_operation_events),
@@ -202,6 +209,16 @@ async def get_operation(request: web.Request) -> web.Response:
     operation_id = request.match_info["id"]
     body = await _operation(context, await _found_operation(context, operation_id))
     context.watched(operation_id)
+    return web.json_response(body)
+
+
+async def stop_operation(request: web.Request) -> web.Response:
+    """End an operation that nobody can drive."""
+    _known(request)
+    context, operation_id = request.app[CONTEXT], request.match_info["id"]
+    reason = schemas.parse_stop(await _body(request))
+    await context.unconfigured.end(operation_id, by=request[auth.CALLER], reason=reason)
+    body = await _operation(context, await _found_operation(context, operation_id))
     return web.json_response(body)
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from codecs import BOM_UTF8
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -47,6 +47,8 @@ ERRORS_IN_DETAIL: Final = 3
 ECHO_MAX: Final = 100
 """Characters of what a caller sent that an answer repeats."""
 
+M = TypeVar("M", bound=BaseModel)
+
 
 def _job_id(text: str) -> str:
     if not JOB_ID.fullmatch(text):
@@ -56,7 +58,7 @@ def _job_id(text: str) -> str:
 
 def _reason(text: str) -> str:
     if not text.strip():
-        raise ValueError("say why the jobs are to be terminated")
+        raise ValueError("say why it is asked for")
     if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
         raise ValueError("it holds control characters")
     return text
@@ -69,6 +71,9 @@ def _utc(at: datetime) -> datetime:
         raise ValueError("there is no such time in UTC") from None
 
 
+Reason = Annotated[str, Field(max_length=1000), AfterValidator(_reason)]
+
+
 class OperationRequest(BaseModel):
     """Body of POST /v1/operations."""
 
@@ -77,7 +82,7 @@ class OperationRequest(BaseModel):
     jobs: Annotated[
         list[Annotated[str, AfterValidator(_job_id)]], Field(min_length=1, max_length=JOBS_MAX)
     ]
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(_reason)]
+    reason: Reason
     account: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     region: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     on_submitted: OnSubmitted = OnSubmitted.HOLD
@@ -102,8 +107,26 @@ class OperationRequest(BaseModel):
         )
 
 
+class StopRequest(BaseModel):
+    """Body of POST /v1/operations/{id}:stop."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: Reason
+
+
 def parse_operation(body: bytes) -> Request:
-    """Read a request's body; raises Problem with every mistake in ``errors``.
+    """Read a request's body; raises Problem with every mistake in ``errors``."""
+    return _parsed(OperationRequest, body).request()
+
+
+def parse_stop(body: bytes) -> str:
+    """Why an operation is to be stopped; raises Problem."""
+    return _parsed(StopRequest, body).reason
+
+
+def _parsed(model: type[M], body: bytes) -> M:
+    """Read a body; raises Problem with every mistake in ``errors``.
 
     What is null is not given: many clients write every field that they know.
     """
@@ -123,22 +146,23 @@ def parse_operation(body: bytes) -> Request:
         given = {name: value for name, value in document.items() if value is not None}
         body = json.dumps(given).encode()
     try:
-        return OperationRequest.model_validate_json(body).request()
+        return model.model_validate_json(body)
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False, include_input=False)) from error
+        found = error.errors(include_url=False, include_input=False)
+        raise _invalid(found, sorted(model.model_fields)) from error
 
 
 def _malformed(why: str) -> Problem:
     return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
 
 
-def _invalid(found: list[ErrorDetails]) -> Problem:
+def _invalid(found: list[ErrorDetails], fields: list[str]) -> Problem:
     if found[0]["type"] == "json_invalid":
         return _malformed(found[0]["msg"])
     errors = [
         {
             "field": ".".join(str(part) for part in each["loc"])[:ECHO_MAX],
-            "message": _message(each),
+            "message": _message(each, fields),
         }
         for each in found[:ERRORS_MAX]
     ]
@@ -154,11 +178,10 @@ def _invalid(found: list[ErrorDetails]) -> Problem:
     )
 
 
-def _message(found: ErrorDetails) -> str:
+def _message(found: ErrorDetails, fields: list[str]) -> str:
     match found["type"]:
         case "extra_forbidden":
-            fields = ", ".join(sorted(OperationRequest.model_fields))
-            return f"there is no such field; there are {fields}"
+            return f"there is no such field; there are {', '.join(fields)}"
         case "model_type":
             return "must be an object"
         case "missing":
