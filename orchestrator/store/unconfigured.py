@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, select, update
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
+COUNTED_FOR: Final = timedelta(seconds=10)
 ENDED_AT_ONCE: Final = 100
 """Terminations that are ended in one transaction: others wait for it."""
 _ANSWER: Final = {"outcome": INTERRUPTED, "code": None, "request_id": None}
@@ -49,8 +51,16 @@ class StoredUnconfigured:
         self._database = database
         self._configured = frozenset(configured)
         self._now = now
+        self._counted: tuple[datetime, list[Waiting]] | None = None
 
     async def waiting(self) -> list[Waiting]:
+        """As it was within the last COUNTED_FOR: /readyz is asked often."""
+        now = self._now()
+        if self._counted is None or not timedelta() <= now - self._counted[0] < COUNTED_FOR:
+            self._counted = now, await self._count()
+        return self._counted[1]
+
+    async def _count(self) -> list[Waiting]:
         t = terminations.c
         async with self._database.read() as connection:
             known = await connection.execute(select(partitions.c.name))
@@ -89,7 +99,7 @@ class StoredUnconfigured:
             return bool(rows)
 
         while await self._database.write(work):
-            pass
+            self._counted = None
 
     async def _require_undriven(self, transaction: Transaction, operation_id: str) -> None:
         found = await transaction.execute(

@@ -134,6 +134,9 @@ async def test_a_call_whose_answer_nobody_heard_is_told_as_interrupted(tmp_path:
         (ended,) = (await rest.service.terminations(operation_id)).values()
         (attempt,) = ended["attempts"]
         assert (ended["state"], attempt["outcome"]) == ("unverified", "interrupted")
+        events = (await rest.service.get(f"/v1/terminations/{ended['id']}/events"))["events"]
+        assert events[-1]["facts"]["answer"]["outcome"] == "interrupted"
+        assert events[-1]["at"] == attempt["answered_at"]
         assert await valid(rest, operation_id)
 
 

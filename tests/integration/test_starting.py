@@ -139,6 +139,17 @@ def test_warnings_are_logged_and_errors_end_it(tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in told] == ["database.url", "warning"]
 
 
+def test_an_upgrade_by_hand_does_not_wait(tmp_path: Path) -> None:
+    """Whoever asked for it sees why; it is no mistake in the configuration."""
+    path = tmp_path / "orchestrator.toml"
+    path.write_text(without_server(free_ports(1)[0]))
+    upgrade = command("db", "upgrade", "--config", str(path))
+    done = subprocess.run(upgrade, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "see whether the server runs and can be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 async def test_a_server_that_refuses_is_waited_for(
     postgres: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
