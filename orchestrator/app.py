@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
+from orchestrator.access import credentials_of, opened_transports
+from orchestrator.api.connections import Connections, connections_max
 from orchestrator.api.protocol import protocols
 from orchestrator.api.routes import Context, application
-from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
-from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
@@ -30,7 +31,9 @@ from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
+from orchestrator.services.storage_check import StorageCheck
 from orchestrator.services.submission import AccountOffer, Submission
+from orchestrator.settings import routes
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
@@ -41,7 +44,7 @@ from orchestrator.store.unconfigured import StoredUnconfigured
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from random import Random
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
     from orchestrator.settings import Account, Settings
 
 KEEPALIVE_S = 30.0
+BACKLOG_MAX = 100
+"""Connections that are accepted at once, before room can be made for them."""
 DATABASE_RETRY_S = 2.0
 """How often a database is tried that cannot be used at the start."""
 
@@ -91,29 +96,34 @@ class Prepared:
 
 
 @asynccontextmanager
-async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
+async def daemon(
+    settings: Settings, reread: Callable[[], Settings] | None = None
+) -> AsyncIterator[Daemon]:
     """Run the daemon; leaving the context stops it, within ten seconds."""
-    async with prepared(settings) as made, serving(made) as running_daemon:
+    async with prepared(settings, reread) as made, serving(made) as running_daemon:
         yield running_daemon
 
 
 @asynccontextmanager
-async def prepared(settings: Settings) -> AsyncIterator[Prepared]:
-    """Wait for the database and upgrade it; what ends the process meanwhile harms nothing."""
-    clock, chance = SystemClock(), SystemRandom()
+async def prepared(
+    settings: Settings, reread: Callable[[], Settings] | None = None
+) -> AsyncIterator[Prepared]:
+    """Wait for the database and upgrade it; what ends the process meanwhile harms nothing.
+
+    ``reread`` gives the settings as they are now, where keys may have been corrected in place.
+    """
+    clock, chance, url = SystemClock(), SystemRandom(), settings.database.url
     async with AsyncExitStack() as stack:
-        stack.enter_context(only_process(settings.database.url))
-        revision = await _once_possible(lambda: upgrade(settings.database.url))
-        database = await stack.enter_async_context(Database(settings.database.url, clock.now))
-        log.info("database %s is at schema revision %s", database.dialect.name, revision)
-        transport = AiohttpTransport(
-            connect_timeout_s=settings.engine.call_timeout_s / 2,
-            total_timeout_s=settings.engine.call_timeout_s,
-        )
-        stack.push_async_callback(transport.close)
+        stack.enter_context(only_process(url))
+        transports = opened_transports(settings, stack)
+        for account, ways in routes(settings, os.environ).items():
+            for way in ways:
+                log.info("account %s calls %s", account, way)
+        log.info("database %s", await _once_possible(lambda: upgrade(url)))
+        database = await stack.enter_async_context(Database(url, clock.now, chance))
         name = f"{socket.gethostname()}-{os.getpid()}"
-        environment = Environment(settings, database, transport, clock, chance)
-        made = await _once_possible(lambda: replica(name, environment))
+        found = Environment(settings, database, transports, clock, chance, reread)
+        made = await _once_possible(lambda: replica(name, found))
         yield Prepared(settings, database, made, chance)
 
 
@@ -153,9 +163,11 @@ class Environment:
 
     settings: Settings
     database: Database
-    transport: Transport
+    transports: Mapping[str, Transport]
+    """By account."""
     clock: Clock
     random: Random
+    reread: Callable[[], Settings] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,8 @@ async def replica(name: str, env: Environment) -> Replica:
     clock.set(await stored.now(), told_at=clock.monotonic())
     env = replace(env, clock=clock)
     watched = Watched(clock)
-    makers = _partitions(env, watched)
+    calls: Counter[tuple[str, str]] = Counter()
+    makers = _partitions(env, watched, calls)
     leases = Leases(
         stored,
         env.settings.engine.lease.policy(),
@@ -185,24 +198,29 @@ async def replica(name: str, env: Environment) -> Replica:
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
-    context = _context(env, leases, watched)
+    context = _context(env, leases, watched, calls)
     for waiting in await context.unconfigured.waiting():
         log.warning("%s", waiting.told)
     return Replica(context, leases)
 
 
-def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease], Partition]]:
-    """What makes each partition that the configuration names, on one credential per account."""
+def _partitions(
+    env: Environment, watched: Watched, calls: Counter[tuple[str, str]]
+) -> dict[str, Callable[[Lease], Partition]]:
+    """What makes each partition that the configuration names, on one credential per account.
+
+    All count their calls, by action and outcome.
+    """
     makers: dict[str, Callable[[Lease], Partition]] = {}
     for name, account in env.settings.accounts.items():
-        credentials = build_provider(
-            account.credentials.provider, account.credentials.options(), env.clock
-        )
+        transport = env.transports[name]
+        credentials = credentials_of(name, env.settings, env.clock, transport, env.reread)
 
         def make(
             lease: Lease,
             account: Account = account,
             credentials: CredentialProvider = credentials,
+            transport: Transport = transport,
         ) -> Partition:
             return Partition(
                 lease=lease,
@@ -211,7 +229,7 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                     cvm_endpoint=account.cvm_endpoint,
                     credentials=credentials,
                     clock=env.clock,
-                    transport=env.transport,
+                    transport=transport,
                     may_leave=lambda: lease.require(env.clock.monotonic()),
                 ),
                 store=WorkingSet(env.database, lease.fence),
@@ -225,13 +243,17 @@ def _partitions(env: Environment, watched: Watched) -> dict[str, Callable[[Lease
                     machines=account.terminate_machines
                 ),
                 keep_down_max=env.settings.engine.keep_down_max,
+                appears_within_s=env.settings.engine.appears_within_s,
+                count_call=lambda action, outcome: calls.update(((action, outcome),)),
             )
 
         makers |= dict.fromkeys(account.partitions(name).values(), make)
     return makers
 
 
-def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
+def _context(
+    env: Environment, leases: Leases, watched: Watched, calls: Counter[tuple[str, str]]
+) -> Context:
     settings, now = env.settings, env.clock.now
     configured_per_s = {
         partition: account.quotas.TerminateJob
@@ -256,8 +278,10 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         on_accepted=leases.notice,
     )
 
+    could_store = StorageCheck(records, env.clock.monotonic)
+
     async def ready() -> dict[str, object]:
-        await records.ping()
+        await could_store()
         leases.require_driving()
         troubles = {
             **{each.place: each.told for each in await unconfigured.waiting()},
@@ -283,7 +307,13 @@ def _context(env: Environment, leases: Leases, watched: Watched) -> Context:
         now=now,
         watched=watched.note,
         ready=ready,
-        metrics=Metrics(env.database.violations).exposition,
+        metrics=Metrics(
+            violations=env.database.violations,
+            calls=calls,
+            ended=env.database.ended,
+            live=records.live,
+            now=now,
+        ).exposition,
     )
 
 
@@ -291,10 +321,15 @@ async def _listen(settings: Settings, stack: AsyncExitStack, context: Context) -
     runner = web.AppRunner(application(context), shutdown_timeout=1.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    made = protocols(runner, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S)
+    connections = Connections(connections_max())
+    made = protocols(
+        runner, connections, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S
+    )
     host, port = settings.server.host, settings.server.port
     try:
-        listener = await asyncio.get_running_loop().create_server(made, host, port)
+        listener = await asyncio.get_running_loop().create_server(
+            made, host, port, backlog=max(1, min(BACKLOG_MAX, connections.most // 4))
+        )
     except OSError as error:
         raise ConfigurationError([f"server: cannot listen on {host}:{port}: {error}"]) from error
     stack.callback(listener.close)

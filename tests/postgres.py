@@ -138,7 +138,6 @@ class OwnServer(Server):
         return self._log.read_text(errors="replace")
 
     def initialize(self) -> None:
-        _give_away(self._folder)
         flags = [
             "--username=postgres",
             "--auth=trust",
@@ -146,9 +145,19 @@ class OwnServer(Server):
             "--encoding=UTF8",
             "--no-sync",
         ]
+        self._fill("initdb", *flags)
+
+    def copy(self, primary: OwnServer) -> None:
+        """Become a standby of a server that is running."""
+        place = ["--host=127.0.0.1", f"--port={primary.port}", "--username=postgres"]
+        self._fill("pg_basebackup", *place, "--checkpoint=fast", "--write-recovery-conf")
+
+    def _fill(self, program: str, *flags: str) -> None:
+        """Have a program make the data folder."""
+        _give_away(self._folder)
         with self._log.open("ab") as log:
             done = subprocess.run(
-                [self._binaries / "initdb", "--pgdata", self._data, *flags],
+                [self._binaries / program, "--pgdata", self._data, *flags],
                 check=False,
                 cwd=self._folder,
                 stdout=log,
@@ -156,7 +165,7 @@ class OwnServer(Server):
                 **_nobody(),
             )
         if done.returncode:
-            raise PostgresFailed(f"initdb failed:\n{self.log}")
+            raise PostgresFailed(f"{program} failed:\n{self.log}")
 
     def start(self) -> None:
         """Start on the same port and data as before; returns when connections are accepted."""
@@ -211,7 +220,10 @@ class OwnServer(Server):
 
 @contextmanager
 def own_server(
-    settings: Mapping[str, str] | None = None, *, fsync: bool = False
+    settings: Mapping[str, str] | None = None,
+    *,
+    fsync: bool = False,
+    standby_of: OwnServer | None = None,
 ) -> Iterator[OwnServer]:
     """Start a server that may be stopped and broken at will.
 
@@ -236,7 +248,10 @@ def own_server(
         ) as folder,
     ):
         server = OwnServer(binaries, Path(folder), {**fixed, **(settings or {})})
-        server.initialize()
+        if standby_of is None:
+            server.initialize()
+        else:
+            server.copy(standby_of)
         try:
             server.start()
             yield server

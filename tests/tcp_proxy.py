@@ -52,6 +52,10 @@ class TcpProxy:
         """Reset new connections; those that are open go on."""
         self._refusing = on
 
+    def lead_to(self, server_port: int) -> None:
+        """Have new connections go to another server; those that are open stay where they are."""
+        self._server_port = server_port
+
     def cut(self) -> None:
         """Reset all open connections, at both ends."""
         for task, writers in self._open.items():

@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
-from orchestrator.domain import captures
+from orchestrator.domain import captures, verified_eta
 from orchestrator.domain.errors import NotFound, StoreUnavailable
 from orchestrator.domain.explain import Surroundings
 from orchestrator.domain.jobs import JobState
@@ -23,6 +23,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.progress import forecast
 from orchestrator.domain.regions import zone_refused
+from orchestrator.domain.verified_eta import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
+NAMED_MAX: Final = 100
+"""Unknown query parameters that an answer names."""
 PAGING: Final = ("limit", "page_token")
 LIVE: Final = "live"
 ASKING_S: Final = 1.0
@@ -69,21 +72,20 @@ class Context:
     now: Callable[[], datetime]
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Awaitable[bytes]]
 
 
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-def _termination(context: Context, record: TerminationRecord) -> dict[str, object]:
-    surroundings = Surroundings(
+def _surroundings(context: Context, record: TerminationRecord) -> Surroundings:
+    return Surroundings(
         now=context.now(),
         ahead=record.ahead,
         rate=context.rate(record.termination.partition, record.allowed_per_s),
         trouble=record.trouble,
         capture_wait_s=context.capture_wait_s,
     )
-    return schemas.termination(record, surroundings)
 
 
 def application(context: Context) -> web.Application:
@@ -179,9 +181,10 @@ async def _operation(context: Context, record: OperationRecord) -> dict[str, obj
     """With when it is over: nobody knows while its partition's calls fail."""
     rate = context.rate(record.partition, record.allowed_per_s)
     if record.finished_at is not None or record.trouble is not None or rate is None:
-        return schemas.operation(record, rate, None)
-    progress = await context.records.progress(record, rate.allowed_per_s)
-    return schemas.operation(record, rate, forecast(progress, context.now()))
+        return schemas.operation(record, rate, None, Verification())
+    progress, now = await context.records.progress(record, rate.allowed_per_s), context.now()
+    told = forecast(progress, now)
+    return schemas.operation(record, rate, told, verified_eta.of_operation(progress, told, now))
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -254,7 +257,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [_termination(context, record) for record in records],
+        [schemas.listed_termination(each, _surroundings(context, each)) for each in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -262,7 +265,8 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
 async def get_termination(request: web.Request) -> web.Response:
     _known(request)
     record = await _found(request)
-    return web.json_response(_termination(request.app[CONTEXT], record))
+    surroundings = _surroundings(request.app[CONTEXT], record)
+    return web.json_response(schemas.termination(record, surroundings))
 
 
 async def _found(request: web.Request) -> TerminationRecord:
@@ -373,7 +377,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     _known(request)
     headers = {"Content-Type": CONTENT_TYPE_LATEST}
-    return web.Response(body=request.app[CONTEXT].metrics(), headers=headers)
+    return web.Response(body=await request.app[CONTEXT].metrics(), headers=headers)
 
 
 def _known(request: web.Request, *names: str) -> None:
@@ -381,7 +385,9 @@ def _known(request: web.Request, *names: str) -> None:
     unknown = sorted(set(request.query) - set(names))
     if unknown:
         possible = f"use {', '.join(names)}" if names else "none is"
-        detail = f"{', '.join(unknown)} is not known here; {possible}"
+        more = len(unknown) - len(unknown[:NAMED_MAX])
+        told = ", ".join(unknown[:NAMED_MAX]) + (f" (and {more:,} more)" if more else "")
+        detail = f"{told} is not known here; {possible}"
         raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
     if len(request.query) != len(set(request.query)):
         detail = "give each query parameter once"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from codecs import BOM_UTF8
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
@@ -18,6 +19,7 @@ from orchestrator.domain.foretelling import told
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.verified_eta import of_termination
 from orchestrator.services.submission import (
     GIVE_UP_AFTER_MAX_S,
     KEEP_DOWN_MAX_S,
@@ -26,12 +28,15 @@ from orchestrator.services.submission import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pydantic_core import ErrorDetails
 
     from orchestrator.domain.explain import Surroundings
     from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.verified_eta import Verification
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -42,16 +47,25 @@ if TYPE_CHECKING:
 
 JOBS_MAX: Final = 10_000
 DIGITS_MAX: Final = 100
+CONTAINERS_MAX: Final = 2_000
+"""Arrays and objects in a body, brackets in its texts included; a request has few of them."""
 ERRORS_MAX: Final = 100
 ERRORS_IN_DETAIL: Final = 3
 ECHO_MAX: Final = 100
 """Characters of what a caller sent that an answer repeats."""
+TASKS_LISTED_MAX: Final = 1_000
+NO_STATE: Final = "UNKNOWN"
+"""What counts of tasks call those whose state is not known."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
+def _is_job_id(value: object) -> bool:
+    return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
+
+
 def _job_id(text: str) -> str:
-    if not JOB_ID.fullmatch(text):
+    if not _is_job_id(text):
         raise ValueError(f"{text[:ECHO_MAX]!r} is no job id such as job-dwukenxr")
     return text
 
@@ -116,23 +130,36 @@ class StopRequest(BaseModel):
 
 
 def parse_operation(body: bytes) -> Request:
-    """Read a request's body; raises Problem with every mistake in ``errors``."""
+    """Read a request's body; raises Problem with the first hundred mistakes in ``errors``."""
     return _parsed(OperationRequest, body).request()
 
 
 def parse_stop(body: bytes) -> str:
-    """Why an operation is to be stopped; raises Problem."""
+    """Why an operation is to be stopped; raises Problem as for a request."""
     return _parsed(StopRequest, body).reason
 
 
 def _parsed(model: type[M], body: bytes) -> M:
-    """Read a body; raises Problem with every mistake in ``errors``.
-
-    What is null is not given: many clients write every field that they know.
-    """
+    """Read a body; what is null is not given: many clients write every field that they know."""
     body = body.removeprefix(BOM_UTF8)
+    document, left_out = _document(body), 0
+    if isinstance(document, dict):
+        given = {name: value for name, value in document.items() if value is not None}
+        left_out = _leave_out_most_mistakes(given, model.model_fields)
+        if left_out or len(given) < len(document):
+            body = json.dumps(given).encode()
     try:
-        document = json.loads(
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        raise _invalid(found, left_out, sorted(model.model_fields)) from error
+
+
+def _document(body: bytes) -> object:
+    if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
+        raise _malformed(f"it holds more than {CONTAINERS_MAX:,} arrays and objects")
+    try:
+        document: object = json.loads(
             body.decode(),
             object_pairs_hook=_no_key_twice,
             parse_constant=_no_constant,
@@ -142,21 +169,31 @@ def _parsed(model: type[M], body: bytes) -> M:
         raise _malformed("it is nested too deeply") from None
     except ValueError as error:
         raise _malformed(str(error)) from error
-    if isinstance(document, dict) and None in document.values():
-        given = {name: value for name, value in document.items() if value is not None}
-        body = json.dumps(given).encode()
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        raise _invalid(found, sorted(model.model_fields)) from error
+    return document
+
+
+def _leave_out_most_mistakes(given: dict[str, object], fields: Collection[str]) -> int:
+    """Keep a hundred mistakes of a kind at most; returns how many mistakes are left out.
+
+    pydantic has no such limit: to report each of 90,000 mistakes blocks the event loop.
+    """
+    unknown = [name for name in given if name not in fields][ERRORS_MAX:]
+    jobs = given.get("jobs") if "jobs" in fields else None
+    if not isinstance(jobs, list) or len(jobs) > JOBS_MAX:
+        jobs = []
+    wrong = [at for at, job in enumerate(jobs) if not _is_job_id(job)][ERRORS_MAX:]
+    for name in unknown:
+        del given[name]
+    if wrong:
+        del jobs[wrong[0] :]
+    return len(unknown) + len(wrong)
 
 
 def _malformed(why: str) -> Problem:
     return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
 
 
-def _invalid(found: list[ErrorDetails], fields: list[str]) -> Problem:
+def _invalid(found: list[ErrorDetails], left_out: int, fields: list[str]) -> Problem:
     if found[0]["type"] == "json_invalid":
         return _malformed(found[0]["msg"])
     errors = [
@@ -167,8 +204,9 @@ def _invalid(found: list[ErrorDetails], fields: list[str]) -> Problem:
         for each in found[:ERRORS_MAX]
     ]
     told = [f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]]
-    if len(found) > len(told):
-        told.append(f"and {len(found) - len(told)} more mistakes")
+    more = len(found) + left_out - len(told)
+    if more:
+        told.append(f"and {more:,} more mistakes")
     return Problem(
         422,
         "invalid-request",
@@ -219,7 +257,7 @@ def timestamp(at: datetime | None) -> str | None:
 
 
 def operation(
-    record: OperationRecord, rate: Rate | None, told: Forecast | None
+    record: OperationRecord, rate: Rate | None, told: Forecast | None, verified: Verification
 ) -> dict[str, object]:
     """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
@@ -239,12 +277,7 @@ def operation(
         "progress": {
             "jobs": {"total": total}
             | {state: record.jobs_by_state.get(state, 0) for state in State},
-            "instances": {
-                "total": record.instances.total,
-                "live": record.instances.live,
-                "down": record.instances.total - record.instances.live,
-                "jobs_not_counted": record.instances.jobs_not_counted,
-            },
+            "instances": asdict(record.instances),
             "machines": asdict(record.machines),
             "revived": record.revived,
             "quota": {
@@ -253,16 +286,24 @@ def operation(
                 "configured_per_s": rate and rate.configured_per_s,
                 "used_per_s": record.calls_per_s,
             },
-            **_forecast(told),
+            **_forecast(told, verified),
             "observed_at": timestamp(record.observed_at),
         },
     }
 
 
 def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
+    """One termination by itself."""
+    tasks = record.termination.tasks[:TASKS_LISTED_MAX]
+    return listed_termination(record, surroundings) | {"tasks": [asdict(task) for task in tasks]}
+
+
+def listed_termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:
+    """One termination of a list: its tasks, which can be thousands, are counted only."""
     t, now = record.termination, surroundings.now
     why = explain(t, surroundings)
     turn_at = None if record.trouble else why.next_action_at
+    down = told(t, turn_at, record.others, now)
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -274,7 +315,7 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "evidence": t.evidence,
         "job_state": t.job_state,
         "instances": _instances(record),
-        "tasks": [asdict(task) for task in t.tasks],
+        "tasks_by_state": Counter(task.state or NO_STATE for task in t.tasks),
         "machines": _machines(t),
         "escalation": {
             "allowed": t.escalate,
@@ -286,7 +327,7 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
-        **_forecast(told(t, turn_at, record.others, now)),
+        **_forecast(down, of_termination(t, down, now)),
         "observed_at": timestamp(t.observed_at),
         "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
         "error": asdict(t.problem) if t.problem else None,
@@ -298,16 +339,19 @@ def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[s
     }
 
 
-def _forecast(told: Forecast | None) -> dict[str, object]:
+def _forecast(told: Forecast | None, verified: Verification) -> dict[str, object]:
     """What can be told; each is null where nothing can."""
-    if told is None:
-        return {"eta": None, "rate_per_s": None, "stalled_since": None}
-    p50, p90 = timestamp(told.p50_at), timestamp(told.p90_at)
     return {
-        "eta": {"p50": p50, "p90": p90} if p50 else None,
-        "rate_per_s": told.rate_per_s,
-        "stalled_since": timestamp(told.stalled_since),
+        "eta": _span(told.p50_at, told.p90_at) if told else None,
+        "verified_eta": _span(verified.p50_at, verified.p90_at),
+        "settle_until": timestamp(verified.settle_until),
+        "rate_per_s": told.rate_per_s if told else None,
+        "stalled_since": timestamp(told.stalled_since) if told else None,
     }
+
+
+def _span(p50_at: datetime | None, p90_at: datetime | None) -> dict[str, object] | None:
+    return {"p50": timestamp(p50_at), "p90": timestamp(p90_at)} if p50_at else None
 
 
 def _instances(record: TerminationRecord) -> dict[str, object] | None:

@@ -56,8 +56,8 @@ def on_signals(
 def hang_ups_told() -> Iterator[None]:
     """SIGHUP ends nothing; who expects it to reload the configuration is told what does."""
     text = (
-        "SIGHUP is ignored: the configuration is read at the start alone; restart the daemon to "
-        "take over a change"
+        "SIGHUP is ignored: settings are read at the start, so restart the daemon to take over a "
+        "change; keys that were corrected in place are taken over without a restart"
     )
     with on_signals(lambda _: log.warning(text), (signal.SIGHUP,), ignored_after=lambda: True):
         yield

@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN
+from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import Outcome
 
 TOTAL: Final = "total"
@@ -15,6 +15,14 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class Left(_Answer):
+    """What is left of jobs that have ended: ``live`` instances of ``jobs_live`` jobs."""
+
+    jobs_live: int
+    live: int
+    jobs_not_counted: int
+
+
 class Instances(_Answer):
     """Task instances of the jobs that have been counted so far."""
 
@@ -22,6 +30,11 @@ class Instances(_Answer):
     live: int
     down: int
     jobs_not_counted: int
+    left_by_final_state: dict[str, Left] = {}
+
+    @property
+    def all_down(self) -> bool:
+        return not (self.live or self.jobs_not_counted)
 
 
 class QuotaUse(_Answer):
@@ -34,7 +47,7 @@ class QuotaUse(_Answer):
 
 
 class Eta(_Answer):
-    """It is over by then in half and in 90 % of all cases."""
+    """It is so by then in half and in 90 % of all cases."""
 
     p50: datetime
     p90: datetime
@@ -43,6 +56,8 @@ class Eta(_Answer):
 class Progress(_Answer):
     """How far an operation is; ``jobs`` has the total and a count for each state.
 
+    ``eta``: when the last instance is down; ``verified_eta``: when all jobs are verified.
+    ``settle_until``: when the last settle window that runs is over.
     ``revived`` jobs came back after they were down.
     """
 
@@ -50,6 +65,8 @@ class Progress(_Answer):
     instances: Instances
     quota: QuotaUse
     eta: Eta | None = None
+    verified_eta: Eta | None = None
+    settle_until: datetime | None = None
     stalled_since: datetime | None = None
     revived: int = 0
     observed_at: datetime | None
@@ -86,6 +103,17 @@ class Operation(_Answer):
         return sum(self.progress.jobs.get(state, 0) for state in FINAL_STATES)
 
     @property
+    def left(self) -> int:
+        """Jobs that have ended with instances live, or not counted."""
+        left = self.progress.instances.left_by_final_state.values()
+        return sum(each.jobs_live + each.jobs_not_counted for each in left)
+
+    @property
+    def settles_only(self) -> bool:
+        """Whether settle windows are all that is waited for."""
+        return 0 < self.progress.jobs.get(State.SETTLING, 0) == self.total - self.done
+
+    @property
     def elapsed_s(self) -> float:
         elapsed = (self.finished_at or datetime.now(UTC)) - self.created_at
         return max(0.0, elapsed.total_seconds())
@@ -99,6 +127,13 @@ class Operation(_Answer):
     def states_to_tell(self) -> list[str]:
         """The states of jobs that are not down, or did not end well."""
         return [state for state in self.jobs_by_state() if state not in STATES_THAT_COUNT_AS_DOWN]
+
+
+class OperationPage(_Answer):
+    """A part of a list of operations."""
+
+    operations: list[Operation]
+    next_page_token: str | None
 
 
 class Failure(_Answer):

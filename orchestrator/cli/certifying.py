@@ -37,7 +37,7 @@ def fetch(url: str, token: str | None, operation_id: str, output: Path | None) -
         # Only ESC and its like are escaped in JSON; a terminal obeys others as well.
         printing.line(printing.out(), printing.clean(data.decode(errors="replace")))
     else:
-        sys.stdout.buffer.write(data)
+        printing.raw(data)
     return _judge(data, operation_id)
 
 

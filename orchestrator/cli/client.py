@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -12,13 +13,20 @@ from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from orchestrator import __version__
-from orchestrator.cli.answers import Operation, Problem, Readiness, TerminationPage
+from orchestrator.cli.answers import (
+    Operation,
+    OperationPage,
+    Problem,
+    Readiness,
+    TerminationPage,
+)
 from orchestrator.cli.failures import (
     TOKEN_VARIABLE,
     URL_VARIABLE,
     RequestFailed,
     Unreachable,
 )
+from orchestrator.cloud.transport import MIB, AnswerTooLarge, read_at_most
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,9 +39,20 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 15.0
 CERTIFICATE_TIMEOUT_S: Final = 120.0
 """One of 10,000 jobs is tens of megabytes, and may wait for others to be made."""
+ANSWER_BYTES_MAX: Final = 256 * MIB
+OPERATIONS: Final = "/v1/operations"
+REPLAYED: Final = "Idempotency-Replayed"
 PAGE_LIMIT: Final = 1000
 FIRST_STATUS_NOT_FINE: Final = 300
 URL_FORM: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The operation of a request; ``replayed``: its key was used before, and nothing is new."""
+
+    operation: Operation
+    replayed: bool
 
 
 class Api:
@@ -79,20 +98,34 @@ class Api:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def submit(self, body: Mapping[str, object], *, idempotency_key: str) -> Operation:
-        answer = await self._call(
+    async def submit(self, body: Mapping[str, object], *, idempotency_key: str) -> Submitted:
+        answer, told = await self._exchange(
             "POST",
-            "/v1/operations",
+            OPERATIONS,
             body=json.dumps(body).encode(),
             headers={
                 "Content-Type": "application/json",
                 "Idempotency-Key": idempotency_key,
             },
         )
-        return self._read(Operation, answer)
+        return Submitted(self._read(Operation, answer), replayed=REPLAYED in told)
 
     async def operation(self, operation_id: str) -> Operation:
         return self._read(Operation, await self._call("GET", _path(operation_id)))
+
+    async def operations(self, limit: int, **narrowed: str) -> AsyncIterator[Operation]:
+        """Operations that these parameters ask for, the newest first, ``limit`` at most."""
+        parameters = dict(narrowed)
+        while limit > 0:
+            parameters["limit"] = str(min(limit, PAGE_LIMIT))
+            answer = await self._call("GET", OPERATIONS, parameters=parameters)
+            page = self._read(OperationPage, answer)
+            for operation in page.operations[:limit]:
+                yield operation
+            limit -= len(page.operations)
+            if page.next_page_token is None:
+                return
+            parameters["page_token"] = page.next_page_token
 
     async def terminations(self, operation_id: str, **narrowed: str) -> AsyncIterator[Termination]:
         """All of an operation's terminations that these parameters ask for, page after page."""
@@ -123,10 +156,22 @@ class Api:
         path: str,
         *,
         parameters: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> bytes:
+        body, _ = await self._exchange(method, path, parameters=parameters, timeout_s=timeout_s)
+        return body
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         timeout_s: float = TIMEOUT_S,
-    ) -> bytes:
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """The body and the headers of what was answered."""
         url = URL(self.url + path, encoded=True).update_query(parameters)
         try:
             # A redirect would carry the token to where nobody meant it to go.
@@ -138,12 +183,14 @@ class Api:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
-                answer = await response.read()
+                answer = await read_at_most(response, ANSWER_BYTES_MAX)
+        except AnswerTooLarge as error:
+            raise Unreachable(self.url, f"{error}: this is no orchestrator") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(self.url, str(error) or type(error).__name__) from error
         if response.status >= FIRST_STATUS_NOT_FINE:
             raise _failed(response.status, response.reason or "", answer)
-        return answer
+        return answer, response.headers
 
     def _read(self, model: type[A], answer: bytes) -> A:
         try:
@@ -162,7 +209,7 @@ def _usable(url: str) -> bool:
 
 
 def _path(operation_id: str) -> str:
-    return f"/v1/operations/{quote(operation_id, safe='')}"
+    return f"{OPERATIONS}/{quote(operation_id, safe='')}"
 
 
 def _failed(status: int, reason: str, answer: bytes) -> RequestFailed:

@@ -126,7 +126,8 @@ async def _play(stage: Stage) -> int:
         "settle_s": SETTLE_S,
     }
     started_s = time.monotonic()
-    operation = await stage.api.submit(request, idempotency_key=str(uuid.uuid4()))
+    submitted = await stage.api.submit(request, idempotency_key=str(uuid.uuid4()))
+    operation = submitted.operation
     unknown = len(truth.UNKNOWN_JOBS)
     console.print(
         f"operation: {operation.id}, {len(known)} jobs and {unknown} that the cloud does not know"
@@ -150,11 +151,16 @@ async def _follow(stage: Stage, operation: Operation) -> None:
 async def _judge(stage: Stage, operation: Operation, took_s: float) -> int:
     console = stage.console
     states = {each.job_id: each.state async for each in stage.api.terminations(operation.id)}
-    rows = truth.compare(await stage.control.truth(), states)
+    happened = await stage.control.truth()
+    rows = truth.compare(happened, states)
     console.print(truth.as_table(rows))
     for text in truth.as_lines(await stage.control.quotas(), await stage.control.faults()):
         printing.line(console, text)
-    well = all(row.ok for row in rows)
+    shown = (await stage.api.operation(operation.id)).progress.instances
+    hidden = truth.hidden(happened, shown)
+    if hidden:
+        printing.line(console, hidden)
+    well = all(row.ok for row in rows) and not hidden
     verdict = "everything is as it should be" if well else "NOT everything is as it should be"
     printing.line(console, f"{verdict}, after {duration(took_s)}")
     return 0 if well else NOT_WELL

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from orchestrator.cli.answers import Operation
+    from orchestrator.cli.answers import Eta, Operation
 
 SECONDS_MATTER_S: Final = 100.0
 NARROW: Final = 72
@@ -63,7 +63,7 @@ class Lines:
 
 
 class Bars:
-    """Three bars: jobs done, instances down, quota used; their texts alone where it is narrow."""
+    """Three bars: jobs ended, instances down, quota used; their texts alone where it is narrow."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -72,37 +72,53 @@ class Bars:
         if self._live.console.width < NARROW:
             self._live.update(Text(as_line(operation)))
             return
-        self._live.update(Group(_bars(operation), Text(_times(operation)), _states(operation)))
+        self._live.update(Group(bars(operation), Text(_times(operation)), _states(operation)))
 
     def say(self, sentence: str) -> None:
         printing.line(self._live.console, printing.clean(sentence))
 
 
-def _bars(operation: Operation) -> Progress:
+def bars(operation: Operation) -> Progress:
+    """None is full while an instance is live or not counted."""
     progress, instances = operation.progress, operation.progress.instances
-    bars = Progress(
+    shown = Progress(
         TextColumn("{task.description:<14}"), BarColumn(40), TextColumn("{task.fields[told]}")
     )
-    bars.add_task(
-        "jobs done", total=operation.total, completed=operation.done, told=_jobs(operation)
+    shown.add_task(
+        "jobs ended",
+        total=operation.total,
+        completed=operation.done - operation.left,
+        told=_jobs(operation),
     )
-    bars.add_task(
+    shown.add_task(
         "instances down",
-        total=instances.total or None,
+        total=_all(operation),
         completed=instances.down,
         told=_instances(operation),
     )
-    used = bars.add_task(
+    used = shown.add_task(
         "quota used", total=progress.quota.allowed_per_s or None, told=quota(operation)
     )
-    bars.update(used, completed=progress.quota.used_per_s)
-    return bars
+    shown.update(used, completed=progress.quota.used_per_s)
+    return shown
+
+
+def _all(operation: Operation) -> float | None:
+    """The length of the bar of instances, which is full only once all are known to be down.
+
+    A job that is not counted passes for one like the others; None: the length is not known.
+    """
+    instances = operation.progress.instances
+    counted = operation.total - instances.jobs_not_counted
+    if not instances.total or counted <= 0:
+        return None
+    return instances.total * operation.total / counted
 
 
 def as_line(operation: Operation) -> str:
     """All of it in one line."""
     parts = (
-        f"{_jobs(operation)} jobs done",
+        f"{_jobs(operation)} jobs ended",
         f"{_instances(operation)} instances down",
         quota(operation),
         _times(operation),
@@ -116,9 +132,27 @@ def _jobs(operation: Operation) -> str:
 
 def _instances(operation: Operation) -> str:
     instances = operation.progress.instances
-    missing = instances.jobs_not_counted
-    uncounted = f" ({missing} jobs not counted)" if missing else ""
-    return f"{instances.down} of {instances.total}{uncounted}"
+    notes = "; ".join(what_is_left(operation))
+    return f"{instances.down} of {instances.total}" + (f" ({notes})" if notes else "")
+
+
+def what_is_left(operation: Operation) -> Iterator[str]:
+    """What is live, or not counted, of jobs that have ended, and what else is not counted."""
+    instances = operation.progress.instances
+    at_work = instances.jobs_not_counted
+    for state, left in instances.left_by_final_state.items():
+        at_work -= left.jobs_not_counted
+        if left.live:
+            yield f"{left.live} live in {_counted_jobs(left.jobs_live, state)}"
+        if left.jobs_not_counted:
+            yield f"{_counted_jobs(left.jobs_not_counted, state)} not counted"
+    if at_work:
+        yield f"{_counted_jobs(at_work)} not counted"
+
+
+def _counted_jobs(jobs: int, state: str = "") -> str:
+    kind = f"{printing.clean(state)} job" if state else "job"
+    return f"{jobs} {kind}" if jobs == 1 else f"{jobs} {kind}s"
 
 
 def quota(operation: Operation) -> str:
@@ -131,13 +165,36 @@ def quota(operation: Operation) -> str:
 
 def _times(operation: Operation) -> str:
     elapsed = f"{duration(operation.elapsed_s)} elapsed"
-    eta, stalled_since = operation.progress.eta, operation.progress.stalled_since
-    if stalled_since is not None:
-        return f"{elapsed}, stalled since {stalled_since.astimezone(UTC):%H:%M} UTC"
-    if eta is None:
+    if operation.finished:
         return elapsed
-    p50, p90 = (roughly((at - datetime.now(UTC)).total_seconds()) for at in (eta.p50, eta.p90))
-    return f"{elapsed}, over in {p50} (90 %: {p90})"
+    progress = operation.progress
+    if progress.stalled_since is not None:
+        return f"{elapsed}, stalled since {progress.stalled_since.astimezone(UTC):%H:%M} UTC"
+    if progress.eta is not None:
+        return f"{elapsed}, {_ends(progress.eta, progress.verified_eta)}"
+    return f"{elapsed}, {_settles(operation)}" if operation.settles_only else elapsed
+
+
+def _ends(eta: Eta, verified: Eta | None) -> str:
+    """When the last instance is stopped, and how much later all is verified."""
+    told = f"last instance stopped in about {_until(eta.p50)} (90 %: {_until(eta.p90)})"
+    if verified is None:
+        return told
+    return f"{told}; verified about {roughly((verified.p50 - eta.p50).total_seconds())} later"
+
+
+def _settles(operation: Operation) -> str:
+    """How long settle windows, which are all that is left, still run."""
+    until = operation.progress.settle_until
+    window = "waiting for the last polls of jobs and machines"
+    if until is not None:
+        window = f"settle window ends in {_until(until)}"
+    return f"all instances stopped; {window}" if operation.progress.instances.all_down else window
+
+
+def _until(at: datetime) -> str:
+    """The time that is left; nothing is told to be over before it was seen so."""
+    return roughly(max(1.0, (at - datetime.now(UTC)).total_seconds()))
 
 
 def states(operation: Operation) -> str:

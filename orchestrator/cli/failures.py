@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from orchestrator.cli import printing
+from orchestrator.cli.printing import OutputFailed
 from orchestrator.domain.errors import ConfigurationError, OrchestratorError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -18,7 +19,17 @@ TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
 NOT_WELL: Final = 1
 UNUSABLE: Final = 2
 UNREACHABLE: Final = 3
+NOT_PRINTED: Final = 4
+FINISHED_BEFORE: Final = 5
 INTERRUPTED: Final = 130
+READER_LEFT: Final = 141
+"""As of a program that SIGPIPE ended."""
+EXIT_CODES: Final = (
+    "Exit codes: 0 as asked; 1 not everything came out down, or a certificate is not valid; 2 the "
+    "request or the configuration cannot be used; 3 no daemon answers; 4 standard output cannot be "
+    "written; 5 the idempotency key is that of an operation that had finished before; 128 + N "
+    "ended by signal N (141: the reader of the pipe left)."
+)
 UNAUTHORIZED: Final = 401
 
 
@@ -69,6 +80,15 @@ def reported() -> Iterator[None]:
         _end(["", "stopped"], INTERRUPTED)
     except (StoreUnavailable, RunFailed) as error:
         _end([str(error)], NOT_WELL)
+    except OutputFailed as error:
+        _end(_unprinted(error), READER_LEFT if error.reader_left else NOT_PRINTED)
+
+
+def _unprinted(error: OutputFailed) -> list[str]:
+    """A reader who leaves early has what was wanted; but an id that nobody has must not be lost."""
+    if error.reader_left and not error.id_lost:
+        return []
+    return [f"{error}; operation: {error.operation_id}" if error.operation_id else str(error)]
 
 
 def _end(lines: list[str], code: int) -> None:

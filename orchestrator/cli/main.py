@@ -9,13 +9,19 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
 from orchestrator import __version__
 from orchestrator.cli import printing
-from orchestrator.cli.failures import TOKEN_VARIABLE, URL_VARIABLE, reported
+from orchestrator.cli.failures import (
+    EXIT_CODES,
+    FINISHED_BEFORE,
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    reported,
+)
 from orchestrator.domain.terminations import OnSubmitted
 
 DEFAULT_URL: Final = "http://127.0.0.1:8642"
@@ -27,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Stops Tencent Cloud Batch jobs, follows every task instance down, and says what is "
     f"proven. A bearer token is taken from {TOKEN_VARIABLE}.",
+    epilog=EXIT_CODES,
 )
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(db, name="db")
@@ -47,6 +54,7 @@ OperationId = Annotated[str, typer.Argument(metavar="OPERATION", help="Its id, o
 ExitWithStdin = Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)]
 
 
+@reported()
 def _print_version(wanted: bool) -> None:
     if wanted:
         printing.out().print(f"orchestrator {__version__}")
@@ -86,8 +94,7 @@ def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> N
     """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
     from orchestrator.cli import checking, serving
 
-    loaded = checking.load(config)
-    serving.run_daemon(loaded, checking.warnings(loaded), exit_with_stdin=exit_with_stdin)
+    serving.run_daemon(checking.load(config), config, exit_with_stdin=exit_with_stdin)
 
 
 @app.command()
@@ -95,7 +102,11 @@ def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> N
 def terminate(
     context: typer.Context,
     jobs: Annotated[
-        list[str], typer.Argument(metavar="JOB", help="Job ids; - reads them from stdin.")
+        list[str],
+        typer.Argument(
+            metavar="JOB",
+            help="Job ids, as words, CSV or JSON; - reads them from standard input.",
+        ),
     ],
     *,
     reason: Annotated[str, typer.Option(help="Why; it is kept with the operation.")],
@@ -131,7 +142,7 @@ def terminate(
         str | None,
         typer.Option(
             callback=_printable,
-            help="Makes it safe to send a request again; default: a new one.",
+            help="A request under a key of the last 7 days is that request; default: a new key.",
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
@@ -156,29 +167,34 @@ def terminate(
     console, notes = printing.out(), printing.err()
     if merged := len(given) - len(job_ids):
         printing.line(notes, f"duplicate job ids merged: {merged}")
-    operation = submitting.run(
+    submitted = submitting.run(
         target.url,
         target.token,
         {name: value for name, value in wanted.items() if value is not None},
         idempotency_key=idempotency_key or str(uuid.uuid4()),
         say=lambda text: printing.line(notes, printing.clean(text)),
     )
-    printing.line(console, printing.clean(operation.id))
+    operation = submitted.operation
+    # A key of our own can only be replayed by this run, after an answer that was lost.
+    replayed = submitted.replayed and idempotency_key is not None
+    if replayed:
+        printing.line(notes, printing.clean(submitting.replay(operation)))
+    with printing.naming(operation.id, lost=True):
+        printing.line(console, printing.clean(operation.id))
+    if replayed and operation.finished:
+        raise typer.Exit(FINISHED_BEFORE)
     if watch:
         raise typer.Exit(watching.run(target.url, target.token, operation.id, console))
 
 
 def _job_ids(arguments: list[str]) -> list[str]:
-    """The ids given; ``-`` stands for those on standard input, one a line."""
-    job_ids: list[str] = []
-    for argument in arguments:
-        if argument == STDIN:
-            job_ids += [line.strip() for line in _stdin().splitlines() if line.strip()]
-        else:
-            job_ids.append(argument)
-    if not job_ids:
-        raise typer.BadParameter("no job id came on standard input")
-    return job_ids
+    """The ids in each argument; ``-`` stands for standard input."""
+    from orchestrator.cli import job_ids
+
+    return job_ids.collect(
+        ("standard input", _stdin()) if argument == STDIN else (f"argument {number}", argument)
+        for number, argument in enumerate(arguments, 1)
+    )
 
 
 def _stdin() -> str:
@@ -204,7 +220,29 @@ def status(
 
     target: Target = context.obj
     console = printing.out()
-    asyncio.run(show(target.url, target.token, operation, console, as_json=as_json))
+    with printing.naming(operation):
+        asyncio.run(show(target.url, target.token, operation, console, as_json=as_json))
+
+
+@app.command("list")
+@reported()
+def list_operations(
+    context: typer.Context,
+    *,
+    state: Annotated[
+        Literal["running", "finished"] | None, typer.Option(help="Those alone; default: all.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Those of one account.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+) -> None:
+    """List operations, the newest first; in a pipe one line each, its cells parted by tabs."""
+    from orchestrator.cli import listing
+
+    target: Target = context.obj
+    console = printing.out()
+    asyncio.run(
+        listing.show(target.url, target.token, console, state=state, account=account, limit=limit)
+    )
 
 
 @app.command()
@@ -242,7 +280,8 @@ def certificate(
     if operation is None:
         raise typer.BadParameter("name the operation, or a file to --verify")
     target: Target = context.obj
-    raise typer.Exit(certifying.fetch(target.url, target.token, operation, output))
+    with printing.naming(operation):
+        raise typer.Exit(certifying.fetch(target.url, target.token, operation, output))
 
 
 @app.command()
@@ -262,15 +301,10 @@ def health(
 @app.command()
 @reported()
 def check_config(*, config: Config = None) -> None:
-    """Name every mistake in the configuration, or tell what it says."""
+    """Name every mistake in the configuration, or tell what it says; loads each account's keys."""
     from orchestrator.cli import checking
 
-    loaded = checking.load(config)
-    warnings = checking.warnings(loaded)
-    for text in checking.summary(loaded):
-        printing.line(printing.out(), text)
-    for text in warnings:
-        printing.line(printing.err(), checking.WARNING.format(text))
+    raise typer.Exit(checking.run(checking.load(config), config))
 
 
 @db.command()
@@ -280,8 +314,8 @@ def upgrade(*, config: Config = None) -> None:
     from orchestrator.cli import checking
     from orchestrator.store import migrate
 
-    revision = asyncio.run(migrate.upgrade(checking.load(config).database.url))
-    printing.line(printing.out(), f"the database is at schema revision {revision}")
+    upgraded = asyncio.run(migrate.upgrade(checking.load(config).database.url))
+    printing.line(printing.out(), f"database {upgraded}")
 
 
 @app.command()

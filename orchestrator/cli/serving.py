@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from orchestrator import settings
 from orchestrator.app import prepared, serving
+from orchestrator.cli import checking
 from orchestrator.cli.aio import hang_ups_told, stop_event
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError
@@ -19,7 +22,7 @@ from orchestrator.simulator.scenario import load_scenario
 from orchestrator.simulator.server import Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from rich.console import Console
@@ -30,19 +33,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run_daemon(settings: Settings, warnings: Iterable[str], *, exit_with_stdin: bool) -> None:
-    """On uvloop where it is installed (the extra ``fast``)."""
-    logs.configure(level=settings.log.level, json=settings.log.format == "json")
-    for text in warnings:
-        log.warning("configuration: %s", text)
-    _run(_serve_daemon(settings, exit_with_stdin=exit_with_stdin), _fast_loop())
+def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
+    """On uvloop where it is installed (the extra ``fast``); ``config`` is what was named."""
+    logs.configure(level=found.log.level, json=found.log.format == "json")
+    try:
+        for text in checking.warnings(found, config):
+            log.warning("configuration: %s", text)
+        _run(_serve_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
+    finally:
+        logs.flush()
 
 
-async def _serve_daemon(settings: Settings, *, exit_with_stdin: bool) -> None:
+async def _serve_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
     """Until it serves, a signal ends the process at once, whatever it waits for."""
     with ExitStack() as signals:
         signals.enter_context(hang_ups_told())
-        async with prepared(settings) as made:
+        async with prepared(found, functools.partial(settings.load, config)) as made:
             stop = signals.enter_context(stop_event(at_end_of_stdin=exit_with_stdin))
             async with serving(made):
                 await stop.wait()

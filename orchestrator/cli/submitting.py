@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cli.client import Api
 from orchestrator.cli.failures import Interrupted, RequestFailed, Unreachable
+from orchestrator.cli.tables import utc
+from orchestrator.domain.operations import KEY_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from orchestrator.cli.answers import Operation
+    from orchestrator.cli.client import Submitted
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 TRY_AGAIN: Final = frozenset({502, 503, 504})
@@ -23,7 +26,7 @@ async def _submit(
     *,
     idempotency_key: str,
     say: Callable[[str], None],
-) -> Operation:
+) -> Submitted:
     """Send until it is answered, with one key, so that it is taken once."""
     async with api:
         for delay_s in DELAYS_S:
@@ -48,7 +51,7 @@ def run(
     *,
     idempotency_key: str,
     say: Callable[[str], None],
-) -> Operation:
+) -> Submitted:
     """``_submit`` for a command; when it stays unanswered, says whether it may have been taken."""
     api = Api(url, token)
     try:
@@ -68,4 +71,19 @@ def _so_far(api: Api, idempotency_key: str) -> str:
     return (
         "it may have been accepted; to try again safely, repeat the command with "
         f"--idempotency-key {idempotency_key}"
+    )
+
+
+def replay(operation: Operation) -> str:
+    """What to know where a key was used before, and its operation is the one of that time."""
+    told = (
+        f"replay: this --idempotency-key was used at {utc(operation.created_at)}, and nothing new "
+        f"was asked for; its operation is {operation.id}, {operation.state}"
+    )
+    if operation.finished_at is None:
+        return told
+    return (
+        f"{told} since {utc(operation.finished_at)} (outcome {operation.outcome}), before this "
+        "request: use another key to have the jobs terminated now (a key ends after "
+        f"{KEY_LIFETIME.days} days)"
     )

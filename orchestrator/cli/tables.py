@@ -42,6 +42,8 @@ def print_outcomes(operation: Operation, console: Console) -> None:
     for state, jobs in operation.jobs_by_state().items():
         table.add_row(state, str(jobs), MEANINGS.get(state, ""))
     console.print(table)
+    for text in displays.what_is_left(operation):
+        line(console, f"instances: {text}")
     if operation.states_to_tell():
         line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
 
@@ -54,15 +56,15 @@ def summary(operation: Operation) -> Iterator[str]:
     yield f"state      {clean(operation.state)}{outcome}"
     yield f"where      account {clean(operation.account)}, region {clean(operation.region)}"
     yield f"reason     {clean(operation.reason)}"
-    yield f"asked for  by {clean(operation.requested_by)} at {_time(operation.created_at)}"
+    yield f"asked for  by {clean(operation.requested_by)} at {utc(operation.created_at)}"
     yield f"progress   {displays.as_line(operation)}"
     if progress.revived:
         yield f"REVIVED    {progress.revived} of {operation.total} jobs, after they were down"
     if progress.observed_at:
-        yield f"seen       at {_time(progress.observed_at)}"
+        yield f"seen       at {utc(progress.observed_at)}"
 
 
-def _time(at: datetime) -> str:
+def utc(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -78,7 +80,7 @@ def job_line(termination: Termination) -> str:
         waits = f"waits for {clean(termination.waiting_for)}"
         told.append(waits.removeprefix("waits for nothing: "))
     if termination.next_action:
-        at = f" at {_time(termination.next_action_at)}" if termination.next_action_at else ""
+        at = f" at {utc(termination.next_action_at)}" if termination.next_action_at else ""
         told.append(f"next{at}: {clean(termination.next_action)}")
     if termination.error:
         error = termination.error

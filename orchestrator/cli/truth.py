@@ -11,6 +11,7 @@ import aiohttp
 from pydantic import BaseModel
 from rich.table import Table
 
+from orchestrator.cli.answers import Instances
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 
 M = TypeVar("M", bound=BaseModel)
@@ -115,6 +116,14 @@ def _as_it_should_be(job: TrueJob, state: str | None) -> bool:
     """A job that is called down must have no live instance, whatever the scenario expects."""
     claimed_down = state in STATES_THAT_COUNT_AS_DOWN
     return state in job.expect and not (claimed_down and job.live)
+
+
+def hidden(truth: Truth, instances: Instances) -> str | None:
+    """What is wrong where instances are live that the orchestrator shows nowhere; None: nothing."""
+    live = sum(job.live for job in truth.jobs)
+    if not live or not instances.all_down:
+        return None
+    return f"{live} instances are live, and none is shown as live or not counted"
 
 
 def as_table(rows: Iterable[Row]) -> Table:

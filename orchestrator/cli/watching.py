@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cli import tables
+from orchestrator.cli import printing, tables
 from orchestrator.cli.client import Api
 from orchestrator.cli.displays import display
 from orchestrator.cli.failures import (
@@ -64,7 +64,8 @@ async def _watch_and_tell(url: str, token: str | None, operation_id: str, consol
 def run(url: str, token: str | None, operation_id: str, console: Console) -> int:
     """``watch`` for a command: the exit code."""
     try:
-        return asyncio.run(_watch_and_tell(url, token, operation_id, console))
+        with printing.naming(operation_id):
+            return asyncio.run(_watch_and_tell(url, token, operation_id, console))
     except KeyboardInterrupt:
         raise Interrupted(
             f"no longer watching; operation {operation_id} goes on: "

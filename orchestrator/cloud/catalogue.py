@@ -14,11 +14,14 @@ from typing import Final
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
+ANSWER_TOO_LARGE: Final = "Client.AnswerTooLarge"
 BAD_ANSWER: Final = "Client.BadAnswer"
+CERTIFICATE_NOT_TRUSTED: Final = "Client.CertificateNotTrusted"
 CONNECT_FAILED: Final = "Client.ConnectFailed"
 CREDENTIAL_UNAVAILABLE: Final = "Client.CredentialUnavailable"
 DISCONNECTED: Final = "Client.Disconnected"
 HTTP_STATUS: Final = "Client.HttpStatus"
+PROXY_FAILED: Final = "Client.ProxyFailed"
 TIMEOUT: Final = "Client.Timeout"
 
 
@@ -62,6 +65,23 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
         (CONNECT_FAILED,),
     ),
     (
+        CloudErrorKind.NOT_SENT,
+        (
+            "check who answers at the endpoint and this host's clock; where a proxy of your network"
+            " inspects TLS, or the endpoint is your own, name the PEM file of its CA in ca_file"
+        ),
+        (CERTIFICATE_NOT_TRUSTED,),
+    ),
+    (
+        CloudErrorKind.NOT_SENT,
+        (
+            "check the proxy, its user and password, and that it lets connections to the endpoint"
+            " through; it is the account's or [egress]'s proxy, else HTTPS_PROXY or HTTP_PROXY of"
+            ' the environment; with NO_PROXY, or proxy = "none", none is used'
+        ),
+        (PROXY_FAILED,),
+    ),
+    (
         CloudErrorKind.OUTCOME_UNKNOWN,
         (
             "nothing to do: the job is read before the call is repeated; if it stays, check the"
@@ -85,6 +105,14 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
             "ResponseSizeLimitExceeded",
             "ServiceUnavailable",
         ),
+    ),
+    (
+        CloudErrorKind.OUTCOME_UNKNOWN,
+        (
+            "nothing to do: the job is read before the call is repeated; if it stays, check the"
+            " account's endpoint: no page of the cloud is that large, so something else may answer"
+        ),
+        (ANSWER_TOO_LARGE,),
     ),
     (
         CloudErrorKind.STATE_CONFLICT,
@@ -183,7 +211,7 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
         ),
     ),
     (
-        CloudErrorKind.REFUSED,
+        CloudErrorKind.UNAUTHORIZED,
         (
             "check the account's endpoint and regions: this endpoint does not offer the action, the"
             " version or the region"
@@ -249,7 +277,11 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     ),
     (
         CloudErrorKind.CREDENTIAL,
-        "check the account's key: it is wrong, disabled, or not allowed for calls like this one",
+        (
+            "check the account's key: it is wrong, disabled, or not allowed for calls like this"
+            " one; corrected in its file, it is taken over within 30 s, in the environment at a"
+            " restart"
+        ),
         (
             "AuthFailure",
             "AuthFailure.InvalidAuthorization",

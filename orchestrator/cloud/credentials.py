@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import configparser
 import functools
+import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from orchestrator.cloud import temporary
+from orchestrator.cloud.keys import checked, unavailable
+from orchestrator.cloud.machine_role import METADATA_ENDPOINT, from_machine_role
+from orchestrator.cloud.profiles import DEFAULT_PROFILE, from_profile
 from orchestrator.cloud.refreshing import RefreshingProvider
-from orchestrator.cloud.temporary import checked, unavailable
+from orchestrator.cloud.sts import STS_ENDPOINT, Sts, pod_identity
+from orchestrator.cloud.threads import OwnThread, StillBlocked
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestrator.cloud.signing import Credential
+    from orchestrator.cloud.transport import Transport
     from orchestrator.engine.ports import Clock
 
-PROFILE_PATH: Final = "~/.tencentcloud/credentials"
-SESSION_NAME: Final = "batch-termination-orchestrator"
+    Options = Mapping[str, str | int | Path | None]
+    T = TypeVar("T")
+
+_LOG: Final = logging.getLogger(__name__)
+
+SESSION_NAME: Final = "termination-orchestrator"
+DURATION_S: Final = 7200
 
 REQUIRED_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "static": ("secret_id", "secret_key"),
@@ -45,56 +54,114 @@ class CredentialProvider(Protocol):
 
 
 def build_provider(
-    kind: str, options: Mapping[str, str | int | Path | None], clock: Clock
+    kind: str,
+    options: Options,
+    clock: Clock,
+    transport: Transport,
+    *,
+    account: str = "",
+    reread: Callable[[], Options] | None = None,
 ) -> CredentialProvider:
     """A provider of one of the kinds of ``REQUIRED_OPTIONS``.
 
     Options, secrets in the clear: ``secret_id``, ``secret_key`` and ``token`` (static, sts),
-    ``path`` (profile), ``role`` (cvm-role), ``role_arn``, ``session_name`` and ``duration_s``
-    (sts), ``endpoint`` (cvm-role: URL of the metadata, sts and tke-oidc: host or URL of STS).
-    An option that is None is not given.  Nothing is read before the first ``get``.  Raises
-    ConfigurationError.
+    ``path`` and ``profile`` (profile), ``role`` (cvm-role), ``role_arn`` (sts), ``session_name``
+    and ``duration_s`` (sts, tke-oidc), ``endpoint`` (cvm-role: URL of the metadata, sts and
+    tke-oidc: host or URL of STS).  An option that is None is not given.  Nothing is read before the
+    first ``get``.  Raises ConfigurationError.
+
+    ``reread`` gives the options as they are configured now; it may block, and raises
+    ConfigurationError.  It is asked before each load but the first, so that a key that was
+    corrected in place is taken over.
     """
     if kind not in REQUIRED_OPTIONS:
         known = ", ".join(REQUIRED_OPTIONS)
         raise ConfigurationError([f"no credential provider {kind!r}: there are {known}"])
-    given = {name: str(value) for name, value in options.items() if value is not None}
-    missing = [name for name in REQUIRED_OPTIONS[kind] if name not in given]
+    missing = [name for name in REQUIRED_OPTIONS[kind] if options.get(name) is None]
     if missing:
         raise ConfigurationError([f"{kind} credentials need {name}" for name in missing])
-    return RefreshingProvider(_loader(kind, given, clock), clock=clock)
+    source = _Source(kind, options, clock, transport, account, reread)
+    return RefreshingProvider(source.load, clock=clock, account=account)
 
 
-def _loader(
-    kind: str, options: Mapping[str, str], clock: Clock
-) -> Callable[[], Awaitable[Credential]]:
-    match kind:
-        case "static":
-            return functools.partial(_from_options, options)
-        case "environment":
-            return _from_environment
-        case "profile":
-            path = Path(options.get("path", PROFILE_PATH))
-            return functools.partial(asyncio.to_thread, _from_profile, path)
-        case "cvm-role":
-            return functools.partial(
-                temporary.from_machine_role,
-                role=options.get("role"),
-                endpoint=options.get("endpoint", temporary.METADATA_ENDPOINT),
+@dataclass(slots=True)
+class _Source:
+    """Loads one account's credential, by the newest options that can be used."""
+
+    kind: str
+    options: Options
+    clock: Clock
+    transport: Transport
+    account: str
+    reread: Callable[[], Options] | None
+    loaded: bool = False
+    thread: OwnThread = field(default_factory=lambda: OwnThread("read credentials"))
+
+    async def load(self) -> Credential:
+        if self.loaded:
+            await self._reread()
+        self.loaded = True
+        match self.kind:
+            case "static":
+                return self._given_keys()
+            case "environment":
+                return _from_environment()
+            case "profile":
+                path = Path(self._text("path", "")) if self.options.get("path") else None
+                profile = self._text("profile", DEFAULT_PROFILE)
+                return await self._blocking(functools.partial(from_profile, path, profile))
+            case "cvm-role":
+                role = self._text("role", "") or None
+                endpoint = self._text("endpoint", METADATA_ENDPOINT)
+                return await from_machine_role(role=role, endpoint=endpoint)
+            case "sts":
+                role_arn = self._text("role_arn", "")
+                return await self._sts().assume_role(self._given_keys(), role_arn=role_arn)
+            case _:
+                return await self._sts().assume_pod_role(await self._blocking(pod_identity))
+
+    async def _reread(self) -> None:
+        if self.reread is None:
+            return
+        try:
+            self.options = await self.thread.run(self.reread)
+        except (ConfigurationError, StillBlocked) as error:
+            reason = str(error) or "the read before this one still hangs"
+            _LOG.warning(
+                "account %s: the configuration cannot be read again, so the credentials section "
+                "as it was read before stays in use: %s",
+                self.account,
+                reason,
             )
-        case "sts":
-            return functools.partial(_from_assumed_role, options, clock)
-        case _:
-            endpoint = options.get("endpoint", temporary.STS_ENDPOINT)
-            return functools.partial(temporary.from_tke_identity, endpoint=endpoint, clock=clock)
+
+    def _text(self, name: str, default: str) -> str:
+        value = self.options.get(name)
+        return default if value is None else str(value)
+
+    def _given_keys(self) -> Credential:
+        keys = tuple(self.options.get(name) for name in ("secret_id", "secret_key", "token"))
+        return checked((keys[0], keys[1], keys[2]), source="configuration")
+
+    def _sts(self) -> Sts:
+        return Sts(
+            transport=self.transport,
+            clock=self.clock,
+            endpoint=self._text("endpoint", STS_ENDPOINT),
+            session_name=self._text("session_name", SESSION_NAME),
+            duration_s=int(self._text("duration_s", str(DURATION_S))),
+        )
+
+    async def _blocking(self, function: Callable[[], T]) -> T:
+        try:
+            return await self.thread.run(function)
+        except StillBlocked:
+            raise unavailable(
+                f"{self.kind}: the read before this one still hangs",
+                advice="check the file system that the file is on",
+            ) from None
 
 
-async def _from_options(options: Mapping[str, str]) -> Credential:
-    keys = (options["secret_id"], options["secret_key"], options.get("token"))
-    return checked(keys, source="configuration")
-
-
-async def _from_environment() -> Credential:
+def _from_environment() -> Credential:
     """By the variables that the vendor's own tools read."""
     names = ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN")
     secret_id, secret_key, token = (os.environ.get(name) for name in names)
@@ -104,31 +171,3 @@ async def _from_environment() -> Credential:
             advice="set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY where this runs",
         )
     return checked((secret_id, secret_key, token), source="environment")
-
-
-def _from_profile(path: Path) -> Credential:
-    """By the INI file that the vendor's own tools read."""
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_string(path.expanduser().read_text(encoding="utf-8"))
-        keys = parser["default"]
-    except (OSError, ValueError, KeyError, RuntimeError, configparser.Error) as error:
-        raise unavailable(
-            f"profile: {path} cannot be used ({type(error).__name__})",
-            advice=f"write secret_id and secret_key below [default] in {path}",
-        ) from error
-    secret_id, secret_key, token = (
-        keys.get(name, "").strip('"') for name in ("secret_id", "secret_key", "token")
-    )
-    return checked((secret_id, secret_key, token), source=f"profile {path}")
-
-
-async def _from_assumed_role(options: Mapping[str, str], clock: Clock) -> Credential:
-    return await temporary.from_assumed_role(
-        await _from_options(options),
-        role_arn=options["role_arn"],
-        session_name=options.get("session_name", SESSION_NAME),
-        duration_s=int(options.get("duration_s", "7200")),
-        endpoint=options.get("endpoint", temporary.STS_ENDPOINT),
-        clock=clock,
-    )

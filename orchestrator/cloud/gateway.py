@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from orchestrator.cloud import catalogue, wire
 from orchestrator.cloud.hosts import endpoint_for, host_for
@@ -13,7 +15,7 @@ from orchestrator.cloud.wire import BATCH, Action
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -24,16 +26,22 @@ if TYPE_CHECKING:
     from orchestrator.domain.machines import MachineSeen
     from orchestrator.engine.ports import Clock
 
+    T = TypeVar("T")
+    T_co = TypeVar("T_co", covariant=True)
+
+    class Read(Protocol[T_co]):
+        """Makes something of the ``Response`` object of an answer."""
+
+        def __call__(self, response: Mapping[str, object], *, observed_at: datetime) -> T_co: ...
+
+
+READ_IN_THREAD_FROM_BYTES: Final = 1024 * 1024
+"""Smaller answers are read faster than a thread starts."""
+
 _LOG: Final = logging.getLogger(__name__)
 
-_CREDENTIAL_OUTDATED: Final = frozenset(
-    {
-        "AuthFailure.SecretIdNotFound",
-        "AuthFailure.TokenFailure",
-        "UnauthorizedOperation.InvalidToken",
-    }
-)
-"""Refusals that a newer credential of the same provider can end."""
+_KEY_IN_DOUBT: Final = frozenset({CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED})
+"""Refusals that another key, of the same source, can end."""
 
 
 class TencentBatch:
@@ -65,26 +73,28 @@ class TencentBatch:
         self._may_leave = may_leave
         self._state_filter = StateFilter()
         self._unknown_codes: set[str] = set()
+        self._undocumented: set[tuple[str, str]] = set()
         self.clock_offset_s: float | None = None
         """The cloud's clock less ours, at the last answer; positive: ours is behind."""
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/599/15911."""
-        response, _ = await self._call(Action.TERMINATE_JOB, region, wire.job_body(job_id))
-        return wire.read_request_id(response)
+        body = wire.job_body(job_id)
+        return await self._call(Action.TERMINATE_JOB, region, body, _request_id)
 
     async def terminate_task_instance(
         self, *, region: str, job_id: str, task_name: str, index: int
     ) -> str:
         """Vendor page: cloud.tencent.com/document/api/599/15908."""
         body = wire.task_instance_body(job_id, task_name=task_name, index=index)
-        response, _ = await self._call(Action.TERMINATE_TASK_INSTANCE, region, body)
-        return wire.read_request_id(response)
+        return await self._call(Action.TERMINATE_TASK_INSTANCE, region, body, _request_id)
 
     async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
         """Vendor page: cloud.tencent.com/document/api/599/15904."""
-        response, sent_at = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id))
-        return wire.read_job(response, job_id=job_id, observed_at=sent_at)
+        read = partial(wire.read_job, job_id=job_id)
+        job = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id), read)
+        self._report_undocumented([job])
+        return job
 
     async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
         """Vendor page: cloud.tencent.com/document/api/599/15909.
@@ -96,14 +106,15 @@ class TencentBatch:
         if not job_ids:
             return {}
         body = wire.jobs_body(job_ids)
-        response, sent_at = await self._call(Action.DESCRIBE_JOBS, region, body)
-        return wire.read_jobs(response, observed_at=sent_at)
+        jobs = await self._call(Action.DESCRIBE_JOBS, region, body, wire.read_jobs)
+        self._report_undocumented(jobs.values())
+        return jobs
 
     async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
         """Vendor page: cloud.tencent.com/document/api/599/15910."""
+        read = partial(wire.read_submitted, job_id=job_id)
         body = wire.job_body(job_id)
-        response, sent_at = await self._call(Action.DESCRIBE_JOB_SUBMIT_INFO, region, body)
-        return wire.read_submitted(response, job_id=job_id, observed_at=sent_at)
+        return await self._call(Action.DESCRIBE_JOB_SUBMIT_INFO, region, body, read)
 
     async def describe_task(
         self,
@@ -131,16 +142,14 @@ class TencentBatch:
             states=states,
             state_filter=name,
         )
+        read = partial(wire.read_task, job_id=job_id, task_name=task_name, states=states)
         try:
-            response, sent_at = await self._call(Action.DESCRIBE_TASK, region, body)
+            page = await self._call(Action.DESCRIBE_TASK, region, body, read)
         except CloudError as error:
             filter_refused = states and error.code in catalogue.FILTER_REFUSED
             if filter_refused and self._state_filter.refused(task, name):
                 raise _worth_the_other_name(error) from error
             raise
-        page = wire.read_task(
-            response, job_id=job_id, task_name=task_name, states=states, observed_at=sent_at
-        )
         if states:
             self._state_filter.answered(task, name, obeyed=len(page.instances) == page.rows)
         return page
@@ -166,8 +175,7 @@ class TencentBatch:
         if not machine_ids:
             return {}
         body = wire.machines_body(machine_ids)
-        response, sent_at = await self._call(Action.DESCRIBE_INSTANCES, region, body)
-        return wire.read_machines(response, observed_at=sent_at)
+        return await self._call(Action.DESCRIBE_INSTANCES, region, body, wire.read_machines)
 
     async def terminate_machine(self, *, region: str, machine_id: str) -> str:
         """Vendor page: cloud.tencent.com/document/api/213/15723.
@@ -177,13 +185,13 @@ class TencentBatch:
         documented.
         """
         body = wire.terminate_machine_body(machine_id)
-        response, _ = await self._call(Action.TERMINATE_INSTANCES, region, body)
-        return wire.read_request_id(response)
+        return await self._call(Action.TERMINATE_INSTANCES, region, body, _request_id)
 
-    async def _call(
-        self, action: Action, region: str, body: bytes
-    ) -> tuple[Mapping[str, object], datetime]:
-        """The ``Response`` object, and when the call was sent."""
+    async def _call(self, action: Action, region: str, body: bytes, read: Read[T]) -> T:
+        """What ``read`` makes of the ``Response`` object and the time at which the call was sent.
+
+        A large answer is read in a thread: the event loop has leases to renew meanwhile.
+        """
         endpoint = self._endpoint_of(action.service)
         host = host_for(endpoint, region)
         credential = await self._credentials.get()
@@ -203,8 +211,14 @@ class TencentBatch:
             url, headers=headers, body=body, may_leave=self._may_leave
         )
         self._measure_clock(answer)
+
+        def read_answer() -> T:
+            return read(wire.open_envelope(answer.status, answer.body), observed_at=sent_at)
+
         try:
-            return wire.open_envelope(answer.status, answer.body), sent_at
+            if len(answer.body) < READ_IN_THREAD_FROM_BYTES:
+                return read_answer()
+            return await asyncio.to_thread(read_answer)
         except CloudError as error:
             self._learn(error, credential)
             if error.kind is CloudErrorKind.CLOCK_SKEW and self.clock_offset_s is not None:
@@ -222,8 +236,21 @@ class TencentBatch:
         if cloud_time is not None:
             self.clock_offset_s = (cloud_time - self._clock.now()).total_seconds()
 
+    def _report_undocumented(self, jobs: Iterable[JobSeen]) -> None:
+        """Log each word for a state or a NextAction that the vendor does not document once."""
+        for job in jobs:
+            for what, word in (("JobState", _undocumented(job.state)), ("NextAction", _other(job))):
+                if word is not None and (what, word) not in self._undocumented:
+                    self._undocumented.add((what, word))
+                    _LOG.warning(
+                        "%s of job %s reads %s, which is not documented: instance counters decide",
+                        what,
+                        job.job_id,
+                        word,
+                    )
+
     def _learn(self, error: CloudError, credential: Credential) -> None:
-        if error.code in _CREDENTIAL_OUTDATED:
+        if error.kind in _KEY_IN_DOUBT:
             self._credentials.invalidate(credential)
         if error.code not in self._unknown_codes and not catalogue.meaning_of(error.code).known:
             self._unknown_codes.add(error.code)
@@ -232,6 +259,14 @@ class TencentBatch:
                 error.code,
                 error.request_id,
             )
+
+
+def _undocumented(state: JobState | None) -> str | None:
+    return None if state is None or state.known else state.value
+
+
+def _other(job: JobSeen) -> str | None:
+    return None if job.terminating else job.next_action or None
 
 
 def _worth_the_other_name(error: CloudError) -> CloudError:
@@ -255,3 +290,8 @@ def _clock_skew(error: CloudError, offset_s: float) -> CloudError:
         request_id=error.request_id,
         advice=f"{off}, and requests are signed by it; start NTP on its host",
     )
+
+
+def _request_id(response: Mapping[str, object], *, observed_at: datetime) -> str:
+    del observed_at
+    return wire.read_request_id(response)

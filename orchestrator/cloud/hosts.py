@@ -7,6 +7,7 @@ The access point is not the region where a job lives, but the quota is counted o
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Final
 
 from orchestrator.domain.regions import REGION, zone_refused
@@ -17,6 +18,14 @@ _ENDPOINT: Final = re.compile(
 )
 _USUAL_PORTS: Final = {"http": 80, "https": 443}
 _PORT_MAX: Final = 65535
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, a number or a name, is this host by its loopback address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def region_name(region: str) -> str:

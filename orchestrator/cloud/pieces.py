@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 COUNT_MAX: Final = 10**12
 TEXT_MAX: Final = 4000
+STATE_MAX: Final = 64
+NO_STATE: Final = "(none)"
+"""What JobState reads as where the answer has none."""
 
 _LEGACY_STATES: Final = {"SUCCEEDED": JobState.SUCCEED}
 """As examples of API 2.0 spell it: cloud.tencent.com/document/api/599/12684."""
@@ -40,12 +43,16 @@ def count(value: object) -> int | None:
 
 
 def state(value: object) -> JobState | None:
-    """None for a state that this version does not know."""
-    if not isinstance(value, str):
+    """The state that a word stands for, one that is not documented as well; None for no word."""
+    word = clean(value)
+    if word is None:
         return None
-    if value in _LEGACY_STATES:
-        return _LEGACY_STATES[value]
-    return JobState.__members__.get(value)
+    return _LEGACY_STATES.get(word) or JobState(word[:STATE_MAX])
+
+
+def job_state(value: object) -> JobState:
+    """The same where there must be one: no word reads as NO_STATE, which is not documented."""
+    return state(value) or JobState(NO_STATE)
 
 
 def machine_state(value: object) -> MachineState | None:
@@ -70,11 +77,14 @@ def text(response: Mapping[str, object], key: str) -> str:
 
 
 def optional_text(response: Mapping[str, object], key: str) -> str | None:
-    """None for null, for the empty string and for what is no string.
+    return clean(response.get(key))
+
+
+def clean(value: object) -> str | None:
+    """A text; None for null, for the empty string and for what is no string.
 
     What JSON can hold and a database cannot, lone surrogates and NUL, is replaced.
     """
-    value = response.get(key)
     if not isinstance(value, str) or not value:
         return None
     return value[:TEXT_MAX].encode(errors="replace").decode().replace("\0", "?")

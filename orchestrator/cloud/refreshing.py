@@ -23,9 +23,10 @@ _LOG: Final = logging.getLogger(__name__)
 class RefreshingProvider:
     """A credential that is loaded when first asked for and replaced before it expires.
 
-    One load runs at a time.  While the credential at hand is valid, nobody waits for a load, a load
-    that fails changes nothing, and none starts within ``retry_s`` of the one before; nor does one
-    within ``retry_s`` of a load that failed.
+    One load runs at a time.  It starts when there is no valid credential, ahead of its expiry, and
+    after the cloud has rejected it; but not within ``retry_s`` of a load that failed, nor, for a
+    rejection, of any load.  A load that fails changes nothing, and while the credential at hand is
+    valid and not rejected, nobody waits for one.
     """
 
     def __init__(
@@ -33,13 +34,18 @@ class RefreshingProvider:
         load: Callable[[], Awaitable[Credential]],
         *,
         clock: Clock,
+        account: str = "",
         timeout_s: float = 10.0,
         margin_s: float = 300.0,
         retry_s: float = 30.0,
     ) -> None:
-        """Call ``load``, which raises CloudError, ``margin_s`` ahead of the expiry."""
+        """Call ``load``, which raises CloudError, ``margin_s`` ahead of the expiry.
+
+        A credential that lives less than twice as long is replaced at half of its life.
+        """
         self._load = load
         self._clock = clock
+        self._account = account
         self._timeout_s = timeout_s
         self._margin_s = margin_s
         self._retry_s = retry_s
@@ -74,10 +80,10 @@ class RefreshingProvider:
 
     def _load_wanted(self) -> bool:
         due = self._due_at is not None and self._due_at <= self._clock.now()
-        if self._valid() is None and self._failure is None:
+        needed = due or self._valid() is None
+        if needed and self._failure is None:
             return True
-        wanted = self._valid() is None or self._rejected or due
-        return wanted and self._load_not_before <= self._clock.monotonic()
+        return (needed or self._rejected) and self._load_not_before <= self._clock.monotonic()
 
     async def _load_once(self) -> None:
         try:
@@ -100,13 +106,19 @@ class RefreshingProvider:
             margin_s = min(self._margin_s, life_s / 2)
             self._due_at = loaded.expires_at - timedelta(seconds=margin_s)
         if self._failure is not None:
-            _LOG.info("the credential could be refreshed again")
+            _LOG.info("account %s: the credential could be loaded again", self._account)
+        elif self._rejected and loaded != self._held:
+            _LOG.info(
+                "account %s: the cloud refused the credential; another one of the same source is "
+                "used from now on",
+                self._account,
+            )
         self._held, self._rejected, self._failure = loaded, False, None
         self._load_not_before = self._clock.monotonic() + self._retry_s
 
     def _keep_failure(self, error: CloudError) -> None:
         if self._failure is None:
-            _LOG.warning("the credential could not be refreshed: %s", error)
+            _LOG.warning("account %s: the credential could not be loaded: %s", self._account, error)
         self._failure = error
         self._load_not_before = self._clock.monotonic() + self._retry_s
 

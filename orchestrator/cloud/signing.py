@@ -76,18 +76,31 @@ def signed_headers(
 ) -> dict[str, str]:
     """All headers of one call to ``service`` that is sent ``at`` this aware time."""
     timestamp_s = int(at.timestamp())
-    headers = {
-        "Authorization": authorization(
-            credential, service=service, host=host, body=body, timestamp_s=timestamp_s
-        ),
+    headers = _headers(host=host, action=action, version=version, region=region, at=at)
+    headers["Authorization"] = authorization(
+        credential, service=service, host=host, body=body, timestamp_s=timestamp_s
+    )
+    if credential.token is not None:
+        headers["X-TC-Token"] = credential.token
+    return headers
+
+
+def unsigned_headers(
+    *, host: str, action: str, version: str, region: str, at: datetime
+) -> dict[str, str]:
+    """All headers of a call that proves by its body who makes it."""
+    headers = _headers(host=host, action=action, version=version, region=region, at=at)
+    headers["Authorization"] = "SKIP"
+    return headers
+
+
+def _headers(*, host: str, action: str, version: str, region: str, at: datetime) -> dict[str, str]:
+    return {
         "Content-Type": CONTENT_TYPE,
         "Host": host,
         "X-TC-Action": action,
         "X-TC-Version": version,
         "X-TC-Region": region,
-        "X-TC-Timestamp": str(timestamp_s),
+        "X-TC-Timestamp": str(int(at.timestamp())),
         "X-TC-Language": LANGUAGE,
     }
-    if credential.token is not None:
-        headers["X-TC-Token"] = credential.token
-    return headers

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
 from orchestrator.cloud import catalogue
+from orchestrator.cloud.egress import Egress
+from orchestrator.cloud.threads import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import SimpleNamespace
+
+    from orchestrator.cloud.egress import Proxy
+    from orchestrator.domain.errors import CloudError
+
+
+MIB: Final = 1024 * 1024
+ANSWER_BYTES_MAX: Final = 16 * MIB
+"""Many times what the largest page of any action takes."""
+
+
+class AnswerTooLarge(ValueError):
+    """The body of an answer is larger than the reader takes."""
+
+
+async def read_at_most(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The body of an answer, decompressed; raises AnswerTooLarge as soon as it is longer.
+
+    aiohttp decompresses no more than is read, so that a small body which decompresses into a huge
+    one takes no more memory than another.  What is left unread has the connection closed.
+    """
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > bytes_max:
+            raise AnswerTooLarge(f"the answer is larger than {bytes_max:,} bytes")
+    return bytes(body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +62,24 @@ class Transport(Protocol):
 
 
 class AiohttpTransport:
-    """Keeps connections alive, follows no redirect, asks no proxy, sends nothing twice.
+    """Keeps connections alive, follows no redirect, sends nothing twice.
 
-    To be built inside the running loop.  aiohttp repeats a request that met a dead connection only
-    for idempotent methods, and POST is none.
+    To be built inside the running loop; raises ConfigurationError.  aiohttp repeats a request that
+    met a dead connection only for idempotent methods, and POST is none.
     """
 
-    def __init__(self, *, connect_timeout_s: float = 5.0, total_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float = 5.0,
+        total_timeout_s: float = 30.0,
+        egress: Egress | None = None,
+    ) -> None:
+        self._egress = egress or Egress()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=self._egress.trusted() or True, resolver=Resolver()
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(connect=connect_timeout_s, total=total_timeout_s),
             trace_configs=[_asking_before_it_leaves()],
@@ -51,36 +89,76 @@ class AiohttpTransport:
     async def post(
         self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
     ) -> HttpAnswer:
+        proxy = self._egress.proxy_for(url)
+        leaving = _Leaving(may_leave)
         try:
             async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=may_leave
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=proxy.url if proxy else None,
+                trace_request_ctx=leaving,
             ) as answer:
-                return HttpAnswer(
-                    status=answer.status, headers=answer.headers, body=await answer.read()
-                )
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise catalogue.error(catalogue.CONNECT_FAILED, _told(error)) from error
-        except TimeoutError as error:
-            raise catalogue.error(catalogue.TIMEOUT, "no answer in time") from error
-        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-            raise catalogue.error(catalogue.BAD_ANSWER, _told(error)) from error
+                if proxy is not None and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                    raise _proxy_failed(proxy, "it answered 407: it does not accept the user")
+                read = await read_at_most(answer, ANSWER_BYTES_MAX)
+                return HttpAnswer(status=answer.status, headers=answer.headers, body=read)
+        except AnswerTooLarge as error:
+            raise catalogue.error(catalogue.ANSWER_TOO_LARGE, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise catalogue.error(catalogue.DISCONNECTED, _told(error)) from error
+            if leaving.left:
+                raise _unanswered(error) from error
+            raise _not_connected(error, proxy) from error
 
     async def close(self) -> None:
         await self._session.close()
+
+
+@dataclass(slots=True)
+class _Leaving:
+    """One call: whether it may leave, and whether it has."""
+
+    may_leave: Callable[[], None]
+    left: bool = False
 
 
 def _asking_before_it_leaves() -> aiohttp.TraceConfig:
     """Ask once there is a connection, for making one may take long."""
 
     async def ask(_session: object, context: SimpleNamespace, _params: object) -> None:
-        context.trace_request_ctx()
+        context.trace_request_ctx.may_leave()
+        context.trace_request_ctx.left = True
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(ask)
     trace.on_connection_reuseconn.append(ask)
     return trace
+
+
+def _not_connected(error: Exception, proxy: Proxy | None) -> CloudError:
+    """What a failure means before there was a connection to send the call on."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = f"the certificate of {error.host}:{error.port} is not trusted: {_told(error)}"
+        return catalogue.error(catalogue.CERTIFICATE_NOT_TRUSTED, why)
+    if proxy is None:
+        return catalogue.error(catalogue.CONNECT_FAILED, _told(error))
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _proxy_failed(proxy, f"it answered {error.status} {error.message}")
+    return _proxy_failed(proxy, _told(error))
+
+
+def _proxy_failed(proxy: Proxy, why: str) -> CloudError:
+    return catalogue.error(catalogue.PROXY_FAILED, f"no way through proxy {proxy.shown}: {why}")
+
+
+def _unanswered(error: Exception) -> CloudError:
+    """What a failure means once the call may have left."""
+    if isinstance(error, TimeoutError):
+        return catalogue.error(catalogue.TIMEOUT, "no answer in time")
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
+        return catalogue.error(catalogue.BAD_ANSWER, _told(error))
+    return catalogue.error(catalogue.DISCONNECTED, _told(error))
 
 
 def _told(error: Exception) -> str:

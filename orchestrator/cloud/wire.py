@@ -174,7 +174,7 @@ def read_job(response: Mapping[str, object], *, job_id: str, observed_at: dateti
         observed_at=observed_at,
         job_id=job_id,
         name=pieces.optional_text(response, "JobName"),
-        state=pieces.state(response.get("JobState")),
+        state=pieces.job_state(response.get("JobState")),
         end_time=pieces.optional_text(response, "EndTime"),
         next_action=(
             (pieces.optional_text(response, "NextAction") or "")
@@ -193,7 +193,7 @@ def read_jobs(response: Mapping[str, object], *, observed_at: datetime) -> dict[
             observed_at=observed_at,
             job_id=pieces.text(row, "JobId"),
             name=pieces.optional_text(row, "JobName"),
-            state=pieces.state(row.get("JobState")),
+            state=pieces.job_state(row.get("JobState")),
             end_time=pieces.optional_text(row, "EndTime"),
         )
         for row in pieces.rows(response, "JobSet")
@@ -265,11 +265,19 @@ def read_machines(
 
 def _response(body: bytes) -> Mapping[str, object] | None:
     try:
-        document: object = json.loads(body)
+        document: object = json.loads(body, object_hook=_other_threads_may_run)
     except (ValueError, RecursionError):
         return None
     response = document.get("Response") if isinstance(document, dict) else None
     return response if isinstance(response, dict) else None
+
+
+def _other_threads_may_run(parsed: dict[str, object]) -> dict[str, object]:
+    """Change nothing.
+
+    json.loads keeps the interpreter's lock from its begin to its end unless it calls Python.
+    """
+    return parsed
 
 
 def _vendor_error(response: Mapping[str, object]) -> CloudError:

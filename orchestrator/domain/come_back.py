@@ -7,16 +7,19 @@ ended stays as it ended: that it was down was true then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.chain import timestamp
-from orchestrator.domain.looks import ran_again
+from orchestrator.domain.settling import is_doubtful, ran_again
+from orchestrator.domain.terminations import Revival
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.domain.jobs import JobSeen
-    from orchestrator.domain.terminations import Revival, Termination
+    from orchestrator.domain.terminations import Termination
 
 
 KEEP_DOWN_MAX: Final = 3
@@ -25,31 +28,65 @@ KEEP_DOWN_MAX: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLook:
-    """What a look at a job whose termination has ended makes of its come-back watch.
+    """What a read of a job whose termination has ended makes of its come-back watch.
 
-    ``came_back`` is how the job was seen, if it came back; with ``ends`` it is looked at no more.
+    ``came_back`` is how the job was read, if it came back; with ``ends`` it is read no more.
+    ``count``: DescribeJobs cannot tell, so its instances are to be counted (DescribeJob).
     """
 
     termination: Termination
-    ends: bool
+    ends: bool = False
     came_back: JobSeen | None = None
+    count: bool = False
 
 
-def watch_look(termination: Termination, seen: JobSeen | None) -> WatchLook:
-    """A look at a watched job; None: the cloud did not list it, so it was deleted.
+def watch_look(termination: Termination, seen: JobSeen | None, now: datetime) -> WatchLook:
+    """A watched job as DescribeJobs showed it; None: it was not listed.
 
-    The watch ends with a look at its end or after it, however late that is.  One whose EndTime
-    changed ran in between; it is watched on, for it may be running again at the next look.
+    A job whose EndTime changed ran in between; it is watched on, for it may run again at the next
+    read.  The instances are counted once at the end of the watch, however late that is, and
+    whenever the state or the EndTime leaves a doubt: an instance can run again under a job that
+    reads FAILED, and one answer without the job does not prove that it was deleted.
     """
+    over = _is_over(termination, now)
+    if seen is None:
+        return WatchLook(termination=termination, count=over)
+    if _runs(seen) or (termination.revival is None and ran_again(termination, seen)):
+        return WatchLook(termination=termination, ends=_runs(seen), came_back=seen)
+    return WatchLook(termination=termination, count=over or is_doubtful(termination, seen))
+
+
+def watch_count(termination: Termination, seen: JobSeen | None, now: datetime) -> WatchLook:
+    """A watched job as DescribeJob showed it; None: the cloud does not know it any more."""
     if seen is None:
         return WatchLook(termination=termination, ends=True)
+    live = seen.instances is not None and seen.instances.live > 0
+    if _runs(seen) or live:
+        return WatchLook(termination=termination, ends=True, came_back=seen)
+    counted = seen.instances is not None
+    return WatchLook(termination=termination, ends=counted and _is_over(termination, now))
+
+
+def watch_refused(termination: Termination, now: datetime) -> WatchLook:
+    """A watched job that the account may not read, which may change until the watch ends."""
+    return WatchLook(termination=termination, ends=_is_over(termination, now))
+
+
+def _runs(seen: JobSeen) -> bool:
+    return seen.state is not None and seen.state.known and not seen.state.finished
+
+
+def _is_over(termination: Termination, now: datetime) -> bool:
     assert termination.finished_at is not None
-    until = termination.finished_at + timedelta(seconds=termination.come_back_watch_s)
-    ends = seen.observed_at >= until
-    runs = seen.state is not None and not seen.state.finished
-    if runs or (termination.revival is None and ran_again(termination, seen)):
-        return WatchLook(termination=termination, ends=runs or ends, came_back=seen)
-    return WatchLook(termination=termination, ends=ends)
+    return now >= termination.finished_at + timedelta(seconds=termination.come_back_watch_s)
+
+
+def revival_of(seen: JobSeen) -> Revival:
+    """How a job that came back was read."""
+    assert seen.state is not None
+    live = seen.instances.live if seen.instances is not None else None
+    revival = Revival(at=seen.observed_at, job_state=seen.state, instances_live=live)
+    return replace(revival, job_end_time=seen.end_time) if revival.ended else revival
 
 
 def facts(revival: Revival) -> dict[str, object]:
@@ -57,6 +94,7 @@ def facts(revival: Revival) -> dict[str, object]:
     told = {
         "job_state": revival.job_state,
         "job_end_time": revival.job_end_time,
+        "instances_live": revival.instances_live,
         "observed_at": timestamp(revival.at),
         "brought_down_again_by": revival.brought_down_again_by,
     }

@@ -9,27 +9,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
+from orchestrator.domain import confirmations
+from orchestrator.domain.attempts import TERMINATE_JOB
+from orchestrator.domain.confirmations import Verdict
 from orchestrator.domain.decisions import (
     Decision,
     accepted,
-    backoff,
     in_doubt,
     look_at,
     moved,
+    not_executed,
     problem_of,
+    with_deadline,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.foretelling import with_forecast
-from orchestrator.domain.jobs import JobSeen
 from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.looks import on_job, on_look_failed
+from orchestrator.domain.looks import on_read
 from orchestrator.domain.seen import (
     CallAccepted,
     CallFailed,
     CallInterrupted,
     CallStarted,
-    JobUnlisted,
-    LookFailed,
     Withdrawn,
 )
 from orchestrator.domain.terminations import Look
@@ -46,12 +47,6 @@ if TYPE_CHECKING:
 def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) -> Decision:
     """What ``seen`` makes of ``termination``; raises IllegalTransition where it cannot be."""
     match seen:
-        case JobSeen():
-            decision = on_job(termination, seen, now, policy)
-        case JobUnlisted():
-            decision = Decision(after=look_at(termination, Look.JOB, now))
-        case LookFailed(error):
-            decision = on_look_failed(termination, error, now, policy)
         case CallStarted():
             decision = moved(termination, Event.CALL_STARTED, now)
         case CallAccepted():
@@ -63,7 +58,7 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
         case Withdrawn():
             decision = moved(termination, Event.WITHDRAWN, now)
         case _:
-            assert_never(seen)
+            decision = on_read(termination, seen, now, policy)
     decision = _bounded_by_deadline(decision, now)
     return replace(decision, after=with_forecast(termination, decision.after, now, policy.others))
 
@@ -79,11 +74,9 @@ def _on_call_failed(
             | CloudErrorKind.CREDENTIAL
             | CloudErrorKind.CLOCK_SKEW
         ):
-            decision = moved(failed, Event.CALL_NOT_EXECUTED, now, why=str(error))
-            at = now + backoff(failed, policy)
-            return replace(decision, after=look_at(decision.after, Look.SWEEP, at))
+            return not_executed(failed, now, policy, why=str(error))
         case CloudErrorKind.STATE_CONFLICT if _acted_upon(termination, error):
-            decision = moved(failed, Event.CALL_CONFLICTED, now, why=str(error))
+            decision = moved(with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error))
             after = replace(
                 decision.after,
                 acknowledged_at=termination.acknowledged_at or now,
@@ -93,11 +86,29 @@ def _on_call_failed(
         case CloudErrorKind.OUTCOME_UNKNOWN | CloudErrorKind.STATE_CONFLICT:
             return Decision(after=in_doubt(failed, now), why=str(error))
         case CloudErrorKind.JOB_NOT_FOUND:
-            return moved(failed, Event.SEEN_MISSING, now, why=str(error))
-        case CloudErrorKind.REFUSED | CloudErrorKind.UNAUTHORIZED:
+            told = confirmations.missing(
+                failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
+            )
+            return Decision(after=in_doubt(told, now), why=str(error))
+        case CloudErrorKind.UNAUTHORIZED:
+            return _on_call_forbidden(failed, error, now, policy)
+        case CloudErrorKind.REFUSED:
             return moved(failed, Event.CALL_REFUSED, now, why=str(error))
         case _:
             assert_never(error.kind)
+
+
+def _on_call_forbidden(
+    failed: Termination, error: CloudError, now: datetime, policy: Policy
+) -> Decision:
+    """The account may not call TerminateJob, which may change: see :mod:`.confirmations`."""
+    told = confirmations.with_answer(
+        failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=confirmations.FORBIDDEN_S
+    )
+    assert told.unconfirmed is not None
+    if told.unconfirmed.confirmed(now):
+        return moved(told, Event.CALL_REFUSED, now, why=str(error))
+    return not_executed(told, now, policy, why=str(error))
 
 
 def _acted_upon(termination: Termination, error: CloudError) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain import evidence
+from orchestrator.domain import confirmations, evidence, stragglers
 from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.counts import contradiction
 from orchestrator.domain.lifecycle import Event, State, next_state
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.terminations import Look, Rung, Termination
@@ -15,6 +16,7 @@ from orchestrator.domain.terminations import Look, Rung, Termination
 if TYPE_CHECKING:
     from orchestrator.domain.durations import Durations
     from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.jobs import JobSeen
     from orchestrator.domain.polling import PollPolicy
     from orchestrator.domain.stragglers import EscalationPolicy
 
@@ -39,7 +41,8 @@ class Policy:
     """What :func:`decide` may know beside the termination itself.
 
     ``sweep_s`` is the present interval between sweeps, ``jitter`` one draw from [0, 1).
-    ``others``: how long drains take, where it is known of any.
+    ``others``: how long drains take, where it is known of any.  ``appears_within_s``: how long a
+    job that was never read is asked for before it ends as ``not_found``.
     """
 
     poll: PollPolicy
@@ -49,6 +52,7 @@ class Policy:
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
     others: Durations | None = None
+    appears_within_s: float = confirmations.APPEARS_WITHIN_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +75,14 @@ def moved(
         revision=termination.revision + 1,
         call_at=None,
         in_doubt=False,
+        unconfirmed=termination.unconfirmed if not state.final else None,
         first_in_line=termination.first_in_line and state in BEFORE_EFFECT,
     )
     if state.final:
         after = replace(after, look_at=None, finished_at=now)
     elif state is State.SENDING:
         after = replace(after, look_at=None, called_at=after.called_at or now)
-    if state in (State.HELD, State.SENDING) and after.give_up_at is None:
+    if state is State.HELD and after.give_up_at is None:
         after = replace(after, give_up_at=now + timedelta(seconds=after.give_up_after_s))
     return Decision(after=after, event=event, why=why)
 
@@ -88,19 +93,87 @@ def look_at(termination: Termination, look: Look, at: datetime) -> Termination:
 
 
 def look_again(termination: Termination, now: datetime, policy: Policy) -> Termination:
-    """The termination with a look that failed made again, after longer and longer."""
+    """The termination with a read that failed made again, after longer and longer."""
     failed = replace(termination, failures=termination.failures + 1)
-    return look_at(failed, Look.JOB, now + backoff(failed, policy))
+    look = Look.JOB if termination.look is Look.SWEEP else termination.look
+    return look_at(failed, look, now + backoff(failed, policy))
+
+
+def with_observation(termination: Termination, seen: JobSeen) -> Termination:
+    """The termination with what this read carried; what it did not carry stays."""
+    counted = seen.instances is not None
+    return replace(
+        termination,
+        job_name=seen.name or termination.job_name,
+        job_state=evidence.state_seen(termination, seen),
+        job_end_time=termination.job_end_time if counted else seen.end_time,
+        job_next_action=(
+            termination.job_next_action if seen.next_action is None else seen.next_action
+        ),
+        observed_at=seen.observed_at,
+        instances=seen.instances or termination.instances,
+        instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
+        tasks=seen.tasks or termination.tasks,
+        moved_at=stragglers.moved_at(termination, seen.instances, seen.observed_at),
+        unconfirmed=confirmations.after_read(termination),
+    )
+
+
+def to_be_counted(
+    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Termination:
+    """Have the instances counted; later, if this read should have done so and proves nothing."""
+    if termination.look is Look.SWEEP and seen.instances is None:
+        return look_at(told, Look.JOB, now)
+    give_up_at = told.give_up_at or now + timedelta(seconds=told.give_up_after_s)
+    uncounted = replace(
+        told,
+        failures=termination.failures,
+        problem=contradiction(termination, seen),
+        give_up_at=give_up_at,
+    )
+    return look_again(uncounted, now, policy)
+
+
+def overdue(termination: Termination, now: datetime) -> bool:
+    """Whether its deadline has passed; one that was seen to stop has its time once more."""
+    deadline = termination.give_up_at
+    if termination.state is State.SETTLING and termination.settle_until is not None:
+        deadline = termination.settle_until + timedelta(seconds=termination.give_up_after_s)
+    return deadline is not None and now >= deadline
+
+
+def with_deadline(termination: Termination, now: datetime) -> Termination:
+    """The termination once a call may have reached the cloud: its deadline counts from the call."""
+    if termination.give_up_at is not None:
+        return termination
+    called_at = termination.called_at or now
+    return replace(
+        termination, give_up_at=called_at + timedelta(seconds=termination.give_up_after_s)
+    )
+
+
+def not_executed(termination: Termination, now: datetime, policy: Policy, *, why: str) -> Decision:
+    """A call certainly had no effect.
+
+    The deadline does not count from it: without network, none would ever be called in time.
+    """
+    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=why)
+    at = now + backoff(termination, policy)
+    called_at = decision.after.called_at if decision.after.give_up_at is not None else None
+    after = replace(look_at(decision.after, Look.SWEEP, at), called_at=called_at)
+    return replace(decision, after=after)
 
 
 def in_doubt(termination: Termination, at: datetime) -> Termination:
     """The termination after a call whose outcome is not known: the job is read first."""
-    return look_at(replace(termination, in_doubt=True), Look.JOB, at)
+    doubtful = replace(with_deadline(termination, at), in_doubt=True)
+    return look_at(doubtful, Look.JOB, at)
 
 
 def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """The cloud has acknowledged a call, or was seen to act on one."""
-    decision = moved(termination, Event.CALL_ACCEPTED, now)
+    decision = moved(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
     after = replace(
         look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.sweep_s)),
         evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
@@ -108,6 +181,7 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
         acknowledged_at=now,
         failures=0,
         problem=None,
+        unconfirmed=None,
     )
     return replace(decision, after=after)
 

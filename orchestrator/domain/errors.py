@@ -94,7 +94,8 @@ class CloudErrorKind(StrEnum):
     REFUSED = "refused"
     """Refused for good for this job."""
     UNAUTHORIZED = "unauthorized"
-    """The credential may not do this to this job."""
+    """The account may not do this to this job, or its endpoint does not offer it: that may change.
+    """
     CREDENTIAL = "credential"
     """The credential itself is not accepted: every call of the account fails alike."""
     CLOCK_SKEW = "clock_skew"

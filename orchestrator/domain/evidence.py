@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain.counts import contradiction
 from orchestrator.domain.coverage import missed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from orchestrator.domain.jobs import JobSeen, JobState
     from orchestrator.domain.terminations import Termination
@@ -34,19 +36,30 @@ MEANINGS: Final[Mapping[int, str]] = {
 
 
 def proves_down(termination: Termination, seen: JobSeen) -> bool:
-    """Whether this look shows a finished job with no live instance and nothing pending.
+    """Whether this read shows a finished job with no live instance that is not being terminated.
 
-    The job's state alone is no proof: it can read FAILED while other instances still drain.
+    The job's state alone is no proof: it can read FAILED while other instances still drain.  Where
+    it is a word that the vendor does not document, the counters decide.
     """
     state = state_seen(termination, seen)
     return (
         state is not None
-        and state.finished
-        and not seen.next_action
-        and _counters_add_up(termination, seen)
+        and (state.finished or not state.known)
+        and not seen.terminating
+        and contradiction(termination, seen) is None
         and seen.instances is not None
         and seen.instances.live == 0
     )
+
+
+def proves_settled(termination: Termination, settle_until: datetime) -> bool:
+    """Whether all that was proven was read again at the end of the settle window or later.
+
+    That is the instance counters, and every machine that was captured.
+    """
+    counted_at, machines = termination.instances_observed_at, termination.machines
+    counted = counted_at is not None and counted_at >= settle_until
+    return counted and machines_gone(termination) and machines.read_since(settle_until)
 
 
 def machines_gone(termination: Termination) -> bool:
@@ -67,11 +80,3 @@ def machines_gone(termination: Termination) -> bool:
 def state_seen(termination: Termination, seen: JobSeen) -> JobState | None:
     """The job state after this look; a look that carried none leaves the one known before."""
     return seen.state or termination.job_state
-
-
-def _counters_add_up(termination: Termination, seen: JobSeen) -> bool:
-    """Every task has an instance at least, and instances never become fewer."""
-    if seen.instances is None:
-        return False
-    known = termination.instances.total if termination.instances else 0
-    return seen.instances.total >= max(1, len(seen.tasks or termination.tasks), known)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from orchestrator.domain import evidence
+from orchestrator.domain.confirmations import Verdict
 from orchestrator.domain.coverage import captured, missed
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.stopping import NOT_CONFIGURED
 from orchestrator.domain.stragglers import going_on, read_since
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.terminations import Look, Rung
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from orchestrator.domain.confirmations import Unconfirmed
     from orchestrator.domain.problems import Problem
     from orchestrator.domain.quota import Rate
     from orchestrator.domain.terminations import Termination
@@ -69,6 +71,8 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
     explanation = _EXPLAIN[termination.state](termination, around)
     if termination.state.final:
         return _with_revival(explanation, termination)
+    if termination.unconfirmed is not None:
+        explanation = _explain_unconfirmed(termination, termination.unconfirmed)
     if explanation.next_action_at is not None:
         due_at = max(explanation.next_action_at, around.now)
         explanation = replace(explanation, next_action_at=due_at)
@@ -83,12 +87,43 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
     )
 
 
+def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> Explanation:
+    """What would end it, and until when more answers are asked for."""
+    sources = " and ".join(unconfirmed.sources)
+    since, until = _time(unconfirmed.since), _time(unconfirmed.until)
+    match unconfirmed.verdict:
+        case Verdict.MISSING:
+            found = "found again" if termination.observed_at else "found"
+            waiting_for = f"the job to be {found}: {sources} did not find it since {since}"
+            end = f"it ends at {until} unless it is found"
+        case Verdict.FORBIDDEN:
+            waiting_for = f"the permission for {sources}, which is refused since {since}"
+            end = f"it ends refused at {until} unless the permission is granted"
+        case Verdict.UNREADABLE:
+            waiting_for = f"the job to be read: its deadline has passed, reads fail since {since}"
+            end = f"it is given up at {until} unless the job can be read"
+        case _:
+            assert_never(unconfirmed.verdict)
+    return Explanation(
+        waiting_for=f"{waiting_for}; {end}{_because(termination)}",
+        next_action="read the job again",
+        next_action_at=termination.look_at,
+    )
+
+
 def _explain_queued(termination: Termination, around: Surroundings) -> Explanation:
     if termination.begins_after(around.now):
         return Explanation(
             waiting_for="the time before which it was asked not to be called (not_before)",
             next_action="look at the job (DescribeJobs), then TerminateJob",
             next_action_at=termination.not_before,
+        )
+    if termination.look is Look.SUBMISSION:
+        return _look(
+            termination,
+            around,
+            "the number of instances it was submitted with, for it reads finished already",
+            "read that (DescribeJobSubmitInfo), then count its instances (DescribeJob)",
         )
     if termination.call_at is None:
         return _look(
@@ -240,18 +275,24 @@ def _left(termination: Termination) -> str:
 
 def _explain_settling(termination: Termination, around: Surroundings) -> Explanation:
     settle_until, machines = termination.settle_until or around.now, termination.machines
+    counted_at = termination.instances_observed_at
     if settle_until > around.now:
         waiting_for = "the settle window to pass"
+    elif counted_at is None or counted_at < settle_until:
+        waiting_for = "a count of its instances after the settle window (DescribeJob)"
     elif machines.left:
         waiting_for = f"{machines.left} of {machines.total} machines to be gone"
         waiting_for += f" ({machines.up} of them seen up)" if machines.up else ""
+    elif machines.readable and not machines.read_since(settle_until):
+        waiting_for = "its machines to be looked up after the settle window (DescribeInstances)"
     else:
         waiting_for = "a last look, for the settle window has passed"
     return _look(
         termination,
         around,
         f"{waiting_for}: all instances were seen down, and a job can be revived by RetryJobs",
-        "look once more, and call it verified if it is still down",
+        "count its instances and look up its machines once more, and call it verified if no "
+        "instance is live and no machine is up",
         earliest=settle_until,
     )
 
@@ -401,7 +442,10 @@ def _with_revival(explanation: Explanation, termination: Termination) -> Explana
     if revival is None:
         return explanation
     seen, to_do = f"it was seen running again at {_time(revival.at)}", "submit it again"
-    if revival.job_state.finished:
+    if revival.instances_live and revival.job_state.finished:
+        seen = f"{revival.instances_live} of its instances were seen running again at "
+        seen += f"{_time(revival.at)}, although the job reads {revival.job_state}"
+    if revival.ended:
         seen = f"it has run again and ended since, as was seen at {_time(revival.at)}"
         to_do = "see in the console who calls RetryJobs"
     elif revival.brought_down_again_by is not None:

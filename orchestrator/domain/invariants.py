@@ -49,9 +49,13 @@ def check(before: Termination, decision: Decision, at: datetime) -> None:
 
 
 def _check_proof(after: Termination) -> None:
-    finished = after.job_state is not None and after.job_state.finished
+    state = after.job_state
+    finished = state is not None and (state.finished or not state.known)
     none_live = after.instances is not None and after.instances.live == 0
-    if not (finished and none_live and after.evidence >= evidence.NO_INSTANCE_LIVE):
+    # Of a job that reads SUCCEED and has no instance, its end is all that can be proven.
+    empty = state is JobState.SUCCEED and after.instances is not None and not after.instances.total
+    least = evidence.JOB_FINISHED if empty else evidence.NO_INSTANCE_LIVE
+    if not (finished and none_live and after.evidence >= least):
         raise InvariantViolated(
             Invariant.PROOF,
             f"{after.id} would be {after.state} with evidence {after.evidence}, its job "

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 
+TERMINATING: Final = "TERMINATING"
+"""The one value of NextAction that the vendor documents: cloud.tencent.com/document/api/599/15904.
+"""
+
+
 class JobState(StrEnum):
-    """State of a job, a task or a task instance; the cloud uses one list for all three."""
+    """State of a job, a task or a task instance; the cloud uses one list for all three.
+
+    ``JobState(word)`` takes any other word as well, and keeps it: what is shown is what the cloud
+    said.  Such a state is not ``known``.
+    """
 
     SUBMITTED = "SUBMITTED"
     PENDING = "PENDING"
@@ -30,6 +39,19 @@ class JobState(StrEnum):
     def finished(self) -> bool:
         """Finished as the cloud means it; FAILED_INTERRUPTED keeps its machine and is live."""
         return self in (JobState.SUCCEED, JobState.FAILED)
+
+    @property
+    def known(self) -> bool:
+        """Whether the vendor documents it."""
+        return self.value in type(self).__members__
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobState | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +134,7 @@ class JobSeen:
     """One job as one call showed it; what that call does not carry is None.
 
     ``observed_at`` is when the call was sent, so that an answer never looks younger than it is.
-    ``state`` is None when the call carried none or one that this version does not know.
+    ``state`` is None when the call does not carry it (DescribeTask).
     """
 
     observed_at: datetime
@@ -124,3 +146,13 @@ class JobSeen:
     """What the cloud is about to do with the job; '' where it was read and nothing is pending."""
     instances: InstanceCounters | None = None
     tasks: tuple[TaskSeen, ...] = ()
+
+    @property
+    def terminating(self) -> bool:
+        """Whether the cloud says that it is terminating the job."""
+        return self.next_action == TERMINATING
+
+    @property
+    def untouched(self) -> bool:
+        """Whether NextAction was read, and the cloud is not terminating the job."""
+        return self.next_action is not None and not self.terminating

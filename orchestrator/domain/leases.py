@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
+
+
+CLOCK_STEP_S: Final = 2.0
+"""By how much wall time may differ from the time that passed before that counts as a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Standing:
 
     ``candidates``: the partitions that each live replica is configured for.  ``holders`` are live.
     ``next_expiry_s``: when the next of the other replicas counts as dead unless it renews.
+    ``steps_s``: the sum of all steps of that clock which replicas have noted, in seconds, and
+    ``followed_s``: the part of it by which the times of each partition's rows were moved along.
     """
 
     now: datetime
@@ -47,3 +53,5 @@ class Standing:
     holders: Mapping[str, str | None]
     epochs: Mapping[str, int]
     next_expiry_s: float
+    steps_s: int
+    followed_s: Mapping[str, int]

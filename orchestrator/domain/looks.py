@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
-from orchestrator.domain import evidence, polling, stragglers
+from orchestrator.domain import confirmations, evidence, polling, stragglers
+from orchestrator.domain.confirmations import DESCRIBE_JOB, DESCRIBE_JOBS, Verdict
+from orchestrator.domain.counts import contradiction
 from orchestrator.domain.decisions import (
     BEFORE_EFFECT,
     Decision,
@@ -16,31 +18,46 @@ from orchestrator.domain.decisions import (
     look_again,
     look_at,
     moved,
+    overdue,
     problem_of,
     running_again,
+    to_be_counted,
+    with_observation,
 )
 from orchestrator.domain.errors import CloudErrorKind
-from orchestrator.domain.jobs import JobState
+from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.seen import JobsRefused, JobUnlisted, LookFailed
+from orchestrator.domain.settling import on_job_settling, on_record_deleted
 from orchestrator.domain.terminations import Look, OnSubmitted, Rung
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions import Policy
     from orchestrator.domain.errors import CloudError
-    from orchestrator.domain.jobs import JobSeen
+    from orchestrator.domain.seen import Read
     from orchestrator.domain.terminations import Termination
 
+IN_USE: Final = "ResourceInUse"
+"""Family of the codes by which the cloud refuses a second operation on a job."""
 CALL_AGAIN_AFTER_S: Final = 60.0
-"""How long an acknowledged call has to show in the job before it is made again."""
-LAST_LOOKS_S: Final = 60.0
-"""How long past its deadline a job that cannot be read is tried again before it is given up."""
-_UNCOUNTED: Final = Problem(
-    code="Client.Uncounted",
-    message="the cloud's answer had no instance counters",
-    advice="see in the console whether instances of the job are live: without counters it cannot "
-    "be proven down",
-)
+"""How long an acknowledged call has to show in the job before it is made again, at most."""
+
+
+def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy) -> Decision:
+    match seen:
+        case JobSeen():
+            return on_job(termination, seen, now, policy)
+        case JobSubmitted():
+            return on_submission(termination, seen, now)
+        case JobUnlisted():
+            return on_missing(termination, DESCRIBE_JOBS, now, policy)
+        case JobsRefused():
+            return Decision(after=look_at(termination, Look.JOB, now))
+        case LookFailed(error):
+            return on_look_failed(termination, error, now, policy)
+        case _:
+            assert_never(seen)
 
 
 # --- looks that failed ---------------------------------------------------------------------------
@@ -51,33 +68,72 @@ def on_look_failed(
 ) -> Decision:
     told = replace(termination, problem=problem_of(error))
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-        return _on_job_unknown(told, now, policy, why=str(error))
-    for_good = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-    if for_good and termination.state in BEFORE_EFFECT:
+        return on_missing(told, DESCRIBE_JOB, now, policy)
+    refused = error.kind is CloudErrorKind.REFUSED
+    if termination.look is Look.SUBMISSION and (refused or _is_forbidden(error)):
+        return _on_submission_refused(told, now, policy, refused=refused)
+    if refused and termination.state in BEFORE_EFFECT:
         return moved(told, Event.CALL_REFUSED, now, why=str(error))
-    last_look_at = now - timedelta(seconds=LAST_LOOKS_S)
-    if _overdue(termination, last_look_at) or _unread_too_long(termination, now):
-        return given_up(told, now, why=str(error))
+    if _is_forbidden(error) and termination.state in BEFORE_EFFECT:
+        return on_forbidden(told, DESCRIBE_JOB, now, policy, why=str(error))
+    late = overdue(termination, now) or _unread_too_long(termination, now)
+    # The signature's clock is wrong, not the job: that alone ends nothing.
+    if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
+        told = confirmations.unreadable(told, error.kind, now)
+        if told.unconfirmed is not None and told.unconfirmed.confirmed(now):
+            return given_up(told, now, why=str(error))
     return Decision(after=look_again(told, now, policy))
 
 
-def _on_job_unknown(
-    termination: Termination, now: datetime, policy: Policy, *, why: str
-) -> Decision:
-    """DescribeJob says that there is no such job."""
+def _is_forbidden(error: CloudError) -> bool:
+    return error.kind is CloudErrorKind.UNAUTHORIZED
+
+
+def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
+    """The action ``source`` answered that there is no such job, or did not list it."""
+    told = confirmations.missing(termination, source, now, appears_within_s=policy.appears_within_s)
+    known = told.unconfirmed
+    assert known is not None
+    if not known.confirmed(now):
+        # A job that was read before is asked for by both actions in turn.
+        by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
+        look = Look.JOB if by_job else Look.SWEEP
+        return Decision(after=replace(look_at(told, look, known.next_read_at(now)), call_at=None))
     if termination.state is State.SETTLING:
-        # Seen down before; the cloud deletes only what is finished, instances included.
-        deleted = "deleted after it was seen down"
-        return _on_still_down(termination, now, now, policy, why=deleted)
-    return moved(termination, Event.SEEN_MISSING, now, why=why)
+        return on_record_deleted(told, now, policy)
+    why = f"not found by {' and '.join(known.sources)} since {known.since:%H:%M:%SZ}"
+    if termination.observed_at is not None:
+        told = replace(told, problem=confirmations.record_deleted(told))
+    return moved(told, Event.SEEN_MISSING, now, why=why)
 
 
-def _overdue(termination: Termination, now: datetime) -> bool:
-    """Whether its deadline has passed; one that was seen down has its time once more to be read."""
-    deadline = termination.give_up_at
-    if termination.state is State.SETTLING and termination.settle_until is not None:
-        deadline = termination.settle_until + timedelta(seconds=termination.give_up_after_s)
-    return deadline is not None and now >= deadline
+def on_forbidden(
+    termination: Termination, source: str, now: datetime, policy: Policy, *, why: str
+) -> Decision:
+    """The account may not read the job; permissions are spread over seconds, or granted later."""
+    told = confirmations.with_answer(
+        termination, Verdict.FORBIDDEN, source, now, window_s=confirmations.FORBIDDEN_S
+    )
+    assert told.unconfirmed is not None
+    if told.unconfirmed.confirmed(now):
+        return moved(told, Event.CALL_REFUSED, now, why=why)
+    return Decision(after=look_again(told, now, policy))
+
+
+def _on_submission_refused(
+    told: Termination, now: datetime, policy: Policy, *, refused: bool
+) -> Decision:
+    """DescribeJobSubmitInfo may not be called: after a while the counters are taken alone."""
+    told = confirmations.with_answer(
+        told,
+        Verdict.FORBIDDEN,
+        "DescribeJobSubmitInfo",
+        now,
+        window_s=confirmations.UNREADABLE_S,
+    )
+    if refused or (told.unconfirmed is not None and told.unconfirmed.confirmed(now)):
+        return Decision(after=look_at(replace(told, instances_submitted=0), Look.JOB, now))
+    return Decision(after=look_again(told, now, policy))
 
 
 def _unread_too_long(termination: Termination, now: datetime) -> bool:
@@ -99,10 +155,10 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
             decision = _on_job_draining(termination, seen, now, policy)
             decision = _escalated(decision, seen, now, policy)
         case State.SETTLING:
-            decision = _on_job_settling(termination, seen, now, policy)
+            decision = on_job_settling(termination, seen, now, policy)
         case _:
             return Decision(after=termination)
-    if decision.event is None and _overdue(termination, now):
+    if decision.event is None and overdue(termination, now):
         if seen.instances is None and termination.look is not Look.JOB:
             # Nobody is told what is live on less than a count.
             return Decision(after=look_at(decision.after, Look.JOB, now))
@@ -110,64 +166,56 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
     return decision
 
 
-def _with_sighting(termination: Termination, seen: JobSeen) -> Termination:
-    """The termination with what this look carried; what it did not carry stays."""
-    counted = seen.instances is not None
-    return replace(
-        termination,
-        job_name=seen.name or termination.job_name,
-        job_state=evidence.state_seen(termination, seen),
-        job_end_time=termination.job_end_time if counted else seen.end_time,
-        job_next_action=(
-            termination.job_next_action if seen.next_action is None else seen.next_action
-        ),
-        observed_at=seen.observed_at,
-        instances=seen.instances or termination.instances,
-        instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
-        tasks=seen.tasks or termination.tasks,
-        moved_at=stragglers.moved_at(termination, seen.instances, seen.observed_at),
-    )
-
-
-def _needs_counters(termination: Termination, seen: JobSeen) -> bool:
-    """Whether the state alone was read where the counters or NextAction must decide."""
-    if seen.instances is not None:
-        return False
-    state = evidence.state_seen(termination, seen)
-    finished = state is not None and state.finished
-    return state is None or finished or termination.state is State.SENDING
+def on_submission(termination: Termination, seen: JobSubmitted, now: datetime) -> Decision:
+    """How many instances the job was submitted with: now a count of them can be judged."""
+    submitted = sum(task.instances for task in seen.tasks)
+    told = replace(termination, instances_submitted=submitted, failures=0)
+    return Decision(after=look_at(told, Look.JOB, now))
 
 
 def _on_job_not_called(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    """A look at a job that no call of ours is known to have reached."""
-    told = _with_sighting(termination, seen)
+    """A read of a job that no call of ours is known to have reached."""
+    told = with_observation(termination, seen)
     if told.job_state is JobState.SUBMITTED:
         return _on_submitted(told, now, policy)
-    if _needs_counters(termination, seen):
-        told = _to_be_counted(termination, told, now, policy)
-        return Decision(after=replace(told, call_at=None))
+    unread = _to_be_read(termination, told, seen, now, policy)
+    if unread is not None:
+        return Decision(after=replace(unread, call_at=None))
     if evidence.proves_down(termination, seen):
         return _on_down_not_called(told, now, policy)
-    if seen.next_action and termination.state is State.SENDING:
+    if told.job_state is JobState.SUCCEED and not told.acknowledged_at and _is_empty(seen):
+        # No instance is counted, so that no more than the end of the job is proven.
+        ended = replace(told, evidence=evidence.JOB_FINISHED, problem=None)
+        return moved(ended, Event.SEEN_DOWN, now, why="it reads SUCCEED, no instance is counted")
+    if seen.terminating and termination.state is State.SENDING:
         decision = accepted(told, now, policy)
         after = replace(decision.after, evidence=termination.evidence)
         return replace(decision, after=after, why="a look shows that the cloud acts on it")
     return _on_terminable(told, now, policy)
 
 
-def _to_be_counted(
-    termination: Termination, told: Termination, now: datetime, policy: Policy
-) -> Termination:
-    """Have the instances counted; later, if this look should have done so and did not."""
-    if termination.look is not Look.JOB:
-        return look_at(told, Look.JOB, now)
-    give_up_at = told.give_up_at or now + timedelta(seconds=told.give_up_after_s)
-    uncounted = replace(
-        told, failures=termination.failures, problem=_UNCOUNTED, give_up_at=give_up_at
-    )
-    return look_again(uncounted, now, policy)
+def _to_be_read(
+    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Termination | None:
+    """The termination with the read planned that must come before a decision; None: none must.
+
+    A job that reads finished before any call is compared with what it was submitted as.  Where the
+    state is no proof, the counters or NextAction decide.
+    """
+    state = told.job_state
+    unclear = state is None or state.finished or not state.known
+    checked = told.instances_submitted is not None or told.acknowledged_at is not None
+    if unclear and not checked and termination.state is not State.SENDING:
+        return look_at(told, Look.SUBMISSION, now)
+    if seen.instances is None and (unclear or termination.state is State.SENDING):
+        return to_be_counted(termination, told, seen, now, policy)
+    return None
+
+
+def _is_empty(seen: JobSeen) -> bool:
+    return seen.instances is not None and not seen.instances.total
 
 
 def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
@@ -219,7 +267,7 @@ def _on_terminable(told: Termination, now: datetime, policy: Policy) -> Decision
 def _on_job_draining(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    told = replace(_with_sighting(termination, seen), failures=0, problem=None)
+    told = replace(with_observation(termination, seen), failures=0, problem=_conflict(termination))
     if evidence.proves_down(termination, seen):
         proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE)
         decision = moved(proven, Event.SEEN_DOWN, now)
@@ -227,14 +275,17 @@ def _on_job_draining(
         at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
         after = replace(look_at(decision.after, Look.SWEEP, at), settle_until=settle_until)
         return replace(decision, after=after)
-    if told.job_state is not None and told.job_state.finished:
+    state = told.job_state
+    live = seen.instances is not None and seen.instances.live > 0
+    if state is not None and (state.finished or (not state.known and not live)):
         return Decision(after=_on_finished_not_down(termination, told, seen, now, policy))
     was_finished = termination.job_state is not None and termination.job_state.finished
-    revived = was_finished and termination.evidence >= evidence.JOB_FINISHED
+    runs = state is None or state.known
+    revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
     revived = revived or _rose(termination, seen)
     if revived:
         told = replace(told, evidence=min(told.evidence, evidence.ACKNOWLEDGED))
-    runs_on = told.call_at is None and _runs_on(told, seen)
+    runs_on = told.call_at is None and _runs_on(told, seen, policy)
     if revived or runs_on:
         known = told
         told = running_again(known)
@@ -243,31 +294,53 @@ def _on_job_draining(
             told = replace(
                 told, rung=known.rung, rung_at=known.rung_at, rung_round=known.rung_round
             )
-    left_submitted = termination.job_state is JobState.SUBMITTED and not seen.next_action
+    left_submitted = termination.job_state is JobState.SUBMITTED and not seen.terminating
     if told.job_state is JobState.SUBMITTED:
         told = replace(told, call_at=None)
     elif revived or left_submitted or runs_on:
         told = replace(told, call_at=now)
-    elif seen.next_action:
+    elif seen.terminating:
         told = replace(told, call_at=None)
     age_s = (now - (told.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
-    return Decision(after=look_at(told, Look.SWEEP, now + timedelta(seconds=interval_s)))
+    # A state that is not documented says nothing: only counters do.
+    look = Look.SWEEP if runs else Look.JOB
+    return Decision(after=look_at(told, look, now + timedelta(seconds=interval_s)))
 
 
-def _runs_on(told: Termination, seen: JobSeen) -> bool:
+def _conflict(termination: Termination) -> Problem | None:
+    """That TerminateJob is refused because the job is in use: kept while it runs, as the reason."""
+    problem = termination.problem
+    return problem if problem is not None and problem.code.startswith(IN_USE) else None
+
+
+def _runs_on(told: Termination, seen: JobSeen, policy: Policy) -> bool:
     """Whether a job runs with nothing pending although its call was acknowledged long ago.
 
     RetryJobs may have revived it before it was seen down, or the call was dropped.  What the cloud
     shows while it acts is documented by one example only (NextAction TERMINATING,
-    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.
+    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.  An escalation
+    that the deadline leaves no time to put off goes before all but the first of them.
     """
-    if not seen.instances or not seen.instances.live or seen.next_action != "":
+    if seen.instances is None or not seen.untouched:
+        return False
+    if not seen.instances.live and seen.instances.total:
         return False
     if told.last_call_at is None or told.job_state is JobState.SUBMITTED:
         return False
-    patience = max(timedelta(seconds=CALL_AGAIN_AFTER_S), _called_for(told))
+    called_for = _called_for(told)
+    patience = max(_call_again_after(told), called_for)
+    if called_for >= _call_again_after(told) and stragglers.presses(
+        told, seen.observed_at, policy.escalation
+    ):
+        return False
     return seen.observed_at - told.last_call_at >= patience
+
+
+def _call_again_after(told: Termination) -> timedelta:
+    """How long an acknowledged call has to show in the job before it is made again."""
+    seconds = stragglers.by_deadline_s(told, CALL_AGAIN_AFTER_S, stragglers.CALL_AGAIN_SHARE)
+    return timedelta(seconds=seconds)
 
 
 def _more_live(termination: Termination, seen: JobSeen) -> bool:
@@ -280,7 +353,7 @@ def _rose(termination: Termination, seen: JobSeen) -> bool:
     """Whether more run, with nothing pending, than were counted after the job was called."""
     counted_at, called_at = termination.instances_observed_at, termination.acknowledged_at
     since = counted_at is not None and called_at is not None and counted_at >= called_at
-    return since and seen.next_action == "" and _more_live(termination, seen)
+    return since and seen.untouched and _more_live(termination, seen)
 
 
 def _called_for(told: Termination) -> timedelta:
@@ -295,11 +368,11 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     told = decision.after
     if decision.event is not None or seen.instances is None or told.call_at is not None:
         return decision
-    if _overdue(told, now):
+    if overdue(told, now):
         return decision
     finished = told.job_state is not None and told.job_state.finished
-    untouched = not finished and seen.next_action == ""
-    if untouched and _called_for(told) < timedelta(seconds=CALL_AGAIN_AFTER_S):
+    untouched = not finished and seen.untouched
+    if untouched and _called_for(told) < _call_again_after(told):
         return decision  # TerminateJob is made again first
     rung = stragglers.next_rung(told, seen.observed_at, policy.escalation)
     if rung is None:
@@ -320,9 +393,14 @@ def _on_finished_not_down(
     termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """The job reads finished; its instances were not read, or are not down yet."""
-    told = replace(told, evidence=max(told.evidence, evidence.JOB_FINISHED), call_at=None)
-    if seen.instances is None:
-        return _to_be_counted(termination, told, now, policy)
+    finished = told.job_state is not None and told.job_state.finished
+    proven = evidence.JOB_FINISHED if finished else told.evidence
+    # A job that read finished already, and is to be called, had an instance run again.
+    again = termination.job_state is not None and termination.job_state.finished
+    call_at = termination.call_at if again else None
+    told = replace(told, evidence=max(told.evidence, proven), call_at=call_at)
+    if seen.instances is None or contradiction(termination, seen) is not None:
+        return to_be_counted(termination, told, seen, now, policy)
     wait_s = polling.relook_s(
         policy.poll,
         before=termination.instances,
@@ -333,65 +411,5 @@ def _on_finished_not_down(
     # Only its task was read: where nothing went down since, the job may have been revived.
     stuck = termination.instances and seen.instances.live >= termination.instances.live
     look = Look.SWEEP if seen.state is None and stuck else Look.JOB
+    wait_s = min(wait_s, stragglers.count_every_s(told))
     return look_at(told, look, now + timedelta(seconds=wait_s))
-
-
-def _on_job_settling(
-    termination: Termination, seen: JobSeen, now: datetime, policy: Policy
-) -> Decision:
-    told = replace(_with_sighting(termination, seen), failures=0, problem=None)
-    if told.job_state is None or not told.job_state.finished or seen.next_action:
-        revived = replace(told, evidence=evidence.ACKNOWLEDGED, settle_until=None)
-        decision = moved(
-            running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
-        )
-        at = now + timedelta(seconds=policy.sweep_s)
-        call_at = None if told.job_state is JobState.SUBMITTED else now
-        after = replace(look_at(decision.after, Look.SWEEP, at), call_at=call_at)
-        return replace(decision, after=after)
-    doubt = _doubt(termination, seen)
-    if doubt is not None and termination.give_up_at is not None and now >= termination.give_up_at:
-        # Down, in doubt and down again, it would have no end.
-        return given_up(replace(told, evidence=evidence.JOB_FINISHED), now, why=doubt)
-    if doubt is not None:
-        unproven = replace(told, evidence=evidence.JOB_FINISHED, settle_until=None)
-        if ran_again(termination, seen):
-            unproven = running_again(unproven)
-        decision = moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=doubt)
-        return replace(decision, after=look_at(decision.after, Look.JOB, now))
-    return _on_still_down(told, seen.observed_at, now, policy)
-
-
-def _on_still_down(
-    told: Termination, observed_at: datetime, now: datetime, policy: Policy, why: str | None = None
-) -> Decision:
-    """The job of a settling termination is down as before; its machines may not be gone yet."""
-    if evidence.machines_gone(told):
-        told = replace(told, evidence=evidence.MACHINES_GONE)
-    settle_until, left = told.settle_until or now, told.machines.left
-    overdue = _overdue(told, now)
-    if overdue and told.machines.up:
-        why = f"{told.machines.up} of {told.machines.total} machines were still up"
-        return given_up(told, now, why=why)
-    if (observed_at >= settle_until or why) and (overdue or not left):
-        settled = told.evidence >= evidence.MACHINES_GONE and not why
-        proven = evidence.SETTLED if settled else told.evidence
-        return moved(replace(told, evidence=proven, problem=None), Event.SETTLED, now, why=why)
-    soon = now + timedelta(seconds=policy.poll.settling_s)
-    at = soon if now >= settle_until else min(settle_until, soon)
-    return Decision(after=look_at(told, Look.SWEEP, at))
-
-
-def ran_again(termination: Termination, seen: JobSeen) -> bool:
-    """Whether a finished job ended another time than it was known to have."""
-    known = termination.job_end_time
-    return known is not None and seen.end_time is not None and seen.end_time != known
-
-
-def _doubt(termination: Termination, seen: JobSeen) -> str | None:
-    """Why a finished job may not be down any more; None: nothing speaks against it."""
-    if ran_again(termination, seen):
-        return "its EndTime changed"
-    if seen.instances is not None and not evidence.proves_down(termination, seen):
-        return f"its counters read {seen.instances.live} live of {seen.instances.total}"
-    return None

@@ -141,6 +141,8 @@ class Machines:
     gone: int = 0
     listed: bool = False
     observed_at: datetime | None = None
+    all_observed_at: datetime | None = None
+    """Each of them was looked up then or later; None: one never was, or it is not known."""
     problem: Problem | None = None
     """Why they cannot be looked at."""
 
@@ -148,6 +150,15 @@ class Machines:
     def left(self) -> int:
         """How many may still be up, as far as anybody can find out."""
         return 0 if self.problem is not None else self.total - self.gone
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are any, and DescribeInstances may be called for them."""
+        return self.total > 0 and self.problem is None
+
+    def read_since(self, time: datetime) -> bool:
+        """Whether each of them was looked up at ``time`` or later."""
+        return self.all_observed_at is not None and self.all_observed_at >= time
 
 
 NO_MACHINES: Final = Machines()

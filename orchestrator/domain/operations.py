@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.terminations import OnSubmitted
+
+KEY_LIFETIME: Final = timedelta(days=7)
+"""How long a request that is sent again under the idempotency key of an operation is that one."""
 
 
 class Outcome(StrEnum):

@@ -33,6 +33,8 @@ class Progress:
     ``held``: those that are held.  ``stalled``: those whose own forecast says so, which are not in
     ``draining``; ``moved_at``: when one of them last moved.
     ``down_lately``: those seen down in the last ``lately_s`` seconds.
+    ``settle_until``: when the last settle window that runs is over.  ``settle_s``: the longest one
+    of those that are not down yet; None: all are.
     """
 
     to_call: int
@@ -46,6 +48,8 @@ class Progress:
     moved_at: datetime | None
     down_lately: int
     lately_s: float
+    settle_until: datetime | None = None
+    settle_s: float | None = None
 
 
 def forecast(progress: Progress, now: datetime) -> Forecast:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.jobs import JobSeen
+from orchestrator.domain.jobs import JobSeen, JobSubmitted
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
@@ -48,17 +48,15 @@ class JobUnlisted:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsRefused:
+    """DescribeJobs was refused for the job, or for some others that were asked for with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The requester took it back."""
 
 
-Seen = (
-    JobSeen
-    | JobUnlisted
-    | LookFailed
-    | CallStarted
-    | CallAccepted
-    | CallFailed
-    | CallInterrupted
-    | Withdrawn
-)
+Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | LookFailed
+"""How a read of the job ended."""
+Seen = Read | CallStarted | CallAccepted | CallFailed | CallInterrupted | Withdrawn

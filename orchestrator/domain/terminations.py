@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.captures import Capture
+    from orchestrator.domain.confirmations import Unconfirmed
     from orchestrator.domain.drains import History
     from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen
@@ -32,12 +33,14 @@ class Rung(StrEnum):
 
 
 class Look(StrEnum):
-    """The call by which a job is looked at next."""
+    """The call by which a job is read next."""
 
     SWEEP = "sweep"
     """DescribeJobs, with up to 99 others: the job's state only."""
     JOB = "job"
     """DescribeJob (or DescribeTask for a job of one task): the instance counters too."""
+    SUBMISSION = "submission"
+    """DescribeJobSubmitInfo: how many instances the job was submitted with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,24 @@ class OnSubmitted(StrEnum):
 class Revival:
     """How a job was seen, at ``at``, that came back after its termination had ended.
 
-    Where it reads finished it had run again and ended, at ``job_end_time``.
+    Where it reads finished and no instance was counted live, it had run again and ended, at
+    ``job_end_time``.
     """
 
     at: datetime
     job_state: JobState
     job_end_time: str | None = None
+    instances_live: int | None = None
+    """How many instances ran then, where they were counted."""
     brought_down_again_by: str | None = None
     """The operation that keeps it down, where that was asked for."""
     capped: bool = False
     """It was to be kept down, and has been brought down again as often as that may be."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job had ended again by then."""
+        return self.job_state.finished and not self.instances_live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +120,8 @@ class Termination:
     observed_at: datetime | None = None
     instances: InstanceCounters | None = None
     instances_observed_at: datetime | None = None
+    instances_submitted: int | None = None
+    """As DescribeJobSubmitInfo has it, 0 where that may not be called; None: it was not asked."""
     tasks: tuple[TaskSeen, ...] = ()
 
     look: Look = Look.SWEEP
@@ -127,7 +140,11 @@ class Termination:
     """When the cloud last acknowledged a call, or was seen to act on one."""
     give_up_at: datetime | None = None
     settle_until: datetime | None = None
+    confirm_from: datetime | None = None
+    """From then on its machines are looked up once more: the end of its settle window."""
     problem: Problem | None = None
+    unconfirmed: Unconfirmed | None = None
+    """What would end it, once more answers say the same."""
     finished_at: datetime | None = None
     history: History | None = None
     """Of its drain, once its instances were counted."""

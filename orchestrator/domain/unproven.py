@@ -82,6 +82,8 @@ def _of_state(job: Job) -> Iterator[str]:
                 )
         case State.ALREADY_FINISHED:
             yield "that it stayed down: it was found finished before any call, and did not settle"
+            if job["evidence"] < evidence.NO_INSTANCE_LIVE:
+                yield "that no instance was live: the cloud counted no instance in any state"
         case State.NOT_FOUND:
             at = known.get("observed_at")
             deleted = f" any more, and showed it last at {at}: it was deleted since" if at else ""
@@ -129,7 +131,9 @@ def _of_what_came_after(job: Job) -> Iterator[str]:
 
 
 def _revived(event: Mapping[str, Any]) -> str:
-    if (event["facts"] or {}).get("job_state") in (JobState.SUCCEED, JobState.FAILED):
+    facts = event["facts"] or {}
+    finished = facts.get("job_state") in (JobState.SUCCEED, JobState.FAILED)
+    if finished and not facts.get("instances_live"):
         return "it had run again and ended when it was seen"
     return "it was seen running again"
 

@@ -15,6 +15,7 @@ from orchestrator.domain.captures import When
 from orchestrator.domain.decisions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.stragglers import count_every_s
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ BACKOFF_MAX_S = 60.0
 ANEW_EVERY_S = 5.0
 """How old a reading of live instances is at least before it is made once more."""
 ANEW_AFTER_FAILURE_S = 60.0
+"""Both are shorter where the deadline is: each round of calls begins with a reading."""
 
-_FOR_GOOD = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
+_FOR_NOW = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
+"""Refusals that end one reading of live instances; a capture is tried again, for it is made once.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +108,9 @@ class Capturer:
                 await self._go_on(errand, pacer, permit)
             except CloudError as error:
                 await self._put_off(errand, error)
-                await partition.note(error)
+                await partition.note(error, pacer)
             else:
-                await partition.note(None)
+                await partition.note(None, pacer)
         except StoreUnavailable:
             self._resume_at = partition.clock.monotonic() + PAUSE_S
             raise
@@ -137,7 +141,7 @@ class Capturer:
 
     async def _put_off(self, errand: _Errand, error: CloudError) -> None:
         problem = problem_of(error)
-        if error.kind in _FOR_GOOD:
+        if error.kind is CloudErrorKind.REFUSED or (errand.anew and error.kind in _FOR_NOW):
             now = self._partition.clock.now()
             if errand.anew:
                 log.warning(
@@ -169,6 +173,7 @@ class Capturer:
         if errand.anew:
             if capture.ended_at is not None:
                 due_s = ANEW_AFTER_FAILURE_S if capture.problem else ANEW_EVERY_S
+                due_s = min(due_s, count_every_s(errand.row))
             await partition.store.instances.read(errand.row, capture, page, due_at=self._in(due_s))
             if capture.ended_at is not None:
                 partition.wakes.escalations.set()

@@ -15,16 +15,25 @@ class SharedClock:
     """Wall time as the database told it last, moved on by this machine's monotonic clock.
 
     So what one replica plans is due at the same moment for every other, and a machine whose own
-    clock is wrong, or jumps, does nothing early or late.
+    clock is wrong, or jumps, does nothing early or late.  A step of the database's clock is noted
+    in the database, and followed together with the times that are stored.
     """
 
     def __init__(self, machine: Clock) -> None:
         self._machine = machine
         self.set(machine.now(), told_at=machine.monotonic())
 
-    def set(self, now: datetime, *, told_at: float) -> None:
-        """Go on from ``now``, which it was when the monotonic clock showed ``told_at``."""
-        self._told, self._told_at = now, told_at
+    def set(self, now: datetime, *, told_at: float, steps_s: int = 0) -> None:
+        """Go on from ``now``, which it was when the monotonic clock showed ``told_at``.
+
+        ``steps_s``: the sum of the noted steps by then.
+        """
+        self._told, self._told_at, self._steps_s = now, told_at, steps_s
+
+    def step_s(self, now: datetime, *, told_at: float, steps_s: int) -> float:
+        """By how many seconds the database's clock stepped that nobody has noted yet."""
+        passed_s = told_at - self._told_at + steps_s - self._steps_s
+        return (now - self._told).total_seconds() - passed_s
 
     def now(self) -> datetime:
         return self._told + timedelta(seconds=self._machine.monotonic() - self._told_at)

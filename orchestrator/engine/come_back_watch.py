@@ -1,17 +1,21 @@
-"""Looks at jobs that are down, up to 100 a call (DescribeJobs), for one that came back.
+"""Watches jobs that were stopped for a revival: up to 100 a DescribeJobs call.
 
-It spends what the sweeper leaves: a call is made only where no sweep is due before its permit is
-back, and one at a time.
+Where DescribeJobs cannot tell, and once at the end of each watch, the instances are counted
+(DescribeJob).  Both spend only quota that nothing else needs: a DescribeJobs call is made only
+where no sweep is due before its permit is back, a DescribeJob call only while no proof waits for
+one.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.come_back import WatchLook, watch_look
+from orchestrator.domain.come_back import watch_count, watch_look, watch_refused
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import WINDOW_S
@@ -20,10 +24,15 @@ from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.domain.come_back import WatchLook
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
 
 BACKOFF_MAX_S = 60.0
+COUNT_RETRY_S = 1.0
+"""How soon to see again whether DescribeJob has quota to spare."""
+
+_REFUSED = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +45,38 @@ class ComeBackWatch:
         self.wake = partition.wakes.come_backs
         self._partition = partition
         self._pacer = partition.pacers["DescribeJobs"]
+        self._by_job = partition.pacers["DescribeJob"]
+        self._to_count: deque[Termination] = deque()
+        """Lost with the process: a sweep after the end of the watch finds them again."""
         self._at_once = JOBS_PER_CALL
         self._failures = 0
         self._resume_at = 0.0
         self._told = False
 
     async def step(self) -> float:
-        """Look at those that are due; returns the seconds until more may be."""
+        """Read those that are due; returns the seconds until more may be."""
         partition = self._partition
+        if self._to_count and self._may_count():
+            return await self._count(self._to_count.popleft())
         if (wait_s := self._wait_s()) > 0:
             return wait_s
         every = timedelta(seconds=partition.poll.down_s)
         # One that is due soon goes along: fewer calls for as many jobs.
         rows = await partition.store.to_watch(partition.clock.now() - every / 2, self._at_once)
         if not rows:
-            return partition.poll.down_s / 2
+            return COUNT_RETRY_S if self._to_count else partition.poll.down_s / 2
         assert rows[0].come_back_watched_at is not None
         due_at = rows[0].come_back_watched_at + every
         wait_s = max(self._wait_s(), (due_at - partition.clock.now()).total_seconds())
-        return wait_s if wait_s > 0 else await self._look(rows)
+        if wait_s <= 0:
+            return await self._look(rows)
+        return min(wait_s, COUNT_RETRY_S) if self._to_count else wait_s
+
+    def _may_count(self) -> bool:
+        """Whether a DescribeJob call takes no permit from the prober."""
+        partition = self._partition
+        paused = self._resume_at > partition.clock.monotonic()
+        return not paused and not partition.proofs_wait and self._by_job.wait_s() <= 0
 
     def _wait_s(self) -> float:
         """Seconds until a call may leave that takes no permit from the sweeper."""
@@ -73,13 +95,43 @@ class ComeBackWatch:
                 ),
             )
         except CloudError as error:
-            await partition.note(error)
+            await partition.note(error, self._pacer)
             return await self._on_failure(rows, error)
-        await partition.note(None)
+        await partition.note(None, self._pacer)
         self._failures, self._told = 0, False
         self._at_once = min(JOBS_PER_CALL, 2 * self._at_once)
-        await self._write([watch_look(row, seen.get(row.job_id)) for row in rows])
-        return WINDOW_S
+        now = partition.clock.now()
+        looks = [watch_look(row, seen.get(row.job_id), now) for row in rows]
+        await self._write(looks)
+        waiting = {row.id for row in self._to_count}
+        self._to_count += [
+            replace(look.termination, come_back_watched_at=now)
+            for look in looks
+            if look.count and look.termination.id not in waiting
+        ]
+        return 0.0 if self._to_count and self._may_count() else WINDOW_S
+
+    async def _count(self, row: Termination) -> float:
+        """Count the instances of one job; one that fails is swept, and counted, again later."""
+        partition = self._partition
+        try:
+            seen = await self._by_job.send(
+                self._by_job.take(),
+                lambda: partition.cloud.describe_job(region=row.region, job_id=row.job_id),
+            )
+        except CloudError as error:
+            await partition.note(error, self._by_job)
+            now = partition.clock.now()
+            if error.kind is CloudErrorKind.JOB_NOT_FOUND:
+                await self._write([watch_count(row, None, now)])
+            elif error.kind in _REFUSED:
+                await self._write([watch_refused(row, now)])
+            else:
+                self._back_off()
+            return 0.0
+        await partition.note(None, self._by_job)
+        await self._write([watch_count(row, seen, partition.clock.now())])
+        return 0.0
 
     async def _write(self, looks: Sequence[WatchLook]) -> None:
         partition = self._partition
@@ -95,23 +147,27 @@ class ComeBackWatch:
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
         """Back off; where one job may have spoilt the call for all, ask for fewer.
 
-        One that alone is refused is watched no longer.
+        One that alone is refused is asked for again until its watch ends.
         """
         partition = self._partition
-        if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
-            self._failures += 1
-            wait_s = backoff_s(
-                self._failures,
-                base_s=BACKOFF_BASE_S,
-                max_s=BACKOFF_MAX_S,
-                jitter=partition.random.random(),
-            )
-            self._resume_at = partition.clock.monotonic() + wait_s
-            return wait_s
+        if error.kind not in _REFUSED:
+            return self._back_off()
         self._at_once = max(1, len(rows) // 2)
         if len(rows) == 1:
             if not self._told:
-                log.warning("%s: %s is watched no longer: %s", self.name, rows[0].job_id, error)
+                log.warning("%s: %s cannot be watched: %s", self.name, rows[0].job_id, error)
             self._told = True
-            await self._write([WatchLook(termination=rows[0], ends=True)])
+            await self._write([watch_refused(rows[0], partition.clock.now())])
         return WINDOW_S
+
+    def _back_off(self) -> float:
+        partition = self._partition
+        self._failures += 1
+        wait_s = backoff_s(
+            self._failures,
+            base_s=BACKOFF_BASE_S,
+            max_s=BACKOFF_MAX_S,
+            jitter=partition.random.random(),
+        )
+        self._resume_at = partition.clock.monotonic() + wait_s
+        return wait_s

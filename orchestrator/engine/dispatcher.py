@@ -117,7 +117,8 @@ class Dispatcher:
             self._may_have_lost = True
             raise
         else:
-            await partition.note(seen.error if isinstance(seen, CallFailed) else None)
+            failed = seen.error if isinstance(seen, CallFailed) else None
+            await partition.note(failed, self._pacer)
         finally:
             self._under_way.discard(termination.id)
             self.wake.set()

@@ -119,7 +119,7 @@ class Escalator:
                 # Batch's actions are authorised job by job: so it would be for all the others.
                 over = RoundOver(straggler.termination_id)
                 await partition.store.instances.end_round(over, answer.at)
-            await partition.note(error)
+            await partition.note(error, pacer)
         except BaseException:
             self._may_have_lost = True
             raise

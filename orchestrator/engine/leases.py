@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import NotDriving, StoreUnavailable
-from orchestrator.domain.leases import Fence
+from orchestrator.domain.leases import CLOCK_STEP_S, Fence
 from orchestrator.domain.sharing import share
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loop import run_until
@@ -67,6 +67,10 @@ class Leases:
         self._clock = clock
         self._replica = ""
         self._joined = False
+        self._follows = False
+        """Whether it goes by the database's clock yet, so that a step of that can be told."""
+        self._told_at = 0.0
+        """When that clock was read last (monotonic)."""
         self._told_to_stop = asyncio.Event()
         self._failing: dict[str, Exception] = {}
 
@@ -126,8 +130,10 @@ class Leases:
         standing = await self._standing()
         if standing is None:
             return 0.0
-        self._clock.set(standing.now, told_at=(asked_at + self._clock.monotonic()) / 2)
+        if await self._noted_step(standing, asked_at):
+            return 0.0
         self._keep(standing, until=asked_at + policy.renewal_deadline_s)
+        await self._go_by(standing, asked_at)
         wanted = share(standing.holders, standing.candidates)
         mine = {name for name, replica in wanted.items() if replica == self._replica}
         for name, driven in self.driven.items():
@@ -145,6 +151,44 @@ class Leases:
             if holder == self._replica and name not in mine | self.driven.keys():
                 await self._store.release(Fence(name, standing.epochs[name]))
         return min(policy.retry_s, standing.next_expiry_s)
+
+    async def _noted_step(self, standing: Standing, asked_at: float) -> bool:
+        """Note a step of the database's clock, so that all replicas follow it; False: it made none.
+
+        The clock was read at some moment while the renewal was under way.
+        """
+        took_s = self._clock.monotonic() - asked_at
+        stepped_s = self._clock.step_s(
+            standing.now, told_at=asked_at + took_s / 2, steps_s=standing.steps_s
+        )
+        if not self._follows or abs(stepped_s) <= CLOCK_STEP_S + took_s / 2:
+            self._told_at = asked_at + took_s / 2
+            return False
+        log.warning(
+            "the database's clock stepped by %+.0f s: deadlines, settle windows and watches move "
+            "along",
+            stepped_s,
+        )
+        await self._store.note_step(standing.steps_s, round(stepped_s))
+        return True
+
+    async def _go_by(self, standing: Standing, asked_at: float) -> None:
+        """Go by the database's clock, and by the times that are stored for its partitions.
+
+        Where these are to be moved along with a step, a new epoch keeps out what was decided by the
+        time before.
+        """
+        behind = {
+            name: driven.lease.fence.epoch
+            for name, driven in self.driven.items()
+            if standing.followed_s.get(name) != standing.steps_s
+        }
+        fences = await self._store.take(self._replica, behind) if behind else []
+        self._clock.set(standing.now, told_at=self._told_at, steps_s=standing.steps_s)
+        self._follows = True
+        for fence in fences:
+            self._lose(fence.partition)
+            self._start(fence, until=asked_at + self._policy.renewal_deadline_s)
 
     async def _standing(self) -> Standing | None:
         """What a renewal says; None where this replica had counted as dead and begins anew."""

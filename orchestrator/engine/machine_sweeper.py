@@ -50,8 +50,9 @@ class MachineSweeper:
         wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
         if wait_s > 0:
             return wait_s
-        seen_before = partition.clock.now() - timedelta(seconds=partition.poll.settling_s)
-        due = await partition.store.instances.machines_due(seen_before, self._at_once)
+        now = partition.clock.now()
+        seen_before = now - timedelta(seconds=partition.poll.settling_s)
+        due = await partition.store.instances.machines_due(now, seen_before, self._at_once)
         if not due:
             return math.inf
         if not partition.cloud.sees_machines:

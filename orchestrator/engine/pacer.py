@@ -6,6 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, TypeVar
 
+from orchestrator.domain.attempts import ACCEPTED
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
 if TYPE_CHECKING:
@@ -27,8 +28,17 @@ _UNANSWERED = (CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN)
 class Pacer:
     """The quota of one action on one host, its clock, and the lease under which it is spent."""
 
-    def __init__(self, name: str, quota: Quota, clock: Clock, lease: Lease) -> None:
-        self._name = name
+    def __init__(
+        self,
+        name: str,
+        quota: Quota,
+        clock: Clock,
+        lease: Lease,
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``count`` is told how each call ended: ``accepted``, or the kind of its error."""
+        self.name = name
+        self._count = count
         self.quota = quota
         self._clock = clock
         self._lease = lease
@@ -56,7 +66,7 @@ class Pacer:
         answered = False
         try:
             self._lease.require(sent_at)
-            result = await call()
+            result = await self._counted(call)
             answered = True
         except CloudError as error:
             answered = error.kind not in _UNANSWERED
@@ -74,6 +84,15 @@ class Pacer:
             else:
                 self.quota.put_back_unanswered(now)
 
+    async def _counted(self, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            result = await call()
+        except CloudError as error:
+            self._count(error.kind)
+            raise
+        self._count(ACCEPTED)
+        return result
+
     def _tell(self, error: CloudError) -> None:
         now = self._clock.monotonic()
         if now >= self._tell_at:
@@ -81,7 +100,7 @@ class Pacer:
             log.warning(
                 "%s: the cloud refused a call (%s); %d of %d a second are made for now: if it goes "
                 "on, configure a lower quota, or see who else calls with this credential",
-                self._name,
+                self.name,
                 error,
                 self.quota.allowed,
                 self.quota.rate_per_s,

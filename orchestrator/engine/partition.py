@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import (
@@ -16,6 +17,7 @@ from orchestrator.domain.attempts import (
 )
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.come_back import KEEP_DOWN_MAX
+from orchestrator.domain.confirmations import APPEARS_WITHIN_S
 from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
@@ -25,11 +27,12 @@ from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_inter
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Quota
 from orchestrator.domain.stragglers import EscalationPolicy
+from orchestrator.engine.counting import CountsDue
 from orchestrator.engine.pacer import Pacer
 from orchestrator.engine.wakes import Wakes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from random import Random
 
     from orchestrator.domain.decisions import Decision
@@ -62,6 +65,9 @@ _LASTING = (CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW)
 FAILURES_THAT_ARE_TROUBLE = 3
 """So many in a row are told; one now and then is what retries are for."""
 
+FORBIDDEN_TOLD_FOR_S = 120.0
+"""How long an action that is not called any more counts as forbidden."""
+
 PUT_OFF_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -71,7 +77,8 @@ log = logging.getLogger(__name__)
 class Partition:
     """One (account, host called): under its lease, the only user of that host's quotas.
 
-    ``quotas`` are calls a second by action.
+    ``quotas`` are calls a second by action.  ``count_call`` is told the action and the outcome of
+    each call that was made.
     """
 
     lease: Lease
@@ -85,13 +92,18 @@ class Partition:
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     keep_down_max: int = KEEP_DOWN_MAX
+    appears_within_s: float = APPEARS_WITHIN_S
+    count_call: Callable[[str, str], None] = lambda _action, _outcome: None
     pacers: dict[str, Pacer] = field(init=False)
-    trouble: Problem | None = field(init=False, default=None)
+    _outage: Problem | None = field(init=False, default=None)
+    _forbidden: dict[str, _Forbidden] = field(init=False, default_factory=dict)
+    """By the name of the action's pacer."""
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
     sweep_due_at: float = field(init=False, default=0.0)
     """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
     wakes: Wakes = field(init=False, default_factory=Wakes)
+    counts: CountsDue = field(init=False, default_factory=CountsDue)
     _stored: tuple[Problem | None, int | None] | None = field(init=False, default=(None, None))
     """The condition that others read; None: not known, for the last write failed."""
     _told: set[str] = field(init=False, default_factory=set)
@@ -108,6 +120,7 @@ class Partition:
                 Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
                 self.clock,
                 self.lease,
+                partial(self.count_call, action),
             )
             for action in ACTIONS
         }
@@ -142,6 +155,7 @@ class Partition:
             sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
             jitter=self.random.random(),
             others=self._learning.durations(self.clock.now()),
+            appears_within_s=self.appears_within_s,
         )
 
     async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
@@ -155,12 +169,15 @@ class Partition:
     def decided(self, before: Termination, decision: Decision) -> None:
         """Wake the loops that it gives something to do, and learn when jobs end and how many."""
         self.wakes.decided(before, decision.after)
+        if self.counts.decided(decision.after):
+            self.wakes.looks.set()
         self._learning.decided(decision)
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())
 
-    async def note(self, error: CloudError | None) -> None:
+    async def note(self, error: CloudError | None, pacer: Pacer) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
+        self._judge_permission(error, pacer)
         self._judge(error)
         await self.tell_condition()
 
@@ -174,18 +191,57 @@ class Partition:
             await self.store.set_condition(*condition)
             self._stored = condition
 
+    @property
+    def trouble(self) -> Problem | None:
+        """Why calls of the partition fail now; None: they work."""
+        return self._outage or next(
+            (each.problem for each in self._forbidden.values() if self._lasts(each)), None
+        )
+
+    def _lasts(self, forbidden: _Forbidden) -> bool:
+        lately = self.clock.monotonic() - forbidden.last_at < FORBIDDEN_TOLD_FOR_S
+        return lately and forbidden.in_a_row >= FAILURES_THAT_ARE_TROUBLE
+
+    def _judge_permission(self, error: CloudError | None, pacer: Pacer) -> None:
+        """Keep for each action how often in a row the account was not allowed to call it.
+
+        One job alone may be forbidden, so a few in a row are no trouble of the account.
+        """
+        if error is None or error.kind is not CloudErrorKind.UNAUTHORIZED:
+            before = self._forbidden.pop(pacer.name, None) if error is None else None
+            if before is not None and before.in_a_row >= FAILURES_THAT_ARE_TROUBLE:
+                log.warning("%s is allowed again", pacer.name)
+            return
+        known = self._forbidden.get(pacer.name)
+        in_a_row = known.in_a_row + 1 if known else 1
+        problem = Problem(
+            code=error.code, message=f"{pacer.name}: {error.message}", advice=error.advice
+        )
+        self._forbidden[pacer.name] = _Forbidden(problem, in_a_row, self.clock.monotonic())
+        if in_a_row == FAILURES_THAT_ARE_TROUBLE:
+            log.error("%s is not allowed: %s: %s", pacer.name, error, error.advice or "")
+
     def _judge(self, error: CloudError | None) -> None:
         if error is None or error.kind not in _TROUBLE:
             self._failures = 0
-            if self.trouble is not None:
+            if self._outage is not None:
                 log.warning("calls of %s work again", self.name)
                 self._told.clear()
-            self.trouble = None
+            self._outage = None
             return
         self._failures += 1
         lasting = error.kind in _LASTING or self._failures >= FAILURES_THAT_ARE_TROUBLE
-        if lasting and (self.trouble is None or self.trouble.code != error.code):
+        if lasting and (self._outage is None or self._outage.code != error.code):
             if error.code not in self._told:
                 self._told.add(error.code)
                 log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
-            self.trouble = Problem(code=error.code, message=error.message, advice=error.advice)
+            self._outage = Problem(code=error.code, message=error.message, advice=error.advice)
+
+
+@dataclass(frozen=True, slots=True)
+class _Forbidden:
+    """An action that the account may not call: so often in a row, last at (monotonic)."""
+
+    problem: Problem
+    in_a_row: int
+    last_at: float

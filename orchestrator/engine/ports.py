@@ -145,10 +145,13 @@ class InstanceStore(Protocol):
     async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
         """Write its answer; ``again``: it had no effect and is to be made once more."""
 
-    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+    async def machines_due(
+        self, now: datetime, seen_before: datetime, limit: int
+    ) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.
 
-        None that was looked up since ``seen_before``.
+        None that was looked up since ``seen_before``, but to confirm at the end of a settle window
+        that it is gone.
         """
 
     async def machines_seen(
@@ -205,6 +208,9 @@ class Store(Protocol):
     async def unanswered(self) -> list[Termination]:
         """Terminations with an attempt whose answer was never written."""
 
+    async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
+        """Those of these that drain and of which no count is planned, in the order given."""
+
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
     ) -> list[Termination]:
@@ -246,8 +252,14 @@ class LeaseStore(Protocol):
     async def renew(self, replica: str, lease_s: float) -> Standing | None:
         """Live on for ``lease_s``; None where the replica had counted as dead."""
 
+    async def note_step(self, known_steps_s: int, by_s: int) -> None:
+        """Add a step of the clock to the noted ones, unless another replica has done so."""
+
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
-        """Hold those of these free partitions that nobody took since their epochs were read."""
+        """Hold those of these partitions that nobody took since their epochs were read.
+
+        The times that are stored for them are moved along with the noted steps of the clock.
+        """
 
     async def release(self, fence: Fence) -> None:
         """Give a partition back, so that another replica may take it at once."""

@@ -13,10 +13,10 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import CloudError, StoreUnavailable
-from orchestrator.domain.jobs import JobSeen
+from orchestrator.domain.jobs import JobSeen, JobSubmitted
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
-from orchestrator.domain.looks import CALL_AGAIN_AFTER_S
 from orchestrator.domain.seen import LookFailed
+from orchestrator.domain.stragglers import COUNTED_EVERY_S
 from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import IDLE_MAX_S, Background
 
@@ -33,8 +33,8 @@ LOOKS_PER_STEP = 16
 PAUSE_S = 5.0
 COUNT_EVERY_S = 2.0
 """How old the counters of a watched job may grow while there is quota to spare."""
-COUNT_ALL_EVERY_S = CALL_AGAIN_AFTER_S
-"""And those of any other."""
+COUNT_ALL_EVERY_S = COUNTED_EVERY_S
+"""And those of any other; sooner where its deadline is short (``counting``)."""
 
 PROOFS = Kind(Look.JOB, CALLED)
 """Jobs that were called, to be proven down or found out about."""
@@ -42,9 +42,11 @@ FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
 UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
 """Jobs that no sweep has shown."""
+SUBMISSIONS = Kind(Look.SUBMISSION)
+"""Jobs that read finished before any call, to be compared with what they were submitted as."""
 LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
 """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
-PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED)
+PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
 
 
 class Prober:
@@ -55,6 +57,7 @@ class Prober:
         self._partition = partition
         self._by_job = partition.pacers["DescribeJob"]
         self._by_task = partition.pacers["DescribeTask"]
+        self._by_submission = partition.pacers["DescribeJobSubmitInfo"]
         self.wake = partition.wakes.looks
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
@@ -77,11 +80,12 @@ class Prober:
         rows_of = await self._partition.store.planned(limit, *PLANNED)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[LONG_UNCOUNTED] = []
-        if self._partition.clock.monotonic() >= self._count_all_at:
+        overdue = self._partition.counts.due(now, LOOKS_PER_STEP)
+        if overdue or self._partition.clock.monotonic() >= self._count_all_at:
             if self._by_job.wait_s() > 0:
                 blocked_s.append(self._by_job.wait_s())
             else:
-                rows_of[LONG_UNCOUNTED] = await self._long_uncounted()
+                rows_of[LONG_UNCOUNTED] = await self._to_count(overdue)
         found = [(kind, rows_of[kind]) for kind in self._turns]
         for kind, row in _by_turns(found):
             if row.id in under_way or row.id in self._under_way:
@@ -98,11 +102,23 @@ class Prober:
                 self._turns.remove(kind)
                 self._turns.append(kind)
         self._tell_sweeper(proofs_wait=proofs_wait)
+        counts_s = self._partition.counts.wait_s(now)
         if blocked_s:
-            return min(*blocked_s, next_s)
+            return min(*blocked_s, next_s, counts_s)
         if next_s == math.inf and any(len(rows) == limit for _, rows in found):
             return 0.0
-        return min(next_s, await self._count_for_watchers())
+        return min(next_s, counts_s, await self._count_for_watchers())
+
+    async def _to_count(self, overdue: Sequence[str]) -> list[Termination]:
+        """Jobs that drain and are to be counted, those with a short deadline first."""
+        partition = self._partition
+        rows = await partition.store.draining(overdue) if overdue else []
+        for id_ in set(overdue) - {row.id for row in rows}:
+            partition.counts.forget(id_)
+        if partition.clock.monotonic() < self._count_all_at:
+            return rows
+        known = {row.id for row in rows}
+        return rows + [row for row in await self._long_uncounted() if row.id not in known]
 
     async def _long_uncounted(self) -> list[Termination]:
         rows = await self._uncounted(None, COUNT_ALL_EVERY_S, LOOKS_PER_STEP)
@@ -127,6 +143,7 @@ class Prober:
     def _start(self, row: Termination, pacer: Pacer) -> None:
         self._under_way.add(row.id)
         self._looked_at[row.id] = self._partition.clock.monotonic()
+        self._partition.counts.started(row, self._partition.clock.now())
         self._calls.start(partial(self._look, row, pacer, pacer.take()))
 
     def _tell_sweeper(self, *, proofs_wait: bool) -> None:
@@ -152,23 +169,25 @@ class Prober:
         return await self._calls.end(within_s)
 
     def _pacers_for(self, row: Termination) -> list[Pacer]:
+        if row.look is Look.SUBMISSION:
+            return [self._by_submission]
         finished = row.job_state is not None and row.job_state.finished
-        if row.state is State.DRAINING and finished and row.instances and len(row.tasks) == 1:
+        followed = row.state in (State.DRAINING, State.SETTLING)
+        if followed and finished and row.instances and len(row.tasks) == 1:
             return [self._by_job, self._by_task]
         return [self._by_job]
 
     async def _look(self, row: Termination, pacer: Pacer, permit: Permit) -> None:
         partition = self._partition
         try:
-            seen: JobSeen | LookFailed
+            seen: JobSeen | JobSubmitted | LookFailed
             try:
-                read = self._describe_task if pacer is self._by_task else self._describe_job
-                seen = await pacer.send(permit, partial(read, row))
+                seen = await pacer.send(permit, partial(self._read, row, pacer))
             except CloudError as error:
                 seen = LookFailed(error)
             async with partition.minding(row):
                 await partition.take_in([(row, seen)])
-            await partition.note(seen.error if isinstance(seen, LookFailed) else None)
+            await partition.note(seen.error if isinstance(seen, LookFailed) else None, pacer)
         except StoreUnavailable:
             # What is read while nothing can be written is read in vain.
             self._resume_at = partition.clock.monotonic() + PAUSE_S
@@ -177,8 +196,13 @@ class Prober:
             self._under_way.discard(row.id)
             self.wake.set()
 
-    async def _describe_job(self, row: Termination) -> JobSeen:
-        return await self._partition.cloud.describe_job(region=row.region, job_id=row.job_id)
+    async def _read(self, row: Termination, pacer: Pacer) -> JobSeen | JobSubmitted:
+        cloud = self._partition.cloud
+        if pacer is self._by_task:
+            return await self._describe_task(row)
+        if pacer is self._by_submission:
+            return await cloud.describe_job_submit_info(region=row.region, job_id=row.job_id)
+        return await cloud.describe_job(region=row.region, job_id=row.job_id)
 
     async def _describe_task(self, row: Termination) -> JobSeen:
         """The job's counters read from its one task; its state is not read."""

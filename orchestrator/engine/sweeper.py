@@ -12,7 +12,7 @@ from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
-from orchestrator.domain.seen import JobUnlisted
+from orchestrator.domain.seen import JobsRefused, JobUnlisted
 from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.loop import tell
 
@@ -105,9 +105,9 @@ class Sweeper:
                 ),
             )
         except CloudError as error:
-            await partition.note(error)
+            await partition.note(error, self._pacer)
             return await self._on_failure(rows, error)
-        await partition.note(None)
+        await partition.note(None, self._pacer)
         self._failures = self._refusals = 0
         self._works = True
         await self._take_in([(row, seen.get(row.job_id) or JobUnlisted()) for row in rows])
@@ -141,7 +141,7 @@ class Sweeper:
                 error.advice or "",
             )
         if self._works is False or len(rows) <= SUSPECTS_MAX:
-            await self._take_in([(row, JobUnlisted()) for row in rows])
+            await self._take_in([(row, JobsRefused()) for row in rows])
             return 0.0
         half = len(rows) // 2
         self._suspects += [rows[:half], rows[half:]]

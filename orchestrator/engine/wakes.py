@@ -40,7 +40,8 @@ class Wakes:
         moved = after.rung_at is not None and after.moved_at != before.moved_at
         if after.run != before.run or escalated or moved:
             self.captures.set()
-        if after.state is State.SETTLING is not before.state and after.machines.total:
+        confirms = after.confirm_from != before.confirm_from
+        if after.state is State.SETTLING and (before.state is not State.SETTLING or confirms):
             self.machines.set()
         if after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s:
             self.come_backs.set()

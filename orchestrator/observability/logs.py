@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from orchestrator.observability.log_writer import LogWriter
+from orchestrator.observability.repeats import Repeats
+
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -16,7 +19,14 @@ if TYPE_CHECKING:
 
 
 def configure(*, level: str, json: bool) -> None:
-    """Send every log record through one formatter: JSON lines, or text for a terminal."""
+    """Send every log record through one formatter: JSON lines, or text for a terminal.
+
+    A process without standard error logs nothing: its descriptor may be that of another file.
+    """
+    stderr: TextIO | None = sys.stderr
+    if stderr is None:
+        logging.getLogger().handlers = [logging.NullHandler()]
+        return
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -28,11 +38,11 @@ def configure(*, level: str, json: bool) -> None:
         else [
             _on_one_line,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=_write_traceback
+                colors=stderr.isatty(), exception_formatter=_write_traceback
             ),
         ]
     )
-    handler = logging.StreamHandler()
+    handler = LogWriter(stderr.fileno(), Repeats())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -44,6 +54,18 @@ def configure(*, level: str, json: bool) -> None:
     root.setLevel(level.upper())
     for chatty in ("alembic", "aiosqlite", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def flush() -> None:
+    """Write what waits to be written, but not longer than a moment."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def dropped_lines() -> int:
+    """How many lines were not written."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.dropped for handler in handlers if isinstance(handler, LogWriter))
 
 
 def _on_one_line(_logger: object, _method: str, event: EventDict) -> EventDict:

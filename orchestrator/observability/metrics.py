@@ -2,42 +2,158 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from orchestrator.domain.attempts import ACCEPTED
+from orchestrator.domain.errors import CloudErrorKind, StoreUnavailable
 from orchestrator.domain.invariants import Invariant
+from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, NOT_CALLED, State
+from orchestrator.engine.partition import ACTIONS
+from orchestrator.observability import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from datetime import datetime
+
+    from prometheus_client import Metric
+
+    from orchestrator.services.ports import LiveTerminations
+
+OUTCOMES: Final = (ACCEPTED, *CloudErrorKind)
+FRESH_S: Final = 5.0
+"""How long what was read from the database is told again: scrapes may come as they like."""
+READ_MAX_S: Final = 2.0
+"""How long a scrape waits for the database; a scraper gives up after ten seconds by default."""
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Of one process."""
+    """Of one process, and of all live terminations of the database."""
 
-    def __init__(self, violations: Mapping[Invariant, int]) -> None:
-        """``violations``: how often each invariant was violated, as it is at any time."""
+    def __init__(
+        self,
+        *,
+        violations: Mapping[Invariant, int],
+        calls: Mapping[tuple[str, str], int],
+        ended: Mapping[State, int],
+        live: Callable[[], Awaitable[Mapping[str, LiveTerminations]]],
+        now: Callable[[], datetime],
+    ) -> None:
+        """Each mapping is read as it is at any time.
+
+        ``violations``: how often each invariant was violated.  ``calls``: by action and outcome.
+        ``ended``: terminations by state.  ``live`` reads those that have not ended.
+        """
+        self._live = _Live(live, now)
         self._registry = CollectorRegistry()
-        self._registry.register(_Violations(violations))
+        self._registry.register(_Counts(violations, calls, ended))
+        self._registry.register(self._live)
         ProcessCollector(registry=self._registry)
 
-    def exposition(self) -> bytes:
-        """All of it, in the text format."""
+    async def exposition(self) -> bytes:
+        """All of it, in the text format; without the live terminations where none can be read."""
+        await self._live.refresh()
         return generate_latest(self._registry)
 
 
-class _Violations(Collector):
-    def __init__(self, violations: Mapping[Invariant, int]) -> None:
-        self._violations = violations
+class _Counts(Collector):
+    """What this process has counted.  All labels are there from the start, for rates to be true."""
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(
+    def __init__(
+        self,
+        violations: Mapping[Invariant, int],
+        calls: Mapping[tuple[str, str], int],
+        ended: Mapping[State, int],
+    ) -> None:
+        self._violations = violations
+        self._calls = calls
+        self._ended = ended
+
+    def collect(self) -> Iterator[Metric]:
+        violations = CounterMetricFamily(
             "invariant_violations",
             "Writes refused since they would have broken an invariant: more than 0 is a bug",
             labels=["invariant"],
         )
         for invariant in Invariant:
-            family.add_metric([invariant], self._violations.get(invariant, 0))
-        yield family
+            violations.add_metric([invariant], self._violations.get(invariant, 0))
+        yield violations
+        calls = CounterMetricFamily(
+            "cloud_calls",
+            "Calls of this process to the cloud that have ended",
+            labels=["action", "outcome"],
+        )
+        for action in ACTIONS:
+            for outcome in OUTCOMES:
+                calls.add_metric([action, outcome], self._calls.get((action, outcome), 0))
+        yield calls
+        ended = CounterMetricFamily(
+            "terminations_ended", "Terminations that this process has ended", labels=["state"]
+        )
+        for state in FINAL_STATES:
+            ended.add_metric([state], self._ended.get(state, 0))
+        yield ended
+        yield CounterMetricFamily(
+            "log_lines_dropped",
+            "Log lines that were not written, since standard error was not read or was closed",
+            value=logs.dropped_lines(),
+        )
+
+
+class _Live(Collector):
+    """Terminations that have not ended, of all replicas; nothing where they cannot be read."""
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[Mapping[str, LiveTerminations]]],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._read = read
+        self._now = now
+        self._found: Mapping[str, LiveTerminations] | None = None
+        self._fresh_until = 0.0
+        self._reading = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Read them anew where they are not fresh; never raises: a scrape has more to tell."""
+        loop = asyncio.get_running_loop()
+        async with self._reading:
+            if loop.time() < self._fresh_until:
+                return
+            self._found = None
+            try:
+                async with asyncio.timeout(READ_MAX_S):
+                    self._found = await self._read()
+            except (StoreUnavailable, TimeoutError):  # told by the store
+                pass
+            except Exception:
+                log.exception("the live terminations cannot be counted for /metrics")
+            self._fresh_until = loop.time() + FRESH_S
+
+    def collect(self) -> Iterator[Metric]:
+        if self._found is None:
+            return
+        live = GaugeMetricFamily(
+            "terminations", "Terminations that have not ended, of all replicas", labels=["state"]
+        )
+        for state in LIVE_STATES:
+            found = self._found.get(state)
+            live.add_metric([state], found.count if found else 0)
+        yield live
+        waiting = GaugeMetricFamily(
+            "oldest_waiting_seconds",
+            "How long the oldest termination waits for its first call, from its not_before on",
+            labels=["state"],
+        )
+        for state in NOT_CALLED:
+            found = self._found.get(state)
+            waits_s = (self._now() - found.since).total_seconds() if found else 0.0
+            waiting.add_metric([state], max(0.0, waits_s))
+        yield waiting

@@ -17,16 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.operations import NewOperation, Outcome
     from orchestrator.domain.problems import Problem
     from orchestrator.domain.progress import Progress
+    from orchestrator.domain.tally import Tally
     from orchestrator.domain.terminations import Termination
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstancesProgress:
-    """Task instances of an operation; ``jobs_not_counted``: unfinished ones not counted yet."""
-
-    total: int
-    live: int
-    jobs_not_counted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +45,7 @@ class OperationRecord:
     created_at: datetime
     finished_at: datetime | None
     jobs_by_state: Mapping[State, int]
-    instances: InstancesProgress
+    instances: Tally
     machines: MachinesProgress
     revived: int
     """Jobs that came back after their terminations had ended."""
@@ -67,6 +59,14 @@ class OperationRecord:
     """Why its partition's calls fail now."""
     keep_down_s: float | None
     keeps_down_for: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTerminations:
+    """Terminations in one state that have not ended; the oldest may be called since ``since``."""
+
+    count: int
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +219,11 @@ class Records(Protocol):
     ) -> list[EventRecord]:
         """An operation's events with those of its terminations, or a termination's own."""
 
+    async def live(self) -> Mapping[str, LiveTerminations]:
+        """Those that have not ended, by state; none in a state that is not there."""
+
     async def ping(self) -> None:
-        """Return if the database can be read and written."""
+        """Return if a request of one job could be stored, and be read."""
 
     async def troubles(self) -> Mapping[str, str]:
         """Which partitions' calls fail, with the code."""

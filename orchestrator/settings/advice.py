@@ -1,26 +1,31 @@
 """What a valid configuration says that cannot work, or that may not be meant.
 
-Each line names the setting that it is about.  No line repeats a value that may be a secret.
+Each line names the setting, or the file, that it is about.  No line repeats a value that may be a
+secret.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from collections import defaultdict
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-
-from orchestrator.cloud.temporary import STS_ENDPOINT
+from orchestrator.cloud.hosts import is_loopback
+from orchestrator.cloud.profiles import places
 from orchestrator.domain.regions import KNOWN
 from orchestrator.domain.tokens import wrong_digest
+from orchestrator.settings.loading import read_file
 from orchestrator.settings.placeholders import UNFILLED, is_placeholder
+from orchestrator.store.url import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from orchestrator.settings.sections import Account, Credentials, Settings
 
@@ -38,8 +43,8 @@ NEEDED_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """What a provider of credentials takes from the environment."""
-OF_STS: Final = ("sts", "tke-oidc")
-"""Providers that ask STS."""
+_SECRET_NAMES: Final = frozenset({"secret_key", "token"})
+_PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,11 @@ class Advice:
     warnings: tuple[str, ...]
 
 
-def advise(settings: Settings, environment: Mapping[str, str]) -> Advice:
-    """Check what no single setting shows; ``environment`` is that of the daemon."""
+def advise(settings: Settings, environment: Mapping[str, str], file: Path | None = None) -> Advice:
+    """Check what no single setting shows.
+
+    ``environment`` is that of the daemon, and ``file`` the one that the settings come from.
+    """
     accounts = [(f"accounts.{name}", account) for name, account in settings.accounts.items()]
     errors = [error for name, account in accounts for error in _other_site(name, account)]
     errors += _unfilled_variables(settings, environment)
@@ -65,6 +73,8 @@ def advise(settings: Settings, environment: Mapping[str, str]) -> Advice:
         for each in _missing_variables(name, account.credentials, environment)
     ]
     warnings += _shared_budgets(settings, environment)
+    warnings += [each for name, account in accounts for each in _plain_http(name, account)]
+    warnings += _readable_files(settings, file)
     return Advice(tuple(errors), tuple(warnings))
 
 
@@ -83,11 +93,8 @@ def _other_site(name: str, account: Account) -> Found:
 
 
 def _sts_of_other_site(name: str, account: Account) -> Found:
-    credentials = account.credentials
-    if credentials.provider not in OF_STS:
-        return
-    host = urlsplit(f"//{(credentials.endpoint or STS_ENDPOINT).rpartition('://')[2]}").hostname
-    site, site_of_sts = _site(account.host(account.regions[0])), _site(host or "")
+    host = urlsplit(account.credentials.sts_endpoint or "").hostname or ""
+    site, site_of_sts = _site(account.host(account.regions[0])), _site(host)
     if site and site_of_sts and site != site_of_sts:
         yield (
             f"{name}.credentials.endpoint: {host} is on the {site_of_sts} site, endpoint on the "
@@ -133,16 +140,15 @@ def _unfilled_variables(settings: Settings, environment: Mapping[str, str]) -> F
 
 def _no_folder(settings: Settings) -> Found:
     """Of the database's file; the file itself is made where there is none."""
-    url = make_url(settings.database.url)
-    if url.get_backend_name() != "sqlite":
+    path = sqlite_file(settings.database.url)
+    if path is None:
         return
-    path = Path(url.database or "")
     if path.is_dir():
         yield f"database.url: {path} is a folder: give the path of a file in it"
     elif not path.parent.is_dir():
         yield (
-            f"database.url: the folder {path.parent.absolute()} does not exist: create it, or give "
-            "the path of a file elsewhere"
+            f"database.url: the folder {path.parent} does not exist: create it, or give the path "
+            "of a file elsewhere"
         )
 
 
@@ -154,7 +160,7 @@ def _wrong_digests(settings: Settings, environment: Mapping[str, str]) -> Found:
             yield f"auth.tokens: the sha256 of {each.name!r} is wrong: {wrong} ({TOKEN_VARIABLE})"
 
 
-def _shared_budgets(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
+def _shared_budgets(settings: Settings, environment: Mapping[str, str]) -> Found:
     """Accounts that would spend one quota twice: the cloud counts by sub-account and host."""
     users: dict[tuple[object, str], list[str]] = defaultdict(list)
     for name, account in settings.accounts.items():
@@ -175,3 +181,54 @@ def _source(credentials: Credentials, environment: Mapping[str, str]) -> tuple[o
     if credentials.provider == "environment" and (found := environment.get(SECRET_ID_VARIABLE)):
         return (found,)
     return credentials.source
+
+
+def _plain_http(name: str, account: Account) -> Found:
+    endpoints = {
+        "endpoint": account.endpoint,
+        "cvm_endpoint": account.cvm_endpoint,
+        "credentials.endpoint": account.credentials.sts_endpoint,
+    }
+    for setting, endpoint in endpoints.items():
+        parts = urlsplit(endpoint or "")
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            yield (
+                f"{name}.{setting} is plain http to another host: whoever is on the way can read "
+                "the calls and change the answers; use https://"
+            )
+
+
+def _readable_files(settings: Settings, file: Path | None) -> Found:
+    held = list(_secrets(read_file(file)[0], "")) if file else []
+    if file and held and _world_readable(file):
+        yield _readable(file, f"it holds {', '.join(held)}")
+    accounts = settings.accounts.values()
+    for path in sorted({path for account in accounts for path in _files(account.credentials)}):
+        if _world_readable(path):
+            yield _readable(path, "it holds keys")
+
+
+def _files(credentials: Credentials) -> list[Path]:
+    if credentials.provider != "profile":
+        return []
+    return places(credentials.path, credentials.profile)
+
+
+def _readable(path: Path, why: str) -> str:
+    return f"every user of this host can read {path}, and {why}: chmod 600 {path}"
+
+
+def _world_readable(path: Path) -> bool:
+    try:
+        return os.name == "posix" and bool(path.expanduser().stat().st_mode & stat.S_IROTH)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _secrets(table: object, place: str) -> Found:
+    """Where a TOML document holds a secret."""
+    for name, value in table.items() if isinstance(table, dict) else ():
+        if not isinstance(value, str):
+            yield from _secrets(value, f"{place}{name}.")
+        elif value and (name in _SECRET_NAMES or _PASSWORD_IN_URL.search(value)):
+            yield f"{place}{name}"

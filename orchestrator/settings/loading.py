@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.settings.placeholders import UNFILLED, placeholders
-from orchestrator.settings.sections import Settings
+from orchestrator.settings.sections import FOLDER, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +33,8 @@ def load(path: Path | None) -> Settings:
 
     Raises ConfigurationError with every problem found.
     """
-    named = path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
-    values, problems = _read(named) if named else ({}, [])
+    named = config_path(path)
+    values, problems = read_file(named) if named else ({}, [])
     unreadable = bool(problems)
     variables, misspelt = _override(values, os.environ)
     problems += misspelt
@@ -43,7 +43,8 @@ def load(path: Path | None) -> Settings:
     problems += sorted(f"{_where(place, variables)}: {UNFILLED}" for place in unfilled)
     if not unreadable:
         try:
-            settings = Settings.model_validate(values)
+            folder = named.parent if named else Path()
+            settings = Settings.model_validate(values, context={FOLDER: folder})
         except ValidationError as error:
             problems += [
                 f"{_where(found['loc'], variables)}: {_message(found)}"
@@ -53,6 +54,11 @@ def load(path: Path | None) -> Settings:
     if problems:
         raise ConfigurationError(problems)
     return settings
+
+
+def config_path(path: Path | None) -> Path | None:
+    """The file that is read, given the one that was named on the command line."""
+    return path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
 
 
 def _where(place: Place, variables: Mapping[Place, str]) -> str:
@@ -70,7 +76,8 @@ def _message(found: ErrorDetails) -> str:
     return message[0].lower() + message[1:]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The values of a TOML file, and what is wrong with it as a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:

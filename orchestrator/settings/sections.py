@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping  # noqa: TC003 - beside what pydantic reads
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,19 +24,24 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from sqlalchemy.engine import make_url
 
-from orchestrator.cloud.credentials import REQUIRED_OPTIONS
-from orchestrator.cloud.hosts import host_for, region_name
+from orchestrator.cloud.credentials import DURATION_S, REQUIRED_OPTIONS, SESSION_NAME
+from orchestrator.cloud.egress import Egress, Proxy, proxy_url
+from orchestrator.cloud.hosts import endpoint_for, host_for, is_loopback, region_name
+from orchestrator.cloud.profiles import DEFAULT_PROFILE
+from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
 from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.domain.come_back import KEEP_DOWN_MAX
+from orchestrator.domain.confirmations import APPEARS_WITHIN_S
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.domain.tokens import digest
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
-from orchestrator.store.dialects import database_url
+from orchestrator.store.url import database_url, shown
 
+FOLDER = "folder"
+"""Key of the validation context: what paths are relative to, the folder of the configuration."""
 ANY_REGION = "ap-guangzhou"
 REGIONAL_BATCH = "https://batch.{region}.tencentcloudapi.com"
 REGIONAL_CVM = "https://cvm.{region}.tencentcloudapi.com"
@@ -71,10 +76,7 @@ class Server(_Section):
 
     @property
     def loopback(self) -> bool:
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 class LocalServer(Server):
@@ -98,12 +100,12 @@ class DatabaseSettings(_Section):
 
     @field_validator("url")
     @classmethod
-    def _usable(cls, url: str) -> str:
-        return database_url(url)
+    def _usable(cls, url: str, info: ValidationInfo) -> str:
+        return database_url(url, (info.context or {}).get(FOLDER, Path()))
 
     @property
     def shown(self) -> str:
-        return make_url(self.url).render_as_string()
+        return shown(self.url)
 
 
 # Validated where it is left out, too: it may not fit another that is given.
@@ -179,6 +181,7 @@ class Engine(_Section):
     capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
+    appears_within_s: Annotated[float, Field(gt=0, le=3600)] = APPEARS_WITHIN_S
     come_back_watch_s: Annotated[float, Field(ge=0, le=KEEP_DOWN_MAX_S)] = 3600.0
     keep_down_max: NonNegativeInt = KEEP_DOWN_MAX
     poll: Poll = Poll()
@@ -207,10 +210,25 @@ class Quotas(_Section):
     TerminateInstances: PositiveInt = 10
 
 
+class Outgoing(_Section):
+    """How calls to the cloud leave this host."""
+
+    proxy: SecretStr | None = None
+    """Its URL, which may hold a password, or ``none``."""
+    ca_file: Path | None = None
+
+    @field_validator("proxy")
+    @classmethod
+    def _usable(cls, proxy: SecretStr | None) -> SecretStr | None:
+        return None if proxy is None else SecretStr(proxy_url(proxy.get_secret_value().strip()))
+
+
 CREDENTIALS_ENDPOINT = (
     r"^(https?://)?([0-9A-Za-z_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9A-Za-z_./-]*)?$"
 )
 """A host or a URL, without user, query and fragment."""
+OF_STS = frozenset({"sts", "tke-oidc"})
+STS_DURATION_MAX_S = 43_200
 _NEEDED_BY_SOME: Any = Field(default=None, validate_default=True)
 
 
@@ -224,10 +242,11 @@ class Credentials(_Section):
     secret_key: SecretStr | None = _NEEDED_BY_SOME
     token: SecretStr | None = None
     path: Path | None = None
+    profile: Annotated[str, Field(pattern=r"^[^/\\\s\[\]]+$")] = DEFAULT_PROFILE
     role: str | None = None
     role_arn: str | None = _NEEDED_BY_SOME
-    session_name: str = "termination-orchestrator"
-    duration_s: PositiveInt = 7200
+    session_name: str = SESSION_NAME
+    duration_s: Annotated[PositiveInt, Field(le=STS_DURATION_MAX_S)] = DURATION_S
     endpoint: Annotated[str | None, Field(pattern=CREDENTIALS_ENDPOINT)] = None
 
     @field_validator("secret_id", "secret_key", "role_arn")
@@ -241,10 +260,24 @@ class Credentials(_Section):
             raise ValueError(f"provider {provider} needs it")
         return value
 
+    @field_validator("endpoint")
+    @classmethod
+    def _of_sts(cls, endpoint: str | None, info: ValidationInfo) -> str | None:
+        if endpoint is not None and info.data.get("provider") in OF_STS:
+            sts_url(endpoint)
+        return endpoint
+
+    @property
+    def sts_endpoint(self) -> str | None:
+        """The URL of STS, where the provider asks it."""
+        return sts_url(self.endpoint or STS_ENDPOINT) if self.provider in OF_STS else None
+
     @property
     def source(self) -> tuple[object, ...]:
         """Equal for two accounts whose keys must be the same."""
-        return (self.secret_id,) if self.secret_id else (self.provider, self.path, self.role)
+        if self.secret_id:
+            return (self.secret_id,)
+        return (self.provider, self.path, self.profile, self.role)
 
     def options(self) -> dict[str, str | int | Path | None]:
         """What the provider is built with, secrets in the clear."""
@@ -255,8 +288,8 @@ class Credentials(_Section):
         }
 
 
-class Account(_Section):
-    """A named credential, and the endpoints that it is for."""
+class Account(Outgoing):
+    """A named credential, the endpoints that it is for, and the way to them."""
 
     endpoint: str = REGIONAL_BATCH
     cvm_endpoint: str | None = _NEEDED_BY_SOME
@@ -315,6 +348,17 @@ class Account(_Section):
     def cvm_host(self, region: str) -> str | None:
         return None if self.cvm_endpoint is None else host_for(self.cvm_endpoint, region)
 
+    def urls(self) -> Iterator[str]:
+        """What is called for this account, each once."""
+        endpoints = [self.endpoint, self.cvm_endpoint, self.credentials.sts_endpoint]
+        filled = (
+            endpoint_for(endpoint, region)
+            for endpoint in endpoints
+            if endpoint
+            for region in self.regions
+        )
+        return iter(dict.fromkeys(filled))
+
     def partitions(self, name: str) -> dict[str, str]:
         """The partition of each region, given the account's name."""
         return {region: f"{name}@{self.host(region)}" for region in self.regions}
@@ -361,12 +405,17 @@ class Log(_Section):
     format: Annotated[Literal["json", "console"], ANY_CASE] = "console"
 
 
+_DEFAULT_DATABASE: Any = {}
+"""Validated as what is given is, for its path is relative to the configuration's folder."""
+
+
 class Settings(_Section):
     """The whole configuration."""
 
     auth: Auth = Auth()
     server: Server = Server()
-    database: DatabaseSettings = DatabaseSettings()
+    database: Annotated[DatabaseSettings, Field(validate_default=True)] = _DEFAULT_DATABASE
+    egress: Outgoing = Outgoing()
     engine: Engine = Engine()
     accounts: Annotated[dict[str, Account], Field(min_length=1)]
     log: Log = Log()
@@ -376,3 +425,16 @@ class Settings(_Section):
     def _known_callers_only(cls, server: object, info: ValidationInfo) -> Server:
         callers_known = "auth" not in info.data or info.data["auth"].tokens
         return (Server if callers_known else LocalServer).model_validate(server)
+
+    def egress_of(self, name: str, environment: Mapping[str, str]) -> Egress:
+        """An account's way to the cloud: its own settings, else those of all accounts."""
+        account = self.accounts[name]
+        given = {f"accounts.{name}.proxy": account.proxy, "egress.proxy": self.egress.proxy}
+        proxies = [
+            Proxy(proxy.get_secret_value(), origin) for origin, proxy in given.items() if proxy
+        ]
+        return Egress(
+            proxy=proxies[0] if proxies else None,
+            ca_file=account.ca_file or self.egress.ca_file,
+            environment=environment,
+        )

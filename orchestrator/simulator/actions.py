@@ -28,7 +28,7 @@ INSTANCES_LIMIT_MAX: Final = 1000
 JOB_FILTERS: Final[Mapping[str, Callable[[Job, float], Iterable[str]]]] = {
     "job-id": lambda job, _: [job.spec.job_id],
     "job-name": lambda job, _: [job.spec.name],
-    "job-state": lambda job, now: [job.state(now)],
+    "job-state": lambda job, now: [job.shown_state(now)],
     "zone": lambda job, _: [job.spec.zone],
     "tag-key": lambda job, _: job.spec.tags.keys(),
     "tag-value": lambda job, _: job.spec.tags.values(),

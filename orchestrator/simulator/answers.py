@@ -51,16 +51,39 @@ def failure(error: ApiError, request_id: str) -> Reply:
     )
 
 
-def unacted(rule: Rule, *, limit_per_s: int, request_id: str) -> Reply:
+NOT_FOUND_CODES: Final[Mapping[str, str]] = {
+    "DescribeTask": "ResourceNotFound.Task",
+    "TerminateTaskInstance": "ResourceNotFound.TaskInstance",
+}
+
+
+def unacted(rule: Rule, action: str, *, limit_per_s: int, request_id: str) -> Reply:
     """The reply to a call that a fault kept from acting."""
-    if rule.fault is Fault.THROTTLE:
-        return failure(limit_exceeded(limit_per_s + 1, limit_per_s), request_id)
-    if rule.fault is Fault.INTERNAL_ERROR:
-        return failure(ApiError("InternalError", "An internal error occurred."), request_id)
+    if rule.fault is Fault.NOT_FOUND and action == "DescribeJobs":
+        return success({"JobSet": [], "TotalCount": 0}, request_id)
+    error = _error(rule.fault, action, limit_per_s)
+    if error is not None:
+        return failure(error, request_id)
     if rule.fault is Fault.HTTP_500:
         return _gateway_page()
     delay_s = rule.hang_s if rule.fault is Fault.HANG else 0.0
     return Reply(0, "", b"", Delivery.CUT, delay_s)
+
+
+def _error(fault: Fault, action: str, limit_per_s: int) -> ApiError | None:
+    """The error that a fault answers with; None where it gives none."""
+    match fault:
+        case Fault.NOT_FOUND:
+            code = NOT_FOUND_CODES.get(action, "ResourceNotFound.Job")
+            return ApiError(code, "The resource is not found.")
+        case Fault.FORBIDDEN:
+            return ApiError("UnauthorizedOperation", "You are not authorized.")
+        case Fault.THROTTLE:
+            return limit_exceeded(limit_per_s + 1, limit_per_s)
+        case Fault.INTERNAL_ERROR:
+            return ApiError("InternalError", "An internal error occurred.")
+        case _:
+            return None
 
 
 def spoiled(reply: Reply, fault: Fault) -> Reply:

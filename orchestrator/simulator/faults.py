@@ -26,6 +26,10 @@ class Fault(StrEnum):
 
     THROTTLE = "throttle"
     """RequestLimitExceeded although the quota has room: not acted."""
+    NOT_FOUND = "not_found"
+    """ResourceNotFound although the job exists; DescribeJobs lists no job: not acted."""
+    FORBIDDEN = "forbidden"
+    """UnauthorizedOperation although the account has the permission: not acted."""
     INTERNAL_ERROR = "internal_error"
     """InternalError: not acted."""
     HTTP_500 = "http_500"
@@ -42,6 +46,8 @@ class Fault(StrEnum):
     """The content type carries a charset, which the vendor's SDK misreads: acted."""
 
 
+OF_MACHINES: Final = frozenset({"DescribeInstances", "TerminateInstances"})
+"""Actions that name no job, which NOT_FOUND never meets."""
 ACTING: Final = frozenset({Fault.TRUNCATE, Fault.LOST_ANSWER, Fault.CHARSET})
 
 
@@ -85,6 +91,8 @@ class Faults:
         left = self._random.random()
         for rule in [*self._rules.get(action, []), *self._rules.get(EVERY_ACTION, [])]:
             if rule.first_n is not None and call >= rule.first_n:
+                continue
+            if rule.fault is Fault.NOT_FOUND and action in OF_MACHINES:
                 continue
             if rule.until_s is not None and now - self._set_at >= rule.until_s:
                 continue

@@ -26,7 +26,11 @@ DRAWN: Final = (
     "succeeds_after_s",
     "fails_after_s",
     "revive_after_s",
+    "relapse_after_s",
     "vanish_after_s",
+    "hidden_after_s",
+    "hidden_s",
+    "forbidden_s",
     "failed_early_s",
     "lying_counters_s",
     "node_restart_s",
@@ -120,6 +124,11 @@ def _read_template(reader: Reader, regions: Sequence[str]) -> JobSpec:
         revived_state=reader.choice("revived_state", REVIVED_STATES, REVIVED_STATES[0]),
         starting_without_machine=reader.flag("starting_without_machine"),
         immortal=reader.whole("immortal", 0, minimum=0),
+        relapse=reader.whole("relapse", 1, minimum=1),
+        counted_max=reader.whole("counted_max", 0, minimum=0) if "counted_max" in reader else None,
+        finished_word=reader.text("finished_word"),
+        live_word=reader.text("live_word"),
+        next_action=reader.text("next_action"),
     )
 
 

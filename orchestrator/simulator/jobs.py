@@ -83,6 +83,7 @@ class Job:
                 for stretch in self.runs[-1]
             ]
         self._revive_if_due(now)
+        self._relapse_if_due(now)
 
     def terminate(self, now: float) -> None:
         """TerminateJob; raises ``ApiError`` where it is refused."""
@@ -139,7 +140,12 @@ class Job:
 
     def shown_counts(self, now: float, first: int, end: int) -> dict[str, int]:
         """The counts as TaskInstanceMetrics has them, which may lie after a TerminateJob."""
+        return self._cut_short(self._counted(now, first, end))
+
+    def _counted(self, now: float, first: int, end: int) -> dict[str, int]:
         counts = self.counts(now, first, end)
+        if self.spec.counters == "none":
+            return dict.fromkeys(STATES, 0)
         if self.terminated_at is None:
             return counts
         if now < self.terminated_at + self.spec.lying_counters_s:
@@ -149,6 +155,15 @@ class Job:
         if self.spec.counters == "stale":
             return _counts(_parts(self._counted_before, self.terminated_at, first, end))
         return counts if self.spec.counters == "true" else dict.fromkeys(STATES, 0)
+
+    def _cut_short(self, counts: dict[str, int]) -> dict[str, int]:
+        left = self.spec.counted_max
+        if left is None:
+            return counts
+        for state in ("FAILED", "SUCCEED", *(each for each in STATES if each not in FINISHED)):
+            counts[state] = min(counts[state], left)
+            left -= counts[state]
+        return counts
 
     def live(self, now: float) -> int:
         """How many instances have not ended."""
@@ -160,6 +175,8 @@ class Job:
 
     def next_action(self, now: float) -> str:
         """NextAction as DescribeJob has it."""
+        if self.spec.next_action is not None:
+            return self.spec.next_action
         hidden = self.spec.next_action_hidden or not self.terminating(now)
         return "" if hidden else "TERMINATING"
 
@@ -173,6 +190,13 @@ class Job:
         if self._reads_failed_at is not None and now >= self._reads_failed_at:
             return "FAILED"
         return self._live_state
+
+    def shown_state(self, now: float) -> str:
+        """JobState as the API has it, which may be a word that no page of the vendor has."""
+        state = self.state(now)
+        if state in FINISHED:
+            return self.spec.finished_word or state
+        return state if state == "SUBMITTED" else self.spec.live_word or state
 
     def task_range(self, task: int) -> tuple[int, int]:
         """The indices of a task's instances, over all tasks: first, and one past the last."""
@@ -206,6 +230,15 @@ class Job:
             return None
         vanished_at = max(self._added_at, down_at) + self.spec.vanish_after_s
         return vanished_at if now >= vanished_at else None
+
+    def hidden(self, now: float) -> bool:
+        """Whether no call finds the job, although it exists."""
+        since = self._added_at + self.spec.hidden_after_s
+        return since <= now < since + self.spec.hidden_s
+
+    def forbidden(self, now: float) -> bool:
+        """Whether calls that name the job are refused for lack of permission."""
+        return self.spec.forbidden or now < self._added_at + self.spec.forbidden_s
 
     def _before(self) -> float:
         return self._added_at - AGE_S / 2
@@ -273,6 +306,22 @@ class Job:
         self._reads_failed_at = None
         self._live_state = self.spec.revived_state
         self.runs.append(self._mixed(self.spec.revived_state, {}))
+
+    def _relapse_if_due(self, now: float) -> None:
+        """Instances of a finished job run again, and nothing but they tells of it."""
+        after_s = self.spec.relapse_after_s
+        if after_s is None or self.revived_at is not None or self.state(now) != "FAILED":
+            return
+        down_at = self.down_at(now, 0, self.spec.instances)
+        if down_at is None or now < max(self._added_at, down_at) + after_s:
+            return
+        self._reads_failed_at = self.end_time(now)
+        self.revived_at = max(self._added_at, down_at) + after_s
+        self.terminated_at = None
+        ended = Stretch(0, self.spec.instances, "RUNNING", Ending("FAILED", down_at))
+        first = max(0, self.spec.instances - self.spec.relapse)
+        live = Stretch(first, self.spec.instances - first, "RUNNING")
+        self.runs.append(carve([ended], live))
 
 
 def _parts(stretches: Iterable[Stretch], now: float, first: int, end: int) -> list[Part]:

@@ -72,7 +72,7 @@ class Region:
                     "InvalidParameter.JobIdMalformed", f"The job id `{job_id}` is malformed."
                 )
             job = self._jobs.get(job_id)
-            if job is not None and job.spec.forbidden:
+            if job is not None and job.forbidden(self.now):
                 raise ApiError(
                     "UnauthorizedOperation", f"You are not authorized to operate on {job_id}."
                 )
@@ -91,7 +91,7 @@ class Region:
         return machine(*found, self.now)
 
     def _sees(self, job: Job) -> bool:
-        return self._reaches(job) and job.vanished_at(self.now) is None
+        return self._reaches(job) and job.vanished_at(self.now) is None and not job.hidden(self.now)
 
     def _reaches(self, job: Job) -> bool:
         """Whether the job lives in the region; then it is as it should be by now."""

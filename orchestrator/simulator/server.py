@@ -139,7 +139,9 @@ class Simulator:
         if rule.acts:
             return answers.spoiled(self._act(question, call), rule.fault)
         limit_per_s = self.quota.limit_per_s(question.action)
-        return answers.unacted(rule, limit_per_s=limit_per_s, request_id=request_id)
+        return answers.unacted(
+            rule, question.action, limit_per_s=limit_per_s, request_id=request_id
+        )
 
     def truth(self) -> list[dict[str, object]]:
         """What is so of every job, in the order they were added."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 JOB_ID: Final = re.compile(r"job-[a-z0-9]{8}")
 SUBMITTED_CODES: Final = ("UnsupportedOperation", "ResourceInUse.Job")
 REVIVED_STATES: Final = ("RUNNING", "PENDING", "RUNNABLE", "STARTING")
-COUNTERS: Final = ("true", "stale", "empty")
+COUNTERS: Final = ("true", "stale", "empty", "none")
 DRAIN_S: Final = 10.0
 INSTANCE_DRAIN_S: Final = 2.0
 
@@ -53,7 +53,16 @@ class JobSpec:
     """After TerminateJob, for so long, TaskInstanceMetrics counts live instances as FAILED."""
     counters: str = COUNTERS[0]
     """What TaskInstanceMetrics counts after a TerminateJob, and after ``lying_counters_s``: what
-    is ``true``, what was so before it (``stale``), or nothing at all (``empty``)."""
+    is ``true``, what was so before it (``stale``), or nothing at all (``empty``).  ``none``:
+    nothing is ever counted, before a TerminateJob either."""
+    counted_max: int | None = None
+    """TaskInstanceMetrics counts this many instances at most, finished ones first."""
+    finished_word: str | None = None
+    """JobState reads this instead of SUCCEED and FAILED."""
+    live_word: str | None = None
+    """JobState reads this instead of any state of a live job but SUBMITTED."""
+    next_action: str | None = None
+    """NextAction reads this at all times."""
     next_action_hidden: bool = False
     """NextAction stays empty while the job is being terminated."""
     again: str = "in_use"
@@ -71,8 +80,15 @@ class JobSpec:
     """How often that happens."""
     revived_state: str = REVIVED_STATES[0]
     """JobState then, and the state of every instance."""
+    relapse_after_s: float | None = None
+    """So long after the job went down, ``relapse`` instances run again; JobState still reads
+    FAILED, with the same EndTime."""
+    relapse: int = 1
     vanish_after_s: float | None = None
     """DeleteJob by another actor, so long after it finished."""
+    hidden_after_s: float = 0.0
+    hidden_s: float = 0.0
+    """No call finds the job for this long, beginning ``hidden_after_s`` after it was added."""
     env_id: str | None = None
     """The job runs on nodes of a compute environment, which restart after the instances fail."""
     refuse_env: bool = False
@@ -90,3 +106,5 @@ class JobSpec:
     """The code that every TerminateJob gets."""
     forbidden: bool = False
     """Any call that names the job gets UnauthorizedOperation."""
+    forbidden_s: float = 0.0
+    """The same, but only for so long after it was added."""

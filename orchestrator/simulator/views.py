@@ -49,7 +49,7 @@ def job_view(job: Job, now: float) -> dict[str, object]:
     return {
         "JobId": spec.job_id,
         "JobName": spec.name,
-        "JobState": job.state(now),
+        "JobState": job.shown_state(now),
         "Priority": spec.priority,
         "Placement": {"Zone": spec.zone, "ProjectId": 0},
         "CreateTime": time_text(job.created_at),
@@ -67,7 +67,7 @@ def job_document(job: Job, now: float) -> dict[str, object]:
         "JobName": spec.name,
         "Zone": spec.zone,
         "Priority": spec.priority,
-        "JobState": job.state(now),
+        "JobState": job.shown_state(now),
         "CreateTime": time_text(job.created_at),
         "EndTime": time_text(job.end_time(now)),
         "TaskSet": [_task_view(job, task, now) for task in range(spec.tasks)],

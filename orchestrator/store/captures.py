@@ -6,20 +6,20 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, Integer, bindparam, func, insert, or_, select, update
+from sqlalchemy import Boolean, Integer, bindparam, case, func, insert, or_, select, update
 
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import CapturedMachine, Sight
 from orchestrator.store.fenced import each_of
 from orchestrator.store.rows import capture_to_row
-from orchestrator.store.schema import MACHINE_LEFT, instances, terminations
+from orchestrator.store.schema import MACHINE_GONE, MACHINE_LEFT, instances, terminations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import BindParameter, ColumnElement, Select
+    from sqlalchemy import BindParameter, ColumnElement, Select, TextClause
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.captures import Capture
@@ -150,14 +150,16 @@ async def _nodes(transaction: Transaction, seq: int) -> int:
 _STARTING = instances.c.state == JobState.STARTING
 
 
-def _machines(*conditions: ColumnElement[bool], first: ColumnElement[Any]) -> Select[Any]:
+def _machines(
+    which: TextClause, *conditions: ColumnElement[bool], first: ColumnElement[Any]
+) -> Select[Any]:
     return (
         select(instances, terminations.c.region, terminations.c.settle_from)
         .join(terminations, terminations.c.seq == instances.c.termination_seq)
         .where(
             terminations.c.partition == bindparam("partition"),
             terminations.c.machines_problem.is_(None),
-            MACHINE_LEFT,
+            which,
             *conditions,
         )
         .order_by(first, terminations.c.seq)
@@ -168,8 +170,10 @@ def _machines(*conditions: ColumnElement[bool], first: ColumnElement[Any]) -> Se
 _IS_DOWN = terminations.c.state == State.SETTLING
 _SEEN_AT = instances.c.machine_observed_at
 _SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_SEEN_AT.type)
+_NOW_AT: BindParameter[datetime] = bindparam("now", type_=_SEEN_AT.type)
 _DUE = each_of(
     _machines(
+        MACHINE_LEFT,
         terminations.c.machines_total > 0,
         terminations.c.machines_observed_at.is_(None),
         terminations.c.finished_at.is_(None),
@@ -177,6 +181,7 @@ _DUE = each_of(
         first=_STARTING.desc(),
     ),
     _machines(
+        MACHINE_LEFT,
         _IS_DOWN,
         or_(
             _SEEN_AT.is_(None),
@@ -185,14 +190,25 @@ _DUE = each_of(
         ),
         first=_SEEN_AT.nulls_first(),
     ),
+    # Gone when they were looked up, which is confirmed once the settle window is over.
+    _machines(
+        MACHINE_GONE,
+        _IS_DOWN,
+        terminations.c.confirm_from <= _NOW_AT,
+        terminations.c.confirm_from > _SEEN_AT,
+        first=_SEEN_AT,
+    ),
 )
 
 
 async def machines_due(
-    connection: AsyncConnection, partition: str, seen_before: datetime, limit: int
+    connection: AsyncConnection, partition: str, now: datetime, seen_before: datetime, limit: int
 ) -> list[CapturedMachine]:
-    """Machines of one region to look up now: a first few of each job, then all of those down."""
-    asked = {"partition": partition, "seen_before": seen_before, "limit": limit}
+    """Machines of one region to look up now.
+
+    A first few of each job, then all of those down that are left, then those to be confirmed.
+    """
+    asked = {"partition": partition, "now": now, "seen_before": seen_before, "limit": limit}
     rows = await connection.execute(_DUE, asked)
     found = {tuple(getattr(row, name) for name in _KEY): _machine(row) for row in rows}
     machines = list(found.values())[:limit]
@@ -230,17 +246,37 @@ _COUNT = (
         machines_observed_at=_AT,
     )
 )
+_ALL_GONE = terminations.c.machines_gone == terminations.c.machines_total
+_ALL_OBSERVED = (
+    update(terminations)
+    .where(terminations.c.seq.in_(bindparam("seqs", expanding=True)))
+    .values(
+        machines_all_observed_at=case(
+            (
+                _ALL_GONE,
+                select(func.min(_SEEN_AT))
+                .where(instances.c.termination_seq == terminations.c.seq, MACHINE_GONE)
+                .scalar_subquery(),
+            )
+        )
+    )
+)
 _LAST_IS_GONE = (
     update(terminations)
     .where(
         terminations.c.seq.in_(bindparam("seqs", expanding=True)),
         _IS_DOWN,
-        terminations.c.machines_gone == terminations.c.machines_total,
+        _ALL_GONE,
+        or_(
+            terminations.c.confirm_from.is_(None),
+            terminations.c.confirm_from > _AT,
+            terminations.c.machines_all_observed_at >= terminations.c.confirm_from,
+        ),
         terminations.c.look_at > _AT,
     )
     .values(look_at=_AT)
 )
-"""What it waited for has come: it is looked at now."""
+"""What it waited for has come: the job is read now."""
 
 
 async def machines_seen(
@@ -263,9 +299,15 @@ async def machines_seen(
         by_termination[machine.termination_seq].append((machine, sight))
     for seq, its in sorted(by_termination.items()):
         up = sum((sight is Sight.UP) - (machine.sight is Sight.UP) for machine, sight in its)
-        gone = sum(sight is not None and sight.over for _, sight in its)
+        gone = sum(_is_over(sight) - _is_over(machine.sight) for machine, sight in its)
         listed = any(sight in (Sight.UP, Sight.TERMINATED) for _, sight in its)
         await transaction.execute(
             _COUNT, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}
         )
-    await transaction.execute(_LAST_IS_GONE, {"seqs": list(by_termination), "at": at})
+    seqs = list(by_termination)
+    await transaction.execute(_ALL_OBSERVED, {"seqs": seqs})
+    await transaction.execute(_LAST_IS_GONE, {"seqs": seqs, "at": at})
+
+
+def _is_over(sight: Sight | None) -> bool:
+    return sight is not None and sight.over

@@ -7,13 +7,17 @@ import logging
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.store.dialects import BUSY_TIMEOUT_S, READERS, dialect_of
+from orchestrator.store.dialect import READERS
+from orchestrator.store.sqlite import BUSY_TIMEOUT_S
 from orchestrator.store.transaction import Transaction
+from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,13 +26,21 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.invariants import Invariant
+    from orchestrator.domain.lifecycle import State
 
 T = TypeVar("T")
 
 GROUP_MAX = 64
 """Units of work that share one transaction at most."""
 TRIES = 3
-"""How often a transaction is run that failed for what another one did meanwhile."""
+"""How often a transaction is run whose connection was lost before its commit."""
+CONTENDED_MAX_S = 8.0
+"""How long a write is run again that other transactions are in the way of.
+
+Less than a request may take: a client waits for 15 s.
+"""
+CONTENDED_BASE_S, CONTENDED_PAUSE_MAX_S = 0.02, 0.5
+"""How long such a write waits before it runs again: at first, and at most."""
 READ_WAIT_S = 3.0
 """How long a reader waits for a connection."""
 CALM_S = 1.0
@@ -38,20 +50,27 @@ CLOSE_S = 2.0
 """How long what waits to be written has at the end."""
 
 log = logging.getLogger(__name__)
+_SYSTEM_RANDOM = SystemRandom()
 
 
 class Database:
     """Read connections, and one writer that commits what is waiting in one transaction."""
 
-    def __init__(self, url: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, url: str, now: Callable[[], datetime], random: Random = _SYSTEM_RANDOM
+    ) -> None:
         """``now`` is this machine's clock."""
         self.dialect = dialect_of(url)
         self.violations: Counter[Invariant] = Counter()
         """Writes that were refused for what they would have broken."""
+        self.ended: Counter[State] = Counter()
+        """Terminations that ended, by the state in which they did."""
         self._now = now
+        self._random = random
         self._reading = asyncio.Semaphore(READERS)
         self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()
         self._group: list[_Unit[Any]] = []
+        self._postponed: dict[_Unit[Any], asyncio.TimerHandle] = {}
         self._writes, self._reads = _Trouble("writes"), _Trouble("reads")
         self._notices = _Trouble("notices of other replicas")
 
@@ -73,9 +92,12 @@ class Database:
                 # be the writer's.
                 await self.dialect.readers.dispose()
                 await self.dialect.writers.dispose()
-        left = [unit for unit in self._group if not unit.result.done()]
+        for timer in self._postponed.values():
+            timer.cancel()
+        waiting = [unit for unit in self._group if not unit.result.done()] + [*self._postponed]
         while not self._queue.empty():
-            left.append(self._queue.get_nowait())
+            waiting.append(self._queue.get_nowait())
+        left = dict.fromkeys(waiting)  # one that runs again is there twice
         for unit in left:
             unit.fail(StoreUnavailable(_CLOSED))
         if left:
@@ -101,16 +123,22 @@ class Database:
         finally:
             self._reading.release()
 
-    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def write(
+        self, work: Callable[[Transaction], Awaitable[T]], *, locks_from: str = ""
+    ) -> T:
         """Run ``work`` in a transaction that it may share with others; returns once committed.
 
         ``work`` runs again when something that shared its transaction failed, or another replica
-        was in its way.  Whoever is cancelled meanwhile has it written all the same.  Raises what
-        ``work`` raises; StoreUnavailable when the database cannot be written.
+        was in its way.  Those that share a transaction run in the order of ``locks_from``, so that
+        all replicas lock in one.  Whoever is cancelled meanwhile has it written all the same.
+        Raises what ``work`` raises; StoreUnavailable when the database cannot be written.
         """
         if self._writer.done():
             raise StoreUnavailable(_CLOSED)
-        unit: _Unit[T] = _Unit(work, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        unit: _Unit[T] = _Unit(
+            work, loop.create_future(), locks_from, loop.time() + CONTENDED_MAX_S
+        )
         self._queue.put_nowait(unit)
         return await unit.result
 
@@ -137,28 +165,59 @@ class Database:
             self._group = [await self._queue.get()]
             while len(self._group) < GROUP_MAX and not self._queue.empty():
                 self._group.append(self._queue.get_nowait())
+            self._group.sort(key=lambda unit: unit.locks_from)
             await self._commit(self._group)
-            for _ in self._group:
-                self._queue.task_done()
 
     async def _commit(self, group: list[_Unit[Any]]) -> None:
         try:
             results = await self._transact(group)
         except Exception as error:  # noqa: BLE001 - raised where the result is awaited
-            why = self.dialect.why_unavailable(error)
-            if len(group) > 1 and (why is None or self.dialect.is_conflict(error)):
+            why, conflict = self.dialect.why_unavailable(error), self.dialect.is_conflict(error)
+            if len(group) > 1 and (why is None or conflict):
                 for unit in group:
                     await self._commit([unit])
+            elif conflict:
+                self._postpone(group[0], error)
             elif why is not None:
                 self._writes.note(why)
-                for unit in group:
-                    unit.fail(StoreUnavailable(f"the database cannot be written: {why}"))
+                self._fail(group, StoreUnavailable(f"the database cannot be written: {why}"))
             else:
-                group[0].fail(error)
+                self._fail(group, error)
         else:
             self._writes.note(None)
             for unit, result in zip(group, results, strict=True):
                 unit.succeed(result)
+                self._queue.task_done()
+
+    def _fail(self, group: list[_Unit[Any]], error: Exception) -> None:
+        for unit in group:
+            unit.fail(error)
+            self._queue.task_done()
+
+    def _postpone(self, unit: _Unit[Any], error: Exception) -> None:
+        """Run it again a moment later, and the others meanwhile."""
+        loop = asyncio.get_running_loop()
+        unit.conflicts += 1
+        pause_s = backoff_s(
+            unit.conflicts,
+            base_s=CONTENDED_BASE_S,
+            max_s=CONTENDED_PAUSE_MAX_S,
+            jitter=self._random.random(),
+        )
+        if loop.time() + pause_s > unit.contends_until:
+            log.error(
+                "a write was given up: other transactions were in its way %d times: %s",
+                unit.conflicts,
+                getattr(error, "orig", error),
+            )
+            self._fail([unit], StoreUnavailable(_CONTENDED))
+        else:
+            self._postponed[unit] = loop.call_later(pause_s, self._queue_again, unit)
+
+    def _queue_again(self, unit: _Unit[Any]) -> None:
+        del self._postponed[unit]
+        self._queue.put_nowait(unit)
+        self._queue.task_done()  # of the time before
 
     async def _transact(self, group: list[_Unit[Any]]) -> list[Any]:
         tries = 0
@@ -167,16 +226,17 @@ class Database:
             whole = False
             try:
                 async with self.dialect.writers.begin() as connection:
-                    transaction = Transaction(connection, self.dialect, self._now)
+                    transaction = Transaction(connection, self.dialect, self._now, self.ended)
                     results = [await unit.work(transaction) for unit in group]
                     await transaction.finish()
                     self.dialect.check()
                     whole = True
             except DBAPIError as error:
                 # What fails in its commit may be committed all the same.
-                if whole or tries == TRIES or not self.dialect.may_retry(error):
+                if whole or tries == TRIES or not error.connection_invalidated:
                     raise
             else:
+                transaction.committed()
                 return results
 
 
@@ -203,14 +263,19 @@ class _Trouble:
 
 _CLOSED = "the database is closed"
 _CROWDED = "the database is read by too many at once"
+_CONTENDED = "the database cannot be written: other transactions were in the way again and again"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Unit(Generic[T]):
     """One piece of work and where its result is awaited."""
 
     work: Callable[[Transaction], Awaitable[T]]
     result: asyncio.Future[T]
+    locks_from: str
+    contends_until: float
+    """By the event loop's clock."""
+    conflicts: int = 0
 
     def succeed(self, result: T) -> None:
         if not self.result.cancelled():

@@ -134,14 +134,17 @@ class StoredInstances(Fenced):
 
         await self._write(work)
 
-    async def machines_due(self, seen_before: datetime, limit: int) -> list[CapturedMachine]:
+    async def machines_due(
+        self, now: datetime, seen_before: datetime, limit: int
+    ) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.
 
-        None that was looked up since ``seen_before``.
+        None that was looked up since ``seen_before``, but to confirm at the end of a settle window
+        that it is gone.
         """
         async with self._database.read() as connection:
             return await captures.machines_due(
-                connection, self._fence.partition, seen_before, limit
+                connection, self._fence.partition, now, seen_before, limit
             )
 
     async def machines_seen(

@@ -10,9 +10,21 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, delete, insert, null, or_, select, type_coerce, union_all, update
+from sqlalchemy import (
+    bindparam,
+    delete,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+    update,
+)
 
-from orchestrator.domain.leases import Fence, Standing
+from orchestrator.domain.leases import CLOCK_STEP_S, Fence, Standing
+from orchestrator.store import clock_steps
 from orchestrator.store.schema import operations, partitions, replicas, terminations
 
 if TYPE_CHECKING:
@@ -27,10 +39,11 @@ _STANDING = union_all(
         partitions.c.name,
         partitions.c.epoch,
         partitions.c.holder,
+        partitions.c.followed_s,
         type_coerce(null(), replicas.c.partitions.type).label("partitions"),
         type_coerce(null(), replicas.c.expires_at.type).label("expires_at"),
     ),
-    select(replicas.c.id, null(), null(), replicas.c.partitions, replicas.c.expires_at),
+    select(replicas.c.id, null(), null(), null(), replicas.c.partitions, replicas.c.expires_at),
 )
 """The partitions and the replicas, as they are at one time."""
 _RENEW = (
@@ -61,14 +74,18 @@ class StoredLeases:
             expires_at = await transaction.clock() + timedelta(seconds=lease_s)
             if not self._database.dialect.shared:
                 await transaction.execute(delete(replicas))
+            if not await transaction.scalar(select(func.count()).select_from(replicas)):
+                await clock_steps.note_put_back(transaction, CLOCK_STEP_S)
             await transaction.execute(
                 insert(replicas).values(id=replica, partitions=sorted(names), expires_at=expires_at)
             )
             known = await transaction.execute(select(partitions.c.name))
             unknown = set(names) - set(known.scalars())
             if unknown:
+                steps_s = await clock_steps.noted(transaction)
                 await transaction.execute(
-                    insert(partitions), [{"name": name, "epoch": 0} for name in sorted(unknown)]
+                    insert(partitions),
+                    [{"name": name, "epoch": 0, "followed_s": steps_s} for name in sorted(unknown)],
                 )
             await transaction.notify("")
 
@@ -84,11 +101,15 @@ class StoredLeases:
             )
             if renewed.rowcount == 0:
                 return None
+            await clock_steps.seen(transaction, now)
             rows = (await transaction.execute(_STANDING)).all()
             held = [row for row in rows if row.epoch is not None]
             live = {row.name: row for row in rows if row.epoch is None}
-            if any(row.expires_at <= now for row in live.values()):
-                expired = replicas.c.id != replica, replicas.c.expires_at <= now
+            # A lease that lasts too long is of before the clock was put back.
+            longest = now + timedelta(seconds=2 * lease_s)
+            if not all(now < row.expires_at <= longest for row in live.values()):
+                over = or_(replicas.c.expires_at <= now, replicas.c.expires_at > longest)
+                expired = replicas.c.id != replica, over
                 dead = delete(replicas).where(*expired).returning(replicas.c.id)
                 for name in (await transaction.execute(dead)).scalars():
                     live.pop(name, None)
@@ -99,18 +120,29 @@ class StoredLeases:
                 holders={row.name: row.holder if row.holder in live else None for row in held},
                 epochs={row.name: row.epoch for row in held},
                 next_expiry_s=(min(others) - now).total_seconds() if others else math.inf,
+                steps_s=await clock_steps.noted(transaction),
+                followed_s={row.name: row.followed_s for row in held},
             )
 
         return await self._database.write(work)
 
-    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
-        """Hold those of these free partitions that nobody took since their epochs were read.
+    async def note_step(self, known_steps_s: int, by_s: int) -> None:
+        """Add a step of the clock to the noted ones, unless another replica has done so."""
 
-        Their conditions are forgotten: what the holder before met may be over.
+        async def work(transaction: Transaction) -> None:
+            await clock_steps.note(transaction, known_steps_s, by_s)
+
+        await self._database.write(work)
+
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+        """Hold those of these partitions that nobody took since their epochs were read.
+
+        Their conditions are forgotten: what the holder before met may be over.  The times that are
+        stored for them are moved along with the noted steps of the clock.
         """
 
         async def work(transaction: Transaction) -> list[Fence]:
-            taken = []
+            taken, steps_s = [], await clock_steps.noted(transaction)
             for name, epoch in sorted(epochs.items()):
                 result = await transaction.execute(
                     update(partitions)
@@ -125,6 +157,7 @@ class StoredLeases:
                     )
                 )
                 if result.rowcount:
+                    await clock_steps.follow(transaction, name, steps_s)
                     taken.append(Fence(name, epoch + 1))
             return taken
 

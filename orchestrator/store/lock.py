@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import make_url
-
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.store.sqlite import PRIVATE
+from orchestrator.store.url import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 def only_process(url: str) -> Iterator[None]:
     """Hold PATH.lock beside the SQLite file at ``url``; raises ConfigurationError if held.
 
-    The kernel lets go of it however the process ends.  A PostgreSQL database may be shared.
+    PATH is where the file is, whatever links lead there.  The kernel lets go of the lock however
+    the process ends.  A PostgreSQL database may be shared.
     """
-    if make_url(url).get_backend_name() != "sqlite":
+    file = sqlite_file(url)
+    if file is None:
         yield
         return
-    path = f"{make_url(url).database}.lock"
+    path = f"{file.resolve()}.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         raise ConfigurationError(
             [
@@ -36,6 +38,8 @@ def only_process(url: str) -> Iterator[None]:
                 )
             ]
         ) from error
+    with suppress(PermissionError):
+        os.fchmod(descriptor, PRIVATE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
-from orchestrator.store.dialects import dialect_of
+from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -38,18 +39,36 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-async def upgrade(url: str) -> str:
-    """Upgrade the database at ``url`` to this version's schema; returns the revision reached.
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What became of which database; ``before`` is its revision before, None where it is new."""
+
+    name: str
+    before: str | None
+    revision: str
+
+    def __str__(self) -> str:
+        if self.before is None:
+            return f"{self.name}: created, at schema revision {self.revision}"
+        if self.before != self.revision:
+            return f"{self.name}: upgraded from schema revision {self.before} to {self.revision}"
+        return f"{self.name}: at schema revision {self.revision}"
+
+
+async def upgrade(url: str) -> Upgraded:
+    """Upgrade the database at ``url`` to this version's schema, or create it.
 
     Raises StoreUnavailable where it cannot be used now, ConfigurationError where it cannot before
     a person has done something about it.
     """
     dialect = dialect_of(url)
+    dialect.prepare()
     engine = dialect.upgrader()
     try:
         async with engine.begin() as connection:
             await dialect.before_upgrade(connection)
-            return await connection.run_sync(_upgrade)
+            before, revision = await connection.run_sync(_upgrade)
+            return Upgraded(dialect.name, before, revision)
     except (DBAPIError, OSError) as error:
         why = dialect.why_unavailable(error) or str(getattr(error, "orig", error))
         told = f"{dialect.name} cannot be used: {why}; {dialect.advice(error)}"
@@ -63,14 +82,15 @@ async def upgrade(url: str) -> str:
 def _passes(error: DBAPIError | OSError) -> bool:
     """Whether a server that cannot be used may be usable soon, with nothing changed in its URL."""
     if isinstance(error, DBAPIError):
-        state = getattr(error.orig, "sqlstate", None) or ""
-        return error.connection_invalidated or state.startswith(_PASSING)
-    # The driver raises a plain ConnectionError where a server does not speak TLS.
+        state = getattr(error.orig, "sqlstate", None)
+        return state.startswith(_PASSING) if state else error.connection_invalidated
+    # A plain ConnectionError is of a server that does not speak TLS, or of a standby alone.
     for_good = (ssl.SSLError, FileNotFoundError, PermissionError)
     return not isinstance(error, for_good) and type(error) is not ConnectionError
 
 
-def _upgrade(connection: Connection) -> str:
+def _upgrade(connection: Connection) -> tuple[str | None, str]:
+    """The revisions before and after."""
     config = alembic_config(connection)
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
@@ -86,4 +106,4 @@ def _upgrade(connection: Connection) -> str:
             ]
         )
     command.upgrade(config, "head")
-    return str(head)
+    return current, str(head)

@@ -9,12 +9,14 @@ from sqlalchemy import insert, select, update
 from orchestrator.domain.chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
+from orchestrator.store import milestones
 from orchestrator.store.chunks import chunks
-from orchestrator.store.dialects import greatest
 from orchestrator.store.rows import to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
+from orchestrator.store.sql import greatest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +29,19 @@ if TYPE_CHECKING:
 async def create(
     transaction: Transaction, new: NewOperation, termination_ids: Sequence[str]
 ) -> Created:
-    """Store ``new``; raises Conflict when its key was used for another request."""
+    """Store ``new``; raises Conflict when its key stands for another request.
+
+    Jobs are locked, and new terminations stored, in the order of the job ids: two replicas that are
+    asked for the same jobs then wait for each other, and never both at once.
+    """
     earlier = await _earlier(transaction, new)
     if earlier is not None:
         return Created(operation_id=earlier, replayed=True)
-    live = await _live(transaction, new)
+    wanted = sorted(zip(new.job_ids, termination_ids, strict=True))
+    live = await _live(transaction, new, [job_id for job_id, _ in wanted])
     fresh = [
         _termination(new, job_id, termination_id)
-        for job_id, termination_id in zip(new.job_ids, termination_ids, strict=True)
+        for job_id, termination_id in wanted
         if job_id not in live
     ]
     await transaction.execute(insert(operations).values(_operation_row(new)))
@@ -55,12 +62,11 @@ async def create(
             )
     if live:
         await _join(transaction, new, list(live.values()))
-    wanted = [*(termination.id for termination in fresh), *live.values()]
+    by_job = live | {termination.job_id: termination.id for termination in fresh}
     await transaction.execute(
         insert(operation_terminations),
-        [{"operation_id": new.id, "termination_id": wanted_id} for wanted_id in wanted],
+        [{"operation_id": new.id, "termination_id": each} for each in by_job.values()],
     )
-    by_job = live | {termination.job_id: termination.id for termination in fresh}
     transaction.record(
         at=new.created_at,
         operation_id=new.id,
@@ -75,18 +81,26 @@ async def create(
             "terminations_sha256": lines_sha256(f"{job} {each}" for job, each in by_job.items()),
         },
     )
+    milestones.accepted(transaction, new)
     await transaction.notify(new.partition)
     return Created(operation_id=new.id, replayed=False)
 
 
 async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
+    """The operation that its key stands for; one whose key has ended loses it."""
     if new.idempotency_key is None:
         return None
+    same_key = (
+        operations.c.requested_by == new.requested_by,
+        operations.c.idempotency_key == new.idempotency_key,
+    )
+    await transaction.execute(
+        update(operations)
+        .where(*same_key, operations.c.created_at <= new.created_at - KEY_LIFETIME)
+        .values(idempotency_key=None)
+    )
     found = await transaction.execute(
-        select(operations.c.id, operations.c.request_hash).where(
-            operations.c.requested_by == new.requested_by,
-            operations.c.idempotency_key == new.idempotency_key,
-        )
+        select(operations.c.id, operations.c.request_hash).where(*same_key)
     )
     row = found.one_or_none()
     if row is None:
@@ -99,10 +113,12 @@ async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
     return str(row.id)
 
 
-async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
-    """Live terminations of the wanted jobs: job id to termination id; none ends meanwhile."""
+async def _live(
+    transaction: Transaction, new: NewOperation, job_ids: Sequence[str]
+) -> dict[str, str]:
+    """Live terminations of these jobs: job id to termination id; none ends meanwhile."""
     live: dict[str, str] = {}
-    for some in chunks(new.job_ids):
+    for some in chunks(job_ids):
         found = await transaction.execute(
             select(terminations.c.job_id, terminations.c.id)
             .where(
@@ -111,7 +127,7 @@ async def _live(transaction: Transaction, new: NewOperation) -> dict[str, str]:
                 terminations.c.job_id.in_(some),
                 terminations.c.finished_at.is_(None),
             )
-            .order_by(terminations.c.seq)
+            .order_by(terminations.c.job_id)
             .with_for_update(key_share=True)
         )
         live.update((row.job_id, row.id) for row in found)

@@ -12,9 +12,9 @@ from sqlalchemy import and_, case, exists, func, literal, or_, select
 from orchestrator.domain.durations import bucket, learnt
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.progress import Progress
-from orchestrator.store.dialects import whole_seconds
 from orchestrator.store.rows import forecast_from_row
 from orchestrator.store.schema import operation_terminations, terminations
+from orchestrator.store.sql import whole_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +107,22 @@ async def gather(
         moved_at=next((row.moved_at for row in rows if row.part == _Part.STALLED), None),
         down_lately=sum(row.lately for row in rows),
         lately_s=lately_s,
+        **await _windows(connection, operation),
     )
+
+
+async def _windows(connection: AsyncConnection, operation: OperationRecord) -> dict[str, Any]:
+    """The settle windows of its jobs, as ``Progress`` has them."""
+    columns = (
+        _T.settle_s,
+        (_T.state == State.SETTLING).label("settling"),
+        func.max(_T.settle_from, type_=_T.settle_from.type).label("settle_from"),
+    )
+    going_on = _of(operation, *columns).where(_T.finished_at.is_(None))
+    rows = (await connection.execute(going_on.group_by(_T.settle_s, "settling"))).all()
+    ends = [row.settle_from + timedelta(seconds=row.settle_s) for row in rows if row.settle_from]
+    lengths = [row.settle_s for row in rows if not row.settling]
+    return {"settle_until": max(ends, default=None), "settle_s": max(lengths, default=None)}
 
 
 async def others(connection: AsyncConnection, partition: str) -> Durations | None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.captures import Capture
+from orchestrator.domain.confirmations import Unconfirmed, Verdict
 from orchestrator.domain.drains import History
 from orchestrator.domain.forecast import Forecast
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskSubmitted
@@ -31,6 +32,7 @@ SET_BY_ENGINE: Final = (
     "instances_total",
     "instances_live",
     "instances_observed_at",
+    "instances_submitted",
     "tasks",
     "look",
     "look_at",
@@ -43,7 +45,9 @@ SET_BY_ENGINE: Final = (
     "acknowledged_at",
     "give_up_from",
     "settle_from",
+    "confirm_from",
     "problem",
+    "unconfirmed",
     "finished_at",
     "moved_at",
     "rung",
@@ -63,7 +67,8 @@ A deadline is stored as what it counts from: its length belongs to the request, 
 make it longer at any time, also while a decision is under way that knows nothing of it.
 """
 _CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
-_MACHINES: Final = ("total", "up", "gone", "listed", "observed_at")
+_MACHINES: Final = ("total", "up", "gone", "listed", "observed_at", "all_observed_at")
+_UNCONFIRMED_TIMES: Final = ("since", "last_at", "until")
 _FORECAST: Final = ("made_at", "rate_per_s", "p50_at", "p90_at", "stalled_since")
 
 
@@ -75,6 +80,7 @@ def to_row(termination: Termination) -> dict[str, Any]:
     row["instances_live"] = instances.live if instances else None
     row["tasks"] = [asdict(task) for task in termination.tasks]
     row["problem"] = asdict(termination.problem) if termination.problem else None
+    row["unconfirmed"] = _unconfirmed_to_row(row["unconfirmed"]) if row["unconfirmed"] else None
     row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
     row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
     for name in ("capture", "reading"):
@@ -100,6 +106,7 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     values["instances"] = InstanceCounters(**row["instances"]) if row["instances"] else None
     values["tasks"] = tuple(_task(task) for task in row["tasks"])
     values["problem"] = Problem(**row["problem"]) if row["problem"] else None
+    values["unconfirmed"] = _unconfirmed(row["unconfirmed"]) if row["unconfirmed"] else None
     values["rung"] = Rung(row["rung"])
     for name in ("capture", "reading"):
         values[name] = _capture(row[name]) if row[name] else None
@@ -111,6 +118,17 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     values["forecast"] = forecast_from_row(row) if row["forecast_made_at"] else None
     values["revival"] = _revival(row["revival"]) if row["revival"] else None
     return Termination(**values)
+
+
+def _unconfirmed_to_row(unconfirmed: Unconfirmed) -> dict[str, Any]:
+    times = {name: _text(getattr(unconfirmed, name)) for name in _UNCONFIRMED_TIMES}
+    return asdict(unconfirmed) | times
+
+
+def _unconfirmed(row: dict[str, Any]) -> Unconfirmed:
+    times = {name: datetime.fromisoformat(row[name]) for name in _UNCONFIRMED_TIMES}
+    verdict, sources = Verdict(row["verdict"]), tuple(row["sources"])
+    return Unconfirmed(verdict=verdict, sources=sources, answers=row["answers"], **times)
 
 
 def revival_to_row(revival: Revival) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -87,6 +88,7 @@ operations = Table(
     Column("keep_down_s", Float),
     Column("keeps_down_for", Text),
     Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
+    Column("first_called_at", UtcDateTime),
     UniqueConstraint("requested_by", "idempotency_key"),
     CheckConstraint("length(reason) > 0", name="reason"),
     CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),
@@ -119,6 +121,7 @@ terminations = Table(
     Column("instances_total", BigInteger),
     Column("instances_live", BigInteger),
     Column("instances_observed_at", UtcDateTime),
+    Column("instances_submitted", BigInteger),
     Column("tasks", JSON, nullable=False),
     Column("look", Text, nullable=False),
     Column("look_at", UtcDateTime),
@@ -131,7 +134,9 @@ terminations = Table(
     Column("acknowledged_at", UtcDateTime),
     Column("give_up_from", UtcDateTime),
     Column("settle_from", UtcDateTime),
+    Column("confirm_from", UtcDateTime),
     Column("problem", JSON(none_as_null=True)),
+    Column("unconfirmed", JSON(none_as_null=True)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("capture", JSON(none_as_null=True)),
@@ -143,6 +148,7 @@ terminations = Table(
     Column("machines_gone", BigInteger, nullable=False, server_default=text("0")),
     Column("machines_listed", Boolean, nullable=False, server_default=false()),
     Column("machines_observed_at", UtcDateTime),
+    Column("machines_all_observed_at", UtcDateTime),
     Column("machines_problem", JSON(none_as_null=True)),
     Column("moved_at", UtcDateTime),
     Column("escalate", Boolean, nullable=False, server_default=true()),
@@ -263,6 +269,14 @@ may have 200,000 instances, and not one row of those that went down is written a
 """
 ANEW = text("anew")
 Index("ix_instances_anew", instances.c.termination_seq, sqlite_where=ANEW, postgresql_where=ANEW)
+MACHINE_GONE = text("machine IN ('gone', 'terminated')")
+Index(
+    "ix_instances_machine_gone",
+    instances.c.termination_seq,
+    instances.c.machine_observed_at,
+    sqlite_where=MACHINE_GONE,
+    postgresql_where=MACHINE_GONE,
+)
 MACHINE_LEFT = text("machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))")
 Index(
     "ix_instances_machine_left",
@@ -343,7 +357,22 @@ partitions = Table(
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
     Column("allowed_per_s", BigInteger),
+    Column("followed_s", BigInteger, nullable=False, server_default=text("0")),
 )
+"""``followed_s``: the part of the noted clock steps by which its terminations' times were moved."""
+
+clock_steps = Table(
+    "clock_steps",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("steps_s", BigInteger, nullable=False),
+    Column("noted_at", UtcDateTime),
+    Column("seen_at", UtcDateTime),
+)
+"""One row: the sum of the steps of the database's clock that replicas have noted, in seconds.
+
+``seen_at``: what that clock showed at the last renewal of a lease.
+"""
 
 replicas = Table(
     "replicas",
@@ -362,5 +391,6 @@ probes = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
+    Column("filler", LargeBinary),
 )
-"""One row, written to see whether anything can be."""
+"""One row, written to see whether a request could be stored; ``filler`` makes it as long as one."""

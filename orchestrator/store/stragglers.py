@@ -17,6 +17,7 @@ from orchestrator.domain.stragglers import (
     Straggler,
 )
 from orchestrator.domain.terminations import Rung
+from orchestrator.store import milestones
 from orchestrator.store.captures import write_instances
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
 from orchestrator.store.rows import capture_to_row
@@ -213,6 +214,9 @@ async def start(
         },
     )
     await transaction.execute(update(instances).where(_rows_of(straggler)).values(called_at=at))
+    await milestones.called(
+        transaction, straggler.termination_id, straggler.job_id, straggler.action, at
+    )
 
 
 async def finish(

@@ -11,13 +11,15 @@ from orchestrator.store.events import chained
 from orchestrator.store.schema import events, partitions
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.domain.leases import Fence
-    from orchestrator.store.dialects import Dialect
+    from orchestrator.domain.lifecycle import State
+    from orchestrator.store.dialect import Dialect
 
 
 _HOLDS = (
@@ -35,8 +37,13 @@ class Transaction:
     """Its connection, the events that it ends with, and the leases that hold until its end."""
 
     def __init__(
-        self, connection: AsyncConnection, dialect: Dialect, now: Callable[[], datetime]
+        self,
+        connection: AsyncConnection,
+        dialect: Dialect,
+        now: Callable[[], datetime],
+        ended: Counter[State],
     ) -> None:
+        """``ended`` counts the terminations that are committed as ended, by state."""
         self.connection = connection
         self.execute = connection.execute
         self.scalar = connection.scalar
@@ -44,6 +51,8 @@ class Transaction:
         self._now = now
         self._events: list[dict[str, object]] = []
         self._held: set[Fence] = set()
+        self._after_commit: list[Callable[[], None]] = []
+        self._ended = ended
 
     async def clock(self) -> datetime:
         """Now, by the clock that all replicas share."""
@@ -68,6 +77,18 @@ class Transaction:
     async def notify(self, notice: str) -> None:
         """Tell all replicas once this is committed; may be lost."""
         await self._dialect.notify(self.connection, notice)
+
+    def count_end(self, state: State) -> None:
+        """Have a termination counted that ended in this state."""
+        self.after_commit(lambda: self._ended.update((state,)))
+
+    def after_commit(self, act: Callable[[], None]) -> None:
+        """Have something said or counted once this is committed; never where it fails."""
+        self._after_commit.append(act)
+
+    def committed(self) -> None:
+        for act in self._after_commit:
+            act()
 
     async def finish(self) -> None:
         if self._events:

@@ -10,12 +10,15 @@ from orchestrator.domain import invariants
 from orchestrator.domain.facts import machines, observations
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import outcome
+from orchestrator.store import milestones
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    from sqlalchemy import Row
 
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.terminations import Termination
@@ -141,7 +144,9 @@ async def _write_move(
             why=decision.why,
             facts={**observations(after), **machines(after), **(call or {})},
         )
+        milestones.moved(transaction, decision)
     if after.state.final:
+        transaction.count_end(after.state)
         await _count_down(transaction, after, at)
     return True
 
@@ -149,44 +154,45 @@ async def _write_move(
 async def _count_down(transaction: Transaction, after: Termination, at: datetime) -> None:
     """One job fewer to go in every operation that asked for it; the last one finishes it."""
     asked = await transaction.execute(
-        select(operations.c.id, operations.c.jobs_unfinished)
+        select(operations)
         .join(operation_terminations, operation_terminations.c.operation_id == operations.c.id)
         .where(operation_terminations.c.termination_id == after.id)
         .order_by(operations.c.seq)
         .with_for_update(of=operations)
     )
-    for operation_id, unfinished in asked.all():
-        if unfinished == 1:
-            await _finish(transaction, operation_id, at)
+    for operation in asked.all():
+        if operation.jobs_unfinished == 1:
+            await _finish(transaction, operation, at)
         else:
             await transaction.execute(
                 update(operations)
-                .where(operations.c.id == operation_id)
+                .where(operations.c.id == operation.id)
                 .values(jobs_unfinished=operations.c.jobs_unfinished - 1)
             )
 
 
-async def _finish(transaction: Transaction, operation_id: str, at: datetime) -> None:
+async def _finish(transaction: Transaction, operation: Row[Any], at: datetime) -> None:
     counted = await transaction.execute(
         select(terminations.c.state, func.count())
         .join(
             operation_terminations,
             operation_terminations.c.termination_id == terminations.c.id,
         )
-        .where(operation_terminations.c.operation_id == operation_id)
+        .where(operation_terminations.c.operation_id == operation.id)
         .group_by(terminations.c.state)
     )
     by_state = {State(state): count for state, count in counted.all()}
     result = outcome(by_state)
     await transaction.execute(
         update(operations)
-        .where(operations.c.id == operation_id)
+        .where(operations.c.id == operation.id)
         .values(jobs_unfinished=0, finished_at=at, outcome=result)
     )
     transaction.record(
         at=at,
-        operation_id=operation_id,
+        operation_id=operation.id,
         type="finished",
         why=result,
         facts={"jobs_by_state": by_state},
     )
+    milestones.finished(transaction, operation, result, by_state, took=at - operation.created_at)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Integer, bindparam, select, update
 
-from orchestrator.domain.come_back import facts
+from orchestrator.domain.come_back import facts, revival_of
 from orchestrator.domain.operations import NewOperation
-from orchestrator.domain.terminations import OnSubmitted, Revival
+from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.domain.unproven import REVIVED
+from orchestrator.store import milestones
 from orchestrator.store import operations as submission
 from orchestrator.store.rows import from_row, revival_to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -81,12 +82,10 @@ async def _write_revival(
 ) -> None:
     before, seen = look.termination, look.came_back
     assert seen is not None
-    assert seen.state is not None
-    revival = Revival(at=seen.observed_at, job_state=seen.state)
+    revival = revival_of(seen)
     again: NewOperation | None = None
-    if seen.state.finished:
-        revival = replace(revival, job_end_time=seen.end_time)
-    elif (asked := await _keep_down(transaction, before, revival.at)) is not None:
+    asked = None if revival.ended else await _keep_down(transaction, before, revival.at)
+    if asked is not None:
         if asked.keep_down_round >= keep_down_max:
             revival = replace(revival, capped=True)
         else:
@@ -106,6 +105,7 @@ async def _write_revival(
     if again is not None:
         await submission.create(transaction, again, [new_id("trm")])
     transaction.record(at=at, termination_id=before.id, type=REVIVED, facts=facts(revival))
+    milestones.revived(transaction, before, revival)
 
 
 async def _keep_down(

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store import watch
+from orchestrator.store import milestones, watch
 from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
 from orchestrator.store.schema import (
@@ -141,6 +141,12 @@ def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
     )
 
 
+_OF_IDS = select(terminations).where(
+    HERE,
+    terminations.c.state == State.DRAINING,
+    terminations.c.look == Look.SWEEP,
+    terminations.c.id.in_(bindparam("ids", expanding=True)),
+)
 _OF_ANY = _draining(terminations.c.acknowledged_at < BEFORE)
 _OF_OPERATIONS = _draining(
     terminations.c.id.in_(
@@ -215,6 +221,12 @@ class WorkingSet(Fenced):
         async with self._database.read() as connection:
             return await self._fetch(connection, _UNANSWERED)
 
+    async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
+        """Those of these that drain and of which no count is planned, in the order given."""
+        async with self._database.read() as connection:
+            found = await self._fetch(connection, _OF_IDS, ids=termination_ids)
+        return sorted(found, key=lambda each: termination_ids.index(each.id))
+
     async def uncounted(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
     ) -> list[Termination]:
@@ -279,6 +291,9 @@ class WorkingSet(Fenced):
                     "partition": before.partition,
                     **asdict(attempt),
                 },
+            )
+            await milestones.called(
+                transaction, before.id, before.job_id, attempt.action, attempt.sent_at
             )
             return number
 

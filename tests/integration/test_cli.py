@@ -139,7 +139,7 @@ def test_terminate_and_watch_to_the_end(url):
     result = run(url, "terminate", "job-run00001", "job-run00002", "--reason", "r", "--watch")
     assert result.returncode == 0, result.stderr
     assert re.match(r"op_\w+\n", result.stdout)
-    assert "2 of 2 jobs done" in result.stdout
+    assert "2 of 2 jobs ended" in result.stdout
     assert "proven down" in result.stdout
 
 
@@ -190,16 +190,25 @@ def test_a_malformed_id_is_refused_with_its_place(url):
     """The request as a whole is not taken."""
     result = run(url, "terminate", "job-run00004", "no job", "--reason", "r")
     assert result.returncode == 2
-    assert "jobs.1" in result.stderr
+    assert "argument 2: 'no' is no job id" in result.stderr
     assert result.stdout == ""
 
 
 def test_a_key_used_twice_is_one_operation(url):
-    """The same id is printed; another request under it is refused."""
+    """The same id is printed, and what it is; another request under it is refused."""
     arguments = ("--reason", "r", "--idempotency-key", "cli-1")
     first = run(url, "terminate", "job-run00005", *arguments)
+    assert run(url, "watch", first.stdout.strip()).returncode == first.returncode == 0
     again = run(url, "terminate", "job-run00005", *arguments)
     assert first.stdout == again.stdout != ""
+    assert again.returncode == 5
+    assert "(outcome verified), before this request" in again.stderr
+    listed = [
+        line.split("\t") for line in run(url, "list", "--state", "finished").stdout.splitlines()
+    ]
+    assert [cells[1:4] for cells in listed if cells[0] == again.stdout.strip()] == [
+        ["finished", "verified", "1"]
+    ]
     assert run(url, "terminate", "job-run00006", *arguments).returncode == 2
 
 
@@ -224,7 +233,7 @@ def test_watch_survives_a_restart_of_the_daemon(place, ports, cloud):
             env=ENVIRONMENT,
         )
         assert watching.stdout is not None
-        assert "0 of 1 jobs done" in watching.stdout.readline()
+        assert "0 of 1 jobs ended" in watching.stdout.readline()
     while "away" not in watching.stdout.readline():
         assert watching.poll() is None
     with process(*serve, url=f"{at}/readyz"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.verification import verify
 from tests.integration.harness import TIMEOUT_S, service
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.integration.harness import Service
 
 JOB = "job-revived1"
@@ -36,7 +39,10 @@ async def revived(running: Service, operation_id: str) -> Any:
             await asyncio.sleep(0.05)
 
 
-async def test_it_is_noticed_and_said_everywhere(database_url: str) -> None:
+async def test_it_is_noticed_and_said_everywhere(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with service(database_url, REVIVED, engine=ENGINE) as running:
         operation_id = await running.submit(JOB)
         before = await running.finished(operation_id)
@@ -57,6 +63,7 @@ async def test_it_is_noticed_and_said_everywhere(database_url: str) -> None:
         assert b"NOT DOWN FOR GOOD: 1 came back after the end" in data
         assert len(running.simulator.truth()) == 1
         assert running.simulator.truth()[0]["live"] == 3, "nobody asked for it to be kept down"
+    assert caplog.text.count("was revived after it was down") == 1
 
 
 async def test_it_is_kept_down_so_many_times(database_url: str) -> None:

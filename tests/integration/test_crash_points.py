@@ -351,6 +351,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         database = await stack.enter_async_context(Database(url, clock.now))
         (fence,) = await hold(database, PARTITION)
         random = Random(world.disks)
+        wire = Wire(world, fate)
         loops = PartitionLoops(
             Partition(
                 lease=Lease(fence, math.inf),
@@ -358,10 +359,10 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
                     endpoint="http://cloud",
                     cvm_endpoint="http://cloud",
                     credentials=build_provider(
-                        "static", {"secret_id": SECRET_ID, "secret_key": SECRET_KEY}, clock
+                        "static", {"secret_id": SECRET_ID, "secret_key": SECRET_KEY}, clock, wire
                     ),
                     clock=clock,
-                    transport=Wire(world, fate),
+                    transport=wire,
                 ),
                 store=WorkingSet(database, fence),
                 clock=clock,

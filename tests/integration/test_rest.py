@@ -7,6 +7,7 @@ import base64
 import json
 import re
 import sqlite3
+import time
 from codecs import BOM_UTF8
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import FINAL_STATES, State
 from orchestrator.engine import loop, running
+from orchestrator.services import storage_check
 from orchestrator.store import database as store
 from tests.integration.harness import TIMEOUT_S, service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
@@ -479,6 +481,9 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
             p50, p90 = (datetime.fromisoformat(told["eta"][share]) for share in ("p50", "p90"))
             assert asked_at < p50 <= p90 < asked_at + timedelta(seconds=60)
             assert told["stalled_since"] is None
+            verified = datetime.fromisoformat(told["verified_eta"]["p50"])
+            assert (verified - p50).total_seconds() == pytest.approx(0.2, abs=0.002)
+            assert told["settle_until"] is None
         assert job["rate_per_s"] > 0
         (listed,) = (await rest.get(f"{OPERATIONS}?state=running")).document["operations"]
         assert listed["progress"]["eta"] is not None
@@ -486,6 +491,40 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
         (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
         for told in (finished["progress"], job):
             assert (told["eta"], told["rate_per_s"], told["stalled_since"]) == (None, None, None)
+
+
+async def test_the_settle_window_is_counted_down_once_all_instances_are_down(
+    tmp_path: Path,
+) -> None:
+    """Of the operation and of the job."""
+    async with served(tmp_path, {"ids": ["job-soon0001"], "drain_s": 0.1}) as rest:
+        accepted = await rest.accepted("job-soon0001", settle_s=60.0, not_before=None)
+        await rest.service.until(accepted["id"], "job-soon0001", "settling")
+        path = f"{OPERATIONS}/{accepted['id']}"
+        progress = (await rest.get(path)).document["progress"]
+        (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
+        for told in (progress, job):
+            left = datetime.fromisoformat(told["settle_until"]) - datetime.now(UTC)
+            assert timedelta(seconds=45) < left <= timedelta(seconds=60)
+            assert told["verified_eta"] == dict.fromkeys(("p50", "p90"), told["settle_until"])
+            assert told["eta"] is None
+
+
+async def test_live_instances_of_a_refused_job_are_not_forgotten(tmp_path: Path) -> None:
+    """Only the capture of their machines had shown them."""
+    refused = {"ids": ["job-node0001"], "instances": 7, "env_id": "env-1", "refuse_env": True}
+    done = {"ids": ["job-done0001"], "instances": 3, "drain_s": 0.1}
+    async with served(tmp_path, refused, done) as rest:
+        operation_id = await rest.service.submit("job-node0001", "job-done0001")
+        operation = await rest.service.finished(operation_id)
+        assert operation["progress"]["jobs"]["refused"] == 1
+        assert operation["progress"]["instances"] == {
+            "total": 10,
+            "live": 7,
+            "down": 3,
+            "jobs_not_counted": 0,
+            "left_by_final_state": {"refused": {"jobs_live": 1, "live": 7, "jobs_not_counted": 0}},
+        }
 
 
 async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:
@@ -499,7 +538,12 @@ async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> N
         database = await stack.enter_async_context(store.Database(found.database.url, clock.now))
         transport = AiohttpTransport(connect_timeout_s=1, total_timeout_s=1)
         stack.push_async_callback(transport.close)
-        idle = await replica("idle", Environment(found, database, transport, clock, Random(1)))
+        idle = await replica(
+            "idle",
+            Environment(
+                found, database, dict.fromkeys(found.accounts, transport), clock, Random(1)
+            ),
+        )
         server = await stack.enter_async_context(TestServer(application(idle.context)))
         client = await stack.enter_async_context(ClientSession(server.make_url("/")))
         for path in (f"{OPERATIONS}/{waiting['id']}", "/v1/terminations?job_id=job-less0002"):
@@ -527,6 +571,7 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
 ) -> None:
     """It lives on, tells what it knows, and is ready again by itself."""
     monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(storage_check, "CHECK_EVERY_S", 0.0)
     async with served(tmp_path) as rest:
         operation = await rest.accepted("job-before01")
         assert (await rest.get("/readyz")).document == {"status": "ready", "troubles": {}}
@@ -581,6 +626,18 @@ async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
         async with asyncio.timeout(TIMEOUT_S):
             while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_whoever_asks_for_readiness_often_has_little_written(tmp_path: Path) -> None:
+    async with served(tmp_path) as rest:
+        began = time.monotonic()
+        for _ in range(5):
+            asked = await asyncio.gather(*(rest.get("/readyz") for _ in range(10)))
+            assert {answer.status for answer in asked} == {200}
+        took_s = time.monotonic() - began
+        with closing(sqlite3.connect(rest.file)) as other:
+            ((written,),) = other.execute("SELECT number FROM probes").fetchall()
+    assert 1 <= written <= 1 + took_s / storage_check.CHECK_EVERY_S
 
 
 async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Path) -> None:

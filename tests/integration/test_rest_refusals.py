@@ -229,11 +229,22 @@ async def test_malformed_ids_refuse_the_request_and_each_is_named(untouched: Res
 async def test_an_answer_repeats_little_of_what_was_sent(untouched: Rest) -> None:
     """However much is wrong, and however long the names of it are."""
     many = await untouched.post(LEGAL | {"jobs": ["x" * 90] * 10_000})
-    problem = assert_problem(many, 422, "invalid-request", "and 9997 more mistakes")
+    problem = assert_problem(many, 422, "invalid-request", "and 9,997 more mistakes")
     assert len(problem["errors"]) == 100
     long = await untouched.post(LEGAL | {"jobs": ["x" * 500_000], "y" * 500_000: 1})
     assert_problem(long, 422, "invalid-request")
     assert max(len(many.text), len(long.text)) < 30_000
+
+
+@pytest.mark.parametrize("path", [OPERATIONS, f"{OPERATIONS}/op_1:stop"])
+async def test_mistakes_are_counted_and_few_of_them_told(untouched: Rest, path: str) -> None:
+    """In the bodies of all requests."""
+    unknown = {f"field{number}": 1 for number in range(1_000)}
+    many = await untouched.call("POST", path, body=LEGAL | unknown, headers=JSON)
+    problem = assert_problem(many, 422, "invalid-request", "more mistakes")
+    assert len(problem["errors"]) <= 101
+    nested = await untouched.call("POST", path, body={"reason": [[]] * 2_000}, headers=JSON)
+    assert_problem(nested, 400, "malformed-json", "more than 2,000 arrays and objects")
 
 
 async def test_a_body_of_two_mebibytes_is_refused(untouched: Rest) -> None:
@@ -544,7 +555,7 @@ async def test_a_path_that_there_is_not(untouched: Rest, path: str) -> None:
         ("OPTIONS", "/v1/operations", "GET, HEAD, POST"),
         ("POST", "/v1/operations/op_1", "GET, HEAD"),
         ("PATCH", "/v1/operations/op_1", "GET, HEAD"),
-        ("POST", "/v1/operations/op_1:stop", "GET, HEAD"),
+        ("PUT", "/v1/operations/op_1:stop", "GET, HEAD, POST"),
         ("POST", "/v1/operations/op_1/certificate", "GET, HEAD"),
         ("POST", "/v1/terminations", "GET, HEAD"),
         ("DELETE", "/v1/terminations/trm_1", "GET, HEAD"),
@@ -619,6 +630,13 @@ async def test_a_zone_lists_nothing_and_is_refused(rest: Rest) -> None:
 async def test_health_takes_no_query_parameter(untouched: Rest, path: str) -> None:
     answer = await untouched.get(f"{path}?verbose")
     assert_problem(answer, 400, "unknown-parameter", "verbose is not known here; none is")
+
+
+async def test_unknown_parameters_are_named_up_to_a_hundred(untouched: Rest) -> None:
+    query = "&".join(f"p{number:04}" for number in range(1000))
+    answer = await untouched.get(f"/v1/operations?{query}")
+    told = "p0098, p0099 (and 900 more) is not known here; use limit, page_token, state, account"
+    assert_problem(answer, 400, "unknown-parameter", told)
 
 
 async def test_a_post_takes_no_query_parameter(untouched: Rest) -> None:

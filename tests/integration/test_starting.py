@@ -68,6 +68,7 @@ def serving(directory: Path, config: str, *before: str) -> Iterator[Started]:
     """Run ``serve`` until the block is left."""
     path, log = directory / "orchestrator.toml", directory / "log"
     path.write_text(config)
+    path.chmod(0o600)
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [*before, *command("serve", "--config", str(path))], env=ENVIRONMENT, stderr=stderr
@@ -92,7 +93,7 @@ def test_sigterm_ends_a_daemon_that_waits_for_its_database(tmp_path: Path) -> No
         assert "see whether the server runs and can be reached" in logged
         assert "secret" not in logged
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.until_logged("SIGHUP is ignored: the configuration is read at the start alone")
+        daemon.until_logged("SIGHUP is ignored: settings are read at the start")
         daemon.process.terminate()
         assert daemon.process.wait(AT_ONCE_S) == -signal.SIGTERM
 

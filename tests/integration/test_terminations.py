@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.api import schemas
 from orchestrator.app import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.server import Call
 from tests.integration.harness import service, settings, simulator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.simulator.server import Simulator
 
 JOB = "job-aaaaaaaa"
@@ -178,6 +183,23 @@ async def test_machines_are_followed_until_they_are_gone(database_url: str) -> N
         assert more["next_page_token"] is None
 
 
+async def test_tasks_are_listed_of_one_termination_and_counted_in_a_list(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of jobs of 10,000 tasks each would be hundreds of megabytes."""
+    monkeypatch.setattr(schemas, "TASKS_LISTED_MAX", 99)
+    spec = group(state="FAILED", instances=100, tasks=100)
+    async with service(database_url, spec) as running:
+        operation_id = await running.submit(JOB)
+        listed = await running.until(operation_id, JOB, "already_finished")
+        assert listed["tasks_by_state"] == {"FAILED": 100}
+        assert len(json.dumps(listed)) < 3_000
+        one = await running.get(f"/v1/terminations/{listed['id']}")
+        assert len(one.pop("tasks")) == 99, "the most that are listed"
+        assert one.keys() == listed.keys()
+        assert one["tasks_by_state"] == listed["tasks_by_state"]
+
+
 async def test_machines_that_stay_end_their_job_unverified(database_url: str) -> None:
     engine = {"settle_s": 0.2, "give_up_after_s": 1.0, "poll": {"settling_s": 0.1}}
     async with service(database_url, group(machines_stay=1), engine=engine) as running:
@@ -283,6 +305,21 @@ async def test_a_second_daemon_on_the_database_is_refused_and_harms_nothing(
             async with daemon(elsewhere):
                 pytest.fail("it was served by two")
         assert (await running.finished(operation_id))["outcome"] == "verified"
+
+
+async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="orchestrator.app")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        async with service("sqlite:///new.db", group()):
+            pass
+    told = [text for text in caplog.messages if text.startswith("database ")]
+    assert [text.rpartition(" ")[0] for text in told] == [
+        f"database {tmp_path}/new.db: created, at schema revision",
+        f"database {tmp_path}/new.db: at schema revision",
+    ]
 
 
 def test_the_checker_finds_a_call_without_a_look() -> None:

@@ -27,6 +27,7 @@ MUST_FIRE = (
     *(f"killed {point}" for point in POINTS),
     *(f"paused {point}" for point in POINTS),
     *("clock jumped ahead", "clock jumped back", "could not start"),
+    *("database's clock stepped ahead", "database's clock stepped back"),
     *("cloud away", "lost request", "lost answer", "lost answer to TerminateJob", "silent call"),
     "slow way",
     *(f"cloud: {fault}" for fault in Fault if fault is not Fault.HANG),

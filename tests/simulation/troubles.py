@@ -53,6 +53,7 @@ class Troubles:
             self._pause_somewhere: 4,
             self._stop: 1,
             self._jump: 1,
+            self._step: 6,
             self._storm: 4,
             self._bad_network: 4,
             self._no_cloud: 1,
@@ -87,6 +88,7 @@ class Troubles:
 
     async def _start_again(self, place: int, life: Running) -> None:
         await asyncio.sleep(self._random.choice((0.1, 1.0, 4.0)))
+        await self._world.wall_is_put_right.wait()
         if self._world.lives[place] is life and not self._loop.is_alive(life.name):
             self._world.start(place)
 
@@ -137,6 +139,7 @@ class Troubles:
             assert life.task is not None
             await asyncio.wait([life.task], timeout=10.0)
             await asyncio.sleep(self._random.choice((0.1, 2.0)))
+            await self._world.wall_is_put_right.wait()
             if self._world.lives[place] is life:
                 if self._loop.is_paused(life.name):
                     self._loop.resume(life.name)
@@ -153,6 +156,22 @@ class Troubles:
             ] += 1
             await asyncio.sleep(self._random.uniform(0.5, 3.0))
             life.clock.ahead_s = 0.0
+
+    async def _step(self) -> None:
+        """The database's clock goes hours ahead, or back, and is put right later.
+
+        The promise is for a daemon that lives meanwhile: one that starts takes any time for the
+        right one.  So none starts then, and there is one replica, which has its machine's clock.
+        """
+        if self._world.replicas > 1:
+            return
+        wall = self._world.wall
+        self._world.wall_is_put_right.clear()
+        wall.ahead_s = self._random.choice((-8 * HOUR_S, -60.0, 60.0, 8 * HOUR_S))
+        self._fired["database's clock stepped " + ("ahead" if wall.ahead_s > 0 else "back")] += 1
+        await asyncio.sleep(self._random.uniform(0.5, 4.0))
+        wall.ahead_s = 0.0
+        self._world.wall_is_put_right.set()
 
     async def _storm(self) -> None:
         """A cloud answers badly for a while."""

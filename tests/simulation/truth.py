@@ -49,6 +49,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.simulator.machines import is_hidden, machines, machines_of
 from orchestrator.simulator.stretches import FINISHED, OCCUPYING
 from tests.simulation.checkers import DOWN, HARMLESS, Checkers
+from tests.simulation.world import SOON_S
 
 if TYPE_CHECKING:
     import sqlite3
@@ -73,10 +74,9 @@ BETWEEN: Final = "judged to lie between two ends"
 TRUE_ALONE: Final = "judged by what is true alone"
 JUDGED: Final = (EXACTLY, BETWEEN, TRUE_ALONE)
 DECEIVED: Final = "deceived"
-REFUSALS: Final = (
-    "UnauthorizedOperation",
-    "UnsupportedOperation.TerminateOperationWithEnvId",
-)
+REFUSAL: Final = "UnsupportedOperation.TerminateOperationWithEnvId"
+CONFIRMED_S: Final = SOON_S
+"""For how long a job must be missing, or forbidden, until that is believed."""
 JUST_BEFORE_S: Final = 1e-3
 
 
@@ -89,6 +89,8 @@ class Shown(StrEnum):
     LIVE = "live"
     FINISHED = "finished"
     """JobState is final; its counters, or NextAction, do not say that all are down."""
+    EMPTY = "empty"
+    """JobState is SUCCEED, and no instance is counted."""
     DOWN = "down"
 
 
@@ -149,17 +151,22 @@ class End:
 
 
 def shown(job: Job, now: float) -> Shown:
-    if job.vanished_at(now) is not None:
+    if job.vanished_at(now) is not None or job.hidden(now):
         return Shown.MISSING
-    if job.spec.forbidden:
+    if job.forbidden(now):
         return Shown.FORBIDDEN
     state = job.state(now)
     if state not in FINISHED:
         return Shown.SUBMITTED if state == "SUBMITTED" else Shown.LIVE
     counts = job.shown_counts(now, 0, job.spec.instances)
     ended = sum(counts[state] for state in FINISHED)
-    down = ended == sum(counts.values()) == job.spec.instances and not job.next_action(now)
-    return Shown.DOWN if down else Shown.FINISHED
+    terminating = job.next_action(now) == "TERMINATING"
+    if ended == sum(counts.values()) == job.spec.instances and not terminating:
+        return Shown.DOWN
+    if state == "SUCCEED" and not any(counts.values()):
+        return Shown.EMPTY
+    # A state that is not documented tells nothing: only the counters do.
+    return Shown.LIVE if job.spec.finished_word else Shown.FINISHED
 
 
 def live_before(job: Job, run: int, at: float) -> list[Stretch]:
@@ -246,24 +253,30 @@ class Observer:
             case Shown.DOWN:
                 self._level = NO_INSTANCE_LIVE
                 self._down_since = self._down_since or now
-            case Shown.FINISHED:
+            case Shown.FINISHED | Shown.EMPTY:
                 self._level, self._down_since = JOB_FINISHED, None
             case Shown.MISSING:
                 self._level = max(self._level, ACKNOWLEDGED)
             case _:
                 self._level, self._down_since = ACKNOWLEDGED, None
+        missing = seen is Shown.MISSING
+        if missing and not self._lasts(now):
+            return self._late(now) if self._down_since is None else None
         if self._down_since is not None:
-            deleted = seen is Shown.MISSING
-            return self._down(now, self._down_since, deleted=deleted, all_known=all_known)
-        if seen is Shown.MISSING:
-            return End(State.NOT_FOUND, self._level)
-        return self._late(now)
+            return self._down(now, self._down_since, deleted=missing, all_known=all_known)
+        return End(State.NOT_FOUND, self._level) if missing else self._late(now)
+
+    def _lasts(self, now: float) -> bool:
+        """Whether what is shown was so for as long as it takes to be believed."""
+        return now - self._shown_since >= CONFIRMED_S
 
     def _not_called(self, now: float, seen: Shown, calls: Sequence[Call]) -> End | None:
-        if seen is Shown.FORBIDDEN or any(call.code in REFUSALS for call in calls):
+        if any(call.code == REFUSAL for call in calls):
             return End(State.REFUSED, 0)
-        if seen is Shown.MISSING:
-            return End(State.NOT_FOUND, 0)
+        if seen in (Shown.FORBIDDEN, Shown.MISSING) and self._lasts(now):
+            return End(State.REFUSED if seen is Shown.FORBIDDEN else State.NOT_FOUND, 0)
+        if seen is Shown.EMPTY:
+            return End(State.ALREADY_FINISHED, JOB_FINISHED)
         if seen is Shown.DOWN:
             return End(State.ALREADY_FINISHED, NO_INSTANCE_LIVE)
         return self._late(now)
@@ -386,7 +399,7 @@ class Story:
 
 
 def _stays_down(glance: Glance, end: End) -> bool:
-    down = glance.shown in (Shown.DOWN, Shown.MISSING)
+    down = glance.shown in (Shown.DOWN, Shown.MISSING, Shown.EMPTY)
     return down and (end.evidence < MACHINES_GONE or not glance.machines)
 
 
@@ -448,7 +461,8 @@ class Truth(Checkers):
         if evidence == ACKNOWLEDGED:
             true = any(call.code == "OK" and self._heard(call) for call in story.calls)
         elif evidence == JOB_FINISHED:
-            true = any(each.shown in (Shown.FINISHED, Shown.DOWN) for each in lately)
+            finished = (Shown.FINISHED, Shown.DOWN, Shown.EMPTY)
+            true = any(each.shown in finished for each in lately)
         else:
             true = any(self._down(story, each, evidence) for each in lately)
         if not true:
@@ -462,7 +476,9 @@ class Truth(Checkers):
         if evidence == SETTLED:
             settled_s = self._bounds.settle_s - LOOKS_APART_S
             window = [each for each in story.since(glance.at - settled_s) if each.at <= glance.at]
-            return all(each.shown is Shown.DOWN for each in window)
+            # One that is not found for a moment is found again before it counts as settled.
+            still = all(each.shown in (Shown.DOWN, Shown.MISSING) for each in window)
+            return still and glance.shown is Shown.DOWN
         if glance.shown is Shown.DOWN and glance.live:
             self._world.fired[DECEIVED] += 1
         return glance.shown is Shown.DOWN or (

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import aiosqlite
 
 from orchestrator import app
-from orchestrator.domain import looks
+from orchestrator.domain import confirmations, looks
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.verification import verify
 from orchestrator.engine import partition, prober, sweeper
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
 REPLICAS: Final = 3
-REPLICAS_OF_A_RUN: Final = (2, 3)
-"""One for each partition, or one to spare."""
+REPLICAS_OF_A_RUN: Final = (1, 2, 2, 3, 3)
+"""One for all, one for each partition, or one to spare."""
 LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.6, "retry_s": 1.3}
 SETTLE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 600.0
@@ -62,6 +62,7 @@ HASTY: Final[dict[str, Any]] = {
     "give_up_after_s": GIVE_UP_AFTER_S,
     "capture_before_max_s": 2.0,
     "starting_watch_s": 2.0,
+    "appears_within_s": 2.0,
     "escalation": {"after_s": 1.0},
     "come_back_watch_s": 0.0,
     "lease": LEASE,
@@ -137,6 +138,11 @@ class World:
             for number, region in enumerate(REGIONS)
         }
         self.network = Network(loop, Random(f"network {seed}"), self.clouds, fired=self.fired)
+        self.replicas = REPLICAS
+        self.wall = MachineClock(loop)
+        """The database's."""
+        self.wall_is_put_right = asyncio.Event()
+        self.wall_is_put_right.set()
         self.lives: dict[int, Running] = {}
         self.client = Client(self)
         self.checkers = checkers(self)
@@ -161,12 +167,18 @@ class World:
         while not life.stop.is_set():
             try:
                 async with AsyncExitStack() as stack:
-                    database = Database(self.settings.database.url, self._database_clock)
-                    database.dialect.shared = True
+                    database = Database(self.settings.database.url, self.wall.now)
+                    database.dialect.shared = self.replicas > 1
                     share_compiled(database)
                     await stack.enter_async_context(database)
                     wire = Wire(self.network, self.point, self.checkers.on_call)
-                    env = app.Environment(self.settings, database, wire, life.clock, chance)
+                    env = app.Environment(
+                        self.settings,
+                        database,
+                        dict.fromkeys(self.settings.accounts, wire),
+                        life.clock,
+                        chance,
+                    )
                     life.made = await app.replica(life.name, env)
                     await stack.enter_async_context(running(life.made.leases, chance))
                     await life.stop.wait()
@@ -174,9 +186,6 @@ class World:
                 # It cannot start: whatever keeps it alive starts it again.
                 self.fired["could not start"] += 1
                 await asyncio.sleep(0.5)
-
-    def _database_clock(self) -> Any:
-        return MachineClock(self.loop).now()
 
     async def point(self, name: str) -> None:
         """Die here, where that is this replica's fate."""
@@ -242,6 +251,8 @@ class World:
         """No fault any more, and every place has its replica."""
         self.network.weather = Weather()
         self.database_is_away, self.commits_fail = False, None
+        self.wall.ahead_s = 0.0
+        self.wall_is_put_right.set()
         for cloud in self.clouds.values():
             cloud.faults.replace({}, now=cloud.now())
         for place, life in sorted(self.lives.items()):
@@ -252,7 +263,8 @@ class World:
                 self.start(place)
 
     async def run(self) -> None:
-        for place in range(self.random.choice(REPLICAS_OF_A_RUN)):
+        self.replicas = self.random.choice(REPLICAS_OF_A_RUN)
+        for place in range(self.replicas):
             self.start(place)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.client.ask())
@@ -331,7 +343,7 @@ def impatience() -> Iterator[None]:
     Opening more connections takes longer than reading by them.
     """
     with ExitStack() as stack:
-        for where in ("dialects", "database"):
+        for where in ("sqlite", "database"):
             stack.enter_context(patch(f"orchestrator.store.{where}.READERS", 1))
         for module, name in (
             (looks, "CALL_AGAIN_AFTER_S"),
@@ -339,8 +351,13 @@ def impatience() -> Iterator[None]:
             (partition, "PUT_OFF_S"),
             (prober, "IDLE_MAX_S"),
             (sweeper, "SUSPECTED_S"),
+            (confirmations, "SEEN_JOB_MISSING_S"),
+            (confirmations, "FORBIDDEN_S"),
+            (confirmations, "UNREADABLE_S"),
+            (confirmations, "OUT_OF_REACH_S"),
         ):
             stack.enter_context(patch.object(module, name, SOON_S))
+        stack.enter_context(patch.object(confirmations, "FIRST_RETRY_S", SOON_S / 5))
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import settings
-from orchestrator.cli import main
+from orchestrator.cli import checking, main
 from orchestrator.domain.tokens import digest
 from orchestrator.settings.advice import NEEDED_VARIABLES
 
@@ -26,6 +26,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _keys_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vendor would be asked for some; what is told of those that fail is tested elsewhere."""
+
+    async def try_credentials(_: settings.Settings) -> dict[str, str]:
+        return {}
+
+    monkeypatch.setattr(checking, "try_credentials", try_credentials)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "orchestrator.toml"
@@ -34,7 +44,8 @@ def file(tmp_path: Path) -> Path:
 def advised(file: Path, text: str) -> settings.Advice:
     """By ``advise`` and by ``check-config`` alike."""
     file.write_text(text, encoding="utf-8")
-    advice = settings.advise(settings.load(file), os.environ)
+    file.chmod(0o600)
+    advice = settings.advise(settings.load(file), os.environ, file)
     told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
     assert told.exit_code == (2 if advice.errors else 0)
     warnings = [f"warning: {text}" for text in advice.warnings]
@@ -57,6 +68,7 @@ STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
         ('{ provider = "environment" }', '{ provider = "environment" }', True),
         ('{ provider = "environment" }', '{ provider = "profile" }', False),
         ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
+        ('{ provider = "profile" }', '{ provider = "profile", profile = "other" }', False),
         ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
     ],
 )

@@ -14,14 +14,15 @@ from pydantic import BaseModel
 from orchestrator import settings
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS, build_provider
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock
+from tests.unit.cloud.support import ManualClock, NoTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILE = Path(__file__).parents[2] / "config" / "orchestrator.toml"
 SHOWN = FILE.read_text(encoding="utf-8")
-OPENED = re.sub(r"^# (?=\w+ = |\[)", "", SHOWN, flags=re.MULTILINE).replace("...", "1")
+OPENED = re.sub(r"^# (?=\w+ = |\[)", "", SHOWN, flags=re.MULTILINE)
+OPENED = OPENED.replace("...", "1").replace("USER:PASSWORD", "me:word")
 """The file with every setting that is commented out opened, and its placeholders filled in."""
 
 
@@ -107,7 +108,9 @@ def test_it_is_a_configuration(tmp_path: Path, text: str, provider: str) -> None
             settings.load(file)
     else:
         credentials = settings.load(file).accounts["prod"].credentials
-        built = build_provider(credentials.provider, credentials.options(), ManualClock())
+        built = build_provider(
+            credentials.provider, credentials.options(), ManualClock(), NoTransport()
+        )
         assert callable(built.get)
 
 

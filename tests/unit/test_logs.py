@@ -31,34 +31,35 @@ def fail() -> None:
     raise ValueError(f"{FORGED} {len(secret_key)}")
 
 
-def logged(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> str:
+def logged(capfd: pytest.CaptureFixture[str], *, as_json: bool) -> str:
     logs.configure(level="info", json=as_json)
     try:
         fail()
     except ValueError:
         log.exception("%s failed", FORGED)
-    return capsys.readouterr().err
+    logs.flush()
+    return capfd.readouterr().err
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_traceback_shows_no_values(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
-    told = logged(capsys, as_json=as_json)
+def test_a_traceback_shows_no_values(capfd: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    told = logged(capfd, as_json=as_json)
     assert "Traceback (most recent call last)" in told
     assert "NobodyMayReadThis" not in told
 
 
 def test_in_text_nothing_logged_looks_like_a_line_of_its_own(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    first, *traceback = logged(capsys, as_json=False).splitlines()
+    first, *traceback = logged(capfd, as_json=False).splitlines()
     assert r"[error    ] a job\r\n2026-01-01T00:00:00Z [info     ] all is well\x1b[2J\x9b" in first
     assert r"\u2028\u202e failed" in first
     assert all(line.startswith("    ") and line.isprintable() for line in traceback)
     assert any("all is well" in line for line in traceback)
 
 
-def test_in_json_every_event_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    told = logged(capsys, as_json=True)
+def test_in_json_every_event_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    told = logged(capfd, as_json=True)
     assert told.removesuffix("\n").isprintable()
     event = json.loads(told)
     assert event["event"] == f"{FORGED} failed"

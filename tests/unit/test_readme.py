@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from configparser import ConfigParser
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,3 +94,16 @@ def test_the_configuration_for_the_simulator_fits_the_scenario(
     assert scenario.secret_keys == {account.credentials.secret_id: secret_key.get_secret_value()}
     assert account.regions == list(scenario.regions)
     assert account.endpoint.endswith(f":{signature(simulator).parameters['port'].default}")
+
+
+def test_the_unit_runs_as_nobody_special_and_keeps_the_database_where_it_may_write() -> None:
+    (text,) = fenced("ini")
+    unit = ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(textwrap.dedent(text))
+    service = unit["Service"]
+    assert service["User"] != "root"
+    assert service["UMask"] == "0077"
+    assert int(service["LimitNOFILE"]) >= 4096
+    (path,) = re.findall(r"`url = \"(sqlite:///[^\"]*)\"`", README)
+    assert path.startswith(f"sqlite:////var/lib/{service['StateDirectory']}/")

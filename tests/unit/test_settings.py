@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import secrets
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -17,10 +18,7 @@ from orchestrator.cli import main
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.unit.cloud.support import ManualClock, NoTransport
 
 SECRET = "NobodyMayReadThis"
 DIGEST = hashlib.sha256(b"token").hexdigest()
@@ -129,6 +127,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("[engine.poll]\nsweep_min_s = 3000", "engine.poll.sweep_max_s", "less than sweep_min_s"),
     ("[engine.lease]\nduration_s = 10", "engine.lease.renewal_deadline_s", "less than duration_s"),
     ("[engine.lease]\nretry_s = 6", "engine.lease.retry_s", "half of renewal_deadline_s"),
+    ('[database]\nurl = "postgresql://u:p@ss@h/n"', "database.url", "percent-encode"),
     ('[database]\nurl = "sqlite:///:memory:"', "database.url", "sqlite:///PATH"),
     ('[database]\nurl = "sqlite:///"', "database.url", "sqlite:///PATH"),
     ("[engine]\nsettle_s = -1", "engine.settle_s", "greater than or equal to 0"),
@@ -274,6 +273,29 @@ def test_words_and_digests_are_taken_in_any_letter_case(file: Path) -> None:
     assert loaded.auth.tokens[0].sha256 == DIGEST
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "told"),
+    [
+        ("credentials.duration_s", "credentials.duration_s = 43201", "less than or equal to 43200"),
+        ("credentials.duration_s", "credentials.duration_s = 0", "greater than 0"),
+        ("credentials.endpoint", 'credentials.endpoint = "https://host/path"', "the host of STS"),
+        ("credentials.endpoint", 'credentials.endpoint = "https://host:99999"', "the host of STS"),
+        ("credentials.profile", 'credentials.profile = "../etc"', "pattern"),
+        ("credentials.profile", 'credentials.profile = "a]"', "pattern"),
+        ("credentials.profile", 'credentials.profile = ""', "pattern"),
+        ("proxy", f'proxy = "socks5://{SECRET}@proxy:1"', "must be http(s)://HOST:PORT"),
+        ("proxy", 'proxy = ""', "must be http(s)://HOST:PORT"),
+    ],
+)
+def test_a_mistake_in_the_way_to_the_cloud_or_its_keys(
+    file: Path, name: str, setting: str, told: str
+) -> None:
+    account = "[accounts.prod]\nregions = ['ap-guangzhou']\ncredentials.provider = 'tke-oidc'\n"
+    (problem,) = mistakes(file, f"{account}{setting}\n")
+    assert problem.startswith(f"accounts.prod.{name}: ")
+    assert told in problem
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "orchestrator.example", ""])
 def test_strangers_are_served_with_tokens_only(file: Path, host: str) -> None:
     text = f'{ACCOUNT}[server]\nhost = "{host}"\n'
@@ -347,8 +369,17 @@ def test_a_failure_on_its_way_up_shows_no_secret() -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_the_default_database_is_a_file_that_the_driver_can_open(file: Path) -> None:
-    assert load(file, ACCOUNT).database.url == "sqlite+aiosqlite:///orchestrator.db"
+def test_the_database_lies_beside_the_configuration_wherever_the_daemon_is_started(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file.parent / "elsewhere").mkdir()
+    default = f"sqlite:///{file.parent}/orchestrator.db"
+    assert load(file, ACCOUNT).database.url == default
+    monkeypatch.chdir(file.parent / "elsewhere")
+    assert settings.load(file).database.url == default
+    assert settings.load(Path("..", file.name)).database.url == default
+    named = load(file, f'{ACCOUNT}[database]\nurl = "sqlite:///x.db"')
+    assert named.database.url == f"sqlite:///{file.parent}/x.db"
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -424,7 +455,7 @@ def test_the_file_is_the_one_that_the_environment_names(
 OVERRIDES: list[tuple[str, str, Any]] = [
     ("SERVER__PORT", "9000", 9000),
     ("server__host", "::1", "::1"),
-    ("DATABASE__URL", "sqlite:///x.db", "sqlite+aiosqlite:///x.db"),
+    ("DATABASE__URL", "sqlite:////x.db", "sqlite:////x.db"),
     ("ENGINE__SETTLE_S", "0", 0.0),
     ("ENGINE__POLL__HELD_S", "1.5", 1.5),
     ("LOG__LEVEL", "debug", "debug"),
@@ -609,7 +640,9 @@ async def test_the_vendors_variables_are_the_keys_of_an_account(
     for name, text in (("SECRET_ID", "AKIDEXAMPLE"), ("SECRET_KEY", SECRET), ("TOKEN", "t")):
         monkeypatch.setenv(f"TENCENTCLOUD_{name}", text)
     credentials = load(file, ACCOUNT).accounts["prod"].credentials
-    provider = build_provider(credentials.provider, credentials.options(), ManualClock())
+    provider = build_provider(
+        credentials.provider, credentials.options(), ManualClock(), NoTransport()
+    )
     found = await provider.get()
     assert (found.secret_id, found.secret_key, found.token) == ("AKIDEXAMPLE", SECRET, "t")
 

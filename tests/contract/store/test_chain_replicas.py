@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.domain.verification import verify
@@ -60,7 +60,7 @@ async def write(database: Database, count: int, *, locked: bool) -> int:
     for _ in range(count):
         try:
             await database.write(work)
-        except IntegrityError:
+        except StoreUnavailable:
             continue
         stored += 1
     return stored

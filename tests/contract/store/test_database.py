@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import sqlite3
+import sys
 import threading
 from contextlib import AsyncExitStack, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,17 +17,17 @@ from sqlalchemy import insert, text
 
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store import database as module
-from orchestrator.store import dialects
+from orchestrator.store import sqlite
 from orchestrator.store.database import GROUP_MAX, Database
-from orchestrator.store.dialects import READERS
+from orchestrator.store.dialect import READERS
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import partitions
+from tests.contract.store.test_store import submit
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
 
     from orchestrator.store.transaction import Transaction
 
@@ -49,7 +52,7 @@ def database_url(sqlite_url: str) -> str:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BUSY_TIMEOUT_S", "CLOSE_S", "READ_WAIT_S"):
         monkeypatch.setattr(module, name, 0.1)
-    monkeypatch.setattr(dialects, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
     monkeypatch.setattr(module, "CALM_S", 0.0)
 
 
@@ -206,6 +209,100 @@ async def test_a_ping_finds_out_that_the_disk_is_full(
                 await records.ping()
     await records.ping()
     assert [level for level, _ in told(caplog)] == ["ERROR", "WARNING"]
+
+
+FRAME_BYTES = 4096 + 24
+"""What a page takes in the -wal."""
+
+
+async def test_where_a_request_of_one_job_finds_no_room_a_ping_finds_none(
+    database: Database, records: StoredRecords, path: Path
+) -> None:
+    """Also where there would be room for a row."""
+    await records.ping()
+    refused = []
+    for number in range(40):
+        async with database.dialect.writers.connect() as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            await raw.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        with full(number * FRAME_BYTES):
+            try:
+                await submit(records, number, f"job-{number}", reason="x" * 1000)
+            except StoreUnavailable:
+                refused.append(number)
+                with pytest.raises(StoreUnavailable, match="cannot be written"):
+                    await records.ping()
+    assert refused[-1] > 10
+    assert len(refused) < 40
+
+
+FULL_DISK = """
+import asyncio, os, sys
+from pathlib import Path
+from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.store.database import Database
+from orchestrator.store.migrate import upgrade
+from orchestrator.store.records import StoredRecords
+from tests.contract.store.test_store import submit
+from tests.contract.store.test_store import submit
+from tests.unit.domain.build import NOW
+
+folder = Path(sys.argv[1])
+
+async def stores(work):
+    try:
+        await work
+    except StoreUnavailable:
+        return False
+    return True
+
+async def main():
+    url = f"sqlite:///{folder}/orchestrator.db"
+    await upgrade(url)
+    async with Database(url, lambda: NOW) as database:
+        records = StoredRecords(database, lambda: NOW)
+        assert await stores(records.ping())
+        with open(folder / "everything else", "wb", buffering=0) as other:
+            for number in range(1000):
+                found = os.statvfs(folder)
+                # Two pages less each time, down to nothing.
+                left = max(found.f_bavail - 2, 0) if number else 200
+                try:
+                    while os.statvfs(folder).f_bavail > left:
+                        other.write(bytes(4096))
+                except OSError:
+                    pass
+                stored = await stores(submit(records, number, f"job-{number}", reason="x" * 1000))
+                print(int(stored), int(await stores(records.ping())), flush=True)
+                if not os.statvfs(folder).f_bavail and not stored:
+                    break
+
+asyncio.run(main())
+"""
+
+
+async def test_on_a_disk_that_is_full_nothing_is_ready_that_takes_no_request(
+    tmp_path: Path,
+) -> None:
+    """A real one, where this user may mount one of its own."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare in PATH")
+    script = 'mount -t tmpfs -o size=4m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"),
+        *(str(tmp_path), sys.executable, FULL_DISK),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(module.__file__).parents[2],
+    )
+    out, err = await process.communicate()
+    if b"unshare" in err or b"mount" in err:
+        pytest.skip(f"no file system of our own: {err.decode().strip()}")
+    assert process.returncode == 0, err.decode()
+    found = [tuple(line.split()) for line in out.decode().splitlines()]
+    assert ("1", "1") in found
+    assert ("0", "0") in found
+    assert ("0", "1") not in found
 
 
 @pytest.mark.parametrize("another", [False, True])

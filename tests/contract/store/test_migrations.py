@@ -202,8 +202,8 @@ async def test_upgrade_says_which_revision_was_reached_and_is_idempotent(
     database_url: str, upgraded: Engine
 ) -> None:
     before = statements(upgraded), contents(upgraded)
-    assert await upgrade(database_url) == HEAD
-    assert await upgrade(database_url) == HEAD
+    assert (await upgrade(database_url)).revision == HEAD
+    assert (await upgrade(database_url)).revision == HEAD
     assert (statements(upgraded), contents(upgraded)) == before
     assert contents(upgraded)["terminations"]
     with upgraded.connect() as connection:

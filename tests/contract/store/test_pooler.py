@@ -26,11 +26,12 @@ from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
-from orchestrator.store import dialects
+from orchestrator.store import postgresql
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.url import dialect_of
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S
@@ -168,7 +169,7 @@ async def left_behind(server: Server, url: str) -> set[Any]:
         " current_setting('idle_in_transaction_session_timeout'),"
         " current_setting('transaction_isolation'), current_setting('transaction_read_only')"
     )
-    engines = [dialects.Postgresql(make_url(url)).upgrader() for _ in range(ON_THE_SERVER)]
+    engines = [dialect_of(url).upgrader() for _ in range(ON_THE_SERVER)]
     found = set()
     async with AsyncExitStack() as stack:
         for engine in engines:
@@ -183,8 +184,9 @@ CLEAN = {(0, 0, "0", "0", "0", "read committed", "off")}
 
 
 async def test_many_upgrade_at_once(postgres: Server, empty: tuple[str, str]) -> None:
-    assert await asyncio.gather(*(upgrade(empty[0]) for _ in range(4))) == [HEAD] * 4
-    assert await upgrade(empty[1]) == HEAD
+    found = await asyncio.gather(*(upgrade(empty[0]) for _ in range(4)))
+    assert [each.revision for each in found] == [HEAD] * 4
+    assert (await upgrade(empty[1])).revision == HEAD
     assert await left_behind(postgres, empty[0]) == CLEAN
 
 
@@ -263,7 +265,7 @@ async def test_listening_does_no_harm(
     replicas: list[Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Notices may be lost there, all of them."""
-    monkeypatch.setattr(dialects, "STALLED_CHECK_S", 0.02)
+    monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.02)
     async with AsyncExitStack() as stack:
         for each in replicas:
             await stack.enter_async_context(each.listening(lambda _: None))

@@ -27,14 +27,17 @@ from orchestrator.domain.errors import ConfigurationError, LeaseLost, StoreUnava
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.store import database as module
-from orchestrator.store import dialects, schema
-from orchestrator.store.database import TRIES, Database
+from orchestrator.store import postgresql, schema, sqlite
+from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
+from orchestrator.store.postgresql_connections import Connection
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.url import dialect_of
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, submit, to_sweep
 from tests.leases import HOUR_S, hold
@@ -45,7 +48,7 @@ from tests.unit.domain.build import NOW, POLICY, read
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection as SyncConnection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.store.transaction import Transaction
@@ -200,7 +203,7 @@ async def made_of(url: str) -> dict[str, list[Any]]:
         }
 
 
-def differences(connection: Connection) -> list[Any]:
+def differences(connection: SyncConnection) -> list[Any]:
     options = {"compare_type": True, "compare_server_default": True}
     context = MigrationContext.configure(connection, opts=options)
     return list(compare_metadata(context, schema.metadata))
@@ -226,13 +229,16 @@ async def test_an_upgraded_database_is_what_the_tables_say(
 
 async def test_many_upgrade_at_once(postgres: Server) -> None:
     async with postgres.database() as url:
-        assert await asyncio.gather(*(upgrade(url) for _ in range(8))) == [HEAD] * 8
+        found = await asyncio.gather(*(upgrade(url) for _ in range(8)))
+        assert [each.revision for each in found] == [HEAD] * 8
+        # One of them did it.
+        assert sorted(str(each.before) for each in found) == [*[str(HEAD)] * 7, "None"]
 
 
 async def test_processes_upgrade_at_once(postgres: Server) -> None:
     program = (
         "import asyncio, sys; from orchestrator.store.migrate import upgrade; "
-        "print(asyncio.run(upgrade(sys.argv[1])))"
+        "print(asyncio.run(upgrade(sys.argv[1])).revision)"
     )
     async with postgres.database() as url:
         started = [
@@ -255,18 +261,18 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
 ) -> None:
     """Also where the user's or the database's own limits are shorter."""
     for name in ("STATEMENT_TIMEOUT_S", "LOCK_TIMEOUT_S", "IDLE_TIMEOUT_S"):
-        monkeypatch.setattr(dialects, name, 0.1)
+        monkeypatch.setattr(postgresql, name, 0.1)
     if limit:
         theirs = make_url(database_url).database
         await postgres.fetch(f'ALTER DATABASE "{theirs}" SET {limit} = 200')
     async with somebody(database_url) as connection:
         await connection.exec_driver_sql("SET statement_timeout = 0")
-        await dialects.Postgresql(make_url(database_url)).before_upgrade(connection)
+        await dialect_of(database_url).before_upgrade(connection)
         waiting = asyncio.create_task(upgrade(database_url))
         await blocked(postgres, database_url)
         await asyncio.wait([waiting], timeout=0.5)
         await connection.rollback()
-    assert await waiting == HEAD
+    assert (await waiting).revision == HEAD
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_alone(database_url: str) -> None:
@@ -301,7 +307,7 @@ async def test_no_server_yet(own: OwnServer, caplog: pytest.LogCaptureFixture, h
     with pytest.raises(StoreUnavailable) as caught:
         await upgrade(url)
     problem = str(caught.value)
-    assert problem.startswith(f"postgresql+asyncpg://postgres:***@{host}:1/")
+    assert problem.startswith(f"postgresql://postgres:***@{host}:1/")
     assert problem.endswith("see whether the server runs and can be reached")
     assert PASSWORD not in f"{problem} {caplog.text}"
 
@@ -494,7 +500,7 @@ async def counts(database: Database) -> tuple[int, ...]:
         return tuple(found.one())
 
 
-@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("key", [None, "k-{turn}", "one that ends between two turns"])
 async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
     database_url: str, key: str | None
 ) -> None:
@@ -505,8 +511,8 @@ async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
 
         async def ask(each: Database, number: int, jobs: list[str]) -> str:
             records = StoredRecords(each, lambda: NOW)
-            used = key and f"{key}-{number // 2}"
-            return await submit(records, number, *jobs, idempotency_key=used)
+            used, at = key and key.format(turn=number // 2), NOW + number // 2 * KEY_LIFETIME
+            return await submit(records, number, *jobs, idempotency_key=used, created_at=at)
 
         for turn in range(rounds):
             jobs = [f"job-{turn}-{n}" for n in range(2)]
@@ -609,83 +615,6 @@ async def test_what_is_taken_from_an_answer_can_be_stored(database_url: str) -> 
         assert (found.instances.total, found.instances.live) == (2 * COUNT_MAX, COUNT_MAX)
 
 
-# --- in each other's way -------------------------------------------------------------------------
-
-
-def fails(state: str, tries: list[float]) -> Callable[[Transaction], Awaitable[None]]:
-    async def work(transaction: Transaction) -> None:
-        tries.append(time.monotonic())
-        await transaction.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
-
-    return work
-
-
-@pytest.mark.parametrize("state", ["40001", "40P01", "23505"])
-async def test_a_transaction_that_another_one_was_in_the_way_of_runs_again_but_not_for_ever(
-    database_url: str, state: str
-) -> None:
-    tries: list[float] = []
-    async with replicas(database_url, 1) as (database,):
-        with pytest.raises(Exception, match=r"cannot be written|asyncpg"):
-            await database.write(fails(state, tries))
-        assert len(tries) == TRIES
-        await works(database)
-
-
-@pytest.mark.parametrize("state", ["40001", "40P01", "23505"])
-async def test_what_another_one_is_always_in_the_way_of_fails_alone(
-    database_url: str, state: str
-) -> None:
-    async with replicas(database_url, 1) as (database,):
-        first, error, second = await asyncio.gather(
-            database.write(note("a")),
-            database.write(fails(state, [])),
-            database.write(note("b")),
-            return_exceptions=True,
-        )
-        assert isinstance(error, Exception)
-        assert (first, second) == ("a", "b")
-
-
-def grow(*names: str) -> Callable[[Transaction], Awaitable[None]]:
-    """A write that locks rows in this order."""
-
-    async def work(transaction: Transaction) -> None:
-        for name in names:
-            p = schema.partitions
-            await transaction.execute(update(p).where(p.c.name == name).values(epoch=p.c.epoch + 1))
-            if name == names[0]:
-                await transaction.execute(text("SELECT pg_sleep(0.1)"))
-
-    return work
-
-
-async def test_of_two_that_wait_for_each_other_both_are_written(database_url: str) -> None:
-    async with replicas(database_url, 2) as (one, other):
-        await one.write(note("a"))
-        await one.write(note("b"))
-        async with asyncio.timeout(SOON_S):
-            await asyncio.gather(one.write(grow("a", "b")), other.write(grow("b", "a")))
-        async with one.read() as connection:
-            found = await connection.execute(select(schema.partitions.c.epoch))
-            assert found.scalars().all() == [2, 2]
-
-
-async def test_two_late_renewals_at_once_end_with_one_of_them_alive(database_url: str) -> None:
-    async with replicas(database_url, 2) as both:
-        leases = [StoredLeases(each) for each in both]
-        for turn in range(4):
-            names = [f"replica-{turn}-{n}" for n in range(2)]
-            for store, name in zip(leases, names, strict=True):
-                await store.join(name, ["p1"], -1.0)
-            found = await asyncio.gather(
-                *(store.renew(name, HOUR_S) for store, name in zip(leases, names, strict=True))
-            )
-            assert [standing is None for standing in found].count(True) == 1
-            for name in names:
-                await leases[0].leave(name)
-
-
 # --- the fence -----------------------------------------------------------------------------------
 
 
@@ -779,7 +708,7 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
     database_url: str, *, within_a_statement: bool
 ) -> None:
     """Less than they wait for a lock; and it has written nothing by then."""
-    assert dialects.IDLE_TIMEOUT_S + dialects.STALLED_CHECK_S < dialects.LOCK_TIMEOUT_S
+    assert postgresql.IDLE_TIMEOUT_S + postgresql.STALLED_CHECK_S < postgresql.LOCK_TIMEOUT_S
     async with replicas(database_url, 2) as (one, other), other.listening(lambda _: None):
         (fence,) = await hold(one, PARTITION)
         holds, goes_on = asyncio.Event(), asyncio.Event()
@@ -802,7 +731,7 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
         await holds.wait()
         began = time.monotonic()
         assert await StoredLeases(other).take("another", {PARTITION: 1}) == [Fence(PARTITION, 2)]
-        assert time.monotonic() - began < dialects.LOCK_TIMEOUT_S
+        assert time.monotonic() - began < postgresql.LOCK_TIMEOUT_S
         goes_on.set()
         with pytest.raises(LeaseLost):
             await paused
@@ -973,7 +902,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Have everything end sooner; how long a call may take then."""
     waits = {"CONNECT_TIMEOUT_S": 0.4, "STATEMENT_TIMEOUT_S": 0.6}
     for name, seconds in waits.items():
-        monkeypatch.setattr(dialects, name, seconds)
+        monkeypatch.setattr(postgresql, name, seconds)
     for name, seconds in {"READ_WAIT_S": 0.5, "CALM_S": 0.2, "LISTEN_AGAIN_S": 0.1}.items():
         monkeypatch.setattr(module, name, seconds)
     # A write waits for the one before it, a read for its turn.
@@ -1037,8 +966,8 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
 ) -> None:
     """After its BEGIN, and before the question: what begins must be rolled back."""
     proxy, url = proxied
-    monkeypatch.setattr(dialects, "STATEMENT_TIMEOUT_S", 2.0)
-    fetchrow = dialects._Connection.fetchrow
+    monkeypatch.setattr(postgresql, "STATEMENT_TIMEOUT_S", 2.0)
+    fetchrow = Connection.fetchrow
 
     async def swallowed(*args: Any) -> Any:
         proxy.blackhole(True)
@@ -1046,7 +975,7 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
 
     async with replicas(url, 1) as (database,):
         await works(database)
-        monkeypatch.setattr(dialects._Connection, "fetchrow", swallowed)
+        monkeypatch.setattr(Connection, "fetchrow", swallowed)
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: database.write(note("a")),
             lambda: noted(database),
@@ -1056,7 +985,7 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="does not answer"):
                 await call()
-            assert time.monotonic() - began < 1.5 * dialects.STATEMENT_TIMEOUT_S
+            assert time.monotonic() - began < 1.5 * postgresql.STATEMENT_TIMEOUT_S
 
 
 async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
@@ -1074,7 +1003,7 @@ async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
     took = time.monotonic() - began
     results = await asyncio.gather(*waiting, return_exceptions=True)
     left = [task for task in asyncio.all_tasks() if task.get_name() == "store-writer"]
-    assert took < module.CLOSE_S + dialects.BUSY_TIMEOUT_S + 1.0
+    assert took < module.CLOSE_S + sqlite.BUSY_TIMEOUT_S + 1.0
     assert {type(result) for result in results} == {StoreUnavailable}
     assert left == []
     assert not [record.getMessage() for record in caplog.records if record.exc_info]
@@ -1167,13 +1096,13 @@ async def test_a_listener_goes_on_after_its_connection_is_lost(
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When it was listened for notices."""
-    listen, began = dialects.Postgresql.listen, []
+    listen, began = postgresql.Postgresql.listen, []
 
-    async def counted(self: dialects.Postgresql, *told: Callable[..., None]) -> None:
+    async def counted(self: postgresql.Postgresql, *told: Callable[..., None]) -> None:
         began.append(time.monotonic())
         await listen(self, *told)
 
-    monkeypatch.setattr(dialects.Postgresql, "listen", counted)
+    monkeypatch.setattr(postgresql.Postgresql, "listen", counted)
     return began
 
 
@@ -1184,7 +1113,7 @@ async def test_a_listener_notices_that_nothing_passes_any_more(
     tries: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dialects, "STALLED_CHECK_S", 0.2)
+    monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.2)
     proxy, url = proxied
     heard = Heard()
     async with (

@@ -194,3 +194,16 @@ async def test_what_ended_otherwise_tells_nothing_of_drains(told: Told) -> None:
     ended = {"state": State.ALREADY_FINISHED, "look_at": None, "finished_at": NOW}
     await told.submit(ended, ended | {"state": State.VERIFIED})
     assert (await told.progress(await told.submit({}))).down == {}
+
+
+async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(told: Told) -> None:
+    """Another operation that joins a job may make its window longer."""
+    settling = [down(100, took_s, State.SETTLING) for took_s in (20, 40, 30)]
+    only = await told.progress(await told.submit(*settling, down(900, 50)))
+    assert (only.settle_until, only.settle_s) == (later(170), None)
+    mine = await told.submit(down(100, 20, State.SETTLING), {}, draining(0))
+    await submit(told.records, 9, "job-6", settle_s=300.0)
+    found = await told.progress(mine)
+    assert (found.settle_until, found.settle_s) == (later(150), 300.0)
+    ended = await told.progress(await told.submit(down(100, 20)))
+    assert (ended.settle_until, ended.settle_s) == (None, None)

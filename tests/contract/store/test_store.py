@@ -30,14 +30,17 @@ from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
 from orchestrator.engine.prober import PLANNED
+from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
+from tests.known import know
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
+    from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
 
 PARTITION = "main@host"
@@ -347,9 +350,53 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
     assert other == "op_4"
 
 
-async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
-    records: StoredRecords,
+async def test_those_that_have_not_ended_are_counted_by_state(
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
+    """The oldest by when it may be called; what ended is counted by this process."""
+    assert await records.live() == {}
+    await submit(records, 1, "job-1", created_at=later(-50), not_before=later(40))
+    assert await records.live() == {"queued": LiveTerminations(count=1, since=later(40))}
+    await submit(records, 2, "job-2", "job-3", created_at=later(-9), not_before=later(-60))
+    assert await records.live() == {"queued": LiveTerminations(count=3, since=later(-9))}
+    held, ended, _ = await to_sweep(store, 10)
+    waits = decide(held, read(JobState.SUBMITTED), NOW, POLICY)
+    await store.apply([(held, waits), (ended, decide(ended, Withdrawn(), NOW, POLICY))], NOW)
+    live = await records.live()
+    assert {state: each.count for state, each in live.items()} == {"queued": 1, "held": 1}
+    assert live["held"].since == max(held.created_at, held.not_before or held.created_at)
+    assert database.ended == {State.WITHDRAWN: 1}
+
+
+WEEK_S = 7 * 86_400
+
+
+@pytest.mark.parametrize("request_hash", ["h", "another"])
+async def test_a_key_ends_after_seven_days(records: StoredRecords, request_hash: str) -> None:
+    """Then it stands for a new operation, for seven days again, and for that alone."""
+    first = await submit(records, 1, "job-1", idempotency_key="k")
+    yours = await submit(records, 2, "job-1", idempotency_key="k", requested_by="you")
+    almost = operation(3, "job-1", idempotency_key="k", created_at=later(WEEK_S - 1))
+    assert (await records.create(almost, ["trm_3"])).operation_id == first
+    asked: dict[str, Any] = {"idempotency_key": "k", "request_hash": request_hash}
+    for number, after_s, expected, replayed in (
+        (4, WEEK_S, "op_4", False),
+        (5, 2 * WEEK_S - 1, "op_4", True),
+        (6, 2 * WEEK_S, "op_6", False),
+    ):
+        again = operation(number, "job-1", created_at=later(after_s), **asked)
+        made = await records.create(again, [f"trm_{number}"])
+        assert (made.operation_id, made.replayed) == (expected, replayed)
+    kept = await records.operations(after=0, limit=9, finished=None, account=None)
+    assert {each.id for each in kept} == {first, yours, "op_4", "op_6"}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
+    records: StoredRecords, *, ended: bool
+) -> None:
+    if ended:
+        await submit(records, 1000, "job-1", idempotency_key="k", created_at=later(-WEEK_S))
     made = await asyncio.gather(
         *(
             records.create(operation(n, "job-1", idempotency_key="k"), [f"trm_{n}"])
@@ -405,13 +452,12 @@ async def test_a_job_has_one_live_termination_at_most(
 ) -> None:
     await submit(records, 1, "job-1")
 
-    async def work(connection: Any) -> None:
+    async with database.read() as connection:
         row = (await connection.execute(select(schema.terminations))).one()
-        again = dict(row._mapping) | {"seq": 99, "id": "trm_other"}
-        await connection.execute(insert(schema.terminations).values(again))
-
+    again = insert(schema.terminations).values(dict(row._mapping) | {"seq": 99, "id": "trm_other"})
     with pytest.raises(IntegrityError, match=r"(?i)unique constraint"):
-        await database.write(work)
+        async with database.dialect.writers.begin() as connection:
+            await connection.execute(again)
 
 
 async def test_readers_cannot_write(database: Database) -> None:
@@ -482,3 +528,22 @@ async def test_what_an_operation_counts_is_whole_numbers(
     assert record is not None
     assert {type(record.instances.total), type(record.instances.live)} == {int}
     assert record.instances.total == LIVE.total
+
+
+async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
+    records: StoredRecords, store: WorkingSet, database: Database
+) -> None:
+    jobs = [f"job-{number}" for number in range(5)]
+    await submit(records, 1, *jobs)
+    known = dict(zip(jobs, [record.termination for record in await listed(records)], strict=True))
+    for job_id in jobs[:3]:
+        await know(database, known[job_id], state=State.DRAINING)
+    await know(database, known["job-3"], state=State.DRAINING, look=Look.JOB)
+    asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
+    found = await store.draining([*asked, "trm_nobody"])
+    assert [each.job_id for each in found] == ["job-2", "job-0"]
+    assert await store.draining([]) == []
+
+
+async def listed(records: StoredRecords) -> list[TerminationRecord]:
+    return await records.terminations(after=0, limit=10)

@@ -20,9 +20,10 @@ from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.migrate import alembic_config, upgrade
+from orchestrator.store.url import shown
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_chain import chains
-from tests.contract.store.test_migrations import OPERATION, TERMINATION
+from tests.contract.store.test_migrations import ATTEMPT, OPERATION, TERMINATION
 from tests.contract.store.test_store import PARTITION, to_sweep
 from tests.leases import hold
 from tests.unit.domain.build import NOW, POLICY, later
@@ -108,7 +109,9 @@ async def as_it_was(url: str) -> list[dict[str, Any]]:
 async def test_events_of_the_first_version_are_chained_as_they_are(database_url: str) -> None:
     before = await as_it_was(database_url)
     assert len(before) > 1000
-    await upgrade(database_url)
+    upgraded = await upgrade(database_url)
+    reached = f"upgraded from schema revision 0001 to {upgraded.revision}"
+    assert str(upgraded) == f"{shown(database_url)}: {reached}"
     async with Database(database_url, lambda: datetime.now(UTC)) as database:
         found = await chains(database)
         after = sorted(
@@ -132,3 +135,32 @@ async def test_events_of_the_first_version_are_chained_as_they_are(database_url:
     said = "what {} of its {} events rested on: it was not kept then"
     assert first["not_proven"][-1] == said.format(1, 2)
     assert second["not_proven"][-1] == said.format(3, 3)
+
+
+def before_first_calls_were_kept(connection: Connection) -> None:
+    """Two operations that run, the jobs of one called."""
+    command.upgrade(alembic_config(connection), "0007")
+    for number in (1, 2):
+        operation_id, termination_id = f"op_{number}", f"trm_{number}"
+        connection.execute(insert(schema.operations).values(OPERATION | {"id": operation_id}))
+        ids = {"id": termination_id, "job_id": f"job-{number}"}
+        connection.execute(insert(schema.terminations).values(TERMINATION | ids))
+        link = {"operation_id": operation_id, "termination_id": termination_id}
+        connection.execute(insert(schema.operation_terminations).values(link))
+    answer = {"answered_at": later(9), "outcome": "accepted"}
+    for number, seconds in ((1, 7), (2, 5)):
+        call = {"termination_id": "trm_2", "number": number, "sent_at": later(seconds)}
+        connection.execute(insert(schema.attempts).values(ATTEMPT | call | answer))
+
+
+async def test_an_operation_that_was_called_is_known_to_be(database_url: str) -> None:
+    """Else its next call would be told as its first."""
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(before_first_calls_were_kept)
+    await upgrade(database_url)
+    kept = select(schema.operations.c.id, schema.operations.c.first_called_at).order_by("id")
+    async with engine.connect() as connection:
+        rows = (await connection.execute(kept)).all()
+    await engine.dispose()
+    assert [tuple(row) for row in rows] == [("op_1", None), ("op_2", later(5))]

@@ -78,7 +78,7 @@ class FakeDaemon:
     calls: list[Call] = field(default_factory=list)
 
     def answer(self, what: str, *answers: Any) -> None:
-        """Each: a body (status 200), ``(status, body)``, RESET, or a function giving one."""
+        """Each: a body (status 200), ``(status, body[, headers])``, RESET, or a function of one."""
         self.answers[what] = list(answers)
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -99,10 +99,11 @@ class FakeDaemon:
             assert request.transport is not None
             request.transport.close()
             return web.Response()
-        status, document = answer if isinstance(answer, tuple) else (200, answer)
+        status, document, *more = answer if isinstance(answer, tuple) else (200, answer)
+        headers = more[0] if more else {}
         if isinstance(document, bytes):
-            return web.Response(status=status, body=document)
-        return web.json_response(document, status=status)
+            return web.Response(status=status, body=document, headers=headers)
+        return web.json_response(document, status=status, headers=headers)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def run(*arguments):
 def test_no_command_is_a_coroutine():
     """Typer would exit 0 without running it."""
     commands = [*main.app.registered_commands, *main.db.registered_commands]
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         assert command.callback is not None
         assert not inspect.iscoroutinefunction(inspect.unwrap(command.callback))
@@ -157,6 +157,7 @@ def test_check_config_tells_what_it_says(config):
     assert result.exit_code == 0
     for told in (
         "callers: sre",
+        f"database   {config.parent}/test.db",
         "account    two, credentials: static",
         "ap-shanghai (default) at batch.ap-shanghai.tencentcloudapi.com",
         "TerminateJob 7",
@@ -167,12 +168,14 @@ def test_check_config_tells_what_it_says(config):
 
 
 def test_db_upgrade_can_be_repeated(config, tmp_path):
-    """The second time there is nothing to do."""
+    """The second time there is nothing to do; each says which file."""
     first = run("db", "upgrade", "--config", str(config))
     assert first.exit_code == 0
-    assert "the database is at schema revision" in first.stdout
-    assert (tmp_path / "test.db").exists()
-    assert run("db", "upgrade", "--config", str(config)).stdout == first.stdout
+    path = tmp_path / "test.db"
+    assert f"database {path}: created, at schema revision" in " ".join(first.stdout.split())
+    assert path.exists()
+    second = run("db", "upgrade", "--config", str(config))
+    assert f"database {path}: at schema revision" in " ".join(second.stdout.split())
 
 
 def test_every_mistake_of_a_scenario_at_once(tmp_path):

@@ -8,6 +8,7 @@ import json
 
 from rich.console import Console
 
+from orchestrator.cli import client
 from orchestrator.cli.status import show
 from tests.unit.cli.fake import operation, problem, termination
 
@@ -30,7 +31,7 @@ def test_tells_what_every_job_waits_for(daemon, run):
     last = result.stdout.splitlines()[-1]
     assert last == "job-a  draining  evidence 1  waits for 3 of 9 instances to go down"
     assert "draining 1, verified 2" in result.stdout
-    assert "2 of 3 jobs done, 20 of 30 (1 jobs not counted) instances down" in result.stdout
+    assert "2 of 3 jobs ended, 20 of 30 (1 job not counted) instances down" in result.stdout
 
 
 def test_tells_what_comes_next_and_when(daemon, run):
@@ -153,3 +154,11 @@ def test_a_stranger_at_the_url_is_told_so(daemon, run):
     result = run("status", "op_1")
     assert result.exit_code == 3
     assert "not an orchestrator" in result.stderr
+
+
+def test_an_answer_without_end_is_not_read_to_it(daemon, run, monkeypatch):
+    monkeypatch.setattr(client, "ANSWER_BYTES_MAX", 1000)
+    daemon.answer("GET /v1/operations/op_1", bytes(1001))
+    result = run("status", "op_1")
+    assert result.exit_code == 3
+    assert "the answer is larger than 1,000 bytes" in result.stderr

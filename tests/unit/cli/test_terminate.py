@@ -56,10 +56,23 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
 
 
 def test_reads_ids_from_standard_input(daemon, run):
-    """``-`` stands for the lines of standard input, blank ones left out."""
+    """``-`` stands for those of standard input; arguments are read as it is."""
     daemon.answer(SUBMIT, (202, operation(queued=3)))
-    run("terminate", "-", "job-z", "--reason", "r", input_text="job-a\n\n  job-b \n")
-    assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-z"]
+    run("terminate", "-", "job-y,job-z", "--reason", "r", input_text="job-a\n\n  'job-b', \n")
+    assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-y", "job-z"]
+
+
+def test_one_mistake_refuses_everything(daemon, run):
+    """Before anything is sent, and with the place of each."""
+    text = "job-a\njob-b\x1b[31m\n"
+    result = run("terminate", "-", "job-c", "job_d", "--reason", "r", input_text=text)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        r"standard input, line 2: 'job-b\x1b[31m' is no job id such as job-dwukenxr",
+        "argument 3: 'job_d' is no job id such as job-dwukenxr",
+        "nothing was sent: one mistake refuses the whole request",
+    ]
+    assert not daemon.calls
 
 
 @pytest.mark.parametrize(
@@ -281,3 +294,49 @@ def test_an_id_with_escapes_is_printed_without(daemon, run):
     answer = json.loads(json.dumps(operation(queued=1)).replace("op_1", "op_1\\u001b[31m"))
     daemon.answer(SUBMIT, (202, answer))
     assert run(*ARGUMENTS).stdout == "op_1\n"
+
+
+# --- a key that was used before ------------------------------------------------------------------
+
+REPLAYED = {"Idempotency-Replayed": "true"}
+FIXED_KEY = ("--idempotency-key", "nightly")
+REPLAY = (
+    "replay: this --idempotency-key was used at 2026-01-01T00:00:00Z, and nothing new was asked "
+    "for; its operation is op_1, "
+)
+
+
+@pytest.mark.parametrize("watch", [(), ("--watch",)])
+def test_an_operation_that_had_finished_before_is_no_success(daemon, run, watch):
+    """Its outcome is that of another time: the job may run again."""
+    daemon.answer(SUBMIT, (202, operation("finished", "verified", verified=1), REPLAYED))
+    result = run(*ARGUMENTS, *FIXED_KEY, *watch)
+    assert (result.exit_code, result.stdout) == (5, "op_1\n")
+    assert result.stderr == (
+        f"{REPLAY}finished since 2026-01-01T00:00:10Z (outcome verified), before this request: use "
+        "another key to have the jobs terminated now (a key ends after 7 days)\n"
+    )
+
+
+def test_a_replay_of_what_still_runs_is_followed(daemon, run):
+    """And ends with its outcome, which is of now."""
+    daemon.answer(SUBMIT, (202, operation(queued=1), REPLAYED))
+    daemon.answer(GET, operation("finished", "verified", verified=1))
+    result = run(*ARGUMENTS, *FIXED_KEY, "--watch")
+    assert (result.exit_code, result.stderr) == (0, f"{REPLAY}running\n")
+    assert "op_1: verified after 10 s" in result.stdout
+
+
+def test_a_first_answer_under_a_fixed_key_is_no_replay(daemon, run):
+    daemon.answer(SUBMIT, (202, operation("finished", "verified", verified=1)))
+    result = run(*ARGUMENTS, *FIXED_KEY)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_its_own_request_sent_again_is_no_replay(daemon, run):
+    """The answer to the first time was lost, and nobody else knows the key."""
+    finished = operation("finished", "verified", verified=1)
+    daemon.answer(SUBMIT, RESET, (202, finished, REPLAYED))
+    result = run(*ARGUMENTS)
+    assert (result.exit_code, result.stdout) == (0, "op_1\n")
+    assert "replay" not in result.stderr

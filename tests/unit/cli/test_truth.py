@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from orchestrator.cli.answers import Instances
 from orchestrator.cli.truth import (
     UNKNOWN_JOBS,
     Faults,
@@ -14,6 +15,7 @@ from orchestrator.cli.truth import (
     as_lines,
     as_table,
     compare,
+    hidden,
 )
 
 UNKNOWN = dict.fromkeys(UNKNOWN_JOBS, "not_found")
@@ -61,6 +63,18 @@ def test_a_job_that_is_missing_is_wrong():
     assert not judge(job("a"))[0].ok
     states = {**UNKNOWN, UNKNOWN_JOBS[0]: "already_finished"}
     assert not compare(Truth(jobs=[]), states)[0].ok
+
+
+def test_instances_that_are_shown_nowhere_are_wrong():
+    """Whatever the states of their jobs."""
+    running = Truth(jobs=[job("a", live=100), job("b")])
+    shown = Instances(total=9, live=0, down=9, jobs_not_counted=0)
+    assert hidden(running, shown) == (
+        "100 instances are live, and none is shown as live or not counted"
+    )
+    assert hidden(running, shown.model_copy(update={"live": 7})) is None
+    assert hidden(running, shown.model_copy(update={"jobs_not_counted": 1})) is None
+    assert hidden(Truth(jobs=[job("b")]), shown) is None
 
 
 def test_in_words():

@@ -6,12 +6,13 @@ import io
 import os
 import signal
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from orchestrator.cli.answers import Operation
-from orchestrator.cli.displays import display, duration, roughly
+from orchestrator.cli.displays import as_line, bars, display, duration, roughly
 from orchestrator.cli.tables import print_outcomes
 from tests.unit.cli.fake import RESET, operation, problem
 
@@ -39,7 +40,7 @@ def test_tells_each_change_once(daemon, run):
     daemon.answer(GET, same, same, same, operation(draining=1, verified=1), end)
     result = run("watch", "op_1")
     assert result.exit_code == 0
-    lines = [line for line in result.stdout.splitlines() if "jobs done" in line]
+    lines = [line for line in result.stdout.splitlines() if "jobs ended" in line]
     assert [line.rpartition(": ")[2] for line in lines] == [
         "draining 2",
         "draining 1, verified 1",
@@ -113,7 +114,7 @@ def test_nobody_there_at_first_is_an_error(run, daemon):
 def test_bars_on_a_terminal():
     """All that the lines tell, and notes above the bars."""
     text = on_a_terminal(of(draining=3, verified=1))
-    for told in ("1 of 4", "20 of 30 (1 jobs not counted)", "TerminateJob 9.5 of 10 a second"):
+    for told in ("1 of 4", "20 of 30 (1 job not counted)", "TerminateJob 9.5 of 10 a second"):
         assert told in text
     assert "draining 3, verified 1" in text
     assert "a note\n" in text.replace("\x1b[2K", "")
@@ -134,20 +135,135 @@ def test_a_narrow_terminal_shows_the_texts_without_bars():
     """Broken between words, so that no figure and no state is cut."""
     text = on_a_terminal(of(draining=3, already_finished=1), width=40)
     words = " ".join(text.split())
-    for told in ("20 of 30 (1 jobs not counted)", "9.5 of 10 a second", "already_finished 1"):
+    for told in ("20 of 30 (1 job not counted)", "9.5 of 10 a second", "already_finished 1"):
         assert told in words
     assert "━" not in text
     assert "…" not in text
 
 
-def test_when_it_is_over_is_told_beside_the_time_that_passed(daemon, run):
+def left_over(state: str, **left: int) -> dict[str, Any]:
+    """The instances of an operation with jobs in this final state that are not down."""
+    values = {"jobs_live": 0, "live": 0, "jobs_not_counted": 0} | left
+    return {
+        "total": 20435,
+        "live": values["live"],
+        "down": 20435 - values["live"],
+        "jobs_not_counted": values["jobs_not_counted"],
+        "left_by_final_state": {state: values},
+    }
+
+
+@pytest.mark.parametrize(
+    ("instances", "told"),
+    [
+        (
+            left_over("refused", jobs_live=2, live=100),
+            "20335 of 20435 (100 live in 2 refused jobs)",
+        ),
+        (
+            left_over("unverified", jobs_live=1, live=3),
+            "20432 of 20435 (3 live in 1 unverified job)",
+        ),
+        (left_over("refused", jobs_not_counted=2), "20435 of 20435 (2 refused jobs not counted)"),
+        (
+            left_over("not_found", jobs_live=1, live=1, jobs_not_counted=1),
+            "20434 of 20435 (1 live in 1 not_found job; 1 not_found job not counted)",
+        ),
+        (
+            left_over("refused", jobs_not_counted=1) | {"jobs_not_counted": 3},
+            "20435 of 20435 (1 refused job not counted; 2 jobs not counted)",
+        ),
+    ],
+)
+def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, told):
+    """And it is said in which jobs, at the end as well."""
+    document = operation("finished", "partial", refused=3, verified=62)
+    document["progress"]["instances"] = instances
+    shown = Operation.model_validate(document)
+    ended, down, _ = bars(shown).tasks
+    assert not down.finished
+    assert down.percentage < 100
+    assert ended.percentage < 100
+    assert told in on_a_terminal(shown, width=200)
+    console = Console(file=io.StringIO(), width=200, markup=False)
+    print_outcomes(shown, console)
+    assert isinstance(console.file, io.StringIO)
+    for part in told.partition("(")[2].removesuffix(")").split("; "):
+        assert f"instances: {part}" in console.file.getvalue()
+
+
+def test_bars_are_full_once_all_is_down():
+    document = operation("finished", "verified", verified=2)
+    document["progress"]["instances"] = left_over("refused") | {"left_by_final_state": {}}
+    ended, down, _ = bars(Operation.model_validate(document)).tasks
+    assert (ended.percentage, down.percentage) == (100, 100)
+
+
+def expecting(document: dict[str, Any], **seconds: Any) -> dict[str, Any]:
+    """The operation with these times, in seconds from now (p50 and p90, where there are two)."""
+
+    def at(given: float) -> str:
+        return (datetime.now(UTC) + timedelta(seconds=given)).isoformat()
+
+    document["progress"] |= {
+        name: dict(zip(("p50", "p90"), map(at, given), strict=True))
+        if isinstance(given, tuple)
+        else at(given)
+        for name, given in seconds.items()
+    }
+    return document
+
+
+DOWN = {"total": 30, "live": 0, "down": 30, "jobs_not_counted": 0}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "instances", "seconds", "told"),
+    [
+        (
+            {"draining": 1},
+            {},
+            {"eta": (210, 400), "verified_eta": (240.2, 430.2)},
+            "last instance stopped in about 4 min (90 %: 7 min); verified about 30 s later: ",
+        ),
+        (
+            {"draining": 1},
+            {},
+            {"eta": (0, 0), "verified_eta": (32.2, 32.2)},
+            "last instance stopped in about 1 s (90 %: 1 s); verified about 32 s later",
+        ),
+        (
+            {"draining": 1, "settling": 1},
+            {},
+            {"eta": (210, 400), "settle_until": 20},
+            "elapsed, last instance stopped in about 4 min (90 %: 7 min): ",
+        ),
+        (
+            {"settling": 2, "verified": 1},
+            DOWN,
+            {"verified_eta": (23.4, 23.4), "settle_until": 23.4},
+            "elapsed, all instances stopped; settle window ends in 23 s: ",
+        ),
+        (
+            {"settling": 2, "refused": 1},
+            DOWN | {"jobs_not_counted": 1},
+            {"settle_until": 23.4},
+            "elapsed, settle window ends in 23 s: ",
+        ),
+        (
+            {"settling": 2},
+            DOWN,
+            {},
+            "all instances stopped; waiting for the last polls of jobs and machines: ",
+        ),
+        ({"settling": 1, "held": 1}, {}, {"settle_until": 23.4}, "elapsed: "),
+    ],
+)
+def test_it_is_told_what_the_time_that_is_left_is_for(jobs, instances, seconds, told):
     """In whole minutes, once these are enough to know."""
-    now = datetime.now(UTC)
-    document = operation(draining=1)
-    eta = {"p50": now + timedelta(seconds=210), "p90": now + timedelta(seconds=400)}
-    document["progress"]["eta"] = {name: at.isoformat() for name, at in eta.items()}
-    daemon.answer(GET, document, operation("finished", "verified", verified=1))
-    assert "elapsed, over in 4 min (90 %: 7 min): draining 1" in run("watch", "op_1").stdout
+    document = operation(**jobs)
+    document["progress"]["instances"] |= instances
+    assert told in as_line(Operation.model_validate(expecting(document, **seconds)))
 
 
 def test_one_that_stalls_is_told_once_and_with_the_time(daemon, run):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
-from orchestrator.cloud.transport import AiohttpTransport
+from orchestrator.cloud.transport import AiohttpTransport, HttpAnswer
 from orchestrator.domain.errors import CloudError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     from multidict import CIMultiDictProxy
@@ -50,6 +50,15 @@ class ManualClock:
 
     async def sleep(self, seconds: float) -> None:
         self.passed_s += seconds
+
+
+class NoTransport:
+    """For providers that ask nobody."""
+
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+    ) -> HttpAnswer:
+        raise AssertionError(url)
 
 
 @asynccontextmanager
@@ -109,7 +118,7 @@ async def gateway_at(
     cvm_endpoint: str | None = None,
     credentials: CredentialProvider | None = None,
     clock: ManualClock | None = None,
-    **timeouts: float,
+    **timeouts: Any,
 ) -> AsyncIterator[TencentBatch]:
     clock = clock or ManualClock()
     transport = AiohttpTransport(**timeouts)
@@ -117,7 +126,7 @@ async def gateway_at(
         yield TencentBatch(
             endpoint=endpoint,
             cvm_endpoint=cvm_endpoint,
-            credentials=credentials or build_provider("static", KEYS, clock),
+            credentials=credentials or build_provider("static", KEYS, clock, transport),
             clock=clock,
             transport=transport,
         )

@@ -20,6 +20,7 @@ from tests.unit.cloud.support import (
     NOON,
     REGION,
     ManualClock,
+    NoTransport,
     Server,
     failure,
     gateway_at,
@@ -49,7 +50,7 @@ async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() ->
     server = Server(lambda _: said())
     token = {"token": "tok"}
     async with gateway_to(
-        server, credentials=build_provider("static", KEYS | token, ManualClock())
+        server, credentials=build_provider("static", KEYS | token, ManualClock(), NoTransport())
     ) as gateway:
         assert await gateway.terminate_job(region=REGION, job_id="job-1") == "r-1"
 
@@ -240,14 +241,22 @@ class Keyring:
         return Credential(secret_id=f"AKID{self.loads}", secret_key="secret")
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "AuthFailure.TokenFailure",
-        "AuthFailure.SecretIdNotFound",
-        "UnauthorizedOperation.InvalidToken",
-    ],
-)
+KEY_IN_DOUBT = [
+    code
+    for code, meaning in catalogue.MEANINGS.items()
+    if meaning.kind in {Kind.CREDENTIAL, Kind.UNAUTHORIZED} and not code.startswith("Client.")
+]
+"""Each may be over once there is another key."""
+
+
+def test_every_failure_of_authentication_is_one_of_the_key() -> None:
+    """But that of a clock."""
+    assert {code for code in catalogue.MEANINGS if code.startswith("AuthFailure")} - {
+        "AuthFailure.SignatureExpire"
+    } <= set(KEY_IN_DOUBT)
+
+
+@pytest.mark.parametrize("code", [*KEY_IN_DOUBT, "AuthFailure.NotYetDocumented"])
 async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> None:
     """Ten calls fail at once, are reported as they are, and lead to one refresh."""
     clock, keyring = ManualClock(), Keyring()
@@ -259,22 +268,34 @@ async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> 
         errors = await asyncio.gather(*(failure(gateway) for _ in range(10)))
         await gateway.terminate_job(region=REGION, job_id="job-1")
 
-    assert {error.kind for error in errors} == {Kind.CREDENTIAL}
+    assert {error.kind for error in errors} <= {Kind.CREDENTIAL, Kind.UNAUTHORIZED}
     assert keyring.loads == 2
     assert "Credential=AKID2/" in server.arrived[-1][0]["Authorization"]
 
 
-async def test_wrong_signature_refreshes_nothing() -> None:
-    """A new token does not help there."""
+@pytest.mark.parametrize("code", ["AuthFailure.SignatureExpire", "RequestLimitExceeded"])
+async def test_what_another_key_cannot_end_refreshes_nothing(code) -> None:
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
-    server = Server(lambda _: refused("AuthFailure.SignatureFailure"))
+    server = Server(lambda _: refused(code))
     async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
         for _ in range(2):
             await failure(gateway)
             clock.passed_s += 60
 
     assert keyring.loads == 1
+
+
+async def test_a_source_that_goes_on_giving_a_wrong_key_is_read_every_30_s() -> None:
+    """However many calls are refused meanwhile."""
+    clock, keyring = ManualClock(), Keyring()
+    credentials = RefreshingProvider(keyring.load, clock=clock)
+    server = Server(lambda _: refused("AuthFailure.SignatureFailure"))
+    async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
+        for clock.passed_s in range(91):
+            await failure(gateway)
+
+    assert keyring.loads == 4
 
 
 async def test_nothing_is_sent_without_a_credential() -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
-from orchestrator.cloud.credentials import build_provider
+from orchestrator.cloud.credentials import _Source, build_provider
+from orchestrator.cloud.refreshing import RefreshingProvider
+from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import CloudError, CloudErrorKind, ConfigurationError
-from tests.unit.cloud.support import NOON, ManualClock, served
+from tests.unit.cloud.support import NOON, ManualClock, NoTransport, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,30 +25,20 @@ if TYPE_CHECKING:
     from orchestrator.cloud.signing import Credential
 
 KEYS = {"TmpSecretId": "AKIDtmp", "TmpSecretKey": "tmp-key", "Token": "tmp-token"}
-STS_ANSWER = {
-    "Response": {
-        "Credentials": {"TmpSecretId": "AKIDtmp", "TmpSecretKey": "tmp-key", "Token": "tmp-token"},
-        "ExpiredTime": int(NOON.timestamp()) + 7200,
-        "RequestId": "r-1",
-    }
-}
-ROLE = {
-    "secret_id": "AKIDlong",
-    "secret_key": "long-key",
-    "role_arn": "qcs::cam::uin/1:roleName/r",
-}
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SECRET_ID", "SECRET_KEY", "TOKEN"):
         monkeypatch.delenv(f"TENCENTCLOUD_{name}", raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 async def get(kind: str, **options: str | int | Path) -> Credential:
-    return await build_provider(kind, options, ManualClock()).get()
+    transport = AiohttpTransport()
+    try:
+        return await build_provider(kind, options, ManualClock(), transport).get()
+    finally:
+        await transport.close()
 
 
 async def failure(kind: str, **options: str | int | Path) -> CloudError:
@@ -64,7 +59,7 @@ def parts(credential: Credential) -> tuple[str, str, str | None]:
 def test_unknown_kind_is_a_configuration_error() -> None:
     """The message lists what there is."""
     with pytest.raises(ConfigurationError, match=r"'vault'.*static, environment"):
-        build_provider("vault", {}, ManualClock())
+        build_provider("vault", {}, ManualClock(), NoTransport())
 
 
 @pytest.mark.parametrize(
@@ -74,7 +69,7 @@ def test_unknown_kind_is_a_configuration_error() -> None:
 def test_all_missing_options_are_named_at_once(kind, missing) -> None:
     """Also those that are there and None."""
     with pytest.raises(ConfigurationError) as caught:
-        build_provider(kind, {"secret_id": None, "endpoint": None}, ManualClock())
+        build_provider(kind, {"secret_id": None, "endpoint": None}, ManualClock(), NoTransport())
 
     assert caught.value.problems == [f"{kind} credentials need {name}" for name in missing]
 
@@ -96,7 +91,7 @@ async def test_text_that_cannot_be_a_key_is_refused_and_not_shown(secret_key) ->
     assert "AKID" not in str(error)
 
 
-# --- environment and profile ---------------------------------------------------------------------
+# --- environment ---------------------------------------------------------------------------------
 
 
 async def test_environment_is_read_with_its_token(monkeypatch) -> None:
@@ -116,46 +111,6 @@ async def test_half_an_environment_is_none(monkeypatch, name) -> None:
     error = await failure("environment")
 
     assert "TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY" in str(error.advice)
-
-
-async def test_profile_is_read_below_default(tmp_path) -> None:
-    """Quoted or not, and with the percent signs that a key may hold."""
-    path = tmp_path / "credentials"
-    path.write_text('[default]\nsecret_id = "AKID"\nsecret_key = k%y\n', encoding="utf-8")
-
-    assert parts(await get("profile", path=path)) == ("AKID", "k%y", None)
-
-
-async def test_profile_in_the_home_directory_is_found(tmp_path, monkeypatch) -> None:
-    """Where the vendor's own tools write it."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    path = tmp_path / ".tencentcloud" / "credentials"
-    path.parent.mkdir()
-    path.write_text("[default]\nsecret_id=AKID\nsecret_key=key\ntoken=t\n", encoding="utf-8")
-
-    assert parts(await get("profile")) == ("AKID", "key", "t")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "",
-        "[other]\nsecret_id=AKID\nsecret_key=key\n",
-        "secret_id=AKID\n",
-        "[default]\nsecret_id=AKID\n",
-        "\x00\udcff",
-    ],
-)
-async def test_profile_that_cannot_be_used_is_an_error_with_advice(tmp_path, text) -> None:
-    """No file, no [default], no keys, no INI file: the vendor's SDK crashes on some of these."""
-    path = tmp_path / "credentials"
-    if text is not None:
-        path.write_bytes(text.encode("utf-8", "surrogateescape"))
-
-    error = await failure("profile", path=path)
-
-    assert "AKID" not in str(error)
 
 
 # --- CVM role ------------------------------------------------------------------------------------
@@ -227,90 +182,112 @@ async def test_machine_without_metadata_is_an_error_with_advice(unused_tcp_port)
     assert "bind a CAM role" in str(error.advice)
 
 
-# --- STS and TKE ---------------------------------------------------------------------------------
+async def test_no_proxy_is_asked_for_the_keys_of_this_machine(monkeypatch) -> None:
+    """It would give those of the machine that it runs on itself."""
+    paths = []
+
+    async def metadata(request):
+        paths.append(request.path)
+        return web.json_response(KEYS | {"Code": "Success", "ExpiredTime": 4102444800})
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with served(metadata) as url:
+        await get("cvm-role", role="r", endpoint=url)
+
+    assert len(paths) == 1
 
 
-async def test_assumed_role_gives_keys_that_end_when_asked_for() -> None:
-    """The vendor's client asks STS; the end is counted from before the call."""
-    asked = []
+async def test_an_endless_answer_of_the_metadata_is_given_up() -> None:
+    async def metadata(request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                await answer.write(b"[" * 65536)
+        return answer
 
-    async def sts(request):
-        asked.append((request.headers["X-TC-Action"], await request.json()))
-        return web.Response(body=json.dumps(STS_ANSWER).encode(), content_type="text/plain")
+    async with served(metadata) as url:
+        error = await failure("cvm-role", role="r", endpoint=url)
 
-    async with served(sts) as url:
-        credential = await get("sts", **ROLE, session_name="s", duration_s=1800, endpoint=url)
-
-    assert parts(credential) == ("AKIDtmp", "tmp-key", "tmp-token")
-    assert credential.expires_at == NOON + timedelta(seconds=1800)
-    parameters = {"RoleArn": ROLE["role_arn"], "RoleSessionName": "s", "DurationSeconds": 1800}
-    assert asked == [("AssumeRole", parameters)]
+    assert "larger than 65,536 bytes" in error.message
 
 
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        (200, {"Response": {"Error": {"Code": "AuthFailure", "Message": "m"}, "RequestId": "r"}}),
-        (200, {"Response": {"RequestId": "r"}}),
-        (500, {}),
-    ],
-)
-async def test_refusal_of_sts_is_an_error_with_advice(status, answer) -> None:
-    """Whatever the vendor's client makes of it."""
-
-    async def sts(request):
-        return web.Response(
-            status=status, body=json.dumps(answer).encode(), content_type="application/json"
-        )
-
-    async with served(sts) as url:
-        error = await failure("sts", **ROLE, endpoint=url)
-
-    assert error.message.startswith("STS AssumeRole: ")
-    assert "long-key" not in str(error)
+# --- keys that are corrected in place ------------------------------------------------------------
 
 
-async def test_loop_runs_on_while_sts_takes_its_time() -> None:
-    """The vendor's client blocks its thread, not ours."""
-    asked, answered = asyncio.Event(), asyncio.Event()
+class Configured:
+    """The credentials section of a file that somebody edits."""
 
-    async def sts(request):
-        asked.set()
-        await answered.wait()
-        return web.Response(body=json.dumps(STS_ANSWER).encode(), content_type="text/plain")
+    def __init__(self, secret_key: str) -> None:
+        self.secret_key = secret_key
+        self.broken = False
+        self.reads = 0
 
-    async with served(sts) as url:
-        waiting = asyncio.create_task(get("sts", **ROLE, endpoint=url))
-        await asked.wait()
-        assert not waiting.done()
-        answered.set()
-        assert (await waiting).secret_id == "AKIDtmp"
+    def read(self) -> dict[str, str | int | Path | None]:
+        self.reads += 1
+        if self.broken:
+            raise ConfigurationError(["it is not TOML"])
+        return {"secret_id": "AKID", "secret_key": self.secret_key}
 
 
-async def test_identity_of_a_tke_pod_gives_keys(tmp_path, monkeypatch) -> None:
-    """By the variables and the token file that TKE puts into the pod."""
-    token_file = tmp_path / "token"
-    token_file.write_text("jwt", encoding="utf-8")
-    monkeypatch.setenv("TKE_REGION", "ap-guangzhou")
-    monkeypatch.setenv("TKE_PROVIDER_ID", "provider")
-    monkeypatch.setenv("TKE_ROLE_ARN", "arn")
-    monkeypatch.setenv("TKE_WEB_IDENTITY_TOKEN_FILE", str(token_file))
-    asked = []
+async def test_a_key_that_was_corrected_in_the_configuration_is_taken_over(caplog) -> None:
+    """Once the cloud refuses the old one, and at most every 30 s."""
+    file, clock = Configured("wrong"), ManualClock()
+    caplog.set_level("INFO")
+    provider = build_provider(
+        "static", file.read(), clock, NoTransport(), account="prod", reread=file.read
+    )
+    first = await provider.get()
+    file.reads = 0
+    file.secret_key = "right"
+    for clock.passed_s in (1.0, 10.0, 29.0):
+        provider.invalidate(first)
+        assert await provider.get() is first
+    assert file.reads == 0
 
-    async def sts(request):
-        asked.append((request.headers["X-TC-Action"], (await request.json())["WebIdentityToken"]))
-        return web.Response(body=json.dumps(STS_ANSWER).encode(), content_type="text/plain")
-
-    async with served(sts) as url:
-        credential = await get("tke-oidc", endpoint=url)
-
-    assert asked == [("AssumeRoleWithWebIdentity", "jwt")]
-    assert parts(credential) == ("AKIDtmp", "tmp-key", "tmp-token")
-    assert credential.expires_at == NOON + timedelta(seconds=7200)
+    clock.passed_s = 30.0
+    assert (await provider.get()).secret_key == "right"
+    assert file.reads == 1
+    (record,) = caplog.records
+    assert record.getMessage().startswith("account prod: the cloud refused the credential; another")
 
 
-async def test_outside_of_tke_the_missing_variable_is_named(monkeypatch) -> None:
-    """As the vendor's reader reports it."""
-    monkeypatch.delenv("TKE_REGION", raising=False)
+async def test_a_configuration_that_cannot_be_read_again_leaves_the_keys_as_they_are(
+    caplog,
+) -> None:
+    """Somebody may be in the middle of editing it."""
+    file, clock = Configured("key"), ManualClock()
+    provider = build_provider(
+        "static", file.read(), clock, NoTransport(), account="prod", reread=file.read
+    )
+    first = await provider.get()
+    file.broken = True
+    clock.passed_s = 30.0
+    provider.invalidate(first)
+    assert (await provider.get()).secret_key == "key"
+    assert "account prod: the configuration cannot be read again" in caplog.text
+    assert "it is not TOML" in caplog.text
 
-    assert "TKE_REGION" in (await failure("tke-oidc")).message
+
+async def test_a_read_that_hangs_is_given_up_and_takes_one_thread(tmp_path) -> None:
+    """However often it is tried: a named pipe that nobody writes to, as a dead file system."""
+    path, clock = tmp_path / "pipe", ManualClock()
+    os.mkfifo(path)
+    source = _Source("profile", {"path": path}, clock, NoTransport(), "prod", None)
+    provider = RefreshingProvider(source.load, clock=clock, timeout_s=0.1)
+    before = threading.active_count()
+    told = []
+    for clock.passed_s in (0.0, 30.0, 60.0):
+        with pytest.raises(CloudError) as caught:
+            await provider.get()
+        told.append(caught.value.message)
+    assert told == [
+        "no credential within 0.1 s",
+        *["profile: the read before this one still hangs"] * 2,
+    ]
+    assert threading.active_count() == before + 1
+    path.write_text("[default]\nsecret_id=AKID\nsecret_key=key\n", encoding="utf-8")
+    async with asyncio.timeout(5):
+        while threading.active_count() > before:  # noqa: ASYNC110 - it is a thread
+            await asyncio.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ class Source:
         return Credential(secret_id=f"id-{self.loads}", secret_key="key", expires_at=expires_at)
 
 
-def provider_of(source: Source, **settings: float) -> RefreshingProvider:
+def provider_of(source: Source, **settings: Any) -> RefreshingProvider:
     return RefreshingProvider(source.load, clock=source.clock, **settings)
 
 

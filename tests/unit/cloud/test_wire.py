@@ -319,12 +319,20 @@ def test_missing_counters_are_unknown(value) -> None:
 
 @pytest.mark.parametrize(
     ("value", "state"),
-    [(state.value, state) for state in JobState]
-    + [("SUCCEEDED", JobState.SUCCEED), ("TERMINATED", None), ("", None), (None, None), (3, None)],
+    [(state.value, state.value) for state in JobState]
+    + [
+        ("SUCCEEDED", "SUCCEED"),
+        ("TERMINATED", "TERMINATED"),
+        ("x" * 100, "x" * 64),
+        ("\ud800\0", "??"),
+        *[(value, "(none)") for value in ("", None, 3, {})],
+    ],
 )
-def test_states_are_read_and_unknown_ones_tolerated(value, state) -> None:
-    """The legacy spelling is understood; a new state is None and not a crash."""
-    assert read_job(JobState=value).state is state
+def test_states_are_read_and_unknown_ones_kept_as_they_are(value, state) -> None:
+    """The legacy spelling is understood; a new state is shown as the cloud says it."""
+    read = read_job(JobState=value).state
+    assert read == state
+    assert read.known is (state in JobState.__members__)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +369,7 @@ def test_jobs_are_read_by_id_with_their_state_only() -> None:
     assert (seen["job-1"].state, seen["job-1"].name) == (JobState.FAILED, "a")
     assert seen["job-1"].end_time == "2026-03-01T11:00:00Z"
     assert (seen["job-1"].instances, seen["job-1"].next_action) == (None, None)
-    assert seen["job-2"].state is None
+    assert (seen["job-2"].state, seen["job-2"].state.known) == ("NEW", False)
 
 
 @pytest.mark.parametrize("rows", [[], None])

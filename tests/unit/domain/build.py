@@ -66,7 +66,8 @@ def read(
 def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
     """Of a job whose machines were all captured before it was called."""
     capture = Capture(run=1, occupying=total, captured=total, counted_at=NOW, ended_at=NOW)
-    values: dict[str, Any] = {"listed": True, "observed_at": NOW} | known
+    values: dict[str, Any] = {"listed": True, "observed_at": NOW, "all_observed_at": later(9000)}
+    values |= known
     return {
         "run": 1,
         "called_at": NOW,

@@ -13,8 +13,15 @@ from orchestrator.domain.facts import machines, observations
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import outcome
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+from orchestrator.domain.seen import (
+    CallAccepted,
+    CallFailed,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, termination
 from tests.unit.domain.build import machines as known_machines
 
 if TYPE_CHECKING:
@@ -72,6 +79,12 @@ class History:
                 facts=observations(decision.after) | machines(decision.after) | call,
             )
 
+    def then(self, seen: Seen, *at_s: float) -> History:
+        """The same, after this was seen at each of these times."""
+        for each in at_s:
+            self.see(seen, later(each))
+        return self
+
     def entry(self) -> Entry:
         return entry(self.termination, self.attempts, self.events)
 
@@ -106,31 +119,27 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 def verified(**known: Any) -> History:
     """A job whose machines are gone, or with what else is known of them."""
-    still_down = swept(JobState.FAILED, at=later(60))
+    still_down = read(JobState.FAILED, at=later(60))
     known = known or known_machines()
     return history("job-verified", *DOWN, still_down, last_at=later(60), **known)
 
 
 def one_of_each_end() -> list[History]:
     """A job for each final state, with all its calls answered."""
-    missing = failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job")
     refusal = failure(CloudErrorKind.REFUSED, "UnsupportedOperation")
     throttled = failure(CloudErrorKind.THROTTLED, "RequestLimitExceeded")
     unread = failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")
-    at_last = later(7200)
     return [
         verified(),
-        history("job-over", read(JobState.SUCCEED)),
-        history("job-missing", LookFailed(missing)),
+        history("job-over", read(JobState.SUCCEED), instances_submitted=10),
+        history("job-missing").then(JobUnlisted(), 0, 60, 120),
         history("job-refused", RUNNING, CallStarted(), CallFailed(refusal)),
         history("job-withdrawn", Withdrawn()),
         history(
             "job-lost",
             *(RUNNING, CallStarted(), CallFailed(throttled)),
             *CALLED,
-            LookFailed(unread),
-            last_at=at_last,
-        ),
+        ).then(LookFailed(unread), 7200, 7230, 7260),
     ]
 
 

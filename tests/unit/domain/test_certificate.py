@@ -15,7 +15,7 @@ from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.seen import CallStarted, JobUnlisted, LookFailed, Withdrawn
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.domain.verification import verify
 from tests.unit.domain.build import LIVE, NOW, later, machines, read, swept
@@ -31,6 +31,7 @@ from tests.unit.domain.histories import (
 )
 
 NOT_CAPTURED = "that its machines are gone: its machines were not captured"
+UNREAD = LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 NOT_LOOKED_UP = "that its machines are gone: they were not looked up"
 
 
@@ -76,7 +77,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
         "job_next_action": "",
         "observed_at": "2026-01-01T12:01:00.000000Z",
         "instances": counters,
-        "instances_observed_at": "2026-01-01T12:00:02.000000Z",
+        "instances_observed_at": "2026-01-01T12:01:00.000000Z",
         "acknowledged_at": "2026-01-01T12:00:00.000000Z",
     }
     assert job["attempts"] == [
@@ -144,11 +145,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history(
-                "job-1",
-                *DOWN,
-                LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job")),
-            ),
+            history("job-1", *DOWN).then(JobUnlisted(), 5, 35, 65),
             [
                 (
                     "that it stayed down through the settle window: it was deleted before that had "
@@ -158,14 +155,25 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history("job-1", read(JobState.SUCCEED)),
+            history("job-1", read(JobState.SUCCEED), instances_submitted=10),
             [
                 "that it stayed down: it was found finished before any call, and did not settle",
                 NOT_LOOKED_UP,
             ],
         ),
         (
-            history("job-1", read(JobState.SUCCEED, next_action=None)),  # type: ignore[arg-type]
+            history("job-1", read(JobState.SUCCEED, InstanceCounters()), instances_submitted=10),
+            [
+                "that it stayed down: it was found finished before any call, and did not settle",
+                "that no instance was live: the cloud counted no instance in any state",
+            ],
+        ),
+        (
+            history(
+                "job-1",
+                read(JobState.SUCCEED, next_action=None),  # type: ignore[arg-type]
+                instances_submitted=10,
+            ),
             [
                 "that it stayed down: it was found finished before any call, and did not settle",
                 NOT_LOOKED_UP,
@@ -173,17 +181,11 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history(
-                "job-1", LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))
-            ),
+            history("job-1").then(JobUnlisted(), 0, 60, 120),
             ["that it is down: the cloud does not know the job"],
         ),
         (
-            history(
-                "job-1",
-                *CALLED,
-                LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job")),
-            ),
+            history("job-1", *CALLED).then(JobUnlisted(), 5, 35, 65),
             [
                 (
                     "that it is down: the cloud does not know the job any more, and showed it "
@@ -192,7 +194,9 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history("job-1", LookFailed(failure(CloudErrorKind.UNAUTHORIZED, "Unauthorized"))),
+            history("job-1").then(
+                LookFailed(failure(CloudErrorKind.UNAUTHORIZED, "Unauthorized")), 0, 300, 600
+            ),
             ["that it is down: it was refused for good (Unauthorized)"],
         ),
         (
@@ -211,21 +215,11 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history(
-                "job-1",
-                swept(JobState.SUBMITTED),
-                LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
-                last_at=later(7200),
-            ),
+            history("job-1", swept(JobState.SUBMITTED)).then(UNREAD, 7200, 7230, 7260),
             ["that it is down: it was given up at its deadline, its instances never counted"],
         ),
         (
-            history(
-                "job-1",
-                *DOWN,
-                LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
-                last_at=later(7200),
-            ),
+            history("job-1", *DOWN).then(UNREAD, 7200, 7230, 7260),
             [
                 (
                     "that it stayed down: every instance was seen down, but it could not be read "
@@ -261,7 +255,7 @@ def came_back(**event: Any) -> History:
 
 def test_a_revived_job_makes_it_say_so() -> None:
     made = came_back(type=REVIVED, facts={"job_state": "RUNNING"})
-    told = certificate_of(made, history("job-over", read(JobState.SUCCEED)))
+    told = certificate_of(made, history("job-over", read(JobState.SUCCEED), instances_submitted=10))
     assert told["conclusion"] == (
         "1 of 2 jobs proven down; NOT DOWN FOR GOOD: 1 came back after the end"
     )
@@ -339,5 +333,5 @@ def test_the_same_format_says_the_same_for_ever() -> None:
     made = certified([verified(), history("job-1", *CALLED)])
     assert (FORMAT, made.digest) == (
         "orchestrator-certificate/1",
-        "904b081b1072d4332882312c631268aa73290187521f70acad61f5346ed28c3b",
+        "042b0e629f14639833ba044c6de5156d73ecd4e69dfec5f51413870caa0ed901",
     )

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.come_back import facts, watch_look
+from orchestrator.domain.come_back import (
+    facts,
+    revival_of,
+    watch_count,
+    watch_look,
+    watch_refused,
+)
 from orchestrator.domain.explain import Surroundings, explain
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Revival
-from tests.unit.domain.build import NOW, later, swept, termination
+from tests.unit.domain.build import LIVE, NOW, later, read, swept, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.jobs import JobSeen
@@ -30,41 +36,79 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
 
 
 @pytest.mark.parametrize(
-    ("seen", "came_back", "ends"),
+    ("seen", "at_s", "came_back", "then"),
     [
-        (None, NEITHER, True),
+        (None, 60, NEITHER, "goes on"),
+        (None, 3600, NEITHER, "is counted"),
         *[
-            (swept(state, at=later(60)), RUNS, True)
+            (swept(state), 60, RUNS, "ends")
             for state in JobState
             if state not in (JobState.SUCCEED, JobState.FAILED)
         ],
-        (swept(JobState.FAILED, at=later(60), end_time="E1"), NEITHER, False),
-        (swept(JobState.FAILED, at=later(60)), NEITHER, False),
-        (swept(JobState.SUCCEED, at=later(60), end_time="E1"), NEITHER, False),
-        (swept(None, at=later(60)), NEITHER, False),
-        (swept(JobState.FAILED, at=later(60), end_time="E2"), ENDED, False),
-        (swept(JobState.FAILED, at=later(3599.9), end_time="E1"), NEITHER, False),
-        (swept(JobState.FAILED, at=later(3600), end_time="E1"), NEITHER, True),
-        (swept(JobState.FAILED, at=later(9000), end_time="E2"), ENDED, True),
-        (swept(JobState.RUNNING, at=later(9000)), RUNS, True),
+        (swept(JobState.FAILED, end_time="E1"), 60, NEITHER, "goes on"),
+        (swept(JobState.FAILED), 60, NEITHER, "is counted"),
+        (swept(JobState.SUCCEED, end_time="E1"), 60, NEITHER, "goes on"),
+        (swept(JobState("CANCELLED"), end_time="E1"), 60, NEITHER, "is counted"),
+        (swept(JobState.FAILED, end_time="E2"), 60, ENDED, "goes on"),
+        (swept(JobState.FAILED, end_time="E1"), 3599.9, NEITHER, "goes on"),
+        (swept(JobState.FAILED, end_time="E1"), 3600, NEITHER, "is counted"),
+        (swept(JobState.FAILED, end_time="E2"), 9000, ENDED, "goes on"),
+        (swept(JobState.RUNNING), 9000, RUNS, "ends"),
     ],
 )
-def test_what_a_look_shows(seen: JobSeen | None, came_back: str | None, *, ends: bool) -> None:
-    look = watch_look(DOWN, seen)
+def test_what_describe_jobs_shows(
+    seen: JobSeen | None, at_s: float, came_back: str | None, then: str
+) -> None:
+    look = watch_look(DOWN, seen, later(at_s))
+    assert (look.ends, look.count) == (then == "ends", then == "is counted")
+    assert look.came_back == (None if came_back is None else seen)
+
+
+@pytest.mark.parametrize(
+    ("seen", "at_s", "came_back", "ends"),
+    [
+        (None, 60, NEITHER, True),
+        (read(JobState.FAILED), 60, NEITHER, False),
+        (read(JobState.FAILED), 3600, NEITHER, True),
+        (read(JobState.FAILED, LIVE), 60, RUNS, True),
+        (read(JobState("CANCELLED")), 3600, NEITHER, True),
+        (read(JobState("CANCELLED"), LIVE), 3600, RUNS, True),
+        (read(JobState.RUNNING, None), 60, RUNS, True),
+        (read(JobState.FAILED, None), 3600, NEITHER, False),
+    ],
+)
+def test_what_a_count_shows(
+    seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
+) -> None:
+    look = watch_count(DOWN, seen, later(at_s))
     assert look.ends is ends
     assert look.came_back == (None if came_back is None else seen)
+
+
+@pytest.mark.parametrize(("at_s", "ends"), [(3599, False), (3600, True)])
+def test_a_job_that_may_not_be_read_is_watched_until_its_time_is_over(
+    at_s: float, *, ends: bool
+) -> None:
+    assert watch_refused(DOWN, later(at_s)).ends is ends
+
+
+def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -> None:
+    revival = revival_of(read(JobState.FAILED, LIVE))
+    assert (revival.ended, revival.instances_live, revival.job_end_time) == (False, 4, None)
+    ended = revival_of(swept(JobState.FAILED, end_time="E2"))
+    assert (ended.ended, ended.job_end_time) == (True, "E2")
 
 
 def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
     known = replace(DOWN, revival=Revival(at=later(60), job_state=JobState.FAILED))
     ended = swept(JobState.FAILED, at=later(120), end_time="E3")
-    assert watch_look(known, ended).came_back is None
-    assert watch_look(known, swept(JobState.RUNNING, at=later(120))).came_back is not None
+    assert watch_look(known, ended, later(120)).came_back is None
+    assert watch_look(known, swept(JobState.RUNNING), later(120)).came_back is not None
 
 
 def test_without_an_end_time_there_is_nothing_to_compare() -> None:
     unknown = replace(DOWN, job_end_time=None)
-    assert watch_look(unknown, swept(JobState.FAILED, end_time="E2")).came_back is None
+    assert watch_look(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
 
 
 def test_an_event_tells_what_was_seen_and_nothing_that_was_not() -> None:
@@ -101,6 +145,14 @@ def test_an_event_tells_what_was_seen_and_nothing_that_was_not() -> None:
             {"job_state": JobState.SUCCEED, "job_end_time": "E"},
             "it has run again and ended since, as was seen at 2026-01-01T12:01:00Z",
             "see in the console who calls RetryJobs",
+        ),
+        (
+            {"job_state": JobState.FAILED, "instances_live": 2},
+            (
+                "2 of its instances were seen running again at 2026-01-01T12:01:00Z, although the "
+                "job reads FAILED"
+            ),
+            "submit it again",
         ),
     ],
     ids=str,

@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.confirmations import (
+    ANSWERS_WITHOUT_OTHER_SOURCE,
+    Unconfirmed,
+    Verdict,
+)
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
 from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState
@@ -17,6 +22,7 @@ from orchestrator.domain.seen import (
     CallFailed,
     CallInterrupted,
     CallStarted,
+    JobsRefused,
     JobUnlisted,
     LookFailed,
     Seen,
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITTED
+
+TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
 
 
 def error(kind: CloudErrorKind) -> CloudError:
@@ -69,6 +77,19 @@ def settling(*, settle_until: datetime | None = None) -> Termination:
     )
 
 
+def twice(verdict: Verdict) -> Unconfirmed:
+    """This was answered often enough, but for one answer more."""
+    return Unconfirmed(
+        verdict=verdict,
+        since=later(-600),
+        last_at=NOW,
+        until=NOW,
+        answers=ANSWERS_WITHOUT_OTHER_SOURCE - 1,
+        sources=("DescribeJob",),
+    )
+
+
+CHECKED: dict[str, Any] = {"instances_submitted": 10}
 FEWER = InstanceCounters(failed=9)
 
 CASES: list[tuple[str, Termination, Seen, Event]] = [
@@ -93,8 +114,8 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         Event.CALL_REFUSED,
     ),
     ("left submitted", termination(State.HELD), swept(RUNNING), Event.SEEN_TERMINABLE),
-    ("finished before", termination(), read(FAILED), Event.SEEN_DOWN),
-    ("finished while held", termination(State.HELD), read(FAILED), Event.SEEN_DOWN),
+    ("finished before", termination(**CHECKED), read(FAILED), Event.SEEN_DOWN),
+    ("finished while held", termination(State.HELD, **CHECKED), read(FAILED), Event.SEEN_DOWN),
     *[
         (f"down in {state} after an earlier call", called(state), read(FAILED), Event.CALL_ACCEPTED)
         for state in (State.QUEUED, State.HELD, State.SENDING)
@@ -110,18 +131,17 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
     ("counted live again", settling(), read(FAILED, LIVE, at=later(30)), Event.SEEN_LIVE_AGAIN),
     ("counted fewer", settling(), read(FAILED, FEWER, at=later(30)), Event.SEEN_LIVE_AGAIN),
-    ("settled", settling(), swept(FAILED, at=later(30), end_time="E1"), Event.SETTLED),
-    ("counted down again", settling(), read(FAILED, at=later(30)), Event.SETTLED),
+    ("settled", settling(), read(FAILED, at=later(30)), Event.SETTLED),
     (
         "deleted while settling",
-        settling(),
-        LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+        replace(settling(), unconfirmed=twice(Verdict.MISSING)),
+        JobUnlisted(),
         Event.SETTLED,
     ),
     *[
         (
             f"not readable any more, {kind}",
-            settling(settle_until=later(-3660)),
+            replace(settling(settle_until=later(-3660)), unconfirmed=twice(Verdict.UNREADABLE)),
             LookFailed(error(kind)),
             Event.GAVE_UP,
         )
@@ -132,31 +152,35 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     *[
         (
             f"unknown in {t.state}",
-            t,
+            replace(t, unconfirmed=twice(Verdict.MISSING)),
             LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
             Event.SEEN_MISSING,
         )
         for t in (termination(), termination(State.HELD), in_doubt(), termination(State.DRAINING))
     ],
     *[
-        (f"no look allowed in {t.state}", t, LookFailed(error(kind)), Event.CALL_REFUSED)
+        (
+            f"no read allowed in {t.state}",
+            replace(t, unconfirmed=twice(Verdict.FORBIDDEN)),
+            LookFailed(error(kind)),
+            Event.CALL_REFUSED,
+        )
         for t in (termination(), termination(State.HELD), in_doubt())
         for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
     ],
     *[
-        (f"deadline in {state}", overdue(state, by_s=60), LookFailed(error(kind)), Event.GAVE_UP)
+        (
+            f"deadline in {state}",
+            replace(overdue(state, by_s=60), unconfirmed=twice(Verdict.UNREADABLE)),
+            LookFailed(error(kind)),
+            Event.GAVE_UP,
+        )
         for state in (State.QUEUED, State.HELD, State.SENDING, State.DRAINING)
         for kind in (CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.THROTTLED)
     ],
     ("deadline, still live", overdue(State.DRAINING), read(RUNNING, LIVE), Event.GAVE_UP),
     ("deadline, still held", overdue(State.HELD), read(SUBMITTED, LIVE), Event.GAVE_UP),
     ("deadline, still queued", overdue(State.QUEUED), read(RUNNING, LIVE), Event.GAVE_UP),
-    (
-        "call finds no job",
-        termination(State.SENDING),
-        CallFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
-        Event.SEEN_MISSING,
-    ),
     (
         "call made again conflicts",
         termination(State.SENDING, acknowledged_at=later(-60), evidence=1),
@@ -171,9 +195,15 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
             (CloudErrorKind.CREDENTIAL, Event.CALL_NOT_EXECUTED),
             (CloudErrorKind.CLOCK_SKEW, Event.CALL_NOT_EXECUTED),
             (CloudErrorKind.REFUSED, Event.CALL_REFUSED),
-            (CloudErrorKind.UNAUTHORIZED, Event.CALL_REFUSED),
+            (CloudErrorKind.UNAUTHORIZED, Event.CALL_NOT_EXECUTED),
         )
     ],
+    (
+        "call unauthorized for long",
+        termination(State.SENDING, unconfirmed=twice(Verdict.FORBIDDEN)),
+        CallFailed(error(CloudErrorKind.UNAUTHORIZED)),
+        Event.CALL_REFUSED,
+    ),
 ]
 
 
@@ -300,8 +330,8 @@ def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() ->
     assert decide(waiting, swept(RUNNING), later(1), POLICY).after.call_at == later(30)
 
 
-def test_an_unlisted_job_is_read_by_itself_before_it_counts_as_unknown() -> None:
-    decision = decide(termination(), JobUnlisted(), NOW, POLICY)
+def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
+    decision = decide(termination(), JobsRefused(), NOW, POLICY)
     assert decision.event is None
     assert (decision.after.look, decision.after.look_at) == (Look.JOB, NOW)
 
@@ -320,15 +350,24 @@ def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int)
     accepted = decide(termination(State.SENDING, **known), CallAccepted("r"), NOW, POLICY).after
     finished = decide(accepted, swept(FAILED, end_time="E1"), later(1), POLICY).after
     down = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
-    verified = decide(down, swept(FAILED, at=later(32), end_time="E1"), later(32), POLICY).after
+    verified = decide(down, read(FAILED, at=later(32)), later(32), POLICY).after
     assert [t.evidence for t in (accepted, finished, down, verified)] == [1, 2, 3, highest]
     assert down.settle_until == later(32)
 
 
 def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
-    seen = swept(FAILED, at=later(29.9), end_time="E1")
-    decision = decide(settling(), seen, later(31), POLICY)
+    decision = decide(settling(), read(FAILED, at=later(29.9)), later(31), POLICY)
     assert decision.event is None
+
+
+def test_the_state_alone_does_not_settle() -> None:
+    """An instance can run again while the job still reads FAILED."""
+    decision = decide(settling(), swept(FAILED, at=later(31), end_time="E1"), later(31), POLICY)
+    assert (decision.event, decision.after.look, decision.after.look_at) == (
+        None,
+        Look.JOB,
+        later(31),
+    )
 
 
 def test_a_revived_job_is_called_again() -> None:
@@ -351,7 +390,11 @@ def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
         (in_doubt(), read(FAILED), "seen down after a call"),
         (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "the cloud acts on it"),
         (termination(on_submitted=OnSubmitted.REFUSE), swept(SUBMITTED), "forbids TerminateJob"),
-        (termination(), LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)), "what happened"),
+        (
+            termination(unconfirmed=twice(Verdict.MISSING)),
+            LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+            "not found by DescribeJob since 11:50:00Z",
+        ),
     ],
 )
 def test_an_event_that_no_call_of_ours_led_to_says_what_did(
@@ -380,7 +423,11 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(300, call_at=later(-9)), read(SUBMITTED, LIVE), False),
         (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE), True),
         (drained_for(0, job_state=SUBMITTED), swept(RUNNING), True),
-        (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE, next_action="X"), False),
+        (
+            drained_for(0, job_state=SUBMITTED),
+            read(RUNNING, LIVE, next_action="TERMINATING"),
+            False,
+        ),
         (drained_for(0, job_state=FAILED, evidence=2), swept(SUBMITTED), False),
         (drained_for(600, called_at=later(-300)), read(RUNNING, LIVE), True),
         (drained_for(600, called_at=later(-299)), read(RUNNING, LIVE), False),
@@ -391,7 +438,13 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(300), read(RUNNING, None), False),
         (drained_for(300), replace(read(RUNNING, LIVE), next_action=None), False),
         (drained_for(300), swept(RUNNING), False),
-        (drained_for(300, call_at=later(-9)), read(RUNNING, LIVE, next_action="X"), False),
+        (
+            drained_for(300, call_at=later(-9)),
+            read(RUNNING, LIVE, next_action="TERMINATING"),
+            False,
+        ),
+        (drained_for(300), read(RUNNING, LIVE, next_action="WHATEVER"), True),
+        (drained_for(300), read(RUNNING, InstanceCounters()), True),
         (drained_for(300, call_at=later(-9)), swept(FAILED), False),
     ],
 )
@@ -449,14 +502,35 @@ def test_no_look_is_planned_past_the_deadline() -> None:
 
 def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
     sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
-    assert sent.give_up_at == later(3700)
-    again = replace(sent, state=State.QUEUED)
-    assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
+    for answer in (
+        CallAccepted("r"),
+        CallFailed(error(CloudErrorKind.OUTCOME_UNKNOWN)),
+        CallFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+        CallInterrupted(),
+    ):
+        answered = decide(sent, answer, later(130), POLICY).after
+        assert answered.give_up_at == later(3700)
+        again = replace(answered, state=State.QUEUED)
+        assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
+    held = decide(termination(), swept(SUBMITTED), later(100), POLICY).after
+    assert held.give_up_at == later(3700)
+
+
+def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
+    sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
+    for kind in (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED):
+        failed = decide(sent, CallFailed(error(kind)), later(101), POLICY).after
+        assert (failed.give_up_at, failed.called_at) == (None, None)
+        again = decide(failed, CallStarted(), later(9000), POLICY).after
+        accepted = decide(again, CallAccepted("r"), later(9001), POLICY).after
+        assert accepted.give_up_at == later(9000 + 3600)
 
 
 def test_a_job_deleted_while_settling_has_no_error() -> None:
     gone = LookFailed(error(CloudErrorKind.JOB_NOT_FOUND))
-    assert decide(settling(), gone, NOW, POLICY).after.problem is None
+    before = replace(settling(), unconfirmed=twice(Verdict.MISSING))
+    settled = decide(before, gone, NOW, POLICY).after
+    assert (settled.state, settled.problem) == (State.VERIFIED, None)
 
 
 def test_giving_up_says_why_and_what_to_do() -> None:
@@ -470,7 +544,8 @@ def test_giving_up_says_why_and_what_to_do() -> None:
 
 def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
     hidden = LookFailed(error(CloudErrorKind.UNAUTHORIZED))
-    late = decide(settling(settle_until=NOW), hidden, later(4000), POLICY)
+    before = replace(settling(settle_until=later(-4000)), unconfirmed=twice(Verdict.UNREADABLE))
+    late = decide(before, hidden, NOW, POLICY)
     assert (late.event, late.after.evidence) == (Event.GAVE_UP, 3)
     assert late.after.problem is not None
     assert late.after.problem.message.startswith("the job was seen down, but by its deadline it ")
@@ -494,40 +569,10 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
     assert after.look_at <= later(9)
 
 
-@pytest.mark.parametrize("state", [State.QUEUED, State.HELD, State.SENDING, State.DRAINING])
-def test_a_job_that_cannot_be_read_at_its_deadline_is_tried_for_a_minute_more(
-    state: State,
-) -> None:
-    late = overdue(state)
-    failed = LookFailed(error(CloudErrorKind.THROTTLED))
-    again = decide(late, failed, later(59), POLICY)
-    assert again.event is None
-    assert (again.after.look, again.after.look_at) == (Look.JOB, later(60))
-    given_up = decide(again.after, failed, later(60), POLICY).after
-    assert given_up.problem is not None
-    assert given_up.problem.code == "Client.DeadlinePassed"
-    assert given_up.problem.message.endswith("; last error: Some.Code: what happened")
-    assert given_up.problem.advice
-    assert "end there what is live" in given_up.problem.advice
-
-
-def test_a_job_that_could_never_be_read_is_given_up_after_its_time() -> None:
-    """No call has started its time; what was read of it since does."""
-    failed = LookFailed(error(CloudErrorKind.OUTCOME_UNKNOWN))
-    assert decide(termination(), failed, later(3599), POLICY).event is None
-    assert decide(termination(), failed, later(3600), POLICY).event is Event.GAVE_UP
-    read_once = termination(observed_at=later(10))
-    assert decide(read_once, failed, later(3609), POLICY).event is None
-    not_before = termination(not_before=later(100))
-    assert decide(not_before, failed, later(3699), POLICY).event is None
-    assert decide(not_before, failed, later(3700), POLICY).event is Event.GAVE_UP
-    assert decide(termination(), swept(RUNNING), later(9999), POLICY).after.call_at == later(9999)
-
-
 @pytest.mark.parametrize(
     "before",
     [
-        termination(look=Look.JOB),
+        termination(look=Look.JOB, **CHECKED),
         termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600)),
         termination(State.DRAINING, look=Look.JOB, give_up_at=later(3600), failures=0),
     ],

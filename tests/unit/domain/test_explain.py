@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.captures import Capture
+from orchestrator.domain.confirmations import Unconfirmed, Verdict
 from orchestrator.domain.explain import LATE_S, Explanation, Surroundings, explain
 from orchestrator.domain.forecast import Forecast
 from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSubmitted
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
+from orchestrator.domain.terminations import Look
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, machines, termination
 
 if TYPE_CHECKING:
@@ -28,7 +30,19 @@ NOT_READ_AGAIN = (
     "nothing: every instance was seen down, but the job could not be read again after the settle "
     "window"
 )
+COUNTED: dict[str, Any] = {"settle_until": NOW, "instances_observed_at": NOW}
 FINISHED = {"look_at": None, "finished_at": NOW}
+
+
+def unconfirmed(verdict: Verdict, *sources: str) -> Unconfirmed:
+    return Unconfirmed(
+        verdict=verdict,
+        since=later(-60),
+        last_at=NOW,
+        until=later(60),
+        answers=2,
+        sources=sources,
+    )
 
 
 def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> Explanation:
@@ -315,10 +329,67 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         NOW,
     ),
     (
+        "submitted as something else than is counted",
+        State.QUEUED,
+        {},
+        {"job_state": JobState.FAILED, "look": Look.SUBMISSION},
+        "the number of instances it was submitted with, for it reads finished already",
+        "(DescribeJobSubmitInfo), then count its instances",
+        NOW,
+    ),
+    (
+        "not found, and never was",
+        State.QUEUED,
+        {},
+        {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "look_at": later(9)},
+        (
+            "the job to be found: DescribeJobs did not find it since 2026-01-01T11:59:00Z; it ends "
+            "at 2026-01-01T12:01:00Z unless it is found"
+        ),
+        "read the job again",
+        later(9),
+    ),
+    (
+        "not found any more",
+        State.DRAINING,
+        {},
+        {
+            "unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJob", "DescribeJobs"),
+            "observed_at": later(-90),
+        },
+        "the job to be found again: DescribeJob and DescribeJobs did not find it since",
+        "read the job again",
+        NOW,
+    ),
+    (
+        "forbidden for now",
+        State.QUEUED,
+        {},
+        {"unconfirmed": unconfirmed(Verdict.FORBIDDEN, "TerminateJob"), "problem": TROUBLE},
+        (
+            "the permission for TerminateJob, which is refused since 2026-01-01T11:59:00Z; it ends "
+            "refused at 2026-01-01T12:01:00Z unless the permission is granted (last error: "
+        ),
+        "read the job again",
+        NOW,
+    ),
+    (
+        "not readable past its deadline",
+        State.DRAINING,
+        {},
+        {"unconfirmed": unconfirmed(Verdict.UNREADABLE, "DescribeJob")},
+        (
+            "the job to be read: its deadline has passed, reads fail since 2026-01-01T11:59:00Z; "
+            "it is given up at 2026-01-01T12:01:00Z unless the job can be read"
+        ),
+        "read the job again",
+        NOW,
+    ),
+    (
         "settled, but for its machines",
         State.SETTLING,
         {},
-        {"settle_until": NOW, "look_at": later(5)} | machines(gone=1, up=2),
+        COUNTED | {"look_at": later(5)} | machines(gone=1, up=2),
         "3 of 4 machines to be gone (2 of them seen up): all instances were seen down",
         "call it verified",
         later(5),
@@ -329,7 +400,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"settle_until": later(30), "look_at": later(5)},
         "the settle window to pass: all instances were seen down",
-        "look once more, and call it verified if it is still down",
+        "call it verified if no instance is live and no machine is up",
         later(30),
     ),
     (
@@ -342,10 +413,28 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         later(40),
     ),
     (
+        "settled, but for its instances",
+        State.SETTLING,
+        {},
+        {"settle_until": NOW, "instances_observed_at": later(-1), "look_at": later(-1)},
+        "a count of its instances after the settle window (DescribeJob): all instances were seen",
+        "count its instances and look up its machines once more",
+        NOW,
+    ),
+    (
+        "settled, but for the second look at its machines",
+        State.SETTLING,
+        {},
+        COUNTED | {"look_at": later(5)} | machines(all_observed_at=later(-1)),
+        "its machines to be looked up after the settle window (DescribeInstances): all instances",
+        "call it verified",
+        later(5),
+    ),
+    (
         "settled, but for the last look",
         State.SETTLING,
         {},
-        {"settle_until": NOW, "look_at": later(-1)},
+        COUNTED | {"look_at": later(-1)},
         "a last look, for the settle window has passed: all instances were seen down",
         "call it verified",
         NOW,

@@ -118,7 +118,7 @@ def test_it_ends_when_the_job_is_not_called_after_all() -> None:
     """As SUBMITTED, or since the call had no effect."""
     sending = after(replace(looks(draining(), (5, 50)), call_at=NOW), (6, CallStarted()))
     assert sending.history is not None
-    for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.JOB_NOT_FOUND):
+    for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT):
         found = after(sending, (7, CallFailed(error(kind))))
         assert (found.history, found.forecast) == (None, None)
 
@@ -148,12 +148,13 @@ def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
 
 
 def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
-    """It drains on without a call, and how long it had been down is no part of that."""
+    """How long it had been down is no part of its drain after the next call."""
     down = after(draining(), (5, read(FAILED, InstanceCounters(failed=100), at=later(5))))
     doubted = after(down, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20))))
     assert (doubted.state, doubted.history) == (State.DRAINING, None)
-    live = read(FAILED, InstanceCounters(running=3, failed=97), at=later(21))
-    assert lives(after(doubted, (21, live))) == [(21, 3)]
+    called = after(doubted, (21, CallStarted()), (22, CallAccepted("r")))
+    live = read(FAILED, InstanceCounters(running=2, failed=98), at=later(25))
+    assert lives(after(called, (25, live))) == [(22, 100), (25, 2)]
 
 
 # --- what is told --------------------------------------------------------------------------------

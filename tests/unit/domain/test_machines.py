@@ -9,13 +9,12 @@ import pytest
 
 from orchestrator.domain import evidence
 from orchestrator.domain.decide import decide
-from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.machines import CapturedMachine, MachineSeen, MachineState, Sight, sight_of
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import LookFailed
-from tests.unit.domain.build import DOWN, NOW, POLICY, later, machines, swept, termination
+from orchestrator.domain.seen import JobUnlisted
+from tests.unit.domain.build import DOWN, NOW, POLICY, later, machines, read, swept, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -98,8 +97,8 @@ def settling(**known: Any) -> Termination:
 
 
 def still_down(before: Termination, at_s: float) -> Decision:
-    seen = swept(JobState.FAILED, at=later(at_s), end_time="E1")
-    return decide(before, seen, later(at_s), POLICY)
+    """Its instances are counted once more."""
+    return decide(before, read(JobState.FAILED, at=later(at_s)), later(at_s), POLICY)
 
 
 def ends(before: Termination, at_s: float) -> tuple[Event | None, int]:
@@ -119,6 +118,9 @@ HIDDEN = Problem(code="UnauthorizedOperation", message="no")
         (machines() | {"run": 2}, Event.SETTLED, 3),
         (machines() | {"called_at": later(-1)}, Event.SETTLED, 3),
         (machines(gone=3, problem=HIDDEN), Event.SETTLED, 3),
+        (machines(problem=HIDDEN, all_observed_at=later(20)), Event.SETTLED, 4),
+        (machines(all_observed_at=later(29)), None, 4),
+        (machines(all_observed_at=later(30)), Event.SETTLED, 5),
         (machines(gone=3), None, 3),
         (machines(gone=3, up=1), None, 3),
         (machines(gone=0, listed=False), None, 3),
@@ -154,11 +156,13 @@ def test_machines_that_nobody_could_look_up_by_then_do_not() -> None:
 
 
 def test_a_job_that_is_deleted_waits_for_its_machines_too() -> None:
-    unknown = LookFailed(CloudError(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job", "no"))
-    waiting = decide(settling(**machines(gone=3)), unknown, later(5), POLICY)
-    assert waiting.event is None
-    gone = replace(waiting.after, **machines())
-    settled = decide(gone, unknown, later(10), POLICY)
+    waiting = settling(observed_at=NOW, **machines(gone=3))
+    for at_s in (5, 10, 20, 50, 65):
+        decision = decide(waiting, JobUnlisted(), later(at_s), POLICY)
+        assert decision.event is None
+        waiting = decision.after
+    gone = replace(waiting, **machines())
+    settled = decide(gone, JobUnlisted(), later(70), POLICY)
     assert (settled.event, settled.after.evidence) == (Event.SETTLED, 4)
     assert settled.after.problem is None
 

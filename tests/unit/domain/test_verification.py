@@ -240,7 +240,9 @@ def test_a_job_cannot_be_left_out() -> None:
 
 def test_another_termination_of_the_same_job_cannot_stand_for_it() -> None:
     """One that ended well, of an earlier operation."""
-    other = history("job-refused", read(JobState.SUCCEED), termination_id="trm_2")
+    other = history(
+        "job-refused", read(JobState.SUCCEED), termination_id="trm_2", instances_submitted=10
+    )
     entry = json.loads(other.entry().text)
     told = forged(lambda told: job(told, "job-refused").update(entry))
     assert told == [

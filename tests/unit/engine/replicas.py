@@ -201,7 +201,10 @@ class Replica:
         cloud = TencentBatch(
             endpoint="http://cloud",
             credentials=build_provider(
-                "static", {"secret_id": SECRET_ID, "secret_key": SECRET_KEY}, self.clock
+                "static",
+                {"secret_id": SECRET_ID, "secret_key": SECRET_KEY},
+                self.clock,
+                self.network,
             ),
             clock=self._world.clock,
             transport=self.network,

@@ -218,7 +218,7 @@ class World:
             cloud=TencentBatch(
                 endpoint="http://cloud",
                 cvm_endpoint=self._cvm_endpoint,
-                credentials=build_provider("static", keys, self.clock),
+                credentials=build_provider("static", keys, self.clock, self.network),
                 clock=self.clock,
                 transport=self.network,
             ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
@@ -15,8 +17,6 @@ from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
 
@@ -25,10 +25,10 @@ MACHINES = "TerminateInstances"
 SLOW = AMPLE | {ACTION: 2}
 
 
-async def called(world: World, *ids: str, **spec: Any) -> None:
+async def called(world: World, *ids: str, asked: dict[str, Any] | None = None, **spec: Any) -> None:
     """Have jobs called that leave some of their instances up."""
     world.cloud_runs(*ids, **{"drain_s": 10.0, "failed_early_s": 1e6, "again": "ok"} | spec)
-    await world.submit(*ids)
+    await world.submit(*ids, asked=asked)
     await world.sweeper.step()
     await world.probe()
     for _ in ids:
@@ -49,6 +49,7 @@ async def until(
     while world.clock.passed_s < ends_at:
         await world.sweeper.step()
         await world.probe()
+        await world.dispatch()
         await world.capture()
         await world.machine_sweeper.step()
         await world.escalate()
@@ -270,3 +271,52 @@ async def test_terminations_take_turns_by_when_their_round_began(database: Datab
     await called(world, one, two, instances=10, stuck=2)
     await until(world, lambda t: t.state is State.SETTLING, within_s=300, job_id=two, step_s=0.5)
     assert [call.job_ids[0] for call in world.calls(ACTION)] == [one, one, two, two]
+
+
+SHOWN = {
+    "FAILED": {},
+    "RUNNING, nothing pending": {"failed_early_s": 0.0, "next_action_hidden": True},
+}
+"""What the job of stragglers reads, beside its counters."""
+
+
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+@pytest.mark.parametrize("deadline_s", [15.0, 60.0])
+async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
+    database: Database, deadline_s: float, shown: dict[str, Any]
+) -> None:
+    """Nobody watches the job."""
+    world = World(database, quotas=AMPLE)
+    asked = {"give_up_after_s": deadline_s, "settle_s": 1.0}
+    job = {"instances": 10, "stuck": 6, "drain_s": 0.1, "instance_drain_s": 0.1}
+    await called(world, JOB, asked=asked, **job, **shown)
+    first_call_at = world.calls("TerminateJob")[0].at
+    done = await until(
+        world, lambda t: t.state.final, within_s=2 * deadline_s, step_s=deadline_s / 150
+    )
+    assert done.state is State.VERIFIED
+    made_at = [call.at - first_call_at for call in world.calls(ACTION)]
+    assert len(made_at) == 6
+    assert made_at[-1] <= 0.4 * deadline_s
+    again_at = [call.at - first_call_at for call in world.calls("TerminateJob")[1:]]
+    assert bool(again_at) == bool(shown), "made again where nothing is pending"
+    assert all(at < made_at[0] for at in again_at[:1])
+
+
+@pytest.mark.parametrize(("jobs", "deadline_s"), [(1, 30.0), (20, 90.0)])
+async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
+    database: Database, jobs: int, deadline_s: float
+) -> None:
+    """After every round and the end of its machines, which are nodes and stay."""
+    policy = EscalationPolicy(machines=True)
+    world = World(database, quotas=AMPLE, escalation=policy)
+    *others, job_id = job_ids(jobs)
+    job = {"instances": 10, "immortal": 1, "drain_s": 0.1, "env_id": "env-example1"}
+    await called(world, *others, job_id, asked={"give_up_after_s": deadline_s}, **job)
+    last_call_at = world.calls("TerminateJob")[-1].at
+    left = await until(
+        world, lambda t: t.rung is Rung.PERSON, within_s=deadline_s, step_s=0.25, job_id=job_id
+    )
+    assert left.rung_round == policy.rounds_max
+    assert left.rung_at is not None
+    assert left.rung_at.timestamp() - last_call_at <= deadline_s * 2 / 3

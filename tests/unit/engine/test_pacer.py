@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import nullcontext
 
 import pytest
 
@@ -66,6 +67,28 @@ async def accustomed(clock: ManualClock, round_trip_s: float) -> Pacer:
         await paced.send(paced.take(), Call(clock, takes_s=round_trip_s))
     clock.advance(5)
     return paced
+
+
+@pytest.mark.parametrize(
+    ("fails", "counted"),
+    [
+        (None, ["accepted"]),
+        *((error(kind), [kind.value]) for kind in CloudErrorKind),
+        (LeaseLost("it left no more"), []),
+        (asyncio.CancelledError(), []),
+    ],
+)
+async def test_each_call_is_counted_with_how_it_ended(
+    clock: ManualClock, fails: BaseException | None, counted: list[str]
+) -> None:
+    """Once, and not where it never left or nobody waited for its end."""
+    told: list[str] = []
+    quota = Quota(1, now=clock.monotonic(), spread=False)
+    paced = Pacer("an action", quota, clock, Lease(Fence("main", 1), until=math.inf), told.append)
+    clock.advance(1)
+    with nullcontext() if fails is None else pytest.raises(type(fails)):
+        await paced.send(paced.take(), Call(clock, fails=fails))
+    assert told == counted
 
 
 async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None:

@@ -543,6 +543,82 @@ async def test_a_job_that_runs_on_is_seen_however_much_is_watched(database: Data
     assert world.called("DescribeJob") == [other, *watched[:2]]
 
 
+# --- jobs with a short deadline -------------------------------------------------------------------
+
+SHORT: dict[str, Any] = {"give_up_after_s": 160.0}
+SHORT_EVERY_S = 10.0
+
+
+async def hurried(world: World, *ids: str) -> None:
+    """Have jobs with a short deadline that drain, and that a first poll has shown."""
+    world.cloud_runs(*ids, drain_s=HOUR_S)
+    called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
+    called |= {"give_up_at": world.clock.later(160.0)}
+    await world.submit(*ids, asked=SHORT, **DRAINING, **called, look_at=world.clock.now())
+    await world.sweeper.step()
+
+
+async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database) -> None:
+    world = World(database)
+    await hurried(world, JOB)
+    assert await world.probe() == SHORT_EVERY_S
+    for count in (1, 2):
+        world.clock.advance(SHORT_EVERY_S)
+        await world.probe()
+        assert world.called("DescribeJob") == [JOB] * count
+        assert await world.probe() == SHORT_EVERY_S
+    assert (await world.termination(JOB)).look is Look.SWEEP
+
+
+async def test_one_without_counters_is_not_read_all_the_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its next turn after as long, and no step of the loop is in vain."""
+    world = World(database)
+    await hurried(world, JOB)
+    read = world.partition.cloud.describe_job
+
+    async def without_counters(*, region: str, job_id: str) -> JobSeen:
+        return replace(await read(region=region, job_id=job_id), instances=None)
+
+    monkeypatch.setattr(world.partition.cloud, "describe_job", without_counters)
+    for count in (1, 2):
+        world.clock.advance(SHORT_EVERY_S)
+        await world.probe()
+        assert world.called("DescribeJob") == [JOB] * count
+        assert await world.probe() == SHORT_EVERY_S
+
+
+async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
+    database: Database,
+) -> None:
+    """Among themselves and with proofs; the loop waits for the quota."""
+    world = World(database, quotas=ONE_A_SECOND)
+    *jobs, proven = job_ids(6)
+    await hurried(world, *jobs)
+    world.clock.advance(SHORT_EVERY_S)
+    await world.probe()
+    await to_prove(world, proven, seconds=-1)
+    for _ in range(5):
+        assert await world.probe() == pytest.approx(1.0)
+        world.clock.advance(1)
+        await world.probe()
+    called = world.called("DescribeJob")
+    assert sorted(called) == sorted([*jobs, proven])
+    assert called.index(proven) <= 2
+
+
+async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> None:
+    world = World(database)
+    await hurried(world, JOB)
+    await world.know(JOB, state=State.HELD, look_at=world.clock.later(60))
+    world.clock.advance(SHORT_EVERY_S)
+    assert world.partition.counts.due(world.clock.now(), 10) != []
+    assert math.isinf(await world.probe())
+    assert world.partition.counts.due(world.clock.now(), 10) == []
+    assert world.simulator.calls[1:] == []
+
+
 # --- turns ---------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,147 @@
+"""Answers that would end a termination, believed only once several over some time say the same.
+
+One answer can be wrong: a read can lag behind SubmitJob by seconds, a permission spreads over
+seconds, and a gateway can answer for a back end that it does not reach.  So the first such answer
+is only kept, as :class:`Unconfirmed`, with the time at which it would be believed.  An answer that
+contradicts it clears it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.problems import Problem
+
+if TYPE_CHECKING:
+    from orchestrator.domain.terminations import Termination
+
+ANSWERS_MIN: Final = 3
+"""Answers that must agree, however long they are apart."""
+ANSWERS_WITHOUT_OTHER_SOURCE: Final = 5
+"""Answers that are enough where only one of DescribeJob and DescribeJobs can be asked."""
+FIRST_RETRY_S: Final = 5.0
+GAP_S: Final = 300.0
+"""How long no answer may come before the answers so far count for nothing."""
+SEEN_JOB_MISSING_S: Final = 60.0
+"""How long a job that was read before must be missing from every answer."""
+APPEARS_WITHIN_S: Final = 120.0
+"""How long a job that was never read has to appear, for reads can lag behind SubmitJob."""
+FORBIDDEN_S: Final = 600.0
+"""How long the account must lack a permission."""
+UNREADABLE_S: Final = 60.0
+"""How long reads past the deadline must fail."""
+OUT_OF_REACH_S: Final = 600.0
+"""The same where the cloud never had the call: the network, or the account's key."""
+
+DESCRIBE_JOB: Final = "DescribeJob"
+DESCRIBE_JOBS: Final = "DescribeJobs"
+_NOT_READ: Final = (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL)
+
+
+class Verdict(StrEnum):
+    """What the answers say."""
+
+    MISSING = "missing"
+    """The cloud does not know the job."""
+    FORBIDDEN = "forbidden"
+    """The account may not make the call."""
+    UNREADABLE = "unreadable"
+    """The deadline has passed and the job cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """A verdict with the answers for it so far.
+
+    ``sources`` are the actions that gave it.  It is believed from ``until`` on at the earliest.
+    """
+
+    verdict: Verdict
+    since: datetime
+    last_at: datetime
+    until: datetime
+    answers: int
+    sources: tuple[str, ...]
+
+    def confirmed(self, now: datetime) -> bool:
+        """Whether it may end the termination."""
+        enough = self.answers >= ANSWERS_MIN
+        if self.verdict is Verdict.MISSING and DESCRIBE_JOBS not in self.sources:
+            enough = self.answers >= ANSWERS_WITHOUT_OTHER_SOURCE
+        return enough and now >= self.until
+
+    def next_read_at(self, now: datetime) -> datetime:
+        """When to ask again: after longer and longer, and once more at ``until``."""
+        passed_s = (now - self.since).total_seconds()
+        at = now + timedelta(seconds=max(FIRST_RETRY_S, 2 * passed_s))
+        if now < self.until:
+            return min(at, self.until)
+        return now + timedelta(seconds=FIRST_RETRY_S)
+
+
+def with_answer(
+    termination: Termination, verdict: Verdict, source: str, now: datetime, *, window_s: float
+) -> Termination:
+    """The termination with one more answer for ``verdict``, given by the action ``source``.
+
+    The window begins anew where no answer came for long: nobody asked meanwhile.
+    """
+    window = timedelta(seconds=window_s)
+    gap = max(window, timedelta(seconds=GAP_S))
+    known = termination.unconfirmed
+    if known is None or known.verdict is not verdict or now - known.last_at > gap:
+        known = Unconfirmed(
+            verdict=verdict, since=now, last_at=now, until=now + window, answers=0, sources=()
+        )
+    return replace(
+        termination,
+        unconfirmed=replace(
+            known,
+            last_at=now,
+            answers=known.answers + 1,
+            sources=tuple(sorted({*known.sources, source})),
+        ),
+    )
+
+
+def missing(
+    termination: Termination, source: str, now: datetime, *, appears_within_s: float
+) -> Termination:
+    """The termination after an answer by which there is no such job.
+
+    ``appears_within_s`` is the time that a job which was never read has to appear.
+    """
+    seen = termination.observed_at is not None
+    window_s = SEEN_JOB_MISSING_S if seen else appears_within_s
+    return with_answer(termination, Verdict.MISSING, source, now, window_s=window_s)
+
+
+def unreadable(termination: Termination, kind: CloudErrorKind, now: datetime) -> Termination:
+    """The termination after a read that failed past its deadline."""
+    window_s = OUT_OF_REACH_S if kind in _NOT_READ else UNREADABLE_S
+    return with_answer(termination, Verdict.UNREADABLE, DESCRIBE_JOB, now, window_s=window_s)
+
+
+def after_read(termination: Termination) -> Unconfirmed | None:
+    """What stays unconfirmed once the job was read: only that it may not be terminated."""
+    known = termination.unconfirmed
+    reads = (DESCRIBE_JOB, DESCRIBE_JOBS)
+    if known is None or known.verdict is not Verdict.FORBIDDEN:
+        return None
+    return None if set(known.sources) <= set(reads) else known
+
+
+def record_deleted(termination: Termination) -> Problem:
+    """What a person is told of a job that was read, or called, and whose record is gone."""
+    called = termination.acknowledged_at is not None
+    before = "its instances were seen to stop" if called else "TerminateJob was acknowledged"
+    return Problem(
+        code="Client.JobDeleted",
+        message=f"the cloud no longer knows the job: its record was deleted before {before}",
+        advice="see in the console that none of its machines is left: the cloud deletes the record "
+        "of a finished job only, but nobody saw this one finish",
+    )

@@ -1,0 +1,57 @@
+"""Passwords from the file that PostgreSQL's own tools read (libpq, "The Password File").
+
+The driver reads it, too, but leaves the backslashes in a password that holds a colon.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Final
+
+_FIELD: Final = re.compile(r"((?:\\.|[^\\:])*\\?)(?::|$)")
+_DEFAULT_PORT: Final = "5432"
+
+log = logging.getLogger(__name__)
+
+
+def password_for(host: str, port: int | None, database: str, user: str | None) -> str | None:
+    """The password of the first line that fits, by PGPASSFILE or ~/.pgpass.
+
+    PGPASSWORD goes before it.
+    """
+    if given := os.environ.get("PGPASSWORD"):
+        return given
+    wanted = (
+        "localhost" if host.startswith("/") else host,
+        str(port or os.environ.get("PGPORT") or _DEFAULT_PORT),
+        database,
+        user or os.environ.get("PGUSER") or getpass.getuser(),
+    )
+    for line in _lines():
+        fields = [
+            re.sub(r"\\(.)", r"\1", found) for found in _FIELD.findall(line)[: len(wanted) + 1]
+        ]
+        *fits, password = fields if len(fields) > len(wanted) else [""]
+        if fits and all(each in ("*", value) for each, value in zip(fits, wanted, strict=True)):
+            return password
+    return None
+
+
+def _lines() -> list[str]:
+    path = Path(os.environ.get("PGPASSFILE") or "~/.pgpass").expanduser()
+    try:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            log.warning("%s is ignored, for others may read it: chmod 600", path)
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        log.warning("%s is ignored: %s", path, error)
+        return []
+    return [line for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,83 @@
+"""What the terminations of an operation add up to, in groups that the domain judges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import and_, bindparam, case, func, select
+
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.tally import Group
+from orchestrator.store.schema import operation_terminations, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Row, Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+async def groups(connection: AsyncConnection, operation_id: str) -> Sequence[Row[Any]]:
+    """An operation's terminations, by what their instances are judged by."""
+    found = await connection.execute(_GROUPS, {"operation_id": operation_id})
+    rows: Sequence[Row[Any]] = found.all()
+    return rows
+
+
+def _if_captured(number: ColumnElement[int]) -> ColumnElement[int | None]:
+    """A number of a job's capture, once that has come to its end."""
+    capture = terminations.c.capture
+    ended = and_(
+        capture["ended_at"].as_string().is_not(None), capture["problem"].as_string().is_(None)
+    )
+    return case((ended, number))
+
+
+def _groups() -> Select[Any]:
+    t = terminations.c
+    captured = _if_captured(t.capture["occupying"].as_integer() + t.capture["waiting"].as_integer())
+    total = case((t.instances_total.is_not(None), t.instances_total), else_=captured)
+    live = case((t.instances_total.is_not(None), t.instances_live), else_=captured)
+    keys = {
+        "state": t.state,
+        "evidence": t.evidence,
+        "seen": t.observed_at.is_not(None),
+        "revived": t.revival.is_not(None),
+        "none_live": live == 0,
+        "counted": live.is_not(None),
+    }
+    return (
+        select(
+            *(key.label(name) for name, key in keys.items()),
+            func.count().label("jobs"),
+            func.sum(total).label("total"),
+            func.sum(live).label("live"),
+            func.max(t.observed_at, type_=t.observed_at.type).label("observed_at"),
+            *(
+                func.sum(t[name]).label(name)
+                for name in ("machines_total", "machines_up", "machines_gone")
+            ),
+        )
+        .join(operation_terminations, operation_terminations.c.termination_id == t.id)
+        .where(operation_terminations.c.operation_id == bindparam("operation_id"))
+        # By their labels: PostgreSQL takes two expressions with parameters for different ones.
+        .group_by(*keys)
+    )
+
+
+_GROUPS: Final = _groups()
+
+
+def as_group(row: Row[Any]) -> Group:
+    """The group as the domain judges it."""
+    # PostgreSQL sums big integers into a decimal.
+    total, live = (None if value is None else int(value) for value in (row.total, row.live))
+    return Group(
+        state=State(row.state),
+        evidence=row.evidence,
+        seen=bool(row.seen),
+        revived=bool(row.revived),
+        jobs=row.jobs,
+        total=total,
+        live=live,
+    )

@@ -1,0 +1,174 @@
+"""What check-config tries and warns about: keys, ways out, and who can read what."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typer.testing import Result
+
+SECRET = "do-not-print-me"
+STATIC = f'provider = "static", secret_id = "AKID1", secret_key = "{SECRET}"'
+CVM_NONE = 'cvm_endpoint = "none"'
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in os.environ:
+        if name.upper().startswith(("ORCHESTRATOR_", "TENCENTCLOUD_", "TKE_")) or name.lower() in {
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+        }:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def file(home: Path) -> Path:
+    return home / "orchestrator.toml"
+
+
+def account(credentials: str, *more: str, name: str = "prod") -> str:
+    lines = (f"[accounts.{name}]", 'regions = ["ap-guangzhou"]', *more)
+    return "\n".join((*lines, f"credentials = {{ {credentials} }}\n"))
+
+
+def checked(file: Path, text: str, mode: int = 0o600) -> Result:
+    file.write_text(text)
+    file.chmod(mode)
+    result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert SECRET not in result.output
+    return result
+
+
+def errors(result: Result) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def test_keys_that_are_there(file: Path) -> None:
+    result = checked(file, account(STATIC))
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("credentials", "told"),
+    [
+        ('provider = "environment"', "set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"),
+        ('provider = "profile"', "~/.tencentcloud/credentials cannot be read"),
+        ('provider = "profile", profile = "x"', "below [x] in ~/.tencentcloud/credentials"),
+        ('provider = "tke-oidc"', "TKE_REGION"),
+        ('provider = "cvm-role", endpoint = "http://127.0.0.1:9"', "bind a CAM role"),
+        (
+            f"{STATIC.replace('static', 'sts')}, role_arn = 'r', endpoint = 'http://127.0.0.1:9'",
+            "STS AssumeRole: Client.ConnectFailed",
+        ),
+        (f'provider = "static", secret_id = "A", secret_key = "{SECRET}é"', "no key has"),
+    ],
+)
+def test_keys_that_are_not(file: Path, credentials: str, told: str) -> None:
+    """Of each account that lacks them, with what to do, beside all that the configuration says."""
+    result = checked(file, account(credentials) + account(STATIC, name="fine"))
+    assert result.exit_code == 1
+    (error,) = errors(result)
+    assert error.startswith("error: accounts.prod.credentials: ")
+    assert told in error
+    assert "account    fine, credentials: static" in result.stdout
+    assert "warning: accounts.prod.credentials" not in result.stderr
+
+
+def test_sources_that_hang(file: Path, home: Path) -> None:
+    """A named pipe that nobody writes to, and an STS that does not answer: both at once.
+
+    The last takes as long as a call of the account may.
+    """
+    os.mkfifo(home / "pipe")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        sts = (
+            'provider = "sts", secret_id = "A", secret_key = "k", role_arn = "r", '
+            f'endpoint = "http://127.0.0.1:{port}"'
+        )
+        result = checked(
+            file,
+            account(f'provider = "profile", path = "{home}/pipe"', name="one")
+            + account(sts, name="two"),
+        )
+    assert result.exit_code == 1
+    assert [line.partition(";")[0] for line in errors(result)] == [
+        f"error: accounts.{name}.credentials: no credential within 10 s" for name in ("one", "two")
+    ]
+    assert threading.active_count() < 10
+    os.close(os.open(home / "pipe", os.O_RDWR | os.O_NONBLOCK))
+
+
+# --- ways out ------------------------------------------------------------------------------------
+
+
+def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With where it is configured, and without passwords."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@env.test:3128")
+    monkeypatch.setenv("NO_PROXY", "cvm.ap-guangzhou.tencentcloudapi.com")
+    own = f'proxy = "http://me:{SECRET}@own.test:1"'
+    text = (
+        account(STATIC, name="env")
+        + account(STATIC, own, name="own")
+        + account(STATIC, 'proxy = "none"', name="direct")
+    )
+    result = checked(file, text)
+    batch, cvm = (f"{name}.ap-guangzhou.tencentcloudapi.com" for name in ("batch", "cvm"))
+    assert [line.strip() for line in result.stdout.splitlines() if " calls " in line] == [
+        f"calls    {batch} through proxy http://env.test:3128 (HTTPS_PROXY)",
+        f"calls    {cvm} directly",
+        f"calls    {batch}, {cvm} through proxy http://own.test:1 (accounts.own.proxy)",
+        f"calls    {batch}, {cvm} directly",
+    ]
+    for_all = '[egress]\nproxy = "http://all.test:2"\n'
+    result = checked(file, for_all + account(STATIC, own, name="own") + account(STATIC))
+    assert [
+        line.partition(" through ")[2] for line in result.stdout.splitlines() if " calls " in line
+    ] == [
+        "proxy http://own.test:1 (accounts.own.proxy)",
+        "proxy http://all.test:2 (egress.proxy)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[egress]\nproxy = "socks5://SECRET@proxy:1"\n', "egress.proxy: must be http(s)://"),
+        ('[egress]\nca_file = "/none.pem"\n', "accounts.prod: ca_file /none.pem holds no CA"),
+        ("", "HTTPS_PROXY: must be http(s)://"),
+    ],
+)
+def test_a_way_that_cannot_be_used(
+    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    if not text:
+        monkeypatch.setenv("HTTPS_PROXY", f"socks5://{SECRET}@proxy:1")
+    result = checked(file, text.replace("SECRET", SECRET) + account(STATIC))
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_what_may_be_meant_is_a_warning(file: Path) -> None:
+    """It is told beside what the configuration says, and ends nothing."""
+    result = checked(file, account(STATIC, 'endpoint = "http://x.test"', CVM_NONE), 0o644)
+    assert result.exit_code == 0
+    plain, readable = result.stderr.splitlines()
+    assert plain.startswith("warning: accounts.prod.endpoint is plain http to another host")
+    assert readable.startswith(f"warning: every user of this host can read {file}")

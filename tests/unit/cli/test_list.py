@@ -1,0 +1,79 @@
+"""``orchestrator list``."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import pytest
+from rich.console import Console
+
+from orchestrator.cli.listing import show
+from tests.unit.cli.fake import operation, problem
+
+LIST = "GET /v1/operations"
+
+
+def page(*operations, following=None):
+    return {"operations": list(operations), "next_page_token": following}
+
+
+def named(number: int, **more):
+    return operation(queued=2) | {"id": f"op_{number}"} | more
+
+
+def test_a_line_for_each_operation(daemon, run):
+    """Its cells are parted by tabs: none holds one, and none is empty."""
+    odd = named(2, reason="over\tbudget:\n\x1b[31mteam A", requested_by="\x1b[0m")
+    daemon.answer(LIST, page(operation("finished", "verified", verified=3), odd))
+    result = run("list")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "op_1\tfinished\tverified\t3\tlocal\tbudget\t2026-01-01T00:00:00Z",
+        "op_2\trunning\t-\t2\t-\tover budget: team A\t2026-01-01T00:00:00Z",
+    ]
+    assert daemon.calls[0].query == {"limit": "20"}
+
+
+def test_asks_for_what_is_wanted(daemon, run):
+    daemon.answer(LIST, page())
+    result = run("list", "--state", "running", "--account", "a&b", "--limit", "7")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert daemon.calls[0].query == {"limit": "7", "state": "running", "account": "a&b"}
+
+
+def test_page_after_page_until_there_are_enough(daemon, run):
+    """A daemon that gives more than was asked for changes nothing."""
+    pages = [page(*(named(n) for n in range(start, start + 3)), following="t") for start in (1, 4)]
+    daemon.answer(LIST, *pages)
+    result = run("list", "--limit", "5")
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [
+        *("op_1", "op_2", "op_3", "op_4", "op_5")
+    ]
+    assert [call.query for call in daemon.calls] == [
+        {"limit": "5"},
+        {"limit": "2", "page_token": "t"},
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("--limit", "0"), ("--state", "done")])
+def test_what_cannot_be_asked_for(daemon, run, arguments):
+    assert run("list", *arguments).exit_code == 2
+    assert not daemon.calls
+
+
+def test_an_error_of_the_daemon_is_told(daemon, run):
+    daemon.answer(LIST, (401, problem("Who calls is not known", "send a token")))
+    result = run("list")
+    assert result.exit_code == 2
+    assert "Who calls is not known: send a token" in result.stderr
+
+
+def test_a_terminal_has_a_table(daemon):
+    """Whose ids are whole, however narrow it is."""
+    daemon.answer(LIST, page(named(1, id="op_" + "x" * 20, reason="because " * 20)))
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=60, color_system=None)
+    asyncio.run(show(daemon.url, None, console, state=None, account=None, limit=1))
+    assert f" op_{'x' * 20} " in text.getvalue()
+    assert max(map(len, text.getvalue().splitlines())) <= 60

@@ -1,0 +1,203 @@
+"""Counts that contradict what is known, words that nobody documents, jobs without instances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.domain import invariants
+from orchestrator.domain.captures import Capture
+from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.jobs import InstanceCounters, JobState, JobSubmitted, TaskSubmitted
+from orchestrator.domain.lifecycle import Event, State
+from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed
+from orchestrator.domain.terminations import Look, Termination
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept, termination
+
+FAILED, RUNNING, SUCCEED = JobState.FAILED, JobState.RUNNING, JobState.SUCCEED
+CANCELLED, PAUSED = JobState("CANCELLED"), JobState("PAUSED")
+THREE, NONE = InstanceCounters(failed=3), InstanceCounters()
+TEN = (TaskSubmitted(name="a", instances=4), TaskSubmitted(name="b", instances=6))
+
+
+def draining(**known: Any) -> Termination:
+    return termination(State.DRAINING, acknowledged_at=NOW, give_up_at=later(3600), **known)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"instances": LIVE},
+        {"instances_submitted": 10},
+        {"capture": Capture(run=1, tasks=TEN)},
+        {"capture": Capture(run=1, occupying=4)},
+        {"capture": Capture(run=1, occupying=2, waiting=2)},
+        {"tasks": read(FAILED).tasks * 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("state", [FAILED, SUCCEED, CANCELLED])
+def test_fewer_instances_than_are_known_prove_nothing(
+    known: dict[str, Any], state: JobState
+) -> None:
+    few = replace(read(state, THREE, at=later(1)), tasks=())
+    before = draining(look=Look.JOB, **known)
+    after = decide(before, few, later(1), POLICY).after
+    assert after.state is State.DRAINING
+    assert after.problem is not None
+    assert after.problem.code == "Client.CountTooLow"
+    enough = decide(before, replace(few, instances=DOWN), later(1), POLICY)
+    assert enough.event is Event.SEEN_DOWN
+
+
+def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
+    first = decide(termination(), swept(FAILED), NOW, POLICY)
+    assert (first.event, first.after.look, first.after.look_at) == (None, Look.SUBMISSION, NOW)
+    submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
+    known = decide(first.after, submitted, later(1), POLICY).after
+    assert (known.instances_submitted, known.look) == (10, Look.JOB)
+    short = decide(known, read(FAILED, THREE), later(2), POLICY)
+    assert (short.event, short.after.call_at) == (None, later(2)), "it is called"
+    whole = decide(known, read(FAILED, DOWN), later(2), POLICY)
+    assert whole.event is Event.SEEN_DOWN
+
+
+def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
+    """But not on one answer."""
+    known, at_s = replace(termination(), look=Look.SUBMISSION), 0.0
+    forbidden = LookFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
+    while known.look is Look.SUBMISSION:
+        known = decide(known, forbidden, later(at_s), POLICY).after
+        assert known.look_at is not None
+        at_s = (known.look_at - NOW).total_seconds()
+    assert 60 <= at_s <= 125
+    counted = decide(known, read(FAILED, DOWN), later(at_s), POLICY)
+    assert counted.event is Event.SEEN_DOWN
+
+
+# --- words that are not documented ----------------------------------------------------------------
+
+
+def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
+    assert (CANCELLED.value, CANCELLED.known, CANCELLED.finished) == ("CANCELLED", False, False)
+    assert all(state.known for state in JobState)
+    before = draining(job_state=RUNNING, observed_at=NOW)
+    after = decide(before, swept(PAUSED, at=later(5)), later(5), POLICY).after
+    assert (after.job_state, after.observed_at) == (PAUSED, later(5))
+
+
+def test_where_the_state_is_not_documented_the_counters_decide() -> None:
+    before = draining(job_state=RUNNING)
+    swept_ = decide(before, swept(CANCELLED), later(1), POLICY)
+    assert (swept_.event, swept_.after.look) == (None, Look.JOB)
+    live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
+    assert (live.event, live.after.look, live.after.evidence) == (None, Look.JOB, 0)
+    down = decide(live.after, read(CANCELLED, DOWN), later(3), POLICY)
+    assert (down.event, down.after.evidence) == (Event.SEEN_DOWN, 3)
+    invariants.check(live.after, down, later(3))
+    settled = decide(down.after, read(CANCELLED, DOWN, at=later(40)), later(40), POLICY)
+    assert settled.event is Event.SETTLED
+
+
+def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -> None:
+    known = termination(look=Look.JOB, instances_submitted=10)
+    assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.call_at == NOW
+    assert decide(known, read(CANCELLED, DOWN), NOW, POLICY).event is Event.SEEN_DOWN
+
+
+def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -> None:
+    settling = termination(
+        State.SETTLING, job_state=FAILED, instances=DOWN, settle_until=later(30), evidence=3
+    )
+    doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
+    assert (doubtful.event, doubtful.after.look, doubtful.after.look_at) == (
+        None,
+        Look.JOB,
+        later(5),
+    )
+    same = decide(doubtful.after, read(CANCELLED, DOWN, at=later(5)), later(5), POLICY).after
+    assert decide(same, swept(CANCELLED), later(10), POLICY).after.look is Look.SWEEP
+
+
+def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
+    settling = termination(
+        State.SETTLING,
+        job_state=FAILED,
+        job_end_time="E1",
+        instances=DOWN,
+        settle_until=later(30),
+        evidence=3,
+    )
+    doubtful = decide(settling, swept(FAILED), later(5), POLICY)
+    assert (doubtful.event, doubtful.after.look) == (None, Look.JOB)
+
+
+def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
+    down = decide(draining(), read(FAILED, DOWN, next_action="WHATEVER"), later(1), POLICY)
+    assert (down.event, down.after.job_next_action) == (Event.SEEN_DOWN, "WHATEVER")
+    doubt = termination(State.SENDING, in_doubt=True, give_up_at=later(3600))
+    runs = decide(doubt, read(RUNNING, LIVE, next_action="WHATEVER"), later(1), POLICY)
+    assert runs.event is Event.CALL_NOT_EXECUTED
+
+
+# --- instances that run again, and none at all ----------------------------------------------------
+
+
+def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again() -> None:
+    settling = termination(
+        State.SETTLING,
+        job_state=FAILED,
+        instances=DOWN,
+        settle_until=later(30),
+        evidence=3,
+        run=1,
+        give_up_at=later(3600),
+    )
+    one = InstanceCounters(running=1, failed=9)
+    again = decide(settling, read(FAILED, one, at=later(30)), later(30), POLICY)
+    assert (again.event, again.after.call_at, again.after.run) == (
+        Event.SEEN_LIVE_AGAIN,
+        later(30),
+        2,
+    )
+    still = decide(again.after, swept(FAILED), later(31), POLICY).after
+    assert still.call_at == later(30), "that it reads finished is nothing new"
+
+
+def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
+    known, at_s, reads = termination(look=Look.JOB, instances_submitted=0), 0.0, 0
+    known = decide(known, read(FAILED, NONE), NOW, POLICY).after
+    assert known.call_at == NOW
+    known = decide(known, CallStarted(), NOW, POLICY).after
+    known = decide(known, CallAccepted("r"), NOW, POLICY).after
+    while not known.state.final:
+        reads += 1
+        assert known.look_at is not None
+        at_s = (known.look_at - NOW).total_seconds()
+        known = decide(known, read(FAILED, NONE, at=later(at_s)), later(at_s), POLICY).after
+    assert (known.state, known.evidence) == (State.UNVERIFIED, 2)
+    assert reads < 80
+    assert known.problem is not None
+    assert "the cloud counts no task instance of the job" in known.problem.message
+
+
+def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
+    before = termination(look=Look.JOB, instances_submitted=0)
+    decision = decide(before, read(SUCCEED, NONE), NOW, POLICY)
+    assert (decision.event, decision.after.evidence) == (Event.SEEN_DOWN, 2)
+    assert decision.after.state is State.ALREADY_FINISHED
+    invariants.check(before, decision, NOW)
+
+
+def test_a_job_that_stays_in_use_says_so_at_its_deadline() -> None:
+    in_use = CloudError(CloudErrorKind.STATE_CONFLICT, "ResourceInUse.Job", "The job is in use.")
+    again = termination(State.SENDING, acknowledged_at=later(-60), give_up_at=later(60))
+    known = decide(again, CallFailed(in_use), NOW, POLICY).after
+    for at_s in (10, 30, 60):
+        known = decide(known, read(RUNNING, LIVE, at=later(at_s)), later(at_s), POLICY).after
+    assert known.state is State.UNVERIFIED
+    assert known.problem is not None
+    assert known.problem.message.endswith("; last error: ResourceInUse.Job: The job is in use.")

@@ -1,0 +1,119 @@
+"""What a scrape tells, whatever becomes of the database meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.attempts import ACCEPTED
+from orchestrator.domain.errors import CloudErrorKind, StoreUnavailable
+from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
+from orchestrator.engine.partition import ACTIONS
+from orchestrator.observability import metrics
+from orchestrator.observability.metrics import Metrics
+from orchestrator.services.ports import LiveTerminations
+from tests.unit.domain.build import NOW, later
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    Live = Mapping[str, LiveTerminations]
+
+
+def made(live: Callable[[], Awaitable[Live]], **counted: Any) -> Metrics:
+    nothing: dict[str, Any] = {"violations": {}, "calls": {}, "ended": {}}
+    return Metrics(**(nothing | counted), live=live, now=lambda: NOW)
+
+
+async def no_live() -> Live:
+    return {}
+
+
+async def scraped(of: Metrics, family: str) -> dict[str, float]:
+    """The values of a family by its labels' values, a word for each."""
+    text = (await of.exposition()).decode()
+    found = re.findall(rf"^{family}\{{(.*)\}} (.*)$", text, re.MULTILINE)
+    return {" ".join(re.findall(r'"(.*?)"', labels)): float(value) for labels, value in found}
+
+
+async def test_every_call_has_its_place_from_the_start() -> None:
+    """A rate is only true where the first call of its kind does not begin its series."""
+    calls: Counter[tuple[str, str]] = Counter()
+    of = made(no_live, calls=calls)
+    start = await scraped(of, "cloud_calls_total")
+    assert set(start.values()) == {0.0}
+    assert set(start) == {
+        f"{action} {outcome}" for action in ACTIONS for outcome in (ACCEPTED, *CloudErrorKind)
+    }
+    calls["DescribeJob", "throttled"] += 3
+    assert (await scraped(of, "cloud_calls_total"))["DescribeJob throttled"] == 3
+
+
+async def test_terminations_by_state() -> None:
+    """Those that have not ended as the database has them, the others as this process ended them."""
+
+    async def live() -> Live:
+        return {
+            State.QUEUED: LiveTerminations(count=3, since=later(-90)),
+            State.HELD: LiveTerminations(count=1, since=later(3600)),
+            State.DRAINING: LiveTerminations(count=2, since=NOW - timedelta(days=9)),
+        }
+
+    of = made(live, ended=Counter({State.VERIFIED: 7}))
+    counted = {"queued": 3, "held": 1, "draining": 2}
+    assert await scraped(of, "terminations") == dict.fromkeys(LIVE_STATES, 0) | counted
+    ended = await scraped(of, "terminations_ended_total")
+    assert ended == dict.fromkeys(FINAL_STATES, 0) | {"verified": 7}
+    assert await scraped(of, "oldest_waiting_seconds") == {"queued": 90, "held": 0}
+
+
+class Hangs(Exception):
+    """Stands for no answer."""
+
+
+@pytest.mark.parametrize(
+    "failure", [StoreUnavailable("away"), LookupError("an error of its own"), Hangs()]
+)
+async def test_a_database_that_cannot_be_read_fails_no_scrape(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    """All else is told, and what is not known is left out; an error of our own is logged."""
+    monkeypatch.setattr(metrics, "READ_MAX_S", 0.01)
+    monkeypatch.setattr(metrics, "FRESH_S", 0.0)
+    failures = [failure]
+
+    async def live() -> Live:
+        if failures:
+            if isinstance(failure, Hangs):
+                await asyncio.Event().wait()
+            raise failure
+        return {}
+
+    of = made(live, ended={State.VERIFIED: 1})
+    async with asyncio.timeout(5):
+        text = (await of.exposition()).decode()
+    assert 'terminations_ended_total{state="verified"} 1.0' in text
+    assert "\nterminations{" not in text
+    assert "oldest_waiting" not in text
+    assert ("cannot be counted for /metrics" in caplog.text) == isinstance(failure, LookupError)
+    failures.clear()
+    assert (await scraped(of, "terminations"))["queued"] == 0
+
+
+async def test_scrapes_at_once_read_the_database_once() -> None:
+    reads = []
+
+    async def live() -> Live:
+        reads.append(1)
+        await asyncio.sleep(0)
+        return {State.QUEUED: LiveTerminations(count=len(reads), since=NOW)}
+
+    of = made(live)
+    told = await asyncio.gather(*(scraped(of, "terminations") for _ in range(50)))
+    assert len(reads) == 1
+    assert {each["queued"] for each in told} == {1}
