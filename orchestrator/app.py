@@ -290,7 +290,7 @@ def _context(
         }
         return {"status": "degraded" if troubles else "ready", "troubles": troubles}
 
-    def rate(partition: str, allowed_per_s: int | None) -> Rate | None:
+    def rate(partition: str, allowed_per_s: float | None) -> Rate | None:
         configured = configured_per_s.get(partition)
         if configured is None:
             return None

@@ -66,7 +66,7 @@ class Context:
     unconfigured: Unconfigured
     submission: Submission
     certification: Certification
-    rate: Callable[[str, int | None], Rate | None]
+    rate: Callable[[str, float | None], Rate | None]
     capture_wait_s: float
     tokens: Mapping[str, str]
     now: Callable[[], datetime]

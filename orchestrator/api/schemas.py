@@ -284,12 +284,18 @@ def operation(
                 "action": "TerminateJob",
                 "allowed_per_s": rate and rate.allowed_per_s,
                 "configured_per_s": rate and rate.configured_per_s,
-                "used_per_s": record.calls_per_s,
+                "used_per_s": _used_per_s(record, rate),
             },
             **_forecast(told, verified),
             "observed_at": timestamp(record.observed_at),
         },
     }
+
+
+def _used_per_s(record: OperationRecord, rate: Rate | None) -> float:
+    """No second holds more calls than are configured, but the bounds of a count may cut one."""
+    used = record.calls_per_s if rate is None else min(record.calls_per_s, rate.configured_per_s)
+    return round(used, 2)
 
 
 def termination(record: TerminationRecord, surroundings: Surroundings) -> dict[str, object]:

@@ -38,10 +38,13 @@ class Instances(_Answer):
 
 
 class QuotaUse(_Answer):
-    """How much of an action's quota is spent; None allowed: the account is configured no longer."""
+    """Calls a second of an action; None allowed: the account is configured no longer.
+
+    ``allowed_per_s`` is less than ``configured_per_s`` while the cloud refuses more.
+    """
 
     action: str
-    allowed_per_s: int | None
+    allowed_per_s: float | None
     configured_per_s: int | None
     used_per_s: float
 

@@ -97,7 +97,7 @@ def bars(operation: Operation) -> Progress:
         told=_instances(operation),
     )
     used = shown.add_task(
-        "quota used", total=progress.quota.allowed_per_s or None, told=quota(operation)
+        "quota used", total=progress.quota.configured_per_s or None, told=quota(operation)
     )
     shown.update(used, completed=progress.quota.used_per_s)
     return shown
@@ -157,10 +157,11 @@ def _counted_jobs(jobs: int, state: str = "") -> str:
 
 def quota(operation: Operation) -> str:
     used = operation.progress.quota
-    allowed = "?" if used.allowed_per_s is None else used.allowed_per_s
-    less = used.allowed_per_s != used.configured_per_s
-    configured = f" ({used.configured_per_s} configured)" if less else ""
-    return f"{printing.clean(used.action)} {used.used_per_s:.1f} of {allowed} a second{configured}"
+    configured = "?" if used.configured_per_s is None else used.configured_per_s
+    made = f"{printing.clean(used.action)} {used.used_per_s:.1f} of {configured} a second"
+    if used.allowed_per_s is None or used.allowed_per_s == used.configured_per_s:
+        return made
+    return f"{made} (for now the cloud lets {used.allowed_per_s:.1f} through)"
 
 
 def _times(operation: Operation) -> str:

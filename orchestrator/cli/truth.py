@@ -142,7 +142,7 @@ def as_lines(quotas: Quotas, faults: Faults) -> Iterator[str]:
     for count in quotas.quotas:
         yield (
             f"{count.action}: {count.calls} calls, {count.limit_per_s} a second allowed, "
-            f"{count.refused} refused as too many"
+            f"{count.refused} refused for exceeding that"
         )
     fired = ", ".join(f"{fault} {times}" for fault, times in faults.fired.items() if times)
-    yield f"faults that the cloud showed: {fired or 'none'}"
+    yield f"faults injected by the simulator, none of them counted above: {fired or 'none'}"

@@ -51,8 +51,8 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
             decision = moved(termination, Event.CALL_STARTED, now)
         case CallAccepted():
             decision = accepted(termination, now, policy)
-        case CallFailed(error):
-            decision = _on_call_failed(termination, error, now, policy)
+        case CallFailed():
+            decision = _on_call_failed(termination, seen, now, policy)
         case CallInterrupted():
             decision = Decision(after=in_doubt(termination, now))
         case Withdrawn():
@@ -63,17 +63,31 @@ def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) 
     return replace(decision, after=with_forecast(termination, decision.after, now, policy.others))
 
 
-def _on_call_failed(
-    termination: Termination, error: CloudError, now: datetime, policy: Policy
+def _put_back(
+    termination: Termination, before: Termination, error: CloudError, now: datetime
 ) -> Decision:
+    """A call that was refused as one too many: the job waits for its turn as it did before.
+
+    The refusal tells nothing of the job, so it counts as no failure of it.
+    """
+    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
+    after = replace(
+        look_at(decision.after, before.look, before.look_at),
+        call_at=before.call_at,
+        called_at=before.called_at,
+    )
+    return replace(decision, after=after)
+
+
+def _on_call_failed(
+    termination: Termination, failure: CallFailed, now: datetime, policy: Policy
+) -> Decision:
+    error = failure.error
     failed = replace(termination, failures=termination.failures + 1, problem=problem_of(error))
     match error.kind:
-        case (
-            CloudErrorKind.THROTTLED
-            | CloudErrorKind.NOT_SENT
-            | CloudErrorKind.CREDENTIAL
-            | CloudErrorKind.CLOCK_SKEW
-        ):
+        case CloudErrorKind.THROTTLED:
+            return _put_back(termination, failure.before, error, now)
+        case CloudErrorKind.NOT_SENT | CloudErrorKind.CREDENTIAL | CloudErrorKind.CLOCK_SKEW:
             return not_executed(failed, now, policy, why=str(error))
         case CloudErrorKind.STATE_CONFLICT if _acted_upon(termination, error):
             decision = moved(with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error))
@@ -83,13 +97,16 @@ def _on_call_failed(
                 run=max(termination.run, 1),
             )
             return replace(decision, after=look_at(after, Look.JOB, now))
-        case CloudErrorKind.OUTCOME_UNKNOWN | CloudErrorKind.STATE_CONFLICT:
+        case (
+            CloudErrorKind.OUTCOME_UNKNOWN
+            | CloudErrorKind.STATE_CONFLICT
+            | CloudErrorKind.JOB_NOT_FOUND
+        ):
+            if error.kind is CloudErrorKind.JOB_NOT_FOUND:
+                failed = confirmations.missing(
+                    failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
+                )
             return Decision(after=in_doubt(failed, now), why=str(error))
-        case CloudErrorKind.JOB_NOT_FOUND:
-            told = confirmations.missing(
-                failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
-            )
-            return Decision(after=in_doubt(told, now), why=str(error))
         case CloudErrorKind.UNAUTHORIZED:
             return _on_call_forbidden(failed, error, now, policy)
         case CloudErrorKind.REFUSED:

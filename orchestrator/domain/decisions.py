@@ -87,7 +87,7 @@ def moved(
     return Decision(after=after, event=event, why=why)
 
 
-def look_at(termination: Termination, look: Look, at: datetime) -> Termination:
+def look_at(termination: Termination, look: Look, at: datetime | None) -> Termination:
     """The termination with its next look planned."""
     return replace(termination, look=look, look_at=at)
 

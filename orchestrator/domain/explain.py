@@ -47,13 +47,13 @@ class Explanation:
 class Surroundings:
     """What an explanation needs beside the termination.
 
-    ``ahead``: jobs called before this one (None: not counted).  ``rate``: its partition's for
+    ``ahead``: jobs called before this one.  ``rate``: its partition's for
     TerminateJob (None: its account is configured no longer).  ``trouble``: why the partition's
     calls fail now.  ``capture_wait_s``: how long a call waits for the capture of its machines.
     """
 
     now: datetime
-    ahead: int | None
+    ahead: int
     rate: Rate | None
     trouble: Problem | None
     capture_wait_s: float
@@ -152,17 +152,15 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
         )
     assert around.rate is not None
     allowed_per_s, configured_per_s = around.rate.allowed_per_s, around.rate.configured_per_s
-    ahead, turn_at = "", None
-    if around.ahead is not None:
-        ahead = f", {around.ahead} ahead of it"
-        turn_at = around.now + timedelta(seconds=around.ahead / allowed_per_s)
-    rate = f"{allowed_per_s} a second are allowed"
+    rate = f"{configured_per_s} a second are allowed"
     if allowed_per_s < configured_per_s:
-        rate += f" at present; {configured_per_s} are configured, the cloud refused more"
+        rate = f"the cloud lets {allowed_per_s:.1f} a second through for now; "
+        rate += f"{configured_per_s} are configured"
     return Explanation(
-        waiting_for=f"its turn to be called{ahead}; {rate}{_because(termination)}",
+        waiting_for=f"its turn to be called, {around.ahead} ahead of it; {rate}"
+        f"{_because(termination)}",
         next_action="TerminateJob",
-        next_action_at=turn_at,
+        next_action_at=around.now + timedelta(seconds=around.ahead / allowed_per_s),
     )
 
 

@@ -69,24 +69,29 @@ def on_look_failed(
     told = replace(termination, problem=problem_of(error))
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(told, DESCRIBE_JOB, now, policy)
-    refused = error.kind is CloudErrorKind.REFUSED
-    if termination.look is Look.SUBMISSION and (refused or _is_forbidden(error)):
-        return _on_submission_refused(told, now, policy, refused=refused)
-    if refused and termination.state in BEFORE_EFFECT:
-        return moved(told, Event.CALL_REFUSED, now, why=str(error))
-    if _is_forbidden(error) and termination.state in BEFORE_EFFECT:
-        return on_forbidden(told, DESCRIBE_JOB, now, policy, why=str(error))
+    denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
+    if denied and termination.state in BEFORE_EFFECT:
+        return _on_denied(told, error, now, policy)
     late = overdue(termination, now) or _unread_too_long(termination, now)
     # The signature's clock is wrong, not the job: that alone ends nothing.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
         told = confirmations.unreadable(told, error.kind, now)
         if told.unconfirmed is not None and told.unconfirmed.confirmed(now):
             return given_up(told, now, why=str(error))
+    elif error.kind is CloudErrorKind.THROTTLED:
+        # It tells nothing of the job, which is polled next as it was to be.
+        return Decision(after=termination)
     return Decision(after=look_again(told, now, policy))
 
 
-def _is_forbidden(error: CloudError) -> bool:
-    return error.kind is CloudErrorKind.UNAUTHORIZED
+def _on_denied(told: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
+    """The cloud does not let a job be read that was not called yet."""
+    refused = error.kind is CloudErrorKind.REFUSED
+    if told.look is Look.SUBMISSION:
+        return _on_submission_refused(told, now, policy, refused=refused)
+    if refused:
+        return moved(told, Event.CALL_REFUSED, now, why=str(error))
+    return on_forbidden(told, DESCRIBE_JOB, now, policy, why=str(error))
 
 
 def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:

@@ -9,6 +9,7 @@ from orchestrator.domain.jobs import JobSeen, JobSubmitted
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.terminations import Termination
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,10 @@ class CallAccepted:
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """The call did not succeed."""
+    """The call did not succeed; ``before``: the termination before the call was started."""
 
     error: CloudError
+    before: Termination
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,13 @@ class Kind:
     """Terminations that are looked at alike.
 
     ``seen``: only those whose job a look has shown already, or has not; None: both.
+    ``in_turn``: their operations take turns, whatever is due sooner.
     """
 
     look: Look
     states: tuple[State, ...] = LIVE_STATES
     seen: bool | None = None
+    in_turn: bool = False
 
 
 class OnSubmitted(StrEnum):

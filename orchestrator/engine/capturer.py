@@ -140,6 +140,8 @@ class Capturer:
                 self._partition.wakes.machines.set()
 
     async def _put_off(self, errand: _Errand, error: CloudError) -> None:
+        if error.kind is CloudErrorKind.THROTTLED:
+            return  # It is due as before.
         problem = problem_of(error)
         if error.kind is CloudErrorKind.REFUSED or (errand.anew and error.kind in _FOR_NOW):
             now = self._partition.clock.now()

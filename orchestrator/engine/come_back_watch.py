@@ -150,6 +150,8 @@ class ComeBackWatch:
         One that alone is refused is asked for again until its watch ends.
         """
         partition = self._partition
+        if error.kind is CloudErrorKind.THROTTLED:
+            return WINDOW_S
         if error.kind not in _REFUSED:
             return self._back_off()
         self._at_once = max(1, len(rows) // 2)

@@ -92,9 +92,9 @@ class Dispatcher:
                 self._pacer.put_back()
         if written:
             self._under_way.add(termination.id)
-            self._calls.start(lambda: self._call(decision.after, permit))
+            self._calls.start(lambda: self._call(termination, decision.after, permit))
 
-    async def _call(self, termination: Termination, permit: Permit) -> None:
+    async def _call(self, before: Termination, termination: Termination, permit: Permit) -> None:
         partition = self._partition
         try:
             seen: CallAccepted | CallFailed
@@ -106,7 +106,7 @@ class Dispatcher:
                     ),
                 )
             except CloudError as error:
-                seen = CallFailed(error)
+                seen = CallFailed(error, before)
                 answer = Answer.of_error(error, partition.clock.now())
             else:
                 seen = CallAccepted(request_id)

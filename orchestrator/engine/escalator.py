@@ -110,9 +110,9 @@ class Escalator:
                 answer = Answer.of_error(error, partition.clock.now())
             else:
                 answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
-            again = error is not None and error.kind in _NOT_EXECUTED
-            self._back_off(again=again)
+            self._back_off(error)
             self._tell(straggler, error)
+            again = error is not None and error.kind in _NOT_EXECUTED
             await partition.store.instances.finish(straggler, answer, again=again)
             forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED
             if forbidden and straggler.machine_id is None:
@@ -147,9 +147,12 @@ class Escalator:
             log.warning("%s: %s is refused: %s", self.name, straggler.action, error)
         self._told = refused or (self._told and error is not None)
 
-    def _back_off(self, *, again: bool) -> None:
-        if not again:
+    def _back_off(self, error: CloudError | None) -> None:
+        """Wait longer after each failure; for refusals as one too many, the quota waits."""
+        if error is None or error.kind not in _NOT_EXECUTED:
             self._failures = 0
+            return
+        if error.kind is CloudErrorKind.THROTTLED:
             return
         self._failures += 1
         wait_s = backoff_s(

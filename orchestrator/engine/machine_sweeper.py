@@ -91,6 +91,8 @@ class MachineSweeper:
                 await partition.store.instances.machines_hidden(due[0], problem_of(error))
             self._at_once = max(1, len(due) // 2)
             return 0.0
+        if error.kind is CloudErrorKind.THROTTLED:
+            return 0.0
         if not self._failures:
             log.warning("%s: %s: %s", self.name, error, error.advice or "")
         self._failures += 1

@@ -47,7 +47,7 @@ class Pacer:
     def wait_s(self) -> float:
         """Seconds until a call may leave; infinite while every permit is out, or nobody knows."""
         now = self._clock.monotonic()
-        return max(0.0, self.quota.ready_at(now) - now) if self._lease.holds(now) else math.inf
+        return max(0.0, self.quota.ready_at() - now) if self._lease.holds(now) else math.inf
 
     def take(self) -> Permit:
         return self.quota.take(self._clock.monotonic())
@@ -63,26 +63,14 @@ class Pacer:
         """
         await self._clock.sleep(max(0.0, permit.send_at - self._clock.monotonic()))
         sent_at = self._clock.monotonic()
-        answered = False
         try:
             self._lease.require(sent_at)
             result = await self._counted(call)
-            answered = True
-        except CloudError as error:
-            answered = error.kind not in _UNANSWERED
-            if error.kind is CloudErrorKind.THROTTLED:
-                now = self._clock.monotonic()
-                self.quota.throttled(now, ceiling_per_s=error.quota_ceiling)
-                self._tell(error)
+        except BaseException as error:
+            self._put_back_failed(error, sent_at)
             raise
-        else:
-            return result
-        finally:
-            now = self._clock.monotonic()
-            if answered:
-                self.quota.put_back_answered(sent_at=sent_at, answered_at=now)
-            else:
-                self.quota.put_back_unanswered(now)
+        self.quota.put_back_answered(sent_at=sent_at, answered_at=self._clock.monotonic())
+        return result
 
     async def _counted(self, call: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -93,15 +81,26 @@ class Pacer:
         self._count(ACCEPTED)
         return result
 
-    def _tell(self, error: CloudError) -> None:
+    def _put_back_failed(self, error: BaseException, sent_at: float) -> None:
         now = self._clock.monotonic()
+        if not isinstance(error, CloudError) or error.kind in _UNANSWERED:
+            self.quota.put_back_unanswered(now)
+        elif error.kind is not CloudErrorKind.THROTTLED:
+            self.quota.put_back_answered(sent_at=sent_at, answered_at=now)
+        elif self.quota.put_back_refused(
+            sent_at=sent_at, answered_at=now, ceiling_per_s=error.quota_ceiling
+        ):
+            self._tell(error, now)
+
+    def _tell(self, error: CloudError, now: float) -> None:
+        """Log that the learnt rate fell, at most once in ten minutes."""
         if now >= self._tell_at:
             self._tell_at = now + TELL_EVERY_S
             log.warning(
-                "%s: the cloud refused a call (%s); %d of %d a second are made for now: if it goes "
-                "on, configure a lower quota, or see who else calls with this credential",
+                "%s: the cloud refuses calls (%s); %.1f of %d a second are made for now: if it "
+                "goes on, configure a lower quota, or see who else calls with this credential",
                 self.name,
                 error,
-                self.quota.allowed,
+                self.quota.learnt_per_s(now),
                 self.quota.rate_per_s,
             )

@@ -69,6 +69,7 @@ FORBIDDEN_TOLD_FOR_S = 120.0
 """How long an action that is not called any more counts as forbidden."""
 
 PUT_OFF_S = 60.0
+TOLD_STEPS = 20
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Partition:
     """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
     wakes: Wakes = field(init=False, default_factory=Wakes)
     counts: CountsDue = field(init=False, default_factory=CountsDue)
-    _stored: tuple[Problem | None, int | None] | None = field(init=False, default=(None, None))
+    _stored: tuple[Problem | None, float | None] | None = field(init=False, default=(None, None))
     """The condition that others read; None: not known, for the last write failed."""
     _told: set[str] = field(init=False, default_factory=set)
     """Codes of the present trouble: failures that alternate are logged once each."""
@@ -183,13 +184,20 @@ class Partition:
 
     async def tell_condition(self) -> None:
         """Store what others are told of the trouble and the quota, where it has changed."""
-        quota = self.pacers[TERMINATE_JOB].quota
-        allowed_per_s = quota.allowed if quota.allowed < quota.rate_per_s else None
-        condition = (self.trouble, allowed_per_s)
+        condition = (self.trouble, self._allowed_per_s())
         if condition != self._stored:
             self._stored = None
             await self.store.set_condition(*condition)
             self._stored = condition
+
+    def _allowed_per_s(self) -> float | None:
+        """The learnt rate of TerminateJob, in steps of 5 % of the configured one; None: all of it.
+
+        It climbs all the time: without steps, each call would write it.
+        """
+        quota = self.pacers[TERMINATE_JOB].quota
+        steps = round(quota.learnt_per_s(self.clock.monotonic()) / quota.rate_per_s * TOLD_STEPS)
+        return quota.rate_per_s * steps / TOLD_STEPS if steps < TOLD_STEPS else None
 
     @property
     def trouble(self) -> Problem | None:

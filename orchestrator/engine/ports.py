@@ -173,8 +173,13 @@ class Store(Protocol):
     def instances(self) -> InstanceStore:
         """Their instances."""
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        """Terminations of each kind to look at, due or not, the soonest first."""
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at: due or not, the soonest first.
+
+        Of a kind that goes in turn, those that are due.
+        """
 
     async def callable(
         self, now: datetime, limit: int, *, capture_wait_s: float
@@ -235,11 +240,11 @@ class Store(Protocol):
     async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
         """Write the open attempt's answer and what was decided on it, or neither."""
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        allows; None: as many as are configured.
+        lets through; None: as many as are configured.
         """
 
 

@@ -7,12 +7,13 @@ is spent: its counters are then the job's, and its quota is another.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.errors import CloudError, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.jobs import JobSeen, JobSubmitted
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
 from orchestrator.domain.seen import LookFailed
@@ -41,7 +42,8 @@ PROOFS = Kind(Look.JOB, CALLED)
 FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
 UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
-"""Jobs that no sweep has shown."""
+"""Jobs that no sweep has shown; those that are due go in turn."""
+UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
 SUBMISSIONS = Kind(Look.SUBMISSION)
 """Jobs that read finished before any call, to be compared with what they were submitted as."""
 LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
@@ -77,7 +79,8 @@ class Prober:
         # What ends while the rows are read is in them as it was before.
         under_way = set(self._under_way)
         limit = len(under_way) + LOOKS_PER_STEP
-        rows_of = await self._partition.store.planned(limit, *PLANNED)
+        rows_of = await self._partition.store.planned(now, limit, *PLANNED, UNLISTED_IN_TURN)
+        rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[LONG_UNCOUNTED] = []
         overdue = self._partition.counts.due(now, LOOKS_PER_STEP)
@@ -105,7 +108,7 @@ class Prober:
         counts_s = self._partition.counts.wait_s(now)
         if blocked_s:
             return min(*blocked_s, next_s, counts_s)
-        if next_s == math.inf and any(len(rows) == limit for _, rows in found):
+        if next_s == math.inf and any(len(rows) >= limit for _, rows in found):
             return 0.0
         return min(next_s, counts_s, await self._count_for_watchers())
 
@@ -187,7 +190,11 @@ class Prober:
                 seen = LookFailed(error)
             async with partition.minding(row):
                 await partition.take_in([(row, seen)])
-            await partition.note(seen.error if isinstance(seen, LookFailed) else None, pacer)
+            failure = seen.error if isinstance(seen, LookFailed) else None
+            if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
+                # Nothing was read: it may be read again at once.
+                self._looked_at.pop(row.id, None)
+            await partition.note(failure, pacer)
         except StoreUnavailable:
             # What is read while nothing can be written is read in vain.
             self._resume_at = partition.clock.monotonic() + PAUSE_S

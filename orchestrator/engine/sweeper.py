@@ -33,7 +33,12 @@ REFUSED_MAX = 8
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
-KINDS = (Kind(Look.SWEEP, CALLED), Kind(Look.SWEEP, NOT_CALLED))
+_FOR_GOOD = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
+
+NOT_YET_CALLED = Kind(Look.SWEEP, NOT_CALLED)
+FIRST_POLLS = Kind(Look.SWEEP, NOT_CALLED, seen=False, in_turn=True)
+"""Jobs that no poll has shown yet, where one call does not carry all that are not called."""
+KINDS = (Kind(Look.SWEEP, CALLED), NOT_YET_CALLED, FIRST_POLLS)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +67,9 @@ class Sweeper:
         if wait_s > 0:
             return wait_s
         next_s = math.inf
-        rows_of = await partition.store.planned(JOBS_PER_CALL, *KINDS)
+        rows_of = await partition.store.planned(partition.clock.now(), JOBS_PER_CALL, *KINDS)
+        if len(rows_of[NOT_YET_CALLED]) < JOBS_PER_CALL:
+            rows_of[FIRST_POLLS] = []
         for turn in list(self._turns):
             rows, due_s = self._due(rows_of[turn]) if turn else self._next_suspects()
             if rows and due_s <= 0:
@@ -74,7 +81,7 @@ class Sweeper:
         return next_s
 
     def _next_suspects(self) -> tuple[Sequence[Termination], float]:
-        return (self._suspects.popleft(), 0.0) if self._suspects else ((), math.inf)
+        return (self._suspects[0], 0.0) if self._suspects else ((), math.inf)
 
     def _due(self, rows: Sequence[Termination]) -> tuple[Sequence[Termination], float]:
         """The jobs to sweep together, and in how many seconds."""
@@ -106,30 +113,42 @@ class Sweeper:
             )
         except CloudError as error:
             await partition.note(error, self._pacer)
-            return await self._on_failure(rows, error)
+            if error.kind not in _FOR_GOOD:
+                return self._back_off(error)
+            self._answered(rows)
+            return await self._on_refused(rows, error)
         await partition.note(None, self._pacer)
+        self._answered(rows)
         self._failures = self._refusals = 0
         self._works = True
         await self._take_in([(row, seen.get(row.job_id) or JobUnlisted()) for row in rows])
         return 0.0
 
-    async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
-        """Back off; where one job may have spoilt the call for all, halve until it is among few.
+    def _answered(self, rows: Sequence[Termination]) -> None:
+        if self._suspects and self._suspects[0] is rows:
+            self._suspects.popleft()
+
+    def _back_off(self, error: CloudError) -> float:
+        """Wait longer after each failure; for refusals as one too many, the quota waits."""
+        if error.kind is CloudErrorKind.THROTTLED:
+            return 0.0
+        self._failures += 1
+        wait_s = backoff_s(
+            self._failures,
+            base_s=BACKOFF_BASE_S,
+            max_s=BACKOFF_MAX_S,
+            jitter=self._partition.random.random(),
+        )
+        self._resume_at = self._partition.clock.monotonic() + wait_s
+        return wait_s
+
+    async def _on_refused(self, rows: Sequence[Termination], error: CloudError) -> float:
+        """Where one job may have spoilt the call for all, halve until it is among few.
 
         Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
         malformed id may refuse a whole call.
         """
         partition = self._partition
-        if error.kind not in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
-            self._failures += 1
-            wait_s = backoff_s(
-                self._failures,
-                base_s=BACKOFF_BASE_S,
-                max_s=BACKOFF_MAX_S,
-                jitter=partition.random.random(),
-            )
-            self._resume_at = partition.clock.monotonic() + wait_s
-            return wait_s
         self._refusals += 1
         if self._works is None and self._refusals == REFUSED_MAX:
             self._works = False

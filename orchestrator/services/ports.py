@@ -52,9 +52,10 @@ class OperationRecord:
     observed_at: datetime | None
     partition: str
     calls_per_s: float
-    """TerminateJob calls a second of its partition, over the last ten seconds."""
-    allowed_per_s: int | None
-    """As many as the cloud allows its partition at present; None: as many as are configured."""
+    """TerminateJob calls a second of its partition: of the last ten seconds, or of those since the
+    operation was created, where that is less."""
+    allowed_per_s: float | None
+    """As many as the cloud lets its partition make now; None: as many as are configured."""
     trouble: Problem | None
     """Why its partition's calls fail now."""
     keep_down_s: float | None
@@ -86,18 +87,18 @@ class AttemptRecord:
 class TerminationRecord:
     """A termination as stored; ``ahead`` jobs of its partition are called before it.
 
-    It is counted for a termination asked for by itself, and None in lists; ``others``, how long
-    drains of its partition took of late, is known for one that is queued then.
+    ``others``, how long drains of its partition took of late, is known for one that is queued and
+    was asked for by itself.
     """
 
     seq: int
     termination: Termination
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
-    ahead: int | None
+    ahead: int
     others: Durations | None
     trouble: Problem | None
-    allowed_per_s: int | None
+    allowed_per_s: float | None
     """As of an operation."""
 
 
@@ -181,8 +182,8 @@ class Records(Protocol):
     ) -> list[OperationRecord]:
         """Newest first, below sequence number ``after``."""
 
-    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
-        """How far the jobs of an operation are; so many calls a second are allowed."""
+    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
+        """How far the jobs of an operation are; so many calls a second are let through."""
 
     async def termination(self, termination_id: str) -> TerminationRecord | None: ...
 

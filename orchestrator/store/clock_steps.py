@@ -8,7 +8,7 @@ decided by the time before.
 - A step ahead moves all times along, and a step back undoes that.
 - A step back beyond it moves no deadline, for it puts right a clock that was wrong as the daemon
   started (a hardware clock in local time, say): what was stored before that start is right again.
-- After any step, all reads and calls that are planned are planned for now.
+- After any step, all reads and calls that are planned are planned for now, or for ``not_before``.
 - After an hour the sum begins anew: what is stored by then is stored by the clock as it is.
 
 What has happened (``created_at``, ``finished_at``, events, attempts) stays as it was written.
@@ -19,8 +19,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, case, literal, or_, select, update
+from sqlalchemy import and_, bindparam, case, literal, or_, select, update
 
+from orchestrator.domain.lifecycle import State
 from orchestrator.store import schema
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
 from orchestrator.store.sql import moved_by
@@ -159,10 +160,20 @@ def _moved(document: dict[str, Any] | None, name: str, by: timedelta) -> dict[st
 
 
 async def _plan_for_now(transaction: Transaction, partition: str, now: datetime) -> None:
-    begun = or_(_T.not_before.is_(None), _T.not_before <= now)
+    """Make now what lies ahead; what is still to begin (``not_before``) begins at its time."""
     at = literal(now, UtcDateTime())
+    waits = and_(_T.state.in_((State.QUEUED, State.HELD)), _T.not_before > at)
     await transaction.execute(
         update(terminations)
-        .where(_T.partition == partition, begun)
-        .values({column: case((column > at, at), else_=column) for column in _PLANNED})
+        .where(_T.partition == partition)
+        .values(
+            {
+                column: case(
+                    (and_(waits, column.is_not(None)), _T.not_before),
+                    (column > at, at),
+                    else_=column,
+                )
+                for column in _PLANNED
+            }
+        )
     )

@@ -29,8 +29,6 @@ T = TypeVar("T")
 HERE = terminations.c.partition == bindparam("partition")
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
-IN_TURN = (terminations.c.first_in_line.desc(), terminations.c.seq)
-"""The order in which jobs are called."""
 
 
 def each_of(*statements: Select[Any]) -> CompoundSelect[Any]:

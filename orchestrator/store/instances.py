@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select, update
 
 from orchestrator.store import captures, stragglers
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
 from orchestrator.store.schema import terminations
+from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

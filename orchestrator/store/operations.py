@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, insert, select, update
 
 from orchestrator.domain.chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
@@ -12,7 +12,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.services.ports import Created
-from orchestrator.store import milestones
+from orchestrator.store import milestones, turns
 from orchestrator.store.chunks import chunks
 from orchestrator.store.rows import to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -38,7 +38,9 @@ async def create(
     if earlier is not None:
         return Created(operation_id=earlier, replayed=True)
     wanted = sorted(zip(new.job_ids, termination_ids, strict=True))
-    live = await _live(transaction, new, [job_id for job_id, _ in wanted])
+    found = await _live(transaction, new, [job_id for job_id, _ in wanted])
+    live = {row.job_id: row.id for row in found}
+    first_polls = await turns.for_first_polls(transaction, new)
     fresh = [
         _termination(new, job_id, termination_id)
         for job_id, termination_id in wanted
@@ -46,7 +48,9 @@ async def create(
     ]
     await transaction.execute(insert(operations).values(_operation_row(new)))
     if fresh:
-        await transaction.execute(insert(terminations), [to_row(t) for t in fresh])
+        await transaction.execute(
+            insert(terminations), [to_row(t) | {"turn": first_polls[t.job_id]} for t in fresh]
+        )
         for termination in fresh:
             transaction.record(
                 at=new.created_at,
@@ -62,6 +66,7 @@ async def create(
             )
     if live:
         await _join(transaction, new, list(live.values()))
+        await turns.join(transaction, new, found, first_polls)
     by_job = live | {termination.job_id: termination.id for termination in fresh}
     await transaction.execute(
         insert(operation_terminations),
@@ -115,12 +120,12 @@ async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
 
 async def _live(
     transaction: Transaction, new: NewOperation, job_ids: Sequence[str]
-) -> dict[str, str]:
-    """Live terminations of these jobs: job id to termination id; none ends meanwhile."""
-    live: dict[str, str] = {}
+) -> list[Row[Any]]:
+    """Live terminations of these jobs, as :func:`turns.join` has them; none ends meanwhile."""
+    t, live = terminations.c, list[Row[Any]]()
     for some in chunks(job_ids):
         found = await transaction.execute(
-            select(terminations.c.job_id, terminations.c.id)
+            select(*(t[name] for name in turns.JOINED))
             .where(
                 terminations.c.account == new.account,
                 terminations.c.region == new.region,
@@ -130,7 +135,7 @@ async def _live(
             .order_by(terminations.c.job_id)
             .with_for_update(key_share=True)
         )
-        live.update((row.job_id, row.id) for row in found)
+        live += found.all()
     return live
 
 

@@ -76,7 +76,7 @@ _TOOK_S: Final = _since_call_s(_T.settle_from)
 
 
 async def gather(
-    connection: AsyncConnection, operation: OperationRecord, calls_per_s: int, now: datetime
+    connection: AsyncConnection, operation: OperationRecord, calls_per_s: float, now: datetime
 ) -> Progress:
     """Count the jobs of an operation that is not finished."""
     age_s = max(1.0, (now - operation.created_at).total_seconds())
@@ -88,10 +88,7 @@ async def gather(
         jobs[row.part] += row.jobs
     down = _by_bucket(row for row in rows if row.part == _Part.DOWN)
     if jobs[_Part.DOWN] < FEW:
-        apart = ~exists().where(
-            operation_terminations.c.operation_id == operation.id,
-            operation_terminations.c.termination_id == _T.id,
-        )
+        apart = _apart_from(operation)
         down += await _down_of_late(connection, operation.partition, apart)
     waiting = next((row for row in rows if row.part == _Part.TO_CALL), None)
     calls = await _calls(connection, operation, waiting, now) if waiting else 0
@@ -130,6 +127,11 @@ async def others(connection: AsyncConnection, partition: str) -> Durations | Non
     return learnt(await _down_of_late(connection, partition), {})
 
 
+def _apart_from(operation: OperationRecord) -> ColumnElement[bool]:
+    link = operation_terminations.alias().c
+    return ~exists().where(link.operation_id == operation.id, link.termination_id == _T.id)
+
+
 def _of(operation: OperationRecord, *columns: Any) -> Select[Any]:
     link = operation_terminations.c
     return (
@@ -147,7 +149,6 @@ def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
         func.count().label("jobs"),
         func.sum(case((_T.settle_from > lately, 1), else_=0)).label("lately"),
         func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label("moved_at"),
-        func.max(_T.seq).label("last_seq"),
         func.max(_T.not_before, type_=_T.not_before.type).label("not_before"),
     ]
 
@@ -183,19 +184,29 @@ async def _calls(
 ) -> int:
     """How many calls are to be made up to that for the last of its jobs that wait for one.
 
-    Of jobs that begin later, its own alone count: who knows which others will be waiting then.
+    Operations take turns, so none has more calls until then than this one.  Of jobs that begin
+    later, its own alone count: who knows which others will be waiting then.
     """
+    own = int(waiting.jobs)
     if waiting.not_before is not None and waiting.not_before > now:
-        return int(waiting.jobs)
-    ahead = await connection.scalar(
-        select(func.count()).where(
+        return own
+    link = operation_terminations.c
+    others = (
+        select(func.min(link.operation_id).label("operation_id"))
+        .join(terminations, link.termination_id == _T.id)
+        .where(
             _T.partition == operation.partition,
             _T.state == State.QUEUED,
-            _T.seq <= waiting.last_seq,
             or_(_T.not_before.is_(None), _T.not_before <= now),
+            _apart_from(operation),
         )
+        .group_by(link.termination_id)
+        .subquery()
     )
-    return max(int(ahead or 0), int(waiting.jobs))
+    of_each = await connection.scalars(
+        select(func.count()).select_from(others).group_by(others.c.operation_id)
+    )
+    return own + sum(min(own, jobs) for jobs in of_each)
 
 
 async def _ending(connection: AsyncConnection, operation: OperationRecord) -> list[Forecast]:

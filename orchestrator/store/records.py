@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, case, func, or_, select, update
 
+from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
@@ -26,7 +27,7 @@ from orchestrator.services.ports import (
     TerminationRecord,
 )
 from orchestrator.store import operations as submission
-from orchestrator.store import progress, tallies
+from orchestrator.store import progress, tallies, turns
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
     attempts,
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 
-RATE_WINDOW_S = 10
+RATE_WINDOW_S = 10.0
+RATE_WINDOW_MIN_S = 1.0
+"""One call of the last tenth of a second is no rate of ten a second."""
 PROBE_BYTES = 160 * 1024
 """A request of one job changes up to 31 pages of 4 KiB of an SQLite database of 20,000 (measured).
 
@@ -134,14 +137,13 @@ class StoredRecords:
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-            since = self._now() - timedelta(seconds=RATE_WINDOW_S)
-            conditions = await _conditions(connection)
+            now, conditions = self._now(), await _conditions(connection)
             return [
-                await _operation(connection, row, since, conditions.get(row.partition))
+                await _operation(connection, row, now, conditions.get(row.partition))
                 for row in rows
             ]
 
-    async def progress(self, operation: OperationRecord, calls_per_s: int) -> Progress:
+    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
         async with self._database.read() as connection:
             return await progress.gather(connection, operation, calls_per_s, self._now())
 
@@ -149,13 +151,12 @@ class StoredRecords:
         query = select(terminations).where(terminations.c.id == termination_id)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-            found = await _termination_records(connection, rows)
+            found = await _termination_records(connection, rows, self._now())
             if not found:
                 return None
-            ahead = await _ahead(connection, rows[0], self._now())
             queued = rows[0].state == State.QUEUED
             others = await progress.others(connection, rows[0].partition) if queued else None
-            return replace(found[0], ahead=ahead, others=others)
+            return replace(found[0], others=others)
 
     async def terminations(
         self,
@@ -187,7 +188,7 @@ class StoredRecords:
     async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-            return await _termination_records(connection, rows)
+            return await _termination_records(connection, rows, self._now())
 
     async def instances(
         self,
@@ -250,17 +251,12 @@ class StoredRecords:
 
 
 async def _operation(
-    connection: AsyncConnection, row: Row[Any], since: datetime, condition: Row[Any] | None
+    connection: AsyncConnection, row: Row[Any], now: datetime, condition: Row[Any] | None
 ) -> OperationRecord:
     groups = await tallies.groups(connection, row.id)
     jobs_by_state = Counter[State]()
     for group in groups:
         jobs_by_state[State(group.state)] += group.jobs
-    sent = await connection.scalar(
-        select(func.count()).where(
-            attempts.c.partition == row.partition, attempts.c.sent_at > since
-        )
-    )
     return OperationRecord(
         seq=row.seq,
         id=row.id,
@@ -282,7 +278,7 @@ async def _operation(
         revived=sum(group.jobs for group in groups if group.revived),
         observed_at=max((group.observed_at for group in groups if group.observed_at), default=None),
         partition=row.partition,
-        calls_per_s=(sent or 0) / RATE_WINDOW_S,
+        calls_per_s=await _calls_per_s(connection, row, now),
         allowed_per_s=condition and condition.allowed_per_s,
         trouble=_trouble(condition),
         keep_down_s=row.keep_down_s,
@@ -290,8 +286,22 @@ async def _operation(
     )
 
 
+async def _calls_per_s(connection: AsyncConnection, operation: Row[Any], now: datetime) -> float:
+    """The rate of its partition's TerminateJob calls since it was created, or of the last 10 s."""
+    age_s: float = (now - operation.created_at).total_seconds()
+    window_s = min(RATE_WINDOW_S, max(RATE_WINDOW_MIN_S, age_s))
+    sent = await connection.scalar(
+        select(func.count()).where(
+            attempts.c.partition == operation.partition,
+            attempts.c.action == TERMINATE_JOB,
+            attempts.c.sent_at > now - timedelta(seconds=window_s),
+        )
+    )
+    return int(sent or 0) / window_s
+
+
 async def _termination_records(
-    connection: AsyncConnection, rows: Sequence[Row[Any]]
+    connection: AsyncConnection, rows: Sequence[Row[Any]], now: datetime
 ) -> list[TerminationRecord]:
     ids = [row.id for row in rows]
     asked_by: dict[str, list[str]] = defaultdict(list)
@@ -305,13 +315,16 @@ async def _termination_records(
     ):
         tried[row.termination_id].append(attempt_record(row))
     conditions = await _conditions(connection)
+    waiting = [row for row in rows if row.call_at is not None]
+    queues = {row.partition for row in waiting}
+    ahead = await turns.ahead(connection, queues, [row.id for row in waiting], now)
     return [
         TerminationRecord(
             seq=row.seq,
             termination=from_row(dict(row._mapping)),  # noqa: SLF001 - SQLAlchemy's public name
             operation_ids=tuple(asked_by[row.id]),
             attempts=tuple(tried[row.id]),
-            ahead=None,
+            ahead=ahead.get(row.id, 0),
             others=None,
             trouble=_trouble(condition),
             allowed_per_s=condition and condition.allowed_per_s,
@@ -334,19 +347,6 @@ def _trouble(condition: Row[Any] | None) -> Problem | None:
         message=condition.trouble_message,
         advice=condition.trouble_advice,
     )
-
-
-async def _ahead(connection: AsyncConnection, row: Row[Any], now: datetime) -> int:
-    """How many jobs of the partition are called before this one."""
-    if row.call_at is None:
-        return 0
-    t = terminations.c
-    earlier = t.seq < row.seq
-    before = t.first_in_line & earlier if row.first_in_line else or_(t.first_in_line, earlier)
-    ahead = await connection.scalar(
-        select(func.count()).where(t.partition == row.partition, t.call_at <= now, before)
-    )
-    return ahead or 0
 
 
 def attempt_record(row: Row[Any]) -> AttemptRecord:

@@ -89,6 +89,7 @@ operations = Table(
     Column("keeps_down_for", Text),
     Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
     Column("first_called_at", UtcDateTime),
+    Column("turn", BigInteger),
     UniqueConstraint("requested_by", "idempotency_key"),
     CheckConstraint("length(reason) > 0", name="reason"),
     CheckConstraint("jobs_unfinished BETWEEN 0 AND jobs_total", name="jobs_unfinished"),
@@ -169,6 +170,8 @@ terminations = Table(
     Column("come_back_watch_s", Float, nullable=False, server_default=text("0")),
     Column("come_back_watched_at", UtcDateTime),
     Column("revival", JSON(none_as_null=True)),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_turn", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
@@ -206,10 +209,23 @@ Index(
     "ix_terminations_turn",
     terminations.c.partition,
     terminations.c.first_in_line.desc(),
+    terminations.c.turn,
+    terminations.c.last_turn,
     terminations.c.seq,
     terminations.c.call_at,
     sqlite_where=text("call_at IS NOT NULL"),
     postgresql_where=text("call_at IS NOT NULL"),
+)
+_UNSEEN = text("job_state IS NULL AND look_at IS NOT NULL")
+Index(
+    "ix_terminations_unseen",
+    terminations.c.partition,
+    terminations.c.look,
+    terminations.c.turn,
+    terminations.c.seq,
+    terminations.c.look_at,
+    sqlite_where=_UNSEEN,
+    postgresql_where=_UNSEEN,
 )
 
 _TO_CAPTURE = text("captured_run < run AND finished_at IS NULL")
@@ -217,6 +233,8 @@ Index(
     "ix_terminations_capture",
     terminations.c.partition,
     terminations.c.first_in_line.desc(),
+    terminations.c.turn,
+    terminations.c.last_turn,
     terminations.c.seq,
     sqlite_where=_TO_CAPTURE,
     postgresql_where=_TO_CAPTURE,
@@ -356,8 +374,9 @@ partitions = Table(
     Column("trouble_code", Text),
     Column("trouble_message", Text),
     Column("trouble_advice", Text),
-    Column("allowed_per_s", BigInteger),
+    Column("allowed_per_s", Float),
     Column("followed_s", BigInteger, nullable=False, server_default=text("0")),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
 )
 """``followed_s``: the part of the noted clock steps by which its terminations' times were moved."""
 

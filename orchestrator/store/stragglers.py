@@ -19,9 +19,10 @@ from orchestrator.domain.stragglers import (
 from orchestrator.domain.terminations import Rung
 from orchestrator.store import milestones
 from orchestrator.store.captures import write_instances
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT
 from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
+from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -10,7 +10,7 @@ from orchestrator.domain import invariants
 from orchestrator.domain.facts import machines, observations
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import outcome
-from orchestrator.store import milestones
+from orchestrator.store import milestones, turns
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
 
@@ -99,6 +99,7 @@ async def write_decisions(
     for before, decision in changes:
         if decision.event is not None and await _write_move(transaction, before, decision, at):
             moved += 1
+    await turns.enter(transaction, changes)
     return moved
 
 

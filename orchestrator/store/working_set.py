@@ -23,8 +23,8 @@ from sqlalchemy import (
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.store import milestones, watch
-from orchestrator.store.fenced import BEFORE, HERE, IN_TURN, LIMIT, Fenced, each_of
+from orchestrator.store import milestones, turns, watch
+from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
 from orchestrator.store.schema import (
     attempts,
@@ -33,12 +33,13 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.transitions import write_decision, write_decisions
+from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect
+    from sqlalchemy import ColumnElement, CompoundSelect, Select
 
     from orchestrator.domain.attempts import Answer, NewAttempt
     from orchestrator.domain.come_back import WatchLook
@@ -61,21 +62,23 @@ _SEEN = {
 
 @cache
 def _planned(*kinds: Kind) -> CompoundSelect[Any]:
-    return each_of(
-        *(
-            select(terminations)
-            .where(
-                HERE,
-                terminations.c.look == kind.look,
-                terminations.c.look_at.is_not(None),
-                terminations.c.state.in_(kind.states),
-                _SEEN[kind.seen],
-            )
-            .order_by(terminations.c.look_at)
-            .limit(LIMIT)
-            for kind in kinds
-        )
+    return each_of(*(_of_kind(kind) for kind in kinds))
+
+
+def _of_kind(kind: Kind) -> Select[Any]:
+    t = terminations.c
+    rows = select(terminations).where(
+        HERE,
+        t.look == kind.look,
+        t.look_at.is_not(None),
+        t.state.in_(kind.states),
+        _SEEN[kind.seen],
     )
+    if kind.in_turn:
+        # Put so that SQLite takes no index on look_at, and sorts all that are due.
+        due = case((t.look_at <= BEFORE, 1), else_=0) == 1
+        return rows.where(due).order_by(t.turn, t.seq).limit(LIMIT)
+    return rows.order_by(t.look_at).limit(LIMIT)
 
 
 _CAPTURED = or_(
@@ -164,10 +167,17 @@ class WorkingSet(Fenced):
         super().__init__(database, fence)
         self.instances = StoredInstances(database, fence)
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        """Terminations of each kind to look at, due or not, the soonest first."""
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        """Terminations of each kind to look at: due or not, the soonest first.
+
+        Of a kind that goes in turn, those that are due.
+        """
         async with self._database.read() as connection:
-            planned = await self._fetch_each(connection, _planned(*kinds), len(kinds), limit=limit)
+            planned = await self._fetch_each(
+                connection, _planned(*kinds), len(kinds), before=now, limit=limit
+            )
         return dict(zip(kinds, planned, strict=True))
 
     async def callable(
@@ -309,14 +319,15 @@ class WorkingSet(Fenced):
             await transaction.execute(
                 _ANSWERED, {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()}
             )
+            await turns.called(transaction, before, decision.after)
 
         await self._write(work)
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: int | None) -> None:
+    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        allows; None: as many as are configured.
+        lets through; None: as many as are configured.
         """
 
         async def work(transaction: Transaction) -> None:

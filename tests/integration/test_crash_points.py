@@ -486,13 +486,17 @@ def judge_events(events: Iterable[tuple[str, str, str | None, str]]) -> dict[str
 
 
 def called_unread(calls: Iterable[Call]) -> list[str]:
-    """Jobs that a TerminateJob reached with no answered look at them since the last one."""
+    """Jobs that a TerminateJob reached with no answered look at them since the last one.
+
+    One that was refused as one too many reached no job: it may be made again.
+    """
     seen: set[str] = set()
     wrong = []
     for call in calls:
         if call.action == "TerminateJob":
             wrong += [job_id for job_id in call.job_ids if job_id not in seen]
-            seen.difference_update(call.job_ids)
+            if call.fault != Fault.THROTTLE:
+                seen.difference_update(call.job_ids)
         elif call.code == "OK" and call.fault in HARMLESS:
             seen.update(call.job_ids)
     return wrong
@@ -555,4 +559,6 @@ def test_the_checker_finds_a_call_without_an_answered_look() -> None:
     assert called_unread([looked, called, lost, looked, called]) == []
     assert called_unread([looked, called, called]) == ["job-a"]
     assert called_unread([looked, called, lost, failed, called]) == ["job-a"]
-    assert called_unread([called]) == ["job-a"]
+    refused = call("TerminateJob", code="", fault=Fault.THROTTLE)
+    assert called_unread([looked, refused, called]) == []
+    assert called_unread([refused]) == called_unread([called]) == ["job-a"]

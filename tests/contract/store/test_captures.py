@@ -89,13 +89,13 @@ async def capture(
 
 
 async def due(store: WorkingSet, *, at: float = 0.0, limit: int = 100) -> list[str]:
-    machines = await store.instances.machines_due(later(at - 5), limit)
+    machines = await store.instances.machines_due(later(at), later(at - 5), limit)
     return [machine.machine_id for machine in machines]
 
 
 async def see(store: WorkingSet, sight: Sight | None, *, at: float = 0.0) -> list[CapturedMachine]:
     """Look up whatever is due, and find all of it so."""
-    machines = await store.instances.machines_due(later(at - 5), 100)
+    machines = await store.instances.machines_due(later(at), later(at - 5), 100)
     await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
     return machines
 
@@ -237,18 +237,17 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
     assert await due(store) == []
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     assert await due(store, limit=1) == ["ins-1"]
-    (early,) = await store.instances.machines_due(NOW, 1)
+    (early,) = await store.instances.machines_due(NOW, NOW, 1)
     await store.instances.machines_seen([(early, Sight.UP)], NOW)
     assert await due(store, at=60) == []
     await know(database, job, **DOWN)
     assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
-    both = await store.instances.machines_due(later(1 - 5), 10)
+    both = await store.instances.machines_due(later(1), later(1 - 5), 10)
     await store.instances.machines_seen([(machine, Sight.UP) for machine in both], later(1))
     assert await due(store, at=5.9) == []
     assert set(await due(store, at=6)) == {"ins-1", "ins-2"}
-    assert {machine.down_at for machine in await store.instances.machines_due(later(60), 10)} == {
-        NOW
-    }
+    again = await store.instances.machines_due(later(60), later(60), 10)
+    assert {machine.down_at for machine in again} == {NOW}
 
 
 async def test_what_was_seen_is_counted(
@@ -272,7 +271,7 @@ async def test_what_was_seen_is_counted(
     assert await counts() == (3, 3, 0, True)
     await see(store, Sight.UP, at=10)
     assert await counts() == (3, 3, 0, True)
-    due_again = await store.instances.machines_due(later(10), 100)
+    due_again = await store.instances.machines_due(later(15), later(10), 100)
     first, second, third = sorted(due_again, key=lambda machine: machine.machine_id)
     seen = [(first, Sight.GONE), (second, Sight.TERMINATED), (third, Sight.MISSING)]
     await store.instances.machines_seen(seen, later(15))
@@ -290,11 +289,68 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     await know(database, job, look_at=later(60), **DOWN)
-    first, second = await store.instances.machines_due(NOW, 100)
+    first, second = await store.instances.machines_due(NOW, NOW, 100)
     await store.instances.machines_seen([(first, Sight.GONE)], later(1))
     assert (await found(records, job.id)).look_at == later(60)
     await store.instances.machines_seen([(second, Sight.GONE)], later(2))
     assert (await found(records, job.id)).look_at == later(2)
+
+
+async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
+
+    async def sighted(machine: CapturedMachine, sight: Sight, at: float) -> Termination:
+        await store.instances.machines_seen([(machine, sight)], later(at))
+        return await found(records, job.id)
+
+    await know(database, job, **DOWN)
+    first, second = await store.instances.machines_due(NOW, NOW, 10)
+    assert (await sighted(first, Sight.GONE, 1)).machines.all_observed_at is None
+    job = await sighted(second, Sight.TERMINATED, 2)
+    assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
+    assert await due(store, at=99) == [], "nobody has asked yet"
+    job = await know(database, job, confirm_from=later(30), look_at=later(60))
+    assert await due(store, at=29.9) == []
+    assert await due(store, at=30) == ["ins-1", "ins-2"]
+    first, second = await store.instances.machines_due(later(30), later(25), 10)
+    assert (first.sight, second.sight) == (Sight.GONE, Sight.TERMINATED)
+    job = await sighted(first, Sight.GONE, 30)
+    assert (job.machines.all_observed_at, job.look_at) == (later(2), later(60))
+    assert await due(store, at=30) == ["ins-2"]
+    job = await sighted(second, Sight.GONE, 31)
+    assert (job.machines.all_observed_at, job.look_at) == (later(30), later(31))
+    assert (job.machines.gone, job.machines.up) == (2, 0)
+    assert await due(store, at=99) == []
+
+
+async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
+    await know(database, job, **DOWN, confirm_from=later(30), look_at=later(60))
+    await see(store, Sight.GONE, at=1)
+    first, second = await store.instances.machines_due(later(30), later(25), 10)
+    await store.instances.machines_seen([(first, Sight.UP), (second, Sight.GONE)], later(30))
+    job = await found(records, job.id)
+    assert (job.machines.gone, job.machines.up, job.machines.all_observed_at) == (1, 1, None)
+    assert await due(store, at=34.9) == []
+    assert await due(store, at=35) == ["ins-1"]
+
+
+async def test_machines_of_a_job_that_was_revived_are_not_confirmed_gone(
+    store: WorkingSet, records: StoredRecords, database: Database
+) -> None:
+    await submit(records, 1, "job-1")
+    job = await capture(store, records, "job-1", instance(0, "ins-1"))
+    await know(database, job, **DOWN, confirm_from=later(30))
+    await see(store, Sight.GONE, at=1)
+    assert await due(store, at=30) == ["ins-1"]
+    await know(database, job, state=State.DRAINING, confirm_from=later(30))
+    assert await due(store, at=30) == []
 
 
 async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs(
@@ -322,7 +378,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     seen = await capture(store, records, "job-3", instance(0, "ins-3"))
     for each in (nodes, hidden, seen):
         await know(database, each, **DOWN)
-    machines = await store.instances.machines_due(NOW, 100)
+    machines = await store.instances.machines_due(NOW, NOW, 100)
     assert [machine.machine_id for machine in machines] == ["ins-2", "ins-3"]
     problem = Problem(code="UnauthorizedOperation", message="no")
     await store.instances.machines_hidden(machines[0], problem)
@@ -343,7 +399,7 @@ async def test_instances_are_listed_by_what_is_known_of_them(
         instance(1, "ins-2", state=JobState.STARTING),
         instance(2, "ins-3"),
     )
-    starting, *_ = await store.instances.machines_due(NOW, 100)
+    starting, *_ = await store.instances.machines_due(NOW, NOW, 100)
     await store.instances.machines_seen([(starting, Sight.UP)], NOW)
 
     async def listed(**asked: Any) -> list[int]:

@@ -28,7 +28,7 @@ from orchestrator.store.history import TERMINATIONS_AT_ONCE, StoredHistories
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, ready_to_call, submit, to_sweep
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,12 +93,12 @@ async def see(store: WorkingSet, before: Termination, seen: Seen, seconds: float
 LIFE: list[Seen] = [
     read(JobState.RUNNING, LIVE),
     CallStarted(),
-    CallFailed(UNSURE),
+    call_failed(UNSURE),
     read(JobState.RUNNING, LIVE),
     CallStarted(),
     CallAccepted("r-1"),
     read(JobState.FAILED, at=later(6)),
-    swept(JobState.FAILED, at=later(90)),
+    read(JobState.FAILED, at=later(90)),
 ]
 """Until it is verified; each a hundred seconds after the one before."""
 

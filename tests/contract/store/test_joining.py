@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.attempts import Answer, NewAttempt
+from orchestrator.domain.confirmations import Verdict
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobSeen, JobState
@@ -27,7 +28,7 @@ from orchestrator.domain.seen import (
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ CALLABLE = swept(JobState.RUNNING)
 CALLED: list[Seen] = [CALLABLE, CallStarted()]
 IN_DOUBT: list[Seen] = [
     *CALLED,
-    CallFailed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
+    call_failed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
 ]
 DRAINING: list[Seen] = [*CALLED, CallAccepted("r")]
 WAYS: dict[str, list[Seen]] = {
@@ -74,7 +75,7 @@ WAYS: dict[str, list[Seen]] = {
 ANSWERS: list[Seen] = [
     CallAccepted("r"),
     CallInterrupted(),
-    *[CallFailed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
+    *[call_failed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
 LOOKS: list[Seen] = [
     JobUnlisted(),
@@ -158,6 +159,22 @@ async def see(
     await write(store, before, seen, decide(before, sighting(seen, at), at, POLICY), at)
 
 
+def put_right_by_the_next_read(
+    after: Termination, expected: Termination, at: datetime
+) -> dict[str, Any]:
+    """What the decision under way has by the shorter times, and what does not end anything."""
+    known: dict[str, Any] = {}
+    if after.confirm_from and expected.confirm_from:
+        # At worst its machines are looked up once more than they must be.
+        assert after.confirm_from <= expected.confirm_from
+        known["confirm_from"] = expected.confirm_from
+    told = after.unconfirmed
+    if told and told.verdict is Verdict.UNREADABLE and expected.unconfirmed is None:
+        assert (told.answers, told.confirmed(at)) == (1, False)
+        known["unconfirmed"] = None
+    return known
+
+
 async def overtake(
     store: WorkingSet,
     records: StoredRecords,
@@ -184,6 +201,7 @@ async def overtake(
     if after.look_at and expected.look_at:
         assert after.look_at <= expected.look_at
         same |= {"look_at": expected.look_at, "look": expected.look}
+    same |= put_right_by_the_next_read(after, expected, at)
     assert replace(after, **same) == expected
     assert {name: getattr(after, name) for name in more} == more
     unanswered = await store.unanswered()
@@ -212,7 +230,7 @@ async def test_no_decision_under_way_undoes_what_a_second_operation_asks_for_or_
 @pytest.mark.parametrize(
     ("way", "seen", "more"),
     [
-        ("settling", swept(JobState.FAILED), {"settle_s": 1000.0}),
+        ("settling", read(JobState.FAILED), {"settle_s": 1000.0}),
         ("draining", read(JobState.RUNNING, LIVE), {"give_up_after_s": 2000.0}),
         ("queued", swept(JobState.SUBMITTED), {"on_submitted": OnSubmitted.HOLD}),
     ],
@@ -226,6 +244,18 @@ async def test_each_thing_asked_for_counts_alone(
         await see(store, records, job_id, each, NOW)
     await overtake(store, records, 0, seen, PAST, asked | more)
     assert not (await stored(records, "a-0")).state.final
+
+
+async def test_the_next_read_plans_the_machines_for_the_end_of_the_longer_settle_window(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, ["a-0", "b-0"])
+    for job_id, each in product(["a-0", "b-0"], WAYS["settling"]):
+        await see(store, records, job_id, each, NOW)
+    await overtake(store, records, 0, swept(JobState.FAILED), WITHIN, LONG)
+    await see(store, records, "a-0", read(JobState.FAILED), PAST)
+    after = await stored(records, "a-0")
+    assert after.confirm_from == after.settle_until == later(1000)
 
 
 async def test_deadlines_that_run_move_by_what_is_asked_for_more(

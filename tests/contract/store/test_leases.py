@@ -215,13 +215,26 @@ async def test_who_never_joined_lives_not(world: World) -> None:
 
 async def test_the_next_to_expire_is_another_one_and_the_soonest(world: World) -> None:
     await world.live("p1", replicas=("b",), lease_s=50.0)
-    await world.live("p1", replicas=("c",), lease_s=80.0)
+    await world.live("p1", replicas=("c",), lease_s=70.0)
     await world.live("p1", replicas=("a",), lease_s=1.0)
-    standing = await world.leases.renew("a", 10.0)
+    standing = await world.leases.renew("a", 40.0)
     assert standing is not None
     # The server's clock goes on.
     assert 40.0 < standing.next_expiry_s <= 50.0
     assert set(standing.candidates) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(("lasts_s", "live"), [(1.9 * LEASE_S, True), (2.1 * LEASE_S, False)])
+async def test_a_lease_of_before_the_clock_was_put_back_is_over(
+    world: World, lasts_s: float, *, live: bool
+) -> None:
+    await world.live("p1", replicas=("a",))
+    await world.live("p1", replicas=("b",), lease_s=lasts_s)
+    await take(world, "b", "p1")
+    standing = await world.leases.renew("a", LEASE_S)
+    assert standing is not None
+    assert standing.holders == {"p1": "b" if live else None}
+    assert await world.lives() == ({"a", "b"} if live else {"a"})
 
 
 async def test_who_leaves_has_given_everything_back(world: World) -> None:
@@ -379,7 +392,7 @@ async def captured(store: WorkingSet) -> CapturedMachine:
         instances_total=1,
     )
     await store.instances.capture(await only(store), Capture(run=1), page, awaits=False)
-    (machine,) = await store.instances.machines_due(NOW, 1)
+    (machine,) = await store.instances.machines_due(NOW, NOW, 1)
     return machine
 
 

@@ -165,13 +165,13 @@ async def test_the_latest_ends_are_enough(told: Told) -> None:
 
 
 async def test_calls_ahead_are_waited_for(told: Told) -> None:
-    """Those of others that came before, unless these begin later."""
+    """As many of each other operation as of this one, unless they begin later."""
     await told.submit({}, {}, {})
     await told.submit({}, {}, not_before=later(5000))
     mine = await told.submit({}, {}, {}, {}, {})
     await told.submit({}, {})
-    assert (await told.progress(mine, calls_per_s=2)).last_call_s == 4.0
-    assert (await told.progress(mine, calls_per_s=4)).last_call_s == 2.0
+    assert (await told.progress(mine, calls_per_s=2)).last_call_s == 5.0
+    assert (await told.progress(mine, calls_per_s=4)).last_call_s == 2.5
     assert (await told.progress(mine)).begins_at is None
 
 
@@ -181,7 +181,16 @@ async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(told: 
     found = await told.progress(mine)
     assert (found.begins_at, found.last_call_s) == (later(5000), 1.0)
     begun = await Told(told._database, later(6000)).progress(mine)
-    assert begun.last_call_s == 2.5
+    assert begun.last_call_s == 2.0
+
+
+async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Told) -> None:
+    first = await told.submit(*[{}] * 20)
+    mine = await submit(told.records, 2, *[f"job-{number}" for number in range(15, 20)])
+    await submit(told.records, 3, "job-0", "job-1")
+    await submit(told.records, 4, "job-0", "job-1")
+    assert (await told.progress(mine)).last_call_s == (5 + 5) / 2
+    assert (await told.progress(first)).last_call_s == 20 / 2
 
 
 async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database: Database) -> None:

@@ -22,26 +22,34 @@ from orchestrator.domain.errors import (
     StoreUnavailable,
 )
 from orchestrator.domain.invariants import Invariant
-from orchestrator.domain.jobs import JobState
+from orchestrator.domain.jobs import JobState, JobSubmitted, TaskSubmitted
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed, Withdrawn
+from orchestrator.domain.seen import (
+    CallAccepted,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
 from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
-from orchestrator.engine.prober import PLANNED
+from orchestrator.engine.prober import PLANNED, UNLISTED_IN_TURN
+from orchestrator.engine.sweeper import KINDS
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.known import know
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
 
 PARTITION = "main@host"
 
@@ -79,7 +87,7 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
 
 async def to_sweep(store: WorkingSet, limit: int) -> list[Termination]:
     kind = Kind(Look.SWEEP)
-    return (await store.planned(limit, kind))[kind]
+    return (await store.planned(NOW, limit, kind))[kind]
 
 
 async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any) -> str:
@@ -187,35 +195,53 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert record.ahead == 2
 
 
+async def queued(database: Database, records: StoredRecords, jobs: int, unseen: int) -> None:
+    """Have so many jobs wait for their call, and for a first poll."""
+    await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
+
+    async def work(transaction: Transaction) -> None:
+        seen = {"job_state": "RUNNING", "run": 1, "call_at": NOW, "last_turn": jobs}
+        some = schema.terminations.c.seq <= jobs
+        await transaction.execute(update(schema.terminations).where(some).values(seen))
+
+    await database.write(work)
+
+
 async def test_what_is_next_is_found_without_sorting_all_there_is(
-    database: Database, store: WorkingSet
+    database: Database, records: StoredRecords, store: WorkingSet
 ) -> None:
     asked: list[tuple[str, Any]] = []
     shared = database.dialect.shared
+    await queued(database, records, 10_000, 1000)
 
     @event.listens_for(database.dialect.readers.sync_engine, "before_cursor_execute")
     def on_execute(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.planned(10, *PLANNED)
-    await store.callable(NOW, 1, capture_wait_s=10)
+    await store.planned(NOW, 10, *PLANNED, UNLISTED_IN_TURN, *KINDS)
+    ready, _ = await store.callable(NOW, 1, capture_wait_s=0)
+    assert len(ready) == 1
+    to_capture, _ = await store.instances.to_read(NOW, 10)
+    assert len(to_capture) == 10
     async with database.read() as connection:
-        if shared:  # else it reads the whole table, which is empty
+        if shared:  # else it reads whole tables of which it has counted nothing yet
             for way in ("seqscan", "bitmapscan"):
                 await connection.execute(text(f"SET LOCAL enable_{way} = off"))
-        plans = [
+        planned, called, captured = [
             "\n".join(str(row) for row in await connection.exec_driver_sql(*explained))
             for explained in asked
         ]
-    for plan, index, scans in zip(
-        plans,
-        ("ix_terminations_look", "ix_terminations_turn", "ix_terminations_turn"),
-        (len(PLANNED), 1, 1),
-        strict=True,
-    ):
-        assert len(re.findall(f"(?i)using ((covering )?index )?{index} ", plan)) == scans
-        assert not re.search("(?i)sort|b-tree", plan)
+
+    def scans(plan: str, index: str) -> int:
+        return len(re.findall(f"(?i)using ((covering )?index )?ix_terminations_{index} ", plan))
+
+    assert (scans(planned, "look"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
+    assert scans(called, "turn") == 1
+    assert not re.search("(?i)sort|b-tree", planned + called)
+    first, _, _ = captured.partition("read_anew")
+    assert scans(first, "capture") == 1
+    assert not re.search("(?i)sort|b-tree", first.partition("Subquery Scan on anon_2")[0])
 
 
 async def test_the_last_job_finishes_its_operation_with_an_outcome(
@@ -241,48 +267,60 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
     return CloudError(kind, code, f"about {code}", advice=f"against {code}")
 
 
-WENT: dict[str, tuple[State, str | None, list[Seen]]] = {
+WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
+UNREAD = LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
+SUBMISSION = JobSubmitted(
+    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=DOWN.total),)
+)
+"""As many instances as a read of a job that is down counts."""
+WENT: dict[str, tuple[State, str | None, list[tuple[float, Seen]]]] = {
     "job-verified": (
         State.VERIFIED,
         None,
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallAccepted("r1"),
-            read(JobState.FAILED, at=later(2)),
-            swept(JobState.FAILED, at=later(60)),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, CallAccepted("r1")),
+            (2, read(JobState.FAILED, at=later(2))),
+            (60, read(JobState.FAILED, at=later(60))),
         ],
     ),
-    "job-over": (State.ALREADY_FINISHED, None, [read(JobState.SUCCEED)]),
+    "job-over": (
+        State.ALREADY_FINISHED,
+        None,
+        [(0, read(JobState.SUCCEED)), (0, SUBMISSION), (0, read(JobState.SUCCEED))],
+    ),
     "job-missing": (
         State.NOT_FOUND,
         "ResourceNotFound.Job",
-        [LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))],
+        [
+            (0, JobUnlisted()),
+            (60, JobUnlisted()),
+            (120, LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))),
+        ],
     ),
     "job-refused": (
         State.REFUSED,
-        "UnsupportedOperation.TerminateOperationWithEnvId",
+        WITH_ENV_ID,
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallFailed(
-                failure(CloudErrorKind.REFUSED, "UnsupportedOperation.TerminateOperationWithEnvId")
-            ),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, call_failed(failure(CloudErrorKind.REFUSED, WITH_ENV_ID))),
         ],
     ),
     "job-lost": (
         State.UNVERIFIED,
         "Client.DeadlinePassed",
         [
-            read(JobState.RUNNING, LIVE),
-            CallStarted(),
-            CallAccepted("r2"),
-            read(JobState.RUNNING, LIVE),
-            LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")),
+            (0, read(JobState.RUNNING, LIVE)),
+            (0, CallStarted()),
+            (0, CallAccepted("r2")),
+            (0, read(JobState.RUNNING, LIVE)),
+            *[(at, UNREAD) for at in (60, 90, 120)],
         ],
     ),
 }
-"""Each job with the state it ends in, the code it ends with, and what is seen of it till then."""
+"""Each job with the state and code it ends with, and what is read of it until then, and when."""
 
 
 async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
@@ -295,8 +333,8 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
         assert unfinished is not None
         assert (unfinished.outcome, unfinished.finished_at) == (None, None)
         _, _, seen = WENT[row.job_id]
-        for number, each in enumerate(seen, start=1):
-            at = later(120) if number == len(seen) else NOW
+        for at_s, each in seen:
+            at = later(at_s)
             decision = decide(before, each, at, POLICY)
             await store.apply([(before, decision)], at)
             before = decision.after
@@ -485,9 +523,9 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
     assert await to_sweep(store, 10) == [one, two]
 
 
-@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 3), (None, None)])
+@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 2.85), (None, None)])
 async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
-    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, int | None]
+    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, float | None]
 ) -> None:
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")

@@ -164,3 +164,48 @@ async def test_an_operation_that_was_called_is_known_to_be(database_url: str) ->
         rows = (await connection.execute(kept)).all()
     await engine.dispose()
     assert [tuple(row) for row in rows] == [("op_1", None), ("op_2", later(5))]
+
+
+def queued_before_there_were_turns(connection: Connection) -> None:
+    """Three jobs of one operation and two of another, one of them shared, as revision 0007 had."""
+    command.upgrade(alembic_config(connection), "0007")
+    wanted = {"op_1": (0, 1, 2), "op_2": (2, 3)}
+    connection.execute(
+        insert(schema.operations),
+        [
+            OPERATION | {"id": id_, "jobs_total": len(jobs), "jobs_unfinished": len(jobs)}
+            for id_, jobs in wanted.items()
+        ],
+    )
+    waiting = {"job_state": "RUNNING", "run": 1, "call_at": NOW, "look_at": later(60)}
+    connection.execute(
+        insert(schema.terminations),
+        [
+            TERMINATION | waiting | {"id": f"trm_{number}", "job_id": f"job-{number}"}
+            for number in range(4)
+        ],
+    )
+    connection.execute(
+        insert(schema.operation_terminations),
+        [
+            {"operation_id": id_, "termination_id": f"trm_{number}"}
+            for id_, jobs in wanted.items()
+            for number in jobs
+        ],
+    )
+
+
+async def test_operations_that_were_queued_before_take_turns(database_url: str) -> None:
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(queued_before_there_were_turns)
+    await engine.dispose()
+    await upgrade(database_url)
+    async with Database(database_url, lambda: datetime.now(UTC)) as database:
+        await hold(database, PARTITION)
+        store = WorkingSet(database, Fence(PARTITION, 1))
+        ready, _ = await store.callable(NOW, 10, capture_wait_s=0)
+        assert [row.job_id for row in ready] == ["job-2", "job-0", "job-3", "job-1"]
+        async with database.read() as connection:
+            turns = await connection.execute(select(schema.operations.c.turn).order_by("seq"))
+            assert turns.scalars().all() == [2, 2]

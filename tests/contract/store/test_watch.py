@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from orchestrator.domain.come_back import watch_look
+from orchestrator.domain.come_back import watch_count, watch_look
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Revival
+from orchestrator.domain.terminations import Kind, Look, Revival
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.domain.verification import verify
 from orchestrator.services.certification import Certification
@@ -22,13 +22,14 @@ from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, only, submit, to_sweep
-from tests.unit.domain.build import NOW, POLICY, later, read, swept
+from tests.contract.store.test_store import PARTITION, SUBMISSION, only, submit, to_sweep
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.domain.jobs import JobSeen
+    from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
 
@@ -56,17 +57,28 @@ NEW_ID = ids()
 async def end(store: WorkingSet, at: float = 0.0) -> None:
     """All that is live is found finished."""
     down = read(JobState.FAILED)
-    changes = [(each, decide(each, down, later(at), POLICY)) for each in await to_sweep(store, 10)]
+    live = await compared(store, at)
+    await store.apply([(each, decide(each, down, later(at), POLICY)) for each in live], later(at))
+
+
+async def compared(store: WorkingSet, at: float = 0.0) -> list[Termination]:
+    """All that is live, once it is known as what it was submitted."""
+    live = await to_sweep(store, 10)
+    changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
     await store.apply(changes, later(at))
+    kind = Kind(Look.JOB)
+    return (await store.planned(10, kind))[kind]
 
 
 async def look(
     store: WorkingSet, seen: JobSeen | None, at: float, *, keep_down_max: int = 3
 ) -> None:
-    """Have all that is watched seen so."""
-    found = await store.to_watch(later(at), 100)
-    made = [watch_look(each, seen and replace(seen, observed_at=later(at))) for each in found]
-    await store.watch(made, later(at), keep_down_max=keep_down_max, new_id=NEW_ID)
+    """Have all that is watched seen so; what has to be counted is down."""
+    found, now = await store.to_watch(later(at), 100), later(at)
+    made = [watch_look(each, seen and replace(seen, observed_at=now), now) for each in found]
+    down = read(JobState.FAILED, at=now)
+    made = [watch_count(each.termination, down, now) if each.count else each for each in made]
+    await store.watch(made, now, keep_down_max=keep_down_max, new_id=NEW_ID)
 
 
 async def stored(records: StoredRecords, job_id: str = "job-1") -> list[TerminationRecord]:
@@ -108,7 +120,7 @@ async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
 ) -> None:
     """The look that ends it was made before: the job is looked at again."""
     await submit(records, 1, "job-1")
-    before = await only(store)
+    (before,) = await compared(store)
     await submit(records, 2, "job-1", **KEPT)
     down = decide(before, read(JobState.FAILED), NOW, POLICY)
     assert await store.apply([(before, down)], NOW) == 0
@@ -168,12 +180,10 @@ async def test_that_it_ran_and_ended_is_certified_too(
 ) -> None:
     operation_id = await submit(records, 1, "job-1", **KEPT)
     before = await only(store)
-    known = replace(decide(before, swept(JobState.FAILED, end_time="E1"), NOW, POLICY).after)
-    await store.apply(
-        [(before, replace(decide(before, read(None), NOW, POLICY), after=known))], NOW
-    )
-    (known,) = [record.termination for record in await stored(records)]
-    await store.apply([(known, decide(known, read(JobState.FAILED), NOW, POLICY))], NOW)
+    for seen in (swept(JobState.FAILED, end_time="E1"), SUBMISSION, read(JobState.FAILED)):
+        decision = decide(before, seen, NOW, POLICY)
+        await store.apply([(before, decision)], NOW)
+        before = decision.after
     for at in (30, 60):
         await look(store, swept(JobState.FAILED, end_time="E2"), at)
     (record,) = await stored(records)
@@ -211,6 +221,23 @@ async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     assert [getattr(again, name) for name in same] == [
         getattr(old.termination, name) for name in same
     ]
+
+
+async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_as_well(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store)
+    counted = read(JobState.FAILED, LIVE, at=later(10))
+    looks = [watch_count(each, counted, later(10)) for each in await store.to_watch(later(10), 10)]
+    await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    old, new = await stored(records)
+    assert old.termination.revival == Revival(
+        at=later(10),
+        job_state=JobState.FAILED,
+        instances_live=LIVE.live,
+        brought_down_again_by=new.operation_ids[0],
+    )
 
 
 async def test_it_is_brought_down_so_many_times_in_a_row(
@@ -257,7 +284,8 @@ async def test_a_look_that_is_written_twice_brings_it_down_once(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     found = await store.to_watch(later(10), 10)
-    looks = [watch_look(each, swept(JobState.RUNNING, at=later(10))) for each in found]
+    runs = swept(JobState.RUNNING, at=later(10))
+    looks = [watch_look(each, runs, later(10)) for each in found]
     for _ in range(2):
         await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
     assert len(await stored(records)) == 2
@@ -289,7 +317,8 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     found = await store.to_watch(later(10), 10)
-    looks = [watch_look(each, swept(JobState.RUNNING, at=later(10))) for each in found]
+    runs = swept(JobState.RUNNING, at=later(10))
+    looks = [watch_look(each, runs, later(10)) for each in found]
     stale = WorkingSet(database, Fence(PARTITION, 0))
     with pytest.raises(LeaseLost):
         await stale.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
@@ -319,7 +348,8 @@ async def test_those_that_came_back_are_counted_and_listed(
     await end(store)
     found = await store.to_watch(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
-    looks = [watch_look(each, runs if each.job_id == "job-2" else None) for each in found]
+    shown = {"job-2": runs}
+    looks = [watch_look(each, shown.get(each.job_id), later(10)) for each in found]
     await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
     operation = await records.operation(operation_id)
     assert operation is not None

@@ -89,6 +89,6 @@ def test_in_words():
     count = QuotaCount(action="TerminateJob", limit_per_s=10, calls=56, refused=1)
     faults = Faults(fired={"hang": 0, "throttle": 3})
     assert list(as_lines(Quotas(quotas=[count]), faults)) == [
-        "TerminateJob: 56 calls, 10 a second allowed, 1 refused as too many",
-        "faults that the cloud showed: throttle 3",
+        "TerminateJob: 56 calls, 10 a second allowed, 1 refused for exceeding that",
+        "faults injected by the simulator, none of them counted above: throttle 3",
     ]

@@ -124,7 +124,7 @@ def test_bars_before_anything_is_counted():
     """Unknown totals are shown as unknown."""
     document = operation(queued=2)
     document["progress"]["instances"] |= {"live": 0, "down": 0, "total": 0, "jobs_not_counted": 2}
-    document["progress"]["quota"]["allowed_per_s"] = None
+    document["progress"]["quota"] |= {"allowed_per_s": None, "configured_per_s": None}
     text = on_a_terminal(Operation.model_validate(document))
     assert "0 of 0 (2 jobs not counted)" in text
     assert "9.5 of ? a second" in text
@@ -294,8 +294,18 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_less_than_the_quota_configured_is_told_as_such():
+@pytest.mark.parametrize(
+    ("quota", "shown"),
+    [
+        ({"allowed_per_s": 20.0}, "TerminateJob 9.5 of 20 a second"),
+        ({"allowed_per_s": 3.0}, "TerminateJob 9.5 of 20 a second (for now the cloud lets 3.0 thr"),
+        ({"allowed_per_s": None, "configured_per_s": None}, "TerminateJob 9.5 of ? a second"),
+    ],
+)
+def test_what_is_used_is_told_of_what_is_configured(quota, shown):
+    """A rate that was learnt a moment ago says nothing of the calls before it."""
     document = operation(draining=1)
-    document["progress"]["quota"] |= {"allowed_per_s": 3, "configured_per_s": 20}
-    shown = on_a_terminal(Operation.model_validate(document))
-    assert "TerminateJob 9.5 of 3 a second (20 configured)" in shown
+    document["progress"]["quota"] |= {"configured_per_s": 20} | quota
+    line = as_line(Operation.model_validate(document))
+    assert shown in line
+    assert ("for now" in line) == ("for now" in shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.captures import Capture
 from orchestrator.domain.decisions import Policy
@@ -11,8 +11,12 @@ from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSe
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines
 from orchestrator.domain.polling import PollPolicy
+from orchestrator.domain.seen import CallFailed
 from orchestrator.domain.stragglers import EscalationPolicy
 from orchestrator.domain.terminations import Termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.errors import CloudError
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 POLICY = Policy(poll=PollPolicy(), escalation=EscalationPolicy(), sweep_s=1.0, jitter=0.0)
@@ -38,6 +42,11 @@ def termination(state: State = State.QUEUED, **changes: Any) -> Termination:
         "look_at": NOW,
     }
     return Termination(**(values | changes))
+
+
+def call_failed(error: CloudError) -> CallFailed:
+    """Of a job that was due to be called when the call was started."""
+    return CallFailed(error, termination(call_at=NOW))
 
 
 def swept(state: JobState | None, *, at: datetime = NOW, end_time: str | None = None) -> JobSeen:

@@ -21,7 +21,7 @@ from orchestrator.domain.seen import (
     LookFailed,
     Withdrawn,
 )
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, termination
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, termination
 from tests.unit.domain.build import machines as known_machines
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ def one_of_each_end() -> list[History]:
         verified(),
         history("job-over", read(JobState.SUCCEED), instances_submitted=10),
         history("job-missing").then(JobUnlisted(), 0, 60, 120),
-        history("job-refused", RUNNING, CallStarted(), CallFailed(refusal)),
+        history("job-refused", RUNNING, CallStarted(), call_failed(refusal)),
         history("job-withdrawn", Withdrawn()),
         history(
             "job-lost",
-            *(RUNNING, CallStarted(), CallFailed(throttled)),
+            *(RUNNING, CallStarted(), call_failed(throttled)),
             *CALLED,
         ).then(LookFailed(unread), 7200, 7230, 7260),
     ]

@@ -11,9 +11,9 @@ from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.seen import CallFailed, CallStarted, JobUnlisted, LookFailed
+from orchestrator.domain.seen import CallStarted, JobUnlisted, LookFailed
 from orchestrator.domain.terminations import Look
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions import Decision
@@ -97,7 +97,7 @@ def test_a_job_that_is_found_again_is_driven_on() -> None:
 
 def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
     sending = decide(termination(call_at=NOW, **READ), CallStarted(), NOW, POLICY).after
-    unknown = CallFailed(UNKNOWN.error)
+    unknown = call_failed(UNKNOWN.error)
     doubtful = decide(sending, unknown, later(1), POLICY)
     assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.look) == (None, True, Look.JOB)
     found = decide(doubtful.after, read(RUNNING, LIVE), later(2), POLICY)
@@ -151,7 +151,7 @@ def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_
         calls += 1
         assert calls < 30
         sending = decide(known, CallStarted(), later(at_s), POLICY).after
-        known = decide(sending, CallFailed(error), later(at_s), POLICY).after
+        known = decide(sending, call_failed(error), later(at_s), POLICY).after
         if known.look_at is not None:
             at_s = (known.look_at - NOW).total_seconds()
             known = decide(known, swept(RUNNING, at=later(at_s)), later(at_s), POLICY).after

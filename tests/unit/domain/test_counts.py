@@ -13,9 +13,19 @@ from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import InstanceCounters, JobState, JobSubmitted, TaskSubmitted
 from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, LookFailed
+from orchestrator.domain.seen import CallAccepted, CallStarted, LookFailed
 from orchestrator.domain.terminations import Look, Termination
-from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import (
+    DOWN,
+    LIVE,
+    NOW,
+    POLICY,
+    call_failed,
+    later,
+    read,
+    swept,
+    termination,
+)
 
 FAILED, RUNNING, SUCCEED = JobState.FAILED, JobState.RUNNING, JobState.SUCCEED
 CANCELLED, PAUSED = JobState("CANCELLED"), JobState("PAUSED")
@@ -195,7 +205,7 @@ def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
 def test_a_job_that_stays_in_use_says_so_at_its_deadline() -> None:
     in_use = CloudError(CloudErrorKind.STATE_CONFLICT, "ResourceInUse.Job", "The job is in use.")
     again = termination(State.SENDING, acknowledged_at=later(-60), give_up_at=later(60))
-    known = decide(again, CallFailed(in_use), NOW, POLICY).after
+    known = decide(again, call_failed(in_use), NOW, POLICY).after
     for at_s in (10, 30, 60):
         known = decide(known, read(RUNNING, LIVE, at=later(at_s)), later(at_s), POLICY).after
     assert known.state is State.UNVERIFIED

@@ -16,7 +16,7 @@ from orchestrator.domain.confirmations import (
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
 from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState
-from orchestrator.domain.lifecycle import TRANSITIONS, Event, State
+from orchestrator.domain.lifecycle import LIVE_STATES, TRANSITIONS, Event, State
 from orchestrator.domain.seen import (
     CallAccepted,
     CallFailed,
@@ -34,6 +34,7 @@ from tests.unit.domain.build import (
     LIVE,
     NOW,
     POLICY,
+    call_failed,
     later,
     machines,
     read,
@@ -184,11 +185,11 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     (
         "call made again conflicts",
         termination(State.SENDING, acknowledged_at=later(-60), evidence=1),
-        CallFailed(error(CloudErrorKind.STATE_CONFLICT)),
+        call_failed(error(CloudErrorKind.STATE_CONFLICT)),
         Event.CALL_CONFLICTED,
     ),
     *[
-        (f"call {kind}", termination(State.SENDING), CallFailed(error(kind)), event)
+        (f"call {kind}", termination(State.SENDING), call_failed(error(kind)), event)
         for kind, event in (
             (CloudErrorKind.THROTTLED, Event.CALL_NOT_EXECUTED),
             (CloudErrorKind.NOT_SENT, Event.CALL_NOT_EXECUTED),
@@ -201,7 +202,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
     (
         "call unauthorized for long",
         termination(State.SENDING, unconfirmed=twice(Verdict.FORBIDDEN)),
-        CallFailed(error(CloudErrorKind.UNAUTHORIZED)),
+        call_failed(error(CloudErrorKind.UNAUTHORIZED)),
         Event.CALL_REFUSED,
     ),
 ]
@@ -263,22 +264,48 @@ def test_a_job_is_called_only_once_a_look_has_shown_that_it_may_be() -> None:
     assert decide(termination(), swept(RUNNING), later(1), POLICY).after.call_at == later(1)
 
 
-@pytest.mark.parametrize("kind", [CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT])
+@pytest.mark.parametrize("kind", [CloudErrorKind.CREDENTIAL, CloudErrorKind.NOT_SENT])
 def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
     kind: CloudErrorKind,
 ) -> None:
-    after = decide(termination(State.SENDING), CallFailed(error(kind)), NOW, POLICY).after
+    after = decide(termination(State.SENDING), call_failed(error(kind)), NOW, POLICY).after
     assert after.call_at is None
     assert after.look_at == later(1)
     assert after.problem is not None
     assert after.problem.advice == "do this"
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING])
+def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
+    state: State,
+) -> None:
+    before = termination(
+        state, call_at=later(-5), look=Look.JOB, look_at=later(50), failures=2, first_in_line=True
+    )
+    sent = decide(before, CallStarted(), NOW, POLICY).after
+    refused = CallFailed(error(CloudErrorKind.THROTTLED), before)
+    after = decide(sent, refused, later(1), POLICY).after
+    assert after == replace(
+        before,
+        state=State.QUEUED,
+        revision=before.revision + 2,
+    )
+
+
+@pytest.mark.parametrize("look", Look)
+@pytest.mark.parametrize("state", LIVE_STATES)
+def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(state: State, look: Look) -> None:
+    before = termination(state, look=look, look_at=later(-2), failures=2, settle_until=later(9))
+    refused = LookFailed(error(CloudErrorKind.THROTTLED))
+    decision = decide(before, refused, later(1), POLICY)
+    assert (decision.after, decision.event) == (before, None)
+
+
 @pytest.mark.parametrize("kind", [CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.STATE_CONFLICT])
 def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
     kind: CloudErrorKind,
 ) -> None:
-    for seen in (CallFailed(error(kind)), CallInterrupted()):
+    for seen in (call_failed(error(kind)), CallInterrupted()):
         decision = decide(termination(State.SENDING), seen, NOW, POLICY)
         after = decision.after
         assert (after.state, after.in_doubt, after.look, after.look_at) == (
@@ -291,12 +318,12 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
 
 def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:
     """Its answer was lost, or it was somebody else's, and the cloud shows no NextAction."""
-    conflict = CallFailed(error(CloudErrorKind.STATE_CONFLICT))
+    conflict = call_failed(error(CloudErrorKind.STATE_CONFLICT))
     once = decide(termination(State.SENDING), conflict, NOW, POLICY).after
     untouched = decide(once, read(RUNNING, LIVE), later(1), POLICY)
     assert untouched.event is Event.CALL_NOT_EXECUTED
     again = decide(untouched.after, CallStarted(), later(3), POLICY).after
-    other = CallFailed(CloudError(CloudErrorKind.STATE_CONFLICT, "Another.Code", "why"))
+    other = call_failed(CloudError(CloudErrorKind.STATE_CONFLICT, "Another.Code", "why"))
     assert decide(again, other, later(4), POLICY).event is None
     twice = decide(again, conflict, later(4), POLICY)
     assert (twice.event, twice.after.evidence) == (Event.CALL_CONFLICTED, 0)
@@ -339,7 +366,7 @@ def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
 def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
     first = decide(termination(State.HELD), swept(RUNNING), NOW, POLICY).after
     sent = decide(first, CallStarted(), NOW, POLICY).after
-    throttled = decide(sent, CallFailed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
+    throttled = decide(sent, call_failed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
     again = decide(throttled, swept(RUNNING), later(1), POLICY).after
     accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
     assert [t.first_in_line for t in (first, again, accepted)] == [True, True, False]
@@ -504,8 +531,8 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
     sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
     for answer in (
         CallAccepted("r"),
-        CallFailed(error(CloudErrorKind.OUTCOME_UNKNOWN)),
-        CallFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+        call_failed(error(CloudErrorKind.OUTCOME_UNKNOWN)),
+        call_failed(error(CloudErrorKind.JOB_NOT_FOUND)),
         CallInterrupted(),
     ):
         answered = decide(sent, answer, later(130), POLICY).after
@@ -519,7 +546,7 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
 def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
     sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
     for kind in (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED):
-        failed = decide(sent, CallFailed(error(kind)), later(101), POLICY).after
+        failed = decide(sent, call_failed(error(kind)), later(101), POLICY).after
         assert (failed.give_up_at, failed.called_at) == (None, None)
         again = decide(failed, CallStarted(), later(9000), POLICY).after
         accepted = decide(again, CallAccepted("r"), later(9001), POLICY).after

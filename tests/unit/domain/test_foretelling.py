@@ -16,9 +16,9 @@ from orchestrator.domain.foretelling import told
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, Seen
+from orchestrator.domain.seen import CallAccepted, CallStarted, Seen
 from orchestrator.domain.terminations import Rung
-from tests.unit.domain.build import NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import NOW, POLICY, call_failed, later, read, swept, termination
 from tests.unit.domain.test_decide import error
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def test_it_ends_when_the_job_is_not_called_after_all() -> None:
     sending = after(replace(looks(draining(), (5, 50)), call_at=NOW), (6, CallStarted()))
     assert sending.history is not None
     for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT):
-        found = after(sending, (7, CallFailed(error(kind))))
+        found = after(sending, (7, call_failed(error(kind))))
         assert (found.history, found.forecast) == (None, None)
 
 

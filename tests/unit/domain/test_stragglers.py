@@ -15,10 +15,9 @@ from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
-from orchestrator.domain.seen import CallFailed
 from orchestrator.domain.stragglers import EscalationPolicy, next_rung
 from orchestrator.domain.terminations import Look, Rung
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept, termination
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
 STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, moved_at=later(10))
@@ -102,7 +101,7 @@ def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
 def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> None:
     sent = replace(STUCK, state=State.SENDING, called_at=later(80), give_up_at=later(3600))
     in_use = CloudError(kind=CloudErrorKind.STATE_CONFLICT, code="ResourceInUse.Job", message="")
-    refused = decide(sent, CallFailed(in_use), later(81), POLICY).after
+    refused = decide(sent, call_failed(in_use), later(81), POLICY).after
     assert (refused.state, refused.look, refused.look_at) == (State.DRAINING, Look.JOB, later(81))
     early = decide(refused, read(JobState.RUNNING, LIVE, at=later(139)), later(139), POLICY)
     assert (early.event, early.after.call_at) == (None, None)

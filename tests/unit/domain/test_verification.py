@@ -15,10 +15,10 @@ from orchestrator.domain import certificate
 from orchestrator.domain.chain import Head, canonical, lines_sha256, sha256
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobState
-from orchestrator.domain.seen import CallFailed, CallStarted
+from orchestrator.domain.seen import CallStarted
 from orchestrator.domain.unproven import conclusion, standing
 from orchestrator.domain.verification import verify
-from tests.unit.domain.build import LIVE, NOW, later, read
+from tests.unit.domain.build import LIVE, NOW, call_failed, later, read
 from tests.unit.domain.histories import (
     CALLED,
     RUNNING,
@@ -429,7 +429,7 @@ def test_an_attempt_whose_answer_was_lost_is_none_the_worse() -> None:
     lost = failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")
     made = history(
         "job-1",
-        *(RUNNING, CallStarted(), CallFailed(lost)),
+        *(RUNNING, CallStarted(), call_failed(lost)),
         read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(1)),
     )
     assert verify(certified([made]).data) == []

@@ -119,7 +119,7 @@ async def test_what_is_not_captured_is_called_at_once(database: Database) -> Non
 
 
 async def test_a_read_that_failed_is_made_again_later(database: Database) -> None:
-    faults = {SUBMIT_INFO: {"lost_answer": {"first_n": 1}}, PAGE: {"throttle": {"first_n": 1}}}
+    faults = {SUBMIT_INFO: {"lost_answer": {"first_n": 1}}, PAGE: {"lost_answer": {"first_n": 1}}}
     world = World(database, quotas=AMPLE, capture=POLICY, faults=faults)
     await callable_jobs(world, JOB)
     await world.capture()

@@ -92,23 +92,6 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     assert [call.acted for call in world.calls("TerminateJob")] == [acted]
 
 
-async def test_a_throttled_call_is_looked_at_again_and_slows_the_others(
-    database: Database,
-) -> None:
-    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 1}}})
-    jobs = job_ids(3)
-    await world.ready(*jobs)
-    await world.dispatch()
-    after = await world.termination(jobs[0])
-    assert (after.state, after.call_at, after.look) == (State.QUEUED, None, Look.SWEEP)
-    assert after.look_at == world.clock.later(1)
-    assert await world.outcomes(jobs[0]) == ["throttled"]
-    world.clock.advance(2)
-    await world.dispatch()
-    assert await world.dispatch() == pytest.approx(1.0 - 0.05), "one permit of two is left"
-    assert world.called("TerminateJob") == jobs[:2]
-
-
 async def test_a_refusal_for_good_is_kept_with_its_advice(database: Database) -> None:
     world = World(database)
     await world.ready(JOB)

@@ -16,6 +16,8 @@ from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.domain.attempts import Answer
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.leases import Fence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
-BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE ON partitions
+BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE OF trouble_code ON partitions
 BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 
 
@@ -54,8 +56,10 @@ class Late(WorkingSet):
         self.taken = asyncio.Event()
         self.taken.set()
 
-    async def planned(self, limit: int, *kinds: Kind) -> dict[Kind, list[Termination]]:
-        found = await super().planned(limit, *kinds)
+    async def planned(
+        self, now: datetime, limit: int, *kinds: Kind
+    ) -> dict[Kind, list[Termination]]:
+        found = await super().planned(now, limit, *kinds)
         self.read.set()
         await self.taken.wait()
         return found

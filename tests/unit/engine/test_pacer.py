@@ -156,8 +156,7 @@ async def test_a_refusal_is_an_answer(clock: ManualClock, kind: CloudErrorKind) 
     with pytest.raises(CloudError) as caught:
         await paced.send(paced.take(), Call(clock, takes_s=0.4, fails=refusal))
     assert caught.value is refusal
-    paused = kind is CloudErrorKind.THROTTLED
-    assert paced.wait_s() == pytest.approx(1.0 if paused else 1.0 - 0.95 * 0.4)
+    assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
 
 
 @pytest.mark.parametrize(
@@ -188,21 +187,31 @@ async def test_a_call_that_was_cut_off_gives_its_permit_back(clock: ManualClock)
     assert paced.wait_s() == 1.0
 
 
-@pytest.mark.parametrize(("ceiling", "allowed"), [(None, 15), (4, 4)])
-async def test_throttling_is_learned_from(
-    clock: ManualClock, ceiling: int | None, allowed: int
+@pytest.mark.parametrize(("ceiling", "gap_s"), [(None, 0.0), (4, 0.95 / 4)])
+async def test_the_ceiling_of_a_refusal_spaces_the_calls_and_one_refusal_alone_does_not(
+    clock: ManualClock, ceiling: int | None, gap_s: float
 ) -> None:
     paced = pacer(clock, 20)
     clock.advance(1)
     throttled = error(CloudErrorKind.THROTTLED, quota_ceiling=ceiling)
     with pytest.raises(CloudError):
         await paced.send(paced.take(), Call(clock, fails=throttled))
-    clock.advance(2)
-    taken = 0
-    while paced.wait_s() == 0:
-        paced.take()
-        taken += 1
-    assert taken == allowed
+    paced.take()
+    assert paced.wait_s() == pytest.approx(gap_s, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", CloudErrorKind)
+async def test_refusals_teach_a_rate_and_no_other_failure_does(
+    clock: ManualClock, kind: CloudErrorKind
+) -> None:
+    paced = pacer(clock, 10)
+    clock.advance(1)
+    for number in range(20):
+        clock.advance(0.1)
+        call = Call(clock, fails=error(kind) if number % 2 else None)
+        await asyncio.gather(paced.send(paced.take(), call), return_exceptions=True)
+    learnt = 5.0 if kind is CloudErrorKind.THROTTLED else 10.0
+    assert paced.quota.learnt_per_s(clock.monotonic()) == pytest.approx(learnt)
 
 
 @pytest.mark.parametrize("kind", [k for k in CloudErrorKind if k != CloudErrorKind.THROTTLED])
@@ -262,7 +271,7 @@ async def test_throttling_is_told_once_in_ten_minutes(
     told = [r.getMessage() for r in caplog.records]
     assert len(told) == 1
     assert (
-        "TerminateJob of main: the cloud refused a call (Some.Code: what happened); 7 of 20"
+        "TerminateJob of main: the cloud refuses calls (Some.Code: what happened); 7.0 of 20"
         in (told[0])
     )
     with pytest.raises(CloudError):
@@ -281,7 +290,7 @@ async def test_no_call_leaves_once_the_lease_has_ended(clock: ManualClock) -> No
         await paced.send(permit, call)
     assert call.left_at is None
     assert paced.wait_s() == math.inf
-    assert paced.quota.ready_at(clock.monotonic()) < math.inf, "its permit is back"
+    assert paced.quota.ready_at() < math.inf, "its permit is back"
 
 
 async def test_no_call_leaves_where_the_lease_ends_while_it_waits_for_its_time(

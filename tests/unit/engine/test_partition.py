@@ -11,7 +11,6 @@ from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.problems import Problem
-from orchestrator.domain.quota import CALM_S
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.watched import Watched
 from tests.unit.domain.build import termination
@@ -186,20 +185,22 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
 
 
 async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database: Database) -> None:
-    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 1}}})
+    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
     (slowed, other) = job_ids(2)
     await world.ready(slowed, other)
-    configured_per_s = world.partition.quotas["TerminateJob"]
-    assert (await world.record(other)).allowed_per_s is None
-    await world.dispatch()
-    allowed_per_s = (await world.record(other)).allowed_per_s
-    assert allowed_per_s == world.partition.pacers["TerminateJob"].quota.allowed
-    assert allowed_per_s < configured_per_s
-    while world.partition.pacers["TerminateJob"].quota.allowed < configured_per_s:
-        world.clock.advance(CALM_S)
-        assert (await world.record(other)).allowed_per_s is not None
-        await world.dispatcher.step()
-    assert (await world.record(other)).allowed_per_s is None
+    quota = world.partition.pacers["TerminateJob"].quota
+    while len(world.calls("TerminateJob")) < 5:
+        assert (await world.record(other)).allowed_per_s is None, "so few calls teach nothing"
+        world.clock.advance(await world.dispatch())
+    told_per_s = []
+    while (allowed_per_s := (await world.record(other)).allowed_per_s) is not None:
+        told_per_s.append(allowed_per_s)
+        world.clock.advance(0.5)
+        await world.partition.tell_condition()
+    assert quota.learnt_per_s(world.clock.monotonic()) == pytest.approx(2, abs=0.05)
+    assert told_per_s[0] == 0.1
+    assert told_per_s == sorted(told_per_s), "it climbs"
+    assert len(set(told_per_s)) == 19, "in steps: not each call writes it"
 
 
 async def test_three_calls_of_different_loops_that_are_cut_are_trouble(

@@ -641,6 +641,18 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
         assert [job_id for job_id in asked if job_id in kind] == kind[:2]
 
 
+async def test_operations_take_turns_in_first_looks(database: Database) -> None:
+    """A few ids that the cloud does not list do not wait for thousands of another operation."""
+    world = World(database, quotas=ONE_A_SECOND)
+    *many, one, another = job_ids(102)
+    await world.submit(*many, look=Look.JOB, look_at=world.clock.later(-60))
+    await world.submit(one, another, look=Look.JOB, look_at=world.clock.later(-5))
+    for _ in range(5):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [many[0], many[1], one, many[2], another]
+
+
 async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps(
     database: Database,
 ) -> None:

@@ -326,6 +326,26 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     assert jobs[place] not in swept
 
 
+@pytest.mark.parametrize("fault", ["throttle", "reset"])
+async def test_the_search_for_it_goes_on_after_a_call_that_fails(
+    database: Database, fault: str
+) -> None:
+    """Not only once the jobs that were kept apart are due again."""
+    world = World(database, quotas=AMPLE)
+    spoiler, *good = job_ids(20)
+    world.cloud_runs(*good)
+    world.cloud_runs(spoiler, forbidden=True)
+    await due_in(world, -1, spoiler, *good)
+    await world.sweeper.step()
+    faults = read_faults({"DescribeJobs": {fault: {"first_n": 1}}})
+    world.simulator.faults.replace(faults, now=world.simulator.now())
+    while not math.isinf(wait_s := await world.sweeper.step()) and wait_s < SUSPECTED_S / 2:
+        world.clock.advance(wait_s)
+    assert sizes(world) == [20, 10, 10, 10, 5, 5, 2, 3]
+    for job_id in good[2:]:
+        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+
+
 async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
     """Neither what was called already nor what is asked for later."""
     world = World(database, quotas=AMPLE)
@@ -413,11 +433,33 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
     assert waits == [0.5, 1.0, 0.0, 0.5]
 
 
-async def test_a_throttled_sweep_waits_and_is_repeated(database: Database) -> None:
-    world = World(database, faults={"DescribeJobs": {"throttle": {"first_n": 1}}})
-    world.cloud_runs(JOB)
-    await due_in(world, 0, JOB)
-    assert await world.sweeper.step() == 0.5
-    world.clock.advance(1)
-    assert await world.sweeper.step() == 0
-    assert [call.code for call in sweeps(world)] == ["", "OK"]
+# --- turns ---------------------------------------------------------------------------------------
+
+
+async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> None:
+    """Nor do the jobs that are held meanwhile: each kind of poll has its turn."""
+    world = World(database)
+    held, good, *stale = job_ids(1002)
+    world.cloud_runs(good)
+    world.cloud_runs(held, state="SUBMITTED")
+    await world.submit(*stale)
+    await world.submit(good)
+    await world.submit(held, state=State.HELD, job_state=JobState.SUBMITTED)
+    for _ in range(4):
+        await world.sweeper.step()
+        world.clock.advance(1)
+    polled = [{*call.job_ids} for call in sweeps(world)]
+    assert any(good in jobs for jobs in polled[:2])
+    assert any(held in jobs for jobs in polled)
+
+
+async def test_first_polls_cost_no_call_of_their_own_where_one_carries_all(
+    database: Database,
+) -> None:
+    world = World(database)
+    jobs = job_ids(90)
+    world.cloud_runs(*jobs)
+    await world.submit(*jobs[:45])
+    await world.submit(*jobs[45:], state=State.HELD, job_state=JobState.SUBMITTED)
+    await world.sweeper.step()
+    assert sizes(world) == [90]

@@ -1,0 +1,401 @@
+"""What is stored by the database's clock follows the steps that this clock makes."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from orchestrator.domain.captures import Capture
+from orchestrator.domain.confirmations import Unconfirmed, Verdict
+from orchestrator.domain.lifecycle import State
+from orchestrator.store import clock_steps
+from orchestrator.store.leases import StoredLeases
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.rows import to_row
+from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
+from orchestrator.store.schema import clock_steps as steps
+from tests.contract.store.test_store import PARTITION, submit
+from tests.unit.domain.build import NOW, termination
+
+if TYPE_CHECKING:
+    from orchestrator.store.database import Database
+    from orchestrator.store.transaction import Transaction
+
+OTHER = "other@host"
+STEP_S = 8 * 3600
+"""As where a hardware clock is in local time."""
+HOUR = timedelta(hours=1)
+TOLERANCE_S = 2.0
+STAYS = ("created_at", "not_before", "finished_at")
+PLANNED = ("look_at", "call_at", "capture_at", "reading_at", "come_back_watched_at")
+TIMES = [column.name for column in terminations.c if isinstance(column.type, UtcDateTime)]
+OF_INSTANCES = [column.name for column in instances.c if isinstance(column.type, UtcDateTime)]
+IN_DOCUMENTS = {
+    "capture": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
+    "reading": [each.name for each in fields(Capture) if "datetime" in str(each.type)],
+    "unconfirmed": [each.name for each in fields(Unconfirmed) if "datetime" in str(each.type)],
+}
+
+if TYPE_CHECKING:
+    Row = dict[str, Any]
+
+
+def times(names: list[str], base: datetime) -> Row:
+    """A time for each, all different, in the microseconds too."""
+    return {
+        name: base + timedelta(seconds=number, microseconds=number * 98_765 % 1_000_000)
+        for number, name in enumerate(names)
+    }
+
+
+def documents(base: datetime) -> Row:
+    at = base + timedelta(microseconds=654_321)
+    capture = Capture(run=1, counted_at=at, ended_at=at + HOUR)
+    full = replace(
+        termination(),
+        capture=capture,
+        reading=replace(capture, began_at=at - HOUR, ended_at=None),
+        unconfirmed=Unconfirmed(
+            verdict=Verdict.MISSING,
+            since=at,
+            last_at=at + HOUR,
+            until=at - HOUR,
+            answers=2,
+            sources=("DescribeJob",),
+        ),
+    )
+    row = to_row(full)
+    return {name: row[name] for name in IN_DOCUMENTS}
+
+
+async def wrote(database: Database, *statements: Any) -> None:
+    async def work(transaction: Transaction) -> None:
+        for statement in statements:
+            await transaction.execute(statement)
+
+    await database.write(work)
+
+
+async def clock(database: Database) -> datetime:
+    async def work(transaction: Transaction) -> datetime:
+        return await transaction.clock()
+
+    return await database.write(work)
+
+
+async def known(database: Database, job_id: str, **values: Any) -> None:
+    await wrote(
+        database, update(terminations).where(terminations.c.job_id == job_id).values(values)
+    )
+
+
+async def stored(database: Database) -> dict[str, Row]:
+    """All terminations, by their jobs, each with its instances."""
+    async with database.read() as connection:
+        found = (await connection.execute(select(terminations))).mappings().all()
+        of_all = await connection.execute(select(instances).order_by(instances.c.instance_index))
+        rows = of_all.mappings().all()
+    return {
+        row["job_id"]: dict(row)
+        | {
+            "instances of it": [
+                dict(each) for each in rows if each["termination_seq"] == row["seq"]
+            ]
+        }
+        for row in found
+    }
+
+
+async def noted(database: Database) -> int:
+    return await database.write(clock_steps.noted)
+
+
+async def followed(database: Database) -> dict[str, int]:
+    async with database.read() as connection:
+        rows = await connection.execute(select(partitions.c.name, partitions.c.followed_s))
+        return {row.name: row.followed_s for row in rows}
+
+
+async def follow(database: Database, steps_s: int) -> None:
+    await database.write(partial(clock_steps.follow, partition=PARTITION, steps_s=steps_s))
+
+
+async def note(database: Database, known_s: int, by_s: int) -> None:
+    await database.write(partial(clock_steps.note, known_s=known_s, by_s=by_s))
+
+
+@pytest.fixture
+async def base(database: Database) -> datetime:
+    """So long ago that nothing that moves by a step lies ahead then."""
+    at = await clock(database) - timedelta(days=2)
+    records = StoredRecords(database, lambda: NOW)
+    await submit(records, 1, "live", "ended", "watched")
+    await submit(records, 2, "elsewhere", partition=OTHER)
+    every = times(TIMES, at) | documents(at) | {"history": {"any": "sample"}}
+    live = every | {"finished_at": None}
+    ended = every | {"state": State.VERIFIED, "look_at": None, "call_at": None}
+    await known(database, "live", **live)
+    await known(database, "elsewhere", **live)
+    await known(database, "watched", **ended | {"come_back_watch_s": 600.0})
+    await known(database, "ended", **ended | {"come_back_watched_at": None})
+    for row in (await stored(database)).values():
+        its = {"termination_seq": row["seq"], "task": "a", "machine_id": "ins-1"}
+        seen = its | {"instance_index": 0} | times(OF_INSTANCES, at)
+        unseen = its | {"instance_index": 1, "observed_at": at}
+        await wrote(database, insert(instances).values(seen), insert(instances).values(unseen))
+    return at
+
+
+def moved(row: Row, names: list[str], by: timedelta) -> Row:
+    return row | {name: row[name] + by for name in names if row.get(name) is not None}
+
+
+def moved_text(document: Row, names: list[str], by: timedelta) -> Row:
+    times = {name: document[name] for name in names if document[name] is not None}
+    assert times
+    return document | {
+        name: (datetime.fromisoformat(time) + by).isoformat() for name, time in times.items()
+    }
+
+
+# --- following -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step_s", [1, 61, STEP_S])
+async def test_all_times_of_what_is_live_follow_a_step_ahead(
+    database: Database, base: datetime, step_s: int
+) -> None:
+    before, by = await stored(database), timedelta(seconds=step_s)
+    await follow(database, step_s)
+    expected = moved(before["live"], [name for name in TIMES if name not in STAYS], by)
+    for name, its in IN_DOCUMENTS.items():
+        expected[name] = moved_text(expected[name], its, by)
+    expected["instances of it"] = [
+        moved(each, OF_INSTANCES, by) for each in expected["instances of it"]
+    ]
+    after = await stored(database)
+    assert after.pop("live") == expected | {"history": None}
+    watched = moved(before["watched"], ["come_back_watched_at"], by)
+    watched["come_back_watch_s"] += step_s
+    assert after.pop("watched") == watched
+    assert after == {job_id: before[job_id] for job_id in ("ended", "elsewhere")}
+    assert await followed(database) == {"main@cloud": 0, PARTITION: step_s, OTHER: 0}
+    assert base < await clock(database)
+
+
+async def test_a_step_ahead_that_is_undone_leaves_everything_as_it_was(
+    database: Database, base: datetime
+) -> None:
+    await known(database, "live", history=None, not_before=base)
+    before = await stored(database)
+    await follow(database, STEP_S)
+    assert await stored(database) != before
+    await follow(database, 0)
+    assert await stored(database) == before
+
+
+@pytest.mark.parametrize(
+    ("followed_s", "steps_s", "by_s"),
+    [
+        (0, 100, 100),
+        (100, 150, 50),
+        (100, 30, -70),
+        (100, -30, -100),
+        (0, -30, 0),
+        (-30, -60, 0),
+        (-30, 0, 0),
+        (-30, 100, 100),
+    ],
+)
+async def test_only_a_step_ahead_moves_deadlines(
+    database: Database, base: datetime, followed_s: int, steps_s: int, by_s: int
+) -> None:
+    await wrote(
+        database,
+        update(partitions).where(partitions.c.name == PARTITION).values(followed_s=followed_s),
+    )
+    before = (await stored(database))["live"]
+    await follow(database, steps_s)
+    names = [name for name in TIMES if name not in STAYS]
+    after = (await stored(database))["live"]
+    expected = moved(before, names, timedelta(seconds=by_s))
+    assert {name: after[name] for name in TIMES} == {name: expected[name] for name in TIMES}
+    assert (await followed(database))[PARTITION] == steps_s
+    assert base < await clock(database)
+
+
+@pytest.mark.parametrize("steps_s", [-STEP_S, 60])
+async def test_after_any_step_reads_and_calls_are_planned_for_now(
+    database: Database, base: datetime, steps_s: int
+) -> None:
+    since = await clock(database)
+    ahead = dict.fromkeys(PLANNED, since + HOUR)
+    await known(database, "live", **ahead)
+    await known(database, "watched", come_back_watched_at=since + HOUR)
+    before = await stored(database)
+    await follow(database, steps_s)
+    after, until = await stored(database), await clock(database)
+    for name in PLANNED:
+        assert since <= after["live"][name] <= until
+    assert since <= after["watched"]["come_back_watched_at"] <= until
+    deadlines = ("give_up_from", "settle_from", "confirm_from")
+    by = timedelta(seconds=max(steps_s, 0))
+    assert [after["live"][name] for name in deadlines] == [
+        before["live"][name] + by for name in deadlines
+    ]
+    assert after["elsewhere"] == before["elsewhere"]
+    assert base < since
+
+
+@pytest.mark.parametrize("steps", [[-STEP_S], [60], [STEP_S], [60, 0]])
+async def test_what_is_to_begin_later_begins_then(
+    database: Database, base: datetime, steps: list[int]
+) -> None:
+    not_before = await clock(database) + 10 * HOUR
+    await known(database, "live", not_before=not_before, look_at=not_before, call_at=None)
+    for steps_s in steps:
+        await follow(database, steps_s)
+    after = (await stored(database))["live"]
+    assert (after["look_at"], after["call_at"]) == (not_before, None)
+    assert base < not_before
+
+
+async def test_what_has_begun_is_read_now_although_its_time_lies_ahead_again(
+    database: Database, base: datetime
+) -> None:
+    now = await clock(database)
+    await known(
+        database, "live", state=State.DRAINING, not_before=now + HOUR, look_at=now + 2 * HOUR
+    )
+    await follow(database, -STEP_S)
+    assert base < (await stored(database))["live"]["look_at"] <= await clock(database)
+
+
+async def test_what_was_followed_is_not_followed_again(database: Database, base: datetime) -> None:
+    await follow(database, STEP_S)
+    await known(database, "live", look_at=await clock(database) + HOUR)
+    before = await stored(database)
+    await follow(database, STEP_S)
+    assert await stored(database) == before
+    assert base < await clock(database)
+
+
+async def test_a_partition_follows_as_it_is_taken_and_a_new_one_has_nothing_to_follow(
+    database: Database, base: datetime
+) -> None:
+    await note(database, 0, STEP_S)
+    before = (await stored(database))["live"]
+    leases = StoredLeases(database)
+    await leases.join("another", [PARTITION, "main@new"], 60.0)
+    assert await followed(database) == dict.fromkeys(["main@cloud", PARTITION, OTHER], 0) | {
+        "main@new": STEP_S
+    }
+    await leases.take("another", {PARTITION: 1})
+    after = await followed(database)
+    assert (after[PARTITION], after[OTHER]) == (STEP_S, 0)
+    live = (await stored(database))["live"]
+    assert live["give_up_from"] - before["give_up_from"] == timedelta(seconds=STEP_S)
+    standing = await leases.renew("another", 60.0)
+    assert standing is not None
+    assert (standing.steps_s, standing.followed_s[OTHER]) == (STEP_S, 0)
+    assert base < standing.now
+
+
+# --- noting --------------------------------------------------------------------------------------
+
+
+async def noted_ago(database: Database, ago_s: float) -> None:
+    """As if the last step had been noted so long ago."""
+    at = await clock(database) - timedelta(seconds=ago_s)
+    await wrote(database, update(steps).values(noted_at=at))
+
+
+async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> None:
+    leases = StoredLeases(database)
+    for measured_s in (STEP_S, STEP_S + 1):
+        await leases.note_step(0, measured_s)
+    assert await noted(database) == STEP_S
+    await leases.note_step(STEP_S, -60)
+    assert await noted(database) == STEP_S - 60
+
+
+@pytest.mark.parametrize(("known_s", "by_s"), [(STEP_S, 60), (STEP_S, -STEP_S), (-60, STEP_S)])
+@pytest.mark.parametrize(("ago_s", "anew"), [(3500, False), (3700, True)])
+async def test_the_sum_begins_anew_an_hour_after_the_last_step(
+    database: Database, known_s: int, by_s: int, ago_s: int, *, anew: bool
+) -> None:
+    await note(database, 0, known_s)
+    await follow(database, known_s)
+    # What the clock showed then, although it has made one more step since.
+    await noted_ago(database, ago_s + by_s)
+    since = await clock(database)
+    await note(database, known_s, by_s)
+    assert await noted(database) == (by_s if anew else known_s + by_s)
+    assert (await followed(database))[PARTITION] == (0 if anew else known_s)
+    async with database.read() as connection:
+        row = (await connection.execute(select(steps))).one()
+    assert since <= row.noted_at <= await clock(database)
+
+
+async def see(database: Database, ahead_s: float) -> None:
+    """The last replica left when the clock showed this."""
+    at = await clock(database) + timedelta(seconds=ahead_s)
+    await database.write(partial(clock_steps.seen, now=at))
+
+
+put_back = partial(clock_steps.note_put_back, tolerance_s=TOLERANCE_S)
+
+
+async def test_a_clock_that_was_put_back_while_no_replica_lived_is_noted(
+    database: Database,
+) -> None:
+    await see(database, STEP_S)
+    await database.write(put_back)
+    assert STEP_S - 2 <= -await noted(database) <= STEP_S
+
+
+@pytest.mark.parametrize("ahead_s", [-STEP_S, 0, TOLERANCE_S - 1])
+async def test_a_clock_that_went_on_while_no_replica_lived_is_not_noted(
+    database: Database, ahead_s: float
+) -> None:
+    await see(database, ahead_s)
+    for known_s, expected in ((0, 0), (STEP_S, STEP_S)):
+        await wrote(database, update(steps).values(steps_s=known_s))
+        await database.write(put_back)
+        assert await noted(database) == expected
+
+
+async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
+    database: Database,
+) -> None:
+    await note(database, 0, -STEP_S)
+    await follow(database, -STEP_S)
+    await see(database, -60)
+    await database.write(put_back)
+    assert await noted(database) == 0
+    assert set((await followed(database)).values()) == {0}
+
+
+async def test_nothing_is_noted_before_any_replica_lived(database: Database) -> None:
+    await wrote(database, update(steps).values(seen_at=None))
+    await database.write(put_back)
+    assert await noted(database) == 0
+
+
+async def test_a_renewal_keeps_what_the_clock_shows_and_the_first_to_join_compares(
+    database: Database,
+) -> None:
+    leases = StoredLeases(database)
+    standing = await leases.renew("a replica", 60.0)
+    assert standing is not None
+    async with database.read() as connection:
+        assert (await connection.execute(select(steps.c.seen_at))).scalar_one() == standing.now
+    await leases.leave("a replica")
+    await see(database, STEP_S)
+    await leases.join("another", [PARTITION], 60.0)
+    assert STEP_S - 2 <= -await noted(database) <= STEP_S

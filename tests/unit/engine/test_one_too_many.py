@@ -1,0 +1,151 @@
+"""Calls that the cloud refuses as one too many: nothing changes, and they are made again at once.
+
+No loop waits of its own after that, and no job fails by it: the quota alone slows the calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.captures import CapturePolicy
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.terminations import Rung
+from orchestrator.simulator.faults import read_faults
+from tests.unit.engine.support import AMPLE, JOB, NO_CAPTURE, World
+from tests.unit.engine.test_capturer import callable_jobs
+from tests.unit.engine.test_come_back_watch import verified
+from tests.unit.engine.test_come_back_watch import watch as step_watch
+from tests.unit.engine.test_escalator import called as called_with_stragglers
+from tests.unit.engine.test_escalator import until
+from tests.unit.engine.test_machine_sweeper import called as called_with_machines
+from tests.unit.engine.test_prober import COUNTED, to_prove
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from orchestrator.store.database import Database
+
+CAPTURE = CapturePolicy()
+SOON_S = 0.1
+"""All of these have 50 calls a second."""
+
+
+async def poll_unseen(world: World) -> Callable[[], Awaitable[float]]:
+    world.cloud_runs(JOB)
+    await world.submit(JOB)
+    return world.sweeper.step
+
+
+async def prove(world: World) -> Callable[[], Awaitable[float]]:
+    await to_prove(world, JOB)
+    return world.probe
+
+
+async def prove_by_task(world: World) -> Callable[[], Awaitable[float]]:
+    """While DescribeJob's quota is spent."""
+    await to_prove(world, JOB, **COUNTED)
+    for _ in range(AMPLE["DescribeJob"]):
+        world.partition.pacers["DescribeJob"].take()
+    return world.probe
+
+
+async def count_for_watcher(world: World) -> Callable[[], Awaitable[float]]:
+    world.cloud_runs(JOB)
+    drains: dict[str, Any] = {
+        "state": State.DRAINING,
+        "evidence": 1,
+        "look_at": world.clock.later(60),
+    }
+    await world.submit(JOB, **drains, acknowledged_at=world.clock.now())
+    world.watched.note("op_1")
+    return world.probe
+
+
+async def submit_info(world: World) -> Callable[[], Awaitable[float]]:
+    await callable_jobs(world, JOB)
+    return world.capture
+
+
+async def page(world: World) -> Callable[[], Awaitable[float]]:
+    await callable_jobs(world, JOB)
+    await world.capture()
+    return world.capture
+
+
+async def machines(world: World) -> Callable[[], Awaitable[float]]:
+    await called_with_machines(world, JOB)
+    await world.know(JOB, state=State.SETTLING, settle_until=world.clock.later(30))
+    world.clock.advance(10)
+    return world.machine_sweeper.step
+
+
+async def call(world: World) -> Callable[[], Awaitable[float]]:
+    await world.ready(JOB)
+    return world.dispatch
+
+
+async def call_for_one(world: World) -> Callable[[], Awaitable[float]]:
+    await called_with_stragglers(world, JOB, instances=10, stuck=1)
+    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    for _ in range(2):
+        await world.capture()
+    return world.escalate
+
+
+async def watch(world: World) -> Callable[[], Awaitable[float]]:
+    await verified(world, JOB)
+    world.clock.advance(120)
+    return lambda: step_watch(world)
+
+
+@dataclass(frozen=True)
+class Case:
+    action: str
+    prepare: Callable[[World], Awaitable[Callable[[], Awaitable[float]]]]
+    soon_s: float = SOON_S
+    capture: CapturePolicy = CAPTURE
+
+
+CASES = [
+    Case("DescribeJobs", poll_unseen),
+    Case("DescribeJob", prove),
+    Case("DescribeTask", prove_by_task),
+    Case("DescribeJob", count_for_watcher),
+    Case("DescribeJobSubmitInfo", submit_info),
+    Case("DescribeTask", page),
+    Case("DescribeInstances", machines),
+    Case("TerminateJob", call),
+    Case("TerminateTaskInstance", call_for_one, capture=NO_CAPTURE),
+    Case("DescribeJobs", watch, soon_s=1.1),  # It leaves a second to the sweeper.
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.action} {case.prepare.__name__}")
+async def test_a_call_that_is_refused_is_made_again_at_once_and_nothing_else_changes(
+    database: Database, case: Case
+) -> None:
+    world = World(database, quotas=AMPLE, capture=case.capture)
+    step = await case.prepare(world)
+    before, made = await world.record(JOB), len(world.calls(case.action))
+    refuse = {case.action: {"throttle": {"first_n": 5}}}
+    world.simulator.faults.replace(read_faults(refuse), now=world.simulator.now())
+    for _ in range(5):
+        began_s = world.clock.passed_s
+        while len(world.calls(case.action)) == made:
+            world.clock.advance(min(await step(), 0.01))
+            assert world.clock.passed_s - began_s <= case.soon_s
+        made += 1
+        after = await world.record(JOB)
+        if case.action == "TerminateJob":
+            assert (after.attempts[-1].outcome, after.termination.failures) == ("throttled", 0)
+            stands = ("call_at", "look", "look_at", "called_at", "problem", "state")
+            for name in stands:
+                assert getattr(after.termination, name) == getattr(before.termination, name)
+        else:
+            assert after.termination == before.termination
+    world.clock.advance(case.soon_s)
+    await step()
+    assert world.calls(case.action)[-1].code == "OK"
