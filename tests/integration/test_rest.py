@@ -620,12 +620,12 @@ async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
     engine = {"lease": lease, "poll": poll, "call_timeout_s": 2.0}
     async with served(tmp_path, engine=engine) as rest:
         assert (await rest.get("/readyz")).status == 200
-        rename(rest.file, table, "elsewhere")
+        await asyncio.to_thread(rename, rest.file, table, "elsewhere")
         async with asyncio.timeout(TIMEOUT_S):
             while (answer := await rest.get("/readyz")).status == 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert_problem(answer, 503, "not-driving", told)
-        rename(rest.file, "elsewhere", table)
+        await asyncio.to_thread(rename, rest.file, "elsewhere", table)
         async with asyncio.timeout(TIMEOUT_S):
             while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
