@@ -1,3 +1,21 @@
-from orchestrator.cli.main import run
+"""What the installed program runs."""
 
-run()
+import os
+import signal
+
+
+def run() -> None:
+    """Run the command line; until a command handles it, SIGTERM ends the process at once.
+
+    It does so by itself, except for the first process of a container (PID 1): for that one the
+    kernel drops each signal without a handler.  So this comes before the imports, which take long.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    from orchestrator.cli import main  # noqa: PLC0415
+
+    main.run()
+
+
+if __name__ == "__main__":
+    run()

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from random import SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
@@ -21,7 +21,7 @@ from orchestrator.api.connections import Connections, connections_max
 from orchestrator.api.protocol import protocols
 from orchestrator.api.routes import Context, application
 from orchestrator.cloud.gateway import TencentBatch
-from orchestrator.domain.errors import ConfigurationError
+from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
 from orchestrator.engine.clock import SharedClock
@@ -40,10 +40,11 @@ from orchestrator.store.leases import StoredLeases
 from orchestrator.store.lock import only_process
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.unconfigured import StoredUnconfigured
 from orchestrator.store.working_set import WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from random import Random
 
     from orchestrator.cloud.credentials import CredentialProvider
@@ -56,6 +57,10 @@ KEEPALIVE_S = 30.0
 SET_ASIDE_SHOWN = 10
 BACKLOG_MAX = 100
 """Connections that are accepted at once, before room can be made for them."""
+DATABASE_RETRY_S = 2.0
+"""How often a database is tried that cannot be used at the start."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -81,31 +86,73 @@ class Daemon:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A daemon that has its database, and has neither answered nor called anything yet."""
+
+    settings: Settings
+    database: Database
+    replica: Replica
+    random: Random
+
+
 @asynccontextmanager
 async def daemon(
     settings: Settings, reread: Callable[[], Settings] | None = None
 ) -> AsyncIterator[Daemon]:
-    """Run the daemon; leaving the context stops it, within ten seconds.
+    """Run the daemon; leaving the context stops it, within ten seconds."""
+    async with prepared(settings, reread) as made, serving(made) as running_daemon:
+        yield running_daemon
+
+
+@asynccontextmanager
+async def prepared(
+    settings: Settings, reread: Callable[[], Settings] | None = None
+) -> AsyncIterator[Prepared]:
+    """Wait for the database and upgrade it; what ends the process meanwhile harms nothing.
 
     ``reread`` gives the settings as they are now, where keys may have been corrected in place.
     """
-    clock, chance = SystemClock(), SystemRandom()
+    clock, chance, url = SystemClock(), SystemRandom(), settings.database.url
     async with AsyncExitStack() as stack:
-        stack.enter_context(only_process(settings.database.url))
-        log.info("database %s", await upgrade(settings.database.url))
-        database = await stack.enter_async_context(
-            Database(settings.database.url, clock.now, chance)
-        )
-        found = Environment(
-            settings, database, opened_transports(settings, stack), clock, chance, reread
-        )
+        stack.enter_context(only_process(url))
+        transports = opened_transports(settings, stack)
         for account, ways in routes(settings, os.environ).items():
             for way in ways:
                 log.info("account %s calls %s", account, way)
-        made = await replica(f"{socket.gethostname()}-{os.getpid()}", found)
-        url = await _listen(settings, stack, made.context)
-        await stack.enter_async_context(running(made.leases, chance))
-        await stack.enter_async_context(database.listening(made.leases.notice))
+        log.info("database %s", await _once_possible(lambda: upgrade(url)))
+        database = await stack.enter_async_context(Database(url, clock.now, chance))
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        found = Environment(settings, database, transports, clock, chance, reread)
+        made = await _once_possible(lambda: replica(name, found))
+        yield Prepared(settings, database, made, chance)
+
+
+async def _once_possible(work: Callable[[], Awaitable[T]]) -> T:
+    """Do what needs the database; one that cannot be used now is waited for."""
+    began, told = time.monotonic(), ""
+    while True:
+        try:
+            result = await work()
+        except StoreUnavailable as error:
+            if str(error) != told:
+                told = str(error)
+                log.error("the daemon waits for its database: %s", told)  # noqa: TRY400
+            await asyncio.sleep(DATABASE_RETRY_S)
+        else:
+            if told:
+                log.warning("the database can be used after %.0f s", time.monotonic() - began)
+            return result
+
+
+@asynccontextmanager
+async def serving(made: Prepared) -> AsyncIterator[Daemon]:
+    """Answer and drive until the block is left."""
+    async with AsyncExitStack() as stack:
+        url = await _listen(made.settings, stack, made.replica.context)
+        leases = made.replica.leases
+        await stack.enter_async_context(running(leases, made.random))
+        await stack.enter_async_context(made.database.listening(leases.notice))
         log.info("serving %s", url)
         yield Daemon(url)
         log.info("stopping")
@@ -152,7 +199,10 @@ async def replica(name: str, env: Environment) -> Replica:
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
-    return Replica(_context(env, leases, watched, calls), leases)
+    context = _context(env, leases, watched, calls)
+    for waiting in await context.unconfigured.waiting():
+        log.warning("%s", waiting.told)
+    return Replica(context, leases)
 
 
 def _partitions(
@@ -206,7 +256,13 @@ def _context(
     env: Environment, leases: Leases, watched: Watched, calls: Counter[tuple[str, str]]
 ) -> Context:
     settings, now = env.settings, env.clock.now
+    configured_per_s = {
+        partition: account.quotas.TerminateJob
+        for name, account in settings.accounts.items()
+        for partition in account.partitions(name).values()
+    }
     records = StoredRecords(env.database, now)
+    unconfigured = StoredUnconfigured(env.database, configured_per_s, now)
     submission = Submission(
         records=records,
         accounts={
@@ -227,19 +283,18 @@ def _context(
 
     async def ready() -> dict[str, object]:
         await could_store()
-        troubles = await records.troubles()
+        leases.require_driving()
+        troubles = {
+            **{each.place: each.told for each in await unconfigured.waiting()},
+            **leases.failing(),
+            **await records.troubles(),
+        }
         count, ids = await records.set_aside(SET_ASIDE_SHOWN)
         return {
             "status": "degraded" if troubles or count else "ready",
             "troubles": troubles,
             "set_aside": {"terminations": count, "ids": ids},
         }
-
-    configured_per_s = {
-        partition: account.quotas.TerminateJob
-        for name, account in settings.accounts.items()
-        for partition in account.partitions(name).values()
-    }
 
     def rate(partition: str, allowed_per_s: float | None) -> Rate | None:
         configured = configured_per_s.get(partition)
@@ -249,6 +304,7 @@ def _context(
 
     return Context(
         records=records,
+        unconfigured=unconfigured,
         submission=submission,
         certification=Certification(histories=StoredHistories(env.database), now=now),
         rate=rate,

@@ -21,6 +21,8 @@ class TcpProxy:
         self._server_port = server_port
         self._passing = asyncio.Event()
         self._passing.set()
+        self.refused = 0
+        """Connections that were reset as they came."""
         self._refusing = False
         self._open: dict[Task[None], list[StreamWriter]] = {}
 
@@ -63,6 +65,7 @@ class TcpProxy:
 
     def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
         if self._refusing:
+            self.refused += 1
             _reset(writer)
             return
         writers = [writer]

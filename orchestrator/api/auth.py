@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+import logging
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from orchestrator.api.problems import Problem
+from orchestrator.domain.tokens import digest, wrong_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aiohttp.typedefs import Handler, Middleware
 
@@ -24,24 +25,40 @@ LOCAL_NAME: Final = "localhost"
 OPEN_PATHS: Final = ("/livez", "/readyz", "/metrics")
 
 
+log = logging.getLogger(__name__)
+
+
 def middleware(tokens: Mapping[str, str]) -> Middleware:
     """Middleware that names the caller; ``tokens`` are SHA-256 hex digests by caller."""
+    told: set[str] = set()
+
+    def note_wrong_digest(token: bytes) -> None:
+        for name in tokens.keys() - told:
+            if wrong := wrong_digest(token, tokens[name]):
+                told.add(name)
+                log.warning("[auth]: a caller's token is not that of %r: %s", name, wrong)
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in OPEN_PATHS:
-            request[CALLER] = _caller(request, tokens) if tokens else _local_caller(request)
+            request[CALLER] = (
+                _caller(request, tokens, note_wrong_digest) if tokens else _local_caller(request)
+            )
         return await handler(request)
 
     return authenticate
 
 
-def _caller(request: web.Request, tokens: Mapping[str, str]) -> str:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+def _caller(
+    request: web.Request, tokens: Mapping[str, str], not_known: Callable[[bytes], None]
+) -> str:
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     # As the bytes were: the parser keeps those that are no UTF-8 as surrogates.
-    digest = hashlib.sha256(token.strip().encode(errors="surrogateescape")).hexdigest()
-    callers = [name for name, known in tokens.items() if hmac.compare_digest(known, digest)]
+    token = text.strip().encode(errors="surrogateescape")
+    of_token = digest(token)
+    callers = [name for name, known in tokens.items() if hmac.compare_digest(known, of_token)]
     if scheme.lower() != "bearer" or not callers:
+        not_known(token)
         raise Problem(
             401,
             "unauthorized",

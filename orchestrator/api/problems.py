@@ -10,7 +10,9 @@ from aiohttp import web
 from orchestrator.domain.errors import (
     Conflict,
     InvalidRequest,
+    NotDriving,
     NotFound,
+    NotPossible,
     OrchestratorError,
     StoreUnavailable,
 )
@@ -64,26 +66,32 @@ class Problem(OrchestratorError):
         )
 
 
+RETRY: Final = {"Retry-After": str(RETRY_AFTER_S)}
+_OF_DOMAIN: Final[Mapping[type[OrchestratorError], tuple[int, str, str, str]]] = {
+    InvalidRequest: (422, "invalid-request", "The request cannot be served", "{}"),
+    Conflict: (422, "idempotency-key-reused", "The key was used before", "{}"),
+    NotFound: (404, "not-found", "There is nothing here", "{}"),
+    NotPossible: (409, "not-possible", "It is not possible as things are", "{}"),
+    NotDriving: (503, "not-driving", "Jobs cannot be driven now", "{}; the log tells more"),
+    StoreUnavailable: (
+        503,
+        "store-unavailable",
+        "The database cannot be used now",
+        "{}; try again, a POST under the same Idempotency-Key",
+    ),
+}
+"""Status, slug, title, and the detail that the error's own words stand in."""
+
+
 def _of_domain(error: OrchestratorError) -> Problem | None:
-    match error:
-        case Problem():
-            return error
-        case InvalidRequest():
-            return Problem(422, "invalid-request", "The request cannot be served", str(error))
-        case Conflict():
-            return Problem(422, "idempotency-key-reused", "The key was used before", str(error))
-        case NotFound():
-            return Problem(404, "not-found", "There is nothing here", str(error))
-        case StoreUnavailable():
-            return Problem(
-                503,
-                "store-unavailable",
-                "The database cannot be used now",
-                f"{error}; try again, a POST under the same Idempotency-Key",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            )
-        case _:
-            return None
+    if isinstance(error, Problem):
+        return error
+    known = next((told for kind, told in _OF_DOMAIN.items() if isinstance(error, kind)), None)
+    if known is None:
+        return None
+    status, slug, title, detail = known
+    headers = RETRY if status == web.HTTPServiceUnavailable.status_code else {}
+    return Problem(status, slug, title, detail.format(error), headers=headers)
 
 
 def of_http(error: web.HTTPException) -> Problem:

@@ -23,6 +23,7 @@ from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.progress import forecast
+from orchestrator.domain.regions import zone_refused
 from orchestrator.domain.verified_eta import Verification
 from orchestrator.engine.informing import Informing
 
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     from orchestrator.domain.durations import Durations
     from orchestrator.domain.quota import Rate
     from orchestrator.services.certification import Certification
-    from orchestrator.services.ports import OperationRecord, Records, TerminationRecord
+    from orchestrator.services.ports import (
+        OperationRecord,
+        Records,
+        TerminationRecord,
+        Unconfigured,
+    )
     from orchestrator.services.submission import Submission
 
     E = TypeVar("E", bound=StrEnum)
@@ -60,6 +66,7 @@ class Context:
     """
 
     records: Records
+    unconfigured: Unconfigured
     submission: Submission
     certification: Certification
     rate: Callable[[str, float | None], Rate | None]
@@ -109,6 +116,7 @@ def application(context: Context) -> web.Application:
         [
             web.post("/v1/operations", submit),
             web.get("/v1/operations", list_operations),
+            web.post("/v1/operations/{id}:stop", stop_operation),
             web.get("/v1/operations/{id}", get_operation),
             web.get("/v1/operations/{id}/terminations", list_operation_terminations),
             web.get("/v1/operations/{id}/events", list_operation_events),
@@ -229,6 +237,16 @@ async def get_operation(request: web.Request) -> web.Response:
     return web.json_response(body)
 
 
+async def stop_operation(request: web.Request) -> web.Response:
+    """End an operation that nobody can drive."""
+    _known(request)
+    context, operation_id = request.app[CONTEXT], request.match_info["id"]
+    reason = schemas.parse_stop(await _body(request))
+    await context.unconfigured.end(operation_id, by=request[auth.CALLER], reason=reason)
+    body = await _operation(context, await _found_operation(context, operation_id))
+    return web.json_response(body)
+
+
 async def list_operation_terminations(request: web.Request) -> web.Response:
     _known(request, *PAGING, "state", "revived")
     operation_id = _id(request)
@@ -246,6 +264,8 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     page = Page.of(request)
     state = _choice(request, "state", tuple(State))
     revived = _choice(request, "revived", ("true", "false"))
+    if refused := zone_refused(request.query.get("region", "")):
+        raise Problem(400, "bad-parameter", "A query parameter cannot be used", refused)
     records = await context.records.terminations(
         after=page.after,
         limit=page.limit,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from codecs import BOM_UTF8
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +26,8 @@ from orchestrator.services.submission import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pydantic_core import ErrorDetails
 
     from orchestrator.domain.explain import Explanation
@@ -52,6 +55,8 @@ TASKS_LISTED_MAX: Final = 1_000
 NO_STATE: Final = "UNKNOWN"
 """What counts of tasks call those whose state is not known."""
 
+M = TypeVar("M", bound=BaseModel)
+
 
 def _is_job_id(value: object) -> bool:
     return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
@@ -65,7 +70,7 @@ def _job_id(text: str) -> str:
 
 def _reason(text: str) -> str:
     if not text.strip():
-        raise ValueError("say why the jobs are to be terminated")
+        raise ValueError("say why it is asked for")
     if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
         raise ValueError("it holds control characters")
     return text
@@ -81,6 +86,9 @@ def _utc(at: datetime) -> datetime:
     return at
 
 
+Reason = Annotated[str, Field(max_length=1000), AfterValidator(_reason)]
+
+
 class OperationRequest(BaseModel):
     """Body of POST /v1/operations."""
 
@@ -89,7 +97,7 @@ class OperationRequest(BaseModel):
     jobs: Annotated[
         list[Annotated[str, AfterValidator(_job_id)]], Field(min_length=1, max_length=JOBS_MAX)
     ]
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(_reason)]
+    reason: Reason
     account: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     region: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     on_submitted: OnSubmitted = OnSubmitted.HOLD
@@ -114,11 +122,41 @@ class OperationRequest(BaseModel):
         )
 
 
-FIELDS: Final = frozenset(OperationRequest.model_fields)
+class StopRequest(BaseModel):
+    """Body of POST /v1/operations/{id}:stop."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: Reason
 
 
 def parse_operation(body: bytes) -> Request:
     """Read a request's body; raises Problem with the first hundred mistakes in ``errors``."""
+    return _parsed(OperationRequest, body).request()
+
+
+def parse_stop(body: bytes) -> str:
+    """Why an operation is to be stopped; raises Problem as for a request."""
+    return _parsed(StopRequest, body).reason
+
+
+def _parsed(model: type[M], body: bytes) -> M:
+    """Read a body; what is null is not given: many clients write every field that they know."""
+    body = body.removeprefix(BOM_UTF8)
+    document, left_out = _document(body), 0
+    if isinstance(document, dict):
+        given = {name: value for name, value in document.items() if value is not None}
+        left_out = _leave_out_most_mistakes(given, model.model_fields)
+        if left_out or len(given) < len(document):
+            body = json.dumps(given).encode()
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        raise _invalid(found, left_out, sorted(model.model_fields)) from error
+
+
+def _document(body: bytes) -> object:
     if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
         raise _malformed(f"it holds more than {CONTAINERS_MAX:,} arrays and objects")
     try:
@@ -132,45 +170,37 @@ def parse_operation(body: bytes) -> Request:
         raise _malformed("it is nested too deeply") from None
     except ValueError as error:
         raise _malformed(str(error)) from error
-    body, left_out = _without_most_mistakes(document, body)
-    try:
-        return OperationRequest.model_validate_json(body).request()
-    except ValidationError as error:
-        raise _invalid(error.errors(include_url=False, include_input=False), left_out) from error
+    return document
 
 
-def _without_most_mistakes(document: object, body: bytes) -> tuple[bytes, int]:
-    """The body with a hundred mistakes of a kind at most, and how many mistakes that leaves out.
+def _leave_out_most_mistakes(given: dict[str, object], fields: Collection[str]) -> int:
+    """Keep a hundred mistakes of a kind at most; returns how many mistakes are left out.
 
     pydantic has no such limit: to report each of 90,000 mistakes blocks the event loop.
     """
-    if not isinstance(document, dict):
-        return body, 0
-    unknown = [name for name in document if name not in FIELDS][ERRORS_MAX:]
-    jobs = document.get("jobs")
+    unknown = [name for name in given if name not in fields][ERRORS_MAX:]
+    jobs = given.get("jobs") if "jobs" in fields else None
     if not isinstance(jobs, list) or len(jobs) > JOBS_MAX:
         jobs = []
     wrong = [at for at, job in enumerate(jobs) if not _is_job_id(job)][ERRORS_MAX:]
-    if not unknown and not wrong:
-        return body, 0
     for name in unknown:
-        del document[name]
+        del given[name]
     if wrong:
         del jobs[wrong[0] :]
-    return json.dumps(document).encode(), len(unknown) + len(wrong)
+    return len(unknown) + len(wrong)
 
 
 def _malformed(why: str) -> Problem:
     return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
 
 
-def _invalid(found: list[ErrorDetails], left_out: int) -> Problem:
+def _invalid(found: list[ErrorDetails], left_out: int, fields: list[str]) -> Problem:
     if found[0]["type"] == "json_invalid":
         return _malformed(found[0]["msg"])
     errors = [
         {
             "field": ".".join(str(part) for part in each["loc"])[:ECHO_MAX],
-            "message": _message(each),
+            "message": _message(each, fields),
         }
         for each in found[:ERRORS_MAX]
     ]
@@ -187,10 +217,10 @@ def _invalid(found: list[ErrorDetails], left_out: int) -> Problem:
     )
 
 
-def _message(found: ErrorDetails) -> str:
+def _message(found: ErrorDetails, fields: list[str]) -> str:
     match found["type"]:
         case "extra_forbidden":
-            return f"there is no such field; there are {', '.join(sorted(FIELDS))}"
+            return f"there is no such field; there are {', '.join(fields)}"
         case "model_type":
             return "must be an object"
         case "missing":

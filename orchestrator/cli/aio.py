@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -10,12 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Collection, Coroutine, Iterator
 
     T = TypeVar("T")
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 STDIN: Final = 0
+
+log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -28,22 +31,36 @@ class Stopped(Exception):
 
 @contextmanager
 def on_signals(
-    act: Callable[[int], None], *, ignored_after: Callable[[], bool] = lambda: False
+    act: Callable[[int], None],
+    signals: Collection[signal.Signals] = SIGNALS,
+    *,
+    ignored_after: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Call ``act`` in the event loop at each SIGINT or SIGTERM, in place of what they do else."""
+    """Call ``act`` in the event loop at each of these signals, in place of what they do else."""
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    for number in signals:
         loop.add_signal_handler(number, act, number)
     try:
         yield
     finally:
         # Removing a handler puts the default in its place, which would end the process.
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        for number in SIGNALS:
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        for number in signals:
             loop.remove_signal_handler(number)
             if ignored_after():
                 signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+@contextmanager
+def hang_ups_told() -> Iterator[None]:
+    """SIGHUP ends nothing; who expects it to reload the configuration is told what does."""
+    text = (
+        "SIGHUP is ignored: settings are read at the start, so restart the daemon to take over a "
+        "change; keys that were corrected in place are taken over without a restart"
+    )
+    with on_signals(lambda _: log.warning(text), (signal.SIGHUP,), ignored_after=lambda: True):
+        yield
 
 
 @contextmanager

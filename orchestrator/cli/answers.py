@@ -181,3 +181,10 @@ class Problem(_Answer):
     title: str
     detail: str = ""
     errors: list[Mistake] = []
+
+
+class Readiness(BaseModel):
+    """What /readyz says of a daemon that is ready; ``troubles``: of what, and which."""
+
+    status: str
+    troubles: dict[str, str] = {}

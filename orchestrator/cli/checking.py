@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from orchestrator import settings
 from orchestrator.access import credentials_of, opened_transports
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.settings import Account, Settings
 
-log = logging.getLogger(__name__)
+WARNING: Final = "warning: {}"
 
 
 def load(path: Path | None) -> Settings:
@@ -41,27 +40,32 @@ def load(path: Path | None) -> Settings:
         raise ConfigurationError([hint, *error.problems]) from error
 
 
+def warnings(found: Settings, config: Path | None) -> tuple[str, ...]:
+    """What may not be meant; raises ConfigurationError for what the daemon does not start with."""
+    advice = settings.advise(found, os.environ, settings.config_path(config))
+    if advice.errors:
+        raise ConfigurationError([*advice.errors, *map(WARNING.format, advice.warnings)])
+    return advice.warnings
+
+
 def run(found: Settings, config: Path | None) -> int:
-    """Tell what the settings say, what may be wrong with it, and whether there are keys."""
+    """Tell what the settings say, what of it may not be meant, and whether there are keys."""
     out, err = printing.out(), printing.err()
+    advised = warnings(found, config)
     for text in summary(found):
         printing.line(out, text)
-    for text in settings.warnings(found, settings.config_path(config)):
-        printing.line(err, f"warning: {printing.clean(text)}")
     failures = asyncio.run(try_credentials(found))
-    for text in failures:
-        printing.line(err, f"error: {printing.clean(text)}")
+    for text in advised:
+        # Keys that are missing here are told once: by what became of loading them.
+        if text.partition(": ")[0] not in failures:
+            printing.line(err, WARNING.format(printing.clean(text)))
+    for setting, why in failures.items():
+        printing.line(err, f"error: {setting}: {printing.clean(why)}")
     return NOT_WELL if failures else 0
 
 
-def log_warnings(found: Settings, config: Path | None) -> None:
-    """Tell a log what ``check-config`` would tell a person."""
-    for text in settings.warnings(found, settings.config_path(config)):
-        log.warning(text)
-
-
-async def try_credentials(found: Settings) -> list[str]:
-    """Load the keys of every account, all at once; what is wrong with those that fail.
+async def try_credentials(found: Settings) -> dict[str, str]:
+    """Load the keys of every account, all at once; of those that fail, the setting and why.
 
     The cloud is called only as far as a provider needs it, and each is given up after 10 s.
     """
@@ -75,10 +79,10 @@ async def try_credentials(found: Settings) -> list[str]:
             ),
             return_exceptions=True,
         )
-    failures = []
+    failures = {}
     for name, result in zip(transports, results, strict=True):
         if isinstance(result, CloudError):
-            failures.append(f"accounts.{name}.credentials: {result.message}; {result.advice}")
+            failures[f"accounts.{name}.credentials"] = f"{result.message}; {result.advice}"
         elif isinstance(result, BaseException):
             raise result
     return failures

@@ -13,7 +13,13 @@ from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from orchestrator import __version__
-from orchestrator.cli.answers import Operation, OperationPage, Problem, TerminationPage
+from orchestrator.cli.answers import (
+    Operation,
+    OperationPage,
+    Problem,
+    Readiness,
+    TerminationPage,
+)
 from orchestrator.cli.failures import (
     TOKEN_VARIABLE,
     URL_VARIABLE,
@@ -140,9 +146,9 @@ class Api:
         path = f"{_path(operation_id)}/certificate"
         return await self._call("GET", path, timeout_s=CERTIFICATE_TIMEOUT_S)
 
-    async def ready(self) -> None:
-        """Return if the daemon can take requests."""
-        await self._call("GET", "/readyz")
+    async def ready(self) -> Readiness:
+        """What ails a daemon that can take requests; raises RequestFailed where it cannot."""
+        return self._read(Readiness, await self._call("GET", "/readyz"))
 
     async def _call(
         self,

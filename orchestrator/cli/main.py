@@ -286,6 +286,20 @@ def certificate(
 
 @app.command()
 @reported()
+def health(
+    context: typer.Context,
+    *,
+    url: Annotated[str | None, typer.Option(help="Where the daemon answers.")] = None,
+) -> None:
+    """Ask whether the daemon is ready, and print why not; exits 0 or 1, for probes."""
+    from orchestrator.cli import health as probing
+
+    target: Target = context.obj
+    raise typer.Exit(probing.run(url or target.url, printing.out()))
+
+
+@app.command()
+@reported()
 def check_config(*, config: Config = None) -> None:
     """Name every mistake in the configuration, or tell what it says; loads each account's keys."""
     from orchestrator.cli import checking
@@ -330,7 +344,7 @@ def demo() -> None:
 
 
 def run() -> None:
-    """What the installed program runs."""
+    """Run the command that the arguments name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import settings
-from orchestrator.app import daemon
+from orchestrator.app import prepared, serving
 from orchestrator.cli import checking
-from orchestrator.cli.aio import stop_event
+from orchestrator.cli.aio import hang_ups_told, stop_event
 from orchestrator.cli.failures import RunFailed
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
@@ -28,21 +30,28 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.simulator.scenario import Scenario
 
+log = logging.getLogger(__name__)
+
 
 def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
     """On uvloop where it is installed (the extra ``fast``); ``config`` is what was named."""
     logs.configure(level=found.log.level, json=found.log.format == "json")
     try:
-        checking.log_warnings(found, config)
+        for text in checking.warnings(found, config):
+            log.warning("configuration: %s", text)
         _run(_serve_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
     finally:
         logs.flush()
 
 
 async def _serve_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
-    with stop_event(at_end_of_stdin=exit_with_stdin) as stop:
-        async with daemon(found, reread=functools.partial(settings.load, config)):
-            await stop.wait()
+    """Until it serves, a signal ends the process at once, whatever it waits for."""
+    with ExitStack() as signals:
+        signals.enter_context(hang_ups_told())
+        async with prepared(found, functools.partial(settings.load, config)) as made:
+            stop = signals.enter_context(stop_event(at_end_of_stdin=exit_with_stdin))
+            async with serving(made):
+                await stop.wait()
 
 
 def run_simulator(

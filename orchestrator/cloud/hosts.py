@@ -10,7 +10,8 @@ import re
 from ipaddress import ip_address
 from typing import Final
 
-_REGION: Final = re.compile(r"[a-z]{2}-[a-z]+(-[0-9a-z]+)*")
+from orchestrator.domain.regions import REGION, zone_refused
+
 _ENDPOINT: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[0-9a-z_.-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?",
     re.IGNORECASE | re.ASCII,
@@ -29,7 +30,9 @@ def is_loopback(host: str) -> bool:
 
 def region_name(region: str) -> str:
     """``region`` itself; raises ValueError for what no region is."""
-    if not _REGION.fullmatch(region):
+    if refused := zone_refused(region):
+        raise ValueError(refused)
+    if not REGION.fullmatch(region):
         raise ValueError("must be a region such as ap-guangzhou")
     return region
 

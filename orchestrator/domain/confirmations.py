@@ -76,11 +76,10 @@ class Unconfirmed:
 
     def next_read_at(self, now: datetime) -> datetime:
         """When to ask again: after longer and longer, and once more at ``until``."""
-        passed_s = (now - self.since).total_seconds()
-        at = now + timedelta(seconds=max(FIRST_RETRY_S, 2 * passed_s))
+        soon = min(timedelta(seconds=FIRST_RETRY_S), (self.until - self.since) / 4)
         if now < self.until:
-            return min(at, self.until)
-        return now + timedelta(seconds=FIRST_RETRY_S)
+            return min(now + max(soon, 2 * (now - self.since)), self.until)
+        return now + soon
 
 
 def with_answer(

@@ -7,8 +7,10 @@
     ├── RequestError            the caller's request cannot be served as it stands
     │   ├── InvalidRequest
     │   ├── NotFound
-    │   └── Conflict
+    │   ├── Conflict
+    │   └── NotPossible
     ├── StoreUnavailable        the database cannot be used now
+    ├── NotDriving              a replica cannot drive what it should
     ├── LeaseLost               another replica drives the partition, or may
     ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
     ├── InvariantViolated       a bug: a decision that must not be written
@@ -46,6 +48,14 @@ class NotFound(RequestError):
 
 class Conflict(RequestError):
     """The request contradicts what is stored."""
+
+
+class NotPossible(RequestError):
+    """What is asked for is not possible as things are."""
+
+
+class NotDriving(OrchestratorError):
+    """A replica cannot drive what it should, and the message says why."""
 
 
 class StoreUnavailable(OrchestratorError):

@@ -10,6 +10,7 @@ from orchestrator.domain import evidence
 from orchestrator.domain.confirmations import Verdict
 from orchestrator.domain.coverage import captured, missed
 from orchestrator.domain.lifecycle import State
+from orchestrator.domain.stopping import NOT_CONFIGURED
 from orchestrator.domain.stragglers import going_on, read_since
 from orchestrator.domain.terminations import Look, Rung
 
@@ -74,7 +75,8 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
         return Explanation(
             waiting_for=f"account {termination.account!r} and its region {termination.region!r} "
             "to be in the configuration again",
-            next_action="add the account to the configuration and start the daemon again",
+            next_action="add the account to the configuration and start the daemon again, or end "
+            "the operation: POST /v1/operations/ID:stop",
         )
     explanation = _EXPLAIN[termination.state](termination, around)
     if termination.state.final:
@@ -403,6 +405,12 @@ def _time(at: datetime) -> str:
 
 
 def _explain_unverified(termination: Termination, around: Surroundings) -> Explanation:
+    if termination.problem is not None and termination.problem.code == NOT_CONFIGURED:
+        return Explanation(
+            waiting_for=f"nothing: {termination.problem.message}; {_counted(termination)}; "
+            f"{_job_state(termination)}",
+            next_action=termination.problem.advice,
+        )
     if termination.evidence >= evidence.NO_INSTANCE_LIVE and termination.machines.up:
         return _explain_machines_up(termination, around)
     if termination.evidence >= evidence.NO_INSTANCE_LIVE:
@@ -411,17 +419,18 @@ def _explain_unverified(termination: Termination, around: Surroundings) -> Expla
             "again after the settle window" + _because(termination),
             next_action="see in the console that the job was not revived, or submit it again",
         )
-    instances = termination.instances
-    live = (
-        f"{instances.live} of {instances.total} instances live at the last count"
-        if instances
-        else "its instances never counted"
-    )
     return Explanation(
-        waiting_for=f"nothing: it was given up at its deadline with {live}; "
+        waiting_for=f"nothing: it was given up at its deadline with {_counted(termination)}; "
         f"{_job_state(termination)}{_escalated(termination)}" + _because(termination),
         next_action=f"{_by_hand(termination)}; or submit it again",
     )
+
+
+def _counted(termination: Termination) -> str:
+    instances = termination.instances
+    if instances is None:
+        return "its instances never counted"
+    return f"{instances.live} of {instances.total} instances live at the last count"
 
 
 def _explain_machines_up(termination: Termination, _: Surroundings) -> Explanation:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.domain import evidence
 from orchestrator.domain.jobs import InstanceCounters, JobState
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.stopping import NOT_CONFIGURED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -101,6 +102,8 @@ def _of_state(job: Job) -> Iterator[str]:
 def _given_up(job: Job) -> str:
     known = job["rests_on"]
     up = _machines(job).get("up", 0)
+    if known.get("error_code") == NOT_CONFIGURED:
+        return "that it is down: it was ended by hand, for its account is configured nowhere"
     if job["evidence"] >= evidence.NO_INSTANCE_LIVE and up:
         return f"that it is down for good: it was given up at its deadline, {up} machines still up"
     if job["evidence"] >= evidence.NO_INSTANCE_LIVE:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leases import CLOCK_STEP_S, Fence
 from orchestrator.domain.sharing import share
 from orchestrator.engine.lease import Lease
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEAVE_S = 0.5
 """How long a step, and giving back, may take at a stop; what is not given back expires."""
+BRIEF_MAX = 200
+"""Characters of an error that an answer repeats."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,28 @@ class Leases:
         self._off_s = 0.0
         """By how much that may be wrong."""
         self._told_to_stop = asyncio.Event()
+        self._failing: dict[str, Exception] = {}
+
+    def require_driving(self) -> None:
+        """Raise NotDriving where nothing of what this replica should drive can be driven."""
+        if self._failing and not self._holds_any():
+            raise NotDriving(f"the leases cannot be kept: {_brief(self._failing[self.name])}")
+        if self.driven and all(driven.loops.undriven for driven in self.driven.values()):
+            first, *others = self.failing().values()
+            more = f"; as bad in {len(others)} more partitions" if others else ""
+            raise NotDriving(f"{first}{more}")
+
+    def failing(self) -> dict[str, str]:
+        """Which loops of the partitions that are driven fail again and again, and why."""
+        return {
+            name: "; ".join(f"{loop} fails: {_brief(error)}" for loop, error in failing.items())
+            for name, driven in self.driven.items()
+            if (failing := driven.loops.failing)
+        }
+
+    def _holds_any(self) -> bool:
+        now = self._clock.monotonic()
+        return any(driven.lease.holds(now) for driven in self.driven.values())
 
     def notice(self, name: str) -> None:
         """Something new concerns this partition; without a name, it concerns the leases."""
@@ -90,7 +114,8 @@ class Leases:
         """Drive partitions until ``stop``; one whose loops die takes the others with it."""
         async with asyncio.TaskGroup() as self._tasks:
             renewing = self._tasks.create_task(
-                run_until(self._told_to_stop, self, self._clock, random), name=self.name
+                run_until(self._told_to_stop, self, self._clock, random, self._failing),
+                name=self.name,
             )
             await self._told_to_stop.wait()
             # Whatever it takes after that falls with ``leave``, which is written after it.
@@ -223,6 +248,12 @@ class Leases:
         if self.driven.get(fence.partition) is driven:
             del self.driven[fence.partition]
         self.wake.set()
+
+
+def _brief(error: Exception) -> str:
+    """Of a statement that failed, what the database says, and not the statement."""
+    told = str(error).strip() or type(error).__name__
+    return told.splitlines()[0][:BRIEF_MAX]
 
 
 @asynccontextmanager

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FAILURE_BASE_S = 0.5
 FAILURE_MAX_S = 5.0
+FAILING_AFTER = 3
+"""Failures in a row after which a loop counts as failing: some three seconds."""
 IDLE_MAX_S = 5.0
 """A loop with nothing to do looks again after this: a wake-up only shortens the wait."""
 
@@ -35,8 +37,16 @@ class Steps(Protocol):
         """Do what is due; returns the seconds until there is more to do."""
 
 
-async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Random) -> None:
+async def run_until(
+    stop: asyncio.Event,
+    steps: Steps,
+    clock: Clock,
+    random: Random,
+    failing: dict[str, Exception],
+) -> None:
     """Run a loop until ``stop``; failures are logged when they begin and when they end.
+
+    While it fails again and again, ``failing`` holds its last error by its name.
 
     That the database cannot be used, or a lease was lost, is not: that is told once for all loops.
     It ends between two steps, for a step that is cancelled may pass over it: up to Python 3.11
@@ -49,6 +59,8 @@ async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Ran
             wait_s = min(await steps.step(), IDLE_MAX_S)
         except Exception as error:  # noqa: BLE001 - told, and tried again
             failures += 1
+            if failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
+                failing[steps.name] = error
             if not told and not isinstance(error, _TOLD_ELSEWHERE):
                 told = True
                 tell(error, "%s fails and is tried again until it works", steps.name)
@@ -60,6 +72,7 @@ async def run_until(stop: asyncio.Event, steps: Steps, clock: Clock, random: Ran
             if told:
                 log.warning("%s works again after %d failures", steps.name, failures)
             failures, told = 0, False
+            failing.pop(steps.name, None)
             if wait_s > 0:
                 await _wait(clock, wait_s, stop, steps.wake)
 

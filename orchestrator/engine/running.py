@@ -40,6 +40,8 @@ class PartitionLoops:
     escalator: Escalator = field(init=False)
     come_back_watch: ComeBackWatch = field(init=False)
     set_aside: SetAside = field(init=False)
+    failing: dict[str, Exception] = field(init=False, default_factory=dict)
+    """The last error of each loop that fails again and again."""
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -65,6 +67,12 @@ class PartitionLoops:
             self.set_aside,
         )
 
+    @property
+    def undriven(self) -> bool:
+        """Whether one fails again and again without which no job comes down."""
+        needed = (self.dispatcher, self.sweeper, self.prober)
+        return any(loop.name in self.failing for loop in needed)
+
     def wake(self) -> None:
         self.partition.wakes.all()
 
@@ -85,7 +93,13 @@ class PartitionLoops:
             async with asyncio.TaskGroup() as group:
                 loops = [
                     group.create_task(
-                        run_until(self._told_to_stop, loop, partition.clock, partition.random)
+                        run_until(
+                            self._told_to_stop,
+                            loop,
+                            partition.clock,
+                            partition.random,
+                            self.failing,
+                        )
                     )
                     for loop in self.loops
                 ]

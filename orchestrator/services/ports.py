@@ -234,6 +234,37 @@ class Records(Protocol):
         """How many terminations are set aside, and the ids of the first of them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How many terminations wait for an account and region that no replica is configured for."""
+
+    account: str
+    region: str
+    jobs: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.account}/{self.region}"
+
+    @property
+    def told(self) -> str:
+        wait = "1 termination waits" if self.jobs == 1 else f"{self.jobs} terminations wait"
+        return (
+            f"{wait} for account {self.account!r} and its region {self.region!r}, which the "
+            "configuration does not name: name them again, or end each operation with "
+            "POST /v1/operations/ID:stop"
+        )
+
+
+class Unconfigured(Protocol):
+    """What nobody drives, for its account is configured nowhere; raises StoreUnavailable."""
+
+    async def waiting(self) -> Sequence[Waiting]: ...
+
+    async def end(self, operation_id: str, *, by: str, reason: str) -> None:
+        """End what is left of an operation; raises NotFound, and NotPossible where it is driven."""
+
+
 class Histories(Protocol):
     """All that has become of an operation; raises StoreUnavailable."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain.errors import InvalidRequest
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.operations import NewOperation
+from orchestrator.domain.regions import zone_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,7 +122,8 @@ class Submission:
         partition = offer.partitions.get(region)
         if partition is None:
             raise InvalidRequest(
-                f"region {region!r} is not configured for account {account!r}: "
+                zone_refused(region)
+                or f"region {region!r} is not configured for account {account!r}: "
                 f"use one of {_names(offer.partitions)}"
             )
         return account, region, partition

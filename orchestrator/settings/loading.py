@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import ValidationError
 
 from orchestrator.domain.errors import ConfigurationError
+from orchestrator.settings.placeholders import UNFILLED, placeholders
 from orchestrator.settings.sections import FOLDER, Settings
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    Place = tuple[str | int, ...]
+    from orchestrator.settings.placeholders import Place
 
 PREFIX = "ORCHESTRATOR__"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
@@ -37,6 +39,8 @@ def load(path: Path | None) -> Settings:
     variables, misspelt = _override(values, os.environ)
     problems += misspelt
     _name_default_region(values, os.environ.get(REGION_VARIABLE))
+    unfilled = set(placeholders(values))
+    problems += sorted(f"{_where(place, variables)}: {UNFILLED}" for place in unfilled)
     if not unreadable:
         try:
             folder = named.parent if named else Path()
@@ -45,6 +49,7 @@ def load(path: Path | None) -> Settings:
             problems += [
                 f"{_where(found['loc'], variables)}: {_message(found)}"
                 for found in error.errors(include_url=False, include_input=False)
+                if found["loc"] not in unfilled
             ]
     if problems:
         raise ConfigurationError(problems)
@@ -129,14 +134,28 @@ def _place(values: object, keys: list[str]) -> tuple[tuple[str, ...], Any]:
 
 
 def _inside(kind: Any, key: str, values: object) -> tuple[str, Any] | None:
-    """What ``key``, in whatever letter case, names in a section, and its type."""
-    if get_origin(kind) is dict:
-        names = values if isinstance(values, dict) else ()
-        kinds = dict.fromkeys((*names, key.lower()), get_args(kind)[1])
-    else:
+    """What ``key`` names in a section, and its type; raises ValueError where it may be several.
+
+    A variable's name has no dash, and letter case is often lost in it.
+    """
+    if get_origin(kind) is not dict:
         fields = getattr(kind, "model_fields", {})
-        kinds = {name: field.annotation for name, field in fields.items()}
-    return next((each for each in kinds.items() if each[0].lower() == key.lower()), None)
+        name = key.lower()
+        kinds = {each.lower(): (each, field.annotation) for each, field in fields.items()}
+        return kinds.get(name)
+    inner = get_args(kind)[1]
+    names = [name for name in values if isinstance(name, str)] if isinstance(values, dict) else []
+    for plain in (str, str.lower, _as_in_a_variable):
+        found = [name for name in names if plain(name) == plain(key)]
+        if len(found) > 1:
+            raise ValueError(f"it may be meant for {' or '.join(found)}: give it in the file")
+        if found:
+            return found[0], inner
+    return key.lower(), inner
+
+
+def _as_in_a_variable(name: str) -> str:
+    return re.sub(r"[^0-9a-z]", "_", name.lower())
 
 
 def _parsed(kind: Any, text: str) -> object:

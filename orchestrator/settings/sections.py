@@ -6,9 +6,8 @@ last of them: a check of a whole section would be left out as long as anything i
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import defaultdict
+import re
 from collections.abc import Iterator, Mapping  # noqa: TC003 - beside what pydantic reads
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -36,6 +36,7 @@ from orchestrator.domain.confirmations import APPEARS_WITHIN_S
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
+from orchestrator.domain.tokens import digest
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
 from orchestrator.store.url import database_url, shown
 
@@ -45,11 +46,20 @@ ANY_REGION = "ap-guangzhou"
 REGIONAL_BATCH = "https://batch.{region}.tencentcloudapi.com"
 REGIONAL_CVM = "https://cvm.{region}.tencentcloudapi.com"
 NOWHERE = "none"
-NO_TOKEN_SHA256 = hashlib.sha256(b"").hexdigest()
+DIGEST = re.compile(r"[0-9a-f]{64}")
+NO_TOKEN_SHA256 = digest(b"")
 _POLL = PollPolicy()
 _CAPTURE = CapturePolicy()
 _ESCALATION = EscalationPolicy()
 _LEASE = LeasePolicy()
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+ANY_CASE = BeforeValidator(_lower)
+"""Of words of which there are a few: people write INFO, and digests in capitals."""
 
 
 class _Section(BaseModel):
@@ -167,7 +177,7 @@ class Engine(_Section):
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = 30.0
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
     call_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
-    capture: When = _CAPTURE.when
+    capture: Annotated[When, ANY_CASE] = _CAPTURE.when
     capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
@@ -225,7 +235,9 @@ _NEEDED_BY_SOME: Any = Field(default=None, validate_default=True)
 class Credentials(_Section):
     """Which provider signs an account's calls, and what that provider needs."""
 
-    provider: Literal["static", "environment", "profile", "cvm-role", "sts", "tke-oidc"]
+    provider: Annotated[
+        Literal["static", "environment", "profile", "cvm-role", "sts", "tke-oidc"], ANY_CASE
+    ]
     secret_id: str | None = _NEEDED_BY_SOME
     secret_key: SecretStr | None = _NEEDED_BY_SOME
     token: SecretStr | None = None
@@ -356,11 +368,16 @@ class Token(_Section):
     """A caller: ``name`` becomes requested_by; ``sha256`` is the hex digest of its token."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, ANY_CASE]
 
     @field_validator("sha256")
     @classmethod
     def _of_something(cls, sha256: str) -> str:
+        if not DIGEST.fullmatch(sha256):
+            raise ValueError(
+                "must be the SHA-256 digest of the token, 64 hexadecimal digits, and not the token "
+                'itself: printf %s "$TOKEN" | sha256sum'
+            )
         if sha256 == NO_TOKEN_SHA256:
             raise ValueError("is the digest of an empty token")
         return sha256
@@ -384,8 +401,8 @@ class Auth(_Section):
 class Log(_Section):
     """How the daemon logs to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "console"] = "console"
+    level: Annotated[Literal["debug", "info", "warning", "error"], ANY_CASE] = "info"
+    format: Annotated[Literal["json", "console"], ANY_CASE] = "console"
 
 
 _DEFAULT_DATABASE: Any = {}
@@ -421,22 +438,3 @@ class Settings(_Section):
             ca_file=account.ca_file or self.egress.ca_file,
             environment=environment,
         )
-
-    def shared_budgets(self) -> list[str]:
-        """Warnings about accounts that would share one quota unseen.
-
-        The cloud counts by sub-account and host, so two accounts of one SecretId on one host
-        spend the same budget twice.
-        """
-        users: dict[tuple[object, str], list[str]] = defaultdict(list)
-        for name, account in self.accounts.items():
-            hosts = {account.host(region) for region in account.regions}
-            hosts |= {host for region in account.regions if (host := account.cvm_host(region))}
-            for host in sorted(hosts):
-                users[account.credentials.source, host].append(name)
-        return [
-            f"accounts {', '.join(sorted(names))} use one SecretId on {host}: they share one "
-            "quota there, so divide [accounts.NAME.quotas] between them"
-            for (_, host), names in users.items()
-            if len(names) > 1
-        ]

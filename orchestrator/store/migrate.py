@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from alembic import command
 from alembic.config import Config
@@ -12,11 +13,15 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.domain.errors import ConfigurationError
+from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+
+_PASSING: Final = ("08", "53", "57P")
+"""Classes of SQLSTATE: a connection that was lost, too few resources, a server that starts or ends
+(PostgreSQL's manual, appendix A)."""
 
 
 def _migrations() -> Path:
@@ -53,7 +58,8 @@ class Upgraded:
 async def upgrade(url: str) -> Upgraded:
     """Upgrade the database at ``url`` to this version's schema, or create it.
 
-    Raises ConfigurationError where it cannot be used.
+    Raises StoreUnavailable where it cannot be used now, ConfigurationError where it cannot before
+    a person has done something about it.
     """
     dialect = dialect_of(url)
     dialect.prepare()
@@ -65,11 +71,22 @@ async def upgrade(url: str) -> Upgraded:
             return Upgraded(dialect.name, before, revision)
     except (DBAPIError, OSError) as error:
         why = dialect.why_unavailable(error) or str(getattr(error, "orig", error))
-        raise ConfigurationError(
-            [f"database.url: {dialect.name} cannot be used: {why}; {dialect.advice(error)}"]
-        ) from error
+        told = f"{dialect.name} cannot be used: {why}; {dialect.advice(error)}"
+        if dialect.shared and _passes(error):
+            raise StoreUnavailable(told) from error
+        raise ConfigurationError([f"database.url: {told}"]) from error
     finally:
         await engine.dispose()
+
+
+def _passes(error: DBAPIError | OSError) -> bool:
+    """Whether a server that cannot be used may be usable soon, with nothing changed in its URL."""
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None)
+        return state.startswith(_PASSING) if state else error.connection_invalidated
+    # A plain ConnectionError is of a server that does not speak TLS, or of a standby alone.
+    for_good = (ssl.SSLError, FileNotFoundError, PermissionError)
+    return not isinstance(error, for_good) and type(error) is not ConnectionError
 
 
 def _upgrade(connection: Connection) -> tuple[str | None, str]:

@@ -77,7 +77,8 @@ class Connector:
                 self._hosts.remove(host)
                 self._hosts.insert(0, host)
                 return connection
-        raise OSError("; ".join(failed))
+        # Of several hosts, another one may be promoted; one standby alone is the wrong host.
+        raise (OSError if len(self._hosts) > 1 else ConnectionError)("; ".join(failed))
 
     async def _connect_to(self, host: Host | None, options: Mapping[str, Any]) -> Any:
         url = self._url

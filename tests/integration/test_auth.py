@@ -13,6 +13,7 @@ from tests.integration.rest import LEGAL, LEGAL_TEXT, OPERATIONS, Rest, assert_p
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -81,6 +82,32 @@ async def test_what_is_no_token_is_refused(guarded: Rest, authorization: str) ->
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="orchestrator"'
     assert TOKENS["sre"] not in answer.text
     assert guarded.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        ("0123456789abcdef" * 4, "it is the token itself"),
+        ("token-of-echo", "it is the digest of the token and a line break"),
+    ],
+)
+async def test_a_digest_that_was_not_made_of_the_token_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, told: str
+) -> None:
+    """The caller learns nothing of it: who reads the log can change the configuration."""
+    digests = [
+        {"name": "hex", "sha256": "0123456789abcdef" * 4},
+        {"name": "echo", "sha256": hashlib.sha256(b"token-of-echo\n").hexdigest()},
+    ]
+    file = tmp_path / "orchestrator.db"
+    async with service(f"sqlite:///{file}", auth={"tokens": digests}) as running:
+        for _ in range(2):
+            answer = await submit(Rest(running, file), f"Bearer {token}")
+            assert_problem(answer, 401, "unauthorized", "Authorization: Bearer TOKEN")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert told in warnings[0]
+    assert token not in warnings[0]
 
 
 @pytest.mark.parametrize("token", [b"\xff\xfe", b"token-of-sre\xff", b"t\xf6k\xe9n-of-ui"])

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 OPERATIONS: Final = "/v1/operations"
 READYZ: Final = "/readyz"
 LIVEZ: Final = "/livez"
-WHY: Final = re.compile("the database (cannot be (read|written): .+|is read by too many at once); ")
+WHY: Final = re.compile(
+    "(.+ fails: |the leases cannot be kept: )?"
+    "the database (cannot be (read|written): .+|is read by too many at once); "
+)
+"""Nothing is driven again at once: each loop tries within five seconds."""
 RENEWAL_DEADLINE_S: Final = 2.0
 ENGINE: Final = {
     "settle_s": 0.2,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 import sqlite3
 import time
+from codecs import BOM_UTF8
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -18,11 +20,12 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
 from orchestrator.api.routes import application
+from orchestrator.api.schemas import OperationRequest
 from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.invariants import Invariant
 from orchestrator.domain.lifecycle import FINAL_STATES, State
-from orchestrator.engine import running
+from orchestrator.engine import loop, running
 from orchestrator.services import storage_check
 from orchestrator.store import database as store
 from tests.integration.harness import TIMEOUT_S, service
@@ -154,6 +157,24 @@ async def test_another_request_under_the_same_key_is_refused(
     answer = await rest.post(body | change, Idempotency_Key="taken")
     problem = assert_problem(answer, 422, "idempotency-key-reused", "use a new key")
     assert first.document["id"] in problem["detail"]
+
+
+async def test_what_is_null_is_not_given(rest: Rest) -> None:
+    """Also what this version does not know; and a byte order mark is passed over."""
+    bare = {"jobs": ["job-nulls001"], "reason": "null", "not_before": tomorrow()}
+    first = await rest.post(bare, Idempotency_Key="nulls")
+    nulls = dict.fromkeys((*OperationRequest.model_fields, "lane", "plan_id"))
+    again = await rest.post(BOM_UTF8 + json.dumps(nulls | bare).encode(), Idempotency_Key="nulls")
+    assert again.status == 202, again.text
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.document["id"] == first.document["id"]
+
+
+@pytest.mark.parametrize("field", ["jobs", "reason"])
+async def test_what_is_needed_and_null_is_told_as_missing(rest: Rest, field: str) -> None:
+    answer = await rest.post({"jobs": ["job-nulls002"], "reason": "r", field: None})
+    problem = assert_problem(answer, 422, "invalid-request", f"{field}: is required")
+    assert [error["field"] for error in problem["errors"]] == [field]
 
 
 async def test_without_a_key_each_request_is_its_own(rest: Rest) -> None:
@@ -573,6 +594,43 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
         listed = await rest.get("/v1/terminations?job_id=job-locked01")
         assert listed.document["terminations"] == []
         assert (await rest.accepted("job-locked01"))["state"] == "running"
+
+
+def rename(file: Path, table: str, name: str) -> None:
+    """As it is, without what refers to it."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA legacy_alter_table = ON")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"ALTER TABLE {table} RENAME TO {name}")
+        connection.execute("COMMIT")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("replicas", "the leases cannot be kept: (sqlite3.OperationalError) no such table: "),
+        ("terminations", "fails: the database cannot be read: no such table: terminations"),
+    ],
+)
+async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, told: str
+) -> None:
+    """A table that is missing, say: every request could be stored, and would wait for ever."""
+    monkeypatch.setattr(loop, "FAILURE_BASE_S", 0.05)
+    lease = {"duration_s": 3.0, "renewal_deadline_s": 1.0, "retry_s": 0.2}
+    poll = {"sweep_min_s": 0.05, "sweep_max_s": 0.1}
+    engine = {"lease": lease, "poll": poll, "call_timeout_s": 2.0}
+    async with served(tmp_path, engine=engine) as rest:
+        assert (await rest.get("/readyz")).status == 200
+        await asyncio.to_thread(rename, rest.file, table, "elsewhere")
+        async with asyncio.timeout(TIMEOUT_S):
+            while (answer := await rest.get("/readyz")).status == 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert_problem(answer, 503, "not-driving", told)
+        await asyncio.to_thread(rename, rest.file, "elsewhere", table)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def test_whoever_asks_for_readiness_often_has_little_written(tmp_path: Path) -> None:

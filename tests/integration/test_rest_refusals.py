@@ -72,7 +72,7 @@ MALFORMED = {
     "5,000 digits": b'{"jobs": ["job-a"], "reason": "r", "settle_s": ' + b"9" * 5000 + b"}",
     "not UTF-8": b'{"jobs": ["job-a"], "reason": "\xff"}',
     "UTF-16": LEGAL_TEXT.decode().encode("utf-16"),
-    "byte order mark": b"\xef\xbb\xbf" + LEGAL_TEXT,
+    "byte order mark alone": b"\xef\xbb\xbf",
     "NUL as it is": b'{"jobs": ["job-a"], "reason": "a\x00b"}',
     "NUL behind": LEGAL_TEXT + b"\x00",
     "half a surrogate pair": b'{"jobs": ["job-a"], "reason": "\\ud800"}',
@@ -134,7 +134,7 @@ WRONG_VALUES: dict[str, list[object]] = {
     ],
     "account": ["", 5, True, [], {}, "m" * 101],
     "region": ["", 5, True, [], {}, "r" * 101],
-    "on_submitted": [None, "", "wait", "HOLD", 1, True, ["hold"]],
+    "on_submitted": ["", "wait", "HOLD", 1, True, ["hold"]],
     "not_before": [
         5,
         1e10,
@@ -148,7 +148,7 @@ WRONG_VALUES: dict[str, list[object]] = {
         "9999-12-31T23:59:59-23:59",
     ],
     "give_up_after_s": [0, -1, -0.0, True, "60", [], 2_592_001, 1e300, 10**99],
-    "escalate": [0, 1, "no", None, []],
+    "escalate": [0, 1, "no", []],
     "keep_down_s": [0, -1, True, "60", [], 2_592_001, 1e300, 10**99],
     "settle_s": [-1, -1e-9, True, "60", [], 86_401, 1e300, 10**99],
 }
@@ -182,7 +182,7 @@ async def test_a_field_that_is_needed_is_named(untouched: Rest, field: str) -> N
 async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, field: str) -> None:
     """Among them what later versions will understand: until then it would be a false promise."""
     problem = assert_problem(
-        await untouched.post(LEGAL | {field: None}),
+        await untouched.post(LEGAL | {field: "null"}),
         422,
         "invalid-request",
         "escalate, give_up_after_s, jobs, keep_down_s, not_before",
@@ -198,6 +198,7 @@ async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, fiel
         ({"account": "Main"}, "is not configured: use one of main"),
         ({"region": "ap-beijing"}, "use one of ap-guangzhou, ap-shanghai"),
         ({"region": "x.example.com/"}, "use one of ap-guangzhou, ap-shanghai"),
+        ({"region": "ap-guangzhou-3"}, "ap-guangzhou-3 is a zone: name its region, ap-guangzhou"),
         ({"not_before": "2999-01-01T00:00:00Z"}, "more than 30 days ahead"),
     ],
     ids=repr,
@@ -233,6 +234,17 @@ async def test_an_answer_repeats_little_of_what_was_sent(untouched: Rest) -> Non
     long = await untouched.post(LEGAL | {"jobs": ["x" * 500_000], "y" * 500_000: 1})
     assert_problem(long, 422, "invalid-request")
     assert max(len(many.text), len(long.text)) < 30_000
+
+
+@pytest.mark.parametrize("path", [OPERATIONS, f"{OPERATIONS}/op_1:stop"])
+async def test_mistakes_are_counted_and_few_of_them_told(untouched: Rest, path: str) -> None:
+    """In the bodies of all requests."""
+    unknown = {f"field{number}": 1 for number in range(1_000)}
+    many = await untouched.call("POST", path, body=LEGAL | unknown, headers=JSON)
+    problem = assert_problem(many, 422, "invalid-request", "more mistakes")
+    assert len(problem["errors"]) <= 101
+    nested = await untouched.call("POST", path, body={"reason": [[]] * 2_000}, headers=JSON)
+    assert_problem(nested, 400, "malformed-json", "more than 2,000 arrays and objects")
 
 
 async def test_a_body_of_two_mebibytes_is_refused(untouched: Rest) -> None:
@@ -543,7 +555,7 @@ async def test_a_path_that_there_is_not(untouched: Rest, path: str) -> None:
         ("OPTIONS", "/v1/operations", "GET, HEAD, POST"),
         ("POST", "/v1/operations/op_1", "GET, HEAD"),
         ("PATCH", "/v1/operations/op_1", "GET, HEAD"),
-        ("POST", "/v1/operations/op_1:stop", "GET, HEAD"),
+        ("PUT", "/v1/operations/op_1:stop", "GET, HEAD, POST"),
         ("POST", "/v1/operations/op_1/certificate", "GET, HEAD"),
         ("POST", "/v1/terminations", "GET, HEAD"),
         ("DELETE", "/v1/terminations/trm_1", "GET, HEAD"),
@@ -607,6 +619,11 @@ async def test_a_bad_query_parameter(
 async def test_revived_is_true_or_false(untouched: Rest) -> None:
     answer = await untouched.get("/v1/terminations?revived=yes")
     assert_problem(answer, 400, "bad-parameter", "revived must be one of true, false")
+
+
+async def test_a_zone_lists_nothing_and_is_refused(rest: Rest) -> None:
+    answer = await rest.get("/v1/terminations?region=ap-guangzhou-3")
+    assert_problem(answer, 400, "bad-parameter", "is a zone: name its region, ap-guangzhou")
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 FILE = Path(__file__).parents[2] / "config" / "orchestrator.toml"
 SHOWN = FILE.read_text(encoding="utf-8")
 OPENED = re.sub(r"^# (?=\w+ = |\[)", "", SHOWN, flags=re.MULTILINE)
-"""The file with every setting that is commented out opened."""
+OPENED = OPENED.replace("...", "1").replace("USER:PASSWORD", "me:word")
+"""The file with every setting that is commented out opened, and its placeholders filled in."""
 
 
 def of_models(kind: Any, place: str = "") -> Iterator[tuple[str, Any]]:

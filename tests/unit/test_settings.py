@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,19 @@ MISTAKES: list[tuple[str, str, str]] = [
     ('[log]\nlevl = "info"', "log.levl", "no such setting; see config/orchestrator.toml"),
     ("[accounts.b]", "accounts.b.regions", "field required"),
     (
-        f'[[auth.tokens]]\nname = "a"\nsha256 = "{DIGEST.upper()}"',
+        f'[[auth.tokens]]\nname = "a"\nsha256 = "{secrets.token_urlsafe(32)}"',
         "auth.tokens.0.sha256",
-        "[0-9a-f]{64}",
+        "must be the SHA-256 digest of the token, 64 hexadecimal digits, and not the token itself",
+    ),
+    (
+        '[accounts.b]\nregions = ["ap-guangzhou-3"]',
+        "accounts.b.regions.0",
+        "ap-guangzhou-3 is a zone: name its region, ap-guangzhou",
+    ),
+    (
+        '[accounts.b]\nregions = ["ap-shenzhen-fsi-1"]',
+        "accounts.b.regions.0",
+        "is a zone: name its region, ap-shenzhen-fsi",
     ),
     (
         f'[[auth.tokens]]\nname = "a"\nsha256 = "{hashlib.sha256().hexdigest()}"',
@@ -161,7 +172,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     (
         '[server]\nhost = "0.0.0.0"\n[[auth.tokens]]\nname = "a"\nsha256 = ""',
         "auth.tokens.0.sha256",
-        "[0-9a-f]{64}",
+        "must be the SHA-256 digest",
     ),
     (
         (
@@ -192,6 +203,74 @@ def test_a_mistake_is_named_with_what_is_possible(
     assert name in names(problems)
     (problem,) = [each for each in problems if each.startswith(f"{name}: ")]
     assert told in problem
+
+
+PLACEHOLDERS = [
+    "${SECRET}",
+    "$SECRET_KEY",
+    "$(cat secret)",
+    "{{ .Values.secretKey }}",
+    "<SECRET_KEY>",
+    "%SECRET_KEY%",
+    "CHANGE_ME",
+    "changeme",
+    "your-secret-key",
+    "xxxxxxxx",
+    "********",
+    "AKID...",
+    "TODO",
+]
+
+
+@pytest.mark.parametrize("text", PLACEHOLDERS)
+def test_a_placeholder_that_nobody_filled_in_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Wherever it stands, in the file or in a variable, and once each."""
+    keys = f'{{ provider = "static", secret_id = "AKID1", secret_key = "{text}" }}'
+    account = ACCOUNT.replace('{ provider = "environment" }', keys)
+    monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__PROD__REGIONS", json.dumps(["ap-beijing", text]))
+    monkeypatch.setenv("ORCHESTRATOR__DATABASE__URL", "postgresql://USER:PASSWORD@HOST/NAME")
+    problems = mistakes(file, account)
+    assert names(problems) == [
+        "ORCHESTRATOR__ACCOUNTS__PROD__REGIONS",
+        "ORCHESTRATOR__DATABASE__URL",
+        "accounts.prod.credentials.secret_key",
+    ]
+    assert all("placeholder that nobody filled in" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "text", ["Gu5t9xGARNpq86cd98joQYCN3EXAMPLE", "p$ss<w>rd%", "1<2>1", "a{b}c", "mykey", "$", "x"]
+)
+def test_what_only_looks_odd_is_no_placeholder(file: Path, text: str) -> None:
+    keys = f'{{ provider = "static", secret_id = "AKID1", secret_key = "{text}" }}'
+    loaded = load(file, ACCOUNT.replace('{ provider = "environment" }', keys))
+    assert loaded.accounts["prod"].credentials.options()["secret_key"] == text
+
+
+def test_words_and_digests_are_taken_in_any_letter_case(file: Path) -> None:
+    loaded = load(
+        file,
+        f"""
+        [log]
+        level = "INFO"
+        format = "Json"
+        [engine]
+        capture = "Before"
+        [[auth.tokens]]
+        name = "a"
+        sha256 = "{DIGEST.upper()}"
+        {ACCOUNT.replace("environment", "Environment")}
+        """,
+    )
+    assert (loaded.log.level, loaded.log.format, loaded.engine.capture) == (
+        "info",
+        "json",
+        "before",
+    )
+    assert loaded.accounts["prod"].credentials.provider == "environment"
+    assert loaded.auth.tokens[0].sha256 == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -435,6 +514,41 @@ def test_the_letters_of_an_account_are_those_of_the_file(
     assert loaded.accounts["Prod"].credentials.role == "r"
 
 
+@pytest.mark.parametrize("account", ["team-a", "Team-A", "team_a", "team.a", "TEAM_A"])
+def test_a_variable_finds_an_account_whose_name_no_variable_can_have(
+    file: Path, monkeypatch: pytest.MonkeyPatch, account: str
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__TEAM_A__CREDENTIALS__ROLE", "r")
+    loaded = load(file, ACCOUNT.replace("accounts.prod", f'accounts."{account}"'))
+    assert [(name, each.credentials.role) for name, each in loaded.accounts.items()] == [
+        (account, "r")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accounts", "meant"),
+    [
+        (("team-a", "team_a"), "team_a"),
+        (("team-a", "TEAM_A", "team_a"), "TEAM_A"),
+        (("team-a", "team.a"), None),
+        (("Team_a", "team_A"), None),
+    ],
+)
+def test_a_variable_that_may_mean_two_accounts(
+    file: Path, monkeypatch: pytest.MonkeyPatch, accounts: tuple[str, ...], meant: str | None
+) -> None:
+    """The one whose name is nearest; none where two are as near."""
+    variable = "ORCHESTRATOR__ACCOUNTS__TEAM_A__CREDENTIALS__ROLE"
+    monkeypatch.setenv(variable, "r")
+    text = "".join(ACCOUNT.replace("accounts.prod", f'accounts."{name}"') for name in accounts)
+    if meant is None:
+        told = f"{variable}: it may be meant for {' or '.join(accounts)}: give it in the file"
+        assert mistakes(file, text) == [told]
+    else:
+        loaded = load(file, text).accounts
+        assert [name for name in accounts if loaded[name].credentials.role] == [meant]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -533,7 +647,7 @@ async def test_the_vendors_variables_are_the_keys_of_an_account(
     assert (found.secret_id, found.secret_key, found.token) == ("AKIDEXAMPLE", SECRET, "t")
 
 
-# --- hosts and shared quotas ---------------------------------------------------------------------
+# --- hosts --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -681,57 +795,3 @@ def test_what_is_no_region(region: str) -> None:
     for function in (host_for, endpoint_for):
         with pytest.raises(ValueError, match="must be a region such as ap-guangzhou"):
             function("https://batch.{region}.tencentcloudapi.com", region)
-
-
-STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
-
-
-@pytest.mark.parametrize(
-    ("one", "two", "shared"),
-    [
-        (STATIC, STATIC, True),
-        (STATIC, STATIC.replace("AKID1", "AKID2"), False),
-        ('{ provider = "environment" }', '{ provider = "environment" }', True),
-        ('{ provider = "environment" }', '{ provider = "profile" }', False),
-        ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
-        ('{ provider = "profile" }', '{ provider = "profile", profile = "other" }', False),
-        ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
-    ],
-)
-def test_accounts_that_share_a_quota_unseen_are_told(
-    file: Path, one: str, two: str, *, shared: bool
-) -> None:
-    """For the cloud counts by key and host, whatever we call them."""
-    for endpoint, same_host in (("https://batch.tencentcloudapi.com", True), ("", False)):
-        accounts = [
-            f"[accounts.{name}]\nregions = ['{region}']\ncredentials = {credentials}\n"
-            + (f"endpoint = '{endpoint}'\ncvm_endpoint = 'none'\n" if endpoint else "")
-            for name, region, credentials in (("a", "ap-guangzhou", one), ("b", "ap-beijing", two))
-        ]
-        warnings = load(file, "".join(accounts)).shared_budgets()
-        assert len(warnings) == (shared and same_host)
-        assert all("accounts a, b use one SecretId on batch." in each for each in warnings)
-
-
-@pytest.mark.parametrize(
-    ("cvm_of_two", "told"),
-    [
-        ("https://cvm.tencentcloudapi.com", ["cvm.tencentcloudapi.com"]),
-        ("https://cvm.{region}.tencentcloudapi.com", []),
-        ("none", []),
-    ],
-)
-def test_accounts_that_share_a_quota_of_machines_are_told(
-    file: Path, cvm_of_two: str, told: list[str]
-) -> None:
-    """Once a host, also where it serves both of an account's regions."""
-    accounts = [
-        f"[accounts.{name}]\nregions = {regions}\ncredentials = {STATIC}\n"
-        f"endpoint = 'https://{name}.batch.cloud'\ncvm_endpoint = '{cvm_endpoint}'\n"
-        for name, regions, cvm_endpoint in (
-            ("a", ["ap-guangzhou", "ap-shanghai"], "https://cvm.tencentcloudapi.com"),
-            ("b", ["ap-guangzhou", "ap-beijing"], cvm_of_two),
-        )
-    ]
-    warnings = load(file, "".join(accounts)).shared_budgets()
-    assert [warning.partition(" on ")[2].partition(":")[0] for warning in warnings] == told

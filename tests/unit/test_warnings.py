@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator import settings
+from orchestrator.settings.advice import NEEDED_VARIABLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in os.environ:
         if name.upper().startswith(("ORCHESTRATOR_", "TENCENTCLOUD_")):
             monkeypatch.delenv(name)
+    for names in NEEDED_VARIABLES.values():
+        for name in names:
+            monkeypatch.setenv(name, "given")
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
@@ -39,9 +43,9 @@ def account(credentials: str, *more: str) -> str:
 def warned(file: Path, text: str, mode: int = 0o600) -> list[str]:
     file.write_text(text)
     file.chmod(mode)
-    told = settings.warnings(settings.load(file), file)
-    assert SECRET not in str(told)
-    return told
+    advice = settings.advise(settings.load(file), os.environ, file)
+    assert SECRET not in str(advice)
+    return list(advice.warnings)
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_alone(database_
 
 
 async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
-    """Without the password, which nobody may read anywhere."""
+    """Of a database that only a person can help; without the password, which nobody may read."""
     with pytest.raises(ConfigurationError) as caught:
         await upgrade(url)
     async with Database(url, lambda: NOW) as database:
@@ -300,10 +300,38 @@ async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
     return problem
 
 
-async def test_no_server(own: OwnServer, caplog: pytest.LogCaptureFixture) -> None:
-    problem = await refusal(changed(own.url, port=1, password=PASSWORD), caplog)
-    assert problem.startswith("database.url: postgresql://postgres:***@127.0.0.1:1/")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_no_server_yet(own: OwnServer, caplog: pytest.LogCaptureFixture, host: str) -> None:
+    """It may come: a start waits for it."""
+    url = changed(own.url, host=host, port=1, password=PASSWORD)
+    with pytest.raises(StoreUnavailable) as caught:
+        await upgrade(url)
+    problem = str(caught.value)
+    assert problem.startswith(f"postgresql://postgres:***@{host}:1/")
     assert problem.endswith("see whether the server runs and can be reached")
+    assert PASSWORD not in f"{problem} {caplog.text}"
+
+
+async def test_a_server_that_starts_or_ends_is_waited_for(own: OwnServer) -> None:
+    """As are one that resets, and one that is silent."""
+    async with own.database() as url, TcpProxy(own.port) as proxy:
+        through = changed(url, port=proxy.port)
+        await upgrade(through)
+        proxy.refuse(on=True)
+        with pytest.raises(StoreUnavailable):
+            await upgrade(through)
+        proxy.refuse(on=False)
+        proxy.blackhole(on=True)
+        with pytest.raises(StoreUnavailable, match="it does not answer"):
+            await upgrade(through)
+        proxy.cut()
+        proxy.blackhole(on=False)
+        await upgrade(through)
+
+
+async def test_a_server_without_tls_is_not_waited_for(own: OwnServer) -> None:
+    with pytest.raises(ConfigurationError, match="rejected SSL upgrade"):
+        await upgrade(changed(own.url, query={"ssl": "require"}))
 
 
 async def test_a_database_that_is_not_there(
@@ -371,7 +399,7 @@ async def test_no_connections_left(own: OwnServer, own_url: str) -> None:
                 except DBAPIError:
                     break
             began = time.monotonic()
-            with pytest.raises(ConfigurationError, match="let the server have more connections"):
+            with pytest.raises(StoreUnavailable, match="let the server have more connections"):
                 await upgrade(own_url)
             with pytest.raises(StoreUnavailable, match="too many clients"):
                 await database.write(note("a"))

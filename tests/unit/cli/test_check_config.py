@@ -88,6 +88,7 @@ def test_keys_that_are_not(file: Path, credentials: str, told: str) -> None:
     assert error.startswith("error: accounts.prod.credentials: ")
     assert told in error
     assert "account    fine, credentials: static" in result.stdout
+    assert "warning: accounts.prod.credentials" not in result.stderr
 
 
 def test_sources_that_hang(file: Path, home: Path) -> None:

@@ -54,7 +54,7 @@ def run(*arguments):
 def test_no_command_is_a_coroutine():
     """Typer would exit 0 without running it."""
     commands = [*main.app.registered_commands, *main.db.registered_commands]
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         assert command.callback is not None
         assert not inspect.iscoroutinefunction(inspect.unwrap(command.callback))

@@ -14,12 +14,9 @@ import pytest
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.leases import Fence
 from orchestrator.engine import leases as engine_leases
-from orchestrator.engine.dispatcher import Dispatcher
 from orchestrator.engine.leases import running
 from orchestrator.engine.partition import ACTIONS
-from orchestrator.engine.prober import Prober
 from orchestrator.engine.running import PartitionLoops
-from orchestrator.engine.sweeper import Sweeper
 from orchestrator.store.leases import StoredLeases
 from tests.unit.engine.replicas import (
     POLICY,
@@ -820,14 +817,18 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
     async def dies() -> float:
         raise Dead
 
-    async def idle(_: object) -> float:
+    async def idle() -> float:
         return math.inf
 
-    # Not in the midst of reading: aiosqlite's threads do not like that.
-    monkeypatch.setattr(Dispatcher, "step", idle)
-    monkeypatch.setattr(Sweeper, "step", idle)
-    monkeypatch.setattr(Prober, "step", idle)
-    replica = await cluster.replica("a", TWO, PartitionLoops)
+    class Idle(PartitionLoops):
+        """Loops that are not in the midst of reading: aiosqlite's threads do not like that."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for loop in self.loops:
+                loop.step = idle  # type: ignore[method-assign]
+
+    replica = await cluster.replica("a", TWO, Idle)
     before = asyncio.all_tasks()
     async with asyncio.timeout(END_S):
         with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - the block is what dies

@@ -56,7 +56,7 @@ async def running(steps: Steps, clock: ManualClock) -> AsyncIterator[None]:
     """Run the loop while the block lasts; afterwards it has ended by itself."""
     stop = asyncio.Event()
     async with asyncio.timeout(END_S), asyncio.TaskGroup() as group:
-        group.create_task(run_until(stop, steps, clock, NoJitter()))
+        group.create_task(run_until(stop, steps, clock, NoJitter(), {}))
         try:
             yield
         finally:
@@ -224,7 +224,7 @@ async def test_a_loop_that_waits_is_stopped_at_once_and_leaves_no_wait_behind(
     clock: ManualClock, last: float | Exception
 ) -> None:
     before, stop, steps = asyncio.all_tasks(), asyncio.Event(), Steps(last)
-    task = asyncio.create_task(run_until(stop, steps, clock, NoJitter()))
+    task = asyncio.create_task(run_until(stop, steps, clock, NoJitter(), {}))
     await clock.waits.get()
     stop.set()
     await task
@@ -248,7 +248,7 @@ async def test_a_step_that_passes_over_its_cancellation_is_the_last_one(
         return 0.0
 
     steps.step = step  # type: ignore[method-assign]
-    task = asyncio.create_task(run_until(stop, steps, clock, NoJitter()))
+    task = asyncio.create_task(run_until(stop, steps, clock, NoJitter(), {}))
     await idle()
     stop.set()
     task.cancel()
@@ -257,12 +257,31 @@ async def test_a_step_that_passes_over_its_cancellation_is_the_last_one(
     assert swallowed.is_set()
 
 
+async def test_a_loop_that_fails_again_and_again_is_known_for_it_until_it_works(
+    clock: ManualClock,
+) -> None:
+    """With its last error; once or twice is noise."""
+    errors = [LookupError(str(number)) for number in range(4)]
+    steps, failing = Steps(*errors, 0.0), dict[str, Exception]()
+    task = asyncio.create_task(run_until(asyncio.Event(), steps, clock, NoJitter(), failing))
+    known = []
+    for _ in errors:
+        wait_s = await clock.waits.get()
+        known.append(failing.get(steps.name))
+        clock.advance(wait_s)
+    async with asyncio.timeout(END_S):
+        await steps.over.wait()
+    assert known == [None, None, errors[2], errors[3]]
+    assert failing == {}
+    task.cancel()
+
+
 async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
     clock: ManualClock,
 ) -> None:
     stop, steps = asyncio.Event(), Steps(0.0)
     stop.set()
-    await run_until(stop, steps, clock, NoJitter())
+    await run_until(stop, steps, clock, NoJitter(), {})
     assert steps.taken == 0
 
 

@@ -181,7 +181,9 @@ async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
     world = World(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
     world.cloud_runs(JOB)
     await world.submit(JOB, look_at=world.clock.now())
-    loop = asyncio.create_task(run_until(asyncio.Event(), world.sweeper, world.clock, NoJitter()))
+    loop = asyncio.create_task(
+        run_until(asyncio.Event(), world.sweeper, world.clock, NoJitter(), {})
+    )
     for _ in range(40):
         if await world.clock.waits.get() > 0:
             world.sweeper.wake.set()

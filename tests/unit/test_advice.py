@@ -1,0 +1,251 @@
+"""What check-config and serve say of a configuration that is valid, and cannot work or be meant."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import settings
+from orchestrator.cli import checking, main
+from orchestrator.domain.tokens import digest
+from orchestrator.settings.advice import NEEDED_VARIABLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "0123456789abcdef" * 4
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith(("ORCHESTRATOR_", "TENCENTCLOUD_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _keys_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vendor would be asked for some; what is told of those that fail is tested elsewhere."""
+
+    async def try_credentials(_: settings.Settings) -> dict[str, str]:
+        return {}
+
+    monkeypatch.setattr(checking, "try_credentials", try_credentials)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "orchestrator.toml"
+
+
+def advised(file: Path, text: str) -> settings.Advice:
+    """By ``advise`` and by ``check-config`` alike."""
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o600)
+    advice = settings.advise(settings.load(file), os.environ, file)
+    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert told.exit_code == (2 if advice.errors else 0)
+    warnings = [f"warning: {text}" for text in advice.warnings]
+    assert told.stderr.splitlines() == [*advice.errors, *warnings]
+    return advice
+
+
+def about(place: str, told: tuple[str, ...]) -> list[str]:
+    return [text for text in told if text.startswith(place)]
+
+
+STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "shared"),
+    [
+        (STATIC, STATIC, True),
+        (STATIC, STATIC.replace("AKID1", "AKID2"), False),
+        ('{ provider = "environment" }', '{ provider = "environment" }', True),
+        ('{ provider = "environment" }', '{ provider = "profile" }', False),
+        ('{ provider = "profile" }', '{ provider = "profile", path = "other" }', False),
+        ('{ provider = "profile" }', '{ provider = "profile", profile = "other" }', False),
+        ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
+    ],
+)
+def test_accounts_that_share_a_quota_unseen_are_told(
+    file: Path, one: str, two: str, *, shared: bool
+) -> None:
+    """For the cloud counts by key and host, whatever we call them."""
+    for endpoint, same_host in (("https://batch.tencentcloudapi.com", True), ("", False)):
+        accounts = [
+            f"[accounts.{name}]\nregions = ['{region}']\ncredentials = {credentials}\n"
+            + (f"endpoint = '{endpoint}'\ncvm_endpoint = 'none'\n" if endpoint else "")
+            for name, region, credentials in (("a", "ap-guangzhou", one), ("b", "ap-beijing", two))
+        ]
+        warnings = about("accounts a, b", advised(file, "".join(accounts)).warnings)
+        assert len(warnings) == (shared and same_host)
+        assert all("accounts a, b use one SecretId on batch." in each for each in warnings)
+
+
+@pytest.mark.parametrize(
+    ("cvm_of_two", "told"),
+    [
+        ("https://cvm.tencentcloudapi.com", ["cvm.tencentcloudapi.com"]),
+        ("https://cvm.{region}.tencentcloudapi.com", []),
+        ("none", []),
+    ],
+)
+def test_accounts_that_share_a_quota_of_machines_are_told(
+    file: Path, cvm_of_two: str, told: list[str]
+) -> None:
+    """Once a host, also where it serves both of an account's regions."""
+    accounts = [
+        f"[accounts.{name}]\nregions = {regions}\ncredentials = {STATIC}\n"
+        f"endpoint = 'https://{name}.batch.cloud'\ncvm_endpoint = '{cvm_endpoint}'\n"
+        for name, regions, cvm_endpoint in (
+            ("a", ["ap-guangzhou", "ap-shanghai"], "https://cvm.tencentcloudapi.com"),
+            ("b", ["ap-guangzhou", "ap-beijing"], cvm_of_two),
+        )
+    ]
+    warnings = about("accounts a, b", advised(file, "".join(accounts)).warnings)
+    assert [warning.partition(" on ")[2].partition(":")[0] for warning in warnings] == told
+
+
+def test_keys_of_the_environment_may_be_those_of_another_account(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(
+        f"[accounts.{name}]\nregions = ['ap-guangzhou']\ncredentials = {credentials}\n"
+        for name, credentials in (("a", STATIC), ("b", '{ provider = "environment" }'))
+    )
+    for secret_id, shared in (("AKID2", False), ("AKID1", True)):
+        monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", secret_id)
+        told = advised(file, text).warnings
+        assert any("accounts a, b use one SecretId" in each for each in told) is shared
+
+
+CHINA, INTL = "tencentcloudapi.com", "intl.tencentcloudapi.com"
+REGIONAL = f"{{region}}.{CHINA}"
+
+
+@pytest.mark.parametrize(
+    ("batch", "cvm", "error"),
+    [
+        (f"batch.{INTL}", f"cvm.{CHINA}", "endpoint is on the international site, cvm_endpoint on"),
+        (f"batch.{CHINA}", f"cvm.{INTL}", "endpoint is on the China site, cvm_endpoint is on the"),
+        (f"batch.{REGIONAL}", f"cvm.{{region}}.{INTL}", "keys of one site are not known on the"),
+        (f"batch.{INTL}:443", f"cvm.{CHINA}", "keys of one site are not known on the other"),
+        (f"cvm.{CHINA}", f"batch.{CHINA}", "does not serve batch: name a host batch.*"),
+        (f"batch.{CHINA}", f"batch.{CHINA}", "does not serve cvm"),
+        (f"batch.{INTL}", f"cvm.{INTL}", None),
+        (f"batch.{CHINA}", f"cvm.{REGIONAL}", None),
+        ("127.0.0.1:8700", f"cvm.{INTL}", None),
+        ("batch.proxy", "proxy", None),
+    ],
+)
+def test_endpoints_that_do_not_fit(file: Path, batch: str, cvm: str, error: str | None) -> None:
+    text = f"endpoint = 'https://{batch}'\ncvm_endpoint = 'https://{cvm}'\n"
+    errors = advised(file, f"[accounts.a]\n{text}{KEYS}").errors
+    assert bool(errors) == bool(error)
+    assert all(each.startswith("accounts.a.") for each in errors)
+    assert not error or error.replace("cvm_endpoint on", "cvm_endpoint is on") in errors[0]
+
+
+KEYS = f"regions = ['ap-guangzhou']\ncredentials = {STATIC}\n"
+STS = """{ provider = "sts", secret_id = "AKID1", secret_key = "k", role_arn = "r"%s }"""
+
+
+@pytest.mark.parametrize(
+    ("batch", "cvm", "sts", "told"),
+    [
+        (f"batch.{INTL}", f"cvm.{INTL}", "", True),
+        (f"batch.{INTL}", f"cvm.{INTL}", f"https://sts.{INTL}", False),
+        (f"batch.{INTL}", f"cvm.{INTL}", f"sts.{INTL}", False),
+        (f"batch.{CHINA}", f"cvm.{CHINA}", f"https://sts.{INTL}/", True),
+        (f"batch.{CHINA}", f"cvm.{CHINA}", "", False),
+        (f"batch.{INTL}", f"cvm.{INTL}", "http://127.0.0.1:8700", False),
+    ],
+)
+def test_the_sts_of_the_other_site(
+    file: Path, batch: str, cvm: str, sts: str, *, told: bool
+) -> None:
+    credentials = STS % (f', endpoint = "{sts}"' if sts else "")
+    advice = advised(
+        file,
+        f"[accounts.a]\nendpoint = 'https://{batch}'\ncvm_endpoint = 'https://{cvm}'\n"
+        f"regions = ['ap-guangzhou']\ncredentials = {credentials}",
+    )
+    assert not advice.errors
+    assert len(about("accounts.a.credentials.endpoint: ", advice.warnings)) == told
+
+
+@pytest.mark.parametrize(
+    ("region", "told"),
+    [
+        ("ap-guangzhuo", ["; is ap-guangzhou meant?"]),
+        ("us-west", [""]),
+        ("na-siliconvalley", []),
+    ],
+)
+def test_a_region_that_nobody_knows(file: Path, region: str, told: list[str]) -> None:
+    """There may be one by now."""
+    text = f"[accounts.a]\n{KEYS}".replace("ap-guangzhou", region)
+    assert advised(file, text) == settings.Advice(
+        errors=(),
+        warnings=tuple(
+            f"accounts.a.regions: {region} is no region that this version knows{meant}"
+            for meant in told
+        ),
+    )
+
+
+@pytest.mark.parametrize("provider", NEEDED_VARIABLES)
+def test_keys_of_the_environment_that_are_not_there(
+    file: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """They may be where the daemon runs.  A placeholder for them is no key anywhere."""
+    text = f"[accounts.a]\n{KEYS}".replace(STATIC, f'{{ provider = "{provider}" }}')
+    first, *others = NEEDED_VARIABLES[provider]
+    for variable in others:
+        monkeypatch.setenv(variable, "1")
+    (warning,) = advised(file, text).warnings
+    assert warning.startswith(f"accounts.a.credentials: provider {provider} needs {first} in the ")
+    monkeypatch.setenv(first, "${SECRET}")
+    (error,) = advised(file, text).errors
+    assert error.startswith(f"{first}: is a placeholder that nobody filled in")
+    monkeypatch.setenv(first, "1")
+    assert advised(file, text) == settings.Advice((), ())
+
+
+def test_a_folder_that_does_not_exist(file: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for path, told in (
+        (missing / "a.db", f"the folder {missing} does not exist: create it"),
+        (tmp_path, f"{tmp_path} is a folder: give the path of a file in it"),
+        (tmp_path / "new.db", None),
+    ):
+        errors = advised(file, f"[accounts.a]\n{KEYS}[database]\nurl = 'sqlite:///{path}'").errors
+        assert len(errors) == bool(told)
+        assert not told or errors[0].startswith(f"database.url: {told}")
+
+
+@pytest.mark.parametrize(
+    ("configured", "told"),
+    [
+        (TOKEN, "it is the token itself"),
+        (TOKEN.upper(), "it is the token itself"),
+        (digest(f"{TOKEN}\n".encode()), "it is the digest of the token and a line break"),
+        (digest(TOKEN.encode()), None),
+        (digest(b"another"), None),
+    ],
+)
+def test_a_token_that_is_no_digest_of_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch, configured: str, told: str | None
+) -> None:
+    """Of 64 hexadecimal digits, as a person made it who thought that they are the digest."""
+    monkeypatch.setenv("ORCHESTRATOR_TOKEN", TOKEN)
+    text = f"[accounts.a]\n{KEYS}[[auth.tokens]]\nname = 'sre'\nsha256 = '{configured}'"
+    errors = advised(file, text).errors
+    assert len(errors) == bool(told)
+    assert not told or errors[0].startswith(f"auth.tokens: the sha256 of 'sre' is wrong: {told}")
+    assert TOKEN not in "".join(errors)
