@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     import pytest
 
 
-OF_THE_DAEMON = ("orchestrator.app", "orchestrator.engine.leases")
+OF_THE_DAEMON = (
+    "orchestrator.api.connections",
+    "orchestrator.app",
+    "orchestrator.engine.leases",
+    "orchestrator.store.sqlite",
+)
 """These tell that it starts, what it drives, and that it stops."""
 
 
