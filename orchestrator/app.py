@@ -245,6 +245,7 @@ def _partitions(
                 ),
                 keep_down_max=env.settings.engine.keep_down_max,
                 appears_within_s=env.settings.engine.appears_within_s,
+                permitted_within_s=env.settings.engine.permitted_within_s,
                 count_call=lambda action, outcome: calls.update(((action, outcome),)),
             )
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SCENARIO: Final = "scenario-demo.toml"
 SETTLE_S: Final = 3
 STARTING_WATCH_S: Final = 5
+APPEARS_WITHIN_S: Final = 5
 START_MAX_S: Final = 10.0
 RUN_MAX_S: Final = 40.0
 READY_POLL_S: Final = 0.1
@@ -177,7 +178,10 @@ def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int
     sections: dict[str, dict[str, object]] = {
         "server": {"port": port},
         "database": {"url": f"sqlite:///{(directory / 'demo.db').as_posix()}"},
-        "engine": {"starting_watch_s": STARTING_WATCH_S},
+        "engine": {
+            "starting_watch_s": STARTING_WATCH_S,
+            "appears_within_s": APPEARS_WITHIN_S,
+        },
         f"accounts.{ACCOUNT}": {
             "endpoint": cloud_url,
             "cvm_endpoint": cloud_url,

@@ -134,6 +134,13 @@ def after_read(termination: Termination) -> Unconfirmed | None:
     return None if set(known.sources) <= set(reads) else known
 
 
+NEVER_FOUND: Final = Problem(
+    code="Client.JobNotFound",
+    message="DescribeJobs did not list the job whenever it was asked",
+    advice="check the job id, the region and the account; a deleted job leaves no record",
+)
+
+
 def record_deleted(termination: Termination) -> Problem:
     """What a person is told of a job that was read, or called, and whose record is gone."""
     called = termination.acknowledged_at is not None

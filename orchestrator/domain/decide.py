@@ -131,7 +131,7 @@ def _on_call_forbidden(
 ) -> Decision:
     """The account may not call TerminateJob, which may change: see :mod:`.confirmations`."""
     told = confirmations.with_answer(
-        failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=confirmations.FORBIDDEN_S
+        failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
     )
     assert told.unconfirmed is not None
     if told.unconfirmed.confirmed(now):

@@ -42,7 +42,8 @@ class Policy:
 
     ``sweep_s`` is the present interval between sweeps, ``jitter`` one draw from [0, 1).
     ``others``: how long drains take, where it is known of any.  ``appears_within_s``: how long a
-    job that was never read is asked for before it ends as ``not_found``.
+    job that was never read is asked for before it ends as ``not_found``.  ``permitted_within_s``:
+    how long a call that the account may not make is tried before the job ends as ``refused``.
     """
 
     poll: PollPolicy
@@ -53,6 +54,7 @@ class Policy:
     backoff_max_s: float = 60.0
     others: Durations | None = None
     appears_within_s: float = confirmations.APPEARS_WITHIN_S
+    permitted_within_s: float = confirmations.FORBIDDEN_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

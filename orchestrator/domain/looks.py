@@ -109,6 +109,8 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
     why = f"not found by {' and '.join(known.sources)} since {known.since:%H:%M:%SZ}"
     if termination.observed_at is not None:
         told = replace(told, problem=confirmations.record_deleted(told))
+    elif told.problem is None:
+        told = replace(told, problem=confirmations.NEVER_FOUND)
     return moved(told, Event.SEEN_MISSING, now, why=why)
 
 
@@ -117,7 +119,7 @@ def on_forbidden(
 ) -> Decision:
     """The account may not read the job; permissions are spread over seconds, or granted later."""
     told = confirmations.with_answer(
-        termination, Verdict.FORBIDDEN, source, now, window_s=confirmations.FORBIDDEN_S
+        termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
     )
     assert told.unconfirmed is not None
     if told.unconfirmed.confirmed(now):

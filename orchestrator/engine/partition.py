@@ -16,7 +16,7 @@ from orchestrator.domain.attempts import (
 )
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.come_back import KEEP_DOWN_MAX
-from orchestrator.domain.confirmations import APPEARS_WITHIN_S
+from orchestrator.domain.confirmations import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
@@ -96,6 +96,7 @@ class Partition:
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     keep_down_max: int = KEEP_DOWN_MAX
     appears_within_s: float = APPEARS_WITHIN_S
+    permitted_within_s: float = FORBIDDEN_S
     count_call: Callable[[str, str], None] = lambda _action, _outcome: None
     pacers: dict[str, Pacer] = field(init=False)
     _outage: Problem | None = field(init=False, default=None)
@@ -194,6 +195,7 @@ class Partition:
             jitter=self.random.random(),
             others=others,
             appears_within_s=self.appears_within_s,
+            permitted_within_s=self.permitted_within_s,
         )
 
     async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:

@@ -32,7 +32,7 @@ from orchestrator.cloud.profiles import DEFAULT_PROFILE
 from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
 from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.domain.come_back import KEEP_DOWN_MAX
-from orchestrator.domain.confirmations import APPEARS_WITHIN_S
+from orchestrator.domain.confirmations import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
@@ -182,6 +182,7 @@ class Engine(_Section):
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
     appears_within_s: Annotated[float, Field(gt=0, le=3600)] = APPEARS_WITHIN_S
+    permitted_within_s: Annotated[float, Field(gt=0, le=86400)] = FORBIDDEN_S
     come_back_watch_s: Annotated[float, Field(ge=0, le=KEEP_DOWN_MAX_S)] = 3600.0
     keep_down_max: NonNegativeInt = KEEP_DOWN_MAX
     poll: Poll = Poll()

@@ -64,7 +64,8 @@ HASTY: Final[dict[str, Any]] = {
     "give_up_after_s": GIVE_UP_AFTER_S,
     "capture_before_max_s": 2.0,
     "starting_watch_s": 2.0,
-    "appears_within_s": 2.0,
+    "appears_within_s": SOON_S,
+    "permitted_within_s": SOON_S,
     "escalation": {"after_s": 1.0},
     "come_back_watch_s": 0.0,
     "lease": LEASE,
@@ -357,7 +358,6 @@ def impatience() -> Iterator[None]:
             (prober, "IDLE_MAX_S"),
             (sweeper, "SUSPECTED_S"),
             (confirmations, "SEEN_JOB_MISSING_S"),
-            (confirmations, "FORBIDDEN_S"),
             (confirmations, "UNREADABLE_S"),
             (confirmations, "OUT_OF_REACH_S"),
         ):

@@ -59,6 +59,8 @@ def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_job
     asked = Asked(termination()).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.looks == [(Look.SWEEP, at_s) for at_s in (0, 5, 15, 45, 120)]
     assert asked.termination.state is State.NOT_FOUND
+    assert asked.termination.problem is not None
+    assert "check the job id, the region and the account" in str(asked.termination.problem.advice)
 
 
 @pytest.mark.parametrize(
