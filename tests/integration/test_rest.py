@@ -416,6 +416,8 @@ async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
     engine = {
         "settle_s": 0,
         "call_timeout_s": 60,
+        "appears_within_s": 1,
+        "permitted_within_s": 1,
         "poll": {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "relook_min_s": 0.05},
     }
     directory = tmp_path_factory.mktemp("why")
