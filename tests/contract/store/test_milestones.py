@@ -24,7 +24,7 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_store import PARTITION, operation, submit
 from tests.known import know
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
@@ -188,7 +188,8 @@ async def end(
 ) -> None:
     """Have the job of the first operation end: it is found finished, if nothing else is seen."""
     before = await found(records, 1, job_id)
-    decision = decide(before, seen or read(JobState.FAILED), later(42), POLICY)
+    counted = replace(before, instances_submitted=DOWN.total)
+    decision = decide(counted, seen or read(JobState.FAILED), later(42), POLICY)
     await store.apply([(before, decision)], later(42))
 
 

@@ -10,11 +10,13 @@ import pytest
 
 from orchestrator.domain.attempts import Answer, NewAttempt
 from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, JobUnlisted
+from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted
+from orchestrator.domain.terminations import Look
 from orchestrator.engine.prober import UNLISTED_IN_TURN
 from orchestrator.engine.sweeper import FIRST_POLLS
 from orchestrator.store.records import StoredRecords
@@ -303,8 +305,14 @@ async def test_few_ids_do_not_wait_for_the_first_polls_of_many(queue: Queue) -> 
     await queue.submit("B", 3)
     rows = (await queue.store.planned(AT, 10, FIRST_POLLS))[FIRST_POLLS]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
-    unlisted = (await queue.store.planned(AT, 600, FIRST_POLLS))[FIRST_POLLS]
-    await queue.store.apply([(row, decide(row, JobUnlisted(), AT, POLICY)) for row in unlisted], AT)
+
+
+async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(queue: Queue) -> None:
+    await queue.submit("A", 500)
+    await queue.submit("B", 3)
+    polled = (await queue.store.planned(AT, 600, FIRST_POLLS))[FIRST_POLLS]
+    changes = [(row, Decision(after=replace(row, look=Look.JOB))) for row in polled]
+    await queue.store.apply(changes, AT)
     rows = (await queue.store.planned(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
