@@ -608,14 +608,18 @@ def rename(file: Path, table: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "problem", "told"),
     [
-        ("replicas", "the leases cannot be kept: (sqlite3.OperationalError) no such table: "),
-        ("terminations", "fails: the database cannot be read: no such table: terminations"),
+        (
+            "replicas",
+            "not-driving",
+            "the leases cannot be kept: (sqlite3.OperationalError) no such table: ",
+        ),
+        ("terminations", "store-unavailable", "the database cannot be read: no such table: "),
     ],
 )
 async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, problem: str, told: str
 ) -> None:
     """A table that is missing, say: every request could be stored, and would wait for ever."""
     monkeypatch.setattr(loop, "FAILURE_BASE_S", 0.05)
@@ -628,7 +632,7 @@ async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
         async with asyncio.timeout(TIMEOUT_S):
             while (answer := await rest.get("/readyz")).status == 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert_problem(answer, 503, "not-driving", told)
+        assert_problem(answer, 503, problem, told)
         await asyncio.to_thread(rename, rest.file, "elsewhere", table)
         async with asyncio.timeout(TIMEOUT_S):
             while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110

@@ -244,8 +244,8 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
     ),
     "one answer is enough": (
         (Unconfirmed, "confirmed", lambda *_: True),
-        "not found at first: nodes",
-        "liveness",
+        "not found for a moment: nodes",
+        "known",
     ),
     "the highest level is never reached": (
         (evidence, "SETTLED", evidence.MACHINES_GONE),

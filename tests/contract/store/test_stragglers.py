@@ -256,7 +256,7 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     seen = replace(
         page(*(instance(n, f"ins-{n}" if n else None) for n in range(5))), observed_at=later(12)
     )
-    begun = Capture(run=1, tasks=(TASK,), began_at=later(12))
+    begun = Capture(run=1, tasks=(replace(TASK, instances=5),), began_at=later(12))
     done = with_page(begun, seen, later(12))
     await store.instances.read(await found(records, ID), done, seen, due_at=None)
     for index, sight in ((1, Sight.UP), (2, Sight.GONE), (3, Sight.NODE)):
