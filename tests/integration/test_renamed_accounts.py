@@ -100,7 +100,7 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
             told
         ]
         ready = await rest.service.get("/readyz")
-        assert ready == {"status": "degraded", "troubles": {"main/ap-guangzhou": told}}
+        assert (ready["status"], ready["troubles"]) == ("degraded", {"main/ap-guangzhou": told})
 
         ended = (await stop(rest, mixed)).document
         assert (ended["state"], ended["outcome"]) == ("finished", "failed")
@@ -122,7 +122,8 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
         assert (await stop(rest, first)).document["outcome"] == "failed"
         (shared,) = (await rest.service.terminations(second)).values()
         assert shared["state"] == "unverified", "the other operation's requester took nothing back"
-        assert (await rest.service.get("/readyz")) == {"status": "ready", "troubles": {}}
+        ready = await rest.service.get("/readyz")
+        assert (ready["status"], ready["troubles"]) == ("ready", {})
         again = await stop(rest, mixed)
         told = again.document
         for each in (told, ended):
