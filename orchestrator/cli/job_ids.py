@@ -212,7 +212,9 @@ def _read_csv(lines: Sequence[str], separator: str) -> Reading:
                     header = cells[: max(n for n, cell in enumerate(cells, 1) if cell.strip())]
             line = rows.line_num + 1
     except csv.Error as error:
-        reading.refuse(line, f"the row is no CSV ({error}): nothing after it was read")
+        # The error quotes the separator, which may be a tab.
+        told = str(error).replace("\t", r"\t")
+        reading.refuse(line, f"the row is no CSV ({told}): nothing after it was read")
     return reading
 
 

@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.cli.job_ids import MISTAKES_SHOWN, collect, read
@@ -208,6 +208,7 @@ PIECES = [*"ab-{}[]\"',;#\n\r\t \\:\x1b\u200b", "job-a", "job-b", "id", "JobId",
 
 
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
+@example('""a\tid')
 def test_nothing_is_passed_over(text):
     """Every id is taken, or the whole is refused, but for comments and CSV's other columns."""
     reading = read(text)
