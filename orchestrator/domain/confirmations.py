@@ -87,12 +87,17 @@ def with_answer(
 ) -> Termination:
     """The termination with one more answer for ``verdict``, given by the action ``source``.
 
-    The window begins anew where no answer came for long: nobody asked meanwhile.
+    The window begins anew where no answer came for long: nobody asked meanwhile.  It does so too
+    where it began in the future: the clock was put back.
     """
     window = timedelta(seconds=window_s)
     gap = max(window, timedelta(seconds=GAP_S))
     known = termination.unconfirmed
-    if known is None or known.verdict is not verdict or now - known.last_at > gap:
+    if (
+        known is None
+        or known.verdict is not verdict
+        or not known.since <= now <= known.last_at + gap
+    ):
         known = Unconfirmed(
             verdict=verdict, since=now, last_at=now, until=now + window, answers=0, sources=()
         )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, bindparam, case, literal, or_, select, update
 
+from orchestrator.domain.bounds import LATEST
 from orchestrator.domain.lifecycle import State
 from orchestrator.store import schema
 from orchestrator.store.decoding import Unreadable, decoded
@@ -45,6 +46,7 @@ _TIMES: Final = [
     column for column in _T if isinstance(column.type, UtcDateTime) and column.name not in _STAYS
 ]
 _PLANNED: Final = (_T.look_at, _T.call_at, _T.capture_at, _T.reading_at, _T.come_back_watched_at)
+_LAST: Final = literal(LATEST, UtcDateTime())
 _OF_INSTANCES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
 _DOCUMENTS: Final = {
     "capture": ("counted_at", "began_at", "ended_at"),
@@ -176,7 +178,8 @@ async def _plan_for_now(transaction: Transaction, partition: str, now: datetime)
             {
                 column: case(
                     (and_(waits, column.is_not(None)), _T.not_before),
-                    (column > at, at),
+                    # What is no time at all stays as it is: its termination is set aside.
+                    (column.between(at, _LAST), at),
                     else_=column,
                 )
                 for column in _PLANNED

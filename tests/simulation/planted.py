@@ -23,7 +23,6 @@ GARBAGE: Final = {
     "capture": "[1]",
     "reading": "{",
     "history": '{"samples": "none"}',
-    "job_state": "CANCELLED",
     "on_submitted": "wait",
     "rung": "upstairs",
     "observed_at": "noon",

@@ -179,7 +179,9 @@ class Troubles:
         fault = self._random.choice([each for each in Fault if each is not Fault.HANG])
         rule = Rule(fault, self._random.choice((0.5, 1.0)), after=self._random.random() < 0.5)
         cloud.faults.replace({"*": [rule]}, now=cloud.now())
-        await asyncio.sleep(self._random.uniform(1.0, 4.0))
+        # What is answered of one job is believed once it lasts: that is no lie any more.
+        longest_s = 1.0 if fault in (Fault.NOT_FOUND, Fault.FORBIDDEN) else 4.0
+        await asyncio.sleep(self._random.uniform(1.0, longest_s))
         cloud.faults.replace({}, now=cloud.now())
 
     async def _bad_network(self) -> None:
