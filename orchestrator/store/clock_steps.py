@@ -20,9 +20,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, bindparam, case, literal, or_, select, update
+from sqlalchemy import and_, bindparam, case, literal, literal_column, or_, select, update
 
-from orchestrator.domain.bounds import LATEST
 from orchestrator.domain.lifecycle import State
 from orchestrator.store import schema
 from orchestrator.store.decoding import Unreadable, decoded
@@ -46,7 +45,8 @@ _TIMES: Final = [
     column for column in _T if isinstance(column.type, UtcDateTime) and column.name not in _STAYS
 ]
 _PLANNED: Final = (_T.look_at, _T.call_at, _T.capture_at, _T.reading_at, _T.come_back_watched_at)
-_LAST: Final = literal(LATEST, UtcDateTime())
+_LAST: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
+"""What sorts after it in SQLite is no time."""
 _OF_INSTANCES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
 _DOCUMENTS: Final = {
     "capture": ("counted_at", "began_at", "ended_at"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +113,12 @@ def test_answers_from_before_a_long_silence_do_not_count() -> None:
     missing = decide(termination(**READ), JobUnlisted(), NOW, POLICY).after
     asked = Asked(missing, at_s=9000).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.at_s == 9060
+
+
+def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
+    missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
+    asked = Asked(replace(missing, look_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.at_s == 60
 
 
 @pytest.mark.parametrize(
