@@ -44,7 +44,10 @@ _STAYS: Final = ("created_at", "not_before", "finished_at")
 _TIMES: Final = [
     column for column in _T if isinstance(column.type, UtcDateTime) and column.name not in _STAYS
 ]
-_PLANNED: Final = (_T.look_at, _T.call_at, _T.capture_at, _T.reading_at, _T.come_back_watched_at)
+_PLANNED: Final = (
+    *(_T.look_at, _T.call_at, _T.capture_at, _T.reading_at, _T.come_back_watched_at),
+    _T.set_aside_until,
+)
 _LAST: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
 """What sorts after it in SQLite is no time."""
 _OF_INSTANCES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]

@@ -32,7 +32,10 @@ STEP_S = 8 * 3600
 HOUR = timedelta(hours=1)
 TOLERANCE_S = 2.0
 STAYS = ("created_at", "not_before", "finished_at")
-PLANNED = ("look_at", "call_at", "capture_at", "reading_at", "come_back_watched_at")
+PLANNED = (
+    *("look_at", "call_at", "capture_at", "reading_at", "come_back_watched_at"),
+    "set_aside_until",
+)
 TIMES = [column.name for column in terminations.c if isinstance(column.type, UtcDateTime)]
 OF_INSTANCES = [column.name for column in instances.c if isinstance(column.type, UtcDateTime)]
 IN_DOCUMENTS = {
