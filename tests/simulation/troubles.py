@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 FAULTS_S: Final = 4.5
 IDLE_IN_TRANSACTION_S: Final = 0.3
 """After which the transaction of a paused replica is ended, as a server does."""
+SHORT: Final = (Fault.NOT_FOUND, Fault.FORBIDDEN)
+"""What is answered of one job is believed once it lasts: then it is no lie any more."""
+LIES: Final = (*(each for each in Fault if each is not Fault.HANG), *SHORT)
+"""Those that do not last long are told more often."""
 AIMS_S: Final = 2.0
 """How long a replica has to come to the point at which it dies or is paused."""
 HOUR_S: Final = 3600.0
@@ -29,7 +33,7 @@ POINTS: Final = (
 """Where a replica can be killed or paused, beside between any two callbacks."""
 RARE_POINTS: Final = (
     *POINTS,
-    "before a call",
+    *2 * ("before a call",),
     *3 * ("a call has left",),
     *2 * ("an answer has come",),
     *2 * ("in a transaction",),
@@ -53,7 +57,7 @@ class Troubles:
             self._pause_somewhere: 4,
             self._stop: 1,
             self._jump: 1,
-            self._step: 6,
+            self._step: 6 if self._world.replicas == 1 else 0,
             self._storm: 4,
             self._bad_network: 4,
             self._no_cloud: 1,
@@ -163,8 +167,6 @@ class Troubles:
         The promise is for a daemon that lives meanwhile: one that starts takes any time for the
         right one.  So none starts then, and there is one replica, which has its machine's clock.
         """
-        if self._world.replicas > 1:
-            return
         wall = self._world.wall
         self._world.wall_is_put_right.clear()
         wall.ahead_s = self._random.choice((-8 * HOUR_S, -60.0, 60.0, 8 * HOUR_S))
@@ -176,12 +178,10 @@ class Troubles:
     async def _storm(self) -> None:
         """A cloud answers badly for a while."""
         cloud = self._world.clouds[self._random.choice(sorted(self._world.clouds))]
-        fault = self._random.choice([each for each in Fault if each is not Fault.HANG])
+        fault = self._random.choice(LIES)
         rule = Rule(fault, self._random.choice((0.5, 1.0)), after=self._random.random() < 0.5)
         cloud.faults.replace({"*": [rule]}, now=cloud.now())
-        # What is answered of one job is believed once it lasts: that is no lie any more.
-        longest_s = 1.0 if fault in (Fault.NOT_FOUND, Fault.FORBIDDEN) else 4.0
-        await asyncio.sleep(self._random.uniform(1.0, longest_s))
+        await asyncio.sleep(1.0 if fault in SHORT else self._random.uniform(1.0, 4.0))
         cloud.faults.replace({}, now=cloud.now())
 
     async def _bad_network(self) -> None:
