@@ -27,11 +27,15 @@ def upgrade() -> None:
         "clock_steps",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("steps_s", sa.BigInteger(), nullable=False),
-        sa.Column("noted_at", UtcDateTime(), nullable=True),
+        sa.Column("began_at", UtcDateTime(), nullable=False),
+        sa.Column("away_s", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clock_steps")),
     )
-    op.execute("INSERT INTO clock_steps (id, steps_s) VALUES (0, 0)")
+    op.execute(
+        "INSERT INTO clock_steps (id, steps_s, began_at, away_s)"
+        " VALUES (0, 0, '2000-01-01 00:00:00.000000', 0)"
+    )
     gone = sa.text("machine IN ('gone', 'terminated')")
     op.create_index(
         "ix_instances_machine_gone",

@@ -26,7 +26,7 @@ TIMES = {
     "events": ("at",),
     "replicas": ("expires_at",),
     "partitions": (),
-    "clock_steps": ("noted_at", "seen_at"),
+    "clock_steps": ("began_at", "seen_at"),
 }
 NUMBERS = {
     "operations": ("keep_down_s",),

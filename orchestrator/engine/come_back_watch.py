@@ -14,11 +14,11 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.come_back import watch_count, watch_look, watch_refused
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import WINDOW_S
+from orchestrator.engine.backoff import Backoff
 from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class ComeBackWatch:
         of the watch finds them again.
         """
         self._at_once = JOBS_PER_CALL
-        self._failures = 0
-        self._resume_at = 0.0
+        self._backoff = Backoff(
+            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
+        )
         self._told: set[str] = set()
         """Those that may not be read."""
 
@@ -80,15 +81,15 @@ class ComeBackWatch:
     def _may_count(self) -> bool:
         """Whether a DescribeJob call takes no permit from the prober."""
         partition = self._partition
-        paused = self._resume_at > partition.clock.monotonic()
+        paused = self._backoff.wait_s() > 0
         return not paused and not partition.proofs_wait and self._by_job.wait_s() <= 0
 
     def _wait_s(self) -> float:
         """Seconds until a call may leave that takes no permit from the sweeper."""
         partition = self._partition
-        now = partition.clock.monotonic()
-        wait_s = max(self._pacer.wait_s(), self._resume_at - now)
-        return max(wait_s, WINDOW_S) if partition.sweep_due_at < now + WINDOW_S else wait_s
+        wait_s = max(self._pacer.wait_s(), self._backoff.wait_s())
+        sweep_in_s = partition.sweep_due_at - partition.clock.monotonic()
+        return max(wait_s, WINDOW_S) if sweep_in_s < WINDOW_S else wait_s
 
     async def _look(self, rows: Sequence[Termination]) -> float:
         partition = self._partition
@@ -103,7 +104,7 @@ class ComeBackWatch:
             await partition.note(error, self._pacer)
             return await self._on_failure(rows, error)
         await partition.note(None, self._pacer)
-        self._failures = 0
+        self._backoff.worked()
         self._told -= {row.id for row in rows}
         self._at_once = min(JOBS_PER_CALL, 2 * self._at_once)
         await partition.together([(row, seen.get(row.job_id)) for row in rows], self._take_in)
@@ -136,7 +137,7 @@ class ComeBackWatch:
             elif error.kind in _REFUSED:
                 await self._write_one(row, partial(watch_refused, row))
             else:
-                self._back_off()
+                self._backoff.failed()
             return 0.0
         await partition.note(None, self._by_job)
         await self._write_one(row, partial(watch_count, row, seen))
@@ -167,7 +168,7 @@ class ComeBackWatch:
         if error.kind is CloudErrorKind.THROTTLED:
             return WINDOW_S
         if error.kind not in _REFUSED:
-            return self._back_off()
+            return self._backoff.failed()
         self._at_once = max(1, len(rows) // 2)
         if len(rows) == 1:
             if rows[0].id not in self._told:
@@ -175,15 +176,3 @@ class ComeBackWatch:
             self._told.add(rows[0].id)
             await self._write_one(rows[0], partial(watch_refused, rows[0]))
         return WINDOW_S
-
-    def _back_off(self) -> float:
-        partition = self._partition
-        self._failures += 1
-        wait_s = backoff_s(
-            self._failures,
-            base_s=BACKOFF_BASE_S,
-            max_s=BACKOFF_MAX_S,
-            jitter=partition.random.random(),
-        )
-        self._resume_at = partition.clock.monotonic() + wait_s
-        return wait_s

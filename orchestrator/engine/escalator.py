@@ -7,9 +7,9 @@ import math
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.attempts import ACCEPTED, FOR_ONE, Answer
-from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.stragglers import RoundOver, Straggler
+from orchestrator.engine.backoff import Backoff
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ class Escalator:
         self._calls = Background(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
         self._may_have_lost = True
-        self._failures = 0
-        self._resume_at = 0.0
+        self._backoff = Backoff(
+            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
+        )
         self._told = False
         """Whether it was logged that the calls are refused."""
 
@@ -58,8 +59,7 @@ class Escalator:
         partition, store = self._partition, self._partition.store.instances
         if self._may_have_lost:
             await self._recover()
-        paused_s = self._resume_at - partition.clock.monotonic()
-        wait_s = max(paused_s, min(pacer.wait_s() for pacer in self._pacers.values()))
+        wait_s = max(self._backoff.wait_s(), min(pacer.wait_s() for pacer in self._pacers.values()))
         if wait_s > 0:
             return wait_s
         match await store.next_in_rounds():
@@ -156,15 +156,6 @@ class Escalator:
     def _back_off(self, error: CloudError | None) -> None:
         """Wait longer after each failure; for refusals as one too many, the quota waits."""
         if error is None or error.kind not in _NOT_EXECUTED:
-            self._failures = 0
-            return
-        if error.kind is CloudErrorKind.THROTTLED:
-            return
-        self._failures += 1
-        wait_s = backoff_s(
-            self._failures,
-            base_s=BACKOFF_BASE_S,
-            max_s=BACKOFF_MAX_S,
-            jitter=self._partition.random.random(),
-        )
-        self._resume_at = self._partition.clock.monotonic() + wait_s
+            self._backoff.worked()
+        elif error.kind is not CloudErrorKind.THROTTLED:
+            self._backoff.failed()

@@ -202,7 +202,7 @@ class Leases:
                 log.error("the leases of %s have expired: it begins anew", self._replica)
             for name in list(self.driven):
                 self._lose(name)
-        self._replica, self._joined = self._new_id(), False
+        self._replica, self._joined, self._follows = self._new_id(), False, False
         await self._store.join(self._replica, self._names, self._policy.duration_s)
         self._joined = True
         return None

@@ -7,11 +7,11 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decisions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.machines import sight_of
 from orchestrator.domain.problems import Problem
+from orchestrator.engine.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,13 +41,14 @@ class MachineSweeper:
         self._partition = partition
         self._pacer = partition.pacers["DescribeInstances"]
         self._at_once = MACHINES_PER_CALL
-        self._failures = 0
-        self._resume_at = 0.0
+        self._backoff = Backoff(
+            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
+        )
 
     async def step(self) -> float:
         """Look the next machines up; returns the seconds until more may be."""
         partition = self._partition
-        wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
+        wait_s = max(self._pacer.wait_s(), self._backoff.wait_s())
         if wait_s > 0:
             return wait_s
         now = partition.clock.now()
@@ -67,9 +68,9 @@ class MachineSweeper:
             )
         except CloudError as error:
             return await self._on_failure(due, error)
-        if self._failures:
+        if self._backoff.failures:
             log.warning("%s works again", self.name)
-        self._failures = 0
+        self._backoff.worked()
         self._at_once = min(MACHINES_PER_CALL, 2 * self._at_once)
         now, watch_s = partition.clock.now(), partition.capture.starting_watch_s
         sights = [
@@ -93,14 +94,6 @@ class MachineSweeper:
             return 0.0
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
-        if not self._failures:
+        if not self._backoff.failures:
             log.warning("%s: %s: %s", self.name, error, error.advice or "")
-        self._failures += 1
-        wait_s = backoff_s(
-            self._failures,
-            base_s=BACKOFF_BASE_S,
-            max_s=BACKOFF_MAX_S,
-            jitter=partition.random.random(),
-        )
-        self._resume_at = partition.clock.monotonic() + wait_s
-        return wait_s
+        return self._backoff.failed()

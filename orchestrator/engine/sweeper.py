@@ -8,12 +8,12 @@ from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobsRefused, JobUnlisted
 from orchestrator.domain.terminations import Kind, Look
+from orchestrator.engine.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,14 +54,15 @@ class Sweeper:
         self._suspects: deque[Sequence[Termination]] = deque()
         self._works: bool | None = None
         self._refusals = 0
-        self._failures = 0
-        self._resume_at = 0.0
+        self._backoff = Backoff(
+            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
+        )
 
     async def step(self) -> float:
         """Sweep if a job is due; returns the seconds until the next one is."""
         partition = self._partition
         partition.sweep_due_at = partition.clock.monotonic()
-        wait_s = max(self._pacer.wait_s(), self._resume_at - partition.clock.monotonic())
+        wait_s = max(self._pacer.wait_s(), self._backoff.wait_s())
         if wait_s > 0:
             return wait_s
         next_s = math.inf
@@ -117,8 +118,8 @@ class Sweeper:
             return await self._on_refused(rows, error)
         await partition.note(None, self._pacer)
         self._answered(rows)
-        self._failures = self._refusals = 0
-        self._works = True
+        self._backoff.worked()
+        self._refusals, self._works = 0, True
         await partition.together(
             [(row, seen.get(row.job_id) or JobUnlisted()) for row in rows], partition.take_in
         )
@@ -132,15 +133,7 @@ class Sweeper:
         """Wait longer after each failure; for refusals as one too many, the quota waits."""
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
-        self._failures += 1
-        wait_s = backoff_s(
-            self._failures,
-            base_s=BACKOFF_BASE_S,
-            max_s=BACKOFF_MAX_S,
-            jitter=self._partition.random.random(),
-        )
-        self._resume_at = self._partition.clock.monotonic() + wait_s
-        return wait_s
+        return self._backoff.failed()
 
     async def _on_refused(self, rows: Sequence[Termination], error: CloudError) -> float:
         """Where one job may have spoilt the call for all, halve until it is among few.

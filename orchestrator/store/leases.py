@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from orchestrator.domain.leases import CLOCK_STEP_S, Fence, Standing
+from orchestrator.domain.leases import Fence, Standing
 from orchestrator.store import clock_steps
 from orchestrator.store.schema import operations, partitions, replicas, terminations
 
@@ -75,7 +75,7 @@ class StoredLeases:
             if not self._database.dialect.shared:
                 await transaction.execute(delete(replicas))
             if not await transaction.scalar(select(func.count()).select_from(replicas)):
-                await clock_steps.note_put_back(transaction, CLOCK_STEP_S)
+                await clock_steps.begin(transaction)
             await transaction.execute(
                 insert(replicas).values(id=replica, partitions=sorted(names), expires_at=expires_at)
             )

@@ -404,12 +404,15 @@ clock_steps = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("steps_s", BigInteger, nullable=False),
-    Column("noted_at", UtcDateTime),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("away_s", BigInteger, nullable=False),
     Column("seen_at", UtcDateTime),
 )
 """One row: the sum of the steps of the database's clock that replicas have noted, in seconds.
 
-``seen_at``: what that clock showed at the last renewal of a lease.
+The sum began as a replica started while no other one lived.  Without any step, that clock showed
+``began_at`` then, ``away_s`` more than at the last renewal of a lease before.  ``seen_at``: what it
+showed at the last renewal of all.
 """
 
 replicas = Table(

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.domain.leases import Fence
+from orchestrator.store.records import StoredRecords
+from orchestrator.store.working_set import WorkingSet
+from tests.unit.domain.build import later
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from orchestrator.store.database import Database
     from tests.postgres import Server
+
+PARTITION = "main@host"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -28,3 +36,14 @@ async def database_url(template: tuple[Server, str] | None, sqlite_url: str) -> 
         server, name = template
         async with server.database(name) as url:
             yield url
+
+
+@pytest.fixture
+def store(database: Database) -> WorkingSet:
+    return WorkingSet(database, Fence(PARTITION, 1))
+
+
+@pytest.fixture
+def records(database: Database) -> StoredRecords:
+    """As a request five seconds after NOW has them."""
+    return StoredRecords(database, lambda: later(5))

@@ -16,13 +16,11 @@ from orchestrator.domain.jobs import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Machines, Sight
 from orchestrator.domain.problems import Problem
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, submit, to_sweep
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import submit, to_sweep
 from tests.known import know
 from tests.unit.domain.build import NOW, later
 
@@ -32,19 +30,11 @@ if TYPE_CHECKING:
     from orchestrator.domain.machines import CapturedMachine
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
+    from orchestrator.store.records import StoredRecords
+    from orchestrator.store.working_set import WorkingSet
 
 TASK, NODES = TaskSubmitted(name="a", instances=4), TaskSubmitted(name="b", instances=4, env_id="e")
 DOWN: dict[str, Any] = {"state": State.SETTLING, "settle_until": later(30), "evidence": 3}
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 def instance(index: int, machine_id: str | None = None, **shown: Any) -> InstanceSeen:

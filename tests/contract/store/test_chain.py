@@ -18,16 +18,13 @@ from orchestrator.domain.chain import breaks, lines_sha256
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
 from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, Withdrawn
 from orchestrator.domain.verification import verify
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
 from orchestrator.store.history import TERMINATIONS_AT_ONCE, StoredHistories
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, ready_to_call, submit, to_sweep
+from tests.contract.store.test_store import ready_to_call, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
@@ -37,19 +34,11 @@ if TYPE_CHECKING:
     from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import OperationHistory
     from orchestrator.store.database import Database
+    from orchestrator.store.records import StoredRecords
     from orchestrator.store.transaction import Transaction
+    from orchestrator.store.working_set import WorkingSet
 
 UNSURE = CloudError(CloudErrorKind.THROTTLED, "RequestLimitExceeded", "m", request_id="r-0")
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from orchestrator.store.history import StoredHistories
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import operations
 from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_chain import chains
-from tests.contract.store.test_store import PARTITION, submit, to_sweep
+from tests.contract.store.test_store import submit, to_sweep
 from tests.leases import hold
 from tests.unit.domain.build import NOW, POLICY
 

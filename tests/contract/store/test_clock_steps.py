@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, update
 
 from orchestrator.domain.captures import Capture
 from orchestrator.domain.confirmations import Unconfirmed, Verdict
+from orchestrator.domain.leases import CLOCK_STEP_S
 from orchestrator.domain.lifecycle import State
 from orchestrator.store import clock_steps
 from orchestrator.store.leases import StoredLeases
@@ -19,7 +20,8 @@ from orchestrator.store.records import StoredRecords
 from orchestrator.store.rows import to_row
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
 from orchestrator.store.schema import clock_steps as steps
-from tests.contract.store.test_store import PARTITION, submit
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import submit
 from tests.unit.domain.build import NOW, termination
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ OTHER = "other@host"
 STEP_S = 8 * 3600
 """As where a hardware clock is in local time."""
 HOUR = timedelta(hours=1)
-TOLERANCE_S = 2.0
 STAYS = ("created_at", "not_before", "finished_at")
 PLANNED = (
     *("look_at", "call_at", "capture_at", "reading_at", "come_back_watched_at"),
@@ -154,82 +155,111 @@ async def base(database: Database) -> datetime:
     return at
 
 
-def moved(row: Row, names: list[str], by: timedelta) -> Row:
-    return row | {name: row[name] + by for name in names if row.get(name) is not None}
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Times from ``since`` on move by ``by_s``, those before by ``before_by_s``."""
 
+    since: datetime
+    by_s: int
+    before_by_s: int
 
-def moved_text(document: Row, names: list[str], by: timedelta) -> Row:
-    times = {name: document[name] for name in names if document[name] is not None}
-    assert times
-    return document | {
-        name: (datetime.fromisoformat(time) + by).isoformat() for name, time in times.items()
-    }
+    def by_s_of(self, at: datetime) -> int:
+        return self.by_s if at >= self.since else self.before_by_s
+
+    def time(self, at: datetime) -> datetime:
+        return at + timedelta(seconds=self.by_s_of(at))
+
+    def row(self, row: Row, names: list[str]) -> Row:
+        return row | {name: self.time(row[name]) for name in names if row.get(name) is not None}
+
+    def document(self, document: Row, names: list[str]) -> Row:
+        times = {name: document[name] for name in names if document[name] is not None}
+        assert times
+        return document | {
+            name: self.time(datetime.fromisoformat(time)).isoformat()
+            for name, time in times.items()
+        }
+
+    def live(self, row: Row) -> Row:
+        """A termination that has not ended."""
+        moved = self.row(row, [name for name in TIMES if name not in STAYS]) | {"history": None}
+        for name, its in IN_DOCUMENTS.items():
+            moved[name] = self.document(moved[name], its)
+        moved["instances of it"] = [
+            self.row(each, OF_INSTANCES) for each in moved["instances of it"]
+        ]
+        return moved
+
+    def watched(self, row: Row) -> Row:
+        """One that has ended and is watched for a revival."""
+        moved = self.row(row, ["come_back_watched_at"])
+        moved["come_back_watch_s"] += self.by_s_of(row["come_back_watched_at"])
+        return moved
 
 
 # --- following -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step_s", [1, 61, STEP_S])
-async def test_all_times_of_what_is_live_follow_a_step_ahead(
+@pytest.mark.parametrize("step_s", [1, 61, STEP_S, -3, -61, -STEP_S])
+async def test_all_times_of_what_is_live_follow_a_step(
     database: Database, base: datetime, step_s: int
 ) -> None:
-    before, by = await stored(database), timedelta(seconds=step_s)
+    before, moved = await stored(database), Moved(base, step_s, step_s)
     await follow(database, step_s)
-    expected = moved(before["live"], [name for name in TIMES if name not in STAYS], by)
-    for name, its in IN_DOCUMENTS.items():
-        expected[name] = moved_text(expected[name], its, by)
-    expected["instances of it"] = [
-        moved(each, OF_INSTANCES, by) for each in expected["instances of it"]
-    ]
     after = await stored(database)
-    assert after.pop("live") == expected | {"history": None}
-    watched = moved(before["watched"], ["come_back_watched_at"], by)
-    watched["come_back_watch_s"] += step_s
-    assert after.pop("watched") == watched
+    assert after.pop("live") == moved.live(before["live"])
+    assert after.pop("watched") == moved.watched(before["watched"])
     assert after == {job_id: before[job_id] for job_id in ("ended", "elsewhere")}
     assert await followed(database) == {"main@cloud": 0, PARTITION: step_s, OTHER: 0}
-    assert base < await clock(database)
 
 
-async def test_a_step_ahead_that_is_undone_leaves_everything_as_it_was(
-    database: Database, base: datetime
+@pytest.mark.parametrize("step_s", [STEP_S, -STEP_S])
+async def test_a_step_that_is_undone_leaves_everything_as_it_was(
+    database: Database, base: datetime, step_s: int
 ) -> None:
     await known(database, "live", history=None, not_before=base)
     before = await stored(database)
-    await follow(database, STEP_S)
+    await follow(database, step_s)
     assert await stored(database) != before
     await follow(database, 0)
     assert await stored(database) == before
 
 
 @pytest.mark.parametrize(
-    ("followed_s", "steps_s", "by_s"),
+    ("followed_s", "steps_s", "before_by_s"),
     [
-        (0, 100, 100),
-        (100, 150, 50),
-        (100, 30, -70),
-        (100, -30, -100),
-        (0, -30, 0),
-        (-30, -60, 0),
-        (-30, 0, 0),
-        (-30, 100, 100),
+        (0, 60, 60),
+        (0, -60, 0),
+        (0, -3600, 0),
+        (0, -3602, 0),
+        (0, -3603, -3603),
+        (-60, -100, 0),
+        (-60, 0, 0),
+        (-60, 60, 60),
+        (60, -60, -60),
+        (60, 0, -60),
+        (-4000, -60, 4000),
+        (-4000, -5000, -1000),
     ],
 )
-async def test_only_a_step_ahead_moves_deadlines(
-    database: Database, base: datetime, followed_s: int, steps_s: int, by_s: int
+async def test_a_clock_put_right_after_the_start_leaves_what_was_stored_before_it(
+    database: Database, base: datetime, followed_s: int, steps_s: int, before_by_s: int
 ) -> None:
+    """A step back by no more than the hour that no replica lived may be that."""
+    since = base + timedelta(seconds=8)
+    began_at = since - timedelta(seconds=followed_s)
     await wrote(
         database,
         update(partitions).where(partitions.c.name == PARTITION).values(followed_s=followed_s),
+        update(steps).values(began_at=began_at, away_s=3600),
     )
-    before = (await stored(database))["live"]
+    await known(database, "watched", come_back_watched_at=since)
+    moved, before = Moved(since, steps_s - followed_s, before_by_s), await stored(database)
     await follow(database, steps_s)
-    names = [name for name in TIMES if name not in STAYS]
-    after = (await stored(database))["live"]
-    expected = moved(before, names, timedelta(seconds=by_s))
-    assert {name: after[name] for name in TIMES} == {name: expected[name] for name in TIMES}
+    after = await stored(database)
+    assert after["live"] == moved.live(before["live"])
+    assert after["watched"] == moved.watched(before["watched"])
     assert (await followed(database))[PARTITION] == steps_s
-    assert base < await clock(database)
 
 
 @pytest.mark.parametrize("steps_s", [-STEP_S, 60])
@@ -237,9 +267,9 @@ async def test_after_any_step_reads_and_calls_are_planned_for_now(
     database: Database, base: datetime, steps_s: int
 ) -> None:
     since = await clock(database)
-    ahead = dict.fromkeys(PLANNED, since + HOUR)
+    ahead = dict.fromkeys(PLANNED, since + 10 * HOUR)
     await known(database, "live", **ahead)
-    await known(database, "watched", come_back_watched_at=since + HOUR)
+    await known(database, "watched", come_back_watched_at=since + 10 * HOUR)
     before = await stored(database)
     await follow(database, steps_s)
     after, until = await stored(database), await clock(database)
@@ -247,7 +277,7 @@ async def test_after_any_step_reads_and_calls_are_planned_for_now(
         assert since <= after["live"][name] <= until
     assert since <= after["watched"]["come_back_watched_at"] <= until
     deadlines = ("give_up_from", "settle_from", "confirm_from")
-    by = timedelta(seconds=max(steps_s, 0))
+    by = timedelta(seconds=steps_s)
     assert [after["live"][name] for name in deadlines] == [
         before["live"][name] + by for name in deadlines
     ]
@@ -293,6 +323,7 @@ async def test_a_partition_follows_as_it_is_taken_and_a_new_one_has_nothing_to_f
 ) -> None:
     await note(database, 0, STEP_S)
     before = (await stored(database))["live"]
+    database.dialect.shared = True
     leases = StoredLeases(database)
     await leases.join("another", [PARTITION, "main@new"], 60.0)
     assert await followed(database) == dict.fromkeys(["main@cloud", PARTITION, OTHER], 0) | {
@@ -312,12 +343,6 @@ async def test_a_partition_follows_as_it_is_taken_and_a_new_one_has_nothing_to_f
 # --- noting --------------------------------------------------------------------------------------
 
 
-async def noted_ago(database: Database, ago_s: float) -> None:
-    """As if the last step had been noted so long ago."""
-    at = await clock(database) - timedelta(seconds=ago_s)
-    await wrote(database, update(steps).values(noted_at=at))
-
-
 async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> None:
     leases = StoredLeases(database)
     for measured_s in (STEP_S, STEP_S + 1):
@@ -327,78 +352,102 @@ async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> N
     assert await noted(database) == STEP_S - 60
 
 
-@pytest.mark.parametrize(("known_s", "by_s"), [(STEP_S, 60), (STEP_S, -STEP_S), (-60, STEP_S)])
-@pytest.mark.parametrize(("ago_s", "anew"), [(3500, False), (3700, True)])
-async def test_the_sum_begins_anew_an_hour_after_the_last_step(
-    database: Database, known_s: int, by_s: int, ago_s: int, *, anew: bool
-) -> None:
-    await note(database, 0, known_s)
-    await follow(database, known_s)
-    # What the clock showed then, although it has made one more step since.
-    await noted_ago(database, ago_s + by_s)
-    since = await clock(database)
-    await note(database, known_s, by_s)
-    assert await noted(database) == (by_s if anew else known_s + by_s)
-    assert (await followed(database))[PARTITION] == (0 if anew else known_s)
-    async with database.read() as connection:
-        row = (await connection.execute(select(steps))).one()
-    assert since <= row.noted_at <= await clock(database)
+# --- the first replica that starts ---------------------------------------------------------------
 
 
 async def see(database: Database, ahead_s: float) -> None:
     """The last replica left when the clock showed this."""
     at = await clock(database) + timedelta(seconds=ahead_s)
-    await database.write(partial(clock_steps.seen, now=at))
+    await wrote(database, update(steps).values(seen_at=at))
 
 
-put_back = partial(clock_steps.note_put_back, tolerance_s=TOLERANCE_S)
+async def kept(database: Database) -> Row:
+    async with database.read() as connection:
+        return dict((await connection.execute(select(steps))).mappings().one())
 
 
-async def test_a_clock_that_was_put_back_while_no_replica_lived_is_noted(
-    database: Database,
-) -> None:
-    await see(database, STEP_S)
-    await database.write(put_back)
-    assert STEP_S - 2 <= -await noted(database) <= STEP_S
+async def started_anew(database: Database) -> StoredLeases:
+    leases = StoredLeases(database)
+    await leases.leave("a replica")
+    await leases.join("another", [PARTITION], 60.0)
+    return leases
 
 
-@pytest.mark.parametrize("ahead_s", [-STEP_S, 0, TOLERANCE_S - 1])
-async def test_a_clock_that_went_on_while_no_replica_lived_is_not_noted(
+@pytest.mark.parametrize("ahead_s", [-STEP_S, 0, CLOCK_STEP_S - 1])
+async def test_a_clock_that_went_on_while_no_replica_lived_made_no_step(
     database: Database, ahead_s: float
 ) -> None:
     await see(database, ahead_s)
-    for known_s, expected in ((0, 0), (STEP_S, STEP_S)):
-        await wrote(database, update(steps).values(steps_s=known_s))
-        await database.write(put_back)
-        assert await noted(database) == expected
+    since = await clock(database)
+    await started_anew(database)
+    row = await kept(database)
+    assert row["steps_s"] == 0
+    assert since <= row["began_at"] == row["seen_at"] <= await clock(database)
+    assert max(0, -ahead_s) <= row["away_s"] <= max(0, -ahead_s) + 2
 
 
-async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
-    database: Database,
+async def test_all_times_follow_a_clock_that_was_put_back_while_no_replica_lived(
+    database: Database, base: datetime
 ) -> None:
+    before = (await stored(database))["live"]
+    await see(database, STEP_S)
+    leases = await started_anew(database)
+    row, by_s = await kept(database), await noted(database)
+    assert (row["began_at"] - row["seen_at"]).total_seconds() == -by_s
+    assert STEP_S - 2 <= -by_s <= STEP_S
+    assert row["away_s"] == 0
+    await leases.take("another", {PARTITION: 1})
+    assert (await stored(database))["live"] == Moved(base, by_s, by_s).live(before)
+
+
+@pytest.mark.parametrize(("since_s", "undone"), [(STEP_S - 3, False), (STEP_S - 1, True)])
+async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
+    database: Database, base: datetime, since_s: int, *, undone: bool
+) -> None:
+    before = (await stored(database))["live"]
     await note(database, 0, -STEP_S)
-    await follow(database, -STEP_S)
-    await see(database, -60)
-    await database.write(put_back)
+    await see(database, -since_s)
+    leases = await started_anew(database)
+    row, by_s = await kept(database), STEP_S if undone else 0
+    assert row["steps_s"] == by_s
+    assert (row["seen_at"] - row["began_at"]).total_seconds() == by_s
+    assert max(0, since_s - by_s) <= row["away_s"] <= max(0, since_s - by_s) + 2
+    await leases.take("another", {PARTITION: 1})
+    moved = Moved(base, by_s - STEP_S, by_s - STEP_S).live(before)
+    assert (await stored(database))["live"]["give_up_from"] == moved["give_up_from"]
+
+
+@pytest.mark.parametrize("step_s", [STEP_S, -STEP_S])
+async def test_a_step_that_was_noted_is_followed_before_the_sum_begins_anew(
+    database: Database, base: datetime, step_s: int
+) -> None:
+    before = await stored(database)
+    await note(database, 0, step_s)
+    await started_anew(database)
+    moved, after = Moved(base, step_s, step_s), await stored(database)
+    assert [after[job]["give_up_from"] for job in ("live", "elsewhere")] == [
+        moved.live(before[job])["give_up_from"] for job in ("live", "elsewhere")
+    ]
     assert await noted(database) == 0
     assert set((await followed(database)).values()) == {0}
 
 
 async def test_nothing_is_noted_before_any_replica_lived(database: Database) -> None:
     await wrote(database, update(steps).values(seen_at=None))
-    await database.write(put_back)
-    assert await noted(database) == 0
+    await started_anew(database)
+    row = await kept(database)
+    assert (row["steps_s"], row["away_s"]) == (0, 0)
 
 
-async def test_a_renewal_keeps_what_the_clock_shows_and_the_first_to_join_compares(
-    database: Database,
-) -> None:
-    leases = StoredLeases(database)
-    standing = await leases.renew("a replica", 60.0)
+async def test_a_step_back_is_noted_once_whoever_dies_around_it(database: Database) -> None:
+    """By the replica that lives to see it, or by the next one that starts."""
+    standing = await StoredLeases(database).renew("a replica", 60.0)
     assert standing is not None
-    async with database.read() as connection:
-        assert (await connection.execute(select(steps.c.seen_at))).scalar_one() == standing.now
-    await leases.leave("a replica")
+    assert (await kept(database))["seen_at"] == standing.now
     await see(database, STEP_S)
-    await leases.join("another", [PARTITION], 60.0)
-    assert STEP_S - 2 <= -await noted(database) <= STEP_S
+    ahead = (await kept(database))["seen_at"]
+    await StoredLeases(database).renew("a replica", 60.0)
+    assert (await kept(database))["seen_at"] == ahead
+    await note(database, 0, -STEP_S)
+    await started_anew(database)
+    assert await noted(database) == 0

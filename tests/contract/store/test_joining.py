@@ -14,7 +14,6 @@ from orchestrator.domain.confirmations import Verdict
 from orchestrator.domain.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.jobs import JobSeen, JobState
-from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.seen import (
@@ -28,7 +27,6 @@ from orchestrator.domain.seen import (
 )
 from orchestrator.domain.terminations import OnSubmitted, Termination
 from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.decisions import Decision
     from orchestrator.domain.seen import Seen
     from orchestrator.store.database import Database
+    from orchestrator.store.working_set import WorkingSet
 
 ATTEMPT = NewAttempt(action="TerminateJob", target="a job", sent_at=NOW)
 
@@ -98,11 +97,6 @@ SIGHTINGS: dict[str, list[Seen]] = {
     "draining": LOOKS,
     "settling": LOOKS,
 }
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence("main@host", 1))
 
 
 @pytest.fixture

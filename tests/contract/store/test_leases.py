@@ -26,7 +26,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, only, ready_to_call, start, submit, to_sweep
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import only, ready_to_call, start, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:

@@ -15,14 +15,11 @@ from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import moved
 from orchestrator.domain.errors import Conflict, StoreUnavailable
 from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.seen import CallStarted, Withdrawn
 from orchestrator.domain.stragglers import Straggler
 from orchestrator.domain.terminations import Rung
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, operation, submit
+from tests.contract.store.test_store import operation, submit
 from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept
 
@@ -30,20 +27,12 @@ if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
+    from orchestrator.store.records import StoredRecords
+    from orchestrator.store.working_set import WorkingSet
 
 FORGED = "all\n2026-01-01 [info] operation op_9 finished: verified\x1b[2J"
 ESCAPED = r"'all\n2026-01-01 [info] operation op_9 finished: verified\x1b[2J'"
 HERE = "account 'main' in ap-guangzhou"
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 class Log:

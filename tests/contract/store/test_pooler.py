@@ -33,7 +33,8 @@ from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.url import dialect_of
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, submit, to_sweep
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import submit, to_sweep
 from tests.leases import HOUR_S
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 

@@ -39,7 +39,8 @@ from orchestrator.store.postgresql_connections import Connection
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.url import dialect_of
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, submit, to_sweep
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import submit, to_sweep
 from tests.leases import HOUR_S, hold
 from tests.postgres import own_server
 from tests.tcp_proxy import TcpProxy

@@ -10,7 +10,8 @@ from sqlalchemy import insert
 from orchestrator.domain.attempts import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import attempts
-from tests.contract.store.test_store import PARTITION, submit
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import submit
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:

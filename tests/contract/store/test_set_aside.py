@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from orchestrator.domain.attempts import NewAttempt
 from orchestrator.domain.decide import decide
 from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.seen import CallStarted, JobUnlisted
 from orchestrator.engine.prober import PLANNED
@@ -21,8 +20,8 @@ from orchestrator.services.certification import Certification
 from orchestrator.store import clock_steps, schema
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, submit
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import submit
 from tests.known import know
 from tests.unit.domain.build import NOW, POLICY, later
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
+    from orchestrator.store.working_set import WorkingSet
 
 MUCH_LATER: Final = later(10**9)
 BAD, GOOD, OTHER = "job-bad", "job-good", "job-other"
@@ -64,16 +64,6 @@ ON_POSTGRESQL: Final = [
     ("call_at", "'4713-01-01 BC'"),
     *[(column, "'294276-01-01'") for column in ("observed_at", "look_at", "created_at")],
 ]
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 async def run(database: Database, statement: str, **values: object) -> None:

@@ -40,8 +40,8 @@ from orchestrator.engine.sweeper import KINDS
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases
-from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.conftest import PARTITION
 from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
 
@@ -49,19 +49,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.seen import Seen
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
+    from orchestrator.store.records import StoredRecords
     from orchestrator.store.transaction import Transaction
-
-PARTITION = "main@host"
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:

@@ -11,7 +11,6 @@ from sqlalchemy import update
 from orchestrator.domain.attempts import Answer
 from orchestrator.domain.captures import LIVE, Capture, ended, with_page
 from orchestrator.domain.jobs import InstanceCounters, JobState
-from orchestrator.domain.leases import Fence
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.problems import Problem
@@ -19,15 +18,15 @@ from orchestrator.domain.stragglers import RoundOver, Straggler
 from orchestrator.domain.terminations import Rung
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import instances
-from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.test_captures import TASK, capture, found, instance, page
-from tests.contract.store.test_store import PARTITION, submit
+from tests.contract.store.test_store import submit
 from tests.known import know
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
+    from orchestrator.store.working_set import WorkingSet
 
 DRAINING: dict[str, Any] = {
     "state": State.DRAINING,
@@ -36,11 +35,6 @@ DRAINING: dict[str, Any] = {
 }
 ESCALATED = DRAINING | {"rung": Rung.INSTANCES, "rung_at": later(10), "rung_round": 1}
 ID = "trm_1_job-1"
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
 
 
 @pytest.fixture

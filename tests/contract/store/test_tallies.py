@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from sqlalchemy import update
 
 from orchestrator.domain.captures import Capture
@@ -15,25 +14,20 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.tally import Group, Left, tally
 from orchestrator.domain.terminations import Revival
-from orchestrator.store.records import StoredRecords
 from orchestrator.store.rows import capture_to_row, revival_to_row
 from orchestrator.store.schema import terminations
 from tests.contract.store.test_store import submit
 from tests.known import know
-from tests.unit.domain.build import DOWN, LIVE, NOW, later
+from tests.unit.domain.build import DOWN, LIVE, NOW
 
 if TYPE_CHECKING:
     from orchestrator.store.database import Database
+    from orchestrator.store.records import StoredRecords
     from orchestrator.store.transaction import Transaction
 
 CAPTURED = Capture(run=1, occupying=5, waiting=2, captured=5, counted_at=NOW, ended_at=NOW)
 REVIVAL = Revival(at=NOW, job_state=JobState.RUNNING)
 FAILED = replace(CAPTURED, problem=Problem(code="C", message="m"))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 async def known(database: Database, records: StoredRecords, *jobs: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from orchestrator.engine.prober import UNLISTED_IN_TURN
 from orchestrator.engine.sweeper import FIRST_POLLS
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, operation
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import operation
 from tests.unit.domain.build import LIVE, POLICY, later, read, swept
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from orchestrator.store.history import StoredHistories
 from orchestrator.store.migrate import alembic_config, upgrade
 from orchestrator.store.url import shown
 from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_chain import chains
 from tests.contract.store.test_migrations import ATTEMPT, OPERATION, TERMINATION
-from tests.contract.store.test_store import PARTITION, to_sweep
+from tests.contract.store.test_store import to_sweep
 from tests.leases import hold
 from tests.unit.domain.build import NOW, POLICY, later
 

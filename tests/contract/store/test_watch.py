@@ -20,9 +20,9 @@ from orchestrator.domain.verification import verify
 from orchestrator.services.certification import Certification
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
-from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
-from tests.contract.store.test_store import PARTITION, SUBMISSION, only, submit, to_sweep
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import SUBMISSION, only, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
@@ -32,18 +32,9 @@ if TYPE_CHECKING:
     from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
+    from orchestrator.store.records import StoredRecords
 
 KEPT: dict[str, Any] = {"come_back_watch_s": 3600.0, "keep_down_s": 600.0}
-
-
-@pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
-
-
-@pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(5))
 
 
 def ids() -> Callable[[str], str]:
