@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MINUTES: Final = 10
-JOBS: Final = 20
+JOBS: Final = 8
 ENDS_WITHIN_S: Final = 150.0
 """After it: a job that failed so often is tried again after a minute at most."""
 NETWORK: Final = ("away", "lost_request", "lost_answer", "silent")
