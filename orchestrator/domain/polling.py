@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.jobs import InstanceCounters
 
-SWEEP_DENSITY: Final = 1.2
+SWEEP_DENSITY: Final = 1.0
 """Sweeps a second at one finish a second; they grow with the square root of the finishes, which
 for a given number of sweeps gives the shortest wait over all jobs."""
 FINISH_WINDOW_S: Final = 15.0

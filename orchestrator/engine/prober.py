@@ -37,8 +37,12 @@ COUNT_EVERY_S = 2.0
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
 """And those of any other; sooner where its deadline is short (``counting``)."""
 
-PROOFS = Kind(Look.JOB, CALLED)
+PROOFS = Kind(Look.JOB, tuple(state for state in CALLED if state is not State.SETTLING))
 """Jobs that were called, to be proven down or found out about."""
+LAST_COUNTS = Kind(Look.JOB, (State.SETTLING,))
+"""Jobs that were proven down, to be counted once more at the end of their settle window."""
+LAST_COUNT_WAITS_S = 60.0
+"""How much longer than a proof such a count waits for quota."""
 FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
 UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
@@ -48,7 +52,7 @@ SUBMISSIONS = Kind(Look.SUBMISSION)
 """Jobs that read finished before any call, to be compared with what they were submitted as."""
 LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
 """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
-PLANNED = (PROOFS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
+PLANNED = (PROOFS, LAST_COUNTS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
 
 
 class Prober:
@@ -63,7 +67,7 @@ class Prober:
         self.wake = partition.wakes.looks
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
-        self._turns = [*PLANNED, LONG_UNCOUNTED]
+        self._turns = [PROOFS, FIRST_LOOKS, UNLISTED, SUBMISSIONS, LONG_UNCOUNTED]
         """They take turns: many of one kind do not hold up another."""
         self._looked_at: dict[str, float] = {}
         """When a look at a termination's job was last started, of those of late."""
@@ -81,6 +85,7 @@ class Prober:
         limit = len(under_way) + LOOKS_PER_STEP
         rows_of = await self._partition.store.planned(now, limit, *PLANNED, UNLISTED_IN_TURN)
         rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
+        rows_of[PROOFS] = sorted(rows_of[PROOFS] + rows_of.pop(LAST_COUNTS), key=_wanted_at)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[LONG_UNCOUNTED] = []
         overdue = self._partition.counts.due(now, LOOKS_PER_STEP)
@@ -99,7 +104,7 @@ class Prober:
                 next_s = min(next_s, due_s)
             elif pacer.wait_s() > 0:
                 blocked_s.append(pacer.wait_s())
-                proofs_wait = proofs_wait or kind is PROOFS
+                proofs_wait = proofs_wait or (kind is PROOFS and row.state is not State.SETTLING)
             else:
                 self._start(row, pacer)
                 self._turns.remove(kind)
@@ -176,7 +181,7 @@ class Prober:
             return [self._by_submission]
         finished = row.job_state is not None and row.job_state.finished
         followed = row.state in (State.DRAINING, State.SETTLING)
-        if followed and finished and row.instances and len(row.tasks) == 1:
+        if followed and finished and _only_task(row) is not None:
             return [self._by_job, self._by_task]
         return [self._by_job]
 
@@ -213,8 +218,10 @@ class Prober:
 
     async def _describe_task(self, row: Termination) -> JobSeen:
         """The job's counters read from its one task; its state is not read."""
+        name = _only_task(row)
+        assert name is not None
         page = await self._partition.cloud.describe_task(
-            region=row.region, job_id=row.job_id, task_name=row.tasks[0].name
+            region=row.region, job_id=row.job_id, task_name=name
         )
         return JobSeen(
             observed_at=page.observed_at,
@@ -230,6 +237,19 @@ def _by_turns(
     """One row of each kind after the other."""
     columns = ([(kind, row) for row in rows] for kind, rows in found)
     return (each for each in chain.from_iterable(zip_longest(*columns)) if each is not None)
+
+
+def _only_task(row: Termination) -> str | None:
+    """The name of a job's one task, as a count or its capture showed it; None: it is not known."""
+    tasks = row.tasks or (row.capture.tasks if row.capture is not None else ())
+    return tasks[0].name if len(tasks) == 1 else None
+
+
+def _wanted_at(row: Termination) -> datetime:
+    """When a count that is due is to be made where there is quota for some of them only."""
+    assert row.look_at is not None
+    waits_s = LAST_COUNT_WAITS_S if row.state is State.SETTLING else 0.0
+    return row.look_at + timedelta(seconds=waits_s)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

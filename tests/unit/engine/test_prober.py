@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.captures import Capture
 from orchestrator.domain.confirmations import APPEARS_WITHIN_S
-from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
+from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen, TaskSubmitted
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
 from orchestrator.engine.loop import IDLE_MAX_S
-from orchestrator.engine.prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S, LOOKS_PER_STEP
+from orchestrator.engine.prober import (
+    COUNT_ALL_EVERY_S,
+    COUNT_EVERY_S,
+    LAST_COUNT_WAITS_S,
+    LOOKS_PER_STEP,
+)
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ COUNTED: dict[str, Any] = {
     "tasks": (TaskSeen(name="task-0"),),
 }
 """Of a job that is known to have one task."""
+SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
 
 
 async def to_prove(world: World, *ids: str, seconds: float = 0.0, **known: Any) -> None:
@@ -236,7 +243,6 @@ async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_ta
     [
         {"tasks": (TaskSeen(name="task-0"), TaskSeen(name="task-1"))},
         {"tasks": ()},
-        {"instances": None},
         {"job_state": JobState.RUNNING},
         {"job_state": None},
         {"job_state": JobState.FAILED_INTERRUPTED},
@@ -257,6 +263,24 @@ async def test_a_task_does_not_speak_for_every_job(
     world.clock.advance(1)
     await world.probe()
     assert world.called("DescribeJob") == jobs
+
+
+@pytest.mark.parametrize(("tasks", "by_task"), [(1, ["job-00000002"]), (2, [])])
+async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capture(
+    database: Database, tasks: int, by_task: list[str]
+) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    jobs = job_ids(2)
+    await to_prove(world, *jobs, seconds=-1)
+    shown = tuple(TaskSubmitted(name=f"task-{n}", instances=10 // tasks) for n in range(tasks))
+    for job_id in jobs:
+        row = await world.termination(job_id)
+        capture = Capture(run=row.run, tasks=shown, ended_at=world.clock.now())
+        await world.partition.store.instances.capture(row, capture, awaits=False)
+    await world.probe()
+    assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], by_task)
+    for job_id in (jobs[0], *by_task):
+        assert (await world.termination(job_id)).state is State.SETTLING
 
 
 async def test_a_task_with_live_instances_is_no_proof(database: Database) -> None:
@@ -335,6 +359,31 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
     assert await world.sweeper.step() == 0
     assert draining in world.called("DescribeJobs")
     await world.ended(world.prober)
+
+
+# --- the counts at the end of settle windows -----------------------------------------------------
+
+
+async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    late, later, *proofs = job_ids(4)
+    ends_at = world.clock.later(-LAST_COUNT_WAITS_S)
+    await to_prove(world, late, seconds=-LAST_COUNT_WAITS_S - 2, **SETTLING, settle_until=ends_at)
+    await to_prove(world, later, seconds=2 - LAST_COUNT_WAITS_S, **SETTLING, settle_until=ends_at)
+    await to_prove(world, *proofs, seconds=-1)
+    for _ in range(4):
+        await world.probe()
+        world.clock.advance(1)
+    assert world.called("DescribeJob") == [late, proofs[0], proofs[1], later]
+
+
+async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Database) -> None:
+    world = World(database, quotas=ONE_A_SECOND)
+    ends_at = world.clock.later(-1)
+    await to_prove(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
+    await world.probe()
+    assert await world.probe() == pytest.approx(1.0)
+    assert not proofs_wait(world)
 
 
 # --- operations that somebody watches ------------------------------------------------------------
