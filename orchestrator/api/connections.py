@@ -9,10 +9,7 @@ from __future__ import annotations
 import logging
 import resource
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from orchestrator.api.protocol import Protocol
+from typing import Final, Protocol
 
 CONNECTIONS_MAX: Final = 4_096
 
@@ -42,14 +39,25 @@ def connections_max() -> int:
     return most
 
 
+class Connection(Protocol):
+    """What is known of an open connection."""
+
+    @property
+    def idle(self) -> bool:
+        """No request of it is being answered."""
+
+    def abort(self) -> None:
+        """Close it at once, whatever is still to be sent."""
+
+
 class Connections:
     """The open connections, in the order in which they were last used; no more than ``most``."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._open: dict[Protocol, None] = {}
+        self._open: dict[Connection, None] = {}
 
-    def admit(self, connection: Protocol) -> bool:
+    def admit(self, connection: Connection) -> bool:
         """Whether there is room for it; the connection that was idle for longest makes room."""
         if len(self._open) >= self.most:
             idle = next((each for each in self._open if each.idle), None)
@@ -68,10 +76,10 @@ class Connections:
         self._open[connection] = None
         return True
 
-    def used(self, connection: Protocol) -> None:
+    def used(self, connection: Connection) -> None:
         if connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
-    def left(self, connection: Protocol) -> None:
+    def left(self, connection: Connection) -> None:
         self._open.pop(connection, None)
