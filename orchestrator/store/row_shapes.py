@@ -12,6 +12,7 @@ from orchestrator.domain.bounds import SECONDS_MAX, possible
 from orchestrator.domain.captures import Capture
 from orchestrator.domain.confirmations import Verdict
 from orchestrator.domain.jobs import InstanceCounters
+from orchestrator.domain.regions import REGION, zone_refused
 from orchestrator.domain.shapes import NOTHING, misshapen
 from orchestrator.store.schema import UtcDateTime, terminations
 
@@ -79,6 +80,12 @@ def faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             wrong = _fault(name, value, kind)
             if wrong is not None:
                 yield name, wrong
+        elif name == "region" and not _is_region(value):
+            yield name, f"{value!r} is no region"
+
+
+def _is_region(value: object) -> bool:
+    return isinstance(value, str) and bool(REGION.fullmatch(value)) and zone_refused(value) is None
 
 
 def _fault(name: str, value: object, kind: type) -> str | None:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import URL, event, text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import aiosqlite
     from sqlalchemy.engine import Connection, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -79,12 +81,17 @@ class Sqlite:
 
         pragmas = _PRAGMAS + ("PRAGMA query_only = ON;" if query_only else "")
 
+        async def set_up(raw: aiosqlite.Connection) -> None:
+            # Else one text that is not UTF-8 fails the whole statement that reads it.
+            raw.text_factory = partial(str, encoding="utf-8", errors="replace")
+            await raw.executescript(pragmas)
+
         @event.listens_for(engine.sync_engine, "connect")
         def on_connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
             # Else the driver begins transactions by itself, DEFERRED, and a read that turns into
             # a write loses updates.
             connection.isolation_level = None
-            connection.run_async(lambda raw: raw.executescript(pragmas))
+            connection.run_async(set_up)
             if not query_only:
                 # It may make a -wal anew.
                 self._files.pop(self._log, None)
@@ -131,8 +138,11 @@ class Sqlite:
                 return str(error)
             case DatabaseError(orig=orig) if (
                 type(error) in (OperationalError, DatabaseError)
-                # A statement that SQLite does not understand.
-                and getattr(orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+                # A statement that SQLite does not understand, but for what is missing.
+                and (
+                    getattr(orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+                    or str(orig).startswith("no such table")
+                )
             ):
                 return str(orig)
             case _:

@@ -50,6 +50,7 @@ ANYWHERE: Final = [
     *[(column, "'9999-12-31 23:59:59'") for column in ("observed_at", "look_at", "created_at")],
     ("not_before", "'0002-01-01 00:00:00'"),
 ]
+NOT_UTF_8: Final = "CAST(x'ff' AS TEXT)"
 ON_SQLITE: Final = [
     *[(column, "'{'") for column in DOCUMENTS],
     *[(column, "'noon'") for column in ("observed_at", "look_at", "created_at", "give_up_from")],
@@ -58,6 +59,7 @@ ON_SQLITE: Final = [
     ("turn", "'two'"),
     ("settle_s", "9e999"),
     ("job_name", "x'ff'"),
+    *[(column, NOT_UTF_8) for column in ("look_at", "give_up_from", "rung", "instances")],
 ]
 ON_POSTGRESQL: Final = [
     *[(column, "'4713-01-01 BC'") for column in ("observed_at", "look_at", "created_at")],
@@ -183,6 +185,16 @@ async def test_nor_does_one_that_only_this_database_can_hold(
         pytest.skip("the other database's")
     operation = await planted(database, records, column, value)
     await assert_alone_set_aside(database, store, operation)
+
+
+@pytest.mark.parametrize("region", ["garbage", "ap-guangzhou-3", ""])
+async def test_one_of_no_region_stops_no_call_for_the_others(
+    database: Database, store: WorkingSet, records: StoredRecords, region: str
+) -> None:
+    """No host can be named for it."""
+    await planted(database, records, "region", f"'{region}'")
+    assert await found(store) == {GOOD, OTHER}
+    assert await records.set_aside(10) == (1, [f"trm_1_{BAD}"])
 
 
 async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_repaired(
