@@ -259,7 +259,8 @@ def read_machines(
     would look gone.
     """
     rows = pieces.rows(response, "InstanceSet")
-    if (pieces.optional_count(response, "TotalCount") or 0) > len(rows):
+    total = pieces.optional_count(response, "TotalCount")
+    if total is None or total > len(rows):
         raise pieces.bad_answer("InstanceSet is shorter than TotalCount says")
     seen = [
         MachineSeen(

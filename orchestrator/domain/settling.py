@@ -96,7 +96,9 @@ def on_still_stopped(told: Termination, now: datetime, policy: Policy) -> Decisi
     if late and machines.up:
         return _machines_stay(told, now)
     counted_at = told.instances_observed_at
-    counted = counted_at is not None and counted_at >= settle_until
+    proven_at = settle_until - timedelta(seconds=told.settle_s)
+    # However short the window is, it takes a second count.
+    counted = counted_at is not None and proven_at < counted_at >= settle_until
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.left) or late):
         if evidence.proves_settled(told, settle_until):
@@ -143,8 +145,16 @@ def is_doubtful(termination: Termination, seen: JobSeen) -> bool:
 
 def ran_again(termination: Termination, seen: JobSeen) -> bool:
     """Whether a finished job ended another time than it was known to have."""
-    known = termination.job_end_time
-    return known is not None and seen.end_time is not None and seen.end_time != known
+    known, read = termination.job_end_time, seen.end_time
+    return known is not None and read is not None and _instant(read) != _instant(known)
+
+
+def _instant(time: str) -> datetime | str:
+    """What a time of the cloud stands for: two actions may write the same one in two ways."""
+    try:
+        return datetime.fromisoformat(time)
+    except ValueError:
+        return time
 
 
 def _denial(termination: Termination, seen: JobSeen) -> str | None:

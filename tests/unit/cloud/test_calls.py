@@ -95,7 +95,9 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
         lambda _: said(JobSet=[{"JobId": "job-2", "JobState": "RUNNING"}], TotalCount=1),
         lambda _: said(JobId="job-1", Tasks=[{"TaskName": "t", "TaskInstanceNum": 3}]),
         lambda _: said(JobId="job-1", TaskName="t", TaskInstanceSet=[], TaskState="FAILED"),
-        lambda _: said(InstanceSet=[{"InstanceId": "ins-2", "InstanceState": "RUNNING"}]),
+        lambda _: said(
+            InstanceSet=[{"InstanceId": "ins-2", "InstanceState": "RUNNING"}], TotalCount=1
+        ),
         lambda _: said(),
     )
     async with gateway_to(server) as gateway:
@@ -163,7 +165,10 @@ async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call()
 
 async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
     """At their own host, with their own service in the signature's scope; jobs at the other."""
-    of_jobs, of_machines = Server(lambda _: said()), Server(lambda _: said(InstanceSet=[]))
+    of_jobs, of_machines = (
+        Server(lambda _: said()),
+        Server(lambda _: said(InstanceSet=[], TotalCount=0)),
+    )
     async with (
         served(of_jobs.handle) as jobs_url,
         served(of_machines.handle) as machines_url,
@@ -190,7 +195,7 @@ async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
 
 async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
     """With no ids the cloud would list machines that nobody asked for."""
-    server = Server(lambda _: said(InstanceSet=[]))
+    server = Server(lambda _: said(InstanceSet=[], TotalCount=0))
     ids = [f"ins-{number}" for number in range(101)]
     async with gateway_to(server) as gateway:
         assert await gateway.describe_machines(region=REGION, machine_ids=ids[:100]) == {}

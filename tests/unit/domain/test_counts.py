@@ -145,6 +145,40 @@ def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counte
     assert (doubtful.event, doubtful.after.look) == (None, Look.JOB)
 
 
+@pytest.mark.parametrize(
+    ("end_time", "event"),
+    [
+        ("2026-11-24T10:00:00Z", None),
+        ("2026-11-24T10:00:00.000Z", None),
+        ("2026-11-24T18:00:00+08:00", None),
+        ("2026-11-24T10:00:01Z", Event.SEEN_LIVE_AGAIN),
+        ("yesterday", Event.SEEN_LIVE_AGAIN),
+    ],
+)
+def test_an_end_time_that_is_written_in_another_way_is_the_same(
+    end_time: str, event: Event | None
+) -> None:
+    settling = termination(
+        State.SETTLING,
+        job_state=FAILED,
+        job_end_time="2026-11-24T10:00:00Z",
+        instances=DOWN,
+        settle_until=later(30),
+        evidence=3,
+    )
+    seen = swept(FAILED, at=later(5), end_time=end_time)
+    assert decide(settling, seen, later(5), POLICY).event is event
+
+
+def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
+    down = decide(draining(settle_s=0.0), read(FAILED, DOWN, at=later(1)), later(1), POLICY)
+    assert (down.event, down.after.settle_until) == (Event.SEEN_DOWN, later(1))
+    swept_down = decide(down.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
+    assert (swept_down.event, swept_down.after.look) == (None, Look.JOB)
+    counted = read(FAILED, DOWN, at=later(2))
+    assert decide(swept_down.after, counted, later(2), POLICY).event is Event.SETTLED
+
+
 def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
     down = decide(draining(), read(FAILED, DOWN, next_action="WHATEVER"), later(1), POLICY)
     assert (down.event, down.after.job_next_action) == (Event.SEEN_DOWN, "WHATEVER")
