@@ -236,11 +236,15 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How many terminations wait for an account and region that no replica is configured for."""
+    """How many terminations wait for an account and region that no replica is configured for.
+
+    ``watched``: of how many more, that have ended, nobody sees whether their jobs are revived.
+    """
 
     account: str
     region: str
     jobs: int
+    watched: int = 0
 
     @property
     def place(self) -> str:
@@ -248,12 +252,21 @@ class Waiting:
 
     @property
     def told(self) -> str:
-        wait = "1 termination waits" if self.jobs == 1 else f"{self.jobs} terminations wait"
-        return (
-            f"{wait} for account {self.account!r} and its region {self.region!r}, which the "
-            "configuration does not name: name them again, or end each operation with "
-            "POST /v1/operations/ID:stop"
-        )
+        place = f"account {self.account!r} and its region {self.region!r}"
+        told = []
+        if self.jobs:
+            wait = "1 termination waits" if self.jobs == 1 else f"{self.jobs} terminations wait"
+            told.append(
+                f"{wait} for {place}, which the configuration does not name: name them again, or "
+                "end each operation with POST /v1/operations/ID:stop"
+            )
+        if self.watched:
+            jobs = "1 stopped job" if self.watched == 1 else f"{self.watched} stopped jobs"
+            told.append(
+                f"nobody sees whether {jobs} of {place} run again, for the configuration does not "
+                "name them: name them again"
+            )
+        return "; ".join(told)
 
 
 class Unconfigured(Protocol):

@@ -124,7 +124,9 @@ class Postgresql:
 
     def why_unavailable(self, error: Exception) -> str | None:
         match error:
-            case DBAPIError() if _sqlstate(error)[:2] in _OF_THE_STATEMENT:
+            case DBAPIError() if (
+                _sqlstate(error)[:2] in _OF_THE_STATEMENT and _sqlstate(error) not in _OF_THE_SCHEMA
+            ):
                 return None
             case InterfaceError() if not error.connection_invalidated:
                 return None
@@ -205,6 +207,11 @@ SELECT pid FROM stalled WHERE pg_terminate_backend(pid)
 """
 _OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42", "54")
 """Classes of SQLSTATE that tell of one statement: PostgreSQL's manual, appendix A."""
+_OF_THE_SCHEMA: Final = (
+    "42501",  # the user may not do it
+    "42P01",  # there is no such table
+)
+"""Those of them that every such statement meets until somebody mends the database."""
 _CONFLICTS: Final = (
     "40001",  # another transaction came first
     "40P01",  # each of two waited for the other

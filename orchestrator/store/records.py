@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, Select, case, func, or_, select, update
+from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select, update
 
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.lifecycle import State
@@ -61,6 +61,12 @@ PROBE_BYTES = 160 * 1024
 
 Where the disk has no room for them, it may still have for the one page of a row.
 """
+_NO_ROWS = [
+    insert(table).from_select([column], select(column).where(false()))
+    for table in (operations, terminations, operation_terminations, events, attempts)
+    for column in [next(c for c in table.c if isinstance(c.type, Text))]
+]
+"""A write to each table that a request or a call is stored in: it needs the right to insert."""
 ASKED_AGAIN_AFTER = timedelta(seconds=5)
 
 _T = terminations.c
@@ -109,6 +115,8 @@ class StoredRecords:
             # SQLite writes no page that stays the same.
             filler = bytes([number % 256]) * PROBE_BYTES
             await transaction.execute(update(probes).values(number=number, filler=filler))
+            for statement in _NO_ROWS:
+                await transaction.execute(statement)
 
         await self._database.write(work)
         async with self._database.read() as connection:

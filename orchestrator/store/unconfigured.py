@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, case, func, literal, or_, select, update
 
 from orchestrator.domain.attempts import INTERRUPTED, TERMINATE_JOB
 from orchestrator.domain.errors import NotFound, NotPossible
@@ -15,6 +15,7 @@ from orchestrator.services.ports import Waiting
 from orchestrator.store.decoding import Unreadable, decoded
 from orchestrator.store.rows import from_row
 from orchestrator.store.schema import (
+    UtcDateTime,
     attempts,
     operation_terminations,
     operations,
@@ -22,6 +23,7 @@ from orchestrator.store.schema import (
     replicas,
     terminations,
 )
+from orchestrator.store.sql import whole_seconds
 from orchestrator.store.transitions import write_decision
 
 if TYPE_CHECKING:
@@ -67,13 +69,24 @@ class StoredUnconfigured:
             unknown = set(known.scalars()) - await self._driven(connection)
             if not unknown:
                 return []
+            live = t.state.in_(LIVE_STATES)
+            ended_s = whole_seconds(literal(self._now(), UtcDateTime()), t.finished_at)
+            watched = and_(t.come_back_watched_at.is_not(None), ended_s < t.come_back_watch_s)
             found = await connection.execute(
-                select(t.account, t.region, func.count().label("jobs"))
-                .where(t.partition.in_(sorted(unknown)), t.state.in_(LIVE_STATES))
+                select(
+                    t.account,
+                    t.region,
+                    func.count(case((live, 1))).label("jobs"),
+                    func.count(case((watched, 1))).label("watched"),
+                )
+                .where(t.partition.in_(sorted(unknown)), or_(live, watched))
                 .group_by(t.account, t.region)
                 .order_by(t.account, t.region)
             )
-            return [Waiting(account=r.account, region=r.region, jobs=r.jobs) for r in found]
+            return [
+                Waiting(account=r.account, region=r.region, jobs=r.jobs, watched=r.watched)
+                for r in found
+            ]
 
     async def _driven(self, connection: AsyncConnection) -> frozenset[str]:
         """The partitions that a live replica is configured for; on SQLite there is no other one."""

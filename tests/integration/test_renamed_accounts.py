@@ -132,6 +132,18 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
         assert (again.status, told) == (200, ended)
 
 
+async def test_stopped_jobs_that_nobody_watches_for_a_revival_any_more_are_told(url: str) -> None:
+    stopping = {"ids": ["job-stops001"], "drain_s": 0.1}
+    async with served(url, stopping) as rest:
+        watched = await rest.service.submit("job-stops001", keep_down_s=3600.0)
+        await in_state(rest, watched, verified=1)
+    async with served(url, **renamed(url)) as rest:
+        ready = await rest.service.get("/readyz")
+        assert ready["status"] == "degraded"
+        (told,) = ready["troubles"].values()
+        assert told.startswith("nobody sees whether 1 stopped job of account 'main' and its region")
+
+
 async def valid(rest: Rest, operation_id: str) -> bool:
     certificate = await rest.get(f"{OPERATIONS}/{operation_id}/certificate")
     assert "that it is down: it was ended by hand, for its account" in certificate.text

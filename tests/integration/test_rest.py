@@ -613,9 +613,13 @@ def rename(file: Path, table: str, name: str) -> None:
         (
             "replicas",
             "not-driving",
-            "the leases cannot be kept: (sqlite3.OperationalError) no such table: ",
+            "the leases cannot be kept: the database cannot be written: no such table: ",
         ),
         ("terminations", "store-unavailable", "the database cannot be read: no such table: "),
+        *[
+            (table, "store-unavailable", f"the database cannot be written: no such table: {table}")
+            for table in ("operations", "operation_terminations", "events")
+        ],
     ],
 )
 async def test_what_keeps_every_account_from_being_driven_makes_it_unready(

@@ -49,7 +49,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.simulator.machines import is_hidden, machines, machines_of
 from orchestrator.simulator.stretches import FINISHED, OCCUPYING
 from tests.simulation.checkers import DOWN, HARMLESS, Checkers
-from tests.simulation.world import SOON_S
+from tests.simulation.world import HASTY, SOON_S
 
 if TYPE_CHECKING:
     import sqlite3
@@ -457,7 +457,9 @@ class Truth(Checkers):
     def _check_claim(self, story: Story, evidence: int) -> None:
         """Evidence is raised: that must have been so when it was last looked."""
         story.glance()
-        lately = story.since(story.glances[-1].at - self._bounds.lag_s)
+        # That machines are gone is told with the next read of the job.
+        told_later_s = HASTY["poll"]["settling_s"] if evidence == MACHINES_GONE else 0.0
+        lately = story.since(story.glances[-1].at - self._bounds.lag_s - told_later_s)
         if evidence == ACKNOWLEDGED:
             true = any(call.code == "OK" and self._heard(call) for call in story.calls)
         elif evidence == JOB_FINISHED:

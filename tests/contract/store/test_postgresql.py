@@ -344,6 +344,38 @@ async def test_a_database_that_is_not_there(
     )
 
 
+@pytest.mark.parametrize(
+    "table", ["operations", "terminations", "operation_terminations", "events", "attempts"]
+)
+async def test_a_table_that_may_not_be_written_makes_the_database_unavailable(
+    own: OwnServer, table: str
+) -> None:
+    async with own.database() as url:
+        await upgrade(url)
+        async with Database(url, lambda: NOW) as owners:
+            for statement in (
+                "CREATE ROLE reader LOGIN",
+                "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO reader",
+                f"REVOKE INSERT ON {table} FROM reader",
+            ):
+                await ran(owners, statement)
+            async with Database(changed(url, username="reader"), lambda: NOW) as database:
+                with pytest.raises(StoreUnavailable, match=f"denied for table {table}"):
+                    await StoredRecords(database, lambda: NOW).ping()
+            await ran(owners, f"GRANT INSERT ON {table} TO reader")
+            async with Database(changed(url, username="reader"), lambda: NOW) as database:
+                await StoredRecords(database, lambda: NOW).ping()
+            await ran(owners, "DROP OWNED BY reader")
+            await ran(owners, "DROP ROLE reader")
+
+
+async def ran(database: Database, statement: str) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.execute(text(statement))
+
+    await database.write(work)
+
+
 @pytest.fixture
 async def strict(own: OwnServer) -> AsyncIterator[OwnServer]:
     """A server that asks a user for a password."""
