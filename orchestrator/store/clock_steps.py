@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from orchestrator.store.transaction import Transaction
 
+UNKNOWN_S: Final = 10**9
+"""Longer than any step: how long no replica lived is not known."""
 _STEPS: Final = schema.clock_steps
 _T: Final = terminations.c
 _STAYS: Final = ("created_at", "not_before", "finished_at")
@@ -112,22 +114,18 @@ async def begin(transaction: Transaction) -> None:
     it has gone on by more than the steps back that were noted, these may have been undone.
     """
     row = (await transaction.execute(select(_STEPS))).one()
-    behind = partitions.c.followed_s != row.steps_s
-    for name in (await transaction.execute(select(partitions.c.name).where(behind))).scalars():
-        await follow(transaction, name, row.steps_s)
     now = await transaction.clock()
-    away_s = round((now - row.seen_at).total_seconds()) if row.seen_at else 0
+    away_s = round((now - row.seen_at).total_seconds()) if row.seen_at else UNKNOWN_S
     step_s = away_s if away_s < -CLOCK_STEP_S else 0
     if row.steps_s < 0 and away_s >= -row.steps_s - CLOCK_STEP_S:
         step_s = -row.steps_s
+    steps_s = row.steps_s + step_s
+    behind = select(partitions.c.name).where(partitions.c.followed_s != steps_s)
+    for name in (await transaction.execute(behind)).scalars():
+        await follow(transaction, name, steps_s)
     await transaction.execute(update(partitions).values(followed_s=0))
     await transaction.execute(
-        update(_STEPS).values(
-            steps_s=step_s,
-            began_at=now - timedelta(seconds=step_s),
-            away_s=max(0, away_s - step_s),
-            seen_at=now,
-        )
+        update(_STEPS).values(steps_s=0, began_at=now, away_s=max(0, away_s - step_s), seen_at=now)
     )
 
 

@@ -410,9 +410,8 @@ clock_steps = Table(
 )
 """One row: the sum of the steps of the database's clock that replicas have noted, in seconds.
 
-The sum began as a replica started while no other one lived.  Without any step, that clock showed
-``began_at`` then, ``away_s`` more than at the last renewal of a lease before.  ``seen_at``: what it
-showed at the last renewal of all.
+The sum began as a replica started while no other one lived: the clock showed ``began_at`` then,
+``away_s`` more than at the last renewal before.  ``seen_at``: what it showed at the last renewal.
 """
 
 replicas = Table(

@@ -481,7 +481,7 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(wor
     store = WorkingSet(world.database, old)
     await (await applying(store))()
     await submit(records, 2, "job-1")
-    await submit(records, 3, "job-2", region="elsewhere")
+    await submit(records, 3, "job-2", region="ap-shanghai")
     await submit(records, 4, "job-3", account="another")
     stale = await to_sweep(store, 10)
     await world.leases.adopt(account="main", region="ap-guangzhou", partition="main@new")
