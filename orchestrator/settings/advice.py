@@ -21,6 +21,7 @@ from orchestrator.domain.regions import KNOWN
 from orchestrator.domain.tokens import wrong_digest
 from orchestrator.settings.loading import read_file
 from orchestrator.settings.placeholders import UNFILLED, is_placeholder
+from orchestrator.store.sqlite import unfit
 from orchestrator.store.url import sqlite_file
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def advise(settings: Settings, environment: Mapping[str, str], file: Path | None
     accounts = [(f"accounts.{name}", account) for name, account in settings.accounts.items()]
     errors = [error for name, account in accounts for error in _other_site(name, account)]
     errors += _unfilled_variables(settings, environment)
-    errors += _no_folder(settings)
+    errors += _no_database(settings)
     errors += _wrong_digests(settings, environment)
     warnings = [each for name, account in accounts for each in _sts_of_other_site(name, account)]
     warnings += [each for name, account in accounts for each in _unknown_regions(name, account)]
@@ -138,8 +139,8 @@ def _unfilled_variables(settings: Settings, environment: Mapping[str, str]) -> F
                 yield f"{variable}: {UNFILLED}"
 
 
-def _no_folder(settings: Settings) -> Found:
-    """Of the database's file; the file itself is made where there is none."""
+def _no_database(settings: Settings) -> Found:
+    """Where its file cannot be one; it is made where there is none."""
     path = sqlite_file(settings.database.url)
     if path is None:
         return
@@ -150,6 +151,8 @@ def _no_folder(settings: Settings) -> Found:
             f"database.url: the folder {path.parent} does not exist: create it, or give the path "
             "of a file elsewhere"
         )
+    elif why := unfit(path):
+        yield why
 
 
 def _wrong_digests(settings: Settings, environment: Mapping[str, str]) -> Found:

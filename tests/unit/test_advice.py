@@ -217,9 +217,13 @@ def test_keys_of_the_environment_that_are_not_there(
     assert advised(file, text) == settings.Advice((), ())
 
 
-def test_a_folder_that_does_not_exist(file: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
+def test_a_database_that_cannot_be(file: Path, tmp_path: Path) -> None:
+    missing, text, pipe = tmp_path / "missing", tmp_path / "text", tmp_path / "pipe"
+    text.write_text("to do")
+    os.mkfifo(pipe)
     for path, told in (
+        (text, f"{text} cannot be used: it is no SQLite database; give the path"),
+        (pipe, f"{pipe} cannot be used: it is no regular file; give the path"),
         (missing / "a.db", f"the folder {missing} does not exist: create it"),
         (tmp_path, f"{tmp_path} is a folder: give the path of a file in it"),
         (tmp_path / "new.db", None),
