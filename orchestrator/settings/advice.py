@@ -65,6 +65,7 @@ def advise(settings: Settings, environment: Mapping[str, str], file: Path | None
     errors = [error for name, account in accounts for error in _other_site(name, account)]
     errors += _unfilled_variables(settings, environment)
     errors += _no_database(settings)
+    errors += [each for name, account in accounts for each in _no_key_file(name, account)]
     errors += _wrong_digests(settings, environment)
     warnings = [each for name, account in accounts for each in _sts_of_other_site(name, account)]
     warnings += [each for name, account in accounts for each in _unknown_regions(name, account)]
@@ -155,6 +156,17 @@ def _no_database(settings: Settings) -> Found:
         yield why
 
 
+def _no_key_file(name: str, account: Account) -> Found:
+    """A pipe may give keys, too; of the vendor's own places each is tried."""
+    path = account.credentials.path
+    mode = _mode(path) if path is not None and account.credentials.provider == "profile" else 0
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        yield (
+            f"{name}.credentials.path: {path} is no regular file: give the path of the file that "
+            "holds the keys"
+        )
+
+
 def _wrong_digests(settings: Settings, environment: Mapping[str, str]) -> Found:
     """Where the token itself is known here, as it is to a person who uses the command line."""
     token = environment.get(TOKEN_VARIABLE, "").strip()
@@ -222,10 +234,17 @@ def _readable(path: Path, why: str) -> str:
 
 
 def _world_readable(path: Path) -> bool:
+    """Of regular files alone: others need the modes of a folder or of a device."""
+    mode = _mode(path)
+    return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+
+
+def _mode(path: Path) -> int:
+    """Its type and permissions; 0 where it cannot be looked at."""
     try:
-        return os.name == "posix" and bool(path.expanduser().stat().st_mode & stat.S_IROTH)
+        return path.expanduser().stat().st_mode
     except (OSError, RuntimeError):
-        return False
+        return 0
 
 
 def _secrets(table: object, place: str) -> Found:

@@ -233,6 +233,48 @@ def test_a_database_that_cannot_be(file: Path, tmp_path: Path) -> None:
         assert not told or errors[0].startswith(f"database.url: {told}")
 
 
+MEANT = "give the path of the file that holds the keys"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "warning"),
+    [
+        ("file", False, True),
+        ("link to a file", False, True),
+        ("pipe", False, False),
+        ("folder", True, False),
+        ("link to a folder", True, False),
+        ("device", True, False),
+    ],
+)
+def test_a_file_of_keys_that_everybody_can_read(
+    file: Path, tmp_path: Path, kind: str, *, error: bool, warning: bool
+) -> None:
+    """To chmod what is no file may break the machine."""
+    path, link = tmp_path / "keys", tmp_path / "link"
+    match kind:
+        case "device":
+            path.symlink_to(os.devnull)
+        case "pipe":
+            os.mkfifo(path)
+            path.chmod(0o644)
+        case "folder" | "link to a folder":
+            path.mkdir()
+        case _:
+            path.touch()
+            path.chmod(0o644)
+    if kind.startswith("link"):
+        link.symlink_to(path)
+        path = link
+    credentials = f'{{ provider = "profile", path = "{path}" }}'
+    advice = advised(file, f"[accounts.a]\n{KEYS}".replace(STATIC, credentials))
+    assert advice == settings.Advice(
+        (f"accounts.a.credentials.path: {path} is no regular file: {MEANT}",) * error,
+        (f"every user of this host can read {path}, and it holds keys: chmod 600 {path}",)
+        * warning,
+    )
+
+
 @pytest.mark.parametrize(
     ("configured", "told"),
     [
