@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
+LONGEST_SUFFIX: Final = "-journal"
+"""Of the files that SQLite makes beside that of the database."""
 BUSY_TIMEOUT_S = 2.0
 """How long a transaction on SQLite waits for a lock that another process holds."""
 
