@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
@@ -54,6 +55,8 @@ def run(found: Settings, config: Path | None) -> int:
     advised = warnings(found, config)
     for text in summary(found):
         printing.line(out, text)
+    # What is logged meanwhile is told below; without a handler it would be printed as it came.
+    logging.getLogger().addHandler(logging.NullHandler())
     failures = asyncio.run(try_credentials(found))
     for text in advised:
         # Keys that are missing here are told once: by what became of loading them.

@@ -68,6 +68,8 @@ def _finite(seconds: float | None) -> float | None:
 
 
 def _printable(key: str | None) -> str | None:
+    if key is not None and not key.strip():
+        raise typer.BadParameter("is empty: give a key, or leave the option out to have one made")
     if key and not (key.isascii() and key.isprintable()):
         raise typer.BadParameter("must be printable ASCII characters, a UUID say")
     return key
@@ -198,10 +200,14 @@ def _job_ids(arguments: list[str]) -> list[str]:
 
 
 def _stdin() -> str:
+    if sys.stdin is None:
+        raise typer.BadParameter("standard input is closed: give it the list, or name the jobs")
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         text = NUL
+    except OSError as error:
+        raise typer.BadParameter(f"standard input cannot be read: {error.strerror}") from None
     if NUL in text:
         raise typer.BadParameter("standard input is not text in UTF-8: save the list as UTF-8")
     return text

@@ -21,6 +21,7 @@ from orchestrator.domain.regions import KNOWN
 from orchestrator.domain.tokens import wrong_digest
 from orchestrator.settings.loading import read_file
 from orchestrator.settings.placeholders import UNFILLED, is_placeholder
+from orchestrator.store.sqlite import unfit
 from orchestrator.store.url import sqlite_file
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def advise(settings: Settings, environment: Mapping[str, str], file: Path | None
     accounts = [(f"accounts.{name}", account) for name, account in settings.accounts.items()]
     errors = [error for name, account in accounts for error in _other_site(name, account)]
     errors += _unfilled_variables(settings, environment)
-    errors += _no_folder(settings)
+    errors += _no_database(settings)
+    errors += [each for name, account in accounts for each in _no_key_file(name, account)]
     errors += _wrong_digests(settings, environment)
     warnings = [each for name, account in accounts for each in _sts_of_other_site(name, account)]
     warnings += [each for name, account in accounts for each in _unknown_regions(name, account)]
@@ -138,17 +140,31 @@ def _unfilled_variables(settings: Settings, environment: Mapping[str, str]) -> F
                 yield f"{variable}: {UNFILLED}"
 
 
-def _no_folder(settings: Settings) -> Found:
-    """Of the database's file; the file itself is made where there is none."""
+def _no_database(settings: Settings) -> Found:
+    """Where its file cannot be one; it is made where there is none."""
     path = sqlite_file(settings.database.url)
     if path is None:
         return
-    if path.is_dir():
+    # Path.is_dir raises where this user may not look.
+    if os.path.isdir(path):  # noqa: PTH112
         yield f"database.url: {path} is a folder: give the path of a file in it"
-    elif not path.parent.is_dir():
+    elif not os.path.isdir(path.parent):  # noqa: PTH112
         yield (
             f"database.url: the folder {path.parent} does not exist: create it, or give the path "
             "of a file elsewhere"
+        )
+    elif why := unfit(path):
+        yield why
+
+
+def _no_key_file(name: str, account: Account) -> Found:
+    """A pipe may give keys, too; of the vendor's own places each is tried."""
+    path = account.credentials.path
+    mode = _mode(path) if path is not None and account.credentials.provider == "profile" else 0
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        yield (
+            f"{name}.credentials.path: {path} is no regular file: give the path of the file that "
+            "holds the keys"
         )
 
 
@@ -219,10 +235,17 @@ def _readable(path: Path, why: str) -> str:
 
 
 def _world_readable(path: Path) -> bool:
+    """Of regular files alone: others need the modes of a folder or of a device."""
+    mode = _mode(path)
+    return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+
+
+def _mode(path: Path) -> int:
+    """Its type and permissions; 0 where it cannot be looked at."""
     try:
-        return os.name == "posix" and bool(path.expanduser().stat().st_mode & stat.S_IROTH)
+        return path.expanduser().stat().st_mode
     except (OSError, RuntimeError):
-        return False
+        return 0
 
 
 def _secrets(table: object, place: str) -> Found:

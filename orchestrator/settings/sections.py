@@ -37,6 +37,7 @@ from orchestrator.domain.leases import LeasePolicy
 from orchestrator.domain.polling import PollPolicy
 from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.domain.tokens import digest
+from orchestrator.paths import possible
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
 from orchestrator.store.url import database_url, shown
 
@@ -211,12 +212,15 @@ class Quotas(_Section):
     TerminateInstances: PositiveInt = 10
 
 
+PossiblePath = Annotated[Path, AfterValidator(possible)]
+
+
 class Outgoing(_Section):
     """How calls to the cloud leave this host."""
 
     proxy: SecretStr | None = None
     """Its URL, which may hold a password, or ``none``."""
-    ca_file: Path | None = None
+    ca_file: PossiblePath | None = None
 
     @field_validator("proxy")
     @classmethod
@@ -242,8 +246,8 @@ class Credentials(_Section):
     secret_id: str | None = _NEEDED_BY_SOME
     secret_key: SecretStr | None = _NEEDED_BY_SOME
     token: SecretStr | None = None
-    path: Path | None = None
-    profile: Annotated[str, Field(pattern=r"^[^/\\\s\[\]]+$")] = DEFAULT_PROFILE
+    path: PossiblePath | None = None
+    profile: Annotated[str, Field(pattern=r"^[^/\\\s\[\]\x00]+$")] = DEFAULT_PROFILE
     role: str | None = None
     role_arn: str | None = _NEEDED_BY_SOME
     session_name: str = SESSION_NAME

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.store.sqlite import PRIVATE
+from orchestrator.store.sqlite import PRIVATE, unfit
 from orchestrator.store.url import sqlite_file
 
 if TYPE_CHECKING:
@@ -17,16 +18,31 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_process(url: str) -> Iterator[None]:
-    """Hold PATH.lock beside the SQLite file at ``url``; raises ConfigurationError if held.
+    """Hold the SQLite file at ``url`` and PATH.lock beside it; raises ConfigurationError if held.
 
-    PATH is where the file is, whatever links lead there.  The kernel lets go of the lock however
-    the process ends.  A PostgreSQL database may be shared.
+    PATH is where the file is, whatever symbolic links lead there.  It stays locked when another
+    file takes its place.  The file itself is locked because a hard link or a bind mount is another
+    PATH.  The kernel lets go of the locks however the process ends.  A PostgreSQL database may be
+    shared.
     """
     file = sqlite_file(url)
     if file is None:
         yield
         return
-    path = f"{file.resolve()}.lock"
+    if why := unfit(file):
+        raise ConfigurationError([why])
+    path = file.resolve()
+    with _locked(Path(f"{path}.lock")) as descriptor:
+        with suppress(PermissionError):
+            os.fchmod(descriptor, PRIVATE)
+        # To close any descriptor of the file frees the locks that SQLite holds for this process, so
+        # this one is closed after all connections.
+        with _locked(path):
+            yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
@@ -38,21 +54,19 @@ def only_process(url: str) -> Iterator[None]:
                 )
             ]
         ) from error
-    with suppress(PermissionError):
-        os.fchmod(descriptor, PRIVATE)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConfigurationError(
-            [
-                (
-                    f"database.url: another daemon runs on this database and holds {path}: stop it "
-                    "first, give this one a database of its own, or have both use PostgreSQL"
-                )
-            ]
-        ) from error
-    try:
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                [
+                    (
+                        f"database.url: another daemon runs on this database and holds {path}: "
+                        "stop it first, give this one a database of its own, or have both use "
+                        "PostgreSQL"
+                    )
+                ]
+            ) from error
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -43,7 +43,8 @@ def password_for(host: str, port: int | None, database: str, user: str | None) -
 
 
 def _lines() -> list[str]:
-    path = Path(os.environ.get("PGPASSFILE") or "~/.pgpass").expanduser()
+    # Path.expanduser raises where no home folder is known.
+    path = Path(os.path.expanduser(os.environ.get("PGPASSFILE") or "~/.pgpass"))  # noqa: PTH111
     try:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             log.warning("%s is ignored, for others may read it: chmod 600", path)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from orchestrator.paths import absolute
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -130,14 +132,21 @@ def _parameters(query: str, folder: Path) -> dict[str, str]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         known = _OTHER_NAMES.get(name, name)
         made[known] = _checked(known, value, folder)
-    if made.get("sslmode", "").startswith("verify-") and "sslrootcert" not in made:
-        default = os.environ.get("PGSSLROOTCERT") or Path("~/.postgresql/root.crt").expanduser()
-        if not Path(default).is_file():
-            raise ValueError(
-                f"sslmode={made['sslmode']} needs sslrootcert, the path of the certificate of the "
-                "authority that signed the server's"
-            )
+    verifies = made.get("sslmode", "").startswith("verify-")
+    if verifies and "sslrootcert" not in made and not _has_default_authority():
+        raise ValueError(
+            f"sslmode={made['sslmode']} needs sslrootcert, the path of the certificate of the "
+            "authority that signed the server's"
+        )
     return made
+
+
+def _has_default_authority() -> bool:
+    """Where the driver takes it from; a home folder that is not known holds none."""
+    given = os.environ.get("PGSSLROOTCERT")
+    if given:
+        return bool(_file("variable PGSSLROOTCERT", given, Path()))
+    return os.path.isfile(os.path.expanduser("~/.postgresql/root.crt"))  # noqa: PTH111, PTH113
 
 
 def _checked(name: str, value: str, folder: Path) -> str:
@@ -146,10 +155,7 @@ def _checked(name: str, value: str, folder: Path) -> str:
             raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}")
         return value
     if name in _FILES:
-        path = os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - links stay
-        if not Path(path).is_file():
-            raise ValueError(f"{name}: there is no file {path}")
-        return path
+        return _file(name, value, folder)
     if name == _CONNECT_TIMEOUT:
         if not value.isdecimal() or not 1 <= int(value) <= CONNECT_TIMEOUT_MAX_S:
             raise ValueError(
@@ -158,3 +164,13 @@ def _checked(name: str, value: str, folder: Path) -> str:
         return value
     allowed = ", ".join((*_CHOICES, *_FILES, _CONNECT_TIMEOUT))
     raise ValueError(f"{name} cannot be given: only {allowed} can")
+
+
+def _file(name: str, given: str, folder: Path) -> str:
+    try:
+        path = absolute(given, folder)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where it may not look
+        raise ValueError(f"{name}: there is no file {path}")
+    return str(path)

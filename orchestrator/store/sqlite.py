@@ -15,6 +15,7 @@ from sqlalchemy import URL, event, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from orchestrator.domain.errors import ConfigurationError
 from orchestrator.store.dialect import READERS, pool
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
+LONGEST_SUFFIX: Final = "-journal"
+"""Of the files that SQLite makes beside that of the database."""
 BUSY_TIMEOUT_S = 2.0
 """How long a transaction on SQLite waits for a lock that another process holds."""
 
 PRIVATE: Final = stat.S_IRUSR | stat.S_IWUSR
 """The mode of files: they tell of jobs, of who had them ended, and why."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_HEADER: Final = b"SQLite format 3\0"
+_ANOTHER_PATH: Final = (
+    "give the path of a database of this program, or of a file that it may create"
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +48,27 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
 """
+
+
+def unfit(path: Path) -> str | None:
+    """Why what is at ``path`` can be no database; None where it can, or where there is nothing.
+
+    Nothing is changed.  It opens and closes the file, which frees the locks that SQLite holds for
+    this process: call it before the first connection.
+    """
+    try:
+        # To open another kind of file may wait, or have a device do something.
+        if not stat.S_ISREG(path.stat().st_mode):
+            why = "it is no regular file"
+        else:
+            with path.open("rb") as file:
+                begins = file.read(len(_HEADER))
+            if begins in (b"", _HEADER):
+                return None
+            why = "it is no SQLite database"
+    except OSError:  # SQLite says why
+        return None
+    return f"database.url: {path} cannot be used: {why}; {_ANOTHER_PATH}"
 
 
 class Sqlite:
@@ -103,7 +131,12 @@ class Sqlite:
         return engine
 
     def prepare(self) -> None:
-        """Keep the files from other users: those that SQLite makes get the mode of the first."""
+        """Keep the files from other users: those that SQLite makes get the mode of the first.
+
+        Raises ConfigurationError for what is no database, before anything of it is changed.
+        """
+        if why := unfit(self._path):
+            raise ConfigurationError([why])
         file = self._path.resolve()
         with suppress(OSError):  # there already, or SQLite says why not
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
@@ -156,9 +189,7 @@ class Sqlite:
             return _DAMAGED
         # The lowest byte is the kind of error, the others tell more of it.
         kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        return _SQLITE_ADVICE.get(
-            kind, "give the path of a database of this program, or of a file that it may create"
-        )
+        return _SQLITE_ADVICE.get(kind, _ANOTHER_PATH)
 
     async def clock(self, _connection: AsyncConnection) -> None:
         return None

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.paths import absolute, possible
 from orchestrator.store.postgresql import Postgresql
 from orchestrator.store.postgresql_url import FORM, PostgresqlUrl
-from orchestrator.store.sqlite import Sqlite
+from orchestrator.store.sqlite import LONGEST_SUFFIX, Sqlite
 
 if TYPE_CHECKING:
     from orchestrator.store.dialect import Dialect
@@ -24,10 +25,9 @@ def database_url(given: str, folder: Path) -> str:
     path = sqlite_file(given)
     if path is None or path.name == ":memory:":
         raise ValueError(f"must be sqlite:///PATH of a file, or {FORM}")
-    try:
-        return f"sqlite:///{_absolute(folder / path.expanduser())}"
-    except RuntimeError:
-        raise ValueError("there is no such user's home folder: give the path itself") from None
+    made = absolute(path, folder)
+    possible(Path(f"{made.resolve()}{LONGEST_SUFFIX}"))
+    return f"sqlite:///{made}"
 
 
 def sqlite_file(url: str) -> Path | None:

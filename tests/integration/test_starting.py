@@ -113,6 +113,20 @@ def test_sigterm_ends_it_also_as_the_first_process_of_a_container(tmp_path: Path
         assert daemon.process.wait(AT_ONCE_S) == 128 + signal.SIGTERM
 
 
+def test_sighup_changes_nothing_of_a_daemon_that_starts(tmp_path: Path) -> None:
+    """While it imports, too; it then waits for a configuration that nobody writes."""
+    pipe = tmp_path / "orchestrator.toml"
+    os.mkfifo(pipe)
+    arguments = [sys.executable, "-X", "importtime", "-m", "orchestrator", "serve", "--config"]
+    with subprocess.Popen([*arguments, str(pipe)], env=ENVIRONMENT, stderr=subprocess.PIPE) as it:
+        assert it.stderr is not None
+        while b" orchestrator.cli" not in (line := it.stderr.readline()):
+            assert line
+        it.send_signal(signal.SIGHUP)
+        it.terminate()
+        assert it.wait(AT_ONCE_S) == -signal.SIGTERM
+
+
 def test_sighup_changes_nothing_of_a_daemon_that_serves(tmp_path: Path) -> None:
     """Nor while it ends."""
     config = f"{ACCOUNT}[server]\nport = 0\n[database]\nurl = 'sqlite:///{tmp_path}/a.db'\n"

@@ -217,9 +217,13 @@ def test_keys_of_the_environment_that_are_not_there(
     assert advised(file, text) == settings.Advice((), ())
 
 
-def test_a_folder_that_does_not_exist(file: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
+def test_a_database_that_cannot_be(file: Path, tmp_path: Path) -> None:
+    missing, text, pipe = tmp_path / "missing", tmp_path / "text", tmp_path / "pipe"
+    text.write_text("to do")
+    os.mkfifo(pipe)
     for path, told in (
+        (text, f"{text} cannot be used: it is no SQLite database; give the path"),
+        (pipe, f"{pipe} cannot be used: it is no regular file; give the path"),
         (missing / "a.db", f"the folder {missing} does not exist: create it"),
         (tmp_path, f"{tmp_path} is a folder: give the path of a file in it"),
         (tmp_path / "new.db", None),
@@ -227,6 +231,48 @@ def test_a_folder_that_does_not_exist(file: Path, tmp_path: Path) -> None:
         errors = advised(file, f"[accounts.a]\n{KEYS}[database]\nurl = 'sqlite:///{path}'").errors
         assert len(errors) == bool(told)
         assert not told or errors[0].startswith(f"database.url: {told}")
+
+
+MEANT = "give the path of the file that holds the keys"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "warning"),
+    [
+        ("file", False, True),
+        ("link to a file", False, True),
+        ("pipe", False, False),
+        ("folder", True, False),
+        ("link to a folder", True, False),
+        ("device", True, False),
+    ],
+)
+def test_a_file_of_keys_that_everybody_can_read(
+    file: Path, tmp_path: Path, kind: str, *, error: bool, warning: bool
+) -> None:
+    """To chmod what is no file may break the machine."""
+    path, link = tmp_path / "keys", tmp_path / "link"
+    match kind:
+        case "device":
+            path.symlink_to(os.devnull)
+        case "pipe":
+            os.mkfifo(path)
+            path.chmod(0o644)
+        case "folder" | "link to a folder":
+            path.mkdir()
+        case _:
+            path.touch()
+            path.chmod(0o644)
+    if kind.startswith("link"):
+        link.symlink_to(path)
+        path = link
+    credentials = f'{{ provider = "profile", path = "{path}" }}'
+    advice = advised(file, f"[accounts.a]\n{KEYS}".replace(STATIC, credentials))
+    assert advice == settings.Advice(
+        (f"accounts.a.credentials.path: {path} is no regular file: {MEANT}",) * error,
+        (f"every user of this host can read {path}, and it holds keys: chmod 600 {path}",)
+        * warning,
+    )
 
 
 @pytest.mark.parametrize(

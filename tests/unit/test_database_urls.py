@@ -230,3 +230,27 @@ def test_a_password_file_that_others_may_read_is_ignored_and_told(
     assert caplog.messages == [f"{path} is ignored, for others may read it: chmod 600"]
     path.chmod(0o600)
     assert password_for("h", None, "name", "me") == "secret"
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("~nobody-of-this-name/x", None),
+        ("n" * 256, "File name too long"),
+        ("loop", "Too many levels of symbolic links"),
+    ],
+)
+def test_a_password_file_that_cannot_be(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    told: str | None,
+) -> None:
+    """As where a process has no home folder; the server may ask for no password."""
+    (home / "loop").symlink_to(home / "loop")
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PGPASSFILE", path)
+    assert password_for("h", None, "name", "me") is None
+    assert len(caplog.messages) == bool(told)
+    assert not told or told in caplog.messages[0]

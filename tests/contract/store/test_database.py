@@ -143,13 +143,6 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "unable to open database file; give the path of a database of this program" in problem
 
 
-async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("to do: " * 1000)
-    assert "file is not a database; give the path" in await refusal(path)
-    assert path.read_text() == "to do: " * 1000
-
-
 async def test_a_database_that_somebody_else_writes(path: Path) -> None:
     with locked(path):
         problem = await refusal(path)

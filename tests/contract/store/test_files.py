@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,6 +99,43 @@ async def test_it_is_locked_where_it_is_however_it_is_named(path: Path, named: P
         pytest.fail("two hold it")
     with only_process(url_of(named)):
         pass
+
+
+async def test_it_is_locked_under_another_name_of_the_file_itself(path: Path) -> None:
+    """A hard link, or a bind mount of the file alone; each name has a log of its own."""
+    path.parent.mkdir()
+    await upgrade(url_of(path))
+    other = path.with_name("other.db")
+    other.hardlink_to(path)
+    refused = pytest.raises(ConfigurationError, match=f"another daemon .* holds {other}:")
+    async with AsyncExitStack() as stack:
+        stack.enter_context(only_process(url_of(path)))
+        database = await stack.enter_async_context(Database(url_of(path), lambda: NOW))
+        await StoredRecords(database, lambda: NOW).ping()
+        with refused, only_process(url_of(other)):
+            pytest.fail("two hold it")
+    with only_process(url_of(other)):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["text", "short text", "pipe", "folder"])
+def test_what_is_no_database_is_refused_and_stays_as_it_is(path: Path, kind: str) -> None:
+    path.parent.mkdir()
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text("to do" if kind == "short text" else "to do: " * 1000)
+    before, changed_at = modes(path.parent), path.stat().st_mtime_ns
+    why = "no SQLite database" if "text" in kind else "no regular file"
+    refused = f"{path} cannot be used: it is {why}; give the path of a database"
+    with pytest.raises(ConfigurationError, match=refused):
+        dialect_of(url_of(path)).prepare()
+    with pytest.raises(ConfigurationError, match=refused), only_process(url_of(path)):
+        pytest.fail("it is held")
+    assert (modes(path.parent), path.stat().st_mtime_ns) == (before, changed_at)
 
 
 async def test_its_log_is_missed_however_it_is_named(path: Path, named: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import sys
 import threading
+from asyncio.subprocess import PIPE
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 from typer.testing import CliRunner
 
 from orchestrator.cli import main
+from tests.unit.cloud.support import Server, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,9 +50,13 @@ def account(credentials: str, *more: str, name: str = "prod") -> str:
     return "\n".join((*lines, f"credentials = {{ {credentials} }}\n"))
 
 
-def checked(file: Path, text: str, mode: int = 0o600) -> Result:
+def write(file: Path, text: str, mode: int) -> None:
     file.write_text(text)
     file.chmod(mode)
+
+
+def checked(file: Path, text: str, mode: int = 0o600) -> Result:
+    write(file, text, mode)
     result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
     assert SECRET not in result.output
     return result
@@ -89,6 +98,22 @@ def test_keys_that_are_not(file: Path, credentials: str, told: str) -> None:
     assert told in error
     assert "account    fine, credentials: static" in result.stdout
     assert "warning: accounts.prod.credentials" not in result.stderr
+
+
+async def test_what_the_cloud_says_is_told_once_and_on_one_line(file: Path) -> None:
+    """In a process of its own, where logging has no handler."""
+    error = {"Code": "AuthFailure", "Message": "no\x1b[31m\r\nwarning: all is \x07well"}
+    refusing = Server(lambda _: web.json_response({"Response": {"Error": error}}))
+    async with served(refusing.handle) as url:
+        sts = f"{STATIC.replace('static', 'sts')}, role_arn = 'r', endpoint = '{url}'"
+        write(file, account(sts), 0o600)
+        command = (sys.executable, "-m", "orchestrator", "check-config", "--config", str(file))
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+        _, stderr = await process.communicate()
+    assert process.returncode == 1
+    (line,) = stderr.decode().splitlines()
+    assert line.startswith("error: accounts.prod.credentials: STS AssumeRole: ")
+    assert "no  warning: all is well" in line
 
 
 def test_sources_that_hang(file: Path, home: Path) -> None:

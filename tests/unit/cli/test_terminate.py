@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -86,6 +88,24 @@ def test_standard_input_that_is_no_text(daemon, run, text):
     assert not daemon.calls
 
 
+@pytest.mark.parametrize(
+    ("redirected", "told"),
+    [
+        ("<&-", "standard input is closed: give it the list, or name the jobs"),
+        ("0>/dev/null", "standard input cannot be read: Bad file descriptor"),
+    ],
+)
+def test_standard_input_that_cannot_be_read(daemon, redirected, told):
+    command = [sys.executable, "-m", "orchestrator", "--url", daemon.url, "terminate", "-"]
+    shell = ["sh", "-c", f'exec "$@" {redirected}', "sh", *command, "--reason", "r"]
+    environment = {**os.environ, "COLUMNS": "200"}
+    result = subprocess.run(shell, check=False, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not daemon.calls
+
+
 def test_a_byte_order_mark_is_no_part_of_an_id(daemon, run):
     """As editors on Windows write it."""
     daemon.answer(SUBMIT, (202, operation(queued=1)))
@@ -113,11 +133,21 @@ def test_a_time_that_is_no_number(daemon, run, option, value):
     assert not daemon.calls
 
 
-@pytest.mark.parametrize("key", ["a\nb", "a\x01", "é"])
-def test_a_key_that_cannot_be_sent(daemon, run, key):
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("a\nb", "must be printable ASCII characters"),
+        ("a\x01", "must be printable ASCII characters"),
+        ("é", "must be printable ASCII characters"),
+        ("", "is empty: give a key, or leave the option out to have one made"),
+        (" ", "is empty: give a key, or leave the option out to have one made"),
+    ],
+)
+def test_a_key_that_cannot_be_sent(daemon, run, key, told):
+    """One that is empty is a variable that is not set."""
     result = run(*ARGUMENTS, "--idempotency-key", key)
     assert result.exit_code == 2
-    assert "must be printable ASCII characters" in result.stderr
+    assert told in result.stderr
     assert not daemon.calls
 
 
