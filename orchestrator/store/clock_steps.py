@@ -107,7 +107,7 @@ async def seen(transaction: Transaction, now: datetime) -> None:
     )
 
 
-async def begin(transaction: Transaction) -> None:
+async def begin(transaction: Transaction, replica: str) -> None:
     """Begin the sum anew as the first replica starts, after everything has followed the last one.
 
     Where the clock shows less than it did last, it has stepped back while no replica lived.  Where
@@ -122,6 +122,12 @@ async def begin(transaction: Transaction) -> None:
     steps_s = row.steps_s + step_s
     behind = select(partitions.c.name).where(partitions.c.followed_s != steps_s)
     for name in (await transaction.execute(behind)).scalars():
+        # Whoever held it and wakes again writes no time of before.
+        await transaction.execute(
+            update(partitions)
+            .where(partitions.c.name == name)
+            .values(holder=replica, epoch=partitions.c.epoch + 1)
+        )
         await follow(transaction, name, steps_s)
     await transaction.execute(update(partitions).values(followed_s=0))
     await transaction.execute(

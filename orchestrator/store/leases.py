@@ -75,7 +75,7 @@ class StoredLeases:
             if not self._database.dialect.shared:
                 await transaction.execute(delete(replicas))
             if not await transaction.scalar(select(func.count()).select_from(replicas)):
-                await clock_steps.begin(transaction)
+                await clock_steps.begin(transaction, replica)
             await transaction.execute(
                 insert(replicas).values(id=replica, partitions=sorted(names), expires_at=expires_at)
             )
