@@ -14,6 +14,7 @@ from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobsRefused, JobUnlisted
 from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.backoff import Backoff
+from orchestrator.engine.batch_size import FAILURES_THAT_ARE_SUSPECT, NOT_OF_ITS_IDS, REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,19 +32,8 @@ REFUSED_MAX = 8
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
-FAILURES_THAT_ARE_SUSPECT = 3
-"""So many failures in a row of calls of one kind, and one of their jobs may be the reason."""
 WORKS_LATELY_S = 60.0
 """A job that fails alone is its own failure only if a call for others has worked since then."""
-
-REFUSALS = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
-NOT_OF_ITS_IDS = (
-    CloudErrorKind.THROTTLED,
-    CloudErrorKind.NOT_SENT,
-    CloudErrorKind.CREDENTIAL,
-    CloudErrorKind.CLOCK_SKEW,
-)
-"""Failures of a call that no id among those asked for can be the reason of."""
 
 NOT_YET_CALLED = Kind(Look.SWEEP, NOT_CALLED)
 FIRST_POLLS = Kind(Look.SWEEP, NOT_CALLED, seen=False, in_turn=True)
