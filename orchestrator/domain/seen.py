@@ -51,7 +51,7 @@ class JobUnlisted:
 
 @dataclass(frozen=True, slots=True)
 class JobsRefused:
-    """DescribeJobs was refused for the job, or for some others that were asked for with it."""
+    """DescribeJobs was refused, or failed, for the job or some others asked for with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,18 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.come_back import watch_count, watch_look, watch_refused
+from orchestrator.domain.come_back import WatchLook, watch_count, watch_look, watch_refused
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import WINDOW_S
 from orchestrator.engine.backoff import Backoff
+from orchestrator.engine.batch_size import REFUSALS, BatchSize
 from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.come_back import WatchLook
     from orchestrator.domain.jobs import JobSeen
     from orchestrator.domain.terminations import Termination
     from orchestrator.engine.partition import Partition
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 BACKOFF_MAX_S = 60.0
 COUNT_RETRY_S = 1.0
 """How soon to see again whether DescribeJob has quota to spare."""
-
-_REFUSED = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ class ComeBackWatch:
         """By id, as the last sweep left each.  Lost with the process: the next sweep after the end
         of the watch finds them again.
         """
-        self._at_once = JOBS_PER_CALL
+        self._batch = BatchSize(JOBS_PER_CALL)
         self._backoff = Backoff(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
@@ -68,7 +66,9 @@ class ComeBackWatch:
             return wait_s
         every = timedelta(seconds=partition.poll.down_s)
         # One that is due soon goes along: fewer calls for as many jobs.
-        rows = await partition.store.to_watch(partition.clock.now() - every / 2, self._at_once)
+        rows = await partition.store.to_watch(
+            partition.clock.now() - every / 2, self._batch.at_once
+        )
         if not rows:
             return COUNT_RETRY_S if self._to_count else partition.poll.down_s / 2
         assert rows[0].come_back_watched_at is not None
@@ -106,14 +106,16 @@ class ComeBackWatch:
         await partition.note(None, self._pacer)
         self._backoff.worked()
         self._told -= {row.id for row in rows}
-        self._at_once = min(JOBS_PER_CALL, 2 * self._at_once)
+        self._batch.worked()
         await partition.together([(row, seen.get(row.job_id)) for row in rows], self._take_in)
         return 0.0 if self._to_count and self._may_count() else WINDOW_S
 
     async def _take_in(self, seen: Sequence[tuple[Termination, JobSeen | None]]) -> None:
         """Write what these looks showed, in one transaction, and count what they leave in doubt."""
         now = self._partition.clock.now()
-        looks = [watch_look(row, its, now) for row, its in seen]
+        await self._take_in_looks([watch_look(row, its, now) for row, its in seen], now)
+
+    async def _take_in_looks(self, looks: Sequence[WatchLook], now: datetime) -> None:
         await self._write(looks, now)
         for look in looks:
             row = look.termination
@@ -134,7 +136,7 @@ class ComeBackWatch:
             await partition.note(error, self._by_job)
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
                 await self._write_one(row, partial(watch_count, row, None))
-            elif error.kind in _REFUSED:
+            elif error.kind in REFUSALS:
                 await self._write_one(row, partial(watch_refused, row))
             else:
                 self._backoff.failed()
@@ -163,16 +165,22 @@ class ComeBackWatch:
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
         """Back off; where one job may have spoilt the call for all, ask for fewer.
 
-        One that alone is refused is asked for again until its watch ends.
+        One that alone is refused is asked for again until its watch ends; one that alone fails is
+        counted (DescribeJob), and asked for again later.
         """
         if error.kind is CloudErrorKind.THROTTLED:
             return WINDOW_S
-        if error.kind not in _REFUSED:
-            return self._backoff.failed()
-        self._at_once = max(1, len(rows) // 2)
-        if len(rows) == 1:
-            if rows[0].id not in self._told:
-                log.warning("%s: %s cannot be watched: %s", self.name, rows[0].job_id, error)
+        refused = error.kind in REFUSALS
+        alone = self._batch.failed(len(rows), error)
+        if alone and rows[0].id not in self._told:
+            log.warning("%s: %s cannot be watched: %s", self.name, rows[0].job_id, error)
             self._told.add(rows[0].id)
+        if not refused:
+            if alone:
+                async with self._partition.minding(rows[0].id):
+                    look = WatchLook(termination=rows[0], count=True)
+                    await self._take_in_looks([look], self._partition.clock.now())
+            return self._backoff.failed()
+        if alone:
             await self._write_one(rows[0], partial(watch_refused, rows[0]))
         return WINDOW_S

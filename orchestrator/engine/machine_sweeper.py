@@ -12,6 +12,7 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.machines import sight_of
 from orchestrator.domain.problems import Problem
 from orchestrator.engine.backoff import Backoff
+from orchestrator.engine.batch_size import REFUSALS, BatchSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 MACHINES_PER_CALL = 100
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
+APART_S = 120.0
+"""How long a machine that made a call fail alone is not asked for."""
 
 _NOT_LOOKED_UP = Problem(
     code="Client.NoCvmEndpoint",
@@ -40,7 +43,11 @@ class MachineSweeper:
         self.wake = partition.wakes.machines
         self._partition = partition
         self._pacer = partition.pacers["DescribeInstances"]
-        self._at_once = MACHINES_PER_CALL
+        self._batch = BatchSize(MACHINES_PER_CALL)
+        self._apart: dict[str, float] = {}
+        """Machines that made a call fail alone, and when to ask for them again (monotonic)."""
+        self._told: str | None = None
+        """The code of the failure that was logged last; None: it works."""
         self._backoff = Backoff(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
@@ -53,7 +60,11 @@ class MachineSweeper:
             return wait_s
         now = partition.clock.now()
         seen_before = now - timedelta(seconds=partition.poll.settling_s)
-        due = await partition.store.instances.machines_due(now, seen_before, self._at_once)
+        passed_s = partition.clock.monotonic()
+        self._apart = {id_: until for id_, until in self._apart.items() if until > passed_s}
+        due = await partition.store.instances.machines_due(
+            now, seen_before, self._batch.at_once, without=self._apart
+        )
         if not due:
             return math.inf
         if not partition.cloud.sees_machines:
@@ -67,11 +78,14 @@ class MachineSweeper:
                 ),
             )
         except CloudError as error:
+            await partition.note(error, self._pacer)
             return await self._on_failure(due, error)
-        if self._backoff.failures:
+        await partition.note(None, self._pacer)
+        if self._told is not None:
             log.warning("%s works again", self.name)
+        self._told = None
         self._backoff.worked()
-        self._at_once = min(MACHINES_PER_CALL, 2 * self._at_once)
+        self._batch.worked()
         now, watch_s = partition.clock.now(), partition.capture.starting_watch_s
         sights = [
             (
@@ -87,13 +101,23 @@ class MachineSweeper:
     async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:
         """Back off; where one machine may have spoilt the call for all, ask for fewer."""
         partition = self._partition
-        if error.kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED):
-            if len(due) == 1:
+        alone = self._batch.failed(len(due), error)
+        if error.kind in REFUSALS:
+            if alone:
                 await partition.store.instances.machines_hidden(due[0], problem_of(error))
-            self._at_once = max(1, len(due) // 2)
             return 0.0
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
-        if not self._backoff.failures:
-            log.warning("%s: %s: %s", self.name, error, error.advice or "")
+        if error.code != self._told:
+            self._told = error.code
+            log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
+        if alone:
+            self._apart[due[0].machine_id] = partition.clock.monotonic() + APART_S
+            log.warning(
+                "%s: DescribeInstances fails for %s, which is asked for again in %.0f s: %s",
+                self.name,
+                due[0].machine_id,
+                APART_S,
+                error,
+            )
         return self._backoff.failed()

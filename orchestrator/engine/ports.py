@@ -146,12 +146,17 @@ class InstanceStore(Protocol):
         """Write its answer; ``again``: it had no effect and is to be made once more."""
 
     async def machines_due(
-        self, now: datetime, seen_before: datetime, limit: int
+        self,
+        now: datetime,
+        seen_before: datetime,
+        limit: int,
+        *,
+        without: Collection[str] = (),
     ) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.
 
         None that was looked up since ``seen_before``, but to confirm at the end of a settle window
-        that it is gone.
+        that it is gone.  None of those whose ids are in ``without``.
         """
 
     async def machines_seen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from orchestrator.domain.polling import sweep_due_at
 from orchestrator.domain.seen import JobsRefused, JobUnlisted
 from orchestrator.domain.terminations import Kind, Look
 from orchestrator.engine.backoff import Backoff
+from orchestrator.engine.batch_size import FAILURES_THAT_ARE_SUSPECT, NOT_OF_ITS_IDS, REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,8 @@ REFUSED_MAX = 8
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
-_FOR_GOOD = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
+WORKS_LATELY_S = 60.0
+"""A job that fails alone is its own failure only if a call for others has worked since then."""
 
 NOT_YET_CALLED = Kind(Look.SWEEP, NOT_CALLED)
 FIRST_POLLS = Kind(Look.SWEEP, NOT_CALLED, seen=False, in_turn=True)
@@ -52,8 +54,13 @@ class Sweeper:
         self._turns: list[Kind | None] = [*KINDS, None]
         """They take turns, with the suspects: many of one kind do not hold up another."""
         self._suspects: deque[Sequence[Termination]] = deque()
+        self._spoilers: deque[str] = deque(maxlen=JOBS_PER_CALL)
+        """Terminations of the jobs that made a call fail alone: asked for alone until it works."""
         self._works: bool | None = None
+        self._worked_at = -math.inf
         self._refusals = 0
+        self._failures: Counter[Kind | None] = Counter()
+        """In a row, of the calls of each turn."""
         self._backoff = Backoff(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
@@ -74,7 +81,7 @@ class Sweeper:
             if rows and due_s <= 0:
                 self._turns.remove(turn)
                 self._turns.append(turn)
-                return await self._sweep(rows)
+                return await self._sweep(rows, turn)
             next_s = min(next_s, due_s)
         partition.sweep_due_at += next_s
         return next_s
@@ -94,6 +101,10 @@ class Sweeper:
             proofs_wait=partition.proofs_wait,
         )
         apart = {row.id for group in self._suspects for row in group}
+        if rows[0].id in self._spoilers and rows[0].id not in apart:
+            rows = rows[:1]
+        else:
+            apart.update(self._spoilers)
         together = [
             row
             for row in rows
@@ -101,7 +112,7 @@ class Sweeper:
         ]
         return together, (due_at - now).total_seconds()
 
-    async def _sweep(self, rows: Sequence[Termination]) -> float:
+    async def _sweep(self, rows: Sequence[Termination], turn: Kind | None) -> float:
         partition = self._partition
         try:
             seen = await self._pacer.send(
@@ -112,14 +123,14 @@ class Sweeper:
             )
         except CloudError as error:
             await partition.note(error, self._pacer)
-            if error.kind not in _FOR_GOOD:
-                return self._back_off(error)
-            self._answered(rows)
-            return await self._on_refused(rows, error)
+            return await self._on_failure(rows, turn, error)
         await partition.note(None, self._pacer)
         self._answered(rows)
         self._backoff.worked()
-        self._refusals, self._works = 0, True
+        self._refusals, self._works, self._worked_at = 0, True, partition.clock.monotonic()
+        del self._failures[turn]
+        if rows[0].id in self._spoilers:
+            self._spoilers.remove(rows[0].id)
         await partition.together(
             [(row, seen.get(row.job_id) or JobUnlisted()) for row in rows], partition.take_in
         )
@@ -129,11 +140,57 @@ class Sweeper:
         if self._suspects and self._suspects[0] is rows:
             self._suspects.popleft()
 
-    def _back_off(self, error: CloudError) -> float:
+    async def _on_failure(
+        self, rows: Sequence[Termination], turn: Kind | None, error: CloudError
+    ) -> float:
         """Wait longer after each failure; for refusals as one too many, the quota waits."""
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
+        if error.kind in REFUSALS:
+            self._answered(rows)
+            return await self._on_refused(rows, error)
+        if error.kind not in NOT_OF_ITS_IDS:
+            self._failures[turn] += 1
+            await self._suspect(rows, turn, error)
         return self._backoff.failed()
+
+    async def _suspect(
+        self, rows: Sequence[Termination], turn: Kind | None, error: CloudError
+    ) -> None:
+        """Halve what fails again and again until one job fails alone, while others are read.
+
+        That one is read by DescribeJob.  While the cloud answers no call, none is: the jobs stay
+        kept apart, and one search at a time keeps them few.
+        """
+        known = rows[0].id in self._spoilers
+        often = self._failures[turn] >= FAILURES_THAT_ARE_SUSPECT and not self._suspects
+        if turn is not None and not known and not often:
+            return
+        partition = self._partition
+        self._answered(rows)
+        if len(rows) > 1 or partition.clock.monotonic() - self._worked_at > WORKS_LATELY_S:
+            await self._keep_apart(rows)
+            return
+        if not known:
+            self._spoilers.append(rows[0].id)
+            log.warning(
+                "%s: DescribeJobs fails for %s, which is read by DescribeJob: %s",
+                self.name,
+                rows[0].job_id,
+                error,
+            )
+        await self._read_by_job(rows)
+
+    async def _read_by_job(self, rows: Sequence[Termination]) -> None:
+        partition = self._partition
+        await partition.together([(row, JobsRefused()) for row in rows], partition.take_in)
+
+    async def _keep_apart(self, rows: Sequence[Termination]) -> None:
+        """Sweep each half of these by itself."""
+        half = len(rows) // 2
+        self._suspects += [part for part in (rows[:half], rows[half:]) if part]
+        until = self._partition.clock.now() + timedelta(seconds=SUSPECTED_S)
+        await self._partition.store.postpone([row.id for row in rows], until)
 
     async def _on_refused(self, rows: Sequence[Termination], error: CloudError) -> float:
         """Where one job may have spoilt the call for all, halve until it is among few.
@@ -141,7 +198,6 @@ class Sweeper:
         Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
         malformed id may refuse a whole call.
         """
-        partition = self._partition
         self._refusals += 1
         if self._works is None and self._refusals == REFUSED_MAX:
             self._works = False
@@ -153,10 +209,7 @@ class Sweeper:
                 error.advice or "",
             )
         if self._works is False or len(rows) <= SUSPECTS_MAX:
-            await partition.together([(row, JobsRefused()) for row in rows], partition.take_in)
-            return 0.0
-        half = len(rows) // 2
-        self._suspects += [rows[:half], rows[half:]]
-        until = partition.clock.now() + timedelta(seconds=SUSPECTED_S)
-        await partition.store.postpone([row.id for row in rows], until)
+            await self._read_by_job(rows)
+        else:
+            await self._keep_apart(rows)
         return 0.0

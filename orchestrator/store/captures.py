@@ -17,7 +17,7 @@ from orchestrator.store.rows import capture_to_row
 from orchestrator.store.schema import MACHINE_GONE, MACHINE_LEFT, instances, terminations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import BindParameter, ColumnElement, Select, TextClause
@@ -160,6 +160,7 @@ def _machines(
         .where(
             HERE,
             terminations.c.machines_problem.is_(None),
+            instances.c.machine_id.not_in(bindparam("without", expanding=True)),
             which,
             *conditions,
         )
@@ -203,14 +204,21 @@ _DUE = each_of(
 
 
 async def machines_due(
-    connection: AsyncConnection, partition: str, now: datetime, seen_before: datetime, limit: int
+    connection: AsyncConnection,
+    partition: str,
+    now: datetime,
+    seen_before: datetime,
+    limit: int,
+    *,
+    without: Collection[str],
 ) -> tuple[list[CapturedMachine], dict[int, str]]:
-    """Machines of one region to look up now.
+    """Machines of one region to look up now, without those of these ids.
 
     A first few of each job, then all of those down that are left, then those to be confirmed.  And
     the ``seq`` of terminations with one whose row cannot be read, with the reason.
     """
     asked = {"partition": partition, "now": now, "seen_before": seen_before, "limit": limit}
+    asked["without"] = list(without)
     rows = await decoded(connection, _DUE, _machine, asked)
     machines = [row for row in rows if not isinstance(row, Unreadable)]
     found = {tuple(getattr(machine, name) for name in _KEY): machine for machine in machines}

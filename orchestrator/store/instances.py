@@ -138,16 +138,21 @@ class StoredInstances(Fenced):
         await self._write(work)
 
     async def machines_due(
-        self, now: datetime, seen_before: datetime, limit: int
+        self,
+        now: datetime,
+        seen_before: datetime,
+        limit: int,
+        *,
+        without: Collection[str] = (),
     ) -> list[CapturedMachine]:
         """Machines of one region to look up now: of jobs that are down, and a first few of others.
 
         None that was looked up since ``seen_before``, but to confirm at the end of a settle window
-        that it is gone.
+        that it is gone.  None of those whose ids are in ``without``.
         """
         async with self._database.read() as connection:
             found, unreadable = await captures.machines_due(
-                connection, self._fence.partition, now, seen_before, limit
+                connection, self._fence.partition, now, seen_before, limit, without=without
             )
         for termination_seq, why in unreadable.items():
             message = f"the row of one of them in the database cannot be read: {why}"

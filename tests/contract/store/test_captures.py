@@ -403,3 +403,13 @@ async def test_instances_are_listed_by_what_is_known_of_them(
     assert await listed(states=[JobState.STARTING]) == [1]
     assert await listed(states=[]) == []
     assert await listed(machine=Sight.UP) == [1], "it is looked up first"
+
+
+async def test_machines_that_are_left_out_are_not_due(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1")
+    await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
+    for left_out, others in ((["ins-1"], ["ins-2"]), (["ins-1", "ins-2"], [])):
+        machines = await store.instances.machines_due(NOW, NOW, 100, without=left_out)
+        assert [machine.machine_id for machine in machines] == others

@@ -138,10 +138,17 @@ class Network:
         self.simulator = simulator
         self.before_arrival: Callable[[str], Awaitable[None]] | None = None
         """Awaited with the action when a call has left and has not arrived."""
+        self._spoilt: dict[tuple[str, str], str] = {}
         self._held: dict[str, asyncio.Event] = {}
         self._arrived: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(0)
         )
+
+    def spoil(self, action: str, id_: str, code: str | None) -> None:
+        """Have each call of this action that names this id fail with this code; None: no more."""
+        self._spoilt.pop((action, id_), None)
+        if code is not None:
+            self._spoilt[action, id_] = code
 
     def hold(self, action: str) -> asyncio.Event:
         """Keep the next answer to this action back until the event is set."""
@@ -158,6 +165,9 @@ class Network:
         action = headers["X-TC-Action"]
         if self.before_arrival is not None:
             await self.before_arrival(action)
+        for (spoilt, id_), code in self._spoilt.items():
+            if spoilt == action and id_.encode() in body:
+                raise catalogue.error(code, f"asked for {id_}")
         reply = self.simulator.handle(Request("POST", "/", list(headers.items()), body))
         self._arrived[action].release()
         if action in self._held:

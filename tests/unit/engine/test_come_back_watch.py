@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.cloud import catalogue
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.unproven import REVIVED
@@ -419,10 +420,10 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
 async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Database) -> None:
     world = World(database)
     await verified(world, JOB, revive_after_s=20.0)
-    fails = {"DescribeJobs": [Rule(Fault.INTERNAL_ERROR, 1.0)]}
-    world.simulator.faults.replace(fails, now=0)
+    before = len(world.simulator.calls)
+    world.simulator.faults.replace({"*": [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
     await watched(world, 600)
-    failed = len(looks(world)) - 1
+    failed = len(world.simulator.calls) - before
     assert 8 <= failed <= 20, "no more often than once in BACKOFF_MAX_S in the end"
     world.simulator.faults.replace({}, now=0)
     await watched(world, BACKOFF_MAX_S)
@@ -434,17 +435,22 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
     await verified(world, JOB)
     world.clock.advance(2 * POLL.down_s)
     await world.sweeper.step()
+    asked = list[str]()
+
+    async def away(action: str) -> None:
+        asked.append(action)
+        raise catalogue.error(catalogue.CONNECT_FAILED, "nobody answers")
+
     for failures in (9, 1):
-        fails = {"DescribeJobs": [Rule(Fault.INTERNAL_ERROR, 1.0)]}
-        world.simulator.faults.replace(fails, now=0)
+        world.network.before_arrival = away
         for failure in range(failures):
-            calls = len(looks(world))
+            calls = len(asked)
             wait_s = await world.come_back_watch.step()
             assert wait_s == min(BACKOFF_BASE_S * 2**failure, BACKOFF_MAX_S)
             assert await world.come_back_watch.step() == wait_s, "nothing leaves before that"
-            assert len(looks(world)) == calls + 1
+            assert asked[calls:] == ["DescribeJobs"]
             await passed(world, wait_s)
-        world.simulator.faults.replace({}, now=0)
+        world.network.before_arrival = None
         await world.come_back_watch.step()
         await passed(world, 2 * POLL.down_s)
 
@@ -474,6 +480,23 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
     await watched(world, 3600)
     assert (await world.termination(bad)).come_back_watched_at is None
     assert await revivals(world, bad) == []
+
+
+@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", catalogue.BAD_ANSWER])
+@pytest.mark.parametrize("place", [0, 20, 39])
+async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
+    database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
+) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(40)
+    await verified(world, *jobs, revive_after_s=90.0)
+    spoiler = jobs[place]
+    world.network.spoil("DescribeJobs", spoiler, code)
+    await watched(world, 400)
+    assert [len(await revivals(world, job_id)) for job_id in jobs] == [1] * 40
+    assert spoiler in world.called("DescribeJob")
+    (told,) = [message for message in caplog.messages if "watched" in message]
+    assert f"{spoiler} cannot be watched: {code}" in told
 
 
 # --- keeping it down -----------------------------------------------------------------------------

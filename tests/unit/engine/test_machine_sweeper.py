@@ -7,6 +7,8 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from orchestrator.cloud import catalogue
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.coverage import missed
@@ -14,15 +16,18 @@ from orchestrator.domain.explain import Surroundings, explain
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.machines import Sight
 from orchestrator.domain.quota import Rate
-from orchestrator.engine.machine_sweeper import BACKOFF_BASE_S, MACHINES_PER_CALL
+from orchestrator.engine.machine_sweeper import (
+    APART_S,
+    BACKOFF_BASE_S,
+    BACKOFF_MAX_S,
+    MACHINES_PER_CALL,
+)
 from orchestrator.simulator.faults import Fault, Rule
 from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
-
-    import pytest
 
     from orchestrator.cloud.transport import HttpAnswer
     from orchestrator.domain.machines import MachineState
@@ -333,3 +338,86 @@ async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
     await look_up(world)
     most = MACHINES_PER_CALL
     assert asked == [most, most // 2, most, most, most, most, most // 2]
+
+
+async def machine_id(world: World, job_id: str, index: int) -> str:
+    (found,) = [i for i in await world.instances(job_id) if i.index == index]
+    assert found.machine_id is not None
+    return found.machine_id
+
+
+@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", catalogue.BAD_ANSWER])
+@pytest.mark.parametrize("place", [0, 4, 9])
+async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked_up(
+    database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    spoilt, *others = jobs = job_ids(4)
+    await called(world, *jobs)
+    await down(world, *jobs)
+    spoiler = await machine_id(world, spoilt, place)
+    world.network.spoil(LOOK_UP, spoiler, code)
+    await passed(world, 60)
+    for job_id in others:
+        assert await counts(world, job_id) == (10, 0, 10)
+    assert await counts(world, spoilt) == (10, 1, 9)
+    assert (await world.termination(spoilt)).machines.problem is None
+    (told,) = [
+        message for message in caplog.messages if spoiler in message and "again in" in message
+    ]
+    assert code in told
+    world.network.spoil(LOOK_UP, spoiler, None)
+    await passed(world, APART_S)
+    assert await counts(world, spoilt) == (10, 0, 10), "it is asked for again"
+
+
+async def passed(world: World, seconds: float) -> None:
+    """Let so much time pass with the machine sweeper at work."""
+    until = world.clock.passed_s + seconds
+    while (left_s := until - world.clock.passed_s) > 0:
+        world.clock.advance(min(left_s, await world.machine_sweeper.step(), 5.0))
+
+
+async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB)
+    await down(world, JOB)
+    before = len(world.calls(LOOK_UP))
+    world.simulator.faults.replace({LOOK_UP: [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
+    await passed(world, 3600)
+    assert len(world.calls(LOOK_UP)) - before < 3600 / BACKOFF_MAX_S + 10
+    assert (await world.termination(JOB)).machines.problem is None
+    world.simulator.faults.replace({}, now=0)
+    await passed(world, BACKOFF_MAX_S + APART_S)
+    assert await counts(world) == (10, 0, 10)
+
+
+async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    await called(world, JOB)
+    await down(world, JOB)
+    world.start()
+    world.clock.advance(1)
+    caplog.clear()
+    id_ = await machine_id(world, JOB, 0)
+    for code in ("InternalError", catalogue.CONNECT_FAILED):
+        world.network.spoil(LOOK_UP, id_, code)
+        for _ in range(3):
+            world.clock.advance(await world.machine_sweeper.step())
+        trouble = world.partition.trouble
+        assert trouble is not None
+        assert trouble.code == code
+    world.network.spoil(LOOK_UP, id_, None)
+    await look_up(world)
+    assert world.partition.trouble is None
+    name = world.machine_sweeper.name
+    fails = f"{name}: DescribeInstances fails and is tried again: "
+    assert [message for message in caplog.messages if message.startswith(name)] == [
+        f"{fails}InternalError: asked for {id_}",
+        f"{fails}{catalogue.CONNECT_FAILED}: asked for {id_}",
+        f"{name} works again",
+    ]

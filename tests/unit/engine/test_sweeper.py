@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.cloud import catalogue
 from orchestrator.domain.confirmations import (
     APPEARS_WITHIN_S,
     FIRST_RETRY_S,
@@ -20,7 +21,13 @@ from orchestrator.domain.confirmations import (
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Look
-from orchestrator.engine.sweeper import JOBS_PER_CALL, REFUSED_MAX, SUSPECTED_S, SUSPECTS_MAX
+from orchestrator.engine.sweeper import (
+    BACKOFF_MAX_S,
+    JOBS_PER_CALL,
+    REFUSED_MAX,
+    SUSPECTED_S,
+    SUSPECTS_MAX,
+)
 from orchestrator.simulator.faults import read_faults
 from tests.unit.domain.build import DOWN
 from tests.unit.engine.support import (
@@ -410,9 +417,15 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     assert jobs[place] not in swept
 
 
-@pytest.mark.parametrize("fault", ["throttle", "reset"])
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [
+        ("throttle", [20, 10, 10, 10, 5, 5, 2, 3]),
+        ("reset", [20, 10, 10, 5, 5, 2, 3]),
+    ],
+)
 async def test_the_search_for_it_goes_on_after_a_call_that_fails(
-    database: Database, fault: str
+    database: Database, fault: str, asked: list[int]
 ) -> None:
     """Not only once the jobs that were kept apart are due again."""
     world = World(database, quotas=AMPLE)
@@ -425,7 +438,7 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
     world.simulator.faults.replace(faults, now=world.simulator.now())
     while not math.isinf(wait_s := await world.sweeper.step()) and wait_s < SUSPECTED_S / 2:
         world.clock.advance(wait_s)
-    assert sizes(world) == [20, 10, 10, 10, 5, 5, 2, 3]
+    assert sizes(world) == asked
     for job_id in good[2:]:
         assert (await world.termination(job_id)).job_state is JobState.RUNNING
 
@@ -490,12 +503,14 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
     world = World(database, quotas=AMPLE, faults=faults)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB)
-    planned = await due_at(world)
     waits = []
     for _ in range(7):
         waits.append(await world.sweeper.step())
-        assert await due_at(world) == planned
         world.clock.advance(waits[-1])
+        planned = await due_at(world)
+        assert planned is not None
+        assert planned <= world.clock.later(SUSPECTED_S)
+        assert (await world.termination(JOB)).look is Look.SWEEP
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert await world.sweeper.step() == 0
     assert (await world.termination(JOB)).call_at == world.clock.now()
@@ -517,6 +532,110 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
         waits.append(await world.sweeper.step())
         world.clock.advance(1)
     assert waits == [0.5, 1.0, 0.0, 0.5]
+
+
+# --- calls that one job makes fail ---------------------------------------------------------------
+
+
+FAILURES = [
+    ("InternalError", True),
+    ("ResourceNotFound.Job", True),
+    (catalogue.BAD_ANSWER, True),
+    (catalogue.TIMEOUT, True),
+    (catalogue.CONNECT_FAILED, False),
+    ("RequestLimitExceeded", False),
+    ("AuthFailure.SignatureExpire", False),
+    ("AuthFailure.SignatureFailure", False),
+]
+
+
+async def run(world: World, seconds: float) -> None:
+    """Let so much time pass with the sweeper at work alone."""
+    until = world.clock.passed_s + seconds
+    while (left_s := until - world.clock.passed_s) > 0:
+        world.clock.advance(min(left_s, await world.sweeper.step()))
+
+
+@pytest.mark.parametrize("place", [0, 19, 39])
+@pytest.mark.parametrize(("code", "search"), FAILURES)
+async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
+    database: Database, code: str, place: int, *, search: bool
+) -> None:
+    world = World(database, quotas=AMPLE)
+    jobs = job_ids(40)
+    other = "job-99999999"
+    world.cloud_runs(*jobs)
+    world.cloud_runs(other, region=OTHER_REGION)
+    world.network.spoil("DescribeJobs", jobs[place], code)
+    await due_in(world, -1, *jobs)
+    await world.submit(other, region=OTHER_REGION, look_at=world.clock.now())
+    await run(world, 60)
+    read = [j for j in (*jobs, other) if (await world.termination(j)).job_state is not None]
+    if not search:
+        assert read == []
+        assert (await world.termination(jobs[place])).look is Look.SWEEP
+        return
+    assert read == [*jobs[:place], *jobs[place + 1 :], other]
+    spoiler = await world.termination(jobs[place])
+    assert (spoiler.state, spoiler.look) == (State.QUEUED, Look.JOB)
+    await world.probe()
+    assert (await world.termination(jobs[place])).job_state is JobState.RUNNING
+
+
+async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_with(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    spoiler, good = job_ids(2)
+    world.cloud_runs(spoiler, good)
+    for action in ("DescribeJobs", "DescribeJob"):
+        world.network.spoil(action, spoiler, "InternalError")
+    await due_in(world, -1, spoiler, good)
+    await world.polled(100)
+    told = await world.termination(spoiler)
+    assert told.problem is not None
+    assert (told.state, told.problem.code) == (State.QUEUED, "InternalError")
+    assert (await world.termination(good)).job_state is JobState.RUNNING
+
+
+async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    spoiler, *_ = jobs = job_ids(8)
+    world.cloud_runs(*jobs)
+    world.network.spoil("DescribeJobs", spoiler, "InternalError")
+    await due_in(world, -1, *jobs)
+    await run(world, 60)
+    searched = len(sweeps(world))
+    for _ in range(3):
+        await world.know(*jobs, look=Look.SWEEP, look_at=world.clock.now())
+        await run(world, 2)
+    assert sorted(sizes(world)[searched:]) == [7, 7, 7], "the spoilt ones do not arrive"
+    world.network.spoil("DescribeJobs", spoiler, None)
+    for _ in range(2):
+        await world.know(*jobs, look=Look.SWEEP, look_at=world.clock.now())
+        await run(world, 2)
+    assert sorted(sizes(world)[searched + 3 :]) == [1, 8, 8], (
+        "it goes with the others once it worked"
+    )
+
+
+async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_are_made(
+    database: Database,
+) -> None:
+    faults = {"DescribeJobs": {"internal_error": 1.0}}
+    world = World(database, quotas=AMPLE, faults=faults)
+    jobs = job_ids(3 * JOBS_PER_CALL)
+    world.cloud_runs(*jobs)
+    await due_in(world, -1, *jobs)
+    await run(world, 3600)
+    assert len(sweeps(world)) < 3600 / BACKOFF_MAX_S + 10
+    assert {(await world.termination(job_id)).look for job_id in jobs} == {Look.SWEEP}
+    world.simulator.faults.replace({}, now=world.simulator.now())
+    await run(world, 2 * SUSPECTED_S)
+    for job_id in jobs:
+        assert (await world.termination(job_id)).job_state is JobState.RUNNING
 
 
 # --- turns ---------------------------------------------------------------------------------------
