@@ -242,7 +242,7 @@ class Store(Protocol):
         with those whose row cannot be read.
         """
 
-    async def set_aside_until(self) -> datetime | None:
+    async def set_aside_until(self, now: datetime) -> datetime | None:
         """When the first of those that are set aside is to be tried again."""
 
     async def take_up(self, now: datetime) -> None:

@@ -21,7 +21,8 @@ class SetAside:
     async def step(self) -> float:
         """Let the loops have those that are due; returns the seconds until the next is."""
         partition = self._partition
-        now, at = partition.clock.now(), await partition.store.set_aside_until()
+        now = partition.clock.now()
+        at = await partition.store.set_aside_until(now)
         if at is None:
             return math.inf
         if at > now:

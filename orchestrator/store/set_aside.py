@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
 from orchestrator.store.schema import terminations
 
@@ -42,19 +42,28 @@ async def write(transaction: Transaction, partition: str, reasons: Mapping[str, 
     return new
 
 
-async def next_at(connection: AsyncConnection, partition: str) -> datetime | None:
-    """When the first of them is to be read again."""
+async def next_at(connection: AsyncConnection, partition: str, now: datetime) -> datetime | None:
+    """When the first of them is to be read again; ``now`` where a clock was put back since."""
     first = select(func.min(_T.set_aside_until, type_=_T.set_aside_until.type))
     at: datetime | None = await connection.scalar(
         first.where(_T.partition == partition, _T.set_aside.is_not(None))
     )
-    return at
+    return now if at is not None and at > _last(now) else at
 
 
 async def take_up(transaction: Transaction, partition: str, now: datetime) -> None:
     """Have those read again whose time has come; they count as set aside until one is decided."""
     await transaction.execute(
         update(terminations)
-        .where(_T.partition == partition, _T.set_aside.is_not(None), _T.set_aside_until <= now)
+        .where(
+            _T.partition == partition,
+            _T.set_aside.is_not(None),
+            or_(_T.set_aside_until <= now, _T.set_aside_until > _last(now)),
+        )
         .values(set_aside_until=None)
     )
+
+
+def _last(now: datetime) -> datetime:
+    """What lies later was written by a clock that was put back since."""
+    return now + timedelta(seconds=2 * AGAIN_AFTER_S)

@@ -274,10 +274,10 @@ class WorkingSet(Fenced):
 
         await self._write(work)
 
-    async def set_aside_until(self) -> datetime | None:
+    async def set_aside_until(self, now: datetime) -> datetime | None:
         """When the first of those that are set aside is to be tried again."""
         async with self._database.read() as connection:
-            return await set_aside.next_at(connection, self._fence.partition)
+            return await set_aside.next_at(connection, self._fence.partition, now)
 
     async def take_up(self, now: datetime) -> None:
         """Have the loops try those again whose time has come."""

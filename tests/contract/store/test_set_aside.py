@@ -126,7 +126,7 @@ async def assert_alone_set_aside(database: Database, store: WorkingSet, operatio
         assert await found(store) == {GOOD, OTHER}
     assert live.since == NOW
     assert await records.set_aside(10) == (1, [shown[0].termination.id])
-    assert await store.set_aside_until() is not None
+    assert await store.set_aside_until(MUCH_LATER) is not None
     await assert_the_others_go_along(database, records)
 
 
@@ -187,6 +187,19 @@ async def test_nor_does_one_that_only_this_database_can_hold(
     await assert_alone_set_aside(database, store, operation)
 
 
+async def test_one_that_a_wrong_clock_set_aside_is_read_again_once_that_is_put_right(
+    database: Database, store: WorkingSet, records: StoredRecords
+) -> None:
+    await planted(database, records, "rung", "'upstairs'")
+    assert await found(store) == {GOOD, OTHER}
+    until = await store.set_aside_until(MUCH_LATER)
+    assert until is not None
+    put_back = until - timedelta(hours=8)
+    assert await store.set_aside_until(put_back) == put_back
+    await store.take_up(put_back)
+    assert await store.set_aside_until(put_back) is None
+
+
 @pytest.mark.parametrize("region", ["garbage", "ap-guangzhou-3", ""])
 async def test_one_of_no_region_stops_no_call_for_the_others(
     database: Database, store: WorkingSet, records: StoredRecords, region: str
@@ -206,12 +219,12 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     await planted(database, records, "rung", "'upstairs'")
     for _ in range(3):
         assert await found(store) == {GOOD, OTHER}
-        until = await store.set_aside_until()
+        until = await store.set_aside_until(MUCH_LATER)
         assert until is not None
         await store.take_up(until - timedelta(seconds=1))
-        assert await store.set_aside_until() == until
+        assert await store.set_aside_until(MUCH_LATER) == until
         await store.take_up(until)
-        assert await store.set_aside_until() is None
+        assert await store.set_aside_until(MUCH_LATER) is None
     assert await found(store) == {GOOD, OTHER}
     (logged,) = caplog.records
     assert f"termination trm_1_{BAD} is set aside and read again every 60 s" in logged.message
