@@ -122,7 +122,8 @@ async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
 async def test_those_of_one_region_are_found_the_longest_ago_first(
     store: WorkingSet, records: StoredRecords
 ) -> None:
-    for number, region in enumerate(("a", "b", "a", "a"), start=1):
+    here, elsewhere = "ap-guangzhou", "ap-shanghai"
+    for number, region in enumerate((here, elsewhere, here, here), start=1):
         await submit(records, number, f"job-{number}", come_back_watch_s=60.0, region=region)
         await end(store, 10 - number)
     found = await store.to_watch(later(100), 10)
