@@ -24,8 +24,8 @@ def absolute(given: str | Path, folder: Path) -> Path:
     path = Path(os.path.abspath(folder / expanded))  # noqa: PTH100
     try:
         path.stat()
-    except ValueError as error:
-        raise ValueError(f"cannot be the path of a file: {error}") from None
+    except ValueError:
+        raise ValueError("cannot be the path of a file: it holds the character NUL") from None
     except OSError as error:
         if error.errno in _NO_FILE_EVER:
             raise ValueError(f"cannot be the path of a file: {error.strerror}") from None

@@ -60,7 +60,7 @@ def refusal(tmp_path: Path, text: str, *command: str) -> str:
         ("FOLDER/loop", "cannot be the path of a file: Too many levels of symbolic links"),
         ("FOLDER/loop/x", "cannot be the path of a file: Too many levels of symbolic links"),
         ("~nobody-of-this-name/x", "there is no such user's home folder: give the path itself"),
-        (r"a\u0000b", "cannot be the path of a file: embedded null byte"),
+        (r"a\u0000b", "cannot be the path of a file: it holds the character NUL"),
     ],
     ids=["long name", "long path", "loop", "below a loop", "no home", "NUL"],
 )
