@@ -9,8 +9,8 @@ def run() -> None:
     """Run the command line; until a command handles it, SIGTERM ends the process at once.
 
     It does so by itself, except for the first process of a container (PID 1): for that one the
-    kernel drops each signal without a handler.  SIGHUP ends no daemon, which tells later that it
-    ignores it.  Both come before the imports, which take long.
+    kernel drops each signal without a handler.  The daemon ignores SIGHUP.  Both are set before the
+    imports, which take long.
     """
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))

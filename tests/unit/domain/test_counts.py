@@ -132,16 +132,19 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
     assert decide(same, swept(CANCELLED), later(10), POLICY).after.look is Look.SWEEP
 
 
-def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
-    settling = termination(
+def settling(*, job_end_time: str) -> Termination:
+    return termination(
         State.SETTLING,
         job_state=FAILED,
-        job_end_time="E1",
+        job_end_time=job_end_time,
         instances=DOWN,
         settle_until=later(30),
         evidence=3,
     )
-    doubtful = decide(settling, swept(FAILED), later(5), POLICY)
+
+
+def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
+    doubtful = decide(settling(job_end_time="E1"), swept(FAILED), later(5), POLICY)
     assert (doubtful.event, doubtful.after.look) == (None, Look.JOB)
 
 
@@ -158,16 +161,9 @@ def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counte
 def test_an_end_time_that_is_written_in_another_way_is_the_same(
     end_time: str, event: Event | None
 ) -> None:
-    settling = termination(
-        State.SETTLING,
-        job_state=FAILED,
-        job_end_time="2026-11-24T10:00:00Z",
-        instances=DOWN,
-        settle_until=later(30),
-        evidence=3,
-    )
     seen = swept(FAILED, at=later(5), end_time=end_time)
-    assert decide(settling, seen, later(5), POLICY).event is event
+    known = settling(job_end_time="2026-11-24T10:00:00Z")
+    assert decide(known, seen, later(5), POLICY).event is event
 
 
 def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
