@@ -61,11 +61,12 @@ def sweep_due_at(
 
     A settling job waits for a sweep that others need, so that the end of each settle window does
     not cost a call of its own.  While jobs that were seen finished wait for the quota of their
-    proof (``proofs_wait``), finding more of them is in no hurry.  A ``full`` call leaves once all
-    of it is due: others stand behind it.
+    proof (``proofs_wait``), finding more of them is in no hurry: the longest interval is doubled,
+    and the caller asks again as soon as none waits.  A ``full`` call leaves once all of it is due:
+    others stand behind it.
     """
     patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
-    patience = timedelta(seconds=policy.sweep_max_s)
+    patience = timedelta(seconds=policy.sweep_max_s * (2 if proofs_wait else 1))
     due_at = min(
         look_at + (patience if state in patient else timedelta()) for state, look_at in planned
     )

@@ -351,7 +351,7 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
     world.cloud_runs(draining)
     await world.submit(draining, look_at=world.clock.now(), **DRAINING)
     await world.probe()
-    assert await world.sweeper.step() == POLL.sweep_max_s
+    assert await world.sweeper.step() == 2 * POLL.sweep_max_s
     world.clock.advance(1)
     world.woken()
     await world.prober.step()

@@ -215,7 +215,7 @@ async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_fo
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB, **DRAINING)
     world.partition.proofs_wait = True
-    assert await world.sweeper.step() == POLL.sweep_max_s
+    assert await world.sweeper.step() == 2 * POLL.sweep_max_s
     assert sweeps(world) == []
     world.partition.proofs_wait = False
     assert await world.sweeper.step() == 0
