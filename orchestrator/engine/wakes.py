@@ -40,9 +40,12 @@ class Wakes:
         moved = after.rung_at is not None and after.moved_at != before.moved_at
         if after.run != before.run or escalated or moved:
             self.captures.set()
-        confirms = after.confirm_from != before.confirm_from
-        settles = after.state is State.SETTLING
-        if settles and after.machines.total and (before.state is not State.SETTLING or confirms):
-            self.machines.set()
+        if after.state is State.SETTLING and after.machines.total:
+            began = before.state is not State.SETTLING
+            confirms = after.confirm_from != before.confirm_from
+            # The last count is made when machines may be confirmed.
+            counted = after.instances_observed_at != before.instances_observed_at
+            if began or confirms or counted:
+                self.machines.set()
         if after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s:
             self.come_backs.set()

@@ -47,13 +47,14 @@ def test_a_decision_wakes_the_loops_that_it_concerns(
     assert woken(made) == wakes
 
 
-def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once() -> None:
+def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_last_count() -> None:
     settling = replace(BEFORE, state=State.SETTLING, machines=Machines(total=1, gone=1))
     confirmed = replace(settling, confirm_from=later(5))
     for before, after, wakes in (
         (settling, settling, set()),
         (settling, confirmed, {"machines"}),
         (confirmed, confirmed, set()),
+        (confirmed, replace(confirmed, instances_observed_at=later(5)), {"machines"}),
     ):
         made = Wakes()
         made.decided(before, after)
