@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -68,6 +68,8 @@ class Database:
         self._now = now
         self._random = random
         self._reading = asyncio.Semaphore(READERS)
+        self._requested = asyncio.Semaphore(max(1, READERS - 1))
+        """Reads that answer requests leave one connection to all others."""
         self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()
         self._group: list[_Unit[Any]] = []
         self._postponed: dict[_Unit[Any], asyncio.TimerHandle] = {}
@@ -104,24 +106,28 @@ class Database:
             log.error("%d writes were given up: %s", len(left), _CLOSED)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection with one consistent view; raises StoreUnavailable."""
-        try:
-            async with asyncio.timeout(READ_WAIT_S):
-                await self._reading.acquire()
-        except TimeoutError as error:
-            self._reads.note(_CROWDED)
-            raise StoreUnavailable(_CROWDED) from error
-        try:
-            async with self.dialect.readers.begin() as connection:
-                yield connection
-            self._reads.note(None)
-        except (DBAPIError, OSError) as error:
-            why = self.dialect.why_unavailable(error) or str(getattr(error, "orig", error))
-            self._reads.note(why)
-            raise StoreUnavailable(f"the database cannot be read: {why}") from error
-        finally:
-            self._reading.release()
+    async def read(self, *, for_request: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A connection with one consistent view; raises StoreUnavailable.
+
+        Those that answer requests (``for_request``) cannot take all connections at once.
+        """
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(READ_WAIT_S):
+                    if for_request:
+                        await held.enter_async_context(self._requested)
+                    await held.enter_async_context(self._reading)
+            except TimeoutError as error:
+                self._reads.note(_CROWDED)
+                raise StoreUnavailable(_CROWDED) from error
+            try:
+                async with self.dialect.readers.begin() as connection:
+                    yield connection
+                self._reads.note(None)
+            except (DBAPIError, OSError) as error:
+                why = self.dialect.why_unavailable(error) or str(getattr(error, "orig", error))
+                self._reads.note(why)
+                raise StoreUnavailable(f"the database cannot be read: {why}") from error
 
     async def write(
         self, work: Callable[[Transaction], Awaitable[T]], *, locks_from: str = ""

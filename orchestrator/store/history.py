@@ -45,7 +45,7 @@ class StoredHistories:
     @asynccontextmanager
     async def history(self, operation_id: str) -> AsyncIterator[OperationHistory | None]:
         """All of an operation, read as it was at one moment, for as long as this is open."""
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             query = select(operations).where(operations.c.id == operation_id)
             found = await legible(connection, query)
             if not found:

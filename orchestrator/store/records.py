@@ -99,7 +99,7 @@ class StoredRecords:
         return await self._database.write(work, locks_from=first)
 
     async def live(self) -> dict[str, LiveTerminations]:
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, _LIVE)
         return {
             # The oldest one may be set aside since its times cannot be read.
@@ -119,11 +119,11 @@ class StoredRecords:
                 await transaction.execute(statement)
 
         await self._database.write(work)
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             await connection.execute(select(probes.c.number))
 
     async def troubles(self) -> dict[str, str]:
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             found = await connection.execute(
                 select(partitions.c.name, partitions.c.trouble_code).where(
                     partitions.c.trouble_code.is_not(None)
@@ -149,7 +149,7 @@ class StoredRecords:
         return await self._operations(query)
 
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, query)
             now, conditions = self._now(), await _conditions(connection)
             return [
@@ -158,24 +158,24 @@ class StoredRecords:
             ]
 
     async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             return await progress.gather(connection, operation, calls_per_s, self._now())
 
     async def termination(self, termination_id: str) -> TerminationRecord | None:
         query = select(terminations).where(terminations.c.id == termination_id)
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             rows = await all_shown(connection, query)
             found = await _termination_records(connection, rows, self._now())
             return found[0] if found else None
 
     async def others(self, partition: str) -> Durations | None:
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             return await progress.others(connection, partition)
 
     async def set_aside(self, limit: int) -> tuple[int, list[str]]:
         known = terminations.c.set_aside.is_not(None)
         first = select(terminations.c.id).where(known).order_by(terminations.c.seq).limit(limit)
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             count = await connection.scalar(
                 select(func.count()).select_from(terminations).where(known)
             )
@@ -209,7 +209,7 @@ class StoredRecords:
         return await self._terminations(query.order_by(terminations.c.seq).limit(limit))
 
     async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             rows = await all_shown(connection, query)
             return await _termination_records(connection, rows, self._now())
 
@@ -234,7 +234,7 @@ class StoredRecords:
         if machine is not None:
             query = query.where(instances.c.machine == machine)
         query = query.order_by(*instances.primary_key).offset(after).limit(limit)
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             return [_instance(row) for row in await legible(connection, query)]
 
     async def ask_for_instances(self, termination_id: str) -> None:
@@ -268,7 +268,7 @@ class StoredRecords:
             else or_(events.c.operation_id == operation_id, events.c.termination_id.in_(theirs))
         )
         query = select(events).where(asked, events.c.id > after)
-        async with self._database.read() as connection:
+        async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, query.order_by(events.c.id).limit(limit))
             return [event_record(row) for row in rows]
 

@@ -532,6 +532,17 @@ async def test_too_many_readers_are_told_to_come_again(database: Database) -> No
     assert await noted(database) == set()
 
 
+async def test_requests_leave_a_connection_to_the_loops(
+    database: Database, records: StoredRecords
+) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(READERS - 1):
+            await stack.enter_async_context(database.read(for_request=True))
+        with pytest.raises(StoreUnavailable, match="too many"):
+            await records.operation("op_1")
+        assert await noted(database) == set()
+
+
 async def test_reads_that_fail_are_told_when_they_begin_to_and_when_they_work_again(
     database: Database, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
