@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import pytest
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import upgrade
 from tests.leases import hold
-from tests.postgres import any_server
+from tests.postgres import any_server, folder_in_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where tmp_path lies: each commit to a file on a disk waits for that disk.
+if (memory := folder_in_memory()) and not os.statvfs(memory).f_flag & os.ST_NOEXEC:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile(

@@ -242,7 +242,7 @@ def own_server(
         _readable(find_binaries()) as binaries,
         TemporaryDirectory(
             prefix="orchestrator-postgres-",
-            dir=None if fsync else _memory(),
+            dir=None if fsync else folder_in_memory(),
             # After a SIGKILL the server's own children may write for a moment longer.
             ignore_cleanup_errors=True,
         ) as folder,
@@ -343,7 +343,7 @@ def _give_away(path: Path) -> None:
         os.chown(path, user["user"], user["group"], follow_symlinks=False)
 
 
-def _memory() -> Path | None:
+def folder_in_memory() -> Path | None:
     try:
         enough = shutil.disk_usage(MEMORY).free >= MEMORY_NEEDED_BYTES
     except FileNotFoundError:

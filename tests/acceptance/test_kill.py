@@ -349,6 +349,7 @@ MOMENTS: Final = [
 """Those after the first, which is while the operation is submitted."""
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(180)
 async def test_ten_kills_lose_and_repeat_nothing(stage: Stage) -> None:
     """Every job ends as it must, and none is called again without having been read."""

@@ -262,6 +262,7 @@ async def judge(made: Fleet, ids: list[str]) -> None:
     assert [each for each in quotas if each["refused"]] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 async def test_kills_lose_and_repeat_nothing_and_overrun_no_quota(
     tmp_path: Path, template: tuple[Server, str]
@@ -327,6 +328,7 @@ GROUP BY t.seq ORDER BY t.seq
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
     tmp_path: Path, template: tuple[Server, str]

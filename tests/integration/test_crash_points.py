@@ -511,6 +511,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("ending", "first", "every"),

@@ -393,6 +393,7 @@ def called(cloud: Simulator, *, after: float = 0.0) -> int:
     return len({job_id for call in calls for job_id in call.job_ids} & set(MANY))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "breaks",
     [

@@ -54,6 +54,7 @@ async def coming_back(world: World) -> None:
             world.checkers.violated("cap", f"{row['job_id']} was brought down again {row['n']} x")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_every_come_back_is_noticed_and_what_is_to_be_kept_down_is(tmp_path: Path) -> None:
     make_template(tmp_path / "template.db")

@@ -93,6 +93,7 @@ def test_seeds_in_a_row_run_every_kind_equally_often() -> None:
     assert set(run.values()) == {JOBS_OF_A_RUN}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_each_ends_with_what_is_true_and_could_be_known(template: Path, tmp_path: Path) -> None:
     fired: Counter[str] = Counter()

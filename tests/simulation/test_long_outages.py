@@ -32,6 +32,7 @@ OBJECTS_MORE: Final = 1.2
 """By how much the objects alive may have grown since the second to fourth minutes."""
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("fault", [*(f for f in Fault if f not in OF_ONE_JOB), *NETWORK])
 def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(

@@ -56,6 +56,7 @@ def test_a_loop_that_stops_is_told(change: dict[str, Any]) -> None:
     assert found.startswith("not all works: hour 1")
 
 
+@pytest.mark.thorough
 def test_a_short_one_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak, "HOUR_S", 240.0)
     made = Soak(2, jobs=20)
