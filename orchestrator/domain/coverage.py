@@ -44,6 +44,12 @@ def captured(termination: Termination) -> bool:
     return captured_run >= termination.run
 
 
+def submission_unread(termination: Termination) -> bool:
+    """Whether it is not known how many instances the job was submitted with."""
+    capture = termination.capture
+    return termination.instances_submitted is None and (capture is None or not capture.tasks)
+
+
 def missed(termination: Termination) -> str | None:
     """Why not every machine that the job had when it was called is known; None: all are."""
     capture = termination.capture

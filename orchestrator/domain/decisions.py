@@ -44,6 +44,8 @@ class Policy:
     ``others``: how long drains take, where it is known of any.  ``appears_within_s``: how long a
     job that was never read is asked for before it ends as ``not_found``.  ``permitted_within_s``:
     how long a call that the account may not make is tried before the job ends as ``refused``.
+    ``compares``: whether a job that was called is compared with what it was submitted as, if its
+    capture has not read that: DescribeJobSubmitInfo is in use, and no capture waits for its quota.
     """
 
     poll: PollPolicy
@@ -55,6 +57,7 @@ class Policy:
     others: Durations | None = None
     appears_within_s: float = confirmations.APPEARS_WITHIN_S
     permitted_within_s: float = confirmations.FORBIDDEN_S
+    compares: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,6 +293,8 @@ def _explain_settling(termination: Termination, around: Surroundings) -> Explana
         waiting_for += f" ({machines.up} of them seen up)" if machines.up else ""
     elif machines.readable and not machines.read_since(settle_until):
         waiting_for = "its machines to be looked up after the settle window (DescribeInstances)"
+    elif termination.look is Look.SUBMISSION:
+        waiting_for = "the number of instances it was submitted with (DescribeJobSubmitInfo)"
     else:
         waiting_for = "a last look, for the settle window has passed"
     return _look(

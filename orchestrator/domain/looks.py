@@ -29,7 +29,12 @@ from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import JobsRefused, JobUnlisted, LookFailed
-from orchestrator.domain.settling import on_job_settling, on_record_deleted
+from orchestrator.domain.settling import (
+    on_job_settling,
+    on_record_deleted,
+    on_still_stopped,
+    on_submission_unread,
+)
 from orchestrator.domain.terminations import Look, OnSubmitted, Rung
 
 if TYPE_CHECKING:
@@ -49,7 +54,7 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
         case JobSeen():
             return on_job(termination, seen, now, policy)
         case JobSubmitted():
-            return on_submission(termination, seen, now)
+            return on_submission(termination, seen, now, policy)
         case JobUnlisted():
             return on_missing(termination, DESCRIBE_JOBS, now, policy)
         case JobsRefused():
@@ -66,6 +71,8 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
 def on_look_failed(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
+    if termination.state is State.SETTLING and termination.look is Look.SUBMISSION:
+        return on_submission_unread(termination, error, now, policy)
     told = replace(termination, problem=problem_of(error))
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(told, DESCRIBE_JOB, now, policy)
@@ -173,10 +180,14 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
     return decision
 
 
-def on_submission(termination: Termination, seen: JobSubmitted, now: datetime) -> Decision:
+def on_submission(
+    termination: Termination, seen: JobSubmitted, now: datetime, policy: Policy
+) -> Decision:
     """How many instances the job was submitted with: now a count of them can be judged."""
     submitted = sum(task.instances for task in seen.tasks)
     told = replace(termination, instances_submitted=submitted, failures=0)
+    if termination.state is State.SETTLING:
+        return on_still_stopped(told, now, policy)
     return Decision(after=look_at(told, Look.JOB, now))
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain import evidence
-from orchestrator.domain.counts import contradiction
+from orchestrator.domain.counts import contradiction, known_instances
+from orchestrator.domain.coverage import submission_unread
 from orchestrator.domain.decisions import (
     Decision,
     given_up,
@@ -23,14 +24,19 @@ from orchestrator.domain.decisions import (
     to_be_counted,
     with_observation,
 )
+from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.terminations import Look
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions import Policy
+    from orchestrator.domain.errors import CloudError
     from orchestrator.domain.jobs import JobSeen
     from orchestrator.domain.terminations import Termination
+
+COMPARED_WITHIN_S: Final = 60.0
+"""How long after its settle window a job waits to be compared with what it was submitted as."""
 
 
 def on_job_settling(
@@ -97,10 +103,13 @@ def on_still_stopped(told: Termination, now: datetime, policy: Policy) -> Decisi
         return _machines_stay(told, now)
     counted_at = told.instances_observed_at
     proven_at = settle_until - timedelta(seconds=told.settle_s)
-    # However short the window is, it takes a second count.
+    # However short the window is, it takes a second count, of all instances known by now.
     counted = counted_at is not None and proven_at < counted_at >= settle_until
+    counted = counted and _counts_all(told)
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.left) or late):
+        if policy.compares and submission_unread(told) and now < _compared_by(told, now):
+            return Decision(after=look_at(told, Look.SUBMISSION, now))
         if evidence.proves_settled(told, settle_until):
             told = replace(told, evidence=evidence.SETTLED)
         return moved(replace(told, problem=None), Event.SETTLED, now)
@@ -109,6 +118,30 @@ def on_still_stopped(told: Termination, now: datetime, policy: Policy) -> Decisi
     if not counted and soon >= settle_until:
         return Decision(after=look_at(told, Look.JOB, max(now, settle_until)))
     return Decision(after=look_at(told, Look.SWEEP, soon))
+
+
+def on_submission_unread(
+    termination: Termination, error: CloudError, now: datetime, policy: Policy
+) -> Decision:
+    """DescribeJobSubmitInfo failed for a job that was seen to stop.
+
+    It is asked again for a while; where the account may not call it, its counts are taken alone.
+    """
+    if error.kind is CloudErrorKind.THROTTLED and now < _compared_by(termination, now):
+        return Decision(after=termination)
+    told = termination
+    if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
+        told = replace(told, instances_submitted=0)
+    soon = now + timedelta(seconds=policy.poll.settling_s)
+    return Decision(after=look_at(told, Look.SWEEP, soon))
+
+
+def _compared_by(termination: Termination, now: datetime) -> datetime:
+    return (termination.settle_until or now) + timedelta(seconds=COMPARED_WITHIN_S)
+
+
+def _counts_all(told: Termination) -> bool:
+    return told.instances is not None and told.instances.total >= known_instances(told)
 
 
 def on_record_deleted(told: Termination, now: datetime, policy: Policy) -> Decision:

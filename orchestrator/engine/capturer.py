@@ -80,7 +80,7 @@ class Capturer:
             to_capture = []
         errands = [_Errand(row, coverage.due(row)) for row in to_capture]
         errands += [_Errand(row, coverage.reading(row, now), anew=True) for row in to_read]
-        blocked_s = list[float]()
+        blocked_s, waits = list[float](), False
         for errand in errands:
             if errand.row.id in under_way or errand.row.id in self._under_way:
                 continue
@@ -91,9 +91,11 @@ class Capturer:
             pacer = self._pages if errand.capture.tasks else self._tasks
             if pacer.wait_s() > 0:
                 blocked_s.append(pacer.wait_s())
+                waits = waits or pacer is self._tasks
             else:
                 self._under_way.add(errand.row.id)
                 self._calls.start(partial(self._read, errand, pacer, pacer.take()))
+        partition.captures_wait = waits
         if blocked_s:
             return min(blocked_s)
         return 0.0 if limit in (len(to_capture), len(to_read)) else math.inf

@@ -14,7 +14,7 @@ from orchestrator.domain.attempts import (
     TERMINATE_JOB,
     TERMINATE_TASK_INSTANCE,
 )
-from orchestrator.domain.captures import CapturePolicy
+from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.domain.come_back import KEEP_DOWN_MAX
 from orchestrator.domain.confirmations import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decide import decide
@@ -104,6 +104,8 @@ class Partition:
     """By the name of the action's pacer."""
     proofs_wait: bool = field(init=False, default=False)
     """Whether a look at one job is due and waits for its quota."""
+    captures_wait: bool = field(init=False, default=False)
+    """Whether a capture is due and waits for the quota of DescribeJobSubmitInfo."""
     taken_up: int = field(init=False, default=0)
     """How often terminations that were set aside were taken up again."""
     sweep_due_at: float = field(init=False, default=0.0)
@@ -196,6 +198,7 @@ class Partition:
             others=others,
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,
+            compares=self.capture.when is not When.NONE and not self.captures_wait,
         )
 
     async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +27,9 @@ from tests.unit.domain.build import (
     swept,
     termination,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions import Policy
 
 FAILED, RUNNING, SUCCEED = JobState.FAILED, JobState.RUNNING, JobState.SUCCEED
 CANCELLED, PAUSED = JobState("CANCELLED"), JobState("PAUSED")
@@ -86,6 +90,87 @@ def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> 
     assert 60 <= at_s <= 125
     counted = decide(known, read(FAILED, DOWN), later(at_s), POLICY)
     assert counted.event is Event.SEEN_DOWN
+
+
+# --- jobs that were called, whose capture did not read what they were submitted as ---------------
+
+COMPARES = replace(POLICY, compares=True)
+AT_ITS_END = later(30)
+
+
+def stopped(instances: InstanceCounters, **known: Any) -> Termination:
+    """A job at the end of its settle window."""
+    return termination(
+        State.SETTLING,
+        acknowledged_at=NOW,
+        give_up_at=later(3600),
+        settle_until=AT_ITS_END,
+        job_state=FAILED,
+        instances=instances,
+        look=Look.JOB,
+        **known,
+    )
+
+
+@pytest.mark.parametrize("known", [{}, {"capture": Capture(run=1, ended_at=NOW)}], ids=str)
+@pytest.mark.parametrize(("counted", "event"), [(THREE, None), (DOWN, Event.SETTLED)])
+def test_a_job_is_verified_once_it_is_compared_with_its_submission(
+    known: dict[str, Any], counted: InstanceCounters, event: Event | None
+) -> None:
+    seen = read(FAILED, counted, at=AT_ITS_END)
+    asks = decide(stopped(counted, **known), seen, AT_ITS_END, COMPARES)
+    assert (asks.event, asks.after.look, asks.after.look_at) == (None, Look.SUBMISSION, AT_ITS_END)
+    submitted = JobSubmitted(observed_at=later(31), job_id="job-1", tasks=TEN)
+    compared = decide(asks.after, submitted, later(31), COMPARES)
+    assert compared.event is event
+    if event is None:
+        assert (compared.after.look, compared.after.look_at) == (Look.JOB, later(31))
+        denied = decide(compared.after, read(FAILED, THREE, at=later(32)), later(32), COMPARES)
+        assert denied.event is Event.SEEN_LIVE_AGAIN
+        assert denied.why is not None
+        assert "10 at least" in denied.why
+
+
+@pytest.mark.parametrize(
+    ("known", "policy"),
+    [
+        ({}, POLICY),
+        ({"instances_submitted": 10}, COMPARES),
+        ({"capture": Capture(run=1, tasks=TEN)}, COMPARES),
+    ],
+    ids=["quota is short", "read before", "captured"],
+)
+def test_no_submission_is_read_where_it_is_known_or_its_quota_is_wanted(
+    known: dict[str, Any], policy: Policy
+) -> None:
+    seen = read(FAILED, DOWN, at=AT_ITS_END)
+    assert decide(stopped(DOWN, **known), seen, AT_ITS_END, policy).event is Event.SETTLED
+
+
+@pytest.mark.parametrize("kind", CloudErrorKind)
+def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
+    kind: CloudErrorKind,
+) -> None:
+    """It is tried for a minute; not at all where the account may not."""
+    now, failure = AT_ITS_END, LookFailed(CloudError(kind, "Some.Code", "why"))
+    decision = decide(stopped(DOWN), read(FAILED, DOWN, at=now), now, COMPARES)
+    asked = 0
+    while decision.event is None:
+        before = decision.after
+        if before.look is Look.SUBMISSION:
+            asked += 1
+            now += timedelta(seconds=1)
+            decision = decide(before, failure, now, COMPARES)
+        else:
+            assert before.look_at is not None
+            now = max(now, before.look_at)
+            decision = decide(before, swept(FAILED, at=now), now, COMPARES)
+    assert decision.event is Event.SETTLED
+    if kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
+        assert asked == 1
+    else:
+        assert asked > 5
+        assert later(90) <= now <= later(100)
 
 
 # --- words that are not documented ----------------------------------------------------------------

@@ -14,6 +14,7 @@ from orchestrator.domain.coverage import missed
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.engine.capturer import BACKOFF_BASE_S
+from orchestrator.simulator.faults import read_faults
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
@@ -360,3 +361,27 @@ async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> No
     found = await world.termination(JOB)
     assert (found.capture is None, found.reading) == (False, None)
     assert world.called(SUBMIT_INFO) == [JOB]
+
+
+async def test_a_job_whose_submission_was_not_read_before_its_call_is_compared_with_it_at_last(
+    database: Database,
+) -> None:
+    """The cloud counts four of its five instances, and the fifth lives on."""
+    world = World(database, quotas=AMPLE, capture=POLICY)
+    refused = {SUBMIT_INFO: {"throttle": 1.0}}
+    world.simulator.faults.replace(read_faults(refused), now=world.simulator.now())
+    lie = {"counted_max": 4, "immortal": 1, "failed_early_s": 1e3, "next_action_hidden": True}
+    await callable_jobs(world, JOB, instances=5, drain_s=3.0, **lie)
+    await world.capture()
+    world.clock.advance(POLICY.before_max_s)
+    await world.dispatch()
+    await world.polled(5)
+    await world.capture()
+    assert (await world.termination(JOB)).state is State.SETTLING
+    assert (await known(world)).problem is not None
+    world.simulator.faults.replace({}, now=world.simulator.now())
+    for _ in range(5):
+        await world.polled(10)
+    found = await world.termination(JOB)
+    assert found.problem is not None
+    assert (found.state, found.problem.code) == (State.DRAINING, "Client.CountTooLow")

@@ -46,7 +46,7 @@ async def verified(
     world.cloud_runs(*ids, **(ENDED | spec))
     now = world.clock.now()
     settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": DOWN}
-    settled |= {"instances_observed_at": now}
+    settled |= {"instances_observed_at": now, "instances_submitted": DOWN.total}
     await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
     await world.know(*ids, state=State.SETTLING, look_at=now, settle_until=now, **settled)
     world.clock.advance(POLL.sweep_max_s)
