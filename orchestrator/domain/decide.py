@@ -134,7 +134,7 @@ def _on_call_forbidden(
         failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
     )
     assert told.unconfirmed is not None
-    if told.unconfirmed.confirmed(now):
+    if told.unconfirmed.confirms(Verdict.FORBIDDEN, now):
         return moved(told, Event.CALL_REFUSED, now, why=str(error))
     return not_executed(told, now, policy, why=str(error))
 
@@ -154,7 +154,8 @@ def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
     after = decision.after
     if after.give_up_at is None or after.look_at is None or after.state is State.SETTLING:
         return decision
-    retried = after.look is Look.JOB and now >= after.give_up_at
+    # By then a read is made again as it was planned.
+    retried = now >= after.give_up_at and (after.look is Look.JOB or after.unconfirmed is not None)
     if retried or after.look_at <= after.give_up_at:
         return decision
     return replace(decision, after=look_at(after, Look.JOB, max(now, after.give_up_at)))

@@ -100,7 +100,8 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
 def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> Explanation:
     """What would end it, and until when more answers are asked for."""
     sources = " and ".join(unconfirmed.sources)
-    since, until = _time(unconfirmed.since), _time(unconfirmed.until)
+    until = _time(max(unconfirmed.until, termination.look_at or unconfirmed.until))
+    since = _time(unconfirmed.since)
     match unconfirmed.verdict:
         case Verdict.MISSING:
             found = "found again" if termination.observed_at else "found"

@@ -71,24 +71,30 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
 def on_look_failed(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
+    told = replace(termination, problem=problem_of(error))
+    denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
     if termination.state is State.SETTLING and termination.look is Look.SUBMISSION:
         return on_submission_unread(termination, error, now, policy)
-    told = replace(termination, problem=problem_of(error))
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(told, DESCRIBE_JOB, now, policy)
-    denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
     if denied and termination.state in BEFORE_EFFECT:
         return _on_denied(told, error, now, policy)
     late = overdue(termination, now) or _unread_too_long(termination, now)
     # The signature's clock is wrong, not the job: that alone ends nothing.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
         told = confirmations.unreadable(told, error.kind, now)
-        if told.unconfirmed is not None and told.unconfirmed.confirmed(now):
+        known = told.unconfirmed
+        if known is not None and known.confirms(Verdict.UNREADABLE, now):
             return given_up(told, now, why=str(error))
     elif error.kind is CloudErrorKind.THROTTLED:
         # It tells nothing of the job, which is polled next as it was to be.
         return Decision(after=termination)
-    return Decision(after=look_again(told, now, policy))
+    if not late and denied and termination.look is Look.JOB:
+        # DescribeJobs may still be allowed, and DescribeTask, once the job reads finished.
+        after = look_at(told, Look.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
+    else:
+        after = look_again(told, now, policy)
+    return Decision(after=after)
 
 
 def _on_denied(told: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
@@ -106,7 +112,7 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
     told = confirmations.missing(termination, source, now, appears_within_s=policy.appears_within_s)
     known = told.unconfirmed
     assert known is not None
-    if not known.confirmed(now):
+    if not known.confirms(Verdict.MISSING, now):
         # A job that was read before is asked for by both actions in turn.
         by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
         look = Look.JOB if by_job else Look.SWEEP
@@ -129,7 +135,7 @@ def on_forbidden(
         termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
     )
     assert told.unconfirmed is not None
-    if told.unconfirmed.confirmed(now):
+    if told.unconfirmed.confirms(Verdict.FORBIDDEN, now):
         return moved(told, Event.CALL_REFUSED, now, why=why)
     return Decision(after=look_again(told, now, policy))
 
@@ -145,7 +151,8 @@ def _on_submission_refused(
         now,
         window_s=confirmations.UNREADABLE_S,
     )
-    if refused or (told.unconfirmed is not None and told.unconfirmed.confirmed(now)):
+    known = told.unconfirmed
+    if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
         return Decision(after=look_at(replace(told, instances_submitted=0), Look.JOB, now))
     return Decision(after=look_again(told, now, policy))
 

@@ -253,6 +253,11 @@ class Partition:
             (each.problem for each in self._forbidden.values() if self._lasts(each)), None
         )
 
+    def forbids(self, action: str) -> bool:
+        """Whether the account may not call this action, as far as its last calls tell."""
+        known = self._forbidden.get(self.pacers[action].name)
+        return known is not None and self._lasts(known)
+
     def _lasts(self, forbidden: _Forbidden) -> bool:
         lately = self.clock.monotonic() - forbidden.last_at < FORBIDDEN_TOLD_FOR_S
         return lately and forbidden.in_a_row >= FAILURES_THAT_ARE_TROUBLE

@@ -182,7 +182,8 @@ class Prober:
         finished = row.job_state is not None and row.job_state.finished
         followed = row.state in (State.DRAINING, State.SETTLING)
         if followed and finished and _only_task(row) is not None:
-            return [self._by_job, self._by_task]
+            forbidden = self._partition.forbids("DescribeJob")
+            return [self._by_task] if forbidden else [self._by_job, self._by_task]
         return [self._by_job]
 
     async def _look(self, row: Termination, pacer: Pacer, permit: Permit) -> None:

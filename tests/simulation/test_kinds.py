@@ -244,7 +244,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "one answer is enough": (
-        (Unconfirmed, "confirmed", lambda *_: True),
+        (Unconfirmed, "confirms", lambda *_: True),
         "not found for a moment: nodes",
         "known",
     ),

@@ -165,7 +165,7 @@ def put_right_by_the_next_read(
         known["confirm_from"] = expected.confirm_from
     told = after.unconfirmed
     if told and told.verdict is Verdict.UNREADABLE and expected.unconfirmed is None:
-        assert (told.answers, told.confirmed(at)) == (1, False)
+        assert (told.answers, told.confirms(told.verdict, at)) == (1, False)
         known |= {"unconfirmed": None, "failures": expected.failures, "problem": expected.problem}
     return known
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,14 +42,17 @@ class Asked:
     def until_it_ends(self, by_job: Seen, by_jobs: Seen) -> Asked:
         """Answer every read with these, until the termination ends."""
         while not self.termination.state.final:
-            assert self.termination.look_at is not None
-            assert len(self.looks) < 100
-            self.at_s = max(self.at_s, (self.termination.look_at - NOW).total_seconds())
-            self.looks.append((self.termination.look, self.at_s))
-            seen = by_jobs if self.termination.look is Look.SWEEP else by_job
-            self.last = decide(self.termination, seen, later(self.at_s), POLICY)
-            self.termination = self.last.after
+            self.read_once(by_job, by_jobs)
         return self
+
+    def read_once(self, by_job: Seen, by_jobs: Seen) -> None:
+        assert self.termination.look_at is not None
+        assert len(self.looks) < 100
+        self.at_s = max(self.at_s, (self.termination.look_at - NOW).total_seconds())
+        self.looks.append((self.termination.look, self.at_s))
+        seen = by_jobs if self.termination.look is Look.SWEEP else by_job
+        self.last = decide(self.termination, seen, later(self.at_s), POLICY)
+        self.termination = self.last.after
 
 
 # --- jobs that are not found ---------------------------------------------------------------------
@@ -86,6 +90,48 @@ def test_a_job_of_which_describe_jobs_is_refused_is_asked_for_more_often() -> No
     asked = Asked(termination(**READ)).until_it_ends(UNKNOWN, UNKNOWN)
     assert asked.termination.state is State.NOT_FOUND
     assert len(asked.looks) >= 5
+
+
+OVERDUE = {"give_up_at": later(-1), "acknowledged_at": later(-60), **READ}
+FAILS, FORBIDS = failed(CloudErrorKind.OUTCOME_UNKNOWN), failed(CloudErrorKind.UNAUTHORIZED)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) -> None:
+    """The record was deleted; three of ten DescribeJob calls are cut off, past the deadline."""
+    asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
+    while not asked.termination.state.final:
+        fails = asked.termination.look is Look.JOB and random.random() < 0.3
+        asked.read_once(FAILS if fails else UNKNOWN, JobUnlisted())
+    assert asked.termination.state is State.NOT_FOUND
+    assert 60 <= asked.at_s <= 120
+
+
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    "before",
+    [
+        termination(State.DRAINING, **OVERDUE),
+        termination(State.SETTLING, settle_until=later(-9000), **OVERDUE),
+    ],
+    ids=lambda each: each.state,
+)
+def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
+    before: Termination, seed: int
+) -> None:
+    asked, random = Asked(before), Random(seed)
+    weights = [random.random() for _ in range(3)]
+    while not asked.termination.state.final:
+        (seen,) = random.choices([UNKNOWN, FAILS, FORBIDS], weights)
+        asked.read_once(seen, random.choice([JobUnlisted(), FAILS, FORBIDS]))
+    assert asked.at_s <= 1800
+
+
+def test_what_one_action_says_is_not_denied_by_what_another_one_says() -> None:
+    """DescribeJob is forbidden, and DescribeJobs does not list the job."""
+    asked = Asked(termination(**READ)).until_it_ends(FORBIDS, JobUnlisted())
+    assert asked.termination.state is State.REFUSED
+    assert asked.at_s <= 1300
 
 
 def test_a_job_that_is_found_again_is_driven_on() -> None:

@@ -99,6 +99,20 @@ async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None
     assert world.simulator.calls == []
 
 
+async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_describe_task(
+    database: Database,
+) -> None:
+    world = World(database, quotas=AMPLE)
+    ids = job_ids(5)
+    world.simulator.forbidden_actions = frozenset({"DescribeJob"})
+    await to_prove(world, *ids, **COUNTED)
+    await world.polled(60)
+    states = {(await world.termination(job_id)).state for job_id in ids}
+    assert states == {State.VERIFIED}
+    assert len(world.called("DescribeJob")) < 10
+    assert set(world.called("DescribeTask")) == set(ids)
+
+
 async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     first, second, third = job_ids(3)
