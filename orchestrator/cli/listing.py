@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.answers import Operation
 
-COLUMNS: Final = ("operation", "state", "outcome", "jobs", "requested by", "reason", "created")
+COLUMNS: Final = (
+    "operation",
+    "state",
+    "outcome",
+    "jobs",
+    "requested by",
+    "reason",
+    "created",
+    "revived",
+)
 NONE: Final = "-"
 
 
@@ -54,5 +63,6 @@ def _row(operation: Operation) -> tuple[str, ...]:
         operation.requested_by,
         operation.reason,
         utc(operation.created_at),
+        operation.progress.revived,
     )
     return tuple(printing.clean(NONE if cell is None else cell) or NONE for cell in cells)

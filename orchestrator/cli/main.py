@@ -254,7 +254,7 @@ def list_operations(
 @app.command()
 @reported()
 def watch(context: typer.Context, operation: OperationId) -> None:
-    """Follow an operation to its end; exits 0 when every job is proven down."""
+    """Follow an operation to its end; exits 0 when every job is proven down and none came back."""
     from orchestrator.cli import watching
 
     target: Target = context.obj

@@ -25,12 +25,14 @@ def named(number: int, **more):
 def test_a_line_for_each_operation(daemon, run):
     """Its cells are parted by tabs: none holds one, and none is empty."""
     odd = named(2, reason="over\tbudget:\n\x1b[31mteam A", requested_by="\x1b[0m")
-    daemon.answer(LIST, page(operation("finished", "verified", verified=3), odd))
+    ended = operation("finished", "verified", verified=3)
+    ended["progress"]["revived"] = 2
+    daemon.answer(LIST, page(ended, odd))
     result = run("list")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "op_1\tfinished\tverified\t3\tlocal\tbudget\t2026-01-01T00:00:00Z",
-        "op_2\trunning\t-\t2\t-\tover budget: team A\t2026-01-01T00:00:00Z",
+        "op_1\tfinished\tverified\t3\tlocal\tbudget\t2026-01-01T00:00:00Z\t2",
+        "op_2\trunning\t-\t2\t-\tover budget: team A\t2026-01-01T00:00:00Z\t0",
     ]
     assert daemon.calls[0].query == {"limit": "20"}
 

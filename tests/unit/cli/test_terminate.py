@@ -348,6 +348,13 @@ def test_an_operation_that_had_finished_before_is_no_success(daemon, run, watch)
     )
 
 
+def test_a_replay_tells_of_jobs_that_came_back(daemon, run):
+    finished = operation("finished", "verified", verified=1)
+    finished["progress"]["revived"] = 1
+    daemon.answer(SUBMIT, (202, finished, REPLAYED))
+    assert "(outcome verified, 1 REVIVED), before" in run(*ARGUMENTS, *FIXED_KEY).stderr
+
+
 def test_a_replay_of_what_still_runs_is_followed(daemon, run):
     """And ends with its outcome, which is of now."""
     daemon.answer(SUBMIT, (202, operation(queued=1), REPLAYED))
