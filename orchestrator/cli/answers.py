@@ -179,6 +179,7 @@ class Mistake(_Answer):
 class Problem(_Answer):
     """An error answer (RFC 9457)."""
 
+    type: str = ""
     title: str
     detail: str = ""
     errors: list[Mistake] = []
