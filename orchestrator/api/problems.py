@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
 CONTENT_TYPE: Final = "application/problem+json"
+TYPE: Final = "urn:orchestrator:problem:{}"
+NO_SUCH_PATH: Final = "no-such-path"
 RETRY_AFTER_S: Final = 5
 ECHO_MAX: Final = 200
 """Characters of an error of aiohttp that an answer repeats; what was sent may stand in them."""
@@ -54,7 +56,7 @@ class Problem(OrchestratorError):
     def response(self) -> web.Response:
         return web.json_response(
             {
-                "type": f"urn:orchestrator:problem:{self.slug}",
+                "type": TYPE.format(self.slug),
                 "title": self.title,
                 "status": self.status,
                 "detail": self.detail,
@@ -110,7 +112,7 @@ def of_http(error: web.HTTPException) -> Problem:
         )
     if error.status == web.HTTPNotFound.status_code:
         detail = "no such path; the README lists every call"
-        return Problem(404, "not-found", "There is nothing here", detail)
+        return Problem(404, NO_SUCH_PATH, "There is nothing here", detail)
     return Problem(error.status, "http", error.reason, str(error.text)[:ECHO_MAX])
 
 

@@ -18,6 +18,7 @@ from orchestrator.domain.coverage import missed
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.text import shows_something
 from orchestrator.services.submission import (
     GIVE_UP_AFTER_MAX_S,
     KEEP_DOWN_MAX_S,
@@ -69,8 +70,8 @@ def _job_id(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    if not text.strip():
-        raise ValueError("say why it is asked for")
+    if not shows_something(text):
+        raise ValueError("say why it is asked for, in characters that can be seen")
     if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
         raise ValueError("it holds control characters")
     return text

@@ -94,8 +94,9 @@ class Operation(_Answer):
         return self.finished_at is not None
 
     @property
-    def verified(self) -> bool:
-        return self.outcome == Outcome.VERIFIED
+    def stays_down(self) -> bool:
+        """Whether every job was proven down, and none was seen to come back since."""
+        return self.outcome == Outcome.VERIFIED and not self.progress.revived
 
     @property
     def total(self) -> int:
@@ -178,6 +179,7 @@ class Mistake(_Answer):
 class Problem(_Answer):
     """An error answer (RFC 9457)."""
 
+    type: str = ""
     title: str
     detail: str = ""
     errors: list[Mistake] = []

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from orchestrator import __version__
+from orchestrator.api import problems
 from orchestrator.cli.answers import (
     Operation,
     OperationPage,
@@ -44,6 +45,8 @@ OPERATIONS: Final = "/v1/operations"
 REPLAYED: Final = "Idempotency-Replayed"
 PAGE_LIMIT: Final = 1000
 FIRST_STATUS_NOT_FINE: Final = 300
+NOT_FOUND: Final = 404
+NO_SUCH_PATH: Final = problems.TYPE.format(problems.NO_SUCH_PATH)
 URL_FORM: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
 
 
@@ -189,7 +192,7 @@ class Api:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(self.url, str(error) or type(error).__name__) from error
         if response.status >= FIRST_STATUS_NOT_FINE:
-            raise _failed(response.status, response.reason or "", answer)
+            raise _failed(self.url, response.status, response.reason or "", answer)
         return answer, response.headers
 
     def _read(self, model: type[A], answer: bytes) -> A:
@@ -212,12 +215,19 @@ def _path(operation_id: str) -> str:
     return f"{OPERATIONS}/{quote(operation_id, safe='')}"
 
 
-def _failed(status: int, reason: str, answer: bytes) -> RequestFailed:
+def _failed(url: str, status: int, reason: str, answer: bytes) -> RequestFailed:
+    """What was answered, each mistake once; or that the URL's path is the mistake."""
     try:
         problem = Problem.model_validate_json(answer)
     except ValidationError:
-        return RequestFailed(status, f"HTTP {status}", reason)
-    errors = tuple(
-        f"{each.field}: {each.message}" if each.field else each.message for each in problem.errors
-    )
+        problem = Problem(type=NO_SUCH_PATH, title=f"HTTP {status}", detail=reason)
+    if status == NOT_FOUND and problem.type == NO_SUCH_PATH and URL(url).path != "/":
+        detail = (
+            f"the daemon's URL (--url or {URL_VARIABLE}) has the path {URL(url).path}: leave it "
+            f"out ({URL(url).origin()}), unless a proxy has the daemon there"
+        )
+        return RequestFailed(status, problem.title, detail)
+    lines = (f"{each.field or 'body'}: {each.message}" for each in problem.errors)
+    # The detail names the first few already.
+    errors = tuple(line for line in lines if f"; {line};" not in f"; {problem.detail};")
     return RequestFailed(status, problem.title, problem.detail, errors)

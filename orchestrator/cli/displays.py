@@ -53,7 +53,7 @@ class Lines:
 
     def show(self, operation: Operation) -> None:
         progress = operation.progress
-        seen = (progress.jobs, progress.instances, progress.stalled_since)
+        seen = (progress.jobs, progress.instances, progress.stalled_since, progress.revived)
         if seen != self._last:
             self._last = seen
             printing.line(self._console, as_line(operation))
@@ -199,8 +199,15 @@ def _until(at: datetime) -> str:
 
 
 def states(operation: Operation) -> str:
-    """Jobs by state."""
-    return ", ".join(f"{state} {jobs}" for state, jobs in operation.jobs_by_state().items())
+    """Jobs by state, and how many of them came back."""
+    by_state = (f"{state} {jobs}" for state, jobs in operation.jobs_by_state().items())
+    return ", ".join(by_state) + revived(operation)
+
+
+def revived(operation: Operation) -> str:
+    """What to add wherever the outcome is told, or states are: it is no longer so of these jobs."""
+    jobs = operation.progress.revived
+    return f", {jobs} REVIVED" if jobs else ""
 
 
 def _states(operation: Operation) -> Text:

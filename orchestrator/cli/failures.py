@@ -25,10 +25,10 @@ INTERRUPTED: Final = 130
 READER_LEFT: Final = 141
 """As of a program that SIGPIPE ended."""
 EXIT_CODES: Final = (
-    "Exit codes: 0 as asked; 1 not everything came out down, or a certificate is not valid; 2 the "
-    "request or the configuration cannot be used; 3 no daemon answers; 4 standard output cannot be "
-    "written; 5 the idempotency key is that of an operation that had finished before; 128 + N "
-    "ended by signal N (141: the reader of the pipe left)."
+    "Exit codes: 0 as asked; 1 not everything came out down, or a job was revived since, or a "
+    "certificate is not valid; 2 the request or the configuration cannot be used; 3 no daemon "
+    "answers; 4 standard output cannot be written; 5 the idempotency key is that of an operation "
+    "that had finished before; 128 + N ended by signal N (141: the reader of the pipe left)."
 )
 UNAUTHORIZED: Final = 401
 

@@ -6,16 +6,30 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from orchestrator.cli import printing
+from orchestrator.cli import displays, printing
 from orchestrator.cli.client import Api
 from orchestrator.cli.tables import utc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from orchestrator.cli.answers import Operation
 
-COLUMNS: Final = ("operation", "state", "outcome", "jobs", "requested by", "reason", "created")
+WIDTHS: Final[Mapping[str, int]] = {
+    "operation": 0,
+    "state": 0,
+    "jobs": 42,
+    "reason": 60,
+    "created": 80,
+    "requested by": 110,
+}
+"""How wide a terminal has to be for each column: in a narrower one, words would be broken."""
+OF_WORDS: Final = ("state", "reason", "requested by")
+"""Columns that may be broken, between words."""
+WORD_WIDTH: Final = 9
+"""Of a state or an outcome."""
 NONE: Final = "-"
 
 
@@ -30,21 +44,47 @@ async def show(
 ) -> None:
     wanted = {"state": state, "account": account}
     narrowed = {name: value for name, value in wanted.items() if value is not None}
-    table = Table()
-    for name in COLUMNS:
-        table.add_column(name, overflow="fold", no_wrap=name == COLUMNS[0])
+    table = _empty_table(console.width)
+    found = False
     async with Api(url, token) as api:
         async for operation in api.operations(limit, **narrowed):
-            row = _row(operation)
+            found = True
             if console.is_terminal:
-                table.add_row(*row)
+                cells = _cells(operation)
+                table.add_row(*(cells[str(column.header)] for column in table.columns))
             else:
-                printing.line(console, "\t".join(row))
+                printing.line(console, _line(operation))
     if table.row_count:
         console.print(table)
+    if not found:
+        asked = " ".join(f"--{name} {value}" for name, value in narrowed.items())
+        told = f"no operation matches {asked}" if asked else "there is no operation yet"
+        printing.line(printing.err(), printing.clean(told))
 
 
-def _row(operation: Operation) -> tuple[str, ...]:
+def _empty_table(width: int) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name, needed in WIDTHS.items():
+        if needed <= width:
+            breaks = name in OF_WORDS
+            least = WORD_WIDTH if breaks else None
+            table.add_column(name, no_wrap=not breaks, min_width=least, overflow="fold")
+    return table
+
+
+def _cells(operation: Operation) -> dict[str, str]:
+    cells = {
+        "operation": operation.id,
+        "state": (operation.outcome or operation.state) + displays.revived(operation),
+        "jobs": operation.total,
+        "reason": operation.reason,
+        "created": utc(operation.created_at),
+        "requested by": operation.requested_by,
+    }
+    return {name: printing.clean(cell) for name, cell in cells.items()}
+
+
+def _line(operation: Operation) -> str:
     """No cell holds a tab, and none is empty."""
     cells = (
         operation.id,
@@ -54,5 +94,6 @@ def _row(operation: Operation) -> tuple[str, ...]:
         operation.requested_by,
         operation.reason,
         utc(operation.created_at),
+        operation.progress.revived,
     )
-    return tuple(printing.clean(NONE if cell is None else cell) or NONE for cell in cells)
+    return "\t".join(printing.clean(NONE if cell is None else cell) or NONE for cell in cells)

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -47,11 +47,31 @@ class Target:
     token: str | None
 
 
+def _text(value: str | None) -> str | None:
+    """Python keeps bytes that are no UTF-8 as surrogates, which cannot be sent."""
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("is not text in UTF-8") from None
+    return value
+
+
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; default: the one that ORCHESTRATOR_CONFIG names.")
 ]
-OperationId = Annotated[str, typer.Argument(metavar="OPERATION", help="Its id, op_...")]
+OperationId = Annotated[
+    str, typer.Argument(metavar="OPERATION", callback=_text, help="Its id, op_...")
+]
+DaemonUrl = Annotated[
+    str | None, typer.Option("--url", help="Where the daemon answers, as before the command.")
+]
 ExitWithStdin = Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)]
+
+
+def _target(context: typer.Context, url: str | None) -> Target:
+    """The daemon to talk to: a ``url`` after the command wins over one before it."""
+    target: Target = context.obj
+    return target if url is None else replace(target, url=url)
 
 
 @reported()
@@ -111,9 +131,15 @@ def terminate(
         ),
     ],
     *,
-    reason: Annotated[str, typer.Option(help="Why; it is kept with the operation.")],
-    account: Annotated[str | None, typer.Option(help="Where more than one is configured.")] = None,
-    region: Annotated[str | None, typer.Option(help="Where the account has no default.")] = None,
+    reason: Annotated[
+        str, typer.Option(callback=_text, help="Why; it is kept with the operation.")
+    ],
+    account: Annotated[
+        str | None, typer.Option(callback=_text, help="Where more than one is configured.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(callback=_text, help="Where the account has no default.")
+    ] = None,
     settle_s: Annotated[
         float | None,
         typer.Option(callback=_finite, help="How long a job must stay down to be verified."),
@@ -148,11 +174,12 @@ def terminate(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    url: DaemonUrl = None,
 ) -> None:
     """Ask for jobs to be terminated, and print the operation's id."""
     from orchestrator.cli import submitting, watching
 
-    target: Target = context.obj
+    target = _target(context, url)
     given = _job_ids(jobs)
     job_ids = list(dict.fromkeys(given))
     wanted = {
@@ -208,6 +235,11 @@ def _stdin() -> str:
         text = NUL
     except OSError as error:
         raise typer.BadParameter(f"standard input cannot be read: {error.strerror}") from None
+    # In UTF-16, each character of an id has a NUL beside it.
+    if NUL in text and any(len(part) > 1 for part in text.split(NUL)):
+        raise typer.BadParameter(
+            "standard input is separated by NUL: use new lines instead (tr '\\0' '\\n')"
+        )
     if NUL in text:
         raise typer.BadParameter("standard input is not text in UTF-8: save the list as UTF-8")
     return text
@@ -220,11 +252,12 @@ def status(
     operation: OperationId,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    url: DaemonUrl = None,
 ) -> None:
     """Tell where an operation is, and what every job that is not down waits for."""
     from orchestrator.cli.status import show
 
-    target: Target = context.obj
+    target = _target(context, url)
     console = printing.out()
     with printing.naming(operation):
         asyncio.run(show(target.url, target.token, operation, console, as_json=as_json))
@@ -238,13 +271,16 @@ def list_operations(
     state: Annotated[
         Literal["running", "finished"] | None, typer.Option(help="Those alone; default: all.")
     ] = None,
-    account: Annotated[str | None, typer.Option(help="Those of one account.")] = None,
+    account: Annotated[
+        str | None, typer.Option(callback=_text, help="Those of one account.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    url: DaemonUrl = None,
 ) -> None:
     """List operations, the newest first; in a pipe one line each, its cells parted by tabs."""
     from orchestrator.cli import listing
 
-    target: Target = context.obj
+    target = _target(context, url)
     console = printing.out()
     asyncio.run(
         listing.show(target.url, target.token, console, state=state, account=account, limit=limit)
@@ -253,11 +289,11 @@ def list_operations(
 
 @app.command()
 @reported()
-def watch(context: typer.Context, operation: OperationId) -> None:
-    """Follow an operation to its end; exits 0 when every job is proven down."""
+def watch(context: typer.Context, operation: OperationId, *, url: DaemonUrl = None) -> None:
+    """Follow an operation to its end; exits 0 when every job is proven down and none came back."""
     from orchestrator.cli import watching
 
-    target: Target = context.obj
+    target = _target(context, url)
     raise typer.Exit(watching.run(target.url, target.token, operation, printing.out()))
 
 
@@ -267,7 +303,9 @@ def certificate(
     context: typer.Context,
     operation: Annotated[
         str | None,
-        typer.Argument(metavar="OPERATION", help="Its id, op_...; with --verify optional."),
+        typer.Argument(
+            metavar="OPERATION", callback=_text, help="Its id, op_...; with --verify optional."
+        ),
     ] = None,
     *,
     output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
@@ -275,6 +313,7 @@ def certificate(
         Path | None,
         typer.Option(help="Verify this file instead of fetching one; no daemon is needed."),
     ] = None,
+    url: DaemonUrl = None,
 ) -> None:
     """Fetch what is proven of an operation, and verify it; exits 0 when it is valid."""
     from orchestrator.cli import certifying
@@ -285,23 +324,19 @@ def certificate(
         raise typer.Exit(certifying.check(verify, operation))
     if operation is None:
         raise typer.BadParameter("name the operation, or a file to --verify")
-    target: Target = context.obj
+    target = _target(context, url)
     with printing.naming(operation):
         raise typer.Exit(certifying.fetch(target.url, target.token, operation, output))
 
 
 @app.command()
 @reported()
-def health(
-    context: typer.Context,
-    *,
-    url: Annotated[str | None, typer.Option(help="Where the daemon answers.")] = None,
-) -> None:
+def health(context: typer.Context, *, url: DaemonUrl = None) -> None:
     """Ask whether the daemon is ready, and print why not; exits 0 or 1, for probes."""
     from orchestrator.cli import health as probing
 
-    target: Target = context.obj
-    raise typer.Exit(probing.run(url or target.url, printing.out()))
+    target = _target(context, url)
+    raise typer.Exit(probing.run(target.url, printing.out()))
 
 
 @app.command()
@@ -329,7 +364,7 @@ def upgrade(*, config: Config = None) -> None:
 def simulator(
     *,
     scenario: Annotated[Path, typer.Option(help="TOML file: the jobs, quotas and faults.")],
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(callback=_text, help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8700,
     exit_with_stdin: ExitWithStdin = False,
 ) -> None:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from rich.console import Console
 
 from orchestrator.domain.errors import OrchestratorError
+from orchestrator.domain.text import INVISIBLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +25,6 @@ ESCAPE_SEQUENCE: Final = re.compile(
     r"|\x1b[ -/]*[0-~]"
 )
 SPACES: Final = ("\n", "\r", "\t", "\u2028", "\u2029")
-INVISIBLE: Final = ("Cc", "Cf", "Cs")
-"""Controls, formatting such as the reversal of direction, and lone surrogates."""
 PIPE_WIDTH: Final = 120
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.cli import displays
 from orchestrator.cli.client import Api
 from orchestrator.cli.failures import Interrupted, RequestFailed, Unreachable
 from orchestrator.cli.tables import utc
@@ -83,7 +84,7 @@ def replay(operation: Operation) -> str:
     if operation.finished_at is None:
         return told
     return (
-        f"{told} since {utc(operation.finished_at)} (outcome {operation.outcome}), before this "
-        "request: use another key to have the jobs terminated now (a key ends after "
-        f"{KEY_LIFETIME.days} days)"
+        f"{told} since {utc(operation.finished_at)} (outcome {operation.outcome}"
+        f"{displays.revived(operation)}), before this request: use another key to have the jobs "
+        f"terminated now (a key ends after {KEY_LIFETIME.days} days)"
     )

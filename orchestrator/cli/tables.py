@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.cli.answers import Operation, Termination
 
 MEANINGS: Final[Mapping[str, str]] = {
-    State.VERIFIED: "proven down",
+    State.VERIFIED: "proven down when it ended",
     State.ALREADY_FINISHED: "had finished before any call had effect",
     State.NOT_FOUND: "the cloud does not know the job",
     State.REFUSED: "the cloud refuses for good",
@@ -34,17 +34,20 @@ def print_outcomes(operation: Operation, console: Console) -> None:
     took = displays.duration(operation.elapsed_s)
     # Beside the table and not its title and caption, which are broken at the table's width.
     outcome = clean(operation.outcome or operation.state)
-    line(console, f"{clean(operation.id)}: {outcome} after {took}")
+    line(console, f"{clean(operation.id)}: {outcome} after {took}{displays.revived(operation)}")
     table = Table()
     table.add_column("state", no_wrap=True, overflow="fold")
     table.add_column("jobs", no_wrap=True, justify="right")
     table.add_column("meaning", overflow="fold")
     for state, jobs in operation.jobs_by_state().items():
         table.add_row(state, str(jobs), MEANINGS.get(state, ""))
+    revived = operation.progress.revived
+    if revived:
+        table.add_row("REVIVED", str(revived), "of these, seen running again after they were down")
     console.print(table)
     for text in displays.what_is_left(operation):
         line(console, f"instances: {text}")
-    if operation.states_to_tell():
+    if revived or operation.states_to_tell():
         line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
 
 

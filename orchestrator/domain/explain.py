@@ -253,14 +253,41 @@ def _unread(termination: Termination, words: str) -> str:
 
 
 def _by_hand(termination: Termination) -> str:
-    """What a person does about live instances, by the vendor's command line."""
-    region, job_id = termination.region, termination.job_id
+    """What a person does about what is left, by the vendor's command line."""
+    instances, machines = termination.instances, termination.machines
+    if instances is None or instances.live:
+        return _end_instances(termination)
+    if machines.up:
+        return _end_machines(termination)
+    listed = f" (those captured: {_INSTANCES.format(termination.id)})" if machines.total else ""
+    return f"see in the console that the job is down and that none of its machines is up{listed}"
+
+
+def _end_machines(termination: Termination) -> str:
     return (
-        f"see at {_INSTANCES.format(termination.id)}?state=live which instances are live, on which "
-        f"machines, and end each: tccli batch TerminateTaskInstance --region {region} --JobId "
-        f"{job_id} --TaskName TASK --TaskInstanceIndex INDEX, or, where nothing else runs there, "
-        f"its machine: tccli cvm TerminateInstances --region {region} --InstanceIds '[\"ins-...\"]'"
+        f"see which machines are up at {_INSTANCES.format(termination.id)}?machine=up and that "
+        "nothing else runs there, then end each: tccli cvm TerminateInstances "
+        f"--region {termination.region} --InstanceIds '[\"ins-...\"]'"
     )
+
+
+def _end_instances(termination: Termination) -> str:
+    region, job_id = termination.region, termination.job_id
+    where = f"at {_INSTANCES.format(termination.id)}?state=live"
+    if not _some_listed(termination):
+        where = f"by tccli batch DescribeTask --region {region} --JobId {job_id} --TaskName TASK"
+    return (
+        f"see {where} which instances are live, on which machines, and end each: tccli batch "
+        f"TerminateTaskInstance --region {region} --JobId {job_id} --TaskName TASK "
+        "--TaskInstanceIndex INDEX, or, where nothing else runs there, its machine: tccli cvm "
+        f"TerminateInstances --region {region} --InstanceIds '[\"ins-...\"]'"
+    )
+
+
+def _some_listed(termination: Termination) -> bool:
+    """Whether any instance can be listed, or will be: to ask for them has them read."""
+    nodes = termination.capture.nodes if termination.capture else 0
+    return not termination.state.final or termination.machines.total + nodes > 0
 
 
 def _standing(termination: Termination) -> str:
@@ -441,9 +468,7 @@ def _explain_machines_up(termination: Termination, _: Surroundings) -> Explanati
     return Explanation(
         waiting_for="nothing: every instance was seen down, but at the deadline "
         f"{machines.up} of {machines.total} machines were still up" + _because(termination),
-        next_action=f"see which at {_INSTANCES.format(termination.id)}?machine=up and that nothing "
-        "else runs there, then end each: tccli cvm TerminateInstances "
-        f"--region {termination.region} --InstanceIds '[\"ins-...\"]'",
+        next_action=_end_machines(termination),
     )
 
 

@@ -124,6 +124,9 @@ WRONG_VALUES: dict[str, list[object]] = {
         "",
         "   ",
         "\u3000\u00a0",
+        "\u200b\u202e",
+        "\u0301\ufe0f",
+        "\u3164\u2800",
         "\n\t",
         "\0",
         "over budget\0",
@@ -374,7 +377,7 @@ async def test_a_target_that_there_is_not(
     untouched: Rest, caplog: pytest.LogCaptureFixture, line: str
 ) -> None:
     data = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-    assert_problem(await untouched.answer_to(data.encode()), 404, "not-found", "README")
+    assert_problem(await untouched.answer_to(data.encode()), 404, "no-such-path", "README")
     assert faults(caplog) == []
 
 
@@ -453,7 +456,9 @@ LEGAL_BODIES = strategies.fixed_dictionaries(
             min_size=1,
             max_size=5,
         ),
-        "reason": strategies.sampled_from(["r", "\u9884\u7b97\n", " x ", "r" * 1000]),
+        "reason": strategies.sampled_from(
+            ["r", "\u9884\u7b97\n", " x ", "r" * 1000, "\u200b\u2764\ufe0f"]
+        ),
     },
     optional={
         "account": strategies.sampled_from(["main", None]),
@@ -544,7 +549,7 @@ async def test_an_id_that_nothing_has(untouched: Rest, path: str, odd: str) -> N
     "path", ["/", "/v1", "/v1/operations/", "//v1/operations", "/v2/operations", "/%00", "/livez/"]
 )
 async def test_a_path_that_there_is_not(untouched: Rest, path: str) -> None:
-    assert_problem(await untouched.get(path), 404, "not-found", "README")
+    assert_problem(await untouched.get(path), 404, "no-such-path", "README")
 
 
 @pytest.mark.parametrize(

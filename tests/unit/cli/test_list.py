@@ -25,12 +25,14 @@ def named(number: int, **more):
 def test_a_line_for_each_operation(daemon, run):
     """Its cells are parted by tabs: none holds one, and none is empty."""
     odd = named(2, reason="over\tbudget:\n\x1b[31mteam A", requested_by="\x1b[0m")
-    daemon.answer(LIST, page(operation("finished", "verified", verified=3), odd))
+    ended = operation("finished", "verified", verified=3)
+    ended["progress"]["revived"] = 2
+    daemon.answer(LIST, page(ended, odd))
     result = run("list")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "op_1\tfinished\tverified\t3\tlocal\tbudget\t2026-01-01T00:00:00Z",
-        "op_2\trunning\t-\t2\t-\tover budget: team A\t2026-01-01T00:00:00Z",
+        "op_1\tfinished\tverified\t3\tlocal\tbudget\t2026-01-01T00:00:00Z\t2",
+        "op_2\trunning\t-\t2\t-\tover budget: team A\t2026-01-01T00:00:00Z\t0",
     ]
     assert daemon.calls[0].query == {"limit": "20"}
 
@@ -39,7 +41,15 @@ def test_asks_for_what_is_wanted(daemon, run):
     daemon.answer(LIST, page())
     result = run("list", "--state", "running", "--account", "a&b", "--limit", "7")
     assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "no operation matches --state running --account a&b\n"
     assert daemon.calls[0].query == {"limit": "7", "state": "running", "account": "a&b"}
+
+
+def test_that_there_is_none_is_told(daemon, run):
+    daemon.answer(LIST, page())
+    result = run("list")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "there is no operation yet\n"
 
 
 def test_page_after_page_until_there_are_enough(daemon, run):
@@ -69,11 +79,29 @@ def test_an_error_of_the_daemon_is_told(daemon, run):
     assert "Who calls is not known: send a token" in result.stderr
 
 
-def test_a_terminal_has_a_table(daemon):
-    """Whose ids are whole, however narrow it is."""
-    daemon.answer(LIST, page(named(1, id="op_" + "x" * 20, reason="because " * 20)))
+WORDS = ["our", "team", "is", "over", "its", "budget", "since", "last", "Tuesday"]
+
+
+@pytest.mark.parametrize(
+    ("width", "more"),
+    [
+        (40, ()),
+        (60, ("10000", *WORDS)),
+        (80, ("10000", *WORDS, "2026-01-01T00:00:00Z")),
+        (110, ("10000", *WORDS, "2026-01-01T00:00:00Z", "local")),
+    ],
+)
+@pytest.mark.parametrize("outcome", ["verified", "withdrawn", "partial", "failed"])
+def test_a_terminal_has_a_table_that_breaks_no_word(daemon, width, more, outcome):
+    """It has fewer columns where there is less room."""
+    ended = operation("finished", outcome, verified=10000)
+    ended |= {"id": "op_" + "x" * 20, "reason": " ".join(WORDS)}
+    ended["progress"]["revived"] = 2
+    daemon.answer(LIST, page(ended))
     text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=60, color_system=None)
+    console = Console(file=text, force_terminal=True, width=width, color_system=None)
     asyncio.run(show(daemon.url, None, console, state=None, account=None, limit=1))
-    assert f" op_{'x' * 20} " in text.getvalue()
-    assert max(map(len, text.getvalue().splitlines())) <= 60
+    _, *lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    told = sorted(word for line in lines for word in line.split())
+    assert told == sorted([ended["id"], f"{outcome},", "2", "REVIVED", *more])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
+from typer.models import ArgumentInfo
 from typer.testing import CliRunner
 
 from orchestrator import __version__
@@ -115,6 +117,49 @@ def test_no_daemon(arguments, monkeypatch):
     assert result.exit_code == 3
     assert "http://127.0.0.1:9" in result.stderr
     assert "orchestrator serve" in result.stderr
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ("list",)], ids=lambda command: command[0])
+def test_a_url_may_stand_after_the_command(command):
+    """As people type it; it wins over one before the command."""
+    result = run("--url", "http://127.0.0.1:7", *command, "--url", "http://127.0.0.1:9")
+    assert result.exit_code == 3
+    assert "no orchestrator answers at http://127.0.0.1:9 " in result.stderr
+
+
+def texts():
+    """Every text that a command is given, after the other arguments that it needs."""
+    needed = {command: others for command, *others in COMMANDS} | {"simulator": ["--scenario", "x"]}
+    for command in main.app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+        for parameter, hint in hints.items():
+            kind, *more = get_args(hint) or (hint,)
+            if not more or str not in {kind, *get_args(kind)}:
+                continue
+            arguments = [*needed.get(name, []), f"--{parameter.replace('_', '-')}"]
+            if isinstance(more[0], ArgumentInfo):
+                arguments = needed[name][1:]
+            yield pytest.param(name, arguments, id=f"{name} {parameter}")
+
+
+@pytest.mark.parametrize(("command", "arguments"), list(texts()))
+def test_an_argument_that_is_no_text_is_told_so(daemon, monkeypatch, command, arguments):
+    """Before it is sent, or is no text to quote in a path: it was typed as something else."""
+    monkeypatch.setenv("ORCHESTRATOR_URL", daemon.url)
+    result = run(command, *arguments, "a\udcff")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    shown = " ".join(result.stderr.split())
+    told = (
+        "is not text in UTF-8",
+        "the daemon's URL",
+        "printable ASCII",
+        r"'a\udcff' is no job id",
+    )
+    assert any(each in shown for each in told)
+    assert not daemon.calls
 
 
 @pytest.mark.parametrize("command", ["serve", "check-config"])

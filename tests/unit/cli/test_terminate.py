@@ -14,6 +14,8 @@ import uuid
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator.api.problems import NO_SUCH_PATH, Problem
+from orchestrator.api.schemas import parse_operation
 from orchestrator.cli.children import free_ports
 from orchestrator.cli.main import app
 from tests.unit.cli.fake import RESET, operation, problem
@@ -78,13 +80,27 @@ def test_one_mistake_refuses_everything(daemon, run):
 
 
 @pytest.mark.parametrize(
-    "text", ["job-a\n".encode("utf-16"), "job-a\n".encode("utf-16-le"), b"job-\xff", b"job-a\0"]
+    "text",
+    [
+        "job-a\n".encode("utf-16"),
+        *("job-a\n".encode(f"utf-{n}-{e}") for n in (16, 32) for e in ("le", "be")),
+        b"job-\xff",
+    ],
 )
 def test_standard_input_that_is_no_text(daemon, run, text):
     """It is told how to save the list, and no request leaves."""
     result = run("terminate", "-", "--reason", "r", input_text=text)
     assert result.exit_code == 2
     assert "save the list as UTF-8" in result.stderr
+    assert not daemon.calls
+
+
+@pytest.mark.parametrize("text", [b"job-a\0", b"job-a\0job-b\0job-c", b"job-a\njob-b\0"])
+def test_standard_input_that_is_separated_by_nul(daemon, run, text):
+    """As ``find -print0`` writes it."""
+    result = run("terminate", "-", "--reason", "r", input_text=text)
+    assert result.exit_code == 2
+    assert "is separated by NUL: use new lines" in result.stderr
     assert not daemon.calls
 
 
@@ -275,10 +291,46 @@ def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
     assert result.stderr.splitlines() == [
         "It cannot be served: two",
         "  jobs.0: no job id",
-        "  too odd",
+        "  body: too odd",
     ]
     assert result.stdout == ""
     assert len(daemon.calls) == 1
+
+
+@pytest.mark.parametrize("mistakes", [1, 3, 5, 5000])
+def test_no_mistake_is_told_twice(daemon, run, mistakes):
+    """The detail names the first few, and how many more there are; the others follow."""
+    body = json.dumps({"jobs": ["x"] * mistakes, "reason": "r"}).encode()
+    with pytest.raises(Problem) as refused:
+        parse_operation(body)
+    answer = refused.value
+    daemon.answer(SUBMIT, (422, problem(answer.title, answer.detail, **answer.more)))
+    first, *others = run(*ARGUMENTS).stderr.splitlines()
+    assert first == f"{answer.title}: {answer.detail}"
+    assert [line.partition(":")[0] for line in others] == [
+        f"  jobs.{number}" for number in range(3, min(mistakes, 100))
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer", [Problem(404, NO_SUCH_PATH, "Nothing", "no such path").response().body, b"<html>"]
+)
+def test_a_path_of_the_url_that_there_is_not(daemon, answer):
+    """Few proxies have the daemon under a path, and many write the path of the API."""
+    daemon.answer(f"POST /v1{SUBMIT.partition(' ')[2]}", (404, answer))
+    result = CliRunner().invoke(app, ["--url", f"{daemon.url}/v1", *ARGUMENTS])
+    assert result.exit_code == 2
+    assert result.stderr.partition(": ")[2] == (
+        "the daemon's URL (--url or ORCHESTRATOR_URL) has the path /v1: leave it out "
+        f"({daemon.url}), unless a proxy has the daemon there\n"
+    )
+
+
+def test_an_operation_that_there_is_not_has_nothing_to_do_with_the_url(daemon):
+    answer = Problem(404, "not-found", "Nothing", "no operation op_1").response().body
+    daemon.answer("GET /proxied/v1/operations/op_1", (404, answer))
+    result = CliRunner().invoke(app, ["--url", f"{daemon.url}/proxied", "watch", "op_1"])
+    assert result.stderr == "Nothing: no operation op_1\n"
 
 
 def test_an_error_that_is_no_problem_document_is_told_too(daemon, run):
@@ -346,6 +398,13 @@ def test_an_operation_that_had_finished_before_is_no_success(daemon, run, watch)
         f"{REPLAY}finished since 2026-01-01T00:00:10Z (outcome verified), before this request: use "
         "another key to have the jobs terminated now (a key ends after 7 days)\n"
     )
+
+
+def test_a_replay_tells_of_jobs_that_came_back(daemon, run):
+    finished = operation("finished", "verified", verified=1)
+    finished["progress"]["revived"] = 1
+    daemon.answer(SUBMIT, (202, finished, REPLAYED))
+    assert "(outcome verified, 1 REVIVED), before" in run(*ARGUMENTS, *FIXED_KEY).stderr
 
 
 def test_a_replay_of_what_still_runs_is_followed(daemon, run):

@@ -80,6 +80,34 @@ def test_a_finished_operation_is_told_at_once(daemon, run):
     assert lines[-1] == f"which jobs and why: orchestrator status {operation_id}"
 
 
+@pytest.mark.parametrize("outcome", ["verified", "partial"])
+def test_jobs_that_came_back_are_no_success(daemon, run, outcome):
+    """Whatever their outcome was: it is told wherever that is, and where to learn more."""
+    end = operation("finished", outcome, verified=3)
+    end["progress"]["revived"] = 2
+    daemon.answer(GET, end)
+    result = run("watch", "op_1")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith(": verified 3, 2 REVIVED")
+    assert lines[1] == f"op_1: {outcome} after 10 s, 2 REVIVED"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert rows == [
+        ["verified", "3", "proven down when it ended"],
+        ["REVIVED", "2", "of these, seen running again after they were down"],
+    ]
+    assert lines[-1] == "which jobs and why: orchestrator status op_1"
+
+
+def test_a_job_that_comes_back_meanwhile_is_told_at_once(daemon, run):
+    """Although neither states nor counts change."""
+    going, back = operation(draining=1, verified=1), operation(draining=1, verified=1)
+    back["progress"]["revived"] = 1
+    daemon.answer(GET, going, back, back, operation("finished", "failed", unverified=2))
+    lines = [line for line in run("watch", "op_1").stdout.splitlines() if "draining" in line]
+    assert [line.endswith("verified 1, 1 REVIVED") for line in lines] == [False, True]
+
+
 def test_the_outcomes_can_be_read_on_a_narrow_terminal():
     """Nothing is cut off: what is broken goes on in the next line."""
     console = Console(file=io.StringIO(), force_terminal=True, width=40, markup=False)

@@ -14,7 +14,7 @@ from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSubmitted
 from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.quota import Rate
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.terminations import Look, Rung
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, machines, termination
 
 if TYPE_CHECKING:
@@ -623,6 +623,48 @@ def test_machines_that_are_left_are_named_with_the_command_that_ends_them() -> N
     left = told(State.UNVERIFIED, evidence=3, **machines(gone=3, up=1))
     assert "/v1/terminations/trm_1/instances?machine=up" in str(left.next_action)
     assert "tccli cvm TerminateInstances --region ap-guangzhou" in str(left.next_action)
+
+
+LISTED = "/v1/terminations/trm_1/instances"
+ALL_DOWN = {"instances": DOWN, "job_state": JobState.RUNNING, "evidence": 1}
+STILL_LIVE = {"instances": LIVE, "job_state": JobState.RUNNING, "evidence": 1}
+OF_PERSON = {"rung": Rung.PERSON, "rung_at": NOW, "look_at": NOW, "finished_at": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "command"),
+    [
+        (STILL_LIVE | machines(gone=0, up=4), f"{LISTED}?state=live", "TerminateTaskInstance"),
+        (machines(gone=0, up=4), f"{LISTED}?state=live", "TerminateTaskInstance"),
+        (ALL_DOWN | machines(gone=1, up=3), f"{LISTED}?machine=up", "TerminateInstances"),
+        (
+            ALL_DOWN | machines(gone=1, up=0),
+            f"none of its machines is up (those captured: {LISTED}",
+            "",
+        ),
+        (ALL_DOWN, "in the console that the job is down and that none of its machines is up", ""),
+    ],
+)
+@pytest.mark.parametrize("end", [(State.UNVERIFIED, {}), (State.DRAINING, OF_PERSON)])
+def test_no_person_is_sent_to_an_empty_list(
+    changes: dict[str, Any], named: str, command: str, end: tuple[State, dict[str, Any]]
+) -> None:
+    """The live ones are listed only while some are; the machines that are up, whatever is live."""
+    state, more = end
+    next_action = str(told(state, **(changes | more)).next_action)
+    assert named in next_action
+    assert command in next_action
+    assert ("?state=live" in next_action) == ("?state=live" in named)
+
+
+@pytest.mark.parametrize("known", [{}, {"instances": LIVE}])
+def test_where_no_instance_was_ever_read_the_cloud_is_asked_for_them(known: dict[str, Any]) -> None:
+    """After the end, that is: until then, asking for the list has them read."""
+    next_action = str(told(State.UNVERIFIED, **known).next_action)
+    assert "tccli batch DescribeTask --region ap-guangzhou --JobId job-1" in next_action
+    assert LISTED not in next_action
+    waiting: dict[str, Any] = {"instances": LIVE} | OF_PERSON
+    assert f"{LISTED}?state=live" in str(told(State.DRAINING, **waiting).next_action)
 
 
 def test_nodes_stay_billed_and_it_says_what_to_do() -> None:
