@@ -123,7 +123,8 @@ def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
     weights = [random.random() for _ in range(3)]
     while not asked.termination.state.final:
         (seen,) = random.choices([UNKNOWN, FAILS, FORBIDS], weights)
-        asked.read_once(seen, random.choice([JobUnlisted(), FAILS, FORBIDS]))
+        by_jobs: list[Seen] = [JobUnlisted(), FAILS, FORBIDS]
+        asked.read_once(seen, random.choice(by_jobs))
     assert asked.at_s <= 1800
 
 
