@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, case, exists, func, literal, or_, select
 
 from orchestrator.domain.durations import bucket, learnt
+from orchestrator.domain.elapsed import elapsed_s
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.progress import Progress
 from orchestrator.store.rows import forecast_from_row
@@ -79,8 +80,10 @@ async def gather(
     connection: AsyncConnection, operation: OperationRecord, calls_per_s: float, now: datetime
 ) -> Progress:
     """Count the jobs of an operation that is not finished."""
-    age_s = max(1.0, (now - operation.created_at).total_seconds())
-    lately_s = min(age_s, max(LATELY_MIN_S, LATELY_SHARE * age_s))
+    age_s = elapsed_s(operation.created_at, now)
+    lately_s = LATELY_MIN_S
+    if age_s is not None:
+        lately_s = min(max(1.0, age_s), max(LATELY_MIN_S, LATELY_SHARE * age_s))
     counted = _of(operation, *_counts(now, now - timedelta(seconds=lately_s)))
     rows = (await connection.execute(counted.group_by("part", "seconds"))).all()
     jobs = Counter[str]()
@@ -147,7 +150,9 @@ def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
         _PART.label("part"),
         case((_T.settle_from.is_not(None), _TOOK_S), (_UNFORETOLD, age_s)).label("seconds"),
         func.count().label("jobs"),
-        func.sum(case((_T.settle_from > lately, 1), else_=0)).label("lately"),
+        func.sum(case((and_(_T.settle_from > lately, _T.settle_from <= now), 1), else_=0)).label(
+            "lately"
+        ),
         func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label("moved_at"),
         func.max(_T.not_before, type_=_T.not_before.type).label("not_before"),
     ]

@@ -198,6 +198,15 @@ async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database:
     assert (found.down_lately, found.lately_s) == (2, 20.0)
 
 
+async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
+    database: Database,
+) -> None:
+    """What went down later than now does not count."""
+    told = Told(database, later(-500))
+    found = await told.progress(await told.submit(down(-530, 10), down(-600, 10), down(-480, 10)))
+    assert (found.down_lately, found.lately_s) == (1, 60.0)
+
+
 async def test_what_ended_otherwise_tells_nothing_of_drains(told: Told) -> None:
     ended = {"state": State.ALREADY_FINISHED, "look_at": None, "finished_at": NOW}
     await told.submit(ended, ended | {"state": State.VERIFIED})
