@@ -101,7 +101,7 @@ def _told(
     with left_out("the explanation of a termination"):
         why = explain(t, surroundings)
     with left_out("the forecast of a termination"):
-        down = foretelling.told(t, None if record.trouble else why.next_action_at, others, now)
+        down = None if record.trouble else foretelling.told(t, why.next_action_at, others, now)
         verified = verified_eta.of_termination(t, down, now)
     return schemas.Told(now=now, why=why, down=down, verified=verified)
 

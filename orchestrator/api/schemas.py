@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from orchestrator.api.problems import Problem
 from orchestrator.domain.bounds import EARLIEST
 from orchestrator.domain.coverage import missed
+from orchestrator.domain.elapsed import elapsed_s
 from orchestrator.domain.ids import JOB_ID
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import OnSubmitted
@@ -347,7 +348,7 @@ def listed_termination(record: TerminationRecord, told: Told) -> dict[str, objec
         "next_action_at": timestamp(why.next_action_at),
         **_forecast(told.down, told.verified),
         "observed_at": timestamp(t.observed_at),
-        "age_s": round((now - t.observed_at).total_seconds(), 3) if t.observed_at else None,
+        "age_s": _age_s(t.observed_at, now),
         "error": asdict(t.problem) if t.problem else None,
         "set_aside": t.set_aside,
         "created_at": timestamp(t.created_at),
@@ -356,6 +357,11 @@ def listed_termination(record: TerminationRecord, told: Told) -> dict[str, objec
         "revived_at": timestamp(t.revival.at) if t.revival else None,
         "brought_down_again_by": t.revival and t.revival.brought_down_again_by,
     }
+
+
+def _age_s(at: datetime | None, now: datetime) -> float | None:
+    age_s = None if at is None else elapsed_s(at, now)
+    return None if age_s is None else round(age_s, 3)
 
 
 def _forecast(told: Forecast | None, verified: Verification) -> dict[str, object]:

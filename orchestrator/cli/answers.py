@@ -5,6 +5,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.domain.elapsed import elapsed_s
 from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import Outcome
 
@@ -118,9 +119,8 @@ class Operation(_Answer):
         return 0 < self.progress.jobs.get(State.SETTLING, 0) == self.total - self.done
 
     @property
-    def elapsed_s(self) -> float:
-        elapsed = (self.finished_at or datetime.now(UTC)) - self.created_at
-        return max(0.0, elapsed.total_seconds())
+    def elapsed_s(self) -> float | None:
+        return elapsed_s(self.created_at, self.finished_at or datetime.now(UTC))
 
     def jobs_by_state(self) -> dict[str, int]:
         """The states that have jobs, in the order of the lifecycle."""

@@ -72,7 +72,8 @@ class Bars:
         if self._live.console.width < NARROW:
             self._live.update(Text(as_line(operation)))
             return
-        self._live.update(Group(bars(operation), Text(_times(operation)), _states(operation)))
+        times = Text(", ".join(_times(operation)))
+        self._live.update(Group(bars(operation), times, _states(operation)))
 
     def say(self, sentence: str) -> None:
         printing.line(self._live.console, printing.clean(sentence))
@@ -117,12 +118,12 @@ def _all(operation: Operation) -> float | None:
 
 def as_line(operation: Operation) -> str:
     """All of it in one line."""
-    parts = (
+    parts = [
         f"{_jobs(operation)} jobs ended",
         f"{_instances(operation)} instances down",
         quota(operation),
-        _times(operation),
-    )
+        *_times(operation),
+    ]
     return f"{', '.join(parts)}: {states(operation)}"
 
 
@@ -164,16 +165,18 @@ def quota(operation: Operation) -> str:
     return f"{made} (for now the cloud lets {used.allowed_per_s:.1f} through)"
 
 
-def _times(operation: Operation) -> str:
-    elapsed = f"{duration(operation.elapsed_s)} elapsed"
+def _times(operation: Operation) -> Iterator[str]:
+    passed_s, progress = operation.elapsed_s, operation.progress
+    if passed_s is not None:
+        yield f"{duration(passed_s)} elapsed"
     if operation.finished:
-        return elapsed
-    progress = operation.progress
+        return
     if progress.stalled_since is not None:
-        return f"{elapsed}, stalled since {progress.stalled_since.astimezone(UTC):%H:%M} UTC"
-    if progress.eta is not None:
-        return f"{elapsed}, {_ends(progress.eta, progress.verified_eta)}"
-    return f"{elapsed}, {_settles(operation)}" if operation.settles_only else elapsed
+        yield f"stalled since {progress.stalled_since.astimezone(UTC):%H:%M} UTC"
+    elif progress.eta is not None:
+        yield _ends(progress.eta, progress.verified_eta)
+    elif operation.settles_only:
+        yield _settles(operation)
 
 
 def _ends(eta: Eta, verified: Eta | None) -> str:

@@ -31,10 +31,11 @@ MEANINGS: Final[Mapping[str, str]] = {
 
 def print_outcomes(operation: Operation, console: Console) -> None:
     """How a finished operation came out."""
-    took = displays.duration(operation.elapsed_s)
+    took_s = operation.elapsed_s
+    after = "" if took_s is None else f" after {displays.duration(took_s)}"
     # Beside the table and not its title and caption, which are broken at the table's width.
     outcome = clean(operation.outcome or operation.state)
-    line(console, f"{clean(operation.id)}: {outcome} after {took}{displays.revived(operation)}")
+    line(console, f"{clean(operation.id)}: {outcome}{after}{displays.revived(operation)}")
     table = Table()
     table.add_column("state", no_wrap=True, overflow="fold")
     table.add_column("jobs", no_wrap=True, justify="right")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain.decisions import overdue
 from orchestrator.domain.drains import begin, observe
 from orchestrator.domain.forecast import of_drain, of_queued, stalled
 from orchestrator.domain.lifecycle import State
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from orchestrator.domain.durations import Durations
     from orchestrator.domain.forecast import Forecast
     from orchestrator.domain.terminations import Termination
+
+FAILURES_MAX: Final = 3
+"""Nothing is foretold any more once so many calls about one job have failed in a row."""
 
 
 def with_forecast(
@@ -69,8 +73,12 @@ def told(
 
     ``turn_at``: when something is done next for it; for one that may be called, the call.
     """
-    if termination.forecast is not None:
-        return termination.forecast.as_of(now)
+    forecast = termination.forecast
+    stands_still = forecast is not None and forecast.stalled_since is not None
+    if nobody_knows(termination, now) and not stands_still:
+        return None
+    if forecast is not None:
+        return forecast.as_of(now)
     if termination.state is not State.QUEUED or turn_at is None:
         return None
     if termination.begins_after(now):
@@ -78,3 +86,12 @@ def told(
     if termination.call_at is None:
         return None
     return of_queued((turn_at - now).total_seconds(), others, now)
+
+
+def nobody_knows(termination: Termination, now: datetime) -> bool:
+    """Whether no end can be told, for it is late already, or for what it does cannot be learnt.
+
+    ``store.progress`` counts jobs by the same rule.
+    """
+    unread = termination.unconfirmed is not None or termination.failures >= FAILURES_MAX
+    return unread or overdue(termination, now)

@@ -30,7 +30,8 @@ class Progress:
     ``draining``: those that drain and have no end in a forecast of their own, by the bucket of the
     time since their acknowledgement.  ``ending``: the forecasts of the others that drain; the 32
     with the latest p90 are enough.
-    ``held``: those that are held.  ``stalled``: those whose own forecast says so, which are not in
+    ``unknown``: those of which nobody knows when they end: they are held, late, or not read
+    (``foretelling.nobody_knows``).  ``stalled``: those whose own forecast says so, which are not in
     ``draining``; ``moved_at``: when one of them last moved.
     ``down_lately``: those seen down in the last ``lately_s`` seconds.
     ``settle_until``: when the last settle window that runs is over.  ``settle_s``: the longest one
@@ -43,7 +44,7 @@ class Progress:
     down: Mapping[int, int]
     draining: Mapping[int, int]
     ending: Sequence[Forecast]
-    held: int
+    unknown: int
     stalled: int
     moved_at: datetime | None
     down_lately: int
@@ -55,16 +56,15 @@ class Progress:
 def forecast(progress: Progress, now: datetime) -> Forecast:
     """The forecast of an operation: when the last of its jobs is over.
 
-    None is told while jobs are held or stalled, for nobody knows when these end, nor once all are
-    down.
+    None is told while jobs are unknown or stalled, nor once all are down.
     """
     begun = progress.to_call + sum(progress.draining.values())
-    if progress.stalled and not (begun or progress.held or progress.ending):
+    if progress.stalled and not (begun or progress.unknown or progress.ending):
         return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.moved_at)
     rate_per_s = progress.down_lately / progress.lately_s if any(progress.down.values()) else None
     told = Forecast(made_at=now, rate_per_s=rate_per_s)
     others = learnt(progress.down, progress.draining)
-    nobody_knows = progress.held or progress.stalled or (begun and others is None)
+    nobody_knows = progress.unknown or progress.stalled or (begun and others is None)
     if nobody_knows or not (begun or progress.ending):
         return told
     begins_at = max(now, progress.begins_at or now)

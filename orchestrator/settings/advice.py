@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
 SECRET_ID_VARIABLE: Final = "TENCENTCLOUD_SECRET_ID"  # noqa: S105 - a name
+SECRET_KEY_VARIABLE: Final = "TENCENTCLOUD_SECRET_KEY"  # noqa: S105 - a name
 NEEDED_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "environment": (SECRET_ID_VARIABLE, "TENCENTCLOUD_SECRET_KEY"),
+    "environment": (SECRET_ID_VARIABLE, SECRET_KEY_VARIABLE),
     "tke-oidc": (
         "TKE_REGION",
         "TKE_PROVIDER_ID",
@@ -44,6 +45,13 @@ NEEDED_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """What a provider of credentials takes from the environment."""
+_VENDOR: Final = "tencentcloudapi.com"
+_SECRET_ID: Final = re.compile(r"(AKID|IKID)[0-9A-Za-z]{9}")
+"""How a SecretId begins, on either site; a SecretKey does by the rarest chance only."""
+_EXAMPLE_SHA256: Final = "0123456789abcdef" * 4
+"""As config/orchestrator.toml has it."""
+_NO_REGIONS: Final = frozenset({"intl", "internal", "{region}"})
+"""Parts of the vendor's names of hosts that name no region."""
 _SECRET_NAMES: Final = frozenset({"secret_key", "token"})
 _PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 
@@ -74,6 +82,8 @@ def advise(settings: Settings, environment: Mapping[str, str], file: Path | None
         for name, account in accounts
         for each in _missing_variables(name, account.credentials, environment)
     ]
+    warnings += _swapped_keys(settings, environment)
+    warnings += _example_digests(settings)
     warnings += _shared_budgets(settings, environment)
     warnings += [each for name, account in accounts for each in _plain_http(name, account)]
     warnings += _readable_files(settings, file)
@@ -107,17 +117,66 @@ def _sts_of_other_site(name: str, account: Account) -> Found:
 def _site(host: str) -> str | None:
     """Which of the vendor's two sites a host belongs to; None for a host of somebody else."""
     host = host.partition(":")[0]
-    if not host.endswith(".tencentcloudapi.com"):
+    if not host.endswith(f".{_VENDOR}"):
         return None
-    return "international" if host.endswith(".intl.tencentcloudapi.com") else "China"
+    return "international" if host.endswith(f".intl.{_VENDOR}") else "China"
 
 
 def _unknown_regions(name: str, account: Account) -> Found:
-    for region in account.regions:
+    named = [("regions", region) for region in account.regions]
+    named += [
+        (setting, part)
+        for setting, endpoint in _endpoints(account).items()
+        for part in _places(urlsplit(endpoint or "").hostname or "")
+    ]
+    for setting, region in named:
         if region not in KNOWN:
             close = get_close_matches(region, KNOWN, n=1)
             meant = f"; is {close[0]} meant?" if close else ""
-            yield f"{name}.regions: {region} is no region that this version knows{meant}"
+            yield f"{name}.{setting}: {region} is no region that this version knows{meant}"
+
+
+def _endpoints(account: Account) -> dict[str, str | None]:
+    """As they are configured, by the name of the setting."""
+    return {
+        "endpoint": account.endpoint,
+        "cvm_endpoint": account.cvm_endpoint,
+        "credentials.endpoint": account.credentials.sts_endpoint,
+    }
+
+
+def _places(host: str) -> list[str]:
+    """The regions that a host of the vendor's names."""
+    if _site(host) is None:
+        return []
+    _, *parts = host.removesuffix(f".{_VENDOR}").split(".")
+    return [part for part in parts if part not in _NO_REGIONS]
+
+
+def _swapped_keys(settings: Settings, environment: Mapping[str, str]) -> Found:
+    keys = {}
+    for name, account in settings.accounts.items():
+        credentials = account.credentials
+        if credentials.provider == "environment":
+            keys[SECRET_KEY_VARIABLE] = environment.get(SECRET_KEY_VARIABLE, "").strip()
+        elif credentials.secret_key:
+            setting = f"accounts.{name}.credentials.secret_key"
+            keys[setting] = credentials.secret_key.get_secret_value()
+    for place, key in keys.items():
+        if _SECRET_ID.match(key):
+            yield (
+                f"{place}: begins with {key[:4]}, as a SecretId does: give the SecretKey here, and "
+                "the SecretId in the place of the other"
+            )
+
+
+def _example_digests(settings: Settings) -> Found:
+    for each in settings.auth.tokens:
+        if each.sha256 == _EXAMPLE_SHA256:
+            yield (
+                f"auth.tokens: the sha256 of {each.name!r} is the example's, which no token has: "
+                'printf %s "$TOKEN" | sha256sum makes the one to give'
+            )
 
 
 def _missing_variables(
@@ -200,12 +259,7 @@ def _source(credentials: Credentials, environment: Mapping[str, str]) -> tuple[o
 
 
 def _plain_http(name: str, account: Account) -> Found:
-    endpoints = {
-        "endpoint": account.endpoint,
-        "cvm_endpoint": account.cvm_endpoint,
-        "credentials.endpoint": account.credentials.sts_endpoint,
-    }
-    for setting, endpoint in endpoints.items():
+    for setting, endpoint in _endpoints(account).items():
         parts = urlsplit(endpoint or "")
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             yield (

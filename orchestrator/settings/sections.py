@@ -136,11 +136,15 @@ class Poll(_Section):
         return PollPolicy(**self.model_dump())
 
 
+ROUND_TRIP_S = 0.5
+"""What waits for less than this for an answer may never get one."""
+
+
 class Lease(_Section):
     """How long a replica drives a partition without a word from the database, in seconds."""
 
     duration_s: Interval = _LEASE.duration_s
-    renewal_deadline_s: Interval = _LEASE.renewal_deadline_s
+    renewal_deadline_s: Annotated[Interval, Field(ge=ROUND_TRIP_S)] = _LEASE.renewal_deadline_s
     retry_s: Interval = _LEASE.retry_s
 
     @field_validator("renewal_deadline_s")
@@ -177,7 +181,7 @@ class Engine(_Section):
 
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = 30.0
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
-    call_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    call_timeout_s: Annotated[float, Field(ge=ROUND_TRIP_S, le=300)] = 10.0
     capture: Annotated[When, ANY_CASE] = _CAPTURE.when
     capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
     capture_before_max_s: Interval = _CAPTURE.before_max_s
@@ -315,9 +319,10 @@ class Account(Outgoing):
     @field_validator("cvm_endpoint")
     @classmethod
     def _beside_endpoint(cls, cvm_endpoint: str | None, info: ValidationInfo) -> str | None:
-        endpoint = info.data.get("endpoint", REGIONAL_BATCH)
+        # None: it is wrong, so that nothing follows from it.
+        endpoint = info.data.get("endpoint")
         if cvm_endpoint is None:
-            if endpoint != REGIONAL_BATCH:
+            if endpoint not in (None, REGIONAL_BATCH):
                 raise ValueError(
                     "must be given with this endpoint: the same site's endpoint of CVM, or "
                     f'"{NOWHERE}" to look at no machines'
@@ -326,7 +331,7 @@ class Account(Outgoing):
         if cvm_endpoint == NOWHERE:
             return None
         host_for(cvm_endpoint, ANY_REGION)
-        if "{region}" in endpoint and "{region}" not in cvm_endpoint:
+        if endpoint and "{region}" in endpoint and "{region}" not in cvm_endpoint:
             raise ValueError(
                 "must hold {region} where endpoint does: each region would spend the quota of the "
                 "one host as if it were its own"

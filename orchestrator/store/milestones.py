@@ -18,7 +18,7 @@ from orchestrator.store.schema import operation_terminations, operations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from sqlalchemy import Row
 
@@ -97,15 +97,15 @@ def finished(
     outcome: Outcome,
     jobs_by_state: Mapping[State, int],
     *,
-    took: timedelta,
+    took_s: float | None,
 ) -> None:
     _tell(
         transaction,
-        "operation %s of account %r finished: %s after %.1f s, %s: %s",
+        "operation %s of account %r finished: %s%s, %s: %s",
         operation.id,
         operation.account,
         outcome,
-        took.total_seconds(),
+        "" if took_s is None else f" after {took_s:.1f} s",
         _jobs(sum(jobs_by_state.values())),
         ", ".join(f"{state} {jobs_by_state[state]}" for state in State if state in jobs_by_state),
     )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, case, exists, func, literal, or_, select
 
 from orchestrator.domain.durations import bucket, learnt
+from orchestrator.domain.elapsed import elapsed_s
+from orchestrator.domain.foretelling import FAILURES_MAX
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.progress import Progress
 from orchestrator.store.rows import forecast_from_row
@@ -42,8 +44,8 @@ class _Part(StrEnum):
 
     DOWN = "down"
     TO_CALL = "to call"
-    HELD = "held"
     STALLED = "stalled"
+    UNKNOWN = "unknown"
     ENDING = "ending"
     DRAINING = "draining"
 
@@ -55,15 +57,23 @@ _ENDING: Final = and_(_DRAINS, _T.forecast_p90_at.is_not(None))
 _UNFORETOLD: Final = and_(
     _DRAINS, _T.forecast_stalled_since.is_(None), _T.forecast_p90_at.is_(None)
 )
-_PART: Final = case(
-    # When it was seen down, until it is seen live again.
-    (_T.settle_from.is_not(None), _Part.DOWN),
-    (_T.state.in_((State.QUEUED, State.SENDING)), _Part.TO_CALL),
-    (_T.state == State.HELD, _Part.HELD),
-    (_STALLED, _Part.STALLED),
-    (_ENDING, _Part.ENDING),
-    (_UNFORETOLD, _Part.DRAINING),
-)
+
+
+def _part(now: datetime) -> ColumnElement[str | None]:
+    # As foretelling.nobody_knows has it.
+    passed_s = whole_seconds(literal(now, _T.created_at.type), _T.give_up_from)
+    late = passed_s >= _T.give_up_after_s
+    late_or_unread = or_(late, _T.unconfirmed.is_not(None), _T.failures >= FAILURES_MAX)
+    return case(
+        # When it was seen down, until it is seen live again.
+        (_T.settle_from.is_not(None), _Part.DOWN),
+        (_STALLED, _Part.STALLED),
+        (_T.finished_at.is_not(None), None),
+        (or_(_T.state == State.HELD, late_or_unread), _Part.UNKNOWN),
+        (_T.state.in_((State.QUEUED, State.SENDING)), _Part.TO_CALL),
+        (_ENDING, _Part.ENDING),
+        (_UNFORETOLD, _Part.DRAINING),
+    )
 
 
 def _since_call_s(until: ColumnElement[datetime]) -> ColumnElement[int]:
@@ -79,8 +89,10 @@ async def gather(
     connection: AsyncConnection, operation: OperationRecord, calls_per_s: float, now: datetime
 ) -> Progress:
     """Count the jobs of an operation that is not finished."""
-    age_s = max(1.0, (now - operation.created_at).total_seconds())
-    lately_s = min(age_s, max(LATELY_MIN_S, LATELY_SHARE * age_s))
+    age_s = elapsed_s(operation.created_at, now)
+    lately_s = LATELY_MIN_S
+    if age_s is not None:
+        lately_s = min(max(1.0, age_s), max(LATELY_MIN_S, LATELY_SHARE * age_s))
     counted = _of(operation, *_counts(now, now - timedelta(seconds=lately_s)))
     rows = (await connection.execute(counted.group_by("part", "seconds"))).all()
     jobs = Counter[str]()
@@ -99,7 +111,7 @@ async def gather(
         down=down,
         draining=_by_bucket(row for row in rows if row.part == _Part.DRAINING),
         ending=await _ending(connection, operation) if jobs[_Part.ENDING] else (),
-        held=jobs[_Part.HELD],
+        unknown=jobs[_Part.UNKNOWN],
         stalled=jobs[_Part.STALLED],
         moved_at=next((row.moved_at for row in rows if row.part == _Part.STALLED), None),
         down_lately=sum(row.lately for row in rows),
@@ -144,10 +156,12 @@ def _of(operation: OperationRecord, *columns: Any) -> Select[Any]:
 def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
     age_s = _since_call_s(literal(now, _T.created_at.type))
     return [
-        _PART.label("part"),
+        _part(now).label("part"),
         case((_T.settle_from.is_not(None), _TOOK_S), (_UNFORETOLD, age_s)).label("seconds"),
         func.count().label("jobs"),
-        func.sum(case((_T.settle_from > lately, 1), else_=0)).label("lately"),
+        func.sum(case((and_(_T.settle_from > lately, _T.settle_from <= now), 1), else_=0)).label(
+            "lately"
+        ),
         func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label("moved_at"),
         func.max(_T.not_before, type_=_T.not_before.type).label("not_before"),
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select, update
 
 from orchestrator.domain.attempts import TERMINATE_JOB
+from orchestrator.domain.elapsed import elapsed_s
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.tally import tally
@@ -327,14 +328,17 @@ async def _calls_per_s(
 ) -> float:
     """The rate of its partition's TerminateJob calls since it was created, or of the last 10 s."""
     window_s = RATE_WINDOW_S
-    if operation["created_at"] is not None:
-        age_s: float = (now - operation["created_at"]).total_seconds()
+    created_at = operation["created_at"]
+    age_s = None if created_at is None else elapsed_s(created_at, now)
+    if age_s is not None:
         window_s = min(RATE_WINDOW_S, max(RATE_WINDOW_MIN_S, age_s))
     sent = await connection.scalar(
         select(func.count()).where(
             attempts.c.partition == operation["partition"],
             attempts.c.action == TERMINATE_JOB,
             attempts.c.sent_at > now - timedelta(seconds=window_s),
+            # Those of later were sent before the clock was put back.
+            attempts.c.sent_at <= now,
         )
     )
     return int(sent or 0) / window_s

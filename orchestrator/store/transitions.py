@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, func, select, update
 
 from orchestrator.domain import invariants
+from orchestrator.domain.elapsed import elapsed_s
 from orchestrator.domain.facts import machines, observations
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 from orchestrator.domain.operations import outcome
@@ -197,4 +198,5 @@ async def _finish(transaction: Transaction, operation: Row[Any], at: datetime) -
         why=result,
         facts={"jobs_by_state": by_state},
     )
-    milestones.finished(transaction, operation, result, by_state, took=at - operation.created_at)
+    took_s = elapsed_s(operation.created_at, at)
+    milestones.finished(transaction, operation, result, by_state, took_s=took_s)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
 
 from orchestrator.domain.come_back import facts, revival_of
+from orchestrator.domain.elapsed import elapsed_s
 from orchestrator.domain.operations import NewOperation
 from orchestrator.domain.terminations import OnSubmitted
 from orchestrator.domain.unproven import REVIVED
@@ -119,7 +119,7 @@ async def _keep_down(
 
 def _left_s(termination: Termination, asked: Row[Any], seen_at: datetime) -> float:
     assert termination.finished_at is not None
-    return float(asked.keep_down_s - (seen_at - termination.finished_at) / timedelta(seconds=1))
+    return float(asked.keep_down_s - (elapsed_s(termination.finished_at, seen_at) or 0.0))
 
 
 def _again(

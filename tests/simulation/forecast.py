@@ -207,7 +207,7 @@ class Operation:
             down=Counter(bucket(end - call) for call, end in jobs if end <= now_s),
             draining=Counter(bucket(now_s - call) for call, end in jobs if end > now_s),
             ending=(),
-            held=0,
+            unknown=0,
             stalled=0,
             moved_at=None,
             down_lately=sum(now_s - lately_s < end <= now_s for _, end in jobs),

@@ -12,6 +12,7 @@ from orchestrator import settings
 from orchestrator.cli import checking, main
 from orchestrator.domain.tokens import digest
 from orchestrator.settings.advice import NEEDED_VARIABLES
+from tests.unit.test_config_example import SHOWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,6 +198,80 @@ def test_a_region_that_nobody_knows(file: Path, region: str, told: list[str]) ->
             for meant in told
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "host", "meant"),
+    [
+        ("endpoint", "batch.ap-guangzhuo.{site}", "ap-guangzhuo"),
+        ("cvm_endpoint", "cvm.ap-guangzhuo.{site}", "ap-guangzhuo"),
+        ("credentials.endpoint", "sts.guangzhou.{site}", "guangzhou"),
+        ("endpoint", "batch.ap-beijing.{site}", None),
+        ("endpoint", "batch.{{region}}.{site}", None),
+        ("cvm_endpoint", "cvm.internal.{site}", None),
+        ("endpoint", "batch.ap-guangzhuo.proxy", None),
+    ],
+)
+@pytest.mark.parametrize("site", [CHINA, INTL])
+def test_a_host_of_a_region_that_nobody_knows(
+    file: Path, site: str, setting: str, host: str, meant: str | None
+) -> None:
+    hosts = {"endpoint": "batch.{site}", "cvm_endpoint": "cvm.{site}"}
+    hosts |= {"credentials.endpoint": "sts.{site}", setting: host}
+    batch, cvm, sts = (f"https://{each.format(site=site)}" for each in hosts.values())
+    if "{region}" in batch:
+        cvm = cvm.replace("cvm.", "cvm.{region}.")
+    told = advised(
+        file,
+        f"[accounts.a]\nendpoint = '{batch}'\ncvm_endpoint = '{cvm}'\n"
+        + KEYS.replace(STATIC, STS % f', endpoint = "{sts}"'),
+    )
+    warning = f"accounts.a.{setting}: {meant} is no region that this version knows; is ap-guangzhou"
+    assert told == settings.Advice((), (f"{warning} meant?",) if meant else ())
+
+
+SECRET_ID, SECRET_KEY = "AKIDz8krbsJ5yKBZQpn74WFkmLPx3EXAMPLE", "Gu5t9xGARNpq86cd98joQYCN3EXAMPLE"
+
+
+@pytest.mark.parametrize(
+    ("secret_id", "secret_key", "swapped"),
+    [
+        (SECRET_ID, SECRET_KEY, False),
+        (SECRET_KEY, SECRET_ID, True),
+        (SECRET_KEY, SECRET_ID.replace("AKID", "IKID"), True),
+        (SECRET_ID, SECRET_ID, True),
+    ],
+)
+@pytest.mark.parametrize("provider", ["static", "sts", "environment"])
+def test_keys_that_are_swapped(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    provider: str,
+    secret_id: str,
+    secret_key: str,
+    *,
+    swapped: bool,
+) -> None:
+    """Wherever they are given; neither is repeated."""
+    given = f', secret_id = "{secret_id}", secret_key = "{secret_key}", role_arn = "r"'
+    place = "accounts.a.credentials.secret_key"
+    if provider == "environment":
+        monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", secret_id)
+        monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", secret_key)
+        given, place = "", "TENCENTCLOUD_SECRET_KEY"
+    credentials = f'{{ provider = "{provider}"{given} }}'
+    warnings = advised(file, f"[accounts.a]\n{KEYS}".replace(STATIC, credentials)).warnings
+    assert [each.partition(", as a SecretId does")[0] for each in warnings] == [
+        f"{place}: begins with {secret_key[:4]}"
+    ] * swapped
+
+
+def test_the_digest_of_the_example_is_that_of_no_token(file: Path) -> None:
+    _, _, token = SHOWN.partition("# [[auth.tokens]]\n")
+    name, digest_of_it = (line.removeprefix("# ") for line in token.splitlines()[:2])
+    text = f"[accounts.a]\n{KEYS}[[auth.tokens]]\n{name}\n{digest_of_it}"
+    (warning,) = advised(file, text).warnings
+    assert warning.startswith("auth.tokens: the sha256 of 'sre-oncall' is the example's")
 
 
 @pytest.mark.parametrize("provider", NEEDED_VARIABLES)

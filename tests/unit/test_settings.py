@@ -138,7 +138,12 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("[engine]\ncome_back_watch_s = -1", "engine.come_back_watch_s", "greater than or equal to 0"),
     ("[engine]\ncome_back_watch_s = 2592001", "engine.come_back_watch_s", "2592000"),
     ("[engine]\nkeep_down_max = -1", "engine.keep_down_max", "greater than or equal to 0"),
-    ("[engine]\ncall_timeout_s = 0", "engine.call_timeout_s", "greater than 0"),
+    ("[engine]\ncall_timeout_s = 0.4", "engine.call_timeout_s", "greater than or equal to 0.5"),
+    (
+        "[engine.lease]\nrenewal_deadline_s = 0.4\nretry_s = 0.1",
+        "engine.lease.renewal_deadline_s",
+        "greater than or equal to 0.5",
+    ),
     ("[engine.poll]\nheld_s = 0", "engine.poll.held_s", "greater than 0"),
     ("[engine.poll]\nsweep_max_s = 0.1", "engine.poll.sweep_max_s", "less than sweep_min_s"),
     ('[log]\nlevel = "loud"', "log.level", "'debug', 'info'"),
@@ -761,6 +766,14 @@ def test_what_is_no_endpoint_of_machines(
     (problem,) = mistakes(file, of_site(endpoint, cvm_endpoint))
     assert problem.startswith("accounts.prod.cvm_endpoint: ")
     assert told in problem
+
+
+@pytest.mark.parametrize("cvm_endpoint", ["", "none", "https://cvm.tencentcloudapi.com"])
+def test_of_a_wrong_endpoint_nothing_is_said_of_that_of_machines(
+    file: Path, cvm_endpoint: str
+) -> None:
+    wrong = of_site("https://batch.tencentcloudapi.com/v1", cvm_endpoint)
+    assert names(mistakes(file, wrong)) == ["accounts.prod.endpoint"]
 
 
 def test_a_blank_is_no_endpoint_of_machines(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain import foretelling
+from orchestrator.domain.confirmations import Unconfirmed, Verdict
 from orchestrator.domain.drains import History
-from orchestrator.domain.durations import bucket
+from orchestrator.domain.durations import bucket, learnt
 from orchestrator.domain.forecast import Forecast
+from orchestrator.domain.foretelling import FAILURES_MAX
 from orchestrator.domain.jobs import InstanceCounters
 from orchestrator.domain.lifecycle import State
 from orchestrator.store.progress import ENDING_MAX, FEW, OTHERS_MAX
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database import Database
 
 ASKED_AT = later(1000)
+TENS = learnt({bucket(10): 100}, {})
 
 
 def ending(p90_s: float) -> Forecast:
@@ -111,13 +115,65 @@ async def test_every_job_is_counted_where_it_is(told: Told) -> None:
         {"state": State.NOT_FOUND, "look_at": None, "finished_at": NOW},
     )
     found = await told.progress(operation_id)
-    assert (found.to_call, found.held, found.stalled) == (2, 1, 2)
+    assert (found.to_call, found.unknown, found.stalled) == (2, 1, 2)
     assert found.last_call_s == 1.0
     assert found.moved_at == later(500)
     assert found.down == {bucket(20.5): 2, bucket(40.5): 1}
     assert found.draining == {bucket(100.5): 2, bucket(50.5): 1}
     assert found.ending == [ending(1300), ending(1200)]
     assert (found.down_lately, found.lately_s) == (1, 250.0)
+
+
+LATE_OR_UNREAD: list[dict[str, Any]] = [
+    {"give_up_at": ASKED_AT},
+    {"failures": FAILURES_MAX},
+    {
+        "unconfirmed": Unconfirmed(
+            verdict=Verdict.UNREADABLE,
+            since=NOW,
+            last_at=NOW,
+            until=later(9999),
+            answers=1,
+            sources=("DescribeJob",),
+        )
+    },
+]
+
+
+@pytest.mark.parametrize("known", LATE_OR_UNREAD, ids=lambda known: next(iter(known)))
+async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
+    told: Told, known: dict[str, Any]
+) -> None:
+    """By the job itself and by its operation alike; that it stands still was seen before."""
+    before = {"give_up_at": later(1001), "failures": FAILURES_MAX - 1}
+    each = [
+        {"call_at": later(999)},
+        draining(900, ending(1200)),
+        {"state": State.SENDING, "look_at": None},
+        draining(900),
+        draining(100, stalled(400)),
+        {"state": State.NOT_FOUND, "look_at": None, "finished_at": NOW},
+    ]
+    ids = [
+        await told.submit(*({**more, **values} for values in each))
+        for more in (before, before | known)
+    ]
+    counts = [
+        (found.to_call, len(found.ending), len(found.draining), found.unknown, found.stalled)
+        for found in [await told.progress(id_) for id_ in ids]
+    ]
+    assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
+    foretold = [
+        [
+            foretelling.told(await told.termination(f"job-{number}"), later(1001), TENS, ASKED_AT)
+            for number in numbers
+        ]
+        for numbers in ((0, 1, 4), (6, 7, 10))
+    ]
+    assert [[forecast is not None for forecast in of_it] for of_it in foretold] == [
+        [True, True, True],
+        [False, False, True],
+    ]
 
 
 async def test_nothing_is_counted_of_other_operations_jobs(told: Told) -> None:
@@ -196,6 +252,15 @@ async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database:
     told = Told(database, later(20))
     found = await told.progress(await told.submit(down(0, 10), down(0, 10)))
     assert (found.down_lately, found.lately_s) == (2, 20.0)
+
+
+async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
+    database: Database,
+) -> None:
+    """What went down later than now does not count."""
+    told = Told(database, later(-500))
+    found = await told.progress(await told.submit(down(-530, 10), down(-600, 10), down(-480, 10)))
+    assert (found.down_lately, found.lately_s) == (1, 60.0)
 
 
 async def test_what_ended_otherwise_tells_nothing_of_drains(told: Told) -> None:

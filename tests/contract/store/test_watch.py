@@ -189,6 +189,20 @@ async def test_that_it_ran_and_ended_is_certified_too(
     assert made.data.count(b"it had run again and ended when it was seen at") == 1
 
 
+async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store, 1000)
+    (watched,) = await store.to_watch(later(2000), 10)
+    seen = watch_look(watched, swept(JobState.RUNNING, at=later(10)), later(10))
+    await store.watch([seen], later(10), keep_down_max=3, new_id=NEW_ID)
+    _, new = await stored(records)
+    operation = await records.operation(new.operation_ids[0])
+    assert operation is not None
+    assert operation.keep_down_s == 600.0
+
+
 async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     store: WorkingSet, records: StoredRecords
 ) -> None:

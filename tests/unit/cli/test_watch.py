@@ -108,6 +108,17 @@ def test_a_job_that_comes_back_meanwhile_is_told_at_once(daemon, run):
     assert [line.endswith("verified 1, 1 REVIVED") for line in lines] == [False, True]
 
 
+def test_a_time_that_the_clock_makes_impossible_is_not_told():
+    """It was put back while the operation ran."""
+    end = operation("finished", "verified", verified=1)
+    shown = Operation.model_validate(end | {"finished_at": "2025-12-31T23:58:26.200Z"})
+    console = Console(file=io.StringIO(), width=80, markup=False)
+    print_outcomes(shown, console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().startswith("op_1: verified\n")
+    assert as_line(shown).endswith("9.5 of 10 a second: verified 1")
+
+
 def test_the_outcomes_can_be_read_on_a_narrow_terminal():
     """Nothing is cut off: what is broken goes on in the next line."""
     console = Console(file=io.StringIO(), force_terminal=True, width=40, markup=False)

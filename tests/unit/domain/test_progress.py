@@ -27,7 +27,7 @@ def progress(**changes: Any) -> Progress:
         "down": {},
         "draining": {},
         "ending": (),
-        "held": 0,
+        "unknown": 0,
         "stalled": 0,
         "moved_at": None,
         "down_lately": 0,
@@ -90,9 +90,9 @@ def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
     [
         {"to_call": 5, "last_call_s": 2.5},
         {"draining": {3: 5}},
-        {"down": TENS, "to_call": 5, "held": 1},
+        {"down": TENS, "to_call": 5, "unknown": 1},
         {"down": TENS, "to_call": 5, "stalled": 1},
-        {"ending": [own(50, 60)], "held": 1},
+        {"ending": [own(50, 60)], "unknown": 1},
     ],
 )
 def test_no_end_is_told_where_nobody_knows_one(changes: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def test_it_has_stalled_once_nothing_else_is_left() -> None:
     stuck: dict[str, Any] = {"down": TENS, "stalled": 2, "moved_at": NOW}
     told = forecast(progress(**stuck), later(500))
     assert told == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
-    for going in ({"to_call": 1}, {"held": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
+    for going in ({"to_call": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
         assert forecast(progress(**stuck, **going), later(500)).stalled_since is None
 
 

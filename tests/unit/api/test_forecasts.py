@@ -1,0 +1,43 @@
+"""What is told of the end of a termination whose account has trouble."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from orchestrator.api.routes import _told
+from orchestrator.domain.forecast import Forecast
+from orchestrator.domain.lifecycle import State
+from orchestrator.domain.problems import Problem
+from orchestrator.engine.informing import Informing
+from orchestrator.services.ports import TerminationRecord
+from tests.unit.domain.build import NOW, later, termination
+
+if TYPE_CHECKING:
+    from orchestrator.api.routes import Context
+
+TROUBLE = Problem(code="AuthFailure.SignatureFailure", message="m", advice="a")
+
+
+@pytest.mark.parametrize("trouble", [None, TROUBLE])
+def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: Problem | None) -> None:
+    foretold = Forecast(made_at=NOW, rate_per_s=0.6, p50_at=later(50), p90_at=later(60))
+    record = TerminationRecord(
+        seq=1,
+        termination=termination(State.DRAINING, forecast=foretold, give_up_at=later(3600)),
+        operation_ids=(),
+        attempts=(),
+        ahead=0,
+        trouble=trouble,
+        allowed_per_s=None,
+    )
+    context = SimpleNamespace(
+        now=lambda: NOW, informing=Informing(), rate=lambda *_: None, capture_wait_s=0.0
+    )
+    told = _told(cast("Context", context), record)
+    assert (told.down, told.verified.p50_at is None) == (
+        None if trouble else foretold,
+        trouble is not None,
+    )
