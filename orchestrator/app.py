@@ -288,7 +288,12 @@ def _context(
         troubles = {
             **{each.place: each.told for each in await unconfigured.waiting()},
             **leases.failing(),
-            **await records.troubles(),
+            **{
+                place: f"{code}, at replica {other}"
+                if (other := elsewhere(place, holder))
+                else code
+                for place, (code, holder) in (await records.troubles()).items()
+            },
         }
         count, ids = await records.set_aside(SET_ASIDE_SHOWN)
         return {
@@ -296,6 +301,9 @@ def _context(
             "troubles": troubles,
             "set_aside": {"terminations": count, "ids": ids},
         }
+
+    def elsewhere(partition: str, holder: str | None) -> str | None:
+        return None if partition in leases.driven else holder
 
     def rate(partition: str, allowed_per_s: float | None) -> Rate | None:
         configured = configured_per_s.get(partition)
@@ -309,6 +317,7 @@ def _context(
         submission=submission,
         certification=Certification(histories=StoredHistories(env.database), now=now),
         rate=rate,
+        elsewhere=elsewhere,
         capture_wait_s=settings.engine.capture_policy().wait_s,
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
         now=now,

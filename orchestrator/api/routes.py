@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.durations import Durations
     from orchestrator.domain.quota import Rate
+    from orchestrator.domain.terminations import Termination
     from orchestrator.services.certification import Certification
     from orchestrator.services.ports import (
         OperationRecord,
@@ -61,7 +62,8 @@ class Context:
     """What the handlers work with.
 
     ``rate``: TerminateJob's of a partition, given how many calls a second the cloud allows (None:
-    as many as are configured); None where the partition is configured no longer.
+    as many as are configured); None where this replica is not configured for the partition.
+    ``elsewhere``: the other replica that drives a partition, given who holds that.
     ``capture_wait_s``: how long a call waits for the capture of its job's machines.
     """
 
@@ -70,6 +72,7 @@ class Context:
     submission: Submission
     certification: Certification
     rate: Callable[[str, float | None], Rate | None]
+    elsewhere: Callable[[str, str | None], str | None]
     capture_wait_s: float
     tokens: Mapping[str, str]
     now: Callable[[], datetime]
@@ -82,7 +85,7 @@ class Context:
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-def _told(
+async def _told(
     context: Context, record: TerminationRecord, others: Durations | None = None
 ) -> schemas.Told:
     """What is told beside a termination; ``others``: how long drains of its partition took of late.
@@ -90,12 +93,15 @@ def _told(
     What of it fails is left out.
     """
     t, now, left_out = record.termination, context.now(), context.informing.leaving_out
+    rate = context.rate(t.partition, record.allowed_per_s)
     surroundings = Surroundings(
         now=now,
         ahead=record.ahead,
-        rate=context.rate(record.termination.partition, record.allowed_per_s),
+        rate=rate,
         trouble=record.trouble,
         capture_wait_s=context.capture_wait_s,
+        configured=rate is not None or not await _configured_nowhere(context, t),
+        elsewhere=context.elsewhere(t.partition, record.holder),
     )
     why, down, verified = UNEXPLAINED, None, Verification()
     with left_out("the explanation of a termination"):
@@ -104,6 +110,13 @@ def _told(
         down = None if record.trouble else foretelling.told(t, why.next_action_at, others, now)
         verified = verified_eta.of_termination(t, down, now)
     return schemas.Told(now=now, why=why, down=down, verified=verified)
+
+
+async def _configured_nowhere(context: Context, termination: Termination) -> bool:
+    place = termination.account, termination.region
+    return any(
+        (each.account, each.region) == place for each in await context.unconfigured.waiting()
+    )
 
 
 def application(context: Context) -> web.Application:
@@ -279,7 +292,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [schemas.listed_termination(each, _told(context, each)) for each in records],
+        [schemas.listed_termination(each, await _told(context, each)) for each in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -291,7 +304,8 @@ async def get_termination(request: web.Request) -> web.Response:
     if record.termination.state is State.QUEUED:
         with context.informing.leaving_out("what is known of other drains"):
             others = await context.records.others(record.termination.partition)
-    return web.json_response(schemas.termination(record, _told(context, record, others)))
+    told = await _told(context, record, others)
+    return web.json_response(schemas.termination(record, told))
 
 
 async def _found(request: web.Request) -> TerminationRecord:

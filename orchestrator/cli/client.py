@@ -27,7 +27,7 @@ from orchestrator.cli.failures import (
     RequestFailed,
     Unreachable,
 )
-from orchestrator.cloud.transport import MIB, AnswerTooLarge, read_at_most
+from orchestrator.cloud.transport import MIB, AnswerTooLarge, read_at_most, what_failed
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Api:
         except AnswerTooLarge as error:
             raise Unreachable(self.url, f"{error}: this is no orchestrator") from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unreachable(self.url, str(error) or type(error).__name__) from error
+            raise Unreachable(self.url, what_failed(error)) from error
         if response.status >= FIRST_STATUS_NOT_FINE:
             raise _failed(self.url, response.status, response.reason or "", answer)
         return answer, response.headers

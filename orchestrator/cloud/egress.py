@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
+from base64 import b64encode
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from orchestrator.cloud.hosts import is_loopback
 from orchestrator.domain.errors import ConfigurationError
@@ -35,10 +36,22 @@ class Proxy:
     origin: str
 
     @property
-    def shown(self) -> str:
+    def address(self) -> str:
         """Its URL without user and password."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]} ({self.origin})"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    @property
+    def shown(self) -> str:
+        return f"{self.address} ({self.origin})"
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that tells it the user and the password of its URL, where it names any."""
+        credentials, given, _ = urlsplit(self.url).netloc.rpartition("@")
+        user, _, password = credentials.partition(":")
+        told = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
+        return {"Proxy-Authorization": f"Basic {b64encode(told).decode()}"} if given else {}
 
     def __repr__(self) -> str:
         return f"Proxy({self.shown})"

@@ -10,7 +10,7 @@ import aiohttp
 
 from orchestrator.cloud.keys import checked, unavailable, unix_time
 from orchestrator.cloud.threads import Resolver
-from orchestrator.cloud.transport import read_at_most
+from orchestrator.cloud.transport import read_at_most, what_failed
 
 if TYPE_CHECKING:
     from orchestrator.cloud.signing import Credential
@@ -33,7 +33,7 @@ async def from_machine_role(*, role: str | None, endpoint: str) -> Credential:
             name = role or (await _read(session, folder)).decode().strip()
             document: object = json.loads(await _read(session, folder + quote(name, safe="")))
     except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-        raise _failed(str(error) or type(error).__name__) from error
+        raise _failed(what_failed(error)) from error
     if not isinstance(document, dict) or document.get("Code") != "Success":
         raise _failed("the metadata service gave no keys")
     expires_at = unix_time(document.get("ExpiredTime"))

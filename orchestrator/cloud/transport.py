@@ -43,6 +43,24 @@ async def read_at_most(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     return bytes(body)
 
 
+def what_failed(error: Exception) -> str:
+    """What an exchange failed on, in one line.
+
+    The texts of aiohttp hold more: URLs, with the password of one, and what was answered.
+    """
+    match error:
+        case aiohttp.ClientResponseError(message=message) if isinstance(
+            error.__cause__, aiohttp.http.HttpProcessingError
+        ):
+            return f"it does not answer valid HTTP: {message.partition(':')[0]}"
+        case aiohttp.ClientResponseError(status=status, message=message):
+            return f"it answered {status} {message}".rstrip()
+        case aiohttp.ServerDisconnectedError():
+            return "it closed the connection before it had answered"
+        case _:
+            return str(error) or type(error).__name__
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpAnswer:
     """A complete HTTP answer of whatever status."""
@@ -90,14 +108,18 @@ class AiohttpTransport:
         self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
     ) -> HttpAnswer:
         proxy = self._egress.proxy_for(url)
+        # With the password in the proxy's URL it would be in whatever aiohttp says of that URL.
+        authorization = proxy.authorization if proxy else {}
+        plain = url.startswith("http://")
         leaving = _Leaving(may_leave)
         try:
             async with self._session.post(
                 url,
                 data=body,
-                headers=headers,
+                headers={**headers, **authorization} if plain else headers,
                 allow_redirects=False,
-                proxy=proxy.url if proxy else None,
+                proxy=proxy.address if proxy else None,
+                proxy_headers=None if plain else authorization,
                 trace_request_ctx=leaving,
             ) as answer:
                 if proxy is not None and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
@@ -139,13 +161,11 @@ def _asking_before_it_leaves() -> aiohttp.TraceConfig:
 def _not_connected(error: Exception, proxy: Proxy | None) -> CloudError:
     """What a failure means before there was a connection to send the call on."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why = f"the certificate of {error.host}:{error.port} is not trusted: {_told(error)}"
+        why = f"the certificate of {error.host}:{error.port} is not trusted: {what_failed(error)}"
         return catalogue.error(catalogue.CERTIFICATE_NOT_TRUSTED, why)
     if proxy is None:
-        return catalogue.error(catalogue.CONNECT_FAILED, _told(error))
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return _proxy_failed(proxy, f"it answered {error.status} {error.message}")
-    return _proxy_failed(proxy, _told(error))
+        return catalogue.error(catalogue.CONNECT_FAILED, what_failed(error))
+    return _proxy_failed(proxy, what_failed(error))
 
 
 def _proxy_failed(proxy: Proxy, why: str) -> CloudError:
@@ -157,9 +177,5 @@ def _unanswered(error: Exception) -> CloudError:
     if isinstance(error, TimeoutError):
         return catalogue.error(catalogue.TIMEOUT, "no answer in time")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
-        return catalogue.error(catalogue.BAD_ANSWER, _told(error))
-    return catalogue.error(catalogue.DISCONNECTED, _told(error))
-
-
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        return catalogue.error(catalogue.BAD_ANSWER, what_failed(error))
+    return catalogue.error(catalogue.DISCONNECTED, what_failed(error))

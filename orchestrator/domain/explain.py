@@ -52,9 +52,11 @@ UNEXPLAINED: Final = Explanation(
 class Surroundings:
     """What an explanation needs beside the termination.
 
-    ``ahead``: jobs called before this one.  ``rate``: its partition's for
-    TerminateJob (None: its account is configured no longer).  ``trouble``: why the partition's
-    calls fail now.  ``capture_wait_s``: how long a call waits for the capture of its machines.
+    ``ahead``: jobs called before this one.  ``rate``: its partition's for TerminateJob (None: this
+    replica is not configured for it).  ``trouble``: why the partition's calls fail now.
+    ``capture_wait_s``: how long a call waits for the capture of its machines.  ``configured``:
+    whether any replica is configured for the partition.  ``elsewhere``: the other replica that
+    drives it, if one does.
     """
 
     now: datetime
@@ -62,6 +64,8 @@ class Surroundings:
     rate: Rate | None
     trouble: Problem | None
     capture_wait_s: float
+    configured: bool = True
+    elsewhere: str | None = None
 
 
 def explain(termination: Termination, around: Surroundings) -> Explanation:
@@ -71,7 +75,7 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
             waiting_for=f"a repair; it is set aside: {termination.set_aside}",
             next_action="it is tried again every minute; report the fault with the daemon's log",
         )
-    if around.rate is None and not termination.state.final:
+    if not around.configured and not termination.state.final:
         return Explanation(
             waiting_for=f"account {termination.account!r} and its region {termination.region!r} "
             "to be in the configuration again",
@@ -88,8 +92,11 @@ def explain(termination: Termination, around: Surroundings) -> Explanation:
         explanation = replace(explanation, next_action_at=due_at)
     if around.trouble is None:
         return explanation
-    trouble = f"calls to the cloud fail ({around.trouble.code}: {around.trouble.message})"
-    advice = f"; {around.trouble.advice}" if around.trouble.advice else ""
+    whose, where = "", ""
+    if around.elsewhere is not None:
+        whose, where = f" of replica {around.elsewhere}", f"at replica {around.elsewhere}: "
+    trouble = f"calls to the cloud{whose} fail ({around.trouble.code}: {around.trouble.message})"
+    advice = f"; {where}{around.trouble.advice}" if around.trouble.advice else ""
     return replace(
         explanation,
         waiting_for=f"{explanation.waiting_for}; {trouble}",
@@ -161,18 +168,27 @@ def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> 
             next_action="read its tasks and instances, then TerminateJob",
             next_action_at=captured_by,
         )
-    assert around.rate is not None
-    allowed_per_s, configured_per_s = around.rate.allowed_per_s, around.rate.configured_per_s
-    rate = f"{configured_per_s} a second are allowed"
-    if allowed_per_s < configured_per_s:
-        rate = f"the cloud lets {allowed_per_s:.1f} a second through for now; "
-        rate += f"{configured_per_s} are configured"
-    return Explanation(
-        waiting_for=f"its turn to be called, {around.ahead} ahead of it; {rate}"
+    turn = Explanation(
+        waiting_for=f"its turn to be called, {around.ahead} ahead of it{_allowed(around.rate)}"
         f"{_because(termination)}",
         next_action="TerminateJob",
-        next_action_at=around.now + timedelta(seconds=around.ahead / allowed_per_s),
     )
+    if around.rate is None:
+        return turn
+    turn_s = around.ahead / around.rate.allowed_per_s
+    return replace(turn, next_action_at=around.now + timedelta(seconds=turn_s))
+
+
+def _allowed(rate: Rate | None) -> str:
+    """How many are called: what the replica that is configured for it alone knows."""
+    if rate is None:
+        return ""
+    if rate.allowed_per_s < rate.configured_per_s:
+        return (
+            f"; the cloud lets {rate.allowed_per_s:.1f} a second through for now; "
+            f"{rate.configured_per_s} are configured"
+        )
+    return f"; {rate.configured_per_s} a second are allowed"
 
 
 def _explain_held(termination: Termination, around: Surroundings) -> Explanation:

@@ -55,3 +55,8 @@ class Standing:
     next_expiry_s: float
     steps_s: int
     followed_s: Mapping[str, int]
+
+
+def process_of(replica: str) -> str:
+    """The host and the number of a replica's process: its id without what makes that unique."""
+    return replica.rsplit("_", 1)[0]

@@ -98,6 +98,8 @@ class TerminationRecord:
     trouble: Problem | None
     allowed_per_s: float | None
     """As of an operation."""
+    holder: str | None
+    """The replica that holds its partition, or held it last, by host and process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,8 +229,8 @@ class Records(Protocol):
     async def ping(self) -> None:
         """Return if a request of one job could be stored, and be read."""
 
-    async def troubles(self) -> Mapping[str, str]:
-        """Which partitions' calls fail, with the code."""
+    async def troubles(self) -> Mapping[str, tuple[str, str | None]]:
+        """Which partitions' calls fail, with the code and the replica that holds each."""
 
     async def set_aside(self, limit: int) -> tuple[int, list[str]]:
         """How many terminations are set aside, and the ids of the first of them."""

@@ -17,6 +17,7 @@ from orchestrator.store.postgresql_connections import (
     Connection,
     Connector,
     ends_session,
+    lost_midway,
 )
 
 if TYPE_CHECKING:
@@ -123,12 +124,10 @@ class Postgresql:
         """A connection has one server for as long as it lives."""
 
     def why_unavailable(self, error: Exception) -> str | None:
+        if lost_midway(getattr(error, "orig", error)):
+            return "the connection was lost in the middle of a statement"
         match error:
-            case DBAPIError() if (
-                _sqlstate(error)[:2] in _OF_THE_STATEMENT and _sqlstate(error) not in _OF_THE_SCHEMA
-            ):
-                return None
-            case InterfaceError() if not error.connection_invalidated:
+            case DBAPIError() if _of_the_statement(error):
                 return None
             case DBAPIError(orig=orig):
                 return str(orig).rpartition(">: ")[2]
@@ -225,6 +224,13 @@ _POSTGRESQL_ADVICE: Final = {
     "42501": "let the user create tables in it",
     "53300": "let the server have more connections, or other clients fewer",
 }
+
+
+def _of_the_statement(error: DBAPIError) -> bool:
+    """Whether others may work."""
+    state = _sqlstate(error)
+    unsendable = isinstance(error, InterfaceError) and not error.connection_invalidated
+    return unsendable or (state[:2] in _OF_THE_STATEMENT and state not in _OF_THE_SCHEMA)
 
 
 def _sqlstate(error: DBAPIError) -> str:

@@ -88,20 +88,27 @@ class Connector:
         def password() -> str | None:
             return url.password or password_for(name, port, url.database, url.user)
 
-        return await asyncpg.connect(
-            f"postgresql:///?{urlencode(url.tls)}" if url.tls else None,
-            host=host and host.name,
-            port=port,
-            user=url.user,
-            password=password,
-            database=url.database,
-            target_session_attrs=url.target,
-            **options,
-        )
+        try:
+            return await asyncpg.connect(
+                f"postgresql:///?{urlencode(url.tls)}" if url.tls else None,
+                host=host and host.name,
+                port=port,
+                user=url.user,
+                password=password,
+                database=url.database,
+                target_session_attrs=url.target,
+                **options,
+            )
+        except ConnectionError as error:
+            if str(error) in _HUNG_UP:
+                raise ConnectionResetError("it closes connections as they are made") from error
+            raise
 
 
 _SOCKET: Final = "/"
 """Begins the names of hosts that are sockets, as the one that none is named for."""
+_HUNG_UP: Final = ("", "unexpected connection_lost() call")
+"""What the driver says where a server hangs up while TLS is begun."""
 _SHUT_DOWN: Final = "57P"
 """Begins the SQLSTATEs of a server that is shut down, crashed, starting, or ended a session."""
 _NEXT_HOST: Final = (
@@ -125,9 +132,16 @@ def ends_session(error: BaseException) -> bool:
     """Whether an error leaves a session that must not be used again."""
     # One that does not answer would be asked to roll back, and waited for once more; one that the
     # server is closing would be used again.
-    lost = (TimeoutError, asyncpg.InternalClientError)
-    return any(
-        isinstance(each, lost)
+    return lost_midway(error) or any(
+        isinstance(each, TimeoutError)
         or (getattr(each, "sqlstate", None) or "").startswith((READ_ONLY, _SHUT_DOWN))
         for each in (error, error.__cause__)
     )
+
+
+def lost_midway(error: BaseException) -> bool:
+    """Whether the driver found its session ended between two messages of a statement.
+
+    It then tells of the states of its protocol.
+    """
+    return any(isinstance(each, asyncpg.InternalClientError) for each in (error, error.__cause__))

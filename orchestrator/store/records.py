@@ -10,6 +10,7 @@ from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select
 
 from orchestrator.domain.attempts import TERMINATE_JOB
 from orchestrator.domain.elapsed import elapsed_s
+from orchestrator.domain.leases import process_of
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.tally import tally
@@ -123,14 +124,14 @@ class StoredRecords:
         async with self._database.read(for_request=True) as connection:
             await connection.execute(select(probes.c.number))
 
-    async def troubles(self) -> dict[str, str]:
+    async def troubles(self) -> dict[str, tuple[str, str | None]]:
         async with self._database.read(for_request=True) as connection:
-            found = await connection.execute(
-                select(partitions.c.name, partitions.c.trouble_code).where(
-                    partitions.c.trouble_code.is_not(None)
-                )
-            )
-            return {row.name: row.trouble_code for row in found}
+            conditions = await _conditions(connection)
+        return {
+            name: (condition.trouble_code, _holder(condition))
+            for name, condition in conditions.items()
+            if condition.trouble_code is not None
+        }
 
     async def operation(self, operation_id: str) -> OperationRecord | None:
         found = await self._operations(select(operations).where(operations.c.id == operation_id))
@@ -372,6 +373,7 @@ async def _termination_records(
             ahead=ahead.get(row["id"], 0),
             trouble=_trouble(condition),
             allowed_per_s=condition and condition.allowed_per_s,
+            holder=_holder(condition),
         )
         for row, termination in rows
         for condition in [conditions.get(row["partition"])]
@@ -391,6 +393,11 @@ def _trouble(condition: Row[Any] | None) -> Problem | None:
         message=condition.trouble_message,
         advice=condition.trouble_advice,
     )
+
+
+def _holder(condition: Row[Any] | None) -> str | None:
+    holder = condition and condition.holder
+    return process_of(holder) if holder else None
 
 
 def attempt_record(row: Mapping[str, Any]) -> AttemptRecord:

@@ -176,6 +176,12 @@ async def test_what_another_replica_is_configured_for_does_not_wait(postgres: Se
         async with served(url, **renamed(url)) as second:
             assert (await second.service.get("/readyz"))["status"] == "ready"
             assert_problem(await stop(second, operation_id), 409, "not-possible")
+            (held,) = (await second.service.terminations(operation_id)).values()
+            (there,) = (await first.service.terminations(operation_id)).values()
+            assert (held["waiting_for"], held["next_action"]) == (
+                there["waiting_for"],
+                there["next_action"],
+            )
 
 
 @pytest.mark.parametrize(

@@ -467,7 +467,7 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
     assert isinstance(error, LeaseLost)
     assert not isinstance(standing, BaseException)
     assert standing is not None
-    assert await records.troubles() == {OTHER: "C"}
+    assert await records.troubles() == {OTHER: ("C", "a")}
 
 
 # --- handing over --------------------------------------------------------------------------------

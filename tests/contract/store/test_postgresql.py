@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -863,6 +865,60 @@ async def test_connections_that_the_server_ends_lose_nothing(
     assert load.longest_s < SOON_S
     assert not [record for record in caplog.records if record.exc_info]
     assert len(told(caplog)) <= 4
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_session_that_ends_between_statements_is_told_as_a_lost_connection(
+    postgres: Server, database_url: str, turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not by the states of the driver, however much it has heard of it (``turns`` of the loop)."""
+
+    async def ended() -> None:
+        while await cut_off(postgres, database_url):
+            pass
+
+    async def use(connection: AsyncConnection | Transaction) -> None:
+        await connection.execute(select(schema.partitions.c.name))
+        # In a thread that the loop stands still for, as in a process that is paused.
+        thread = Thread(target=asyncio.run, args=(ended(),))
+        thread.start()
+        thread.join()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await connection.execute(select(schema.partitions.c.name))
+
+    async with replicas(database_url, 1) as (database,):
+        with pytest.raises(StoreUnavailable) as unwritten:
+            await database.write(use)
+        with pytest.raises(StoreUnavailable) as unread:
+            async with database.read() as connection:
+                await use(connection)
+    for problem in (unwritten, unread):
+        assert re.search(r": (the )?connection was (closed|lost) in the middle", str(problem.value))
+    assert "state" not in caplog.text.replace("statement", "")
+
+
+@pytest.mark.parametrize("tls", ["disable", "prefer", "require"])
+@pytest.mark.parametrize("agrees", [b"", b"S"], ids=["at once", "when TLS begins"])
+async def test_a_server_that_hangs_up_on_whoever_connects_is_waited_for(
+    tls: str, agrees: bytes
+) -> None:
+    """As a load balancer does while no server is behind it."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(agrees)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StoreUnavailable) as caught:
+            await upgrade(f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/db?sslmode={tls}")
+    assert re.search(
+        "cannot be used: (it closes connections as they are made"
+        "|connection was closed in the middle of operation); see whether",
+        str(caught.value),
+    )
 
 
 async def test_connections_that_ended_while_nobody_used_them_are_replaced_unnoticed(

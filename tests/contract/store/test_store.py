@@ -536,13 +536,16 @@ async def test_a_condition_that_another_holder_stored_is_forgotten_when_the_part
     await submit(records, 2, "job-2", partition="other@host")
     for each in (store, WorkingSet(database, Fence("other@host", 1))):
         await each.set_condition(Problem(code="C", message="m", advice="a"), 7)
-    assert await records.troubles() == {PARTITION: "C", "other@host": "C"}
+    assert await records.troubles() == {
+        PARTITION: ("C", "a replica"),
+        "other@host": ("C", "a replica"),
+    }
     await StoredLeases(database).take("another", {PARTITION: 1})
     mine, other = await records.terminations(after=0, limit=10)
     assert (mine.trouble, mine.allowed_per_s) == (None, None)
     assert other.allowed_per_s == 7
     assert other.trouble == Problem(code="C", message="m", advice="a")
-    assert await records.troubles() == {"other@host": "C"}
+    assert await records.troubles() == {"other@host": ("C", "a replica")}
 
 
 async def test_what_an_operation_counts_is_whole_numbers(

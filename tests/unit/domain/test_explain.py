@@ -701,9 +701,33 @@ def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) 
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
+def test_trouble_of_another_replica_names_it(state: State) -> None:
+    """What a person is advised to look at is there, and nowhere else."""
+    usual = told(state)
+    troubled = told(state, {"trouble": TROUBLE, "elsewhere": "host-7"})
+    assert troubled.waiting_for == (
+        f"{usual.waiting_for}; calls to the cloud of replica host-7 fail "
+        "(Client.Timeout: no answer)"
+    )
+    assert troubled.next_action == f"{usual.next_action}; at replica host-7: check the network"
+
+
+@pytest.mark.parametrize("changes", [{}, {"call_at": later(-1)}], ids=["polled", "called"])
+@pytest.mark.parametrize("state", LIVE_STATES, ids=str)
+def test_an_account_that_only_another_replica_is_configured_for(
+    state: State, changes: dict[str, Any]
+) -> None:
+    """It knows how many calls are made a second; all else is told as there."""
+    there = told(state, {"rate": Rate(2, 2), "ahead": 4}, **changes)
+    here = told(state, {"rate": None, "ahead": 4}, **changes)
+    assert here.waiting_for == there.waiting_for.replace("; 2 a second are allowed", "")
+    assert here.next_action == there.next_action
+
+
+@pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_an_account_that_is_configured_no_longer(state: State) -> None:
     """Nothing of it is called: to wait would be in vain."""
-    found = told(state, {"rate": None, "trouble": TROUBLE})
+    found = told(state, {"rate": None, "trouble": TROUBLE, "configured": False})
     assert found.waiting_for == (
         "account 'main' and its region 'ap-guangzhou' to be in the configuration again"
     )
@@ -713,4 +737,5 @@ def test_an_account_that_is_configured_no_longer(state: State) -> None:
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
 def test_an_end_is_the_same_whatever_goes_on_around_it(state: State) -> None:
-    assert told(state, {"rate": None, "trouble": TROUBLE, "ahead": None}) == told(state)
+    around = {"rate": None, "trouble": TROUBLE, "ahead": None, "configured": False}
+    assert told(state, around) == told(state)

@@ -1,0 +1,63 @@
+"""Two replicas, of which one has a key that the cloud refuses: everybody is told which."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from pydantic import SecretStr
+
+from orchestrator.app import daemon
+from orchestrator.simulator.face import serve
+from tests.integration.harness import TIMEOUT_S, Service, settings, simulator
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
+
+PROCESS = f"{socket.gethostname()}-{os.getpid()}"
+"""Of both."""
+CODE = "AuthFailure.SignatureFailure"
+FAIL, ADVICE = f"; calls to the cloud fail ({CODE}: ", "; check the account's key"
+JOBS = {"main": "job-main0001", "second": "job-second01"}
+
+
+async def troubles(replica: Service) -> Any:
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            if told := (await replica.get("/readyz"))["troubles"]:
+                return told
+            await asyncio.sleep(0.05)
+
+
+async def test_trouble_names_the_replica_that_meets_it(postgres: Server) -> None:
+    """Each drives one of two accounts."""
+    cloud = simulator({"ids": list(JOBS.values()), "drain_s": 3600})
+    async with postgres.database() as url, serve(cloud) as cloud_url:
+        account = settings(cloud_url, url).accounts["main"]
+        credentials = account.credentials.model_copy(update={"secret_key": SecretStr("another")})
+        mistaken = account.model_copy(update={"credentials": credentials})
+        right, wrong = (
+            settings(cloud_url, url, accounts=dict.fromkeys(JOBS, each))
+            for each in (account, mistaken)
+        )
+        async with (
+            daemon(right) as at_right,
+            daemon(wrong) as at_wrong,
+            aiohttp.ClientSession(at_right.url) as to_right,
+            aiohttp.ClientSession(at_wrong.url) as to_wrong,
+        ):
+            here, there = Service(wrong, cloud, to_wrong), Service(right, cloud, to_right)
+            submitted = {name: await here.submit(job, account=name) for name, job in JOBS.items()}
+            (place,) = await troubles(here)
+            assert await troubles(here) == {place: CODE}
+            assert await troubles(there) == {place: f"{CODE}, at replica {PROCESS}"}
+            operation = submitted[place.partition("@")[0]]
+            (told,) = (await here.terminations(operation)).values()
+            assert FAIL in told["waiting_for"]
+            assert ADVICE in told["next_action"]
+            (told,) = (await there.terminations(operation)).values()
+            assert FAIL.replace(" fail", f" of replica {PROCESS} fail") in told["waiting_for"]
+            assert ADVICE.replace("; ", f"; at replica {PROCESS}: ") in told["next_action"]
