@@ -21,6 +21,7 @@ def test_no_observation_is_younger_than_now(now_s: float, age_s: float | None) -
         attempts=(),
         ahead=0,
         trouble=None,
+        holder=None,
         allowed_per_s=None,
     )
     told = Told(now=later(now_s), why=UNEXPLAINED, down=None, verified=Verification())

@@ -11,6 +11,7 @@ from orchestrator.api.routes import _told
 from orchestrator.domain.forecast import Forecast
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.problems import Problem
+from orchestrator.domain.quota import Rate
 from orchestrator.engine.informing import Informing
 from orchestrator.services.ports import TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
@@ -22,7 +23,7 @@ TROUBLE = Problem(code="AuthFailure.SignatureFailure", message="m", advice="a")
 
 
 @pytest.mark.parametrize("trouble", [None, TROUBLE])
-def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: Problem | None) -> None:
+async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: Problem | None) -> None:
     foretold = Forecast(made_at=NOW, rate_per_s=0.6, p50_at=later(50), p90_at=later(60))
     record = TerminationRecord(
         seq=1,
@@ -31,12 +32,17 @@ def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: Problem | None
         attempts=(),
         ahead=0,
         trouble=trouble,
+        holder=None,
         allowed_per_s=None,
     )
     context = SimpleNamespace(
-        now=lambda: NOW, informing=Informing(), rate=lambda *_: None, capture_wait_s=0.0
+        now=lambda: NOW,
+        informing=Informing(),
+        rate=lambda *_: Rate(configured_per_s=2, allowed_per_s=2.0),
+        elsewhere=lambda *_: None,
+        capture_wait_s=0.0,
     )
-    told = _told(cast("Context", context), record)
+    told = await _told(cast("Context", context), record)
     assert (told.down, told.verified.p50_at is None) == (
         None if trouble else foretold,
         trouble is not None,
