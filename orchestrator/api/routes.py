@@ -93,18 +93,18 @@ async def _told(
     What of it fails is left out.
     """
     t, now, left_out = record.termination, context.now(), context.informing.leaving_out
-    rate = context.rate(t.partition, record.allowed_per_s)
-    surroundings = Surroundings(
-        now=now,
-        ahead=record.ahead,
-        rate=rate,
-        trouble=record.trouble,
-        capture_wait_s=context.capture_wait_s,
-        configured=rate is not None or not await _configured_nowhere(context, t),
-        elsewhere=context.elsewhere(t.partition, record.holder),
-    )
     why, down, verified = UNEXPLAINED, None, Verification()
     with left_out("the explanation of a termination"):
+        rate = context.rate(t.partition, record.allowed_per_s)
+        surroundings = Surroundings(
+            now=now,
+            ahead=record.ahead,
+            rate=rate,
+            trouble=record.trouble,
+            capture_wait_s=context.capture_wait_s,
+            configured=rate is not None or not await _configured_nowhere(context, t),
+            elsewhere=context.elsewhere(t.partition, record.holder),
+        )
         why = explain(t, surroundings)
     with left_out("the forecast of a termination"):
         down = None if record.trouble else foretelling.told(t, why.next_action_at, others, now)
