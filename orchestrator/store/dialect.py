@@ -59,6 +59,7 @@ class Dialect(Protocol):
     async def before_upgrade(self, connection: AsyncConnection) -> None:
         """Wait until no other replica upgrades the schema, and keep them off until the end.
 
+        From here on, nothing else is waited for for longer than others can wait behind it.
         Raises OSError where the database is damaged.
         """
 

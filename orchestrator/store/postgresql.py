@@ -46,6 +46,8 @@ IDLE_TIMEOUT_S = 3.0
 
 A replica that is paused within one holds up the others for so long.
 """
+UPGRADE_LOCK_TIMEOUT_S = 1.0
+"""How long an upgrade waits for a table: whoever else wants to use that waits behind it."""
 STALLED_CHECK_S = 0.5
 """How often a replica looks for transactions that do nothing and that the server does not end."""
 
@@ -171,7 +173,10 @@ class Postgresql:
         await connection.execute(select(func.pg_advisory_xact_lock(_COMMITS)))
 
     async def before_upgrade(self, connection: AsyncConnection) -> None:
-        await connection.execute(select(func.pg_advisory_xact_lock(_UPGRADES)))
+        if not await connection.scalar(select(func.pg_try_advisory_xact_lock(_UPGRADES))):
+            log.warning("the start waits until another session has upgraded the database")
+            await connection.execute(select(func.pg_advisory_xact_lock(_UPGRADES)))
+        await connection.execute(_LIMIT_OF_UPGRADES)
 
     async def notify(self, connection: AsyncConnection, notice: str) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, notice)))
@@ -245,7 +250,11 @@ _POSTGRESQL_ADVICE: Final = {
     "28000": "see the user of the URL, and what the server's pg_hba.conf lets in",
     "28P01": "see the user and the password of the URL",
     "3D000": "create that database, or name another one in the URL",
+    _LOCKED: "an upgrade waits for it for a moment only, so that no daemon that runs has to",
+    "40001": "try it again",
+    "40P01": "try it again",
     "42501": "let the user create tables in it",
+    "55000": "let it accept connections: ALTER DATABASE ... ALLOW_CONNECTIONS true",
     "53300": "let the server have more connections, or other clients fewer",
 }
 
@@ -261,4 +270,5 @@ def _limits(limits_s: Mapping[str, float]) -> Select[Any]:
 
 
 _LIMITS: Final = _limits(_LIMITS_S)
+_LIMIT_OF_UPGRADES: Final = _limits({"lock_timeout": UPGRADE_LOCK_TIMEOUT_S})
 _LIMITS_AGAIN: Final = _limits(_LIMITS_S | {"lock_timeout": LOCK_TIMEOUT_AGAIN_S})
