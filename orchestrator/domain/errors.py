@@ -10,6 +10,7 @@
     │   ├── Conflict
     │   └── NotPossible
     ├── StoreUnavailable        the database cannot be used now
+    │   └── RowsLocked          another session has locked what is to be written
     ├── NotDriving              a replica cannot drive what it should
     ├── LeaseLost               another replica drives the partition, or may
     ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
@@ -20,6 +21,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class OrchestratorError(Exception):
@@ -60,6 +65,17 @@ class NotDriving(OrchestratorError):
 
 class StoreUnavailable(OrchestratorError):
     """The database cannot be used now; nothing was stored."""
+
+
+class RowsLocked(StoreUnavailable):
+    """Another session of the database has locked what was to be written; nothing was stored.
+
+    ``termination_ids``: the terminations that wait for it from now on.
+    """
+
+    def __init__(self, message: str, termination_ids: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.termination_ids = termination_ids
 
 
 class LeaseLost(OrchestratorError):

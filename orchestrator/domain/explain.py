@@ -362,7 +362,9 @@ def _look(
     at = termination.look_at
     late = ""
     if at is not None and around.now - at > timedelta(seconds=LATE_S):
-        late = f"; look due since {_time(at)}" + ("" if around.trouble else ", behind other looks")
+        late = f"; look due since {_time(at)}"
+        if around.trouble is None:
+            late += ", behind other looks, or its row in the database is locked (see the log)"
     return Explanation(
         waiting_for=waiting_for + _because(termination) + late,
         next_action=next_action,

@@ -19,7 +19,13 @@ from orchestrator.domain.come_back import KEEP_DOWN_MAX
 from orchestrator.domain.confirmations import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decide import decide
 from orchestrator.domain.decisions import Policy
-from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
+from orchestrator.domain.errors import (
+    CloudError,
+    CloudErrorKind,
+    LeaseLost,
+    RowsLocked,
+    StoreUnavailable,
+)
 from orchestrator.domain.learning import Learning
 from orchestrator.domain.lifecycle import Event
 from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
@@ -142,10 +148,14 @@ class Partition:
     async def minding(self, termination_id: str) -> AsyncIterator[None]:
         """Set a termination aside when what is done for it fails by a fault of its own.
 
-        It is due first and would stay so: nothing else would ever be done.  It is logged once.
+        It is due first and would stay so: nothing else would ever be done.  It is logged once.  One
+        whose row is locked is kept from the loops by the store.
         """
         try:
             yield
+        except RowsLocked as error:
+            if termination_id not in error.termination_ids:
+                raise
         except (StoreUnavailable, LeaseLost):
             raise
         except Exception as error:  # noqa: BLE001 - logged
@@ -160,6 +170,9 @@ class Partition:
         """Do this for all of them at once, or one by one where one of them spoils it."""
         try:
             await work(items)
+        except RowsLocked as error:
+            locked = error.termination_ids
+            await self._one_by_one([each for each in items if each[0].id not in locked], work)
         except (StoreUnavailable, LeaseLost):
             raise
         except Exception:  # noqa: BLE001 - logged for the one that it is about

@@ -171,7 +171,8 @@ class InstanceStore(Protocol):
 class Store(Protocol):
     """One partition's rows; every method raises StoreUnavailable.
 
-    Those that write raise LeaseLost once the partition has passed to another replica.
+    Those that write raise RowsLocked, a StoreUnavailable, where that is so for some of the rows
+    alone, and LeaseLost once the partition has passed to another replica.
     """
 
     @property
@@ -242,11 +243,21 @@ class Store(Protocol):
         with those whose row cannot be read.
         """
 
+    async def let_go(self) -> bool:
+        """Have the loops try those again whose rows another session had locked.
+
+        Returns whether there was one.  The store itself keeps such rows from the loops, once a
+        write has raised RowsLocked.
+        """
+
     async def set_aside_until(self, now: datetime) -> datetime | None:
         """When the first of those that are set aside is to be tried again."""
 
-    async def take_up(self, now: datetime) -> None:
-        """Have the loops try those again whose time has come."""
+    async def take_up(self, now: datetime) -> bool:
+        """Have the loops try those again whose time has come, but for rows that are locked.
+
+        Returns whether there was one.
+        """
 
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt

@@ -1,4 +1,4 @@
-"""Has terminations that were set aside tried again once their time has come."""
+"""Has terminations tried again that were set aside, or whose rows were locked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
+
+LOCKED_AGAIN_S = 1.0
+"""How soon those are tried again that could not be taken up, for their rows are locked."""
 
 
 class SetAside:
@@ -21,13 +24,19 @@ class SetAside:
     async def step(self) -> float:
         """Let the loops have those that are due; returns the seconds until the next is."""
         partition = self._partition
+        if await partition.store.let_go():
+            self._taken_up()
         now = partition.clock.now()
         at = await partition.store.set_aside_until(now)
         if at is None:
             return math.inf
         if at > now:
             return (at - now).total_seconds()
-        await partition.store.take_up(now)
-        partition.taken_up += 1
-        partition.wakes.all()
+        if not await partition.store.take_up(now):
+            return LOCKED_AGAIN_S
+        self._taken_up()
         return 0.0
+
+    def _taken_up(self) -> None:
+        self._partition.taken_up += 1
+        self._partition.wakes.all()

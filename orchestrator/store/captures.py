@@ -205,7 +205,7 @@ _DUE = each_of(
 
 async def machines_due(
     connection: AsyncConnection,
-    partition: str,
+    here: Mapping[str, object],
     now: datetime,
     seen_before: datetime,
     limit: int,
@@ -217,9 +217,8 @@ async def machines_due(
     A first few of each job, then all of those down that are left, then those to be confirmed.  And
     the ``seq`` of terminations with one whose row cannot be read, with the reason.
     """
-    asked = {"partition": partition, "now": now, "seen_before": seen_before, "limit": limit}
-    asked["without"] = list(without)
-    rows = await decoded(connection, _DUE, _machine, asked)
+    asked = {"now": now, "seen_before": seen_before, "limit": limit, "without": list(without)}
+    rows = await decoded(connection, _DUE, _machine, {**here, **asked})
     machines = [row for row in rows if not isinstance(row, Unreadable)]
     found = {tuple(getattr(machine, name) for name in _KEY): machine for machine in machines}
     due = list(found.values())[:limit]

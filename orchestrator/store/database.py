@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.domain.errors import LeaseLost, RowsLocked, StoreUnavailable
 from orchestrator.store.dialect import READERS
 from orchestrator.store.sqlite import BUSY_TIMEOUT_S
 from orchestrator.store.transaction import Transaction
@@ -137,7 +137,8 @@ class Database:
         ``work`` runs again when something that shared its transaction failed, or another replica
         was in its way.  Those that share a transaction run in the order of ``locks_from``, so that
         all replicas lock in one.  Whoever is cancelled meanwhile has it written all the same.
-        Raises what ``work`` raises; StoreUnavailable when the database cannot be written.
+        Raises what ``work`` raises; StoreUnavailable when the database cannot be written: it is
+        RowsLocked where another session keeps locked what ``work`` writes.
         """
         if self._writer.done():
             raise StoreUnavailable(_CLOSED)
@@ -179,14 +180,16 @@ class Database:
             results = await self._transact(group)
         except Exception as error:  # noqa: BLE001 - raised where the result is awaited
             why, conflict = self.dialect.why_unavailable(error), self.dialect.is_conflict(error)
-            if len(group) > 1 and (why is None or conflict):
+            locked = self.dialect.is_locked(error)
+            if len(group) > 1 and (why is None or conflict or locked):
                 for unit in group:
                     await self._commit([unit])
             elif conflict:
                 self._postpone(group[0], error)
             elif why is not None:
                 self._writes.note(why)
-                self._fail(group, StoreUnavailable(f"the database cannot be written: {why}"))
+                unavailable = RowsLocked if locked else StoreUnavailable
+                self._fail(group, unavailable(f"the database cannot be written: {why}"))
             else:
                 self._fail(group, error)
         else:

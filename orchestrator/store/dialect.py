@@ -41,6 +41,9 @@ class Dialect(Protocol):
     def is_conflict(self, error: Exception) -> bool:
         """Whether another transaction was in the way."""
 
+    def is_locked(self, error: Exception) -> bool:
+        """Whether another transaction has locked what was to be written, and keeps it locked."""
+
     def advice(self, error: DBAPIError | OSError) -> str:
         """What a person does about a database that cannot be used at a start."""
 
@@ -56,6 +59,7 @@ class Dialect(Protocol):
     async def before_upgrade(self, connection: AsyncConnection) -> None:
         """Wait until no other replica upgrades the schema, and keep them off until the end.
 
+        From here on, nothing else is waited for for longer than others can wait behind it.
         Raises OSError where the database is damaged.
         """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import BindParameter, Integer, and_, bindparam, literal, select, union_all
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.errors import InvariantViolated
+from orchestrator.domain.errors import InvariantViolated, RowsLocked
 from orchestrator.domain.invariants import Invariant
 from orchestrator.store import set_aside
 from orchestrator.store.decoding import Unreadable, decoded, told
@@ -19,19 +19,24 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
-    from sqlalchemy import CompoundSelect, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Select
 
     from orchestrator.domain.leases import Fence
     from orchestrator.domain.terminations import Termination
     from orchestrator.store.database import Database
+    from orchestrator.store.row_locks import RowLocks
     from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-HERE = and_(terminations.c.partition == bindparam("partition"), set_aside.NOT_SET_ASIDE)
-"""What the loops of a partition work on."""
+HERE = and_(
+    terminations.c.partition == bindparam("partition"),
+    set_aside.NOT_SET_ASIDE,
+    terminations.c.id.not_in(bindparam("locked", expanding=True)),
+)
+"""What the loops of a partition work on: ``Fenced.here`` has its parameters."""
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
 
@@ -49,12 +54,25 @@ def each_of(*statements: Select[Any]) -> CompoundSelect[Any]:
 class Fenced:
     """What the stores of a partition's loops have in common."""
 
-    def __init__(self, database: Database, fence: Fence) -> None:
+    def __init__(self, database: Database, fence: Fence, locks: RowLocks) -> None:
         self._database = database
         self._fence = fence
+        self._locks = locks
 
-    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Write as the partition's holder; raises LeaseLost, and what violates an invariant."""
+    @property
+    def here(self) -> dict[str, object]:
+        return {"partition": self._fence.partition, "locked": list(self._locks.held)}
+
+    async def _write(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        which: ColumnElement[bool] | None = None,
+    ) -> T:
+        """Write as the partition's holder; raises LeaseLost, and what violates an invariant.
+
+        ``which``: the terminations that are written.  Where RowsLocked is raised, no loop has those
+        of them that are locked before they are free.
+        """
 
         async def held(transaction: Transaction) -> T:
             await transaction.hold(self._fence)
@@ -62,6 +80,10 @@ class Fenced:
 
         try:
             return await self._database.write(held)
+        except RowsLocked as error:
+            if which is None:
+                raise
+            raise RowsLocked(str(error), await self._locks.find(which)) from error
         except InvariantViolated as error:
             self._database.violations[Invariant(error.invariant)] += 1
             raise
@@ -80,7 +102,7 @@ class Fenced:
         async def work(transaction: Transaction) -> list[str]:
             return await set_aside.write(transaction, self._fence.partition, reasons)
 
-        return await self._write(work)
+        return await self._write(work, terminations.c.id.in_(reasons))
 
     async def _fetch(self, statement: Select[Any], **parameters: object) -> list[Termination]:
         return await self._readable(statement, from_row, parameters)
@@ -104,9 +126,8 @@ class Fenced:
         parameters: Mapping[str, object],
     ) -> list[T]:
         """Rows of terminations; those that cannot be read are set aside."""
-        here = {**parameters, "partition": self._fence.partition}
         async with self._database.read() as connection:
-            rows = await decoded(connection, statement, decode, here)
+            rows = await decoded(connection, statement, decode, {**parameters, **self.here})
         reasons = {
             row.row["id"]: f"its row in the database cannot be read: {row.why}"
             for row in rows

@@ -75,7 +75,7 @@ class StoredInstances(Fenced):
         async def work(transaction: Transaction) -> None:
             await captures.write(transaction, before, after, page, awaits=awaits, due_at=due_at)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id == before.id)
 
     async def read(
         self,
@@ -94,12 +94,12 @@ class StoredInstances(Fenced):
         async def work(transaction: Transaction) -> None:
             await stragglers.read(transaction, before, after, page, due_at=due_at)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id == before.id)
 
     async def next_in_rounds(self) -> Straggler | RoundOver | None:
         """A round that is over, or the instance, or machine, to call for next."""
         async with self._database.read() as connection:
-            return await stragglers.next_in_rounds(connection, self._fence.partition)
+            return await stragglers.next_in_rounds(connection, self.here)
 
     async def end_round(self, over: RoundOver, at: datetime) -> None:
         """Write a round as done."""
@@ -107,7 +107,7 @@ class StoredInstances(Fenced):
         async def work(transaction: Transaction) -> None:
             await stragglers.end_round(transaction, over, at)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id == over.termination_id)
 
     async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
         """Close the attempts for single instances that are open, but for those under way."""
@@ -127,7 +127,7 @@ class StoredInstances(Fenced):
         async def work(transaction: Transaction) -> None:
             await stragglers.start(transaction, straggler, self._fence.partition, at)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id == straggler.termination_id)
 
     async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
         """Write its answer; ``again``: it had no effect and is to be made once more."""
@@ -135,7 +135,7 @@ class StoredInstances(Fenced):
         async def work(transaction: Transaction) -> None:
             await stragglers.finish(transaction, straggler, answer, again=again)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id == straggler.termination_id)
 
     async def machines_due(
         self,
@@ -152,7 +152,7 @@ class StoredInstances(Fenced):
         """
         async with self._database.read() as connection:
             found, unreadable = await captures.machines_due(
-                connection, self._fence.partition, now, seen_before, limit, without=without
+                connection, self.here, now, seen_before, limit, without=without
             )
         for termination_seq, why in unreadable.items():
             message = f"the row of one of them in the database cannot be read: {why}"
@@ -169,7 +169,8 @@ class StoredInstances(Fenced):
         async def work(transaction: Transaction) -> None:
             await captures.machines_seen(transaction, seen, at)
 
-        await self._write(work)
+        seqs = {machine.termination_seq for machine, _ in seen}
+        await self._write(work, terminations.c.seq.in_(seqs))
 
     async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
         """Write that the machines of this one's job cannot be looked up."""
@@ -183,4 +184,4 @@ class StoredInstances(Fenced):
                 .values(machines_problem=asdict(problem))
             )
 
-        await self._write(work)
+        await self._write(work, terminations.c.seq == termination_seq)

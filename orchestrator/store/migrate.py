@@ -11,17 +11,25 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
+from orchestrator.store.schema import operations
 from orchestrator.store.url import dialect_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-_PASSING: Final = ("08", "53", "57P")
-"""Classes of SQLSTATE: a connection that was lost, too few resources, a server that starts or ends
-(PostgreSQL's manual, appendix A)."""
+_PASSING: Final = ("08", "40001", "40P01", "53", "55000", "55P03", "57P")
+"""SQLSTATEs, or their classes: a connection that was lost, another transaction in the way, too few
+resources, a database that lets nobody in, a lock, a server that starts or ends (PostgreSQL's
+manual, appendix A)."""
+
+_UNVERSIONED: Final = (
+    f"the database has a table {operations.name!r}, but its schema revision (in the table "
+    "alembic_version) is missing: restore that from a backup, or name an empty database"
+)
 
 
 def _migrations() -> Path:
@@ -105,5 +113,7 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
                 )
             ]
         )
+    if current is None and inspect(connection).has_table(operations.name):
+        raise ConfigurationError([_UNVERSIONED])
     command.upgrade(config, "head")
     return current, str(head)

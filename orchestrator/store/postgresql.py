@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from sqlalchemy import Select
     from sqlalchemy.engine import Connection as SyncConnection
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -34,11 +37,18 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 4.0
+LOCK_TIMEOUT_AGAIN_S, LOCKED_LATELY_S = 1.0, 60.0
+"""How long a write waits for a lock within a minute of one that waited in vain.
+
+One session that keeps rows locked must not hold up all writes again and again.
+"""
 IDLE_TIMEOUT_S = 3.0
 """How long a transaction on PostgreSQL may do nothing: less than others wait for its locks.
 
 A replica that is paused within one holds up the others for so long.
 """
+UPGRADE_LOCK_TIMEOUT_S = 1.0
+"""How long an upgrade waits for a table: whoever else wants to use that waits behind it."""
 STALLED_CHECK_S = 0.5
 """How often a replica looks for transactions that do nothing and that the server does not end."""
 
@@ -63,20 +73,27 @@ class Postgresql:
 
         After a failover they may go on at a server that takes no writes, and reads what was.
         """
+        self._locked_at = -math.inf
+        """When a write last waited for a lock in vain (monotonic)."""
         self.writers = self._limited(1)
         self.readers = self._limited(READERS).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        event.listen(self.writers.sync_engine, "handle_error", self._note_loss)
+        event.listen(self.writers.sync_engine, "handle_error", self._note)
 
     def upgrader(self) -> AsyncEngine:
-        return self._engine(1, dict.fromkeys(_LIMITS_S, 0.0))
+        unlimited = _limits(dict.fromkeys(_LIMITS_S, 0.0))
+        return self._engine(1, lambda: unlimited)
 
     def _limited(self, connections: int) -> AsyncEngine:
-        return self._engine(connections, _LIMITS_S, command_timeout=STATEMENT_TIMEOUT_S)
+        return self._engine(connections, self._limits, command_timeout=STATEMENT_TIMEOUT_S)
+
+    def _limits(self) -> Select[Any]:
+        lately = time.monotonic() < self._locked_at + LOCKED_LATELY_S
+        return _LIMITS_AGAIN if lately else _LIMITS
 
     def _engine(
-        self, connections: int, limits_s: Mapping[str, float], **connect: object
+        self, connections: int, limits: Callable[[], Select[Any]], **connect: object
     ) -> AsyncEngine:
         engine = create_async_engine(
             "postgresql+asyncpg://",
@@ -94,13 +111,10 @@ class Postgresql:
                 **connect,
             },
         )
-        limits = select(
-            *(func.set_config(name, f"{int(s * 1000)}ms", True) for name, s in limits_s.items())
-        )
 
         @event.listens_for(engine.sync_engine, "begin")
         def on_begin(connection: SyncConnection) -> None:
-            connection.execute(limits)
+            connection.execute(limits())
 
         @event.listens_for(engine.sync_engine, "checkout")
         def on_checkout(_: object, record: ConnectionPoolEntry, __: object) -> None:
@@ -114,8 +128,10 @@ class Postgresql:
 
         return engine
 
-    def _note_loss(self, context: ExceptionContext) -> None:
+    def _note(self, context: ExceptionContext) -> None:
         self._losses += context.is_disconnect
+        if getattr(context.original_exception, "sqlstate", None) == _LOCKED:
+            self._locked_at = time.monotonic()
 
     def prepare(self) -> None:
         """Whoever runs the server has done it."""
@@ -130,7 +146,7 @@ class Postgresql:
             case DBAPIError() if _of_the_statement(error):
                 return None
             case DBAPIError(orig=orig):
-                return str(orig).rpartition(">: ")[2]
+                return _KEPT_LOCKED if self.is_locked(error) else str(orig).rpartition(">: ")[2]
             case TimeoutError():
                 return "it does not answer"
             case OSError():
@@ -140,6 +156,9 @@ class Postgresql:
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, DBAPIError) and _sqlstate(error) in _CONFLICTS
+
+    def is_locked(self, error: Exception) -> bool:
+        return isinstance(error, DBAPIError) and _sqlstate(error) == _LOCKED
 
     def advice(self, error: DBAPIError | OSError) -> str:
         state = _sqlstate(error) if isinstance(error, DBAPIError) else ""
@@ -153,7 +172,10 @@ class Postgresql:
         await connection.execute(select(func.pg_advisory_xact_lock(_COMMITS)))
 
     async def before_upgrade(self, connection: AsyncConnection) -> None:
-        await connection.execute(select(func.pg_advisory_xact_lock(_UPGRADES)))
+        if not await connection.scalar(select(func.pg_try_advisory_xact_lock(_UPGRADES))):
+            log.warning("the start waits until another session has upgraded the database")
+            await connection.execute(select(func.pg_advisory_xact_lock(_UPGRADES)))
+        await connection.execute(_LIMIT_OF_UPGRADES)
 
     async def notify(self, connection: AsyncConnection, notice: str) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, notice)))
@@ -204,6 +226,12 @@ AND query_start < clock_timestamp() - make_interval(secs => $2)
 )
 SELECT pid FROM stalled WHERE pg_terminate_backend(pid)
 """
+_LOCKED: Final = "55P03"
+"""SQLSTATE of a statement that has waited too long for a lock."""
+_KEPT_LOCKED: Final = (
+    "another session keeps locked what is to be written: see pg_stat_activity for one whose "
+    "transaction is open for long (xact_start), and end it"
+)
 _OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42", "54")
 """Classes of SQLSTATE that tell of one statement: PostgreSQL's manual, appendix A."""
 _OF_THE_SCHEMA: Final = (
@@ -221,7 +249,11 @@ _POSTGRESQL_ADVICE: Final = {
     "28000": "see the user of the URL, and what the server's pg_hba.conf lets in",
     "28P01": "see the user and the password of the URL",
     "3D000": "create that database, or name another one in the URL",
+    _LOCKED: "an upgrade waits for it for a moment only, so that no daemon that runs has to",
+    "40001": "try it again",
+    "40P01": "try it again",
     "42501": "let the user create tables in it",
+    "55000": "let it accept connections: ALTER DATABASE ... ALLOW_CONNECTIONS true",
     "53300": "let the server have more connections, or other clients fewer",
 }
 
@@ -235,3 +267,14 @@ def _of_the_statement(error: DBAPIError) -> bool:
 
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _limits(limits_s: Mapping[str, float]) -> Select[Any]:
+    return select(
+        *(func.set_config(name, f"{int(s * 1000)}ms", True) for name, s in limits_s.items())
+    )
+
+
+_LIMITS: Final = _limits(_LIMITS_S)
+_LIMIT_OF_UPGRADES: Final = _limits({"lock_timeout": UPGRADE_LOCK_TIMEOUT_S})
+_LIMITS_AGAIN: Final = _limits(_LIMITS_S | {"lock_timeout": LOCK_TIMEOUT_AGAIN_S})

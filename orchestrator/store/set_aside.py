@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, or_, select, update
 
+from orchestrator.store.row_locks import unlocked
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
@@ -51,17 +52,20 @@ async def next_at(connection: AsyncConnection, partition: str, now: datetime) ->
     return now if at is not None and at > _last(now) else at
 
 
-async def take_up(transaction: Transaction, partition: str, now: datetime) -> None:
-    """Have those read again whose time has come; they count as set aside until one is decided."""
-    await transaction.execute(
-        update(terminations)
-        .where(
-            _T.partition == partition,
-            _T.set_aside.is_not(None),
-            or_(_T.set_aside_until <= now, _T.set_aside_until > _last(now)),
-        )
-        .values(set_aside_until=None)
+async def take_up(transaction: Transaction, partition: str, now: datetime) -> bool:
+    """Have those read again whose time has come; they count as set aside until one is decided.
+
+    Returns whether there was one whose row nobody has locked.
+    """
+    due = unlocked(
+        _T.partition == partition,
+        _T.set_aside.is_not(None),
+        or_(_T.set_aside_until <= now, _T.set_aside_until > _last(now)),
     )
+    taken = await transaction.execute(
+        update(terminations).where(_T.id.in_(due)).values(set_aside_until=None)
+    )
+    return taken.rowcount > 0
 
 
 def _last(now: datetime) -> datetime:

@@ -184,6 +184,9 @@ class Sqlite:
     def is_conflict(self, _error: Exception) -> bool:
         return False
 
+    def is_locked(self, _error: Exception) -> bool:
+        return False
+
     def advice(self, error: DBAPIError | OSError) -> str:
         if isinstance(error, OSError):
             return _DAMAGED

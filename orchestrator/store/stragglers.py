@@ -25,7 +25,7 @@ from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, term
 from orchestrator.store.turns import IN_TURN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -146,10 +146,10 @@ async def read(
 
 
 async def next_in_rounds(
-    connection: AsyncConnection, partition: str
+    connection: AsyncConnection, here: Mapping[str, object]
 ) -> Straggler | RoundOver | None:
     """A round that is over; else the instance to call for next, of the round that began first."""
-    row = (await connection.execute(_NEXT, {"partition": partition})).one_or_none()
+    row = (await connection.execute(_NEXT, here)).one_or_none()
     if row is None:
         return None
     if row.task is None:

@@ -27,6 +27,7 @@ from orchestrator.store import milestones, set_aside, turns, watch
 from orchestrator.store.decoding import legible
 from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
 from orchestrator.store.instances import StoredInstances
+from orchestrator.store.row_locks import RowLocks, unlocked
 from orchestrator.store.schema import (
     attempts,
     operation_terminations,
@@ -170,8 +171,8 @@ class WorkingSet(Fenced):
     """Implements :class:`orchestrator.engine.ports.Store`: one partition, under one lease."""
 
     def __init__(self, database: Database, fence: Fence) -> None:
-        super().__init__(database, fence)
-        self.instances = StoredInstances(database, fence)
+        super().__init__(database, fence, RowLocks(database, fence.partition))
+        self.instances = StoredInstances(database, fence, self._locks)
 
     async def planned(
         self, now: datetime, limit: int, *kinds: Kind
@@ -196,7 +197,7 @@ class WorkingSet(Fenced):
         if found:
             return found, None
         async with self._database.read() as connection:
-            (row,) = await legible(connection, _NEXT_CALL_AT, {"partition": self._fence.partition})
+            (row,) = await legible(connection, _NEXT_CALL_AT, self.here)
         captured, other = row["captured"], row["other"]
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
 
@@ -225,7 +226,7 @@ class WorkingSet(Fenced):
         async def work(transaction: Transaction) -> None:
             await watch.write(transaction, looks, at, keep_down_max=keep_down_max, new_id=new_id)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id.in_({look.termination.id for look in looks}))
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with a TerminateJob call whose answer was never written."""
@@ -255,37 +256,43 @@ class WorkingSet(Fenced):
         async def work(transaction: Transaction) -> int:
             return await write_decisions(transaction, changes, at)
 
-        return await self._write(work)
+        return await self._write(work, terminations.c.id.in_({before.id for before, _ in changes}))
 
     async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
-        """Let no look of these be due before ``until``."""
+        """Let no look of these be due before ``until``, but for rows that somebody has locked."""
         t = terminations.c
+        these = (
+            t.partition == self._fence.partition,
+            t.id.in_(termination_ids),
+            t.look_at < until,
+        )
 
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
-                update(terminations)
-                .where(
-                    t.partition == self._fence.partition,
-                    t.id.in_(termination_ids),
-                    t.look_at < until,
-                )
-                .values(look_at=until)
+                update(terminations).where(t.id.in_(unlocked(*these))).values(look_at=until)
             )
 
         await self._write(work)
+
+    async def let_go(self) -> bool:
+        """Have the loops try those again whose rows were locked; whether there was one."""
+        return await self._locks.let_go()
 
     async def set_aside_until(self, now: datetime) -> datetime | None:
         """When the first of those that are set aside is to be tried again."""
         async with self._database.read() as connection:
             return await set_aside.next_at(connection, self._fence.partition, now)
 
-    async def take_up(self, now: datetime) -> None:
-        """Have the loops try those again whose time has come."""
+    async def take_up(self, now: datetime) -> bool:
+        """Have the loops try those again whose time has come, but for rows that are locked.
 
-        async def work(transaction: Transaction) -> None:
-            await set_aside.take_up(transaction, self._fence.partition, now)
+        Returns whether there was one.
+        """
 
-        await self._write(work)
+        async def work(transaction: Transaction) -> bool:
+            return await set_aside.take_up(transaction, self._fence.partition, now)
+
+        return await self._write(work)
 
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt
@@ -312,7 +319,7 @@ class WorkingSet(Fenced):
             )
             return number
 
-        return await self._write(work)
+        return await self._write(work, terminations.c.id == before.id)
 
     async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
         """Write the open attempt's answer and what was decided on it, or neither."""
@@ -326,7 +333,7 @@ class WorkingSet(Fenced):
             )
             await turns.called(transaction, before, decision.after)
 
-        await self._write(work)
+        await self._write(work, terminations.c.id == before.id)
 
     async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.

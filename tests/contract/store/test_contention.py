@@ -13,12 +13,16 @@ from sqlalchemy import make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.errors import StoreUnavailable
+from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import RowsLocked, StoreUnavailable
+from orchestrator.domain.jobs import JobState
 from orchestrator.store import database as module
-from orchestrator.store import schema
+from orchestrator.store import postgresql, schema
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords
+from orchestrator.store.working_set import WorkingSet
+from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_postgresql import (
     SOON_S,
     counts,
@@ -26,13 +30,14 @@ from tests.contract.store.test_postgresql import (
     note,
     noted,
     replicas,
+    somebody,
     told,
     until,
     works,
 )
-from tests.contract.store.test_store import submit
-from tests.leases import HOUR_S
-from tests.unit.domain.build import NOW
+from tests.contract.store.test_store import submit, to_sweep
+from tests.leases import HOUR_S, hold
+from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -253,3 +258,63 @@ async def test_those_that_share_a_transaction_lock_in_one_order(
         names = ["c", "a", "", "b"]
         await asyncio.gather(*(database.write(work(name), locks_from=name) for name in names))
     assert ran == sorted(names)
+
+
+# --- rows that somebody keeps locked --------------------------------------------------------------
+
+
+async def test_what_is_locked_is_left_where_many_are_written_at_once(database_url: str) -> None:
+    async with replicas(database_url, 1) as (database,):
+        (fence,) = await hold(database, PARTITION)
+        store = WorkingSet(database, fence)
+        await submit(StoredRecords(database, lambda: NOW), 1, "job-1", "job-2")
+        rows = await to_sweep(store, 10)
+        for row in rows:
+            await store.set_aside(row.id, ValueError("a fault"))
+        due, until_at = [row.id for row in rows], later(60)
+        again_at = later(10**9)
+        async with somebody(database_url) as connection:
+            await connection.exec_driver_sql(
+                "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
+            )
+            async with asyncio.timeout(postgresql.LOCK_TIMEOUT_S / 2):
+                assert [await store.take_up(again_at) for _ in range(2)] == [True, False]
+                await store.postpone(due, until_at)
+            await connection.rollback()
+        assert await store.take_up(again_at)
+        assert {row.job_id: row.look_at == until_at for row in await to_sweep(store, 10)} == {
+            "job-1": False,
+            "job-2": True,
+        }
+
+
+async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with replicas(database_url, 1) as (database,):
+        (fence,) = await hold(database, PARTITION)
+        store = WorkingSet(database, fence)
+        await submit(StoredRecords(database, lambda: NOW), 1, "job-1", "job-2")
+        rows = await to_sweep(store, 10)
+        changes = [(row, decide(row, read(JobState.RUNNING), NOW, POLICY)) for row in rows]
+        async with somebody(database_url) as connection:
+            await connection.exec_driver_sql(
+                "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
+            )
+            writing = asyncio.create_task(store.apply(changes, NOW))
+            await asyncio.gather(database.write(note("a")), database.write(note("b")))
+            with pytest.raises(RowsLocked, match="another session keeps locked") as caught:
+                await writing
+            assert caught.value.termination_ids == {rows[0].id}
+            assert [row.job_id for row in await to_sweep(store, 10)] == ["job-2"]
+            assert not await store.let_go()
+            assert {"a", "b"} < await noted(database)
+            await connection.rollback()
+        assert await store.let_go()
+        assert [row.job_id for row in await to_sweep(store, 10)] == ["job-1", "job-2"]
+        await store.apply(changes, NOW)
+    about = [said for said in caplog.messages if rows[0].id in said]
+    assert [said.partition(rows[0].id)[2][:22] for said in about] == [
+        ") wait until another s",
+        ") are locked no longer",
+    ]

@@ -15,6 +15,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -33,7 +34,7 @@ from orchestrator.domain.operations import KEY_LIFETIME
 from orchestrator.domain.problems import Problem
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.store import database as module
-from orchestrator.store import postgresql, schema, sqlite
+from orchestrator.store import migrate, postgresql, schema, sqlite
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import alembic_config, upgrade
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from tests.postgres import OwnServer, Server
 
 HEAD = ScriptDirectory.from_config(alembic_config()).get_current_head()
+BEFORE_HEAD = "0011"
+"""The last version but one that alters the table of terminations."""
 SOON_S = 10.0
 """Nothing here takes so long unless it hangs: what the daemon promises of every call."""
 PASSWORD = "hunter2"
@@ -260,7 +263,11 @@ async def test_processes_upgrade_at_once(postgres: Server) -> None:
 
 @pytest.mark.parametrize("limit", [None, "statement_timeout", "lock_timeout"])
 async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
-    postgres: Server, database_url: str, limit: str | None, monkeypatch: pytest.MonkeyPatch
+    postgres: Server,
+    database_url: str,
+    limit: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Also where the user's or the database's own limits are shorter."""
     for name in ("STATEMENT_TIMEOUT_S", "LOCK_TIMEOUT_S", "IDLE_TIMEOUT_S"):
@@ -276,6 +283,50 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
         await asyncio.wait([waiting], timeout=0.5)
         await connection.rollback()
     assert (await waiting).revision == HEAD
+    assert caplog.messages == ["the start waits until another session has upgraded the database"]
+
+
+@pytest.mark.parametrize(
+    "holding",
+    ["SELECT count(*) FROM terminations", "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"],
+)
+async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
+    postgres: Server, holding: str
+) -> None:
+    """Whoever wants a table that an upgrade waits for waits behind it, whatever daemon it is."""
+    async with postgres.database() as url, replicas(url, 1) as (running,):
+        async with somebody(url) as connection:
+            await connection.run_sync(lambda c: command.upgrade(alembic_config(c), BEFORE_HEAD))
+            await connection.commit()
+            await connection.exec_driver_sql(holding)
+            async with asyncio.timeout(SOON_S):
+                with pytest.raises(StoreUnavailable, match="see pg_stat_activity"):
+                    await upgrade(url)
+            await StoredRecords(running, lambda: NOW).ping()
+            await connection.rollback()
+        assert (await upgrade(url)).before == BEFORE_HEAD
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
+async def test_an_upgrade_that_others_were_in_the_way_of_is_tried_again(
+    database_url: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loses(connection: SyncConnection) -> None:
+        connection.exec_driver_sql(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
+
+    monkeypatch.setattr(migrate, "_upgrade", loses)
+    with pytest.raises(StoreUnavailable) as caught:
+        await upgrade(database_url)
+    assert "see whether the server runs" not in str(caught.value)
+
+
+async def test_a_database_that_lets_nobody_in_is_waited_for(own: OwnServer, own_url: str) -> None:
+    name = make_url(own_url).database
+    await own.fetch(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    with pytest.raises(StoreUnavailable, match="let it accept connections: ALTER DATABASE"):
+        await upgrade(own_url)
+    await own.fetch(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert (await upgrade(own_url)).revision == HEAD
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_alone(database_url: str) -> None:

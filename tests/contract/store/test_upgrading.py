@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.domain.decide import decide
+from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.leases import Fence
 from orchestrator.domain.seen import Withdrawn
 from orchestrator.domain.verification import verify
@@ -233,3 +234,15 @@ async def test_operations_that_were_queued_before_take_turns(database_url: str) 
         async with database.read() as connection:
             turns = await connection.execute(select(schema.operations.c.turn).order_by("seq"))
             assert turns.scalars().all() == [2, 2]
+
+
+async def test_tables_without_a_schema_revision_are_refused_and_told_as_such(
+    database_url: str,
+) -> None:
+    await upgrade(database_url)
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE alembic_version"))
+    await engine.dispose()
+    with pytest.raises(ConfigurationError, match=r"alembic_version.* is missing: restore that"):
+        await upgrade(database_url)

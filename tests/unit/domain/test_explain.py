@@ -469,7 +469,8 @@ def test_a_look_behind_others_has_no_time(state: State) -> None:
     late |= {"problem": THROTTLED, "in_doubt": True}
     found = told(state, **late)
     due = f"{usual.waiting_for}; look due since 2026-01-01T11:59:54Z"
-    assert found.waiting_for == f"{due}, behind other looks"
+    known = "behind other looks, or its row in the database is locked (see the log)"
+    assert found.waiting_for == f"{due}, {known}"
     assert (found.next_action, found.next_action_at) == (usual.next_action, None)
     troubled = told(state, {"trouble": TROUBLE}, **late)
     assert troubled.waiting_for == f"{due}; calls to the cloud fail (Client.Timeout: no answer)"
