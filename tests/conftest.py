@@ -37,6 +37,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes run the tests with ``-n auto``: many tests wait for something."""
+    return (os.cpu_count() or 1) + 1
+
+
 PARTITIONS = ("main@cloud", "main@host", "other@host")
 """What the test's replica holds, each under epoch 1."""
 

@@ -539,6 +539,7 @@ async def test_any_commit_can_end_so(
             return
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("commits", [6, 7, 9])
 async def test_a_process_that_never_lives_long(
     tmp_path: Path, sqlite_template: Path, commits: int

@@ -16,6 +16,7 @@ def misses(name: str) -> list[Miss]:
     return measure(name, seeds=SEEDS)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_of_500_drains_p90_covers_85_to_95_per_cent_and_p50_is_less_than_20_off() -> None:
     row = Row.of([miss for name in FAMILIES for miss in misses(name)])

@@ -256,6 +256,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_engine_is_found(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str

@@ -156,6 +156,7 @@ async def live(world: World) -> set[str]:
     return {r.termination.job_id for r in records if not r.termination.state.final}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 async def test_no_value_of_an_answer_stops_a_loop_or_is_stored_beyond_reading(
     database: Database, caplog: pytest.LogCaptureFixture
