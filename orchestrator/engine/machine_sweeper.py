@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.decisions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.machines import sight_of
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 MACHINES_PER_CALL = 100
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
-APART_S = 120.0
-"""How long a machine that made a call fail alone is not asked for."""
+APART_BASE_S, APART_MAX_S = 5.0, 120.0
+"""How long a machine that made a call fail alone is not asked for once others can be: at first, and
+at most."""
 
 _NOT_LOOKED_UP = Problem(
     code="Client.NoCvmEndpoint",
@@ -46,6 +49,8 @@ class MachineSweeper:
         self._batch = BatchSize(MACHINES_PER_CALL)
         self._apart: dict[str, float] = {}
         """Machines that made a call fail alone, and when to ask for them again (monotonic)."""
+        self._failures_alone = Counter[str]()
+        """Of each such machine, until a call that asks for it works."""
         self._told: str | None = None
         """The code of the failure that was logged last; None: it works."""
         self._backoff = Backoff(
@@ -86,6 +91,8 @@ class MachineSweeper:
         self._told = None
         self._backoff.worked()
         self._batch.worked()
+        for machine in due:
+            del self._failures_alone[machine.machine_id]
         now, watch_s = partition.clock.now(), partition.capture.starting_watch_s
         sights = [
             (
@@ -97,6 +104,18 @@ class MachineSweeper:
         await partition.store.instances.machines_seen(sights, now)
         partition.wakes.sweeps.set()
         return 0.0
+
+    def _set_apart(self, machine_id: str, pause_s: float) -> float:
+        """Have a machine not asked for during a pause and after it; returns for how many seconds."""
+        self._failures_alone[machine_id] += 1
+        apart_s = pause_s + backoff_s(
+            self._failures_alone[machine_id],
+            base_s=APART_BASE_S,
+            max_s=APART_MAX_S,
+            jitter=self._partition.random.random(),
+        )
+        self._apart[machine_id] = self._partition.clock.monotonic() + apart_s
+        return apart_s
 
     async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:
         """Back off; where one machine may have spoilt the call for all, ask for fewer."""
@@ -111,13 +130,14 @@ class MachineSweeper:
         if error.code != self._told:
             self._told = error.code
             log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
+        pause_s = self._backoff.failed()
         if alone:
-            self._apart[due[0].machine_id] = partition.clock.monotonic() + APART_S
+            apart_s = self._set_apart(due[0].machine_id, pause_s)
             log.warning(
                 "%s: DescribeInstances fails for %s, which is asked for again in %.0f s: %s",
                 self.name,
                 due[0].machine_id,
-                APART_S,
+                apart_s,
                 error,
             )
-        return self._backoff.failed()
+        return pause_s
