@@ -106,7 +106,7 @@ class MachineSweeper:
         return 0.0
 
     def _set_apart(self, machine_id: str, pause_s: float) -> float:
-        """Have a machine not asked for during a pause and after it; returns for how many seconds."""
+        """Have a machine not asked for during a pause and a while after; returns the seconds."""
         self._failures_alone[machine_id] += 1
         apart_s = pause_s + backoff_s(
             self._failures_alone[machine_id],
