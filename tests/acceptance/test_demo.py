@@ -72,6 +72,7 @@ def test_everything_is_as_it_should_be(demo, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_leaves_nothing(demo, tmp_path, number):
     """No process and no file, and the exit code of the signal."""

@@ -35,6 +35,7 @@ async def somebody_locks(url: str, query: str) -> AsyncIterator[None]:
         await connection.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "query",
     [

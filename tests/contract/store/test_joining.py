@@ -206,6 +206,7 @@ async def overtake(
     assert (after in unanswered) == isinstance(seen, CallStarted)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 async def test_no_decision_under_way_undoes_what_a_second_operation_asks_for_or_is_lost(
     records: StoredRecords, store: WorkingSet, way: str
