@@ -3,8 +3,8 @@
 One answer can be wrong: a read can lag behind SubmitJob by seconds, a permission spreads over
 seconds, and a gateway can answer for a back end that it does not reach.  So the first such answer
 is only kept, as :class:`Unconfirmed`, with the time at which it would be believed.  An answer that
-contradicts it clears it.  A read that fails contradicts nothing, nor does what another action says:
-else a failure now and then would begin the time anew, for ever.
+contradicts it clears it.  A read that fails contradicts nothing: else one that fails now and then
+would begin the time anew, for ever.
 """
 
 from __future__ import annotations
@@ -91,20 +91,17 @@ def with_answer(
     """The termination with one more answer for ``verdict``, given by the action ``source``.
 
     The window begins anew where no answer came for long: nobody asked meanwhile.  It does so too
-    where it began in the future: the clock was put back.  While another verdict stands, it stays as
-    it is unless the same action gave that one.
+    where it began in the future: the clock was put back.  Reads that fail change nothing while
+    another verdict stands.
     """
     window = timedelta(seconds=window_s)
     gap = max(window, timedelta(seconds=GAP_S))
     known = termination.unconfirmed
     if known is not None and not known.since <= now <= known.last_at + gap:
         known = None
-    if known is not None and known.verdict is not verdict:
-        says_otherwise = known.verdict is Verdict.UNREADABLE or source in known.sources
-        if verdict is Verdict.UNREADABLE or not says_otherwise:
+    if known is None or known.verdict is not verdict:
+        if known is not None and verdict is Verdict.UNREADABLE:
             return termination
-        known = None
-    if known is None:
         known = Unconfirmed(
             verdict=verdict, since=now, last_at=now, until=now + window, answers=0, sources=()
         )

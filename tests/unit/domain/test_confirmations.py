@@ -128,7 +128,16 @@ def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
     assert asked.at_s <= 1800
 
 
-def test_what_one_action_says_is_not_denied_by_what_another_one_says() -> None:
+def test_one_refusal_by_chance_holds_up_nothing() -> None:
+    """Of a job that was never read, and that the cloud does not know."""
+    asked = Asked(termination(look=Look.JOB))
+    asked.read_once(FORBIDS, FORBIDS)
+    asked.until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.termination.state is State.NOT_FOUND
+    assert asked.at_s <= 130
+
+
+def test_a_job_that_one_action_does_not_list_and_the_other_may_not_read_ends_too() -> None:
     """DescribeJob is forbidden, and DescribeJobs does not list the job."""
     asked = Asked(termination(**READ)).until_it_ends(FORBIDS, JobUnlisted())
     assert asked.termination.state is State.REFUSED
