@@ -75,6 +75,8 @@ class Leases:
         """By how much that may be wrong."""
         self._told_to_stop = asyncio.Event()
         self._failing: dict[str, Exception] = {}
+        self._ending: set[str] = set()
+        """Partitions that were lost, of which calls may still be under way."""
 
     def require_driving(self) -> None:
         """Raise NotDriving where nothing of what this replica should drive can be driven."""
@@ -135,7 +137,7 @@ class Leases:
         if await self._noted_step(standing, asked_at):
             return 0.0
         self._keep(standing, until=asked_at + policy.renewal_deadline_s)
-        await self._go_by(standing, asked_at)
+        await self._go_by(standing)
         wanted = share(standing.holders, standing.candidates)
         mine = {name for name, replica in wanted.items() if replica == self._replica}
         for name, driven in self.driven.items():
@@ -143,7 +145,7 @@ class Leases:
                 driven.loops.stop()
         free = {
             name: standing.epochs[name]
-            for name in mine - self.driven.keys()
+            for name in mine - self.driven.keys() - self._ending
             if standing.holders[name] in (None, self._replica)
         }
         if free:
@@ -173,11 +175,11 @@ class Leases:
         await self._store.note_step(standing.steps_s, round(stepped_s))
         return True
 
-    async def _go_by(self, standing: Standing, asked_at: float) -> None:
+    async def _go_by(self, standing: Standing) -> None:
         """Go by the database's clock, and by the times that are stored for its partitions.
 
         Where these are to be moved along with a step, a new epoch keeps out what was decided by the
-        time before.
+        time before.  Such a partition is driven again once its calls under way have ended.
         """
         behind = {
             name: driven.lease.fence.epoch
@@ -189,7 +191,6 @@ class Leases:
         self._follows = True
         for fence in fences:
             self._lose(fence.partition)
-            self._start(fence, until=asked_at + self._policy.renewal_deadline_s)
 
     async def _standing(self) -> Standing | None:
         """What a renewal says; None where this replica had counted as dead and begins anew."""
@@ -224,6 +225,8 @@ class Leases:
         driven = self.driven.pop(name)
         driven.lease.lose()
         driven.loops.stop()
+        # Its calls under way count against the quotas that it has when it is taken again.
+        self._ending.add(name)
 
     def _start(self, fence: Fence, *, until: float) -> None:
         lease = Lease(fence, until)
@@ -238,13 +241,16 @@ class Leases:
         fence = driven.lease.fence
         await driven.loops.run()
         if self.driven.get(fence.partition) is not driven:
+            self._ending.discard(fence.partition)
+            self.wake.set()
             return
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._store.release(fence)
                 log.info("gave back %s", fence.partition)
         driven.lease.lose()
-        # A step may have found it lost meanwhile, and may even have taken it anew.
+        # A step may have found it lost meanwhile.
+        self._ending.discard(fence.partition)
         if self.driven.get(fence.partition) is driven:
             del self.driven[fence.partition]
         self.wake.set()
