@@ -30,9 +30,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if (memory := folder_in_memory()) and not os.statvfs(memory).f_flag & os.ST_NOEXEC:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
-# How long an example takes says something of the machine, not of the code.
+# How long an example takes says something of the machine, not of the code; and what a change is
+# judged by must be the same each time.
 hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("any machine")
 
