@@ -26,6 +26,7 @@ from orchestrator.domain.ids import new_id
 from orchestrator.domain.quota import Rate
 from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases, running
+from orchestrator.engine.pacer import may_leave
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
@@ -231,7 +232,7 @@ def _partitions(
                     credentials=credentials,
                     clock=env.clock,
                     transport=transport,
-                    may_leave=lambda: lease.require(env.clock.monotonic()),
+                    may_leave=may_leave,
                 ),
                 store=WorkingSet(env.database, lease.fence),
                 clock=env.clock,

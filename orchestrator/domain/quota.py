@@ -6,6 +6,10 @@ its permit back one second after its answer, less 95 % of the shortest round tri
 back of one call and the way there of the next take at least that long together, so two arrivals on
 one permit are at least a second apart, and no second holds more than N.
 
+A round trip starts when the request leaves on an open connection.  What holds up calls on their way
+there holds up all calls of that moment and none of the next, so it must not pass for the shortest
+round trip: of all that are made in one second, one counts, and those of several seconds are needed.
+
 The cloud may refuse calls all the same: another client may spend the same quota, or the whole
 account may have a limit.  One refusal is noise.  A learnt rate follows the refusals of the last
 seconds and spaces the calls; it never changes the number of permits.
@@ -22,8 +26,9 @@ from typing import Final
 WINDOW_S: Final = 1.0
 TRUSTED_SHARE: Final = 0.95
 """How much of the shortest round trip, and of the even spacing, is relied on."""
-ROUND_TRIPS_KEPT: Final = 128
-ROUND_TRIPS_NEEDED: Final = 8
+SECONDS_KEPT: Final = 128
+"""The shortest round trip is that of so many seconds in which a call was answered."""
+SECONDS_NEEDED: Final = 8
 
 JUDGED_S: Final = 5.0
 """The learnt rate is judged by the calls answered in so many seconds."""
@@ -117,7 +122,9 @@ class Quota:
         self._spread = spread
         self._free_at = [now + WINDOW_S] * rate_per_s
         self._next_send_at = now + WINDOW_S
-        self._round_trips_s: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
+        self._shortest_s: deque[float] = deque(maxlen=SECONDS_KEPT)
+        """The shortest round trip of each second in which a call was answered."""
+        self._second_ends_at = -math.inf
 
     def learnt_per_s(self, now: float) -> float:
         """How many calls a second the cloud lets through, never more than are configured."""
@@ -160,10 +167,14 @@ class Quota:
         heapq.heappush(self._free_at, now + WINDOW_S)
 
     def _put_back(self, sent_at: float, answered_at: float) -> None:
-        self._round_trips_s.append(answered_at - sent_at)
+        round_trip_s = answered_at - sent_at
+        if answered_at >= self._second_ends_at:
+            self._second_ends_at = answered_at + WINDOW_S
+            self._shortest_s.append(round_trip_s)
+        self._shortest_s[-1] = min(self._shortest_s[-1], round_trip_s)
         heapq.heappush(self._free_at, answered_at + WINDOW_S - self._ways_s())
 
     def _ways_s(self) -> float:
         """What the way back of a call and the way there of the next take together at least."""
-        seen = self._round_trips_s
-        return TRUSTED_SHARE * min(seen) if len(seen) >= ROUND_TRIPS_NEEDED else 0.0
+        seen = self._shortest_s
+        return TRUSTED_SHARE * min(seen) if len(seen) >= SECONDS_NEEDED else 0.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.domain.attempts import ACCEPTED
@@ -23,6 +25,31 @@ TELL_EVERY_S = 600.0
 log = logging.getLogger(__name__)
 
 _UNANSWERED = (CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN)
+
+
+@dataclass(slots=True)
+class _Departure:
+    """A call that is to leave, under a lease, and since when it is under way (monotonic)."""
+
+    lease: Lease
+    clock: Clock
+    sent_at: float
+
+    def require(self) -> None:
+        now = self.clock.monotonic()
+        self.lease.require(now)
+        self.sent_at = now
+
+
+_departure: ContextVar[_Departure] = ContextVar("departure")
+
+
+def may_leave() -> None:
+    """Take note that the call of this task leaves now, on an open connection.
+
+    Raises LeaseLost where another replica may spend the same quota now.
+    """
+    _departure.get().require()
 
 
 class Pacer:
@@ -62,14 +89,17 @@ class Pacer:
         Raises LeaseLost, and calls nobody, where another replica may spend the same quota now.
         """
         await self._clock.sleep(max(0.0, permit.send_at - self._clock.monotonic()))
-        sent_at = self._clock.monotonic()
+        departure = _Departure(self._lease, self._clock, self._clock.monotonic())
+        before = _departure.set(departure)
         try:
-            self._lease.require(sent_at)
+            departure.require()
             result = await self._counted(call)
         except BaseException as error:
-            self._put_back_failed(error, sent_at)
+            self._put_back_failed(error, departure.sent_at)
             raise
-        self.quota.put_back_answered(sent_at=sent_at, answered_at=self._clock.monotonic())
+        finally:
+            _departure.reset(before)
+        self.quota.put_back_answered(sent_at=departure.sent_at, answered_at=self._clock.monotonic())
         return result
 
     async def _counted(self, call: Callable[[], Awaitable[T]]) -> T:

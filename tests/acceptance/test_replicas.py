@@ -293,30 +293,30 @@ async def test_kills_lose_and_repeat_nothing_and_overrun_no_quota(
                 group.create_task(lives(place))
             await made.all_held(by=REPLICAS)
             ids = await submit_all(made)
-            takeovers = []
             for _ in range(KILLS):
                 await asyncio.sleep(KILL_EVERY_S)
                 _, process = random.choice(sorted(made.alive.items()))
                 pid = process.process.pid
                 held = [each for each, holder in (await made.holders()).items() if holder == pid]
                 await killed(process)
-                takeovers.append(await taken_over(made, held, pid))
+                await taken_over(made, held, pid)
             await made.finished(ids)
             over.set()
         await judge(made, ids)
-        assert max(takeovers) <= LEASE_S + 1
         assert await made.rows("SELECT 1 FROM replicas") == [], "they gave back what they held"
 
 
-async def taken_over(made: Fleet, held: list[str], pid: int) -> float:
-    """Seconds from now until others drive all of these partitions."""
-    time = asyncio.get_running_loop().time
-    began = time()
+async def taken_over(made: Fleet, held: list[str], pid: int) -> None:
+    """Return once others drive all of these partitions.
+
+    That they do so as soon as the leases have expired, ``unit/engine/test_leases.py`` shows on a
+    clock of its own.
+    """
     async with asyncio.timeout(WAIT_MAX_S):
         while True:
             holders = await made.holders()
             if all(holders[name] not in (None, pid) for name in held):
-                return time() - began
+                return
             await asyncio.sleep(POLL_S)
 
 
@@ -351,7 +351,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
             held = [each for each, holder in (await made.holders()).items() if holder == pid]
             assert len(held) == ACCOUNTS // REPLICAS
             frozen.process.send_signal(signal.SIGSTOP)
-            assert await taken_over(made, held, pid) <= LEASE_S + 1
+            await taken_over(made, held, pid)
             for each in others:
                 each.process.send_signal(signal.SIGSTOP)
             try:
@@ -377,6 +377,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
 async def test_a_replica_that_is_stopped_hands_over_at_once(
     tmp_path: Path, template: tuple[Server, str]
 ) -> None:
+    """It gives back what it holds, so that nobody waits for its leases to expire."""
     server, name = template
     async with (
         server.database(name) as url,
@@ -388,4 +389,6 @@ async def test_a_replica_that_is_stopped_hands_over_at_once(
         pid = first.process.pid
         held = [each for each, holder in (await made.holders()).items() if holder == pid]
         first.process.send_signal(signal.SIGTERM)
-        assert await taken_over(made, held, pid) < LEASE_S / 2
+        await taken_over(made, held, pid)
+        log = first.log.read_text()
+        assert [name for name in held if f"gave back {name}" not in log] == []

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.domain.quota import (
     JUDGED_CALLS_MIN,
     RATE_SHARE_MIN,
-    ROUND_TRIPS_NEEDED,
+    SECONDS_NEEDED,
     Quota,
 )
 
@@ -75,8 +75,12 @@ def run(
     jitter_s: float = 0.005,
     random_refusals: float = 0.0,
     others_per_s: float = 0.0,
+    held_up_s: Callable[[float], float] = lambda _: 0.0,
 ) -> Run:
-    """Send as fast as the quota allows; another client sends when it likes (Poisson)."""
+    """Send as fast as the quota allows; another client sends when it likes (Poisson).
+
+    ``held_up_s``: by how much the way there takes longer, by when the call left.
+    """
     random, seen, now = Random(seed), Run(), 0.0
     events: list[tuple[float, str, float, bool]] = []
 
@@ -90,7 +94,8 @@ def run(
         if not events or events[0][0] > now:
             sent_at = quota.take(now).send_at
             seen.sent += 1
-            heapq.heappush(events, (sent_at + one_way_s(), "arrival", sent_at, False))
+            arrives_at = sent_at + one_way_s() + held_up_s(sent_at)
+            heapq.heappush(events, (arrives_at, "arrival", sent_at, False))
             continue
         _, what, sent_at, refused = heapq.heappop(events)
         if what == "other":
@@ -152,6 +157,24 @@ def test_no_second_holds_more_than_the_permits_whatever_is_refused(
     assert seen.refused > 0
 
 
+@pytest.mark.parametrize("held_up_for_s", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize("rate", [2, 10, 200])
+def test_no_second_holds_more_when_calls_are_held_up_no_longer(
+    rate: int, spread: bool, held_up_for_s: float
+) -> None:
+    """At first as well, when nothing is known yet."""
+    seen = run(
+        Quota(rate, now=0.0, spread=spread),
+        SlidingSecond(rate).refuses,
+        seconds=60,
+        held_up_s=lambda at: 0.1 if (at - 1) % 10 < held_up_for_s else 0.0,
+    )
+    gaps = (late - early for early, late in zip(seen.arrivals, seen.arrivals[rate:], strict=False))
+    assert min(gaps) >= 1.0
+    assert seen.refused == 0
+
+
 @pytest.mark.parametrize("counts", [FixedSeconds, SlidingSecond])
 @pytest.mark.parametrize(
     ("rate", "use_least"), [(1, 0.90), (2, 0.93), (10, 0.94), (20, 0.93), (200, 0.95)]
@@ -201,14 +224,12 @@ def given_back_after_s(*round_trips_s: float) -> float:
 
 
 def test_a_round_trip_is_relied_on_once_enough_were_seen() -> None:
-    assert given_back_after_s(*[0.4] * (ROUND_TRIPS_NEEDED - 1)) == 1.0
-    assert given_back_after_s(*[0.4] * ROUND_TRIPS_NEEDED) == pytest.approx(1 - 0.95 * 0.4)
+    assert given_back_after_s(*[0.4] * (SECONDS_NEEDED - 1)) == 1.0
+    assert given_back_after_s(*[0.4] * SECONDS_NEEDED) == pytest.approx(1 - 0.95 * 0.4)
 
 
 def test_the_shortest_round_trip_counts_however_uneven_they_are() -> None:
-    assert given_back_after_s(*[0.1, 0.9] * (ROUND_TRIPS_NEEDED // 2)) == pytest.approx(
-        1 - 0.95 * 0.1
-    )
+    assert given_back_after_s(*[0.1, 0.9] * (SECONDS_NEEDED // 2)) == pytest.approx(1 - 0.95 * 0.1)
 
 
 def test_calls_that_need_not_be_spread_leave_at_once() -> None:
