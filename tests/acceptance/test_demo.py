@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 DEMO = (sys.executable, "-m", "orchestrator", "demo")
-DEMO_MAX_S = 60.0
+DEMO_MAX_S = 120.0
 
 
 @pytest.fixture
@@ -57,13 +57,11 @@ def wait_until_under_way(process: subprocess.Popen[str]) -> None:
     pytest.fail(f"the demo ended with {process.wait()} before it was under way")
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 def test_everything_is_as_it_should_be(demo, tmp_path):
     """Exit code 0, every group as expected, and no file left."""
-    started_s = time.monotonic()
     output, _ = demo.communicate(timeout=DEMO_MAX_S)
     assert demo.returncode == 0, output
-    assert time.monotonic() - started_s < DEMO_MAX_S
     rows = [line for line in output.splitlines() if line.startswith("│")]
     assert len(rows) == 12
     assert all(row.rstrip(" │").endswith("yes") for row in rows)
