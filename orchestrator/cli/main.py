@@ -14,14 +14,9 @@ from typing import Annotated, Final, Literal
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import printing
-from orchestrator.cli.failures import (
-    EXIT_CODES,
-    FINISHED_BEFORE,
-    TOKEN_VARIABLE,
-    URL_VARIABLE,
-    reported,
-)
+from orchestrator.cli.client.errors import TOKEN_VARIABLE, URL_VARIABLE
+from orchestrator.cli.exit_codes import EXIT_CODES, FINISHED_BEFORE, exit_on_error
+from orchestrator.cli.output import printing
 from orchestrator.domain.terminations import OnSubmitted
 
 DEFAULT_URL: Final = "http://127.0.0.1:8642"
@@ -74,7 +69,7 @@ def _target(context: typer.Context, url: str | None) -> Target:
     return target if url is None else replace(target, url=url)
 
 
-@reported()
+@exit_on_error()
 def _print_version(wanted: bool) -> None:
     if wanted:
         printing.out().print(f"orchestrator {__version__}")
@@ -111,16 +106,16 @@ def common(
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> None:
     """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
-    from orchestrator.cli import checking, serving
+    from orchestrator.cli.commands import check_config, serve
 
-    serving.run_daemon(checking.load(config), config, exit_with_stdin=exit_with_stdin)
+    serve.run_daemon(check_config.load(config), config, exit_with_stdin=exit_with_stdin)
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def terminate(
     context: typer.Context,
     jobs: Annotated[
@@ -177,7 +172,8 @@ def terminate(
     url: DaemonUrl = None,
 ) -> None:
     """Ask for jobs to be terminated, and print the operation's id."""
-    from orchestrator.cli import submitting, watching
+    from orchestrator.cli.commands import terminate
+    from orchestrator.cli.commands import watch as watch_command
 
     target = _target(context, url)
     given = _job_ids(jobs)
@@ -196,7 +192,7 @@ def terminate(
     console, notes = printing.out(), printing.err()
     if merged := len(given) - len(job_ids):
         printing.line(notes, f"duplicate job ids merged: {merged}")
-    submitted = submitting.run(
+    submitted = terminate.run(
         target.url,
         target.token,
         {name: value for name, value in wanted.items() if value is not None},
@@ -207,18 +203,18 @@ def terminate(
     # A key of our own can only be replayed by this run, after an answer that was lost.
     replayed = submitted.replayed and idempotency_key is not None
     if replayed:
-        printing.line(notes, printing.clean(submitting.replay(operation)))
+        printing.line(notes, printing.clean(terminate.replay(operation)))
     with printing.naming(operation.id, lost=True):
         printing.line(console, printing.clean(operation.id))
     if replayed and operation.finished:
         raise typer.Exit(FINISHED_BEFORE)
     if watch:
-        raise typer.Exit(watching.run(target.url, target.token, operation.id, console))
+        raise typer.Exit(watch_command.run(target.url, target.token, operation.id, console))
 
 
 def _job_ids(arguments: list[str]) -> list[str]:
     """The ids in each argument; ``-`` stands for standard input."""
-    from orchestrator.cli import job_ids
+    from orchestrator.cli.commands import job_ids
 
     return job_ids.collect(
         ("standard input", _stdin()) if argument == STDIN else (f"argument {number}", argument)
@@ -246,7 +242,7 @@ def _stdin() -> str:
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def status(
     context: typer.Context,
     operation: OperationId,
@@ -255,7 +251,7 @@ def status(
     url: DaemonUrl = None,
 ) -> None:
     """Tell where an operation is, and what every job that is not down waits for."""
-    from orchestrator.cli.status import show
+    from orchestrator.cli.commands.status import show
 
     target = _target(context, url)
     console = printing.out()
@@ -264,7 +260,7 @@ def status(
 
 
 @app.command("list")
-@reported()
+@exit_on_error()
 def list_operations(
     context: typer.Context,
     *,
@@ -278,27 +274,29 @@ def list_operations(
     url: DaemonUrl = None,
 ) -> None:
     """List operations, the newest first; in a pipe one line each, its cells parted by tabs."""
-    from orchestrator.cli import listing
+    from orchestrator.cli.commands import list_operations
 
     target = _target(context, url)
     console = printing.out()
     asyncio.run(
-        listing.show(target.url, target.token, console, state=state, account=account, limit=limit)
+        list_operations.show(
+            target.url, target.token, console, state=state, account=account, limit=limit
+        )
     )
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def watch(context: typer.Context, operation: OperationId, *, url: DaemonUrl = None) -> None:
     """Follow an operation to its end; exits 0 when every job is proven down and none came back."""
-    from orchestrator.cli import watching
+    from orchestrator.cli.commands import watch as watch_command
 
     target = _target(context, url)
-    raise typer.Exit(watching.run(target.url, target.token, operation, printing.out()))
+    raise typer.Exit(watch_command.run(target.url, target.token, operation, printing.out()))
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def certificate(
     context: typer.Context,
     operation: Annotated[
@@ -316,51 +314,51 @@ def certificate(
     url: DaemonUrl = None,
 ) -> None:
     """Fetch what is proven of an operation, and verify it; exits 0 when it is valid."""
-    from orchestrator.cli import certifying
+    from orchestrator.cli.commands import certificate
 
     if verify is not None:
         if output is not None:
             raise typer.BadParameter("--verify fetches nothing to write: give one of the two")
-        raise typer.Exit(certifying.check(verify, operation))
+        raise typer.Exit(certificate.check(verify, operation))
     if operation is None:
         raise typer.BadParameter("name the operation, or a file to --verify")
     target = _target(context, url)
     with printing.naming(operation):
-        raise typer.Exit(certifying.fetch(target.url, target.token, operation, output))
+        raise typer.Exit(certificate.fetch(target.url, target.token, operation, output))
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def health(context: typer.Context, *, url: DaemonUrl = None) -> None:
     """Ask whether the daemon is ready, and print why not; exits 0 or 1, for probes."""
-    from orchestrator.cli import health as probing
+    from orchestrator.cli.commands import health as health_command
 
     target = _target(context, url)
-    raise typer.Exit(probing.run(target.url, printing.out()))
+    raise typer.Exit(health_command.run(target.url, printing.out()))
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def check_config(*, config: Config = None) -> None:
     """Name every mistake in the configuration, or tell what it says; loads each account's keys."""
-    from orchestrator.cli import checking
+    from orchestrator.cli.commands import check_config
 
-    raise typer.Exit(checking.run(checking.load(config), config))
+    raise typer.Exit(check_config.run(check_config.load(config), config))
 
 
 @db.command()
-@reported()
+@exit_on_error()
 def upgrade(*, config: Config = None) -> None:
     """Bring the database to this version's schema."""
-    from orchestrator.cli import checking
+    from orchestrator.cli.commands import check_config
     from orchestrator.store import migrate
 
-    upgraded = asyncio.run(migrate.upgrade(checking.load(config).database.url))
+    upgraded = asyncio.run(migrate.upgrade(check_config.load(config).database.url))
     printing.line(printing.out(), f"database {upgraded}")
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def simulator(
     *,
     scenario: Annotated[Path, typer.Option(help="TOML file: the jobs, quotas and faults.")],
@@ -369,19 +367,19 @@ def simulator(
     exit_with_stdin: ExitWithStdin = False,
 ) -> None:
     """Stand in for the cloud until SIGTERM or SIGINT."""
-    from orchestrator.cli import serving
+    from orchestrator.cli.commands import serve
 
-    loaded = serving.scenario_of(scenario)
-    serving.run_simulator(loaded, host, port, printing.out(), exit_with_stdin=exit_with_stdin)
+    loaded = serve.scenario_of(scenario)
+    serve.run_simulator(loaded, host, port, printing.out(), exit_with_stdin=exit_with_stdin)
 
 
 @app.command()
-@reported()
+@exit_on_error()
 def demo() -> None:
     """Show it all on this machine within a minute: simulator, daemon, 62 jobs, and a check."""
-    from orchestrator.cli import demo as demonstration
+    from orchestrator.cli.demo import demo as demo_command
 
-    raise typer.Exit(demonstration.run(printing.out()))
+    raise typer.Exit(demo_command.run(printing.out()))
 
 
 def run() -> None:

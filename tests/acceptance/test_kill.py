@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import pytest
 
-from orchestrator.cli.children import Child, child, free_ports
+from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.simulator.server import Call
 from tests.integration.test_crash_points import called_unread, judge_attempts, judge_events
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from orchestrator.cli.children import Child, child, free_ports
+from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.domain.captures import PAGE_INSTANCES
 from orchestrator.engine.machine_sweeper import MACHINES_PER_CALL
 from orchestrator.engine.partition import ACTIONS

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.cli.children import free_ports
+from orchestrator.cli.demo.subprocesses import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from orchestrator.cli.children import free_ports
+from orchestrator.cli.demo.subprocesses import free_ports
 from tests.integration.test_stopping import (
     ACCOUNT,
     CONFIG,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from orchestrator.cli.children import Child
+    from orchestrator.cli.demo.subprocesses import Child
 
 __all__ = ["cloud"]
 

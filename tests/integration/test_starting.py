@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import make_url
 
 from orchestrator import app
-from orchestrator.cli.children import free_ports
+from orchestrator.cli.demo.subprocesses import free_ports
 from tests.integration.harness import service
 from tests.tcp_proxy import TcpProxy
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from orchestrator.cli.children import Child, child, free_ports
+from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.simulator.face import application
 from orchestrator.simulator.faults import read_faults
 from orchestrator.simulator.server import Call, Simulator

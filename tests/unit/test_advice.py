@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import settings
-from orchestrator.cli import checking, main
+from orchestrator.cli import main
+from orchestrator.cli.commands import check_config
 from orchestrator.domain.tokens import digest
 from orchestrator.settings.advice import NEEDED_VARIABLES
 from tests.unit.test_config_example import SHOWN
@@ -34,7 +35,7 @@ def _keys_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     async def try_credentials(_: settings.Settings) -> dict[str, str]:
         return {}
 
-    monkeypatch.setattr(checking, "try_credentials", try_credentials)
+    monkeypatch.setattr(check_config, "try_credentials", try_credentials)
 
 
 @pytest.fixture

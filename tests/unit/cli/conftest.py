@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import submitting, watching
+from orchestrator.cli.commands import terminate, watch
 from orchestrator.cli.main import app
 from tests.unit.cli import fake
 
@@ -17,8 +17,8 @@ def daemon():
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No test waits for real, and the machine's own settings play no part."""
-    monkeypatch.setattr(watching, "POLL_S", 0.01)
-    monkeypatch.setattr(submitting, "DELAYS_S", (0.01, 0.01))
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
+    monkeypatch.setattr(terminate, "DELAYS_S", (0.01, 0.01))
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("ORCHESTRATOR_URL", "ORCHESTRATOR_TOKEN", "ORCHESTRATOR_CONFIG"):
         monkeypatch.delenv(name, raising=False)

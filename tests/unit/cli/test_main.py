@@ -13,8 +13,10 @@ from typer.models import ArgumentInfo
 from typer.testing import CliRunner
 
 from orchestrator import __version__
-from orchestrator.cli import client, main, serving
-from orchestrator.cli.failures import RunFailed
+from orchestrator.cli import main
+from orchestrator.cli.client import api_client
+from orchestrator.cli.commands import serve
+from orchestrator.cli.exit_codes import RunFailed
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 
 SECRET = "do-not-print-me"
@@ -106,7 +108,7 @@ def test_a_url_that_is_none(url, command):
     ["HTTP://127.0.0.1:8642/", "https://batch.example/orchestrator", "http://[::1]:1", "http://é"],
 )
 def test_a_url_that_is_one(url):
-    assert client.Api(url, None).url == url.rstrip("/")
+    assert api_client.Api(url, None).url == url.rstrip("/")
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda command: command[0])
@@ -253,7 +255,7 @@ def test_exit_codes(monkeypatch, config, failure, code, told):
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(serving, "run_daemon", fail)
+    monkeypatch.setattr(serve, "run_daemon", fail)
     result = run("serve", "--config", str(config))
     assert (result.exit_code, result.stderr) == (code, told)
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
-from orchestrator.cli.failures import RunFailed
+from orchestrator.cli.exit_codes import RunFailed
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.answers import Operation
-from orchestrator.cli.displays import as_line, bars, display, duration, roughly
-from orchestrator.cli.tables import print_outcomes
+from orchestrator.cli.client.models import Operation
+from orchestrator.cli.output.progress_display import as_line, bars, display, duration, roughly
+from orchestrator.cli.output.tables import print_outcomes
 from tests.unit.cli.fake import RESET, operation, problem
 
 GET = "GET /v1/operations/op_1"

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from orchestrator.cli import displays, printing
-from orchestrator.cli.client import Api
-from orchestrator.cli.tables import utc
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.output import printing, progress_display
+from orchestrator.cli.output.tables import utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.console import Console
 
-    from orchestrator.cli.answers import Operation
+    from orchestrator.cli.client.models import Operation
 
 WIDTHS: Final[Mapping[str, int]] = {
     "operation": 0,
@@ -75,7 +75,7 @@ def _empty_table(width: int) -> Table:
 def _cells(operation: Operation) -> dict[str, str]:
     cells = {
         "operation": operation.id,
-        "state": (operation.outcome or operation.state) + displays.revived(operation),
+        "state": (operation.outcome or operation.state) + progress_display.revived(operation),
         "jobs": operation.total,
         "reason": operation.reason,
         "created": utc(operation.created_at),

@@ -8,8 +8,8 @@ import json
 
 from rich.console import Console
 
-from orchestrator.cli import client
-from orchestrator.cli.status import show
+from orchestrator.cli.client import api_client
+from orchestrator.cli.commands.status import show
 from tests.unit.cli.fake import operation, problem, termination
 
 GET = "GET /v1/operations/op_1"
@@ -157,7 +157,7 @@ def test_a_stranger_at_the_url_is_told_so(daemon, run):
 
 
 def test_an_answer_without_end_is_not_read_to_it(daemon, run, monkeypatch):
-    monkeypatch.setattr(client, "ANSWER_BYTES_MAX", 1000)
+    monkeypatch.setattr(api_client, "ANSWER_BYTES_MAX", 1000)
     daemon.answer("GET /v1/operations/op_1", bytes(1001))
     result = run("status", "op_1")
     assert result.exit_code == 3

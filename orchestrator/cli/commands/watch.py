@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cli import printing, tables
-from orchestrator.cli.client import Api
-from orchestrator.cli.displays import display
-from orchestrator.cli.failures import (
-    NOT_WELL,
-    Interrupted,
-    RequestFailed,
-    Unreachable,
-)
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.client.errors import RequestFailed, Unreachable
+from orchestrator.cli.exit_codes import FAILED, Interrupted
+from orchestrator.cli.output import printing, tables
+from orchestrator.cli.output.progress_display import display
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.cli.answers import Operation
-    from orchestrator.cli.displays import Display
+    from orchestrator.cli.client.models import Operation
+    from orchestrator.cli.output.progress_display import Display
 
 POLL_S: Final = 1.0
 FIRST_STATUS_OF_THE_SERVER: Final = 500
@@ -58,7 +54,7 @@ async def _watch_and_tell(url: str, token: str | None, operation_id: str, consol
     async with Api(url, token) as api:
         operation = await watch(api, await api.operation(operation_id), console)
     tables.print_outcomes(operation, console)
-    return 0 if operation.stays_down else NOT_WELL
+    return 0 if operation.stays_down else FAILED
 
 
 def run(url: str, token: str | None, operation_id: str, console: Console) -> int:

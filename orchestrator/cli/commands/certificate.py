@@ -7,9 +7,9 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from orchestrator.cli import printing
-from orchestrator.cli.client import Api
-from orchestrator.cli.failures import NOT_WELL
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.exit_codes import FAILED
+from orchestrator.cli.output import printing
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.verification import verify
 
@@ -63,7 +63,7 @@ def _judge(data: bytes, operation_id: str | None) -> int:
         for fault in faults:
             printing.line(notes, printing.clean(fault))
         printing.line(notes, f"not valid: {len(faults)} fault{'' if len(faults) == 1 else 's'}")
-        return NOT_WELL
+        return FAILED
     printing.line(notes, printing.clean(f"valid: {of}: {certified['conclusion']}"))
     printing.line(notes, f"digest {document['digest']}")
     return 0

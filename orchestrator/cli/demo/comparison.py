@@ -11,7 +11,7 @@ import aiohttp
 from pydantic import BaseModel
 from rich.table import Table
 
-from orchestrator.cli.answers import Instances
+from orchestrator.cli.client.models import Instances
 from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 
 M = TypeVar("M", bound=BaseModel)

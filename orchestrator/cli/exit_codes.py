@@ -1,4 +1,4 @@
-"""What ends a command early, and the exit code and words for each."""
+"""Exit codes, and what a command prints when an error ends it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from orchestrator.cli import printing
-from orchestrator.cli.printing import OutputFailed
+from orchestrator.cli.client.errors import TOKEN_VARIABLE, RequestFailed, Unreachable
+from orchestrator.cli.output import printing
+from orchestrator.cli.output.printing import OutputFailed
 from orchestrator.domain.errors import ConfigurationError, OrchestratorError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-URL_VARIABLE: Final = "ORCHESTRATOR_URL"
-TOKEN_VARIABLE: Final = "ORCHESTRATOR_TOKEN"  # noqa: S105 - a name
-NOT_WELL: Final = 1
+FAILED: Final = 1
 UNUSABLE: Final = 2
 UNREACHABLE: Final = 3
 NOT_PRINTED: Final = 4
@@ -33,25 +32,6 @@ EXIT_CODES: Final = (
 UNAUTHORIZED: Final = 401
 
 
-class RequestFailed(OrchestratorError):
-    """The daemon answered with an error; ``errors`` has a line for each mistake."""
-
-    def __init__(self, status: int, title: str, detail: str, errors: tuple[str, ...] = ()) -> None:
-        super().__init__(f"{title}: {detail}")
-        self.status = status
-        self.errors = errors
-
-
-class Unreachable(OrchestratorError):
-    """No daemon answers at the URL."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(
-            f"no orchestrator answers at {url} ({why}); start one with `orchestrator serve`, "
-            f"or name another with --url or {URL_VARIABLE}"
-        )
-
-
 class Interrupted(OrchestratorError):
     """Ctrl-C; the message says what goes on without us."""
 
@@ -61,7 +41,7 @@ class RunFailed(OrchestratorError):
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Print what ends a command on standard error, and exit with its code."""
     try:
         yield
@@ -79,7 +59,7 @@ def reported() -> Iterator[None]:
     except KeyboardInterrupt:
         _end(["", "stopped"], INTERRUPTED)
     except (StoreUnavailable, RunFailed) as error:
-        _end([str(error)], NOT_WELL)
+        _end([str(error)], FAILED)
     except OutputFailed as error:
         _end(_unprinted(error), READER_LEFT if error.reader_left else NOT_PRINTED)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import certifying
+from orchestrator.cli.commands import certificate
 from orchestrator.cli.main import app
 from tests.unit.cli.fake import problem
 from tests.unit.domain.histories import certified, one_of_each_end, verified
@@ -62,7 +62,7 @@ def test_a_terminal_is_shown_no_escapes(daemon, monkeypatch):
     daemon.answer(GET, certified([made]).data)
     shown = Terminal(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", shown)
-    assert certifying.fetch(daemon.url, None, "op_1", None) == 0
+    assert certificate.fetch(daemon.url, None, "op_1", None) == 0
     shown.seek(0)
     text = shown.read()
     assert "\x9b" not in text

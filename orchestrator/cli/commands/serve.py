@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import settings
 from orchestrator.app import prepared, serving
-from orchestrator.cli import checking
-from orchestrator.cli.aio import hang_ups_told, stop_event
-from orchestrator.cli.failures import RunFailed
+from orchestrator.cli.commands import check_config
+from orchestrator.cli.exit_codes import RunFailed
+from orchestrator.cli.signals import hang_ups_told, stop_event
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
 from orchestrator.simulator.errors import ScenarioError
@@ -37,7 +37,7 @@ def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -
     """On uvloop where it is installed (the extra ``fast``); ``config`` is what was named."""
     logs.configure(level=found.log.level, json=found.log.format == "json")
     try:
-        for text in checking.warnings(found, config):
+        for text in check_config.warnings(found, config):
             log.warning("configuration: %s", text)
         _run(_serve_daemon(found, config, exit_with_stdin=exit_with_stdin), _fast_loop())
     finally:

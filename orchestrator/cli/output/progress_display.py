@@ -12,14 +12,14 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from orchestrator.cli import printing
+from orchestrator.cli.output import printing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
 
-    from orchestrator.cli.answers import Eta, Operation
+    from orchestrator.cli.client.models import Eta, Operation
 
 SECONDS_MATTER_S: Final = 100.0
 NARROW: Final = 72

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from orchestrator.api.problems import NO_SUCH_PATH, Problem
 from orchestrator.api.schemas import parse_operation
-from orchestrator.cli.children import free_ports
+from orchestrator.cli.demo.subprocesses import free_ports
 from orchestrator.cli.main import app
 from tests.unit.cli.fake import RESET, operation, problem
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cli import displays
-from orchestrator.cli.client import Api
-from orchestrator.cli.failures import Interrupted, RequestFailed, Unreachable
-from orchestrator.cli.tables import utc
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.client.errors import RequestFailed, Unreachable
+from orchestrator.cli.exit_codes import Interrupted
+from orchestrator.cli.output import progress_display
+from orchestrator.cli.output.tables import utc
 from orchestrator.domain.operations import KEY_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orchestrator.cli.answers import Operation
-    from orchestrator.cli.client import Submitted
+    from orchestrator.cli.client.api_client import Submitted
+    from orchestrator.cli.client.models import Operation
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
 TRY_AGAIN: Final = frozenset({502, 503, 504})
@@ -77,14 +78,15 @@ def _so_far(api: Api, idempotency_key: str) -> str:
 
 def replay(operation: Operation) -> str:
     """What to know where a key was used before, and its operation is the one of that time."""
-    told = (
+    replay = (
         f"replay: this --idempotency-key was used at {utc(operation.created_at)}, and nothing new "
         f"was asked for; its operation is {operation.id}, {operation.state}"
     )
     if operation.finished_at is None:
-        return told
+        return replay
+    revived = progress_display.revived(operation)
     return (
-        f"{told} since {utc(operation.finished_at)} (outcome {operation.outcome}"
-        f"{displays.revived(operation)}), before this request: use another key to have the jobs "
-        f"terminated now (a key ends after {KEY_LIFETIME.days} days)"
+        f"{replay} since {utc(operation.finished_at)} (outcome {operation.outcome}{revived}), "
+        f"before this request: use another key to have the jobs terminated now "
+        f"(a key ends after {KEY_LIFETIME.days} days)"
     )

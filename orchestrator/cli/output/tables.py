@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from orchestrator.cli import displays
-from orchestrator.cli.printing import clean, line
+from orchestrator.cli.output import progress_display
+from orchestrator.cli.output.printing import clean, line
 from orchestrator.domain.lifecycle import State
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from orchestrator.cli.answers import Operation, Termination
+    from orchestrator.cli.client.models import Operation, Termination
 
 MEANINGS: Final[Mapping[str, str]] = {
     State.VERIFIED: "proven down when it ended",
@@ -32,10 +32,10 @@ MEANINGS: Final[Mapping[str, str]] = {
 def print_outcomes(operation: Operation, console: Console) -> None:
     """How a finished operation came out."""
     took_s = operation.elapsed_s
-    after = "" if took_s is None else f" after {displays.duration(took_s)}"
+    after = "" if took_s is None else f" after {progress_display.duration(took_s)}"
     # Beside the table and not its title and caption, which are broken at the table's width.
     outcome = clean(operation.outcome or operation.state)
-    line(console, f"{clean(operation.id)}: {outcome}{after}{displays.revived(operation)}")
+    line(console, f"{clean(operation.id)}: {outcome}{after}{progress_display.revived(operation)}")
     table = Table()
     table.add_column("state", no_wrap=True, overflow="fold")
     table.add_column("jobs", no_wrap=True, justify="right")
@@ -46,7 +46,7 @@ def print_outcomes(operation: Operation, console: Console) -> None:
     if revived:
         table.add_row("REVIVED", str(revived), "of these, seen running again after they were down")
     console.print(table)
-    for text in displays.what_is_left(operation):
+    for text in progress_display.what_is_left(operation):
         line(console, f"instances: {text}")
     if revived or operation.states_to_tell():
         line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
@@ -61,7 +61,7 @@ def summary(operation: Operation) -> Iterator[str]:
     yield f"where      account {clean(operation.account)}, region {clean(operation.region)}"
     yield f"reason     {clean(operation.reason)}"
     yield f"asked for  by {clean(operation.requested_by)} at {utc(operation.created_at)}"
-    yield f"progress   {displays.as_line(operation)}"
+    yield f"progress   {progress_display.as_line(operation)}"
     if progress.revived:
         yield f"REVIVED    {progress.revived} of {operation.total} jobs, after they were down"
     if progress.observed_at:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.children import free_ports
+from orchestrator.cli.demo.subprocesses import free_ports
 from tests.unit.cli.fake import problem
 
 READYZ = "GET /readyz"

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.cli import children, resources
-from orchestrator.cli.aio import SIGNALS, Stopped, cancelled_by_signal, stop_event
-from orchestrator.cli.children import child, free_ports
-from orchestrator.cli.failures import RunFailed
+from orchestrator.cli import resources
+from orchestrator.cli.demo import subprocesses
+from orchestrator.cli.demo.subprocesses import child, free_ports
+from orchestrator.cli.exit_codes import RunFailed
+from orchestrator.cli.signals import SIGNALS, Stopped, cancelled_by_signal, stop_event
 from orchestrator.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-async def listening(started: children.Child) -> None:
+async def listening(started: subprocesses.Child) -> None:
     async with asyncio.timeout(20):
         while "jobs at" not in started.log.read_text():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
@@ -114,7 +115,7 @@ async def test_a_child_ends_with_the_block(tmp_path):
 
 async def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
     """A stopped process cannot act on SIGTERM."""
-    monkeypatch.setattr(children, "GRACE_S", 0.2)
+    monkeypatch.setattr(subprocesses, "GRACE_S", 0.2)
     (port,) = free_ports(1)
     async with simulator(tmp_path, port) as started:
         await listening(started)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.cli.job_ids import MISTAKES_SHOWN, collect, read
+from orchestrator.cli.commands.job_ids import MISTAKES_SHOWN, collect, read
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.ids import JOB_ID
 

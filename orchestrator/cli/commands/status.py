@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from orchestrator.cli import printing, tables
-from orchestrator.cli.client import Api
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.output import printing, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.cli.answers import Operation, Termination
+    from orchestrator.cli.client.models import Operation, Termination
 
 
 async def show(

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from orchestrator.cli import printing, resources, truth, watching
-from orchestrator.cli.aio import Stopped, cancelled_by_signal
-from orchestrator.cli.children import Child, child, free_ports
-from orchestrator.cli.client import Api
-from orchestrator.cli.displays import duration
-from orchestrator.cli.failures import NOT_WELL, RequestFailed, RunFailed, Unreachable
-from orchestrator.cli.serving import scenario_of
+from orchestrator.cli import resources
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.client.errors import RequestFailed, Unreachable
+from orchestrator.cli.commands import watch
+from orchestrator.cli.commands.serve import scenario_of
+from orchestrator.cli.demo import comparison
+from orchestrator.cli.demo.subprocesses import Child, child, free_ports
+from orchestrator.cli.exit_codes import FAILED, RunFailed
+from orchestrator.cli.output import printing
+from orchestrator.cli.output.progress_display import duration
+from orchestrator.cli.signals import Stopped, cancelled_by_signal
 from orchestrator.settings import Quotas
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from orchestrator.cli.answers import Operation
+    from orchestrator.cli.client.models import Operation
     from orchestrator.simulator.scenario import Scenario
 
 SCENARIO: Final = "scenario-demo.toml"
@@ -48,7 +52,7 @@ class Stage:
     """Where everything is while the demonstration runs."""
 
     api: Api
-    control: truth.Control
+    control: comparison.Control
     children: tuple[Child, ...]
     console: Console
 
@@ -99,7 +103,7 @@ async def _set_up(
         )
     )
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    control = truth.Control(cloud_url, session)
+    control = comparison.Control(cloud_url, session)
     api = await stack.enter_async_context(Api(url, None))
     try:
         async with asyncio.timeout(START_MAX_S):
@@ -123,14 +127,14 @@ async def _play(stage: Stage) -> int:
     console = stage.console
     known = [job.job_id for job in (await stage.control.truth()).jobs]
     request = {
-        "jobs": [*known, *truth.UNKNOWN_JOBS],
+        "jobs": [*known, *comparison.UNKNOWN_JOBS],
         "reason": "demonstration",
         "settle_s": SETTLE_S,
     }
     started_s = time.monotonic()
     submitted = await stage.api.submit(request, idempotency_key=str(uuid.uuid4()))
     operation = submitted.operation
-    unknown = len(truth.UNKNOWN_JOBS)
+    unknown = len(comparison.UNKNOWN_JOBS)
     console.print(
         f"operation: {operation.id}, {len(known)} jobs and {unknown} that the cloud does not know"
     )
@@ -143,7 +147,7 @@ async def _follow(stage: Stage, operation: Operation) -> None:
     """Watch it to its end; what is not finished in time is judged as it is then."""
     try:
         async with asyncio.timeout(RUN_MAX_S):
-            await watching.watch(stage.api, operation, stage.console)
+            await watch.watch(stage.api, operation, stage.console)
     except TimeoutError:
         for each in stage.children:
             each.check()
@@ -154,18 +158,18 @@ async def _judge(stage: Stage, operation: Operation, took_s: float) -> int:
     console = stage.console
     states = {each.job_id: each.state async for each in stage.api.terminations(operation.id)}
     happened = await stage.control.truth()
-    rows = truth.compare(happened, states)
-    console.print(truth.as_table(rows))
-    for text in truth.as_lines(await stage.control.quotas(), await stage.control.faults()):
+    rows = comparison.compare(happened, states)
+    console.print(comparison.as_table(rows))
+    for text in comparison.as_lines(await stage.control.quotas(), await stage.control.faults()):
         printing.line(console, text)
     shown = (await stage.api.operation(operation.id)).progress.instances
-    hidden = truth.hidden(happened, shown)
+    hidden = comparison.hidden(happened, shown)
     if hidden:
         printing.line(console, hidden)
     well = all(row.ok for row in rows) and not hidden
     verdict = "everything is as it should be" if well else "NOT everything is as it should be"
     printing.line(console, f"{verdict}, after {duration(took_s)}")
-    return 0 if well else NOT_WELL
+    return 0 if well else FAILED
 
 
 def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int) -> Path:

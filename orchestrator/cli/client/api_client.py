@@ -14,18 +14,13 @@ from yarl import URL
 
 from orchestrator import __version__
 from orchestrator.api import problems
-from orchestrator.cli.answers import (
+from orchestrator.cli.client.errors import TOKEN_VARIABLE, URL_VARIABLE, RequestFailed, Unreachable
+from orchestrator.cli.client.models import (
     Operation,
     OperationPage,
     Problem,
     Readiness,
     TerminationPage,
-)
-from orchestrator.cli.failures import (
-    TOKEN_VARIABLE,
-    URL_VARIABLE,
-    RequestFailed,
-    Unreachable,
 )
 from orchestrator.cloud.transport import MIB, AnswerTooLarge, read_at_most, what_failed
 from orchestrator.domain.errors import ConfigurationError
@@ -33,7 +28,7 @@ from orchestrator.domain.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from orchestrator.cli.answers import Termination
+    from orchestrator.cli.client.models import Termination
 
     A = TypeVar("A", bound=BaseModel)
 

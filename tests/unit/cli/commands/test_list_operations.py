@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.listing import show
+from orchestrator.cli.commands.list_operations import show
 from tests.unit.cli.fake import operation, problem
 
 LIST = "GET /v1/operations"

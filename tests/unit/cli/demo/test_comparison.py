@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from orchestrator.cli.answers import Instances
-from orchestrator.cli.truth import (
+from orchestrator.cli.client.models import Instances
+from orchestrator.cli.demo.comparison import (
     UNKNOWN_JOBS,
     Faults,
     QuotaCount,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.client import Api
-from orchestrator.cli.failures import NOT_WELL, RequestFailed, Unreachable
-from orchestrator.cli.printing import clean, line
+from orchestrator.cli.client.api_client import Api
+from orchestrator.cli.client.errors import RequestFailed, Unreachable
+from orchestrator.cli.exit_codes import FAILED
+from orchestrator.cli.output.printing import clean, line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.cli.answers import Readiness
+    from orchestrator.cli.client.models import Readiness
 
 
 async def _ask(url: str) -> Readiness:
@@ -26,7 +27,7 @@ def run(url: str, console: Console) -> int:
         found = asyncio.run(_ask(url))
     except (Unreachable, RequestFailed) as error:
         line(console, f"not ready: {clean(error)}")
-        return NOT_WELL
+        return FAILED
     troubles = [f"{clean(where)}: {clean(what)}" for where, what in found.troubles.items()]
     line(console, "; ".join([clean(found.status), *troubles]))
     return 0

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from orchestrator import settings
 from orchestrator.access import credentials_of, opened_transports
 from orchestrator.app import SystemClock
-from orchestrator.cli import printing, resources
-from orchestrator.cli.failures import NOT_WELL
+from orchestrator.cli import resources
+from orchestrator.cli.exit_codes import FAILED
+from orchestrator.cli.output import printing
 from orchestrator.domain.errors import CloudError, ConfigurationError
 from orchestrator.settings import routes
 from orchestrator.settings.loading import CONFIG_VARIABLE
@@ -64,7 +65,7 @@ def run(found: Settings, config: Path | None) -> int:
             printing.line(err, WARNING.format(printing.clean(text)))
     for setting, why in failures.items():
         printing.line(err, f"error: {setting}: {printing.clean(why)}")
-    return NOT_WELL if failures else 0
+    return FAILED if failures else 0
 
 
 async def try_credentials(found: Settings) -> dict[str, str]:

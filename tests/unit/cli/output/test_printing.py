@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.printing import clean, line, out, words
+from orchestrator.cli.output.printing import clean, line, out, words
 
 
 @pytest.mark.parametrize(

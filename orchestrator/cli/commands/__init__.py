@@ -1,0 +1,1 @@
+"""The commands, a file each.  `main` declares their options and calls them."""
