@@ -7,21 +7,19 @@ signing with TC3-HMAC-SHA256 or with HmacSHA1/HmacSHA256.  Nothing here is share
 side of this project: the parser and the check of signatures are written a second time, so that a
 mistake in one is seen by the other.  It imports nothing of the rest of ``orchestrator``.
 
-From the outside in::
+From the outside in, ``http`` serves the API and the control API over aiohttp, ``simulator`` answers
+one request, ``protocol`` parses requests, checks signatures and builds replies, ``api`` carries out
+the actions, ``cloud`` holds the jobs and their machines, ``traffic`` counts quotas and injects
+faults, and ``scenario`` reads scenario files.
 
-    face (aiohttp) > control > server > actions, cvm > views > machines > jobs > stretches
-                               server > wire, signature, quota, faults, truth
-    scenario > groups > spec
-
-``server.Simulator.handle`` answers one request synchronously, without a socket; ``face.serve``
-puts HTTP round it.  No task runs in the background: what a job looks like is computed from the
-clock at each look, and one clock and one seed decide everything.  A job keeps its task instances
-as stretches of equal ones, so that a job of 20,000 costs no more than a job of one; what their
-machines read is computed from the stretches too.
+``simulator.Simulator.handle`` answers one request synchronously, without a socket.  No task runs in
+the background: the state of a job is computed from the clock at each read, and one clock and one
+seed decide everything.  A job keeps its task instances as ranges of equal ones, so that a job of
+20,000 costs no more than a job of one; the state of their machines is computed from the ranges too.
 
 Where the vendor's pages are silent or disagree, the choice is a switch of the job
-(``spec.JobSpec``) or of the cloud (``server.Simulator``): the code for a job that is still
-SUBMITTED, a second TerminateJob, a job that reads FAILED too early, a machine that outlives its
-instance, the name of DescribeTask's filter.
+(``cloud.job_spec.JobSpec``) or of the cloud (``simulator.Simulator``): the code for a job that
+is still SUBMITTED, a second TerminateJob, a job that reads FAILED too early, a machine that
+outlives its instance, the name of DescribeTask's filter.
 Times are seconds since the epoch, durations are seconds and end in ``_s``.
 """

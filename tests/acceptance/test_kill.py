@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
-from orchestrator.simulator.server import Call
+from orchestrator.simulator.simulator import Call
 from tests.integration.test_crash_points import called_unread, judge_attempts, judge_events
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
-from orchestrator.simulator.server import Call
+from orchestrator.simulator.simulator import Call
 from tests.acceptance.test_kill import POLL_S, WAIT_MAX_S, environment, killed, until
 from tests.integration.test_crash_points import called_unread
 

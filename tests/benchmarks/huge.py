@@ -17,8 +17,8 @@ from orchestrator.domain.captures import PAGE_INSTANCES
 from orchestrator.engine.machine_sweeper import MACHINES_PER_CALL
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
-from orchestrator.simulator.face import serve
-from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.http.app import serve
+from orchestrator.simulator.simulator import Simulator
 from tests.acceptance.test_kill import environment
 from tests.benchmarks.figures import Figure
 from tests.integration.harness import SECRETS

@@ -19,9 +19,9 @@ from orchestrator.app import daemon
 from orchestrator.domain.captures import CapturePolicy, When
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
-from orchestrator.simulator.face import serve
-from orchestrator.simulator.faults import EVERY_ACTION, Fault, read_faults
-from orchestrator.simulator.server import Call, Simulator
+from orchestrator.simulator.http.app import serve
+from orchestrator.simulator.simulator import Call, Simulator
+from orchestrator.simulator.traffic.fault_injection import EVERY_ACTION, Fault, read_faults
 from tests.benchmarks.figures import Figure
 from tests.integration.harness import SECRETS, settings
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.simulator.face import serve
-from orchestrator.simulator.quota import LOWEST_DOCUMENTED
-from orchestrator.simulator.server import Simulator
-from orchestrator.simulator.spec import JobSpec
+from orchestrator.simulator.cloud.job_spec import JobSpec
+from orchestrator.simulator.http.app import serve
+from orchestrator.simulator.simulator import Simulator
+from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

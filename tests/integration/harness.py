@@ -11,9 +11,9 @@ import aiohttp
 
 from orchestrator.app import daemon
 from orchestrator.settings import Settings
-from orchestrator.simulator.face import serve
-from orchestrator.simulator.faults import read_faults
-from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.http.app import serve
+from orchestrator.simulator.simulator import Simulator
+from orchestrator.simulator.traffic.fault_injection import read_faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -41,10 +41,10 @@ from orchestrator.engine.partition import Partition
 from orchestrator.engine.running import PartitionLoops
 from orchestrator.engine.watched import Watched
 from orchestrator.services.submission import AccountOffer, Request, Submission
-from orchestrator.simulator.answers import Delivery
-from orchestrator.simulator.faults import Fault, Rule
-from orchestrator.simulator.server import Call, Simulator
-from orchestrator.simulator.wire import Request as HttpRequest
+from orchestrator.simulator.protocol.replies import Delivery
+from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
+from orchestrator.simulator.simulator import Call, Simulator
+from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.database import Database
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet

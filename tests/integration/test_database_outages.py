@@ -29,7 +29,7 @@ from tests.tcp_proxy import TcpProxy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from orchestrator.simulator.server import Simulator
+    from orchestrator.simulator.simulator import Simulator
     from tests.integration.harness import Service
     from tests.postgres import OwnServer
 

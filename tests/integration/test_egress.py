@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.app import daemon
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.simulator.face import serve
-from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.http.app import serve
+from orchestrator.simulator.simulator import Simulator
 from tests.http_proxy import HttpProxy
 from tests.integration.harness import Service, settings, simulator
 

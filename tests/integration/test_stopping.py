@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
-from orchestrator.simulator.face import application
-from orchestrator.simulator.faults import read_faults
-from orchestrator.simulator.server import Call, Simulator
+from orchestrator.simulator.http.app import application
+from orchestrator.simulator.simulator import Call, Simulator
+from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.integration.test_crash_points import called_unread
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ import pytest
 from orchestrator.api import schemas
 from orchestrator.app import daemon
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.simulator.faults import Fault
-from orchestrator.simulator.server import Call
+from orchestrator.simulator.simulator import Call
+from orchestrator.simulator.traffic.fault_injection import Fault
 from tests.integration.harness import service, settings, simulator
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.simulator.server import Simulator
+    from orchestrator.simulator.simulator import Simulator
 
 JOB = "job-aaaaaaaa"
 

@@ -11,7 +11,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from orchestrator.app import daemon
-from orchestrator.simulator.face import serve
+from orchestrator.simulator.http.app import serve
 from tests.integration.harness import TIMEOUT_S, Service, settings, simulator
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from orchestrator.domain.lifecycle import Event
-from orchestrator.simulator.faults import Fault
+from orchestrator.simulator.traffic.fault_injection import Fault
 from tests.simulation.troubles import POINTS
 from tests.simulation.world import Result, make_template, simulate
 

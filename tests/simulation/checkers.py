@@ -14,8 +14,8 @@ from orchestrator.domain import evidence
 from orchestrator.domain.chain import breaks
 from orchestrator.domain.lifecycle import Event, State
 from orchestrator.domain.operations import outcome
-from orchestrator.simulator.faults import Fault
-from orchestrator.simulator.machines import machines
+from orchestrator.simulator.cloud.machines import machines
+from orchestrator.simulator.traffic.fault_injection import Fault
 from tests.simulation.clock import START
 from tests.simulation.loop import REPLICA
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from orchestrator.simulator.server import Call, Simulator
+    from orchestrator.simulator.simulator import Call, Simulator
     from tests.simulation.world import World
 
 WATCHED: Final = """

@@ -1,6 +1,6 @@
 """``python -m tests.simulation.kinds --seeds 1000``: every kind of job there is, ended and judged.
 
-A kind is a name and the ``[[jobs]]`` table of a scenario (``orchestrator.simulator.spec`` has what
+A kind is a name and the ``[[jobs]]`` table of a scenario (``simulator.cloud.job_spec`` has what
 each field means).  Most shapes and courses come twice, for the vendor documents two lives for them:
 on machines of a job's own, and on the nodes of a compute environment, which outlive it.
 ``tests.simulation.truth`` works out what is true of each and what could be known.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from orchestrator.engine import loop
-from orchestrator.simulator.quota import LOWEST_DOCUMENTED
+from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
 from tests.simulation.network import CALL_TIMEOUT_S, REGIONS
 from tests.simulation.troubles import Troubles
 from tests.simulation.truth import DECEIVED, EXACTLY, JUDGED, Bounds, Truth

@@ -11,15 +11,15 @@ from urllib.parse import urlsplit
 from orchestrator.cloud import catalogue
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.simulator.answers import Delivery
-from orchestrator.simulator.wire import Request
+from orchestrator.simulator.protocol.replies import Delivery
+from orchestrator.simulator.protocol.request_parser import Request
 from tests.simulation.loop import REPLICA
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from random import Random
 
-    from orchestrator.simulator.server import Call, Simulator
+    from orchestrator.simulator.simulator import Call, Simulator
     from tests.simulation.loop import SimulatedLoop
 
 REGIONS: Final = ("ap-guangzhou", "ap-shanghai")

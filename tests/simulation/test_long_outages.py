@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from orchestrator.simulator.faults import Fault, Rule
+from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from tests.simulation.network import REGIONS
 from tests.simulation.world import make_template, simulate
 

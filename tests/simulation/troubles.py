@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.simulator.faults import Fault, Rule
+from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -13,7 +13,7 @@ rest on: JobState, the instance counters and NextAction for "no instance is live
 before TerminateJob and DescribeInstances for "the machines are gone".  Where one of the three tells
 of life, nobody may call the job down; where all three say that it is down and it is not, nobody
 could know better, and the evidence of level 3 is counted as ``deceived`` and is no violation.
-Machines are not believed gone on anybody's word: level 4 is judged by what is so.
+MachineRange are not believed gone on anybody's word: level 4 is judged by what is so.
 
 A machine could be known if DescribeTask showed it as TerminateJob arrived.  An instance that still
 waits for one then might be given one that nobody sees, and one that is STARTING may hide its own:
@@ -46,8 +46,8 @@ from orchestrator.domain.evidence import (
     SETTLED,
 )
 from orchestrator.domain.lifecycle import State
-from orchestrator.simulator.machines import is_hidden, machines, machines_of
-from orchestrator.simulator.stretches import FINISHED, OCCUPYING
+from orchestrator.simulator.cloud.instance_ranges import FINISHED, OCCUPYING
+from orchestrator.simulator.cloud.machines import is_hidden, machines, machines_of
 from tests.simulation.checkers import DOWN, HARMLESS, Checkers
 from tests.simulation.world import HASTY, SOON_S
 
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from orchestrator.simulator.jobs import Job
-    from orchestrator.simulator.server import Call, Simulator
-    from orchestrator.simulator.stretches import Stretch
+    from orchestrator.simulator.cloud.instance_ranges import InstanceRange
+    from orchestrator.simulator.cloud.job import Job
+    from orchestrator.simulator.simulator import Call, Simulator
     from tests.simulation.world import World
 
 EVERY_S: Final = 0.1
@@ -169,25 +169,25 @@ def shown(job: Job, now: float) -> Shown:
     return Shown.LIVE if job.spec.finished_word else Shown.FINISHED
 
 
-def live_before(job: Job, run: int, at: float) -> list[Stretch]:
+def live_before(job: Job, run: int, at: float) -> list[InstanceRange]:
     """The instances of a run that had not ended just before ``at``."""
     left = []
-    for stretch in job.runs[run]:
+    for span in job.runs[run]:
         ended = 0
-        if stretch.ending is not None:
-            ended = stretch.ending.reached(at - JUST_BEFORE_S, stretch.count)
-        if ended < stretch.count:
-            left.append(stretch.cut(stretch.first + ended, stretch.end))
+        if span.ending is not None:
+            ended = span.ending.reached(at - JUST_BEFORE_S, span.count)
+        if ended < span.count:
+            left.append(span.cut(span.first + ended, span.end))
     return left
 
 
-def nameable(job: Job, stretches: Sequence[Stretch]) -> list[Stretch]:
+def nameable(job: Job, spans: Sequence[InstanceRange]) -> list[InstanceRange]:
     """Those whose machines DescribeTask shows, and that are the job's own."""
     return [
-        stretch
-        for stretch in stretches
-        if stretch.state in OCCUPYING
-        and not is_hidden(job.spec, stretch.state)
+        span
+        for span in spans
+        if span.state in OCCUPYING
+        and not is_hidden(job.spec, span.state)
         and job.spec.env_id is None
     ]
 
@@ -195,7 +195,7 @@ def nameable(job: Job, stretches: Sequence[Stretch]) -> list[Stretch]:
 def hopeless(job: Job, now: float) -> bool:
     """Whether no call that may be made brings down what is live."""
     return job.submitted or all(
-        part.state in FINISHED or part.stretch.immortal or part.stretch.ending is not None
+        part.state in FINISHED or part.span.immortal or part.span.ending is not None
         for part in job.parts(now, 0, job.spec.instances)
     )
 
@@ -354,10 +354,13 @@ class Story:
         for run, at in self.called.items() if visible else ():
             before = live_before(job, run, at)
             named = nameable(job, before)
-            for stretch in named:
-                known += sum(some.count for some in machines_of(job, run, stretch, now))
+            for span in named:
+                known += sum(some.count for some in machines_of(job, run, span, now))
             all_known = before == named != []
-            ended_at = max((stretch.last_ended_at() or 0.0 for stretch in job.runs[run]), default=0)
+            ended_at = max(
+                (span.last_ended_at() or 0.0 for span in job.runs[run]),
+                default=0,
+            )
             if not before and ended_at > self._began_at:
                 before = live_before(job, run, ended_at)
                 all_were_known = before == nameable(job, before) != []

@@ -25,7 +25,7 @@ from orchestrator.domain.verification import verify
 from orchestrator.engine import prober, sweeper
 from orchestrator.engine.leases import running
 from orchestrator.settings import Settings
-from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.simulator import Simulator
 from orchestrator.store import set_aside
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import upgrade

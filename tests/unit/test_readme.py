@@ -17,7 +17,7 @@ from orchestrator.api.routes import application
 from orchestrator.cli.main import app, simulator
 from orchestrator.domain.lifecycle import State, mermaid
 from orchestrator.settings import load
-from orchestrator.simulator.scenario import load_scenario
+from orchestrator.simulator.scenario.scenario import load_scenario
 
 if TYPE_CHECKING:
     from orchestrator.api.routes import Context

@@ -17,9 +17,9 @@ from orchestrator.cli.signals import hang_ups_told, stop_event
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
 from orchestrator.simulator.errors import ScenarioError
-from orchestrator.simulator.face import serve as serve_simulator
-from orchestrator.simulator.scenario import load_scenario
-from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.http.app import serve as serve_simulator
+from orchestrator.simulator.scenario.scenario import load_scenario
+from orchestrator.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.settings import Settings
-    from orchestrator.simulator.scenario import Scenario
+    from orchestrator.simulator.scenario.scenario import Scenario
 
 log = logging.getLogger(__name__)
 

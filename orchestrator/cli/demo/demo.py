@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.cli.client.models import Operation
-    from orchestrator.simulator.scenario import Scenario
+    from orchestrator.simulator.scenario.scenario import Scenario
 
 SCENARIO: Final = "scenario-demo.toml"
 SETTLE_S: Final = 3

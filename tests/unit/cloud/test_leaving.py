@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.simulator.face import serve
-from orchestrator.simulator.server import Simulator
+from orchestrator.simulator.http.app import serve
+from orchestrator.simulator.simulator import Simulator
 
 
 def stay() -> None:

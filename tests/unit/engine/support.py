@@ -35,11 +35,11 @@ from orchestrator.engine.set_aside import SetAside
 from orchestrator.engine.sweeper import Sweeper
 from orchestrator.engine.wakes import Wakes
 from orchestrator.engine.watched import Watched
-from orchestrator.simulator.answers import Delivery
-from orchestrator.simulator.faults import read_faults
-from orchestrator.simulator.server import Simulator
-from orchestrator.simulator.spec import JobSpec
-from orchestrator.simulator.wire import Request
+from orchestrator.simulator.cloud.job_spec import JobSpec
+from orchestrator.simulator.protocol.replies import Delivery
+from orchestrator.simulator.protocol.request_parser import Request
+from orchestrator.simulator.simulator import Simulator
+from orchestrator.simulator.traffic.fault_injection import read_faults
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.known import know
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.terminations import Termination
     from orchestrator.services.ports import InstanceRecord, TerminationRecord
-    from orchestrator.simulator.server import Call
+    from orchestrator.simulator.simulator import Call
     from orchestrator.store.database import Database
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

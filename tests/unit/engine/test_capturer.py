@@ -14,7 +14,7 @@ from orchestrator.domain.coverage import missed
 from orchestrator.domain.jobs import JobState
 from orchestrator.domain.lifecycle import State
 from orchestrator.engine.capturer import BACKOFF_BASE_S
-from orchestrator.simulator.faults import read_faults
+from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from orchestrator.domain.lifecycle import State
 from orchestrator.domain.unproven import REVIVED
 from orchestrator.engine.come_back_watch import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.engine.sweeper import BACKOFF_BASE_S
-from orchestrator.simulator.faults import Fault, Rule
+from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import DOWN
 from tests.unit.engine.support import (

@@ -22,7 +22,7 @@ from orchestrator.engine.machine_sweeper import (
     BACKOFF_MAX_S,
     MACHINES_PER_CALL,
 )
-from orchestrator.simulator.faults import Fault, Rule
+from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
 
 if TYPE_CHECKING:

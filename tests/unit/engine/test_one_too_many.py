@@ -13,7 +13,7 @@ import pytest
 from orchestrator.domain.captures import CapturePolicy
 from orchestrator.domain.lifecycle import State
 from orchestrator.domain.terminations import Rung
-from orchestrator.simulator.faults import read_faults
+from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.support import AMPLE, JOB, NO_CAPTURE, World
 from tests.unit.engine.test_capturer import callable_jobs
 from tests.unit.engine.test_come_back_watch import verified

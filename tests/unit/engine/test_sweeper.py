@@ -28,7 +28,7 @@ from orchestrator.engine.sweeper import (
     SUSPECTED_S,
     SUSPECTS_MAX,
 )
-from orchestrator.simulator.faults import read_faults
+from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.domain.build import DOWN
 from tests.unit.engine.support import (
     AMPLE,
@@ -44,7 +44,7 @@ from tests.unit.engine.support import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.simulator.server import Call
+    from orchestrator.simulator.simulator import Call
     from orchestrator.store.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}

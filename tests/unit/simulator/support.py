@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from orchestrator.simulator.answers import Delivery, Reply
-from orchestrator.simulator.quota import LOWEST_DOCUMENTED
-from orchestrator.simulator.server import Simulator
-from orchestrator.simulator.spec import JobSpec
-from orchestrator.simulator.wire import Request
+from orchestrator.simulator.cloud.job_spec import JobSpec
+from orchestrator.simulator.protocol.replies import Delivery, Reply
+from orchestrator.simulator.protocol.request_parser import Request
+from orchestrator.simulator.simulator import Simulator
+from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
 
 START = 1_800_000_000.0
 SECRET_ID = "AKIDEXAMPLE"

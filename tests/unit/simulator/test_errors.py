@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.simulator.parameters import PARAMETERS
-from orchestrator.simulator.wire import Request, unflatten
+from orchestrator.simulator.api.parameters import PARAMETERS
+from orchestrator.simulator.protocol.request_parser import Request, unflatten
 from tests.unit.simulator.support import Cloud, answer, cloud, code, job, tc3_request
 
 ID = "job-aaaaaaaa"

@@ -1,0 +1,1 @@
+"""The actions of Batch and CVM: parameters, documents, pages."""

@@ -1,0 +1,1 @@
+"""Scenario files: their jobs, credentials, quotas and faults."""

@@ -1,0 +1,1 @@
+"""What may keep a call from its effect: quotas and injected faults."""
