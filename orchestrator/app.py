@@ -23,7 +23,7 @@ from orchestrator.api.routes import Context, application
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.ids import new_id
-from orchestrator.domain.quota import Rate
+from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases, running
 from orchestrator.engine.pacer import may_leave

@@ -11,7 +11,7 @@ from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.store.leases import StoredLeases
 
 if TYPE_CHECKING:
-    from orchestrator.domain.leases import Fence
+    from orchestrator.domain.leasing.lease import Fence
     from orchestrator.store.database import Database
 
 HOUR_S = 3600.0

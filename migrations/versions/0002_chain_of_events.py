@@ -6,7 +6,7 @@ Those that are there are chained as they are; what they rested on was not kept.
 import sqlalchemy as sa
 from alembic import op
 
-from orchestrator.domain.chain import Head
+from orchestrator.domain.audit.hash_chain import Head
 from orchestrator.store.schema import UtcDateTime
 
 revision = "0002"

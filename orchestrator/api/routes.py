@@ -15,26 +15,28 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from orchestrator.api import auth, problems, schemas
 from orchestrator.api.pages import Page
 from orchestrator.api.problems import Problem
-from orchestrator.domain import captures, foretelling, verified_eta
 from orchestrator.domain.bounds import storable
+from orchestrator.domain.decisions import forecast_updates
 from orchestrator.domain.errors import NotFound, StoreUnavailable
-from orchestrator.domain.explain import UNEXPLAINED, Surroundings, explain
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Sight
-from orchestrator.domain.progress import forecast
+from orchestrator.domain.model import machine_capture
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.progress import verified_forecast
+from orchestrator.domain.progress.operation_forecast import forecast
+from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.domain.regions import zone_refused
-from orchestrator.domain.verified_eta import Verification
 from orchestrator.engine.informing import Informing
+from orchestrator.services.explanation import UNEXPLAINED, Surroundings, explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
     from datetime import datetime
     from enum import StrEnum
 
-    from orchestrator.domain.durations import Durations
-    from orchestrator.domain.quota import Rate
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.pacing.quota import Rate
     from orchestrator.services.certification import Certification
     from orchestrator.services.ports import (
         OperationRecord,
@@ -107,8 +109,8 @@ async def _told(
         )
         why = explain(t, surroundings)
     with left_out("the forecast of a termination"):
-        down = None if record.trouble else foretelling.told(t, why.next_action_at, others, now)
-        verified = verified_eta.of_termination(t, down, now)
+        down = None if record.trouble else forecast_updates.told(t, why.next_action_at, others, now)
+        verified = verified_forecast.of_termination(t, down, now)
     return schemas.Told(now=now, why=why, down=down, verified=verified)
 
 
@@ -218,7 +220,7 @@ async def _operation(context: Context, record: OperationRecord) -> dict[str, obj
         progress = await context.records.progress(record, rate.allowed_per_s)
         now = context.now()
         told = forecast(progress, now)
-        verified = verified_eta.of_operation(progress, told, now)
+        verified = verified_forecast.of_operation(progress, told, now)
     return schemas.operation(record, rate, told, verified)
 
 
@@ -323,7 +325,7 @@ async def list_instances(request: web.Request) -> web.Response:
     """
     _known(request, *PAGING, "state", "machine")
     page = Page.of(request)
-    state = _choice(request, "state", (LIVE, *captures.LIVE))
+    state = _choice(request, "state", (LIVE, *machine_capture.LIVE))
     machine = _choice(request, "machine", tuple(Sight))
     termination = (await _found(request)).termination
     if not termination.state.final:
@@ -333,7 +335,7 @@ async def list_instances(request: web.Request) -> web.Response:
     none_live = termination.instances is not None and not termination.instances.live
     states: Collection[JobState] | None = None
     if state is not None:
-        wanted = captures.LIVE if state == LIVE else (JobState(state),)
+        wanted = machine_capture.LIVE if state == LIVE else (JobState(state),)
         states = () if none_live else wanted
     records = await request.app[CONTEXT].records.instances(
         after=page.after,

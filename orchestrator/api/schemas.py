@@ -14,11 +14,11 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from orchestrator.api.problems import Problem
 from orchestrator.domain.bounds import EARLIEST
-from orchestrator.domain.coverage import missed
-from orchestrator.domain.elapsed import elapsed_s
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.ids import JOB_ID
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.domain.text import shows_something
 from orchestrator.services.submission import (
     GIVE_UP_AFTER_MAX_S,
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from orchestrator.domain.explain import Explanation
-    from orchestrator.domain.forecast import Forecast
-    from orchestrator.domain.quota import Rate
-    from orchestrator.domain.terminations import Termination
-    from orchestrator.domain.verified_eta import Verification
+    from orchestrator.domain.forecasting.forecast import Forecast
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.pacing.quota import Rate
+    from orchestrator.domain.progress.verified_forecast import Verification
+    from orchestrator.services.explanation import Explanation
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,

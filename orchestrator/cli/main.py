@@ -17,7 +17,7 @@ from orchestrator import __version__
 from orchestrator.cli.client.errors import TOKEN_VARIABLE, URL_VARIABLE
 from orchestrator.cli.exit_codes import EXIT_CODES, FINISHED_BEFORE, exit_on_error
 from orchestrator.cli.output import printing
-from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.model.termination import OnSubmitted
 
 DEFAULT_URL: Final = "http://127.0.0.1:8642"
 STDIN: Final = "-"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.cloud.signing import Credential
     from orchestrator.cloud.transport import HttpAnswer, Transport
     from orchestrator.cloud.wire import Service
-    from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
-    from orchestrator.domain.machines import MachineSeen
+    from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted, TaskPage
+    from orchestrator.domain.model.machine import MachineSeen
     from orchestrator.engine.ports import Clock
 
     T = TypeVar("T")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import catalogue
 from orchestrator.domain.bounds import COUNT_MAX, INDEX_MAX, NAME_MAX, storable
-from orchestrator.domain.jobs import InstanceCounters, JobState
-from orchestrator.domain.machines import MachineState
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.machine import MachineState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

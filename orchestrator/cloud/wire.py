@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import catalogue, pieces
 from orchestrator.domain.bounds import possible
-from orchestrator.domain.jobs import (
+from orchestrator.domain.model.batch_job import (
     InstanceSeen,
     JobSeen,
     JobState,
@@ -26,7 +26,7 @@ from orchestrator.domain.jobs import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.machines import MachineSeen
+from orchestrator.domain.model.machine import MachineSeen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.backoff import backoff_s
+from orchestrator.domain.pacing.backoff import backoff_s
 
 if TYPE_CHECKING:
     from random import Random

@@ -9,22 +9,23 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain import captures, coverage
-from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.captures import When
-from orchestrator.domain.decisions import problem_of
+from orchestrator.domain.decisions import capture_coverage
+from orchestrator.domain.decisions.escalation import count_every_s
+from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.stragglers import count_every_s
+from orchestrator.domain.model import machine_capture
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.machine_capture import When
+from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.captures import Capture
-    from orchestrator.domain.jobs import JobSubmitted, TaskPage
-    from orchestrator.domain.quota import Permit
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.batch_job import JobSubmitted, TaskPage
+    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
 
@@ -78,15 +79,15 @@ class Capturer:
         to_capture, to_read = await partition.store.instances.to_read(now, limit)
         if partition.capture.when is When.NONE:
             to_capture = []
-        errands = [_Errand(row, coverage.due(row)) for row in to_capture]
-        errands += [_Errand(row, coverage.reading(row, now), anew=True) for row in to_read]
+        errands = [_Errand(row, capture_coverage.due(row)) for row in to_capture]
+        errands += [_Errand(row, capture_coverage.reading(row, now), anew=True) for row in to_read]
         blocked_s, waits = list[float](), False
         for errand in errands:
             if errand.row.id in under_way or errand.row.id in self._under_way:
                 continue
-            if not errand.anew and coverage.too_late(errand.row):
+            if not errand.anew and capture_coverage.too_late(errand.row):
                 async with partition.minding(errand.row.id):
-                    await self._write(errand, captures.ended_too_late(errand.capture, now))
+                    await self._write(errand, machine_capture.ended_too_late(errand.capture, now))
                 continue
             pacer = self._pages if errand.capture.tasks else self._tasks
             if pacer.wait_s() > 0:
@@ -122,7 +123,7 @@ class Capturer:
         except Exception:
             # It is first in line and would stay so: no other job would ever be captured.
             problem = Problem(code="Client.CaptureFailed", message="see the log of the daemon")
-            ended = captures.ended(errand.capture, partition.clock.now(), problem)
+            ended = machine_capture.ended(errand.capture, partition.clock.now(), problem)
             async with partition.minding(errand.row.id):
                 await self._write(errand, ended)
             raise
@@ -135,11 +136,11 @@ class Capturer:
         now = self._partition.clock.now
         if not errand.capture.tasks:
             submitted = await pacer.send(permit, partial(self._describe_submit_info, errand))
-            await self._write(errand, captures.with_tasks(errand.capture, submitted, now()))
+            await self._write(errand, machine_capture.with_tasks(errand.capture, submitted, now()))
         else:
             page = await pacer.send(permit, partial(self._describe_task, errand))
-            capture = captures.with_page(errand.capture, page, now())
-            senseless = capture.problem is captures.TOO_MANY
+            capture = machine_capture.with_page(errand.capture, page, now())
+            senseless = capture.problem is machine_capture.TOO_MANY
             await self._write(errand, capture, None if senseless else page)
             if page.instances:
                 self._partition.wakes.machines.set()
@@ -157,9 +158,9 @@ class Capturer:
                     errand.row.job_id,
                     error,
                 )
-            await self._write(errand, captures.ended(errand.capture, now, problem))
+            await self._write(errand, machine_capture.ended(errand.capture, now, problem))
             return
-        failed = captures.failed(errand.capture, problem)
+        failed = machine_capture.failed(errand.capture, problem)
         wait_s = backoff_s(
             failed.failures,
             base_s=BACKOFF_BASE_S,
@@ -210,6 +211,6 @@ class Capturer:
             job_id=row.job_id,
             task_name=capture.tasks[capture.task].name,
             offset=capture.offset,
-            limit=captures.PAGE_INSTANCES,
-            states=captures.LIVE if errand.anew else captures.OCCUPYING,
+            limit=machine_capture.PAGE_INSTANCES,
+            states=machine_capture.LIVE if errand.anew else machine_capture.OCCUPYING,
         )

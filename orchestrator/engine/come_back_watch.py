@@ -14,10 +14,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.come_back import WatchLook, watch_count, watch_look, watch_refused
+from orchestrator.domain.decisions.revival import WatchLook, watch_count, watch_look, watch_refused
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
-from orchestrator.domain.quota import WINDOW_S
+from orchestrator.domain.pacing.quota import WINDOW_S
 from orchestrator.engine.backoff import Backoff
 from orchestrator.engine.batch_size import REFUSALS, BatchSize
 from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.jobs import JobSeen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.partition import Partition
 
 BACKOFF_MAX_S = 60.0

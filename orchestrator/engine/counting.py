@@ -7,12 +7,12 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.stragglers import count_due_at, count_every_s
+from orchestrator.domain.decisions.escalation import count_due_at, count_every_s
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
 
 
 class CountsDue:

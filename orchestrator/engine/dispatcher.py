@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.attempts import ACCEPTED, INTERRUPTED, TERMINATE_JOB, Answer, NewAttempt
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallInterrupted, CallStarted
+from orchestrator.domain.model.attempt import (
+    ACCEPTED,
+    INTERRUPTED,
+    TERMINATE_JOB,
+    Answer,
+    NewAttempt,
+)
+from orchestrator.domain.model.observation import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+)
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.quota import Permit
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.partition import Partition
 
 WRITE_AHEAD_S = 0.05

@@ -6,14 +6,14 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.attempts import ACCEPTED, FOR_ONE, Answer
+from orchestrator.domain.decisions.escalation import RoundOver, Straggler
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.stragglers import RoundOver, Straggler
+from orchestrator.domain.model.attempt import ACCEPTED, FOR_ONE, Answer
 from orchestrator.engine.backoff import Backoff
 from orchestrator.engine.loop import Background
 
 if TYPE_CHECKING:
-    from orchestrator.domain.quota import Permit
+    from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.errors import LeaseLost
 
 if TYPE_CHECKING:
-    from orchestrator.domain.leases import Fence
+    from orchestrator.domain.leasing.lease import Fence
 
 
 @dataclass(slots=True)

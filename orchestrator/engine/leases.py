@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import NotDriving, StoreUnavailable
-from orchestrator.domain.leases import CLOCK_STEP_S, Fence
-from orchestrator.domain.sharing import share
+from orchestrator.domain.leasing.assignment import share
+from orchestrator.domain.leasing.lease import Fence
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loop import run_until
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
     from random import Random
 
-    from orchestrator.domain.leases import LeasePolicy, Standing
+    from orchestrator.domain.leasing.lease import LeasePolicy, Standing
     from orchestrator.engine.clock import SharedClock
     from orchestrator.engine.ports import LeaseStore
     from orchestrator.engine.running import PartitionLoops

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.domain.pacing.backoff import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

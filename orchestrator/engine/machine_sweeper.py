@@ -8,18 +8,18 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.decisions import problem_of
+from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.machines import sight_of
-from orchestrator.domain.problems import Problem
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.machine import sight_of
+from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.backoff import Backoff
 from orchestrator.engine.batch_size import REFUSALS, BatchSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.domain.machines import CapturedMachine
+    from orchestrator.domain.model.machine import CapturedMachine
     from orchestrator.engine.partition import Partition
 
 MACHINES_PER_CALL = 100

@@ -8,13 +8,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.domain.attempts import ACCEPTED
 from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.model.attempt import ACCEPTED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from orchestrator.domain.quota import Permit, Quota
+    from orchestrator.domain.pacing.quota import Permit, Quota
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock
 

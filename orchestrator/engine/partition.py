@@ -9,16 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.domain.attempts import (
-    TERMINATE_INSTANCES,
-    TERMINATE_JOB,
-    TERMINATE_TASK_INSTANCE,
-)
-from orchestrator.domain.captures import CapturePolicy, When
-from orchestrator.domain.come_back import KEEP_DOWN_MAX
-from orchestrator.domain.confirmations import APPEARS_WITHIN_S, FORBIDDEN_S
-from orchestrator.domain.decide import decide
-from orchestrator.domain.decisions import Policy
+from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDDEN_S
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.escalation import EscalationPolicy
+from orchestrator.domain.decisions.revival import KEEP_DOWN_MAX
+from orchestrator.domain.decisions.transitions import Policy
 from orchestrator.domain.errors import (
     CloudError,
     CloudErrorKind,
@@ -26,13 +21,18 @@ from orchestrator.domain.errors import (
     RowsLocked,
     StoreUnavailable,
 )
-from orchestrator.domain.learning import Learning
-from orchestrator.domain.lifecycle import Event
-from orchestrator.domain.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.quota import Quota
-from orchestrator.domain.stragglers import EscalationPolicy
+from orchestrator.domain.model.attempt import (
+    TERMINATE_INSTANCES,
+    TERMINATE_JOB,
+    TERMINATE_TASK_INSTANCE,
+)
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import Event
+from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
+from orchestrator.domain.pacing.quota import Quota
 from orchestrator.engine.counting import CountsDue
+from orchestrator.engine.drain_statistics import Learning
 from orchestrator.engine.informing import Informing
 from orchestrator.engine.loop import tell
 from orchestrator.engine.pacer import Pacer
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from random import Random
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.seen import Seen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
     from orchestrator.engine.watched import Watched

@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.attempts import Answer, NewAttempt
-    from orchestrator.domain.captures import Capture
-    from orchestrator.domain.come_back import WatchLook
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.jobs import JobSeen, JobState, JobSubmitted, TaskPage
-    from orchestrator.domain.leases import Fence, Standing
-    from orchestrator.domain.machines import CapturedMachine, MachineSeen, Sight
-    from orchestrator.domain.problems import Problem
-    from orchestrator.domain.stragglers import RoundOver, Straggler
-    from orchestrator.domain.terminations import Kind, Termination
+    from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+    from orchestrator.domain.decisions.revival import WatchLook
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.leasing.lease import Fence, Standing
+    from orchestrator.domain.model.attempt import Answer, NewAttempt
+    from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted, TaskPage
+    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.machine import CapturedMachine, MachineSeen, Sight
+    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.termination import Kind, Termination
 
 
 class Clock(Protocol):

@@ -13,20 +13,20 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.decisions.escalation import COUNTED_EVERY_S
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
-from orchestrator.domain.jobs import JobSeen, JobSubmitted
-from orchestrator.domain.lifecycle import CALLED, NOT_CALLED, State
-from orchestrator.domain.seen import LookFailed
-from orchestrator.domain.stragglers import COUNTED_EVERY_S
-from orchestrator.domain.terminations import Kind, Look
+from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
+from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED, State
+from orchestrator.domain.model.observation import LookFailed
+from orchestrator.domain.model.termination import Kind, Look
 from orchestrator.engine.loop import IDLE_MAX_S, Background
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.quota import Permit
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
 

@@ -9,17 +9,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.lifecycle import CALLED, NOT_CALLED
-from orchestrator.domain.polling import sweep_due_at
-from orchestrator.domain.seen import JobsRefused, JobUnlisted
-from orchestrator.domain.terminations import Kind, Look
+from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED
+from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
+from orchestrator.domain.model.termination import Kind, Look
+from orchestrator.domain.pacing.polling import sweep_due_at
 from orchestrator.engine.backoff import Backoff
 from orchestrator.engine.batch_size import FAILURES_THAT_ARE_SUSPECT, NOT_OF_ITS_IDS, REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.partition import Partition
 
 JOBS_PER_CALL = 100

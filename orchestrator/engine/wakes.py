@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.termination import Look
 
 if TYPE_CHECKING:
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
 
 
 @dataclass(slots=True)

@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from orchestrator.domain.attempts import ACCEPTED
+from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.errors import CloudErrorKind, StoreUnavailable
-from orchestrator.domain.invariants import Invariant
-from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, NOT_CALLED, State
+from orchestrator.domain.model.attempt import ACCEPTED
+from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, NOT_CALLED, State
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.observability import logs
 

@@ -7,8 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from orchestrator import __version__
-from orchestrator.domain.certificate import ATTEMPT, OPERATION, Certificate, certificate, entry
-from orchestrator.domain.chain import CONTENT
+from orchestrator.domain.audit.certificate import (
+    ATTEMPT,
+    OPERATION,
+    Certificate,
+    certificate,
+    entry,
+)
+from orchestrator.domain.audit.hash_chain import CONTENT
 from orchestrator.domain.errors import NotFound
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from orchestrator.domain.durations import Durations
-    from orchestrator.domain.jobs import JobState
-    from orchestrator.domain.lifecycle import State
-    from orchestrator.domain.machines import Sight
-    from orchestrator.domain.operations import NewOperation
-    from orchestrator.domain.problems import Problem
-    from orchestrator.domain.progress import Progress
-    from orchestrator.domain.tally import Tally
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+    from orchestrator.domain.model.batch_job import JobState
+    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.lifecycle import State
+    from orchestrator.domain.model.machine import Sight
+    from orchestrator.domain.model.operation import NewOperation
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.progress.instance_totals import Tally
+    from orchestrator.domain.progress.operation_forecast import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

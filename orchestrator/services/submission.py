@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.errors import InvalidRequest
 from orchestrator.domain.ids import new_id
-from orchestrator.domain.operations import NewOperation
+from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.regions import zone_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from orchestrator.domain.terminations import OnSubmitted
+    from orchestrator.domain.model.termination import OnSubmitted
     from orchestrator.services.ports import Created, Records
 
 SETTLE_MAX_S: Final = 86_400.0

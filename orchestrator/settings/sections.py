@@ -30,12 +30,12 @@ from orchestrator.cloud.egress import Egress, Proxy, proxy_url
 from orchestrator.cloud.hosts import endpoint_for, host_for, is_loopback, region_name
 from orchestrator.cloud.profiles import DEFAULT_PROFILE
 from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
-from orchestrator.domain.captures import CapturePolicy, When
-from orchestrator.domain.come_back import KEEP_DOWN_MAX
-from orchestrator.domain.confirmations import APPEARS_WITHIN_S, FORBIDDEN_S
-from orchestrator.domain.leases import LeasePolicy
-from orchestrator.domain.polling import PollPolicy
-from orchestrator.domain.stragglers import READ_MAX_INSTANCES, EscalationPolicy
+from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDDEN_S
+from orchestrator.domain.decisions.escalation import READ_MAX_INSTANCES, EscalationPolicy
+from orchestrator.domain.decisions.revival import KEEP_DOWN_MAX
+from orchestrator.domain.leasing.lease import LeasePolicy
+from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.domain.tokens import digest
 from orchestrator.paths import possible
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, Integer, bindparam, case, func, insert, or_, select, update
 
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import CapturedMachine, Sight
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import CapturedMachine, Sight
 from orchestrator.store.decoding import Unreadable, decoded
 from orchestrator.store.fenced import HERE, each_of
 from orchestrator.store.rows import capture_to_row
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from sqlalchemy import BindParameter, ColumnElement, Select, TextClause
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.captures import Capture
-    from orchestrator.domain.jobs import TaskPage, TaskSubmitted
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.batch_job import TaskPage, TaskSubmitted
+    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.transaction import Transaction
 
 _KEY = ("termination_seq", "task", "instance_index", "machine_id")

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, bindparam, case, literal, literal_column, or_, select, update
 
-from orchestrator.domain.leases import CLOCK_STEP_S
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.clock_steps import CLOCK_STEP_S
+from orchestrator.domain.model.lifecycle import State
 from orchestrator.store import schema
 from orchestrator.store.decoding import Unreadable, decoded
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.domain.backoff import backoff_s
 from orchestrator.domain.errors import LeaseLost, RowsLocked, StoreUnavailable
+from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.store.dialect import READERS
 from orchestrator.store.sqlite import BUSY_TIMEOUT_S
 from orchestrator.store.transaction import Transaction
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.invariants import Invariant
-    from orchestrator.domain.lifecycle import State
+    from orchestrator.domain.decisions.invariants import Invariant
+    from orchestrator.domain.model.lifecycle import State
 
 T = TypeVar("T")
 

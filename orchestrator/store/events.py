@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, func, select
 
-from orchestrator.domain.chain import ACCEPTED, Head
+from orchestrator.domain.audit.hash_chain import ACCEPTED, Head
 from orchestrator.store.chunks import chunks
 from orchestrator.store.schema import events, operations, terminations
 

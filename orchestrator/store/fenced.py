@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import BindParameter, Integer, and_, bindparam, literal, select, union_all
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.errors import InvariantViolated, RowsLocked
-from orchestrator.domain.invariants import Invariant
 from orchestrator.store import set_aside
 from orchestrator.store.decoding import Unreadable, decoded, told
 from orchestrator.store.rows import from_row
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
-    from orchestrator.domain.leases import Fence
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
     from orchestrator.store.row_locks import RowLocks
     from orchestrator.store.transaction import Transaction

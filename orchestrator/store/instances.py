@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
 
-from orchestrator.domain.problems import Problem
+from orchestrator.domain.model.error_detail import Problem
 from orchestrator.store import captures, stragglers
 from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
 from orchestrator.store.schema import terminations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.attempts import Answer
-    from orchestrator.domain.captures import Capture
-    from orchestrator.domain.jobs import TaskPage
-    from orchestrator.domain.machines import CapturedMachine, Sight
-    from orchestrator.domain.stragglers import RoundOver, Straggler
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+    from orchestrator.domain.model.attempt import Answer
+    from orchestrator.domain.model.batch_job import TaskPage
+    from orchestrator.domain.model.machine import CapturedMachine, Sight
+    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.transaction import Transaction
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from orchestrator.domain.leases import Fence, Standing
+from orchestrator.domain.leasing.lease import Fence, Standing
 from orchestrator.store import clock_steps
 from orchestrator.store.schema import operations, partitions, replicas, terminations
 

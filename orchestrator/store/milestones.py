@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, select, update
 
-from orchestrator.domain.attempts import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
-from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.model.attempt import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.termination import Rung
 from orchestrator.store.schema import operation_terminations, operations
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.operations import NewOperation, Outcome
-    from orchestrator.domain.terminations import Revival, Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.operation import NewOperation, Outcome
+    from orchestrator.domain.model.termination import Revival, Termination
     from orchestrator.store.transaction import Transaction
 
 log = logging.getLogger(__name__)

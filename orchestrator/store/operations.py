@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, insert, select, update
 
-from orchestrator.domain.chain import ACCEPTED, lines_sha256
+from orchestrator.domain.audit.hash_chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.operations import KEY_LIFETIME
-from orchestrator.domain.terminations import OnSubmitted, Termination
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.operation import KEY_LIFETIME
+from orchestrator.domain.model.termination import OnSubmitted, Termination
 from orchestrator.services.ports import Created
 from orchestrator.store import milestones, turns
 from orchestrator.store.chunks import chunks
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from orchestrator.domain.operations import NewOperation
+    from orchestrator.domain.model.operation import NewOperation
     from orchestrator.store.transaction import Transaction
 
 

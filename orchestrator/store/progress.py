@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, exists, func, literal, or_, select
 
-from orchestrator.domain.durations import bucket, learnt
-from orchestrator.domain.elapsed import elapsed_s
-from orchestrator.domain.foretelling import FAILURES_MAX
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.progress import Progress
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
+from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.progress.operation_forecast import Progress
 from orchestrator.store.rows import forecast_from_row
 from orchestrator.store.schema import operation_terminations, terminations
 from orchestrator.store.sql import whole_seconds
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.durations import Durations
-    from orchestrator.domain.forecast import Forecast
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+    from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.services.ports import OperationRecord
 
 ENDING_MAX: Final = 32

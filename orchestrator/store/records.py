@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select, update
 
-from orchestrator.domain.attempts import TERMINATE_JOB
-from orchestrator.domain.elapsed import elapsed_s
-from orchestrator.domain.leases import process_of
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.tally import tally
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.leasing.lease import process_of
+from orchestrator.domain.model.attempt import TERMINATE_JOB
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.progress.instance_totals import tally
 from orchestrator.services.ports import (
     AttemptRecord,
     Created,
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.durations import Durations
-    from orchestrator.domain.jobs import JobState
-    from orchestrator.domain.machines import Sight
-    from orchestrator.domain.operations import NewOperation
-    from orchestrator.domain.progress import Progress
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+    from orchestrator.domain.model.batch_job import JobState
+    from orchestrator.domain.model.machine import Sight
+    from orchestrator.domain.model.operation import NewOperation
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.progress.operation_forecast import Progress
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import JSON, Boolean, Float, Integer
 
+from orchestrator.domain.audit.document_schema import NOTHING, misshapen
 from orchestrator.domain.bounds import SECONDS_MAX, possible
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.confirmations import Verdict
-from orchestrator.domain.jobs import InstanceCounters
+from orchestrator.domain.model.batch_job import InstanceCounters
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.unconfirmed import Verdict
 from orchestrator.domain.regions import REGION, zone_refused
-from orchestrator.domain.shapes import NOTHING, misshapen
 from orchestrator.store.schema import UtcDateTime, terminations
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column
 
-    from orchestrator.domain.shapes import Shape
+    from orchestrator.domain.audit.document_schema import Shape
 
 _TEXT: Final[Shape] = (str, NOTHING)
 _NUMBER: Final[Shape] = (int, float)

@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.confirmations import Unconfirmed, Verdict
-from orchestrator.domain.drains import History
-from orchestrator.domain.forecast import Forecast
-from orchestrator.domain.jobs import InstanceCounters, JobState, TaskSeen, TaskSubmitted
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Machines
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.terminations import Look, OnSubmitted, Revival, Rung, Termination
+from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.forecast import Forecast
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen, TaskSubmitted
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Machines
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.termination import Look, OnSubmitted, Revival, Rung, Termination
+from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.decoding import UNREADABLE, Unreadable, decoded
 from orchestrator.store.row_shapes import faults
 from orchestrator.store.schema import terminations

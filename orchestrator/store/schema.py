@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from orchestrator.domain.bounds import possible
-from orchestrator.domain.lifecycle import FINAL_STATES, State
+from orchestrator.domain.model.lifecycle import FINAL_STATES, State
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect

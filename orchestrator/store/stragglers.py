@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, and_, bindparam, case, cast, exists, func, insert, or_, select, update
 
-from orchestrator.domain.attempts import FOR_ONE, INTERRUPTED
-from orchestrator.domain.captures import LIVE
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Sight
-from orchestrator.domain.stragglers import (
+from orchestrator.domain.decisions.escalation import (
     IN_ROUNDS,
     READ_MAX_INSTANCES,
     RoundOver,
     Straggler,
 )
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.model.attempt import FOR_ONE, INTERRUPTED
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine_capture import LIVE
+from orchestrator.domain.model.termination import Rung
 from orchestrator.store import milestones
 from orchestrator.store.captures import write_instances
 from orchestrator.store.fenced import BEFORE, HERE, LIMIT
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.attempts import Answer
-    from orchestrator.domain.captures import Capture
-    from orchestrator.domain.jobs import TaskPage
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.attempt import Answer
+    from orchestrator.domain.model.batch_job import TaskPage
+    from orchestrator.domain.model.machine_capture import Capture
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.transaction import Transaction
 
 _T = terminations.c

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, bindparam, case, func, select
 
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.tally import Group
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.progress.instance_totals import Group
 from orchestrator.store.schema import operation_terminations, terminations
 from orchestrator.store.sql import json_count, json_text
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.leases import Fence
-    from orchestrator.domain.lifecycle import State
+    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.model.lifecycle import State
     from orchestrator.store.dialect import Dialect
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, func, select, update
 
-from orchestrator.domain import invariants
-from orchestrator.domain.elapsed import elapsed_s
-from orchestrator.domain.facts import machines, observations
-from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
-from orchestrator.domain.operations import outcome
+from orchestrator.domain.audit.event_facts import machines, observations
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.decisions import invariants
+from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.operation import outcome
 from orchestrator.store import milestones, turns
 from orchestrator.store.rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.transaction import Transaction
 
 _REQUESTED = ("settle_s", "give_up_after_s", "on_submitted", "come_back_watch_s")

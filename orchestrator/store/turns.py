@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, bindparam, cast, func, select, update
 
-from orchestrator.domain.decisions import BEFORE_EFFECT
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.decisions.transitions import BEFORE_EFFECT
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Look
 from orchestrator.store.chunks import chunks
 from orchestrator.store.schema import (
     operation_terminations,
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.operations import NewOperation
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.operation import NewOperation
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.transaction import Transaction
 
 _T = terminations.c

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import and_, case, func, literal, or_, select, update
 
-from orchestrator.domain.attempts import INTERRUPTED, TERMINATE_JOB
+from orchestrator.domain.decisions.manual_end import stopped
 from orchestrator.domain.errors import NotFound, NotPossible
-from orchestrator.domain.lifecycle import LIVE_STATES
-from orchestrator.domain.stopping import stopped
+from orchestrator.domain.model.attempt import INTERRUPTED, TERMINATE_JOB
+from orchestrator.domain.model.lifecycle import LIVE_STATES
 from orchestrator.services.ports import Waiting
 from orchestrator.store.decoding import Unreadable, decoded
 from orchestrator.store.rows import from_row
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
 
-from orchestrator.domain.come_back import facts, revival_of
-from orchestrator.domain.elapsed import elapsed_s
-from orchestrator.domain.operations import NewOperation
-from orchestrator.domain.terminations import OnSubmitted
-from orchestrator.domain.unproven import REVIVED
+from orchestrator.domain.audit.caveats import REVIVED
+from orchestrator.domain.audit.event_facts import of_revival
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.decisions.revival import revival_of
+from orchestrator.domain.model.operation import NewOperation
+from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.store import milestones
 from orchestrator.store import operations as submission
 from orchestrator.store.fenced import BEFORE, HERE, LIMIT
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
-    from orchestrator.domain.come_back import WatchLook
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.revival import WatchLook
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.transaction import Transaction
 
 TO_WATCH = (
@@ -97,7 +98,7 @@ async def _write_revival(
         return
     if again is not None:
         await submission.create(transaction, again, [new_id("trm")])
-    transaction.record(at=at, termination_id=before.id, type=REVIVED, facts=facts(revival))
+    transaction.record(at=at, termination_id=before.id, type=REVIVED, facts=of_revival(revival))
     milestones.revived(transaction, before, revival)
 
 

@@ -20,9 +20,9 @@ from sqlalchemy import (
     update,
 )
 
-from orchestrator.domain.attempts import TERMINATE_JOB
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.attempt import TERMINATE_JOB
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Look
 from orchestrator.store import milestones, set_aside, turns, watch
 from orchestrator.store.decoding import legible
 from orchestrator.store.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
-    from orchestrator.domain.attempts import Answer, NewAttempt
-    from orchestrator.domain.come_back import WatchLook
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.leases import Fence
-    from orchestrator.domain.problems import Problem
-    from orchestrator.domain.terminations import Kind, Termination
+    from orchestrator.domain.decisions.revival import WatchLook
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.model.attempt import Answer, NewAttempt
+    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.termination import Kind, Termination
     from orchestrator.store.database import Database
     from orchestrator.store.transaction import Transaction
 

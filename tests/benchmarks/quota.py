@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from orchestrator.app import daemon
-from orchestrator.domain.captures import CapturePolicy, When
+from orchestrator.domain.model.machine_capture import CapturePolicy, When
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from orchestrator import __version__
-from orchestrator.domain.verification import verify
+from orchestrator.domain.audit.verification import verify
 from tests.integration.harness import service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem
 from tests.integration.test_rest import served

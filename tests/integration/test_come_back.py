@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.domain.verification import verify
+from orchestrator.domain.audit.verification import verify
 from tests.integration.harness import TIMEOUT_S, service
 
 if TYPE_CHECKING:

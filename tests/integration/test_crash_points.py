@@ -29,11 +29,11 @@ from orchestrator.cloud import catalogue
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
-from orchestrator.domain import looks
-from orchestrator.domain.attempts import INTERRUPTED
+from orchestrator.domain.decisions import draining
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
-from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, State, next_state
-from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.model.attempt import INTERRUPTED
+from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, State, next_state
+from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.engine import prober
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loop import FAILURE_BASE_S, IDLE_MAX_S
@@ -507,7 +507,7 @@ def called_unread(calls: Iterable[Call]) -> list[str]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on is called again sooner: each commit until then would be one more to break."""
-    monkeypatch.setattr(looks, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
+    monkeypatch.setattr(draining, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
     monkeypatch.setattr(prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
 
 

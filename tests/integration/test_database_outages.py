@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import make_url
 
 from orchestrator.api.problems import CONTENT_TYPE
-from orchestrator.domain.attempts import TERMINATE_JOB
+from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.store import database as module
 from tests.integration.harness import service
 from tests.integration.test_crash_points import called_unread

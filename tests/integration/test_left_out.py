@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.api import routes
-from orchestrator.domain import foretelling
+from orchestrator.domain.decisions import forecast_updates
 from orchestrator.store.records import StoredRecords
 from tests.integration.harness import service
 from tests.integration.rest import OPERATIONS, Rest, tomorrow
@@ -29,7 +29,7 @@ async def async_fails(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("where", "name", "failing"),
     [
-        (foretelling, "told", fails),
+        (forecast_updates, "told", fails),
         (routes, "explain", fails),
         (routes, "forecast", fails),
         (StoredRecords, "progress", async_fails),

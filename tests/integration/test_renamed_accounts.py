@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.verification import verify
+from orchestrator.domain.audit.verification import verify
 from tests.integration.harness import TIMEOUT_S, service, settings
 from tests.integration.rest import JSON, OPERATIONS, Rest, assert_problem
 

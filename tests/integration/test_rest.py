@@ -23,8 +23,8 @@ from orchestrator.api.routes import application
 from orchestrator.api.schemas import OperationRequest
 from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
-from orchestrator.domain.invariants import Invariant
-from orchestrator.domain.lifecycle import FINAL_STATES, State
+from orchestrator.domain.decisions.invariants import Invariant
+from orchestrator.domain.model.lifecycle import FINAL_STATES, State
 from orchestrator.engine import loop, running
 from orchestrator.services import storage_check
 from orchestrator.store import database as store

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orchestrator.domain.lifecycle import Event
+from orchestrator.domain.model.lifecycle import Event
 from orchestrator.simulator.traffic.fault_injection import Fault
 from tests.simulation.troubles import POINTS
 from tests.simulation.world import Result, make_template, simulate

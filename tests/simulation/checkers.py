@@ -10,10 +10,10 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain import evidence
-from orchestrator.domain.chain import breaks
-from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.operations import outcome
+from orchestrator.domain.audit.hash_chain import breaks
+from orchestrator.domain.decisions import evidence
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.operation import outcome
 from orchestrator.simulator.cloud.machines import machines
 from orchestrator.simulator.traffic.fault_injection import Fault
 from tests.simulation.clock import START

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.services.submission import Request
 from tests.simulation.network import REGIONS
 

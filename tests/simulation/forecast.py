@@ -21,18 +21,19 @@ from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain import drains, progress
-from orchestrator.domain.durations import bucket
-from orchestrator.domain.forecast import of_drain
-from orchestrator.domain.jobs import InstanceCounters
-from orchestrator.domain.polling import PollPolicy, drain_look_s, relook_s
-from orchestrator.domain.progress import Progress
+from orchestrator.domain.forecasting import drain_history
+from orchestrator.domain.forecasting.duration_distribution import bucket
+from orchestrator.domain.forecasting.forecast import of_drain
+from orchestrator.domain.model.batch_job import InstanceCounters
+from orchestrator.domain.pacing.polling import PollPolicy, drain_look_s, relook_s
+from orchestrator.domain.progress import operation_forecast
+from orchestrator.domain.progress.operation_forecast import Progress
 from orchestrator.engine.prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from orchestrator.domain.forecast import Forecast
+    from orchestrator.domain.forecasting.forecast import Forecast
 
     Ends = Callable[[Random, int], list[float]]
     """When each of so many instances goes down, in any unit and order."""
@@ -161,9 +162,9 @@ def _forecast_drain(instances: int, looks: Sequence[tuple[float, int]], end_s: f
     early = next(at for at, live in looks if live <= 0.9 * instances)
     chosen = _spread([at for at, live in looks if live <= 0.75 * instances])
     told = {}
-    history = drains.begin(BEGAN_AT, instances)
+    history = drain_history.begin(BEGAN_AT, instances)
     for at, live in looks:
-        history = drains.observe(history, _at(at), live)
+        history = drain_history.observe(history, _at(at), live)
         if at == early or at in chosen:
             told[at] = of_drain(history, None, _at(at))
     return Drained(
@@ -269,7 +270,7 @@ def _forecast_operation(random: Random, operation: Operation) -> Drained:
     step_s = (ends_s[-1] - quarter_s) / FORECASTS
 
     def told(at: float) -> tuple[float, Forecast]:
-        return at, progress.forecast(operation.progress(at), _at(at))
+        return at, operation_forecast.forecast(operation.progress(at), _at(at))
 
     return Drained(
         end_s=ends_s[-1],

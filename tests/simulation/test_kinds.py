@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from orchestrator.domain import evidence, looks, settling, stragglers
-from orchestrator.domain.confirmations import Unconfirmed
-from orchestrator.domain.decisions import overdue
-from orchestrator.domain.machines import NO_MACHINES
+from orchestrator.domain.decisions import (
+    before_call,
+    decide,
+    draining,
+    escalation,
+    evidence,
+    settling,
+)
+from orchestrator.domain.decisions.transitions import overdue
+from orchestrator.domain.model.machine import NO_MACHINES
+from orchestrator.domain.model.unconfirmed import Unconfirmed
 from tests.simulation import kinds
 from tests.simulation.kinds import JOBS_OF_A_RUN, KINDS, Kind
 from tests.simulation.truth import EXACTLY, JUDGED
@@ -23,9 +30,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from orchestrator.domain.decisions import Decision, Policy
-    from orchestrator.domain.jobs import JobSeen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.decisions.transitions import Decision, Policy
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import Termination
 
 ALL: Final = -(-len(KINDS) // JOBS_OF_A_RUN)
 """Seeds in which every kind is run."""
@@ -134,7 +141,7 @@ def test_what_they_come_to_is_what_the_levels_mean(
 
 
 _proves_down = evidence.proves_down
-_on_finished_not_down = looks._on_finished_not_down
+_on_finished_not_down = draining._on_finished_not_down
 
 
 def _is_too_sure(*asked: Any) -> Termination:
@@ -179,7 +186,7 @@ ON_STILL_STOPPED: Final = settling.on_still_stopped
 Breaks = tuple[object, str, "Callable[..., Any] | property | int"]
 BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
     "FAILED is taken for down": (
-        (looks, "_on_finished_not_down", _is_too_sure),
+        (draining, "_on_finished_not_down", _is_too_sure),
         "reads FAILED early: nodes",
         "truth",
     ),
@@ -214,27 +221,27 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "early",
     ),
     "a revival is not seen": (
-        (looks, "on_job_settling", _sees_no_revival),
+        (decide, "on_job_settling", _sees_no_revival),
         "revived as it settles: nodes",
         "truth",
     ),
     "what had finished is called": (
-        (looks, "_on_down_not_called", looks._on_terminable),
+        (before_call, "_on_down_not_called", before_call._on_terminable),
         "failed before: nodes",
         "known",
     ),
     "nothing is escalated": (
-        (stragglers, "next_rung", lambda *_: None),
+        (escalation, "next_rung", lambda *_: None),
         "one stubborn: nodes",
         "known",
     ),
     "no job is called again": (
-        (looks, "_runs_on", lambda *_: False),
+        (draining, "_runs_on", lambda *_: False),
         "revived at once: nodes",
         "known",
     ),
     "a job is given up early": (
-        (looks, "overdue", _is_impatient),
+        (decide, "overdue", _is_impatient),
         "drains beyond its deadline: nodes",
         "early",
     ),

@@ -8,7 +8,7 @@ job is glanced at: what the cloud shows of it, and what is so.  From these two f
   must end, with which evidence, and not before when.  Nothing may be given up with instances live
   that a call would have brought down (:func:`hopeless`).
 
-Levels mean what ``orchestrator.domain.evidence`` says.  Trusted is what DESIGN.md has each level
+Levels mean what ``domain.decisions.evidence`` says.  Trusted is what DESIGN.md has each level
 rest on: JobState, the instance counters and NextAction for "no instance is live", DescribeTask
 before TerminateJob and DescribeInstances for "the machines are gone".  Where one of the three tells
 of life, nobody may call the job down; where all three say that it is down and it is not, nobody
@@ -38,14 +38,14 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.evidence import (
+from orchestrator.domain.decisions.evidence import (
     ACKNOWLEDGED,
     JOB_FINISHED,
     MACHINES_GONE,
     NO_INSTANCE_LIVE,
     SETTLED,
 )
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.model.lifecycle import State
 from orchestrator.simulator.cloud.instance_ranges import FINISHED, OCCUPYING
 from orchestrator.simulator.cloud.machines import is_hidden, machines, machines_of
 from tests.simulation.checkers import DOWN, HARMLESS, Checkers

@@ -19,9 +19,9 @@ from unittest.mock import patch
 import aiosqlite
 
 from orchestrator import app
-from orchestrator.domain import confirmations, looks
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.decisions import confirmation, draining
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.domain.verification import verify
 from orchestrator.engine import prober, sweeper
 from orchestrator.engine.leases import running
 from orchestrator.settings import Settings
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
-    from orchestrator.domain.certificate import Certificate
-    from orchestrator.domain.leases import Fence
+    from orchestrator.domain.audit.certificate import Certificate
+    from orchestrator.domain.leasing.lease import Fence
 
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
@@ -352,17 +352,17 @@ def impatience() -> Iterator[None]:
         for where in ("sqlite", "database"):
             stack.enter_context(patch(f"orchestrator.store.{where}.READERS", 1))
         for module, name in (
-            (looks, "CALL_AGAIN_AFTER_S"),
+            (draining, "CALL_AGAIN_AFTER_S"),
             (prober, "COUNT_ALL_EVERY_S"),
             (set_aside, "AGAIN_AFTER_S"),
             (prober, "IDLE_MAX_S"),
             (sweeper, "SUSPECTED_S"),
-            (confirmations, "SEEN_JOB_MISSING_S"),
-            (confirmations, "UNREADABLE_S"),
-            (confirmations, "OUT_OF_REACH_S"),
+            (confirmation, "SEEN_JOB_MISSING_S"),
+            (confirmation, "UNREADABLE_S"),
+            (confirmation, "OUT_OF_REACH_S"),
         ):
             stack.enter_context(patch.object(module, name, SOON_S))
-        stack.enter_context(patch.object(confirmations, "FIRST_RETRY_S", SOON_S / 5))
+        stack.enter_context(patch.object(confirmation, "FIRST_RETRY_S", SOON_S / 5))
         yield
 
 

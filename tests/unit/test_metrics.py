@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.attempts import ACCEPTED
 from orchestrator.domain.errors import CloudErrorKind, StoreUnavailable
-from orchestrator.domain.lifecycle import FINAL_STATES, LIVE_STATES, State
+from orchestrator.domain.model.attempt import ACCEPTED
+from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.observability import metrics
 from orchestrator.observability.metrics import Metrics

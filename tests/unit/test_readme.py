@@ -15,7 +15,7 @@ import typer
 
 from orchestrator.api.routes import application
 from orchestrator.cli.main import app, simulator
-from orchestrator.domain.lifecycle import State, mermaid
+from orchestrator.domain.model.lifecycle import State, mermaid
 from orchestrator.settings import load
 from orchestrator.simulator.scenario.scenario import load_scenario
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.domain.elapsed import elapsed_s
-from orchestrator.domain.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
-from orchestrator.domain.operations import Outcome
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.model.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.operation import Outcome
 
 TOTAL: Final = "total"
 

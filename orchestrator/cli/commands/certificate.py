@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.client.api_client import Api
 from orchestrator.cli.exit_codes import FAILED
 from orchestrator.cli.output import printing
+from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.domain.verification import verify
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from orchestrator.cli.client.errors import RequestFailed, Unreachable
 from orchestrator.cli.exit_codes import Interrupted
 from orchestrator.cli.output import progress_display
 from orchestrator.cli.output.tables import utc
-from orchestrator.domain.operations import KEY_LIFETIME
+from orchestrator.domain.model.operation import KEY_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

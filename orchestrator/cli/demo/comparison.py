@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from orchestrator.cli.client.models import Instances
-from orchestrator.domain.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
 
 M = TypeVar("M", bound=BaseModel)
 

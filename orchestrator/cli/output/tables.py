@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestrator.cli.output import progress_display
 from orchestrator.cli.output.printing import clean, line
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.model.lifecycle import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

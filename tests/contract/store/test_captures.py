@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.captures import Capture, with_page
-from orchestrator.domain.jobs import (
+from orchestrator.domain.model.batch_job import (
     InstanceCounters,
     InstanceSeen,
     JobState,
@@ -16,9 +15,10 @@ from orchestrator.domain.jobs import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Machines, Sight
-from orchestrator.domain.problems import Problem
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Machines, Sight
+from orchestrator.domain.model.machine_capture import Capture, with_page
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
 from tests.known import know
@@ -27,8 +27,8 @@ from tests.unit.domain.build import NOW, later
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.machines import CapturedMachine
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.machine import CapturedMachine
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
     from orchestrator.store.records import StoredRecords
     from orchestrator.store.working_set import WorkingSet

@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.chain import breaks, lines_sha256
-from orchestrator.domain.decide import decide
+from orchestrator.domain.audit.hash_chain import breaks, lines_sha256
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted, Withdrawn
-from orchestrator.domain.verification import verify
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted, Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
@@ -30,8 +30,8 @@ from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read,
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestrator.domain.seen import Seen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import OperationHistory
     from orchestrator.store.database import Database
     from orchestrator.store.records import StoredRecords

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import select
 
-from orchestrator.domain.decide import decide
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.seen import Withdrawn
-from orchestrator.domain.verification import verify
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store.database import Database
 from orchestrator.store.history import StoredHistories

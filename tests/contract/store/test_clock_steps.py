@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.confirmations import Unconfirmed, Verdict
-from orchestrator.domain.leases import CLOCK_STEP_S
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.clock_steps import CLOCK_STEP_S
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store import clock_steps
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.records import StoredRecords

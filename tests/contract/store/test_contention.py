@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.domain.backoff import backoff_s
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import RowsLocked, StoreUnavailable
-from orchestrator.domain.jobs import JobState
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.store import database as module
 from orchestrator.store import postgresql, schema
 from orchestrator.store.database import Database

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from orchestrator.cloud.transport import HttpAnswer
-from orchestrator.domain.captures import CapturePolicy
-from orchestrator.domain.lifecycle import LIVE_STATES, State
-from orchestrator.domain.stragglers import EscalationPolicy
+from orchestrator.domain.decisions.escalation import EscalationPolicy
+from orchestrator.domain.model.lifecycle import LIVE_STATES, State
+from orchestrator.domain.model.machine_capture import CapturePolicy
 from tests.unit.engine.support import AMPLE, World
 
 if TYPE_CHECKING:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.confirmations import Verdict
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.jobs import JobSeen, JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.operations import NewOperation
-from orchestrator.domain.seen import (
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import JobSeen, JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import (
     CallAccepted,
     CallFailed,
     CallInterrupted,
@@ -25,7 +23,9 @@ from orchestrator.domain.seen import (
     LookFailed,
     Withdrawn,
 )
-from orchestrator.domain.terminations import OnSubmitted, Termination
+from orchestrator.domain.model.operation import NewOperation
+from orchestrator.domain.model.termination import OnSubmitted, Termination
+from orchestrator.domain.model.unconfirmed import Verdict
 from orchestrator.store.records import StoredRecords
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.seen import Seen
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.observation import Seen
     from orchestrator.store.database import Database
     from orchestrator.store.working_set import WorkingSet
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Interval, insert, literal, select, update
 
-from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.jobs import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.machines import Sight
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
 from orchestrator.store import schema
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
@@ -33,7 +33,7 @@ from tests.unit.domain.build import NOW, POLICY, later, read
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from orchestrator.domain.machines import CapturedMachine
+    from orchestrator.domain.model.machine import CapturedMachine
     from orchestrator.store.transaction import Transaction
 
 OTHER = "other@host"

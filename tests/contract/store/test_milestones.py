@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.attempts import NewAttempt
-from orchestrator.domain.come_back import WatchLook
-from orchestrator.domain.decide import decide
-from orchestrator.domain.decisions import moved
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.escalation import Straggler
+from orchestrator.domain.decisions.revival import WatchLook
+from orchestrator.domain.decisions.transitions import moved
 from orchestrator.domain.errors import Conflict, StoreUnavailable
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import Event, State
-from orchestrator.domain.seen import CallStarted, Withdrawn
-from orchestrator.domain.stragglers import Straggler
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.model.attempt import NewAttempt
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.observation import CallStarted, Withdrawn
+from orchestrator.domain.model.termination import Rung
 from tests.contract.store.test_store import operation, submit
 from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
-    from orchestrator.domain.seen import Seen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
     from orchestrator.store.records import StoredRecords
     from orchestrator.store.working_set import WorkingSet

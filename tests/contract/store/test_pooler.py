@@ -20,12 +20,12 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
-from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.seen import CallAccepted, CallStarted, Withdrawn
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
 from orchestrator.store import postgresql
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases

@@ -25,14 +25,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_only
 
 from orchestrator.domain.bounds import COUNT_MAX
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import ConfigurationError, LeaseLost, StoreUnavailable
-from orchestrator.domain.jobs import InstanceCounters, JobState
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.operations import KEY_LIFETIME
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import Withdrawn
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import Withdrawn
+from orchestrator.domain.model.operation import KEY_LIFETIME
 from orchestrator.store import database as module
 from orchestrator.store import migrate, postgresql, schema, sqlite
 from orchestrator.store.database import Database

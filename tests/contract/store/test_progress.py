@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain import foretelling
-from orchestrator.domain.confirmations import Unconfirmed, Verdict
-from orchestrator.domain.drains import History
-from orchestrator.domain.durations import bucket, learnt
-from orchestrator.domain.forecast import Forecast
-from orchestrator.domain.foretelling import FAILURES_MAX
-from orchestrator.domain.jobs import InstanceCounters
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.decisions import forecast_updates
+from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
+from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.forecast import Forecast
+from orchestrator.domain.model.batch_job import InstanceCounters
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.progress import ENDING_MAX, FEW, OTHERS_MAX
 from orchestrator.store.records import StoredRecords
 from tests.contract.store.test_store import submit
@@ -23,8 +23,8 @@ from tests.unit.domain.build import NOW, later
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.progress import Progress
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.progress.operation_forecast import Progress
     from orchestrator.store.database import Database
 
 ASKED_AT = later(1000)
@@ -165,7 +165,9 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
     assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
     foretold = [
         [
-            foretelling.told(await told.termination(f"job-{number}"), later(1001), TENS, ASKED_AT)
+            forecast_updates.told(
+                await told.termination(f"job-{number}"), later(1001), TENS, ASKED_AT
+            )
             for number in numbers
         ]
         for numbers in ((0, 1, 4), (6, 7, 10))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert
 
-from orchestrator.domain.attempts import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
+from orchestrator.domain.model.attempt import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import attempts
 from tests.contract.store.conftest import PARTITION

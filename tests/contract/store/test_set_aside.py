@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Float, select, text, update
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from orchestrator.domain.attempts import NewAttempt
-from orchestrator.domain.decide import decide
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.seen import CallStarted, JobUnlisted
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.model.attempt import NewAttempt
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import CallStarted, JobUnlisted
 from orchestrator.engine.prober import PLANNED
 from orchestrator.engine.sweeper import KINDS
 from orchestrator.services.certification import Certification

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.decide import decide
-from orchestrator.domain.decisions import Decision
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.invariants import Invariant
+from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import (
     CloudError,
     CloudErrorKind,
@@ -21,20 +21,20 @@ from orchestrator.domain.errors import (
     InvariantViolated,
     StoreUnavailable,
 )
-from orchestrator.domain.invariants import Invariant
-from orchestrator.domain.jobs import JobState, JobSubmitted, TaskSubmitted
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.operations import NewOperation
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.seen import (
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import JobState, JobSubmitted, TaskSubmitted
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import (
     CallAccepted,
     CallStarted,
     JobUnlisted,
     LookFailed,
     Withdrawn,
 )
-from orchestrator.domain.terminations import Kind, Look, OnSubmitted, Termination
+from orchestrator.domain.model.operation import NewOperation
+from orchestrator.domain.model.termination import Kind, Look, OnSubmitted, Termination
 from orchestrator.engine.prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.engine.sweeper import KINDS
 from orchestrator.services.ports import LiveTerminations
@@ -46,7 +46,7 @@ from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
-    from orchestrator.domain.seen import Seen
+    from orchestrator.domain.model.observation import Seen
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
     from orchestrator.store.records import StoredRecords

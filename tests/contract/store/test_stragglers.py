@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import update
 
-from orchestrator.domain.attempts import Answer
-from orchestrator.domain.captures import LIVE, Capture, ended, with_page
-from orchestrator.domain.jobs import InstanceCounters, JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Sight
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.stragglers import RoundOver, Straggler
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+from orchestrator.domain.model.attempt import Answer
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine_capture import LIVE, Capture, ended, with_page
+from orchestrator.domain.model.termination import Rung
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.schema import instances
 from tests.contract.store.test_captures import TASK, capture, found, instance, page

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.jobs import InstanceCounters, JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.tally import Group, Left, tally
-from orchestrator.domain.terminations import Revival
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.termination import Revival
+from orchestrator.domain.progress.instance_totals import Group, Left, tally
 from orchestrator.store.rows import capture_to_row, revival_to_row
 from orchestrator.store.schema import terminations
 from tests.contract.store.test_store import submit

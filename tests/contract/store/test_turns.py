@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.attempts import Answer, NewAttempt
-from orchestrator.domain.decide import decide
-from orchestrator.domain.decisions import Decision
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.seen import CallAccepted, CallFailed, CallStarted
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted
+from orchestrator.domain.model.termination import Look
 from orchestrator.engine.prober import UNLISTED_IN_TURN
 from orchestrator.engine.sweeper import FIRST_POLLS
 from orchestrator.store.records import StoredRecords
@@ -28,8 +28,8 @@ from tests.unit.domain.build import LIVE, POLICY, later, read, swept
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.domain.jobs import JobSeen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
 

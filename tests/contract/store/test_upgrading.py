@@ -11,11 +11,11 @@ from alembic import command
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from orchestrator.domain.decide import decide
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.seen import Withdrawn
-from orchestrator.domain.verification import verify
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.database import Database

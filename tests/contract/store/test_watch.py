@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from orchestrator.domain.come_back import watch_count, watch_look
-from orchestrator.domain.decide import decide
+from orchestrator.domain.audit.caveats import REVIVED
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.revival import watch_count, watch_look
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Kind, Look, Revival
-from orchestrator.domain.unproven import REVIVED
-from orchestrator.domain.verification import verify
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Kind, Look, Revival
 from orchestrator.services.certification import Certification
 from orchestrator.store.history import StoredHistories
 from orchestrator.store.leases import StoredLeases
@@ -28,8 +28,8 @@ from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.domain.jobs import JobSeen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database import Database
     from orchestrator.store.records import StoredRecords

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.api.schemas import Told, listed_termination
-from orchestrator.domain.explain import UNEXPLAINED
-from orchestrator.domain.verified_eta import Verification
+from orchestrator.domain.progress.verified_forecast import Verification
+from orchestrator.services.explanation import UNEXPLAINED
 from orchestrator.services.ports import TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from orchestrator.api.routes import _told
-from orchestrator.domain.forecast import Forecast
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.quota import Rate
+from orchestrator.domain.forecasting.forecast import Forecast
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.informing import Informing
 from orchestrator.services.ports import TerminationRecord
 from tests.unit.domain.build import NOW, later, termination

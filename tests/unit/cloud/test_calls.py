@@ -13,8 +13,8 @@ from orchestrator.cloud.hosts import host_for
 from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential, authorization
 from orchestrator.domain.errors import CloudErrorKind as Kind
-from orchestrator.domain.jobs import InstanceCounters, JobState
-from orchestrator.domain.machines import MachineState
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.machine import MachineState
 from tests.unit.cloud.support import (
     KEYS,
     NOON,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cloud.state_filter import CHINA_NAME, INTERNATIONAL_NAME, StateFilter
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.jobs import JobState, TaskPage
+from orchestrator.domain.model.batch_job import JobState, TaskPage
 from tests.unit.cloud.support import REGION, Server, gateway_to, refused, said
 
 if TYPE_CHECKING:

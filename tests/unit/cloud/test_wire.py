@@ -13,7 +13,7 @@ from tencentcloud.batch.v20170312 import models
 
 from orchestrator.cloud import wire
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.jobs import (
+from orchestrator.domain.model.batch_job import (
     InstanceCounters,
     InstanceSeen,
     JobSeen,
@@ -23,7 +23,7 @@ from orchestrator.domain.jobs import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.machines import MachineSeen, MachineState
+from orchestrator.domain.model.machine import MachineSeen, MachineState
 from tests.unit.cloud.support import NOON
 
 COUNTERS: dict[str, object] = {

@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.decisions import Policy
-from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Machines
-from orchestrator.domain.polling import PollPolicy
-from orchestrator.domain.seen import CallFailed
-from orchestrator.domain.stragglers import EscalationPolicy
-from orchestrator.domain.terminations import Termination
+from orchestrator.domain.decisions.escalation import EscalationPolicy
+from orchestrator.domain.decisions.transitions import Policy
+from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState, TaskSeen
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Machines
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.observation import CallFailed
+from orchestrator.domain.model.termination import Termination
+from orchestrator.domain.pacing.polling import PollPolicy
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError

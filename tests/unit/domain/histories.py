@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.domain.certificate import Certificate, Entry, certificate, entry
-from orchestrator.domain.chain import Head, lines_sha256
-from orchestrator.domain.decide import decide
+from orchestrator.domain.audit.certificate import Certificate, Entry, certificate, entry
+from orchestrator.domain.audit.event_facts import machines, observations
+from orchestrator.domain.audit.hash_chain import Head, lines_sha256
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.facts import machines, observations
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.operations import outcome
-from orchestrator.domain.seen import (
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import (
     CallAccepted,
     CallFailed,
     CallStarted,
@@ -21,6 +20,7 @@ from orchestrator.domain.seen import (
     LookFailed,
     Withdrawn,
 )
+from orchestrator.domain.model.operation import outcome
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, termination
 from tests.unit.domain.build import machines as known_machines
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from orchestrator.domain.seen import Seen
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
 
 ISSUED_AT = later(1000)
 

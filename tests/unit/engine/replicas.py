@@ -15,7 +15,7 @@ from sqlalchemy import text
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.leases import LeasePolicy
+from orchestrator.domain.leasing.lease import LeasePolicy
 from orchestrator.engine import leases as engine_leases
 from orchestrator.engine.clock import SharedClock
 from orchestrator.engine.leases import Leases, running
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from orchestrator.domain.leases import Fence, Standing
+    from orchestrator.domain.leasing.lease import Fence, Standing
     from orchestrator.engine.lease import Lease
 
 T = TypeVar("T")

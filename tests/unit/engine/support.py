@@ -16,13 +16,13 @@ from orchestrator.cloud import catalogue
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
-from orchestrator.domain.captures import CapturePolicy, When
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.operations import NewOperation
-from orchestrator.domain.polling import PollPolicy
-from orchestrator.domain.stragglers import EscalationPolicy
-from orchestrator.domain.terminations import OnSubmitted
+from orchestrator.domain.decisions.escalation import EscalationPolicy
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.model.operation import NewOperation
+from orchestrator.domain.model.termination import OnSubmitted
+from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.engine.capturer import Capturer
 from orchestrator.engine.come_back_watch import ComeBackWatch
 from orchestrator.engine.dispatcher import Dispatcher
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.domain.errors import CloudError
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import InstanceRecord, TerminationRecord
     from orchestrator.simulator.simulator import Call
     from orchestrator.store.database import Database

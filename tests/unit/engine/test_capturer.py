@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.captures import CapturePolicy, When
-from orchestrator.domain.coverage import missed
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.decisions.capture_coverage import missed
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import CapturePolicy, When
 from orchestrator.engine.capturer import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.cloud.transport import HttpAnswer
-    from orchestrator.domain.captures import Capture
+    from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.store.database import Database
 
 POLICY = CapturePolicy()

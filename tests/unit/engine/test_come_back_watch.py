@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.cloud import catalogue
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.unproven import REVIVED
+from orchestrator.domain.audit.caveats import REVIVED
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.come_back_watch import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.engine.sweeper import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
 
 WATCHED: dict[str, Any] = {"come_back_watch_s": 3600.0}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.attempts import INTERRUPTED
-from orchestrator.domain.decide import decide
+from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.seen import Withdrawn
-from orchestrator.domain.terminations import Look, Termination
+from orchestrator.domain.model.attempt import INTERRUPTED
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import Withdrawn
+from orchestrator.domain.model.termination import Look, Termination
 from orchestrator.store.set_aside import AGAIN_AFTER_S
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import POLICY

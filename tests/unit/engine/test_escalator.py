@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.decisions.escalation import EscalationPolicy, Straggler
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.stragglers import EscalationPolicy, Straggler
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Rung
 from tests.known import know
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
 
 ACTION = "TerminateTaskInstance"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Look
 from orchestrator.engine.prober import PAUSE_S
 from orchestrator.store.set_aside import AGAIN_AFTER_S
 from orchestrator.store.working_set import WorkingSet

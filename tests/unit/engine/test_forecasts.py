@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.forecast import Forecast
-from orchestrator.domain.foretelling import told
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.progress import forecast
+from orchestrator.domain.decisions.forecast_updates import told
+from orchestrator.domain.forecasting.forecast import Forecast
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.progress.operation_forecast import forecast
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:

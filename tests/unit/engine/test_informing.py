@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain import decide as deciding
-from orchestrator.domain.learning import Learning
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.decisions import decide as deciding
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Look
+from orchestrator.engine.drain_statistics import Learning
 from orchestrator.engine.informing import Informing
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
 

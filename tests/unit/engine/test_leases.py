@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.domain.leases import Fence
+from orchestrator.domain.leasing.lease import Fence
 from orchestrator.engine import leases as engine_leases
 from orchestrator.engine.leases import running
 from orchestrator.engine.partition import ACTIONS

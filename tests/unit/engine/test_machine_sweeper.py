@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.cloud import catalogue
-from orchestrator.domain.captures import CapturePolicy
-from orchestrator.domain.coverage import missed
-from orchestrator.domain.explain import Surroundings, explain
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Sight
-from orchestrator.domain.quota import Rate
+from orchestrator.domain.decisions.capture_coverage import missed
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine_capture import CapturePolicy
+from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.machine_sweeper import (
     APART_MAX_S,
     BACKOFF_BASE_S,
     BACKOFF_MAX_S,
     MACHINES_PER_CALL,
 )
+from orchestrator.services.explanation import Surroundings, explain
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.cloud.transport import HttpAnswer
-    from orchestrator.domain.machines import MachineState
-    from orchestrator.domain.terminations import Termination
+    from orchestrator.domain.model.machine import MachineState
+    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database import Database
 
 POLICY = CapturePolicy()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.captures import CapturePolicy
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Rung
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import CapturePolicy
+from orchestrator.domain.model.termination import Rung
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.support import AMPLE, JOB, NO_CAPTURE, World
 from tests.unit.engine.test_capturer import callable_jobs

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Look
 from orchestrator.engine.loop import run_until
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
@@ -18,10 +18,10 @@ from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.attempts import Answer
-    from orchestrator.domain.decisions import Decision
-    from orchestrator.domain.leases import Fence
-    from orchestrator.domain.terminations import Kind, Termination
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.model.attempt import Answer
+    from orchestrator.domain.model.termination import Kind, Termination
     from orchestrator.store.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}

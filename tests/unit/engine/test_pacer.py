@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import pytest
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
-from orchestrator.domain.leases import Fence
-from orchestrator.domain.quota import SECONDS_NEEDED, Quota
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.pacer import Pacer, may_leave
 from tests.unit.engine.support import ManualClock

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.decisions import Decision
+from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.lifecycle import Event
-from orchestrator.domain.problems import Problem
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import Event
+from orchestrator.domain.model.termination import Look
 from orchestrator.engine.partition import FAILURES_THAT_ARE_TROUBLE, FORBIDDEN_TOLD_FOR_S
 from orchestrator.engine.watched import Watched
 from tests.unit.domain.build import termination

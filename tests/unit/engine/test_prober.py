@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.captures import Capture
-from orchestrator.domain.confirmations import APPEARS_WITHIN_S
-from orchestrator.domain.jobs import InstanceCounters, JobSeen, JobState, TaskSeen, TaskSubmitted
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S
+from orchestrator.domain.model.batch_job import (
+    InstanceCounters,
+    JobSeen,
+    JobState,
+    TaskSeen,
+    TaskSubmitted,
+)
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.termination import Look
 from orchestrator.engine.loop import IDLE_MAX_S
 from orchestrator.engine.prober import (
     COUNT_ALL_EVERY_S,

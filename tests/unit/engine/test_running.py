@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.lifecycle import State
+from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine import running
 from orchestrator.engine.running import PartitionLoops
 from tests.unit.engine.support import AMPLE, END_S, JOB, World

@@ -12,15 +12,15 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.cloud import catalogue
-from orchestrator.domain.confirmations import (
+from orchestrator.domain.decisions.confirmation import (
     APPEARS_WITHIN_S,
-    FIRST_RETRY_S,
     FORBIDDEN_S,
     SEEN_JOB_MISSING_S,
 )
-from orchestrator.domain.jobs import JobState
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.unconfirmed import FIRST_RETRY_S
 from orchestrator.engine.sweeper import (
     BACKOFF_MAX_S,
     JOBS_PER_CALL,

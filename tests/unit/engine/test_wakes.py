@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.lifecycle import State
-from orchestrator.domain.machines import Machines
-from orchestrator.domain.terminations import Look
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Machines
+from orchestrator.domain.model.termination import Look
 from orchestrator.engine.wakes import Wakes
 from tests.unit.domain.build import later, termination
 

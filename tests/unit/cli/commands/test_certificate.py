@@ -157,7 +157,8 @@ def test_what_is_asked_for_must_make_sense(arguments, told):
 def test_nothing_of_the_daemon_is_needed_to_verify(file):
     """Not its libraries either."""
     program = (
-        "import sys; from pathlib import Path; from orchestrator.domain.verification import verify;"
+        "import sys; from pathlib import Path;"
+        "from orchestrator.domain.audit.verification import verify;"
         "print(verify(Path(sys.argv[1]).read_bytes()), 'aiohttp' in sys.modules)"
     )
     told = subprocess.run(

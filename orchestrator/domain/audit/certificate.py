@@ -1,0 +1,204 @@
+"""The certificate of an operation: what is proven of its jobs, on what, and what is not.
+
+A file in canonical JSON (:mod:`.hash_chain`) and a line feed, so that every byte counts, white
+space too::
+
+    {"certificate": {
+       "conclusion": one sentence; it begins with NOT FINISHED while a job has not ended,
+       "events":     the operation's,
+       "format":     FORMAT; another wording of any sentence is another format,
+       "jobs":       sorted by job_id, each {
+           "job_id", "termination_id", "state",
+           "evidence", "evidence_means",   the level and its meaning
+           "rests_on":   the observations (:mod:`.event_facts`) that it rests on,
+           "not_proven": sentences,
+           "attempts":   the calls: {"number", "action", "target", "sent_at", "answered_at",
+                         "outcome", "code", "request_id": the cloud's RequestId},
+           "events":     the termination's},
+       "operation":  {"id", "account", "region", "reason", "requested_by", "created_at",
+                      "finished_at", "state", "outcome"},
+       "set":        {"job_ids": sorted, "sha256"}},
+     "digest": SHA-256 of the canonical form of "certificate",
+     "issued": {"at", "by": the program and its version},
+     "seal":   SHA-256 of the canonical form of {"digest", "issued"}}
+
+An event is what its hash covers (:data:`.hash_chain.CONTENT`), with ``previous`` and
+``hash``.  ``set.sha256`` is that of the ids sorted by their bytes, each ended by a line feed::
+
+    jq -r '.certificate.set.job_ids[]' FILE | sha256sum
+
+The first events tie all else to the chains: a termination's has its job, the operation's has the
+set with the termination of each job.  A call that was answered has its RequestId in the event that
+followed from the answer; one whose answer was lost, those for single instances
+(TerminateTaskInstance, TerminateInstances), and what is known of a job that has not ended, stand
+under the digest alone.
+
+What hashes can show: that a certificate, or the database behind it, was changed by somebody who did
+not compute all that follows anew.  The digest is the same each time a certificate is issued as
+long as nothing has become of the operation: who keeps it elsewhere sees even that.  Nothing is
+signed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain.audit.caveats import Standing, conclusion, not_proven, standing
+from orchestrator.domain.audit.event_facts import observations
+from orchestrator.domain.audit.hash_chain import CONTENT, canonical, lines_sha256, sha256, timestamp
+from orchestrator.domain.decisions import evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from orchestrator.domain.model.termination import Termination
+
+FORMAT: Final = "orchestrator-certificate/1"
+ATTEMPT: Final = (
+    "number",
+    "action",
+    "target",
+    "sent_at",
+    "answered_at",
+    "outcome",
+    "code",
+    "request_id",
+)
+OPERATION: Final = (
+    "id",
+    "account",
+    "region",
+    "reason",
+    "requested_by",
+    "created_at",
+    "finished_at",
+    "state",
+    "outcome",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One job of a certificate, in canonical form."""
+
+    job_id: str
+    standing: Standing
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate as a file, and its digest."""
+
+    data: bytes
+    digest: str
+
+
+def entry(
+    termination: Termination,
+    attempts: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
+) -> Entry:
+    """The entry of a job; attempts have the members of ATTEMPT, events those of CONTENT and hash.
+
+    They may have others.
+    """
+    primary: dict[str, Any] = {
+        "job_id": termination.job_id,
+        "termination_id": termination.id,
+        "state": termination.state,
+        "evidence": termination.evidence,
+        "rests_on": observations(termination),
+        "attempts": [_plain(attempt, ATTEMPT) for attempt in attempts],
+        "events": _linked(termination.id, events),
+    }
+    text = canonical(primary | derived(primary))
+    return Entry(termination.job_id, standing(primary), text)
+
+
+def derived(job: Mapping[str, Any]) -> dict[str, object]:
+    """What an entry says in words; it follows from the rest."""
+    return {
+        "evidence_means": evidence.MEANINGS[job["evidence"]],
+        "not_proven": not_proven(job),
+    }
+
+
+def certificate(
+    operation: Mapping[str, Any],
+    events: Sequence[Mapping[str, Any]],
+    entries: Iterable[Entry],
+    *,
+    issued_at: datetime,
+    issued_by: str,
+) -> Certificate:
+    """The certificate of an operation, which has the members of OPERATION; events as of a job."""
+    jobs = sorted(entries, key=lambda each: each.job_id)
+    job_ids = [each.job_id for each in jobs]
+    parts = _object(
+        {
+            "conclusion": [canonical(conclusion([each.standing for each in jobs]))],
+            "events": [canonical(_linked(operation["id"], events))],
+            "format": [canonical(FORMAT)],
+            "jobs": _array(each.text for each in jobs),
+            "operation": [canonical(_plain(operation, OPERATION))],
+            "set": [canonical({"job_ids": job_ids, "sha256": lines_sha256(job_ids)})],
+        }
+    )
+    digest = sha256(*parts)
+    issued = {"at": issued_at, "by": issued_by}
+    return Certificate(file(parts, digest, issued, seal(digest, issued)), digest)
+
+
+def seal(digest: str, issued: Mapping[str, object]) -> str:
+    return sha256(canonical({"digest": digest, "issued": issued}))
+
+
+def file(
+    certified: Iterable[bytes], digest: str, issued: Mapping[str, object], sealed: str
+) -> bytes:
+    """The whole file, given the canonical form of what is certified, in parts."""
+    parts = _object(
+        {
+            "certificate": certified,
+            "digest": [canonical(digest)],
+            "issued": [canonical(issued)],
+            "seal": [canonical(sealed)],
+        }
+    )
+    return b"".join([*parts, b"\n"])
+
+
+def _object(members: Mapping[str, Iterable[bytes]]) -> list[bytes]:
+    """The canonical form of an object whose members are in theirs, in parts as they are."""
+    named = [[canonical(name), b":", *text] for name, text in sorted(members.items())]
+    return [b"{", *_separated(named), b"}"]
+
+
+def _array(texts: Iterable[bytes]) -> list[bytes]:
+    return [b"[", *_separated([text] for text in texts), b"]"]
+
+
+def _separated(groups: Iterable[Sequence[bytes]]) -> Iterator[bytes]:
+    for number, group in enumerate(groups):
+        if number:
+            yield b","
+        yield from group
+
+
+def _linked(subject_id: str, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    before = [subject_id, *(event["hash"] for event in events)]
+    return [
+        _plain(event, CONTENT) | {"previous": previous, "hash": event["hash"]}
+        for previous, event in zip(before, events, strict=False)
+    ]
+
+
+def _plain(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The members of these names, times as they are hashed."""
+    return {
+        name: timestamp(value) if isinstance(value, datetime) else value
+        for name, value in ((name, values[name]) for name in names)
+    }

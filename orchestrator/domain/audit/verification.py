@@ -1,0 +1,305 @@
+"""Whether a file is a certificate that nobody has changed: offline, by the file alone.
+
+What it has to be is told in :mod:`orchestrator.domain.audit.certificate`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain.audit import certificate, hash_chain
+from orchestrator.domain.audit.caveats import conclusion, ended, standing
+from orchestrator.domain.audit.document_schema import NOTHING, OTHERS, Shape, misshapen
+from orchestrator.domain.audit.event_facts import OBSERVATIONS
+from orchestrator.domain.audit.hash_chain import CONTENT, canonical, lines_sha256, sha256
+from orchestrator.domain.decisions import evidence
+from orchestrator.domain.model.attempt import FOR_ONE
+from orchestrator.domain.model.batch_job import InstanceCounters
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.operation import outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Object = Mapping[str, Any]
+
+_TEXT: Final[Shape] = (str, NOTHING)
+_STATE: Final = frozenset(State)
+_MACHINES: Final[dict[str, Shape]] = {
+    **dict.fromkeys(("total", "up", "gone", "nodes"), int),
+    **dict.fromkeys(("not_captured", "hidden", "observed_at"), _TEXT),
+    "listed": bool,
+}
+_FACTS: Final[dict[str, Shape]] = {
+    "attempt?": dict,
+    "answer?": dict,
+    "machines?": _MACHINES,
+    OTHERS: object,
+}
+_EVENT: Final[dict[str, Shape]] = {
+    **dict.fromkeys(CONTENT, _TEXT),
+    "number": int,
+    "at": str,
+    "type": str,
+    "from_state": (_STATE, NOTHING),
+    "to_state": (_STATE, NOTHING),
+    "evidence": (int, NOTHING),
+    "facts": (_FACTS, NOTHING),
+    "previous": str,
+    "hash": str,
+}
+_ATTEMPT: Final[dict[str, Shape]] = {
+    **dict.fromkeys(certificate.ATTEMPT, _TEXT),
+    "number": int,
+}
+_RESTS_ON: Final[dict[str, Shape]] = {
+    **{f"{name}?": str for name in OBSERVATIONS},
+    "instances?": {field.name: int for field in fields(InstanceCounters)},
+}
+_JOB: Final[dict[str, Shape]] = {
+    "job_id": str,
+    "termination_id": str,
+    "state": _STATE,
+    "evidence": frozenset(evidence.MEANINGS),
+    "evidence_means": str,
+    "rests_on": _RESTS_ON,
+    "not_proven": [str],
+    "attempts": [_ATTEMPT],
+    "events": [_EVENT],
+}
+_CERTIFICATE: Final[dict[str, Shape]] = {
+    "conclusion": str,
+    "events": [_EVENT],
+    "format": str,
+    "jobs": [dict],
+    "operation": dict.fromkeys(certificate.OPERATION, _TEXT) | {"id": str},
+    "set": {"job_ids": [str], "sha256": str},
+}
+_FILE: Final[dict[str, Shape]] = {
+    "certificate": dict,
+    "digest": str,
+    "issued": {"at": str, "by": str},
+    "seal": str,
+}
+
+
+def verify(data: bytes) -> list[str]:
+    """Everything that is wrong with this file; [] where it is a certificate as it was issued.
+
+    Each fault begins with where it is.  Never raises, whatever the file is.
+    """
+    try:
+        return list(_faults(data))
+    except RecursionError:
+        return ["file: it is nested too deeply"]
+
+
+def _faults(data: bytes) -> Iterator[str]:
+    try:
+        document = json.loads(data.decode())
+    except ValueError as error:
+        yield f"file: it is not JSON in UTF-8: {error}"
+        return
+    if faults := list(misshapen(document, _FILE, "file")):
+        yield from faults
+        return
+    certified = document["certificate"]
+    if certified.get("format") != certificate.FORMAT:
+        yield f"certificate: its format is not {certificate.FORMAT}, which this version verifies"
+        return
+    try:
+        text = canonical(certified)
+        expected = certificate.file(
+            [text], document["digest"], document["issued"], document["seal"]
+        )
+    except ValueError as error:
+        yield f"file: it has no canonical form: {error}"
+        return
+    if data != expected:
+        yield f"file: it is not in canonical form, from byte {_first_difference(data, expected)} on"
+    if document["digest"] != sha256(text):
+        yield "file: digest is not that of the certificate, which was changed"
+    if document["seal"] != certificate.seal(document["digest"], document["issued"]):
+        yield "file: seal is not that of digest and issued, of which one was changed"
+    yield from _certificate_faults(certified)
+
+
+def _first_difference(data: bytes, expected: bytes) -> int:
+    pairs = enumerate(zip(data, expected, strict=False))
+    shorter = min(len(data), len(expected))
+    return next((number for number, (one, other) in pairs if one != other), shorter)
+
+
+def _certificate_faults(certified: Object) -> Iterator[str]:
+    if faults := list(misshapen(certified, _CERTIFICATE, "certificate")):
+        yield from faults
+        return
+    yield from _set_faults(certified)
+    jobs = []
+    for number, job in enumerate(certified["jobs"], start=1):
+        where = f"job {job['job_id']}" if isinstance(job.get("job_id"), str) else f"job {number}"
+        faults = list(misshapen(job, _JOB, where))
+        if not faults:
+            jobs.append(job)
+            faults = [f"{where}: {fault}" for fault in _job_faults(job, certified["operation"])]
+        yield from faults
+    if len(jobs) == len(certified["jobs"]):
+        yield from _operation_faults(certified, jobs)
+
+
+def _set_faults(certified: Object) -> Iterator[str]:
+    job_ids = certified["set"]["job_ids"]
+    if job_ids != sorted(set(job_ids)):
+        yield "set: the ids are not sorted, or one is there twice"
+    if certified["set"]["sha256"] != lines_sha256(job_ids):
+        yield "set: sha256 is not that of its ids"
+    there = [job.get("job_id") for job in certified["jobs"]]
+    if there != job_ids:
+        named, found = Counter(job_ids), Counter(map(str, there))
+        yield from (f"set: job {job_id} is in it and not in jobs" for job_id in named - found)
+        yield from (f"jobs: job {job_id} is there and not in the set" for job_id in found - named)
+        if named == found:
+            yield "jobs: they are not in the order of the set"
+
+
+# --- a job ---------------------------------------------------------------------------------------
+
+
+def _job_faults(job: Object, operation: Object) -> Iterator[str]:
+    events = job["events"]
+    yield from hash_chain.breaks(job["termination_id"], events)
+    if not events:
+        yield "it has no event"
+        return
+    yield from _told_otherwise(
+        events[0],
+        {name: operation[name] for name in ("account", "region")} | {"job_id": job["job_id"]},
+    )
+    yield from _state_faults(job)
+    yield from _attempt_faults(job)
+    for name, value in certificate.derived(job).items():
+        if job[name] != value:
+            yield f"{name} does not follow from the rest"
+
+
+def _state_faults(job: Object) -> Iterator[str]:
+    state: str | None = None
+    since: list[Object] = []
+    for number, event in enumerate(job["events"], start=1):
+        if event["from_state"] is not None and event["from_state"] != state:
+            yield f"event {number}: it leads from {event['from_state']}, and the job was {state}"
+        if event["to_state"] is not None:
+            state, since = event["to_state"], []
+        since.append(event)
+    if job["state"] != state:
+        yield f"it is said to be {job['state']}, and its events end at {state}"
+    if State(job["state"]).final:
+        # Until its end, more is seen of a job than there are events.
+        yield from _end_faults(job, since)
+
+
+def _end_faults(job: Object, since: Sequence[Object]) -> Iterator[str]:
+    """What is said of a job that has ended and no event tells, from that of its end on."""
+    if job["evidence"] not in [event["evidence"] for event in since]:
+        yield f"evidence {job['evidence']} is not that of its last event"
+    rested = [
+        {name: event["facts"][name] for name in OBSERVATIONS if name in event["facts"]}
+        for event in since
+        if event["facts"] is not None
+    ]
+    if rested and job["rests_on"] not in rested:
+        yield "rests_on is not what its last event rested on"
+
+
+def _attempt_faults(job: Object) -> Iterator[str]:
+    attempts = list(enumerate(job["attempts"], start=1))
+    yield from (
+        f"attempt {place}: it is numbered {attempt['number']}"
+        for place, attempt in attempts
+        if attempt["number"] != place
+    )
+    # No event tells of calls for single instances: they stand under the digest.
+    told_of = [each for each in attempts if each[1]["action"] not in FOR_ONE]
+    made = 0
+    for number, event in enumerate(job["events"], start=1):
+        facts = event["facts"] or {}
+        if event["type"] == Event.CALL_STARTED:
+            made += 1
+            told = facts.get("attempt", {}) | {"sent_at": event["at"]}
+        elif "answer" in facts:
+            told = facts["answer"] | {"answered_at": event["at"]}
+        else:
+            continue
+        place, attempt = told_of[made - 1] if 0 < made <= len(told_of) else (made, {})
+        if any(attempt.get(name, NOTHING) != told[name] for name in told):
+            yield f"attempt {place}: it is not as event {number} tells it"
+    if len(told_of) > made:
+        yield f"attempt {told_of[made][0]}: no event tells of it"
+
+
+def _told_otherwise(accepted: Object, stated: Object) -> Iterator[str]:
+    """What the first event of a subject has otherwise; one of an earlier version has nothing."""
+    if accepted["facts"] is None:
+        return
+    for name, value in stated.items():
+        if accepted["facts"].get(name) != value:
+            yield f"event 1: it was accepted with another {name}"
+
+
+# --- the operation -------------------------------------------------------------------------------
+
+
+def _operation_faults(certified: Object, jobs: Sequence[Object]) -> Iterator[str]:
+    operation = certified["operation"]
+    for fault in _events_faults(certified, jobs):
+        yield f"operation {operation['id']}: {fault}"
+    if certified["conclusion"] != conclusion([standing(job) for job in jobs]):
+        yield "certificate: conclusion does not follow from the jobs"
+
+
+def _events_faults(certified: Object, jobs: Sequence[Object]) -> Iterator[str]:
+    operation, events = certified["operation"], certified["events"]
+    yield from hash_chain.breaks(operation["id"], events)
+    if not events:
+        yield "it has no event"
+        return
+    accepted = events[0]
+    if (operation["created_at"], operation["reason"]) != (accepted["at"], accepted["why"]):
+        yield "event 1: it was accepted at another time, or for another reason"
+    yield from _told_otherwise(
+        accepted,
+        {name: operation[name] for name in ("account", "region", "requested_by")}
+        | {
+            "jobs": len(jobs),
+            "jobs_sha256": certified["set"]["sha256"],
+            "terminations_sha256": lines_sha256(
+                f"{job['job_id']} {job['termination_id']}" for job in jobs
+            ),
+        },
+    )
+    yield from _outcome_faults(operation, events, jobs)
+
+
+def _outcome_faults(
+    operation: Object, events: Sequence[Object], jobs: Sequence[Object]
+) -> Iterator[str]:
+    ends = [event for event in events if event["type"] == "finished"]
+    stated = tuple(operation[name] for name in ("state", "finished_at", "outcome"))
+    if not ends:
+        if stated != ("running", None, None):
+            yield "it is said to have finished, and no event tells so"
+        return
+    if stated != ("finished", ends[-1]["at"], ends[-1]["why"]):
+        yield "its state, its end or its outcome is not that of its last event"
+    states = Counter(ended(job["events"]) for job in jobs)
+    by_state = {state: count for state, count in states.items() if state is not None}
+    if states[None]:
+        yield f"it is said to have finished, and {states[None]} of its jobs have not"
+    elif outcome(by_state) != operation["outcome"]:
+        yield f"the outcome {operation['outcome']} does not follow from the states of its jobs"
+    told = (ends[-1]["facts"] or {}).get("jobs_by_state", by_state)
+    if told != by_state:
+        yield "its last event counted other states of its jobs"

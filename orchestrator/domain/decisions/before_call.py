@@ -1,0 +1,131 @@
+"""Decisions on a read of a job that no call of ours is known to have reached."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.decisions import evidence
+from orchestrator.domain.decisions.settling import (
+    on_still_stopped,
+)
+from orchestrator.domain.decisions.transitions import (
+    Decision,
+    accepted,
+    backoff,
+    look_at,
+    moved,
+    to_be_counted,
+    with_observation,
+)
+from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.termination import Look, OnSubmitted
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.model.termination import Termination
+
+
+def on_job_not_called(
+    termination: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Decision:
+    """A read of a job that no call of ours is known to have reached."""
+    told = with_observation(termination, seen)
+    if told.job_state is JobState.SUBMITTED:
+        return _on_submitted(told, now, policy)
+    unread = _to_be_read(termination, told, seen, now, policy)
+    if unread is not None:
+        return Decision(after=replace(unread, call_at=None))
+    if evidence.proves_down(termination, seen):
+        return _on_down_not_called(told, now, policy)
+    if told.job_state is JobState.SUCCEED and not told.acknowledged_at and _is_empty(seen):
+        # No instance is counted, so that no more than the end of the job is proven.
+        ended = replace(told, evidence=evidence.JOB_FINISHED, problem=None)
+        return moved(ended, Event.SEEN_DOWN, now, why="it reads SUCCEED, no instance is counted")
+    if seen.terminating and termination.state is State.SENDING:
+        decision = accepted(told, now, policy)
+        after = replace(decision.after, evidence=termination.evidence)
+        return replace(decision, after=after, why="a look shows that the cloud acts on it")
+    return _on_terminable(told, now, policy)
+
+
+def on_submission(
+    termination: Termination, seen: JobSubmitted, now: datetime, policy: Policy
+) -> Decision:
+    """How many instances the job was submitted with: now a count of them can be judged."""
+    submitted = sum(task.instances for task in seen.tasks)
+    told = replace(termination, instances_submitted=submitted, failures=0)
+    if termination.state is State.SETTLING:
+        return on_still_stopped(told, now, policy)
+    return Decision(after=look_at(told, Look.JOB, now))
+
+
+def _to_be_read(
+    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Termination | None:
+    """The termination with the read planned that must come before a decision; None: none must.
+
+    A job that reads finished before any call is compared with what it was submitted as.  Where the
+    state is no proof, the counters or NextAction decide.
+    """
+    state = told.job_state
+    unclear = state is None or state.finished or not state.known
+    checked = told.instances_submitted is not None or told.acknowledged_at is not None
+    if unclear and not checked and termination.state is not State.SENDING:
+        return look_at(told, Look.SUBMISSION, now)
+    if seen.instances is None and (unclear or termination.state is State.SENDING):
+        return to_be_counted(termination, told, seen, now, policy)
+    return None
+
+
+def _is_empty(seen: JobSeen) -> bool:
+    return seen.instances is not None and not seen.instances.total
+
+
+def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
+    if told.on_submitted is OnSubmitted.REFUSE:
+        problem = Problem(
+            code="Client.JobSubmitted",
+            message="the job is SUBMITTED, where the cloud forbids TerminateJob",
+            advice='submit it again with on_submitted "hold", or once it has left SUBMITTED',
+        )
+        return moved(replace(told, problem=problem), Event.CALL_REFUSED, now, why=problem.message)
+    decision = (
+        Decision(after=told) if told.state is State.HELD else moved(told, Event.SEEN_SUBMITTED, now)
+    )
+    at = now + timedelta(seconds=policy.poll.held_s)
+    return replace(decision, after=look_at(decision.after, Look.SWEEP, at))
+
+
+def _on_down_not_called(told: Termination, now: datetime, policy: Policy) -> Decision:
+    # A termination leaves FAILED behind: the call whose answer was lost may well have acted.
+    may_have_acted = told.state is State.SENDING and told.job_state is JobState.FAILED
+    if may_have_acted or told.acknowledged_at:
+        decision = accepted(told, now, policy)
+        after = replace(look_at(decision.after, Look.JOB, now), evidence=evidence.JOB_FINISHED)
+        return replace(decision, after=after, why="seen down after a call")
+    proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
+    return moved(proven, Event.SEEN_DOWN, now)
+
+
+def _on_terminable(told: Termination, now: datetime, policy: Policy) -> Decision:
+    """The job runs and can be called: from now on it waits for its turn only."""
+    first_in_line = told.first_in_line or told.state is State.HELD
+    match told.state:
+        case State.HELD:
+            decision = moved(told, Event.SEEN_TERMINABLE, now)
+        case State.SENDING:
+            decision = moved(told, Event.CALL_NOT_EXECUTED, now, why="seen running on untouched")
+        case _:
+            decision = Decision(after=told)
+    delay = backoff(told, policy) if told.state is State.SENDING else timedelta()
+    after = replace(
+        look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.poll.queued_s)),
+        call_at=told.call_at or max(now + delay, told.not_before or now),
+        first_in_line=first_in_line,
+        run=max(told.run, 1),
+    )
+    return replace(decision, after=after)

@@ -1,0 +1,107 @@
+"""Decisions on the result of a TerminateJob call that failed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, assert_never
+
+from orchestrator.domain.decisions import confirmation
+from orchestrator.domain.decisions.transitions import (
+    Decision,
+    in_doubt,
+    look_at,
+    moved,
+    not_executed,
+    problem_of,
+    with_deadline,
+)
+from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.model.attempt import TERMINATE_JOB
+from orchestrator.domain.model.lifecycle import Event
+from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.unconfirmed import Verdict
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.model.observation import (
+        CallFailed,
+    )
+    from orchestrator.domain.model.termination import Termination
+
+
+def on_call_failed(
+    termination: Termination, failure: CallFailed, now: datetime, policy: Policy
+) -> Decision:
+    error = failure.error
+    failed = replace(termination, failures=termination.failures + 1, problem=problem_of(error))
+    match error.kind:
+        case CloudErrorKind.THROTTLED:
+            return _put_back(termination, failure.before, error, now)
+        case CloudErrorKind.NOT_SENT | CloudErrorKind.CREDENTIAL | CloudErrorKind.CLOCK_SKEW:
+            return not_executed(failed, now, policy, why=str(error))
+        case CloudErrorKind.STATE_CONFLICT if _acted_upon(termination, error):
+            decision = moved(with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error))
+            after = replace(
+                decision.after,
+                acknowledged_at=termination.acknowledged_at or now,
+                run=max(termination.run, 1),
+            )
+            return replace(decision, after=look_at(after, Look.JOB, now))
+        case (
+            CloudErrorKind.OUTCOME_UNKNOWN
+            | CloudErrorKind.STATE_CONFLICT
+            | CloudErrorKind.JOB_NOT_FOUND
+        ):
+            if error.kind is CloudErrorKind.JOB_NOT_FOUND:
+                failed = confirmation.missing(
+                    failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
+                )
+            return Decision(after=in_doubt(failed, now), why=str(error))
+        case CloudErrorKind.UNAUTHORIZED:
+            return _on_call_forbidden(failed, error, now, policy)
+        case CloudErrorKind.REFUSED:
+            return moved(failed, Event.CALL_REFUSED, now, why=str(error))
+        case _:
+            assert_never(error.kind)
+
+
+def _put_back(
+    termination: Termination, before: Termination, error: CloudError, now: datetime
+) -> Decision:
+    """A call that was refused as one too many: the job waits for its turn as it did before.
+
+    The refusal tells nothing of the job, so it counts as no failure of it.
+    """
+    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
+    after = replace(
+        look_at(decision.after, before.look, before.look_at),
+        call_at=before.call_at,
+        called_at=before.called_at,
+    )
+    return replace(decision, after=after)
+
+
+def _on_call_forbidden(
+    failed: Termination, error: CloudError, now: datetime, policy: Policy
+) -> Decision:
+    """The account may not call TerminateJob, which may change: see :mod:`.confirmations`."""
+    told = confirmation.with_answer(
+        failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
+    )
+    assert told.unconfirmed is not None
+    if told.unconfirmed.confirms(Verdict.FORBIDDEN, now):
+        return moved(told, Event.CALL_REFUSED, now, why=str(error))
+    return not_executed(told, now, policy, why=str(error))
+
+
+def _acted_upon(termination: Termination, error: CloudError) -> bool:
+    """Whether a call that was refused for the job's state tells that the cloud acts on another one.
+
+    One that was acknowledged, or whose answer was lost, or somebody else's: of the latter two
+    nothing is known, but each look since the refusal before showed the job running.
+    """
+    last = termination.problem
+    return termination.acknowledged_at is not None or (last is not None and last.code == error.code)

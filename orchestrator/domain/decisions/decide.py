@@ -1,0 +1,123 @@
+"""The entry to all decisions: a termination and an observation in, the next value out.
+
+Nothing here acts.  The engine reads or calls, hands the result to :func:`decide`, and writes the
+decision if the termination is still as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, assert_never
+
+from orchestrator.domain.decisions.before_call import on_job_not_called, on_submission
+from orchestrator.domain.decisions.call_results import on_call_failed
+from orchestrator.domain.decisions.draining import on_job_draining
+from orchestrator.domain.decisions.failed_reads import on_look_failed, on_missing
+from orchestrator.domain.decisions.forecast_updates import with_forecast
+from orchestrator.domain.decisions.settling import on_job_settling
+from orchestrator.domain.decisions.transitions import (
+    Decision,
+    accepted,
+    given_up,
+    in_doubt,
+    look_at,
+    moved,
+    overdue,
+)
+from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.observation import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+    JobsRefused,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
+from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.unconfirmed import DESCRIBE_JOBS
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.model.observation import Read, Seen
+    from orchestrator.domain.model.termination import Termination
+
+
+def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) -> Decision:
+    """What ``seen`` makes of ``termination``; raises IllegalTransition where it cannot be."""
+    match seen:
+        case CallStarted():
+            decision = moved(termination, Event.CALL_STARTED, now)
+        case CallAccepted():
+            decision = accepted(termination, now, policy)
+        case CallFailed():
+            decision = on_call_failed(termination, seen, now, policy)
+        case CallInterrupted():
+            decision = Decision(after=in_doubt(termination, now))
+        case Withdrawn():
+            decision = moved(termination, Event.WITHDRAWN, now)
+        case _:
+            decision = on_read(termination, seen, now, policy)
+    return _foretold(termination, _bounded_by_deadline(decision, now), now, policy)
+
+
+def _foretold(
+    termination: Termination, decision: Decision, now: datetime, policy: Policy
+) -> Decision:
+    """The decision with its forecast, which only informs: it is left out where it fails."""
+    try:
+        after = with_forecast(termination, decision.after, now, policy.others)
+    except Exception as error:  # noqa: BLE001 - passed on, to be logged
+        unforetold = replace(decision.after, history=None, forecast=None)
+        return replace(decision, after=unforetold, unforetold=error)
+    return replace(decision, after=after)
+
+
+def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy) -> Decision:
+    match seen:
+        case JobSeen():
+            return on_job(termination, seen, now, policy)
+        case JobSubmitted():
+            return on_submission(termination, seen, now, policy)
+        case JobUnlisted():
+            return on_missing(termination, DESCRIBE_JOBS, now, policy)
+        case JobsRefused():
+            return Decision(after=look_at(termination, Look.JOB, now))
+        case LookFailed(error):
+            return on_look_failed(termination, error, now, policy)
+        case _:
+            assert_never(seen)
+
+
+def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
+    match termination.state:
+        case State.QUEUED | State.HELD | State.SENDING:
+            decision = on_job_not_called(termination, seen, now, policy)
+        case State.DRAINING:
+            decision = on_job_draining(termination, seen, now, policy)
+        case State.SETTLING:
+            decision = on_job_settling(termination, seen, now, policy)
+        case _:
+            return Decision(after=termination)
+    if decision.event is None and overdue(termination, now):
+        if seen.instances is None and termination.look is not Look.JOB:
+            # Nobody is told what is live on less than a count.
+            return Decision(after=look_at(decision.after, Look.JOB, now))
+        decision = given_up(decision.after, now, why="the deadline passed")
+    return decision
+
+
+def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
+    """No look is planned past the deadline but to retry the last one, which is made right at it."""
+    after = decision.after
+    if after.give_up_at is None or after.look_at is None or after.state is State.SETTLING:
+        return decision
+    # By then a read is made again as it was planned.
+    retried = now >= after.give_up_at and (after.look is Look.JOB or after.unconfirmed is not None)
+    if retried or after.look_at <= after.give_up_at:
+        return decision
+    return replace(decision, after=look_at(after, Look.JOB, max(now, after.give_up_at)))

@@ -1,0 +1,190 @@
+"""Decisions on a read of a draining job: stopped, revived, called again, or escalated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.decisions import escalation, evidence
+from orchestrator.domain.decisions.instance_counts import contradiction
+from orchestrator.domain.decisions.transitions import (
+    Decision,
+    look_at,
+    moved,
+    overdue,
+    running_again,
+    to_be_counted,
+    with_observation,
+)
+from orchestrator.domain.model.batch_job import JobSeen, JobState
+from orchestrator.domain.model.lifecycle import Event
+from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.pacing import polling
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.termination import Termination
+
+IN_USE: Final = "ResourceInUse"
+"""Family of the codes by which the cloud refuses a second operation on a job."""
+CALL_AGAIN_AFTER_S: Final = 60.0
+"""How long an acknowledged call has to show in the job before it is made again, at most."""
+
+
+def on_job_draining(
+    termination: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Decision:
+    return _escalated(_on_draining(termination, seen, now, policy), seen, now, policy)
+
+
+def _on_draining(
+    termination: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Decision:
+    told = replace(with_observation(termination, seen), failures=0, problem=_conflict(termination))
+    if evidence.proves_down(termination, seen):
+        proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE)
+        decision = moved(proven, Event.SEEN_DOWN, now)
+        settle_until = seen.observed_at + timedelta(seconds=told.settle_s)
+        at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
+        after = replace(look_at(decision.after, Look.SWEEP, at), settle_until=settle_until)
+        return replace(decision, after=after)
+    state = told.job_state
+    live = seen.instances is not None and seen.instances.live > 0
+    if state is not None and (state.finished or (not state.known and not live)):
+        return Decision(after=_on_finished_not_down(termination, told, seen, now, policy))
+    was_finished = termination.job_state is not None and termination.job_state.finished
+    runs = state is None or state.known
+    revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
+    revived = revived or _rose(termination, seen)
+    if revived:
+        told = replace(told, evidence=min(told.evidence, evidence.ACKNOWLEDGED))
+    runs_on = told.call_at is None and _runs_on(told, seen, policy)
+    if revived or runs_on:
+        known = told
+        told = running_again(known)
+        if not revived and not _more_live(termination, seen):
+            # Those that were escalated: how far they were stays.
+            told = replace(
+                told, rung=known.rung, rung_at=known.rung_at, rung_round=known.rung_round
+            )
+    left_submitted = termination.job_state is JobState.SUBMITTED and not seen.terminating
+    if told.job_state is JobState.SUBMITTED:
+        told = replace(told, call_at=None)
+    elif revived or left_submitted or runs_on:
+        told = replace(told, call_at=now)
+    elif seen.terminating:
+        told = replace(told, call_at=None)
+    age_s = (now - (told.acknowledged_at or now)).total_seconds()
+    interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
+    # A state that is not documented says nothing: only counters do.
+    look = Look.SWEEP if runs else Look.JOB
+    return Decision(after=look_at(told, look, now + timedelta(seconds=interval_s)))
+
+
+def _conflict(termination: Termination) -> Problem | None:
+    """That TerminateJob is refused because the job is in use: kept while it runs, as the reason."""
+    problem = termination.problem
+    return problem if problem is not None and problem.code.startswith(IN_USE) else None
+
+
+def _runs_on(told: Termination, seen: JobSeen, policy: Policy) -> bool:
+    """Whether a job runs with nothing pending although its call was acknowledged long ago.
+
+    RetryJobs may have revived it before it was seen down, or the call was dropped.  What the cloud
+    shows while it acts is documented by one example only (NextAction TERMINATING,
+    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.  An escalation
+    that the deadline leaves no time to put off goes before all but the first of them.
+    """
+    if seen.instances is None or not seen.untouched:
+        return False
+    if not seen.instances.live and seen.instances.total:
+        return False
+    if told.last_call_at is None or told.job_state is JobState.SUBMITTED:
+        return False
+    called_for = _called_for(told)
+    patience = max(_call_again_after(told), called_for)
+    if called_for >= _call_again_after(told) and escalation.presses(
+        told, seen.observed_at, policy.escalation
+    ):
+        return False
+    return seen.observed_at - told.last_call_at >= patience
+
+
+def _call_again_after(told: Termination) -> timedelta:
+    """How long an acknowledged call has to show in the job before it is made again."""
+    seconds = escalation.by_deadline_s(told, CALL_AGAIN_AFTER_S, escalation.CALL_AGAIN_SHARE)
+    return timedelta(seconds=seconds)
+
+
+def _more_live(termination: Termination, seen: JobSeen) -> bool:
+    """Whether instances are live that were not at the last count."""
+    known, counted = termination.instances, seen.instances
+    return known is not None and counted is not None and counted.live > known.live
+
+
+def _rose(termination: Termination, seen: JobSeen) -> bool:
+    """Whether more run, with nothing pending, than were counted after the job was called."""
+    counted_at, called_at = termination.instances_observed_at, termination.acknowledged_at
+    since = counted_at is not None and called_at is not None and counted_at >= called_at
+    return since and seen.untouched and _more_live(termination, seen)
+
+
+def _called_for(told: Termination) -> timedelta:
+    """From the first call to the last one."""
+    if told.last_call_at is None or told.give_up_at is None:
+        return timedelta()
+    return told.last_call_at - (told.give_up_at - timedelta(seconds=told.give_up_after_s))
+
+
+def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
+    """The decision on a draining job, with the rung that it is time for."""
+    told = decision.after
+    if decision.event is not None or seen.instances is None or told.call_at is not None:
+        return decision
+    if overdue(told, now):
+        return decision
+    finished = told.job_state is not None and told.job_state.finished
+    untouched = not finished and seen.untouched
+    if untouched and _called_for(told) < _call_again_after(told):
+        return decision  # TerminateJob is made again first
+    rung = escalation.next_rung(told, seen.observed_at, policy.escalation)
+    if rung is None:
+        return decision
+    live, still_s = seen.instances.live, escalation.still_s(told, seen.observed_at)
+    why = f"{live} of {seen.instances.total} instances did not go down for {still_s:.0f} s"
+    escalated = moved(told, Event.ESCALATED, now, why=why)
+    after = replace(
+        escalated.after,
+        rung=rung,
+        rung_at=now,
+        rung_round=told.rung_round + (rung is Rung.INSTANCES),
+    )
+    return replace(escalated, after=after)
+
+
+def _on_finished_not_down(
+    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Termination:
+    """The job reads finished; its instances were not read, or are not down yet."""
+    finished = told.job_state is not None and told.job_state.finished
+    proven = evidence.JOB_FINISHED if finished else told.evidence
+    # A job that read finished already, and is to be called, had an instance run again.
+    again = termination.job_state is not None and termination.job_state.finished
+    call_at = termination.call_at if again else None
+    told = replace(told, evidence=max(told.evidence, proven), call_at=call_at)
+    if seen.instances is None or contradiction(termination, seen) is not None:
+        return to_be_counted(termination, told, seen, now, policy)
+    wait_s = polling.relook_s(
+        policy.poll,
+        before=termination.instances,
+        before_at=termination.instances_observed_at,
+        after=seen.instances,
+        after_at=seen.observed_at,
+    )
+    # Only its task was read: where nothing went down since, the job may have been revived.
+    stuck = termination.instances and seen.instances.live >= termination.instances.live
+    look = Look.SWEEP if seen.state is None and stuck else Look.JOB
+    wait_s = min(wait_s, escalation.count_every_s(told))
+    return look_at(told, look, now + timedelta(seconds=wait_s))

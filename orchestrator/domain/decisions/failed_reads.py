@@ -1,0 +1,129 @@
+"""Decisions on reads that failed, or that did not find the job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.decisions import confirmation
+from orchestrator.domain.decisions.settling import (
+    on_record_deleted,
+    on_submission_unread,
+)
+from orchestrator.domain.decisions.transitions import (
+    BEFORE_EFFECT,
+    Decision,
+    given_up,
+    look_again,
+    look_at,
+    moved,
+    overdue,
+    problem_of,
+)
+from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.unconfirmed import DESCRIBE_JOB, DESCRIBE_JOBS, Verdict
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.model.termination import Termination
+
+
+def on_look_failed(
+    termination: Termination, error: CloudError, now: datetime, policy: Policy
+) -> Decision:
+    told = replace(termination, problem=problem_of(error))
+    denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
+    if termination.state is State.SETTLING and termination.look is Look.SUBMISSION:
+        return on_submission_unread(termination, error, now, policy)
+    if error.kind is CloudErrorKind.JOB_NOT_FOUND:
+        return on_missing(told, DESCRIBE_JOB, now, policy)
+    if denied and termination.state in BEFORE_EFFECT:
+        return _on_denied(told, error, now, policy)
+    late = overdue(termination, now) or _unread_too_long(termination, now)
+    # The signature's clock is wrong, not the job: that alone ends nothing.
+    if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
+        told = confirmation.unreadable(told, error.kind, now)
+        known = told.unconfirmed
+        if known is not None and known.confirms(Verdict.UNREADABLE, now):
+            return given_up(told, now, why=str(error))
+    elif error.kind is CloudErrorKind.THROTTLED:
+        # It tells nothing of the job, which is polled next as it was to be.
+        return Decision(after=termination)
+    if not late and denied and termination.look is Look.JOB:
+        # DescribeJobs may still be allowed, and DescribeTask, once the job reads finished.
+        after = look_at(told, Look.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
+    else:
+        after = look_again(told, now, policy)
+    return Decision(after=after)
+
+
+def _on_denied(told: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
+    """The cloud does not let a job be read that was not called yet."""
+    refused = error.kind is CloudErrorKind.REFUSED
+    if told.look is Look.SUBMISSION:
+        return _on_submission_refused(told, now, policy, refused=refused)
+    if refused:
+        return moved(told, Event.CALL_REFUSED, now, why=str(error))
+    return on_forbidden(told, DESCRIBE_JOB, now, policy, why=str(error))
+
+
+def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
+    """The action ``source`` answered that there is no such job, or did not list it."""
+    told = confirmation.missing(termination, source, now, appears_within_s=policy.appears_within_s)
+    known = told.unconfirmed
+    assert known is not None
+    if not known.confirms(Verdict.MISSING, now):
+        # A job that was read before is asked for by both actions in turn.
+        by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
+        look = Look.JOB if by_job else Look.SWEEP
+        return Decision(after=replace(look_at(told, look, known.next_read_at(now)), call_at=None))
+    if termination.state is State.SETTLING:
+        return on_record_deleted(told, now, policy)
+    why = f"not found by {' and '.join(known.sources)} since {known.since:%H:%M:%SZ}"
+    if termination.observed_at is not None:
+        told = replace(told, problem=confirmation.record_deleted(told))
+    elif told.problem is None:
+        told = replace(told, problem=confirmation.NEVER_FOUND)
+    return moved(told, Event.SEEN_MISSING, now, why=why)
+
+
+def on_forbidden(
+    termination: Termination, source: str, now: datetime, policy: Policy, *, why: str
+) -> Decision:
+    """The account may not read the job; permissions are spread over seconds, or granted later."""
+    told = confirmation.with_answer(
+        termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
+    )
+    assert told.unconfirmed is not None
+    if told.unconfirmed.confirms(Verdict.FORBIDDEN, now):
+        return moved(told, Event.CALL_REFUSED, now, why=why)
+    return Decision(after=look_again(told, now, policy))
+
+
+def _on_submission_refused(
+    told: Termination, now: datetime, policy: Policy, *, refused: bool
+) -> Decision:
+    """DescribeJobSubmitInfo may not be called: after a while the counters are taken alone."""
+    told = confirmation.with_answer(
+        told,
+        Verdict.FORBIDDEN,
+        "DescribeJobSubmitInfo",
+        now,
+        window_s=confirmation.UNREADABLE_S,
+    )
+    known = told.unconfirmed
+    if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
+        return Decision(after=look_at(replace(told, instances_submitted=0), Look.JOB, now))
+    return Decision(after=look_again(told, now, policy))
+
+
+def _unread_too_long(termination: Termination, now: datetime) -> bool:
+    """Whether what has no deadline yet, for it was never called, could not be read for so long."""
+    begun_at = max(termination.created_at, termination.not_before or termination.created_at)
+    read_at = termination.observed_at or begun_at
+    unread_s = (now - max(begun_at, read_at)).total_seconds()
+    return termination.give_up_at is None and unread_s >= termination.give_up_after_s

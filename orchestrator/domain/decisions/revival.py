@@ -1,0 +1,88 @@
+"""Whether a job that was down came back: RetryJobs revives those that failed.
+
+RetryJobs re-runs the failed instances of FAILED jobs and resets their history; anybody may call it
+at any time (RetryJobs in the vendor's SDK for Python, batch/v20170312).  A termination that has
+ended stays as it ended: that it was down was true then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.decisions.settling import is_doubtful, ran_again
+from orchestrator.domain.model.termination import Revival
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import Termination
+
+
+KEEP_DOWN_MAX: Final = 3
+"""How many times in a row a job that comes back is brought down again, where that is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchLook:
+    """What a read of a job whose termination has ended makes of its come-back watch.
+
+    ``came_back`` is how the job was read, if it came back; with ``ends`` it is read no more.
+    ``count``: DescribeJobs cannot tell, so its instances are to be counted (DescribeJob).
+    """
+
+    termination: Termination
+    ends: bool = False
+    came_back: JobSeen | None = None
+    count: bool = False
+
+
+def watch_look(termination: Termination, seen: JobSeen | None, now: datetime) -> WatchLook:
+    """A watched job as DescribeJobs showed it; None: it was not listed.
+
+    A job whose EndTime changed ran in between; it is watched on, for it may run again at the next
+    read.  The instances are counted once at the end of the watch, however late that is, and
+    whenever the state or the EndTime leaves a doubt: an instance can run again under a job that
+    reads FAILED, and one answer without the job does not prove that it was deleted.
+    """
+    over = _is_over(termination, now)
+    if seen is None:
+        return WatchLook(termination=termination, count=over)
+    if _runs(seen) or (termination.revival is None and ran_again(termination, seen)):
+        return WatchLook(termination=termination, ends=_runs(seen), came_back=seen)
+    return WatchLook(termination=termination, count=over or is_doubtful(termination, seen))
+
+
+def watch_count(termination: Termination, seen: JobSeen | None, now: datetime) -> WatchLook:
+    """A watched job as DescribeJob showed it; None: the cloud does not know it any more."""
+    if seen is None:
+        return WatchLook(termination=termination, ends=True)
+    live = seen.instances is not None and seen.instances.live > 0
+    if _runs(seen) or live:
+        return WatchLook(termination=termination, ends=True, came_back=seen)
+    counted = seen.instances is not None
+    return WatchLook(termination=termination, ends=counted and _is_over(termination, now))
+
+
+def watch_refused(termination: Termination, now: datetime) -> WatchLook:
+    """A watched job that the account may not read, which may change until the watch ends."""
+    return WatchLook(termination=termination, ends=_is_over(termination, now))
+
+
+def _runs(seen: JobSeen) -> bool:
+    return seen.state is not None and seen.state.known and not seen.state.finished
+
+
+def _is_over(termination: Termination, now: datetime) -> bool:
+    assert termination.finished_at is not None
+    return now >= termination.finished_at + timedelta(seconds=termination.come_back_watch_s)
+
+
+def revival_of(seen: JobSeen) -> Revival:
+    """How a job that came back was read."""
+    assert seen.state is not None
+    live = seen.instances.live if seen.instances is not None else None
+    revival = Revival(at=seen.observed_at, job_state=seen.state, instances_live=live)
+    return replace(revival, job_end_time=seen.end_time) if revival.ended else revival

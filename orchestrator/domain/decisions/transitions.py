@@ -1,0 +1,233 @@
+"""What a decision is, and the steps that decisions of every kind are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.decisions import confirmation, escalation, evidence
+from orchestrator.domain.decisions.instance_counts import contradiction
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import Event, State, next_state
+from orchestrator.domain.model.termination import Look, Rung, Termination
+from orchestrator.domain.pacing.backoff import backoff_s
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.escalation import EscalationPolicy
+    from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.pacing.polling import PollPolicy
+
+BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
+"""States in which no call is known to have had effect, or not since it ran again."""
+_LATE: Final = Problem(
+    code="Client.DeadlinePassed",
+    message="the job was not seen down by its deadline",
+    advice="look at the job in the console and end there what is live, or submit it again with a "
+    "longer give_up_after_s",
+)
+_UNSETTLED: Final = replace(
+    _LATE,
+    message="the job was seen down, but by its deadline it was not proven to be down for good",
+    advice="see in the console that the job was not revived, and end there what is up of its "
+    "machines, or submit it again with a longer give_up_after_s",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What :func:`decide` may know beside the termination itself.
+
+    ``sweep_s`` is the present interval between sweeps, ``jitter`` one draw from [0, 1).
+    ``others``: how long drains take, where it is known of any.  ``appears_within_s``: how long a
+    job that was never read is asked for before it ends as ``not_found``.  ``permitted_within_s``:
+    how long a call that the account may not make is tried before the job ends as ``refused``.
+    ``compares``: whether a job that was called is compared with what it was submitted as, if its
+    capture has not read that: DescribeJobSubmitInfo is in use, and no capture waits for its quota.
+    """
+
+    poll: PollPolicy
+    escalation: EscalationPolicy
+    sweep_s: float
+    jitter: float
+    backoff_base_s: float = 1.0
+    backoff_max_s: float = 60.0
+    others: Durations | None = None
+    appears_within_s: float = confirmation.APPEARS_WITHIN_S
+    permitted_within_s: float = confirmation.FORBIDDEN_S
+    compares: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The termination's next value, the event that led there (None: it stays), and why.
+
+    ``unforetold``: what its forecast failed for, which is left out.
+    """
+
+    after: Termination
+    event: Event | None = None
+    why: str | None = None
+    unforetold: Exception | None = None
+
+
+def moved(
+    termination: Termination, event: Event, now: datetime, *, why: str | None = None
+) -> Decision:
+    """The termination after ``event``, with what every change of state brings along."""
+    state = next_state(termination.state, event)
+    after = replace(
+        termination,
+        state=state,
+        revision=termination.revision + 1,
+        call_at=None,
+        in_doubt=False,
+        unconfirmed=termination.unconfirmed if not state.final else None,
+        first_in_line=termination.first_in_line and state in BEFORE_EFFECT,
+    )
+    if state.final:
+        after = replace(after, look_at=None, finished_at=now)
+    elif state is State.SENDING:
+        after = replace(after, look_at=None, called_at=after.called_at or now)
+    if state is State.HELD and after.give_up_at is None:
+        after = replace(after, give_up_at=now + timedelta(seconds=after.give_up_after_s))
+    return Decision(after=after, event=event, why=why)
+
+
+def look_at(termination: Termination, look: Look, at: datetime | None) -> Termination:
+    """The termination with its next look planned."""
+    return replace(termination, look=look, look_at=at)
+
+
+def look_again(termination: Termination, now: datetime, policy: Policy) -> Termination:
+    """The termination with a read that failed made again, after longer and longer."""
+    failed = replace(termination, failures=termination.failures + 1)
+    look = Look.JOB if termination.look is Look.SWEEP else termination.look
+    return look_at(failed, look, now + backoff(failed, policy))
+
+
+def with_observation(termination: Termination, seen: JobSeen) -> Termination:
+    """The termination with what this read carried; what it did not carry stays."""
+    counted = seen.instances is not None
+    return replace(
+        termination,
+        job_name=seen.name or termination.job_name,
+        job_state=evidence.state_seen(termination, seen),
+        job_end_time=termination.job_end_time if counted else seen.end_time,
+        job_next_action=(
+            termination.job_next_action if seen.next_action is None else seen.next_action
+        ),
+        observed_at=seen.observed_at,
+        instances=seen.instances or termination.instances,
+        instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
+        tasks=seen.tasks or termination.tasks,
+        moved_at=escalation.moved_at(termination, seen.instances, seen.observed_at),
+        unconfirmed=confirmation.after_read(termination),
+    )
+
+
+def to_be_counted(
+    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+) -> Termination:
+    """Have the instances counted; later, if this read should have done so and proves nothing."""
+    if termination.look is Look.SWEEP and seen.instances is None:
+        return look_at(told, Look.JOB, now)
+    give_up_at = told.give_up_at or now + timedelta(seconds=told.give_up_after_s)
+    uncounted = replace(
+        told,
+        failures=termination.failures,
+        problem=contradiction(termination, seen),
+        give_up_at=give_up_at,
+    )
+    return look_again(uncounted, now, policy)
+
+
+def overdue(termination: Termination, now: datetime) -> bool:
+    """Whether its deadline has passed; one that was seen to stop has its time once more."""
+    deadline = termination.give_up_at
+    if termination.state is State.SETTLING and termination.settle_until is not None:
+        deadline = termination.settle_until + timedelta(seconds=termination.give_up_after_s)
+    return deadline is not None and now >= deadline
+
+
+def with_deadline(termination: Termination, now: datetime) -> Termination:
+    """The termination once a call may have reached the cloud: its deadline counts from the call."""
+    if termination.give_up_at is not None:
+        return termination
+    called_at = termination.called_at or now
+    return replace(
+        termination, give_up_at=called_at + timedelta(seconds=termination.give_up_after_s)
+    )
+
+
+def not_executed(termination: Termination, now: datetime, policy: Policy, *, why: str) -> Decision:
+    """A call certainly had no effect.
+
+    The deadline does not count from it: without network, none would ever be called in time.
+    """
+    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=why)
+    at = now + backoff(termination, policy)
+    called_at = decision.after.called_at if decision.after.give_up_at is not None else None
+    after = replace(look_at(decision.after, Look.SWEEP, at), called_at=called_at)
+    return replace(decision, after=after)
+
+
+def in_doubt(termination: Termination, at: datetime) -> Termination:
+    """The termination after a call whose outcome is not known: the job is read first."""
+    doubtful = replace(with_deadline(termination, at), in_doubt=True)
+    return look_at(doubtful, Look.JOB, at)
+
+
+def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    """The cloud has acknowledged a call, or was seen to act on one."""
+    decision = moved(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
+    after = replace(
+        look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.sweep_s)),
+        evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
+        run=max(termination.run, 1),
+        acknowledged_at=now,
+        failures=0,
+        problem=None,
+        unconfirmed=None,
+    )
+    return replace(decision, after=after)
+
+
+def running_again(termination: Termination) -> Termination:
+    """The termination of a job that was revived: on which machines is to be captured anew."""
+    return replace(
+        termination,
+        run=termination.run + 1,
+        called_at=None,
+        rung=Rung.NONE,
+        rung_at=None,
+        rung_round=0,
+    )
+
+
+def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
+    """The deadline has passed; what last went wrong is told with it."""
+    last = termination.problem
+    late = _UNSETTLED if termination.evidence >= evidence.NO_INSTANCE_LIVE else _LATE
+    message = f"{late.message}; last error: {last.code}: {last.message}" if last else late.message
+    told = replace(termination, problem=replace(late, message=message))
+    return moved(told, Event.GAVE_UP, now, why=why)
+
+
+def problem_of(error: CloudError) -> Problem:
+    """What a person is told of an error."""
+    return Problem(code=error.code, message=error.message, advice=error.advice)
+
+
+def backoff(termination: Termination, policy: Policy) -> timedelta:
+    """How long to wait after so many failures in a row."""
+    return timedelta(
+        seconds=backoff_s(
+            termination.failures,
+            base_s=policy.backoff_base_s,
+            max_s=policy.backoff_max_s,
+            jitter=policy.jitter,
+        )
+    )

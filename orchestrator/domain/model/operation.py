@@ -1,0 +1,75 @@
+"""What a person asked for, and how it came out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from orchestrator.domain.model.termination import OnSubmitted
+
+KEY_LIFETIME: Final = timedelta(days=7)
+"""How long a request that is sent again under the idempotency key of an operation is that one."""
+
+
+class Outcome(StrEnum):
+    """How a finished operation came out."""
+
+    VERIFIED = "verified"
+    """Every job is proven down."""
+    PARTIAL = "partial"
+    FAILED = "failed"
+    """Not one job is proven down."""
+    WITHDRAWN = "withdrawn"
+    """Every job was taken back."""
+
+
+def outcome(jobs_by_state: Mapping[State, int]) -> Outcome:
+    """The outcome of an operation whose jobs are all in a final state."""
+    total = sum(jobs_by_state.values())
+    down = sum(jobs_by_state.get(state, 0) for state in STATES_THAT_COUNT_AS_DOWN)
+    if down == total:
+        return Outcome.VERIFIED
+    if jobs_by_state.get(State.WITHDRAWN, 0) == total:
+        return Outcome.WITHDRAWN
+    return Outcome.PARTIAL if down else Outcome.FAILED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOperation:
+    """A request that has been checked and may be stored.
+
+    ``request_hash`` is the SHA-256 of the request's meaning: the same idempotency key with another
+    hash is another request.
+    """
+
+    id: str
+    account: str
+    region: str
+    partition: str
+    job_ids: tuple[str, ...]
+    duplicates_merged: int
+    reason: str
+    requested_by: str
+    idempotency_key: str | None
+    request_hash: str
+    on_submitted: OnSubmitted
+    not_before: datetime | None
+    give_up_after_s: float
+    settle_s: float
+    created_at: datetime
+    escalate: bool = True
+    come_back_watch_s: float = 0.0
+    keep_down_s: float | None = None
+    """How long after it was down a job that comes back is brought down again; None: never."""
+    keeps_down_for: str | None = None
+    """The operation that a person asked for, where this one keeps its job down."""
+    keep_down_round: int = 0
+    """How many times in a row the job was brought down again, with this one."""

@@ -1,0 +1,455 @@
+"""A certificate that was changed is found out, and where, whatever was done to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.domain.audit import certificate
+from orchestrator.domain.audit.caveats import conclusion, standing
+from orchestrator.domain.audit.hash_chain import Head, canonical, lines_sha256, sha256
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.observation import CallStarted
+from tests.unit.domain.build import LIVE, NOW, call_failed, later, read
+from tests.unit.domain.histories import (
+    CALLED,
+    RUNNING,
+    certified,
+    failure,
+    history,
+    one_of_each_end,
+    verified,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FINISHED = certified(one_of_each_end()).data
+"""Of six jobs, whose calls were all answered."""
+UNFINISHED = certified([verified(), history("job-1", *CALLED), history("job-2")]).data
+BROKEN = "the chain is broken"
+
+
+def sealed(certified: Any) -> bytes:
+    """The file that somebody makes who knows how, of what was changed."""
+    text = canonical(certified)
+    issued = {"at": "2026-01-01T00:00:00.000000Z", "by": "me"}
+    return certificate.file([text], sha256(text), issued, certificate.seal(sha256(text), issued))
+
+
+def forgery(change: Callable[[Any], object], data: bytes = FINISHED) -> bytes:
+    """The file where all is computed anew that stands outside of the chains."""
+    told = json.loads(data)["certificate"]
+    change(told)
+    with suppress(AttributeError, KeyError, TypeError, ValueError):  # what cannot be told anew
+        for each in told["jobs"]:
+            each.update(certificate.derived(each))
+        told["conclusion"] = conclusion([standing(each) for each in told["jobs"]])
+        told["set"]["sha256"] = lines_sha256(told["set"]["job_ids"])
+    return sealed(told)
+
+
+def forged(change: Callable[[Any], object], data: bytes = FINISHED) -> list[str]:
+    """What is found in a forgery."""
+    return verify(forgery(change, data))
+
+
+def job(certified: Any, job_id: str) -> Any:
+    return next(each for each in certified["jobs"] if each["job_id"] == job_id)
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [FINISHED, UNFINISHED])
+def test_what_was_issued_is_valid(data: bytes) -> None:
+    assert verify(data) == []
+
+
+@given(st.sampled_from([FINISHED, UNFINISHED]), st.data())
+def test_any_flipped_byte_is_found(data: bytes, chance: st.DataObject) -> None:
+    at = chance.draw(st.integers(0, len(data) - 1))
+    flip = chance.draw(st.integers(1, 255))
+    assert verify(data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :])
+
+
+def test_each_bit_of_a_small_one_counts() -> None:
+    data = certified([history("job-1")]).data
+    for at in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[at] ^= 1 << bit
+            assert verify(bytes(flipped)), f"bit {bit} of byte {at}"
+
+
+@given(st.data())
+def test_bytes_more_or_fewer_are_found(chance: st.DataObject) -> None:
+    begin = chance.draw(st.integers(0, len(FINISHED)))
+    end = chance.draw(st.integers(begin, len(FINISHED)))
+    put = chance.draw(st.binary(max_size=5) | st.sampled_from([b" ", b"\n", b",", b"0", b"{}"]))
+    assume(FINISHED[begin:end] != put)
+    assert verify(FINISHED[:begin] + put + FINISHED[end:])
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_what_is_no_certificate_is_none(data: bytes) -> None:
+    assert verify(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "file: it is not JSON in UTF-8: Expecting value"),
+        (b"\xff", "file: it is not JSON in UTF-8: 'utf-8' codec"),
+        (b"[" * 100_000, "file: it is nested too deeply"),
+        (b"1" * 5000, "file: it is not JSON in UTF-8: Exceeds the limit"),
+        (b"{}", "file: lacks certificate"),
+        (b"[]", "file: must be an object"),
+        (FINISHED[:-1], f"file: it is not in canonical form, from byte {len(FINISHED) - 1} on"),
+        (FINISHED + b"\n", f"file: it is not in canonical form, from byte {len(FINISHED)} on"),
+        (b" " + FINISHED, "file: it is not in canonical form, from byte 0 on"),
+        (
+            FINISHED.replace(b"/1", b"/2"),
+            "certificate: its format is not orchestrator-certificate/1",
+        ),
+    ],
+    ids=lambda value: str(value[:12]),
+)
+def test_what_is_wrong_with_a_file_is_said(data: bytes, told: str) -> None:
+    assert verify(data)[0].startswith(told)
+
+
+@pytest.mark.parametrize("nested", [50, 200, 400, 800, 940, 960, 980, 990])
+def test_nesting_as_deep_as_can_just_be_read_is_told(nested: int) -> None:
+    """At the edge of what the interpreter takes."""
+    deep = "[" * nested + "]" * nested
+    marked = json.loads(FINISHED)
+    marked["certificate"]["events"][0]["facts"]["jobs"] = "DEEP"
+    marked["certificate"]["jobs"][0]["events"][1]["facts"] = {"answer": {"code": "DEEP"}}
+    assert verify(json.dumps(marked).replace('"DEEP"', deep).encode())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+SENSIBLE = st.none() | st.booleans() | st.integers() | st.sampled_from(["", "x", [], {}])
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Each container in it with each key or index."""
+    found: list[tuple[Any, Any]] = []
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found += [(value, key), *places(value[key])]
+    return found
+
+
+@given(st.data())
+def test_nothing_can_be_put_anywhere_that_makes_it_raise(chance: st.DataObject) -> None:
+    told = json.loads(FINISHED)
+    container, key = chance.draw(st.sampled_from(places(told)))
+    put = chance.draw(JSON)
+    assume(repr(container[key]) != repr(put))
+    container[key] = put
+    found = verify(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
+    assert found
+    assert all(": " in fault for fault in found)
+
+
+# --- what was changed by somebody who computed the digest anew ---------------------------------
+
+
+def nothing(_: object) -> None:
+    """Change nothing."""
+
+
+@given(st.sampled_from(["set", "take out", "put in", "twice"]), st.data())
+@settings(max_examples=300)
+def test_nothing_in_a_finished_one_can_be_changed_under_a_new_digest(
+    way: str, chance: st.DataObject
+) -> None:
+    """Not even with every sentence, the conclusion and the set's hash made to fit."""
+    made = chance.draw(SENSIBLE)
+    number = chance.draw(st.integers(0, len(places(json.loads(FINISHED)["certificate"])) - 1))
+
+    def change(told: Any) -> None:
+        container, key = places(told)[number]
+        if way == "twice" and isinstance(container, list):
+            container.insert(key, copy.deepcopy(container[key]))
+        elif way == "take out":
+            del container[key]
+        elif way == "put in" and isinstance(container, dict):
+            container["put in"] = made
+        else:
+            container[key] = made
+
+    file = forgery(change)
+    assume(file != forgery(nothing))
+    assert verify(file)
+
+
+def swap(name: str) -> Callable[[Any], None]:
+    def change(told: Any) -> None:
+        one, other = job(told, "job-verified"), job(told, "job-refused")
+        one[name], other[name] = other[name], one[name]
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["termination_id", "state", "attempts", "events", "rests_on"])
+def test_two_jobs_cannot_swap_what_they_have(name: str) -> None:
+    told = forged(swap(name))
+    for job_id in ("job-verified", "job-refused"):
+        assert any(fault.startswith(f"job {job_id}: ") for fault in told)
+
+
+def test_two_jobs_cannot_swap_their_names() -> None:
+    def change(told: Any) -> None:
+        swap("job_id")(told)
+        told["jobs"].sort(key=lambda each: each["job_id"])
+
+    told = forged(change)
+    assert "job job-verified: event 1: it was accepted with another job_id" in told
+    assert "operation op_1: event 1: it was accepted with another terminations_sha256" in told
+
+
+def test_a_job_cannot_be_left_out() -> None:
+    def change(told: Any) -> None:
+        told["jobs"].remove(job(told, "job-refused"))
+        told["set"]["job_ids"].remove("job-refused")
+
+    assert forged(change) == [
+        "operation op_1: event 1: it was accepted with another jobs",
+        "operation op_1: event 1: it was accepted with another jobs_sha256",
+        "operation op_1: event 1: it was accepted with another terminations_sha256",
+        "operation op_1: its last event counted other states of its jobs",
+    ]
+
+
+def test_another_termination_of_the_same_job_cannot_stand_for_it() -> None:
+    """One that ended well, of an earlier operation."""
+    other = history(
+        "job-refused", read(JobState.SUCCEED), termination_id="trm_2", instances_submitted=10
+    )
+    entry = json.loads(other.entry().text)
+    told = forged(lambda told: job(told, "job-refused").update(entry))
+    assert told == [
+        "operation op_1: event 1: it was accepted with another terminations_sha256",
+        "operation op_1: its last event counted other states of its jobs",
+    ]
+
+
+@pytest.mark.parametrize("gone", range(5))
+def test_no_event_can_be_taken_out(gone: int) -> None:
+    told = forged(lambda told: job(told, "job-verified")["events"].pop(gone))
+    assert told
+    where = f"job job-verified: event {gone + 1}: {BROKEN}"
+    assert any(fault.startswith(where) for fault in told) or gone == 4
+    if gone == 4:
+        assert "job job-verified: it is said to be verified, and its events end at settling" in told
+
+
+def test_all_events_cannot_be_taken_out() -> None:
+    told = forged(lambda told: job(told, "job-verified")["events"].clear())
+    assert "job job-verified: it has no event" in told
+
+
+def test_an_end_that_is_taken_back_shows_in_the_operation() -> None:
+    """Where state, evidence and sentences are made to fit."""
+
+    def change(told: Any) -> None:
+        each = job(told, "job-verified")
+        each["events"].pop()
+        each |= {"state": "settling", "evidence": 3}
+
+    told = forged(change)
+    assert "operation op_1: it is said to have finished, and 1 of its jobs have not" in told
+
+
+def test_an_event_with_a_new_hash_is_not_followed_by_the_next() -> None:
+    def change(told: Any) -> None:
+        event = job(told, "job-verified")["events"][2]
+        event["facts"]["answer"]["request_id"] = "another"
+        head = Head(event["number"] - 1, event["previous"])
+        event["hash"] = head.linked(event)["hash"]
+
+    told = forged(change)
+    assert f"job job-verified: event 4: {BROKEN}: it does not follow event 3" in told
+    assert "job job-verified: attempt 1: it is not as event 3 tells it" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("action", "TerminateTaskInstance"),
+        ("target", "job-other"),
+        ("number", 2),
+        ("sent_at", "2026-01-01T11:00:00.000000Z"),
+        ("answered_at", None),
+        ("outcome", "interrupted"),
+        ("code", "InternalError"),
+        ("request_id", "another"),
+    ],
+)
+def test_an_answered_attempt_is_as_the_events_tell(name: str, value: object) -> None:
+    told = forged(lambda told: job(told, "job-verified")["attempts"][0].update({name: value}))
+    assert told
+    assert all(fault.startswith("job job-verified: attempt 1: it is n") for fault in told)
+
+
+def test_an_attempt_cannot_be_left_out_or_put_in() -> None:
+    told = forged(lambda told: job(told, "job-lost")["attempts"].pop())
+    assert "job job-lost: attempt 2: it is not as event 5 tells it" in told
+
+    def change(told: Any) -> None:
+        attempts = job(told, "job-verified")["attempts"]
+        attempts.append(attempts[0] | {"number": 2})
+
+    assert forged(change) == ["job job-verified: attempt 2: no event tells of it"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            {"evidence": 3},
+            "job job-verified: evidence 3 is not that of its last event",
+        ),
+        (
+            {"rests_on": {}},
+            "job job-verified: rests_on is not what its last event rested on",
+        ),
+        (
+            {"state": "already_finished"},
+            "job job-verified: it is said to be already_finished, and its events end at verified",
+        ),
+        (
+            {"termination_id": "trm_2"},
+            f"job job-verified: event 1: {BROKEN}: it does not follow the id trm_2",
+        ),
+        ({"state": "gone"}, "job job-verified, state: 'gone' is not possible here"),
+        ({"evidence": True}, "job job-verified, evidence: True is not possible here"),
+        ({"events": {}}, "job job-verified, events: must be a list"),
+        ({"more": 1}, "job job-verified: has a member 'more' that is not known"),
+    ],
+)
+def test_what_is_said_of_a_job_is_what_its_events_tell(
+    change: dict[str, object], fault: str
+) -> None:
+    assert fault in forged(lambda told: job(told, "job-verified").update(change))
+
+
+@pytest.mark.parametrize("name", ["not_proven", "evidence_means"])
+def test_no_sentence_can_be_left_out_or_changed(name: str) -> None:
+    told = json.loads(FINISHED)["certificate"]
+    each = job(told, "job-over")
+    each[name] = type(each[name])()
+    assert verify(sealed(told)) == [f"job job-over: {name} does not follow from the rest"]
+
+
+def test_the_conclusion_follows_from_the_jobs() -> None:
+    told = json.loads(FINISHED)["certificate"]
+    told["conclusion"] = "6 of 6 jobs proven down"
+    assert verify(sealed(told)) == ["certificate: conclusion does not follow from the jobs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("id", "op_2", f"event 1: {BROKEN}: it does not follow the id op_2"),
+        ("account", "other", "event 1: it was accepted with another account"),
+        ("region", "other", "event 1: it was accepted with another region"),
+        ("requested_by", "you", "event 1: it was accepted with another requested_by"),
+        ("reason", "none", "event 1: it was accepted at another time, or for another reason"),
+        ("created_at", "x", "event 1: it was accepted at another time, or for another reason"),
+        ("finished_at", "x", "its state, its end or its outcome is not that of its last event"),
+        ("state", "running", "its state, its end or its outcome is not that of its last event"),
+        ("outcome", "verified", "the outcome verified does not follow from the states of its jobs"),
+    ],
+)
+def test_what_is_said_of_the_operation_is_what_its_events_tell(
+    name: str, value: str, fault: str
+) -> None:
+    told = forged(lambda told: told["operation"].update({name: value}))
+    assert f"operation {value if name == 'id' else 'op_1'}: {fault}" in told
+
+
+def test_an_end_cannot_be_made_up_nor_left_out() -> None:
+    def end(told: Any) -> None:
+        ending = {"state": "finished", "finished_at": "x", "outcome": "verified"}
+        told["operation"].update(ending)
+
+    fault = "operation op_1: it is said to have finished, and no event tells so"
+    assert forged(end, UNFINISHED) == [fault]
+    told = forged(lambda told: told["events"].pop())
+    assert fault in told
+
+
+def test_the_set_is_that_of_the_jobs() -> None:
+    told = json.loads(FINISHED)["certificate"]
+    told["set"]["job_ids"] = ["job-lost", "job-none", "job-lost"]
+    found = verify(sealed(told))
+    assert "set: the ids are not sorted, or one is there twice" in found
+    assert "set: sha256 is not that of its ids" in found
+    assert "set: job job-none is in it and not in jobs" in found
+    assert "jobs: job job-refused is there and not in the set" in found
+    told = json.loads(FINISHED)["certificate"]
+    told["jobs"].reverse()
+    assert verify(sealed(told)) == ["jobs: they are not in the order of the set"]
+
+
+def test_when_and_by_what_it_was_issued_is_sealed() -> None:
+    told = FINISHED.replace(b'"by":"orchestrator 1"', b'"by":"orchestrator 2"')
+    assert verify(told) == ["file: seal is not that of digest and issued, of which one was changed"]
+
+
+def test_a_fault_in_one_job_hides_none_in_another() -> None:
+    def change(told: Any) -> None:
+        job(told, "job-over")["state"] = None
+        job(told, "job-lost")["evidence"] = 5
+
+    told = forged(change)
+    assert any(fault.startswith("job job-over, state: ") for fault in told)
+    assert "job job-lost: evidence 5 is not that of its last event" in told
+
+
+def test_an_attempt_whose_answer_was_lost_is_none_the_worse() -> None:
+    lost = failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")
+    made = history(
+        "job-1",
+        *(RUNNING, CallStarted(), call_failed(lost)),
+        read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(1)),
+    )
+    assert verify(certified([made]).data) == []
+    assert made.events[-1]["at"] == NOW
+
+
+def test_calls_for_single_instances_stand_between_those_that_events_tell_of() -> None:
+    data = forgery(
+        lambda told: job(told, "job-lost").update(attempts=_with_two(job(told, "job-lost")))
+    )
+    assert verify(data) == []
+    told = forged(lambda told: job(told, "job-lost")["attempts"].pop(), data)
+    assert "job job-lost: attempt 2: it is not as event 5 tells it" in told
+    told = forged(lambda told: job(told, "job-lost")["attempts"].pop(1), data)
+    assert "job job-lost: attempt 2: it is numbered 3" in told
+
+
+def _with_two(lost: Any) -> list[Any]:
+    """Its two attempts, with two calls between them, for an instance and for a machine."""
+    first, second = lost["attempts"]
+    for_one = first | {"action": "TerminateTaskInstance", "target": "task/7"}
+    attempts = [first, for_one, for_one | {"action": "TerminateInstances"}, second]
+    return [attempt | {"number": place} for place, attempt in enumerate(attempts, start=1)]

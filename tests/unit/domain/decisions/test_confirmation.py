@@ -1,0 +1,288 @@
+"""No final state rests on one answer: what would end a termination is asked for again over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.observation import CallStarted, JobUnlisted, LookFailed
+from orchestrator.domain.model.termination import Look
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
+
+FAILED, RUNNING = JobState.FAILED, JobState.RUNNING
+UNKNOWN = LookFailed(CloudError(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job", "not found"))
+READ: dict[str, Any] = {"job_state": RUNNING, "observed_at": later(-9)}
+
+
+def failed(kind: CloudErrorKind) -> LookFailed:
+    return LookFailed(CloudError(kind, "Some.Code", "what happened", advice="do this"))
+
+
+@dataclass
+class Asked:
+    """A termination whose job is read whenever that is planned; ``looks`` says how and when."""
+
+    termination: Termination
+    at_s: float = 0.0
+    looks: list[tuple[Look, float]] = field(default_factory=list)
+    last: Decision | None = None
+
+    def until_it_ends(self, by_job: Seen, by_jobs: Seen) -> Asked:
+        """Answer every read with these, until the termination ends."""
+        while not self.termination.state.final:
+            self.read_once(by_job, by_jobs)
+        return self
+
+    def read_once(self, by_job: Seen, by_jobs: Seen) -> None:
+        assert self.termination.look_at is not None
+        assert len(self.looks) < 100
+        self.at_s = max(self.at_s, (self.termination.look_at - NOW).total_seconds())
+        self.looks.append((self.termination.look, self.at_s))
+        seen = by_jobs if self.termination.look is Look.SWEEP else by_job
+        self.last = decide(self.termination, seen, later(self.at_s), POLICY)
+        self.termination = self.last.after
+
+
+# --- jobs that are not found ---------------------------------------------------------------------
+
+
+def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_jobs() -> None:
+    """10,000 ids that are out of date cost no DescribeJob call."""
+    asked = Asked(termination()).until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.looks == [(Look.SWEEP, at_s) for at_s in (0, 5, 15, 45, 120)]
+    assert asked.termination.state is State.NOT_FOUND
+    assert asked.termination.problem is not None
+    assert "check the job id, the region and the account" in str(asked.termination.problem.advice)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        termination(**READ),
+        termination(State.HELD, **READ),
+        termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600), **READ),
+        termination(State.DRAINING, give_up_at=later(3600), **READ),
+    ],
+    ids=lambda each: each.state,
+)
+def test_a_job_that_was_read_before_is_asked_for_by_both_actions_over_a_minute(
+    before: Termination,
+) -> None:
+    asked = Asked(before).until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.termination.state is State.NOT_FOUND
+    assert asked.at_s == 60
+    assert {look for look, _ in asked.looks} == {Look.SWEEP, Look.JOB}
+
+
+def test_a_job_of_which_describe_jobs_is_refused_is_asked_for_more_often() -> None:
+    asked = Asked(termination(**READ)).until_it_ends(UNKNOWN, UNKNOWN)
+    assert asked.termination.state is State.NOT_FOUND
+    assert len(asked.looks) >= 5
+
+
+OVERDUE = {"give_up_at": later(-1), "acknowledged_at": later(-60), **READ}
+FAILS, FORBIDS = failed(CloudErrorKind.OUTCOME_UNKNOWN), failed(CloudErrorKind.UNAUTHORIZED)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) -> None:
+    """The record was deleted; three of ten DescribeJob calls are cut off, past the deadline."""
+    asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
+    while not asked.termination.state.final:
+        fails = asked.termination.look is Look.JOB and random.random() < 0.3
+        asked.read_once(FAILS if fails else UNKNOWN, JobUnlisted())
+    assert asked.termination.state is State.NOT_FOUND
+    assert 60 <= asked.at_s <= 120
+
+
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    "before",
+    [
+        termination(State.DRAINING, **OVERDUE),
+        termination(State.SETTLING, settle_until=later(-9000), **OVERDUE),
+    ],
+    ids=lambda each: each.state,
+)
+def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
+    before: Termination, seed: int
+) -> None:
+    asked, random = Asked(before), Random(seed)
+    weights = [random.random() for _ in range(3)]
+    while not asked.termination.state.final:
+        (seen,) = random.choices([UNKNOWN, FAILS, FORBIDS], weights)
+        by_jobs: list[Seen] = [JobUnlisted(), FAILS, FORBIDS]
+        asked.read_once(seen, random.choice(by_jobs))
+    assert asked.at_s <= 1800
+
+
+def test_one_refusal_by_chance_holds_up_nothing() -> None:
+    """Of a job that was never read, and that the cloud does not know."""
+    asked = Asked(termination(look=Look.JOB))
+    asked.read_once(FORBIDS, FORBIDS)
+    asked.until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.termination.state is State.NOT_FOUND
+    assert asked.at_s <= 130
+
+
+def test_a_job_that_one_action_does_not_list_and_the_other_may_not_read_ends_too() -> None:
+    """DescribeJob is forbidden, and DescribeJobs does not list the job."""
+    asked = Asked(termination(**READ)).until_it_ends(FORBIDS, JobUnlisted())
+    assert asked.termination.state is State.REFUSED
+    assert asked.at_s <= 1300
+
+
+def test_a_job_that_is_found_again_is_driven_on() -> None:
+    missing = decide(termination(call_at=NOW, **READ), JobUnlisted(), NOW, POLICY).after
+    assert (missing.unconfirmed is not None, missing.call_at) == (True, None)
+    found = decide(missing, swept(RUNNING), later(5), POLICY).after
+    assert (found.unconfirmed, found.call_at) == (None, later(5))
+    again = decide(found, JobUnlisted(), later(61), POLICY)
+    assert again.event is None, "the answer of a minute ago does not count any more"
+
+
+def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
+    sending = decide(termination(call_at=NOW, **READ), CallStarted(), NOW, POLICY).after
+    unknown = call_failed(UNKNOWN.error)
+    doubtful = decide(sending, unknown, later(1), POLICY)
+    assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.look) == (None, True, Look.JOB)
+    found = decide(doubtful.after, read(RUNNING, LIVE), later(2), POLICY)
+    assert found.event is Event.CALL_NOT_EXECUTED
+    asked = Asked(doubtful.after, at_s=1).until_it_ends(UNKNOWN, JobUnlisted())
+    assert (asked.termination.state, asked.at_s) == (State.NOT_FOUND, 61)
+
+
+def test_answers_from_before_a_long_silence_do_not_count() -> None:
+    """The daemon was away: nobody asked meanwhile."""
+    missing = decide(termination(**READ), JobUnlisted(), NOW, POLICY).after
+    asked = Asked(missing, at_s=9000).until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.at_s == 9060
+
+
+def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
+    missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
+    asked = Asked(replace(missing, look_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
+    assert asked.at_s == 60
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (termination(**READ), "its record was deleted before TerminateJob was acknowledged"),
+        (
+            termination(State.DRAINING, acknowledged_at=NOW, give_up_at=later(3600), **READ),
+            "its record was deleted before its instances were seen to stop",
+        ),
+    ],
+)
+def test_a_record_that_was_deleted_has_words_of_its_own(before: Termination, message: str) -> None:
+    asked = Asked(before).until_it_ends(UNKNOWN, JobUnlisted())
+    problem = asked.termination.problem
+    assert problem is not None
+    assert problem.code == "Client.JobDeleted"
+    assert message in problem.message
+    assert problem.advice is not None
+    assert "check the job id" not in problem.advice
+
+
+# --- permissions ---------------------------------------------------------------------------------
+
+
+def test_a_read_that_is_not_allowed_is_tried_for_ten_minutes() -> None:
+    forbidden = failed(CloudErrorKind.UNAUTHORIZED)
+    asked = Asked(termination(look=Look.JOB)).until_it_ends(forbidden, forbidden)
+    assert asked.termination.state is State.REFUSED
+    assert 600 <= asked.at_s <= 660
+    assert len(asked.looks) < 25
+
+
+def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_are() -> None:
+    known, at_s, calls = termination(call_at=NOW, **READ), 0.0, 0
+    error = CloudError(CloudErrorKind.UNAUTHORIZED, "UnauthorizedOperation", "no")
+    while not known.state.final:
+        calls += 1
+        assert calls < 30
+        sending = decide(known, CallStarted(), later(at_s), POLICY).after
+        known = decide(sending, call_failed(error), later(at_s), POLICY).after
+        if known.look_at is not None:
+            at_s = (known.look_at - NOW).total_seconds()
+            known = decide(known, swept(RUNNING, at=later(at_s)), later(at_s), POLICY).after
+    assert known.state is State.REFUSED
+    assert 600 <= at_s <= 660
+    assert known.problem is not None
+    assert known.problem.code == "UnauthorizedOperation"
+
+
+def test_a_permission_that_is_granted_in_time_changes_nothing() -> None:
+    forbidden = decide(termination(), failed(CloudErrorKind.UNAUTHORIZED), NOW, POLICY).after
+    allowed = decide(forbidden, swept(RUNNING), later(1), POLICY).after
+    assert (allowed.unconfirmed, allowed.call_at) == (None, later(1))
+
+
+# --- deadlines -----------------------------------------------------------------------------------
+
+PAST = [
+    termination(State.HELD, look=Look.JOB, give_up_at=NOW),
+    termination(State.SENDING, look=Look.JOB, in_doubt=True, give_up_at=NOW),
+    termination(State.DRAINING, look=Look.JOB, give_up_at=NOW),
+    termination(State.SETTLING, look=Look.JOB, settle_until=later(-3600), evidence=3),
+    termination(look=Look.JOB, created_at=later(-3600)),
+]
+
+
+@pytest.mark.parametrize("away_s", [0.0, 8 * 3600.0])
+@pytest.mark.parametrize(
+    ("kind", "tried_s"),
+    [(CloudErrorKind.OUTCOME_UNKNOWN, 60), (CloudErrorKind.NOT_SENT, 600)],
+)
+@pytest.mark.parametrize("before", PAST, ids=lambda each: each.state)
+def test_a_job_that_cannot_be_read_past_its_deadline_is_tried_from_the_first_read_on(
+    before: Termination, kind: CloudErrorKind, tried_s: float, away_s: float
+) -> None:
+    """However long the daemon was away by then."""
+    asked = Asked(before, at_s=away_s).until_it_ends(failed(kind), failed(kind))
+    assert asked.termination.state is State.UNVERIFIED
+    assert tried_s <= asked.at_s - away_s <= tried_s + 60
+    problem = asked.termination.problem
+    assert problem is not None
+    assert problem.code == "Client.DeadlinePassed"
+    assert problem.message.endswith("; last error: Some.Code: what happened")
+
+
+@pytest.mark.parametrize("before", PAST, ids=lambda each: each.state)
+def test_nothing_ends_because_of_a_clock(before: Termination) -> None:
+    """The signature was too old or too young: the job was not looked at."""
+    known, at_s = before, 0.0
+    for _ in range(50):
+        known = decide(known, failed(CloudErrorKind.CLOCK_SKEW), later(at_s), POLICY).after
+        assert not known.state.final
+        assert known.look_at is not None
+        at_s = (known.look_at - NOW).total_seconds()
+    assert at_s > 2000
+
+
+def test_a_job_that_could_never_be_read_has_its_time_from_when_it_may_begin() -> None:
+    """No call has started its time; what was read of it since does."""
+    unread = failed(CloudErrorKind.OUTCOME_UNKNOWN)
+    for begins_s, before in (
+        (0, termination()),
+        (10, termination(observed_at=later(10))),
+        (100, termination(not_before=later(100))),
+    ):
+        in_time = decide(before, unread, later(begins_s + 3599), POLICY).after
+        assert in_time.unconfirmed is None
+        late = decide(before, unread, later(begins_s + 3600), POLICY).after
+        assert late.unconfirmed is not None
+    assert decide(termination(), swept(RUNNING), later(9999), POLICY).after.call_at == later(9999)

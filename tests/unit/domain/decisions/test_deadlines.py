@@ -1,0 +1,166 @@
+"""That everything that is done about stragglers fits into the deadline, however short it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.escalation import (
+    COUNTED_EVERY_S,
+    EscalationPolicy,
+    count_due_at,
+    going_on,
+    next_rung,
+)
+from orchestrator.domain.forecasting.drain_history import begin, observe
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.observation import CallAccepted, CallStarted
+from orchestrator.domain.model.termination import Look, Rung
+from tests.unit.domain.build import NOW, POLICY, later, read, termination
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.forecasting.drain_history import History
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
+
+DAY_S = 86400.0
+LEVELS_THAT_FIT = 4
+"""So many levels before the last one get their time, however short the deadline."""
+
+
+@dataclass
+class Drain:
+    """A job that was called at NOW and is polled as the engine does, nobody watching it."""
+
+    give_up_after_s: float
+    policy: EscalationPolicy
+    state: JobState
+    next_action: str
+    live: int
+    moves_at_s: float = 0.0
+    """One more instance is live until then; 0: none ever goes down."""
+    lag_s: float = 0.0
+    """How late every poll is."""
+    levels: list[tuple[float, Rung]] = field(default_factory=list)
+    calls_s: list[float] = field(default_factory=list)
+    """When TerminateJob was made again."""
+    history: History | None = None
+
+    def run(self) -> None:
+        """Poll until it is left to a person, and note when which level began."""
+        sent = termination(
+            State.SENDING,
+            give_up_after_s=self.give_up_after_s,
+            give_up_at=later(self.give_up_after_s),
+            called_at=NOW,
+            run=1,
+            job_state=JobState.RUNNING,
+        )
+        now, known = NOW, self._decide(sent, CallAccepted("r-1"), NOW)
+        while known.rung is not Rung.PERSON:
+            assert not known.state.final, "it ended before it was left to a person"
+            now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
+            known = replace(known, rung_done_at=now) if going_on(known) else known
+            known = self._decide(known, self._count(now), now)
+            if known.call_at is not None:
+                self.calls_s.append((now - NOW).total_seconds())
+                known = self._decide(known, CallStarted(), now)
+                known = self._decide(known, CallAccepted("r-2"), now)
+
+    def _counted_at(self, known: Termination) -> datetime:
+        """When its counters are read next; polls that show its state alone change nothing."""
+        if known.look is Look.JOB and known.look_at is not None:
+            return known.look_at
+        long_ago = (known.instances_observed_at or NOW) + timedelta(seconds=COUNTED_EVERY_S)
+        return count_due_at(known) or long_ago
+
+    def _count(self, now: datetime) -> JobSeen:
+        live = self.live + (now < later(self.moves_at_s))
+        counted = InstanceCounters(running=live, failed=10 - live)
+        return read(self.state, counted, next_action=self.next_action, at=now)
+
+    def _decide(self, known: Termination, seen: Seen, now: datetime) -> Termination:
+        # A job that reads FAILED is polled every second: in a day, that is often enough for less.
+        poll = replace(POLICY.poll, relook_min_s=max(0.5, self.give_up_after_s / 1000))
+        policy = replace(POLICY, escalation=self.policy, poll=poll)
+        decision = decide(known, seen, now, policy)
+        self.history = decision.after.history
+        if decision.event is Event.ESCALATED:
+            self.levels.append(((now - NOW).total_seconds(), decision.after.rung))
+        return decision.after
+
+
+POLICIES = st.builds(
+    EscalationPolicy,
+    after_s=st.floats(0.1, DAY_S),
+    rounds_max=st.integers(0, 20),
+    machines=st.booleans(),
+)
+DRAINS = st.builds(
+    Drain,
+    give_up_after_s=st.floats(10, DAY_S),
+    policy=POLICIES,
+    state=st.sampled_from([JobState.RUNNING, JobState.FAILED]),
+    next_action=st.sampled_from(["", "TERMINATING"]),
+    live=st.integers(1, 9),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(DRAINS, st.floats(0, 0.3), st.floats(0, 0.01))
+def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float) -> None:
+    """The first within a third of it after the last movement, and all within two thirds."""
+    deadline_s, policy = drain.give_up_after_s, drain.policy
+    drain.moves_at_s, drain.lag_s = moves * deadline_s, min(lag * deadline_s, 5.0)
+    drain.run()
+    rungs = [rung for _, rung in drain.levels]
+    assert rungs[-1] is Rung.PERSON
+    assert rungs.count(Rung.PERSON) == 1
+    assert rungs.count(Rung.MACHINES) == policy.machines
+    assert drain.history is not None
+    last_move_s = drain.history.moved_at - NOW.timestamp()
+    first_s, last_s = drain.levels[0][0], drain.levels[-1][0]
+    assert first_s <= last_move_s + deadline_s / 3
+    assert last_s <= last_move_s + deadline_s * 2 / 3
+    rounds = rungs.count(Rung.INSTANCES)
+    assert rounds >= min(policy.rounds_max, LEVELS_THAT_FIT - policy.machines)
+    untouched = drain.state is JobState.RUNNING and not drain.next_action
+    if untouched and not drain.moves_at_s:
+        assert drain.calls_s[0] < first_s, "TerminateJob is made again first"
+
+
+@given(
+    st.floats(6 * 3600.0, 30 * DAY_S),
+    st.floats(0, 5000),
+    st.floats(0, 7000),
+    st.integers(1, 9),
+    st.sampled_from([Rung.NONE, Rung.INSTANCES]),
+)
+def test_long_deadlines_hurry_nothing(
+    deadline_s: float, moved_s: float, still_s: float, live: int, rung: Rung
+) -> None:
+    """From the default on, a drain is escalated by how long it has moved and stood still alone."""
+    history = observe(begin(NOW, 10), later(moved_s), live)
+    known = termination(
+        State.DRAINING,
+        give_up_after_s=deadline_s,
+        acknowledged_at=NOW,
+        instances=InstanceCounters(running=live, failed=10 - live),
+        moved_at=later(moved_s),
+        rung=rung,
+        rung_round=int(rung is Rung.INSTANCES),
+        rung_at=NOW,
+        rung_done_at=later(1),
+    )
+    assert count_due_at(known) is None
+    asked = later(moved_s + still_s), EscalationPolicy()
+    assert next_rung(replace(known, history=history), *asked) is next_rung(known, *asked)

@@ -1,0 +1,640 @@
+"""What follows from what was seen: each transition of the table by each way it can happen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind, IllegalTransition
+from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState
+from orchestrator.domain.model.lifecycle import LIVE_STATES, TRANSITIONS, Event, State
+from orchestrator.domain.model.observation import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+    JobsRefused,
+    JobUnlisted,
+    LookFailed,
+    Seen,
+    Withdrawn,
+)
+from orchestrator.domain.model.termination import Look, OnSubmitted, Termination
+from orchestrator.domain.model.unconfirmed import ANSWERS_WITHOUT_OTHER_SOURCE, Unconfirmed, Verdict
+from tests.unit.domain.build import (
+    DOWN,
+    LIVE,
+    NOW,
+    POLICY,
+    call_failed,
+    later,
+    machines,
+    read,
+    swept,
+    termination,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITTED
+
+TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
+
+
+def error(kind: CloudErrorKind) -> CloudError:
+    return CloudError(kind, "Some.Code", "what happened", advice="do this")
+
+
+def in_doubt() -> Termination:
+    return termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600))
+
+
+def overdue(state: State, *, by_s: float = 0) -> Termination:
+    return termination(state, in_doubt=state is State.SENDING, give_up_at=later(-by_s))
+
+
+def called(state: State) -> Termination:
+    """A call of it was acknowledged some time ago."""
+    return termination(state, acknowledged_at=later(-5), evidence=1, give_up_at=later(3595))
+
+
+def settling(*, settle_until: datetime | None = None) -> Termination:
+    return termination(
+        State.SETTLING,
+        job_state=FAILED,
+        job_end_time="E1",
+        instances=DOWN,
+        settle_until=settle_until or later(30),
+        evidence=3,
+    )
+
+
+def twice(verdict: Verdict) -> Unconfirmed:
+    """This was answered often enough, but for one answer more."""
+    return Unconfirmed(
+        verdict=verdict,
+        since=later(-600),
+        last_at=NOW,
+        until=NOW,
+        answers=ANSWERS_WITHOUT_OTHER_SOURCE - 1,
+        sources=("DescribeJob",),
+    )
+
+
+CHECKED: dict[str, Any] = {"instances_submitted": 10}
+FEWER = InstanceCounters(failed=9)
+
+CASES: list[tuple[str, Termination, Seen, Event]] = [
+    ("call", termination(call_at=NOW), CallStarted(), Event.CALL_STARTED),
+    ("revived call", termination(State.DRAINING, call_at=NOW), CallStarted(), Event.CALL_STARTED),
+    ("accepted", termination(State.SENDING), CallAccepted("r"), Event.CALL_ACCEPTED),
+    (
+        "seen terminating",
+        in_doubt(),
+        read(RUNNING, LIVE, next_action="TERMINATING"),
+        Event.CALL_ACCEPTED,
+    ),
+    ("seen down in doubt", in_doubt(), read(FAILED), Event.CALL_ACCEPTED),
+    ("untouched", in_doubt(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
+    ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_DOWN),
+    ("submitted in doubt", in_doubt(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
+    ("submitted", termination(), swept(SUBMITTED), Event.SEEN_SUBMITTED),
+    (
+        "submitted, not to be held",
+        termination(on_submitted=OnSubmitted.REFUSE),
+        swept(SUBMITTED),
+        Event.CALL_REFUSED,
+    ),
+    ("left submitted", termination(State.HELD), swept(RUNNING), Event.SEEN_TERMINABLE),
+    ("finished before", termination(**CHECKED), read(FAILED), Event.SEEN_DOWN),
+    ("finished while held", termination(State.HELD, **CHECKED), read(FAILED), Event.SEEN_DOWN),
+    *[
+        (f"down in {state} after an earlier call", called(state), read(FAILED), Event.CALL_ACCEPTED)
+        for state in (State.QUEUED, State.HELD, State.SENDING)
+    ],
+    (
+        "stuck",
+        termination(State.DRAINING, instances=LIVE, acknowledged_at=later(-60)),
+        read(FAILED, LIVE),
+        Event.ESCALATED,
+    ),
+    ("down", termination(State.DRAINING), read(FAILED), Event.SEEN_DOWN),
+    ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
+    ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
+    ("counted live again", settling(), read(FAILED, LIVE, at=later(30)), Event.SEEN_LIVE_AGAIN),
+    ("counted fewer", settling(), read(FAILED, FEWER, at=later(30)), Event.SEEN_LIVE_AGAIN),
+    ("settled", settling(), read(FAILED, at=later(30)), Event.SETTLED),
+    (
+        "deleted while settling",
+        replace(settling(), unconfirmed=twice(Verdict.MISSING)),
+        JobUnlisted(),
+        Event.SETTLED,
+    ),
+    *[
+        (
+            f"not readable any more, {kind}",
+            replace(settling(settle_until=later(-3660)), unconfirmed=twice(Verdict.UNREADABLE)),
+            LookFailed(error(kind)),
+            Event.GAVE_UP,
+        )
+        for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.OUTCOME_UNKNOWN)
+    ],
+    ("withdrawn", termination(), Withdrawn(), Event.WITHDRAWN),
+    ("withdrawn while held", termination(State.HELD), Withdrawn(), Event.WITHDRAWN),
+    *[
+        (
+            f"unknown in {t.state}",
+            replace(t, unconfirmed=twice(Verdict.MISSING)),
+            LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+            Event.SEEN_MISSING,
+        )
+        for t in (termination(), termination(State.HELD), in_doubt(), termination(State.DRAINING))
+    ],
+    *[
+        (
+            f"no read allowed in {t.state}",
+            replace(t, unconfirmed=twice(Verdict.FORBIDDEN)),
+            LookFailed(error(kind)),
+            Event.CALL_REFUSED,
+        )
+        for t in (termination(), termination(State.HELD), in_doubt())
+        for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.REFUSED)
+    ],
+    *[
+        (
+            f"deadline in {state}",
+            replace(overdue(state, by_s=60), unconfirmed=twice(Verdict.UNREADABLE)),
+            LookFailed(error(kind)),
+            Event.GAVE_UP,
+        )
+        for state in (State.QUEUED, State.HELD, State.SENDING, State.DRAINING)
+        for kind in (CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.THROTTLED)
+    ],
+    ("deadline, still live", overdue(State.DRAINING), read(RUNNING, LIVE), Event.GAVE_UP),
+    ("deadline, still held", overdue(State.HELD), read(SUBMITTED, LIVE), Event.GAVE_UP),
+    ("deadline, still queued", overdue(State.QUEUED), read(RUNNING, LIVE), Event.GAVE_UP),
+    (
+        "call made again conflicts",
+        termination(State.SENDING, acknowledged_at=later(-60), evidence=1),
+        call_failed(error(CloudErrorKind.STATE_CONFLICT)),
+        Event.CALL_CONFLICTED,
+    ),
+    *[
+        (f"call {kind}", termination(State.SENDING), call_failed(error(kind)), event)
+        for kind, event in (
+            (CloudErrorKind.THROTTLED, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.NOT_SENT, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.CREDENTIAL, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.CLOCK_SKEW, Event.CALL_NOT_EXECUTED),
+            (CloudErrorKind.REFUSED, Event.CALL_REFUSED),
+            (CloudErrorKind.UNAUTHORIZED, Event.CALL_NOT_EXECUTED),
+        )
+    ],
+    (
+        "call unauthorized for long",
+        termination(State.SENDING, unconfirmed=twice(Verdict.FORBIDDEN)),
+        call_failed(error(CloudErrorKind.UNAUTHORIZED)),
+        Event.CALL_REFUSED,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "event"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_what_was_seen_moves_the_termination(before: Termination, seen: Seen, event: Event) -> None:
+    decision = decide(before, seen, NOW if before.give_up_at == NOW else later(1), POLICY)
+    after = decision.after
+    assert decision.event is event
+    assert after.state is TRANSITIONS[before.state][event]
+    assert after.revision == before.revision + 1
+    assert (after.finished_at is not None) == after.state.final
+    assert not (after.state.final and (after.look_at or after.call_at))
+
+
+def test_the_cases_reach_every_transition_of_the_table() -> None:
+    reached = {(before.state, event) for _, before, _, event in CASES}
+    assert reached == {(state, event) for state, row in TRANSITIONS.items() for event in row}
+
+
+@pytest.mark.parametrize("state", [State.VERIFIED, State.REFUSED, State.UNVERIFIED])
+def test_nothing_moves_a_final_state(state: State) -> None:
+    done = termination(state, finished_at=NOW, look_at=None)
+    assert decide(done, read(RUNNING, LIVE), later(1), POLICY).after == done
+    with pytest.raises(IllegalTransition):
+        decide(done, CallStarted(), later(1), POLICY)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        read(FAILED, LIVE),
+        read(FAILED, DOWN, next_action="TERMINATING"),
+        read(FAILED, InstanceCounters()),
+        read(RUNNING, DOWN),
+        read(JobState.FAILED_INTERRUPTED, DOWN),
+        read(FAILED, InstanceCounters(failed=9, failed_interrupted=1)),
+        read(FAILED, None),
+        swept(FAILED),
+    ],
+    ids=lambda seen: f"{seen.state} {seen.instances} {seen.next_action}",
+)
+def test_less_than_full_proof_is_not_down(seen: JobSeen) -> None:
+    """A finished job state, counters that do not add up or a pending action are no proof."""
+    assert decide(termination(State.DRAINING), seen, later(1), POLICY).event is None
+
+
+def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
+    before = termination(State.DRAINING, instances=InstanceCounters(running=11))
+    assert decide(before, read(FAILED), later(1), POLICY).event is None
+    assert decide(before, read(FAILED, InstanceCounters(failed=11)), NOW, POLICY).event is not None
+
+
+def test_a_job_is_called_only_once_a_look_has_shown_that_it_may_be() -> None:
+    assert termination().call_at is None
+    assert decide(termination(), swept(RUNNING), later(1), POLICY).after.call_at == later(1)
+
+
+@pytest.mark.parametrize("kind", [CloudErrorKind.CREDENTIAL, CloudErrorKind.NOT_SENT])
+def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
+    kind: CloudErrorKind,
+) -> None:
+    after = decide(termination(State.SENDING), call_failed(error(kind)), NOW, POLICY).after
+    assert after.call_at is None
+    assert after.look_at == later(1)
+    assert after.problem is not None
+    assert after.problem.advice == "do this"
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING])
+def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
+    state: State,
+) -> None:
+    before = termination(
+        state, call_at=later(-5), look=Look.JOB, look_at=later(50), failures=2, first_in_line=True
+    )
+    sent = decide(before, CallStarted(), NOW, POLICY).after
+    refused = CallFailed(error(CloudErrorKind.THROTTLED), before)
+    after = decide(sent, refused, later(1), POLICY).after
+    assert after == replace(
+        before,
+        state=State.QUEUED,
+        revision=before.revision + 2,
+    )
+
+
+@pytest.mark.parametrize("look", Look)
+@pytest.mark.parametrize("state", LIVE_STATES)
+def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(state: State, look: Look) -> None:
+    before = termination(state, look=look, look_at=later(-2), failures=2, settle_until=later(9))
+    refused = LookFailed(error(CloudErrorKind.THROTTLED))
+    decision = decide(before, refused, later(1), POLICY)
+    assert (decision.after, decision.event) == (before, None)
+
+
+@pytest.mark.parametrize("kind", [CloudErrorKind.OUTCOME_UNKNOWN, CloudErrorKind.STATE_CONFLICT])
+def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
+    kind: CloudErrorKind,
+) -> None:
+    for seen in (call_failed(error(kind)), CallInterrupted()):
+        decision = decide(termination(State.SENDING), seen, NOW, POLICY)
+        after = decision.after
+        assert (after.state, after.in_doubt, after.look, after.look_at) == (
+            State.SENDING,
+            True,
+            Look.JOB,
+            NOW,
+        )
+
+
+def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:
+    """Its answer was lost, or it was somebody else's, and the cloud shows no NextAction."""
+    conflict = call_failed(error(CloudErrorKind.STATE_CONFLICT))
+    once = decide(termination(State.SENDING), conflict, NOW, POLICY).after
+    untouched = decide(once, read(RUNNING, LIVE), later(1), POLICY)
+    assert untouched.event is Event.CALL_NOT_EXECUTED
+    again = decide(untouched.after, CallStarted(), later(3), POLICY).after
+    other = call_failed(CloudError(CloudErrorKind.STATE_CONFLICT, "Another.Code", "why"))
+    assert decide(again, other, later(4), POLICY).event is None
+    twice = decide(again, conflict, later(4), POLICY)
+    assert (twice.event, twice.after.evidence) == (Event.CALL_CONFLICTED, 0)
+    assert (twice.after.acknowledged_at, twice.after.look_at) == (later(4), later(4))
+    fewer = InstanceCounters(running=1, failed=9)
+    still = decide(twice.after, read(RUNNING, fewer, at=later(5)), later(5), POLICY)
+    assert (still.event, still.after.call_at, still.after.evidence) == (None, None, 0)
+
+
+def test_a_job_counted_while_it_is_submitted_begins_no_new_run() -> None:
+    before = drained_for(300, job_state=SUBMITTED)
+    assert decide(before, read(SUBMITTED, LIVE), NOW, POLICY).after.run == before.run
+
+
+def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
+    waits = []
+    for failures in range(1, 9):
+        after = decide(
+            termination(State.SENDING, in_doubt=True, failures=failures),
+            read(RUNNING, LIVE),
+            NOW,
+            POLICY,
+        ).after
+        assert after.call_at is not None
+        waits.append((after.call_at - NOW).total_seconds())
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
+    waiting = termination(call_at=later(30), failures=5)
+    assert decide(waiting, swept(RUNNING), later(1), POLICY).after.call_at == later(30)
+
+
+def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
+    decision = decide(termination(), JobsRefused(), NOW, POLICY)
+    assert decision.event is None
+    assert (decision.after.look, decision.after.look_at) == (Look.JOB, NOW)
+
+
+def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
+    first = decide(termination(State.HELD), swept(RUNNING), NOW, POLICY).after
+    sent = decide(first, CallStarted(), NOW, POLICY).after
+    throttled = decide(sent, call_failed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
+    again = decide(throttled, swept(RUNNING), later(1), POLICY).after
+    accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
+    assert [t.first_in_line for t in (first, again, accepted)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("known", "highest"), [(machines(), 5), ({}, 3)])
+def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int) -> None:
+    accepted = decide(termination(State.SENDING, **known), CallAccepted("r"), NOW, POLICY).after
+    finished = decide(accepted, swept(FAILED, end_time="E1"), later(1), POLICY).after
+    down = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
+    verified = decide(down, read(FAILED, at=later(32)), later(32), POLICY).after
+    assert [t.evidence for t in (accepted, finished, down, verified)] == [1, 2, 3, highest]
+    assert down.settle_until == later(32)
+
+
+def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
+    decision = decide(settling(), read(FAILED, at=later(29.9)), later(31), POLICY)
+    assert decision.event is None
+
+
+def test_the_state_alone_does_not_settle() -> None:
+    """An instance can run again while the job still reads FAILED."""
+    decision = decide(settling(), swept(FAILED, at=later(31), end_time="E1"), later(31), POLICY)
+    assert (decision.event, decision.after.look, decision.after.look_at) == (
+        None,
+        Look.JOB,
+        later(31),
+    )
+
+
+def test_a_revived_job_is_called_again() -> None:
+    revived = decide(settling(), swept(RUNNING), NOW, POLICY).after
+    assert revived.call_at == NOW
+    assert revived.evidence == 1
+    draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
+    assert decide(draining, swept(RUNNING), NOW, POLICY).after.call_at == NOW
+
+
+def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
+    acted = decide(in_doubt(), read(FAILED), later(1), POLICY).after
+    assert (acted.evidence, acted.acknowledged_at) == (2, later(1))
+    assert decide(acted, read(RUNNING, LIVE), later(2), POLICY).after.call_at == later(2)
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "why"),
+    [
+        (in_doubt(), read(FAILED), "seen down after a call"),
+        (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "the cloud acts on it"),
+        (termination(on_submitted=OnSubmitted.REFUSE), swept(SUBMITTED), "forbids TerminateJob"),
+        (
+            termination(unconfirmed=twice(Verdict.MISSING)),
+            LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+            "not found by DescribeJob since 11:50:00Z",
+        ),
+    ],
+)
+def test_an_event_that_no_call_of_ours_led_to_says_what_did(
+    before: Termination, seen: Seen, why: str
+) -> None:
+    assert why in (decide(before, seen, NOW, POLICY).why or "")
+
+
+def drained_for(seconds: float, **changes: Any) -> Termination:
+    """First called ten minutes ago, and acknowledged so many seconds ago for the last time."""
+    values: dict[str, Any] = {
+        "acknowledged_at": later(-seconds),
+        "give_up_at": later(3600 - 600),
+        "evidence": 1,
+    }
+    return termination(State.DRAINING, **(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "again"),
+    [
+        (drained_for(300), read(RUNNING, LIVE), True),
+        (drained_for(299), read(RUNNING, LIVE), False),
+        (drained_for(600), read(RUNNING, LIVE), True),
+        (drained_for(300), read(SUBMITTED, LIVE), False),
+        (drained_for(300, call_at=later(-9)), read(SUBMITTED, LIVE), False),
+        (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE), True),
+        (drained_for(0, job_state=SUBMITTED), swept(RUNNING), True),
+        (
+            drained_for(0, job_state=SUBMITTED),
+            read(RUNNING, LIVE, next_action="TERMINATING"),
+            False,
+        ),
+        (drained_for(0, job_state=FAILED, evidence=2), swept(SUBMITTED), False),
+        (drained_for(600, called_at=later(-300)), read(RUNNING, LIVE), True),
+        (drained_for(600, called_at=later(-299)), read(RUNNING, LIVE), False),
+        (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
+        (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
+        (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),
+        (drained_for(300), read(RUNNING, DOWN), False),
+        (drained_for(300), read(RUNNING, None), False),
+        (drained_for(300), replace(read(RUNNING, LIVE), next_action=None), False),
+        (drained_for(300), swept(RUNNING), False),
+        (
+            drained_for(300, call_at=later(-9)),
+            read(RUNNING, LIVE, next_action="TERMINATING"),
+            False,
+        ),
+        (drained_for(300), read(RUNNING, LIVE, next_action="WHATEVER"), True),
+        (drained_for(300), read(RUNNING, InstanceCounters()), True),
+        (drained_for(300, call_at=later(-9)), swept(FAILED), False),
+    ],
+)
+def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_and_longer(
+    before: Termination, seen: JobSeen, again: bool
+) -> None:
+    """Revived before it was seen down: what the cloud shows must contradict the call.
+
+    Not from SUBMITTED, where a call is forbidden, but as soon as it has left that.
+    """
+    decision = decide(before, seen, NOW, POLICY)
+    assert decision.event is None
+    assert (decision.after.call_at is not None) is again
+
+
+def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:
+    revived = decide(settling(), swept(SUBMITTED), NOW, POLICY)
+    assert (revived.event, revived.after.call_at) == (Event.SEEN_LIVE_AGAIN, None)
+    left = decide(revived.after, swept(RUNNING), later(2), POLICY)
+    assert left.after.call_at == later(2)
+
+
+def test_counters_that_come_and_go_end_at_the_deadline() -> None:
+    flapping = replace(settling(), give_up_at=later(60))
+    doubted = decide(flapping, read(FAILED, LIVE, at=later(59)), later(59), POLICY)
+    assert doubted.event is Event.SEEN_LIVE_AGAIN
+    over = decide(flapping, read(FAILED, LIVE, at=later(60)), later(60), POLICY)
+    assert (over.event, over.after.state) == (Event.GAVE_UP, State.UNVERIFIED)
+    assert "4 live of 10" in str(over.why)
+    assert over.after.evidence == 2, "that none was live is not so any more"
+
+
+def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
+    waiting = drained_for(300, call_at=later(-9))
+    assert decide(waiting, read(RUNNING, LIVE), NOW, POLICY).after.call_at == later(-9)
+    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.call_at == later(-9)
+
+
+def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_is_over() -> None:
+    before = termination(
+        State.DRAINING,
+        job_state=FAILED,
+        instances=InstanceCounters(running=8, failed=2),
+        instances_observed_at=later(-4),
+    )
+    after = decide(before, read(FAILED, LIVE), NOW, POLICY).after
+    assert (after.look, after.look_at) == (Look.JOB, later(4))
+
+
+def test_no_look_is_planned_past_the_deadline() -> None:
+    held = termination(State.HELD, give_up_at=later(1))
+    after = decide(held, swept(SUBMITTED), NOW, POLICY).after
+    assert (after.look, after.look_at) == (Look.JOB, later(1))
+
+
+def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
+    sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
+    for answer in (
+        CallAccepted("r"),
+        call_failed(error(CloudErrorKind.OUTCOME_UNKNOWN)),
+        call_failed(error(CloudErrorKind.JOB_NOT_FOUND)),
+        CallInterrupted(),
+    ):
+        answered = decide(sent, answer, later(130), POLICY).after
+        assert answered.give_up_at == later(3700)
+        again = replace(answered, state=State.QUEUED)
+        assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
+    held = decide(termination(), swept(SUBMITTED), later(100), POLICY).after
+    assert held.give_up_at == later(3700)
+
+
+def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
+    sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
+    for kind in (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED):
+        failed = decide(sent, call_failed(error(kind)), later(101), POLICY).after
+        assert (failed.give_up_at, failed.called_at) == (None, None)
+        again = decide(failed, CallStarted(), later(9000), POLICY).after
+        accepted = decide(again, CallAccepted("r"), later(9001), POLICY).after
+        assert accepted.give_up_at == later(9000 + 3600)
+
+
+def test_a_job_deleted_while_settling_has_no_error() -> None:
+    gone = LookFailed(error(CloudErrorKind.JOB_NOT_FOUND))
+    before = replace(settling(), unconfirmed=twice(Verdict.MISSING))
+    settled = decide(before, gone, NOW, POLICY).after
+    assert (settled.state, settled.problem) == (State.VERIFIED, None)
+
+
+def test_giving_up_says_why_and_what_to_do() -> None:
+    draining = termination(State.DRAINING, give_up_at=NOW)
+    decision = decide(draining, read(JobState.RUNNING, InstanceCounters(running=4)), NOW, POLICY)
+    problem = decision.after.problem
+    assert problem is not None
+    assert (problem.code, bool(problem.advice)) == ("Client.DeadlinePassed", True)
+    assert problem.message == "the job was not seen down by its deadline"
+
+
+def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
+    hidden = LookFailed(error(CloudErrorKind.UNAUTHORIZED))
+    before = replace(settling(settle_until=later(-4000)), unconfirmed=twice(Verdict.UNREADABLE))
+    late = decide(before, hidden, NOW, POLICY)
+    assert (late.event, late.after.evidence) == (Event.GAVE_UP, 3)
+    assert late.after.problem is not None
+    assert late.after.problem.message.startswith("the job was seen down, but by its deadline it ")
+
+
+def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() -> None:
+    again = termination(State.SENDING, in_doubt=True, evidence=1, acknowledged_at=NOW)
+    decision = decide(again, read(JobState.SUCCEED, InstanceCounters(succeed=10)), later(1), POLICY)
+    assert decision.after.state is State.DRAINING
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.HELD, State.SENDING, State.DRAINING])
+@pytest.mark.parametrize("job_state", [SUBMITTED, RUNNING, FAILED])
+def test_nothing_is_given_up_on_a_look_that_counted_nothing(
+    state: State, job_state: JobState
+) -> None:
+    after = decide(overdue(state), swept(job_state), later(9), POLICY).after
+    assert not after.state.final
+    assert after.look is Look.JOB
+    assert after.look_at is not None
+    assert after.look_at <= later(9)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        termination(look=Look.JOB, **CHECKED),
+        termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600)),
+        termination(State.DRAINING, look=Look.JOB, give_up_at=later(3600), failures=0),
+    ],
+    ids=lambda t: t.state,
+)
+def test_an_answer_without_counters_is_no_reason_to_ask_again_at_once(before: Termination) -> None:
+    at, looks = NOW, []
+    known = before
+    while not known.state.final:
+        known = decide(known, read(FAILED, None), at, POLICY).after
+        assert known.problem is not None
+        looks.append(at)
+        at = known.look_at or at
+        assert len(looks) < 100
+    assert [(b - a).total_seconds() for a, b in pairwise(looks[:8])] == [1, 2, 4, 8, 16, 32, 60]
+    assert (known.state, looks[-1]) == (State.UNVERIFIED, later(3600))
+    assert known.problem is not None
+    assert "no instance counters" in known.problem.message
+
+
+def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_too() -> None:
+    """DescribeTask tells no job state: the job may have been revived since it read FAILED."""
+    before = termination(
+        State.DRAINING, job_state=FAILED, instances=LIVE, instances_observed_at=later(-1)
+    )
+    by_task = replace(read(None, LIVE), next_action=None)
+    fewer = replace(by_task, instances=InstanceCounters(running=3, failed=7))
+    assert decide(before, by_task, NOW, POLICY).after.look is Look.SWEEP
+    assert decide(before, fewer, NOW, POLICY).after.look is Look.JOB
+    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.look is Look.JOB
+
+
+def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:
+    draining = termination(State.DRAINING, evidence=1, give_up_at=NOW)
+    swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
+    assert swept_late.event is None
+    assert swept_late.after.look is Look.JOB
+    assert decide(swept_late.after, read(JobState.FAILED, DOWN), later(10), POLICY).event is (
+        Event.SEEN_DOWN
+    )
+    live = read(JobState.FAILED, InstanceCounters(running=1, failed=9))
+    assert decide(swept_late.after, live, later(10), POLICY).event is Event.GAVE_UP

@@ -1,0 +1,216 @@
+"""What is kept of a drain and foretold of it, from the acknowledgement until it is down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.forecast_updates import told
+from orchestrator.domain.errors import CloudErrorKind
+from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, Seen
+from orchestrator.domain.model.termination import Rung
+from tests.unit.domain.build import NOW, POLICY, call_failed, later, read, swept, termination
+from tests.unit.domain.decisions.test_decide import error
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.model.termination import Termination
+
+RUNNING, FAILED = JobState.RUNNING, JobState.FAILED
+TENS = learnt({bucket(10): 100}, {})
+ENDED = Capture(run=1, occupying=60, waiting=20, captured=60, counted_at=NOW, ended_at=NOW)
+
+
+def draining(**changes: Any) -> Termination:
+    """Its call was acknowledged just now."""
+    values: dict[str, Any] = {"evidence": 1, "run": 1, "acknowledged_at": NOW} | changes
+    return termination(State.DRAINING, give_up_at=later(3600), **values)
+
+
+def counted(live: int, failed: int = 0, *, at_s: float, next_action: str = "TERMINATING") -> Seen:
+    counters = InstanceCounters(running=live, failed=failed)
+    return read(RUNNING, counters, next_action=next_action, at=later(at_s))
+
+
+def after(before: Termination, *seen: tuple[float, Seen], policy: Policy = POLICY) -> Termination:
+    """What this makes of it, each at its second."""
+    for at_s, its in seen:
+        before = decide(before, its, later(at_s), policy).after
+    return before
+
+
+def looks(before: Termination, *shown: tuple[float, int], total: int = 100) -> Termination:
+    seen = [(at_s, counted(live, total - live, at_s=at_s)) for at_s, live in shown]
+    return after(before, *seen)
+
+
+def lives(found: Termination) -> list[tuple[float, int]]:
+    """The samples, in seconds since NOW."""
+    assert found.history is not None
+    return [(at - NOW.timestamp(), live) for at, live in found.history.samples]
+
+
+# --- the history ---------------------------------------------------------------------------------
+
+
+def test_a_drain_begins_when_its_call_was_acknowledged() -> None:
+    """With those that are FAILED by then, where nobody counted before."""
+    assert lives(looks(draining(), (5, 90))) == [(0, 100), (5, 90)]
+
+
+@pytest.mark.parametrize(
+    ("capture", "live"),
+    [
+        (ENDED, 80),
+        (replace(ENDED, occupying=10, waiting=0), 70),
+        (replace(ENDED, run=2), 100),
+        (replace(ENDED, ended_at=None), 100),
+        (replace(ENDED, problem=Problem(code="C", message="m", advice=None)), 100),
+        (None, 100),
+    ],
+)
+def test_it_begins_with_what_was_captured_as_live(capture: Capture | None, live: int) -> None:
+    """Instances may have been FAILED for long when the job was called."""
+    assert lives(looks(draining(capture=capture), (5, 70)))[0] == (0, live)
+
+
+def test_a_look_that_counts_nothing_changes_nothing() -> None:
+    before = looks(draining(), (5, 90))
+    found = after(before, (7, swept(RUNNING, at=later(7))))
+    assert (found.history, found.forecast) == (before.history, before.forecast)
+    assert after(draining(), (7, swept(RUNNING, at=later(7)))).history is None
+
+
+def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() -> None:
+    still = looks(draining(capture=ENDED), (5, 80))
+    assert still.forecast is not None
+    assert (still.forecast.made_at, still.forecast.p50_at) == (later(5), None)
+    moving = looks(still, (10, 60), (15, 40))
+    assert lives(moving) == [(0, 80), (10, 60), (15, 40)]
+    assert moving.forecast is not None
+    assert moving.forecast.p50_at is not None
+    assert later(20) < moving.forecast.p50_at < later(30)
+
+
+def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
+    seen = (5, counted(80, at_s=5))
+    found = after(draining(), seen, policy=replace(POLICY, others=TENS))
+    assert found.forecast is not None
+    assert found.forecast.p50_at is not None
+    assert later(7) < found.forecast.p50_at < later(14)
+
+
+def test_it_ends_when_the_job_is_down() -> None:
+    down = after(looks(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100))))
+    assert (down.state, down.history, down.forecast) == (State.SETTLING, None, None)
+
+
+def test_it_ends_when_the_job_is_not_called_after_all() -> None:
+    """As SUBMITTED, or since the call had no effect."""
+    sending = after(replace(looks(draining(), (5, 50)), call_at=NOW), (6, CallStarted()))
+    assert sending.history is not None
+    for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT):
+        found = after(sending, (7, call_failed(error(kind))))
+        assert (found.history, found.forecast) == (None, None)
+
+
+def test_one_that_runs_on_has_not_moved_since_before_it_is_called_again() -> None:
+    """Its call may have been lost: nothing says that it was revived."""
+    before = looks(draining(), (5, 50))
+    runs_on = after(before, (70, counted(50, 50, at_s=70, next_action="")))
+    assert runs_on.call_at == later(70)
+    again = after(runs_on, (71, CallStarted()), (72, CallAccepted("r")))
+    assert again.acknowledged_at == later(72)
+    assert lives(looks(again, (80, 50))) == [(0, 100), (5, 50)]
+    stalled = looks(again, (80, 50), (1000, 50))
+    assert stalled.forecast is not None
+    assert stalled.forecast.stalled_since == later(5)
+
+
+def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
+    finished = after(looks(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
+    assert finished.evidence == 2
+    revived = looks(finished, (20, 100))
+    assert (revived.call_at, revived.history, revived.forecast) == (later(20), None, None)
+    untouched = after(revived, (25, counted(100, at_s=25, next_action="")))
+    assert untouched.history is None
+    called = after(untouched, (30, CallStarted()), (31, CallAccepted("r")))
+    assert lives(looks(called, (35, 90))) == [(31, 100), (35, 90)]
+
+
+def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
+    """How long it had been down is no part of its drain after the next call."""
+    down = after(draining(), (5, read(FAILED, InstanceCounters(failed=100), at=later(5))))
+    doubted = after(down, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20))))
+    assert (doubted.state, doubted.history) == (State.DRAINING, None)
+    called = after(doubted, (21, CallStarted()), (22, CallAccepted("r")))
+    live = read(FAILED, InstanceCounters(running=2, failed=98), at=later(25))
+    assert lives(after(called, (25, live))) == [(22, 100), (25, 2)]
+
+
+# --- what is told --------------------------------------------------------------------------------
+
+
+def test_what_is_told_of_a_drain_has_not_passed() -> None:
+    found = looks(draining(), (5, 90), (10, 80), (15, 70))
+    for at_s in (15, 60, 600):
+        now = told(found, None, None, later(at_s))
+        assert now is not None
+        assert now.p50_at is not None
+        assert now.p50_at > later(at_s)
+
+
+def test_of_one_that_may_be_called_its_turn_and_the_drain_are_told() -> None:
+    queued = termination(call_at=NOW)
+    found = told(queued, later(100), TENS, NOW)
+    assert found is not None
+    assert found.p50_at is not None
+    assert later(105) < found.p50_at < later(115)
+    assert told(queued, None, TENS, NOW) is None
+
+
+def test_nothing_is_told_of_one_that_waits_for_a_look() -> None:
+    assert told(termination(), later(1), TENS, NOW) is None
+    assert told(termination(State.HELD), later(1), TENS, NOW) is None
+
+
+def test_one_that_begins_later_begins_then_for_sure() -> None:
+    """Whenever that is asked, the same is told."""
+    tomorrow = later(86400)
+    waiting = termination(not_before=tomorrow)
+    first, second = (told(waiting, tomorrow, TENS, later(at_s)) for at_s in (0, 0.3))
+    assert first is not None
+    assert second is not None
+    assert (first.p50_at, first.p90_at) == (second.p50_at, second.p90_at)
+    assert first.p90_at is not None
+    assert tomorrow < first.p90_at < later(86400 + 30)
+
+
+def test_a_history_is_small() -> None:
+    """Whatever a job goes through, for it is read and written with each look."""
+    found = draining()
+    for number in range(500):
+        found = looks(found, (number + 1.123456, 10_000_000 - number * 1000), total=10_000_000)
+    assert isinstance(found.history, History)
+    assert len(found.history.samples) == 16
+
+
+def test_what_is_left_to_a_person_has_no_end() -> None:
+    moving = looks(draining(), (10.0, 90), (20.0, 30))
+    left = replace(moving, rung=Rung.PERSON, rung_at=later(50), rung_round=3)
+    still = after(left, (51.0, counted(30, 70, at_s=51.0))).forecast
+    assert still is not None
+    assert (still.p50_at, still.rate_per_s, still.stalled_since) == (None, 0.0, later(20))
+    on = after(left, (52.0, counted(10, 90, at_s=52.0))).forecast
+    assert on is not None
+    assert on.p50_at is not None
+    assert on.stalled_since is None, "somebody did something"

@@ -1,0 +1,333 @@
+"""Counts that contradict what is known, words that nobody documents, jobs without instances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions import invariants
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.model.batch_job import (
+    InstanceCounters,
+    JobState,
+    JobSubmitted,
+    TaskSubmitted,
+)
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, LookFailed
+from orchestrator.domain.model.termination import Look, Termination
+from tests.unit.domain.build import (
+    DOWN,
+    LIVE,
+    NOW,
+    POLICY,
+    call_failed,
+    later,
+    read,
+    swept,
+    termination,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decisions.transitions import Policy
+
+FAILED, RUNNING, SUCCEED = JobState.FAILED, JobState.RUNNING, JobState.SUCCEED
+CANCELLED, PAUSED = JobState("CANCELLED"), JobState("PAUSED")
+THREE, NONE = InstanceCounters(failed=3), InstanceCounters()
+TEN = (TaskSubmitted(name="a", instances=4), TaskSubmitted(name="b", instances=6))
+
+
+def draining(**known: Any) -> Termination:
+    return termination(State.DRAINING, acknowledged_at=NOW, give_up_at=later(3600), **known)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"instances": LIVE},
+        {"instances_submitted": 10},
+        {"capture": Capture(run=1, tasks=TEN)},
+        {"capture": Capture(run=1, occupying=4)},
+        {"capture": Capture(run=1, occupying=2, waiting=2)},
+        {"tasks": read(FAILED).tasks * 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("state", [FAILED, SUCCEED, CANCELLED])
+def test_fewer_instances_than_are_known_prove_nothing(
+    known: dict[str, Any], state: JobState
+) -> None:
+    few = replace(read(state, THREE, at=later(1)), tasks=())
+    before = draining(look=Look.JOB, **known)
+    after = decide(before, few, later(1), POLICY).after
+    assert after.state is State.DRAINING
+    assert after.problem is not None
+    assert after.problem.code == "Client.CountTooLow"
+    enough = decide(before, replace(few, instances=DOWN), later(1), POLICY)
+    assert enough.event is Event.SEEN_DOWN
+
+
+def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
+    first = decide(termination(), swept(FAILED), NOW, POLICY)
+    assert (first.event, first.after.look, first.after.look_at) == (None, Look.SUBMISSION, NOW)
+    submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
+    known = decide(first.after, submitted, later(1), POLICY).after
+    assert (known.instances_submitted, known.look) == (10, Look.JOB)
+    short = decide(known, read(FAILED, THREE), later(2), POLICY)
+    assert (short.event, short.after.call_at) == (None, later(2)), "it is called"
+    whole = decide(known, read(FAILED, DOWN), later(2), POLICY)
+    assert whole.event is Event.SEEN_DOWN
+
+
+def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
+    """But not on one answer."""
+    known, at_s = replace(termination(), look=Look.SUBMISSION), 0.0
+    forbidden = LookFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
+    while known.look is Look.SUBMISSION:
+        known = decide(known, forbidden, later(at_s), POLICY).after
+        assert known.look_at is not None
+        at_s = (known.look_at - NOW).total_seconds()
+    assert 60 <= at_s <= 125
+    counted = decide(known, read(FAILED, DOWN), later(at_s), POLICY)
+    assert counted.event is Event.SEEN_DOWN
+
+
+# --- jobs that were called, whose capture did not read what they were submitted as ---------------
+
+COMPARES = replace(POLICY, compares=True)
+AT_ITS_END = later(30)
+
+
+def stopped(instances: InstanceCounters, **known: Any) -> Termination:
+    """A job at the end of its settle window."""
+    return termination(
+        State.SETTLING,
+        acknowledged_at=NOW,
+        give_up_at=later(3600),
+        settle_until=AT_ITS_END,
+        job_state=FAILED,
+        instances=instances,
+        look=Look.JOB,
+        **known,
+    )
+
+
+@pytest.mark.parametrize("known", [{}, {"capture": Capture(run=1, ended_at=NOW)}], ids=str)
+@pytest.mark.parametrize(("counted", "event"), [(THREE, None), (DOWN, Event.SETTLED)])
+def test_a_job_is_verified_once_it_is_compared_with_its_submission(
+    known: dict[str, Any], counted: InstanceCounters, event: Event | None
+) -> None:
+    seen = read(FAILED, counted, at=AT_ITS_END)
+    asks = decide(stopped(counted, **known), seen, AT_ITS_END, COMPARES)
+    assert (asks.event, asks.after.look, asks.after.look_at) == (None, Look.SUBMISSION, AT_ITS_END)
+    submitted = JobSubmitted(observed_at=later(31), job_id="job-1", tasks=TEN)
+    compared = decide(asks.after, submitted, later(31), COMPARES)
+    assert compared.event is event
+    if event is None:
+        assert (compared.after.look, compared.after.look_at) == (Look.JOB, later(31))
+        denied = decide(compared.after, read(FAILED, THREE, at=later(32)), later(32), COMPARES)
+        assert denied.event is Event.SEEN_LIVE_AGAIN
+        assert denied.why is not None
+        assert "10 at least" in denied.why
+
+
+@pytest.mark.parametrize(
+    ("known", "policy"),
+    [
+        ({}, POLICY),
+        ({"instances_submitted": 10}, COMPARES),
+        ({"capture": Capture(run=1, tasks=TEN)}, COMPARES),
+    ],
+    ids=["quota is short", "read before", "captured"],
+)
+def test_no_submission_is_read_where_it_is_known_or_its_quota_is_wanted(
+    known: dict[str, Any], policy: Policy
+) -> None:
+    seen = read(FAILED, DOWN, at=AT_ITS_END)
+    assert decide(stopped(DOWN, **known), seen, AT_ITS_END, policy).event is Event.SETTLED
+
+
+@pytest.mark.parametrize("kind", CloudErrorKind)
+def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
+    kind: CloudErrorKind,
+) -> None:
+    """It is tried for a minute; not at all where the account may not."""
+    now, failure = AT_ITS_END, LookFailed(CloudError(kind, "Some.Code", "why"))
+    decision = decide(stopped(DOWN), read(FAILED, DOWN, at=now), now, COMPARES)
+    asked = 0
+    while decision.event is None:
+        before = decision.after
+        if before.look is Look.SUBMISSION:
+            asked += 1
+            now += timedelta(seconds=1)
+            decision = decide(before, failure, now, COMPARES)
+        else:
+            assert before.look_at is not None
+            now = max(now, before.look_at)
+            decision = decide(before, swept(FAILED, at=now), now, COMPARES)
+    assert decision.event is Event.SETTLED
+    if kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
+        assert asked == 1
+    else:
+        assert asked > 5
+        assert later(90) <= now <= later(100)
+
+
+# --- words that are not documented ----------------------------------------------------------------
+
+
+def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
+    assert (CANCELLED.value, CANCELLED.known, CANCELLED.finished) == ("CANCELLED", False, False)
+    assert all(state.known for state in JobState)
+    before = draining(job_state=RUNNING, observed_at=NOW)
+    after = decide(before, swept(PAUSED, at=later(5)), later(5), POLICY).after
+    assert (after.job_state, after.observed_at) == (PAUSED, later(5))
+
+
+def test_where_the_state_is_not_documented_the_counters_decide() -> None:
+    before = draining(job_state=RUNNING)
+    swept_ = decide(before, swept(CANCELLED), later(1), POLICY)
+    assert (swept_.event, swept_.after.look) == (None, Look.JOB)
+    live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
+    assert (live.event, live.after.look, live.after.evidence) == (None, Look.JOB, 0)
+    down = decide(live.after, read(CANCELLED, DOWN), later(3), POLICY)
+    assert (down.event, down.after.evidence) == (Event.SEEN_DOWN, 3)
+    invariants.check(live.after, down, later(3))
+    settled = decide(down.after, read(CANCELLED, DOWN, at=later(40)), later(40), POLICY)
+    assert settled.event is Event.SETTLED
+
+
+def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -> None:
+    known = termination(look=Look.JOB, instances_submitted=10)
+    assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.call_at == NOW
+    assert decide(known, read(CANCELLED, DOWN), NOW, POLICY).event is Event.SEEN_DOWN
+
+
+def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -> None:
+    settling = termination(
+        State.SETTLING, job_state=FAILED, instances=DOWN, settle_until=later(30), evidence=3
+    )
+    doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
+    assert (doubtful.event, doubtful.after.look, doubtful.after.look_at) == (
+        None,
+        Look.JOB,
+        later(5),
+    )
+    same = decide(doubtful.after, read(CANCELLED, DOWN, at=later(5)), later(5), POLICY).after
+    assert decide(same, swept(CANCELLED), later(10), POLICY).after.look is Look.SWEEP
+
+
+def settling(*, job_end_time: str) -> Termination:
+    return termination(
+        State.SETTLING,
+        job_state=FAILED,
+        job_end_time=job_end_time,
+        instances=DOWN,
+        settle_until=later(30),
+        evidence=3,
+    )
+
+
+def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
+    doubtful = decide(settling(job_end_time="E1"), swept(FAILED), later(5), POLICY)
+    assert (doubtful.event, doubtful.after.look) == (None, Look.JOB)
+
+
+@pytest.mark.parametrize(
+    ("end_time", "event"),
+    [
+        ("2026-11-24T10:00:00Z", None),
+        ("2026-11-24T10:00:00.000Z", None),
+        ("2026-11-24T18:00:00+08:00", None),
+        ("2026-11-24T10:00:01Z", Event.SEEN_LIVE_AGAIN),
+        ("yesterday", Event.SEEN_LIVE_AGAIN),
+    ],
+)
+def test_an_end_time_that_is_written_in_another_way_is_the_same(
+    end_time: str, event: Event | None
+) -> None:
+    seen = swept(FAILED, at=later(5), end_time=end_time)
+    known = settling(job_end_time="2026-11-24T10:00:00Z")
+    assert decide(known, seen, later(5), POLICY).event is event
+
+
+def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
+    down = decide(draining(settle_s=0.0), read(FAILED, DOWN, at=later(1)), later(1), POLICY)
+    assert (down.event, down.after.settle_until) == (Event.SEEN_DOWN, later(1))
+    swept_down = decide(down.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
+    assert (swept_down.event, swept_down.after.look) == (None, Look.JOB)
+    counted = read(FAILED, DOWN, at=later(2))
+    assert decide(swept_down.after, counted, later(2), POLICY).event is Event.SETTLED
+
+
+def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
+    down = decide(draining(), read(FAILED, DOWN, next_action="WHATEVER"), later(1), POLICY)
+    assert (down.event, down.after.job_next_action) == (Event.SEEN_DOWN, "WHATEVER")
+    doubt = termination(State.SENDING, in_doubt=True, give_up_at=later(3600))
+    runs = decide(doubt, read(RUNNING, LIVE, next_action="WHATEVER"), later(1), POLICY)
+    assert runs.event is Event.CALL_NOT_EXECUTED
+
+
+# --- instances that run again, and none at all ----------------------------------------------------
+
+
+def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again() -> None:
+    settling = termination(
+        State.SETTLING,
+        job_state=FAILED,
+        instances=DOWN,
+        settle_until=later(30),
+        evidence=3,
+        run=1,
+        give_up_at=later(3600),
+    )
+    one = InstanceCounters(running=1, failed=9)
+    again = decide(settling, read(FAILED, one, at=later(30)), later(30), POLICY)
+    assert (again.event, again.after.call_at, again.after.run) == (
+        Event.SEEN_LIVE_AGAIN,
+        later(30),
+        2,
+    )
+    still = decide(again.after, swept(FAILED), later(31), POLICY).after
+    assert still.call_at == later(30), "that it reads finished is nothing new"
+
+
+def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
+    known, at_s, reads = termination(look=Look.JOB, instances_submitted=0), 0.0, 0
+    known = decide(known, read(FAILED, NONE), NOW, POLICY).after
+    assert known.call_at == NOW
+    known = decide(known, CallStarted(), NOW, POLICY).after
+    known = decide(known, CallAccepted("r"), NOW, POLICY).after
+    while not known.state.final:
+        reads += 1
+        assert known.look_at is not None
+        at_s = (known.look_at - NOW).total_seconds()
+        known = decide(known, read(FAILED, NONE, at=later(at_s)), later(at_s), POLICY).after
+    assert (known.state, known.evidence) == (State.UNVERIFIED, 2)
+    assert reads < 80
+    assert known.problem is not None
+    assert "the cloud counts no task instance of the job" in known.problem.message
+
+
+def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
+    before = termination(look=Look.JOB, instances_submitted=0)
+    decision = decide(before, read(SUCCEED, NONE), NOW, POLICY)
+    assert (decision.event, decision.after.evidence) == (Event.SEEN_DOWN, 2)
+    assert decision.after.state is State.ALREADY_FINISHED
+    invariants.check(before, decision, NOW)
+
+
+def test_a_job_that_stays_in_use_says_so_at_its_deadline() -> None:
+    in_use = CloudError(CloudErrorKind.STATE_CONFLICT, "ResourceInUse.Job", "The job is in use.")
+    again = termination(State.SENDING, acknowledged_at=later(-60), give_up_at=later(60))
+    known = decide(again, call_failed(in_use), NOW, POLICY).after
+    for at_s in (10, 30, 60):
+        known = decide(known, read(RUNNING, LIVE, at=later(at_s)), later(at_s), POLICY).after
+    assert known.state is State.UNVERIFIED
+    assert known.problem is not None
+    assert known.problem.message.endswith("; last error: ResourceInUse.Job: The job is in use.")

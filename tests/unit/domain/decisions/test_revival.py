@@ -1,0 +1,156 @@
+"""What a look at a watched job shows, and what is said of one that came back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions.revival import (
+    revival_of,
+    watch_count,
+    watch_look,
+    watch_refused,
+)
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Revival
+from orchestrator.services.explanation import Surroundings, explain
+from tests.unit.domain.build import LIVE, NOW, later, read, swept, termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.model.batch_job import JobSeen
+
+DOWN = termination(
+    State.VERIFIED,
+    look_at=None,
+    finished_at=NOW,
+    job_state=JobState.FAILED,
+    job_end_time="E1",
+    come_back_watch_s=3600.0,
+    come_back_watched_at=NOW,
+)
+RUNS, ENDED, NEITHER = "runs", "ended", None
+
+
+@pytest.mark.parametrize(
+    ("seen", "at_s", "came_back", "then"),
+    [
+        (None, 60, NEITHER, "goes on"),
+        (None, 3600, NEITHER, "is counted"),
+        *[
+            (swept(state), 60, RUNS, "ends")
+            for state in JobState
+            if state not in (JobState.SUCCEED, JobState.FAILED)
+        ],
+        (swept(JobState.FAILED, end_time="E1"), 60, NEITHER, "goes on"),
+        (swept(JobState.FAILED), 60, NEITHER, "is counted"),
+        (swept(JobState.SUCCEED, end_time="E1"), 60, NEITHER, "goes on"),
+        (swept(JobState("CANCELLED"), end_time="E1"), 60, NEITHER, "is counted"),
+        (swept(JobState.FAILED, end_time="E2"), 60, ENDED, "goes on"),
+        (swept(JobState.FAILED, end_time="E1"), 3599.9, NEITHER, "goes on"),
+        (swept(JobState.FAILED, end_time="E1"), 3600, NEITHER, "is counted"),
+        (swept(JobState.FAILED, end_time="E2"), 9000, ENDED, "goes on"),
+        (swept(JobState.RUNNING), 9000, RUNS, "ends"),
+    ],
+)
+def test_what_describe_jobs_shows(
+    seen: JobSeen | None, at_s: float, came_back: str | None, then: str
+) -> None:
+    look = watch_look(DOWN, seen, later(at_s))
+    assert (look.ends, look.count) == (then == "ends", then == "is counted")
+    assert look.came_back == (None if came_back is None else seen)
+
+
+@pytest.mark.parametrize(
+    ("seen", "at_s", "came_back", "ends"),
+    [
+        (None, 60, NEITHER, True),
+        (read(JobState.FAILED), 60, NEITHER, False),
+        (read(JobState.FAILED), 3600, NEITHER, True),
+        (read(JobState.FAILED, LIVE), 60, RUNS, True),
+        (read(JobState("CANCELLED")), 3600, NEITHER, True),
+        (read(JobState("CANCELLED"), LIVE), 3600, RUNS, True),
+        (read(JobState.RUNNING, None), 60, RUNS, True),
+        (read(JobState.FAILED, None), 3600, NEITHER, False),
+    ],
+)
+def test_what_a_count_shows(
+    seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
+) -> None:
+    look = watch_count(DOWN, seen, later(at_s))
+    assert look.ends is ends
+    assert look.came_back == (None if came_back is None else seen)
+
+
+@pytest.mark.parametrize(("at_s", "ends"), [(3599, False), (3600, True)])
+def test_a_job_that_may_not_be_read_is_watched_until_its_time_is_over(
+    at_s: float, *, ends: bool
+) -> None:
+    assert watch_refused(DOWN, later(at_s)).ends is ends
+
+
+def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -> None:
+    revival = revival_of(read(JobState.FAILED, LIVE))
+    assert (revival.ended, revival.instances_live, revival.job_end_time) == (False, 4, None)
+    ended = revival_of(swept(JobState.FAILED, end_time="E2"))
+    assert (ended.ended, ended.job_end_time) == (True, "E2")
+
+
+def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
+    known = replace(DOWN, revival=Revival(at=later(60), job_state=JobState.FAILED))
+    ended = swept(JobState.FAILED, at=later(120), end_time="E3")
+    assert watch_look(known, ended, later(120)).came_back is None
+    assert watch_look(known, swept(JobState.RUNNING), later(120)).came_back is not None
+
+
+def test_without_an_end_time_there_is_nothing_to_compare() -> None:
+    unknown = replace(DOWN, job_end_time=None)
+    assert watch_look(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "to_do"),
+    [
+        (
+            {"job_state": JobState.RUNNING},
+            "it was seen running again at 2026-01-01T12:01:00Z",
+            "submit it again",
+        ),
+        (
+            {"job_state": JobState.SUBMITTED, "brought_down_again_by": "op_2"},
+            "it was seen running again at 2026-01-01T12:01:00Z, and op_2 brings it down again",
+            "see GET /v1/operations/op_2",
+        ),
+        (
+            {"job_state": JobState.RUNNING, "capped": True},
+            "and was brought down again as often as engine.keep_down_max allows",
+            "see in the console who calls RetryJobs, then submit it again",
+        ),
+        (
+            {"job_state": JobState.SUCCEED, "job_end_time": "E"},
+            "it has run again and ended since, as was seen at 2026-01-01T12:01:00Z",
+            "see in the console who calls RetryJobs",
+        ),
+        (
+            {"job_state": JobState.FAILED, "instances_live": 2},
+            (
+                "2 of its instances were seen running again at 2026-01-01T12:01:00Z, although the "
+                "job reads FAILED"
+            ),
+            "submit it again",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("state", [State.VERIFIED, State.ALREADY_FINISHED])
+def test_it_is_said_beside_how_it_ended(
+    known: dict[str, Any], said: str, to_do: str, state: State
+) -> None:
+    around = Surroundings(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
+    before = explain(replace(DOWN, state=state), around)
+    told = explain(replace(DOWN, state=state, revival=Revival(at=later(60), **known)), around)
+    assert told.waiting_for.startswith(f"{before.waiting_for}; but ")
+    assert told.waiting_for.endswith(said)
+    assert told.next_action == to_do

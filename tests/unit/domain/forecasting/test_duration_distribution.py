@@ -1,0 +1,101 @@
+"""What jobs that are down teach about the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.domain.forecasting.duration_distribution import (
+    BUCKETS_S,
+    bucket,
+    learnt,
+    middle_s,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+
+COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(0, 5000), max_size=30)
+
+
+def counted(durations_s: Iterable[float]) -> Counter[int]:
+    return Counter(bucket(duration_s) for duration_s in durations_s)
+
+
+def known(down: Iterable[float], draining: Iterable[float] = ()) -> Durations:
+    durations = learnt(counted(down), counted(draining))
+    assert durations is not None
+    return durations
+
+
+def test_every_duration_has_a_bucket() -> None:
+    assert [bucket(at) for at in (0, 0.99, 1, 1.18, 1.19, 2)] == [0, 0, 1, 1, 2, 5]
+    assert bucket(BUCKETS_S[-1]) == bucket(1e9) == len(BUCKETS_S) - 1
+    for index in range(len(BUCKETS_S)):
+        assert bucket(middle_s(index)) == index
+
+
+@pytest.mark.parametrize("down", [{}, {3: 0}])
+def test_where_no_job_is_down_nothing_is_known(down: dict[int, int]) -> None:
+    assert learnt(down, {10: 5}) is None
+
+
+def test_many_that_are_down_tell_how_long_the_next_takes() -> None:
+    random = Random(1)
+    durations = known(random.lognormvariate(4, 0.5) for _ in range(2000))
+    assert durations.rest(0).quantile_s(0.5) == pytest.approx(54.6, rel=0.1)
+    assert durations.rest(0).quantile_s(0.9) == pytest.approx(103.6, rel=0.1)
+
+
+def test_one_that_is_down_tells_less_than_many() -> None:
+    one, many = known([60]).rest(0), known([60] * 1000).rest(0)
+    assert one.median_s == pytest.approx(many.median_s, rel=0.3)
+    assert one.spread > 3 * many.spread
+
+
+def test_drains_longer_than_any_bucket_are_known_to_be_long() -> None:
+    assert known([1e6]).rest(0).median_s > 1e5
+    assert known([1e6]).longer_than(BUCKETS_S[-1]) == pytest.approx(0.5)
+
+
+def test_those_that_drain_for_long_make_the_quick_ones_count_for_less() -> None:
+    """Of drains alike, called one a second, the first that are down are the quick ones."""
+    random = Random(2)
+    takes_s = [random.lognormvariate(5, 0.7) for _ in range(200)]
+    down = [took_s for age, took_s in enumerate(takes_s) if took_s <= age]
+    draining = [age for age, took_s in enumerate(takes_s) if took_s > age]
+    assert known(down).rest(0).median_s < 0.8 * 148
+    assert known(down, draining).rest(0).median_s == pytest.approx(148, rel=0.15)
+
+
+def test_one_that_has_outlasted_all_others_takes_a_while_yet() -> None:
+    durations = known([50, 60, 70])
+    rest = [durations.rest(passed_s).median_s for passed_s in (0, 200, 2000, 1e6)]
+    assert rest[1] > 1
+    assert rest[1:] == sorted(rest[1:])
+
+
+@given(COUNTS, COUNTS, st.floats(0, 1e6), st.lists(st.floats(0.01, 1e7), min_size=2, max_size=20))
+def test_fewer_take_longer(
+    down: dict[int, int], draining: dict[int, int], passed_s: float, more_s: list[float]
+) -> None:
+    durations = learnt(down, draining)
+    if durations is None:
+        assert not any(down.values())
+        return
+    shares = [
+        durations.longer_than(passed_s + more, passed_s=passed_s) for more in (0.0, *sorted(more_s))
+    ]
+    assert shares[0] == pytest.approx(1)
+    for more, fewer in pairwise(shares):
+        assert -1e-9 <= fewer <= more + 1e-9
+    rest = durations.rest(passed_s)
+    assert 0 < rest.quantile_s(0.5) <= rest.quantile_s(0.9)

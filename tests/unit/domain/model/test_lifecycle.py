@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from orchestrator.domain.errors import IllegalTransition
+from orchestrator.domain.model.lifecycle import (
+    CALLED,
+    FINAL_STATES,
+    LIVE_STATES,
+    NOT_CALLED,
+    TRANSITIONS,
+    Event,
+    State,
+    mermaid,
+    next_state,
+)
+
+EXPECTED = {
+    ("queued", "call_started"): "sending",
+    ("queued", "call_accepted"): "draining",
+    ("queued", "call_refused"): "refused",
+    ("queued", "seen_submitted"): "held",
+    ("queued", "seen_down"): "already_finished",
+    ("queued", "seen_missing"): "not_found",
+    ("queued", "gave_up"): "unverified",
+    ("queued", "withdrawn"): "withdrawn",
+    ("held", "call_accepted"): "draining",
+    ("held", "call_refused"): "refused",
+    ("held", "seen_terminable"): "queued",
+    ("held", "seen_down"): "already_finished",
+    ("held", "seen_missing"): "not_found",
+    ("held", "gave_up"): "unverified",
+    ("held", "withdrawn"): "withdrawn",
+    ("sending", "call_accepted"): "draining",
+    ("sending", "call_conflicted"): "draining",
+    ("sending", "call_not_executed"): "queued",
+    ("sending", "call_refused"): "refused",
+    ("sending", "seen_submitted"): "held",
+    ("sending", "seen_down"): "already_finished",
+    ("sending", "seen_missing"): "not_found",
+    ("sending", "gave_up"): "unverified",
+    ("draining", "call_started"): "sending",
+    ("draining", "escalated"): "draining",
+    ("draining", "seen_down"): "settling",
+    ("draining", "seen_missing"): "not_found",
+    ("draining", "gave_up"): "unverified",
+    ("settling", "seen_live_again"): "draining",
+    ("settling", "settled"): "verified",
+    ("settling", "gave_up"): "unverified",
+}
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+def test_every_pair_leads_where_it_should_or_nowhere(state: State, event: Event) -> None:
+    target = EXPECTED.get((state, event))
+    if target is None:
+        with pytest.raises(IllegalTransition, match=f"{event} is not possible in {state}"):
+            next_state(state, event)
+    else:
+        assert next_state(state, event) == target
+
+
+def test_a_final_state_is_one_that_nothing_leaves() -> None:
+    assert set(FINAL_STATES) == {
+        "verified",
+        "already_finished",
+        "not_found",
+        "refused",
+        "withdrawn",
+        "unverified",
+    }
+    assert set(LIVE_STATES) | set(FINAL_STATES) == set(State)
+    assert set(CALLED) == {"sending", "draining", "settling"}
+    assert {*CALLED, *NOT_CALLED} == set(LIVE_STATES)
+
+
+def test_every_state_can_be_reached_and_ends() -> None:
+    reached = {State.QUEUED}
+    while grown := {s for r in reached for s in TRANSITIONS[r].values()} - reached:
+        reached |= grown
+    assert reached == set(State)
+
+
+def test_the_diagram_shows_every_transition() -> None:
+    drawn = mermaid()
+    for (state, event), target in EXPECTED.items():
+        line = next(x for x in drawn.splitlines() if x.startswith(f"    {state} --> {target} "))
+        assert event in line

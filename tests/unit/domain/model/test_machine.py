@@ -1,0 +1,194 @@
+"""What a look at a machine shows, and what follows for the job that it belonged to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions import evidence
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.machine import (
+    CapturedMachine,
+    MachineSeen,
+    MachineState,
+    Sight,
+    sight_of,
+)
+from orchestrator.domain.model.observation import JobUnlisted
+from tests.unit.domain.build import DOWN, NOW, POLICY, later, machines, read, swept, termination
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.termination import Termination
+
+WATCH_S = 120.0
+
+
+def captured(*, down_at: datetime | None = NOW, **known: Any) -> CapturedMachine:
+    values: dict[str, Any] = {"starting": False, "sight": None} | known
+    return CapturedMachine(
+        termination_seq=1,
+        region="ap-guangzhou",
+        task="a",
+        instance_index=0,
+        machine_id="ins-1",
+        down_at=down_at,
+        **values,
+    )
+
+
+def listed(state: MachineState | None) -> MachineSeen:
+    return MachineSeen(observed_at=NOW, machine_id="ins-1", state=state)
+
+
+RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
+
+
+@pytest.mark.parametrize(
+    ("machine", "seen", "sight"),
+    [
+        (captured(), RUNNING, Sight.UP),
+        (captured(), listed(None), Sight.UP),
+        (captured(), listed(MachineState.STOPPED), Sight.UP),
+        (captured(), SHUTDOWN, Sight.TERMINATED),
+        (captured(), None, Sight.GONE),
+        (captured(sight=Sight.UP), None, Sight.GONE),
+        (captured(down_at=None), RUNNING, Sight.UP),
+        (captured(down_at=None), SHUTDOWN, Sight.UP),
+        (captured(down_at=None), None, None),
+        (captured(down_at=None, sight=Sight.UP), None, Sight.UP),
+        (captured(starting=True), None, Sight.MISSING),
+        (captured(starting=True, sight=Sight.MISSING), None, Sight.MISSING),
+        (captured(starting=True, sight=Sight.UP), None, Sight.GONE),
+        (captured(starting=True, down_at=later(1 - WATCH_S)), None, Sight.MISSING),
+        (captured(starting=True, down_at=later(-WATCH_S)), None, Sight.GONE),
+        (captured(starting=True), SHUTDOWN, Sight.TERMINATED),
+    ],
+)
+def test_what_a_look_shows(
+    machine: CapturedMachine, seen: MachineSeen | None, sight: Sight | None
+) -> None:
+    assert sight_of(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
+
+
+def test_only_machines_that_nothing_will_run_on_again_are_going() -> None:
+    """One that is stopped, restarts or is moved may run on."""
+    assert {state.name for state in MachineState if state.going} == {
+        "SHUTDOWN",
+        "TERMINATING",
+        "LAUNCH_FAILED",
+    }
+
+
+# --- the job -------------------------------------------------------------------------------------
+
+
+def settling(**known: Any) -> Termination:
+    """Its settle window passes after 30 s."""
+    values: dict[str, Any] = {
+        "job_state": JobState.FAILED,
+        "job_end_time": "E1",
+        "instances": DOWN,
+        "settle_until": later(30),
+        "evidence": 3,
+    }
+    return termination(State.SETTLING, **(values | known))
+
+
+def still_down(before: Termination, at_s: float) -> Decision:
+    """Its instances are counted once more."""
+    return decide(before, read(JobState.FAILED, at=later(at_s)), later(at_s), POLICY)
+
+
+def ends(before: Termination, at_s: float) -> tuple[Event | None, int]:
+    decision = still_down(before, at_s)
+    return decision.event, decision.after.evidence
+
+
+HIDDEN = Problem(code="UnauthorizedOperation", message="no")
+
+
+@pytest.mark.parametrize(
+    ("known", "event", "level"),
+    [
+        ({}, Event.SETTLED, 3),
+        (machines(), Event.SETTLED, 5),
+        (machines(listed=False), Event.SETTLED, 3),
+        (machines() | {"run": 2}, Event.SETTLED, 3),
+        (machines() | {"called_at": later(-1)}, Event.SETTLED, 3),
+        (machines(gone=3, problem=HIDDEN), Event.SETTLED, 3),
+        (machines(problem=HIDDEN, all_observed_at=later(20)), Event.SETTLED, 4),
+        (machines(all_observed_at=later(29)), None, 4),
+        (machines(all_observed_at=later(30)), Event.SETTLED, 5),
+        (machines(gone=3), None, 3),
+        (machines(gone=3, up=1), None, 3),
+        (machines(gone=0, listed=False), None, 3),
+    ],
+)
+def test_a_job_settles_once_none_of_its_machines_is_left(
+    known: dict[str, Any], event: Event | None, level: int
+) -> None:
+    before = settling(**known)
+    assert ends(before, 30) == (event, level)
+    assert still_down(before, 29).event is None
+
+
+def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> None:
+    assert ends(settling(**machines()), 5) == (None, evidence.MACHINES_GONE)
+
+
+def test_what_waits_for_its_machines_is_looked_at_again_soon() -> None:
+    waiting = still_down(settling(**machines(gone=3)), 40).after
+    assert waiting.look_at == later(40 + POLICY.poll.settling_s)
+
+
+def test_machines_that_stay_up_end_it_unverified_at_its_deadline() -> None:
+    before = settling(**machines(gone=3, up=1))
+    assert still_down(before, 30 + 3599).event is None
+    decision = still_down(before, 30 + 3600)
+    assert decision.event is Event.GAVE_UP
+    assert "1 of 4 machines were still up" in str(decision.why)
+
+
+def test_machines_that_nobody_could_look_up_by_then_do_not() -> None:
+    assert ends(settling(**machines(gone=3)), 30 + 3600) == (Event.SETTLED, 3)
+
+
+def test_a_job_that_is_deleted_waits_for_its_machines_too() -> None:
+    waiting = settling(observed_at=NOW, **machines(gone=3))
+    for at_s in (5, 10, 20, 50, 65):
+        decision = decide(waiting, JobUnlisted(), later(at_s), POLICY)
+        assert decision.event is None
+        waiting = decision.after
+    gone = replace(waiting, **machines())
+    settled = decide(gone, JobUnlisted(), later(70), POLICY)
+    assert (settled.event, settled.after.evidence) == (Event.SETTLED, 4)
+    assert settled.after.problem is None
+
+
+def test_nodes_of_a_compute_environment_are_never_gone() -> None:
+    known = machines()
+    known["capture"] = replace(known["capture"], nodes=1)
+    assert not evidence.machines_gone(settling(**known))
+    assert ends(settling(**known), 30) == (Event.SETTLED, 3)
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_runs_again_has_other_machines() -> None:
+    revived = decide(settling(**machines()), swept(JobState.RUNNING), later(5), POLICY).after
+    assert (revived.run, revived.called_at) == (2, None)
+
+
+def test_a_job_that_ran_and_ended_again_unseen_has_too() -> None:
+    again = swept(JobState.FAILED, at=later(5), end_time="E2")
+    doubted = decide(settling(**machines()), again, later(5), POLICY).after
+    assert (doubted.state, doubted.run, doubted.called_at) == (State.DRAINING, 2, None)

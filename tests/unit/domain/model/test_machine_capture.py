@@ -1,0 +1,202 @@
+"""Which machines a job runs on: page after page, and what is missing at the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions import capture_coverage
+from orchestrator.domain.model import machine_capture
+from orchestrator.domain.model.batch_job import (
+    InstanceCounters,
+    JobState,
+    JobSubmitted,
+    TaskPage,
+    TaskSeen,
+    TaskSubmitted,
+)
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, When
+from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.model.termination import Termination
+
+TASKS = (TaskSubmitted(name="a", instances=3), TaskSubmitted(name="b", instances=2500))
+COUNTED = InstanceCounters(
+    submitted=1, pending=2, runnable=4, starting=8, running=16, succeed=32, failed_interrupted=64
+)
+
+
+def page(task: str, rows: int, instances: InstanceCounters | None = COUNTED) -> TaskPage:
+    return TaskPage(
+        observed_at=NOW,
+        task=TaskSeen(name=task, instances=instances),
+        instances=(),
+        rows=rows,
+        instances_total=None,
+    )
+
+
+def submitted(*tasks: TaskSubmitted) -> JobSubmitted:
+    return JobSubmitted(observed_at=NOW, job_id="job-1", tasks=tasks)
+
+
+def ended(**changes: Any) -> Capture:
+    """Of a job whose five machines were all read before it was called."""
+    values: dict[str, Any] = {
+        "run": 1,
+        "tasks": TASKS,
+        "task": 2,
+        "occupying": 5,
+        "captured": 5,
+        "counted_at": NOW,
+        "ended_at": NOW,
+    }
+    return Capture(**(values | changes))
+
+
+def called(capture: Capture | None, **changes: Any) -> Termination:
+    values: dict[str, Any] = {"run": 1, "called_at": later(1), "capture": capture}
+    return termination(State.DRAINING, **(values | changes))
+
+
+def test_it_goes_page_by_page_and_task_by_task() -> None:
+    capture = machine_capture.with_tasks(Capture(run=1), submitted(*TASKS), NOW)
+    places = []
+    for name, rows in (("a", 3), ("b", 1000), ("b", 1000), ("b", 500)):
+        assert capture.ended_at is None
+        places.append((capture.tasks[capture.task].name, capture.offset))
+        capture = machine_capture.with_page(capture, page(name, rows), later(len(places)))
+    assert places == [("a", 0), ("b", 0), ("b", 1000), ("b", 2000)]
+    assert capture.ended_at == later(4)
+
+
+def test_the_first_page_of_each_task_counts_it() -> None:
+    capture = Capture(run=1, tasks=TASKS)
+    for number, (name, rows) in enumerate((("a", 3), ("b", 1000), ("b", 1))):
+        capture = machine_capture.with_page(capture, page(name, rows), later(number))
+    assert (capture.occupying, capture.waiting) == (2 * (8 + 16 + 64), 2 * (1 + 2 + 4))
+    assert capture.counted_at == later(1), "of the last task"
+
+
+def test_a_task_that_is_not_counted_ends_it() -> None:
+    capture = machine_capture.with_page(Capture(run=1, tasks=TASKS), page("a", 3, None), NOW)
+    assert capture.ended_at == NOW
+    assert capture.problem is not None
+
+
+def test_a_job_without_tasks_has_no_machines_to_capture() -> None:
+    assert machine_capture.with_tasks(Capture(run=1), submitted(), NOW).ended_at == NOW
+
+
+def test_an_answer_ends_the_trouble_before_it() -> None:
+    problem = Problem(code="X", message="y")
+    failed = machine_capture.failed(
+        machine_capture.failed(Capture(run=1, tasks=TASKS), problem), problem
+    )
+    assert (failed.failures, failed.problem) == (2, problem)
+    again = machine_capture.with_page(failed, page("a", 3), NOW)
+    assert (again.failures, again.problem) == (0, None)
+
+
+def test_a_job_that_runs_again_is_captured_again() -> None:
+    first = called(ended())
+    assert capture_coverage.due(first) == first.capture
+    assert capture_coverage.due(replace(first, run=2)) == Capture(run=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "late"),
+    [
+        ({"state": State.SETTLING}, True),
+        ({"job_state": JobState.FAILED, "instances": DOWN}, True),
+        ({"job_state": JobState.FAILED, "instances": LIVE}, False),
+        ({"job_state": JobState.FAILED}, False),
+        ({"job_state": JobState.RUNNING, "instances": DOWN}, False),
+    ],
+)
+def test_what_has_ended_shows_no_machines(changes: dict[str, Any], *, late: bool) -> None:
+    assert capture_coverage.too_late(replace(called(None), **changes)) == late
+
+
+# --- what is missing -----------------------------------------------------------------------------
+
+
+def test_nothing_is_missing_where_all_were_read_before_the_call() -> None:
+    assert capture_coverage.missed(called(ended())) is None
+
+
+def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
+    assert capture_coverage.missed(termination(run=1, capture=ended())) is None
+    assert capture_coverage.missed(called(ended(), called_at=None, call_at=NOW)) is None
+
+
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [
+        (called(None), "were not captured"),
+        (called(ended(), run=2), "were not captured"),
+        (called(ended(problem=Problem(code="Some.Code", message="no"))), "Some.Code: no"),
+        (called(ended(ended_at=None)), "not captured to the end"),
+        (called(ended(counted_at=None)), "not captured to the end"),
+        (called(ended(counted_at=later(2))), "counted only after"),
+        (called(ended(), called_at=None), "counted only after"),
+        (called(ended(waiting=3)), "3 instances still waited"),
+        (called(ended(captured=3)), "2 of 5 instances"),
+    ],
+)
+def test_what_is_missing_is_said(after: Termination, why: str) -> None:
+    assert why in str(capture_coverage.missed(after))
+
+
+# --- what waits for it ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "instances", "waits"),
+    [
+        (CapturePolicy(), 100, True),
+        (CapturePolicy(), 101, False),
+        (CapturePolicy(when=When.BEFORE), 100_000, True),
+        (CapturePolicy(before_max_instances=0), 1, False),
+    ],
+)
+def test_small_jobs_are_captured_before_they_are_called(
+    policy: CapturePolicy, instances: int, *, waits: bool
+) -> None:
+    tasks = (TaskSubmitted(name="a", instances=instances),)
+    assert policy.call_waits(Capture(run=1, tasks=tasks)) == waits
+    # The next run of the job is captured before, too.
+    assert policy.call_waits(Capture(run=1, tasks=tasks, ended_at=NOW)) == waits
+
+
+@pytest.mark.parametrize(
+    ("policy", "wait_s"),
+    [
+        (CapturePolicy(before_max_s=7), 7.0),
+        (CapturePolicy(before_max_instances=0), 0.0),
+        (CapturePolicy(when=When.BEFORE, before_max_instances=0), 3.0),
+        (CapturePolicy(when=When.NONE), 0.0),
+    ],
+)
+def test_no_call_waits_for_what_is_not_captured_before(
+    policy: CapturePolicy, wait_s: float
+) -> None:
+    assert policy.wait_s == wait_s
+
+
+@pytest.mark.parametrize("instances", [1, 10, 999, 1000, 1001, 2500])
+def test_a_task_has_no_more_pages_than_it_was_submitted_with_instances(instances: int) -> None:
+    capture = Capture(run=1, tasks=(TaskSubmitted(name="a", instances=instances),), began_at=NOW)
+    pages = 0
+    while capture.ended_at is None:
+        pages += 1
+        capture = machine_capture.with_page(
+            capture, page("a", rows=machine_capture.PAGE_INSTANCES), NOW
+        )
+    assert pages == -(-instances // machine_capture.PAGE_INSTANCES)
+    assert capture.problem == (None if instances == 1000 else machine_capture.TOO_MANY)
