@@ -24,12 +24,12 @@ from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.engine.clock import SharedClock
-from orchestrator.engine.leases import Leases, running
-from orchestrator.engine.pacer import may_leave
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.running import PartitionLoops
-from orchestrator.engine.watched import Watched
+from orchestrator.engine.replica.lease_manager import Leases, running
+from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.runtime.rate_limiter import may_leave
+from orchestrator.engine.runtime.recent_readers import Watched
+from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
 from orchestrator.services.storage_check import StorageCheck

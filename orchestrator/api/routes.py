@@ -26,7 +26,7 @@ from orchestrator.domain.progress import verified_forecast
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.domain.regions import zone_refused
-from orchestrator.engine.informing import Informing
+from orchestrator.engine.runtime.best_effort import Informing
 from orchestrator.services.explanation import UNEXPLAINED, Surroundings, explain
 
 if TYPE_CHECKING:

@@ -31,12 +31,12 @@ from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.machine_capture import CapturePolicy, When
 from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.pacing.quota import Quota
-from orchestrator.engine.counting import CountsDue
+from orchestrator.engine.count_schedule import CountsDue
 from orchestrator.engine.drain_statistics import Learning
-from orchestrator.engine.informing import Informing
-from orchestrator.engine.loop import tell
-from orchestrator.engine.pacer import Pacer
-from orchestrator.engine.wakes import Wakes
+from orchestrator.engine.runtime.best_effort import Informing
+from orchestrator.engine.runtime.loop import tell
+from orchestrator.engine.runtime.rate_limiter import Pacer
+from orchestrator.engine.runtime.wakeups import Wakes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
-    from orchestrator.engine.watched import Watched
+    from orchestrator.engine.runtime.recent_readers import Watched
 
 T = TypeVar("T")
 

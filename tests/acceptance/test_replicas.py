@@ -309,8 +309,8 @@ async def test_kills_lose_and_repeat_nothing_and_overrun_no_quota(
 async def taken_over(made: Fleet, held: list[str], pid: int) -> None:
     """Return once others drive all of these partitions.
 
-    That they do so as soon as the leases have expired, ``unit/engine/test_leases.py`` shows on a
-    clock of its own.
+    That they do so as soon as the leases have expired, ``test_lease_manager.py`` shows on a clock
+    of its own.
     """
     async with asyncio.timeout(WAIT_MAX_S):
         while True:

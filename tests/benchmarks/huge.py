@@ -14,7 +14,7 @@ import aiohttp
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.domain.model.machine_capture import PAGE_INSTANCES
-from orchestrator.engine.machine_sweeper import MACHINES_PER_CALL
+from orchestrator.engine.loops.machine_poller import MACHINES_PER_CALL
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve

@@ -34,12 +34,12 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.model.attempt import INTERRUPTED
 from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, State, next_state
 from orchestrator.domain.model.termination import OnSubmitted
-from orchestrator.engine import prober
 from orchestrator.engine.lease import Lease
-from orchestrator.engine.loop import FAILURE_BASE_S, IDLE_MAX_S
+from orchestrator.engine.loops import job_prober
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.running import PartitionLoops
-from orchestrator.engine.watched import Watched
+from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.runtime.loop import FAILURE_BASE_S, IDLE_MAX_S
+from orchestrator.engine.runtime.recent_readers import Watched
 from orchestrator.services.submission import AccountOffer, Request, Submission
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-    from orchestrator.engine.loop import Steps
+    from orchestrator.engine.runtime.loop import Steps
 
 T = TypeVar("T")
 
@@ -508,7 +508,7 @@ def called_unread(calls: Iterable[Call]) -> list[str]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on is called again sooner: each commit until then would be one more to break."""
     monkeypatch.setattr(draining, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
-    monkeypatch.setattr(prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
+    monkeypatch.setattr(job_prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
 
 
 @pytest.mark.thorough

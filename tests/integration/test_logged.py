@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OF_THE_DAEMON = (
     "orchestrator.api.connections",
     "orchestrator.app",
-    "orchestrator.engine.leases",
+    "orchestrator.engine.replica.lease_manager",
     "orchestrator.store.sqlite",
 )
 """These tell that it starts, what it drives, and that it stops."""

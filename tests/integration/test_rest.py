@@ -25,7 +25,8 @@ from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.model.lifecycle import FINAL_STATES, State
-from orchestrator.engine import loop, running
+from orchestrator.engine.replica import partition_runner
+from orchestrator.engine.runtime import loop
 from orchestrator.services import storage_check
 from orchestrator.store import database as store
 from tests.integration.harness import TIMEOUT_S, service
@@ -422,7 +423,7 @@ async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
     }
     directory = tmp_path_factory.mktemp("why")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(running, "DRAIN_S", 0.1)
+        patched.setattr(partition_runner, "DRAIN_S", 0.1)
         async with served(directory, *jobs, faults=faults, engine=engine) as rest:
             sending = await rest.service.submit(job_id(State.SENDING))
             await rest.service.until(sending, job_id(State.SENDING), "sending")

@@ -28,7 +28,7 @@ from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.pacing.polling import PollPolicy, drain_look_s, relook_s
 from orchestrator.domain.progress import operation_forecast
 from orchestrator.domain.progress.operation_forecast import Progress
-from orchestrator.engine.prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S
+from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

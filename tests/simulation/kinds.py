@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from orchestrator.engine import loop
+from orchestrator.engine.runtime import loop
 from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
 from tests.simulation.network import CALL_TIMEOUT_S, REGIONS
 from tests.simulation.troubles import Troubles

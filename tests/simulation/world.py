@@ -22,8 +22,8 @@ from orchestrator import app
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions import confirmation, draining
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.engine import prober, sweeper
-from orchestrator.engine.leases import running
+from orchestrator.engine.loops import job_poller, job_prober
+from orchestrator.engine.replica.lease_manager import running
 from orchestrator.settings import Settings
 from orchestrator.simulator.simulator import Simulator
 from orchestrator.store import set_aside
@@ -353,10 +353,10 @@ def impatience() -> Iterator[None]:
             stack.enter_context(patch(f"orchestrator.store.{where}.READERS", 1))
         for module, name in (
             (draining, "CALL_AGAIN_AFTER_S"),
-            (prober, "COUNT_ALL_EVERY_S"),
+            (job_prober, "COUNT_ALL_EVERY_S"),
             (set_aside, "AGAIN_AFTER_S"),
-            (prober, "IDLE_MAX_S"),
-            (sweeper, "SUSPECTED_S"),
+            (job_prober, "IDLE_MAX_S"),
+            (job_poller, "SUSPECTED_S"),
             (confirmation, "SEEN_JOB_MISSING_S"),
             (confirmation, "UNREADABLE_S"),
             (confirmation, "OUT_OF_REACH_S"),

@@ -14,8 +14,8 @@ from orchestrator.domain.model.attempt import NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import CallStarted, JobUnlisted
-from orchestrator.engine.prober import PLANNED
-from orchestrator.engine.sweeper import KINDS
+from orchestrator.engine.loops.job_poller import KINDS
+from orchestrator.engine.loops.job_prober import PLANNED
 from orchestrator.services.certification import Certification
 from orchestrator.store import clock_steps, schema
 from orchestrator.store.history import StoredHistories

@@ -35,8 +35,8 @@ from orchestrator.domain.model.observation import (
 )
 from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import Kind, Look, OnSubmitted, Termination
-from orchestrator.engine.prober import PLANNED, UNLISTED_IN_TURN
-from orchestrator.engine.sweeper import KINDS
+from orchestrator.engine.loops.job_poller import KINDS
+from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.leases import StoredLeases

@@ -17,8 +17,8 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted
 from orchestrator.domain.model.termination import Look
-from orchestrator.engine.prober import UNLISTED_IN_TURN
-from orchestrator.engine.sweeper import FIRST_POLLS
+from orchestrator.engine.loops.job_poller import FIRST_POLLS
+from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
 from orchestrator.store.records import StoredRecords
 from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.conftest import PARTITION

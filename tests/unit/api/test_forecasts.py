@@ -12,7 +12,7 @@ from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.error_detail import Problem
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.engine.informing import Informing
+from orchestrator.engine.runtime.best_effort import Informing
 from orchestrator.services.ports import TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
 

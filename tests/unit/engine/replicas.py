@@ -16,13 +16,13 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leasing.lease import LeasePolicy
-from orchestrator.engine import leases as engine_leases
-from orchestrator.engine.clock import SharedClock
-from orchestrator.engine.leases import Leases, running
-from orchestrator.engine.loop import IDLE_MAX_S
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.running import PartitionLoops
-from orchestrator.engine.watched import Watched
+from orchestrator.engine.replica import lease_manager as engine_leases
+from orchestrator.engine.replica.lease_manager import Leases, running
+from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.runtime.loop import IDLE_MAX_S
+from orchestrator.engine.runtime.recent_readers import Watched
+from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.store.database import Database
 from orchestrator.store.leases import StoredLeases
 from orchestrator.store.migrate import upgrade

@@ -13,7 +13,7 @@ from orchestrator.domain.model.error_detail import Problem
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import Look
 from orchestrator.engine.partition import FAILURES_THAT_ARE_TROUBLE, FORBIDDEN_TOLD_FOR_S
-from orchestrator.engine.watched import Watched
+from orchestrator.engine.runtime.recent_readers import Watched
 from tests.unit.domain.build import termination
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
 

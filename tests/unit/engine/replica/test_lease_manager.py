@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.leasing.lease import Fence
-from orchestrator.engine import leases as engine_leases
-from orchestrator.engine.leases import running
 from orchestrator.engine.partition import ACTIONS
-from orchestrator.engine.running import PartitionLoops
+from orchestrator.engine.replica import lease_manager as engine_leases
+from orchestrator.engine.replica.lease_manager import running
+from orchestrator.engine.replica.partition_runner import PartitionLoops
 from orchestrator.store.leases import StoredLeases
 from tests.unit.engine.replicas import (
     POLICY,

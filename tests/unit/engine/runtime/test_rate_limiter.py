@@ -12,7 +12,7 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
 from orchestrator.domain.leasing.lease import Fence
 from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
 from orchestrator.engine.lease import Lease
-from orchestrator.engine.pacer import Pacer, may_leave
+from orchestrator.engine.runtime.rate_limiter import Pacer, may_leave
 from tests.unit.engine.support import ManualClock
 
 UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]

@@ -18,9 +18,9 @@ from orchestrator.domain.decisions.revival import WatchLook, watch_count, watch_
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.pacing.quota import WINDOW_S
-from orchestrator.engine.backoff import Backoff
-from orchestrator.engine.batch_size import REFUSALS, BatchSize
-from orchestrator.engine.sweeper import BACKOFF_BASE_S, JOBS_PER_CALL
+from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S, JOBS_PER_CALL
+from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
+from orchestrator.engine.runtime.retry_timer import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

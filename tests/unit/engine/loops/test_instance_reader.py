@@ -13,7 +13,7 @@ from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy, When
-from orchestrator.engine.capturer import BACKOFF_BASE_S
+from orchestrator.engine.loops.instance_reader import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 

@@ -19,7 +19,7 @@ from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED, State
 from orchestrator.domain.model.observation import LookFailed
 from orchestrator.domain.model.termination import Kind, Look
-from orchestrator.engine.loop import IDLE_MAX_S, Background
+from orchestrator.engine.runtime.loop import IDLE_MAX_S, Background
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Permit
-    from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
+    from orchestrator.engine.runtime.rate_limiter import Pacer
 
 LOOKS_PER_STEP = 16
 PAUSE_S = 5.0

@@ -12,8 +12,8 @@ from orchestrator.cloud import catalogue
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.engine.come_back_watch import BACKOFF_MAX_S, COUNT_RETRY_S
-from orchestrator.engine.sweeper import BACKOFF_BASE_S
+from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
+from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.domain.build import DOWN

@@ -11,7 +11,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Look
-from orchestrator.engine.prober import PAUSE_S
+from orchestrator.engine.loops.job_prober import PAUSE_S
 from orchestrator.store.set_aside import AGAIN_AFTER_S
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids

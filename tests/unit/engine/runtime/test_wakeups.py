@@ -10,7 +10,7 @@ import pytest
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import Machines
 from orchestrator.domain.model.termination import Look
-from orchestrator.engine.wakes import Wakes
+from orchestrator.engine.runtime.wakeups import Wakes
 from tests.unit.domain.build import later, termination
 
 BEFORE = termination(state=State.DRAINING, look=Look.SWEEP, look_at=later(1), run=1)

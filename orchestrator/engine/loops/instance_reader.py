@@ -17,7 +17,7 @@ from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.error_detail import Problem
 from orchestrator.domain.model.machine_capture import When
 from orchestrator.domain.pacing.backoff import backoff_s
-from orchestrator.engine.loop import Background
+from orchestrator.engine.runtime.loop import Background
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Permit
-    from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
+    from orchestrator.engine.runtime.rate_limiter import Pacer
 
 AT_ONCE = 16
 PAUSE_S = 5.0

@@ -7,19 +7,19 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.engine.capturer import Capturer
-from orchestrator.engine.come_back_watch import ComeBackWatch
-from orchestrator.engine.dispatcher import Dispatcher
-from orchestrator.engine.escalator import Escalator
-from orchestrator.engine.loop import run_until
-from orchestrator.engine.machine_sweeper import MachineSweeper
-from orchestrator.engine.prober import Prober
-from orchestrator.engine.set_aside import SetAside
-from orchestrator.engine.sweeper import Sweeper
+from orchestrator.engine.loops.dispatcher import Dispatcher
+from orchestrator.engine.loops.escalator import Escalator
+from orchestrator.engine.loops.instance_reader import Capturer
+from orchestrator.engine.loops.job_poller import Sweeper
+from orchestrator.engine.loops.job_prober import Prober
+from orchestrator.engine.loops.machine_poller import MachineSweeper
+from orchestrator.engine.loops.postponed import SetAside
+from orchestrator.engine.loops.revival_watcher import ComeBackWatch
+from orchestrator.engine.runtime.loop import run_until
 
 if TYPE_CHECKING:
-    from orchestrator.engine.loop import Steps
     from orchestrator.engine.partition import Partition
+    from orchestrator.engine.runtime.loop import Steps
 
 DRAIN_S = 3.0
 """Time that calls under way have to end at a stop; what is left is read first at the next start."""

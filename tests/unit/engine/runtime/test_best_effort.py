@@ -10,7 +10,7 @@ from orchestrator.domain.decisions import decide as deciding
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Look
 from orchestrator.engine.drain_statistics import Learning
-from orchestrator.engine.informing import Informing
+from orchestrator.engine.runtime.best_effort import Informing
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
 
 if TYPE_CHECKING:

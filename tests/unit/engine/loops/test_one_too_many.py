@@ -14,14 +14,14 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import Rung
 from orchestrator.simulator.traffic.fault_injection import read_faults
+from tests.unit.engine.loops.test_escalator import called as called_with_stragglers
+from tests.unit.engine.loops.test_escalator import until
+from tests.unit.engine.loops.test_instance_reader import callable_jobs
+from tests.unit.engine.loops.test_job_prober import COUNTED, to_prove
+from tests.unit.engine.loops.test_machine_poller import called as called_with_machines
+from tests.unit.engine.loops.test_revival_watcher import verified
+from tests.unit.engine.loops.test_revival_watcher import watch as step_watch
 from tests.unit.engine.support import AMPLE, JOB, NO_CAPTURE, World
-from tests.unit.engine.test_capturer import callable_jobs
-from tests.unit.engine.test_come_back_watch import verified
-from tests.unit.engine.test_come_back_watch import watch as step_watch
-from tests.unit.engine.test_escalator import called as called_with_stragglers
-from tests.unit.engine.test_escalator import until
-from tests.unit.engine.test_machine_sweeper import called as called_with_machines
-from tests.unit.engine.test_prober import COUNTED, to_prove
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.engine import running
-from orchestrator.engine.running import PartitionLoops
+from orchestrator.engine.replica import partition_runner
+from orchestrator.engine.replica.partition_runner import PartitionLoops
 from tests.unit.engine.support import AMPLE, END_S, JOB, World
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(
     caplog: pytest.LogCaptureFixture,
     action: str,
 ) -> None:
-    monkeypatch.setattr(running, "DRAIN_S", 0.3)
+    monkeypatch.setattr(partition_runner, "DRAIN_S", 0.3)
     world, loops = await at_work(database)
     await world.know(JOB, look_at=world.clock.now())
     world.network.hold(action)

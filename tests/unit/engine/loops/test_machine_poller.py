@@ -15,7 +15,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import Sight
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.engine.machine_sweeper import (
+from orchestrator.engine.loops.machine_poller import (
     APART_MAX_S,
     BACKOFF_BASE_S,
     BACKOFF_MAX_S,

@@ -13,16 +13,16 @@ from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leasing.assignment import share
 from orchestrator.domain.leasing.lease import Fence
 from orchestrator.engine.lease import Lease
-from orchestrator.engine.loop import run_until
+from orchestrator.engine.runtime.loop import run_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
     from random import Random
 
     from orchestrator.domain.leasing.lease import LeasePolicy, Standing
-    from orchestrator.engine.clock import SharedClock
     from orchestrator.engine.ports import LeaseStore
-    from orchestrator.engine.running import PartitionLoops
+    from orchestrator.engine.replica.partition_runner import PartitionLoops
+    from orchestrator.engine.runtime.shared_clock import SharedClock
 
 LEAVE_S = 0.5
 """How long a step, and giving back, may take at a stop; what is not given back expires."""

@@ -19,7 +19,7 @@ from orchestrator.domain.model.observation import (
     CallInterrupted,
     CallStarted,
 )
-from orchestrator.engine.loop import Background
+from orchestrator.engine.runtime.loop import Background
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from orchestrator.engine.clock import SharedClock
+from orchestrator.engine.runtime.shared_clock import SharedClock
 from tests.unit.engine.support import NOON, ManualClock
 
 

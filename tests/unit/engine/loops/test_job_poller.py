@@ -21,7 +21,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Look
 from orchestrator.domain.model.unconfirmed import FIRST_RETRY_S
-from orchestrator.engine.sweeper import (
+from orchestrator.engine.loops.job_poller import (
     BACKOFF_MAX_S,
     JOBS_PER_CALL,
     REFUSED_MAX,

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Look
-from orchestrator.engine.loop import run_until
+from orchestrator.engine.runtime.loop import run_until
 from orchestrator.store.working_set import WorkingSet
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 

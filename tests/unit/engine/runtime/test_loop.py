@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.engine.loop import Background, run_until
+from orchestrator.engine.runtime.loop import Background, run_until
 from tests.unit.engine.support import END_S, ManualClock, NoJitter
 
 if TYPE_CHECKING:

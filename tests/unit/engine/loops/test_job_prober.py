@@ -20,13 +20,13 @@ from orchestrator.domain.model.batch_job import (
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import Look
-from orchestrator.engine.loop import IDLE_MAX_S
-from orchestrator.engine.prober import (
+from orchestrator.engine.loops.job_prober import (
     COUNT_ALL_EVERY_S,
     COUNT_EVERY_S,
     LAST_COUNT_WAITS_S,
     LOOKS_PER_STEP,
 )
+from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:

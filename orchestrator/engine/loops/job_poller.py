@@ -13,8 +13,12 @@ from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
 from orchestrator.domain.model.termination import Kind, Look
 from orchestrator.domain.pacing.polling import sweep_due_at
-from orchestrator.engine.backoff import Backoff
-from orchestrator.engine.batch_size import FAILURES_THAT_ARE_SUSPECT, NOT_OF_ITS_IDS, REFUSALS
+from orchestrator.engine.runtime.batch_size import (
+    FAILURES_THAT_ARE_SUSPECT,
+    NOT_OF_ITS_IDS,
+    REFUSALS,
+)
+from orchestrator.engine.runtime.retry_timer import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

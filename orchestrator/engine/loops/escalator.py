@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.decisions.escalation import RoundOver, Straggler
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.attempt import ACCEPTED, FOR_ONE, Answer
-from orchestrator.engine.backoff import Backoff
-from orchestrator.engine.loop import Background
+from orchestrator.engine.runtime.loop import Background
+from orchestrator.engine.runtime.retry_timer import Backoff
 
 if TYPE_CHECKING:
     from orchestrator.domain.pacing.quota import Permit
-    from orchestrator.engine.pacer import Pacer
     from orchestrator.engine.partition import Partition
+    from orchestrator.engine.runtime.rate_limiter import Pacer
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0

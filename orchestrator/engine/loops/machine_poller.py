@@ -13,8 +13,8 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import Problem
 from orchestrator.domain.model.machine import sight_of
 from orchestrator.domain.pacing.backoff import backoff_s
-from orchestrator.engine.backoff import Backoff
-from orchestrator.engine.batch_size import REFUSALS, BatchSize
+from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
+from orchestrator.engine.runtime.retry_timer import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
