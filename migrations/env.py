@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that orchestrator.store.migrate hands over.
+"""Alembic's entry: runs on the connection that orchestrator.store.database.migrations hands over.
 
 Logging is left alone: Alembic's usual fileConfig call would disable the daemon's loggers.
 """

@@ -35,14 +35,14 @@ from orchestrator.services.certification import Certification
 from orchestrator.services.storage_check import StorageCheck
 from orchestrator.services.submission import AccountOffer, Submission
 from orchestrator.settings import routes
-from orchestrator.store.database import Database
-from orchestrator.store.history import StoredHistories
-from orchestrator.store.leases import StoredLeases
-from orchestrator.store.lock import only_process
-from orchestrator.store.migrate import upgrade
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.unconfigured import StoredUnconfigured
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.database.database import Database
+from orchestrator.store.database.migrations import upgrade
+from orchestrator.store.database.process_lock import only_process
+from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.operation_history import StoredHistories
+from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.unconfigured import StoredUnconfigured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

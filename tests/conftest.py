@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from orchestrator.store.database import Database
-from orchestrator.store.migrate import upgrade
+from orchestrator.store.database.database import Database
+from orchestrator.store.database.migrations import upgrade
 from tests.leases import hold
 from tests.postgres import any_server, folder_in_memory
 

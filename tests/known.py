@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from orchestrator.store.rows import SET_BY_ENGINE, to_row
+from orchestrator.store.mapping.termination_rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import terminations
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
-    from orchestrator.store.database import Database
-    from orchestrator.store.transaction import Transaction
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.database.transaction import Transaction
 
 
 async def know(database: Database, before: Termination, **known: Any) -> Termination:

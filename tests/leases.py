@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.store.leases import StoredLeases
+from orchestrator.store.partition.lease_store import StoredLeases
 
 if TYPE_CHECKING:
     from orchestrator.domain.leasing.lease import Fence
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 HOUR_S = 3600.0
 

@@ -351,9 +351,9 @@ def check_config(*, config: Config = None) -> None:
 def upgrade(*, config: Config = None) -> None:
     """Bring the database to this version's schema."""
     from orchestrator.cli.commands import check_config
-    from orchestrator.store import migrate
+    from orchestrator.store.database import migrations
 
-    upgraded = asyncio.run(migrate.upgrade(check_config.load(config).database.url))
+    upgraded = asyncio.run(migrations.upgrade(check_config.load(config).database.url))
     printing.line(printing.out(), f"database {upgraded}")
 
 

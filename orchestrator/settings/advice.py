@@ -21,8 +21,8 @@ from orchestrator.domain.regions import KNOWN
 from orchestrator.domain.tokens import wrong_digest
 from orchestrator.settings.loading import read_file
 from orchestrator.settings.placeholders import UNFILLED, is_placeholder
-from orchestrator.store.sqlite import unfit
-from orchestrator.store.url import sqlite_file
+from orchestrator.store.database.sqlite import unfit
+from orchestrator.store.database.url import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -39,7 +39,7 @@ from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.domain.tokens import digest
 from orchestrator.paths import possible
 from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
-from orchestrator.store.url import database_url, shown
+from orchestrator.store.database.url import database_url, shown
 
 FOLDER = "folder"
 """Key of the validation context: what paths are relative to, the folder of the configuration."""

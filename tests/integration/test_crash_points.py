@@ -45,9 +45,9 @@ from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
 from orchestrator.simulator.simulator import Call, Simulator
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
-from orchestrator.store.database import Database
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.database.database import Database
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.queries import StoredRecords
 from tests.leases import hold
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from orchestrator.api.problems import CONTENT_TYPE
 from orchestrator.domain.model.attempt import TERMINATE_JOB
-from orchestrator.store import database as module
+from orchestrator.store.database import database as module
 from tests.integration.harness import service
 from tests.integration.test_crash_points import called_unread
 from tests.postgres import own_server

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.api import routes
 from orchestrator.domain.decisions import forecast_updates
-from orchestrator.store.records import StoredRecords
+from orchestrator.store.records.queries import StoredRecords
 from tests.integration.harness import service
 from tests.integration.rest import OPERATIONS, Rest, tomorrow
 

@@ -17,7 +17,7 @@ OF_THE_DAEMON = (
     "orchestrator.api.connections",
     "orchestrator.app",
     "orchestrator.engine.replica.lease_manager",
-    "orchestrator.store.sqlite",
+    "orchestrator.store.database.sqlite",
 )
 """These tell that it starts, what it drives, and that it stops."""
 

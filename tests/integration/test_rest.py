@@ -28,7 +28,7 @@ from orchestrator.domain.model.lifecycle import FINAL_STATES, State
 from orchestrator.engine.replica import partition_runner
 from orchestrator.engine.runtime import loop
 from orchestrator.services import storage_check
-from orchestrator.store import database as store
+from orchestrator.store.database import database as store
 from tests.integration.harness import TIMEOUT_S, service
 from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
 

@@ -26,10 +26,10 @@ from orchestrator.engine.loops import job_poller, job_prober
 from orchestrator.engine.replica.lease_manager import running
 from orchestrator.settings import Settings
 from orchestrator.simulator.simulator import Simulator
-from orchestrator.store import set_aside
-from orchestrator.store.database import Database
-from orchestrator.store.migrate import upgrade
-from orchestrator.store.transaction import Transaction
+from orchestrator.store.database.database import Database
+from orchestrator.store.database.migrations import upgrade
+from orchestrator.store.database.transaction import Transaction
+from orchestrator.store.terminations import postponed
 from tests.simulation.checkers import Checkers, watch
 from tests.simulation.client import Client
 from tests.simulation.clock import START, MachineClock
@@ -354,7 +354,7 @@ def impatience() -> Iterator[None]:
         for module, name in (
             (draining, "CALL_AGAIN_AFTER_S"),
             (job_prober, "COUNT_ALL_EVERY_S"),
-            (set_aside, "AGAIN_AFTER_S"),
+            (postponed, "AGAIN_AFTER_S"),
             (job_prober, "IDLE_MAX_S"),
             (job_poller, "SUSPECTED_S"),
             (confirmation, "SEEN_JOB_MISSING_S"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.passfile import password_for
-from orchestrator.store.postgresql_url import Host, PostgresqlUrl
-from orchestrator.store.url import database_url, dialect_of, shown
+from orchestrator.store.database.passfile import password_for
+from orchestrator.store.database.postgresql_url import Host, PostgresqlUrl
+from orchestrator.store.database.url import database_url, dialect_of, shown
 
 SECRET = "p@ss:w/o?r#d%"
 QUOTED = "p%40ss%3Aw%2Fo%3Fr%23d%25"

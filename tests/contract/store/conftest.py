@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.leasing.lease import Fence
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.queries import StoredRecords
 from tests.unit.domain.build import later
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
     from tests.postgres import Server
 
 PARTITION = "main@host"

@@ -23,7 +23,7 @@ from orchestrator.domain.model.observation import CallAccepted, CallFailed, Call
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
-from orchestrator.store.history import TERMINATIONS_AT_ONCE, StoredHistories
+from orchestrator.store.records.operation_history import TERMINATIONS_AT_ONCE, StoredHistories
 from tests.contract.store.test_store import ready_to_call, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Seen
     from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import OperationHistory
-    from orchestrator.store.database import Database
-    from orchestrator.store.records import StoredRecords
-    from orchestrator.store.transaction import Transaction
-    from orchestrator.store.working_set import WorkingSet
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.database.transaction import Transaction
+    from orchestrator.store.partition.partition_store import WorkingSet
+    from orchestrator.store.records.queries import StoredRecords
 
 UNSURE = CloudError(CloudErrorKind.THROTTLED, "RequestLimitExceeded", "m", request_id="r-0")
 

@@ -16,11 +16,11 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leasing.lease import Fence
 from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.services.certification import Certification
-from orchestrator.store.database import Database
-from orchestrator.store.history import StoredHistories
-from orchestrator.store.records import StoredRecords
+from orchestrator.store.database.database import Database
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.operation_history import StoredHistories
+from orchestrator.store.records.queries import StoredRecords
 from orchestrator.store.schema import operations
-from orchestrator.store.working_set import WorkingSet
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_chain import chains
 from tests.contract.store.test_store import submit, to_sweep
@@ -30,7 +30,7 @@ from tests.unit.domain.build import NOW, POLICY
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestrator.store.transaction import Transaction
+    from orchestrator.store.database.transaction import Transaction
     from tests.postgres import Server
 
 OTHER = "other@host"

@@ -22,7 +22,7 @@ from tests.unit.engine.support import AMPLE, World
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 DEEP: Final[list[Any]] = []
 _inner = DEEP

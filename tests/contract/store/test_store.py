@@ -39,8 +39,8 @@ from orchestrator.engine.loops.job_poller import KINDS
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
-from orchestrator.store.leases import StoredLeases
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.partition_store import WorkingSet
 from tests.contract.store.conftest import PARTITION
 from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
@@ -48,9 +48,9 @@ from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later,
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Seen
     from orchestrator.services.ports import TerminationRecord
-    from orchestrator.store.database import Database
-    from orchestrator.store.records import StoredRecords
-    from orchestrator.store.transaction import Transaction
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.database.transaction import Transaction
+    from orchestrator.store.records.queries import StoredRecords
 
 
 def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:

@@ -23,10 +23,10 @@ from orchestrator.engine.replica.partition_runner import PartitionLoops
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from orchestrator.engine.runtime.recent_readers import Watched
 from orchestrator.engine.runtime.shared_clock import SharedClock
-from orchestrator.store.database import Database
-from orchestrator.store.leases import StoredLeases
-from orchestrator.store.migrate import upgrade
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.database.database import Database
+from orchestrator.store.database.migrations import upgrade
+from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.partition_store import WorkingSet
 from tests.unit.engine.support import (
     AMPLE,
     END_S,

@@ -40,8 +40,8 @@ from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request
 from orchestrator.simulator.simulator import Simulator
 from orchestrator.simulator.traffic.fault_injection import read_faults
-from orchestrator.store.records import StoredRecords
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.queries import StoredRecords
 from tests.known import know
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import InstanceRecord, TerminationRecord
     from orchestrator.simulator.simulator import Call
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PARTITION = "main@cloud"

@@ -18,7 +18,7 @@ from tests.unit.domain.build import termination
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
 
 if TYPE_CHECKING:
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 PASSING = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
 LASTING = [CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW]

@@ -15,15 +15,15 @@ from orchestrator.domain.model.attempt import INTERRUPTED
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.domain.model.termination import Look, Termination
-from orchestrator.store.set_aside import AGAIN_AFTER_S
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.terminations.postponed import AGAIN_AFTER_S
 from tests.unit.domain.build import POLICY
 from tests.unit.engine.support import AMPLE, END_S, JOB, NOON, PARTITION, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 ONE_A_SECOND = QUOTAS | {"TerminateJob": 1}
 ANSWERS_CANNOT_BE_WRITTEN = (

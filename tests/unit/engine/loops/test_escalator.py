@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.domain.model.termination import Termination
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 ACTION = "TerminateTaskInstance"
 MACHINES = "TerminateInstances"

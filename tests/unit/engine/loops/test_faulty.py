@@ -12,12 +12,12 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Look
 from orchestrator.engine.loops.job_prober import PAUSE_S
-from orchestrator.store.set_aside import AGAIN_AFTER_S
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.terminations.postponed import AGAIN_AFTER_S
 from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 FAULTY, GOOD = job_ids(2)
 FAULT = f"""CREATE TRIGGER fault BEFORE UPDATE OF state ON terminations

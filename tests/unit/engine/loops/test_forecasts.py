@@ -14,7 +14,7 @@ from orchestrator.domain.progress.operation_forecast import forecast
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 TICK_S = 0.5
 

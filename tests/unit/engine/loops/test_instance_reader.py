@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cloud.transport import HttpAnswer
     from orchestrator.domain.model.machine_capture import Capture
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 POLICY = CapturePolicy()
 SUBMIT_INFO, PAGE = "DescribeJobSubmitInfo", "DescribeTask"

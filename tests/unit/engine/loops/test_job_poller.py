@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.simulator.simulator import Call
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
 SETTLING: dict[str, Any] = {

@@ -30,7 +30,7 @@ from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 ONE_A_SECOND = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
 HOUR_S = 3600.0

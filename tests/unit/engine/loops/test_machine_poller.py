@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.cloud.transport import HttpAnswer
     from orchestrator.domain.model.machine import MachineState
     from orchestrator.domain.model.termination import Termination
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 POLICY = CapturePolicy()
 LOOK_UP = "DescribeInstances"

@@ -26,7 +26,7 @@ from tests.unit.engine.support import AMPLE, JOB, NO_CAPTURE, World
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 CAPTURE = CapturePolicy()
 SOON_S = 0.1

@@ -12,7 +12,7 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavaila
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Look
 from orchestrator.engine.runtime.loop import run_until
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.partition_store import WorkingSet
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.leasing.lease import Fence
     from orchestrator.domain.model.attempt import Answer
     from orchestrator.domain.model.termination import Kind, Termination
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
 BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE OF trouble_code ON partitions

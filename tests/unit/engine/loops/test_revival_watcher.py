@@ -15,7 +15,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
-from orchestrator.store.working_set import WorkingSet
+from orchestrator.store.partition.partition_store import WorkingSet
 from tests.unit.domain.build import DOWN
 from tests.unit.engine.support import (
     AMPLE,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.model.termination import Termination
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 WATCHED: dict[str, Any] = {"come_back_watch_s": 3600.0}
 ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.store.leases import StoredLeases
+from orchestrator.store.partition.lease_store import StoredLeases
 from tests.unit.engine.replicas import POLICY, Cluster, is_stopped, own_logs
 from tests.unit.engine.support import JOB, PARTITION
 

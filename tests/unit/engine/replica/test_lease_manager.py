@@ -17,7 +17,7 @@ from orchestrator.engine.partition import ACTIONS
 from orchestrator.engine.replica import lease_manager as engine_leases
 from orchestrator.engine.replica.lease_manager import running
 from orchestrator.engine.replica.partition_runner import PartitionLoops
-from orchestrator.store.leases import StoredLeases
+from orchestrator.store.partition.lease_store import StoredLeases
 from tests.unit.engine.replicas import (
     POLICY,
     Cluster,

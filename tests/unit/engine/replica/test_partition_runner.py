@@ -16,7 +16,7 @@ from tests.unit.engine.support import AMPLE, END_S, JOB, World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 
 @asynccontextmanager

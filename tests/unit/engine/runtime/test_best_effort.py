@@ -14,7 +14,7 @@ from orchestrator.engine.runtime.best_effort import Informing
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
 
 if TYPE_CHECKING:
-    from orchestrator.store.database import Database
+    from orchestrator.store.database.database import Database
 
 
 def fails(*_: Any) -> Any:

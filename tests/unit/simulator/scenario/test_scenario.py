@@ -17,7 +17,7 @@ from tests.unit.simulator.support import Clock, code, tc3_request
 if TYPE_CHECKING:
     from orchestrator.simulator.cloud.job_spec import JobSpec
 
-CONFIG = Path(__file__).parents[3] / "config"
+CONFIG = Path(__file__).parents[4] / "config"
 CREDENTIALS = [{"secret_id": "AKIDEXAMPLE", "secret_key": "example-secret-key"}]
 
 

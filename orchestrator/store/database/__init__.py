@@ -1,0 +1,1 @@
+"""URLs, connections, the two dialects, transactions, migrations, and the process lock."""

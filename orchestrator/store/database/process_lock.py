@@ -1,0 +1,72 @@
+"""One process a database: a second one would spend the same quota again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.errors import ConfigurationError
+from orchestrator.store.database.sqlite import PRIVATE, unfit
+from orchestrator.store.database.url import sqlite_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def only_process(url: str) -> Iterator[None]:
+    """Hold the SQLite file at ``url`` and PATH.lock beside it; raises ConfigurationError if held.
+
+    PATH is where the file is, whatever symbolic links lead there.  It stays locked when another
+    file takes its place.  The file itself is locked because a hard link or a bind mount is another
+    PATH.  The kernel lets go of the locks however the process ends.  A PostgreSQL database may be
+    shared.
+    """
+    file = sqlite_file(url)
+    if file is None:
+        yield
+        return
+    if why := unfit(file):
+        raise ConfigurationError([why])
+    path = file.resolve()
+    with _locked(Path(f"{path}.lock")) as descriptor:
+        with suppress(PermissionError):
+            os.fchmod(descriptor, PRIVATE)
+        # To close any descriptor of the file frees the locks that SQLite holds for this process, so
+        # this one is closed after all connections.
+        with _locked(path):
+            yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        raise ConfigurationError(
+            [
+                (
+                    f"database.url: {path} cannot be written: {error.strerror}; give the path of a "
+                    "database in a folder that this user may write"
+                )
+            ]
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                [
+                    (
+                        f"database.url: another daemon runs on this database and holds {path}: "
+                        "stop it first, give this one a database of its own, or have both use "
+                        "PostgreSQL"
+                    )
+                ]
+            ) from error
+        yield descriptor
+    finally:
+        os.close(descriptor)

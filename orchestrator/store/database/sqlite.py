@@ -1,0 +1,225 @@
+"""SQLite: a file of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import stat
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import URL, event, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from orchestrator.domain.errors import ConfigurationError
+from orchestrator.store.database.dialect import READERS, pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import aiosqlite
+    from sqlalchemy.engine import Connection, ExceptionContext
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+LONGEST_SUFFIX: Final = "-journal"
+"""Of the files that SQLite makes beside that of the database."""
+BUSY_TIMEOUT_S = 2.0
+"""How long a transaction on SQLite waits for a lock that another process holds."""
+
+PRIVATE: Final = stat.S_IRUSR | stat.S_IWUSR
+"""The mode of files: they tell of jobs, of who had them ended, and why."""
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_HEADER: Final = b"SQLite format 3\0"
+_ANOTHER_PATH: Final = (
+    "give the path of a database of this program, or of a file that it may create"
+)
+
+log = logging.getLogger(__name__)
+
+_PRAGMAS: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+"""
+
+
+def unfit(path: Path) -> str | None:
+    """Why what is at ``path`` can be no database; None where it can, or where there is nothing.
+
+    Nothing is changed.  It opens and closes the file, which frees the locks that SQLite holds for
+    this process: call it before the first connection.
+    """
+    try:
+        # To open another kind of file may wait, or have a device do something.
+        if not stat.S_ISREG(path.stat().st_mode):
+            why = "it is no regular file"
+        else:
+            with path.open("rb") as file:
+                begins = file.read(len(_HEADER))
+            if begins in (b"", _HEADER):
+                return None
+            why = "it is no SQLite database"
+    except OSError:  # SQLite says why
+        return None
+    return f"database.url: {path} cannot be used: {why}; {_ANOTHER_PATH}"
+
+
+class Sqlite:
+    """A file: WAL with full durability, one process.
+
+    One connection does all writing and checkpointing, for releases 3.7.0 to 3.51.2 have a race
+    that can lose commits with more than one (sqlite.org, news of release 3.51.3); the readers are
+    query-only.
+    """
+
+    shared = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
+        file = path.resolve()
+        # SQLite puts its log where the file is, whatever links lead there.
+        self._log = file.with_name(f"{file.name}-wal")
+        self._files: dict[Path, os.stat_result] = {}
+        self.writers = self._engine()
+        self.readers = self._engine(query_only=True)
+
+        @event.listens_for(self.readers.sync_engine, "handle_error")
+        def connect_anew(context: ExceptionContext) -> None:
+            # Else one that found another file in the place goes on to read that.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+
+    def upgrader(self) -> AsyncEngine:
+        return self._engine()
+
+    def _engine(self, *, query_only: bool = False) -> AsyncEngine:
+        engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=self.name),
+            **pool(READERS if query_only else 1),
+            connect_args={"timeout": BUSY_TIMEOUT_S},
+        )
+
+        pragmas = _PRAGMAS + ("PRAGMA query_only = ON;" if query_only else "")
+
+        async def set_up(raw: aiosqlite.Connection) -> None:
+            # Else one text that is not UTF-8 fails the whole statement that reads it.
+            raw.text_factory = partial(str, encoding="utf-8", errors="replace")
+            await raw.executescript(pragmas)
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def on_connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+            # Else the driver begins transactions by itself, DEFERRED, and a read that turns into
+            # a write loses updates.
+            connection.isolation_level = None
+            connection.run_async(set_up)
+            if not query_only:
+                # It may make a -wal anew.
+                self._files.pop(self._log, None)
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def on_begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN" if query_only else "BEGIN IMMEDIATE")
+
+        return engine
+
+    def prepare(self) -> None:
+        """Keep the files from other users: those that SQLite makes get the mode of the first.
+
+        Raises ConfigurationError for what is no database, before anything of it is changed.
+        """
+        if why := unfit(self._path):
+            raise ConfigurationError([why])
+        file = self._path.resolve()
+        with suppress(OSError):  # there already, or SQLite says why not
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+        for path in (file, self._log, file.with_name(f"{file.name}-shm")):
+            try:
+                if path.stat().st_mode & _OTHERS:
+                    path.chmod(PRIVATE)
+                    log.warning("%s could be read by other users: its mode is 0600 now", path)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                log.warning("%s can be read by other users: have its owner chmod 600 it", path)
+
+    def check(self) -> None:
+        """Find the files in their place, as they were when they were first seen."""
+        for path, if_deleted in ((self._path, _RESTORE), (self._log, _END)):
+            try:
+                found = path.stat()
+                # SQLite makes the -wal as it begins to write, and keeps it until the end.
+                same = os.path.samestat(found, self._files.setdefault(path, found))
+            except FileNotFoundError:
+                same = path not in self._files
+            if not same:
+                raise OSError(
+                    f"{path} is not the file any more that was opened: "
+                    f"move that back before the daemon ends; if it was deleted, {if_deleted}"
+                )
+
+    def why_unavailable(self, error: Exception) -> str | None:
+        match error:
+            case OSError():
+                return str(error)
+            case DatabaseError(orig=orig) if (
+                type(error) in (OperationalError, DatabaseError)
+                # A statement that SQLite does not understand, but for what is missing.
+                and (
+                    getattr(orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+                    or str(orig).startswith("no such table")
+                )
+            ):
+                return str(orig)
+            case _:
+                return None
+
+    def is_conflict(self, _error: Exception) -> bool:
+        return False
+
+    def is_locked(self, _error: Exception) -> bool:
+        return False
+
+    def advice(self, error: DBAPIError | OSError) -> str:
+        if isinstance(error, OSError):
+            return _DAMAGED
+        # The lowest byte is the kind of error, the others tell more of it.
+        kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        return _SQLITE_ADVICE.get(kind, _ANOTHER_PATH)
+
+    async def clock(self, _connection: AsyncConnection) -> None:
+        return None
+
+    async def order_commits(self, _connection: AsyncConnection) -> None:
+        """BEGIN IMMEDIATE has done it."""
+
+    async def before_upgrade(self, connection: AsyncConnection) -> None:
+        # BEGIN IMMEDIATE keeps the others off.  What is damaged would be met some day, or never.
+        found = (await connection.execute(text("PRAGMA quick_check(1)"))).scalar_one()
+        if found != "ok":
+            raise OSError(f"it is damaged: {found}")
+
+    async def notify(self, _connection: AsyncConnection, _notice: str) -> None:
+        """There is one replica, which knows."""
+
+    async def listen(self, _on_notice: Callable[[str], None], _heard: Callable[[], None]) -> None:
+        await asyncio.Event().wait()
+
+
+_DISK: Final = "see whether its disk is full or failing"
+_DAMAGED: Final = "restore a backup, or save what can be read with the sqlite3 shell's .recover"
+_SQLITE_ADVICE: Final = {
+    sqlite3.SQLITE_BUSY: "another process holds its write lock: end that one, and start again",
+    sqlite3.SQLITE_FULL: _DISK,
+    sqlite3.SQLITE_IOERR: _DISK,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+}
+_RESTORE: Final = "restart it on a backup"
+_END: Final = "end it with SIGTERM, which saves what it holds, and start it again"

@@ -1,0 +1,1 @@
+"""Rows and values, each from the other, and rows that cannot be read."""

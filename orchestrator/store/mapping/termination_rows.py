@@ -1,0 +1,252 @@
+"""A termination's row and its value, each from the other."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields
+from datetime import datetime, timedelta
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.forecast import Forecast
+from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen, TaskSubmitted
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.machine import Machines
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.termination import Look, OnSubmitted, Revival, Rung, Termination
+from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
+from orchestrator.store.mapping.decoding import UNREADABLE, Unreadable, decoded
+from orchestrator.store.mapping.row_shapes import faults
+from orchestrator.store.schema import terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+SET_BY_ENGINE: Final = (
+    "state",
+    "revision",
+    "evidence",
+    "job_name",
+    "job_state",
+    "job_end_time",
+    "job_next_action",
+    "observed_at",
+    "instances",
+    "instances_total",
+    "instances_live",
+    "instances_observed_at",
+    "instances_submitted",
+    "tasks",
+    "look",
+    "look_at",
+    "call_at",
+    "first_in_line",
+    "in_doubt",
+    "failures",
+    "run",
+    "called_at",
+    "acknowledged_at",
+    "give_up_from",
+    "settle_from",
+    "confirm_from",
+    "problem",
+    "unconfirmed",
+    "finished_at",
+    "moved_at",
+    "rung",
+    "rung_at",
+    "rung_round",
+    "history",
+    "forecast_made_at",
+    "forecast_rate_per_s",
+    "forecast_p50_at",
+    "forecast_p90_at",
+    "forecast_stalled_since",
+)
+"""The columns that a decision changes; the others belong to the request, or to the loops that read
+instances and machines and call what is left of them.
+
+A deadline is stored as what it counts from: its length belongs to the request, and another one may
+make it longer at any time, also while a decision is under way that knows nothing of it.
+"""
+_CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
+_MACHINES: Final = ("total", "up", "gone", "listed", "observed_at", "all_observed_at")
+_UNCONFIRMED_TIMES: Final = ("since", "last_at", "until")
+_FORECAST: Final = ("made_at", "rate_per_s", "p50_at", "p90_at", "stalled_since")
+
+
+def to_row(termination: Termination) -> dict[str, Any]:
+    row = {name: getattr(termination, name) for name in Termination.__dataclass_fields__}
+    instances = termination.instances
+    row["instances"] = asdict(instances) if instances else None
+    row["instances_total"] = instances.total if instances else None
+    row["instances_live"] = instances.live if instances else None
+    row["tasks"] = [asdict(task) for task in termination.tasks]
+    row["problem"] = asdict(termination.problem) if termination.problem else None
+    row["unconfirmed"] = _unconfirmed_to_row(row["unconfirmed"]) if row["unconfirmed"] else None
+    row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
+    row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
+    for name in ("capture", "reading"):
+        row[name] = capture_to_row(row[name]) if row[name] else None
+    machines = row.pop("machines")
+    row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
+    row["machines_problem"] = asdict(machines.problem) if machines.problem else None
+    row["history"] = _history_to_row(termination.history) if termination.history else None
+    forecast = row.pop("forecast")
+    row |= {f"forecast_{name}": forecast and getattr(forecast, name) for name in _FORECAST}
+    row["revival"] = revival_to_row(termination.revival) if termination.revival else None
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Termination:
+    """The termination of a row; raises ValueError, naming the columns, where it cannot be read."""
+    if wrong := [f"{name}: {why}" for name, why in faults(row)]:
+        raise ValueError("; ".join(wrong))
+    return Termination(**{name: read(row) for name, read in _READ.items()})
+
+
+async def all_shown(
+    connection: AsyncConnection, statement: Select[Any]
+) -> list[tuple[Mapping[str, Any], Termination]]:
+    """Rows with their terminations, of a statement that has an order, to be shown."""
+    rows = await decoded(connection, statement, lambda row: (row, from_row(row)))
+    return [(row.row, _shown(row)) if isinstance(row, Unreadable) else row for row in rows]
+
+
+def _shown(unreadable: Unreadable) -> Termination:
+    """As much of a termination as its row still says, to be shown and not to be decided on.
+
+    What cannot be read is None or as it is at the start.
+    """
+    wrong = dict(faults(unreadable.row))
+    row = {name: None if name in wrong else value for name, value in unreadable.row.items()}
+    values: dict[str, Any] = dict.fromkeys(_NEEDED)
+    for name, read in _READ.items():
+        with suppress(*UNREADABLE):
+            value = read(row)
+            if value is not None:
+                values[name] = value
+    values["set_aside"] = f"its row in the database cannot be read: {unreadable.why}"
+    return Termination(**values)
+
+
+def _forecast(row: Mapping[str, Any]) -> Forecast | None:
+    return forecast_from_row(row) if row["forecast_made_at"] else None
+
+
+def _machines(row: Mapping[str, Any]) -> Machines:
+    problem = _problem(row["machines_problem"])
+    return Machines(**{name: row[f"machines_{name}"] for name in _MACHINES}, problem=problem)
+
+
+def _unconfirmed_to_row(unconfirmed: Unconfirmed) -> dict[str, Any]:
+    times = {name: _text(getattr(unconfirmed, name)) for name in _UNCONFIRMED_TIMES}
+    return asdict(unconfirmed) | times
+
+
+def _unconfirmed(row: dict[str, Any]) -> Unconfirmed:
+    times = {name: datetime.fromisoformat(row[name]) for name in _UNCONFIRMED_TIMES}
+    verdict, sources = Verdict(row["verdict"]), tuple(row["sources"])
+    return Unconfirmed(verdict=verdict, sources=sources, answers=row["answers"], **times)
+
+
+def revival_to_row(revival: Revival) -> dict[str, Any]:
+    return asdict(revival) | {"at": revival.at.isoformat()}
+
+
+def _revival(row: dict[str, Any]) -> Revival:
+    seen = {"at": datetime.fromisoformat(row["at"]), "job_state": JobState(row["job_state"])}
+    return Revival(**row | seen)
+
+
+def capture_to_row(capture: Capture) -> dict[str, Any]:
+    """As it comes back from the database, too: by it another one is told from this."""
+    times = {name: _text(getattr(capture, name)) for name in _CAPTURE_TIMES}
+    return asdict(capture) | times | {"tasks": [asdict(task) for task in capture.tasks]}
+
+
+def _capture(row: dict[str, Any]) -> Capture:
+    # What was stored by an earlier version lacks what this one has added.
+    times = {name: _time(row.get(name)) for name in _CAPTURE_TIMES}
+    tasks = tuple(TaskSubmitted(**task) for task in row.get("tasks", ()))
+    return Capture(**row | times | {"tasks": tasks, "problem": _problem(row.get("problem"))})
+
+
+def _problem(row: dict[str, Any] | None) -> Problem | None:
+    return Problem(**row) if row else None
+
+
+def _history_to_row(history: History) -> dict[str, Any]:
+    # Written with every decision, and asdict copies deeply.
+    return {name: getattr(history, name) for name in History.__dataclass_fields__}
+
+
+def _history(row: dict[str, Any]) -> History:
+    return History(**row | {"samples": tuple((at, live) for at, live in row["samples"])})
+
+
+def forecast_from_row(row: Mapping[str, Any]) -> Forecast:
+    return Forecast(**{name: row[f"forecast_{name}"] for name in _FORECAST})
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _shifted(time: datetime | None, seconds: float) -> datetime | None:
+    return time and time + timedelta(seconds=seconds)
+
+
+def _task(task: dict[str, Any]) -> TaskSeen:
+    return TaskSeen(
+        name=task["name"],
+        state=JobState(task["state"]) if task["state"] else None,
+        instances=InstanceCounters(**task["instances"]) if task["instances"] else None,
+    )
+
+
+def _if_any(name: str, read: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """Reads a column where it is not null."""
+    return lambda row: None if row[name] is None else read(row[name])
+
+
+_READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+    **{
+        field.name: itemgetter(field.name)
+        for field in fields(Termination)
+        if field.name in terminations.columns
+    },
+    "give_up_at": lambda row: _shifted(row["give_up_from"], row["give_up_after_s"]),
+    "settle_until": lambda row: _shifted(row["settle_from"], row["settle_s"]),
+    "tasks": lambda row: tuple(_task(task) for task in row["tasks"]),
+    "machines": _machines,
+    "forecast": _forecast,
+    **{
+        name: _if_any(name, read)
+        for name, read in (
+            ("on_submitted", OnSubmitted),
+            ("state", State),
+            ("look", Look),
+            ("job_state", JobState),
+            ("instances", lambda counters: InstanceCounters(**counters)),
+            ("problem", _problem),
+            ("unconfirmed", _unconfirmed),
+            ("rung", Rung),
+            ("capture", _capture),
+            ("reading", _capture),
+            ("history", _history),
+            ("revival", _revival),
+        )
+    },
+}
+"""How each field is read off a row."""
+_NEEDED: Final = [field.name for field in fields(Termination) if field.default is MISSING]

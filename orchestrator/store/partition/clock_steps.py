@@ -1,0 +1,236 @@
+"""Steps of the database's clock: deadlines, settle windows and watches move along with them.
+
+Such times are stored as they read by that clock.  Where it steps ahead by eight hours, all of them
+would be over at once; where it steps back, none would be for eight hours.  So replicas note each
+step while they live, as a sum, and the times of a partition's terminations follow it whenever the
+partition is taken: the new epoch keeps out what was decided by the time before.
+
+- All times that are stored for live terminations move along with each step, ahead or back.
+- After any step, all reads and calls that are planned are planned for now, or for ``not_before``.
+- A clock may be wrong as the first replica starts (a hardware clock in local time, say), and be put
+  right later.  So a step back by no more than the time that no replica lived leaves what was stored
+  before that start as it is: it is right again.
+- A clock that shows less at that start than the last replica saw has stepped back meanwhile.  One
+  that has gone on by more than the steps back that were noted may have been put right meanwhile.
+
+What has happened (``created_at``, ``finished_at``, events, attempts) stays as it was written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import and_, bindparam, case, literal, literal_column, or_, select, update
+
+from orchestrator.domain.clock_steps import CLOCK_STEP_S
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.store import schema
+from orchestrator.store.mapping.decoding import Unreadable, decoded
+from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
+from orchestrator.store.sql import moved_by
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import ColumnElement
+
+    from orchestrator.store.database.transaction import Transaction
+
+UNKNOWN_S: Final = 10**9
+"""Longer than any step: how long no replica lived is not known."""
+_STEPS: Final = schema.clock_steps
+_T: Final = terminations.c
+_STAYS: Final = ("created_at", "not_before", "finished_at")
+"""Times of a termination that are no plan of the engine, but what was asked for, or happened."""
+_TIMES: Final = [
+    column for column in _T if isinstance(column.type, UtcDateTime) and column.name not in _STAYS
+]
+_PLANNED: Final = (
+    *(_T.look_at, _T.call_at, _T.capture_at, _T.reading_at, _T.come_back_watched_at),
+    _T.set_aside_until,
+)
+_LAST: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
+"""What sorts after it in SQLite is no time."""
+_OF_INSTANCES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
+_DOCUMENTS: Final = {
+    "capture": ("counted_at", "began_at", "ended_at"),
+    "reading": ("counted_at", "began_at", "ended_at"),
+    "unconfirmed": ("since", "last_at", "until"),
+}
+"""JSON columns, with the times in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """How far stored times move: those from ``since`` on ``by_s``, those before ``before_by_s``."""
+
+    since: datetime
+    by_s: int
+    before_by_s: int
+
+    def column(self, column: ColumnElement[datetime]) -> ColumnElement[datetime]:
+        since = literal(self.since, UtcDateTime())
+        return case(
+            (column >= since, moved_by(column, self.by_s)),
+            else_=moved_by(column, self.before_by_s),
+        )
+
+    def text(self, time: str) -> str:
+        at = datetime.fromisoformat(time)
+        by_s = self.by_s if at >= self.since else self.before_by_s
+        return (at + timedelta(seconds=by_s)).isoformat()
+
+
+async def noted(transaction: Transaction) -> int:
+    """The sum of all steps since the first replica started, in seconds."""
+    return int(await transaction.scalar(select(_STEPS.c.steps_s)) or 0)
+
+
+async def note(transaction: Transaction, known_s: int, by_s: int) -> None:
+    """Note a step, unless another replica has noted one since ``known_s`` was read."""
+    await transaction.execute(
+        update(_STEPS)
+        .where(_STEPS.c.steps_s == known_s)
+        .values(steps_s=known_s + by_s, seen_at=await transaction.clock())
+    )
+
+
+async def seen(transaction: Transaction, now: datetime) -> None:
+    """Keep what the clock showed last, while a replica lives; ``note`` alone sets it back."""
+    await transaction.execute(
+        update(_STEPS)
+        .where(or_(_STEPS.c.seen_at.is_(None), _STEPS.c.seen_at < now))
+        .values(seen_at=now)
+    )
+
+
+async def begin(transaction: Transaction, replica: str) -> None:
+    """Begin the sum anew as the first replica starts, after everything has followed the last one.
+
+    Where the clock shows less than it did last, it has stepped back while no replica lived.  Where
+    it has gone on by more than the steps back that were noted, these may have been undone.
+    """
+    row = (await transaction.execute(select(_STEPS))).one()
+    now = await transaction.clock()
+    away_s = round((now - row.seen_at).total_seconds()) if row.seen_at else UNKNOWN_S
+    step_s = away_s if away_s < -CLOCK_STEP_S else 0
+    if row.steps_s < 0 and away_s >= -row.steps_s - CLOCK_STEP_S:
+        step_s = -row.steps_s
+    steps_s = row.steps_s + step_s
+    behind = select(partitions.c.name).where(partitions.c.followed_s != steps_s)
+    for name in (await transaction.execute(behind)).scalars():
+        # Whoever held it and wakes again writes no time of before.
+        await transaction.execute(
+            update(partitions)
+            .where(partitions.c.name == name)
+            .values(holder=replica, epoch=partitions.c.epoch + 1)
+        )
+        await follow(transaction, name, steps_s)
+    await transaction.execute(update(partitions).values(followed_s=0))
+    await transaction.execute(
+        update(_STEPS).values(steps_s=0, began_at=now, away_s=max(0, away_s - step_s), seen_at=now)
+    )
+
+
+async def follow(transaction: Transaction, partition: str, steps_s: int) -> None:
+    """Move the times of a partition's terminations by the steps that they have not followed yet."""
+    of_partition = partitions.c.name == partition
+    followed_s = await transaction.scalar(select(partitions.c.followed_s).where(of_partition))
+    if followed_s == steps_s or followed_s is None:
+        return
+    await transaction.execute(update(partitions).where(of_partition).values(followed_s=steps_s))
+    row = (await transaction.execute(select(_STEPS))).one()
+    step = _Step(
+        since=row.began_at + timedelta(seconds=followed_s),
+        by_s=steps_s - followed_s,
+        before_by_s=_for_before(steps_s, row.away_s) - _for_before(followed_s, row.away_s),
+    )
+    await _move(transaction, partition, step)
+    await _plan_for_now(transaction, partition, await transaction.clock())
+
+
+def _for_before(steps_s: int, away_s: int) -> int:
+    """The part of a sum that what was stored before the first replica started follows."""
+    return 0 if -away_s - CLOCK_STEP_S <= steps_s < 0 else steps_s
+
+
+async def _move(transaction: Transaction, partition: str, step: _Step) -> None:
+    live = (_T.partition == partition, _T.finished_at.is_(None))
+    await _move_documents(transaction, live, step)
+    await transaction.execute(
+        update(instances)
+        .where(instances.c.termination_seq.in_(select(_T.seq).where(*live)))
+        .values({column: step.column(column) for column in _OF_INSTANCES})
+    )
+    await transaction.execute(
+        update(terminations)
+        .where(*live)
+        # What was learnt of a drain is by the time before.
+        .values({column: step.column(column) for column in _TIMES} | {_T.history: None})
+    )
+    watched_by_s = case(
+        (_T.come_back_watched_at >= literal(step.since, UtcDateTime()), step.by_s),
+        else_=step.before_by_s,
+    )
+    await transaction.execute(
+        update(terminations)
+        .where(_T.partition == partition, _T.finished_at.is_not(None))
+        .where(_T.come_back_watched_at.is_not(None))
+        .values(
+            come_back_watched_at=step.column(_T.come_back_watched_at),
+            come_back_watch_s=_T.come_back_watch_s + watched_by_s,
+        )
+    )
+
+
+async def _move_documents(
+    transaction: Transaction, live: tuple[ColumnElement[bool], ...], step: _Step
+) -> None:
+    documents = [_T[name] for name in _DOCUMENTS]
+    known = or_(*(document.is_not(None) for document in documents))
+    query = select(_T.seq, *documents).where(*live, known).order_by(_T.seq)
+    found = await decoded(transaction.connection, query, partial(_moved_row, step=step))
+    # What cannot be read stays as it is: its termination is set aside.
+    if rows := [row for row in found if not isinstance(row, Unreadable)]:
+        await transaction.execute(
+            update(terminations)
+            .where(_T.seq == bindparam("this"))
+            .values({name: bindparam(f"its_{name}") for name in _DOCUMENTS}),
+            rows,
+        )
+
+
+def _moved_row(row: Mapping[str, Any], *, step: _Step) -> dict[str, Any]:
+    moved = {f"its_{name}": _moved(row[name], name, step) for name in _DOCUMENTS}
+    return {"this": row["seq"], **moved}
+
+
+def _moved(document: dict[str, Any] | None, name: str, step: _Step) -> dict[str, Any] | None:
+    if document is None:
+        return None
+    times = {key: document[key] for key in _DOCUMENTS[name] if document.get(key)}
+    return document | {key: step.text(time) for key, time in times.items()}
+
+
+async def _plan_for_now(transaction: Transaction, partition: str, now: datetime) -> None:
+    """Make now what lies ahead; what is still to begin (``not_before``) begins at its time."""
+    at = literal(now, UtcDateTime())
+    waits = and_(_T.state.in_((State.QUEUED, State.HELD)), _T.not_before > at)
+    await transaction.execute(
+        update(terminations)
+        .where(_T.partition == partition)
+        .values(
+            {
+                column: case(
+                    (and_(waits, column.is_not(None)), _T.not_before),
+                    # What is no time at all stays as it is: its termination is set aside.
+                    (column.between(at, _LAST), at),
+                    else_=column,
+                )
+                for column in _PLANNED
+            }
+        )
+    )

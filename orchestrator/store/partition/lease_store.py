@@ -1,0 +1,211 @@
+"""The leases on partitions: who lives, who holds what, and how it passes on.
+
+A replica lives as long as its row does.  Whoever finds one expired deletes it, and its partitions
+are free: so a renewal that comes late either finds the row, and nobody took anything, or does not.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    bindparam,
+    delete,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+    update,
+)
+
+from orchestrator.domain.leasing.lease import Fence, Standing
+from orchestrator.store.partition import clock_steps
+from orchestrator.store.schema import operations, partitions, replicas, terminations
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import datetime
+
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.database.transaction import Transaction
+
+_STANDING = union_all(
+    select(
+        partitions.c.name,
+        partitions.c.epoch,
+        partitions.c.holder,
+        partitions.c.followed_s,
+        type_coerce(null(), replicas.c.partitions.type).label("partitions"),
+        type_coerce(null(), replicas.c.expires_at.type).label("expires_at"),
+    ),
+    select(replicas.c.id, null(), null(), null(), replicas.c.partitions, replicas.c.expires_at),
+)
+"""The partitions and the replicas, as they are at one time."""
+_RENEW = (
+    update(replicas)
+    .where(replicas.c.id == bindparam("replica"))
+    .values(expires_at=bindparam("until"))
+)
+
+
+class StoredLeases:
+    """Implements :class:`orchestrator.engine.ports.LeaseStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def now(self) -> datetime:
+        """What the database's clock shows."""
+
+        async def work(transaction: Transaction) -> datetime:
+            return await transaction.clock()
+
+        return await self._database.write(work)
+
+    async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
+        """Have a new replica live, which is configured for these partitions."""
+
+        async def work(transaction: Transaction) -> None:
+            expires_at = await transaction.clock() + timedelta(seconds=lease_s)
+            if not self._database.dialect.shared:
+                await transaction.execute(delete(replicas))
+            if not await transaction.scalar(select(func.count()).select_from(replicas)):
+                await clock_steps.begin(transaction, replica)
+            await transaction.execute(
+                insert(replicas).values(id=replica, partitions=sorted(names), expires_at=expires_at)
+            )
+            known = await transaction.execute(select(partitions.c.name))
+            unknown = set(names) - set(known.scalars())
+            if unknown:
+                steps_s = await clock_steps.noted(transaction)
+                await transaction.execute(
+                    insert(partitions),
+                    [{"name": name, "epoch": 0, "followed_s": steps_s} for name in sorted(unknown)],
+                )
+            await transaction.notify("")
+
+        await self._database.write(work)
+
+    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+        """Live on for ``lease_s``; None where the replica had counted as dead."""
+
+        async def work(transaction: Transaction) -> Standing | None:
+            now = await transaction.clock()
+            renewed = await transaction.execute(
+                _RENEW, {"replica": replica, "until": now + timedelta(seconds=lease_s)}
+            )
+            if renewed.rowcount == 0:
+                return None
+            await clock_steps.seen(transaction, now)
+            rows = (await transaction.execute(_STANDING)).all()
+            held = [row for row in rows if row.epoch is not None]
+            live = {row.name: row for row in rows if row.epoch is None}
+            # A lease that lasts too long is of before the clock was put back.
+            longest = now + timedelta(seconds=2 * lease_s)
+            if not all(now < row.expires_at <= longest for row in live.values()):
+                over = or_(replicas.c.expires_at <= now, replicas.c.expires_at > longest)
+                expired = replicas.c.id != replica, over
+                dead = delete(replicas).where(*expired).returning(replicas.c.id)
+                for name in (await transaction.execute(dead)).scalars():
+                    live.pop(name, None)
+            others = [row.expires_at for name, row in live.items() if name != replica]
+            return Standing(
+                now=now,
+                candidates={name: row.partitions for name, row in live.items()},
+                holders={row.name: row.holder if row.holder in live else None for row in held},
+                epochs={row.name: row.epoch for row in held},
+                next_expiry_s=(min(others) - now).total_seconds() if others else math.inf,
+                steps_s=await clock_steps.noted(transaction),
+                followed_s={row.name: row.followed_s for row in held},
+            )
+
+        return await self._database.write(work)
+
+    async def note_step(self, known_steps_s: int, by_s: int) -> None:
+        """Add a step of the clock to the noted ones, unless another replica has done so."""
+
+        async def work(transaction: Transaction) -> None:
+            await clock_steps.note(transaction, known_steps_s, by_s)
+
+        await self._database.write(work)
+
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+        """Hold those of these partitions that nobody took since their epochs were read.
+
+        Their conditions are forgotten: what the holder before met may be over.  The times that are
+        stored for them are moved along with the noted steps of the clock.
+        """
+
+        async def work(transaction: Transaction) -> list[Fence]:
+            taken, steps_s = [], await clock_steps.noted(transaction)
+            for name, epoch in sorted(epochs.items()):
+                result = await transaction.execute(
+                    update(partitions)
+                    .where(partitions.c.name == name, partitions.c.epoch == epoch)
+                    .values(
+                        holder=replica,
+                        epoch=epoch + 1,
+                        trouble_code=None,
+                        trouble_message=None,
+                        trouble_advice=None,
+                        allowed_per_s=None,
+                    )
+                )
+                if result.rowcount:
+                    await clock_steps.follow(transaction, name, steps_s)
+                    taken.append(Fence(name, epoch + 1))
+            return taken
+
+        return await self._database.write(work)
+
+    async def release(self, fence: Fence) -> None:
+        """Give a partition back, so that another replica may take it at once."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(
+                update(partitions)
+                .where(partitions.c.name == fence.partition, partitions.c.epoch == fence.epoch)
+                .values(holder=None)
+            )
+            await transaction.notify("")
+
+        await self._database.write(work)
+
+    async def leave(self, replica: str) -> None:
+        """Live no more: all that it held is free."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(delete(replicas).where(replicas.c.id == replica))
+            await transaction.notify("")
+
+        await self._database.write(work)
+
+    async def adopt(self, *, account: str, region: str, partition: str) -> None:
+        """Hand the work of a region that goes on to the partition that its calls go to now.
+
+        The host in an account's configuration may have changed since it was submitted.
+        """
+
+        async def work(transaction: Transaction) -> None:
+            watched = terminations.c.come_back_watched_at.is_not(None)
+            for table, goes_on in (
+                (terminations, or_(terminations.c.finished_at.is_(None), watched)),
+                (operations, operations.c.finished_at.is_(None)),
+            ):
+                await transaction.execute(
+                    update(table)
+                    .where(
+                        table.c.account == account,
+                        table.c.region == region,
+                        goes_on,
+                        table.c.partition != partition,
+                    )
+                    .values(partition=partition)
+                )
+
+        await self._database.write(work)

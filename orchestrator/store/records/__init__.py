@@ -1,0 +1,1 @@
+"""The API's side: submission, and what is read for people."""

@@ -1,0 +1,444 @@
+"""Operations and terminations as people ask for them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select, update
+
+from orchestrator.domain.clock_steps import elapsed_s
+from orchestrator.domain.leasing.lease import process_of
+from orchestrator.domain.model.attempt import TERMINATE_JOB
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.progress.instance_totals import tally
+from orchestrator.services.ports import (
+    AttemptRecord,
+    Created,
+    EventRecord,
+    InstanceRecord,
+    LiveTerminations,
+    MachinesProgress,
+    OperationRecord,
+    TerminationRecord,
+)
+from orchestrator.store.mapping.decoding import UNREADABLE, legible
+from orchestrator.store.mapping.termination_rows import all_shown
+from orchestrator.store.records import instance_totals, operation_progress, submission
+from orchestrator.store.schema import (
+    attempts,
+    events,
+    instances,
+    operation_terminations,
+    operations,
+    partitions,
+    probes,
+    terminations,
+)
+from orchestrator.store.terminations import turns
+from orchestrator.store.terminations.postponed import NOT_SET_ASIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.domain.forecasting.duration_distribution import Durations
+    from orchestrator.domain.model.batch_job import JobState
+    from orchestrator.domain.model.machine import Sight
+    from orchestrator.domain.model.operation import NewOperation
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.progress.operation_forecast import Progress
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.database.transaction import Transaction
+
+RATE_WINDOW_S = 10.0
+RATE_WINDOW_MIN_S = 1.0
+"""One call of the last tenth of a second is no rate of ten a second."""
+PROBE_BYTES = 160 * 1024
+"""A request of one job changes up to 31 pages of 4 KiB of an SQLite database of 20,000 (measured).
+
+Where the disk has no room for them, it may still have for the one page of a row.
+"""
+_NO_ROWS = [
+    insert(table).from_select([column], select(column).where(false()))
+    for table in (operations, terminations, operation_terminations, events, attempts)
+    for column in [next(c for c in table.c if isinstance(c.type, Text))]
+]
+"""A write to each table that a request or a call is stored in: it needs the right to insert."""
+ASKED_AGAIN_AFTER = timedelta(seconds=5)
+
+_T = terminations.c
+_SINCE = case((_T.not_before > _T.created_at, _T.not_before), else_=_T.created_at)
+_LIVE = (
+    select(
+        _T.state,
+        func.count().label("jobs"),
+        func.min(_SINCE, type_=_T.created_at.type).label("since"),
+        func.min(case((NOT_SET_ASIDE, _SINCE)), type_=_T.created_at.type).label("others_since"),
+    )
+    .where(_T.finished_at.is_(None))
+    .group_by(_T.state)
+    .order_by(_T.state)
+)
+
+
+class StoredRecords:
+    """Implements :class:`orchestrator.services.ports.Records`."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    async def create(self, operation: NewOperation, termination_ids: list[str]) -> Created:
+        async def work(transaction: Transaction) -> Created:
+            return await submission.create(transaction, operation, termination_ids)
+
+        first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
+        return await self._database.write(work, locks_from=first)
+
+    async def live(self) -> dict[str, LiveTerminations]:
+        async with self._database.read(for_request=True) as connection:
+            rows = await legible(connection, _LIVE)
+        return {
+            # The oldest one may be set aside since its times cannot be read.
+            row["state"]: LiveTerminations(
+                count=row["jobs"], since=row["since"] or row["others_since"]
+            )
+            for row in rows
+        }
+
+    async def ping(self) -> None:
+        async def work(transaction: Transaction) -> None:
+            number = (await transaction.scalar(select(probes.c.number)) or 0) + 1
+            # SQLite writes no page that stays the same.
+            filler = bytes([number % 256]) * PROBE_BYTES
+            await transaction.execute(update(probes).values(number=number, filler=filler))
+            for statement in _NO_ROWS:
+                await transaction.execute(statement)
+
+        await self._database.write(work)
+        async with self._database.read(for_request=True) as connection:
+            await connection.execute(select(probes.c.number))
+
+    async def troubles(self) -> dict[str, tuple[str, str | None]]:
+        async with self._database.read(for_request=True) as connection:
+            conditions = await _conditions(connection)
+        return {
+            name: (condition.trouble_code, _holder(condition))
+            for name, condition in conditions.items()
+            if condition.trouble_code is not None
+        }
+
+    async def operation(self, operation_id: str) -> OperationRecord | None:
+        found = await self._operations(select(operations).where(operations.c.id == operation_id))
+        return found[0] if found else None
+
+    async def operations(
+        self, *, after: int, limit: int, finished: bool | None, account: str | None
+    ) -> list[OperationRecord]:
+        query = select(operations).order_by(operations.c.seq.desc()).limit(limit)
+        if after:
+            query = query.where(operations.c.seq < after)
+        if finished is not None:
+            is_null = operations.c.finished_at.is_(None)
+            query = query.where(~is_null if finished else is_null)
+        if account is not None:
+            query = query.where(operations.c.account == account)
+        return await self._operations(query)
+
+    async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
+        async with self._database.read(for_request=True) as connection:
+            rows = await legible(connection, query)
+            now, conditions = self._now(), await _conditions(connection)
+            return [
+                await _operation(connection, row, now, conditions.get(row["partition"]))
+                for row in rows
+            ]
+
+    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
+        async with self._database.read(for_request=True) as connection:
+            return await operation_progress.gather(connection, operation, calls_per_s, self._now())
+
+    async def termination(self, termination_id: str) -> TerminationRecord | None:
+        query = select(terminations).where(terminations.c.id == termination_id)
+        async with self._database.read(for_request=True) as connection:
+            rows = await all_shown(connection, query)
+            found = await _termination_records(connection, rows, self._now())
+            return found[0] if found else None
+
+    async def others(self, partition: str) -> Durations | None:
+        async with self._database.read(for_request=True) as connection:
+            return await operation_progress.others(connection, partition)
+
+    async def set_aside(self, limit: int) -> tuple[int, list[str]]:
+        known = terminations.c.set_aside.is_not(None)
+        first = select(terminations.c.id).where(known).order_by(terminations.c.seq).limit(limit)
+        async with self._database.read(for_request=True) as connection:
+            count = await connection.scalar(
+                select(func.count()).select_from(terminations).where(known)
+            )
+            return count or 0, list((await connection.execute(first)).scalars())
+
+    async def terminations(
+        self,
+        *,
+        after: int,
+        limit: int,
+        operation_id: str | None = None,
+        state: State | None = None,
+        job_id: str | None = None,
+        account: str | None = None,
+        region: str | None = None,
+        revived: bool | None = None,
+    ) -> list[TerminationRecord]:
+        query = select(terminations).where(terminations.c.seq > after)
+        if operation_id is not None:
+            link = operation_terminations
+            query = query.join(link, link.c.termination_id == terminations.c.id).where(
+                link.c.operation_id == operation_id
+            )
+        wanted = {"state": state, "job_id": job_id, "account": account, "region": region}
+        for name, value in wanted.items():
+            if value is not None:
+                query = query.where(terminations.c[name] == value)
+        if revived is not None:
+            is_null = terminations.c.revival.is_(None)
+            query = query.where(~is_null if revived else is_null)
+        return await self._terminations(query.order_by(terminations.c.seq).limit(limit))
+
+    async def _terminations(self, query: Select[Any]) -> list[TerminationRecord]:
+        async with self._database.read(for_request=True) as connection:
+            rows = await all_shown(connection, query)
+            return await _termination_records(connection, rows, self._now())
+
+    async def instances(
+        self,
+        *,
+        after: int,
+        limit: int,
+        termination_id: str,
+        states: Collection[JobState] | None,
+        machine: Sight | None,
+    ) -> list[InstanceRecord]:
+        read_at, seen_at = terminations.c.read_at, instances.c.observed_at
+        state = case((or_(read_at.is_(None), seen_at >= read_at), instances.c.state))
+        query = (
+            select(instances, state.label("newest_state"))
+            .join(terminations, terminations.c.seq == instances.c.termination_seq)
+            .where(terminations.c.id == termination_id)
+        )
+        if states is not None:
+            query = query.where(state.in_(states))
+        if machine is not None:
+            query = query.where(instances.c.machine == machine)
+        query = query.order_by(*instances.primary_key).offset(after).limit(limit)
+        async with self._database.read(for_request=True) as connection:
+            return [_instance(row) for row in await legible(connection, query)]
+
+    async def ask_for_instances(self, termination_id: str) -> None:
+        now, t = self._now(), terminations.c
+
+        async def work(transaction: Transaction) -> None:
+            asked = await transaction.execute(
+                update(terminations)
+                .where(
+                    t.id == termination_id,
+                    t.finished_at.is_(None),
+                    or_(t.asked_at.is_(None), t.asked_at < now - ASKED_AGAIN_AFTER),
+                )
+                .values(asked_at=now)
+                .returning(t.partition)
+            )
+            for partition in asked.scalars():
+                await transaction.notify(partition)
+
+        await self._database.write(work)
+
+    async def events(
+        self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
+    ) -> list[EventRecord]:
+        theirs = select(operation_terminations.c.termination_id).where(
+            operation_terminations.c.operation_id == operation_id
+        )
+        asked = (
+            events.c.termination_id == termination_id
+            if operation_id is None
+            else or_(events.c.operation_id == operation_id, events.c.termination_id.in_(theirs))
+        )
+        query = select(events).where(asked, events.c.id > after)
+        async with self._database.read(for_request=True) as connection:
+            rows = await legible(connection, query.order_by(events.c.id).limit(limit))
+            return [event_record(row) for row in rows]
+
+
+async def _operation(
+    connection: AsyncConnection, row: Mapping[str, Any], now: datetime, condition: Row[Any] | None
+) -> OperationRecord:
+    groups = await instance_totals.groups(connection, row["id"])
+    jobs_by_state = Counter[State]()
+    for group in groups:
+        jobs_by_state[State(group.state)] += group.jobs
+    return OperationRecord(
+        seq=row["seq"],
+        id=row["id"],
+        account=row["account"],
+        region=row["region"],
+        reason=row["reason"],
+        requested_by=row["requested_by"],
+        duplicates_merged=row["duplicates_merged"],
+        outcome=row["outcome"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        jobs_by_state=jobs_by_state,
+        instances=tally(instance_totals.as_group(group) for group in groups),
+        machines=MachinesProgress(
+            total=sum(int(group.machines_total) for group in groups),
+            up=sum(int(group.machines_up) for group in groups),
+            gone=sum(int(group.machines_gone) for group in groups),
+        ),
+        revived=sum(group.jobs for group in groups if group.revived),
+        observed_at=await _observed_at(connection, row["id"]),
+        partition=row["partition"],
+        calls_per_s=await _calls_per_s(connection, row, now),
+        allowed_per_s=condition and condition.allowed_per_s,
+        trouble=_trouble(condition),
+        keep_down_s=row["keep_down_s"],
+        keeps_down_for=row["keeps_down_for"],
+    )
+
+
+async def _observed_at(connection: AsyncConnection, operation_id: str) -> datetime | None:
+    """When a job of an operation was read last; None where one of the times cannot be read."""
+    t, link = terminations.c, operation_terminations.c
+    last = select(func.max(t.observed_at, type_=t.observed_at.type)).join(
+        operation_terminations, link.termination_id == t.id
+    )
+    try:
+        at: datetime | None = await connection.scalar(last.where(link.operation_id == operation_id))
+    except UNREADABLE:
+        return None
+    return at
+
+
+async def _calls_per_s(
+    connection: AsyncConnection, operation: Mapping[str, Any], now: datetime
+) -> float:
+    """The rate of its partition's TerminateJob calls since it was created, or of the last 10 s."""
+    window_s = RATE_WINDOW_S
+    created_at = operation["created_at"]
+    age_s = None if created_at is None else elapsed_s(created_at, now)
+    if age_s is not None:
+        window_s = min(RATE_WINDOW_S, max(RATE_WINDOW_MIN_S, age_s))
+    sent = await connection.scalar(
+        select(func.count()).where(
+            attempts.c.partition == operation["partition"],
+            attempts.c.action == TERMINATE_JOB,
+            attempts.c.sent_at > now - timedelta(seconds=window_s),
+            # Those of later were sent before the clock was put back.
+            attempts.c.sent_at <= now,
+        )
+    )
+    return int(sent or 0) / window_s
+
+
+async def _termination_records(
+    connection: AsyncConnection,
+    rows: Sequence[tuple[Mapping[str, Any], Termination]],
+    now: datetime,
+) -> list[TerminationRecord]:
+    ids = [row["id"] for row, _ in rows]
+    asked_by: dict[str, list[str]] = defaultdict(list)
+    for link in await connection.execute(
+        select(operation_terminations).where(operation_terminations.c.termination_id.in_(ids))
+    ):
+        asked_by[link.termination_id].append(link.operation_id)
+    tried: dict[str, list[AttemptRecord]] = defaultdict(list)
+    made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
+    for attempt in await legible(connection, made):
+        tried[attempt["termination_id"]].append(attempt_record(attempt))
+    conditions = await _conditions(connection)
+    waiting = [row for row, _ in rows if row["call_at"] is not None]
+    queues = {row["partition"] for row in waiting}
+    ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
+    return [
+        TerminationRecord(
+            seq=row["seq"],
+            termination=termination,
+            operation_ids=tuple(asked_by[row["id"]]),
+            attempts=tuple(tried[row["id"]]),
+            ahead=ahead.get(row["id"], 0),
+            trouble=_trouble(condition),
+            allowed_per_s=condition and condition.allowed_per_s,
+            holder=_holder(condition),
+        )
+        for row, termination in rows
+        for condition in [conditions.get(row["partition"])]
+    ]
+
+
+async def _conditions(connection: AsyncConnection) -> dict[str, Row[Any]]:
+    """How each partition that was ever held fares."""
+    return {row.name: row for row in await connection.execute(select(partitions))}
+
+
+def _trouble(condition: Row[Any] | None) -> Problem | None:
+    if condition is None or condition.trouble_code is None:
+        return None
+    return Problem(
+        code=condition.trouble_code,
+        message=condition.trouble_message,
+        advice=condition.trouble_advice,
+    )
+
+
+def _holder(condition: Row[Any] | None) -> str | None:
+    holder = condition and condition.holder
+    return process_of(holder) if holder else None
+
+
+def attempt_record(row: Mapping[str, Any]) -> AttemptRecord:
+    return AttemptRecord(
+        number=row["number"],
+        action=row["action"],
+        target=row["target"],
+        sent_at=row["sent_at"],
+        answered_at=row["answered_at"],
+        outcome=row["outcome"],
+        code=row["code"],
+        message=row["message"],
+        request_id=row["request_id"],
+    )
+
+
+def _instance(row: Mapping[str, Any]) -> InstanceRecord:
+    return InstanceRecord(
+        task=row["task"],
+        index=row["instance_index"],
+        state=row["newest_state"],
+        reason=row["reason"],
+        observed_at=row["observed_at"],
+        machine_id=row["machine_id"] or None,
+        machine=row["machine"],
+        machine_observed_at=row["machine_observed_at"],
+    )
+
+
+def event_record(row: Mapping[str, Any]) -> EventRecord:
+    return EventRecord(
+        id=row["id"],
+        at=row["at"],
+        type=row["type"],
+        operation_id=row["operation_id"],
+        termination_id=row["termination_id"],
+        from_state=row["from_state"],
+        to_state=row["to_state"],
+        evidence=row["evidence"],
+        why=row["why"],
+        number=row["number"],
+        facts=row["facts"],
+        hash=row["hash"],
+    )

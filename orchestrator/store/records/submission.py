@@ -1,0 +1,206 @@
+"""Stores operations: once per idempotency key, one live termination per job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row, insert, select, update
+
+from orchestrator.domain.audit.hash_chain import ACCEPTED, lines_sha256
+from orchestrator.domain.errors import Conflict
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.operation import KEY_LIFETIME
+from orchestrator.domain.model.termination import OnSubmitted, Termination
+from orchestrator.services.ports import Created
+from orchestrator.store.chunks import chunks
+from orchestrator.store.mapping.termination_rows import to_row
+from orchestrator.store.schema import operation_terminations, operations, terminations
+from orchestrator.store.sql import greatest
+from orchestrator.store.terminations import milestones, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from orchestrator.domain.model.operation import NewOperation
+    from orchestrator.store.database.transaction import Transaction
+
+
+async def create(
+    transaction: Transaction, new: NewOperation, termination_ids: Sequence[str]
+) -> Created:
+    """Store ``new``; raises Conflict when its key stands for another request.
+
+    Jobs are locked, and new terminations stored, in the order of the job ids: two replicas that are
+    asked for the same jobs then wait for each other, and never both at once.
+    """
+    earlier = await _earlier(transaction, new)
+    if earlier is not None:
+        return Created(operation_id=earlier, replayed=True)
+    wanted = sorted(zip(new.job_ids, termination_ids, strict=True))
+    found = await _live(transaction, new, [job_id for job_id, _ in wanted])
+    live = {row.job_id: row.id for row in found}
+    first_polls = await turns.for_first_polls(transaction, new)
+    fresh = [
+        _termination(new, job_id, termination_id)
+        for job_id, termination_id in wanted
+        if job_id not in live
+    ]
+    await transaction.execute(insert(operations).values(_operation_row(new)))
+    if fresh:
+        await transaction.execute(
+            insert(terminations), [to_row(t) | {"turn": first_polls[t.job_id]} for t in fresh]
+        )
+        for termination in fresh:
+            transaction.record(
+                at=new.created_at,
+                termination_id=termination.id,
+                type=ACCEPTED,
+                to_state=termination.state,
+                evidence=termination.evidence,
+                facts={
+                    "account": termination.account,
+                    "region": termination.region,
+                    "job_id": termination.job_id,
+                },
+            )
+    if live:
+        await _join(transaction, new, list(live.values()))
+        await turns.join(transaction, new, found, first_polls)
+    by_job = live | {termination.job_id: termination.id for termination in fresh}
+    await transaction.execute(
+        insert(operation_terminations),
+        [{"operation_id": new.id, "termination_id": each} for each in by_job.values()],
+    )
+    transaction.record(
+        at=new.created_at,
+        operation_id=new.id,
+        type=ACCEPTED,
+        why=new.reason,
+        facts={
+            "account": new.account,
+            "region": new.region,
+            "requested_by": new.requested_by,
+            "jobs": len(new.job_ids),
+            "jobs_sha256": lines_sha256(new.job_ids),
+            "terminations_sha256": lines_sha256(f"{job} {each}" for job, each in by_job.items()),
+        },
+    )
+    milestones.accepted(transaction, new)
+    await transaction.notify(new.partition)
+    return Created(operation_id=new.id, replayed=False)
+
+
+async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
+    """The operation that its key stands for; one whose key has ended loses it."""
+    if new.idempotency_key is None:
+        return None
+    same_key = (
+        operations.c.requested_by == new.requested_by,
+        operations.c.idempotency_key == new.idempotency_key,
+    )
+    await transaction.execute(
+        update(operations)
+        .where(*same_key, operations.c.created_at <= new.created_at - KEY_LIFETIME)
+        .values(idempotency_key=None)
+    )
+    found = await transaction.execute(
+        select(operations.c.id, operations.c.request_hash).where(*same_key)
+    )
+    row = found.one_or_none()
+    if row is None:
+        return None
+    if row.request_hash != new.request_hash:
+        raise Conflict(
+            f"Idempotency-Key {new.idempotency_key!r} was used for another request "
+            f"({row.id}): send the same body, or use a new key"
+        )
+    return str(row.id)
+
+
+async def _live(
+    transaction: Transaction, new: NewOperation, job_ids: Sequence[str]
+) -> list[Row[Any]]:
+    """Live terminations of these jobs, as :func:`turns.join` has them; none ends meanwhile."""
+    live = list[Row[Any]]()
+    for some in chunks(job_ids):
+        found = await transaction.execute(
+            select(*turns.JOINED)
+            .where(
+                terminations.c.account == new.account,
+                terminations.c.region == new.region,
+                terminations.c.job_id.in_(some),
+                terminations.c.finished_at.is_(None),
+            )
+            .order_by(terminations.c.job_id)
+            .with_for_update(key_share=True)
+        )
+        live += found.all()
+    return live
+
+
+async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str]) -> None:
+    """A shared termination serves everyone: the longer windows, the earlier start, hold, escalate.
+
+    No decision writes these but the start, so that none of those under way undoes this.
+    """
+    values: dict[str, Any] = {
+        "settle_s": greatest(terminations.c.settle_s, new.settle_s),
+        "give_up_after_s": greatest(terminations.c.give_up_after_s, new.give_up_after_s),
+        "come_back_watch_s": greatest(terminations.c.come_back_watch_s, new.come_back_watch_s),
+    }
+    if new.on_submitted is OnSubmitted.HOLD:
+        values["on_submitted"] = OnSubmitted.HOLD
+    if new.escalate:
+        values["escalate"] = True
+    start = _start(new)
+    for some in chunks(ids):
+        joined = terminations.c.id.in_(some)
+        await transaction.execute(update(terminations).where(joined).values(values))
+        await transaction.execute(
+            update(terminations)
+            .where(joined, terminations.c.state == State.QUEUED, terminations.c.not_before > start)
+            .values(not_before=new.not_before, look_at=start)
+        )
+
+
+def _operation_row(new: NewOperation) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "account": new.account,
+        "region": new.region,
+        "partition": new.partition,
+        "reason": new.reason,
+        "requested_by": new.requested_by,
+        "idempotency_key": new.idempotency_key,
+        "request_hash": new.request_hash,
+        "duplicates_merged": new.duplicates_merged,
+        "jobs_total": len(new.job_ids),
+        "jobs_unfinished": len(new.job_ids),
+        "created_at": new.created_at,
+        "keep_down_s": new.keep_down_s,
+        "keeps_down_for": new.keeps_down_for,
+        "keep_down_round": new.keep_down_round,
+    }
+
+
+def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termination:
+    return Termination(
+        id=termination_id,
+        account=new.account,
+        region=new.region,
+        partition=new.partition,
+        job_id=job_id,
+        created_at=new.created_at,
+        settle_s=new.settle_s,
+        give_up_after_s=new.give_up_after_s,
+        on_submitted=new.on_submitted,
+        not_before=new.not_before,
+        escalate=new.escalate,
+        come_back_watch_s=new.come_back_watch_s,
+        look_at=_start(new),
+    )
+
+
+def _start(new: NewOperation) -> datetime:
+    return max(new.created_at, new.not_before or new.created_at)

@@ -1,0 +1,1 @@
+"""What both sides write of terminations: decisions with their events, turns, postponements."""

@@ -1,0 +1,73 @@
+"""Terminations that a loop could not go on with: no loop reads them again for a while."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, or_, select, update
+
+from orchestrator.store.schema import terminations
+from orchestrator.store.terminations.row_locks import unlocked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from orchestrator.store.database.transaction import Transaction
+
+AGAIN_AFTER_S = 60.0
+
+_T = terminations.c
+NOT_SET_ASIDE = _T.set_aside_until.is_(None)
+CLEARED = {"set_aside": None, "set_aside_until": None}
+"""Of a termination of which a decision was written."""
+
+
+async def write(transaction: Transaction, partition: str, reasons: Mapping[str, str]) -> list[str]:
+    """Set these terminations of a partition aside, each for its reason.
+
+    Returns those that were not set aside for that reason before.
+    """
+    until = await transaction.clock() + timedelta(seconds=AGAIN_AFTER_S)
+    new = []
+    for termination_id, why in sorted(reasons.items()):
+        this = (_T.id == termination_id, _T.partition == partition)
+        known = await transaction.scalar(select(_T.set_aside).where(*this))
+        await transaction.execute(
+            update(terminations).where(*this).values(set_aside=why, set_aside_until=until)
+        )
+        if known != why:
+            new.append(termination_id)
+    return new
+
+
+async def next_at(connection: AsyncConnection, partition: str, now: datetime) -> datetime | None:
+    """When the first of them is to be read again; ``now`` where a clock was put back since."""
+    first = select(func.min(_T.set_aside_until, type_=_T.set_aside_until.type))
+    at: datetime | None = await connection.scalar(
+        first.where(_T.partition == partition, _T.set_aside.is_not(None))
+    )
+    return now if at is not None and at > _last(now) else at
+
+
+async def take_up(transaction: Transaction, partition: str, now: datetime) -> bool:
+    """Have those read again whose time has come; they count as set aside until one is decided.
+
+    Returns whether there was one whose row nobody has locked.
+    """
+    due = unlocked(
+        _T.partition == partition,
+        _T.set_aside.is_not(None),
+        or_(_T.set_aside_until <= now, _T.set_aside_until > _last(now)),
+    )
+    taken = await transaction.execute(
+        update(terminations).where(_T.id.in_(due)).values(set_aside_until=None)
+    )
+    return taken.rowcount > 0
+
+
+def _last(now: datetime) -> datetime:
+    """What lies later was written by a clock that was put back since."""
+    return now + timedelta(seconds=2 * AGAIN_AFTER_S)

@@ -1,0 +1,323 @@
+"""PostgreSQL: replicas whose transactions are in each other's way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.errors import RowsLocked, StoreUnavailable
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.pacing.backoff import backoff_s
+from orchestrator.store import schema
+from orchestrator.store.database import database as module
+from orchestrator.store.database import postgresql
+from orchestrator.store.database.database import Database
+from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.queries import StoredRecords
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.database.test_postgresql import (
+    SOON_S,
+    counts,
+    database_url,
+    note,
+    noted,
+    replicas,
+    somebody,
+    told,
+    until,
+    works,
+)
+from tests.contract.store.test_store import submit, to_sweep
+from tests.leases import HOUR_S, hold
+from tests.unit.domain.build import NOW, POLICY, later, read
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from orchestrator.store.database.transaction import Transaction
+    from tests.postgres import Server
+
+__all__ = ["database_url"]
+
+CONFLICTS = ("40001", "40P01", "23505")
+
+
+# --- one write that others are in the way of ------------------------------------------------------
+
+
+def fails(
+    state: str, tries: list[float], *, times: int = 2**31
+) -> Callable[[Transaction], Awaitable[None]]:
+    """A write that ends with this SQLSTATE so many times."""
+
+    async def work(transaction: Transaction) -> None:
+        tries.append(time.monotonic())
+        if len(tries) <= times:
+            await transaction.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+    return work
+
+
+@pytest.mark.parametrize("state", CONFLICTS)
+async def test_a_write_that_loses_often_is_written_in_the_end(
+    database_url: str, state: str
+) -> None:
+    tries: list[float] = []
+    async with replicas(database_url, 1) as (database,):
+        await database.write(fails(state, tries, times=5))
+    assert len(tries) == 6
+
+
+@pytest.mark.parametrize("state", CONFLICTS)
+async def test_a_write_that_always_loses_fails_alone_and_in_time(
+    database_url: str,
+    state: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those that shared its transaction are written, and it holds up nobody while it waits."""
+    monkeypatch.setattr(module, "CONTENDED_MAX_S", 1.0)
+    tries: list[float] = []
+    async with replicas(database_url, 1) as (database,):
+        began = asyncio.get_running_loop().time()
+        losing = asyncio.create_task(database.write(fails(state, tries)))
+        await asyncio.gather(database.write(note("a")), database.write(note("b")))
+        await works(database)
+        assert not losing.done()
+        with pytest.raises(StoreUnavailable, match="other transactions were in the way"):
+            await losing
+        assert await noted(database) == {"a", "b"}
+    assert tries[-1] - began >= module.CONTENDED_MAX_S - module.CONTENDED_PAUSE_MAX_S
+    assert tries[-1] - tries[0] < module.CONTENDED_MAX_S
+    ((level, said),) = told(caplog)
+    assert level == "ERROR"
+    # The first time it shared a transaction.
+    assert f"in its way {len(tries) - 1} times: " in said
+
+
+async def test_it_waits_longer_each_time_by_chance(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONTENDED_BASE_S", 0.05)
+    tries: list[float] = []
+    async with Database(database_url, lambda: NOW, Random(1)) as database:
+        await database.write(fails("40P01", tries, times=4))
+    chance = Random(1)
+    pauses = [
+        backoff_s(n, base_s=0.05, max_s=module.CONTENDED_PAUSE_MAX_S, jitter=chance.random())
+        for n in range(1, 5)
+    ]
+    gaps = [after - before for before, after in pairwise(tries)]
+    # A transaction takes some milliseconds, and more on a machine that is busy.
+    assert all(pause <= gap for pause, gap in zip(pauses, gaps, strict=True)), (pauses, gaps)
+    assert sum(gaps) < sum(pauses) + 1.0
+
+
+async def test_what_is_to_run_again_is_given_up_at_the_end(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_S", 0.2)
+    tries: list[float] = []
+    async with replicas(database_url, 1) as (database,):
+        losing = asyncio.create_task(database.write(fails("40P01", tries)))
+        await until(lambda: len(tries) > 1)
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await losing
+    assert told(caplog) == [("ERROR", "1 writes were given up: the database is closed")]
+
+
+@pytest.mark.parametrize(
+    ("state", "conflict"),
+    [
+        *((state, True) for state in CONFLICTS),
+        ("23503", False),  # a foreign key
+        ("23514", False),  # a CHECK
+        ("40002", False),
+        ("42P01", False),  # no such table
+        ("55P03", False),  # waited too long for a lock
+        ("57014", False),  # took too long
+    ],
+)
+async def test_what_counts_as_in_the_way(database_url: str, state: str, conflict: bool) -> None:
+    """And is run again, which nothing else is."""
+    tries: list[float] = []
+    async with replicas(database_url, 1) as (database,):
+        if conflict:
+            await database.write(fails(state, tries, times=1))
+        else:
+            with pytest.raises((DBAPIError, StoreUnavailable)):
+                await database.write(fails(state, tries, times=1))
+        async with database.dialect.writers.connect() as connection:
+            with pytest.raises(DBAPIError) as caught:
+                await connection.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+        assert database.dialect.is_conflict(caught.value) is conflict
+        # Only the server can say so.
+        assert not database.dialect.is_conflict(OSError(state))
+        assert not database.dialect.is_conflict(LookupError(state))
+    assert (len(tries) > 1) is conflict
+
+
+# --- two that wait for each other ----------------------------------------------------------------
+
+
+def grow(*names: str) -> Callable[[Transaction], Awaitable[None]]:
+    """A write that locks rows in this order."""
+
+    async def work(transaction: Transaction) -> None:
+        for name in names:
+            p = schema.partitions
+            await transaction.execute(update(p).where(p.c.name == name).values(epoch=p.c.epoch + 1))
+            if name == names[0]:
+                await transaction.execute(text("SELECT pg_sleep(0.1)"))
+
+    return work
+
+
+async def test_of_two_that_wait_for_each_other_both_are_written(database_url: str) -> None:
+    async with replicas(database_url, 2) as (one, other):
+        await one.write(note("a"))
+        await one.write(note("b"))
+        async with asyncio.timeout(SOON_S):
+            await asyncio.gather(one.write(grow("a", "b")), other.write(grow("b", "a")))
+        async with one.read() as connection:
+            found = await connection.execute(select(schema.partitions.c.epoch))
+            assert found.scalars().all() == [2, 2]
+
+
+async def test_two_late_renewals_at_once_end_with_one_of_them_alive(database_url: str) -> None:
+    async with replicas(database_url, 2) as both:
+        leases = [StoredLeases(each) for each in both]
+        for turn in range(4):
+            names = [f"replica-{turn}-{n}" for n in range(2)]
+            for store, name in zip(leases, names, strict=True):
+                await store.join(name, ["p1"], -1.0)
+            found = await asyncio.gather(
+                *(store.renew(name, HOUR_S) for store, name in zip(leases, names, strict=True))
+            )
+            assert [standing is None for standing in found].count(True) == 1
+            for name in names:
+                await leases[0].leave(name)
+
+
+# --- operations that share jobs ------------------------------------------------------------------
+
+
+async def overlapping(replicas: list[Database], *, operations: int, jobs: int, each: int) -> None:
+    """Ask all replicas at once for operations that share jobs, and name them in any order."""
+    chance = Random(1)
+    names = [f"job-{number:03}" for number in range(jobs)]
+    await asyncio.gather(
+        *(
+            submit(
+                StoredRecords(replicas[number % len(replicas)], lambda: NOW),
+                number,
+                *chance.sample(names, each),
+            )
+            for number in range(operations)
+        )
+    )
+    assert await counts(replicas[0]) == (operations, operations, jobs, jobs)
+
+
+async def test_operations_that_share_jobs_are_all_stored(database_url: str) -> None:
+    async with replicas(database_url, 4) as all_of_them:
+        await overlapping(all_of_them, operations=120, jobs=100, each=50)
+
+
+async def test_operations_that_share_jobs_never_wait_for_each_other(
+    postgres: Server, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each transaction locks jobs in one order; of one operation alone here."""
+    monkeypatch.setattr(module, "GROUP_MAX", 1)
+    async with replicas(database_url, 4) as all_of_them:
+        await overlapping(all_of_them, operations=120, jobs=40, each=20)
+    ((deadlocks,),) = await postgres.fetch(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = $1", make_url(database_url).database
+    )
+    assert deadlocks == 0
+
+
+async def test_those_that_share_a_transaction_lock_in_one_order(
+    database_url: str,
+) -> None:
+    ran: list[str] = []
+
+    def work(name: str) -> Callable[[Transaction], Awaitable[None]]:
+        async def run(_: Transaction) -> None:
+            ran.append(name)
+
+        return run
+
+    async with replicas(database_url, 1) as (database,):
+        names = ["c", "a", "", "b"]
+        await asyncio.gather(*(database.write(work(name), locks_from=name) for name in names))
+    assert ran == sorted(names)
+
+
+# --- rows that somebody keeps locked --------------------------------------------------------------
+
+
+async def test_what_is_locked_is_left_where_many_are_written_at_once(database_url: str) -> None:
+    async with replicas(database_url, 1) as (database,):
+        (fence,) = await hold(database, PARTITION)
+        store = WorkingSet(database, fence)
+        await submit(StoredRecords(database, lambda: NOW), 1, "job-1", "job-2")
+        rows = await to_sweep(store, 10)
+        for row in rows:
+            await store.set_aside(row.id, ValueError("a fault"))
+        due, until_at = [row.id for row in rows], later(60)
+        again_at = later(10**9)
+        async with somebody(database_url) as connection:
+            await connection.exec_driver_sql(
+                "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
+            )
+            async with asyncio.timeout(postgresql.LOCK_TIMEOUT_S / 2):
+                assert [await store.take_up(again_at) for _ in range(2)] == [True, False]
+                await store.postpone(due, until_at)
+            await connection.rollback()
+        assert await store.take_up(again_at)
+        assert {row.job_id: row.look_at == until_at for row in await to_sweep(store, 10)} == {
+            "job-1": False,
+            "job-2": True,
+        }
+
+
+async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with replicas(database_url, 1) as (database,):
+        (fence,) = await hold(database, PARTITION)
+        store = WorkingSet(database, fence)
+        await submit(StoredRecords(database, lambda: NOW), 1, "job-1", "job-2")
+        rows = await to_sweep(store, 10)
+        changes = [(row, decide(row, read(JobState.RUNNING), NOW, POLICY)) for row in rows]
+        async with somebody(database_url) as connection:
+            await connection.exec_driver_sql(
+                "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
+            )
+            writing = asyncio.create_task(store.apply(changes, NOW))
+            await asyncio.gather(database.write(note("a")), database.write(note("b")))
+            with pytest.raises(RowsLocked, match="another session keeps locked") as caught:
+                await writing
+            assert caught.value.termination_ids == {rows[0].id}
+            assert [row.job_id for row in await to_sweep(store, 10)] == ["job-2"]
+            assert not await store.let_go()
+            assert {"a", "b"} < await noted(database)
+            await connection.rollback()
+        assert await store.let_go()
+        assert [row.job_id for row in await to_sweep(store, 10)] == ["job-1", "job-2"]
+        await store.apply(changes, NOW)
+    about = [said for said in caplog.messages if rows[0].id in said]
+    assert [said.partition(rows[0].id)[2][:22] for said in about] == [
+        ") wait until another s",
+        ") are locked no longer",
+    ]

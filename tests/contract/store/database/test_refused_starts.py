@@ -1,0 +1,64 @@
+"""What a PostgreSQL server refuses a start with: waited for, or left to a person."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
+from orchestrator.store.database.migrations import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SSL_REQUEST = 80877103
+PASSING = {
+    "57P03": "the database system is starting up",
+    "57P01": "terminating connection due to administrator command",
+    "53300": "sorry, too many clients already",
+    "08006": "the connection to the server behind was lost",
+}
+FOR_GOOD = {
+    "28P01": 'password authentication failed for user "u"',
+    "28000": "no pg_hba.conf entry for host",
+    "3D000": 'database "n" does not exist',
+}
+
+
+@asynccontextmanager
+async def refusing(code: str, message: str) -> AsyncIterator[str]:
+    """The URL of a server that answers each start with this error (PostgreSQL's manual, 54.7)."""
+    fields = {"S": "FATAL", "V": "FATAL", "C": code, "M": message}
+    told = b"".join(f"{key}{text}\0".encode() for key, text in fields.items()) + b"\0"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            length, kind = struct.unpack("!II", await reader.readexactly(8))
+            await reader.readexactly(length - 8)
+            if kind != SSL_REQUEST:
+                break
+            writer.write(b"N")
+        writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield f"postgresql+asyncpg://u:p@127.0.0.1:{port}/n"
+
+
+@pytest.mark.parametrize("code", PASSING)
+async def test_what_passes_is_waited_for(code: str) -> None:
+    async with refusing(code, PASSING[code]) as url:
+        with pytest.raises(StoreUnavailable, match=PASSING[code]):
+            await upgrade(url)
+
+
+@pytest.mark.parametrize("code", FOR_GOOD)
+async def test_what_only_a_person_can_mend_is_not(code: str) -> None:
+    async with refusing(code, FOR_GOOD[code]) as url:
+        with pytest.raises(ConfigurationError, match=FOR_GOOD[code]):
+            await upgrade(url)

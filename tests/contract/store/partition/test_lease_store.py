@@ -1,0 +1,506 @@
+"""Who lives, who holds what, and that nobody writes what is not theirs any more."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Interval, insert, literal, select, update
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.errors import LeaseLost
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
+from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine_capture import Capture
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
+from orchestrator.store import schema
+from orchestrator.store.database.database import Database
+from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.queries import StoredRecords
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import only, ready_to_call, start, submit, to_sweep
+from tests.unit.domain.build import NOW, POLICY, later, read
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from orchestrator.domain.model.machine import CapturedMachine
+    from orchestrator.store.database.transaction import Transaction
+
+OTHER = "other@host"
+LEASE_S = 100.0
+"""Far longer than a test takes: the server's clock goes on while the tests' stands still."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """The tests' own, until a database turns out to have one."""
+
+    time: datetime = NOW
+
+    def now(self) -> datetime:
+        return self.time
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    database: Database
+    clock: Clock
+
+    @property
+    def leases(self) -> StoredLeases:
+        return StoredLeases(self.database)
+
+    async def passes(self, seconds: float) -> None:
+        """Let time pass; where the clock is the server's, all that lies ahead comes nearer."""
+        if not self.database.dialect.shared:
+            self.clock.time += timedelta(seconds=seconds)
+            return
+
+        async def work(transaction: Transaction) -> None:
+            expires_at = schema.replicas.c.expires_at
+            nearer = expires_at - literal(timedelta(seconds=seconds), Interval)
+            await transaction.execute(update(schema.replicas).values(expires_at=nearer))
+
+        await self.database.write(work)
+
+    async def live(self, *names: str, replicas: tuple[str, ...], lease_s: float = LEASE_S) -> None:
+        """Have several replicas, which on SQLite nobody can by joining."""
+
+        async def work(transaction: Transaction) -> None:
+            expires_at = await transaction.clock() + timedelta(seconds=lease_s)
+            rows = [
+                {"id": name, "partitions": list(names), "expires_at": expires_at}
+                for name in replicas
+            ]
+            await transaction.execute(insert(schema.replicas), rows)
+            known = set((await transaction.execute(select(schema.partitions.c.name))).scalars())
+            for name in set(names) - known:
+                await transaction.execute(insert(schema.partitions).values(name=name, epoch=0))
+
+        await self.database.write(work)
+
+    async def lives(self) -> set[str]:
+        async with self.database.read() as connection:
+            return set((await connection.execute(select(schema.replicas.c.id))).scalars())
+
+    async def held(self) -> dict[str, tuple[str | None, int]]:
+        async with self.database.read() as connection:
+            found = await connection.execute(select(schema.partitions))
+            return {row.name: (row.holder, row.epoch) for row in found}
+
+    async def contents(self) -> dict[str, set[str]]:
+        async with self.database.read() as connection:
+            return {
+                name: {str(row) for row in await connection.execute(select(table))}
+                for name, table in schema.metadata.tables.items()
+            }
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    clock = Clock()
+    async with Database(database_url, clock.now) as database:
+        yield World(database, clock)
+
+
+async def take(world: World, replica: str, *names: str) -> list[Fence]:
+    held = await world.held()
+    return await world.leases.take(replica, {name: held[name][1] for name in names})
+
+
+# --- living --------------------------------------------------------------------------------------
+
+
+async def test_who_joins_lives_and_holds_nothing(world: World) -> None:
+    await world.leases.join("a", {"p2", "p1"}, LEASE_S)
+    standing = await world.leases.renew("a", LEASE_S)
+    assert standing is not None
+    assert standing.candidates == {"a": ["p1", "p2"]}
+    assert standing.holders == {"p1": None, "p2": None}
+    assert standing.epochs == {"p1": 0, "p2": 0}
+    assert standing.next_expiry_s == math.inf
+
+
+async def test_partitions_that_are_known_stay_as_they_are_when_another_joins(world: World) -> None:
+    await world.leases.join("a", ["p1"], LEASE_S)
+    await take(world, "a", "p1")
+    await world.leases.join("b", ["p1", "p2"], LEASE_S)
+    assert await world.held() == {"p1": ("a", 1), "p2": (None, 0)}
+    # A file has one replica: whoever was there before is dead.
+    shared = world.database.dialect.shared
+    assert await world.lives() == ({"a", "b"} if shared else {"b"})
+
+
+async def test_many_join_at_once(world: World) -> None:
+    names = [f"p{number}" for number in range(5)]
+    await asyncio.gather(
+        *(world.leases.join(replica, names, LEASE_S) for replica in "abcdefgh"),
+    )
+    assert await world.held() == dict.fromkeys(names, (None, 0))
+    assert len(await world.lives()) == (8 if world.database.dialect.shared else 1)
+
+
+async def test_a_renewal_puts_the_end_off(world: World) -> None:
+    await world.live("p1", replicas=("a", "b"))
+    for _ in range(3):
+        await world.passes(0.9 * LEASE_S)
+        for replica in ("a", "b"):
+            assert await world.leases.renew(replica, LEASE_S) is not None
+    assert await world.lives() == {"a", "b"}
+
+
+async def test_who_has_expired_is_dead_once_another_renews(world: World) -> None:
+    await world.live("p1", "p2", replicas=("a", "b"))
+    await take(world, "a", "p1")
+    await take(world, "b", "p2")
+    await world.passes(0.9 * LEASE_S)
+    await world.leases.renew("b", LEASE_S)
+    await world.passes(0.2 * LEASE_S)
+    standing = await world.leases.renew("b", LEASE_S)
+    assert standing is not None
+    assert standing.candidates == {"b": ["p1", "p2"]}
+    assert standing.holders == {"p1": None, "p2": "b"}
+    assert standing.epochs == {"p1": 1, "p2": 1}
+    assert standing.next_expiry_s == math.inf
+    assert await world.lives() == {"b"}
+    assert await world.leases.take("b", {"p1": 1}) == [Fence("p1", 2)]
+
+
+async def test_a_late_renewal_finds_nothing_once_somebody_saw_it_dead(world: World) -> None:
+    await world.live("p1", replicas=("a", "b"), lease_s=1.0)
+    await world.leases.renew("b", LEASE_S)
+    await world.passes(2.0)
+    await world.leases.renew("b", LEASE_S)
+    assert await world.leases.renew("a", LEASE_S) is None
+    assert await world.lives() == {"b"}
+
+
+async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: World) -> None:
+    await world.live("p1", replicas=("a", "b"))
+    (fence,) = await take(world, "a", "p1")
+    await world.passes(2 * LEASE_S)
+    standing = await world.leases.renew("a", LEASE_S)
+    assert standing is not None
+    assert (standing.holders, standing.epochs) == ({"p1": "a"}, {"p1": fence.epoch})
+    assert await world.leases.renew("b", LEASE_S) is None
+    await WorkingSet(world.database, fence).set_condition(None, None)
+
+
+async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: World) -> None:
+    for _ in range(5):
+        await world.live("p1", replicas=("a", "b"))
+        await world.passes(2 * LEASE_S)
+        found = await asyncio.gather(
+            *(world.leases.renew(replica, LEASE_S) for replica in ("a", "b"))
+        )
+        assert [standing is None for standing in found].count(True) == 1
+        assert len(await world.lives()) == 1
+        for replica in ("a", "b"):
+            await world.leases.leave(replica)
+
+
+async def test_who_never_joined_lives_not(world: World) -> None:
+    assert await world.leases.renew("nobody", LEASE_S) is None
+    assert await world.lives() == set()
+
+
+async def test_the_next_to_expire_is_another_one_and_the_soonest(world: World) -> None:
+    await world.live("p1", replicas=("b",), lease_s=50.0)
+    await world.live("p1", replicas=("c",), lease_s=70.0)
+    await world.live("p1", replicas=("a",), lease_s=1.0)
+    standing = await world.leases.renew("a", 40.0)
+    assert standing is not None
+    # The server's clock goes on.
+    assert 40.0 < standing.next_expiry_s <= 50.0
+    assert set(standing.candidates) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(("lasts_s", "live"), [(1.9 * LEASE_S, True), (2.1 * LEASE_S, False)])
+async def test_a_lease_of_before_the_clock_was_put_back_is_over(
+    world: World, lasts_s: float, *, live: bool
+) -> None:
+    await world.live("p1", replicas=("a",))
+    await world.live("p1", replicas=("b",), lease_s=lasts_s)
+    await take(world, "b", "p1")
+    standing = await world.leases.renew("a", LEASE_S)
+    assert standing is not None
+    assert standing.holders == {"p1": "b" if live else None}
+    assert await world.lives() == ({"a", "b"} if live else {"a"})
+
+
+async def test_who_leaves_has_given_everything_back(world: World) -> None:
+    await world.live("p1", replicas=("a", "b"))
+    await take(world, "a", "p1")
+    await world.leases.leave("a")
+    await world.leases.leave("a")
+    standing = await world.leases.renew("b", LEASE_S)
+    assert standing is not None
+    assert standing.holders == {"p1": None}
+    assert set(standing.candidates) == {"b"}
+    assert await world.leases.take("b", standing.epochs) == [Fence("p1", 2)]
+
+
+# --- holding -------------------------------------------------------------------------------------
+
+
+async def test_of_many_takers_one_gets_a_partition(world: World) -> None:
+    takers = [f"replica-{number}" for number in range(8)]
+    await world.live("p1", "p2", replicas=tuple(takers))
+    taken = await asyncio.gather(
+        *(world.leases.take(taker, {"p1": 0, "p2": 0}) for taker in takers)
+    )
+    assert sorted(fence.partition for fences in taken for fence in fences) == ["p1", "p2"]
+    holders = {
+        fence.partition: taker for taker, each in zip(takers, taken, strict=True) for fence in each
+    }
+    assert await world.held() == {name: (holders[name], 1) for name in ("p1", "p2")}
+
+
+async def test_only_what_is_as_it_was_read_is_taken(world: World) -> None:
+    await world.live("p1", "p2", replicas=("a", "b"))
+    await take(world, "a", "p1")
+    assert await world.leases.take("b", {"p1": 0, "p2": 0, "p3": 0}) == [Fence("p2", 1)]
+    assert await world.held() == {"p1": ("a", 1), "p2": ("b", 1)}
+
+
+async def test_what_is_given_back_is_free_at_once_and_keeps_its_epoch(world: World) -> None:
+    await world.live("p1", replicas=("a", "b"))
+    (fence,) = await take(world, "a", "p1")
+    await world.leases.release(fence)
+    assert await world.held() == {"p1": (None, 1)}
+    assert await world.leases.take("b", {"p1": 1}) == [Fence("p1", 2)]
+
+
+async def test_what_has_passed_on_cannot_be_given_back(world: World) -> None:
+    await world.live("p1", replicas=("a", "b"))
+    (stale,) = await take(world, "a", "p1")
+    await take(world, "b", "p1")
+    await world.leases.release(stale)
+    assert await world.held() == {"p1": ("b", 2)}
+
+
+async def test_partitions_of_one_replica_pass_on_one_by_one(world: World) -> None:
+    await world.live("p1", "p2", "p3", replicas=("a", "b"))
+    p1, p2, p3 = await take(world, "a", "p1", "p2", "p3")
+    await world.leases.release(p1)
+    await take(world, "b", "p2")
+    assert await world.held() == {"p1": (None, 1), "p2": ("b", 2), "p3": ("a", 1)}
+    await WorkingSet(world.database, p3).set_condition(None, None)
+    for lost in (p1, p2):
+        with pytest.raises(LeaseLost, match=f"{lost.partition} is not held any more"):
+            await WorkingSet(world.database, lost).set_condition(None, None)
+
+
+@pytest.mark.parametrize("fence", [Fence("p1", 0), Fence("p1", 1), Fence("p2", 0)])
+async def test_what_nobody_holds_is_held_by_nobody(world: World, fence: Fence) -> None:
+    await world.live("p1", replicas=("a",))
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.hold(fence)
+
+    with pytest.raises(LeaseLost):
+        await world.database.write(work)
+
+
+async def test_each_fence_of_a_transaction_is_asked_for(world: World) -> None:
+    await world.live("p1", "p2", replicas=("a", "b"))
+    mine, lost = await take(world, "a", "p1", "p2")
+    await take(world, "b", "p2")
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.hold(mine)
+        await transaction.hold(mine)
+        await transaction.hold(lost)
+
+    with pytest.raises(LeaseLost, match="p2"):
+        await world.database.write(work)
+
+
+# --- writing as the holder -----------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    Ready = Callable[[WorkingSet], Awaitable[Callable[[], Awaitable[object]]]]
+
+
+async def applying(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    before = await only(store)
+    decision = decide(before, Withdrawn(), later(1), POLICY)
+    return lambda: store.apply([(before, decision)], later(1))
+
+
+async def looking(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    before = await only(store)
+    decision = decide(before, read(None, at=later(1)), later(1), POLICY)
+    assert decision.event is None
+    return lambda: store.apply([(before, decision)], later(1))
+
+
+async def postponing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    before = await only(store)
+    return lambda: store.postpone([before.id], later(99))
+
+
+async def starting(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    ready = await ready_to_call(store)
+    started = decide(ready, CallStarted(), NOW, POLICY)
+    attempt = NewAttempt(action="TerminateJob", target=ready.job_id, sent_at=NOW)
+    return lambda: store.start_attempt(ready, started, attempt)
+
+
+async def finishing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    sending = await start(store, await ready_to_call(store))
+    accepted = decide(sending, CallAccepted("r1"), later(1), POLICY)
+    answer = Answer(at=later(1), outcome="accepted", request_id="r1")
+    return lambda: store.finish_attempt(sending, accepted, answer)
+
+
+async def troubling(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return lambda: store.set_condition(Problem(code="C", message="m"), None)
+
+
+async def capturing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return partial(store.instances.capture, await only(store), Capture(run=1), awaits=False)
+
+
+async def looking_up(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return partial(store.instances.machines_seen, [(await captured(store), Sight.UP)], NOW)
+
+
+async def hiding(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+    return partial(
+        store.instances.machines_hidden, await captured(store), Problem(code="C", message="m")
+    )
+
+
+async def captured(store: WorkingSet) -> CapturedMachine:
+    task = TaskSubmitted(name="a", instances=1)
+    await store.instances.capture(await only(store), Capture(run=1, tasks=(task,)), awaits=False)
+    page = TaskPage(
+        observed_at=NOW,
+        task=TaskSeen(name="a"),
+        instances=(InstanceSeen(index=0, state=None, machine_id="ins-1"),),
+        rows=1,
+        instances_total=1,
+    )
+    await store.instances.capture(await only(store), Capture(run=1), page, awaits=False)
+    (machine,) = await store.instances.machines_due(NOW, NOW, 1)
+    return machine
+
+
+WRITES = [
+    applying,
+    looking,
+    postponing,
+    starting,
+    finishing,
+    troubling,
+    capturing,
+    looking_up,
+    hiding,
+]
+
+
+async def lose(world: World, fence: Fence, how: str) -> None:
+    if how == "given back":
+        await world.leases.release(fence)
+    else:
+        await take(world, "b", fence.partition)
+
+
+@pytest.mark.parametrize("how", ["given back", "passed on"])
+@pytest.mark.parametrize("ready", WRITES)
+async def test_no_write_of_who_has_lost_the_lease_changes_anything(
+    world: World, ready: Ready, how: str
+) -> None:
+    await world.live(PARTITION, OTHER, replicas=("a", "b"))
+    (fence,) = await take(world, "a", PARTITION)
+    records = StoredRecords(world.database, lambda: NOW)
+    await submit(records, 1, "job-1")
+    write = await ready(WorkingSet(world.database, fence))
+    await lose(world, fence, how)
+    before = await world.contents()
+    with pytest.raises(LeaseLost, match=f"{PARTITION} is not held any more under epoch 1"):
+        await write()
+    assert await world.contents() == before
+
+
+@pytest.mark.parametrize("ready", WRITES)
+async def test_each_of_these_writes_changes_something(world: World, ready: Ready) -> None:
+    """As long as the lease is held; else the test above would say nothing."""
+    await world.live(PARTITION, replicas=("a", "b"))
+    (fence,) = await take(world, "a", PARTITION)
+    await submit(StoredRecords(world.database, lambda: NOW), 1, "job-1")
+    write = await ready(WorkingSet(world.database, fence))
+    before = await world.contents()
+    await write()
+    assert await world.contents() != before
+
+
+@pytest.mark.parametrize("how", ["given back", "passed on"])
+async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
+    world: World, how: str
+) -> None:
+    await world.live(PARTITION, OTHER, replicas=("a", "b"))
+    lost, mine = await take(world, "a", PARTITION, OTHER)
+    records = StoredRecords(world.database, lambda: NOW)
+    await submit(records, 1, "job-1")
+    stale = await troubling(WorkingSet(world.database, lost))
+    await lose(world, lost, how)
+    first, error, second, standing = await asyncio.gather(
+        submit(records, 2, "job-2"),
+        stale(),
+        WorkingSet(world.database, mine).set_condition(Problem(code="C", message="m"), None),
+        world.leases.renew("a", LEASE_S),
+        return_exceptions=True,
+    )
+    assert (first, second) == ("op_2", None)
+    assert isinstance(error, LeaseLost)
+    assert not isinstance(standing, BaseException)
+    assert standing is not None
+    assert await records.troubles() == {OTHER: ("C", "a")}
+
+
+# --- handing over --------------------------------------------------------------------------------
+
+
+async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(world: World) -> None:
+    await world.live(PARTITION, "main@new", replicas=("a",))
+    old, new = await take(world, "a", PARTITION, "main@new")
+    records = StoredRecords(world.database, lambda: NOW)
+    await submit(records, 1, "job-done")
+    store = WorkingSet(world.database, old)
+    await (await applying(store))()
+    await submit(records, 2, "job-1")
+    await submit(records, 3, "job-2", region="ap-shanghai")
+    await submit(records, 4, "job-3", account="another")
+    stale = await to_sweep(store, 10)
+    await world.leases.adopt(account="main", region="ap-guangzhou", partition="main@new")
+    found = await records.terminations(after=0, limit=10)
+    assert {each.termination.job_id: each.termination.partition for each in found} == {
+        "job-done": PARTITION,
+        "job-1": "main@new",
+        "job-2": PARTITION,
+        "job-3": PARTITION,
+    }
+    listed = await records.operations(after=0, limit=10, finished=None, account=None)
+    assert {each.id: each.partition for each in listed} == {
+        "op_1": PARTITION,
+        "op_2": "main@new",
+        "op_3": PARTITION,
+        "op_4": PARTITION,
+    }
+    # What was read before, under the old partition's lease, is not this one's to decide any more.
+    moves = [(each, decide(each, Withdrawn(), NOW, POLICY)) for each in stale]
+    assert await store.apply(moves, NOW) == 2
+    (adopted,) = await to_sweep(WorkingSet(world.database, new), 10)
+    assert adopted.job_id == "job-1"

@@ -1,0 +1,367 @@
+"""Jobs watched for coming back, and the operations that keep them down, as they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from orchestrator.domain.audit.caveats import REVIVED
+from orchestrator.domain.audit.verification import verify
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.revival import watch_count, watch_look
+from orchestrator.domain.errors import LeaseLost
+from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.termination import Kind, Look, Revival
+from orchestrator.services.certification import Certification
+from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.records.operation_history import StoredHistories
+from tests.contract.store.conftest import PARTITION
+from tests.contract.store.test_store import SUBMISSION, only, submit, to_sweep
+from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.services.ports import TerminationRecord
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.records.queries import StoredRecords
+
+KEPT: dict[str, Any] = {"come_back_watch_s": 3600.0, "keep_down_s": 600.0}
+
+
+def ids() -> Callable[[str], str]:
+    made = iter(range(100, 1000))
+    return lambda prefix: f"{prefix}_{next(made)}"
+
+
+NEW_ID = ids()
+
+
+async def end(store: WorkingSet, at: float = 0.0) -> None:
+    """All that is live is found finished."""
+    down = read(JobState.FAILED)
+    live = await compared(store, at)
+    await store.apply([(each, decide(each, down, later(at), POLICY)) for each in live], later(at))
+
+
+async def compared(store: WorkingSet, at: float = 0.0) -> list[Termination]:
+    """All that is live, once it is known as what it was submitted."""
+    live = await to_sweep(store, 10)
+    changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
+    await store.apply(changes, later(at))
+    kind = Kind(Look.JOB)
+    return (await store.planned(later(at), 10, kind))[kind]
+
+
+async def look(
+    store: WorkingSet, seen: JobSeen | None, at: float, *, keep_down_max: int = 3
+) -> None:
+    """Have all that is watched seen so; what has to be counted is down."""
+    found, now = await store.to_watch(later(at), 100), later(at)
+    made = [watch_look(each, seen and replace(seen, observed_at=now), now) for each in found]
+    down = read(JobState.FAILED, at=now)
+    made = [watch_count(each.termination, down, now) if each.count else each for each in made]
+    await store.watch(made, now, keep_down_max=keep_down_max, new_id=NEW_ID)
+
+
+async def stored(records: StoredRecords, job_id: str = "job-1") -> list[TerminationRecord]:
+    return await records.terminations(after=0, limit=100, job_id=job_id)
+
+
+async def test_one_that_is_down_is_watched_from_its_end_on(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", come_back_watch_s=60.0)
+    assert await store.to_watch(later(100), 10) == []
+    await end(store, 3)
+    assert await store.to_watch(later(2.9), 10) == []
+    (found,) = await store.to_watch(later(3), 10)
+    assert (found.state, found.come_back_watched_at) == (State.ALREADY_FINISHED, later(3))
+    await look(store, swept(JobState.FAILED), 40)
+    assert await store.to_watch(later(39), 10) == []
+    (found,) = await store.to_watch(later(40), 10)
+    await look(store, swept(JobState.FAILED), 70)
+    assert await store.to_watch(later(9999), 10) == []
+
+
+async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1")
+    await end(store)
+    await submit(records, 2, "job-2", **KEPT)
+    before = await only(store)
+    missing = replace(before, state=State.NOT_FOUND, revision=1, look_at=None, finished_at=NOW)
+    decision = replace(decide(before, read(JobState.FAILED), NOW, POLICY), after=missing)
+    await store.apply([(before, replace(decision, event="seen_missing"))], NOW)  # type: ignore[arg-type]
+    assert (await stored(records, "job-2"))[0].termination.state is State.NOT_FOUND
+    assert await store.to_watch(later(9999), 10) == []
+
+
+async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    """The look that ends it was made before: the job is looked at again."""
+    await submit(records, 1, "job-1")
+    (before,) = await compared(store)
+    await submit(records, 2, "job-1", **KEPT)
+    down = decide(before, read(JobState.FAILED), NOW, POLICY)
+    assert await store.apply([(before, down)], NOW) == 0
+    await end(store)
+    assert len(await store.to_watch(NOW, 10)) == 1
+
+
+async def test_those_of_one_region_are_found_the_longest_ago_first(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    here, elsewhere = "ap-guangzhou", "ap-shanghai"
+    for number, region in enumerate((here, elsewhere, here, here), start=1):
+        await submit(records, number, f"job-{number}", come_back_watch_s=60.0, region=region)
+        await end(store, 10 - number)
+    found = await store.to_watch(later(100), 10)
+    assert [each.job_id for each in found] == ["job-4", "job-3", "job-1"]
+    assert [each.job_id for each in await store.to_watch(later(100), 2)] == ["job-4", "job-3"]
+
+
+async def test_only_what_is_due_is_read(database: Database) -> None:
+    """By an index that holds what is watched and nothing else."""
+    async with database.read() as connection:
+        if connection.dialect.name != "sqlite":
+            pytest.skip("a small table is read whole there")
+        plan = await connection.execute(
+            text(
+                "EXPLAIN QUERY PLAN SELECT * FROM terminations WHERE partition = 'p'"
+                " AND come_back_watched_at <= '2026' ORDER BY come_back_watched_at LIMIT 100"
+            )
+        )
+        (step,) = plan.all()
+    assert "USING INDEX ix_terminations_come_back (partition=? AND" in step.detail
+
+
+async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
+    database: Database, store: WorkingSet, records: StoredRecords
+) -> None:
+    operation_id = await submit(records, 1, "job-1", come_back_watch_s=60.0)
+    await end(store)
+    await look(store, swept(JobState.RUNNING), 30)
+    (record,) = await stored(records)
+    assert record.termination.revival == Revival(at=later(30), job_state=JobState.RUNNING)
+    assert await store.to_watch(later(9999), 10) == []
+    events = await records.events(
+        after=0, limit=10, operation_id=None, termination_id=record.termination.id
+    )
+    assert [event.type for event in events] == ["accepted", "seen_down", REVIVED]
+    assert (events[-1].to_state, events[-1].evidence) == (None, None)
+    certificates = Certification(histories=StoredHistories(database), now=lambda: later(99))
+    made = await certificates.issue(operation_id)
+    assert verify(made.data) == []
+    assert b"NOT DOWN FOR GOOD: 1 came back after the end" in made.data
+    assert b"that it stayed down: it was seen running again at" in made.data
+
+
+async def test_that_it_ran_and_ended_is_certified_too(
+    database: Database, store: WorkingSet, records: StoredRecords
+) -> None:
+    operation_id = await submit(records, 1, "job-1", **KEPT)
+    before = await only(store)
+    for seen in (swept(JobState.FAILED, end_time="E1"), SUBMISSION, read(JobState.FAILED)):
+        decision = decide(before, seen, NOW, POLICY)
+        await store.apply([(before, decision)], NOW)
+        before = decision.after
+    for at in (30, 60):
+        await look(store, swept(JobState.FAILED, end_time="E2"), at)
+    (record,) = await stored(records)
+    assert record.termination.revival == Revival(
+        at=later(30), job_state=JobState.FAILED, job_end_time="E2"
+    )
+    assert record.termination.come_back_watched_at == later(60)
+    certificates = Certification(histories=StoredHistories(database), now=lambda: later(99))
+    made = await certificates.issue(operation_id)
+    assert verify(made.data) == []
+    assert made.data.count(b"it had run again and ended when it was seen at") == 1
+
+
+async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store, 1000)
+    (watched,) = await store.to_watch(later(2000), 10)
+    seen = watch_look(watched, swept(JobState.RUNNING, at=later(10)), later(10))
+    await store.watch([seen], later(10), keep_down_max=3, new_id=NEW_ID)
+    _, new = await stored(records)
+    operation = await records.operation(new.operation_ids[0])
+    assert operation is not None
+    assert operation.keep_down_s == 600.0
+
+
+async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", come_back_watch_s=3600.0)
+    await submit(records, 2, "job-1", **KEPT, requested_by="you", reason="stay away")
+    await submit(records, 3, "job-1", **KEPT | {"keep_down_s": 60.0})
+    await end(store, 10)
+    await look(store, swept(JobState.RUNNING), 110)
+    old, new = await stored(records)
+    revival = old.termination.revival
+    assert revival is not None
+    assert new.operation_ids == (revival.brought_down_again_by,)
+    operation = await records.operation(new.operation_ids[0])
+    assert operation is not None
+    assert (operation.requested_by, operation.reason) == ("you", "kept down for op_2: stay away")
+    assert (operation.keeps_down_for, operation.keep_down_s) == ("op_2", 500.0)
+    assert operation.created_at == later(110)
+    again = new.termination
+    assert (again.state, again.look_at) == (State.QUEUED, later(110))
+    assert again.come_back_watch_s == 3600.0
+    same = ("settle_s", "give_up_after_s", "account", "region", "partition")
+    assert [getattr(again, name) for name in same] == [
+        getattr(old.termination, name) for name in same
+    ]
+
+
+async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_as_well(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store)
+    counted = read(JobState.FAILED, LIVE, at=later(10))
+    looks = [watch_count(each, counted, later(10)) for each in await store.to_watch(later(10), 10)]
+    await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    old, new = await stored(records)
+    assert old.termination.revival == Revival(
+        at=later(10),
+        job_state=JobState.FAILED,
+        instances_live=LIVE.live,
+        brought_down_again_by=new.operation_ids[0],
+    )
+
+
+async def test_it_is_brought_down_so_many_times_in_a_row(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    for number in range(3):
+        await end(store, 100 * number)
+        await look(store, swept(JobState.RUNNING), 100 * number + 10, keep_down_max=2)
+    found = [record.termination for record in await stored(records)]
+    assert len(found) == 3
+    assert [each.revival and each.revival.capped for each in found] == [False, False, True]
+    # A person's own request begins anew.
+    await submit(records, 9, "job-1", **KEPT)
+    await end(store, 400)
+    await look(store, swept(JobState.RUNNING), 410, keep_down_max=2)
+    assert len(await stored(records)) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "at", "keep_down_max"),
+    [
+        ({"come_back_watch_s": 3600.0}, 10, 3),
+        (KEPT, 600, 3),
+        (KEPT, 599, 0),
+    ],
+)
+async def test_none_is_brought_down_unasked_or_too_late(
+    store: WorkingSet, records: StoredRecords, asked: dict[str, Any], at: int, keep_down_max: int
+) -> None:
+    await submit(records, 1, "job-1", **asked)
+    await end(store)
+    await look(store, swept(JobState.RUNNING), at, keep_down_max=keep_down_max)
+    (record,) = await stored(records)
+    assert record.termination.revival is not None
+    assert record.termination.revival.brought_down_again_by is None
+    assert record.termination.revival.capped == (keep_down_max == 0)
+
+
+async def test_a_look_that_is_written_twice_brings_it_down_once(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    """As where a commit is told as failed and was none the less."""
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store)
+    found = await store.to_watch(later(10), 10)
+    runs = swept(JobState.RUNNING, at=later(10))
+    looks = [watch_look(each, runs, later(10)) for each in found]
+    for _ in range(2):
+        await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    assert len(await stored(records)) == 2
+    (old, _) = await stored(records)
+    events = await records.events(
+        after=0, limit=10, operation_id=None, termination_id=old.termination.id
+    )
+    assert [event.type for event in events].count(REVIVED) == 1
+
+
+async def test_one_that_somebody_has_submitted_again_is_shared(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store)
+    await submit(records, 2, "job-1", not_before=later(9999))
+    await look(store, swept(JobState.RUNNING), 10)
+    old, live = await stored(records)
+    revival = old.termination.revival
+    assert revival is not None
+    assert set(live.operation_ids) == {"op_2", revival.brought_down_again_by}
+    assert live.termination.come_back_watch_s == 3600.0
+    assert live.termination.look_at == later(10), "the earlier start"
+
+
+async def test_nothing_is_written_for_a_partition_that_has_passed_on(
+    database: Database, store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await end(store)
+    found = await store.to_watch(later(10), 10)
+    runs = swept(JobState.RUNNING, at=later(10))
+    looks = [watch_look(each, runs, later(10)) for each in found]
+    stale = WorkingSet(database, Fence(PARTITION, 0))
+    with pytest.raises(LeaseLost):
+        await stale.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    (record,) = await stored(records)
+    assert record.termination.revival is None
+
+
+async def test_a_watched_job_goes_along_to_another_host(
+    database: Database, store: WorkingSet, records: StoredRecords
+) -> None:
+    await submit(records, 1, "job-1", **KEPT)
+    await submit(records, 2, "job-2")
+    await end(store)
+    await StoredLeases(database).adopt(account="main", region="ap-guangzhou", partition="main@new")
+    assert [
+        (await stored(records, job))[0].termination.partition for job in ("job-1", "job-2")
+    ] == [
+        "main@new",
+        PARTITION,
+    ]
+
+
+async def test_those_that_came_back_are_counted_and_listed(
+    store: WorkingSet, records: StoredRecords
+) -> None:
+    operation_id = await submit(records, 1, "job-1", "job-2", come_back_watch_s=60.0)
+    await end(store)
+    found = await store.to_watch(later(10), 10)
+    runs = swept(JobState.RUNNING, at=later(10))
+    shown = {"job-2": runs}
+    looks = [watch_look(each, shown.get(each.job_id), later(10)) for each in found]
+    await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    operation = await records.operation(operation_id)
+    assert operation is not None
+    assert operation.revived == 1
+    for revived, job_id in ((True, "job-2"), (False, "job-1")):
+        (listed,) = await records.terminations(
+            after=0, limit=10, operation_id=operation_id, revived=revived
+        )
+        assert listed.termination.job_id == job_id

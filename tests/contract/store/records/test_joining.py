@@ -1,0 +1,284 @@
+"""A second operation on a live job, stored while a decision on the job is under way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.batch_job import JobSeen, JobState
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.observation import (
+    CallAccepted,
+    CallFailed,
+    CallInterrupted,
+    CallStarted,
+    JobUnlisted,
+    LookFailed,
+    Withdrawn,
+)
+from orchestrator.domain.model.operation import NewOperation
+from orchestrator.domain.model.termination import OnSubmitted, Termination
+from orchestrator.domain.model.unconfirmed import Verdict
+from orchestrator.store.records.queries import StoredRecords
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from orchestrator.domain.decisions.transitions import Decision
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.partition.partition_store import WorkingSet
+
+ATTEMPT = NewAttempt(action="TerminateJob", target="a job", sent_at=NOW)
+
+SHORT: dict[str, Any] = {
+    "settle_s": 10.0,
+    "give_up_after_s": 20.0,
+    "come_back_watch_s": 30.0,
+    "escalate": False,
+}
+LONG: dict[str, Any] = {
+    "settle_s": 1000.0,
+    "give_up_after_s": 2000.0,
+    "come_back_watch_s": 3000.0,
+    "escalate": True,
+}
+WITHIN, PAST = later(1), later(60)
+"""The short windows of every state here end between the two."""
+
+CALLABLE = swept(JobState.RUNNING)
+CALLED: list[Seen] = [CALLABLE, CallStarted()]
+IN_DOUBT: list[Seen] = [
+    *CALLED,
+    call_failed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
+]
+DRAINING: list[Seen] = [*CALLED, CallAccepted("r")]
+WAYS: dict[str, list[Seen]] = {
+    "queued": [],
+    "callable": [CALLABLE],
+    "held": [swept(JobState.SUBMITTED)],
+    "sending": CALLED,
+    "in doubt": IN_DOUBT,
+    "draining": DRAINING,
+    "settling": [*DRAINING, read(JobState.FAILED, at=NOW)],
+}
+"""Each live state, and what leads there."""
+ANSWERS: list[Seen] = [
+    CallAccepted("r"),
+    CallInterrupted(),
+    *[call_failed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
+]
+LOOKS: list[Seen] = [
+    JobUnlisted(),
+    *[swept(state) for state in (JobState.SUBMITTED, JobState.RUNNING, JobState.FAILED)],
+    read(JobState.SUBMITTED, LIVE),
+    read(JobState.RUNNING, LIVE),
+    read(JobState.RUNNING, LIVE, next_action="TERMINATING"),
+    read(JobState.FAILED, LIVE),
+    read(JobState.FAILED),
+    read(JobState.SUCCEED),
+    *[LookFailed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
+]
+SIGHTINGS: dict[str, list[Seen]] = {
+    "queued": [*LOOKS, Withdrawn()],
+    "callable": [*LOOKS, CallStarted()],
+    "held": [*LOOKS, Withdrawn()],
+    "sending": ANSWERS,
+    "in doubt": LOOKS,
+    "draining": LOOKS,
+    "settling": LOOKS,
+}
+
+
+@pytest.fixture
+def records(database: Database) -> StoredRecords:
+    return StoredRecords(database, lambda: NOW)
+
+
+async def submit(records: StoredRecords, number: int, jobs: Sequence[str], **known: Any) -> None:
+    values: dict[str, Any] = {
+        "id": f"op_{number}",
+        "account": "main",
+        "region": "ap-guangzhou",
+        "partition": "main@host",
+        "job_ids": tuple(jobs),
+        "duplicates_merged": 0,
+        "reason": "budget",
+        "requested_by": "me",
+        "idempotency_key": None,
+        "request_hash": "h",
+        "on_submitted": OnSubmitted.HOLD,
+        "not_before": None,
+        "created_at": NOW,
+        **SHORT,
+    }
+    ids = [f"trm_{number}_{job}" for job in jobs]
+    await records.create(NewOperation(**(values | known)), ids)
+
+
+async def stored(records: StoredRecords, job_id: str) -> Termination:
+    (record,) = await records.terminations(after=0, limit=10, job_id=job_id)
+    return record.termination
+
+
+async def write(
+    store: WorkingSet, before: Termination, seen: Seen, decision: Decision, at: datetime
+) -> None:
+    """As the engine writes it."""
+    match seen:
+        case CallStarted():
+            await store.start_attempt(before, decision, replace(ATTEMPT, sent_at=at))
+        case CallAccepted() | CallFailed() | CallInterrupted():
+            await store.finish_attempt(before, decision, Answer(at=at, outcome="an answer"))
+        case _:
+            await store.apply([(before, decision)], at)
+
+
+def sighting(seen: Seen, at: datetime) -> Seen:
+    return replace(seen, observed_at=at) if isinstance(seen, JobSeen) else seen
+
+
+async def see(
+    store: WorkingSet, records: StoredRecords, job_id: str, seen: Seen, at: datetime
+) -> None:
+    before = await stored(records, job_id)
+    await write(store, before, seen, decide(before, sighting(seen, at), at, POLICY), at)
+
+
+def put_right_by_the_next_read(
+    after: Termination, expected: Termination, at: datetime
+) -> dict[str, Any]:
+    """What the decision under way has by the shorter times, and what does not end anything."""
+    known: dict[str, Any] = {}
+    if after.confirm_from and expected.confirm_from:
+        # At worst its machines are looked up once more than they must be.
+        assert after.confirm_from <= expected.confirm_from
+        known["confirm_from"] = expected.confirm_from
+    told = after.unconfirmed
+    if told and told.verdict is Verdict.UNREADABLE and expected.unconfirmed is None:
+        assert (told.answers, told.confirms(told.verdict, at)) == (1, False)
+        known |= {"unconfirmed": None, "failures": expected.failures, "problem": expected.problem}
+    return known
+
+
+async def overtake(
+    store: WorkingSet,
+    records: StoredRecords,
+    number: int,
+    seen: Seen,
+    at: datetime,
+    more: dict[str, Any],
+) -> None:
+    """Ask for ``more`` while a decision is under way: it is as if that had been asked before."""
+    overtaken, in_order = f"a-{number}", f"b-{number}"
+    before = await stored(records, overtaken)
+    decision = decide(before, sighting(seen, at), at, POLICY)
+    await submit(records, 10 + number, [overtaken, in_order], **more)
+    joined = await stored(records, overtaken)
+    await write(store, before, seen, decision, at)
+    after = await stored(records, overtaken)
+    if after == joined and joined.look_at is not None:
+        # It stays to be looked at, so that happens again.
+        await see(store, records, overtaken, seen, at)
+        after = await stored(records, overtaken)
+    await see(store, records, in_order, seen, at)
+    expected = await stored(records, in_order)
+    same: dict[str, Any] = {"id": expected.id, "job_id": in_order}
+    if after.look_at and expected.look_at:
+        # Where it could not be read, the read that confirms it is planned by the shorter deadline.
+        confirms = after.unconfirmed is not None and expected.unconfirmed is None
+        latest = at + timedelta(seconds=2) if confirms else expected.look_at
+        assert after.look_at <= max(latest, expected.look_at)
+        same |= {"look_at": expected.look_at, "look": expected.look}
+    same |= put_right_by_the_next_read(after, expected, at)
+    assert replace(after, **same) == expected
+    assert {name: getattr(after, name) for name in more} == more
+    unanswered = await store.unanswered()
+    assert (after in unanswered) == isinstance(seen, CallStarted)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("way", WAYS)
+async def test_no_decision_under_way_undoes_what_a_second_operation_asks_for_or_is_lost(
+    records: StoredRecords, store: WorkingSet, way: str
+) -> None:
+    cases = list(product(SIGHTINGS[way], [WITHIN, PAST]))
+    jobs = [f"{which}-{number}" for which in "ab" for number in range(len(cases))]
+    asked = OnSubmitted.HOLD if way == "held" else OnSubmitted.REFUSE
+    await submit(records, 1, jobs, on_submitted=asked)
+    for job_id, seen in product(jobs, WAYS[way]):
+        await see(store, records, job_id, seen, NOW)
+    for number, (seen, at) in enumerate(cases):
+        more = LONG | {"on_submitted": OnSubmitted.HOLD}
+        try:
+            await overtake(store, records, number, seen, at, more)
+        except AssertionError as error:
+            error.add_note(f"{seen} at {at}")
+            raise
+
+
+@pytest.mark.parametrize(
+    ("way", "seen", "more"),
+    [
+        ("settling", read(JobState.FAILED), {"settle_s": 1000.0}),
+        ("draining", read(JobState.RUNNING, LIVE), {"give_up_after_s": 2000.0}),
+        ("queued", swept(JobState.SUBMITTED), {"on_submitted": OnSubmitted.HOLD}),
+    ],
+)
+async def test_each_thing_asked_for_counts_alone(
+    records: StoredRecords, store: WorkingSet, way: str, seen: Seen, more: dict[str, Any]
+) -> None:
+    asked = {"on_submitted": OnSubmitted.REFUSE}
+    await submit(records, 1, ["a-0", "b-0"], **asked)
+    for job_id, each in product(["a-0", "b-0"], WAYS[way]):
+        await see(store, records, job_id, each, NOW)
+    await overtake(store, records, 0, seen, PAST, asked | more)
+    assert not (await stored(records, "a-0")).state.final
+
+
+async def test_the_next_read_plans_the_machines_for_the_end_of_the_longer_settle_window(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, ["a-0", "b-0"])
+    for job_id, each in product(["a-0", "b-0"], WAYS["settling"]):
+        await see(store, records, job_id, each, NOW)
+    await overtake(store, records, 0, swept(JobState.FAILED), WITHIN, LONG)
+    await see(store, records, "a-0", read(JobState.FAILED), PAST)
+    after = await stored(records, "a-0")
+    assert after.confirm_from == after.settle_until == later(1000)
+
+
+async def test_deadlines_that_run_move_by_what_is_asked_for_more(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    await submit(records, 1, ["a-0"])
+    for each in WAYS["settling"]:
+        await see(store, records, "a-0", each, NOW)
+    alone = await stored(records, "a-0")
+    assert (alone.settle_until, alone.give_up_at) == (later(10), later(20))
+    await submit(records, 2, ["a-0"], **LONG)
+    joined = await stored(records, "a-0")
+    assert (joined.settle_until, joined.give_up_at) == (later(1000), later(2000))
+    await submit(records, 3, ["a-0"], **SHORT)
+    assert await stored(records, "a-0") == joined
+
+
+async def test_nobody_looks_at_a_job_while_it_is_called(
+    records: StoredRecords, store: WorkingSet
+) -> None:
+    """Clocks are set back: its time may seem to come although it has been called."""
+    await submit(records, 1, ["a-0"], not_before=later(60))
+    for seen in CALLED:
+        await see(store, records, "a-0", seen, later(61))
+    await submit(records, 2, ["a-0"])
+    sending = await stored(records, "a-0")
+    assert (sending.state, sending.look_at) == (State.SENDING, None)

@@ -1,0 +1,284 @@
+"""What is counted of an operation's jobs, to tell when it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.domain.decisions import forecast_updates
+from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
+from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.forecast import Forecast
+from orchestrator.domain.model.batch_job import InstanceCounters
+from orchestrator.domain.model.lifecycle import State
+from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
+from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
+from orchestrator.store.records.queries import StoredRecords
+from tests.contract.store.test_store import submit
+from tests.known import know
+from tests.unit.domain.build import NOW, later
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.progress.operation_forecast import Progress
+    from orchestrator.store.database.database import Database
+
+ASKED_AT = later(1000)
+TENS = learnt({bucket(10): 100}, {})
+
+
+def ending(p90_s: float) -> Forecast:
+    return Forecast(made_at=later(900), rate_per_s=0.5, p50_at=later(1100), p90_at=later(p90_s))
+
+
+def stalled(since_s: float) -> Forecast:
+    return Forecast(made_at=later(900), rate_per_s=0.0, stalled_since=later(since_s))
+
+
+def draining(acknowledged_s: float, forecast: Forecast | None = None) -> dict[str, Any]:
+    acknowledged_at = later(acknowledged_s)
+    return {"state": State.DRAINING, "acknowledged_at": acknowledged_at, "forecast": forecast}
+
+
+def down(acknowledged_s: float, took_s: float, state: State = State.VERIFIED) -> dict[str, Any]:
+    """Of a job that was seen down so long after its call; it settles for 30 s."""
+    ended_at = later(acknowledged_s + took_s)
+    known = {"state": state, "acknowledged_at": later(acknowledged_s), "look_at": None}
+    known |= {"settle_until": later(acknowledged_s + took_s + 30)}
+    known |= {"instances": InstanceCounters(failed=1), "instances_observed_at": ended_at}
+    return known | ({"finished_at": ended_at} if state.final else {})
+
+
+class Told:
+    """The operations of a database, asked for at one time."""
+
+    def __init__(self, database: Database, at: datetime = ASKED_AT) -> None:
+        self._database = database
+        self.records = StoredRecords(database, lambda: at)
+        self._jobs = 0
+        self._operations = 0
+
+    async def submit(self, *known: dict[str, Any], **more: Any) -> str:
+        """An operation on a job for each of these, of which this is known."""
+        self._operations += 1
+        ids = [f"job-{number}" for number in range(self._jobs, self._jobs + len(known))]
+        self._jobs += len(ids)
+        operation_id = await submit(self.records, self._operations, *ids, **more)
+        for job_id, values in zip(ids, known, strict=True):
+            if values:
+                await know(self._database, await self.termination(job_id), **values)
+        return operation_id
+
+    async def termination(self, job_id: str) -> Termination:
+        (found,) = await self.records.terminations(after=0, limit=2, job_id=job_id)
+        return found.termination
+
+    async def progress(self, operation_id: str, calls_per_s: int = 2) -> Progress:
+        record = await self.records.operation(operation_id)
+        assert record is not None
+        return await self.records.progress(record, calls_per_s)
+
+
+@pytest.fixture
+def told(database: Database) -> Told:
+    return Told(database)
+
+
+async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Told) -> None:
+    forecast = Forecast(made_at=later(3.000001), rate_per_s=1 / 3, p50_at=later(4), p90_at=NOW)
+    samples = ((NOW.timestamp() + 0.123456, 100), (NOW.timestamp() + 1 / 3, 7))
+    history = History(samples=samples, seen_at=NOW.timestamp() + 0.7, pause_s=1 / 7)
+    await told.submit(draining(0) | {"history": history, "forecast": forecast})
+    found = await told.termination("job-0")
+    assert (found.history, found.forecast) == (history, forecast)
+
+
+async def test_every_job_is_counted_where_it_is(told: Told) -> None:
+    operation_id = await told.submit(
+        {},
+        {"state": State.SENDING, "look_at": None},
+        {"state": State.HELD},
+        draining(900),
+        draining(899.3),
+        draining(950, Forecast(made_at=later(950))),
+        draining(100, ending(1200)),
+        draining(100, ending(1300)),
+        draining(100, stalled(400)),
+        draining(100, stalled(500)),
+        down(100, 20),
+        down(200, 20.9),
+        down(760, 40, State.SETTLING),
+        {"state": State.NOT_FOUND, "look_at": None, "finished_at": NOW},
+    )
+    found = await told.progress(operation_id)
+    assert (found.to_call, found.unknown, found.stalled) == (2, 1, 2)
+    assert found.last_call_s == 1.0
+    assert found.moved_at == later(500)
+    assert found.down == {bucket(20.5): 2, bucket(40.5): 1}
+    assert found.draining == {bucket(100.5): 2, bucket(50.5): 1}
+    assert found.ending == [ending(1300), ending(1200)]
+    assert (found.down_lately, found.lately_s) == (1, 250.0)
+
+
+LATE_OR_UNREAD: list[dict[str, Any]] = [
+    {"give_up_at": ASKED_AT},
+    {"failures": FAILURES_MAX},
+    {
+        "unconfirmed": Unconfirmed(
+            verdict=Verdict.UNREADABLE,
+            since=NOW,
+            last_at=NOW,
+            until=later(9999),
+            answers=1,
+            sources=("DescribeJob",),
+        )
+    },
+]
+
+
+@pytest.mark.parametrize("known", LATE_OR_UNREAD, ids=lambda known: next(iter(known)))
+async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
+    told: Told, known: dict[str, Any]
+) -> None:
+    """By the job itself and by its operation alike; that it stands still was seen before."""
+    before = {"give_up_at": later(1001), "failures": FAILURES_MAX - 1}
+    each = [
+        {"call_at": later(999)},
+        draining(900, ending(1200)),
+        {"state": State.SENDING, "look_at": None},
+        draining(900),
+        draining(100, stalled(400)),
+        {"state": State.NOT_FOUND, "look_at": None, "finished_at": NOW},
+    ]
+    ids = [
+        await told.submit(*({**more, **values} for values in each))
+        for more in (before, before | known)
+    ]
+    counts = [
+        (found.to_call, len(found.ending), len(found.draining), found.unknown, found.stalled)
+        for found in [await told.progress(id_) for id_ in ids]
+    ]
+    assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
+    foretold = [
+        [
+            forecast_updates.told(
+                await told.termination(f"job-{number}"), later(1001), TENS, ASKED_AT
+            )
+            for number in numbers
+        ]
+        for numbers in ((0, 1, 4), (6, 7, 10))
+    ]
+    assert [[forecast is not None for forecast in of_it] for of_it in foretold] == [
+        [True, True, True],
+        [False, False, True],
+    ]
+
+
+async def test_nothing_is_counted_of_other_operations_jobs(told: Told) -> None:
+    """But how long they took, where few of its own are down; its own not twice."""
+    await told.submit({}, draining(10), down(0, 10), down(0, 10, State.SETTLING))
+    mine = await told.submit({}, down(0, 20))
+    found = await told.progress(mine)
+    assert (found.to_call, found.draining, found.ending) == (1, {}, ())
+    assert found.down == {bucket(20.5): 1, bucket(10.5): 1}
+    assert found.down_lately == 0
+
+
+async def test_enough_of_its_own_are_better_than_others(told: Told) -> None:
+    await told.submit(down(0, 10))
+    mine = await told.submit(*[down(0, 20)] * FEW)
+    assert (await told.progress(mine)).down == {bucket(20.5): FEW}
+
+
+async def test_of_others_the_last_ones_count(told: Told) -> None:
+    await told.submit(*[down(0, 10)] * 3, *[down(100, 20)] * OTHERS_MAX)
+    mine = await told.submit({"call_at": NOW})
+    assert (await told.progress(mine)).down == {bucket(20.5): OTHERS_MAX}
+    others = await told.records.others((await told.termination("job-103")).partition)
+    assert others is not None
+    assert others.rest(0).quantile_s(0.5) == pytest.approx(20, rel=0.1)
+
+
+@pytest.mark.parametrize("took_s", [0.2, 127, 128, 1000, 80_000])
+async def test_how_long_drains_took_is_told_nearly(told: Told, took_s: float) -> None:
+    operation_id = await told.submit(*[down(0, took_s)] * FEW)
+    ((index, jobs),) = (await told.progress(operation_id)).down.items()
+    assert jobs == FEW
+    assert abs(index - bucket(took_s)) <= 1
+
+
+async def test_the_latest_ends_are_enough(told: Told) -> None:
+    operation_id = await told.submit(
+        *(draining(0, ending(2000 + number)) for number in range(ENDING_MAX + 3))
+    )
+    found = await told.progress(operation_id)
+    assert [forecast.p90_at for forecast in found.ending] == [
+        later(2000 + number) for number in range(ENDING_MAX + 2, 2, -1)
+    ]
+
+
+async def test_calls_ahead_are_waited_for(told: Told) -> None:
+    """As many of each other operation as of this one, unless they begin later."""
+    await told.submit({}, {}, {})
+    await told.submit({}, {}, not_before=later(5000))
+    mine = await told.submit({}, {}, {}, {}, {})
+    await told.submit({}, {})
+    assert (await told.progress(mine, calls_per_s=2)).last_call_s == 5.0
+    assert (await told.progress(mine, calls_per_s=4)).last_call_s == 2.5
+    assert (await told.progress(mine)).begins_at is None
+
+
+async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(told: Told) -> None:
+    await told.submit({}, {}, {})
+    mine = await told.submit({}, {}, not_before=later(5000))
+    found = await told.progress(mine)
+    assert (found.begins_at, found.last_call_s) == (later(5000), 1.0)
+    begun = await Told(told._database, later(6000)).progress(mine)
+    assert begun.last_call_s == 2.0
+
+
+async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Told) -> None:
+    first = await told.submit(*[{}] * 20)
+    mine = await submit(told.records, 2, *[f"job-{number}" for number in range(15, 20)])
+    await submit(told.records, 3, "job-0", "job-1")
+    await submit(told.records, 4, "job-0", "job-1")
+    assert (await told.progress(mine)).last_call_s == (5 + 5) / 2
+    assert (await told.progress(first)).last_call_s == 20 / 2
+
+
+async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database: Database) -> None:
+    told = Told(database, later(20))
+    found = await told.progress(await told.submit(down(0, 10), down(0, 10)))
+    assert (found.down_lately, found.lately_s) == (2, 20.0)
+
+
+async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
+    database: Database,
+) -> None:
+    """What went down later than now does not count."""
+    told = Told(database, later(-500))
+    found = await told.progress(await told.submit(down(-530, 10), down(-600, 10), down(-480, 10)))
+    assert (found.down_lately, found.lately_s) == (1, 60.0)
+
+
+async def test_what_ended_otherwise_tells_nothing_of_drains(told: Told) -> None:
+    ended = {"state": State.ALREADY_FINISHED, "look_at": None, "finished_at": NOW}
+    await told.submit(ended, ended | {"state": State.VERIFIED})
+    assert (await told.progress(await told.submit({}))).down == {}
+
+
+async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(told: Told) -> None:
+    """Another operation that joins a job may make its window longer."""
+    settling = [down(100, took_s, State.SETTLING) for took_s in (20, 40, 30)]
+    only = await told.progress(await told.submit(*settling, down(900, 50)))
+    assert (only.settle_until, only.settle_s) == (later(170), None)
+    mine = await told.submit(down(100, 20, State.SETTLING), {}, draining(0))
+    await submit(told.records, 9, "job-6", settle_s=300.0)
+    found = await told.progress(mine)
+    assert (found.settle_until, found.settle_s) == (later(150), 300.0)
+    ended = await told.progress(await told.submit(down(100, 20)))
+    assert (ended.settle_until, ended.settle_s) == (None, None)

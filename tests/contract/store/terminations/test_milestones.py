@@ -1,0 +1,257 @@
+"""What the log tells of operations, on every database: one line each, once it is committed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.decisions.decide import decide
+from orchestrator.domain.decisions.escalation import Straggler
+from orchestrator.domain.decisions.revival import WatchLook
+from orchestrator.domain.decisions.transitions import moved
+from orchestrator.domain.errors import Conflict, StoreUnavailable
+from orchestrator.domain.model.attempt import NewAttempt
+from orchestrator.domain.model.batch_job import JobState
+from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.observation import CallStarted, Withdrawn
+from orchestrator.domain.model.termination import Rung
+from tests.contract.store.test_store import operation, submit
+from tests.known import know
+from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept
+
+if TYPE_CHECKING:
+    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.termination import Termination
+    from orchestrator.store.database.database import Database
+    from orchestrator.store.partition.partition_store import WorkingSet
+    from orchestrator.store.records.queries import StoredRecords
+
+FORGED = "all\n2026-01-01 [info] operation op_9 finished: verified\x1b[2J"
+ESCAPED = r"'all\n2026-01-01 [info] operation op_9 finished: verified\x1b[2J'"
+HERE = "account 'main' in ap-guangzhou"
+
+
+class Log:
+    """The lines told since it was last asked."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+        caplog.set_level(logging.INFO, "orchestrator.store")
+
+    def lines(self) -> list[str]:
+        told = [record for record in self._caplog.records if record.levelno == logging.INFO]
+        assert all(record.getMessage().isprintable() for record in told)
+        lines = [record.getMessage() for record in told]
+        self._caplog.clear()
+        return lines
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Log:
+    return Log(caplog)
+
+
+async def found(records: StoredRecords, number: int, job_id: str) -> Termination:
+    (record,) = [
+        each
+        for each in await records.terminations(after=0, limit=100, job_id=job_id)
+        if each.termination.id == f"trm_{number}_{job_id}"
+    ]
+    return record.termination
+
+
+async def test_an_operation_is_told_when_it_is_accepted(records: StoredRecords, log: Log) -> None:
+    """With what people typed quoted, so that none of it looks like a line."""
+    typed = {"requested_by": FORGED, "reason": FORGED, "account": FORGED}
+    await submit(records, 1, "job-1", "job-2", **typed, idempotency_key="k")
+    (line,) = log.lines()
+    assert line == (
+        f"operation op_1 accepted: 2 jobs of account {ESCAPED} in ap-guangzhou, "
+        f"asked for by {ESCAPED}: {ESCAPED}"
+    )
+    again: dict[str, Any] = {"requested_by": FORGED, "idempotency_key": "k"}
+    assert (await records.create(operation(2, "job-1", **again), ["trm_2"])).replayed
+    with pytest.raises(Conflict):
+        await records.create(operation(3, "job-1", request_hash="x", **again), ["trm_3"])
+    assert log.lines() == [], "nothing was accepted"
+
+
+async def call(store: WorkingSet, records: StoredRecords, number: int, job_id: str) -> None:
+    """Have the job called as the dispatcher does."""
+    queued = await found(records, number, job_id)
+    runs = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
+    await store.apply([(queued, runs)], NOW)
+    ready = await found(records, number, job_id)
+    started = decide(ready, CallStarted(), NOW, POLICY)
+    attempt = NewAttempt(action="TerminateJob", target=job_id, sent_at=NOW)
+    assert await store.start_attempt(ready, started, attempt) is not None
+
+
+def straggler(number: int, index: int = 0) -> Straggler:
+    return Straggler(
+        termination_id=f"trm_{number}_job-{number}",
+        region="ap-guangzhou",
+        job_id=f"job-{number}",
+        task="t",
+        instance_index=index,
+    )
+
+
+async def test_the_first_call_of_an_operation_is_told(
+    store: WorkingSet, records: StoredRecords, log: Log
+) -> None:
+    """Once for each operation, whichever of its jobs it is; those of another are not its own."""
+    await submit(records, 1, "job-1", "job-2")
+    await submit(records, 2, "job-2", "job-3")
+    await submit(records, 3, "job-2")
+    await submit(records, 4, "job-4")
+    log.lines()
+    await call(store, records, 1, "job-1")
+    assert log.lines() == ["operation op_1: first call: TerminateJob for job-1"]
+    await call(store, records, 1, "job-2")
+    assert log.lines() == [
+        "operation op_2: first call: TerminateJob for job-2",
+        "operation op_3: first call: TerminateJob for job-2",
+    ]
+    await call(store, records, 2, "job-3")
+    await submit(records, 5, "job-1")
+    assert [line[:23] for line in log.lines()] == [
+        "operation op_5 accepted",
+    ]
+    await store.instances.start(straggler(1), NOW)
+    assert log.lines() == ["operation op_5: first call: TerminateTaskInstance for job-1"]
+    await store.instances.start(straggler(4), NOW)
+    assert log.lines() == ["operation op_4: first call: TerminateTaskInstance for job-4"]
+    await store.instances.start(straggler(4, 1), NOW)
+    assert log.lines() == []
+
+
+@pytest.mark.parametrize(
+    ("rung", "told"),
+    [
+        (Rung.INSTANCES, "TerminateTaskInstance for each live one, round 2"),
+        (Rung.MACHINES, "TerminateInstances for the machine of each live one"),
+        (Rung.PERSON, "left to a person"),
+    ],
+)
+async def test_stragglers_that_are_escalated_are_told(
+    store: WorkingSet, records: StoredRecords, database: Database, log: Log, rung: Rung, told: str
+) -> None:
+    await submit(records, 1, "job-1")
+    draining = {"state": State.DRAINING, "instances": LIVE}
+    await know(database, await found(records, 1, "job-1"), **draining)
+    log.lines()
+    before = await found(records, 1, "job-1")
+    escalated = moved(before, Event.ESCALATED, NOW, why="3 of 9 instances did not go down")
+    after = replace(escalated.after, rung=rung, rung_at=NOW, rung_round=2)
+    changes = [(before, replace(escalated, after=after))]
+    await store.apply(changes, NOW)
+    line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not go down: {told}"
+    assert log.lines() == [line]
+    await store.apply(changes, NOW)
+    assert log.lines() == [], "it was written before"
+
+
+async def test_a_job_that_runs_again_in_its_settle_window_is_told(
+    store: WorkingSet, records: StoredRecords, database: Database, log: Log
+) -> None:
+    """And nothing of a look that changes no state."""
+    await submit(records, 1, "job-1")
+    settling = {"state": State.SETTLING, "evidence": 3, "settle_until": later(30)}
+    await know(database, await found(records, 1, "job-1"), **settling)
+    log.lines()
+    before = await found(records, 1, "job-1")
+    await store.apply([(before, decide(before, swept(JobState.FAILED), NOW, POLICY))], NOW)
+    assert log.lines() == []
+    before = await found(records, 1, "job-1")
+    await store.apply([(before, decide(before, swept(JobState.RUNNING), NOW, POLICY))], NOW)
+    assert log.lines() == [f"job-1 (trm_1_job-1, {HERE}) is not down after all: the job runs again"]
+
+
+async def end(
+    store: WorkingSet, records: StoredRecords, job_id: str, seen: Seen | None = None
+) -> None:
+    """Have the job of the first operation end: it is found finished, if nothing else is seen."""
+    before = await found(records, 1, job_id)
+    counted = replace(before, instances_submitted=DOWN.total)
+    decision = decide(counted, seen or read(JobState.FAILED), later(42), POLICY)
+    await store.apply([(before, decision)], later(42))
+
+
+async def test_an_operation_is_told_when_it_has_finished(
+    store: WorkingSet, records: StoredRecords, log: Log
+) -> None:
+    """With the last of its jobs, however many operations that finishes.
+
+    How long it took is left out where the clock was put back.
+    """
+    await submit(records, 1, "job-1", "job-2", "job-3")
+    await submit(records, 2, "job-3", created_at=later(2), account="main")
+    await submit(records, 3, "job-3", created_at=later(90))
+    log.lines()
+    await end(store, records, "job-1")
+    await end(store, records, "job-2", Withdrawn())
+    assert log.lines() == []
+    await end(store, records, "job-3")
+    of = "of account 'main' finished:"
+    assert log.lines() == [
+        f"operation op_1 {of} partial after 42.0 s, 3 jobs: already_finished 2, withdrawn 1",
+        f"operation op_2 {of} verified after 40.0 s, 1 job: already_finished 1",
+        f"operation op_3 {of} verified, 1 job: already_finished 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keep_down_max", "keep_down_s", "told"),
+    [
+        (0, None, "it is not kept down"),
+        (0, 600.0, "it was brought down again as often as engine.keep_down_max allows"),
+        (1, 600.0, "operation op_9 brings it down again"),
+    ],
+)
+async def test_a_job_that_came_back_is_told(
+    store: WorkingSet,
+    records: StoredRecords,
+    log: Log,
+    keep_down_max: int,
+    keep_down_s: float | None,
+    told: str,
+) -> None:
+    """And the operation that keeps it down as any other."""
+    await submit(records, 1, "job-1", come_back_watch_s=600.0, keep_down_s=keep_down_s)
+    await end(store, records, "job-1")
+    log.lines()
+    (watched,) = await store.to_watch(later(100), 10)
+    look = WatchLook(termination=watched, ends=True, came_back=read(JobState.RUNNING, LIVE))
+    await store.watch(
+        [look], later(50), keep_down_max=keep_down_max, new_id=lambda prefix: f"{prefix}_9"
+    )
+    *accepted, line = log.lines()
+    assert line == (
+        f"job-1 (trm_1_job-1, {HERE}) was revived after it was down, and was seen RUNNING: {told}"
+    )
+    kept = ["operation op_9 accepted: 1 job of account 'main' in ap-guangzhou, asked for by 'me': "]
+    assert [each[: len(kept[0])] for each in accepted] == kept * ("op_9" in told)
+
+
+async def test_what_is_not_committed_is_not_told(
+    records: StoredRecords, database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where a write fails, nor where the database is lost right before the commit."""
+
+    def lost() -> None:
+        raise OSError("the file was moved away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database.dialect, "check", lost)
+        with pytest.raises(StoreUnavailable):
+            await submit(records, 1, "job-1")
+    with pytest.raises(IntegrityError):
+        await records.create(operation(2, "job-1", reason=""), ["trm_2"])
+    assert log.lines() == []
+    await submit(records, 1, "job-1")
+    assert [line[:23] for line in log.lines()] == ["operation op_1 accepted"]
