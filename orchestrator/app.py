@@ -25,10 +25,10 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.replica.lease_manager import Leases, running
-from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.replica.lease_manager import LeaseManager, running
+from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.rate_limiter import may_leave
-from orchestrator.engine.runtime.recent_readers import Watched
+from orchestrator.engine.runtime.recent_readers import RecentReaders
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
@@ -38,10 +38,10 @@ from orchestrator.settings import routes
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.process_lock import only_process
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.operation_history import StoredHistories
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.operation_history import SqlHistories
+from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.records.unconfigured import StoredUnconfigured
 
 if TYPE_CHECKING:
@@ -177,26 +177,26 @@ class Replica:
     """A replica but for its network: what the API works with, and what drives partitions."""
 
     context: Context
-    leases: Leases
+    leases: LeaseManager
 
 
 async def replica(name: str, env: Environment) -> Replica:
     """Put a replica together, and hand it the work of regions whose host has changed."""
-    stored = StoredLeases(env.database)
+    stored = SqlLeaseStore(env.database)
     for account_name, account in env.settings.accounts.items():
         for region, partition in account.partitions(account_name).items():
             await stored.adopt(account=account_name, region=region, partition=partition)
     clock = SharedClock(env.clock)
     clock.set(await stored.now(), told_at=clock.monotonic())
     env = replace(env, clock=clock)
-    watched = Watched(clock)
+    watched = RecentReaders(clock)
     calls: Counter[tuple[str, str]] = Counter()
     makers = _partitions(env, watched, calls)
-    leases = Leases(
+    leases = LeaseManager(
         stored,
         env.settings.engine.lease.policy(),
         makers.keys(),
-        drive=lambda lease: PartitionLoops(makers[lease.fence.partition](lease)),
+        drive=lambda lease: PartitionRunner(makers[lease.fence.partition](lease)),
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
@@ -207,7 +207,7 @@ async def replica(name: str, env: Environment) -> Replica:
 
 
 def _partitions(
-    env: Environment, watched: Watched, calls: Counter[tuple[str, str]]
+    env: Environment, watched: RecentReaders, calls: Counter[tuple[str, str]]
 ) -> dict[str, Callable[[Lease], Partition]]:
     """What makes each partition that the configuration names, on one credential per account.
 
@@ -234,7 +234,7 @@ def _partitions(
                     transport=transport,
                     may_leave=may_leave,
                 ),
-                store=WorkingSet(env.database, lease.fence),
+                store=PartitionStore(env.database, lease.fence),
                 clock=env.clock,
                 random=env.random,
                 quotas=account.quotas.model_dump(),
@@ -255,7 +255,7 @@ def _partitions(
 
 
 def _context(
-    env: Environment, leases: Leases, watched: Watched, calls: Counter[tuple[str, str]]
+    env: Environment, leases: LeaseManager, watched: RecentReaders, calls: Counter[tuple[str, str]]
 ) -> Context:
     settings, now = env.settings, env.clock.now
     configured_per_s = {
@@ -263,7 +263,7 @@ def _context(
         for name, account in settings.accounts.items()
         for partition in account.partitions(name).values()
     }
-    records = StoredRecords(env.database, now)
+    records = SqlRecords(env.database, now)
     unconfigured = StoredUnconfigured(env.database, configured_per_s, now)
     submission = Submission(
         records=records,
@@ -316,7 +316,7 @@ def _context(
         records=records,
         unconfigured=unconfigured,
         submission=submission,
-        certification=Certification(histories=StoredHistories(env.database), now=now),
+        certification=Certification(histories=SqlHistories(env.database), now=now),
         rate=rate,
         elsewhere=elsewhere,
         capture_wait_s=settings.engine.capture_policy().wait_s,

@@ -21,13 +21,13 @@ from orchestrator.domain.errors import NotFound, StoreUnavailable
 from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.progress import verified_forecast
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.domain.regions import zone_refused
-from orchestrator.engine.runtime.best_effort import Informing
-from orchestrator.services.explanation import UNEXPLAINED, Surroundings, explain
+from orchestrator.engine.runtime.best_effort import BestEffort
+from orchestrator.services.explanation import UNEXPLAINED, ExplanationContext, explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -81,7 +81,7 @@ class Context:
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
     metrics: Callable[[], Awaitable[bytes]]
-    informing: Informing = field(default_factory=Informing)
+    informing: BestEffort = field(default_factory=BestEffort)
 
 
 CONTEXT: Final = web.AppKey("context", Context)
@@ -98,7 +98,7 @@ async def _told(
     why, down, verified = UNEXPLAINED, None, Verification()
     with left_out("the explanation of a termination"):
         rate = context.rate(t.partition, record.allowed_per_s)
-        surroundings = Surroundings(
+        surroundings = ExplanationContext(
             now=now,
             ahead=record.ahead,
             rate=rate,
@@ -326,7 +326,7 @@ async def list_instances(request: web.Request) -> web.Response:
     _known(request, *PAGING, "state", "machine")
     page = Page.of(request)
     state = _choice(request, "state", (LIVE, *machine_capture.LIVE))
-    machine = _choice(request, "machine", tuple(Sight))
+    machine = _choice(request, "machine", tuple(MachineStatus))
     termination = (await _found(request)).termination
     if not termination.state.final:
         with suppress(StoreUnavailable, TimeoutError):
@@ -342,7 +342,7 @@ async def list_instances(request: web.Request) -> web.Response:
         limit=page.limit,
         termination_id=termination.id,
         states=states,
-        machine=Sight(machine) if machine else None,
+        machine=MachineStatus(machine) if machine else None,
     )
     positions = range(page.after + 1, page.after + len(records) + 1)
     instances = [schemas.instance(record) for record in records]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
-class CountsDue:
+class CountSchedule:
     """The next count of each draining job with a short deadline.
 
     It is kept in memory alone: after a start, the first poll of each job brings it back.

@@ -22,7 +22,7 @@ DOWN_MAX: Final = 1024
 LEARNT_FOR_S: Final = 5.0
 
 
-class Learning:
+class DrainStatistics:
     """Counts drains from the acknowledgement until they are seen down."""
 
     def __init__(self) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.errors import LeaseLost
 
 if TYPE_CHECKING:
-    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.leasing.lease import FencingToken
 
 
 @dataclass(slots=True)
 class Lease:
     """``until``, by this replica's monotonic clock, nobody else takes the partition."""
 
-    fence: Fence
+    fence: FencingToken
     until: float
 
     def holds(self, now: float) -> bool:

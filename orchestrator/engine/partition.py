@@ -26,28 +26,28 @@ from orchestrator.domain.model.attempt import (
     TERMINATE_JOB,
     TERMINATE_TASK_INSTANCE,
 )
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
-from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.pacing.quota import Quota
-from orchestrator.engine.count_schedule import CountsDue
-from orchestrator.engine.drain_statistics import Learning
-from orchestrator.engine.runtime.best_effort import Informing
+from orchestrator.engine.count_schedule import CountSchedule
+from orchestrator.engine.drain_statistics import DrainStatistics
+from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.engine.runtime.loop import tell
-from orchestrator.engine.runtime.rate_limiter import Pacer
-from orchestrator.engine.runtime.wakeups import Wakes
+from orchestrator.engine.runtime.rate_limiter import RateLimiter
+from orchestrator.engine.runtime.wakeups import WakeupEvents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from random import Random
 
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.engine.lease import Lease
     from orchestrator.engine.ports import Clock, Cloud, Store
-    from orchestrator.engine.runtime.recent_readers import Watched
+    from orchestrator.engine.runtime.recent_readers import RecentReaders
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class Partition:
     clock: Clock
     random: Random
     quotas: Mapping[str, int]
-    watched: Watched
+    watched: RecentReaders
     poll: PollPolicy = field(default_factory=PollPolicy)
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
@@ -104,8 +104,8 @@ class Partition:
     appears_within_s: float = APPEARS_WITHIN_S
     permitted_within_s: float = FORBIDDEN_S
     count_call: Callable[[str, str], None] = lambda _action, _outcome: None
-    pacers: dict[str, Pacer] = field(init=False)
-    _outage: Problem | None = field(init=False, default=None)
+    pacers: dict[str, RateLimiter] = field(init=False)
+    _outage: ErrorDetail | None = field(init=False, default=None)
     _forbidden: dict[str, _Forbidden] = field(init=False, default_factory=dict)
     """By the name of the action's pacer."""
     proofs_wait: bool = field(init=False, default=False)
@@ -116,21 +116,23 @@ class Partition:
     """How often terminations that were set aside were taken up again."""
     sweep_due_at: float = field(init=False, default=0.0)
     """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
-    wakes: Wakes = field(init=False, default_factory=Wakes)
-    counts: CountsDue = field(init=False, default_factory=CountsDue)
-    _stored: tuple[Problem | None, float | None] | None = field(init=False, default=(None, None))
+    wakes: WakeupEvents = field(init=False, default_factory=WakeupEvents)
+    counts: CountSchedule = field(init=False, default_factory=CountSchedule)
+    _stored: tuple[ErrorDetail | None, float | None] | None = field(
+        init=False, default=(None, None)
+    )
     """The condition that others read; None: not known, for the last write failed."""
     _told: set[str] = field(init=False, default_factory=set)
     """Codes of the present trouble: failures that alternate are logged once each."""
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
-    _learning: Learning = field(init=False, default_factory=Learning)
-    _informing: Informing = field(init=False, default_factory=Informing)
+    _learning: DrainStatistics = field(init=False, default_factory=DrainStatistics)
+    _informing: BestEffort = field(init=False, default_factory=BestEffort)
 
     def __post_init__(self) -> None:
         now = self.clock.monotonic()
         self.pacers = {
-            action: Pacer(
+            action: RateLimiter(
                 f"{action} of {self.name}",
                 Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
                 self.clock,
@@ -211,10 +213,10 @@ class Partition:
             others=others,
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,
-            compares=self.capture.when is not When.NONE and not self.captures_wait,
+            compares=self.capture.when is not CaptureTiming.NONE and not self.captures_wait,
         )
 
-    async def take_in(self, seen: Sequence[tuple[Termination, Seen]]) -> None:
+    async def take_in(self, seen: Sequence[tuple[Termination, Observation]]) -> None:
         """Write what is decided on this, in one transaction."""
         now, policy = self.clock.now(), self.policy()
         changes = [(row, decide(row, its, now, policy)) for row, its in seen]
@@ -236,7 +238,7 @@ class Partition:
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())
 
-    async def note(self, error: CloudError | None, pacer: Pacer) -> None:
+    async def note(self, error: CloudError | None, pacer: RateLimiter) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
         self._judge_permission(error, pacer)
         self._judge(error)
@@ -260,7 +262,7 @@ class Partition:
         return quota.rate_per_s * steps / TOLD_STEPS if steps < TOLD_STEPS else None
 
     @property
-    def trouble(self) -> Problem | None:
+    def trouble(self) -> ErrorDetail | None:
         """Why calls of the partition fail now; None: they work."""
         return self._outage or next(
             (each.problem for each in self._forbidden.values() if self._lasts(each)), None
@@ -275,7 +277,7 @@ class Partition:
         lately = self.clock.monotonic() - forbidden.last_at < FORBIDDEN_TOLD_FOR_S
         return lately and forbidden.in_a_row >= FAILURES_THAT_ARE_TROUBLE
 
-    def _judge_permission(self, error: CloudError | None, pacer: Pacer) -> None:
+    def _judge_permission(self, error: CloudError | None, pacer: RateLimiter) -> None:
         """Keep for each action how often in a row the account was not allowed to call it.
 
         One job alone may be forbidden, so a few in a row are no trouble of the account.
@@ -287,7 +289,7 @@ class Partition:
             return
         known = self._forbidden.get(pacer.name)
         in_a_row = known.in_a_row + 1 if known else 1
-        problem = Problem(
+        problem = ErrorDetail(
             code=error.code, message=f"{pacer.name}: {error.message}", advice=error.advice
         )
         self._forbidden[pacer.name] = _Forbidden(problem, in_a_row, self.clock.monotonic())
@@ -308,13 +310,13 @@ class Partition:
             if error.code not in self._told:
                 self._told.add(error.code)
                 log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
-            self._outage = Problem(code=error.code, message=error.message, advice=error.advice)
+            self._outage = ErrorDetail(code=error.code, message=error.message, advice=error.advice)
 
 
 @dataclass(frozen=True, slots=True)
 class _Forbidden:
     """An action that the account may not call: so often in a row, last at (monotonic)."""
 
-    problem: Problem
+    problem: ErrorDetail
     in_a_row: int
     last_at: float

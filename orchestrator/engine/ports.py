@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions.escalation import RoundOver, Straggler
-    from orchestrator.domain.decisions.revival import WatchLook
+    from orchestrator.domain.decisions.revival import RevivalCheck
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.leasing.lease import Fence, Standing
-    from orchestrator.domain.model.attempt import Answer, NewAttempt
+    from orchestrator.domain.leasing.lease import FencingToken, LeaseSnapshot
+    from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
     from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted, TaskPage
-    from orchestrator.domain.model.error_detail import Problem
-    from orchestrator.domain.model.machine import CapturedMachine, MachineSeen, Sight
+    from orchestrator.domain.model.error_detail import ErrorDetail
+    from orchestrator.domain.model.machine import CapturedMachine, MachineSeen, MachineStatus
     from orchestrator.domain.model.machine_capture import Capture
-    from orchestrator.domain.model.termination import Kind, Termination
+    from orchestrator.domain.model.termination import PollFilter, Termination
 
 
 class Clock(Protocol):
@@ -142,7 +142,7 @@ class InstanceStore(Protocol):
     async def start(self, straggler: Straggler, at: datetime) -> None:
         """Write an attempt before its call leaves."""
 
-    async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
+    async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
         """Write its answer; ``again``: it had no effect and is to be made once more."""
 
     async def machines_due(
@@ -160,11 +160,11 @@ class InstanceStore(Protocol):
         """
 
     async def machines_seen(
-        self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
+        self, seen: Sequence[tuple[CapturedMachine, MachineStatus | None]], at: datetime
     ) -> None:
         """Write what a look at these machines showed; None: nothing that is certain."""
 
-    async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
+    async def machines_hidden(self, machine: CapturedMachine, problem: ErrorDetail) -> None:
         """Write that the machines of this one's job cannot be looked up."""
 
 
@@ -180,8 +180,8 @@ class Store(Protocol):
         """Their instances."""
 
     async def planned(
-        self, now: datetime, limit: int, *kinds: Kind
-    ) -> dict[Kind, list[Termination]]:
+        self, now: datetime, limit: int, *kinds: PollFilter
+    ) -> dict[PollFilter, list[Termination]]:
         """Terminations of each kind to look at: due or not, the soonest first.
 
         Of a kind that goes in turn, those that are due.
@@ -204,7 +204,7 @@ class Store(Protocol):
 
     async def watch(
         self,
-        looks: Sequence[WatchLook],
+        looks: Sequence[RevivalCheck],
         at: datetime,
         *,
         keep_down_max: int,
@@ -264,10 +264,12 @@ class Store(Protocol):
     ) -> int | None:
         """Write the attempt and the move to sending; its number, or None if it moved meanwhile."""
 
-    async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
+    async def finish_attempt(
+        self, before: Termination, decision: Decision, answer: AttemptResult
+    ) -> None:
         """Write the open attempt's answer and what was decided on it, or neither."""
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
+    async def set_condition(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
@@ -281,19 +283,19 @@ class LeaseStore(Protocol):
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
         """Have a new replica live, which is configured for these partitions."""
 
-    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+    async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
         """Live on for ``lease_s``; None where the replica had counted as dead."""
 
     async def note_step(self, known_steps_s: int, by_s: int) -> None:
         """Add a step of the clock to the noted ones, unless another replica has done so."""
 
-    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
         """Hold those of these partitions that nobody took since their epochs were read.
 
         The times that are stored for them are moved along with the noted steps of the clock.
         """
 
-    async def release(self, fence: Fence) -> None:
+    async def release(self, fence: FencingToken) -> None:
         """Give a partition back, so that another replica may take it at once."""
 
     async def leave(self, replica: str) -> None:

@@ -11,19 +11,19 @@ from orchestrator.domain.decisions.capture_coverage import captured, missed
 from orchestrator.domain.decisions.escalation import going_on, read_since
 from orchestrator.domain.decisions.manual_end import NOT_CONFIGURED
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.model.unconfirmed import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.model.unconfirmed import Unconfirmed
     from orchestrator.domain.pacing.quota import Rate
 
-    Explain = Callable[[Termination, "Surroundings"], "Explanation"]
+    Explain = Callable[[Termination, "ExplanationContext"], "Explanation"]
 
 _INSTANCES: Final = "/v1/terminations/{}/instances"
 LATE_S: Final = 5.0
@@ -49,7 +49,7 @@ UNEXPLAINED: Final = Explanation(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class ExplanationContext:
     """What an explanation needs beside the termination.
 
     ``ahead``: jobs called before this one.  ``rate``: its partition's for TerminateJob (None: this
@@ -62,13 +62,13 @@ class Surroundings:
     now: datetime
     ahead: int
     rate: Rate | None
-    trouble: Problem | None
+    trouble: ErrorDetail | None
     capture_wait_s: float
     configured: bool = True
     elsewhere: str | None = None
 
 
-def explain(termination: Termination, around: Surroundings) -> Explanation:
+def explain(termination: Termination, around: ExplanationContext) -> Explanation:
     """Say what this termination waits for, in every state."""
     if termination.set_aside is not None:
         return Explanation(
@@ -129,14 +129,14 @@ def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> 
     )
 
 
-def _explain_queued(termination: Termination, around: Surroundings) -> Explanation:
+def _explain_queued(termination: Termination, around: ExplanationContext) -> Explanation:
     if termination.begins_after(around.now):
         return Explanation(
             waiting_for="the time before which it was asked not to be called (not_before)",
             next_action="look at the job (DescribeJobs), then TerminateJob",
             next_action_at=termination.not_before,
         )
-    if termination.look is Look.SUBMISSION:
+    if termination.look is PollKind.SUBMISSION:
         return _look(
             termination,
             around,
@@ -153,7 +153,7 @@ def _explain_queued(termination: Termination, around: Surroundings) -> Explanati
     return _turn(termination, termination.call_at, around)
 
 
-def _turn(termination: Termination, call_at: datetime, around: Surroundings) -> Explanation:
+def _turn(termination: Termination, call_at: datetime, around: ExplanationContext) -> Explanation:
     if call_at > around.now:
         return Explanation(
             waiting_for=f"the time from which it may be called{_because(termination)}",
@@ -191,7 +191,7 @@ def _allowed(rate: Rate | None) -> str:
     return f"; {rate.configured_per_s} a second are allowed"
 
 
-def _explain_held(termination: Termination, around: Surroundings) -> Explanation:
+def _explain_held(termination: Termination, around: ExplanationContext) -> Explanation:
     return _look(
         termination,
         around,
@@ -200,7 +200,7 @@ def _explain_held(termination: Termination, around: Surroundings) -> Explanation
     )
 
 
-def _explain_sending(termination: Termination, around: Surroundings) -> Explanation:
+def _explain_sending(termination: Termination, around: ExplanationContext) -> Explanation:
     if termination.in_doubt:
         return _look(
             termination,
@@ -213,7 +213,7 @@ def _explain_sending(termination: Termination, around: Surroundings) -> Explanat
     )
 
 
-def _explain_draining(termination: Termination, around: Surroundings) -> Explanation:
+def _explain_draining(termination: Termination, around: ExplanationContext) -> Explanation:
     if termination.call_at is not None:
         turn = _turn(termination, termination.call_at, around)
         why = f"it ran on or was revived after its last call: {_standing(termination)}"
@@ -224,18 +224,18 @@ def _explain_draining(termination: Termination, around: Surroundings) -> Explana
         around,
         f"{_left(termination)}; {_standing(termination)}{_escalated(termination)}",
         "look again; call it down when the job is finished and no instance is live"
-        + (by_hand if termination.rung is Rung.PERSON else ""),
+        + (by_hand if termination.rung is EscalationLevel.PERSON else ""),
     )
 
 
 def _escalated(termination: Termination) -> str:
     """What was done about instances that do not go down."""
-    if termination.rung is Rung.NONE or termination.rung_at is None:
+    if termination.rung is EscalationLevel.NONE or termination.rung_at is None:
         return ""
     since, rounds = _time(termination.rung_at), termination.rung_round
-    if termination.rung is Rung.INSTANCES:
+    if termination.rung is EscalationLevel.INSTANCES:
         return f"; since {since} TerminateTaskInstance {_round(termination)} (round {rounds})"
-    if termination.rung is Rung.MACHINES:
+    if termination.rung is EscalationLevel.MACHINES:
         return f"; since {since} TerminateInstances of its machine {_round(termination)}"
     if not termination.escalate:
         return f"; since {since} it takes a person: no more than TerminateJob was to be called"
@@ -325,7 +325,7 @@ def _left(termination: Termination) -> str:
     return "the job to finish; no instance was live at the last count"
 
 
-def _explain_settling(termination: Termination, around: Surroundings) -> Explanation:
+def _explain_settling(termination: Termination, around: ExplanationContext) -> Explanation:
     settle_until, machines = termination.settle_until or around.now, termination.machines
     counted_at = termination.instances_observed_at
     if settle_until > around.now:
@@ -337,7 +337,7 @@ def _explain_settling(termination: Termination, around: Surroundings) -> Explana
         waiting_for += f" ({machines.up} of them seen up)" if machines.up else ""
     elif machines.readable and not machines.read_since(settle_until):
         waiting_for = "its machines to be looked up after the settle window (DescribeInstances)"
-    elif termination.look is Look.SUBMISSION:
+    elif termination.look is PollKind.SUBMISSION:
         waiting_for = "the number of instances it was submitted with (DescribeJobSubmitInfo)"
     else:
         waiting_for = "a last look, for the settle window has passed"
@@ -353,7 +353,7 @@ def _explain_settling(termination: Termination, around: Surroundings) -> Explana
 
 def _look(
     termination: Termination,
-    around: Surroundings,
+    around: ExplanationContext,
     waiting_for: str,
     next_action: str,
     *,
@@ -388,7 +388,7 @@ def _job_state(termination: Termination) -> str:
     return f"the job reads {state}" if state else "the job's state is not known"
 
 
-def _explain_verified(termination: Termination, _: Surroundings) -> Explanation:
+def _explain_verified(termination: Termination, _: ExplanationContext) -> Explanation:
     read_at, settle_until = termination.observed_at, termination.settle_until
     settled = read_at is not None and settle_until is not None and read_at >= settle_until
     since = "still so after the settle window" if settled else "the job was deleted since"
@@ -426,7 +426,7 @@ def _on_nodes(termination: Termination) -> str | None:
     )
 
 
-def _explain_not_found(termination: Termination, _: Surroundings) -> Explanation:
+def _explain_not_found(termination: Termination, _: ExplanationContext) -> Explanation:
     if termination.acknowledged_at is not None:
         ours = termination.evidence >= evidence.ACKNOWLEDGED
         how = "acknowledged TerminateJob" if ours else "acted on it"
@@ -452,7 +452,7 @@ def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _explain_unverified(termination: Termination, around: Surroundings) -> Explanation:
+def _explain_unverified(termination: Termination, around: ExplanationContext) -> Explanation:
     if termination.problem is not None and termination.problem.code == NOT_CONFIGURED:
         return Explanation(
             waiting_for=f"nothing: {termination.problem.message}; {_counted(termination)}; "
@@ -481,7 +481,7 @@ def _counted(termination: Termination) -> str:
     return f"{instances.live} of {instances.total} instances live at the last count"
 
 
-def _explain_machines_up(termination: Termination, _: Surroundings) -> Explanation:
+def _explain_machines_up(termination: Termination, _: ExplanationContext) -> Explanation:
     machines = termination.machines
     return Explanation(
         waiting_for="nothing: every instance was seen down, but at the deadline "

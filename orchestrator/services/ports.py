@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.model.batch_job import JobState
-    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.lifecycle import State
-    from orchestrator.domain.model.machine import Sight
+    from orchestrator.domain.model.machine import MachineStatus
     from orchestrator.domain.model.operation import NewOperation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.progress.instance_totals import Tally
@@ -56,7 +56,7 @@ class OperationRecord:
     operation was created, where that is less."""
     allowed_per_s: float | None
     """As many as the cloud lets its partition make now; None: as many as are configured."""
-    trouble: Problem | None
+    trouble: ErrorDetail | None
     """Why its partition's calls fail now."""
     keep_down_s: float | None
     keeps_down_for: str | None
@@ -95,7 +95,7 @@ class TerminationRecord:
     operation_ids: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
     ahead: int
-    trouble: Problem | None
+    trouble: ErrorDetail | None
     allowed_per_s: float | None
     """As of an operation."""
     holder: str | None
@@ -211,7 +211,7 @@ class Records(Protocol):
         limit: int,
         termination_id: str,
         states: Collection[JobState] | None,
-        machine: Sight | None,
+        machine: MachineStatus | None,
     ) -> list[InstanceRecord]:
         """Instances of a termination that had a machine when they were read, ``after`` so many."""
 

@@ -34,7 +34,7 @@ from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDD
 from orchestrator.domain.decisions.escalation import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.domain.decisions.revival import KEEP_DOWN_MAX
 from orchestrator.domain.leasing.lease import LeasePolicy
-from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.domain.tokens import digest
 from orchestrator.paths import possible
@@ -182,7 +182,7 @@ class Engine(_Section):
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = 30.0
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
     call_timeout_s: Annotated[float, Field(ge=ROUND_TRIP_S, le=300)] = 10.0
-    capture: Annotated[When, ANY_CASE] = _CAPTURE.when
+    capture: Annotated[CaptureTiming, ANY_CASE] = _CAPTURE.when
     capture_before_max_instances: NonNegativeInt = _CAPTURE.before_max_instances
     capture_before_max_s: Interval = _CAPTURE.before_max_s
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s

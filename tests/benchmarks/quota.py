@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from orchestrator.app import daemon
-from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve
@@ -60,7 +60,7 @@ class Run:
 
 async def run() -> list[Figure]:
     default = Quotas().model_dump()
-    slow = await _measure(120, default, drain_s=[5, 20], capture=When.NONE)
+    slow = await _measure(120, default, drain_s=[5, 20], capture=CaptureTiming.NONE)
     fast = await _measure(600, FAST_QUOTAS, drain_s=[5, 20])
     mixed = await _measure(100, default, drain_s=[5, 60])
     return [
@@ -120,7 +120,7 @@ async def _measure(
     quotas: dict[str, int],
     *,
     drain_s: list[float],
-    capture: When = DEFAULT_CAPTURE,
+    capture: CaptureTiming = DEFAULT_CAPTURE,
     refused_share: float = 0.0,
 ) -> Run:
     faults = read_faults({EVERY_ACTION: {Fault.THROTTLE.value: refused_share}})

@@ -37,24 +37,24 @@ from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loops import job_prober
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import FAILURE_BASE_S, IDLE_MAX_S
-from orchestrator.engine.runtime.recent_readers import Watched
+from orchestrator.engine.runtime.recent_readers import RecentReaders
 from orchestrator.services.submission import AccountOffer, Request, Submission
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
 from orchestrator.simulator.simulator import Call, Simulator
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.database.database import Database
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.leases import hold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-    from orchestrator.engine.runtime.loop import Steps
+    from orchestrator.engine.runtime.loop import Loop
 
 T = TypeVar("T")
 
@@ -275,8 +275,8 @@ class Process:
     """One life of the daemon, as far as it is needed here."""
 
     world: World
-    records: StoredRecords
-    loops: PartitionLoops
+    records: SqlRecords
+    loops: PartitionRunner
     submission: Submission
 
     async def run(self) -> None:
@@ -297,7 +297,7 @@ class Process:
             await world.clock.sleep(max(0.0, min(due_s.values()) - world.clock.time_s))
             assert world.clock.time_s < world.clock.started_s + RUN_MAX_S, world.states()
 
-    def _each(self) -> tuple[Steps, ...]:
+    def _each(self) -> tuple[Loop, ...]:
         return self.loops.loops
 
     async def _submit(self) -> str:
@@ -319,7 +319,7 @@ class Process:
         assert operation is not None, "an operation that the client was told of is gone"
         return operation.finished_at is not None
 
-    async def _step(self, loop: Steps) -> float:
+    async def _step(self, loop: Loop) -> float:
         wait_s = await tried(loop.step())
         assert await self.loops.dispatcher.end(CALLS_MAX_S)
         assert await self.loops.prober.end(CALLS_MAX_S)
@@ -351,7 +351,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         (fence,) = await hold(database, PARTITION)
         random = Random(world.disks)
         wire = Wire(world, fate)
-        loops = PartitionLoops(
+        loops = PartitionRunner(
             Partition(
                 lease=Lease(fence, math.inf),
                 cloud=TencentBatch(
@@ -363,17 +363,17 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
                     clock=clock,
                     transport=wire,
                 ),
-                store=WorkingSet(database, fence),
+                store=PartitionStore(database, fence),
                 clock=clock,
                 random=random,
                 quotas=QUOTAS,
-                watched=Watched(clock),
+                watched=RecentReaders(clock),
             )
         )
         stack.push_async_callback(loops.prober.end, CALLS_MAX_S)
         stack.push_async_callback(loops.capturer.end, CALLS_MAX_S)
         stack.push_async_callback(loops.dispatcher.end, CALLS_MAX_S)
-        records = StoredRecords(database, clock.now)
+        records = SqlRecords(database, clock.now)
         submission = Submission(
             records=records,
             accounts={"main": AccountOffer(partitions={REGION: PARTITION}, default_region=None)},

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.api import routes
 from orchestrator.domain.decisions import forecast_updates
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from tests.integration.harness import service
 from tests.integration.rest import OPERATIONS, Rest, tomorrow
 
@@ -32,8 +32,8 @@ async def async_fails(*_: Any) -> Any:
         (forecast_updates, "told", fails),
         (routes, "explain", fails),
         (routes, "forecast", fails),
-        (StoredRecords, "progress", async_fails),
-        (StoredRecords, "others", async_fails),
+        (SqlRecords, "progress", async_fails),
+        (SqlRecords, "others", async_fails),
     ],
 )
 async def test_a_request_is_answered_without_what_only_informs(

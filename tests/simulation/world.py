@@ -29,7 +29,7 @@ from orchestrator.simulator.simulator import Simulator
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.transaction import Transaction
-from orchestrator.store.terminations import postponed
+from orchestrator.store.terminations import set_aside
 from tests.simulation.checkers import Checkers, watch
 from tests.simulation.client import Client
 from tests.simulation.clock import START, MachineClock
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.domain.audit.certificate import Certificate
-    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.leasing.lease import FencingToken
 
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
@@ -354,7 +354,7 @@ def impatience() -> Iterator[None]:
         for module, name in (
             (draining, "CALL_AGAIN_AFTER_S"),
             (job_prober, "COUNT_ALL_EVERY_S"),
-            (postponed, "AGAIN_AFTER_S"),
+            (set_aside, "AGAIN_AFTER_S"),
             (job_prober, "IDLE_MAX_S"),
             (job_poller, "SUSPECTED_S"),
             (confirmation, "SEEN_JOB_MISSING_S"),
@@ -398,7 +398,7 @@ def simulate(
         async def execute(cursor: aiosqlite.Cursor, *args: Any) -> aiosqlite.Cursor:
             return await world.execute(cursor, *args)
 
-        async def hold(transaction: Transaction, fence: Fence) -> None:
+        async def hold(transaction: Transaction, fence: FencingToken) -> None:
             try:
                 await HOLD(transaction, fence)
             except LeaseLost:

@@ -26,7 +26,7 @@ It runs, or its EndTime shows that it did in between.
 """
 
 
-class Standing(StrEnum):
+class JobVerdict(StrEnum):
     """How a job counts in the conclusion."""
 
     UNENDED = "unended"
@@ -36,7 +36,7 @@ class Standing(StrEnum):
     """Something became of it after its end, and nothing proved it down since."""
 
 
-def standing(job: Job) -> Standing:
+def standing(job: Job) -> JobVerdict:
     back = False
     for before, event in _with_state_before(job["events"]):
         if before is not None and before.final:
@@ -45,19 +45,19 @@ def standing(job: Job) -> Standing:
             back = False
     state = State(job["state"])
     if back:
-        return Standing.BACK
+        return JobVerdict.BACK
     if not state.final:
-        return Standing.UNENDED
-    return Standing.DOWN if state in STATES_THAT_COUNT_AS_DOWN else Standing.NOT_DOWN
+        return JobVerdict.UNENDED
+    return JobVerdict.DOWN if state in STATES_THAT_COUNT_AS_DOWN else JobVerdict.NOT_DOWN
 
 
-def conclusion(standings: Sequence[Standing]) -> str:
+def conclusion(standings: Sequence[JobVerdict]) -> str:
     """How the operation stands, in one sentence."""
     count, total = Counter(standings), len(standings)
-    down = f"{count[Standing.DOWN]} of {_jobs(total)} proven down"
-    if unended := count[Standing.UNENDED]:
+    down = f"{count[JobVerdict.DOWN]} of {_jobs(total)} proven down"
+    if unended := count[JobVerdict.UNENDED]:
         down = f"NOT FINISHED: {unended} of {_jobs(total)} not ended; {down} so far"
-    if back := count[Standing.BACK]:
+    if back := count[JobVerdict.BACK]:
         down += f"; NOT DOWN FOR GOOD: {back} came back after the end"
     return down
 

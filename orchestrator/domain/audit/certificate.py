@@ -45,7 +45,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain.audit.caveats import Standing, conclusion, not_proven, standing
+from orchestrator.domain.audit.caveats import JobVerdict, conclusion, not_proven, standing
 from orchestrator.domain.audit.event_facts import observations
 from orchestrator.domain.audit.hash_chain import CONTENT, canonical, lines_sha256, sha256, timestamp
 from orchestrator.domain.decisions import evidence
@@ -84,7 +84,7 @@ class Entry:
     """One job of a certificate, in canonical form."""
 
     job_id: str
-    standing: Standing
+    standing: JobVerdict
     text: bytes
 
 

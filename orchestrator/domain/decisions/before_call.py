@@ -20,9 +20,9 @@ from orchestrator.domain.decisions.transitions import (
     with_observation,
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.termination import Look, OnSubmitted
+from orchestrator.domain.model.termination import OnSubmitted, PollKind
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.transitions import Policy
@@ -60,7 +60,7 @@ def on_submission(
     told = replace(termination, instances_submitted=submitted, failures=0)
     if termination.state is State.SETTLING:
         return on_still_stopped(told, now, policy)
-    return Decision(after=look_at(told, Look.JOB, now))
+    return Decision(after=look_at(told, PollKind.JOB, now))
 
 
 def _to_be_read(
@@ -75,7 +75,7 @@ def _to_be_read(
     unclear = state is None or state.finished or not state.known
     checked = told.instances_submitted is not None or told.acknowledged_at is not None
     if unclear and not checked and termination.state is not State.SENDING:
-        return look_at(told, Look.SUBMISSION, now)
+        return look_at(told, PollKind.SUBMISSION, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
         return to_be_counted(termination, told, seen, now, policy)
     return None
@@ -87,7 +87,7 @@ def _is_empty(seen: JobSeen) -> bool:
 
 def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
     if told.on_submitted is OnSubmitted.REFUSE:
-        problem = Problem(
+        problem = ErrorDetail(
             code="Client.JobSubmitted",
             message="the job is SUBMITTED, where the cloud forbids TerminateJob",
             advice='submit it again with on_submitted "hold", or once it has left SUBMITTED',
@@ -97,7 +97,7 @@ def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
         Decision(after=told) if told.state is State.HELD else moved(told, Event.SEEN_SUBMITTED, now)
     )
     at = now + timedelta(seconds=policy.poll.held_s)
-    return replace(decision, after=look_at(decision.after, Look.SWEEP, at))
+    return replace(decision, after=look_at(decision.after, PollKind.SWEEP, at))
 
 
 def _on_down_not_called(told: Termination, now: datetime, policy: Policy) -> Decision:
@@ -105,7 +105,7 @@ def _on_down_not_called(told: Termination, now: datetime, policy: Policy) -> Dec
     may_have_acted = told.state is State.SENDING and told.job_state is JobState.FAILED
     if may_have_acted or told.acknowledged_at:
         decision = accepted(told, now, policy)
-        after = replace(look_at(decision.after, Look.JOB, now), evidence=evidence.JOB_FINISHED)
+        after = replace(look_at(decision.after, PollKind.JOB, now), evidence=evidence.JOB_FINISHED)
         return replace(decision, after=after, why="seen down after a call")
     proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
     return moved(proven, Event.SEEN_DOWN, now)
@@ -123,7 +123,7 @@ def _on_terminable(told: Termination, now: datetime, policy: Policy) -> Decision
             decision = Decision(after=told)
     delay = backoff(told, policy) if told.state is State.SENDING else timedelta()
     after = replace(
-        look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.poll.queued_s)),
+        look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.poll.queued_s)),
         call_at=told.call_at or max(now + delay, told.not_before or now),
         first_in_line=first_in_line,
         run=max(told.run, 1),

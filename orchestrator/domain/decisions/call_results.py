@@ -18,7 +18,7 @@ from orchestrator.domain.decisions.transitions import (
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.domain.model.lifecycle import Event
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import Verdict
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def on_call_failed(
                 acknowledged_at=termination.acknowledged_at or now,
                 run=max(termination.run, 1),
             )
-            return replace(decision, after=look_at(after, Look.JOB, now))
+            return replace(decision, after=look_at(after, PollKind.JOB, now))
         case (
             CloudErrorKind.OUTCOME_UNKNOWN
             | CloudErrorKind.STATE_CONFLICT

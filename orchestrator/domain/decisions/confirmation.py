@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.errors import CloudErrorKind
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.unconfirmed import DESCRIBE_JOB, DESCRIBE_JOBS, Unconfirmed, Verdict
 
 if TYPE_CHECKING:
@@ -94,18 +94,18 @@ def after_read(termination: Termination) -> Unconfirmed | None:
     return None if set(known.sources) <= set(reads) else known
 
 
-NEVER_FOUND: Final = Problem(
+NEVER_FOUND: Final = ErrorDetail(
     code="Client.JobNotFound",
     message="DescribeJobs did not list the job whenever it was asked",
     advice="check the job id, the region and the account; a deleted job leaves no record",
 )
 
 
-def record_deleted(termination: Termination) -> Problem:
+def record_deleted(termination: Termination) -> ErrorDetail:
     """What a person is told of a job that was read, or called, and whose record is gone."""
     called = termination.acknowledged_at is not None
     before = "its instances were seen to stop" if called else "TerminateJob was acknowledged"
-    return Problem(
+    return ErrorDetail(
         code="Client.JobDeleted",
         message=f"the cloud no longer knows the job: its record was deleted before {before}",
         advice="see in the console that none of its machines is left: the cloud deletes the record "

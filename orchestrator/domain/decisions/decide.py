@@ -33,21 +33,21 @@ from orchestrator.domain.model.observation import (
     CallStarted,
     JobsRefused,
     JobUnlisted,
-    LookFailed,
+    ReadFailed,
     Withdrawn,
 )
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import DESCRIBE_JOBS
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions.transitions import Policy
-    from orchestrator.domain.model.observation import Read, Seen
+    from orchestrator.domain.model.observation import Observation, Read
     from orchestrator.domain.model.termination import Termination
 
 
-def decide(termination: Termination, seen: Seen, now: datetime, policy: Policy) -> Decision:
+def decide(termination: Termination, seen: Observation, now: datetime, policy: Policy) -> Decision:
     """What ``seen`` makes of ``termination``; raises IllegalTransition where it cannot be."""
     match seen:
         case CallStarted():
@@ -86,8 +86,8 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
         case JobUnlisted():
             return on_missing(termination, DESCRIBE_JOBS, now, policy)
         case JobsRefused():
-            return Decision(after=look_at(termination, Look.JOB, now))
-        case LookFailed(error):
+            return Decision(after=look_at(termination, PollKind.JOB, now))
+        case ReadFailed(error):
             return on_look_failed(termination, error, now, policy)
         case _:
             assert_never(seen)
@@ -104,9 +104,9 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
         case _:
             return Decision(after=termination)
     if decision.event is None and overdue(termination, now):
-        if seen.instances is None and termination.look is not Look.JOB:
+        if seen.instances is None and termination.look is not PollKind.JOB:
             # Nobody is told what is live on less than a count.
-            return Decision(after=look_at(decision.after, Look.JOB, now))
+            return Decision(after=look_at(decision.after, PollKind.JOB, now))
         decision = given_up(decision.after, now, why="the deadline passed")
     return decision
 
@@ -117,7 +117,9 @@ def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
     if after.give_up_at is None or after.look_at is None or after.state is State.SETTLING:
         return decision
     # By then a read is made again as it was planned.
-    retried = now >= after.give_up_at and (after.look is Look.JOB or after.unconfirmed is not None)
+    retried = now >= after.give_up_at and (
+        after.look is PollKind.JOB or after.unconfirmed is not None
+    )
     if retried or after.look_at <= after.give_up_at:
         return decision
-    return replace(decision, after=look_at(after, Look.JOB, max(now, after.give_up_at)))
+    return replace(decision, after=look_at(after, PollKind.JOB, max(now, after.give_up_at)))

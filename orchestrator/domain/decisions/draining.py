@@ -19,12 +19,12 @@ from orchestrator.domain.decisions.transitions import (
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobState
 from orchestrator.domain.model.lifecycle import Event
-from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.pacing import polling
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.transitions import Policy
-    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.error_detail import ErrorDetail
     from orchestrator.domain.model.termination import Termination
 
 IN_USE: Final = "ResourceInUse"
@@ -48,7 +48,7 @@ def _on_draining(
         decision = moved(proven, Event.SEEN_DOWN, now)
         settle_until = seen.observed_at + timedelta(seconds=told.settle_s)
         at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
-        after = replace(look_at(decision.after, Look.SWEEP, at), settle_until=settle_until)
+        after = replace(look_at(decision.after, PollKind.SWEEP, at), settle_until=settle_until)
         return replace(decision, after=after)
     state = told.job_state
     live = seen.instances is not None and seen.instances.live > 0
@@ -79,11 +79,11 @@ def _on_draining(
     age_s = (now - (told.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
     # A state that is not documented says nothing: only counters do.
-    look = Look.SWEEP if runs else Look.JOB
+    look = PollKind.SWEEP if runs else PollKind.JOB
     return Decision(after=look_at(told, look, now + timedelta(seconds=interval_s)))
 
 
-def _conflict(termination: Termination) -> Problem | None:
+def _conflict(termination: Termination) -> ErrorDetail | None:
     """That TerminateJob is refused because the job is in use: kept while it runs, as the reason."""
     problem = termination.problem
     return problem if problem is not None and problem.code.startswith(IN_USE) else None
@@ -159,7 +159,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
         escalated.after,
         rung=rung,
         rung_at=now,
-        rung_round=told.rung_round + (rung is Rung.INSTANCES),
+        rung_round=told.rung_round + (rung is EscalationLevel.INSTANCES),
     )
     return replace(escalated, after=after)
 
@@ -185,6 +185,6 @@ def _on_finished_not_down(
     )
     # Only its task was read: where nothing went down since, the job may have been revived.
     stuck = termination.instances and seen.instances.live >= termination.instances.live
-    look = Look.SWEEP if seen.state is None and stuck else Look.JOB
+    look = PollKind.SWEEP if seen.state is None and stuck else PollKind.JOB
     wait_s = min(wait_s, escalation.count_every_s(told))
     return look_at(told, look, now + timedelta(seconds=wait_s))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.model.attempt import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.model.termination import EscalationLevel, PollKind
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -51,7 +51,7 @@ LAST_SHARE: Final = 2 / 3
 """And the last level."""
 COUNTS_TO_SPARE: Final = 2
 """A level is due so many counts before it must begin: counts come late where the quota is spent."""
-IN_ROUNDS: Final = (Rung.INSTANCES, Rung.MACHINES)
+IN_ROUNDS: Final = (EscalationLevel.INSTANCES, EscalationLevel.MACHINES)
 """Those on which one call is made for each instance that is left."""
 
 
@@ -131,7 +131,7 @@ def count_due_at(termination: Termination) -> datetime | None:
     planned anyway.
     """
     every_s = count_every_s(termination)
-    planned = termination.state is not State.DRAINING or termination.look is Look.JOB
+    planned = termination.state is not State.DRAINING or termination.look is PollKind.JOB
     if planned or every_s >= COUNTED_EVERY_S:
         return None
     known = (termination.acknowledged_at, termination.instances_observed_at)
@@ -139,7 +139,9 @@ def count_due_at(termination: Termination) -> datetime | None:
     return counted_at + timedelta(seconds=every_s)
 
 
-def next_rung(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> Rung | None:
+def next_rung(
+    termination: Termination, seen_at: datetime, policy: EscalationPolicy
+) -> EscalationLevel | None:
     """The rung that it is time for, after a look that counted live instances; None: not yet."""
     live = termination.instances.live if termination.instances else 0
     if not live or going_on(termination):
@@ -153,11 +155,11 @@ def next_rung(termination: Termination, seen_at: datetime, policy: EscalationPol
     if _must_begin(rounds, termination, seen_at, policy):
         rounds = 0
     if may_call and termination.rung_round < rounds:
-        return Rung.INSTANCES
-    if termination.rung is Rung.PERSON:
+        return EscalationLevel.INSTANCES
+    if termination.rung is EscalationLevel.PERSON:
         return None
-    may_end = may_call and policy.machines and termination.rung is not Rung.MACHINES
-    return Rung.MACHINES if may_end else Rung.PERSON
+    may_end = may_call and policy.machines and termination.rung is not EscalationLevel.MACHINES
+    return EscalationLevel.MACHINES if may_end else EscalationLevel.PERSON
 
 
 def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
@@ -177,7 +179,7 @@ def presses(termination: Termination, seen_at: datetime, policy: EscalationPolic
 
 def _level(termination: Termination) -> int:
     """How many levels came before the next one."""
-    return termination.rung_round + (termination.rung is Rung.MACHINES)
+    return termination.rung_round + (termination.rung is EscalationLevel.MACHINES)
 
 
 def _must_begin(

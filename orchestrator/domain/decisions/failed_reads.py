@@ -23,7 +23,7 @@ from orchestrator.domain.decisions.transitions import (
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import DESCRIBE_JOB, DESCRIBE_JOBS, Verdict
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def on_look_failed(
 ) -> Decision:
     told = replace(termination, problem=problem_of(error))
     denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-    if termination.state is State.SETTLING and termination.look is Look.SUBMISSION:
+    if termination.state is State.SETTLING and termination.look is PollKind.SUBMISSION:
         return on_submission_unread(termination, error, now, policy)
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(told, DESCRIBE_JOB, now, policy)
@@ -53,9 +53,9 @@ def on_look_failed(
     elif error.kind is CloudErrorKind.THROTTLED:
         # It tells nothing of the job, which is polled next as it was to be.
         return Decision(after=termination)
-    if not late and denied and termination.look is Look.JOB:
+    if not late and denied and termination.look is PollKind.JOB:
         # DescribeJobs may still be allowed, and DescribeTask, once the job reads finished.
-        after = look_at(told, Look.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
+        after = look_at(told, PollKind.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
     else:
         after = look_again(told, now, policy)
     return Decision(after=after)
@@ -64,7 +64,7 @@ def on_look_failed(
 def _on_denied(told: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
     """The cloud does not let a job be read that was not called yet."""
     refused = error.kind is CloudErrorKind.REFUSED
-    if told.look is Look.SUBMISSION:
+    if told.look is PollKind.SUBMISSION:
         return _on_submission_refused(told, now, policy, refused=refused)
     if refused:
         return moved(told, Event.CALL_REFUSED, now, why=str(error))
@@ -79,7 +79,7 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
     if not known.confirms(Verdict.MISSING, now):
         # A job that was read before is asked for by both actions in turn.
         by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
-        look = Look.JOB if by_job else Look.SWEEP
+        look = PollKind.JOB if by_job else PollKind.SWEEP
         return Decision(after=replace(look_at(told, look, known.next_read_at(now)), call_at=None))
     if termination.state is State.SETTLING:
         return on_record_deleted(told, now, policy)
@@ -117,7 +117,7 @@ def _on_submission_refused(
     )
     known = told.unconfirmed
     if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
-        return Decision(after=look_at(replace(told, instances_submitted=0), Look.JOB, now))
+        return Decision(after=look_at(replace(told, instances_submitted=0), PollKind.JOB, now))
     return Decision(after=look_again(told, now, policy))
 
 

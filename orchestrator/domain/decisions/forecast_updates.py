@@ -9,12 +9,12 @@ from orchestrator.domain.decisions.transitions import overdue
 from orchestrator.domain.forecasting.drain_history import begin, observe
 from orchestrator.domain.forecasting.forecast import of_drain, of_queued, stalled
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.termination import EscalationLevel
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.forecasting.drain_history import History
+    from orchestrator.domain.forecasting.drain_history import DrainHistory
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.domain.model.termination import Termination
@@ -46,14 +46,14 @@ def with_forecast(
     return replace(after, history=history, forecast=forecast)
 
 
-def _takes_a_person(after: Termination, history: History) -> bool:
+def _takes_a_person(after: Termination, history: DrainHistory) -> bool:
     """Whether nothing has gone down since it was left to a person."""
-    if after.rung is not Rung.PERSON or after.rung_at is None:
+    if after.rung is not EscalationLevel.PERSON or after.rung_at is None:
         return False
     return history.moved_at <= after.rung_at.timestamp()
 
 
-def _begun(before: Termination, after: Termination, at: datetime) -> History:
+def _begun(before: Termination, after: Termination, at: datetime) -> DrainHistory:
     """The beginning of a drain whose instances are counted for the first time."""
     assert after.instances is not None
     live, began_at = after.instances.live, after.acknowledged_at

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.batch_job import JobSeen
     from orchestrator.domain.model.termination import Termination
 
-_UNCOUNTED: Final = Problem(
+_UNCOUNTED: Final = ErrorDetail(
     code="Client.Uncounted",
     message="the cloud's answer had no instance counters",
     advice="see in the console whether instances of the job are live: without counters it cannot "
     "be proven stopped",
 )
-_NO_INSTANCES: Final = Problem(
+_NO_INSTANCES: Final = ErrorDetail(
     code="Client.NoInstances",
     message="the cloud counts no task instance of the job, in any state",
     advice="see in the console whether the job has instances: without one that is counted it "
@@ -38,7 +38,7 @@ def known_instances(termination: Termination) -> int:
     return max(counted, submitted, captured)
 
 
-def contradiction(termination: Termination, seen: JobSeen) -> Problem | None:
+def contradiction(termination: Termination, seen: JobSeen) -> ErrorDetail | None:
     """Why the count of this read proves nothing; None: it adds up.
 
     Every task has one instance at least.
@@ -51,7 +51,7 @@ def contradiction(termination: Termination, seen: JobSeen) -> Problem | None:
     known = max(len(seen.tasks or termination.tasks), known_instances(termination))
     if total >= known:
         return None
-    return Problem(
+    return ErrorDetail(
         code="Client.CountTooLow",
         message=f"the cloud counts {total} task instances of the job, but it has {known} at least",
         advice="see in the console whether the others are live: the count cannot prove that they "

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions.transitions import moved
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def stopped(
     why = f"stopped by {by} ({reason}): {account} are configured nowhere"
     if untouched:
         return moved(termination, Event.WITHDRAWN, now, why=why)
-    problem = Problem(
+    problem = ErrorDetail(
         code=NOT_CONFIGURED,
         message=f"{account} are configured nowhere, so the job could not be followed; it was "
         f"ended by {by}",

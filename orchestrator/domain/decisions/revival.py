@@ -26,7 +26,7 @@ KEEP_DOWN_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchLook:
+class RevivalCheck:
     """What a read of a job whose termination has ended makes of its come-back watch.
 
     ``came_back`` is how the job was read, if it came back; with ``ends`` it is read no more.
@@ -39,7 +39,7 @@ class WatchLook:
     count: bool = False
 
 
-def watch_look(termination: Termination, seen: JobSeen | None, now: datetime) -> WatchLook:
+def check_listed(termination: Termination, seen: JobSeen | None, now: datetime) -> RevivalCheck:
     """A watched job as DescribeJobs showed it; None: it was not listed.
 
     A job whose EndTime changed ran in between; it is watched on, for it may run again at the next
@@ -49,26 +49,26 @@ def watch_look(termination: Termination, seen: JobSeen | None, now: datetime) ->
     """
     over = _is_over(termination, now)
     if seen is None:
-        return WatchLook(termination=termination, count=over)
+        return RevivalCheck(termination=termination, count=over)
     if _runs(seen) or (termination.revival is None and ran_again(termination, seen)):
-        return WatchLook(termination=termination, ends=_runs(seen), came_back=seen)
-    return WatchLook(termination=termination, count=over or is_doubtful(termination, seen))
+        return RevivalCheck(termination=termination, ends=_runs(seen), came_back=seen)
+    return RevivalCheck(termination=termination, count=over or is_doubtful(termination, seen))
 
 
-def watch_count(termination: Termination, seen: JobSeen | None, now: datetime) -> WatchLook:
+def check_counted(termination: Termination, seen: JobSeen | None, now: datetime) -> RevivalCheck:
     """A watched job as DescribeJob showed it; None: the cloud does not know it any more."""
     if seen is None:
-        return WatchLook(termination=termination, ends=True)
+        return RevivalCheck(termination=termination, ends=True)
     live = seen.instances is not None and seen.instances.live > 0
     if _runs(seen) or live:
-        return WatchLook(termination=termination, ends=True, came_back=seen)
+        return RevivalCheck(termination=termination, ends=True, came_back=seen)
     counted = seen.instances is not None
-    return WatchLook(termination=termination, ends=counted and _is_over(termination, now))
+    return RevivalCheck(termination=termination, ends=counted and _is_over(termination, now))
 
 
-def watch_refused(termination: Termination, now: datetime) -> WatchLook:
+def check_refused(termination: Termination, now: datetime) -> RevivalCheck:
     """A watched job that the account may not read, which may change until the watch ends."""
-    return WatchLook(termination=termination, ends=_is_over(termination, now))
+    return RevivalCheck(termination=termination, ends=_is_over(termination, now))
 
 
 def _runs(seen: JobSeen) -> bool:

@@ -27,7 +27,7 @@ from orchestrator.domain.decisions.transitions import (
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.transitions import Policy
@@ -50,8 +50,8 @@ def on_job_settling(
     if doubt is not None:
         return _on_denied(termination, told, seen, now, policy, why=doubt)
     if seen.instances is None and is_doubtful(termination, seen):
-        return Decision(after=look_at(told, Look.JOB, now))
-    if seen.instances is None and termination.look is Look.JOB:
+        return Decision(after=look_at(told, PollKind.JOB, now))
+    if seen.instances is None and termination.look is PollKind.JOB:
         # DescribeJob was to count, and its answer had no counters.
         return Decision(after=to_be_counted(termination, told, seen, now, policy))
     return on_still_stopped(told, now, policy)
@@ -78,9 +78,9 @@ def _on_denied(
     decision = moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=why)
     if live:
         # TerminateJob is called again, although the job reads finished.
-        after = look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.sweep_s))
+        after = look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.sweep_s))
         return replace(decision, after=replace(after, call_at=now))
-    return replace(decision, after=look_at(decision.after, Look.JOB, now))
+    return replace(decision, after=look_at(decision.after, PollKind.JOB, now))
 
 
 def _on_revived(told: Termination, now: datetime, policy: Policy) -> Decision:
@@ -88,7 +88,7 @@ def _on_revived(told: Termination, now: datetime, policy: Policy) -> Decision:
     decision = moved(running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again")
     at = now + timedelta(seconds=policy.sweep_s)
     call_at = None if told.job_state is JobState.SUBMITTED else now
-    after = replace(look_at(decision.after, Look.SWEEP, at), call_at=call_at)
+    after = replace(look_at(decision.after, PollKind.SWEEP, at), call_at=call_at)
     return replace(decision, after=after)
 
 
@@ -109,15 +109,15 @@ def on_still_stopped(told: Termination, now: datetime, policy: Policy) -> Decisi
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.left) or late):
         if policy.compares and submission_unread(told) and now < _compared_by(told, now):
-            return Decision(after=look_at(told, Look.SUBMISSION, now))
+            return Decision(after=look_at(told, PollKind.SUBMISSION, now))
         if evidence.proves_settled(told, settle_until):
             told = replace(told, evidence=evidence.SETTLED)
         return moved(replace(told, problem=None), Event.SETTLED, now)
     told = replace(told, confirm_from=settle_until)
     soon = now + timedelta(seconds=policy.poll.settling_s)
     if not counted and soon >= settle_until:
-        return Decision(after=look_at(told, Look.JOB, max(now, settle_until)))
-    return Decision(after=look_at(told, Look.SWEEP, soon))
+        return Decision(after=look_at(told, PollKind.JOB, max(now, settle_until)))
+    return Decision(after=look_at(told, PollKind.SWEEP, soon))
 
 
 def on_submission_unread(
@@ -133,7 +133,7 @@ def on_submission_unread(
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
         told = replace(told, instances_submitted=0)
     soon = now + timedelta(seconds=policy.poll.settling_s)
-    return Decision(after=look_at(told, Look.SWEEP, soon))
+    return Decision(after=look_at(told, PollKind.SWEEP, soon))
 
 
 def _compared_by(termination: Termination, now: datetime) -> datetime:
@@ -154,7 +154,7 @@ def on_record_deleted(told: Termination, now: datetime, policy: Policy) -> Decis
         return _machines_stay(told, now)
     if told.machines.left and not late:
         soon = now + timedelta(seconds=policy.poll.settling_s)
-        return Decision(after=look_at(told, Look.SWEEP, soon))
+        return Decision(after=look_at(told, PollKind.SWEEP, soon))
     proven = evidence.MACHINES_GONE if evidence.machines_gone(told) else evidence.NO_INSTANCE_LIVE
     settled = replace(told, evidence=proven, problem=None)
     return moved(settled, Event.SETTLED, now, why="deleted after it was seen down")

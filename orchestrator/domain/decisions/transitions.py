@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.decisions import confirmation, escalation, evidence
 from orchestrator.domain.decisions.instance_counts import contradiction
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State, next_state
-from orchestrator.domain.model.termination import Look, Rung, Termination
+from orchestrator.domain.model.termination import EscalationLevel, PollKind, Termination
 from orchestrator.domain.pacing.backoff import backoff_s
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
 """States in which no call is known to have had effect, or not since it ran again."""
-_LATE: Final = Problem(
+_LATE: Final = ErrorDetail(
     code="Client.DeadlinePassed",
     message="the job was not seen down by its deadline",
     advice="look at the job in the console and end there what is live, or submit it again with a "
@@ -96,7 +96,7 @@ def moved(
     return Decision(after=after, event=event, why=why)
 
 
-def look_at(termination: Termination, look: Look, at: datetime | None) -> Termination:
+def look_at(termination: Termination, look: PollKind, at: datetime | None) -> Termination:
     """The termination with its next look planned."""
     return replace(termination, look=look, look_at=at)
 
@@ -104,7 +104,7 @@ def look_at(termination: Termination, look: Look, at: datetime | None) -> Termin
 def look_again(termination: Termination, now: datetime, policy: Policy) -> Termination:
     """The termination with a read that failed made again, after longer and longer."""
     failed = replace(termination, failures=termination.failures + 1)
-    look = Look.JOB if termination.look is Look.SWEEP else termination.look
+    look = PollKind.JOB if termination.look is PollKind.SWEEP else termination.look
     return look_at(failed, look, now + backoff(failed, policy))
 
 
@@ -132,8 +132,8 @@ def to_be_counted(
     termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """Have the instances counted; later, if this read should have done so and proves nothing."""
-    if termination.look is Look.SWEEP and seen.instances is None:
-        return look_at(told, Look.JOB, now)
+    if termination.look is PollKind.SWEEP and seen.instances is None:
+        return look_at(told, PollKind.JOB, now)
     give_up_at = told.give_up_at or now + timedelta(seconds=told.give_up_after_s)
     uncounted = replace(
         told,
@@ -170,21 +170,21 @@ def not_executed(termination: Termination, now: datetime, policy: Policy, *, why
     decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=why)
     at = now + backoff(termination, policy)
     called_at = decision.after.called_at if decision.after.give_up_at is not None else None
-    after = replace(look_at(decision.after, Look.SWEEP, at), called_at=called_at)
+    after = replace(look_at(decision.after, PollKind.SWEEP, at), called_at=called_at)
     return replace(decision, after=after)
 
 
 def in_doubt(termination: Termination, at: datetime) -> Termination:
     """The termination after a call whose outcome is not known: the job is read first."""
     doubtful = replace(with_deadline(termination, at), in_doubt=True)
-    return look_at(doubtful, Look.JOB, at)
+    return look_at(doubtful, PollKind.JOB, at)
 
 
 def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """The cloud has acknowledged a call, or was seen to act on one."""
     decision = moved(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
     after = replace(
-        look_at(decision.after, Look.SWEEP, now + timedelta(seconds=policy.sweep_s)),
+        look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.sweep_s)),
         evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
         run=max(termination.run, 1),
         acknowledged_at=now,
@@ -201,7 +201,7 @@ def running_again(termination: Termination) -> Termination:
         termination,
         run=termination.run + 1,
         called_at=None,
-        rung=Rung.NONE,
+        rung=EscalationLevel.NONE,
         rung_at=None,
         rung_round=0,
     )
@@ -216,9 +216,9 @@ def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
     return moved(told, Event.GAVE_UP, now, why=why)
 
 
-def problem_of(error: CloudError) -> Problem:
+def problem_of(error: CloudError) -> ErrorDetail:
     """What a person is told of an error."""
-    return Problem(code=error.code, message=error.message, advice=error.advice)
+    return ErrorDetail(code=error.code, message=error.message, advice=error.advice)
 
 
 def backoff(termination: Termination, policy: Policy) -> timedelta:

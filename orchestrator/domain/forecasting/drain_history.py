@@ -16,7 +16,7 @@ take a while before the first of them is destroyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class DrainHistory:
     """What looks showed since the cloud acknowledged the call; plain numbers, to be stored as JSON.
 
     ``samples``: (Unix seconds, instances live), the acknowledgement first; each later one has fewer
@@ -53,15 +53,15 @@ class History:
         return (live - self.live) / (self.seen_at - since) if self.seen_at > since else 0.0
 
 
-def begin(at: datetime, live: int) -> History:
+def begin(at: datetime, live: int) -> DrainHistory:
     """A drain that began ``at`` the acknowledgement with so many instances live.
 
     Where they were not counted then: those that the first count shows live or FAILED.
     """
-    return History(samples=((at.timestamp(), live),), seen_at=at.timestamp())
+    return DrainHistory(samples=((at.timestamp(), live),), seen_at=at.timestamp())
 
 
-def observe(history: History, at: datetime, live: int) -> History:
+def observe(history: DrainHistory, at: datetime, live: int) -> DrainHistory:
     """The history with one more look; one that is not later than the last changes nothing.
 
     More live than before: the job was revived, and its history begins anew.
@@ -73,7 +73,7 @@ def observe(history: History, at: datetime, live: int) -> History:
         return begin(at, live)
     if live == history.live:
         return replace(history, seen_at=seen_at)
-    return History(
+    return DrainHistory(
         samples=_thinned((*history.samples, (seen_at, live))),
         seen_at=seen_at,
         pause_s=max(history.pause_s, seen_at - history.moved_at),

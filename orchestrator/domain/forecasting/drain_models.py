@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.forecasting.drain_history import STARTS
-from orchestrator.domain.forecasting.lognormal import P50, P90, Span, first_s
+from orchestrator.domain.forecasting.lognormal import P50, P90, LogNormal, first_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.domain.forecasting.drain_history import History
+    from orchestrator.domain.forecasting.drain_history import DrainHistory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ NOTHING_FORETOLD: Final = 0.3
 """The density given to what a pace does not foretell, for it begins later."""
 
 
-def rest(history: History) -> Span | None:
+def rest(history: DrainHistory) -> LogNormal | None:
     """How long it takes from ``moved_at`` on; None while nothing has moved or when all is down."""
     if not history.moved or not history.live:
         return None
@@ -75,10 +75,10 @@ def rest(history: History) -> Span | None:
     def over(seconds: float) -> float:
         return sum(weight * span.below(seconds) for weight, span in counted) / whole
 
-    return Span.of(first_s(lambda s: over(s) >= P50), first_s(lambda s: over(s) >= P90))
+    return LogNormal.of(first_s(lambda s: over(s) >= P50), first_s(lambda s: over(s) >= P90))
 
 
-def _guess(samples: Sequence[tuple[float, int]], pace: Pace, start: int) -> tuple[float, Span]:
+def _guess(samples: Sequence[tuple[float, int]], pace: Pace, start: int) -> tuple[float, LogNormal]:
     """What this pace from this sample on says, and the logarithm of what that counts."""
     times = [at for at, _ in samples]
     work = [pace.work(live) for _, live in samples] + [0.0]
@@ -98,7 +98,7 @@ def _guess(samples: Sequence[tuple[float, int]], pace: Pace, start: int) -> tupl
         if now < last:
             missed = math.log((times[now + 1] - times[now]) / median_s)
             weight -= (math.log(math.tau * variance) + missed**2 / variance) / 2
-    return weight, Span(median_s=median_s, spread=math.sqrt(variance))
+    return weight, LogNormal(median_s=median_s, spread=math.sqrt(variance))
 
 
 def _power_sum(count: int, exponent: float) -> float:

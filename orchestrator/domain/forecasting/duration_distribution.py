@@ -7,7 +7,7 @@ from bisect import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.forecasting.lognormal import BELL, P50, P90, Span, first_s
+from orchestrator.domain.forecasting.lognormal import BELL, P50, P90, LogNormal, first_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class Durations:
     """
 
     longer: tuple[float, ...]
-    all_drains: Span
+    all_drains: LogNormal
 
     def longer_than(self, seconds: float, *, passed_s: float = 0.0) -> float:
         """The share that takes longer than this, of those longer than ``passed_s``."""
@@ -54,13 +54,13 @@ class Durations:
         beyond = self.all_drains.above(seconds, passed_s=longest_s)
         return self.longer[-1] * beyond / self._known(passed_s)
 
-    def rest(self, passed_s: float) -> Span:
+    def rest(self, passed_s: float) -> LogNormal:
         """What is left of a drain that has taken this long and has not ended."""
 
         def over(seconds: float) -> float:
             return 1 - self.longer_than(passed_s + seconds, passed_s=passed_s)
 
-        return Span.of(first_s(lambda s: over(s) >= P50), first_s(lambda s: over(s) >= P90))
+        return LogNormal.of(first_s(lambda s: over(s) >= P50), first_s(lambda s: over(s) >= P90))
 
     def _known(self, seconds: float) -> float:
         """The share that takes longer than this, up to the longest known."""
@@ -95,7 +95,7 @@ def learnt(down: Mapping[int, int], draining: Mapping[int, int]) -> Durations | 
     return Durations(tuple(longer), _fitted(known))
 
 
-def _fitted(known: Sequence[tuple[int, float, float]]) -> Span:
+def _fitted(known: Sequence[tuple[int, float, float]]) -> LogNormal:
     """The log-normal nearest to (jobs, place on the bell, logarithm of the duration)."""
     jobs = sum(count for count, _, _ in known)
     place = sum(count * z for count, z, _ in known) / jobs
@@ -103,4 +103,4 @@ def _fitted(known: Sequence[tuple[int, float, float]]) -> Span:
     together = sum(count * (z - place) * (each - log_s) for count, z, each in known)
     apart = sum(count * (z - place) ** 2 for count, z, _ in known)
     spread = (together + SPREAD_WEIGHT * SPREAD) / (apart + SPREAD_WEIGHT)
-    return Span(median_s=math.exp(log_s - spread * place), spread=spread)
+    return LogNormal(median_s=math.exp(log_s - spread * place), spread=spread)

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.forecasting import drain_models
-from orchestrator.domain.forecasting.lognormal import P50, P90, Span
+from orchestrator.domain.forecasting.lognormal import P50, P90, LogNormal
 
 if TYPE_CHECKING:
-    from orchestrator.domain.forecasting.drain_history import History
+    from orchestrator.domain.forecasting.drain_history import DrainHistory
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 STALL_FACTOR: Final = 3.0
@@ -44,14 +44,14 @@ class Forecast:
     stalled_since: datetime | None = None
 
     @property
-    def left(self) -> Span | None:
+    def left(self) -> LogNormal | None:
         """How much longer it takes from ``made_at`` on."""
         if self.p50_at is None or self.p90_at is None:
             return None
         p50_s, p90_s = ((at - self.made_at).total_seconds() for at in (self.p50_at, self.p90_at))
-        return Span.of(p50_s, p90_s)
+        return LogNormal.of(p50_s, p90_s)
 
-    def ending(self, left: Span | None) -> Forecast:
+    def ending(self, left: LogNormal | None) -> Forecast:
         """The same forecast, with an end that takes so much longer."""
         if left is None:
             return self
@@ -66,7 +66,7 @@ class Forecast:
         return replace(self, made_at=now).ending(self.left and self.left.rest(passed_s))
 
 
-def of_drain(history: History, others: Durations | None, now: datetime) -> Forecast:
+def of_drain(history: DrainHistory, others: Durations | None, now: datetime) -> Forecast:
     """The forecast of a job that was called; ``others``: how long other drains took."""
     own = drain_models.rest(history)
     rate_per_s = history.rate_per_s if history.moved else None
@@ -80,7 +80,7 @@ def of_drain(history: History, others: Durations | None, now: datetime) -> Forec
     return told.ending(left and left.rest(now.timestamp() - history.moved_at))
 
 
-def stalled(history: History, now: datetime) -> Forecast:
+def stalled(history: DrainHistory, now: datetime) -> Forecast:
     """The forecast of a job of which nothing goes down any more."""
     moved_at = datetime.fromtimestamp(history.moved_at, UTC)
     return Forecast(made_at=now, rate_per_s=0.0, stalled_since=moved_at)
@@ -93,10 +93,10 @@ def of_queued(call_s: float, others: Durations | None, now: datetime) -> Forecas
         return told
     takes = others.rest(0.0)
     ends_s = (call_s * slower(share) + takes.quantile_s(share) for share in (P50, P90))
-    return told.ending(Span.of(*ends_s))
+    return told.ending(LogNormal.of(*ends_s))
 
 
-def _stalled(history: History, own: Span | None, others: Durations | None) -> bool:
+def _stalled(history: DrainHistory, own: LogNormal | None, others: Durations | None) -> bool:
     """Whether looks showed nothing move for too long; that nobody looked says nothing.
 
     The pace: the longest pause so far, or the time that the next of those left may well take.
@@ -110,4 +110,4 @@ def _stalled(history: History, own: Span | None, others: Durations | None) -> bo
 
 def slower(share: float) -> float:
     """How many times as long calls take at most, in this share of all cases."""
-    return Span(median_s=1.0, spread=CALLS_SPREAD).quantile_s(share)
+    return LogNormal(median_s=1.0, spread=CALLS_SPREAD).quantile_s(share)

@@ -22,14 +22,14 @@ _HALVINGS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class LogNormal:
     """``median_s`` seconds; ``spread`` is the standard deviation of their logarithm."""
 
     median_s: float
     spread: float
 
     @classmethod
-    def of(cls, p50_s: float, p90_s: float) -> Span:
+    def of(cls, p50_s: float, p90_s: float) -> LogNormal:
         """The span that is no longer than ``p50_s`` in half and than ``p90_s`` in 90 % of cases."""
         p50_s = min(max(p50_s, SHORTEST_S), LONGEST_S)
         spread = math.log(max(p90_s / p50_s, 1.001)) / BELL.inv_cdf(P90)
@@ -50,18 +50,20 @@ class Span:
             return math.exp(passed * (passed - place))
         return _survival(place) / _survival(passed)
 
-    def rest(self, passed_s: float) -> Span:
+    def rest(self, passed_s: float) -> LogNormal:
         """What is left of it once ``passed_s`` have passed and it has not ended."""
         if passed_s <= 0:
             return self
         passed = self._place(passed_s)
-        return Span.of(*(self._at(_beyond(passed, share)) - passed_s for share in (P50, P90)))
+        return LogNormal.of(*(self._at(_beyond(passed, share)) - passed_s for share in (P50, P90)))
 
-    def blended(self, other: Span) -> Span:
+    def blended(self, other: LogNormal) -> LogNormal:
         """What both tell of one duration; the surer one counts for more."""
         ours, theirs = self.spread**-2, other.spread**-2
         log_s = ours * math.log(self.median_s) + theirs * math.log(other.median_s)
-        return Span(median_s=math.exp(log_s / (ours + theirs)), spread=1 / math.sqrt(ours + theirs))
+        return LogNormal(
+            median_s=math.exp(log_s / (ours + theirs)), spread=1 / math.sqrt(ours + theirs)
+        )
 
     def _place(self, seconds: float) -> float:
         """How many spreads above the median."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class FencingToken:
     """The right to write of a partition's holder: stale once the partition has passed on.
 
     ``epoch`` grows with every change of holder.
@@ -35,7 +35,7 @@ class LeasePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class LeaseSnapshot:
     """The leases as a renewal found them, at ``now`` by the database's clock.
 
     ``candidates``: the partitions that each live replica is configured for.  ``holders`` are live.

@@ -29,7 +29,7 @@ class NewAttempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class AttemptResult:
     """How a call ended: ``accepted``, ``interrupted``, or the kind of its error."""
 
     at: datetime
@@ -39,7 +39,7 @@ class Answer:
     request_id: str | None = None
 
     @classmethod
-    def of_error(cls, error: CloudError, at: datetime) -> Answer:
+    def of_error(cls, error: CloudError, at: datetime) -> AttemptResult:
         return cls(
             at=at,
             outcome=error.kind,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class ErrorDetail:
     """What last went wrong, and what a person can do about it."""
 
     code: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.model.error_detail import Problem
+    from orchestrator.domain.model.error_detail import ErrorDetail
 
 
 class MachineState(StrEnum):
@@ -70,7 +70,7 @@ class MachineSeen:
         return self.state is not None and self.state.going
 
 
-class Sight(StrEnum):
+class MachineStatus(StrEnum):
     """What the last look at a captured machine showed."""
 
     UP = "up"
@@ -86,7 +86,7 @@ class Sight(StrEnum):
     @property
     def over(self) -> bool:
         """Whether it is known not to run any more."""
-        return self in (Sight.TERMINATED, Sight.GONE)
+        return self in (MachineStatus.TERMINATED, MachineStatus.GONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,33 +103,33 @@ class CapturedMachine:
     instance_index: int
     machine_id: str
     starting: bool
-    sight: Sight | None
+    sight: MachineStatus | None
     down_at: datetime | None
 
 
 def sight_of(
     machine: CapturedMachine, seen: MachineSeen | None, now: datetime, *, starting_watch_s: float
-) -> Sight | None:
+) -> MachineStatus | None:
     """What this look shows; ``seen`` is None where the machine was not listed.
 
     While the job is not down, only that a machine is up is certain.  One that was being created and
     was never listed may be listed later: it counts as gone once ``starting_watch_s`` have passed.
     """
     if seen is not None and (machine.down_at is None or not seen.going):
-        return Sight.UP
+        return MachineStatus.UP
     if seen is not None:
-        return Sight.TERMINATED
+        return MachineStatus.TERMINATED
     if machine.down_at is None:
         return machine.sight
     watched_s = (now - machine.down_at).total_seconds()
-    just_created = machine.starting and machine.sight is not Sight.UP
+    just_created = machine.starting and machine.sight is not MachineStatus.UP
     if just_created and watched_s < starting_watch_s:
-        return Sight.MISSING
-    return Sight.GONE
+        return MachineStatus.MISSING
+    return MachineStatus.GONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machines:
+class MachineCounts:
     """How many machines of a job were captured, and how many of them are known to be gone.
 
     Nodes of compute environments are not among them.  ``listed``: one of them was shown at least
@@ -143,7 +143,7 @@ class Machines:
     observed_at: datetime | None = None
     all_observed_at: datetime | None = None
     """Each of them was looked up then or later; None: one never was, or it is not known."""
-    problem: Problem | None = None
+    problem: ErrorDetail | None = None
     """Why they cannot be looked at."""
 
     @property
@@ -161,4 +161,4 @@ class Machines:
         return self.all_observed_at is not None and self.all_observed_at >= time
 
 
-NO_MACHINES: Final = Machines()
+NO_MACHINES: Final = MachineCounts()

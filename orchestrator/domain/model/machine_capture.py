@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 PAGE_INSTANCES: Final = 1000
 """Instances in one DescribeTask at most (cloud.tencent.com/document/api/599/15905)."""
-OCCUPYING: Final = (JobState.STARTING, JobState.RUNNING, JobState.FAILED_INTERRUPTED)
+STATES_WITH_MACHINE: Final = (JobState.STARTING, JobState.RUNNING, JobState.FAILED_INTERRUPTED)
 """States in which an instance has a machine."""
 LIVE: Final = tuple(state for state in JobState if not state.finished)
-_UNCOUNTED: Final = Problem(
+_UNCOUNTED: Final = ErrorDetail(
     code="Client.Uncounted", message="the cloud's answer had no instance counters"
 )
-_TOO_LATE: Final = Problem(
+_TOO_LATE: Final = ErrorDetail(
     code="Client.TooLate", message="its instances had ended before their machines were read"
 )
 
 
-TOO_MANY: Final = Problem(
+TOO_MANY: Final = ErrorDetail(
     code="Client.TooManyInstances",
     message="the cloud showed more instances of a task than it was submitted with",
 )
 
 
-class When(StrEnum):
+class CaptureTiming(StrEnum):
     """When machines are captured, relative to TerminateJob."""
 
     BEFORE = "before"
@@ -59,7 +59,7 @@ class CapturePolicy:
     STARTING counts as gone only ``starting_watch_s`` after the job was down.
     """
 
-    when: When = When.PARALLEL
+    when: CaptureTiming = CaptureTiming.PARALLEL
     before_max_instances: int = 100
     before_max_s: float = 3.0
     starting_watch_s: float = 120.0
@@ -67,13 +67,13 @@ class CapturePolicy:
     @property
     def wait_s(self) -> float:
         """How long a call waits for a capture of which nothing is known yet."""
-        before = self.when is When.BEFORE or self.before_max_instances > 0
-        return self.before_max_s if before and self.when is not When.NONE else 0.0
+        before = self.when is CaptureTiming.BEFORE or self.before_max_instances > 0
+        return self.before_max_s if before and self.when is not CaptureTiming.NONE else 0.0
 
     def call_waits(self, capture: Capture) -> bool:
         """Whether the job is called, each time that it runs, only once a capture has ended."""
         instances = sum(task.instances for task in capture.tasks)
-        return self.when is When.BEFORE or instances <= self.before_max_instances
+        return self.when is CaptureTiming.BEFORE or instances <= self.before_max_instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Capture:
     counted_at: datetime | None = None
     """When the last answer arrived that counted a task."""
     failures: int = 0
-    problem: Problem | None = None
+    problem: ErrorDetail | None = None
     began_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -150,7 +150,7 @@ def occupying(counters: InstanceCounters) -> int:
     return counters.starting + counters.running + counters.failed_interrupted
 
 
-def failed(capture: Capture, problem: Problem) -> Capture:
+def failed(capture: Capture, problem: ErrorDetail) -> Capture:
     """The capture after a call that is to be made again."""
     return replace(capture, failures=capture.failures + 1, problem=problem)
 
@@ -159,6 +159,6 @@ def ended_too_late(capture: Capture, now: datetime) -> Capture:
     return ended(capture, now, _TOO_LATE)
 
 
-def ended(capture: Capture, now: datetime, problem: Problem) -> Capture:
+def ended(capture: Capture, now: datetime, problem: ErrorDetail) -> Capture:
     """The capture given up for ``problem``."""
     return replace(capture, ended_at=now, problem=problem)

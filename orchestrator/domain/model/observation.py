@@ -38,7 +38,7 @@ class CallInterrupted:
 
 
 @dataclass(frozen=True, slots=True)
-class LookFailed:
+class ReadFailed:
     """A look at this one job did not succeed."""
 
     error: CloudError
@@ -59,6 +59,6 @@ class Withdrawn:
     """The requester took it back."""
 
 
-Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | LookFailed
+Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | ReadFailed
 """How a read of the job ended."""
-Seen = Read | CallStarted | CallAccepted | CallFailed | CallInterrupted | Withdrawn
+Observation = Read | CallStarted | CallAccepted | CallFailed | CallInterrupted | Withdrawn

@@ -12,16 +12,16 @@ from orchestrator.domain.model.machine import NO_MACHINES
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.forecasting.drain_history import History
+    from orchestrator.domain.forecasting.drain_history import DrainHistory
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen
-    from orchestrator.domain.model.error_detail import Problem
-    from orchestrator.domain.model.machine import Machines
+    from orchestrator.domain.model.error_detail import ErrorDetail
+    from orchestrator.domain.model.machine import MachineCounts
     from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.unconfirmed import Unconfirmed
 
 
-class Rung(StrEnum):
+class EscalationLevel(StrEnum):
     """How far a termination had to be escalated."""
 
     NONE = "none"
@@ -32,7 +32,7 @@ class Rung(StrEnum):
     PERSON = "person"
 
 
-class Look(StrEnum):
+class PollKind(StrEnum):
     """The call by which a job is read next."""
 
     SWEEP = "sweep"
@@ -44,14 +44,14 @@ class Look(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class PollFilter:
     """Terminations that are looked at alike.
 
     ``seen``: only those whose job a look has shown already, or has not; None: both.
     ``in_turn``: their operations take turns, whatever is due sooner.
     """
 
-    look: Look
+    look: PollKind
     states: tuple[State, ...] = LIVE_STATES
     seen: bool | None = None
     in_turn: bool = False
@@ -126,7 +126,7 @@ class Termination:
     """As DescribeJobSubmitInfo has it, 0 where that may not be called; None: it was not asked."""
     tasks: tuple[TaskSeen, ...] = ()
 
-    look: Look = Look.SWEEP
+    look: PollKind = PollKind.SWEEP
     look_at: datetime | None = None
     call_at: datetime | None = None
     first_in_line: bool = False
@@ -144,11 +144,11 @@ class Termination:
     settle_until: datetime | None = None
     confirm_from: datetime | None = None
     """From then on its machines are looked up once more: the end of its settle window."""
-    problem: Problem | None = None
+    problem: ErrorDetail | None = None
     unconfirmed: Unconfirmed | None = None
     """What would end it, once more answers say the same."""
     finished_at: datetime | None = None
-    history: History | None = None
+    history: DrainHistory | None = None
     """Of its drain, once its instances were counted."""
     forecast: Forecast | None = None
     """As at the last count; ``decisions.forecast_updates.told`` is what to tell."""
@@ -157,7 +157,7 @@ class Termination:
     """When a count last showed another number of live instances than the one before."""
     escalate: bool = True
     """Whether more than TerminateJob may be called for what does not go down."""
-    rung: Rung = Rung.NONE
+    rung: EscalationLevel = EscalationLevel.NONE
     rung_at: datetime | None = None
     """When this round of this rung began."""
     rung_round: int = 0
@@ -169,7 +169,7 @@ class Termination:
     """Of this run, or of an earlier one."""
     awaits_capture: bool = True
     """Whether the first call of each run waits a while for its machines to be captured."""
-    machines: Machines = NO_MACHINES
+    machines: MachineCounts = NO_MACHINES
     reading: Capture | None = None
     """How far its live instances are read anew."""
     read_at: datetime | None = None

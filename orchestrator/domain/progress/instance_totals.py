@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class InstanceGroup:
     """Terminations that are alike in what their instances are judged by.
 
     ``seen``: whether a poll ever showed the job.  ``revived``: it came back after its end.
@@ -58,7 +58,7 @@ class Tally:
     jobs_not_counted: int = 0
     left_by_final_state: dict[State, Left] = field(default_factory=dict)
 
-    def add(self, group: Group) -> None:
+    def add(self, group: InstanceGroup) -> None:
         holds, total = _holds(group), group.total or 0
         live = (group.live or 0) if holds else 0
         uncounted = 0 if holds or _nothing_there(group) else group.jobs
@@ -73,19 +73,19 @@ class Tally:
             left.jobs_not_counted += uncounted
 
 
-def _holds(group: Group) -> bool:
+def _holds(group: InstanceGroup) -> bool:
     """Whether the last counts say how many are live now, as far as anybody has seen."""
     if group.live is None or group.revived:
         return False
     return group.live > 0 or group.evidence >= NO_INSTANCE_LIVE
 
 
-def _nothing_there(group: Group) -> bool:
+def _nothing_there(group: InstanceGroup) -> bool:
     """Whether the cloud never knew the job: it has no instance to count."""
     return group.state is State.NOT_FOUND and not group.seen
 
 
-def tally(groups: Iterable[Group]) -> Tally:
+def tally(groups: Iterable[InstanceGroup]) -> Tally:
     """The sums over all terminations of an operation."""
     summed = Tally()
     for group in groups:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.forecasting.duration_distribution import learnt, middle_s
 from orchestrator.domain.forecasting.forecast import Forecast, slower
-from orchestrator.domain.forecasting.lognormal import P50, P90, Span, first_s
+from orchestrator.domain.forecasting.lognormal import P50, P90, LogNormal, first_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ def forecast(progress: Progress, now: datetime) -> Forecast:
     begins_at = max(now, progress.begins_at or now)
     wait_s = (begins_at - now).total_seconds()
     spans = (_all_over_s(progress, others, now, wait_s, share) for share in (P50, P90))
-    return replace(replace(told, made_at=begins_at).ending(Span.of(*spans)), made_at=now)
+    return replace(replace(told, made_at=begins_at).ending(LogNormal.of(*spans)), made_at=now)
 
 
 def _all_over_s(

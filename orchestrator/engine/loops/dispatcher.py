@@ -10,7 +10,7 @@ from orchestrator.domain.model.attempt import (
     ACCEPTED,
     INTERRUPTED,
     TERMINATE_JOB,
-    Answer,
+    AttemptResult,
     NewAttempt,
 )
 from orchestrator.domain.model.observation import (
@@ -78,13 +78,13 @@ class Dispatcher:
                     continue
                 async with partition.minding(termination.id):
                     decision = decide(termination, CallInterrupted(), now, partition.policy())
-                    answer = Answer(at=now, outcome=INTERRUPTED)
+                    answer = AttemptResult(at=now, outcome=INTERRUPTED)
                     await self._finish(termination, decision, answer)
         except BaseException:
             self._may_have_lost = True
             raise
 
-    async def _finish(self, before: Termination, decision: Decision, answer: Answer) -> None:
+    async def _finish(self, before: Termination, decision: Decision, answer: AttemptResult) -> None:
         await self._partition.store.finish_attempt(before, decision, answer)
         self._partition.decided(before, decision)
 
@@ -123,10 +123,12 @@ class Dispatcher:
                 )
             except CloudError as error:
                 seen = CallFailed(error, before)
-                answer = Answer.of_error(error, partition.clock.now())
+                answer = AttemptResult.of_error(error, partition.clock.now())
             else:
                 seen = CallAccepted(request_id)
-                answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
+                answer = AttemptResult(
+                    at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id
+                )
             decision = decide(termination, seen, answer.at, partition.policy())
             await self._finish(termination, decision, answer)
         except BaseException:

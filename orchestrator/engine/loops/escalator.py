@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.escalation import RoundOver, Straggler
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.attempt import ACCEPTED, FOR_ONE, Answer
+from orchestrator.domain.model.attempt import ACCEPTED, FOR_ONE, AttemptResult
 from orchestrator.engine.runtime.loop import Background
-from orchestrator.engine.runtime.retry_timer import Backoff
+from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
     from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.runtime.rate_limiter import Pacer
+    from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
@@ -48,7 +48,7 @@ class Escalator:
         self._calls = Background(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
         self._may_have_lost = True
-        self._backoff = Backoff(
+        self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
         self._told = False
@@ -106,16 +106,18 @@ class Escalator:
             self._under_way.add(straggler)
             self._calls.start(lambda: self._call(straggler, pacer, permit))
 
-    async def _call(self, straggler: Straggler, pacer: Pacer, permit: Permit) -> None:
+    async def _call(self, straggler: Straggler, pacer: RateLimiter, permit: Permit) -> None:
         partition, error = self._partition, None
         try:
             try:
                 request_id = await pacer.send(permit, lambda: self._terminate(straggler))
             except CloudError as raised:
                 error = raised
-                answer = Answer.of_error(error, partition.clock.now())
+                answer = AttemptResult.of_error(error, partition.clock.now())
             else:
-                answer = Answer(at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id)
+                answer = AttemptResult(
+                    at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id
+                )
             self._back_off(error)
             self._tell(straggler, error)
             again = error is not None and error.kind in _NOT_EXECUTED

@@ -14,8 +14,8 @@ from orchestrator.domain.decisions.escalation import count_every_s
 from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost, StoreUnavailable
 from orchestrator.domain.model import machine_capture
-from orchestrator.domain.model.error_detail import Problem
-from orchestrator.domain.model.machine_capture import When
+from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.machine_capture import CaptureTiming
 from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.runtime.loop import Background
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.runtime.rate_limiter import Pacer
+    from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 AT_ONCE = 16
 PAUSE_S = 5.0
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Errand:
+class _ReadTask:
     """A capture, or a reading of live instances (``anew``), to go on with."""
 
     row: Termination
@@ -54,7 +54,7 @@ class _Errand:
     anew: bool = False
 
 
-class Capturer:
+class InstanceReader:
     """One partition's DescribeJobSubmitInfo calls, and its DescribeTask calls for instances."""
 
     def __init__(self, partition: Partition) -> None:
@@ -77,10 +77,12 @@ class Capturer:
         under_way = set(self._under_way)
         limit, now = len(under_way) + AT_ONCE, partition.clock.now()
         to_capture, to_read = await partition.store.instances.to_read(now, limit)
-        if partition.capture.when is When.NONE:
+        if partition.capture.when is CaptureTiming.NONE:
             to_capture = []
-        errands = [_Errand(row, capture_coverage.due(row)) for row in to_capture]
-        errands += [_Errand(row, capture_coverage.reading(row, now), anew=True) for row in to_read]
+        errands = [_ReadTask(row, capture_coverage.due(row)) for row in to_capture]
+        errands += [
+            _ReadTask(row, capture_coverage.reading(row, now), anew=True) for row in to_read
+        ]
         blocked_s, waits = list[float](), False
         for errand in errands:
             if errand.row.id in under_way or errand.row.id in self._under_way:
@@ -105,7 +107,7 @@ class Capturer:
         """Let the calls under way end; False where one had to be cut off."""
         return await self._calls.end(within_s)
 
-    async def _read(self, errand: _Errand, pacer: Pacer, permit: Permit) -> None:
+    async def _read(self, errand: _ReadTask, pacer: RateLimiter, permit: Permit) -> None:
         partition = self._partition
         try:
             try:
@@ -122,7 +124,7 @@ class Capturer:
             raise
         except Exception:
             # It is first in line and would stay so: no other job would ever be captured.
-            problem = Problem(code="Client.CaptureFailed", message="see the log of the daemon")
+            problem = ErrorDetail(code="Client.CaptureFailed", message="see the log of the daemon")
             ended = machine_capture.ended(errand.capture, partition.clock.now(), problem)
             async with partition.minding(errand.row.id):
                 await self._write(errand, ended)
@@ -132,7 +134,7 @@ class Capturer:
             self.wake.set()
             partition.wakes.calls.set()
 
-    async def _go_on(self, errand: _Errand, pacer: Pacer, permit: Permit) -> None:
+    async def _go_on(self, errand: _ReadTask, pacer: RateLimiter, permit: Permit) -> None:
         now = self._partition.clock.now
         if not errand.capture.tasks:
             submitted = await pacer.send(permit, partial(self._describe_submit_info, errand))
@@ -145,7 +147,7 @@ class Capturer:
             if page.instances:
                 self._partition.wakes.machines.set()
 
-    async def _put_off(self, errand: _Errand, error: CloudError) -> None:
+    async def _put_off(self, errand: _ReadTask, error: CloudError) -> None:
         if error.kind is CloudErrorKind.THROTTLED:
             return  # It is due as before.
         problem = problem_of(error)
@@ -171,7 +173,7 @@ class Capturer:
 
     async def _write(
         self,
-        errand: _Errand,
+        errand: _ReadTask,
         capture: Capture,
         page: TaskPage | None = None,
         *,
@@ -198,13 +200,13 @@ class Capturer:
         clock = self._partition.clock
         return None if seconds is None else clock.now() + timedelta(seconds=seconds)
 
-    async def _describe_submit_info(self, errand: _Errand) -> JobSubmitted:
+    async def _describe_submit_info(self, errand: _ReadTask) -> JobSubmitted:
         row = errand.row
         return await self._partition.cloud.describe_job_submit_info(
             region=row.region, job_id=row.job_id
         )
 
-    async def _describe_task(self, errand: _Errand) -> TaskPage:
+    async def _describe_task(self, errand: _ReadTask) -> TaskPage:
         row, capture = errand.row, errand.capture
         return await self._partition.cloud.describe_task(
             region=row.region,
@@ -212,5 +214,5 @@ class Capturer:
             task_name=capture.tasks[capture.task].name,
             offset=capture.offset,
             limit=machine_capture.PAGE_INSTANCES,
-            states=machine_capture.LIVE if errand.anew else machine_capture.OCCUPYING,
+            states=machine_capture.LIVE if errand.anew else machine_capture.STATES_WITH_MACHINE,
         )

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED
 from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
-from orchestrator.domain.model.termination import Kind, Look
+from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.domain.pacing.polling import sweep_due_at
 from orchestrator.engine.runtime.batch_size import (
     FAILURES_THAT_ARE_SUSPECT,
     NOT_OF_ITS_IDS,
     REFUSALS,
 )
-from orchestrator.engine.runtime.retry_timer import Backoff
+from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,15 +39,15 @@ BACKOFF_MAX_S = 10.0
 WORKS_LATELY_S = 60.0
 """A job that fails alone is its own failure only if a call for others has worked since then."""
 
-NOT_YET_CALLED = Kind(Look.SWEEP, NOT_CALLED)
-FIRST_POLLS = Kind(Look.SWEEP, NOT_CALLED, seen=False, in_turn=True)
+NOT_YET_CALLED = PollFilter(PollKind.SWEEP, NOT_CALLED)
+FIRST_POLLS = PollFilter(PollKind.SWEEP, NOT_CALLED, seen=False, in_turn=True)
 """Jobs that no poll has shown yet, where one call does not carry all that are not called."""
-KINDS = (Kind(Look.SWEEP, CALLED), NOT_YET_CALLED, FIRST_POLLS)
+KINDS = (PollFilter(PollKind.SWEEP, CALLED), NOT_YET_CALLED, FIRST_POLLS)
 
 log = logging.getLogger(__name__)
 
 
-class Sweeper:
+class JobPoller:
     """One partition's DescribeJobs calls."""
 
     def __init__(self, partition: Partition) -> None:
@@ -55,7 +55,7 @@ class Sweeper:
         self.wake = partition.wakes.sweeps
         self._partition = partition
         self._pacer = partition.pacers["DescribeJobs"]
-        self._turns: list[Kind | None] = [*KINDS, None]
+        self._turns: list[PollFilter | None] = [*KINDS, None]
         """They take turns, with the suspects: many of one kind do not hold up another."""
         self._suspects: deque[Sequence[Termination]] = deque()
         self._spoilers: deque[str] = deque(maxlen=JOBS_PER_CALL)
@@ -63,9 +63,9 @@ class Sweeper:
         self._works: bool | None = None
         self._worked_at = -math.inf
         self._refusals = 0
-        self._failures: Counter[Kind | None] = Counter()
+        self._failures: Counter[PollFilter | None] = Counter()
         """In a row, of the calls of each turn."""
-        self._backoff = Backoff(
+        self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
 
@@ -116,7 +116,7 @@ class Sweeper:
         ]
         return together, (due_at - now).total_seconds()
 
-    async def _sweep(self, rows: Sequence[Termination], turn: Kind | None) -> float:
+    async def _sweep(self, rows: Sequence[Termination], turn: PollFilter | None) -> float:
         partition = self._partition
         try:
             seen = await self._pacer.send(
@@ -145,7 +145,7 @@ class Sweeper:
             self._suspects.popleft()
 
     async def _on_failure(
-        self, rows: Sequence[Termination], turn: Kind | None, error: CloudError
+        self, rows: Sequence[Termination], turn: PollFilter | None, error: CloudError
     ) -> float:
         """Wait longer after each failure; for refusals as one too many, the quota waits."""
         if error.kind is CloudErrorKind.THROTTLED:
@@ -159,7 +159,7 @@ class Sweeper:
         return self._backoff.failed()
 
     async def _suspect(
-        self, rows: Sequence[Termination], turn: Kind | None, error: CloudError
+        self, rows: Sequence[Termination], turn: PollFilter | None, error: CloudError
     ) -> None:
         """Halve what fails again and again until one job fails alone, while others are read.
 

@@ -17,8 +17,8 @@ from orchestrator.domain.decisions.escalation import COUNTED_EVERY_S
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED, State
-from orchestrator.domain.model.observation import LookFailed
-from orchestrator.domain.model.termination import Kind, Look
+from orchestrator.domain.model.observation import ReadFailed
+from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.engine.runtime.loop import IDLE_MAX_S, Background
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Permit
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.runtime.rate_limiter import Pacer
+    from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 LOOKS_PER_STEP = 16
 PAUSE_S = 5.0
@@ -37,25 +37,25 @@ COUNT_EVERY_S = 2.0
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
 """And those of any other; sooner where its deadline is short (``counting``)."""
 
-PROOFS = Kind(Look.JOB, tuple(state for state in CALLED if state is not State.SETTLING))
+PROOFS = PollFilter(PollKind.JOB, tuple(state for state in CALLED if state is not State.SETTLING))
 """Jobs that were called, to be proven down or found out about."""
-LAST_COUNTS = Kind(Look.JOB, (State.SETTLING,))
+LAST_COUNTS = PollFilter(PollKind.JOB, (State.SETTLING,))
 """Jobs that were proven down, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
 """How much longer than a proof such a count waits for quota."""
-FIRST_LOOKS = Kind(Look.JOB, NOT_CALLED, seen=True)
+FIRST_LOOKS = PollFilter(PollKind.JOB, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
-UNLISTED = Kind(Look.JOB, NOT_CALLED, seen=False)
+UNLISTED = PollFilter(PollKind.JOB, NOT_CALLED, seen=False)
 """Jobs that no sweep has shown; those that are due go in turn."""
 UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
-SUBMISSIONS = Kind(Look.SUBMISSION)
+SUBMISSIONS = PollFilter(PollKind.SUBMISSION)
 """Jobs that read finished before any call, to be compared with what they were submitted as."""
-LONG_UNCOUNTED = Kind(Look.SWEEP, (State.DRAINING,))
+LONG_UNCOUNTED = PollFilter(PollKind.SWEEP, (State.DRAINING,))
 """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
 PLANNED = (PROOFS, LAST_COUNTS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
 
 
-class Prober:
+class JobProber:
     """One partition's DescribeJob and DescribeTask calls."""
 
     def __init__(self, partition: Partition) -> None:
@@ -148,7 +148,7 @@ class Prober:
         rows = await partition.store.uncounted(before, operation_ids, limit + len(lately))
         return [row for row in rows if row.id not in lately][:limit]
 
-    def _start(self, row: Termination, pacer: Pacer) -> None:
+    def _start(self, row: Termination, pacer: RateLimiter) -> None:
         self._under_way.add(row.id)
         self._looked_at[row.id] = self._partition.clock.monotonic()
         self._partition.counts.started(row, self._partition.clock.now())
@@ -176,8 +176,8 @@ class Prober:
         """Let the calls under way end; False where one had to be cut off."""
         return await self._calls.end(within_s)
 
-    def _pacers_for(self, row: Termination) -> list[Pacer]:
-        if row.look is Look.SUBMISSION:
+    def _pacers_for(self, row: Termination) -> list[RateLimiter]:
+        if row.look is PollKind.SUBMISSION:
             return [self._by_submission]
         finished = row.job_state is not None and row.job_state.finished
         followed = row.state in (State.DRAINING, State.SETTLING)
@@ -186,17 +186,17 @@ class Prober:
             return [self._by_task] if forbidden else [self._by_job, self._by_task]
         return [self._by_job]
 
-    async def _look(self, row: Termination, pacer: Pacer, permit: Permit) -> None:
+    async def _look(self, row: Termination, pacer: RateLimiter, permit: Permit) -> None:
         partition = self._partition
         try:
-            seen: JobSeen | JobSubmitted | LookFailed
+            seen: JobSeen | JobSubmitted | ReadFailed
             try:
                 seen = await pacer.send(permit, partial(self._read, row, pacer))
             except CloudError as error:
-                seen = LookFailed(error)
+                seen = ReadFailed(error)
             async with partition.minding(row.id):
                 await partition.take_in([(row, seen)])
-            failure = seen.error if isinstance(seen, LookFailed) else None
+            failure = seen.error if isinstance(seen, ReadFailed) else None
             if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
                 # Nothing was read: it may be read again at once.
                 self._looked_at.pop(row.id, None)
@@ -209,7 +209,7 @@ class Prober:
             self._under_way.discard(row.id)
             self.wake.set()
 
-    async def _read(self, row: Termination, pacer: Pacer) -> JobSeen | JobSubmitted:
+    async def _read(self, row: Termination, pacer: RateLimiter) -> JobSeen | JobSubmitted:
         cloud = self._partition.cloud
         if pacer is self._by_task:
             return await self._describe_task(row)
@@ -233,8 +233,8 @@ class Prober:
 
 
 def _by_turns(
-    found: Sequence[tuple[Kind, Sequence[Termination]]],
-) -> Iterator[tuple[Kind, Termination]]:
+    found: Sequence[tuple[PollFilter, Sequence[Termination]]],
+) -> Iterator[tuple[PollFilter, Termination]]:
     """One row of each kind after the other."""
     columns = ([(kind, row) for row in rows] for kind, rows in found)
     return (each for each in chain.from_iterable(zip_longest(*columns)) if each is not None)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine import sight_of
 from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
-from orchestrator.engine.runtime.retry_timer import Backoff
+from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ APART_BASE_S, APART_MAX_S = 5.0, 120.0
 """How long a machine that made a call fail alone is not asked for once others can be: at first, and
 at most."""
 
-_NOT_LOOKED_UP = Problem(
+_NOT_LOOKED_UP = ErrorDetail(
     code="Client.NoCvmEndpoint",
     message="the account has no endpoint of CVM",
     advice="configure the account's cvm_endpoint to have machines looked up",
@@ -38,7 +38,7 @@ _NOT_LOOKED_UP = Problem(
 log = logging.getLogger(__name__)
 
 
-class MachineSweeper:
+class MachinePoller:
     """One partition's DescribeInstances calls."""
 
     def __init__(self, partition: Partition) -> None:
@@ -53,7 +53,7 @@ class MachineSweeper:
         """Of each such machine, until a call that asks for it works."""
         self._told: str | None = None
         """The code of the failure that was logged last; None: it works."""
-        self._backoff = Backoff(
+        self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
 

@@ -14,13 +14,18 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions.revival import WatchLook, watch_count, watch_look, watch_refused
+from orchestrator.domain.decisions.revival import (
+    RevivalCheck,
+    check_counted,
+    check_listed,
+    check_refused,
+)
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.pacing.quota import WINDOW_S
 from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S, JOBS_PER_CALL
 from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
-from orchestrator.engine.runtime.retry_timer import Backoff
+from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +42,7 @@ COUNT_RETRY_S = 1.0
 log = logging.getLogger(__name__)
 
 
-class ComeBackWatch:
+class RevivalWatcher:
     """One partition's DescribeJobs calls for jobs whose terminations have ended."""
 
     def __init__(self, partition: Partition) -> None:
@@ -51,7 +56,7 @@ class ComeBackWatch:
         of the watch finds them again.
         """
         self._batch = BatchSize(JOBS_PER_CALL)
-        self._backoff = Backoff(
+        self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
         self._told: set[str] = set()
@@ -113,9 +118,9 @@ class ComeBackWatch:
     async def _take_in(self, seen: Sequence[tuple[Termination, JobSeen | None]]) -> None:
         """Write what these looks showed, in one transaction, and count what they leave in doubt."""
         now = self._partition.clock.now()
-        await self._take_in_looks([watch_look(row, its, now) for row, its in seen], now)
+        await self._take_in_looks([check_listed(row, its, now) for row, its in seen], now)
 
-    async def _take_in_looks(self, looks: Sequence[WatchLook], now: datetime) -> None:
+    async def _take_in_looks(self, looks: Sequence[RevivalCheck], now: datetime) -> None:
         await self._write(looks, now)
         for look in looks:
             row = look.termination
@@ -135,23 +140,23 @@ class ComeBackWatch:
         except CloudError as error:
             await partition.note(error, self._by_job)
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-                await self._write_one(row, partial(watch_count, row, None))
+                await self._write_one(row, partial(check_counted, row, None))
             elif error.kind in REFUSALS:
-                await self._write_one(row, partial(watch_refused, row))
+                await self._write_one(row, partial(check_refused, row))
             else:
                 self._backoff.failed()
             return 0.0
         await partition.note(None, self._by_job)
-        await self._write_one(row, partial(watch_count, row, seen))
+        await self._write_one(row, partial(check_counted, row, seen))
         return 0.0
 
-    async def _write_one(self, row: Termination, look: Callable[[datetime], WatchLook]) -> None:
+    async def _write_one(self, row: Termination, look: Callable[[datetime], RevivalCheck]) -> None:
         """Write what was read of one job; ``look`` makes it of the time."""
         now = self._partition.clock.now()
         async with self._partition.minding(row.id):
             await self._write([look(now)], now)
 
-    async def _write(self, looks: Sequence[WatchLook], now: datetime) -> None:
+    async def _write(self, looks: Sequence[RevivalCheck], now: datetime) -> None:
         partition = self._partition
         await partition.store.watch(
             looks,
@@ -178,9 +183,9 @@ class ComeBackWatch:
         if not refused:
             if alone:
                 async with self._partition.minding(rows[0].id):
-                    look = WatchLook(termination=rows[0], count=True)
+                    look = RevivalCheck(termination=rows[0], count=True)
                     await self._take_in_looks([look], self._partition.clock.now())
             return self._backoff.failed()
         if alone:
-            await self._write_one(rows[0], partial(watch_refused, rows[0]))
+            await self._write_one(rows[0], partial(check_refused, rows[0]))
         return WINDOW_S

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leasing.assignment import share
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.runtime.loop import run_until
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
     from random import Random
 
-    from orchestrator.domain.leasing.lease import LeasePolicy, Standing
+    from orchestrator.domain.leasing.lease import LeasePolicy, LeaseSnapshot
     from orchestrator.engine.ports import LeaseStore
-    from orchestrator.engine.replica.partition_runner import PartitionLoops
+    from orchestrator.engine.replica.partition_runner import PartitionRunner
     from orchestrator.engine.runtime.shared_clock import SharedClock
 
 LEAVE_S = 0.5
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Driven:
+class RunningPartition:
     """A partition that this replica drives."""
 
     lease: Lease
-    loops: PartitionLoops
+    loops: PartitionRunner
 
 
-class Leases:
+class LeaseManager:
     """Renews what this replica holds, takes what is its share, and gives back what is not.
 
     Every step decides anew from what the database says, so a step that failed halfway is made
@@ -53,13 +53,13 @@ class Leases:
         policy: LeasePolicy,
         names: Collection[str],
         *,
-        drive: Callable[[Lease], PartitionLoops],
+        drive: Callable[[Lease], PartitionRunner],
         new_id: Callable[[], str],
         clock: SharedClock,
     ) -> None:
         self.name = "leases"
         self.wake = asyncio.Event()
-        self.driven: dict[str, Driven] = {}
+        self.driven: dict[str, RunningPartition] = {}
         self._store = store
         self._policy = policy
         self._names = names
@@ -154,10 +154,10 @@ class Leases:
                 self._start(fence, until=asked_at + policy.renewal_deadline_s)
         for name, holder in standing.holders.items():
             if holder == self._replica and name not in mine | self.driven.keys():
-                await self._store.release(Fence(name, standing.epochs[name]))
+                await self._store.release(FencingToken(name, standing.epochs[name]))
         return min(policy.retry_s, standing.next_expiry_s)
 
-    async def _noted_step(self, standing: Standing, asked_at: float) -> bool:
+    async def _noted_step(self, standing: LeaseSnapshot, asked_at: float) -> bool:
         """Note a step of the database's clock, so that all replicas follow it; False: it made none.
 
         The clock was read at some moment while the renewal was under way, now and the last time.
@@ -176,7 +176,7 @@ class Leases:
         await self._store.note_step(standing.steps_s, round(stepped_s))
         return True
 
-    async def _go_by(self, standing: Standing) -> None:
+    async def _go_by(self, standing: LeaseSnapshot) -> None:
         """Go by the database's clock, and by the times that are stored for its partitions.
 
         Where these are to be moved along with a step, a new epoch keeps out what was decided by the
@@ -193,7 +193,7 @@ class Leases:
         for fence in fences:
             self._lose(fence.partition)
 
-    async def _standing(self) -> Standing | None:
+    async def _standing(self) -> LeaseSnapshot | None:
         """What a renewal says; None where this replica had counted as dead and begins anew."""
         if self._replica:
             standing = await self._store.renew(self._replica, self._policy.duration_s)
@@ -209,7 +209,7 @@ class Leases:
         self._joined = True
         return None
 
-    def _keep(self, standing: Standing, *, until: float) -> None:
+    def _keep(self, standing: LeaseSnapshot, *, until: float) -> None:
         for name, driven in list(self.driven.items()):
             epoch = driven.lease.fence.epoch
             if standing.holders.get(name) == self._replica and standing.epochs[name] == epoch:
@@ -229,16 +229,16 @@ class Leases:
         # Its calls under way count against the quotas that it has when it is taken again.
         self._ending.add(name)
 
-    def _start(self, fence: Fence, *, until: float) -> None:
+    def _start(self, fence: FencingToken, *, until: float) -> None:
         lease = Lease(fence, until)
-        driven = Driven(lease, self._drive(lease))
+        driven = RunningPartition(lease, self._drive(lease))
         self.driven[fence.partition] = driven
         if self._told_to_stop.is_set():
             driven.loops.stop()
         log.info("drives %s under epoch %d", fence.partition, fence.epoch)
         self._tasks.create_task(self._run(driven), name=fence.partition)
 
-    async def _run(self, driven: Driven) -> None:
+    async def _run(self, driven: RunningPartition) -> None:
         fence = driven.lease.fence
         await driven.loops.run()
         if self.driven.get(fence.partition) is not driven:
@@ -264,7 +264,7 @@ def _brief(error: Exception) -> str:
 
 
 @asynccontextmanager
-async def running(leases: Leases, random: Random) -> AsyncIterator[None]:
+async def running(leases: LeaseManager, random: Random) -> AsyncIterator[None]:
     """Drive partitions; what dies of it takes the block with it."""
     async with asyncio.TaskGroup() as group:
         group.create_task(leases.run(random), name=leases.name)

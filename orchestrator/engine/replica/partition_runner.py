@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from orchestrator.engine.loops.dispatcher import Dispatcher
 from orchestrator.engine.loops.escalator import Escalator
-from orchestrator.engine.loops.instance_reader import Capturer
-from orchestrator.engine.loops.job_poller import Sweeper
-from orchestrator.engine.loops.job_prober import Prober
-from orchestrator.engine.loops.machine_poller import MachineSweeper
-from orchestrator.engine.loops.postponed import SetAside
-from orchestrator.engine.loops.revival_watcher import ComeBackWatch
+from orchestrator.engine.loops.instance_reader import InstanceReader
+from orchestrator.engine.loops.job_poller import JobPoller
+from orchestrator.engine.loops.job_prober import JobProber
+from orchestrator.engine.loops.machine_poller import MachinePoller
+from orchestrator.engine.loops.revival_watcher import RevivalWatcher
+from orchestrator.engine.loops.set_aside import SetAsideRetrier
 from orchestrator.engine.runtime.loop import run_until
 
 if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.runtime.loop import Steps
+    from orchestrator.engine.runtime.loop import Loop
 
 DRAIN_S = 3.0
 """Time that calls under way have to end at a stop; what is left is read first at the next start."""
@@ -28,34 +28,34 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class PartitionLoops:
+class PartitionRunner:
     """The loops of one partition."""
 
     partition: Partition
     dispatcher: Dispatcher = field(init=False)
-    sweeper: Sweeper = field(init=False)
-    prober: Prober = field(init=False)
-    capturer: Capturer = field(init=False)
-    machine_sweeper: MachineSweeper = field(init=False)
+    sweeper: JobPoller = field(init=False)
+    prober: JobProber = field(init=False)
+    capturer: InstanceReader = field(init=False)
+    machine_sweeper: MachinePoller = field(init=False)
     escalator: Escalator = field(init=False)
-    come_back_watch: ComeBackWatch = field(init=False)
-    set_aside: SetAside = field(init=False)
+    come_back_watch: RevivalWatcher = field(init=False)
+    set_aside: SetAsideRetrier = field(init=False)
     failing: dict[str, Exception] = field(init=False, default_factory=dict)
     """The last error of each loop that fails again and again."""
     _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.partition)
-        self.sweeper = Sweeper(self.partition)
-        self.prober = Prober(self.partition)
-        self.capturer = Capturer(self.partition)
-        self.machine_sweeper = MachineSweeper(self.partition)
+        self.sweeper = JobPoller(self.partition)
+        self.prober = JobProber(self.partition)
+        self.capturer = InstanceReader(self.partition)
+        self.machine_sweeper = MachinePoller(self.partition)
         self.escalator = Escalator(self.partition)
-        self.come_back_watch = ComeBackWatch(self.partition)
-        self.set_aside = SetAside(self.partition)
+        self.come_back_watch = RevivalWatcher(self.partition)
+        self.set_aside = SetAsideRetrier(self.partition)
 
     @property
-    def loops(self) -> tuple[Steps, ...]:
+    def loops(self) -> tuple[Loop, ...]:
         return (
             self.dispatcher,
             self.sweeper,

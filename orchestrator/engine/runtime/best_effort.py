@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Informing:
+class BestEffort:
     """Leaves out what fails, and logs the first failure of each kind."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ _TOLD_ELSEWHERE = (StoreUnavailable, LeaseLost)
 log = logging.getLogger(__name__)
 
 
-class Steps(Protocol):
+class Loop(Protocol):
     """A loop: what it does once, and what wakes it."""
 
     name: str
@@ -39,7 +39,7 @@ class Steps(Protocol):
 
 async def run_until(
     stop: asyncio.Event,
-    steps: Steps,
+    steps: Loop,
     clock: Clock,
     random: Random,
     failing: dict[str, Exception],

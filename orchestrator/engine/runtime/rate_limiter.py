@@ -52,7 +52,7 @@ def may_leave() -> None:
     _departure.get().require()
 
 
-class Pacer:
+class RateLimiter:
     """The quota of one action on one host, its clock, and the lease under which it is spent."""
 
     def __init__(

@@ -11,7 +11,7 @@ WATCHED_FOR_S = 10.0
 """An operation counts as watched for this long after it was asked for."""
 
 
-class Watched:
+class RecentReaders:
     """Remembers who was asked for of late; a hint for spending, never relied on."""
 
     def __init__(self, clock: Clock) -> None:

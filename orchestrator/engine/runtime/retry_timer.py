@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.ports import Clock
 
 
-class Backoff:
+class RetryTimer:
     """Of one loop: longer after each failure in a row, from ``base_s`` to ``max_s``."""
 
     def __init__(self, clock: Clock, random: Random, *, base_s: float, max_s: float) -> None:

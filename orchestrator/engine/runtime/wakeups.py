@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
 @dataclass(slots=True)
-class Wakes:
+class WakeupEvents:
     """An event for each loop, set when there may be more for it to do."""
 
     calls: asyncio.Event = field(default_factory=asyncio.Event)
@@ -35,7 +35,7 @@ class Wakes:
         if after.call_at not in (None, before.call_at):
             self.calls.set()
         if (after.look, after.look_at) != (before.look, before.look_at):
-            (self.sweeps if after.look is Look.SWEEP else self.looks).set()
+            (self.sweeps if after.look is PollKind.SWEEP else self.looks).set()
         escalated = after.rung_at != before.rung_at
         moved = after.rung_at is not None and after.moved_at != before.moved_at
         if after.run != before.run or escalated or moved:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.leasing.lease import FencingToken
     from orchestrator.domain.model.lifecycle import State
     from orchestrator.store.database.dialect import Dialect
 
@@ -50,7 +50,7 @@ class Transaction:
         self._dialect = dialect
         self._now = now
         self._events: list[dict[str, object]] = []
-        self._held: set[Fence] = set()
+        self._held: set[FencingToken] = set()
         self._after_commit: list[Callable[[], None]] = []
         self._ended = ended
 
@@ -58,7 +58,7 @@ class Transaction:
         """Now, by the clock that all replicas share."""
         return await self._dialect.clock(self.connection) or self._now()
 
-    async def hold(self, fence: Fence) -> None:
+    async def hold(self, fence: FencingToken) -> None:
         """Go on only as the partition's holder, and let it pass to nobody before the end.
 
         Raises LeaseLost when it has passed to another one, or was given back.

@@ -8,14 +8,20 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSeen, TaskSubmitted
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Machines
+from orchestrator.domain.model.machine import MachineCounts
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.termination import Look, OnSubmitted, Revival, Rung, Termination
+from orchestrator.domain.model.termination import (
+    EscalationLevel,
+    OnSubmitted,
+    PollKind,
+    Revival,
+    Termination,
+)
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.mapping.decoding import UNREADABLE, Unreadable, decoded
 from orchestrator.store.mapping.row_shapes import faults
@@ -139,9 +145,9 @@ def _forecast(row: Mapping[str, Any]) -> Forecast | None:
     return forecast_from_row(row) if row["forecast_made_at"] else None
 
 
-def _machines(row: Mapping[str, Any]) -> Machines:
+def _machines(row: Mapping[str, Any]) -> MachineCounts:
     problem = _problem(row["machines_problem"])
-    return Machines(**{name: row[f"machines_{name}"] for name in _MACHINES}, problem=problem)
+    return MachineCounts(**{name: row[f"machines_{name}"] for name in _MACHINES}, problem=problem)
 
 
 def _unconfirmed_to_row(unconfirmed: Unconfirmed) -> dict[str, Any]:
@@ -177,17 +183,17 @@ def _capture(row: dict[str, Any]) -> Capture:
     return Capture(**row | times | {"tasks": tasks, "problem": _problem(row.get("problem"))})
 
 
-def _problem(row: dict[str, Any] | None) -> Problem | None:
-    return Problem(**row) if row else None
+def _problem(row: dict[str, Any] | None) -> ErrorDetail | None:
+    return ErrorDetail(**row) if row else None
 
 
-def _history_to_row(history: History) -> dict[str, Any]:
+def _history_to_row(history: DrainHistory) -> dict[str, Any]:
     # Written with every decision, and asdict copies deeply.
-    return {name: getattr(history, name) for name in History.__dataclass_fields__}
+    return {name: getattr(history, name) for name in DrainHistory.__dataclass_fields__}
 
 
-def _history(row: dict[str, Any]) -> History:
-    return History(**row | {"samples": tuple((at, live) for at, live in row["samples"])})
+def _history(row: dict[str, Any]) -> DrainHistory:
+    return DrainHistory(**row | {"samples": tuple((at, live) for at, live in row["samples"])})
 
 
 def forecast_from_row(row: Mapping[str, Any]) -> Forecast:
@@ -235,12 +241,12 @@ _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
         for name, read in (
             ("on_submitted", OnSubmitted),
             ("state", State),
-            ("look", Look),
+            ("look", PollKind),
             ("job_state", JobState),
             ("instances", lambda counters: InstanceCounters(**counters)),
             ("problem", _problem),
             ("unconfirmed", _unconfirmed),
-            ("rung", Rung),
+            ("rung", EscalationLevel),
             ("capture", _capture),
             ("reading", _capture),
             ("history", _history),

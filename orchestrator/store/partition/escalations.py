@@ -14,11 +14,11 @@ from orchestrator.domain.decisions.escalation import (
 )
 from orchestrator.domain.model.attempt import FOR_ONE, INTERRUPTED
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import LIVE
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.mapping.termination_rows import capture_to_row
-from orchestrator.store.partition.fenced import BEFORE, HERE, LIMIT
+from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT
 from orchestrator.store.partition.machine_captures import write_instances
 from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
 from orchestrator.store.terminations import milestones
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.model.attempt import Answer
+    from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.batch_job import TaskPage
     from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.termination import Termination
@@ -40,10 +40,10 @@ _T = terminations.c
 TO_READ = (
     select(terminations)
     .where(
-        HERE,
+        IN_PARTITION,
         READ_ANEW,
         or_(_T.instances_live.is_(None), _T.instances_live.between(1, READ_MAX_INSTANCES)),
-        or_(_T.reading_at.is_(None), _T.reading_at <= BEFORE),
+        or_(_T.reading_at.is_(None), _T.reading_at <= CUTOFF),
         or_(
             _T.read_at.is_(None),
             _T.read_at < _T.rung_at,
@@ -59,7 +59,7 @@ _GOES_ON = and_(
     _T.rung.in_(IN_ROUNDS), or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at)
 )
 _IN_A_ROUND = (
-    HERE,
+    IN_PARTITION,
     READ_ANEW,
     _T.state == State.DRAINING,
     _T.read_at >= _T.rung_at,
@@ -73,7 +73,7 @@ _UNDER_WAY = (
     exists().where(_OPEN, attempts.c.termination_id == _T.id).correlate(terminations, instances)
 )
 _TARGET = case(
-    (_T.rung == Rung.MACHINES, instances.c.machine_id),
+    (_T.rung == EscalationLevel.MACHINES, instances.c.machine_id),
     else_=instances.c.task + "/" + cast(instances.c.instance_index, Text),
 )
 _LEFT = and_(
@@ -83,11 +83,11 @@ _LEFT = and_(
     instances.c.observed_at >= _T.read_at,
     or_(instances.c.called_at.is_(None), instances.c.called_at < _T.rung_at),
     or_(
-        _T.rung == Rung.INSTANCES,
+        _T.rung == EscalationLevel.INSTANCES,
         # No node of a compute environment: others may run there.
         and_(
             instances.c.machine_id != "",
-            or_(instances.c.machine.is_(None), instances.c.machine == Sight.UP),
+            or_(instances.c.machine.is_(None), instances.c.machine == MachineStatus.UP),
         ),
     ),
     # It may have got a machine meanwhile, which is another row.
@@ -160,7 +160,7 @@ async def next_in_rounds(
         job_id=row.job_id,
         task=row.task,
         instance_index=row.instance_index,
-        machine_id=row.machine_id if row.rung == Rung.MACHINES else None,
+        machine_id=row.machine_id if row.rung == EscalationLevel.MACHINES else None,
     )
 
 
@@ -221,7 +221,7 @@ async def start(
 
 
 async def finish(
-    transaction: Transaction, straggler: Straggler, answer: Answer, *, again: bool
+    transaction: Transaction, straggler: Straggler, answer: AttemptResult, *, again: bool
 ) -> None:
     """Write the open attempt's answer; with ``again``, the instance is called for once more."""
     await transaction.execute(

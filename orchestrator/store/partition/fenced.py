@@ -13,7 +13,7 @@ from orchestrator.domain.errors import InvariantViolated, RowsLocked
 from orchestrator.store.mapping.decoding import Unreadable, decoded, told
 from orchestrator.store.mapping.termination_rows import from_row
 from orchestrator.store.schema import terminations
-from orchestrator.store.terminations import postponed
+from orchestrator.store.terminations import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
-    from orchestrator.domain.leasing.lease import Fence
+    from orchestrator.domain.leasing.lease import FencingToken
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
@@ -31,17 +31,17 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-HERE = and_(
+IN_PARTITION = and_(
     terminations.c.partition == bindparam("partition"),
-    postponed.NOT_SET_ASIDE,
+    set_aside.NOT_SET_ASIDE,
     terminations.c.id.not_in(bindparam("locked", expanding=True)),
 )
 """What the loops of a partition work on: ``Fenced.here`` has its parameters."""
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
-BEFORE: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
+CUTOFF: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
 
 
-def each_of(*statements: Select[Any]) -> CompoundSelect[Any]:
+def tagged_union(*statements: Select[Any]) -> CompoundSelect[Any]:
     """The rows of all statements, each with its statement's place among them as ``place``."""
     return union_all(
         *(
@@ -54,7 +54,7 @@ def each_of(*statements: Select[Any]) -> CompoundSelect[Any]:
 class Fenced:
     """What the stores of a partition's loops have in common."""
 
-    def __init__(self, database: Database, fence: Fence, locks: RowLocks) -> None:
+    def __init__(self, database: Database, fence: FencingToken, locks: RowLocks) -> None:
         self._database = database
         self._fence = fence
         self._locks = locks
@@ -100,7 +100,7 @@ class Fenced:
 
     async def _set_aside(self, reasons: Mapping[str, str]) -> list[str]:
         async def work(transaction: Transaction) -> list[str]:
-            return await postponed.write(transaction, self._fence.partition, reasons)
+            return await set_aside.write(transaction, self._fence.partition, reasons)
 
         return await self._write(work, terminations.c.id.in_(reasons))
 
@@ -110,7 +110,7 @@ class Fenced:
     async def _fetch_each(
         self, statement: CompoundSelect[Any], count: int, **parameters: object
     ) -> list[list[Termination]]:
-        """The rows of each of ``count`` statements that :func:`each_of` was given."""
+        """The rows of each of ``count`` statements that :func:`tagged_union` was given."""
         rows = await self._readable(
             statement, lambda row: (row["place"], from_row(row)), parameters
         )
@@ -139,7 +139,7 @@ class Fenced:
                     "%s: termination %s is set aside and read again every %g s: %s",
                     self._fence.partition,
                     termination_id,
-                    postponed.AGAIN_AFTER_S,
+                    set_aside.AGAIN_AFTER_S,
                     reasons[termination_id],
                 )
         return [row for row in rows if not isinstance(row, Unreadable)]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
 
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store.partition import escalations, machine_captures
-from orchestrator.store.partition.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
+from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
 from orchestrator.store.schema import terminations
 from orchestrator.store.terminations.turns import IN_TURN
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions.escalation import RoundOver, Straggler
-    from orchestrator.domain.model.attempt import Answer
+    from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.batch_job import TaskPage
-    from orchestrator.domain.model.machine import CapturedMachine, Sight
+    from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
     from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 _TO_CAPTURE = (
     select(terminations)
     .where(
-        HERE,
+        IN_PARTITION,
         terminations.c.captured_run < terminations.c.run,
         terminations.c.finished_at.is_(None),
-        or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= BEFORE),
+        or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= CUTOFF),
     )
     .order_by(*IN_TURN)
     .limit(LIMIT)
 )
-_TO_CAPTURE_OR_READ = each_of(_TO_CAPTURE, escalations.TO_READ)
+_TO_CAPTURE_OR_READ = tagged_union(_TO_CAPTURE, escalations.TO_READ)
 
 
-class StoredInstances(Fenced):
+class SqlInstanceStore(Fenced):
     """Implements :class:`orchestrator.engine.ports.InstanceStore`."""
 
     async def to_read(
@@ -131,7 +131,7 @@ class StoredInstances(Fenced):
 
         await self._write(work, terminations.c.id == straggler.termination_id)
 
-    async def finish(self, straggler: Straggler, answer: Answer, *, again: bool) -> None:
+    async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
         """Write its answer; ``again``: it had no effect and is to be made once more."""
 
         async def work(transaction: Transaction) -> None:
@@ -158,13 +158,13 @@ class StoredInstances(Fenced):
             )
         for termination_seq, why in unreadable.items():
             message = f"the row of one of them in the database cannot be read: {why}"
-            problem = Problem(code="Client.RowUnreadable", message=message)
+            problem = ErrorDetail(code="Client.RowUnreadable", message=message)
             log.error("machines of %s: %s", self._fence.partition, message)
             await self._hide(termination_seq, problem)
         return found
 
     async def machines_seen(
-        self, seen: Sequence[tuple[CapturedMachine, Sight | None]], at: datetime
+        self, seen: Sequence[tuple[CapturedMachine, MachineStatus | None]], at: datetime
     ) -> None:
         """Write what a look at these machines showed; None: nothing that is certain."""
 
@@ -174,11 +174,11 @@ class StoredInstances(Fenced):
         seqs = {machine.termination_seq for machine, _ in seen}
         await self._write(work, terminations.c.seq.in_(seqs))
 
-    async def machines_hidden(self, machine: CapturedMachine, problem: Problem) -> None:
+    async def machines_hidden(self, machine: CapturedMachine, problem: ErrorDetail) -> None:
         """Write that the machines of this one's job cannot be looked up."""
         await self._hide(machine.termination_seq, problem)
 
-    async def _hide(self, termination_seq: int, problem: Problem) -> None:
+    async def _hide(self, termination_seq: int, problem: ErrorDetail) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
                 update(terminations)

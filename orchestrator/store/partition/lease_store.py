@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from orchestrator.domain.leasing.lease import Fence, Standing
+from orchestrator.domain.leasing.lease import FencingToken, LeaseSnapshot
 from orchestrator.store.partition import clock_steps
 from orchestrator.store.schema import operations, partitions, replicas, terminations
 
@@ -53,7 +53,7 @@ _RENEW = (
 )
 
 
-class StoredLeases:
+class SqlLeaseStore:
     """Implements :class:`orchestrator.engine.ports.LeaseStore`."""
 
     def __init__(self, database: Database) -> None:
@@ -91,10 +91,10 @@ class StoredLeases:
 
         await self._database.write(work)
 
-    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+    async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
         """Live on for ``lease_s``; None where the replica had counted as dead."""
 
-        async def work(transaction: Transaction) -> Standing | None:
+        async def work(transaction: Transaction) -> LeaseSnapshot | None:
             now = await transaction.clock()
             renewed = await transaction.execute(
                 _RENEW, {"replica": replica, "until": now + timedelta(seconds=lease_s)}
@@ -114,7 +114,7 @@ class StoredLeases:
                 for name in (await transaction.execute(dead)).scalars():
                     live.pop(name, None)
             others = [row.expires_at for name, row in live.items() if name != replica]
-            return Standing(
+            return LeaseSnapshot(
                 now=now,
                 candidates={name: row.partitions for name, row in live.items()},
                 holders={row.name: row.holder if row.holder in live else None for row in held},
@@ -134,14 +134,14 @@ class StoredLeases:
 
         await self._database.write(work)
 
-    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
         """Hold those of these partitions that nobody took since their epochs were read.
 
         Their conditions are forgotten: what the holder before met may be over.  The times that are
         stored for them are moved along with the noted steps of the clock.
         """
 
-        async def work(transaction: Transaction) -> list[Fence]:
+        async def work(transaction: Transaction) -> list[FencingToken]:
             taken, steps_s = [], await clock_steps.noted(transaction)
             for name, epoch in sorted(epochs.items()):
                 result = await transaction.execute(
@@ -158,12 +158,12 @@ class StoredLeases:
                 )
                 if result.rowcount:
                     await clock_steps.follow(transaction, name, steps_s)
-                    taken.append(Fence(name, epoch + 1))
+                    taken.append(FencingToken(name, epoch + 1))
             return taken
 
         return await self._database.write(work)
 
-    async def release(self, fence: Fence) -> None:
+    async def release(self, fence: FencingToken) -> None:
         """Give a partition back, so that another replica may take it at once."""
 
         async def work(transaction: Transaction) -> None:

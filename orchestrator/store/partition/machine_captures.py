@@ -10,10 +10,10 @@ from sqlalchemy import Boolean, Integer, bindparam, case, func, insert, or_, sel
 
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import CapturedMachine, Sight
+from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
 from orchestrator.store.mapping.decoding import Unreadable, decoded
 from orchestrator.store.mapping.termination_rows import capture_to_row
-from orchestrator.store.partition.fenced import HERE, each_of
+from orchestrator.store.partition.fenced import IN_PARTITION, tagged_union
 from orchestrator.store.schema import MACHINE_GONE, MACHINE_LEFT, instances, terminations
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ async def write_instances(
                 "state": seen.state,
                 "reason": seen.reason,
                 "observed_at": page.observed_at,
-                "machine": None if task.env_id is None else Sight.NODE,
+                "machine": None if task.env_id is None else MachineStatus.NODE,
                 "anew": anew,
             }
         )
@@ -139,7 +139,7 @@ def _this(row: dict[str, Any]) -> dict[str, Any]:
 async def _nodes(transaction: Transaction, seq: int) -> int:
     count = await transaction.scalar(
         select(func.count(instances.c.machine_id.distinct())).where(
-            instances.c.termination_seq == seq, instances.c.machine == Sight.NODE
+            instances.c.termination_seq == seq, instances.c.machine == MachineStatus.NODE
         )
     )
     return int(count or 0)
@@ -158,7 +158,7 @@ def _machines(
         select(instances, terminations.c.region, terminations.c.settle_from)
         .join(terminations, terminations.c.seq == instances.c.termination_seq)
         .where(
-            HERE,
+            IN_PARTITION,
             terminations.c.machines_problem.is_(None),
             instances.c.machine_id.not_in(bindparam("without", expanding=True)),
             which,
@@ -173,7 +173,7 @@ _IS_DOWN = terminations.c.state == State.SETTLING
 _SEEN_AT = instances.c.machine_observed_at
 _SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_SEEN_AT.type)
 _NOW_AT: BindParameter[datetime] = bindparam("now", type_=_SEEN_AT.type)
-_DUE = each_of(
+_DUE = tagged_union(
     _machines(
         MACHINE_LEFT,
         terminations.c.machines_total > 0,
@@ -238,7 +238,7 @@ def _machine(row: Mapping[str, Any]) -> CapturedMachine:
         instance_index=row["instance_index"],
         machine_id=row["machine_id"],
         starting=row["state"] == JobState.STARTING,
-        sight=Sight(row["machine"]) if row["machine"] else None,
+        sight=MachineStatus(row["machine"]) if row["machine"] else None,
         down_at=row["settle_from"],
     )
 
@@ -296,7 +296,7 @@ _LAST_IS_GONE = (
 
 async def machines_seen(
     transaction: Transaction,
-    seen: Sequence[tuple[CapturedMachine, Sight | None]],
+    seen: Sequence[tuple[CapturedMachine, MachineStatus | None]],
     at: datetime,
 ) -> None:
     """Write what a look at these machines showed, and the counts that follow."""
@@ -308,14 +308,17 @@ async def machines_seen(
             for machine, sight in seen
         ],
     )
-    by_termination: defaultdict[int, list[tuple[CapturedMachine, Sight | None]]]
+    by_termination: defaultdict[int, list[tuple[CapturedMachine, MachineStatus | None]]]
     by_termination = defaultdict(list)
     for machine, sight in seen:
         by_termination[machine.termination_seq].append((machine, sight))
     for seq, its in sorted(by_termination.items()):
-        up = sum((sight is Sight.UP) - (machine.sight is Sight.UP) for machine, sight in its)
+        up = sum(
+            (sight is MachineStatus.UP) - (machine.sight is MachineStatus.UP)
+            for machine, sight in its
+        )
         gone = sum(_is_over(sight) - _is_over(machine.sight) for machine, sight in its)
-        listed = any(sight in (Sight.UP, Sight.TERMINATED) for _, sight in its)
+        listed = any(sight in (MachineStatus.UP, MachineStatus.TERMINATED) for _, sight in its)
         await transaction.execute(
             _COUNT, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}
         )
@@ -324,5 +327,5 @@ async def machines_seen(
     await transaction.execute(_LAST_IS_GONE, {"seqs": seqs, "at": at})
 
 
-def _is_over(sight: Sight | None) -> bool:
+def _is_over(sight: MachineStatus | None) -> bool:
     return sight is not None and sight.over

@@ -22,18 +22,18 @@ from sqlalchemy import (
 
 from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.store.mapping.decoding import legible
 from orchestrator.store.partition import revivals
-from orchestrator.store.partition.fenced import BEFORE, HERE, LIMIT, Fenced, each_of
-from orchestrator.store.partition.instance_store import StoredInstances
+from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
+from orchestrator.store.partition.instance_store import SqlInstanceStore
 from orchestrator.store.schema import (
     attempts,
     operation_terminations,
     partitions,
     terminations,
 )
-from orchestrator.store.terminations import milestones, postponed, turns
+from orchestrator.store.terminations import milestones, set_aside, turns
 from orchestrator.store.terminations.row_locks import RowLocks, unlocked
 from orchestrator.store.terminations.transitions import write_decision, write_decisions
 from orchestrator.store.terminations.turns import IN_TURN
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Select
 
-    from orchestrator.domain.decisions.revival import WatchLook
+    from orchestrator.domain.decisions.revival import RevivalCheck
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.leasing.lease import Fence
-    from orchestrator.domain.model.attempt import Answer, NewAttempt
-    from orchestrator.domain.model.error_detail import Problem
-    from orchestrator.domain.model.termination import Kind, Termination
+    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
+    from orchestrator.domain.model.error_detail import ErrorDetail
+    from orchestrator.domain.model.termination import PollFilter, Termination
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
 
@@ -64,14 +64,14 @@ _SEEN = {
 
 
 @cache
-def _planned(*kinds: Kind) -> CompoundSelect[Any]:
-    return each_of(*(_of_kind(kind) for kind in kinds))
+def _planned(*kinds: PollFilter) -> CompoundSelect[Any]:
+    return tagged_union(*(_of_kind(kind) for kind in kinds))
 
 
-def _of_kind(kind: Kind) -> Select[Any]:
+def _of_kind(kind: PollFilter) -> Select[Any]:
     t = terminations.c
     rows = select(terminations).where(
-        HERE,
+        IN_PARTITION,
         t.look == kind.look,
         t.look_at.is_not(None),
         t.state.in_(kind.states),
@@ -79,7 +79,7 @@ def _of_kind(kind: Kind) -> Select[Any]:
     )
     if kind.in_turn:
         # Put so that SQLite takes no index on look_at, and sorts all that are due.
-        due = case((t.look_at <= BEFORE, 1), else_=0) == 1
+        due = case((t.look_at <= CUTOFF, 1), else_=0) == 1
         return rows.where(due).order_by(t.turn, t.seq).limit(LIMIT)
     return rows.order_by(t.look_at).limit(LIMIT)
 
@@ -93,8 +93,8 @@ _UNCAPTURED_BEFORE: BindParameter[datetime] = bindparam(
 _CALLABLE = (
     select(terminations)
     .where(
-        HERE,
-        terminations.c.call_at <= BEFORE,
+        IN_PARTITION,
+        terminations.c.call_at <= CUTOFF,
         or_(_CAPTURED, terminations.c.call_at <= _UNCAPTURED_BEFORE),
     )
     .order_by(*IN_TURN)
@@ -103,12 +103,12 @@ _CALLABLE = (
 _NEXT_CALL_AT = select(
     func.min(case((_CAPTURED, terminations.c.call_at))).label("captured"),
     func.min(case((not_(_CAPTURED), terminations.c.call_at))).label("other"),
-).where(HERE, terminations.c.call_at.is_not(None))
+).where(IN_PARTITION, terminations.c.call_at.is_not(None))
 
 _UNANSWERED = (
     select(terminations)
     .join(attempts, attempts.c.termination_id == terminations.c.id)
-    .where(HERE, attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_JOB)
+    .where(IN_PARTITION, attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_JOB)
     .order_by(terminations.c.seq)
 )
 
@@ -131,19 +131,19 @@ _COUNTED_AT = terminations.c.instances_observed_at
 
 def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
     """Never counted, then counted long ago: two index scans, and databases sort NULLs apart."""
-    return each_of(
+    return tagged_union(
         *(
             select(terminations)
             .where(
-                HERE,
+                IN_PARTITION,
                 terminations.c.state == State.DRAINING,
-                terminations.c.look == Look.SWEEP,
+                terminations.c.look == PollKind.SWEEP,
                 condition,
                 counted,
             )
             .order_by(_COUNTED_AT)
             .limit(LIMIT)
-            for counted in (_COUNTED_AT.is_(None), _COUNTED_AT < BEFORE)
+            for counted in (_COUNTED_AT.is_(None), _COUNTED_AT < CUTOFF)
         )
     )
 
@@ -151,14 +151,14 @@ def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
 _OF_IDS = (
     select(terminations)
     .where(
-        HERE,
+        IN_PARTITION,
         terminations.c.state == State.DRAINING,
-        terminations.c.look == Look.SWEEP,
+        terminations.c.look == PollKind.SWEEP,
         terminations.c.id.in_(bindparam("ids", expanding=True)),
     )
     .order_by(terminations.c.seq)
 )
-_OF_ANY = _draining(terminations.c.acknowledged_at < BEFORE)
+_OF_ANY = _draining(terminations.c.acknowledged_at < CUTOFF)
 _OF_OPERATIONS = _draining(
     terminations.c.id.in_(
         select(operation_terminations.c.termination_id).where(
@@ -168,16 +168,16 @@ _OF_OPERATIONS = _draining(
 )
 
 
-class WorkingSet(Fenced):
+class PartitionStore(Fenced):
     """Implements :class:`orchestrator.engine.ports.Store`: one partition, under one lease."""
 
-    def __init__(self, database: Database, fence: Fence) -> None:
+    def __init__(self, database: Database, fence: FencingToken) -> None:
         super().__init__(database, fence, RowLocks(database, fence.partition))
-        self.instances = StoredInstances(database, fence, self._locks)
+        self.instances = SqlInstanceStore(database, fence, self._locks)
 
     async def planned(
-        self, now: datetime, limit: int, *kinds: Kind
-    ) -> dict[Kind, list[Termination]]:
+        self, now: datetime, limit: int, *kinds: PollFilter
+    ) -> dict[PollFilter, list[Termination]]:
         """Terminations of each kind to look at: due or not, the soonest first.
 
         Of a kind that goes in turn, those that are due.
@@ -212,7 +212,7 @@ class WorkingSet(Fenced):
 
     async def watch(
         self,
-        looks: Sequence[WatchLook],
+        looks: Sequence[RevivalCheck],
         at: datetime,
         *,
         keep_down_max: int,
@@ -282,7 +282,7 @@ class WorkingSet(Fenced):
     async def set_aside_until(self, now: datetime) -> datetime | None:
         """When the first of those that are set aside is to be tried again."""
         async with self._database.read() as connection:
-            return await postponed.next_at(connection, self._fence.partition, now)
+            return await set_aside.next_at(connection, self._fence.partition, now)
 
     async def take_up(self, now: datetime) -> bool:
         """Have the loops try those again whose time has come, but for rows that are locked.
@@ -291,7 +291,7 @@ class WorkingSet(Fenced):
         """
 
         async def work(transaction: Transaction) -> bool:
-            return await postponed.take_up(transaction, self._fence.partition, now)
+            return await set_aside.take_up(transaction, self._fence.partition, now)
 
         return await self._write(work)
 
@@ -322,7 +322,9 @@ class WorkingSet(Fenced):
 
         return await self._write(work, terminations.c.id == before.id)
 
-    async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
+    async def finish_attempt(
+        self, before: Termination, decision: Decision, answer: AttemptResult
+    ) -> None:
         """Write the open attempt's answer and what was decided on it, or neither."""
 
         async def work(transaction: Transaction) -> None:
@@ -336,7 +338,7 @@ class WorkingSet(Fenced):
 
         await self._write(work, terminations.c.id == before.id)
 
-    async def set_condition(self, trouble: Problem | None, allowed_per_s: float | None) -> None:
+    async def set_condition(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
         """Record how the partition fares, for everyone who asks.
 
         ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud

@@ -14,11 +14,11 @@ from orchestrator.domain.decisions.revival import revival_of
 from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.store.mapping.termination_rows import revival_to_row
-from orchestrator.store.partition.fenced import BEFORE, HERE, LIMIT
+from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT
 from orchestrator.store.records import submission
 from orchestrator.store.schema import operation_terminations, operations, terminations
 from orchestrator.store.terminations import milestones
-from orchestrator.store.terminations.postponed import CLEARED
+from orchestrator.store.terminations.set_aside import CLEARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
-    from orchestrator.domain.decisions.revival import WatchLook
+    from orchestrator.domain.decisions.revival import RevivalCheck
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
 
 TO_WATCH = (
     select(terminations)
-    .where(HERE, terminations.c.come_back_watched_at <= BEFORE)
+    .where(IN_PARTITION, terminations.c.come_back_watched_at <= CUTOFF)
     .order_by(terminations.c.come_back_watched_at)
     .limit(LIMIT)
 )
@@ -41,7 +41,7 @@ TO_WATCH = (
 
 async def write(
     transaction: Transaction,
-    looks: Sequence[WatchLook],
+    looks: Sequence[RevivalCheck],
     at: datetime,
     *,
     keep_down_max: int,
@@ -65,7 +65,7 @@ async def write(
 
 async def _write_revival(
     transaction: Transaction,
-    look: WatchLook,
+    look: RevivalCheck,
     at: datetime,
     keep_down_max: int,
     new_id: Callable[[str], str],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, bindparam, case, func, select
 
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.progress.instance_totals import Group
+from orchestrator.domain.progress.instance_totals import InstanceGroup
 from orchestrator.store.schema import operation_terminations, terminations
 from orchestrator.store.sql import json_count, json_text
 
@@ -68,11 +68,11 @@ def _groups() -> Select[Any]:
 _GROUPS: Final = _groups()
 
 
-def as_group(row: Row[Any]) -> Group:
+def as_group(row: Row[Any]) -> InstanceGroup:
     """The group as the domain judges it."""
     # PostgreSQL sums big integers into a decimal.
     total, live = (None if value is None else int(value) for value in (row.total, row.live))
-    return Group(
+    return InstanceGroup(
         state=State(row.state),
         evidence=row.evidence,
         seen=bool(row.seen),

@@ -36,7 +36,7 @@ TERMINATIONS_AT_ONCE: Final = 50
 """Between two pages everything else in this process goes on."""
 
 
-class StoredHistories:
+class SqlHistories:
     """Implements :class:`orchestrator.services.ports.Histories`."""
 
     def __init__(self, database: Database) -> None:

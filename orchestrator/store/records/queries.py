@@ -11,7 +11,7 @@ from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select
 from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.leasing.lease import process_of
 from orchestrator.domain.model.attempt import TERMINATE_JOB
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.instance_totals import tally
 from orchestrator.services.ports import (
@@ -38,7 +38,7 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.terminations import turns
-from orchestrator.store.terminations.postponed import NOT_SET_ASIDE
+from orchestrator.store.terminations.set_aside import NOT_SET_ASIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.model.batch_job import JobState
-    from orchestrator.domain.model.machine import Sight
+    from orchestrator.domain.model.machine import MachineStatus
     from orchestrator.domain.model.operation import NewOperation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.progress.operation_forecast import Progress
@@ -86,7 +86,7 @@ _LIVE = (
 )
 
 
-class StoredRecords:
+class SqlRecords:
     """Implements :class:`orchestrator.services.ports.Records`."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
@@ -222,7 +222,7 @@ class StoredRecords:
         limit: int,
         termination_id: str,
         states: Collection[JobState] | None,
-        machine: Sight | None,
+        machine: MachineStatus | None,
     ) -> list[InstanceRecord]:
         read_at, seen_at = terminations.c.read_at, instances.c.observed_at
         state = case((or_(read_at.is_(None), seen_at >= read_at), instances.c.state))
@@ -385,10 +385,10 @@ async def _conditions(connection: AsyncConnection) -> dict[str, Row[Any]]:
     return {row.name: row for row in await connection.execute(select(partitions))}
 
 
-def _trouble(condition: Row[Any] | None) -> Problem | None:
+def _trouble(condition: Row[Any] | None) -> ErrorDetail | None:
     if condition is None or condition.trouble_code is None:
         return None
-    return Problem(
+    return ErrorDetail(
         code=condition.trouble_code,
         message=condition.trouble_message,
         advice=condition.trouble_advice,

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, select, update
 
 from orchestrator.domain.model.attempt import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.schema import operation_terminations, operations
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def _jobs(count: int) -> str:
 
 def _escalation(after: Termination) -> str:
     match after.rung:
-        case Rung.INSTANCES:
+        case EscalationLevel.INSTANCES:
             return f"{TERMINATE_TASK_INSTANCE} for each live one, round {after.rung_round}"
-        case Rung.MACHINES:
+        case EscalationLevel.MACHINES:
             return f"{TERMINATE_INSTANCES} for the machine of each live one"
         case _:
             return "left to a person"

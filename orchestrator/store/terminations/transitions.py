@@ -14,7 +14,7 @@ from orchestrator.domain.model.operation import outcome
 from orchestrator.store.mapping.termination_rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
 from orchestrator.store.terminations import milestones, turns
-from orchestrator.store.terminations.postponed import CLEARED
+from orchestrator.store.terminations.set_aside import CLEARED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ from sqlalchemy import BigInteger, bindparam, cast, func, select, update
 
 from orchestrator.domain.decisions.transitions import BEFORE_EFFECT
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.store.chunks import chunks
 from orchestrator.store.schema import (
     operation_terminations,
@@ -32,7 +32,7 @@ from orchestrator.store.schema import (
     terminations,
 )
 from orchestrator.store.sql import greatest
-from orchestrator.store.terminations.postponed import NOT_SET_ASIDE
+from orchestrator.store.terminations.set_aside import NOT_SET_ASIDE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -156,7 +156,7 @@ async def for_first_polls(transaction: Transaction, new: NewOperation) -> dict[s
     """The turn of each of its jobs, until a first poll has shown it."""
     lowest = [
         turn
-        for look in Look
+        for look in PollKind
         if (
             turn := await transaction.scalar(
                 select(_TURN)

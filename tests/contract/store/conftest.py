@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.leasing.lease import Fence
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.unit.domain.build import later
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ async def database_url(template: tuple[Server, str] | None, sqlite_url: str) -> 
 
 
 @pytest.fixture
-def store(database: Database) -> WorkingSet:
-    return WorkingSet(database, Fence(PARTITION, 1))
+def store(database: Database) -> PartitionStore:
+    return PartitionStore(database, FencingToken(PARTITION, 1))
 
 
 @pytest.fixture
-def records(database: Database) -> StoredRecords:
+def records(database: Database) -> SqlRecords:
     """As a request five seconds after NOW has them."""
-    return StoredRecords(database, lambda: later(5))
+    return SqlRecords(database, lambda: later(5))

@@ -17,33 +17,33 @@ from orchestrator.domain.audit.hash_chain import breaks, lines_sha256
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
-from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted, Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
-from orchestrator.store.records.operation_history import TERMINATIONS_AT_ONCE, StoredHistories
+from orchestrator.store.records.operation_history import TERMINATIONS_AT_ONCE, SqlHistories
 from tests.contract.store.test_store import ready_to_call, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import OperationHistory
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
-    from orchestrator.store.partition.partition_store import WorkingSet
-    from orchestrator.store.records.queries import StoredRecords
+    from orchestrator.store.partition.partition_store import PartitionStore
+    from orchestrator.store.records.queries import SqlRecords
 
 UNSURE = CloudError(CloudErrorKind.THROTTLED, "RequestLimitExceeded", "m", request_id="r-0")
 
 
 @pytest.fixture
 def certification(database: Database) -> Certification:
-    return Certification(histories=StoredHistories(database), now=lambda: later(100))
+    return Certification(histories=SqlHistories(database), now=lambda: later(100))
 
 
 async def chains(database: Database) -> dict[str, list[dict[str, Any]]]:
@@ -61,7 +61,9 @@ async def chains(database: Database) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-async def see(store: WorkingSet, before: Termination, seen: Seen, seconds: float) -> Termination:
+async def see(
+    store: PartitionStore, before: Termination, seen: Observation, seconds: float
+) -> Termination:
     """As the engine writes it."""
     at = later(seconds)
     decision = decide(before, seen, at, POLICY)
@@ -70,16 +72,16 @@ async def see(store: WorkingSet, before: Termination, seen: Seen, seconds: float
             attempt = NewAttempt(action="TerminateJob", target=before.job_id, sent_at=at)
             await store.start_attempt(before, decision, attempt)
         case CallAccepted(request_id):
-            answer = Answer(at=at, outcome="accepted", request_id=request_id)
+            answer = AttemptResult(at=at, outcome="accepted", request_id=request_id)
             await store.finish_attempt(before, decision, answer)
         case CallFailed(error):
-            await store.finish_attempt(before, decision, Answer.of_error(error, at))
+            await store.finish_attempt(before, decision, AttemptResult.of_error(error, at))
         case _:
             await store.apply([(before, decision)], at)
     return decision.after
 
 
-LIFE: list[Seen] = [
+LIFE: list[Observation] = [
     read(JobState.RUNNING, LIVE),
     CallStarted(),
     call_failed(UNSURE),
@@ -92,7 +94,7 @@ LIFE: list[Seen] = [
 """Until it is verified; each a hundred seconds after the one before."""
 
 
-async def live(store: WorkingSet, before: Termination) -> None:
+async def live(store: PartitionStore, before: Termination) -> None:
     for number, seen in enumerate(LIFE):
         before = await see(store, before, seen, 100.0 * number)
 
@@ -101,7 +103,7 @@ async def live(store: WorkingSet, before: Termination) -> None:
 
 
 async def test_each_event_keeps_what_it_rested_on(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1")
     (queued,) = await to_sweep(store, 1)
@@ -140,7 +142,7 @@ async def test_each_event_keeps_what_it_rested_on(
 
 
 async def test_many_events_of_one_subject_in_one_transaction_follow_each_other(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
 
@@ -155,7 +157,7 @@ async def test_many_events_of_one_subject_in_one_transaction_follow_each_other(
 
 
 async def test_a_subject_whose_first_event_is_of_another_kind_has_a_chain_too(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
 
@@ -168,7 +170,7 @@ async def test_a_subject_whose_first_event_is_of_another_kind_has_a_chain_too(
 
 
 async def test_more_subjects_than_a_statement_takes(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, *[f"job-{number}" for number in range(1100)])
     changes = [
@@ -181,7 +183,7 @@ async def test_more_subjects_than_a_statement_takes(
 
 
 async def test_the_chains_are_whole_after_writers_at_the_same_time(
-    database: Database, records: StoredRecords, store: WorkingSet, certification: Certification
+    database: Database, records: SqlRecords, store: PartitionStore, certification: Certification
 ) -> None:
     """Requests that join live jobs, moves of these, and operations that end with any of them."""
     jobs = [f"job-{number}" for number in range(12)]
@@ -198,7 +200,7 @@ async def test_the_chains_are_whole_after_writers_at_the_same_time(
         assert verify((await certification.issue(f"op_{number}")).data) == []
 
 
-async def test_a_fork_is_refused(database: Database, records: StoredRecords) -> None:
+async def test_a_fork_is_refused(database: Database, records: SqlRecords) -> None:
     await submit(records, 1, "job-1")
     for subject in ({"operation_id": "op_1"}, {"termination_id": "trm_1_job-1"}):
         row = {"at": NOW, "type": "forked", "number": 1, "hash": "0" * 64} | subject
@@ -209,7 +211,7 @@ async def test_a_fork_is_refused(database: Database, records: StoredRecords) -> 
 
 
 async def test_the_last_event_is_found_by_the_index(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     asked: list[tuple[str, Any]] = []
     shared = database.dialect.shared
@@ -251,7 +253,7 @@ async def certified(certification: Certification, number: int = 1) -> Any:
 
 
 async def test_the_certificate_of_a_whole_life(
-    records: StoredRecords, store: WorkingSet, certification: Certification
+    records: SqlRecords, store: PartitionStore, certification: Certification
 ) -> None:
     await submit(records, 1, "job-b", "job-a", "job-c")
     for row in await to_sweep(store, 3):
@@ -272,7 +274,7 @@ async def test_the_certificate_of_a_whole_life(
 
 
 async def test_an_operation_that_joined_certifies_what_began_before_it(
-    records: StoredRecords, store: WorkingSet, certification: Certification
+    records: SqlRecords, store: PartitionStore, certification: Certification
 ) -> None:
     await submit(records, 1, "job-1")
     ready = await ready_to_call(store)
@@ -285,7 +287,7 @@ async def test_an_operation_that_joined_certifies_what_began_before_it(
 
 
 async def test_the_digest_stays_as_long_as_nothing_becomes_of_it(
-    records: StoredRecords, store: WorkingSet, database: Database
+    records: SqlRecords, store: PartitionStore, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
     digests, files = [], []
@@ -294,7 +296,7 @@ async def test_the_digest_stays_as_long_as_nothing_becomes_of_it(
             (row, _) = await to_sweep(store, 2)
             await see(store, row, Withdrawn(), 7)
         now = partial(later, number)
-        made = await Certification(histories=StoredHistories(database), now=now).issue("op_1")
+        made = await Certification(histories=SqlHistories(database), now=now).issue("op_1")
         digests.append(made.digest)
         files.append(made.data)
     assert digests[0] == digests[1] != digests[2] == digests[3]
@@ -324,8 +326,8 @@ async def test_an_operation_that_there_is_not(certification: Certification) -> N
 )
 async def test_what_was_changed_in_the_database_is_found(
     database: Database,
-    records: StoredRecords,
-    store: WorkingSet,
+    records: SqlRecords,
+    store: PartitionStore,
     certification: Certification,
     table: str,
     where: dict[str, object],
@@ -350,13 +352,13 @@ async def test_what_was_changed_in_the_database_is_found(
 
 
 async def test_all_of_it_is_of_one_moment(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     jobs = [f"job-{number:03}" for number in range(2 * TERMINATIONS_AT_ONCE + 1)]
     await submit(records, 1, *jobs)
     rows = await to_sweep(store, 1000)
     seen: dict[str, str] = {}
-    async with StoredHistories(database).history("op_1") as history:
+    async with SqlHistories(database).history("op_1") as history:
         assert history is not None
         async for page in history.terminations:
             if not seen:
@@ -370,7 +372,7 @@ async def test_all_of_it_is_of_one_moment(
 
 
 async def test_how_much_is_asked_does_not_grow_with_each_job(
-    database: Database, records: StoredRecords, certification: Certification
+    database: Database, records: SqlRecords, certification: Certification
 ) -> None:
     await submit(records, 1, *[f"job-{number}" for number in range(3 * TERMINATIONS_AT_ONCE)])
     asked: list[str] = []
@@ -384,14 +386,12 @@ async def test_how_much_is_asked_does_not_grow_with_each_job(
     assert len(asked) == 3 + 3 * 3
 
 
-async def test_certificates_are_made_one_at_a_time(
-    database: Database, records: StoredRecords
-) -> None:
+async def test_certificates_are_made_one_at_a_time(database: Database, records: SqlRecords) -> None:
     """So that readers are left for everything else."""
     await submit(records, 1, *[f"job-{number}" for number in range(2 * TERMINATIONS_AT_ONCE)])
     opened: list[int] = []
 
-    class Watched(StoredHistories):
+    class Watched(SqlHistories):
         @asynccontextmanager
         async def history(self, operation_id: str) -> AsyncIterator[OperationHistory | None]:
             opened.append(1)

@@ -13,13 +13,13 @@ from sqlalchemy import select
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store.database.database import Database
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.operation_history import StoredHistories
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.operation_history import SqlHistories
+from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import operations
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_chain import chains
@@ -68,7 +68,7 @@ async def write(database: Database, count: int, *, locked: bool) -> int:
 
 
 async def test_who_holds_the_row_is_always_linked(replicas: list[Database]) -> None:
-    await submit(StoredRecords(replicas[0], lambda: NOW), 1, "job-1")
+    await submit(SqlRecords(replicas[0], lambda: NOW), 1, "job-1")
     stored = await asyncio.gather(*(write(each, 25, locked=True) for each in replicas))
     assert stored == [25] * 4
     assert len((await chains(replicas[0]))["op_1"]) == 1 + 4 * 25
@@ -77,7 +77,7 @@ async def test_who_holds_the_row_is_always_linked(replicas: list[Database]) -> N
 async def test_who_forgets_to_hold_the_row_may_fail_and_never_forks(
     replicas: list[Database],
 ) -> None:
-    await submit(StoredRecords(replicas[0], lambda: NOW), 1, "job-1")
+    await submit(SqlRecords(replicas[0], lambda: NOW), 1, "job-1")
     stored = await asyncio.gather(*(write(each, 25, locked=False) for each in replicas))
     assert len((await chains(replicas[0]))["op_1"]) == 1 + sum(stored)
 
@@ -88,11 +88,11 @@ async def test_operations_that_share_jobs_end_with_whichever_is_the_last(
     """Requests come to all replicas while the jobs that they join end, in two partitions."""
     jobs = [f"job-{number}" for number in range(20)]
     first, *others = replicas
-    await submit(StoredRecords(first, lambda: NOW), 1, *jobs)
-    await submit(StoredRecords(first, lambda: NOW), 2, *jobs, partition=OTHER, account="b")
+    await submit(SqlRecords(first, lambda: NOW), 1, *jobs)
+    await submit(SqlRecords(first, lambda: NOW), 2, *jobs, partition=OTHER, account="b")
 
     async def end(partition: str) -> None:
-        store = WorkingSet(first, Fence(partition, 1))
+        store = PartitionStore(first, FencingToken(partition, 1))
         while rows := await to_sweep(store, 7):
             await asyncio.gather(
                 *(store.apply([(row, decide(row, Withdrawn(), NOW, POLICY))], NOW) for row in rows)
@@ -100,7 +100,7 @@ async def test_operations_that_share_jobs_end_with_whichever_is_the_last(
 
     async def join(number: int, database: Database) -> None:
         for each in range(10):
-            records = StoredRecords(database, lambda: NOW)
+            records = SqlRecords(database, lambda: NOW)
             await submit(records, 100 * number + each, *jobs[each : each + 5])
 
     joining = (join(number, each) for number, each in enumerate(others, start=3))
@@ -109,6 +109,6 @@ async def test_operations_that_share_jobs_end_with_whichever_is_the_last(
     found = await chains(first)
     ends = [events for subject_id, events in found.items() if subject_id.startswith("op_")]
     assert [[each["type"] for each in events] for events in ends] == [["accepted", "finished"]] * 32
-    certification = Certification(histories=StoredHistories(first), now=lambda: NOW)
+    certification = Certification(histories=SqlHistories(first), now=lambda: NOW)
     for number in (1, 2, 300, 409, 505):
         assert verify((await certification.issue(f"op_{number}")).data) == []

@@ -21,36 +21,36 @@ from orchestrator.domain.errors import (
     InvariantViolated,
     StoreUnavailable,
 )
-from orchestrator.domain.leasing.lease import Fence
-from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState, JobSubmitted, TaskSubmitted
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
     CallAccepted,
     CallStarted,
     JobUnlisted,
-    LookFailed,
+    ReadFailed,
     Withdrawn,
 )
 from orchestrator.domain.model.operation import NewOperation
-from orchestrator.domain.model.termination import Kind, Look, OnSubmitted, Termination
+from orchestrator.domain.model.termination import OnSubmitted, PollFilter, PollKind, Termination
 from orchestrator.engine.loops.job_poller import KINDS
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
 from tests.contract.store.conftest import PARTITION
 from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
-    from orchestrator.store.records.queries import StoredRecords
+    from orchestrator.store.records.queries import SqlRecords
 
 
 def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
@@ -74,22 +74,22 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
     return NewOperation(**(values | changes))
 
 
-async def to_sweep(store: WorkingSet, limit: int) -> list[Termination]:
-    kind = Kind(Look.SWEEP)
+async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
+    kind = PollFilter(PollKind.SWEEP)
     return (await store.planned(NOW, limit, kind))[kind]
 
 
-async def submit(records: StoredRecords, number: int, *jobs: str, **changes: Any) -> str:
+async def submit(records: SqlRecords, number: int, *jobs: str, **changes: Any) -> str:
     ids = [f"trm_{number}_{job}" for job in jobs]
     return (await records.create(operation(number, *jobs, **changes), ids)).operation_id
 
 
-async def only(store: WorkingSet) -> Termination:
+async def only(store: PartitionStore) -> Termination:
     (termination,) = await to_sweep(store, 10)
     return termination
 
 
-async def ready_to_call(store: WorkingSet) -> Termination:
+async def ready_to_call(store: PartitionStore) -> Termination:
     queued = await only(store)
     looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
     await store.apply([(queued, looked)], NOW)
@@ -97,7 +97,7 @@ async def ready_to_call(store: WorkingSet) -> Termination:
     return ready
 
 
-async def start(store: WorkingSet, ready: Termination) -> Termination:
+async def start(store: PartitionStore, ready: Termination) -> Termination:
     started = decide(ready, CallStarted(), NOW, POLICY)
     attempt = NewAttempt(action="TerminateJob", target=ready.job_id, sent_at=NOW)
     assert await store.start_attempt(ready, started, attempt) == 1
@@ -105,7 +105,7 @@ async def start(store: WorkingSet, ready: Termination) -> Termination:
 
 
 async def test_a_termination_comes_back_as_it_was_written(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", not_before=later(7))
     before = await only(store)
@@ -114,7 +114,7 @@ async def test_a_termination_comes_back_as_it_was_written(
     full = replace(
         seen,
         state=State.QUEUED,
-        problem=Problem(code="C", message="m", advice="a"),
+        problem=ErrorDetail(code="C", message="m", advice="a"),
         give_up_at=later(9),
         call_at=later(2),
         job_end_time="E1",
@@ -125,7 +125,7 @@ async def test_a_termination_comes_back_as_it_was_written(
 
 
 async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1")
     before = await only(store)
@@ -145,7 +145,7 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
 
 
 async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answered(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1")
     ready = await ready_to_call(store)
@@ -161,7 +161,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
     )
     accepted = decide(sending, CallAccepted("r1"), later(1), POLICY)
     await store.finish_attempt(
-        sending, accepted, Answer(at=later(1), outcome="accepted", request_id="r1")
+        sending, accepted, AttemptResult(at=later(1), outcome="accepted", request_id="r1")
     )
     assert await store.unanswered() == []
     record = await records.termination(ready.id)
@@ -171,7 +171,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
 
 
 async def test_first_in_line_is_called_first_then_the_order_of_submission(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
     for row in await to_sweep(store, 10):
@@ -184,7 +184,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     assert record.ahead == 2
 
 
-async def queued(database: Database, records: StoredRecords, jobs: int, unseen: int) -> None:
+async def queued(database: Database, records: SqlRecords, jobs: int, unseen: int) -> None:
     """Have so many jobs wait for their call, and for a first poll."""
     await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
 
@@ -197,7 +197,7 @@ async def queued(database: Database, records: StoredRecords, jobs: int, unseen: 
 
 
 async def test_what_is_next_is_found_without_sorting_all_there_is(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     asked: list[tuple[str, Any]] = []
     shared = database.dialect.shared
@@ -234,7 +234,7 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
 
 
 async def test_the_last_job_finishes_its_operation_with_an_outcome(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
     rows = await to_sweep(store, 10)
@@ -257,12 +257,12 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 
 WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
-UNREAD = LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
+UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 SUBMISSION = JobSubmitted(
     observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=DOWN.total),)
 )
 """As many instances as a read of a job that is down counts."""
-WENT: dict[str, tuple[State, str | None, list[tuple[float, Seen]]]] = {
+WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-verified": (
         State.VERIFIED,
         None,
@@ -285,7 +285,7 @@ WENT: dict[str, tuple[State, str | None, list[tuple[float, Seen]]]] = {
         [
             (0, JobUnlisted()),
             (60, JobUnlisted()),
-            (120, LookFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))),
+            (120, ReadFailed(failure(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job"))),
         ],
     ),
     "job-refused": (
@@ -313,7 +313,7 @@ WENT: dict[str, tuple[State, str | None, list[tuple[float, Seen]]]] = {
 
 
 async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, *WENT, give_up_after_s=60.0)
     rows = await to_sweep(store, 10)
@@ -349,7 +349,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
 
 
 async def test_operations_share_a_live_termination_and_both_finish(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", settle_s=10.0, not_before=later(60))
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
@@ -365,7 +365,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
 
 
 async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
-    records: StoredRecords,
+    records: SqlRecords,
 ) -> None:
     first = await submit(records, 1, "job-1", idempotency_key="k")
     again = await records.create(operation(2, "job-1", idempotency_key="k"), ["trm_x"])
@@ -379,7 +379,7 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
 
 
 async def test_those_that_have_not_ended_are_counted_by_state(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     """The oldest by when it may be called; what ended is counted by this process."""
     assert await records.live() == {}
@@ -400,7 +400,7 @@ WEEK_S = 7 * 86_400
 
 
 @pytest.mark.parametrize("request_hash", ["h", "another"])
-async def test_a_key_ends_after_seven_days(records: StoredRecords, request_hash: str) -> None:
+async def test_a_key_ends_after_seven_days(records: SqlRecords, request_hash: str) -> None:
     """Then it stands for a new operation, for seven days again, and for that alone."""
     first = await submit(records, 1, "job-1", idempotency_key="k")
     yours = await submit(records, 2, "job-1", idempotency_key="k", requested_by="you")
@@ -421,7 +421,7 @@ async def test_a_key_ends_after_seven_days(records: StoredRecords, request_hash:
 
 @pytest.mark.parametrize("ended", [False, True])
 async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
-    records: StoredRecords, *, ended: bool
+    records: SqlRecords, *, ended: bool
 ) -> None:
     if ended:
         await submit(records, 1000, "job-1", idempotency_key="k", created_at=later(-WEEK_S))
@@ -436,7 +436,7 @@ async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
 
 
 async def test_one_failing_write_does_not_harm_those_that_shared_its_transaction(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     async def fails(_: object) -> None:
         raise LookupError("mine")
@@ -464,7 +464,7 @@ async def test_one_failing_write_does_not_harm_those_that_shared_its_transaction
     ],
 )
 async def test_the_schema_refuses_nonsense(
-    database: Database, records: StoredRecords, values: dict[str, Any]
+    database: Database, records: SqlRecords, values: dict[str, Any]
 ) -> None:
     await submit(records, 1, "job-1")
 
@@ -476,7 +476,7 @@ async def test_the_schema_refuses_nonsense(
 
 
 async def test_a_job_has_one_live_termination_at_most(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
 
@@ -495,7 +495,7 @@ async def test_readers_cannot_write(database: Database) -> None:
 
 
 async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
     one, two = await to_sweep(store, 10)
@@ -513,13 +513,13 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
     assert await to_sweep(store, 10) == [one, two]
 
 
-@pytest.mark.parametrize("condition", [(Problem(code="C", message="m"), 2.85), (None, None)])
+@pytest.mark.parametrize("condition", [(ErrorDetail(code="C", message="m"), 2.85), (None, None)])
 async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
-    records: StoredRecords, store: WorkingSet, condition: tuple[Problem | None, float | None]
+    records: SqlRecords, store: PartitionStore, condition: tuple[ErrorDetail | None, float | None]
 ) -> None:
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
-    await store.set_condition(Problem(code="B", message="before", advice="a"), 1)
+    await store.set_condition(ErrorDetail(code="B", message="before", advice="a"), 1)
     await store.set_condition(*condition)
     terminations = await records.terminations(after=0, limit=10)
     told = [(each.trouble, each.allowed_per_s) for each in terminations]
@@ -529,27 +529,27 @@ async def test_a_partitions_condition_is_told_with_its_operations_and_terminatio
 
 
 async def test_a_condition_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
-    database: Database, records: StoredRecords, store: WorkingSet
+    database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     """Of this partition; nobody knows whether it lasts."""
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
-    for each in (store, WorkingSet(database, Fence("other@host", 1))):
-        await each.set_condition(Problem(code="C", message="m", advice="a"), 7)
+    for each in (store, PartitionStore(database, FencingToken("other@host", 1))):
+        await each.set_condition(ErrorDetail(code="C", message="m", advice="a"), 7)
     assert await records.troubles() == {
         PARTITION: ("C", "a replica"),
         "other@host": ("C", "a replica"),
     }
-    await StoredLeases(database).take("another", {PARTITION: 1})
+    await SqlLeaseStore(database).take("another", {PARTITION: 1})
     mine, other = await records.terminations(after=0, limit=10)
     assert (mine.trouble, mine.allowed_per_s) == (None, None)
     assert other.allowed_per_s == 7
-    assert other.trouble == Problem(code="C", message="m", advice="a")
+    assert other.trouble == ErrorDetail(code="C", message="m", advice="a")
     assert await records.troubles() == {"other@host": ("C", "a replica")}
 
 
 async def test_what_an_operation_counts_is_whole_numbers(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1")
     before = await only(store)
@@ -562,19 +562,19 @@ async def test_what_an_operation_counts_is_whole_numbers(
 
 
 async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
-    records: StoredRecords, store: WorkingSet, database: Database
+    records: SqlRecords, store: PartitionStore, database: Database
 ) -> None:
     jobs = [f"job-{number}" for number in range(5)]
     await submit(records, 1, *jobs)
     known = dict(zip(jobs, [record.termination for record in await listed(records)], strict=True))
     for job_id in jobs[:3]:
         await know(database, known[job_id], state=State.DRAINING)
-    await know(database, known["job-3"], state=State.DRAINING, look=Look.JOB)
+    await know(database, known["job-3"], state=State.DRAINING, look=PollKind.JOB)
     asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
     found = await store.draining([*asked, "trm_nobody"])
     assert [each.job_id for each in found] == ["job-2", "job-0"]
     assert await store.draining([]) == []
 
 
-async def listed(records: StoredRecords) -> list[TerminationRecord]:
+async def listed(records: SqlRecords) -> list[TerminationRecord]:
     return await records.terminations(after=0, limit=10)

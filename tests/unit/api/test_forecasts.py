@@ -9,21 +9,21 @@ import pytest
 
 from orchestrator.api.routes import _told
 from orchestrator.domain.forecasting.forecast import Forecast
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.engine.runtime.best_effort import Informing
+from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.services.ports import TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
 
 if TYPE_CHECKING:
     from orchestrator.api.routes import Context
 
-TROUBLE = Problem(code="AuthFailure.SignatureFailure", message="m", advice="a")
+TROUBLE = ErrorDetail(code="AuthFailure.SignatureFailure", message="m", advice="a")
 
 
 @pytest.mark.parametrize("trouble", [None, TROUBLE])
-async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: Problem | None) -> None:
+async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: ErrorDetail | None) -> None:
     foretold = Forecast(made_at=NOW, rate_per_s=0.6, p50_at=later(50), p90_at=later(60))
     record = TerminationRecord(
         seq=1,
@@ -37,7 +37,7 @@ async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: Problem 
     )
     context = SimpleNamespace(
         now=lambda: NOW,
-        informing=Informing(),
+        informing=BestEffort(),
         rate=lambda *_: Rate(configured_per_s=2, allowed_per_s=2.0),
         elsewhere=lambda *_: None,
         capture_wait_s=0.0,

@@ -9,7 +9,7 @@ from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.decisions.transitions import Policy
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Machines
+from orchestrator.domain.model.machine import MachineCounts
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallFailed
 from orchestrator.domain.model.termination import Termination
@@ -81,5 +81,5 @@ def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
         "run": 1,
         "called_at": NOW,
         "capture": capture,
-        "machines": Machines(total=total, gone=gone, **values),
+        "machines": MachineCounts(total=total, gone=gone, **values),
     }

@@ -17,7 +17,7 @@ from orchestrator.domain.model.observation import (
     CallFailed,
     CallStarted,
     JobUnlisted,
-    LookFailed,
+    ReadFailed,
     Withdrawn,
 )
 from orchestrator.domain.model.operation import outcome
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
 
 ISSUED_AT = later(1000)
@@ -47,7 +47,7 @@ class History:
         head = Head(last["number"], last["hash"]) if last else Head.of_new(self.termination.id)
         self.events.append(head.linked(event))
 
-    def see(self, seen: Seen, at: datetime) -> None:
+    def see(self, seen: Observation, at: datetime) -> None:
         before = self.termination
         decision = decide(before, seen, at, POLICY)
         self.termination = decision.after
@@ -79,7 +79,7 @@ class History:
                 facts=observations(decision.after) | machines(decision.after) | call,
             )
 
-    def then(self, seen: Seen, *at_s: float) -> History:
+    def then(self, seen: Observation, *at_s: float) -> History:
         """The same, after this was seen at each of these times."""
         for each in at_s:
             self.see(seen, later(each))
@@ -91,7 +91,7 @@ class History:
 
 def history(
     job_id: str,
-    *sightings: Seen,
+    *sightings: Observation,
     last_at: datetime = NOW,
     termination_id: str | None = None,
     **known: Any,
@@ -109,8 +109,8 @@ def history(
 
 
 RUNNING = read(JobState.RUNNING, LIVE)
-CALLED: list[Seen] = [RUNNING, CallStarted(), CallAccepted("request-1")]
-DOWN: list[Seen] = [*CALLED, read(JobState.FAILED, at=later(2))]
+CALLED: list[Observation] = [RUNNING, CallStarted(), CallAccepted("request-1")]
+DOWN: list[Observation] = [*CALLED, read(JobState.FAILED, at=later(2))]
 
 
 def failure(kind: CloudErrorKind, code: str) -> CloudError:
@@ -139,7 +139,7 @@ def one_of_each_end() -> list[History]:
             "job-lost",
             *(RUNNING, CallStarted(), call_failed(throttled)),
             *CALLED,
-        ).then(LookFailed(unread), 7200, 7230, 7260),
+        ).then(ReadFailed(unread), 7200, 7230, 7260),
     ]
 
 

@@ -18,15 +18,15 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.leasing.lease import LeasePolicy
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica import lease_manager as engine_leases
-from orchestrator.engine.replica.lease_manager import Leases, running
-from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.replica.lease_manager import LeaseManager, running
+from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
-from orchestrator.engine.runtime.recent_readers import Watched
+from orchestrator.engine.runtime.recent_readers import RecentReaders
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
 from tests.unit.engine.support import (
     AMPLE,
     END_S,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from orchestrator.domain.leasing.lease import Fence, Standing
+    from orchestrator.domain.leasing.lease import FencingToken, LeaseSnapshot
     from orchestrator.engine.lease import Lease
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Gate:
 class Link:
     """A replica's way to the leases: it can be cut, hold up, and lose what comes back."""
 
-    def __init__(self, leases: StoredLeases) -> None:
+    def __init__(self, leases: SqlLeaseStore) -> None:
         self.cut = False
         self.asked: list[str] = []
         """Every call, by name."""
@@ -104,16 +104,16 @@ class Link:
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
         await self._ask("join", self._leases.join, replica, names, lease_s)
 
-    async def renew(self, replica: str, lease_s: float) -> Standing | None:
+    async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
         return await self._ask("renew", self._leases.renew, replica, lease_s)
 
     async def note_step(self, known_steps_s: int, by_s: int) -> None:
         await self._ask("note_step", self._leases.note_step, known_steps_s, by_s)
 
-    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[Fence]:
+    async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
         return await self._ask("take", self._leases.take, replica, epochs)
 
-    async def release(self, fence: Fence) -> None:
+    async def release(self, fence: FencingToken) -> None:
         await self._ask("release", self._leases.release, fence)
 
     async def leave(self, replica: str) -> None:
@@ -134,7 +134,7 @@ class Link:
             await hook()
 
 
-class IdleLoops(PartitionLoops):
+class IdleLoops(PartitionRunner):
     """Loops that do nothing; with a gate, their last call is under way for as long."""
 
     last_call: Gate | None = None
@@ -176,21 +176,21 @@ class Replica:
         database: Database,
         names: Collection[str],
         *,
-        kind: type[PartitionLoops],
+        kind: type[PartitionRunner],
         tasks: _Tasks,
     ) -> None:
         self.machine = ManualClock()
         self.machine.passed_s = world.clock.passed_s
         self.clock = SharedClock(self.machine)
-        self.link = Link(StoredLeases(database))
+        self.link = Link(SqlLeaseStore(database))
         self.network = Network(world.simulator)
-        self.loops: list[PartitionLoops] = []
+        self.loops: list[PartitionRunner] = []
         """All that it ever ran, the latest last."""
         self.ids: list[str] = []
         self.steps_at = 0.0
         """When its next step is due, by the database's clock; infinite: it does not step."""
         self.paused = False
-        self.leases = Leases(
+        self.leases = LeaseManager(
             self.link, POLICY, names, drive=self._drive, new_id=self._new_id, clock=self.clock
         )
         self.leases._tasks = self._tasks = tasks
@@ -203,7 +203,7 @@ class Replica:
         self.ids.append(next(self._numbers))
         return self.ids[-1]
 
-    def _drive(self, lease: Lease) -> PartitionLoops:
+    def _drive(self, lease: Lease) -> PartitionRunner:
         cloud = TencentBatch(
             endpoint="http://cloud",
             credentials=build_provider(
@@ -218,11 +218,11 @@ class Replica:
         partition = Partition(
             lease=lease,
             cloud=cloud,
-            store=WorkingSet(self._database, lease.fence),
+            store=PartitionStore(self._database, lease.fence),
             clock=self.clock,
             random=NoJitter(),
             quotas=AMPLE,
-            watched=Watched(self.clock),
+            watched=RecentReaders(self.clock),
             capture=NO_CAPTURE,
         )
         self.loops.append(self._kind(partition))
@@ -242,7 +242,7 @@ class Replica:
         now = self.clock.monotonic()
         return any(each.partition.lease.holds(now) for each in self.loops_of(name))
 
-    def loops_of(self, name: str) -> list[PartitionLoops]:
+    def loops_of(self, name: str) -> list[PartitionRunner]:
         return [each for each in self.loops if each.partition.name == name]
 
     async def step(self) -> float:
@@ -283,11 +283,11 @@ def own_logs(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     ]
 
 
-def is_stopped(loops: PartitionLoops) -> bool:
+def is_stopped(loops: PartitionRunner) -> bool:
     return loops._told_to_stop.is_set()
 
 
-def is_held(loops: PartitionLoops) -> bool:
+def is_held(loops: PartitionRunner) -> bool:
     gate = loops.last_call if isinstance(loops, IdleLoops) else None
     return gate is not None and not gate.is_open
 
@@ -322,7 +322,7 @@ class Cluster:
         return await self._stack.enter_async_context(database)
 
     async def replica(
-        self, name: str, names: Collection[str], kind: type[PartitionLoops] = IdleLoops
+        self, name: str, names: Collection[str], kind: type[PartitionRunner] = IdleLoops
     ) -> Replica:
         database = await self._open()
         tasks = await self._stack.enter_async_context(_Tasks())

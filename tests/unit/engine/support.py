@@ -17,31 +17,31 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions.escalation import EscalationPolicy
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loops.dispatcher import Dispatcher
 from orchestrator.engine.loops.escalator import Escalator
-from orchestrator.engine.loops.instance_reader import Capturer
-from orchestrator.engine.loops.job_poller import Sweeper
-from orchestrator.engine.loops.job_prober import Prober
-from orchestrator.engine.loops.machine_poller import MachineSweeper
-from orchestrator.engine.loops.postponed import SetAside
-from orchestrator.engine.loops.revival_watcher import ComeBackWatch
+from orchestrator.engine.loops.instance_reader import InstanceReader
+from orchestrator.engine.loops.job_poller import JobPoller
+from orchestrator.engine.loops.job_prober import JobProber
+from orchestrator.engine.loops.machine_poller import MachinePoller
+from orchestrator.engine.loops.revival_watcher import RevivalWatcher
+from orchestrator.engine.loops.set_aside import SetAsideRetrier
 from orchestrator.engine.partition import Partition
-from orchestrator.engine.runtime.recent_readers import Watched
-from orchestrator.engine.runtime.wakeups import Wakes
+from orchestrator.engine.runtime.recent_readers import RecentReaders
+from orchestrator.engine.runtime.wakeups import WakeupEvents
 from orchestrator.simulator.cloud.job_spec import JobSpec
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request
 from orchestrator.simulator.simulator import Simulator
 from orchestrator.simulator.traffic.fault_injection import read_faults
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.known import know
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PARTITION = "main@cloud"
-FENCE = Fence(PARTITION, 1)
+FENCE = FencingToken(PARTITION, 1)
 """As tests/conftest.py has it held."""
 REGION, OTHER_REGION = "ap-guangzhou", "ap-shanghai"
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
@@ -72,7 +72,7 @@ QUOTAS = {
 }
 AMPLE = dict.fromkeys(QUOTAS, 50)
 POLL = PollPolicy()
-NO_CAPTURE = CapturePolicy(when=When.NONE)
+NO_CAPTURE = CapturePolicy(when=CaptureTiming.NONE)
 ESCALATION = EscalationPolicy()
 END_S = 10.0
 """How long a call under way may take to end, in real time; none does."""
@@ -189,7 +189,7 @@ class World:
         *,
         quotas: Mapping[str, int] = QUOTAS,
         faults: Mapping[str, Any] | None = None,
-        store: type[WorkingSet] = WorkingSet,
+        store: type[PartitionStore] = PartitionStore,
         capture: CapturePolicy = NO_CAPTURE,
         escalation: EscalationPolicy = ESCALATION,
         cvm_endpoint: str | None = "http://cloud",
@@ -210,7 +210,7 @@ class World:
         )
         self.network = Network(self.simulator)
         self.store = store(database, FENCE)
-        self.records = StoredRecords(database, self.clock.now)
+        self.records = SqlRecords(database, self.clock.now)
         self._quotas = quotas
         self._capture = capture
         self._escalation = escalation
@@ -225,7 +225,7 @@ class World:
             "secret_id": SECRET_ID,
             "secret_key": secret_key,
         }
-        self.watched = Watched(self.clock)
+        self.watched = RecentReaders(self.clock)
         self.partition = Partition(
             lease=Lease(FENCE, math.inf),
             cloud=TencentBatch(
@@ -245,13 +245,13 @@ class World:
             escalation=self._escalation,
         )
         self.dispatcher = Dispatcher(self.partition)
-        self.sweeper = Sweeper(self.partition)
-        self.prober = Prober(self.partition)
-        self.capturer = Capturer(self.partition)
-        self.machine_sweeper = MachineSweeper(self.partition)
+        self.sweeper = JobPoller(self.partition)
+        self.prober = JobProber(self.partition)
+        self.capturer = InstanceReader(self.partition)
+        self.machine_sweeper = MachinePoller(self.partition)
         self.escalator = Escalator(self.partition)
-        self.come_back_watch = ComeBackWatch(self.partition)
-        self.set_aside = SetAside(self.partition)
+        self.come_back_watch = RevivalWatcher(self.partition)
+        self.set_aside = SetAsideRetrier(self.partition)
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -351,7 +351,9 @@ class World:
 
     def woken(self) -> set[str]:
         """Those of the partition's wakes that were set since this was asked before."""
-        events = {each.name: getattr(self.partition.wakes, each.name) for each in fields(Wakes)}
+        events = {
+            each.name: getattr(self.partition.wakes, each.name) for each in fields(WakeupEvents)
+        }
         woken = {name for name, event in events.items() if event.is_set()}
         for name in woken:
             events[name].clear()
@@ -361,7 +363,7 @@ class World:
         """Have a call of this action end with this error; None: it works."""
         await self.partition.note(error, self.partition.pacers[action])
 
-    async def ended(self, loop: Dispatcher | Prober | Capturer | Escalator) -> None:
+    async def ended(self, loop: Dispatcher | JobProber | InstanceReader | Escalator) -> None:
         """Return when the loop's calls under way have ended."""
         assert await loop.end(END_S)
 

@@ -9,7 +9,12 @@ import pytest
 from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.engine import drain_statistics
-from orchestrator.engine.drain_statistics import DOWN_MAX, FOLLOWED_MAX, LEARNT_FOR_S, Learning
+from orchestrator.engine.drain_statistics import (
+    DOWN_MAX,
+    FOLLOWED_MAX,
+    LEARNT_FOR_S,
+    DrainStatistics,
+)
 from tests.unit.domain.build import NOW, later, termination
 
 if TYPE_CHECKING:
@@ -29,7 +34,7 @@ def down(number: int, at_s: float) -> Decision:
 
 
 def learnt_of(decisions: Iterable[Decision], at_s: float) -> Durations | None:
-    made = Learning()
+    made = DrainStatistics()
     for each in decisions:
         made.decided(each)
     return made.durations(later(at_s))
@@ -73,7 +78,7 @@ def test_what_was_down_when_it_was_taken_over_is_not_counted() -> None:
 
 
 def test_it_is_computed_anew_only_now_and_then() -> None:
-    made = Learning()
+    made = DrainStatistics()
     for each in (begun(1), down(1, 10)):
         made.decided(each)
     first = made.durations(NOW)
@@ -90,7 +95,7 @@ def test_it_stays_small_and_forgets_slowly(monkeypatch: pytest.MonkeyPatch) -> N
         "learnt",
         lambda down, draining: seen.append((sum(down.values()), sum(draining.values()))),
     )
-    made = Learning()
+    made = DrainStatistics()
     for number in range(5 * DOWN_MAX):
         made.decided(begun(number))
         made.decided(down(number, 10 if number < 4 * DOWN_MAX else 100))

@@ -9,11 +9,11 @@ import pytest
 
 from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.partition import FAILURES_THAT_ARE_TROUBLE, FORBIDDEN_TOLD_FOR_S
-from orchestrator.engine.runtime.recent_readers import Watched
+from orchestrator.engine.runtime.recent_readers import RecentReaders
 from tests.unit.domain.build import termination
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
 
@@ -30,7 +30,7 @@ def error(kind: CloudErrorKind, code: str = "Some.Code") -> CloudError:
     return CloudError(kind, code, "what happened", advice="do this")
 
 
-TOLD = Problem(code="Some.Code", message="what happened", advice="do this")
+TOLD = ErrorDetail(code="Some.Code", message="what happened", advice="do this")
 
 
 async def world_with_a_job(database: Database) -> World:
@@ -40,7 +40,7 @@ async def world_with_a_job(database: Database) -> World:
     return world
 
 
-async def told(world: World) -> Problem | None:
+async def told(world: World) -> ErrorDetail | None:
     """The trouble as everyone who asks is told it."""
     stored = (await world.record(JOB)).trouble
     assert world.partition.trouble == stored
@@ -139,7 +139,7 @@ async def test_failures_that_alternate_are_logged_once_each(
 # --- permissions that lack -----------------------------------------------------------------------
 
 
-def not_allowed(action: str) -> Problem:
+def not_allowed(action: str) -> ErrorDetail:
     return replace(TOLD, message=f"{action} of {PARTITION}: what happened")
 
 
@@ -291,7 +291,7 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     world = World(database)
     await world.ready(JOB)
     if loop != "dispatcher":
-        look = Look.JOB if loop == "prober" else Look.SWEEP
+        look = PollKind.JOB if loop == "prober" else PollKind.SWEEP
         await world.know(JOB, look=look, look_at=world.clock.now())
     await world.note(error(CloudErrorKind.CREDENTIAL))
     steps = {"dispatcher": world.dispatch, "sweeper": world.sweeper.step, "prober": world.probe}
@@ -388,7 +388,7 @@ async def test_an_operation_is_watched_for_ten_seconds_after_it_was_asked_for(
     database: Database,
 ) -> None:
     clock = World(database).clock
-    watched = Watched(clock)
+    watched = RecentReaders(clock)
     watched.note("op_1")
     clock.advance(4)
     watched.note("op_2")

@@ -8,21 +8,21 @@ import pytest
 
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState, TaskSubmitted
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.services.explanation import LATE_S, Explanation, Surroundings, explain
+from orchestrator.services.explanation import LATE_S, Explanation, ExplanationContext, explain
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, machines, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-THROTTLED = Problem(code="RequestLimitExceeded", message="too many calls")
-TROUBLE = Problem(code="Client.Timeout", message="no answer", advice="check the network")
-UNCOUNTED = Problem(
+THROTTLED = ErrorDetail(code="RequestLimitExceeded", message="too many calls")
+TROUBLE = ErrorDetail(code="Client.Timeout", message="no answer", advice="check the network")
+UNCOUNTED = ErrorDetail(
     code="Client.Uncounted", message="the cloud's answer had no instance counters", advice="wait"
 )
 GIVEN_UP = "nothing: it was given up at its deadline with "
@@ -50,7 +50,7 @@ def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> 
     values["capture_wait_s"] = 10.0
     if state in FINAL_STATES:
         changes = FINISHED | changes
-    return explain(termination(state, **changes), Surroundings(**(values | (around or {}))))
+    return explain(termination(state, **changes), ExplanationContext(**(values | (around or {}))))
 
 
 @pytest.mark.parametrize("state", State, ids=str)
@@ -323,7 +323,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "submitted as something else than is counted",
         State.QUEUED,
         {},
-        {"job_state": JobState.FAILED, "look": Look.SUBMISSION},
+        {"job_state": JobState.FAILED, "look": PollKind.SUBMISSION},
         "the number of instances it was submitted with, for it reads finished already",
         "(DescribeJobSubmitInfo), then count its instances",
         NOW,
@@ -544,7 +544,7 @@ def test_that_the_deadline_passed_is_said_once(
     changes: dict[str, Any], given_up: str, more: str, why: str
 ) -> None:
     message = f"the job was not seen down by its deadline{more}"
-    problem = Problem(code="Client.DeadlinePassed", message=message)
+    problem = ErrorDetail(code="Client.DeadlinePassed", message=message)
     assert told(State.UNVERIFIED, **changes, problem=problem).waiting_for == given_up + why
 
 
@@ -629,7 +629,7 @@ def test_machines_that_are_left_are_named_with_the_command_that_ends_them() -> N
 LISTED = "/v1/terminations/trm_1/instances"
 ALL_DOWN = {"instances": DOWN, "job_state": JobState.RUNNING, "evidence": 1}
 STILL_LIVE = {"instances": LIVE, "job_state": JobState.RUNNING, "evidence": 1}
-OF_PERSON = {"rung": Rung.PERSON, "rung_at": NOW, "look_at": NOW, "finished_at": None}
+OF_PERSON = {"rung": EscalationLevel.PERSON, "rung_at": NOW, "look_at": NOW, "finished_at": None}
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from orchestrator.store import schema
 from orchestrator.store.database import database as module
 from orchestrator.store.database import postgresql
 from orchestrator.store.database.database import Database
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.database.test_postgresql import (
     SOON_S,
@@ -195,7 +195,7 @@ async def test_of_two_that_wait_for_each_other_both_are_written(database_url: st
 
 async def test_two_late_renewals_at_once_end_with_one_of_them_alive(database_url: str) -> None:
     async with replicas(database_url, 2) as both:
-        leases = [StoredLeases(each) for each in both]
+        leases = [SqlLeaseStore(each) for each in both]
         for turn in range(4):
             names = [f"replica-{turn}-{n}" for n in range(2)]
             for store, name in zip(leases, names, strict=True):
@@ -218,7 +218,7 @@ async def overlapping(replicas: list[Database], *, operations: int, jobs: int, e
     await asyncio.gather(
         *(
             submit(
-                StoredRecords(replicas[number % len(replicas)], lambda: NOW),
+                SqlRecords(replicas[number % len(replicas)], lambda: NOW),
                 number,
                 *chance.sample(names, each),
             )
@@ -269,8 +269,8 @@ async def test_those_that_share_a_transaction_lock_in_one_order(
 async def test_what_is_locked_is_left_where_many_are_written_at_once(database_url: str) -> None:
     async with replicas(database_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
-        store = WorkingSet(database, fence)
-        await submit(StoredRecords(database, lambda: NOW), 1, "job-1", "job-2")
+        store = PartitionStore(database, fence)
+        await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
         rows = await to_sweep(store, 10)
         for row in rows:
             await store.set_aside(row.id, ValueError("a fault"))
@@ -296,8 +296,8 @@ async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
 ) -> None:
     async with replicas(database_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
-        store = WorkingSet(database, fence)
-        await submit(StoredRecords(database, lambda: NOW), 1, "job-1", "job-2")
+        store = PartitionStore(database, fence)
+        await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
         rows = await to_sweep(store, 10)
         changes = [(row, decide(row, read(JobState.RUNNING), NOW, POLICY)) for row in rows]
         async with somebody(database_url) as connection:

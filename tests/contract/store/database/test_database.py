@@ -21,7 +21,7 @@ from orchestrator.store.database import sqlite
 from orchestrator.store.database.database import GROUP_MAX, Database
 from orchestrator.store.database.dialect import READERS
 from orchestrator.store.database.migrations import upgrade
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import partitions
 from tests.contract.store.test_store import submit
 from tests.unit.domain.build import NOW
@@ -187,12 +187,12 @@ async def test_what_is_written_is_durable(database: Database) -> None:
 
 
 @pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: NOW)
+def records(database: Database) -> SqlRecords:
+    return SqlRecords(database, lambda: NOW)
 
 
 async def test_a_ping_finds_out_that_the_disk_is_full(
-    records: StoredRecords, path: Path, caplog: pytest.LogCaptureFixture
+    records: SqlRecords, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await records.ping()
     await records.ping()
@@ -209,7 +209,7 @@ FRAME_BYTES = 4096 + 24
 
 
 async def test_where_a_request_of_one_job_finds_no_room_a_ping_finds_none(
-    database: Database, records: StoredRecords, path: Path
+    database: Database, records: SqlRecords, path: Path
 ) -> None:
     """Also where there would be room for a row."""
     await records.ping()
@@ -235,7 +235,7 @@ from pathlib import Path
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.test_store import submit
 from tests.contract.store.test_store import submit
 from tests.unit.domain.build import NOW
@@ -253,7 +253,7 @@ async def main():
     url = f"sqlite:///{folder}/orchestrator.db"
     await upgrade(url)
     async with Database(url, lambda: NOW) as database:
-        records = StoredRecords(database, lambda: NOW)
+        records = SqlRecords(database, lambda: NOW)
         assert await stores(records.ping())
         with open(folder / "everything else", "wb", buffering=0) as other:
             for number in range(1000):
@@ -300,7 +300,7 @@ async def test_on_a_disk_that_is_full_nothing_is_ready_that_takes_no_request(
 
 @pytest.mark.parametrize("another", [False, True])
 async def test_a_ping_finds_out_that_the_file_is_gone(
-    records: StoredRecords, path: Path, another: bool
+    records: SqlRecords, path: Path, another: bool
 ) -> None:
     await records.ping()
     with (
@@ -533,7 +533,7 @@ async def test_too_many_readers_are_told_to_come_again(database: Database) -> No
 
 
 async def test_requests_leave_a_connection_to_the_loops(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(READERS - 1):

@@ -14,7 +14,7 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.process_lock import only_process
 from orchestrator.store.database.url import dialect_of
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.database.test_database import refusal
 from tests.unit.domain.build import NOW
 
@@ -67,7 +67,7 @@ async def test_nobody_else_can_read_them(path: Path, named: Path) -> None:
     with only_process(url):
         await upgrade(url)
         async with Database(url, lambda: NOW) as database:
-            await StoredRecords(database, lambda: NOW).ping()
+            await SqlRecords(database, lambda: NOW).ping()
             assert modes(path.parent) == {f"{path.name}{suffix}": 0o600 for suffix in SUFFIXES}
 
 
@@ -78,7 +78,7 @@ async def test_those_that_others_could_read_are_closed_to_them_and_it_is_told(
     path.with_name(f"{path.name}.lock").touch()
     await upgrade(url)
     database = await Database(url, lambda: NOW).__aenter__()
-    await StoredRecords(database, lambda: NOW).ping()
+    await SqlRecords(database, lambda: NOW).ping()
     for suffix in SUFFIXES:
         path.with_name(f"{path.name}{suffix}").chmod(0o644)
     # As after a kill, which leaves the -wal.
@@ -111,7 +111,7 @@ async def test_it_is_locked_under_another_name_of_the_file_itself(path: Path) ->
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(url_of(path)))
         database = await stack.enter_async_context(Database(url_of(path), lambda: NOW))
-        await StoredRecords(database, lambda: NOW).ping()
+        await SqlRecords(database, lambda: NOW).ping()
         with refused, only_process(url_of(other)):
             pytest.fail("two hold it")
     with only_process(url_of(other)):
@@ -141,7 +141,7 @@ def test_what_is_no_database_is_refused_and_stays_as_it_is(path: Path, kind: str
 async def test_its_log_is_missed_however_it_is_named(path: Path, named: Path) -> None:
     await upgrade(url_of(named))
     async with Database(url_of(named), lambda: NOW) as database:
-        records = StoredRecords(database, lambda: NOW)
+        records = SqlRecords(database, lambda: NOW)
         await records.ping()
         log = path.with_name(f"{path.name}-wal")
         log.rename(log.with_name("moved"))
@@ -156,7 +156,7 @@ async def test_a_link_that_leads_elsewhere_now_is_noticed(path: Path) -> None:
     link.symlink_to(path)
     await upgrade(url_of(link))
     async with Database(url_of(link), lambda: NOW) as database:
-        records = StoredRecords(database, lambda: NOW)
+        records = SqlRecords(database, lambda: NOW)
         await records.ping()
         link.unlink()
         link.touch()

@@ -22,17 +22,17 @@ from sqlalchemy import make_url
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.lease import Fence
-from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
 from orchestrator.store.database import postgresql
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import alembic_config, upgrade
 from orchestrator.store.database.url import dialect_of
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
 from tests.leases import HOUR_S
@@ -147,8 +147,8 @@ async def replicas(urls: tuple[str, str]) -> AsyncIterator[list[Database]]:
         ]
 
 
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: NOW)
+def records(database: Database) -> SqlRecords:
+    return SqlRecords(database, lambda: NOW)
 
 
 async def left_behind(server: Server, url: str) -> set[Any]:
@@ -195,11 +195,11 @@ async def test_a_job_is_brought_down(
     postgres: Server, urls: tuple[str, str], replicas: list[Database]
 ) -> None:
     database, other, _ = replicas
-    leases = StoredLeases(database)
+    leases = SqlLeaseStore(database)
     await leases.join("a", [PARTITION], HOUR_S)
     (fence,) = await leases.take("a", {PARTITION: 0})
     await submit(records(other), 1, "job-1", "job-2")
-    store = WorkingSet(database, fence)
+    store = PartitionStore(database, fence)
     queued = {each.job_id: each for each in await to_sweep(store, 10)}
     await store.postpone([queued["job-2"].id], later(99))
     seen = read(JobState.RUNNING, LIVE, at=later(1))
@@ -211,7 +211,7 @@ async def test_a_job_is_brought_down(
     assert await store.start_attempt(ready, started, attempt) == 1
     (sending,) = await store.unanswered()
     accepted = decide(sending, CallAccepted("r"), later(3), POLICY)
-    await store.finish_attempt(sending, accepted, Answer(at=later(3), outcome="accepted"))
+    await store.finish_attempt(sending, accepted, AttemptResult(at=later(3), outcome="accepted"))
     found = await records(other).terminations(after=0, limit=10, operation_id="op_1")
     assert [len(each.attempts) for each in found] == [1, 0]
     assert await store.unanswered() == []
@@ -222,7 +222,7 @@ async def test_a_job_is_brought_down(
 
 
 async def test_leases_pass_on(replicas: list[Database]) -> None:
-    one, other = (StoredLeases(each) for each in replicas[:2])
+    one, other = (SqlLeaseStore(each) for each in replicas[:2])
     await asyncio.gather(one.join("a", [PARTITION], HOUR_S), other.join("b", [PARTITION], HOUR_S))
     taken = await asyncio.gather(one.take("a", {PARTITION: 0}), other.take("b", {PARTITION: 0}))
     assert sorted(len(each) for each in taken) == [0, 1]
@@ -233,15 +233,15 @@ async def test_leases_pass_on(replicas: list[Database]) -> None:
     assert standing is not None
     assert standing.holders == {PARTITION: None}
     (fence,) = await one.take("c", standing.epochs)
-    assert fence == Fence(PARTITION, 2)
+    assert fence == FencingToken(PARTITION, 2)
     with pytest.raises(LeaseLost):
-        await WorkingSet(replicas[0], Fence(PARTITION, 1)).set_condition(None, None)
+        await PartitionStore(replicas[0], FencingToken(PARTITION, 1)).set_condition(None, None)
 
 
 async def test_many_at_once(
     postgres: Server, urls: tuple[str, str], replicas: list[Database]
 ) -> None:
-    leases = StoredLeases(replicas[0])
+    leases = SqlLeaseStore(replicas[0])
     await leases.join("a", [PARTITION], HOUR_S)
     (fence,) = await leases.take("a", {PARTITION: 0})
 
@@ -253,7 +253,7 @@ async def test_many_at_once(
     await asyncio.gather(
         *(ask(each, 1000 * n + 100 * m) for n, each in enumerate(replicas) for m in range(3))
     )
-    store = WorkingSet(replicas[0], fence)
+    store = PartitionStore(replicas[0], fence)
     while rows := await to_sweep(store, 50):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
     every = await records(replicas[1]).operations(after=0, limit=999, finished=None, account=None)

@@ -27,9 +27,9 @@ from sqlalchemy.util import await_only
 from orchestrator.domain.bounds import COUNT_MAX
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import ConfigurationError, LeaseLost, StoreUnavailable
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.domain.model.operation import KEY_LIFETIME
@@ -40,9 +40,9 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import alembic_config, upgrade
 from orchestrator.store.database.postgresql_connections import Connection
 from orchestrator.store.database.url import dialect_of
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
 from tests.leases import HOUR_S, hold
@@ -143,7 +143,7 @@ async def works(database: Database) -> None:
     async with asyncio.timeout(SOON_S):
         while True:
             try:
-                await StoredRecords(database, lambda: NOW).ping()
+                await SqlRecords(database, lambda: NOW).ping()
             except StoreUnavailable:
                 await asyncio.sleep(0.01)
             else:
@@ -303,7 +303,7 @@ async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
             async with asyncio.timeout(SOON_S):
                 with pytest.raises(StoreUnavailable, match="see pg_stat_activity"):
                     await upgrade(url)
-            await StoredRecords(running, lambda: NOW).ping()
+            await SqlRecords(running, lambda: NOW).ping()
             await connection.rollback()
         assert (await upgrade(url)).before == BEFORE_HEAD
 
@@ -349,7 +349,7 @@ async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
         await upgrade(url)
     async with Database(url, lambda: NOW) as database:
         with pytest.raises((StoreUnavailable, ProgrammingError)) as unwritten:
-            await StoredRecords(database, lambda: NOW).ping()
+            await SqlRecords(database, lambda: NOW).ping()
     (problem,) = caught.value.problems
     assert PASSWORD not in f"{problem} {unwritten.value} {caplog.text}"
     return problem
@@ -415,10 +415,10 @@ async def test_a_table_that_may_not_be_written_makes_the_database_unavailable(
                 await ran(owners, statement)
             async with Database(changed(url, username="reader"), lambda: NOW) as database:
                 with pytest.raises(StoreUnavailable, match=f"denied for table {table}"):
-                    await StoredRecords(database, lambda: NOW).ping()
+                    await SqlRecords(database, lambda: NOW).ping()
             await ran(owners, f"GRANT INSERT ON {table} TO reader")
             async with Database(changed(url, username="reader"), lambda: NOW) as database:
-                await StoredRecords(database, lambda: NOW).ping()
+                await SqlRecords(database, lambda: NOW).ping()
             await ran(owners, "DROP OWNED BY reader")
             await ran(owners, "DROP ROLE reader")
 
@@ -567,8 +567,8 @@ _OPERATION: dict[str, Any] = {
 # --- operations ----------------------------------------------------------------------------------
 
 
-async def withdraw_all(database: Database, fence: Fence) -> None:
-    store = WorkingSet(database, fence)
+async def withdraw_all(database: Database, fence: FencingToken) -> None:
+    store = PartitionStore(database, fence)
     while rows := await to_sweep(store, 100):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
 
@@ -597,7 +597,7 @@ async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
         chance = Random(1)
 
         async def ask(each: Database, number: int, jobs: list[str]) -> str:
-            records = StoredRecords(each, lambda: NOW)
+            records = SqlRecords(each, lambda: NOW)
             used, at = key and key.format(turn=number // 2), NOW + number // 2 * KEY_LIFETIME
             return await submit(records, number, *jobs, idempotency_key=used, created_at=at)
 
@@ -619,8 +619,8 @@ async def test_what_joins_a_termination_that_is_ending_is_not_left_unfinished(
     rounds = 60
     async with replicas(database_url, 2) as both:
         (fence,) = await hold(both[0], PARTITION)
-        store = WorkingSet(both[0], fence)
-        records = [StoredRecords(each, lambda: NOW) for each in both]
+        store = PartitionStore(both[0], fence)
+        records = [SqlRecords(each, lambda: NOW) for each in both]
         for turn in range(rounds):
             job = f"job-{turn}"
             await submit(records[0], 2 * turn, job)
@@ -638,9 +638,9 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
 ) -> None:
     async with replicas(database_url, 2) as (one, other):
         (fence,) = await hold(one, PARTITION)
-        records = StoredRecords(other, lambda: NOW)
+        records = SqlRecords(other, lambda: NOW)
         await submit(records, 1, "job-1")
-        (before,) = await to_sweep(WorkingSet(one, fence), 10)
+        (before,) = await to_sweep(PartitionStore(one, fence), 10)
         async with somebody(database_url) as connection:
             # The end of a termination as another replica writes it, up to its commit.
             await connection.execute(
@@ -653,7 +653,7 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
             assert not joining.done()
             await connection.commit()
         await joining
-        (again,) = await to_sweep(WorkingSet(one, fence), 10)
+        (again,) = await to_sweep(PartitionStore(one, fence), 10)
         assert again.id != before.id
         await withdraw_all(one, fence)
         second = await records.operation("op_2")
@@ -667,10 +667,10 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
     """One of them was there before the host in the account's configuration changed."""
     async with replicas(database_url, 2) as (one, other):
         old, new = await hold(one, PARTITION, "main@new")
-        records = StoredRecords(one, lambda: NOW)
+        records = SqlRecords(one, lambda: NOW)
         await submit(records, 1, "job-1")
         await submit(records, 2, "job-1", "job-2", partition="main@new")
-        stores = [WorkingSet(one, old), WorkingSet(other, new)]
+        stores = [PartitionStore(one, old), PartitionStore(other, new)]
         rows = [(await to_sweep(store, 10))[0] for store in stores]
         ends = [(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows]
         async with somebody(database_url) as connection:
@@ -691,7 +691,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
 async def test_what_is_taken_from_an_answer_can_be_stored(database_url: str) -> None:
     async with replicas(database_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
-        store, records = WorkingSet(database, fence), StoredRecords(database, lambda: NOW)
+        store, records = PartitionStore(database, fence), SqlRecords(database, lambda: NOW)
         await submit(records, 1, "job-1")
         (before,) = await to_sweep(store, 10)
         many = InstanceCounters(running=COUNT_MAX, failed=COUNT_MAX)
@@ -722,16 +722,16 @@ async def test_nobody_takes_a_partition_while_its_holder_writes(
 
         writing = asyncio.create_task(one.write(work))
         await holds.wait()
-        taking = asyncio.create_task(StoredLeases(other).take("another", {PARTITION: 1}))
+        taking = asyncio.create_task(SqlLeaseStore(other).take("another", {PARTITION: 1}))
         await blocked(postgres, database_url)
         assert not taking.done()
         goes_on.set()
         await writing
-        assert await taking == [Fence(PARTITION, 2)]
+        assert await taking == [FencingToken(PARTITION, 2)]
         # It came after: it forgot the trouble.
-        assert await StoredRecords(other, lambda: NOW).troubles() == {}
+        assert await SqlRecords(other, lambda: NOW).troubles() == {}
         with pytest.raises(LeaseLost):
-            await WorkingSet(one, fence).set_condition(Problem(code="C", message="m"), None)
+            await PartitionStore(one, fence).set_condition(ErrorDetail(code="C", message="m"), None)
 
 
 class Rivals:
@@ -745,7 +745,7 @@ class Rivals:
         return self.written > 200 and self.lost > 20
 
     async def drive(self, database: Database, name: str) -> None:
-        chance, leases = Random(name), StoredLeases(database)
+        chance, leases = Random(name), SqlLeaseStore(database)
         while not self.done:
             async with database.read() as connection:
                 epoch = await connection.scalar(select(schema.partitions.c.epoch)) or 0
@@ -755,7 +755,7 @@ class Rivals:
             if fences and chance.random() < 0.2:
                 await leases.release(fences[0])
 
-    async def _write(self, database: Database, fence: Fence, pause_s: float) -> None:
+    async def _write(self, database: Database, fence: FencingToken, pause_s: float) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.hold(fence)
             await transaction.execute(text(f"SELECT pg_sleep({pause_s})"))
@@ -817,13 +817,15 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
         paused = asyncio.create_task(one.write(work))
         await holds.wait()
         began = time.monotonic()
-        assert await StoredLeases(other).take("another", {PARTITION: 1}) == [Fence(PARTITION, 2)]
+        assert await SqlLeaseStore(other).take("another", {PARTITION: 1}) == [
+            FencingToken(PARTITION, 2)
+        ]
         assert time.monotonic() - began < postgresql.LOCK_TIMEOUT_S
         goes_on.set()
         with pytest.raises(LeaseLost):
             await paused
         assert runs == 2
-        assert await StoredRecords(other, lambda: NOW).troubles() == {}
+        assert await SqlRecords(other, lambda: NOW).troubles() == {}
         await works(one)
 
 
@@ -1202,7 +1204,7 @@ async def test_what_is_told_is_heard_after_the_commit_and_never_without_one(
             await one.write(undone)
         await one.write(work)
         assert told_before.is_set()
-        await submit(StoredRecords(one, lambda: NOW), 1, "job-1")
+        await submit(SqlRecords(one, lambda: NOW), 1, "job-1")
         assert await heard.until(PARTITION) == ["committed", PARTITION]
 
 
@@ -1210,10 +1212,10 @@ async def test_who_comes_and_what_is_given_back_is_told_of(database_url: str) ->
     heard = Heard()
     async with replicas(database_url, 2) as (one, other), other.listening(heard.append):
         await listens(one, heard)
-        leases = StoredLeases(one)
+        leases = SqlLeaseStore(one)
         for change in (
             leases.join("me", [PARTITION], HOUR_S),
-            leases.release(Fence(PARTITION, 1)),
+            leases.release(FencingToken(PARTITION, 1)),
             leases.leave("me"),
         ):
             heard.clear()
@@ -1335,9 +1337,9 @@ async def test_nothing_is_taken_from_who_joins_and_takes_while_a_renewal_reads(
 ) -> None:
     """Its two reads see what was committed before each of them."""
     async with replicas(database_url, 2) as (one, other):
-        mine, theirs = StoredLeases(one), StoredLeases(other)
+        mine, theirs = SqlLeaseStore(one), SqlLeaseStore(other)
         await mine.join("me", ["new@cloud"], HOUR_S)
-        taken: list[Fence] = []
+        taken: list[FencingToken] = []
 
         async def overtake() -> None:
             await theirs.join("they", ["new@cloud"], HOUR_S)
@@ -1352,7 +1354,7 @@ async def test_nothing_is_taken_from_who_joins_and_takes_while_a_renewal_reads(
 
         standing = await mine.renew("me", HOUR_S)
         assert standing is not None
-        assert taken == [Fence("new@cloud", 1)]
+        assert taken == [FencingToken("new@cloud", 1)]
         free = {
             name: standing.epochs[name] for name, holder in standing.holders.items() if not holder
         }

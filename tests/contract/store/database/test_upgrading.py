@@ -14,15 +14,15 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import ConfigurationError
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import alembic_config, upgrade
 from orchestrator.store.database.url import shown
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.operation_history import StoredHistories
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.operation_history import SqlHistories
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.database.test_migrations import ATTEMPT, OPERATION, TERMINATION
 from tests.contract.store.test_chain import chains
@@ -122,7 +122,7 @@ async def test_events_of_the_first_version_are_chained_as_they_are(database_url:
         assert [{name: each[name] for name in before[0]} for each in after] == before
         assert {each["facts"] for each in after} == {None}
         await hold(database, PARTITION)
-        store = WorkingSet(database, Fence(PARTITION, 1))
+        store = PartitionStore(database, FencingToken(PARTITION, 1))
         (queued,) = await to_sweep(store, 10)
         await store.apply([(queued, decide(queued, Withdrawn(), later(20), POLICY))], later(20))
         assert [len((await chains(database))[each]) for each in ("op_1", "trm_0", "trm_1")] == [
@@ -130,7 +130,7 @@ async def test_events_of_the_first_version_are_chained_as_they_are(database_url:
             2,
             3,
         ]
-        certification = Certification(histories=StoredHistories(database), now=lambda: NOW)
+        certification = Certification(histories=SqlHistories(database), now=lambda: NOW)
         data = (await certification.issue("op_1")).data
     assert verify(data) == []
     first, second, *_ = json.loads(data)["certificate"]["jobs"]
@@ -157,7 +157,7 @@ async def test_a_start_in_the_year_1_is_one_at_once(database_url: str) -> None:
     await upgrade(database_url)
     async with Database(database_url, lambda: datetime.now(UTC)) as database:
         await hold(database, PARTITION)
-        (row,) = await to_sweep(WorkingSet(database, Fence(PARTITION, 1)), 10)
+        (row,) = await to_sweep(PartitionStore(database, FencingToken(PARTITION, 1)), 10)
     assert (row.not_before, row.set_aside) == (None, None)
     assert not shared or row.settle_s == 0
 
@@ -228,7 +228,7 @@ async def test_operations_that_were_queued_before_take_turns(database_url: str) 
     await upgrade(database_url)
     async with Database(database_url, lambda: datetime.now(UTC)) as database:
         await hold(database, PARTITION)
-        store = WorkingSet(database, Fence(PARTITION, 1))
+        store = PartitionStore(database, FencingToken(PARTITION, 1))
         ready, _ = await store.callable(NOW, 10, capture_wait_s=0)
         assert [row.job_id for row in ready] == ["job-2", "job-0", "job-3", "job-1"]
         async with database.read() as connection:

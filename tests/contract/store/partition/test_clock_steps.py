@@ -16,8 +16,8 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.mapping.termination_rows import to_row
 from orchestrator.store.partition import clock_steps
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
 from orchestrator.store.schema import clock_steps as steps
 from tests.contract.store.conftest import PARTITION
@@ -138,7 +138,7 @@ async def base(database: Database) -> datetime:
     """So long ago that nothing that moves by a step lies ahead then; a replica lived all along."""
     await wrote(database, update(steps).values(away_s=0))
     at = await clock(database) - timedelta(days=2)
-    records = StoredRecords(database, lambda: NOW)
+    records = SqlRecords(database, lambda: NOW)
     await submit(records, 1, "live", "ended", "watched")
     await submit(records, 2, "elsewhere", partition=OTHER)
     every = times(TIMES, at) | documents(at) | {"history": {"any": "sample"}}
@@ -325,7 +325,7 @@ async def test_a_partition_follows_as_it_is_taken_and_a_new_one_has_nothing_to_f
     await note(database, 0, STEP_S)
     before = (await stored(database))["live"]
     database.dialect.shared = True
-    leases = StoredLeases(database)
+    leases = SqlLeaseStore(database)
     await leases.join("another", [PARTITION, "main@new"], 60.0)
     assert await followed(database) == dict.fromkeys(["main@cloud", PARTITION, OTHER], 0) | {
         "main@new": STEP_S
@@ -345,7 +345,7 @@ async def test_a_partition_follows_as_it_is_taken_and_a_new_one_has_nothing_to_f
 
 
 async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> None:
-    leases = StoredLeases(database)
+    leases = SqlLeaseStore(database)
     for measured_s in (STEP_S, STEP_S + 1):
         await leases.note_step(0, measured_s)
     assert await noted(database) == STEP_S
@@ -367,8 +367,8 @@ async def kept(database: Database) -> Row:
         return dict((await connection.execute(select(steps))).mappings().one())
 
 
-async def started_anew(database: Database) -> StoredLeases:
-    leases = StoredLeases(database)
+async def started_anew(database: Database) -> SqlLeaseStore:
+    leases = SqlLeaseStore(database)
     await leases.leave("a replica")
     await leases.join("another", [PARTITION], 60.0)
     return leases
@@ -442,12 +442,12 @@ async def test_nothing_is_noted_before_any_replica_lived(database: Database) -> 
 
 async def test_a_step_back_is_noted_once_whoever_dies_around_it(database: Database) -> None:
     """By the replica that lives to see it, or by the next one that starts."""
-    standing = await StoredLeases(database).renew("a replica", 60.0)
+    standing = await SqlLeaseStore(database).renew("a replica", 60.0)
     assert standing is not None
     assert (await kept(database))["seen_at"] == standing.now
     await see(database, STEP_S)
     ahead = (await kept(database))["seen_at"]
-    await StoredLeases(database).renew("a replica", 60.0)
+    await SqlLeaseStore(database).renew("a replica", 60.0)
     assert (await kept(database))["seen_at"] == ahead
     await note(database, 0, -STEP_S)
     await started_anew(database)

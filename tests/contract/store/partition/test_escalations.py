@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import update
 
 from orchestrator.domain.decisions.escalation import RoundOver, Straggler
-from orchestrator.domain.model.attempt import Answer
+from orchestrator.domain.model.attempt import AttemptResult
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import LIVE, Capture, ended, with_page
-from orchestrator.domain.model.termination import Rung
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.domain.model.termination import EscalationLevel
+from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import instances
 from tests.contract.store.partition.test_machine_captures import (
     TASK,
@@ -32,30 +32,30 @@ from tests.unit.domain.build import NOW, later
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
-    from orchestrator.store.partition.partition_store import WorkingSet
+    from orchestrator.store.partition.partition_store import PartitionStore
 
 DRAINING: dict[str, Any] = {
     "state": State.DRAINING,
     "run": 1,
     "instances": InstanceCounters(running=3),
 }
-ESCALATED = DRAINING | {"rung": Rung.INSTANCES, "rung_at": later(10), "rung_round": 1}
+ESCALATED = DRAINING | {"rung": EscalationLevel.INSTANCES, "rung_at": later(10), "rung_round": 1}
 ID = "trm_1_job-1"
 
 
 @pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: later(20))
+def records(database: Database) -> SqlRecords:
+    return SqlRecords(database, lambda: later(20))
 
 
-async def to_read(store: WorkingSet, *, at: float = 30.0) -> list[str]:
+async def to_read(store: PartitionStore, *, at: float = 30.0) -> list[str]:
     _, rows = await store.instances.to_read(later(at), 10)
     return [row.id for row in rows]
 
 
 async def read(
-    store: WorkingSet,
-    records: StoredRecords,
+    store: PartitionStore,
+    records: SqlRecords,
     *indices: int,
     at: float = 12.0,
     termination_id: str = ID,
@@ -68,20 +68,20 @@ async def read(
     await store.instances.read(before, done, seen, due_at=later(at + 5))
 
 
-async def live(records: StoredRecords) -> list[int]:
+async def live(records: SqlRecords) -> list[int]:
     rows = await records.instances(after=0, limit=100, termination_id=ID, states=LIVE, machine=None)
     return [row.index for row in rows]
 
 
 async def escalated(
-    store: WorkingSet, records: StoredRecords, database: Database, **known: Any
+    store: PartitionStore, records: SqlRecords, database: Database, **known: Any
 ) -> None:
     await submit(records, 1, "job-1")
     await capture(store, records, "job-1", *(instance(n, f"ins-{n}") for n in range(3)))
     await know(database, await found(records, ID), **(ESCALATED | known))
 
 
-async def looked_up(database: Database, index: int, sight: Sight) -> None:
+async def looked_up(database: Database, index: int, sight: MachineStatus) -> None:
     async def work(transaction: Transaction) -> None:
         this = instances.c.instance_index == index
         await transaction.execute(update(instances).where(this).values(machine=sight))
@@ -90,7 +90,7 @@ async def looked_up(database: Database, index: int, sight: Sight) -> None:
 
 
 async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     assert await to_read(store) == [ID]
@@ -104,14 +104,14 @@ async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
 
 
 async def test_too_many_live_ones_are_not_read_anew(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database, instances=InstanceCounters(running=5001))
     assert await to_read(store) == []
 
 
 async def test_a_person_who_asks_has_them_read_anew_once_in_a_while(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     await know(database, await found(records, ID), **DRAINING)
@@ -120,14 +120,14 @@ async def test_a_person_who_asks_has_them_read_anew_once_in_a_while(
     assert await to_read(store) == [ID]
     await read(store, records, 0, at=20)
     assert await to_read(store) == []
-    await StoredRecords(database, lambda: later(24)).ask_for_instances(ID)
+    await SqlRecords(database, lambda: later(24)).ask_for_instances(ID)
     assert await to_read(store) == [], "asked again within five seconds"
-    await StoredRecords(database, lambda: later(26)).ask_for_instances(ID)
+    await SqlRecords(database, lambda: later(26)).ask_for_instances(ID)
     assert await to_read(store) == [ID]
 
 
 async def test_what_a_reading_does_not_show_is_live_no_more(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     assert await live(records) == [0, 1, 2]
@@ -144,7 +144,7 @@ async def test_what_a_reading_does_not_show_is_live_no_more(
 
 
 async def test_each_live_instance_is_called_once_a_round(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     assert await store.instances.next_in_rounds() is None, "not read in this round yet"
@@ -153,7 +153,7 @@ async def test_each_live_instance_is_called_once_a_round(
     while isinstance(straggler := await store.instances.next_in_rounds(), Straggler):
         called.append(straggler.target)
         await store.instances.start(straggler, later(13))
-        answer = Answer(at=later(14), outcome="accepted", request_id="r")
+        answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
         await store.instances.finish(straggler, answer, again=False)
     assert called == ["a/1", "a/2"]
     assert straggler == RoundOver(ID)
@@ -168,12 +168,12 @@ async def test_each_live_instance_is_called_once_a_round(
 
 
 async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     for at, done_at in ((9, None), (10, 11), (70, 11)):
         begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
-        failed = ended(begun, later(at + 1), Problem(code="Unauthorized", message="no"))
+        failed = ended(begun, later(at + 1), ErrorDetail(code="Unauthorized", message="no"))
         await store.instances.read(await found(records, ID), failed, due_at=later(at + 60))
         known = await found(records, ID)
         assert known.rung_done_at == (done_at and later(done_at))
@@ -182,7 +182,7 @@ async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
 
 
 async def test_a_call_without_effect_is_made_again(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
@@ -190,13 +190,13 @@ async def test_a_call_without_effect_is_made_again(
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
     assert await store.instances.next_in_rounds() is None, "its answer may come"
-    answer = Answer(at=later(14), outcome="throttled", code="RequestLimitExceeded")
+    answer = AttemptResult(at=later(14), outcome="throttled", code="RequestLimitExceeded")
     await store.instances.finish(straggler, answer, again=True)
     assert await store.instances.next_in_rounds() == straggler
 
 
 async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
@@ -215,7 +215,7 @@ async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
 
 
 async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_is_open(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
@@ -234,7 +234,7 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
 
 
 async def test_a_round_is_over_although_another_one_goes_on(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1, 2)
@@ -248,10 +248,10 @@ async def test_a_round_is_over_although_another_one_goes_on(
 
 
 async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     """Not one that no reading named, nor one that is on its way out, nor a node."""
-    on_machines = {"rung": Rung.MACHINES}
+    on_machines = {"rung": EscalationLevel.MACHINES}
     await escalated(store, records, database, **on_machines)
     seen = replace(
         page(*(instance(n, f"ins-{n}" if n else None) for n in range(5))), observed_at=later(12)
@@ -259,13 +259,13 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     begun = Capture(run=1, tasks=(replace(TASK, instances=5),), began_at=later(12))
     done = with_page(begun, seen, later(12))
     await store.instances.read(await found(records, ID), done, seen, due_at=None)
-    for index, sight in ((1, Sight.UP), (2, Sight.GONE), (3, Sight.NODE)):
+    for index, sight in ((1, MachineStatus.UP), (2, MachineStatus.GONE), (3, MachineStatus.NODE)):
         await looked_up(database, index, sight)
     called = []
     while isinstance(straggler := await store.instances.next_in_rounds(), Straggler):
         called.append((straggler.action, straggler.target))
         await store.instances.start(straggler, later(13))
-        answer = Answer(at=later(14), outcome="accepted", request_id="r")
+        answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
         await store.instances.finish(straggler, answer, again=False)
     assert called == [("TerminateInstances", "ins-1"), ("TerminateInstances", "ins-4")]
     assert straggler == RoundOver(ID)
@@ -275,7 +275,7 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
 
 
 async def test_what_is_stale_is_not_written(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
     stale = await found(records, ID)

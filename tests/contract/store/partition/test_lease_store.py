@@ -14,18 +14,18 @@ from sqlalchemy import Interval, insert, literal, select, update
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.lease import Fence
-from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import InstanceSeen, TaskPage, TaskSeen, TaskSubmitted
-from orchestrator.domain.model.error_detail import Problem
-from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.error_detail import ErrorDetail
+from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Withdrawn
 from orchestrator.store import schema
 from orchestrator.store.database.database import Database
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import only, ready_to_call, start, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
@@ -57,8 +57,8 @@ class World:
     clock: Clock
 
     @property
-    def leases(self) -> StoredLeases:
-        return StoredLeases(self.database)
+    def leases(self) -> SqlLeaseStore:
+        return SqlLeaseStore(self.database)
 
     async def passes(self, seconds: float) -> None:
         """Let time pass; where the clock is the server's, all that lies ahead comes nearer."""
@@ -113,7 +113,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
         yield World(database, clock)
 
 
-async def take(world: World, replica: str, *names: str) -> list[Fence]:
+async def take(world: World, replica: str, *names: str) -> list[FencingToken]:
     held = await world.held()
     return await world.leases.take(replica, {name: held[name][1] for name in names})
 
@@ -173,7 +173,7 @@ async def test_who_has_expired_is_dead_once_another_renews(world: World) -> None
     assert standing.epochs == {"p1": 1, "p2": 1}
     assert standing.next_expiry_s == math.inf
     assert await world.lives() == {"b"}
-    assert await world.leases.take("b", {"p1": 1}) == [Fence("p1", 2)]
+    assert await world.leases.take("b", {"p1": 1}) == [FencingToken("p1", 2)]
 
 
 async def test_a_late_renewal_finds_nothing_once_somebody_saw_it_dead(world: World) -> None:
@@ -193,7 +193,7 @@ async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: World
     assert standing is not None
     assert (standing.holders, standing.epochs) == ({"p1": "a"}, {"p1": fence.epoch})
     assert await world.leases.renew("b", LEASE_S) is None
-    await WorkingSet(world.database, fence).set_condition(None, None)
+    await PartitionStore(world.database, fence).set_condition(None, None)
 
 
 async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: World) -> None:
@@ -247,7 +247,7 @@ async def test_who_leaves_has_given_everything_back(world: World) -> None:
     assert standing is not None
     assert standing.holders == {"p1": None}
     assert set(standing.candidates) == {"b"}
-    assert await world.leases.take("b", standing.epochs) == [Fence("p1", 2)]
+    assert await world.leases.take("b", standing.epochs) == [FencingToken("p1", 2)]
 
 
 # --- holding -------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ async def test_of_many_takers_one_gets_a_partition(world: World) -> None:
 async def test_only_what_is_as_it_was_read_is_taken(world: World) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     await take(world, "a", "p1")
-    assert await world.leases.take("b", {"p1": 0, "p2": 0, "p3": 0}) == [Fence("p2", 1)]
+    assert await world.leases.take("b", {"p1": 0, "p2": 0, "p3": 0}) == [FencingToken("p2", 1)]
     assert await world.held() == {"p1": ("a", 1), "p2": ("b", 1)}
 
 
@@ -278,7 +278,7 @@ async def test_what_is_given_back_is_free_at_once_and_keeps_its_epoch(world: Wor
     (fence,) = await take(world, "a", "p1")
     await world.leases.release(fence)
     assert await world.held() == {"p1": (None, 1)}
-    assert await world.leases.take("b", {"p1": 1}) == [Fence("p1", 2)]
+    assert await world.leases.take("b", {"p1": 1}) == [FencingToken("p1", 2)]
 
 
 async def test_what_has_passed_on_cannot_be_given_back(world: World) -> None:
@@ -295,14 +295,16 @@ async def test_partitions_of_one_replica_pass_on_one_by_one(world: World) -> Non
     await world.leases.release(p1)
     await take(world, "b", "p2")
     assert await world.held() == {"p1": (None, 1), "p2": ("b", 2), "p3": ("a", 1)}
-    await WorkingSet(world.database, p3).set_condition(None, None)
+    await PartitionStore(world.database, p3).set_condition(None, None)
     for lost in (p1, p2):
         with pytest.raises(LeaseLost, match=f"{lost.partition} is not held any more"):
-            await WorkingSet(world.database, lost).set_condition(None, None)
+            await PartitionStore(world.database, lost).set_condition(None, None)
 
 
-@pytest.mark.parametrize("fence", [Fence("p1", 0), Fence("p1", 1), Fence("p2", 0)])
-async def test_what_nobody_holds_is_held_by_nobody(world: World, fence: Fence) -> None:
+@pytest.mark.parametrize(
+    "fence", [FencingToken("p1", 0), FencingToken("p1", 1), FencingToken("p2", 0)]
+)
+async def test_what_nobody_holds_is_held_by_nobody(world: World, fence: FencingToken) -> None:
     await world.live("p1", replicas=("a",))
 
     async def work(transaction: Transaction) -> None:
@@ -329,60 +331,60 @@ async def test_each_fence_of_a_transaction_is_asked_for(world: World) -> None:
 # --- writing as the holder -----------------------------------------------------------------------
 
 if TYPE_CHECKING:
-    Ready = Callable[[WorkingSet], Awaitable[Callable[[], Awaitable[object]]]]
+    Ready = Callable[[PartitionStore], Awaitable[Callable[[], Awaitable[object]]]]
 
 
-async def applying(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def applying(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     before = await only(store)
     decision = decide(before, Withdrawn(), later(1), POLICY)
     return lambda: store.apply([(before, decision)], later(1))
 
 
-async def looking(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def looking(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     before = await only(store)
     decision = decide(before, read(None, at=later(1)), later(1), POLICY)
     assert decision.event is None
     return lambda: store.apply([(before, decision)], later(1))
 
 
-async def postponing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def postponing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     before = await only(store)
     return lambda: store.postpone([before.id], later(99))
 
 
-async def starting(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def starting(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     ready = await ready_to_call(store)
     started = decide(ready, CallStarted(), NOW, POLICY)
     attempt = NewAttempt(action="TerminateJob", target=ready.job_id, sent_at=NOW)
     return lambda: store.start_attempt(ready, started, attempt)
 
 
-async def finishing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def finishing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     sending = await start(store, await ready_to_call(store))
     accepted = decide(sending, CallAccepted("r1"), later(1), POLICY)
-    answer = Answer(at=later(1), outcome="accepted", request_id="r1")
+    answer = AttemptResult(at=later(1), outcome="accepted", request_id="r1")
     return lambda: store.finish_attempt(sending, accepted, answer)
 
 
-async def troubling(store: WorkingSet) -> Callable[[], Awaitable[object]]:
-    return lambda: store.set_condition(Problem(code="C", message="m"), None)
+async def troubling(store: PartitionStore) -> Callable[[], Awaitable[object]]:
+    return lambda: store.set_condition(ErrorDetail(code="C", message="m"), None)
 
 
-async def capturing(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def capturing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     return partial(store.instances.capture, await only(store), Capture(run=1), awaits=False)
 
 
-async def looking_up(store: WorkingSet) -> Callable[[], Awaitable[object]]:
-    return partial(store.instances.machines_seen, [(await captured(store), Sight.UP)], NOW)
+async def looking_up(store: PartitionStore) -> Callable[[], Awaitable[object]]:
+    return partial(store.instances.machines_seen, [(await captured(store), MachineStatus.UP)], NOW)
 
 
-async def hiding(store: WorkingSet) -> Callable[[], Awaitable[object]]:
+async def hiding(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     return partial(
-        store.instances.machines_hidden, await captured(store), Problem(code="C", message="m")
+        store.instances.machines_hidden, await captured(store), ErrorDetail(code="C", message="m")
     )
 
 
-async def captured(store: WorkingSet) -> CapturedMachine:
+async def captured(store: PartitionStore) -> CapturedMachine:
     task = TaskSubmitted(name="a", instances=1)
     await store.instances.capture(await only(store), Capture(run=1, tasks=(task,)), awaits=False)
     page = TaskPage(
@@ -410,7 +412,7 @@ WRITES = [
 ]
 
 
-async def lose(world: World, fence: Fence, how: str) -> None:
+async def lose(world: World, fence: FencingToken, how: str) -> None:
     if how == "given back":
         await world.leases.release(fence)
     else:
@@ -424,9 +426,9 @@ async def test_no_write_of_who_has_lost_the_lease_changes_anything(
 ) -> None:
     await world.live(PARTITION, OTHER, replicas=("a", "b"))
     (fence,) = await take(world, "a", PARTITION)
-    records = StoredRecords(world.database, lambda: NOW)
+    records = SqlRecords(world.database, lambda: NOW)
     await submit(records, 1, "job-1")
-    write = await ready(WorkingSet(world.database, fence))
+    write = await ready(PartitionStore(world.database, fence))
     await lose(world, fence, how)
     before = await world.contents()
     with pytest.raises(LeaseLost, match=f"{PARTITION} is not held any more under epoch 1"):
@@ -439,8 +441,8 @@ async def test_each_of_these_writes_changes_something(world: World, ready: Ready
     """As long as the lease is held; else the test above would say nothing."""
     await world.live(PARTITION, replicas=("a", "b"))
     (fence,) = await take(world, "a", PARTITION)
-    await submit(StoredRecords(world.database, lambda: NOW), 1, "job-1")
-    write = await ready(WorkingSet(world.database, fence))
+    await submit(SqlRecords(world.database, lambda: NOW), 1, "job-1")
+    write = await ready(PartitionStore(world.database, fence))
     before = await world.contents()
     await write()
     assert await world.contents() != before
@@ -452,14 +454,16 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
 ) -> None:
     await world.live(PARTITION, OTHER, replicas=("a", "b"))
     lost, mine = await take(world, "a", PARTITION, OTHER)
-    records = StoredRecords(world.database, lambda: NOW)
+    records = SqlRecords(world.database, lambda: NOW)
     await submit(records, 1, "job-1")
-    stale = await troubling(WorkingSet(world.database, lost))
+    stale = await troubling(PartitionStore(world.database, lost))
     await lose(world, lost, how)
     first, error, second, standing = await asyncio.gather(
         submit(records, 2, "job-2"),
         stale(),
-        WorkingSet(world.database, mine).set_condition(Problem(code="C", message="m"), None),
+        PartitionStore(world.database, mine).set_condition(
+            ErrorDetail(code="C", message="m"), None
+        ),
         world.leases.renew("a", LEASE_S),
         return_exceptions=True,
     )
@@ -476,9 +480,9 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
 async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(world: World) -> None:
     await world.live(PARTITION, "main@new", replicas=("a",))
     old, new = await take(world, "a", PARTITION, "main@new")
-    records = StoredRecords(world.database, lambda: NOW)
+    records = SqlRecords(world.database, lambda: NOW)
     await submit(records, 1, "job-done")
-    store = WorkingSet(world.database, old)
+    store = PartitionStore(world.database, old)
     await (await applying(store))()
     await submit(records, 2, "job-1")
     await submit(records, 3, "job-2", region="ap-shanghai")
@@ -502,5 +506,5 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(wor
     # What was read before, under the old partition's lease, is not this one's to decide any more.
     moves = [(each, decide(each, Withdrawn(), NOW, POLICY)) for each in stale]
     assert await store.apply(moves, NOW) == 2
-    (adopted,) = await to_sweep(WorkingSet(world.database, new), 10)
+    (adopted,) = await to_sweep(PartitionStore(world.database, new), 10)
     assert adopted.job_id == "job-1"

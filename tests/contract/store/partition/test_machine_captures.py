@@ -15,9 +15,9 @@ from orchestrator.domain.model.batch_job import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Machines, Sight
+from orchestrator.domain.model.machine import MachineCounts, MachineStatus
 from orchestrator.domain.model.machine_capture import Capture, with_page
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.machine import CapturedMachine
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
-    from orchestrator.store.partition.partition_store import WorkingSet
-    from orchestrator.store.records.queries import StoredRecords
+    from orchestrator.store.partition.partition_store import PartitionStore
+    from orchestrator.store.records.queries import SqlRecords
 
 TASK, NODES = TaskSubmitted(name="a", instances=4), TaskSubmitted(name="b", instances=4, env_id="e")
 DOWN: dict[str, Any] = {"state": State.SETTLING, "settle_until": later(30), "evidence": 3}
@@ -52,15 +52,15 @@ def page(*instances: InstanceSeen) -> TaskPage:
     )
 
 
-async def found(records: StoredRecords, termination_id: str) -> Termination:
+async def found(records: SqlRecords, termination_id: str) -> Termination:
     record = await records.termination(termination_id)
     assert record is not None
     return record.termination
 
 
 async def capture(
-    store: WorkingSet,
-    records: StoredRecords,
+    store: PartitionStore,
+    records: SqlRecords,
     job_id: str,
     *instances: InstanceSeen,
     task: TaskSubmitted = TASK,
@@ -78,12 +78,14 @@ async def capture(
     return await found(records, before.id)
 
 
-async def due(store: WorkingSet, *, at: float = 0.0, limit: int = 100) -> list[str]:
+async def due(store: PartitionStore, *, at: float = 0.0, limit: int = 100) -> list[str]:
     machines = await store.instances.machines_due(later(at), later(at - 5), limit)
     return [machine.machine_id for machine in machines]
 
 
-async def see(store: WorkingSet, sight: Sight | None, *, at: float = 0.0) -> list[CapturedMachine]:
+async def see(
+    store: PartitionStore, sight: MachineStatus | None, *, at: float = 0.0
+) -> list[CapturedMachine]:
     """Look up whatever is due, and find all of it so."""
     machines = await store.instances.machines_due(later(at), later(at - 5), 100)
     await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
@@ -94,7 +96,7 @@ async def see(store: WorkingSet, sight: Sight | None, *, at: float = 0.0) -> lis
 
 
 async def test_a_page_is_written_with_how_far_it_brings_the_capture(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
     after = await capture(
@@ -103,7 +105,7 @@ async def test_a_page_is_written_with_how_far_it_brings_the_capture(
     assert after.capture == Capture(
         run=1, tasks=(TASK,), task=1, occupying=2, captured=1, counted_at=NOW, ended_at=NOW
     )
-    assert (after.machines, after.awaits_capture) == (Machines(total=1), False)
+    assert (after.machines, after.awaits_capture) == (MachineCounts(total=1), False)
     stored = await records.instances(
         after=0, limit=10, termination_id=after.id, states=None, machine=None
     )
@@ -114,7 +116,7 @@ async def test_a_page_is_written_with_how_far_it_brings_the_capture(
 
 
 async def test_what_is_read_again_is_counted_once(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
     await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
@@ -132,7 +134,7 @@ async def test_what_is_read_again_is_counted_once(
 
 @pytest.mark.parametrize(("began_at", "captured"), [(later(1), 2), (NOW, 1)])
 async def test_a_machine_that_an_earlier_run_had_is_captured_again(
-    store: WorkingSet, records: StoredRecords, began_at: datetime, captured: int
+    store: PartitionStore, records: SqlRecords, began_at: datetime, captured: int
 ) -> None:
     await submit(records, 1, "job-1")
     await capture(store, records, "job-1", instance(0, "ins-1"))
@@ -144,7 +146,7 @@ async def test_a_machine_that_an_earlier_run_had_is_captured_again(
 
 
 async def test_a_page_is_written_only_on_what_it_was_asked_for(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
     before = await found(records, "trm_1_job-1")
@@ -156,7 +158,7 @@ async def test_a_page_is_written_only_on_what_it_was_asked_for(
 
 
 async def test_no_decision_undoes_a_capture(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     before = await found(records, "trm_1_job-1")
@@ -165,13 +167,13 @@ async def test_no_decision_undoes_a_capture(
     assert await found(records, before.id) == replace(after, evidence=1)
 
 
-async def to_capture(store: WorkingSet, *, at: float = 0.0) -> list[str]:
+async def to_capture(store: PartitionStore, *, at: float = 0.0) -> list[str]:
     rows, _ = await store.instances.to_read(later(at), 10)
     return [row.id for row in rows]
 
 
 async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3", "job-4", "job-5")
     unseen, first, second, captured, over = await to_sweep(store, 10)
@@ -193,7 +195,7 @@ async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
 
 
 async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
     waiting, captured = await to_sweep(store, 10)
@@ -221,19 +223,19 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
 
 
 async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     assert await due(store) == []
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     assert await due(store, limit=1) == ["ins-1"]
     (early,) = await store.instances.machines_due(NOW, NOW, 1)
-    await store.instances.machines_seen([(early, Sight.UP)], NOW)
+    await store.instances.machines_seen([(early, MachineStatus.UP)], NOW)
     assert await due(store, at=60) == []
     await know(database, job, **DOWN)
     assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
     both = await store.instances.machines_due(later(1), later(1 - 5), 10)
-    await store.instances.machines_seen([(machine, Sight.UP) for machine in both], later(1))
+    await store.instances.machines_seen([(machine, MachineStatus.UP) for machine in both], later(1))
     assert await due(store, at=5.9) == []
     assert set(await due(store, at=6)) == {"ins-1", "ins-2"}
     again = await store.instances.machines_due(later(60), later(60), 10)
@@ -241,7 +243,7 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
 
 
 async def test_what_was_seen_is_counted(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     starting = instance(2, "ins-3", state=JobState.STARTING)
@@ -256,75 +258,81 @@ async def test_what_was_seen_is_counted(
     await see(store, None)
     assert await counts() == (3, 0, 0, False)
     await know(database, job, **DOWN)
-    machines = await see(store, Sight.UP, at=5)
+    machines = await see(store, MachineStatus.UP, at=5)
     assert {m.machine_id for m in machines if m.starting} == {"ins-3"}
     assert await counts() == (3, 3, 0, True)
-    await see(store, Sight.UP, at=10)
+    await see(store, MachineStatus.UP, at=10)
     assert await counts() == (3, 3, 0, True)
     due_again = await store.instances.machines_due(later(15), later(10), 100)
     first, second, third = sorted(due_again, key=lambda machine: machine.machine_id)
-    seen = [(first, Sight.GONE), (second, Sight.TERMINATED), (third, Sight.MISSING)]
+    seen = [
+        (first, MachineStatus.GONE),
+        (second, MachineStatus.TERMINATED),
+        (third, MachineStatus.MISSING),
+    ]
     await store.instances.machines_seen(seen, later(15))
     assert await counts() == (3, 0, 2, True)
     assert (await found(records, job.id)).machines.observed_at == later(15)
     assert await due(store, at=20) == ["ins-3"]
-    await see(store, Sight.GONE, at=20)
+    await see(store, MachineStatus.GONE, at=20)
     assert await counts() == (3, 0, 3, True)
     assert await due(store, at=99) == []
 
 
 async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     await know(database, job, look_at=later(60), **DOWN)
     first, second = await store.instances.machines_due(NOW, NOW, 100)
-    await store.instances.machines_seen([(first, Sight.GONE)], later(1))
+    await store.instances.machines_seen([(first, MachineStatus.GONE)], later(1))
     assert (await found(records, job.id)).look_at == later(60)
-    await store.instances.machines_seen([(second, Sight.GONE)], later(2))
+    await store.instances.machines_seen([(second, MachineStatus.GONE)], later(2))
     assert (await found(records, job.id)).look_at == later(2)
 
 
 async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
 
-    async def sighted(machine: CapturedMachine, sight: Sight, at: float) -> Termination:
+    async def sighted(machine: CapturedMachine, sight: MachineStatus, at: float) -> Termination:
         await store.instances.machines_seen([(machine, sight)], later(at))
         return await found(records, job.id)
 
     await know(database, job, **DOWN)
     first, second = await store.instances.machines_due(NOW, NOW, 10)
-    assert (await sighted(first, Sight.GONE, 1)).machines.all_observed_at is None
-    job = await sighted(second, Sight.TERMINATED, 2)
+    assert (await sighted(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
+    job = await sighted(second, MachineStatus.TERMINATED, 2)
     assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
     assert await due(store, at=99) == [], "nobody has asked yet"
     job = await know(database, job, confirm_from=later(30), look_at=later(60))
     assert await due(store, at=29.9) == []
     assert await due(store, at=30) == ["ins-1", "ins-2"]
     first, second = await store.instances.machines_due(later(30), later(25), 10)
-    assert (first.sight, second.sight) == (Sight.GONE, Sight.TERMINATED)
-    job = await sighted(first, Sight.GONE, 30)
+    assert (first.sight, second.sight) == (MachineStatus.GONE, MachineStatus.TERMINATED)
+    job = await sighted(first, MachineStatus.GONE, 30)
     assert (job.machines.all_observed_at, job.look_at) == (later(2), later(60))
     assert await due(store, at=30) == ["ins-2"]
-    job = await sighted(second, Sight.GONE, 31)
+    job = await sighted(second, MachineStatus.GONE, 31)
     assert (job.machines.all_observed_at, job.look_at) == (later(30), later(31))
     assert (job.machines.gone, job.machines.up) == (2, 0)
     assert await due(store, at=99) == []
 
 
 async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
     await know(database, job, **DOWN, confirm_from=later(30), look_at=later(60))
-    await see(store, Sight.GONE, at=1)
+    await see(store, MachineStatus.GONE, at=1)
     first, second = await store.instances.machines_due(later(30), later(25), 10)
-    await store.instances.machines_seen([(first, Sight.UP), (second, Sight.GONE)], later(30))
+    await store.instances.machines_seen(
+        [(first, MachineStatus.UP), (second, MachineStatus.GONE)], later(30)
+    )
     job = await found(records, job.id)
     assert (job.machines.gone, job.machines.up, job.machines.all_observed_at) == (1, 1, None)
     assert await due(store, at=34.9) == []
@@ -332,31 +340,31 @@ async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
 
 
 async def test_machines_of_a_job_that_was_revived_are_not_confirmed_gone(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"))
     await know(database, job, **DOWN, confirm_from=later(30))
-    await see(store, Sight.GONE, at=1)
+    await see(store, MachineStatus.GONE, at=1)
     assert await due(store, at=30) == ["ins-1"]
     await know(database, job, state=State.DRAINING, confirm_from=later(30))
     assert await due(store, at=30) == []
 
 
 async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
     await submit(records, 1, "job-3", id="op_2", region="ap-shanghai")
     for job, machine in (("job-1", "ins-1"), ("job-2", "ins-2"), ("job-3", "ins-3")):
         await know(database, await capture(store, records, job, instance(0, machine)), **DOWN)
     assert await due(store) == ["ins-1", "ins-2"]
-    await see(store, Sight.GONE)
+    await see(store, MachineStatus.GONE)
     assert await due(store) == ["ins-3"]
 
 
 async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
-    store: WorkingSet, records: StoredRecords, database: Database
+    store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
     nodes = await capture(
@@ -370,7 +378,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
         await know(database, each, **DOWN)
     machines = await store.instances.machines_due(NOW, NOW, 100)
     assert [machine.machine_id for machine in machines] == ["ins-2", "ins-3"]
-    problem = Problem(code="UnauthorizedOperation", message="no")
+    problem = ErrorDetail(code="UnauthorizedOperation", message="no")
     await store.instances.machines_hidden(machines[0], problem)
     assert await due(store) == ["ins-3"]
     assert (await found(records, hidden.id)).machines.problem == problem
@@ -378,7 +386,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
 
 
 async def test_instances_are_listed_by_what_is_known_of_them(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(
@@ -390,7 +398,7 @@ async def test_instances_are_listed_by_what_is_known_of_them(
         instance(2, "ins-3"),
     )
     starting, *_ = await store.instances.machines_due(NOW, NOW, 100)
-    await store.instances.machines_seen([(starting, Sight.UP)], NOW)
+    await store.instances.machines_seen([(starting, MachineStatus.UP)], NOW)
 
     async def listed(**asked: Any) -> list[int]:
         values = {"after": 0, "limit": 10, "states": None, "machine": None} | asked
@@ -402,11 +410,11 @@ async def test_instances_are_listed_by_what_is_known_of_them(
     assert await listed(after=2) == [2]
     assert await listed(states=[JobState.STARTING]) == [1]
     assert await listed(states=[]) == []
-    assert await listed(machine=Sight.UP) == [1], "it is looked up first"
+    assert await listed(machine=MachineStatus.UP) == [1], "it is looked up first"
 
 
 async def test_machines_that_are_left_out_are_not_due(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
     await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))

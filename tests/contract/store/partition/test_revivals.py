@@ -11,16 +11,16 @@ from sqlalchemy import text
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
-from orchestrator.domain.decisions.revival import watch_count, watch_look
+from orchestrator.domain.decisions.revival import check_counted, check_listed
 from orchestrator.domain.errors import LeaseLost
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Kind, Look, Revival
+from orchestrator.domain.model.termination import PollFilter, PollKind, Revival
 from orchestrator.services.certification import Certification
-from orchestrator.store.partition.lease_store import StoredLeases
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.operation_history import StoredHistories
+from orchestrator.store.partition.lease_store import SqlLeaseStore
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.operation_history import SqlHistories
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import SUBMISSION, only, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database.database import Database
-    from orchestrator.store.records.queries import StoredRecords
+    from orchestrator.store.records.queries import SqlRecords
 
 KEPT: dict[str, Any] = {"come_back_watch_s": 3600.0, "keep_down_s": 600.0}
 
@@ -45,39 +45,39 @@ def ids() -> Callable[[str], str]:
 NEW_ID = ids()
 
 
-async def end(store: WorkingSet, at: float = 0.0) -> None:
+async def end(store: PartitionStore, at: float = 0.0) -> None:
     """All that is live is found finished."""
     down = read(JobState.FAILED)
     live = await compared(store, at)
     await store.apply([(each, decide(each, down, later(at), POLICY)) for each in live], later(at))
 
 
-async def compared(store: WorkingSet, at: float = 0.0) -> list[Termination]:
+async def compared(store: PartitionStore, at: float = 0.0) -> list[Termination]:
     """All that is live, once it is known as what it was submitted."""
     live = await to_sweep(store, 10)
     changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
     await store.apply(changes, later(at))
-    kind = Kind(Look.JOB)
+    kind = PollFilter(PollKind.JOB)
     return (await store.planned(later(at), 10, kind))[kind]
 
 
 async def look(
-    store: WorkingSet, seen: JobSeen | None, at: float, *, keep_down_max: int = 3
+    store: PartitionStore, seen: JobSeen | None, at: float, *, keep_down_max: int = 3
 ) -> None:
     """Have all that is watched seen so; what has to be counted is down."""
     found, now = await store.to_watch(later(at), 100), later(at)
-    made = [watch_look(each, seen and replace(seen, observed_at=now), now) for each in found]
+    made = [check_listed(each, seen and replace(seen, observed_at=now), now) for each in found]
     down = read(JobState.FAILED, at=now)
-    made = [watch_count(each.termination, down, now) if each.count else each for each in made]
+    made = [check_counted(each.termination, down, now) if each.count else each for each in made]
     await store.watch(made, now, keep_down_max=keep_down_max, new_id=NEW_ID)
 
 
-async def stored(records: StoredRecords, job_id: str = "job-1") -> list[TerminationRecord]:
+async def stored(records: SqlRecords, job_id: str = "job-1") -> list[TerminationRecord]:
     return await records.terminations(after=0, limit=100, job_id=job_id)
 
 
 async def test_one_that_is_down_is_watched_from_its_end_on(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", come_back_watch_s=60.0)
     assert await store.to_watch(later(100), 10) == []
@@ -93,7 +93,7 @@ async def test_one_that_is_down_is_watched_from_its_end_on(
 
 
 async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
     await end(store)
@@ -107,7 +107,7 @@ async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
 
 
 async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     """The look that ends it was made before: the job is looked at again."""
     await submit(records, 1, "job-1")
@@ -120,7 +120,7 @@ async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
 
 
 async def test_those_of_one_region_are_found_the_longest_ago_first(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     here, elsewhere = "ap-guangzhou", "ap-shanghai"
     for number, region in enumerate((here, elsewhere, here, here), start=1):
@@ -147,7 +147,7 @@ async def test_only_what_is_due_is_read(database: Database) -> None:
 
 
 async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     operation_id = await submit(records, 1, "job-1", come_back_watch_s=60.0)
     await end(store)
@@ -160,7 +160,7 @@ async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
     )
     assert [event.type for event in events] == ["accepted", "seen_down", REVIVED]
     assert (events[-1].to_state, events[-1].evidence) == (None, None)
-    certificates = Certification(histories=StoredHistories(database), now=lambda: later(99))
+    certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)
     assert verify(made.data) == []
     assert b"NOT DOWN FOR GOOD: 1 came back after the end" in made.data
@@ -168,7 +168,7 @@ async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
 
 
 async def test_that_it_ran_and_ended_is_certified_too(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     operation_id = await submit(records, 1, "job-1", **KEPT)
     before = await only(store)
@@ -183,19 +183,19 @@ async def test_that_it_ran_and_ended_is_certified_too(
         at=later(30), job_state=JobState.FAILED, job_end_time="E2"
     )
     assert record.termination.come_back_watched_at == later(60)
-    certificates = Certification(histories=StoredHistories(database), now=lambda: later(99))
+    certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)
     assert verify(made.data) == []
     assert made.data.count(b"it had run again and ended when it was seen at") == 1
 
 
 async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store, 1000)
     (watched,) = await store.to_watch(later(2000), 10)
-    seen = watch_look(watched, swept(JobState.RUNNING, at=later(10)), later(10))
+    seen = check_listed(watched, swept(JobState.RUNNING, at=later(10)), later(10))
     await store.watch([seen], later(10), keep_down_max=3, new_id=NEW_ID)
     _, new = await stored(records)
     operation = await records.operation(new.operation_ids[0])
@@ -204,7 +204,7 @@ async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked
 
 
 async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", come_back_watch_s=3600.0)
     await submit(records, 2, "job-1", **KEPT, requested_by="you", reason="stay away")
@@ -230,12 +230,14 @@ async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
 
 
 async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_as_well(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     counted = read(JobState.FAILED, LIVE, at=later(10))
-    looks = [watch_count(each, counted, later(10)) for each in await store.to_watch(later(10), 10)]
+    looks = [
+        check_counted(each, counted, later(10)) for each in await store.to_watch(later(10), 10)
+    ]
     await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
     old, new = await stored(records)
     assert old.termination.revival == Revival(
@@ -247,7 +249,7 @@ async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_
 
 
 async def test_it_is_brought_down_so_many_times_in_a_row(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     for number in range(3):
@@ -272,7 +274,7 @@ async def test_it_is_brought_down_so_many_times_in_a_row(
     ],
 )
 async def test_none_is_brought_down_unasked_or_too_late(
-    store: WorkingSet, records: StoredRecords, asked: dict[str, Any], at: int, keep_down_max: int
+    store: PartitionStore, records: SqlRecords, asked: dict[str, Any], at: int, keep_down_max: int
 ) -> None:
     await submit(records, 1, "job-1", **asked)
     await end(store)
@@ -284,14 +286,14 @@ async def test_none_is_brought_down_unasked_or_too_late(
 
 
 async def test_a_look_that_is_written_twice_brings_it_down_once(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     """As where a commit is told as failed and was none the less."""
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     found = await store.to_watch(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
-    looks = [watch_look(each, runs, later(10)) for each in found]
+    looks = [check_listed(each, runs, later(10)) for each in found]
     for _ in range(2):
         await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
     assert len(await stored(records)) == 2
@@ -303,7 +305,7 @@ async def test_a_look_that_is_written_twice_brings_it_down_once(
 
 
 async def test_one_that_somebody_has_submitted_again_is_shared(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
@@ -318,14 +320,14 @@ async def test_one_that_somebody_has_submitted_again_is_shared(
 
 
 async def test_nothing_is_written_for_a_partition_that_has_passed_on(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     found = await store.to_watch(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
-    looks = [watch_look(each, runs, later(10)) for each in found]
-    stale = WorkingSet(database, Fence(PARTITION, 0))
+    looks = [check_listed(each, runs, later(10)) for each in found]
+    stale = PartitionStore(database, FencingToken(PARTITION, 0))
     with pytest.raises(LeaseLost):
         await stale.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
     (record,) = await stored(records)
@@ -333,12 +335,12 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
 
 
 async def test_a_watched_job_goes_along_to_another_host(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await submit(records, 2, "job-2")
     await end(store)
-    await StoredLeases(database).adopt(account="main", region="ap-guangzhou", partition="main@new")
+    await SqlLeaseStore(database).adopt(account="main", region="ap-guangzhou", partition="main@new")
     assert [
         (await stored(records, job))[0].termination.partition for job in ("job-1", "job-2")
     ] == [
@@ -348,14 +350,14 @@ async def test_a_watched_job_goes_along_to_another_host(
 
 
 async def test_those_that_came_back_are_counted_and_listed(
-    store: WorkingSet, records: StoredRecords
+    store: PartitionStore, records: SqlRecords
 ) -> None:
     operation_id = await submit(records, 1, "job-1", "job-2", come_back_watch_s=60.0)
     await end(store)
     found = await store.to_watch(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
     shown = {"job-2": runs}
-    looks = [watch_look(each, shown.get(each.job_id), later(10)) for each in found]
+    looks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
     await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
     operation = await records.operation(operation_id)
     assert operation is not None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import update
 
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import Revival
-from orchestrator.domain.progress.instance_totals import Group, Left, tally
+from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, tally
 from orchestrator.store.mapping.termination_rows import capture_to_row, revival_to_row
 from orchestrator.store.schema import terminations
 from tests.contract.store.test_store import submit
@@ -23,14 +23,14 @@ from tests.unit.domain.build import DOWN, LIVE, NOW
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
-    from orchestrator.store.records.queries import StoredRecords
+    from orchestrator.store.records.queries import SqlRecords
 
 CAPTURED = Capture(run=1, occupying=5, waiting=2, captured=5, counted_at=NOW, ended_at=NOW)
 REVIVAL = Revival(at=NOW, job_state=JobState.RUNNING)
-FAILED = replace(CAPTURED, problem=Problem(code="C", message="m"))
+FAILED = replace(CAPTURED, problem=ErrorDetail(code="C", message="m"))
 
 
-async def known(database: Database, records: StoredRecords, *jobs: dict[str, Any]) -> str:
+async def known(database: Database, records: SqlRecords, *jobs: dict[str, Any]) -> str:
     """An operation on a job for each of these, of which this is stored."""
     ids = [f"job-{number}" for number in range(len(jobs))]
     operation_id = await submit(records, 1, *ids)
@@ -57,7 +57,7 @@ async def change(database: Database, termination_id: str, values: dict[str, Any]
 
 
 async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     counts = (None, LIVE, DOWN)
     every = list(product(State, range(6), (None, NOW), (None, REVIVAL), counts))
@@ -75,7 +75,7 @@ async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
     operation = await records.operation(await known(database, records, *jobs))
     assert operation is not None
     assert operation.instances == tally(
-        Group(
+        InstanceGroup(
             state=state,
             evidence=evidence,
             seen=seen_at is not None,
@@ -92,7 +92,7 @@ async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
 
 
 async def test_instances_that_only_a_capture_showed_are_live(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     """Where it came to its end; a count is better, and one that shows none live proves nothing."""
     refused = {"state": State.REFUSED, "observed_at": NOW}

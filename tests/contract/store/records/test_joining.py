@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobSeen, JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
@@ -20,13 +20,13 @@ from orchestrator.domain.model.observation import (
     CallInterrupted,
     CallStarted,
     JobUnlisted,
-    LookFailed,
+    ReadFailed,
     Withdrawn,
 )
 from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import OnSubmitted, Termination
 from orchestrator.domain.model.unconfirmed import Verdict
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.store.database.database import Database
-    from orchestrator.store.partition.partition_store import WorkingSet
+    from orchestrator.store.partition.partition_store import PartitionStore
 
 ATTEMPT = NewAttempt(action="TerminateJob", target="a job", sent_at=NOW)
 
@@ -56,13 +56,13 @@ WITHIN, PAST = later(1), later(60)
 """The short windows of every state here end between the two."""
 
 CALLABLE = swept(JobState.RUNNING)
-CALLED: list[Seen] = [CALLABLE, CallStarted()]
-IN_DOUBT: list[Seen] = [
+CALLED: list[Observation] = [CALLABLE, CallStarted()]
+IN_DOUBT: list[Observation] = [
     *CALLED,
     call_failed(CloudError(CloudErrorKind.OUTCOME_UNKNOWN, "C", "m")),
 ]
-DRAINING: list[Seen] = [*CALLED, CallAccepted("r")]
-WAYS: dict[str, list[Seen]] = {
+DRAINING: list[Observation] = [*CALLED, CallAccepted("r")]
+WAYS: dict[str, list[Observation]] = {
     "queued": [],
     "callable": [CALLABLE],
     "held": [swept(JobState.SUBMITTED)],
@@ -72,12 +72,12 @@ WAYS: dict[str, list[Seen]] = {
     "settling": [*DRAINING, read(JobState.FAILED, at=NOW)],
 }
 """Each live state, and what leads there."""
-ANSWERS: list[Seen] = [
+ANSWERS: list[Observation] = [
     CallAccepted("r"),
     CallInterrupted(),
     *[call_failed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
-LOOKS: list[Seen] = [
+LOOKS: list[Observation] = [
     JobUnlisted(),
     *[swept(state) for state in (JobState.SUBMITTED, JobState.RUNNING, JobState.FAILED)],
     read(JobState.SUBMITTED, LIVE),
@@ -86,9 +86,9 @@ LOOKS: list[Seen] = [
     read(JobState.FAILED, LIVE),
     read(JobState.FAILED),
     read(JobState.SUCCEED),
-    *[LookFailed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
+    *[ReadFailed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
-SIGHTINGS: dict[str, list[Seen]] = {
+SIGHTINGS: dict[str, list[Observation]] = {
     "queued": [*LOOKS, Withdrawn()],
     "callable": [*LOOKS, CallStarted()],
     "held": [*LOOKS, Withdrawn()],
@@ -100,11 +100,11 @@ SIGHTINGS: dict[str, list[Seen]] = {
 
 
 @pytest.fixture
-def records(database: Database) -> StoredRecords:
-    return StoredRecords(database, lambda: NOW)
+def records(database: Database) -> SqlRecords:
+    return SqlRecords(database, lambda: NOW)
 
 
-async def submit(records: StoredRecords, number: int, jobs: Sequence[str], **known: Any) -> None:
+async def submit(records: SqlRecords, number: int, jobs: Sequence[str], **known: Any) -> None:
     values: dict[str, Any] = {
         "id": f"op_{number}",
         "account": "main",
@@ -125,30 +125,30 @@ async def submit(records: StoredRecords, number: int, jobs: Sequence[str], **kno
     await records.create(NewOperation(**(values | known)), ids)
 
 
-async def stored(records: StoredRecords, job_id: str) -> Termination:
+async def stored(records: SqlRecords, job_id: str) -> Termination:
     (record,) = await records.terminations(after=0, limit=10, job_id=job_id)
     return record.termination
 
 
 async def write(
-    store: WorkingSet, before: Termination, seen: Seen, decision: Decision, at: datetime
+    store: PartitionStore, before: Termination, seen: Observation, decision: Decision, at: datetime
 ) -> None:
     """As the engine writes it."""
     match seen:
         case CallStarted():
             await store.start_attempt(before, decision, replace(ATTEMPT, sent_at=at))
         case CallAccepted() | CallFailed() | CallInterrupted():
-            await store.finish_attempt(before, decision, Answer(at=at, outcome="an answer"))
+            await store.finish_attempt(before, decision, AttemptResult(at=at, outcome="an answer"))
         case _:
             await store.apply([(before, decision)], at)
 
 
-def sighting(seen: Seen, at: datetime) -> Seen:
+def sighting(seen: Observation, at: datetime) -> Observation:
     return replace(seen, observed_at=at) if isinstance(seen, JobSeen) else seen
 
 
 async def see(
-    store: WorkingSet, records: StoredRecords, job_id: str, seen: Seen, at: datetime
+    store: PartitionStore, records: SqlRecords, job_id: str, seen: Observation, at: datetime
 ) -> None:
     before = await stored(records, job_id)
     await write(store, before, seen, decide(before, sighting(seen, at), at, POLICY), at)
@@ -171,10 +171,10 @@ def put_right_by_the_next_read(
 
 
 async def overtake(
-    store: WorkingSet,
-    records: StoredRecords,
+    store: PartitionStore,
+    records: SqlRecords,
     number: int,
-    seen: Seen,
+    seen: Observation,
     at: datetime,
     more: dict[str, Any],
 ) -> None:
@@ -209,7 +209,7 @@ async def overtake(
 @pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 async def test_no_decision_under_way_undoes_what_a_second_operation_asks_for_or_is_lost(
-    records: StoredRecords, store: WorkingSet, way: str
+    records: SqlRecords, store: PartitionStore, way: str
 ) -> None:
     cases = list(product(SIGHTINGS[way], [WITHIN, PAST]))
     jobs = [f"{which}-{number}" for which in "ab" for number in range(len(cases))]
@@ -235,7 +235,7 @@ async def test_no_decision_under_way_undoes_what_a_second_operation_asks_for_or_
     ],
 )
 async def test_each_thing_asked_for_counts_alone(
-    records: StoredRecords, store: WorkingSet, way: str, seen: Seen, more: dict[str, Any]
+    records: SqlRecords, store: PartitionStore, way: str, seen: Observation, more: dict[str, Any]
 ) -> None:
     asked = {"on_submitted": OnSubmitted.REFUSE}
     await submit(records, 1, ["a-0", "b-0"], **asked)
@@ -246,7 +246,7 @@ async def test_each_thing_asked_for_counts_alone(
 
 
 async def test_the_next_read_plans_the_machines_for_the_end_of_the_longer_settle_window(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, ["a-0", "b-0"])
     for job_id, each in product(["a-0", "b-0"], WAYS["settling"]):
@@ -258,7 +258,7 @@ async def test_the_next_read_plans_the_machines_for_the_end_of_the_longer_settle
 
 
 async def test_deadlines_that_run_move_by_what_is_asked_for_more(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, ["a-0"])
     for each in WAYS["settling"]:
@@ -273,7 +273,7 @@ async def test_deadlines_that_run_move_by_what_is_asked_for_more(
 
 
 async def test_nobody_looks_at_a_job_while_it_is_called(
-    records: StoredRecords, store: WorkingSet
+    records: SqlRecords, store: PartitionStore
 ) -> None:
     """Clocks are set back: its time may seem to come although it has been called."""
     await submit(records, 1, ["a-0"], not_before=later(60))

@@ -8,14 +8,14 @@ import pytest
 
 from orchestrator.domain.decisions import forecast_updates
 from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
-from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.test_store import submit
 from tests.known import know
 from tests.unit.domain.build import NOW, later
@@ -58,7 +58,7 @@ class Told:
 
     def __init__(self, database: Database, at: datetime = ASKED_AT) -> None:
         self._database = database
-        self.records = StoredRecords(database, lambda: at)
+        self.records = SqlRecords(database, lambda: at)
         self._jobs = 0
         self._operations = 0
 
@@ -91,7 +91,7 @@ def told(database: Database) -> Told:
 async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Told) -> None:
     forecast = Forecast(made_at=later(3.000001), rate_per_s=1 / 3, p50_at=later(4), p90_at=NOW)
     samples = ((NOW.timestamp() + 0.123456, 100), (NOW.timestamp() + 1 / 3, 7))
-    history = History(samples=samples, seen_at=NOW.timestamp() + 0.7, pause_s=1 / 7)
+    history = DrainHistory(samples=samples, seen_at=NOW.timestamp() + 0.7, pause_s=1 / 7)
     await told.submit(draining(0) | {"history": history, "forecast": forecast})
     found = await told.termination("job-0")
     assert (found.history, found.forecast) == (history, forecast)

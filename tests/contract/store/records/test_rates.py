@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from orchestrator.domain.model.attempt import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import attempts
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit
@@ -52,7 +52,7 @@ def two_a_second(first_s: float, last_s: float) -> list[float]:
 
 
 async def used_per_s(database: Database, at_s: float) -> float:
-    found = await StoredRecords(database, lambda: later(at_s)).operation("op_2")
+    found = await SqlRecords(database, lambda: later(at_s)).operation("op_2")
     assert found is not None
     return found.calls_per_s
 
@@ -76,7 +76,7 @@ async def test_calls_are_counted_since_the_operation_began_or_for_ten_seconds(
     database: Database, sent_s: Sequence[float], asked_s: float, used: float
 ) -> None:
     """Those of later than now were made before the clock was put back."""
-    records = StoredRecords(database, lambda: NOW)
+    records = SqlRecords(database, lambda: NOW)
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", created_at=later(BEGAN_S))
     if sent_s:
@@ -85,7 +85,7 @@ async def test_calls_are_counted_since_the_operation_began_or_for_ten_seconds(
 
 
 async def test_only_calls_of_this_action_and_partition_count(database: Database) -> None:
-    records = StoredRecords(database, lambda: NOW)
+    records = SqlRecords(database, lambda: NOW)
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", created_at=later(BEGAN_S))
     await called(database, TERMINATE_JOB, [105.0])

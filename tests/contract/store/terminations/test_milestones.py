@@ -11,24 +11,24 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.escalation import Straggler
-from orchestrator.domain.decisions.revival import WatchLook
+from orchestrator.domain.decisions.revival import RevivalCheck
 from orchestrator.domain.decisions.transitions import moved
 from orchestrator.domain.errors import Conflict, StoreUnavailable
 from orchestrator.domain.model.attempt import NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted, Withdrawn
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.termination import EscalationLevel
 from tests.contract.store.test_store import operation, submit
 from tests.known import know
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
-    from orchestrator.store.partition.partition_store import WorkingSet
-    from orchestrator.store.records.queries import StoredRecords
+    from orchestrator.store.partition.partition_store import PartitionStore
+    from orchestrator.store.records.queries import SqlRecords
 
 FORGED = "all\n2026-01-01 [info] operation op_9 finished: verified\x1b[2J"
 ESCAPED = r"'all\n2026-01-01 [info] operation op_9 finished: verified\x1b[2J'"
@@ -55,7 +55,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
     return Log(caplog)
 
 
-async def found(records: StoredRecords, number: int, job_id: str) -> Termination:
+async def found(records: SqlRecords, number: int, job_id: str) -> Termination:
     (record,) = [
         each
         for each in await records.terminations(after=0, limit=100, job_id=job_id)
@@ -64,7 +64,7 @@ async def found(records: StoredRecords, number: int, job_id: str) -> Termination
     return record.termination
 
 
-async def test_an_operation_is_told_when_it_is_accepted(records: StoredRecords, log: Log) -> None:
+async def test_an_operation_is_told_when_it_is_accepted(records: SqlRecords, log: Log) -> None:
     """With what people typed quoted, so that none of it looks like a line."""
     typed = {"requested_by": FORGED, "reason": FORGED, "account": FORGED}
     await submit(records, 1, "job-1", "job-2", **typed, idempotency_key="k")
@@ -80,7 +80,7 @@ async def test_an_operation_is_told_when_it_is_accepted(records: StoredRecords, 
     assert log.lines() == [], "nothing was accepted"
 
 
-async def call(store: WorkingSet, records: StoredRecords, number: int, job_id: str) -> None:
+async def call(store: PartitionStore, records: SqlRecords, number: int, job_id: str) -> None:
     """Have the job called as the dispatcher does."""
     queued = await found(records, number, job_id)
     runs = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
@@ -102,7 +102,7 @@ def straggler(number: int, index: int = 0) -> Straggler:
 
 
 async def test_the_first_call_of_an_operation_is_told(
-    store: WorkingSet, records: StoredRecords, log: Log
+    store: PartitionStore, records: SqlRecords, log: Log
 ) -> None:
     """Once for each operation, whichever of its jobs it is; those of another are not its own."""
     await submit(records, 1, "job-1", "job-2")
@@ -133,13 +133,18 @@ async def test_the_first_call_of_an_operation_is_told(
 @pytest.mark.parametrize(
     ("rung", "told"),
     [
-        (Rung.INSTANCES, "TerminateTaskInstance for each live one, round 2"),
-        (Rung.MACHINES, "TerminateInstances for the machine of each live one"),
-        (Rung.PERSON, "left to a person"),
+        (EscalationLevel.INSTANCES, "TerminateTaskInstance for each live one, round 2"),
+        (EscalationLevel.MACHINES, "TerminateInstances for the machine of each live one"),
+        (EscalationLevel.PERSON, "left to a person"),
     ],
 )
 async def test_stragglers_that_are_escalated_are_told(
-    store: WorkingSet, records: StoredRecords, database: Database, log: Log, rung: Rung, told: str
+    store: PartitionStore,
+    records: SqlRecords,
+    database: Database,
+    log: Log,
+    rung: EscalationLevel,
+    told: str,
 ) -> None:
     await submit(records, 1, "job-1")
     draining = {"state": State.DRAINING, "instances": LIVE}
@@ -157,7 +162,7 @@ async def test_stragglers_that_are_escalated_are_told(
 
 
 async def test_a_job_that_runs_again_in_its_settle_window_is_told(
-    store: WorkingSet, records: StoredRecords, database: Database, log: Log
+    store: PartitionStore, records: SqlRecords, database: Database, log: Log
 ) -> None:
     """And nothing of a look that changes no state."""
     await submit(records, 1, "job-1")
@@ -173,7 +178,7 @@ async def test_a_job_that_runs_again_in_its_settle_window_is_told(
 
 
 async def end(
-    store: WorkingSet, records: StoredRecords, job_id: str, seen: Seen | None = None
+    store: PartitionStore, records: SqlRecords, job_id: str, seen: Observation | None = None
 ) -> None:
     """Have the job of the first operation end: it is found finished, if nothing else is seen."""
     before = await found(records, 1, job_id)
@@ -183,7 +188,7 @@ async def end(
 
 
 async def test_an_operation_is_told_when_it_has_finished(
-    store: WorkingSet, records: StoredRecords, log: Log
+    store: PartitionStore, records: SqlRecords, log: Log
 ) -> None:
     """With the last of its jobs, however many operations that finishes.
 
@@ -214,8 +219,8 @@ async def test_an_operation_is_told_when_it_has_finished(
     ],
 )
 async def test_a_job_that_came_back_is_told(
-    store: WorkingSet,
-    records: StoredRecords,
+    store: PartitionStore,
+    records: SqlRecords,
     log: Log,
     keep_down_max: int,
     keep_down_s: float | None,
@@ -226,7 +231,7 @@ async def test_a_job_that_came_back_is_told(
     await end(store, records, "job-1")
     log.lines()
     (watched,) = await store.to_watch(later(100), 10)
-    look = WatchLook(termination=watched, ends=True, came_back=read(JobState.RUNNING, LIVE))
+    look = RevivalCheck(termination=watched, ends=True, came_back=read(JobState.RUNNING, LIVE))
     await store.watch(
         [look], later(50), keep_down_max=keep_down_max, new_id=lambda prefix: f"{prefix}_9"
     )
@@ -239,7 +244,7 @@ async def test_a_job_that_came_back_is_told(
 
 
 async def test_what_is_not_committed_is_not_told(
-    records: StoredRecords, database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+    records: SqlRecords, database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither where a write fails, nor where the database is lost right before the commit."""
 

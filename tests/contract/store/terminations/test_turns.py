@@ -11,16 +11,16 @@ import pytest
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.leasing.lease import Fence
-from orchestrator.domain.model.attempt import Answer, NewAttempt
+from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import CallAccepted, CallFailed, CallStarted
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import FIRST_POLLS
 from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import operation
 from tests.unit.domain.build import LIVE, POLICY, later, read, swept
@@ -42,14 +42,14 @@ class Queue:
     """Operations of which job A-3 is the third one of operation A, and the calls made for them."""
 
     database: Database
-    records: StoredRecords = field(init=False)
-    store: WorkingSet = field(init=False)
+    records: SqlRecords = field(init=False)
+    store: PartitionStore = field(init=False)
     calls: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.records = StoredRecords(self.database, lambda: AT)
-        self.store = WorkingSet(self.database, Fence(PARTITION, 1))
+        self.records = SqlRecords(self.database, lambda: AT)
+        self.store = PartitionStore(self.database, FencingToken(PARTITION, 1))
 
     async def submit(self, name: str, jobs: int | Sequence[str], **asked: Any) -> None:
         ids = [f"{name}-{n}" for n in range(1, jobs + 1)] if isinstance(jobs, int) else list(jobs)
@@ -85,7 +85,7 @@ class Queue:
         assert await self.store.start_attempt(before, started, attempt) is not None
         sending = started.after
         seen = CallFailed(refusal, before) if refusal else CallAccepted("r")
-        answer = Answer(at=AT, outcome="failed" if refusal else "accepted")
+        answer = AttemptResult(at=AT, outcome="failed" if refusal else "accepted")
         await self.store.finish_attempt(sending, decide(sending, seen, AT, POLICY), answer)
         self.calls.append(before.job_id)
         return before.job_id
@@ -312,7 +312,7 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     await queue.submit("A", 500)
     await queue.submit("B", 3)
     polled = (await queue.store.planned(AT, 600, FIRST_POLLS))[FIRST_POLLS]
-    changes = [(row, Decision(after=replace(row, look=Look.JOB))) for row in polled]
+    changes = [(row, Decision(after=replace(row, look=PollKind.JOB))) for row in polled]
     await queue.store.apply(changes, AT)
     rows = (await queue.store.planned(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3

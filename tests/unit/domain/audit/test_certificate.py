@@ -14,10 +14,10 @@ from orchestrator.domain.audit.hash_chain import canonical
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.observation import CallStarted, JobUnlisted, LookFailed, Withdrawn
+from orchestrator.domain.model.observation import CallStarted, JobUnlisted, ReadFailed, Withdrawn
 from tests.unit.domain.build import LIVE, NOW, later, machines, read, swept
 from tests.unit.domain.histories import (
     CALLED,
@@ -31,7 +31,7 @@ from tests.unit.domain.histories import (
 )
 
 NOT_CAPTURED = "that its machines are gone: its machines were not captured"
-UNREAD = LookFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
+UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 NOT_LOOKED_UP = "that its machines are gone: they were not looked up"
 
 
@@ -115,7 +115,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
         (verified(), []),
         (verified(run=1), [NOT_CAPTURED]),
         (
-            verified(**machines(gone=3, problem=Problem(code="Unauthorized", message="no"))),
+            verified(**machines(gone=3, problem=ErrorDetail(code="Unauthorized", message="no"))),
             ["that its machines are gone: looking them up was refused (Unauthorized)"],
         ),
         (
@@ -195,7 +195,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
         ),
         (
             history("job-1").then(
-                LookFailed(failure(CloudErrorKind.UNAUTHORIZED, "Unauthorized")), 0, 300, 600
+                ReadFailed(failure(CloudErrorKind.UNAUTHORIZED, "Unauthorized")), 0, 300, 600
             ),
             ["that it is down: it was refused for good (Unauthorized)"],
         ),

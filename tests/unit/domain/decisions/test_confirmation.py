@@ -12,22 +12,22 @@ from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event, State
-from orchestrator.domain.model.observation import CallStarted, JobUnlisted, LookFailed
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.observation import CallStarted, JobUnlisted, ReadFailed
+from orchestrator.domain.model.termination import PollKind
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
 
 FAILED, RUNNING = JobState.FAILED, JobState.RUNNING
-UNKNOWN = LookFailed(CloudError(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job", "not found"))
+UNKNOWN = ReadFailed(CloudError(CloudErrorKind.JOB_NOT_FOUND, "ResourceNotFound.Job", "not found"))
 READ: dict[str, Any] = {"job_state": RUNNING, "observed_at": later(-9)}
 
 
-def failed(kind: CloudErrorKind) -> LookFailed:
-    return LookFailed(CloudError(kind, "Some.Code", "what happened", advice="do this"))
+def failed(kind: CloudErrorKind) -> ReadFailed:
+    return ReadFailed(CloudError(kind, "Some.Code", "what happened", advice="do this"))
 
 
 @dataclass
@@ -36,21 +36,21 @@ class Asked:
 
     termination: Termination
     at_s: float = 0.0
-    looks: list[tuple[Look, float]] = field(default_factory=list)
+    looks: list[tuple[PollKind, float]] = field(default_factory=list)
     last: Decision | None = None
 
-    def until_it_ends(self, by_job: Seen, by_jobs: Seen) -> Asked:
+    def until_it_ends(self, by_job: Observation, by_jobs: Observation) -> Asked:
         """Answer every read with these, until the termination ends."""
         while not self.termination.state.final:
             self.read_once(by_job, by_jobs)
         return self
 
-    def read_once(self, by_job: Seen, by_jobs: Seen) -> None:
+    def read_once(self, by_job: Observation, by_jobs: Observation) -> None:
         assert self.termination.look_at is not None
         assert len(self.looks) < 100
         self.at_s = max(self.at_s, (self.termination.look_at - NOW).total_seconds())
         self.looks.append((self.termination.look, self.at_s))
-        seen = by_jobs if self.termination.look is Look.SWEEP else by_job
+        seen = by_jobs if self.termination.look is PollKind.SWEEP else by_job
         self.last = decide(self.termination, seen, later(self.at_s), POLICY)
         self.termination = self.last.after
 
@@ -61,7 +61,7 @@ class Asked:
 def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_jobs() -> None:
     """10,000 ids that are out of date cost no DescribeJob call."""
     asked = Asked(termination()).until_it_ends(UNKNOWN, JobUnlisted())
-    assert asked.looks == [(Look.SWEEP, at_s) for at_s in (0, 5, 15, 45, 120)]
+    assert asked.looks == [(PollKind.SWEEP, at_s) for at_s in (0, 5, 15, 45, 120)]
     assert asked.termination.state is State.NOT_FOUND
     assert asked.termination.problem is not None
     assert "check the job id, the region and the account" in str(asked.termination.problem.advice)
@@ -72,7 +72,9 @@ def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_job
     [
         termination(**READ),
         termination(State.HELD, **READ),
-        termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600), **READ),
+        termination(
+            State.SENDING, in_doubt=True, look=PollKind.JOB, give_up_at=later(3600), **READ
+        ),
         termination(State.DRAINING, give_up_at=later(3600), **READ),
     ],
     ids=lambda each: each.state,
@@ -83,7 +85,7 @@ def test_a_job_that_was_read_before_is_asked_for_by_both_actions_over_a_minute(
     asked = Asked(before).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
     assert asked.at_s == 60
-    assert {look for look, _ in asked.looks} == {Look.SWEEP, Look.JOB}
+    assert {look for look, _ in asked.looks} == {PollKind.SWEEP, PollKind.JOB}
 
 
 def test_a_job_of_which_describe_jobs_is_refused_is_asked_for_more_often() -> None:
@@ -101,7 +103,7 @@ def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) 
     """The record was deleted; three of ten DescribeJob calls are cut off, past the deadline."""
     asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
     while not asked.termination.state.final:
-        fails = asked.termination.look is Look.JOB and random.random() < 0.3
+        fails = asked.termination.look is PollKind.JOB and random.random() < 0.3
         asked.read_once(FAILS if fails else UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
     assert 60 <= asked.at_s <= 120
@@ -123,14 +125,14 @@ def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
     weights = [random.random() for _ in range(3)]
     while not asked.termination.state.final:
         (seen,) = random.choices([UNKNOWN, FAILS, FORBIDS], weights)
-        by_jobs: list[Seen] = [JobUnlisted(), FAILS, FORBIDS]
+        by_jobs: list[Observation] = [JobUnlisted(), FAILS, FORBIDS]
         asked.read_once(seen, random.choice(by_jobs))
     assert asked.at_s <= 1800
 
 
 def test_one_refusal_by_chance_holds_up_nothing() -> None:
     """Of a job that was never read, and that the cloud does not know."""
-    asked = Asked(termination(look=Look.JOB))
+    asked = Asked(termination(look=PollKind.JOB))
     asked.read_once(FORBIDS, FORBIDS)
     asked.until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
@@ -157,7 +159,11 @@ def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
     sending = decide(termination(call_at=NOW, **READ), CallStarted(), NOW, POLICY).after
     unknown = call_failed(UNKNOWN.error)
     doubtful = decide(sending, unknown, later(1), POLICY)
-    assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.look) == (None, True, Look.JOB)
+    assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.look) == (
+        None,
+        True,
+        PollKind.JOB,
+    )
     found = decide(doubtful.after, read(RUNNING, LIVE), later(2), POLICY)
     assert found.event is Event.CALL_NOT_EXECUTED
     asked = Asked(doubtful.after, at_s=1).until_it_ends(UNKNOWN, JobUnlisted())
@@ -202,7 +208,7 @@ def test_a_record_that_was_deleted_has_words_of_its_own(before: Termination, mes
 
 def test_a_read_that_is_not_allowed_is_tried_for_ten_minutes() -> None:
     forbidden = failed(CloudErrorKind.UNAUTHORIZED)
-    asked = Asked(termination(look=Look.JOB)).until_it_ends(forbidden, forbidden)
+    asked = Asked(termination(look=PollKind.JOB)).until_it_ends(forbidden, forbidden)
     assert asked.termination.state is State.REFUSED
     assert 600 <= asked.at_s <= 660
     assert len(asked.looks) < 25
@@ -234,11 +240,11 @@ def test_a_permission_that_is_granted_in_time_changes_nothing() -> None:
 # --- deadlines -----------------------------------------------------------------------------------
 
 PAST = [
-    termination(State.HELD, look=Look.JOB, give_up_at=NOW),
-    termination(State.SENDING, look=Look.JOB, in_doubt=True, give_up_at=NOW),
-    termination(State.DRAINING, look=Look.JOB, give_up_at=NOW),
-    termination(State.SETTLING, look=Look.JOB, settle_until=later(-3600), evidence=3),
-    termination(look=Look.JOB, created_at=later(-3600)),
+    termination(State.HELD, look=PollKind.JOB, give_up_at=NOW),
+    termination(State.SENDING, look=PollKind.JOB, in_doubt=True, give_up_at=NOW),
+    termination(State.DRAINING, look=PollKind.JOB, give_up_at=NOW),
+    termination(State.SETTLING, look=PollKind.JOB, settle_until=later(-3600), evidence=3),
+    termination(look=PollKind.JOB, created_at=later(-3600)),
 ]
 
 

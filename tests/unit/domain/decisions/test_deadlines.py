@@ -21,15 +21,15 @@ from orchestrator.domain.forecasting.drain_history import begin, observe
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallAccepted, CallStarted
-from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from tests.unit.domain.build import NOW, POLICY, later, read, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.domain.forecasting.drain_history import History
+    from orchestrator.domain.forecasting.drain_history import DrainHistory
     from orchestrator.domain.model.batch_job import JobSeen
-    from orchestrator.domain.model.observation import Seen
+    from orchestrator.domain.model.observation import Observation
     from orchestrator.domain.model.termination import Termination
 
 DAY_S = 86400.0
@@ -50,10 +50,10 @@ class Drain:
     """One more instance is live until then; 0: none ever goes down."""
     lag_s: float = 0.0
     """How late every poll is."""
-    levels: list[tuple[float, Rung]] = field(default_factory=list)
+    levels: list[tuple[float, EscalationLevel]] = field(default_factory=list)
     calls_s: list[float] = field(default_factory=list)
     """When TerminateJob was made again."""
-    history: History | None = None
+    history: DrainHistory | None = None
 
     def run(self) -> None:
         """Poll until it is left to a person, and note when which level began."""
@@ -66,7 +66,7 @@ class Drain:
             job_state=JobState.RUNNING,
         )
         now, known = NOW, self._decide(sent, CallAccepted("r-1"), NOW)
-        while known.rung is not Rung.PERSON:
+        while known.rung is not EscalationLevel.PERSON:
             assert not known.state.final, "it ended before it was left to a person"
             now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
             known = replace(known, rung_done_at=now) if going_on(known) else known
@@ -78,7 +78,7 @@ class Drain:
 
     def _counted_at(self, known: Termination) -> datetime:
         """When its counters are read next; polls that show its state alone change nothing."""
-        if known.look is Look.JOB and known.look_at is not None:
+        if known.look is PollKind.JOB and known.look_at is not None:
             return known.look_at
         long_ago = (known.instances_observed_at or NOW) + timedelta(seconds=COUNTED_EVERY_S)
         return count_due_at(known) or long_ago
@@ -88,7 +88,7 @@ class Drain:
         counted = InstanceCounters(running=live, failed=10 - live)
         return read(self.state, counted, next_action=self.next_action, at=now)
 
-    def _decide(self, known: Termination, seen: Seen, now: datetime) -> Termination:
+    def _decide(self, known: Termination, seen: Observation, now: datetime) -> Termination:
         # A job that reads FAILED is polled every second: in a day, that is often enough for less.
         poll = replace(POLICY.poll, relook_min_s=max(0.5, self.give_up_after_s / 1000))
         policy = replace(POLICY, escalation=self.policy, poll=poll)
@@ -123,15 +123,15 @@ def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float
     drain.moves_at_s, drain.lag_s = moves * deadline_s, min(lag * deadline_s, 5.0)
     drain.run()
     rungs = [rung for _, rung in drain.levels]
-    assert rungs[-1] is Rung.PERSON
-    assert rungs.count(Rung.PERSON) == 1
-    assert rungs.count(Rung.MACHINES) == policy.machines
+    assert rungs[-1] is EscalationLevel.PERSON
+    assert rungs.count(EscalationLevel.PERSON) == 1
+    assert rungs.count(EscalationLevel.MACHINES) == policy.machines
     assert drain.history is not None
     last_move_s = drain.history.moved_at - NOW.timestamp()
     first_s, last_s = drain.levels[0][0], drain.levels[-1][0]
     assert first_s <= last_move_s + deadline_s / 3
     assert last_s <= last_move_s + deadline_s * 2 / 3
-    rounds = rungs.count(Rung.INSTANCES)
+    rounds = rungs.count(EscalationLevel.INSTANCES)
     assert rounds >= min(policy.rounds_max, LEVELS_THAT_FIT - policy.machines)
     untouched = drain.state is JobState.RUNNING and not drain.next_action
     if untouched and not drain.moves_at_s:
@@ -143,10 +143,10 @@ def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float
     st.floats(0, 5000),
     st.floats(0, 7000),
     st.integers(1, 9),
-    st.sampled_from([Rung.NONE, Rung.INSTANCES]),
+    st.sampled_from([EscalationLevel.NONE, EscalationLevel.INSTANCES]),
 )
 def test_long_deadlines_hurry_nothing(
-    deadline_s: float, moved_s: float, still_s: float, live: int, rung: Rung
+    deadline_s: float, moved_s: float, still_s: float, live: int, rung: EscalationLevel
 ) -> None:
     """From the default on, a drain is escalated by how long it has moved and stood still alone."""
     history = observe(begin(NOW, 10), later(moved_s), live)
@@ -157,7 +157,7 @@ def test_long_deadlines_hurry_nothing(
         instances=InstanceCounters(running=live, failed=10 - live),
         moved_at=later(moved_s),
         rung=rung,
-        rung_round=int(rung is Rung.INSTANCES),
+        rung_round=int(rung is EscalationLevel.INSTANCES),
         rung_at=NOW,
         rung_done_at=later(1),
     )

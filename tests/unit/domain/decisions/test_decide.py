@@ -19,11 +19,11 @@ from orchestrator.domain.model.observation import (
     CallStarted,
     JobsRefused,
     JobUnlisted,
-    LookFailed,
-    Seen,
+    Observation,
+    ReadFailed,
     Withdrawn,
 )
-from orchestrator.domain.model.termination import Look, OnSubmitted, Termination
+from orchestrator.domain.model.termination import OnSubmitted, PollKind, Termination
 from orchestrator.domain.model.unconfirmed import ANSWERS_WITHOUT_OTHER_SOURCE, Unconfirmed, Verdict
 from tests.unit.domain.build import (
     DOWN,
@@ -51,7 +51,7 @@ def error(kind: CloudErrorKind) -> CloudError:
 
 
 def in_doubt() -> Termination:
-    return termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600))
+    return termination(State.SENDING, in_doubt=True, look=PollKind.JOB, give_up_at=later(3600))
 
 
 def overdue(state: State, *, by_s: float = 0) -> Termination:
@@ -89,7 +89,7 @@ def twice(verdict: Verdict) -> Unconfirmed:
 CHECKED: dict[str, Any] = {"instances_submitted": 10}
 FEWER = InstanceCounters(failed=9)
 
-CASES: list[tuple[str, Termination, Seen, Event]] = [
+CASES: list[tuple[str, Termination, Observation, Event]] = [
     ("call", termination(call_at=NOW), CallStarted(), Event.CALL_STARTED),
     ("revived call", termination(State.DRAINING, call_at=NOW), CallStarted(), Event.CALL_STARTED),
     ("accepted", termination(State.SENDING), CallAccepted("r"), Event.CALL_ACCEPTED),
@@ -139,7 +139,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         (
             f"not readable any more, {kind}",
             replace(settling(settle_until=later(-3660)), unconfirmed=twice(Verdict.UNREADABLE)),
-            LookFailed(error(kind)),
+            ReadFailed(error(kind)),
             Event.GAVE_UP,
         )
         for kind in (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.OUTCOME_UNKNOWN)
@@ -150,7 +150,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         (
             f"unknown in {t.state}",
             replace(t, unconfirmed=twice(Verdict.MISSING)),
-            LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+            ReadFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
             Event.SEEN_MISSING,
         )
         for t in (termination(), termination(State.HELD), in_doubt(), termination(State.DRAINING))
@@ -159,7 +159,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         (
             f"no read allowed in {t.state}",
             replace(t, unconfirmed=twice(Verdict.FORBIDDEN)),
-            LookFailed(error(kind)),
+            ReadFailed(error(kind)),
             Event.CALL_REFUSED,
         )
         for t in (termination(), termination(State.HELD), in_doubt())
@@ -169,7 +169,7 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
         (
             f"deadline in {state}",
             replace(overdue(state, by_s=60), unconfirmed=twice(Verdict.UNREADABLE)),
-            LookFailed(error(kind)),
+            ReadFailed(error(kind)),
             Event.GAVE_UP,
         )
         for state in (State.QUEUED, State.HELD, State.SENDING, State.DRAINING)
@@ -207,7 +207,9 @@ CASES: list[tuple[str, Termination, Seen, Event]] = [
 @pytest.mark.parametrize(
     ("before", "seen", "event"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_what_was_seen_moves_the_termination(before: Termination, seen: Seen, event: Event) -> None:
+def test_what_was_seen_moves_the_termination(
+    before: Termination, seen: Observation, event: Event
+) -> None:
     decision = decide(before, seen, NOW if before.give_up_at == NOW else later(1), POLICY)
     after = decision.after
     assert decision.event is event
@@ -276,7 +278,12 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
     state: State,
 ) -> None:
     before = termination(
-        state, call_at=later(-5), look=Look.JOB, look_at=later(50), failures=2, first_in_line=True
+        state,
+        call_at=later(-5),
+        look=PollKind.JOB,
+        look_at=later(50),
+        failures=2,
+        first_in_line=True,
     )
     sent = decide(before, CallStarted(), NOW, POLICY).after
     refused = CallFailed(error(CloudErrorKind.THROTTLED), before)
@@ -288,11 +295,13 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
     )
 
 
-@pytest.mark.parametrize("look", Look)
+@pytest.mark.parametrize("look", PollKind)
 @pytest.mark.parametrize("state", LIVE_STATES)
-def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(state: State, look: Look) -> None:
+def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(
+    state: State, look: PollKind
+) -> None:
     before = termination(state, look=look, look_at=later(-2), failures=2, settle_until=later(9))
-    refused = LookFailed(error(CloudErrorKind.THROTTLED))
+    refused = ReadFailed(error(CloudErrorKind.THROTTLED))
     decision = decide(before, refused, later(1), POLICY)
     assert (decision.after, decision.event) == (before, None)
 
@@ -307,7 +316,7 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
         assert (after.state, after.in_doubt, after.look, after.look_at) == (
             State.SENDING,
             True,
-            Look.JOB,
+            PollKind.JOB,
             NOW,
         )
 
@@ -356,7 +365,7 @@ def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() ->
 def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
     decision = decide(termination(), JobsRefused(), NOW, POLICY)
     assert decision.event is None
-    assert (decision.after.look, decision.after.look_at) == (Look.JOB, NOW)
+    assert (decision.after.look, decision.after.look_at) == (PollKind.JOB, NOW)
 
 
 def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
@@ -388,7 +397,7 @@ def test_the_state_alone_does_not_settle() -> None:
     decision = decide(settling(), swept(FAILED, at=later(31), end_time="E1"), later(31), POLICY)
     assert (decision.event, decision.after.look, decision.after.look_at) == (
         None,
-        Look.JOB,
+        PollKind.JOB,
         later(31),
     )
 
@@ -415,13 +424,13 @@ def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
         (termination(on_submitted=OnSubmitted.REFUSE), swept(SUBMITTED), "forbids TerminateJob"),
         (
             termination(unconfirmed=twice(Verdict.MISSING)),
-            LookFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
+            ReadFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
             "not found by DescribeJob since 11:50:00Z",
         ),
     ],
 )
 def test_an_event_that_no_call_of_ours_led_to_says_what_did(
-    before: Termination, seen: Seen, why: str
+    before: Termination, seen: Observation, why: str
 ) -> None:
     assert why in (decide(before, seen, NOW, POLICY).why or "")
 
@@ -514,13 +523,13 @@ def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_
         instances_observed_at=later(-4),
     )
     after = decide(before, read(FAILED, LIVE), NOW, POLICY).after
-    assert (after.look, after.look_at) == (Look.JOB, later(4))
+    assert (after.look, after.look_at) == (PollKind.JOB, later(4))
 
 
 def test_no_look_is_planned_past_the_deadline() -> None:
     held = termination(State.HELD, give_up_at=later(1))
     after = decide(held, swept(SUBMITTED), NOW, POLICY).after
-    assert (after.look, after.look_at) == (Look.JOB, later(1))
+    assert (after.look, after.look_at) == (PollKind.JOB, later(1))
 
 
 def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
@@ -550,7 +559,7 @@ def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
 
 
 def test_a_job_deleted_while_settling_has_no_error() -> None:
-    gone = LookFailed(error(CloudErrorKind.JOB_NOT_FOUND))
+    gone = ReadFailed(error(CloudErrorKind.JOB_NOT_FOUND))
     before = replace(settling(), unconfirmed=twice(Verdict.MISSING))
     settled = decide(before, gone, NOW, POLICY).after
     assert (settled.state, settled.problem) == (State.VERIFIED, None)
@@ -566,7 +575,7 @@ def test_giving_up_says_why_and_what_to_do() -> None:
 
 
 def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
-    hidden = LookFailed(error(CloudErrorKind.UNAUTHORIZED))
+    hidden = ReadFailed(error(CloudErrorKind.UNAUTHORIZED))
     before = replace(settling(settle_until=later(-4000)), unconfirmed=twice(Verdict.UNREADABLE))
     late = decide(before, hidden, NOW, POLICY)
     assert (late.event, late.after.evidence) == (Event.GAVE_UP, 3)
@@ -587,7 +596,7 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
 ) -> None:
     after = decide(overdue(state), swept(job_state), later(9), POLICY).after
     assert not after.state.final
-    assert after.look is Look.JOB
+    assert after.look is PollKind.JOB
     assert after.look_at is not None
     assert after.look_at <= later(9)
 
@@ -595,9 +604,9 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
 @pytest.mark.parametrize(
     "before",
     [
-        termination(look=Look.JOB, **CHECKED),
-        termination(State.SENDING, in_doubt=True, look=Look.JOB, give_up_at=later(3600)),
-        termination(State.DRAINING, look=Look.JOB, give_up_at=later(3600), failures=0),
+        termination(look=PollKind.JOB, **CHECKED),
+        termination(State.SENDING, in_doubt=True, look=PollKind.JOB, give_up_at=later(3600)),
+        termination(State.DRAINING, look=PollKind.JOB, give_up_at=later(3600), failures=0),
     ],
     ids=lambda t: t.state,
 )
@@ -623,16 +632,16 @@ def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_to
     )
     by_task = replace(read(None, LIVE), next_action=None)
     fewer = replace(by_task, instances=InstanceCounters(running=3, failed=7))
-    assert decide(before, by_task, NOW, POLICY).after.look is Look.SWEEP
-    assert decide(before, fewer, NOW, POLICY).after.look is Look.JOB
-    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.look is Look.JOB
+    assert decide(before, by_task, NOW, POLICY).after.look is PollKind.SWEEP
+    assert decide(before, fewer, NOW, POLICY).after.look is PollKind.JOB
+    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.look is PollKind.JOB
 
 
 def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:
     draining = termination(State.DRAINING, evidence=1, give_up_at=NOW)
     swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
     assert swept_late.event is None
-    assert swept_late.after.look is Look.JOB
+    assert swept_late.after.look is PollKind.JOB
     assert decide(swept_late.after, read(JobState.FAILED, DOWN), later(10), POLICY).event is (
         Event.SEEN_DOWN
     )

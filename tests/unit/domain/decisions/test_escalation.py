@@ -11,67 +11,85 @@ from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.escalation import EscalationPolicy, next_rung
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.termination import Look, Rung
+from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.services.explanation import Surroundings, explain
+from orchestrator.services.explanation import ExplanationContext, explain
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
 STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, moved_at=later(10))
-IN_ROUND_1 = replace(STUCK, rung=Rung.INSTANCES, rung_at=later(70), rung_round=1)
-UNREADABLE = Capture(run=1, problem=Problem(code="Some.Code", message="why"))
-AROUND = Surroundings(now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0)
+IN_ROUND_1 = replace(STUCK, rung=EscalationLevel.INSTANCES, rung_at=later(70), rung_round=1)
+UNREADABLE = Capture(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
+AROUND = ExplanationContext(
+    now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
+)
 
 
 @pytest.mark.parametrize(
     ("before", "at_s", "rung"),
     [
         (STUCK, 69.9, None),
-        (STUCK, 70, Rung.INSTANCES),
+        (STUCK, 70, EscalationLevel.INSTANCES),
         (replace(STUCK, acknowledged_at=later(20)), 79.9, None),
-        (replace(STUCK, acknowledged_at=later(20)), 80, Rung.INSTANCES),
+        (replace(STUCK, acknowledged_at=later(20)), 80, EscalationLevel.INSTANCES),
         (replace(STUCK, acknowledged_at=later(-90)), 99.9, None),
-        (replace(STUCK, acknowledged_at=later(-90)), 100, Rung.INSTANCES),
+        (replace(STUCK, acknowledged_at=later(-90)), 100, EscalationLevel.INSTANCES),
         # Counted a minute and a bit after its call, and as long after that.
-        (replace(STUCK, acknowledged_at=later(-51.8)), 71.7, Rung.INSTANCES),
-        (replace(STUCK, instances=InstanceCounters(running=5, failed=5)), 70, Rung.PERSON),
+        (replace(STUCK, acknowledged_at=later(-51.8)), 71.7, EscalationLevel.INSTANCES),
+        (
+            replace(STUCK, instances=InstanceCounters(running=5, failed=5)),
+            70,
+            EscalationLevel.PERSON,
+        ),
         (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 609.9, None),
-        (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 610, Rung.INSTANCES),
+        (
+            replace(STUCK, instances=InstanceCounters(running=3, failed=2)),
+            610,
+            EscalationLevel.INSTANCES,
+        ),
         (replace(STUCK, instances=InstanceCounters(failed=5)), 70, None),
         (IN_ROUND_1, 9999, None),
         (replace(IN_ROUND_1, rung_done_at=later(60)), 9999, None),
         (replace(IN_ROUND_1, rung_done_at=later(80)), 139.9, None),
-        (replace(IN_ROUND_1, rung_done_at=later(80)), 140, Rung.INSTANCES),
-        (replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2), 140, Rung.PERSON),
-        (replace(STUCK, rung=Rung.PERSON, rung_at=later(70), rung_round=2), 9999, None),
-        (replace(STUCK, rung=Rung.PERSON, rung_at=later(70)), 9999, Rung.INSTANCES),
+        (replace(IN_ROUND_1, rung_done_at=later(80)), 140, EscalationLevel.INSTANCES),
+        (replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2), 140, EscalationLevel.PERSON),
+        (replace(STUCK, rung=EscalationLevel.PERSON, rung_at=later(70), rung_round=2), 9999, None),
+        (
+            replace(STUCK, rung=EscalationLevel.PERSON, rung_at=later(70)),
+            9999,
+            EscalationLevel.INSTANCES,
+        ),
     ],
 )
-def test_a_rung_follows_when_nothing_moved_for_long(before: Any, at_s: float, rung: Rung) -> None:
+def test_a_rung_follows_when_nothing_moved_for_long(
+    before: Any, at_s: float, rung: EscalationLevel
+) -> None:
     assert next_rung(before, later(at_s), ESCALATION) is rung
 
 
 @pytest.mark.parametrize(
     ("changes", "rung"),
     [
-        ({}, Rung.MACHINES),
-        ({"rung_round": 1}, Rung.INSTANCES),
-        ({"instances": InstanceCounters(running=5, failed=5)}, Rung.PERSON),
-        ({"rung": Rung.MACHINES, "rung_at": later(140)}, None),
-        ({"rung": Rung.MACHINES, "rung_done_at": later(140)}, Rung.PERSON),
-        ({"rung": Rung.PERSON}, None),
+        ({}, EscalationLevel.MACHINES),
+        ({"rung_round": 1}, EscalationLevel.INSTANCES),
+        ({"instances": InstanceCounters(running=5, failed=5)}, EscalationLevel.PERSON),
+        ({"rung": EscalationLevel.MACHINES, "rung_at": later(140)}, None),
+        ({"rung": EscalationLevel.MACHINES, "rung_done_at": later(140)}, EscalationLevel.PERSON),
+        ({"rung": EscalationLevel.PERSON}, None),
     ],
 )
 def test_machines_come_last_and_once_where_they_may_be_ended(
-    changes: dict[str, Any], rung: Rung
+    changes: dict[str, Any], rung: EscalationLevel
 ) -> None:
     done = replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2)
     allowed = replace(ESCALATION, machines=True)
     assert next_rung(replace(done, **changes), later(200), allowed) is rung
-    assert next_rung(replace(done, **changes), later(200), ESCALATION) is not Rung.MACHINES
+    assert (
+        next_rung(replace(done, **changes), later(200), ESCALATION) is not EscalationLevel.MACHINES
+    )
 
 
 def test_a_count_that_moves_puts_it_off() -> None:
@@ -83,7 +101,7 @@ def test_a_count_that_moves_puts_it_off() -> None:
     stuck = decide(after, read(JobState.FAILED, fewer, at=later(132)), later(132), POLICY)
     assert (stuck.event, stuck.after.rung, stuck.after.rung_at) == (
         Event.ESCALATED,
-        Rung.INSTANCES,
+        EscalationLevel.INSTANCES,
         later(132),
     )
     assert stuck.why == "3 of 10 instances did not go down for 63 s"
@@ -102,7 +120,11 @@ def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> N
     sent = replace(STUCK, state=State.SENDING, called_at=later(80), give_up_at=later(3600))
     in_use = CloudError(kind=CloudErrorKind.STATE_CONFLICT, code="ResourceInUse.Job", message="")
     refused = decide(sent, call_failed(in_use), later(81), POLICY).after
-    assert (refused.state, refused.look, refused.look_at) == (State.DRAINING, Look.JOB, later(81))
+    assert (refused.state, refused.look, refused.look_at) == (
+        State.DRAINING,
+        PollKind.JOB,
+        later(81),
+    )
     early = decide(refused, read(JobState.RUNNING, LIVE, at=later(139)), later(139), POLICY)
     assert (early.event, early.after.call_at) == (None, None)
     late = decide(early.after, read(JobState.RUNNING, LIVE, at=later(140)), later(140), POLICY)
@@ -112,7 +134,7 @@ def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> N
 def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
     left = replace(
         IN_ROUND_1,
-        rung=Rung.PERSON,
+        rung=EscalationLevel.PERSON,
         instances_observed_at=later(9),
         called_at=later(2600),
         give_up_at=later(9999),
@@ -123,7 +145,7 @@ def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
     assert (again.call_at, again.run, again.rung, again.rung_round) == (
         later(2601),
         left.run + 1,
-        Rung.NONE,
+        EscalationLevel.NONE,
         0,
     )
     pending = replace(seen, next_action="TERMINATING")
@@ -133,13 +155,14 @@ def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "rung", "rounds"), [(4, Rung.PERSON, 2), (3, Rung.PERSON, 2), (5, Rung.NONE, 0)]
+    ("live", "rung", "rounds"),
+    [(4, EscalationLevel.PERSON, 2), (3, EscalationLevel.PERSON, 2), (5, EscalationLevel.NONE, 0)],
 )
 def test_calling_a_job_again_begins_no_new_rounds_for_those_that_were_escalated(
-    live: int, rung: Rung, rounds: int
+    live: int, rung: EscalationLevel, rounds: int
 ) -> None:
     left = replace(
-        STUCK, rung=Rung.PERSON, rung_at=later(200), rung_round=2, give_up_at=later(3600)
+        STUCK, rung=EscalationLevel.PERSON, rung_at=later(200), rung_round=2, give_up_at=later(3600)
     )
     counted = InstanceCounters(running=live, failed=10 - live)
     again = decide(left, read(JobState.RUNNING, counted, at=later(900)), later(900), POLICY).after
@@ -163,14 +186,14 @@ def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
     after = decide(settling, swept(JobState.RUNNING, at=later(150)), later(150), POLICY).after
     assert (after.state, after.rung, after.rung_at, after.rung_round) == (
         State.DRAINING,
-        Rung.NONE,
+        EscalationLevel.NONE,
         None,
         0,
     )
 
 
 def test_a_person_is_told_the_commands() -> None:
-    left = replace(STUCK, rung=Rung.PERSON, rung_at=later(300), rung_round=2)
+    left = replace(STUCK, rung=EscalationLevel.PERSON, rung_at=later(300), rung_round=2)
     told = explain(left, AROUND)
     assert "it takes a person" in told.waiting_for
     assert "after 2 rounds of TerminateTaskInstance" in told.waiting_for
@@ -184,8 +207,8 @@ def test_a_person_is_told_the_commands() -> None:
 
 def test_nothing_more_is_called_where_that_was_asked_for() -> None:
     asked = replace(STUCK, escalate=False)
-    assert next_rung(asked, later(70), replace(ESCALATION, machines=True)) is Rung.PERSON
-    left = replace(asked, rung=Rung.PERSON, rung_at=later(70))
+    assert next_rung(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.PERSON
+    left = replace(asked, rung=EscalationLevel.PERSON, rung_at=later(70))
     assert next_rung(left, later(9999), ESCALATION) is None
     told = explain(left, AROUND)
     assert "no more than TerminateJob was to be called" in told.waiting_for
@@ -193,7 +216,7 @@ def test_nothing_more_is_called_where_that_was_asked_for() -> None:
 
 
 def test_that_machines_are_ended_is_told() -> None:
-    told = explain(replace(IN_ROUND_1, rung=Rung.MACHINES, read_at=later(70)), AROUND)
+    told = explain(replace(IN_ROUND_1, rung=EscalationLevel.MACHINES, read_at=later(70)), AROUND)
     assert "TerminateInstances of its machine is called for each" in told.waiting_for
     assert told.next_action is not None
     assert "tccli" not in told.next_action
@@ -203,7 +226,7 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
     late = replace(STUCK, give_up_at=later(900))
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
     decision = decide(late, seen, later(900), POLICY)
-    assert (decision.event, decision.after.rung) == (Event.GAVE_UP, Rung.NONE)
+    assert (decision.event, decision.after.rung) == (Event.GAVE_UP, EscalationLevel.NONE)
 
 
 @pytest.mark.parametrize(
@@ -238,5 +261,7 @@ def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
 
 
 def test_a_person_is_told_that_instances_cannot_be_read() -> None:
-    left = replace(STUCK, rung=Rung.PERSON, rung_at=later(300), rung_round=3, reading=UNREADABLE)
+    left = replace(
+        STUCK, rung=EscalationLevel.PERSON, rung_at=later(300), rung_round=3, reading=UNREADABLE
+    )
     assert "; they cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for

@@ -10,14 +10,14 @@ import pytest
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.forecast_updates import told
 from orchestrator.domain.errors import CloudErrorKind
-from orchestrator.domain.forecasting.drain_history import History
+from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.observation import CallAccepted, CallStarted, Seen
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
+from orchestrator.domain.model.termination import EscalationLevel
 from tests.unit.domain.build import NOW, POLICY, call_failed, later, read, swept, termination
 from tests.unit.domain.decisions.test_decide import error
 
@@ -36,12 +36,16 @@ def draining(**changes: Any) -> Termination:
     return termination(State.DRAINING, give_up_at=later(3600), **values)
 
 
-def counted(live: int, failed: int = 0, *, at_s: float, next_action: str = "TERMINATING") -> Seen:
+def counted(
+    live: int, failed: int = 0, *, at_s: float, next_action: str = "TERMINATING"
+) -> Observation:
     counters = InstanceCounters(running=live, failed=failed)
     return read(RUNNING, counters, next_action=next_action, at=later(at_s))
 
 
-def after(before: Termination, *seen: tuple[float, Seen], policy: Policy = POLICY) -> Termination:
+def after(
+    before: Termination, *seen: tuple[float, Observation], policy: Policy = POLICY
+) -> Termination:
     """What this makes of it, each at its second."""
     for at_s, its in seen:
         before = decide(before, its, later(at_s), policy).after
@@ -74,7 +78,7 @@ def test_a_drain_begins_when_its_call_was_acknowledged() -> None:
         (replace(ENDED, occupying=10, waiting=0), 70),
         (replace(ENDED, run=2), 100),
         (replace(ENDED, ended_at=None), 100),
-        (replace(ENDED, problem=Problem(code="C", message="m", advice=None)), 100),
+        (replace(ENDED, problem=ErrorDetail(code="C", message="m", advice=None)), 100),
         (None, 100),
     ],
 )
@@ -200,13 +204,13 @@ def test_a_history_is_small() -> None:
     found = draining()
     for number in range(500):
         found = looks(found, (number + 1.123456, 10_000_000 - number * 1000), total=10_000_000)
-    assert isinstance(found.history, History)
+    assert isinstance(found.history, DrainHistory)
     assert len(found.history.samples) == 16
 
 
 def test_what_is_left_to_a_person_has_no_end() -> None:
     moving = looks(draining(), (10.0, 90), (20.0, 30))
-    left = replace(moving, rung=Rung.PERSON, rung_at=later(50), rung_round=3)
+    left = replace(moving, rung=EscalationLevel.PERSON, rung_at=later(50), rung_round=3)
     still = after(left, (51.0, counted(30, 70, at_s=51.0))).forecast
     assert still is not None
     assert (still.p50_at, still.rate_per_s, still.stalled_since) == (None, 0.0, later(20))

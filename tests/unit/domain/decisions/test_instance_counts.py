@@ -19,8 +19,8 @@ from orchestrator.domain.model.batch_job import (
 )
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.observation import CallAccepted, CallStarted, LookFailed
-from orchestrator.domain.model.termination import Look, Termination
+from orchestrator.domain.model.observation import CallAccepted, CallStarted, ReadFailed
+from orchestrator.domain.model.termination import PollKind, Termination
 from tests.unit.domain.build import (
     DOWN,
     LIVE,
@@ -63,7 +63,7 @@ def test_fewer_instances_than_are_known_prove_nothing(
     known: dict[str, Any], state: JobState
 ) -> None:
     few = replace(read(state, THREE, at=later(1)), tasks=())
-    before = draining(look=Look.JOB, **known)
+    before = draining(look=PollKind.JOB, **known)
     after = decide(before, few, later(1), POLICY).after
     assert after.state is State.DRAINING
     assert after.problem is not None
@@ -74,10 +74,10 @@ def test_fewer_instances_than_are_known_prove_nothing(
 
 def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
     first = decide(termination(), swept(FAILED), NOW, POLICY)
-    assert (first.event, first.after.look, first.after.look_at) == (None, Look.SUBMISSION, NOW)
+    assert (first.event, first.after.look, first.after.look_at) == (None, PollKind.SUBMISSION, NOW)
     submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
     known = decide(first.after, submitted, later(1), POLICY).after
-    assert (known.instances_submitted, known.look) == (10, Look.JOB)
+    assert (known.instances_submitted, known.look) == (10, PollKind.JOB)
     short = decide(known, read(FAILED, THREE), later(2), POLICY)
     assert (short.event, short.after.call_at) == (None, later(2)), "it is called"
     whole = decide(known, read(FAILED, DOWN), later(2), POLICY)
@@ -86,9 +86,9 @@ def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() ->
 
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
     """But not on one answer."""
-    known, at_s = replace(termination(), look=Look.SUBMISSION), 0.0
-    forbidden = LookFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
-    while known.look is Look.SUBMISSION:
+    known, at_s = replace(termination(), look=PollKind.SUBMISSION), 0.0
+    forbidden = ReadFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
+    while known.look is PollKind.SUBMISSION:
         known = decide(known, forbidden, later(at_s), POLICY).after
         assert known.look_at is not None
         at_s = (known.look_at - NOW).total_seconds()
@@ -112,7 +112,7 @@ def stopped(instances: InstanceCounters, **known: Any) -> Termination:
         settle_until=AT_ITS_END,
         job_state=FAILED,
         instances=instances,
-        look=Look.JOB,
+        look=PollKind.JOB,
         **known,
     )
 
@@ -124,12 +124,16 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
 ) -> None:
     seen = read(FAILED, counted, at=AT_ITS_END)
     asks = decide(stopped(counted, **known), seen, AT_ITS_END, COMPARES)
-    assert (asks.event, asks.after.look, asks.after.look_at) == (None, Look.SUBMISSION, AT_ITS_END)
+    assert (asks.event, asks.after.look, asks.after.look_at) == (
+        None,
+        PollKind.SUBMISSION,
+        AT_ITS_END,
+    )
     submitted = JobSubmitted(observed_at=later(31), job_id="job-1", tasks=TEN)
     compared = decide(asks.after, submitted, later(31), COMPARES)
     assert compared.event is event
     if event is None:
-        assert (compared.after.look, compared.after.look_at) == (Look.JOB, later(31))
+        assert (compared.after.look, compared.after.look_at) == (PollKind.JOB, later(31))
         denied = decide(compared.after, read(FAILED, THREE, at=later(32)), later(32), COMPARES)
         assert denied.event is Event.SEEN_LIVE_AGAIN
         assert denied.why is not None
@@ -157,12 +161,12 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
     kind: CloudErrorKind,
 ) -> None:
     """It is tried for a minute; not at all where the account may not."""
-    now, failure = AT_ITS_END, LookFailed(CloudError(kind, "Some.Code", "why"))
+    now, failure = AT_ITS_END, ReadFailed(CloudError(kind, "Some.Code", "why"))
     decision = decide(stopped(DOWN), read(FAILED, DOWN, at=now), now, COMPARES)
     asked = 0
     while decision.event is None:
         before = decision.after
-        if before.look is Look.SUBMISSION:
+        if before.look is PollKind.SUBMISSION:
             asked += 1
             now += timedelta(seconds=1)
             decision = decide(before, failure, now, COMPARES)
@@ -192,9 +196,9 @@ def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
 def test_where_the_state_is_not_documented_the_counters_decide() -> None:
     before = draining(job_state=RUNNING)
     swept_ = decide(before, swept(CANCELLED), later(1), POLICY)
-    assert (swept_.event, swept_.after.look) == (None, Look.JOB)
+    assert (swept_.event, swept_.after.look) == (None, PollKind.JOB)
     live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
-    assert (live.event, live.after.look, live.after.evidence) == (None, Look.JOB, 0)
+    assert (live.event, live.after.look, live.after.evidence) == (None, PollKind.JOB, 0)
     down = decide(live.after, read(CANCELLED, DOWN), later(3), POLICY)
     assert (down.event, down.after.evidence) == (Event.SEEN_DOWN, 3)
     invariants.check(live.after, down, later(3))
@@ -203,7 +207,7 @@ def test_where_the_state_is_not_documented_the_counters_decide() -> None:
 
 
 def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -> None:
-    known = termination(look=Look.JOB, instances_submitted=10)
+    known = termination(look=PollKind.JOB, instances_submitted=10)
     assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.call_at == NOW
     assert decide(known, read(CANCELLED, DOWN), NOW, POLICY).event is Event.SEEN_DOWN
 
@@ -215,11 +219,11 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
     doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
     assert (doubtful.event, doubtful.after.look, doubtful.after.look_at) == (
         None,
-        Look.JOB,
+        PollKind.JOB,
         later(5),
     )
     same = decide(doubtful.after, read(CANCELLED, DOWN, at=later(5)), later(5), POLICY).after
-    assert decide(same, swept(CANCELLED), later(10), POLICY).after.look is Look.SWEEP
+    assert decide(same, swept(CANCELLED), later(10), POLICY).after.look is PollKind.SWEEP
 
 
 def settling(*, job_end_time: str) -> Termination:
@@ -235,7 +239,7 @@ def settling(*, job_end_time: str) -> Termination:
 
 def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
     doubtful = decide(settling(job_end_time="E1"), swept(FAILED), later(5), POLICY)
-    assert (doubtful.event, doubtful.after.look) == (None, Look.JOB)
+    assert (doubtful.event, doubtful.after.look) == (None, PollKind.JOB)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
     down = decide(draining(settle_s=0.0), read(FAILED, DOWN, at=later(1)), later(1), POLICY)
     assert (down.event, down.after.settle_until) == (Event.SEEN_DOWN, later(1))
     swept_down = decide(down.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
-    assert (swept_down.event, swept_down.after.look) == (None, Look.JOB)
+    assert (swept_down.event, swept_down.after.look) == (None, PollKind.JOB)
     counted = read(FAILED, DOWN, at=later(2))
     assert decide(swept_down.after, counted, later(2), POLICY).event is Event.SETTLED
 
@@ -298,7 +302,7 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again()
 
 
 def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
-    known, at_s, reads = termination(look=Look.JOB, instances_submitted=0), 0.0, 0
+    known, at_s, reads = termination(look=PollKind.JOB, instances_submitted=0), 0.0, 0
     known = decide(known, read(FAILED, NONE), NOW, POLICY).after
     assert known.call_at == NOW
     known = decide(known, CallStarted(), NOW, POLICY).after
@@ -315,7 +319,7 @@ def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
 
 
 def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
-    before = termination(look=Look.JOB, instances_submitted=0)
+    before = termination(look=PollKind.JOB, instances_submitted=0)
     decision = decide(before, read(SUCCEED, NONE), NOW, POLICY)
     assert (decision.event, decision.after.evidence) == (Event.SEEN_DOWN, 2)
     assert decision.after.state is State.ALREADY_FINISHED

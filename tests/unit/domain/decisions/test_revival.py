@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.decisions.revival import (
+    check_counted,
+    check_listed,
+    check_refused,
     revival_of,
-    watch_count,
-    watch_look,
-    watch_refused,
 )
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Revival
-from orchestrator.services.explanation import Surroundings, explain
+from orchestrator.services.explanation import ExplanationContext, explain
 from tests.unit.domain.build import LIVE, NOW, later, read, swept, termination
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
 def test_what_describe_jobs_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, then: str
 ) -> None:
-    look = watch_look(DOWN, seen, later(at_s))
+    look = check_listed(DOWN, seen, later(at_s))
     assert (look.ends, look.count) == (then == "ends", then == "is counted")
     assert look.came_back == (None if came_back is None else seen)
 
@@ -79,7 +79,7 @@ def test_what_describe_jobs_shows(
 def test_what_a_count_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
 ) -> None:
-    look = watch_count(DOWN, seen, later(at_s))
+    look = check_counted(DOWN, seen, later(at_s))
     assert look.ends is ends
     assert look.came_back == (None if came_back is None else seen)
 
@@ -88,7 +88,7 @@ def test_what_a_count_shows(
 def test_a_job_that_may_not_be_read_is_watched_until_its_time_is_over(
     at_s: float, *, ends: bool
 ) -> None:
-    assert watch_refused(DOWN, later(at_s)).ends is ends
+    assert check_refused(DOWN, later(at_s)).ends is ends
 
 
 def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -> None:
@@ -101,13 +101,13 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -
 def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
     known = replace(DOWN, revival=Revival(at=later(60), job_state=JobState.FAILED))
     ended = swept(JobState.FAILED, at=later(120), end_time="E3")
-    assert watch_look(known, ended, later(120)).came_back is None
-    assert watch_look(known, swept(JobState.RUNNING), later(120)).came_back is not None
+    assert check_listed(known, ended, later(120)).came_back is None
+    assert check_listed(known, swept(JobState.RUNNING), later(120)).came_back is not None
 
 
 def test_without_an_end_time_there_is_nothing_to_compare() -> None:
     unknown = replace(DOWN, job_end_time=None)
-    assert watch_look(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
+    assert check_listed(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
 def test_it_is_said_beside_how_it_ended(
     known: dict[str, Any], said: str, to_do: str, state: State
 ) -> None:
-    around = Surroundings(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
+    around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
     before = explain(replace(DOWN, state=state), around)
     told = explain(replace(DOWN, state=state, revival=Revival(at=later(60), **known)), around)
     assert told.waiting_for.startswith(f"{before.waiting_for}; but ")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.domain.forecasting.drain_history import (
     SAMPLES_MAX,
     STARTS,
-    History,
+    DrainHistory,
     begin,
     observe,
 )
@@ -22,7 +22,7 @@ from tests.unit.domain.build import NOW, later
 LOOKS = st.lists(st.tuples(st.floats(0.01, 1000), st.integers(0, 100_000)), max_size=60)
 
 
-def seen(*looks: tuple[float, int]) -> History:
+def seen(*looks: tuple[float, int]) -> DrainHistory:
     """A history of looks at these seconds; the first is the acknowledgement."""
     (began, live), *rest = looks
     history = begin(later(began), live)
@@ -31,7 +31,7 @@ def seen(*looks: tuple[float, int]) -> History:
     return history
 
 
-def kept(history: History) -> list[tuple[float, int]]:
+def kept(history: DrainHistory) -> list[tuple[float, int]]:
     return [(round(at - NOW.timestamp(), 3), live) for at, live in history.samples]
 
 
@@ -86,4 +86,4 @@ def test_a_history_stays_small_and_in_order_and_survives_json(
     assert history.pause_s <= history.moved_at - history.began_at
     stored = json.loads(json.dumps(asdict(history)))
     stored["samples"] = tuple(tuple(sample) for sample in stored["samples"])
-    assert History(**stored) == history
+    assert DrainHistory(**stored) == history

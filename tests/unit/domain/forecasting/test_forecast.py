@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.forecasting.drain_history import History, begin, observe
+from orchestrator.domain.forecasting.drain_history import DrainHistory, begin, observe
 from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
 from orchestrator.domain.forecasting.forecast import (
     STALL_FACTOR,
@@ -22,7 +22,7 @@ from orchestrator.domain.forecasting.forecast import (
     of_drain,
     of_queued,
 )
-from orchestrator.domain.forecasting.lognormal import Span
+from orchestrator.domain.forecasting.lognormal import LogNormal
 from tests.unit.domain.build import NOW, later
 from tests.unit.domain.forecasting.test_drain_history import LOOKS, seen
 
@@ -43,7 +43,7 @@ def ends_s(forecast: Forecast) -> tuple[float, float]:
     return (forecast.p50_at - NOW).total_seconds(), (forecast.p90_at - NOW).total_seconds()
 
 
-def even(until_s: int, *, instances: int = 1000, drain_s: int = 100) -> History:
+def even(until_s: int, *, instances: int = 1000, drain_s: int = 100) -> DrainHistory:
     """A look a second, up to this one, at instances that go down one after the other."""
     live = (instances - instances * second // drain_s for second in range(until_s + 1))
     return seen(*enumerate(live))
@@ -137,7 +137,7 @@ def test_a_forecast_pushed_on_is_the_one_made_later_of_the_same_looks() -> None:
 def test_the_longer_it_takes_the_later_it_ends(
     median_s: float, spread: float, passed_s: list[float]
 ) -> None:
-    span = Span(median_s=median_s, spread=spread)
+    span = LogNormal(median_s=median_s, spread=spread)
     ends = [
         (passed + rest.quantile_s(0.5), passed + rest.quantile_s(0.9))
         for passed in sorted(passed_s)
@@ -173,7 +173,7 @@ def test_whatever_was_seen_the_end_lies_ahead_or_is_not_told(
 # --- stalled -------------------------------------------------------------------------------------
 
 
-def stalled_since(history: History, known: Durations | None = None) -> datetime | None:
+def stalled_since(history: DrainHistory, known: Durations | None = None) -> datetime | None:
     """Since when; judged right after the last look."""
     now = datetime.fromtimestamp(history.seen_at, UTC)
     forecast = of_drain(history, known, now)

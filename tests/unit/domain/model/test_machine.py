@@ -10,13 +10,13 @@ import pytest
 from orchestrator.domain.decisions import evidence
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.machine import (
     CapturedMachine,
     MachineSeen,
     MachineState,
-    Sight,
+    MachineStatus,
     sight_of,
 )
 from orchestrator.domain.model.observation import JobUnlisted
@@ -54,26 +54,26 @@ RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
 @pytest.mark.parametrize(
     ("machine", "seen", "sight"),
     [
-        (captured(), RUNNING, Sight.UP),
-        (captured(), listed(None), Sight.UP),
-        (captured(), listed(MachineState.STOPPED), Sight.UP),
-        (captured(), SHUTDOWN, Sight.TERMINATED),
-        (captured(), None, Sight.GONE),
-        (captured(sight=Sight.UP), None, Sight.GONE),
-        (captured(down_at=None), RUNNING, Sight.UP),
-        (captured(down_at=None), SHUTDOWN, Sight.UP),
+        (captured(), RUNNING, MachineStatus.UP),
+        (captured(), listed(None), MachineStatus.UP),
+        (captured(), listed(MachineState.STOPPED), MachineStatus.UP),
+        (captured(), SHUTDOWN, MachineStatus.TERMINATED),
+        (captured(), None, MachineStatus.GONE),
+        (captured(sight=MachineStatus.UP), None, MachineStatus.GONE),
+        (captured(down_at=None), RUNNING, MachineStatus.UP),
+        (captured(down_at=None), SHUTDOWN, MachineStatus.UP),
         (captured(down_at=None), None, None),
-        (captured(down_at=None, sight=Sight.UP), None, Sight.UP),
-        (captured(starting=True), None, Sight.MISSING),
-        (captured(starting=True, sight=Sight.MISSING), None, Sight.MISSING),
-        (captured(starting=True, sight=Sight.UP), None, Sight.GONE),
-        (captured(starting=True, down_at=later(1 - WATCH_S)), None, Sight.MISSING),
-        (captured(starting=True, down_at=later(-WATCH_S)), None, Sight.GONE),
-        (captured(starting=True), SHUTDOWN, Sight.TERMINATED),
+        (captured(down_at=None, sight=MachineStatus.UP), None, MachineStatus.UP),
+        (captured(starting=True), None, MachineStatus.MISSING),
+        (captured(starting=True, sight=MachineStatus.MISSING), None, MachineStatus.MISSING),
+        (captured(starting=True, sight=MachineStatus.UP), None, MachineStatus.GONE),
+        (captured(starting=True, down_at=later(1 - WATCH_S)), None, MachineStatus.MISSING),
+        (captured(starting=True, down_at=later(-WATCH_S)), None, MachineStatus.GONE),
+        (captured(starting=True), SHUTDOWN, MachineStatus.TERMINATED),
     ],
 )
 def test_what_a_look_shows(
-    machine: CapturedMachine, seen: MachineSeen | None, sight: Sight | None
+    machine: CapturedMachine, seen: MachineSeen | None, sight: MachineStatus | None
 ) -> None:
     assert sight_of(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
 
@@ -112,7 +112,7 @@ def ends(before: Termination, at_s: float) -> tuple[Event | None, int]:
     return decision.event, decision.after.evidence
 
 
-HIDDEN = Problem(code="UnauthorizedOperation", message="no")
+HIDDEN = ErrorDetail(code="UnauthorizedOperation", message="no")
 
 
 @pytest.mark.parametrize(

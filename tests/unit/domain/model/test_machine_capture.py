@@ -17,9 +17,9 @@ from orchestrator.domain.model.batch_job import (
     TaskSeen,
     TaskSubmitted,
 )
-from orchestrator.domain.model.error_detail import Problem
+from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, When
+from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, CaptureTiming
 from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_a_job_without_tasks_has_no_machines_to_capture() -> None:
 
 
 def test_an_answer_ends_the_trouble_before_it() -> None:
-    problem = Problem(code="X", message="y")
+    problem = ErrorDetail(code="X", message="y")
     failed = machine_capture.failed(
         machine_capture.failed(Capture(run=1, tasks=TASKS), problem), problem
     )
@@ -140,7 +140,7 @@ def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
     [
         (called(None), "were not captured"),
         (called(ended(), run=2), "were not captured"),
-        (called(ended(problem=Problem(code="Some.Code", message="no"))), "Some.Code: no"),
+        (called(ended(problem=ErrorDetail(code="Some.Code", message="no"))), "Some.Code: no"),
         (called(ended(ended_at=None)), "not captured to the end"),
         (called(ended(counted_at=None)), "not captured to the end"),
         (called(ended(counted_at=later(2))), "counted only after"),
@@ -161,7 +161,7 @@ def test_what_is_missing_is_said(after: Termination, why: str) -> None:
     [
         (CapturePolicy(), 100, True),
         (CapturePolicy(), 101, False),
-        (CapturePolicy(when=When.BEFORE), 100_000, True),
+        (CapturePolicy(when=CaptureTiming.BEFORE), 100_000, True),
         (CapturePolicy(before_max_instances=0), 1, False),
     ],
 )
@@ -179,8 +179,8 @@ def test_small_jobs_are_captured_before_they_are_called(
     [
         (CapturePolicy(before_max_s=7), 7.0),
         (CapturePolicy(before_max_instances=0), 0.0),
-        (CapturePolicy(when=When.BEFORE, before_max_instances=0), 3.0),
-        (CapturePolicy(when=When.NONE), 0.0),
+        (CapturePolicy(when=CaptureTiming.BEFORE, before_max_instances=0), 3.0),
+        (CapturePolicy(when=CaptureTiming.NONE), 0.0),
     ],
 )
 def test_no_call_waits_for_what_is_not_captured_before(

@@ -9,12 +9,12 @@ from typing import Final
 import pytest
 
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.progress.instance_totals import Group, Left, Tally, tally
+from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, Tally, tally
 
 COUNTS: Final = (None, (10, 4), (10, 0), (0, 0))
 """Instances in total and live, as last counted."""
 EVERY: Final = tuple(
-    Group(
+    InstanceGroup(
         state=state,
         evidence=evidence,
         seen=seen,
@@ -40,7 +40,7 @@ STANDS: Final[dict[tuple[tuple[int, int] | None, bool], tuple[int, int, int]]] =
 }
 
 
-def expected(group: Group) -> tuple[int, int, int]:
+def expected(group: InstanceGroup) -> tuple[int, int, int]:
     count = None
     if group.total is not None and group.live is not None:
         count = (group.total, group.live)
@@ -71,7 +71,7 @@ def test_all_of_them_are_summed() -> None:
     assert tally([]) == Tally()
 
 
-REFUSED: Final = Group(
+REFUSED: Final = InstanceGroup(
     state=State.REFUSED, evidence=0, seen=True, revived=False, jobs=1, total=None, live=None
 )
 

@@ -14,9 +14,9 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.attempt import INTERRUPTED
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import Withdrawn
-from orchestrator.domain.model.termination import Look, Termination
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.terminations.postponed import AGAIN_AFTER_S
+from orchestrator.domain.model.termination import PollKind, Termination
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
 from tests.unit.domain.build import POLICY
 from tests.unit.engine.support import AMPLE, END_S, JOB, NOON, PARTITION, QUOTAS, World, job_ids
 
@@ -69,7 +69,11 @@ async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Databa
     assert attempt.answered_at == world.clock.now()
     after = record.termination
     assert (after.state, after.evidence, after.failures) == (State.DRAINING, 1, 0)
-    assert (after.look, after.look_at, after.call_at) == (Look.SWEEP, world.clock.later(2), None)
+    assert (after.look, after.look_at, after.call_at) == (
+        PollKind.SWEEP,
+        world.clock.later(2),
+        None,
+    )
     assert after.acknowledged_at == world.clock.now()
 
 
@@ -88,7 +92,7 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     await world.ready(JOB)
     await world.dispatch()
     after = await world.termination(JOB)
-    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, Look.JOB)
+    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, PollKind.JOB)
     assert after.look_at == world.clock.now()
     assert await world.outcomes(JOB) == [outcome]
     world.clock.advance(600)
@@ -200,7 +204,7 @@ async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(database: D
 # --- what another changed meanwhile --------------------------------------------------------------
 
 
-class Overtaken(WorkingSet):
+class Overtaken(PartitionStore):
     """The real store, where a person takes the first job back right after it was read."""
 
     taken_back: Termination | None = None
@@ -265,7 +269,7 @@ async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_a
     assert (attempt.outcome, attempt.answered_at) == (INTERRUPTED, world.clock.now())
     after = record.termination
     assert (after.state, after.in_doubt) == (State.SENDING, True)
-    assert (after.look, after.look_at) == (Look.JOB, world.clock.now())
+    assert (after.look, after.look_at) == (PollKind.JOB, world.clock.now())
 
 
 async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -> None:
@@ -320,7 +324,7 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     world.clock.advance(10)
     assert math.isinf(await world.dispatch())
     after = await world.termination(JOB)
-    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, Look.JOB)
+    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, PollKind.JOB)
     assert after.look_at == world.clock.now()
     assert await world.outcomes(JOB) == [INTERRUPTED]
     assert world.called("TerminateJob") == [JOB]

@@ -10,7 +10,7 @@ from orchestrator.domain.decisions.escalation import EscalationPolicy, Straggler
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.termination import EscalationLevel
 from tests.known import know
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
@@ -65,7 +65,7 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
-    escalated = await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    escalated = await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
     assert (escalated.state, escalated.rung_round) == (State.DRAINING, 1)
     assert world.calls(ACTION) == []
     done = await until(world, lambda t: t.state is State.VERIFIED, within_s=120)
@@ -87,7 +87,7 @@ async def test_nothing_is_called_while_the_drain_moves(database: Database) -> No
 async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Database) -> None:
     world = World(database, quotas=SLOW)
     await called(world, JOB, instances=20_000, stuck=40)
-    escalated = await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    escalated = await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
     assert escalated.rung_at is not None
     await until(world, lambda t: t.state is State.SETTLING, within_s=60, step_s=0.25)
     first, *_, last = (call.at for call in world.calls(ACTION))
@@ -99,7 +99,7 @@ async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Datab
 async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, immortal=2)
-    left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=600)
+    left = await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=600)
     assert left.rung_round == EscalationPolicy().rounds_max
     assert len(world.calls(ACTION)) == 2 * left.rung_round
     await until(
@@ -117,10 +117,10 @@ async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2)
-    await until(world, lambda t: t.rung is Rung.MACHINES, within_s=600)
+    await until(world, lambda t: t.rung is EscalationLevel.MACHINES, within_s=600)
     assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
     done = await until(world, lambda t: t.state is State.VERIFIED, within_s=600)
-    assert done.rung is Rung.MACHINES
+    assert done.rung is EscalationLevel.MACHINES
     record = await world.record(JOB)
     ended = [each.target for each in record.attempts if each.action == MACHINES]
     assert ended == [each.machine_id for each in await world.instances(JOB) if each.index > 7]
@@ -131,14 +131,14 @@ async def test_nodes_of_a_compute_environment_are_left_alone(database: Database)
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2, env_id="env-example1")
-    await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=900)
     assert world.calls(MACHINES) == []
 
 
 async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
     world = World(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
     await called(world, JOB, instances=10, stuck=5)
-    await until(world, lambda t: t.rung is Rung.PERSON, within_s=120)
+    await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=120)
     assert world.calls(ACTION) == []
 
 
@@ -152,7 +152,7 @@ async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> 
 async def test_no_rounds_means_no_calls(database: Database) -> None:
     world = World(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.rung is Rung.PERSON, within_s=120)
+    await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=120)
     assert world.calls(ACTION) == []
 
 
@@ -173,7 +173,7 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, immortal=1)
-    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
     for _ in range(2):
         await world.capture()
     straggler = await world.store.instances.next_in_rounds()
@@ -192,7 +192,7 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
     for _ in range(2):
         await world.capture()
     straggler = await world.store.instances.next_in_rounds()
@@ -210,7 +210,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
     for _ in range(2):
         await world.capture()
 
@@ -233,7 +233,7 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     world = World(database, quotas=SLOW)
     await called(world, JOB, instances=100, stuck=40)
     world.simulator.forbidden_actions = frozenset({ACTION})
-    left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    left = await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=900)
     assert left.rung_round == 3
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
@@ -247,7 +247,7 @@ async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Dat
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2)
     world.simulator.forbidden_actions = frozenset({MACHINES})
-    await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=900)
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == MACHINES]
     assert outcomes == 2 * ["unauthorized"]
@@ -259,7 +259,7 @@ async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
-    left = await until(world, lambda t: t.rung is Rung.PERSON, within_s=900)
+    left = await until(world, lambda t: t.rung is EscalationLevel.PERSON, within_s=900)
     assert left.rung_round == 3
     assert world.calls(ACTION) == []
     assert caplog.text.count(f"the live instances of {JOB} cannot be read: Unauthorized") == 3
@@ -315,7 +315,11 @@ async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
     await called(world, *others, job_id, asked={"give_up_after_s": deadline_s}, **job)
     last_call_at = world.calls("TerminateJob")[-1].at
     left = await until(
-        world, lambda t: t.rung is Rung.PERSON, within_s=deadline_s, step_s=0.25, job_id=job_id
+        world,
+        lambda t: t.rung is EscalationLevel.PERSON,
+        within_s=deadline_s,
+        step_s=0.25,
+        job_id=job_id,
     )
     assert left.rung_round == policy.rounds_max
     assert left.rung_at is not None

@@ -10,10 +10,10 @@ import pytest
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_prober import PAUSE_S
-from orchestrator.store.partition.partition_store import WorkingSet
-from orchestrator.store.terminations.postponed import AGAIN_AFTER_S
+from orchestrator.store.partition.partition_store import PartitionStore
+from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
 from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ TO_PROVE: dict[str, Any] = {
     "state": State.DRAINING,
     "evidence": 2,
     "job_state": JobState.FAILED,
-    "look": Look.JOB,
+    "look": PollKind.JOB,
 }
 
 
-class Unavailable(WorkingSet):
+class Unavailable(PartitionStore):
     """A database that takes no decision."""
 
     async def apply(self, *_: Any) -> int:

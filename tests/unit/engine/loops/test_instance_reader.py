@@ -12,7 +12,7 @@ import pytest
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine_capture import CapturePolicy, When
+from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.engine.loops.instance_reader import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
@@ -87,7 +87,7 @@ async def test_a_large_job_is_called_meanwhile(database: Database) -> None:
 async def test_a_large_job_is_called_after_its_capture_where_that_is_configured(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=CapturePolicy(when=When.BEFORE))
+    world = World(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
     await callable_jobs(world, JOB, instances=2500, tasks=2)
     for _ in range(1 + 2 * 2):
         assert await world.dispatch() == POLICY.before_max_s
@@ -246,7 +246,7 @@ async def test_pages_without_end_are_neither_read_nor_stored(
 
 
 async def test_a_capture_goes_on_where_another_process_left_it(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=CapturePolicy(when=When.BEFORE))
+    world = World(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
     await callable_jobs(world, JOB, instances=2500)
     for _ in range(2):
         await world.capture()

@@ -19,7 +19,7 @@ from orchestrator.domain.decisions.confirmation import (
 )
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import FIRST_RETRY_S
 from orchestrator.engine.loops.job_poller import (
     BACKOFF_MAX_S,
@@ -108,7 +108,7 @@ async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
 async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> None:
     world = World(database)
     assert math.isinf(await world.sweeper.step())
-    await due_in(world, 0, JOB, look=Look.JOB)
+    await due_in(world, 0, JOB, look=PollKind.JOB)
     assert math.isinf(await world.sweeper.step()), "the prober's"
     await world.submit("job-elsewhere", partition="other@cloud")
     assert math.isinf(await world.sweeper.step()), "another partition's"
@@ -253,7 +253,7 @@ async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> No
     await world.sweeper.step()
     at = await world.termination(unlisted)
     soon = world.clock.later(FIRST_RETRY_S)
-    assert (at.state, at.look, at.look_at) == (State.QUEUED, Look.SWEEP, soon)
+    assert (at.state, at.look, at.look_at) == (State.QUEUED, PollKind.SWEEP, soon)
     assert (await world.termination(listed)).look_at != soon
 
 
@@ -390,7 +390,7 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
     suspects = [spoiler, good[0]]
     for job_id in suspects:
         suspect = await world.termination(job_id)
-        assert (suspect.state, suspect.look) == (State.QUEUED, Look.JOB)
+        assert (suspect.state, suspect.look) == (State.QUEUED, PollKind.JOB)
     await world.probe()
     if "forbidden" in spec:
         assert (await world.termination(spoiler)).state is State.QUEUED, "it may be allowed later"
@@ -409,7 +409,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     await due_in(world, -1, *jobs)
     while await world.sweeper.step() == 0:
         assert len(sweeps(world)) < 20
-    suspects = [j for j in jobs if (await world.termination(j)).look is Look.JOB]
+    suspects = [j for j in jobs if (await world.termination(j)).look is PollKind.JOB]
     assert jobs[place] in suspects
     assert len(suspects) <= SUSPECTS_MAX
     swept = [job_id for call in sweeps(world) if call.code == "OK" for job_id in call.job_ids]
@@ -484,7 +484,7 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
     while await world.sweeper.step() == 0:
         assert len(sweeps(world)) < 40
     assert len(sweeps(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
-    assert [(await world.termination(job_id)).look for job_id in jobs] == [Look.JOB] * 60
+    assert [(await world.termination(job_id)).look for job_id in jobs] == [PollKind.JOB] * 60
     forbidden, told = caplog.records
     assert forbidden.levelname == "ERROR"
     assert "DescribeJobs of main@cloud is not allowed" in forbidden.getMessage()
@@ -510,7 +510,7 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
         planned = await due_at(world)
         assert planned is not None
         assert planned <= world.clock.later(SUSPECTED_S)
-        assert (await world.termination(JOB)).look is Look.SWEEP
+        assert (await world.termination(JOB)).look is PollKind.SWEEP
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert await world.sweeper.step() == 0
     assert (await world.termination(JOB)).call_at == world.clock.now()
@@ -573,11 +573,11 @@ async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
     read = [j for j in (*jobs, other) if (await world.termination(j)).job_state is not None]
     if not search:
         assert read == []
-        assert (await world.termination(jobs[place])).look is Look.SWEEP
+        assert (await world.termination(jobs[place])).look is PollKind.SWEEP
         return
     assert read == [*jobs[:place], *jobs[place + 1 :], other]
     spoiler = await world.termination(jobs[place])
-    assert (spoiler.state, spoiler.look) == (State.QUEUED, Look.JOB)
+    assert (spoiler.state, spoiler.look) == (State.QUEUED, PollKind.JOB)
     await world.probe()
     assert (await world.termination(jobs[place])).job_state is JobState.RUNNING
 
@@ -609,12 +609,12 @@ async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
     await run(world, 60)
     searched = len(sweeps(world))
     for _ in range(3):
-        await world.know(*jobs, look=Look.SWEEP, look_at=world.clock.now())
+        await world.know(*jobs, look=PollKind.SWEEP, look_at=world.clock.now())
         await run(world, 2)
     assert sorted(sizes(world)[searched:]) == [7, 7, 7], "the spoilt ones do not arrive"
     world.network.spoil("DescribeJobs", spoiler, None)
     for _ in range(2):
-        await world.know(*jobs, look=Look.SWEEP, look_at=world.clock.now())
+        await world.know(*jobs, look=PollKind.SWEEP, look_at=world.clock.now())
         await run(world, 2)
     assert sorted(sizes(world)[searched + 3 :]) == [1, 8, 8], (
         "it goes with the others once it worked"
@@ -631,7 +631,7 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
     await due_in(world, -1, *jobs)
     await run(world, 900)
     assert len(sweeps(world)) < 900 / BACKOFF_MAX_S + 10
-    assert {(await world.termination(job_id)).look for job_id in jobs} == {Look.SWEEP}
+    assert {(await world.termination(job_id)).look for job_id in jobs} == {PollKind.SWEEP}
     world.simulator.faults.replace({}, now=world.simulator.now())
     await run(world, 2 * SUSPECTED_S)
     for job_id in jobs:

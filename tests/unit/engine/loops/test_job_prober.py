@@ -19,7 +19,7 @@ from orchestrator.domain.model.batch_job import (
 )
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_prober import (
     COUNT_ALL_EVERY_S,
     COUNT_EVERY_S,
@@ -38,7 +38,7 @@ DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
 TO_PROVE: dict[str, Any] = DRAINING | {
     "evidence": 2,
     "job_state": JobState.FAILED,
-    "look": Look.JOB,
+    "look": PollKind.JOB,
 }
 COUNTED: dict[str, Any] = {
     "instances": InstanceCounters(running=4, failed=6),
@@ -70,7 +70,7 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
     assert (down.state, down.evidence) == (State.SETTLING, 3)
     assert down.instances == InstanceCounters(failed=10)
     assert down.settle_until == world.clock.later(30)
-    assert (down.look, down.look_at) == (Look.SWEEP, world.clock.later(POLL.settling_s))
+    assert (down.look, down.look_at) == (PollKind.SWEEP, world.clock.later(POLL.settling_s))
 
 
 async def test_a_finished_job_with_live_instances_is_read_again(database: Database) -> None:
@@ -81,7 +81,7 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
     still = await world.termination(JOB)
     assert (still.state, still.evidence) == (State.DRAINING, 2)
     assert still.instances == InstanceCounters(running=3, failed=7)
-    assert (still.look, still.look_at) == (Look.JOB, world.clock.later(2 * POLL.relook_min_s))
+    assert (still.look, still.look_at) == (PollKind.JOB, world.clock.later(2 * POLL.relook_min_s))
 
 
 async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
@@ -100,7 +100,7 @@ async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None
     world = World(database)
     await world.submit(JOB, look_at=world.clock.later(-1))
     assert math.isinf(await world.probe()), "the sweeper's"
-    await world.submit("job-elsewhere", partition="other@cloud", look=Look.JOB)
+    await world.submit("job-elsewhere", partition="other@cloud", look=PollKind.JOB)
     assert math.isinf(await world.probe()), "another partition's"
     assert world.simulator.calls == []
 
@@ -189,7 +189,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 
 async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
     world = World(database)
-    await world.submit(JOB, look=Look.JOB)
+    await world.submit(JOB, look=PollKind.JOB)
     await world.probe()
     gone = await world.termination(JOB)
     assert gone.state is State.QUEUED, "one answer is not believed"
@@ -479,7 +479,7 @@ async def test_the_job_counted_longest_ago_is_counted_first(database: Database) 
         {"state": State.QUEUED},
         {"state": State.HELD},
         {"state": State.SETTLING},
-        {"look": Look.JOB},
+        {"look": PollKind.JOB},
     ],
     ids=repr,
 )
@@ -644,7 +644,7 @@ async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database)
         await world.probe()
         assert world.called("DescribeJob") == [JOB] * count
         assert await world.probe() == SHORT_EVERY_S
-    assert (await world.termination(JOB)).look is Look.SWEEP
+    assert (await world.termination(JOB)).look is PollKind.SWEEP
 
 
 async def test_one_without_counters_is_not_read_all_the_time(
@@ -705,8 +705,12 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
     jobs = iter(job_ids(40))
     unlisted, found, finished, running = ([next(jobs) for _ in range(8)] for _ in range(4))
     long_ago = world.clock.later(-60)
-    await world.submit(*unlisted, look=Look.JOB, look_at=long_ago)
-    known: dict[str, Any] = {"look": Look.JOB, "look_at": long_ago, "job_state": JobState.FAILED}
+    await world.submit(*unlisted, look=PollKind.JOB, look_at=long_ago)
+    known: dict[str, Any] = {
+        "look": PollKind.JOB,
+        "look_at": long_ago,
+        "job_state": JobState.FAILED,
+    }
     await world.submit(*found, **known)
     await to_prove(world, *finished, seconds=-1)
     await draining(world, *running, acknowledged_at=world.clock.later(-HOUR_S))
@@ -722,8 +726,8 @@ async def test_operations_take_turns_in_first_looks(database: Database) -> None:
     """A few ids that the cloud does not list do not wait for thousands of another operation."""
     world = World(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)
-    await world.submit(*many, look=Look.JOB, look_at=world.clock.later(-60))
-    await world.submit(one, another, look=Look.JOB, look_at=world.clock.later(-5))
+    await world.submit(*many, look=PollKind.JOB, look_at=world.clock.later(-60))
+    await world.submit(one, another, look=PollKind.JOB, look_at=world.clock.later(-5))
     for _ in range(5):
         await world.probe()
         world.clock.advance(1)
@@ -734,7 +738,7 @@ async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps
     database: Database,
 ) -> None:
     world = World(database, quotas=ONE_A_SECOND)
-    await world.submit(*job_ids(5), look=Look.JOB, look_at=world.clock.later(-60))
+    await world.submit(*job_ids(5), look=PollKind.JOB, look_at=world.clock.later(-60))
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
     assert not proofs_wait(world)

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.cloud import catalogue
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Sight
+from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.loops.machine_poller import (
@@ -21,7 +21,7 @@ from orchestrator.engine.loops.machine_poller import (
     BACKOFF_MAX_S,
     MACHINES_PER_CALL,
 )
-from orchestrator.services.explanation import Surroundings, explain
+from orchestrator.services.explanation import ExplanationContext, explain
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
 
@@ -87,7 +87,7 @@ async def ended(world: World, job_id: str = JOB) -> Termination:
 
 
 def told(termination: Termination, world: World) -> str:
-    around = Surroundings(
+    around = ExplanationContext(
         now=world.clock.now(), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
     )
     return explain(termination, around).waiting_for
@@ -197,7 +197,7 @@ async def test_machines_that_stay_are_named_at_the_deadline(database: Database) 
     given_up = await ended(world)
     assert (given_up.state, given_up.evidence) == (State.UNVERIFIED, 3)
     assert "2 of 10 machines were still up" in told(given_up, world)
-    up = await world.instances(JOB, machine=Sight.UP)
+    up = await world.instances(JOB, machine=MachineStatus.UP)
     assert len(up) == 2
 
 

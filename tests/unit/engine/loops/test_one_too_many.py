@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy
-from orchestrator.domain.model.termination import Rung
+from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.unit.engine.loops.test_escalator import called as called_with_stragglers
 from tests.unit.engine.loops.test_escalator import until
@@ -89,7 +89,7 @@ async def call(world: World) -> Callable[[], Awaitable[float]]:
 
 async def call_for_one(world: World) -> Callable[[], Awaitable[float]]:
     await called_with_stragglers(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.rung is Rung.INSTANCES, within_s=120)
+    await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
     for _ in range(2):
         await world.capture()
     return world.escalate

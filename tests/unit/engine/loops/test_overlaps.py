@@ -10,18 +10,18 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.runtime.loop import run_until
-from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.partition.partition_store import PartitionStore
 from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.leasing.lease import Fence
-    from orchestrator.domain.model.attempt import Answer
-    from orchestrator.domain.model.termination import Kind, Termination
+    from orchestrator.domain.leasing.lease import FencingToken
+    from orchestrator.domain.model.attempt import AttemptResult
+    from orchestrator.domain.model.termination import PollFilter, Termination
     from orchestrator.store.database.database import Database
 
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
@@ -29,16 +29,18 @@ BREAK_PARTITIONS = """CREATE TRIGGER broken BEFORE UPDATE OF trouble_code ON par
 BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 
 
-class Gated(WorkingSet):
+class Gated(PartitionStore):
     """A store whose recoveries wait at a gate, and which refuses answers while ``full``."""
 
-    def __init__(self, database: Database, fence: Fence) -> None:
+    def __init__(self, database: Database, fence: FencingToken) -> None:
         super().__init__(database, fence)
         self.full = False
         self.recovering = asyncio.Event()
         self.gate = asyncio.Event()
 
-    async def finish_attempt(self, before: Termination, decision: Decision, answer: Answer) -> None:
+    async def finish_attempt(
+        self, before: Termination, decision: Decision, answer: AttemptResult
+    ) -> None:
         if answer.outcome == "interrupted":
             self.recovering.set()
             await self.gate.wait()
@@ -47,18 +49,18 @@ class Gated(WorkingSet):
         await super().finish_attempt(before, decision, answer)
 
 
-class Late(WorkingSet):
+class Late(PartitionStore):
     """A store whose reads of what is planned are taken to their reader when ``taken`` is set."""
 
-    def __init__(self, database: Database, fence: Fence) -> None:
+    def __init__(self, database: Database, fence: FencingToken) -> None:
         super().__init__(database, fence)
         self.read = asyncio.Event()
         self.taken = asyncio.Event()
         self.taken.set()
 
     async def planned(
-        self, now: datetime, limit: int, *kinds: Kind
-    ) -> dict[Kind, list[Termination]]:
+        self, now: datetime, limit: int, *kinds: PollFilter
+    ) -> dict[PollFilter, list[Termination]]:
         found = await super().planned(now, limit, *kinds)
         self.read.set()
         await self.taken.wait()
@@ -146,7 +148,7 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     world.cloud_runs(JOB, state="FAILED")
     await world.sweeper.step()
     swept = await world.termination(JOB)
-    assert (swept.evidence, swept.look) == (2, Look.JOB)
+    assert (swept.evidence, swept.look) == (2, PollKind.JOB)
     held.set()
     await world.ended(world.prober)
     assert await world.termination(JOB) == swept
@@ -159,7 +161,7 @@ async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
     store = world.partition.store
     assert isinstance(store, Late)
     world.cloud_runs(JOB)
-    await world.submit(JOB, look_at=world.clock.now(), look=Look.JOB, **DRAINING)
+    await world.submit(JOB, look_at=world.clock.now(), look=PollKind.JOB, **DRAINING)
     held = world.network.hold("DescribeJob")
     await world.prober.step()
     await world.network.arrival("DescribeJob")

@@ -15,7 +15,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
-from orchestrator.store.partition.partition_store import WorkingSet
+from orchestrator.store.partition.partition_store import PartitionStore
 from tests.unit.domain.build import DOWN
 from tests.unit.engine.support import (
     AMPLE,
@@ -397,7 +397,7 @@ async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database
 async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Database) -> None:
     """Both spend one quota, of which the sweeper has just taken the last permit."""
 
-    class Meanwhile(WorkingSet):
+    class Meanwhile(PartitionStore):
         async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
             rows = await super().to_watch(looked_before, limit)
             world.cloud_runs(new)

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.store.partition.lease_store import SqlLeaseStore
 from tests.unit.engine.replicas import POLICY, Cluster, is_stopped, own_logs
 from tests.unit.engine.support import JOB, PARTITION
 
@@ -204,7 +204,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
         await first.step()
     await first.step()
     await cluster.world.know(JOB, look_at=cluster.world.clock.later(60))
-    await StoredLeases(first._database).leave(first.id)
+    await SqlLeaseStore(first._database).leave(first.id)
     cluster.stop_stepping(first)
     down_s = 1.0
     cluster.advance(down_s)
@@ -222,7 +222,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
 
 async def test_a_restart_notes_nothing_where_the_clock_went_on(cluster: Cluster) -> None:
     await (first := await cluster.replica("a", TWO)).begin()
-    await StoredLeases(first._database).leave(first.id)
+    await SqlLeaseStore(first._database).leave(first.id)
     cluster.stop_stepping(first)
     cluster.advance(3600)
     before = await with_times(cluster)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.engine.replica import lease_manager as engine_leases
 from orchestrator.engine.replica.lease_manager import running
-from orchestrator.engine.replica.partition_runner import PartitionLoops
-from orchestrator.store.partition.lease_store import StoredLeases
+from orchestrator.engine.replica.partition_runner import PartitionRunner
+from orchestrator.store.partition.lease_store import SqlLeaseStore
 from tests.unit.engine.replicas import (
     POLICY,
     Cluster,
@@ -173,7 +173,7 @@ async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster)
     await (first := await cluster.replica("a", SIX)).begin()
     second = await cluster.replica("b", ["other@cloud"])
     await second.begin()
-    (fence,) = await StoredLeases(second._database).take(first.id, {"other@cloud": 1})
+    (fence,) = await SqlLeaseStore(second._database).take(first.id, {"other@cloud": 1})
     await first.step()
     assert (await cluster.rows())["other@cloud"] == Row(None, fence.epoch)
     for _ in range(2):
@@ -187,7 +187,7 @@ async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster)
 
 
 async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: Cluster) -> None:
-    giver = await cluster.replica("a", TWO, PartitionLoops)
+    giver = await cluster.replica("a", TWO, PartitionRunner)
     await giver.begin()
     world, later = cluster.world, "job-later001"
     await world.ready(JOB)
@@ -215,7 +215,7 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     assert not giver.holds(PARTITION)
 
     await taker.step()
-    assert taker.leases.driven[PARTITION].lease.fence == Fence(PARTITION, 2)
+    assert taker.leases.driven[PARTITION].lease.fence == FencingToken(PARTITION, 2)
     assert world.called("TerminateJob") == [JOB]
     with pytest.raises(LeaseLost):
         await loops.partition.store.set_condition(None, None)
@@ -286,7 +286,7 @@ async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster)
     await cluster.world.ready(JOB, look_at=cluster.world.clock.now())
     cluster.stop_stepping(first)
     cluster.advance(POLICY.duration_s)
-    second = await cluster.replica("b", TWO, PartitionLoops)
+    second = await cluster.replica("b", TWO, PartitionRunner)
     left_at: list[float] = []
 
     async def note(_action: str) -> None:
@@ -422,7 +422,7 @@ async def test_back_after_its_lease_it_begins_anew(
 async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     cluster: Cluster,
 ) -> None:
-    first = await cluster.replica("a", TWO, PartitionLoops)
+    first = await cluster.replica("a", TWO, PartitionRunner)
     await first.begin()
     world = cluster.world
     await world.ready(JOB)
@@ -474,7 +474,7 @@ async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_o
     await first.begin()
     old = list(first.loops)
     await second.step()
-    await StoredLeases(second._database).take(second.id, {PARTITION: 1})
+    await SqlLeaseStore(second._database).take(second.id, {PARTITION: 1})
     caplog.clear()
     for _ in range(3):
         await first.step()
@@ -490,7 +490,7 @@ async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) 
     """Nothing could be written under the old one."""
     await (replica := await cluster.replica("a", TWO)).begin()
     (old,) = replica.loops_of(PARTITION)
-    await StoredLeases(replica._database).take(replica.id, {PARTITION: 1})
+    await SqlLeaseStore(replica._database).take(replica.id, {PARTITION: 1})
     await replica.step()
     assert is_stopped(old)
     assert len(replica.loops_of(PARTITION)) == 1, "its calls have not ended"
@@ -565,7 +565,7 @@ async def test_giving_back_in_a_step_told_as_failed_is_made_good_by_the_next(
 ) -> None:
     await (first := await cluster.replica("a", SIX)).begin()
     await (await cluster.replica("b", ["other@cloud"])).begin()
-    await StoredLeases(first._database).take(first.id, {"other@cloud": 1})
+    await SqlLeaseStore(first._database).take(first.id, {"other@cloud": 1})
     first.link.fail("release", "before")
     with pytest.raises(StoreUnavailable):
         await first.step()
@@ -583,10 +583,10 @@ async def test_loops_that_end_during_a_step_are_given_back_once(
 ) -> None:
     """The step takes one partition, gives back another, and waits somewhere in between."""
     giver, taker = await _giving(cluster, "own@cloud")
-    stored = StoredLeases(giver._database)
+    stored = SqlLeaseStore(giver._database)
     await (await cluster.replica("c", ["other@cloud"])).begin()
     await stored.take(giver.id, {"other@cloud": 1})
-    await stored.release(Fence("own@cloud", 1))
+    await stored.release(FencingToken("own@cloud", 1))
     if what == "take":  # What was lost is taken once its loops have ended.
         await giver.step()
         await giver.settled()
@@ -622,7 +622,7 @@ async def test_steps_while_a_partition_is_given_back_do_no_harm(
     _last_call(giver).open()
     await released.reached()
     if not taker_lives:
-        await StoredLeases(taker._database).leave(taker.id)
+        await SqlLeaseStore(taker._database).leave(taker.id)
     for _ in range(2):
         cluster.advance(POLICY.retry_s)
         await giver.leases.step()
@@ -829,7 +829,7 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
     async def idle() -> float:
         return math.inf
 
-    class Idle(PartitionLoops):
+    class Idle(PartitionRunner):
         """Loops that are not in the midst of reading: aiosqlite's threads do not like that."""
 
         def __post_init__(self) -> None:

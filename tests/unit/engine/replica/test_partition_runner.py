@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.replica import partition_runner
-from orchestrator.engine.replica.partition_runner import PartitionLoops
+from orchestrator.engine.replica.partition_runner import PartitionRunner
 from tests.unit.engine.support import AMPLE, END_S, JOB, World
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def until_left(loops: PartitionLoops) -> AsyncIterator[None]:
+async def until_left(loops: PartitionRunner) -> AsyncIterator[None]:
     """Run them until the block is left."""
     async with asyncio.TaskGroup() as group:
         group.create_task(loops.run())
@@ -30,11 +30,11 @@ async def until_left(loops: PartitionLoops) -> AsyncIterator[None]:
             loops.stop()
 
 
-async def at_work(database: Database) -> tuple[World, PartitionLoops]:
+async def at_work(database: Database) -> tuple[World, PartitionRunner]:
     """A job that may be called now, and the loops that will do it."""
     world = World(database, quotas=AMPLE)
     await world.ready(JOB)
-    return world, PartitionLoops(world.partition)
+    return world, PartitionRunner(world.partition)
 
 
 async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> None:

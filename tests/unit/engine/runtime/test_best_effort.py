@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.domain.decisions import decide as deciding
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.termination import Look
-from orchestrator.engine.drain_statistics import Learning
-from orchestrator.engine.runtime.best_effort import Informing
+from orchestrator.domain.model.termination import PollKind
+from orchestrator.engine.drain_statistics import DrainStatistics
+from orchestrator.engine.runtime.best_effort import BestEffort
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def fails(*_: Any) -> Any:
     ("where", "name", "told"),
     [
         (deciding, "with_forecast", "a forecast of"),
-        (Learning, "durations", "learning how long drains of"),
-        (Learning, "decided", "learning from drains of"),
+        (DrainStatistics, "durations", "learning how long drains of"),
+        (DrainStatistics, "decided", "learning from drains of"),
     ],
 )
 async def test_a_decision_is_written_without_it(
@@ -43,7 +43,7 @@ async def test_a_decision_is_written_without_it(
     await world.dispatch()
     for _ in range(3):
         world.clock.advance(5)
-        await world.know(JOB, look=Look.JOB, look_at=world.clock.now())
+        await world.know(JOB, look=PollKind.JOB, look_at=world.clock.now())
         await world.probe()
     found = await world.termination(JOB)
     assert (found.state, found.set_aside) == (State.SETTLING, None)
@@ -52,7 +52,7 @@ async def test_a_decision_is_written_without_it(
 
 
 def test_each_kind_of_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    informing = Informing()
+    informing = BestEffort()
     for what in ("one", "another", "one"):
         with informing.leaving_out(what):
             fails()

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 import pytest
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
-from orchestrator.domain.leasing.lease import Fence
+from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
 from orchestrator.engine.lease import Lease
-from orchestrator.engine.runtime.rate_limiter import Pacer, may_leave
+from orchestrator.engine.runtime.rate_limiter import RateLimiter, may_leave
 from tests.unit.engine.support import ManualClock
 
 UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
@@ -30,10 +30,10 @@ def pacer(
     *,
     spread: bool = False,
     lease_ends_s: float = math.inf,
-) -> Pacer:
+) -> RateLimiter:
     quota = Quota(rate_per_s, now=clock.monotonic(), spread=spread)
-    lease = Lease(Fence("main", 1), until=lease_ends_s)
-    return Pacer("TerminateJob of main", quota, clock, lease)
+    lease = Lease(FencingToken("main", 1), until=lease_ends_s)
+    return RateLimiter("TerminateJob of main", quota, clock, lease)
 
 
 def error(kind: CloudErrorKind, *, quota_ceiling: int | None = None) -> CloudError:
@@ -68,7 +68,9 @@ class Call:
         return "the answer"
 
 
-async def accustomed(clock: ManualClock, round_trip_s: float, *, connects_s: float = 0.0) -> Pacer:
+async def accustomed(
+    clock: ManualClock, round_trip_s: float, *, connects_s: float = 0.0
+) -> RateLimiter:
     """One that has seen enough round trips to rely on them."""
     paced = pacer(clock)
     for _ in range(SECONDS_NEEDED):
@@ -94,7 +96,9 @@ async def test_each_call_is_counted_with_how_it_ended(
     """Once, and not where it never left or nobody waited for its end."""
     told: list[str] = []
     quota = Quota(1, now=clock.monotonic(), spread=False)
-    paced = Pacer("an action", quota, clock, Lease(Fence("main", 1), until=math.inf), told.append)
+    paced = RateLimiter(
+        "an action", quota, clock, Lease(FencingToken("main", 1), until=math.inf), told.append
+    )
     clock.advance(1)
     with nullcontext() if fails is None else pytest.raises(type(fails)):
         await paced.send(paced.take(), Call(clock, fails=fails))

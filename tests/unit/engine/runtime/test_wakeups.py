@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.model.machine import Machines
-from orchestrator.domain.model.termination import Look
-from orchestrator.engine.runtime.wakeups import Wakes
+from orchestrator.domain.model.machine import MachineCounts
+from orchestrator.domain.model.termination import PollKind
+from orchestrator.engine.runtime.wakeups import WakeupEvents
 from tests.unit.domain.build import later, termination
 
-BEFORE = termination(state=State.DRAINING, look=Look.SWEEP, look_at=later(1), run=1)
+BEFORE = termination(state=State.DRAINING, look=PollKind.SWEEP, look_at=later(1), run=1)
 
 
-def woken(wakes: Wakes) -> set[str]:
+def woken(wakes: WakeupEvents) -> set[str]:
     return {each.name for each in fields(wakes) if getattr(wakes, each.name).is_set()}
 
 
@@ -27,14 +27,14 @@ def woken(wakes: Wakes) -> set[str]:
         ({"evidence": 2, "failures": 1}, set()),
         ({"call_at": later(0)}, {"calls"}),
         ({"look_at": later(0.5)}, {"sweeps"}),
-        ({"look": Look.JOB}, {"looks"}),
-        ({"look": Look.JOB, "look_at": later(3)}, {"looks"}),
+        ({"look": PollKind.JOB}, {"looks"}),
+        ({"look": PollKind.JOB, "look_at": later(3)}, {"looks"}),
         ({"run": 2}, {"captures"}),
         ({"state": State.SETTLING}, set()),
         ({"state": State.VERIFIED}, set()),
         ({"state": State.VERIFIED, "come_back_watch_s": 1.0}, {"come_backs"}),
         ({"state": State.UNVERIFIED}, set()),
-        ({"state": State.SETTLING, "machines": Machines(total=1)}, {"machines"}),
+        ({"state": State.SETTLING, "machines": MachineCounts(total=1)}, {"machines"}),
         ({"confirm_from": later(5)}, set()),
     ],
     ids=str,
@@ -42,13 +42,13 @@ def woken(wakes: Wakes) -> set[str]:
 def test_a_decision_wakes_the_loops_that_it_concerns(
     changes: dict[str, Any], wakes: set[str]
 ) -> None:
-    made = Wakes()
+    made = WakeupEvents()
     made.decided(BEFORE, replace(BEFORE, **changes))
     assert woken(made) == wakes
 
 
 def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_last_count() -> None:
-    settling = replace(BEFORE, state=State.SETTLING, machines=Machines(total=1, gone=1))
+    settling = replace(BEFORE, state=State.SETTLING, machines=MachineCounts(total=1, gone=1))
     confirmed = replace(settling, confirm_from=later(5))
     for before, after, wakes in (
         (settling, settling, set()),
@@ -56,18 +56,18 @@ def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_la
         (confirmed, confirmed, set()),
         (confirmed, replace(confirmed, instances_observed_at=later(5)), {"machines"}),
     ):
-        made = Wakes()
+        made = WakeupEvents()
         made.decided(before, after)
         assert woken(made) == wakes
 
 
 def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
-    made = Wakes()
+    made = WakeupEvents()
     made.decided(replace(BEFORE, call_at=later(0)), BEFORE)
     assert not woken(made)
 
 
 def test_what_comes_from_outside_wakes_every_loop() -> None:
-    made = Wakes()
+    made = WakeupEvents()
     made.all()
-    assert woken(made) == {each.name for each in fields(Wakes)}
+    assert woken(made) == {each.name for each in fields(WakeupEvents)}

@@ -13,7 +13,7 @@ LOCKED_AGAIN_S = 1.0
 """How soon those are tried again that could not be taken up, for their rows are locked."""
 
 
-class SetAside:
+class SetAsideRetrier:
     """One partition's."""
 
     def __init__(self, partition: Partition) -> None:

@@ -19,8 +19,8 @@ from orchestrator.engine.loops.job_prober import PLANNED
 from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.partition import clock_steps
-from orchestrator.store.records.operation_history import StoredHistories
-from orchestrator.store.records.queries import StoredRecords
+from orchestrator.store.records.operation_history import SqlHistories
+from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit
 from tests.known import know
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
-    from orchestrator.store.partition.partition_store import WorkingSet
+    from orchestrator.store.partition.partition_store import PartitionStore
 
 MUCH_LATER: Final = later(10**9)
 BAD, GOOD, OTHER = "job-bad", "job-good", "job-other"
@@ -80,7 +80,7 @@ def told(error: str) -> str:
     return f"its row in the database cannot be read: {error}"
 
 
-async def found(store: WorkingSet) -> set[str]:
+async def found(store: PartitionStore) -> set[str]:
     """The jobs that each read of a loop finds, together."""
     now = later(4000)
     called, _ = await store.callable(now, 100, capture_wait_s=0)
@@ -101,9 +101,9 @@ async def found(store: WorkingSet) -> set[str]:
     return {row.job_id for row in everything}
 
 
-async def assert_alone_set_aside(database: Database, store: WorkingSet, operation: str) -> None:
+async def assert_alone_set_aside(database: Database, store: PartitionStore, operation: str) -> None:
     """All loops go on with the others, and everybody who asks is answered."""
-    records = StoredRecords(database, lambda: later(5))
+    records = SqlRecords(database, lambda: later(5))
     # Before any loop has met it, and afterwards.
     for _ in range(2):
         shown = await records.terminations(after=0, limit=10)
@@ -119,7 +119,7 @@ async def assert_alone_set_aside(database: Database, store: WorkingSet, operatio
         (listed,) = await records.operations(after=0, limit=10, finished=None, account=None)
         assert listed == await records.operation(operation)
         certified = await Certification(
-            histories=StoredHistories(database), now=lambda: later(5)
+            histories=SqlHistories(database), now=lambda: later(5)
         ).issue(operation)
         assert b"NOT FINISHED: 3 of 3 jobs not ended" in certified.data
         live = (await records.live())[State.DRAINING]
@@ -131,7 +131,7 @@ async def assert_alone_set_aside(database: Database, store: WorkingSet, operatio
     await assert_the_others_go_along(database, records)
 
 
-async def assert_the_others_go_along(database: Database, records: StoredRecords) -> None:
+async def assert_the_others_go_along(database: Database, records: SqlRecords) -> None:
     """Another operation joins all three jobs, and the clock steps."""
     hour_s = 3600
 
@@ -151,7 +151,7 @@ async def state_of(database: Database, column: str) -> Any:
         return await connection.scalar(query.where(schema.terminations.c.job_id == BAD))
 
 
-async def planted(database: Database, records: StoredRecords, column: str, value: str) -> str:
+async def planted(database: Database, records: SqlRecords, column: str, value: str) -> str:
     """An operation of three jobs that drain; the row of one holds this."""
     operation = await submit(records, 1, BAD, GOOD, OTHER)
     for record in await records.terminations(after=0, limit=10):
@@ -171,7 +171,7 @@ async def planted(database: Database, records: StoredRecords, column: str, value
 
 @pytest.mark.parametrize(("column", "value"), ANYWHERE)
 async def test_one_row_that_cannot_be_read_stops_no_other(
-    database: Database, store: WorkingSet, records: StoredRecords, column: str, value: str
+    database: Database, store: PartitionStore, records: SqlRecords, column: str, value: str
 ) -> None:
     operation = await planted(database, records, column, value)
     await assert_alone_set_aside(database, store, operation)
@@ -179,7 +179,7 @@ async def test_one_row_that_cannot_be_read_stops_no_other(
 
 @pytest.mark.parametrize(("column", "value"), [*ON_SQLITE, *ON_POSTGRESQL])
 async def test_nor_does_one_that_only_this_database_can_hold(
-    database: Database, store: WorkingSet, records: StoredRecords, column: str, value: str
+    database: Database, store: PartitionStore, records: SqlRecords, column: str, value: str
 ) -> None:
     here = ON_POSTGRESQL if database.dialect.shared else ON_SQLITE
     if (column, value) not in here:
@@ -189,7 +189,7 @@ async def test_nor_does_one_that_only_this_database_can_hold(
 
 
 async def test_one_that_a_wrong_clock_set_aside_is_read_again_once_that_is_put_right(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await planted(database, records, "rung", "'upstairs'")
     assert await found(store) == {GOOD, OTHER}
@@ -203,7 +203,7 @@ async def test_one_that_a_wrong_clock_set_aside_is_read_again_once_that_is_put_r
 
 @pytest.mark.parametrize("region", ["garbage", "ap-guangzhou-3", ""])
 async def test_one_of_no_region_stops_no_call_for_the_others(
-    database: Database, store: WorkingSet, records: StoredRecords, region: str
+    database: Database, store: PartitionStore, records: SqlRecords, region: str
 ) -> None:
     """No host can be named for it."""
     await planted(database, records, "region", f"'{region}'")
@@ -213,8 +213,8 @@ async def test_one_of_no_region_stops_no_call_for_the_others(
 
 async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_repaired(
     database: Database,
-    store: WorkingSet,
-    records: StoredRecords,
+    store: PartitionStore,
+    records: SqlRecords,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await planted(database, records, "rung", "'upstairs'")
@@ -241,7 +241,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
 
 
 async def test_an_answer_that_was_lost_is_looked_for_again_then(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, BAD)
     (row,) = await records.terminations(after=0, limit=10)
@@ -289,7 +289,7 @@ async def captured(database: Database, seq: int, *indices: int) -> None:
 
 
 async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     if database.dialect.shared:
         pytest.skip("PostgreSQL does not hold it")
@@ -302,7 +302,7 @@ async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
 
 
 async def test_a_step_of_the_clock_leaves_what_is_no_time_as_it_is(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     if database.dialect.shared:
         pytest.skip("PostgreSQL does not hold it")
@@ -324,8 +324,8 @@ async def test_a_step_of_the_clock_leaves_what_is_no_time_as_it_is(
 @pytest.mark.parametrize(("table", "column", "value"), OTHER_TABLES)
 async def test_lists_hold_what_can_be_read_of_other_tables(
     database: Database,
-    store: WorkingSet,
-    records: StoredRecords,
+    store: PartitionStore,
+    records: SqlRecords,
     table: str,
     column: str,
     value: str,
@@ -351,12 +351,12 @@ async def test_lists_hold_what_can_be_read_of_other_tables(
         after=0, limit=10, termination_id=shown.termination.id, states=None, machine=None
     )
     assert [each.index for each in instances] == [0, 1]
-    issuing = Certification(histories=StoredHistories(database), now=lambda: later(5))
+    issuing = Certification(histories=SqlHistories(database), now=lambda: later(5))
     assert GOOD.encode() in (await issuing.issue(operation)).data
 
 
 async def test_a_machine_whose_row_cannot_be_read_hides_those_of_its_own_job_only(
-    database: Database, store: WorkingSet, records: StoredRecords
+    database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     if database.dialect.shared:
         pytest.skip("PostgreSQL does not hold it")
@@ -412,7 +412,7 @@ async def test_no_infinity_can_be_stored(database: Database, table: str, column:
 
 @pytest.mark.parametrize("year", [1, 1999, 2101, 9999])
 async def test_no_time_is_stored_that_cannot_be(
-    database: Database, records: StoredRecords, year: int
+    database: Database, records: SqlRecords, year: int
 ) -> None:
     await submit(records, 1, GOOD)
     at: datetime = NOW.replace(year=year, day=1)
@@ -425,7 +425,7 @@ async def test_no_time_is_stored_that_cannot_be(
 
 
 async def test_an_infinite_time_is_refused_by_the_database_itself(
-    database: Database, records: StoredRecords
+    database: Database, records: SqlRecords
 ) -> None:
     if not database.dialect.shared:
         pytest.skip("SQLite has no such times")
