@@ -104,7 +104,7 @@ class Partition:
     appears_within_s: float = APPEARS_WITHIN_S
     permitted_within_s: float = FORBIDDEN_S
     count_call: Callable[[str, str], None] = lambda _action, _outcome: None
-    pacers: dict[str, RateLimiter] = field(init=False)
+    limiters: dict[str, RateLimiter] = field(init=False)
     _outage: ErrorDetail | None = field(init=False, default=None)
     _forbidden: dict[str, _Forbidden] = field(init=False, default_factory=dict)
     """By the name of the action's pacer."""
@@ -116,7 +116,7 @@ class Partition:
     """How often terminations that were set aside were taken up again."""
     sweep_due_at: float = field(init=False, default=0.0)
     """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
-    wakes: WakeupEvents = field(init=False, default_factory=WakeupEvents)
+    wakeups: WakeupEvents = field(init=False, default_factory=WakeupEvents)
     counts: CountSchedule = field(init=False, default_factory=CountSchedule)
     _stored: tuple[ErrorDetail | None, float | None] | None = field(
         init=False, default=(None, None)
@@ -131,7 +131,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         now = self.clock.monotonic()
-        self.pacers = {
+        self.limiters = {
             action: RateLimiter(
                 f"{action} of {self.name}",
                 Quota(self.quotas[action], now=now, spread=action == TERMINATE_JOB),
@@ -147,7 +147,7 @@ class Partition:
         return self.lease.fence.partition
 
     @asynccontextmanager
-    async def minding(self, termination_id: str) -> AsyncIterator[None]:
+    async def set_aside_on_error(self, termination_id: str) -> AsyncIterator[None]:
         """Set a termination aside when what is done for it fails by a fault of its own.
 
         It is due first and would stay so: nothing else would ever be done.  It is logged once.  One
@@ -189,7 +189,7 @@ class Partition:
         failed: Exception | None = None
         for row, item in items:
             try:
-                async with self.minding(row.id):
+                async with self.set_aside_on_error(row.id):
                     await work([(row, item)])
             except (StoreUnavailable, LeaseLost):
                 raise
@@ -216,7 +216,7 @@ class Partition:
             compares=self.capture.when is not CaptureTiming.NONE and not self.captures_wait,
         )
 
-    async def take_in(self, seen: Sequence[tuple[Termination, Observation]]) -> None:
+    async def apply_observations(self, seen: Sequence[tuple[Termination, Observation]]) -> None:
         """Write what is decided on this, in one transaction."""
         now, policy = self.clock.now(), self.policy()
         changes = [(row, decide(row, its, now, policy)) for row, its in seen]
@@ -228,19 +228,19 @@ class Partition:
         """Wake the loops that it gives something to do, and learn when jobs end and how many."""
         if before.set_aside is not None:
             log.warning("%s: termination %s is set aside no longer", self.name, before.id)
-        self.wakes.decided(before, decision.after)
+        self.wakeups.decided(before, decision.after)
         if decision.unforetold is not None:
             self._informing.failed(f"a forecast of {self.name}", decision.unforetold)
         if self.counts.decided(decision.after):
-            self.wakes.looks.set()
+            self.wakeups.looks.set()
         with self._informing.leaving_out(f"learning from drains of {self.name}"):
             self._learning.decided(decision)
         if decision.event is Event.SEEN_DOWN:
             self._finishes.append(self.clock.monotonic())
 
-    async def note(self, error: CloudError | None, pacer: RateLimiter) -> None:
+    async def note(self, error: CloudError | None, limiter: RateLimiter) -> None:
         """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
-        self._judge_permission(error, pacer)
+        self._judge_permission(error, limiter)
         self._judge(error)
         await self.tell_condition()
 
@@ -257,7 +257,7 @@ class Partition:
 
         It climbs all the time: without steps, each call would write it.
         """
-        quota = self.pacers[TERMINATE_JOB].quota
+        quota = self.limiters[TERMINATE_JOB].quota
         steps = round(quota.learnt_per_s(self.clock.monotonic()) / quota.rate_per_s * TOLD_STEPS)
         return quota.rate_per_s * steps / TOLD_STEPS if steps < TOLD_STEPS else None
 
@@ -270,31 +270,31 @@ class Partition:
 
     def forbids(self, action: str) -> bool:
         """Whether the account may not call this action, as far as its last calls tell."""
-        known = self._forbidden.get(self.pacers[action].name)
+        known = self._forbidden.get(self.limiters[action].name)
         return known is not None and self._lasts(known)
 
     def _lasts(self, forbidden: _Forbidden) -> bool:
         lately = self.clock.monotonic() - forbidden.last_at < FORBIDDEN_TOLD_FOR_S
         return lately and forbidden.in_a_row >= FAILURES_THAT_ARE_TROUBLE
 
-    def _judge_permission(self, error: CloudError | None, pacer: RateLimiter) -> None:
+    def _judge_permission(self, error: CloudError | None, limiter: RateLimiter) -> None:
         """Keep for each action how often in a row the account was not allowed to call it.
 
         One job alone may be forbidden, so a few in a row are no trouble of the account.
         """
         if error is None or error.kind is not CloudErrorKind.UNAUTHORIZED:
-            before = self._forbidden.pop(pacer.name, None) if error is None else None
+            before = self._forbidden.pop(limiter.name, None) if error is None else None
             if before is not None and before.in_a_row >= FAILURES_THAT_ARE_TROUBLE:
-                log.warning("%s is allowed again", pacer.name)
+                log.warning("%s is allowed again", limiter.name)
             return
-        known = self._forbidden.get(pacer.name)
+        known = self._forbidden.get(limiter.name)
         in_a_row = known.in_a_row + 1 if known else 1
         problem = ErrorDetail(
-            code=error.code, message=f"{pacer.name}: {error.message}", advice=error.advice
+            code=error.code, message=f"{limiter.name}: {error.message}", advice=error.advice
         )
-        self._forbidden[pacer.name] = _Forbidden(problem, in_a_row, self.clock.monotonic())
+        self._forbidden[limiter.name] = _Forbidden(problem, in_a_row, self.clock.monotonic())
         if in_a_row == FAILURES_THAT_ARE_TROUBLE:
-            log.error("%s is not allowed: %s: %s", pacer.name, error, error.advice or "")
+            log.error("%s is not allowed: %s: %s", limiter.name, error, error.advice or "")
 
     def _judge(self, error: CloudError | None) -> None:
         if error is None or error.kind not in _TROUBLE:

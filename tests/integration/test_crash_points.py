@@ -322,8 +322,8 @@ class Process:
     async def _step(self, loop: Loop) -> float:
         wait_s = await tried(loop.step())
         assert await self.loops.dispatcher.end(CALLS_MAX_S)
-        assert await self.loops.prober.end(CALLS_MAX_S)
-        assert await self.loops.capturer.end(CALLS_MAX_S)
+        assert await self.loops.job_prober.end(CALLS_MAX_S)
+        assert await self.loops.instance_reader.end(CALLS_MAX_S)
         assert await self.loops.escalator.end(CALLS_MAX_S)
         return FAILURE_BASE_S if wait_s is None else wait_s
 
@@ -370,8 +370,8 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
                 watched=RecentReaders(clock),
             )
         )
-        stack.push_async_callback(loops.prober.end, CALLS_MAX_S)
-        stack.push_async_callback(loops.capturer.end, CALLS_MAX_S)
+        stack.push_async_callback(loops.job_prober.end, CALLS_MAX_S)
+        stack.push_async_callback(loops.instance_reader.end, CALLS_MAX_S)
         stack.push_async_callback(loops.dispatcher.end, CALLS_MAX_S)
         records = SqlRecords(database, clock.now)
         submission = Submission(

@@ -39,20 +39,20 @@ class Dispatcher:
     def __init__(self, partition: Partition) -> None:
         self.name = f"dispatcher of {partition.name}"
         self._partition = partition
-        self._pacer = partition.pacers[TERMINATE_JOB]
+        self._limiter = partition.limiters[TERMINATE_JOB]
         self._calls = Background(f"a TerminateJob call of {partition.name}")
         self._under_way: set[str] = set()
         self._may_have_lost = True
         self._taken_up = partition.taken_up
         """As it was when unanswered attempts were last looked for."""
-        self.wake = partition.wakes.calls
+        self.wake = partition.wakeups.calls
 
     async def step(self) -> float:
         """Take up one job if one may be called; returns the seconds until the next may be."""
         partition = self._partition
         if self._may_have_lost or self._taken_up != partition.taken_up:
             await self._recover()
-        ready_s = self._pacer.wait_s() - WRITE_AHEAD_S
+        ready_s = self._limiter.wait_s() - WRITE_AHEAD_S
         await partition.tell_condition()
         if ready_s > 0:
             return ready_s
@@ -76,7 +76,7 @@ class Dispatcher:
             for termination in await partition.store.unanswered():
                 if termination.id in self._under_way:
                     continue
-                async with partition.minding(termination.id):
+                async with partition.set_aside_on_error(termination.id):
                     decision = decide(termination, CallInterrupted(), now, partition.policy())
                     answer = AttemptResult(at=now, outcome=INTERRUPTED)
                     await self._finish(termination, decision, answer)
@@ -90,11 +90,11 @@ class Dispatcher:
 
     async def _start(self, termination: Termination, now: datetime) -> None:
         partition = self._partition
-        permit = self._pacer.take()
+        permit = self._limiter.take()
         attempt = NewAttempt(action=TERMINATE_JOB, target=termination.job_id, sent_at=now)
         written: Decision | None = None
         try:
-            async with partition.minding(termination.id):
+            async with partition.set_aside_on_error(termination.id):
                 decision = decide(termination, CallStarted(), now, partition.policy())
                 if await partition.store.start_attempt(termination, decision, attempt) is not None:
                     written = decision
@@ -104,7 +104,7 @@ class Dispatcher:
             raise
         finally:
             if written is None:
-                self._pacer.put_back()
+                self._limiter.put_back()
         if written is not None:
             after = written.after
             self._under_way.add(termination.id)
@@ -115,7 +115,7 @@ class Dispatcher:
         try:
             seen: CallAccepted | CallFailed
             try:
-                request_id = await self._pacer.send(
+                request_id = await self._limiter.send(
                     permit,
                     lambda: partition.cloud.terminate_job(
                         region=termination.region, job_id=termination.job_id
@@ -136,7 +136,7 @@ class Dispatcher:
             raise
         else:
             failed = seen.error if isinstance(seen, CallFailed) else None
-            await partition.note(failed, self._pacer)
+            await partition.note(failed, self._limiter)
         finally:
             self._under_way.discard(termination.id)
             self.wake.set()

@@ -42,9 +42,9 @@ class Escalator:
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"escalator of {partition.name}"
-        self.wake = partition.wakes.escalations
+        self.wake = partition.wakeups.escalations
         self._partition = partition
-        self._pacers = {action: partition.pacers[action] for action in FOR_ONE}
+        self._pacers = {action: partition.limiters[action] for action in FOR_ONE}
         self._calls = Background(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
         self._may_have_lost = True
@@ -59,7 +59,9 @@ class Escalator:
         partition, store = self._partition, self._partition.store.instances
         if self._may_have_lost:
             await self._recover()
-        wait_s = max(self._backoff.wait_s(), min(pacer.wait_s() for pacer in self._pacers.values()))
+        wait_s = max(
+            self._backoff.wait_s(), min(limiter.wait_s() for limiter in self._pacers.values())
+        )
         if wait_s > 0:
             return wait_s
         match await store.next_in_rounds():
@@ -88,11 +90,11 @@ class Escalator:
             raise
 
     async def _start(self, straggler: Straggler) -> None:
-        pacer = self._pacers[straggler.action]
-        permit = pacer.take()
+        limiter = self._pacers[straggler.action]
+        permit = limiter.take()
         written = False
         try:
-            async with self._partition.minding(straggler.termination_id):
+            async with self._partition.set_aside_on_error(straggler.termination_id):
                 await self._partition.store.instances.start(straggler, self._partition.clock.now())
                 written = True
         except BaseException:
@@ -101,16 +103,16 @@ class Escalator:
             raise
         finally:
             if not written:
-                pacer.put_back()
+                limiter.put_back()
         if written:
             self._under_way.add(straggler)
-            self._calls.start(lambda: self._call(straggler, pacer, permit))
+            self._calls.start(lambda: self._call(straggler, limiter, permit))
 
-    async def _call(self, straggler: Straggler, pacer: RateLimiter, permit: Permit) -> None:
+    async def _call(self, straggler: Straggler, limiter: RateLimiter, permit: Permit) -> None:
         partition, error = self._partition, None
         try:
             try:
-                request_id = await pacer.send(permit, lambda: self._terminate(straggler))
+                request_id = await limiter.send(permit, lambda: self._terminate(straggler))
             except CloudError as raised:
                 error = raised
                 answer = AttemptResult.of_error(error, partition.clock.now())
@@ -127,7 +129,7 @@ class Escalator:
                 # Batch's actions are authorised job by job: so it would be for all the others.
                 over = RoundOver(straggler.termination_id)
                 await partition.store.instances.end_round(over, answer.at)
-            await partition.note(error, pacer)
+            await partition.note(error, limiter)
         except BaseException:
             self._may_have_lost = True
             raise

@@ -60,9 +60,9 @@ class InstanceReader:
     def __init__(self, partition: Partition) -> None:
         self.name = f"capturer of {partition.name}"
         self._partition = partition
-        self._tasks = partition.pacers["DescribeJobSubmitInfo"]
-        self._pages = partition.pacers["DescribeTask"]
-        self.wake = partition.wakes.captures
+        self._tasks = partition.limiters["DescribeJobSubmitInfo"]
+        self._pages = partition.limiters["DescribeTask"]
+        self.wake = partition.wakeups.captures
         self._calls = Background(f"a capture of {partition.name}")
         self._under_way: set[str] = set()
         self._resume_at = 0.0
@@ -88,16 +88,16 @@ class InstanceReader:
             if errand.row.id in under_way or errand.row.id in self._under_way:
                 continue
             if not errand.anew and capture_coverage.too_late(errand.row):
-                async with partition.minding(errand.row.id):
+                async with partition.set_aside_on_error(errand.row.id):
                     await self._write(errand, machine_capture.ended_too_late(errand.capture, now))
                 continue
-            pacer = self._pages if errand.capture.tasks else self._tasks
-            if pacer.wait_s() > 0:
-                blocked_s.append(pacer.wait_s())
-                waits = waits or pacer is self._tasks
+            limiter = self._pages if errand.capture.tasks else self._tasks
+            if limiter.wait_s() > 0:
+                blocked_s.append(limiter.wait_s())
+                waits = waits or limiter is self._tasks
             else:
                 self._under_way.add(errand.row.id)
-                self._calls.start(partial(self._read, errand, pacer, pacer.take()))
+                self._calls.start(partial(self._read, errand, limiter, limiter.take()))
         partition.captures_wait = waits
         if blocked_s:
             return min(blocked_s)
@@ -107,16 +107,16 @@ class InstanceReader:
         """Let the calls under way end; False where one had to be cut off."""
         return await self._calls.end(within_s)
 
-    async def _read(self, errand: _ReadTask, pacer: RateLimiter, permit: Permit) -> None:
+    async def _read(self, errand: _ReadTask, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
         try:
             try:
-                await self._go_on(errand, pacer, permit)
+                await self._go_on(errand, limiter, permit)
             except CloudError as error:
                 await self._put_off(errand, error)
-                await partition.note(error, pacer)
+                await partition.note(error, limiter)
             else:
-                await partition.note(None, pacer)
+                await partition.note(None, limiter)
         except StoreUnavailable:
             self._resume_at = partition.clock.monotonic() + PAUSE_S
             raise
@@ -126,26 +126,26 @@ class InstanceReader:
             # It is first in line and would stay so: no other job would ever be captured.
             problem = ErrorDetail(code="Client.CaptureFailed", message="see the log of the daemon")
             ended = machine_capture.ended(errand.capture, partition.clock.now(), problem)
-            async with partition.minding(errand.row.id):
+            async with partition.set_aside_on_error(errand.row.id):
                 await self._write(errand, ended)
             raise
         finally:
             self._under_way.discard(errand.row.id)
             self.wake.set()
-            partition.wakes.calls.set()
+            partition.wakeups.calls.set()
 
-    async def _go_on(self, errand: _ReadTask, pacer: RateLimiter, permit: Permit) -> None:
+    async def _go_on(self, errand: _ReadTask, limiter: RateLimiter, permit: Permit) -> None:
         now = self._partition.clock.now
         if not errand.capture.tasks:
-            submitted = await pacer.send(permit, partial(self._describe_submit_info, errand))
+            submitted = await limiter.send(permit, partial(self._describe_submit_info, errand))
             await self._write(errand, machine_capture.with_tasks(errand.capture, submitted, now()))
         else:
-            page = await pacer.send(permit, partial(self._describe_task, errand))
+            page = await limiter.send(permit, partial(self._describe_task, errand))
             capture = machine_capture.with_page(errand.capture, page, now())
             senseless = capture.problem is machine_capture.TOO_MANY
             await self._write(errand, capture, None if senseless else page)
             if page.instances:
-                self._partition.wakes.machines.set()
+                self._partition.wakeups.machines.set()
 
     async def _put_off(self, errand: _ReadTask, error: CloudError) -> None:
         if error.kind is CloudErrorKind.THROTTLED:
@@ -186,7 +186,7 @@ class InstanceReader:
                 due_s = min(due_s, count_every_s(errand.row))
             await partition.store.instances.read(errand.row, capture, page, due_at=self._in(due_s))
             if capture.ended_at is not None:
-                partition.wakes.escalations.set()
+                partition.wakeups.escalations.set()
             return
         await partition.store.instances.capture(
             errand.row,

@@ -52,9 +52,9 @@ class JobPoller:
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"sweeper of {partition.name}"
-        self.wake = partition.wakes.sweeps
+        self.wake = partition.wakeups.sweeps
         self._partition = partition
-        self._pacer = partition.pacers["DescribeJobs"]
+        self._limiter = partition.limiters["DescribeJobs"]
         self._turns: list[PollFilter | None] = [*KINDS, None]
         """They take turns, with the suspects: many of one kind do not hold up another."""
         self._suspects: deque[Sequence[Termination]] = deque()
@@ -73,7 +73,7 @@ class JobPoller:
         """Sweep if a job is due; returns the seconds until the next one is."""
         partition = self._partition
         partition.sweep_due_at = partition.clock.monotonic()
-        wait_s = max(self._pacer.wait_s(), self._backoff.wait_s())
+        wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
         if wait_s > 0:
             return wait_s
         next_s = math.inf
@@ -119,16 +119,16 @@ class JobPoller:
     async def _sweep(self, rows: Sequence[Termination], turn: PollFilter | None) -> float:
         partition = self._partition
         try:
-            seen = await self._pacer.send(
-                self._pacer.take(),
+            seen = await self._limiter.send(
+                self._limiter.take(),
                 lambda: partition.cloud.describe_jobs(
                     region=rows[0].region, job_ids=[row.job_id for row in rows]
                 ),
             )
         except CloudError as error:
-            await partition.note(error, self._pacer)
+            await partition.note(error, self._limiter)
             return await self._on_failure(rows, turn, error)
-        await partition.note(None, self._pacer)
+        await partition.note(None, self._limiter)
         self._answered(rows)
         self._backoff.worked()
         self._refusals, self._works, self._worked_at = 0, True, partition.clock.monotonic()
@@ -136,7 +136,8 @@ class JobPoller:
         if rows[0].id in self._spoilers:
             self._spoilers.remove(rows[0].id)
         await partition.together(
-            [(row, seen.get(row.job_id) or JobUnlisted()) for row in rows], partition.take_in
+            [(row, seen.get(row.job_id) or JobUnlisted()) for row in rows],
+            partition.apply_observations,
         )
         return 0.0
 
@@ -187,7 +188,9 @@ class JobPoller:
 
     async def _read_by_job(self, rows: Sequence[Termination]) -> None:
         partition = self._partition
-        await partition.together([(row, JobsRefused()) for row in rows], partition.take_in)
+        await partition.together(
+            [(row, JobsRefused()) for row in rows], partition.apply_observations
+        )
 
     async def _keep_apart(self, rows: Sequence[Termination]) -> None:
         """Sweep each half of these by itself."""

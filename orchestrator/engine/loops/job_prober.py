@@ -61,10 +61,10 @@ class JobProber:
     def __init__(self, partition: Partition) -> None:
         self.name = f"prober of {partition.name}"
         self._partition = partition
-        self._by_job = partition.pacers["DescribeJob"]
-        self._by_task = partition.pacers["DescribeTask"]
-        self._by_submission = partition.pacers["DescribeJobSubmitInfo"]
-        self.wake = partition.wakes.looks
+        self._by_job = partition.limiters["DescribeJob"]
+        self._by_task = partition.limiters["DescribeTask"]
+        self._by_submission = partition.limiters["DescribeJobSubmitInfo"]
+        self.wake = partition.wakeups.looks
         self._calls = Background(f"a look of {partition.name}")
         self._under_way: set[str] = set()
         self._turns = [PROOFS, FIRST_LOOKS, UNLISTED, SUBMISSIONS, LONG_UNCOUNTED]
@@ -99,14 +99,14 @@ class JobProber:
             if row.id in under_way or row.id in self._under_way:
                 continue
             due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.look_at, now)
-            pacer = min(self._pacers_for(row), key=lambda pacer: pacer.wait_s())
+            limiter = min(self._pacers_for(row), key=lambda limiter: limiter.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
-            elif pacer.wait_s() > 0:
-                blocked_s.append(pacer.wait_s())
+            elif limiter.wait_s() > 0:
+                blocked_s.append(limiter.wait_s())
                 proofs_wait = proofs_wait or (kind is PROOFS and row.state is not State.SETTLING)
             else:
-                self._start(row, pacer)
+                self._start(row, limiter)
                 self._turns.remove(kind)
                 self._turns.append(kind)
         self._tell_sweeper(proofs_wait=proofs_wait)
@@ -148,16 +148,16 @@ class JobProber:
         rows = await partition.store.uncounted(before, operation_ids, limit + len(lately))
         return [row for row in rows if row.id not in lately][:limit]
 
-    def _start(self, row: Termination, pacer: RateLimiter) -> None:
+    def _start(self, row: Termination, limiter: RateLimiter) -> None:
         self._under_way.add(row.id)
         self._looked_at[row.id] = self._partition.clock.monotonic()
         self._partition.counts.started(row, self._partition.clock.now())
-        self._calls.start(partial(self._look, row, pacer, pacer.take()))
+        self._calls.start(partial(self._look, row, limiter, limiter.take()))
 
     def _tell_sweeper(self, *, proofs_wait: bool) -> None:
         if proofs_wait != self._partition.proofs_wait:
             self._partition.proofs_wait = proofs_wait
-            self._partition.wakes.sweeps.set()
+            self._partition.wakeups.sweeps.set()
 
     async def _count_for_watchers(self) -> float:
         """Spend what nothing else needs on the progress of operations that somebody watches."""
@@ -186,21 +186,21 @@ class JobProber:
             return [self._by_task] if forbidden else [self._by_job, self._by_task]
         return [self._by_job]
 
-    async def _look(self, row: Termination, pacer: RateLimiter, permit: Permit) -> None:
+    async def _look(self, row: Termination, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
         try:
             seen: JobSeen | JobSubmitted | ReadFailed
             try:
-                seen = await pacer.send(permit, partial(self._read, row, pacer))
+                seen = await limiter.send(permit, partial(self._read, row, limiter))
             except CloudError as error:
                 seen = ReadFailed(error)
-            async with partition.minding(row.id):
-                await partition.take_in([(row, seen)])
+            async with partition.set_aside_on_error(row.id):
+                await partition.apply_observations([(row, seen)])
             failure = seen.error if isinstance(seen, ReadFailed) else None
             if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
                 # Nothing was read: it may be read again at once.
                 self._looked_at.pop(row.id, None)
-            await partition.note(failure, pacer)
+            await partition.note(failure, limiter)
         except StoreUnavailable:
             # What is read while nothing can be written is read in vain.
             self._resume_at = partition.clock.monotonic() + PAUSE_S
@@ -209,11 +209,11 @@ class JobProber:
             self._under_way.discard(row.id)
             self.wake.set()
 
-    async def _read(self, row: Termination, pacer: RateLimiter) -> JobSeen | JobSubmitted:
+    async def _read(self, row: Termination, limiter: RateLimiter) -> JobSeen | JobSubmitted:
         cloud = self._partition.cloud
-        if pacer is self._by_task:
+        if limiter is self._by_task:
             return await self._describe_task(row)
-        if pacer is self._by_submission:
+        if limiter is self._by_submission:
             return await cloud.describe_job_submit_info(region=row.region, job_id=row.job_id)
         return await cloud.describe_job(region=row.region, job_id=row.job_id)
 

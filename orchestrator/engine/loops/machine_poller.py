@@ -43,9 +43,9 @@ class MachinePoller:
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"machine sweeper of {partition.name}"
-        self.wake = partition.wakes.machines
+        self.wake = partition.wakeups.machines
         self._partition = partition
-        self._pacer = partition.pacers["DescribeInstances"]
+        self._limiter = partition.limiters["DescribeInstances"]
         self._batch = BatchSize(MACHINES_PER_CALL)
         self._apart: dict[str, float] = {}
         """Machines that made a call fail alone, and when to ask for them again (monotonic)."""
@@ -60,7 +60,7 @@ class MachinePoller:
     async def step(self) -> float:
         """Look the next machines up; returns the seconds until more may be."""
         partition = self._partition
-        wait_s = max(self._pacer.wait_s(), self._backoff.wait_s())
+        wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
         if wait_s > 0:
             return wait_s
         now = partition.clock.now()
@@ -76,16 +76,16 @@ class MachinePoller:
             await partition.store.instances.machines_hidden(due[0], _NOT_LOOKED_UP)
             return 0.0
         try:
-            seen = await self._pacer.send(
-                self._pacer.take(),
+            seen = await self._limiter.send(
+                self._limiter.take(),
                 lambda: partition.cloud.describe_machines(
                     region=due[0].region, machine_ids=[machine.machine_id for machine in due]
                 ),
             )
         except CloudError as error:
-            await partition.note(error, self._pacer)
+            await partition.note(error, self._limiter)
             return await self._on_failure(due, error)
-        await partition.note(None, self._pacer)
+        await partition.note(None, self._limiter)
         if self._told is not None:
             log.warning("%s works again", self.name)
         self._told = None
@@ -102,7 +102,7 @@ class MachinePoller:
             for machine in due
         ]
         await partition.store.instances.machines_seen(sights, now)
-        partition.wakes.sweeps.set()
+        partition.wakeups.sweeps.set()
         return 0.0
 
     def _set_apart(self, machine_id: str, pause_s: float) -> float:

@@ -47,10 +47,10 @@ class RevivalWatcher:
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"come-back watch of {partition.name}"
-        self.wake = partition.wakes.come_backs
+        self.wake = partition.wakeups.come_backs
         self._partition = partition
-        self._pacer = partition.pacers["DescribeJobs"]
-        self._by_job = partition.pacers["DescribeJob"]
+        self._limiter = partition.limiters["DescribeJobs"]
+        self._by_job = partition.limiters["DescribeJob"]
         self._to_count: dict[str, Termination] = {}
         """By id, as the last sweep left each.  Lost with the process: the next sweep after the end
         of the watch finds them again.
@@ -92,23 +92,23 @@ class RevivalWatcher:
     def _wait_s(self) -> float:
         """Seconds until a call may leave that takes no permit from the sweeper."""
         partition = self._partition
-        wait_s = max(self._pacer.wait_s(), self._backoff.wait_s())
+        wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
         sweep_in_s = partition.sweep_due_at - partition.clock.monotonic()
         return max(wait_s, WINDOW_S) if sweep_in_s < WINDOW_S else wait_s
 
     async def _look(self, rows: Sequence[Termination]) -> float:
         partition = self._partition
         try:
-            seen = await self._pacer.send(
-                self._pacer.take(),
+            seen = await self._limiter.send(
+                self._limiter.take(),
                 lambda: partition.cloud.describe_jobs(
                     region=rows[0].region, job_ids=[row.job_id for row in rows]
                 ),
             )
         except CloudError as error:
-            await partition.note(error, self._pacer)
+            await partition.note(error, self._limiter)
             return await self._on_failure(rows, error)
-        await partition.note(None, self._pacer)
+        await partition.note(None, self._limiter)
         self._backoff.worked()
         self._told -= {row.id for row in rows}
         self._batch.worked()
@@ -153,7 +153,7 @@ class RevivalWatcher:
     async def _write_one(self, row: Termination, look: Callable[[datetime], RevivalCheck]) -> None:
         """Write what was read of one job; ``look`` makes it of the time."""
         now = self._partition.clock.now()
-        async with self._partition.minding(row.id):
+        async with self._partition.set_aside_on_error(row.id):
             await self._write([look(now)], now)
 
     async def _write(self, looks: Sequence[RevivalCheck], now: datetime) -> None:
@@ -165,7 +165,7 @@ class RevivalWatcher:
             new_id=lambda prefix: new_id(prefix, partition.random),
         )
         if any(look.came_back for look in looks):
-            partition.wakes.sweeps.set()
+            partition.wakeups.sweeps.set()
 
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
         """Back off; where one job may have spoilt the call for all, ask for fewer.
@@ -182,7 +182,7 @@ class RevivalWatcher:
             self._told.add(rows[0].id)
         if not refused:
             if alone:
-                async with self._partition.minding(rows[0].id):
+                async with self._partition.set_aside_on_error(rows[0].id):
                     look = RevivalCheck(termination=rows[0], count=True)
                     await self._take_in_looks([look], self._partition.clock.now())
             return self._backoff.failed()

@@ -39,4 +39,4 @@ class SetAsideRetrier:
 
     def _taken_up(self) -> None:
         self._partition.taken_up += 1
-        self._partition.wakes.all()
+        self._partition.wakeups.all()

@@ -33,12 +33,12 @@ class PartitionRunner:
 
     partition: Partition
     dispatcher: Dispatcher = field(init=False)
-    sweeper: JobPoller = field(init=False)
-    prober: JobProber = field(init=False)
-    capturer: InstanceReader = field(init=False)
-    machine_sweeper: MachinePoller = field(init=False)
+    job_poller: JobPoller = field(init=False)
+    job_prober: JobProber = field(init=False)
+    instance_reader: InstanceReader = field(init=False)
+    machine_poller: MachinePoller = field(init=False)
     escalator: Escalator = field(init=False)
-    come_back_watch: RevivalWatcher = field(init=False)
+    revival_watcher: RevivalWatcher = field(init=False)
     set_aside: SetAsideRetrier = field(init=False)
     failing: dict[str, Exception] = field(init=False, default_factory=dict)
     """The last error of each loop that fails again and again."""
@@ -46,35 +46,35 @@ class PartitionRunner:
 
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.partition)
-        self.sweeper = JobPoller(self.partition)
-        self.prober = JobProber(self.partition)
-        self.capturer = InstanceReader(self.partition)
-        self.machine_sweeper = MachinePoller(self.partition)
+        self.job_poller = JobPoller(self.partition)
+        self.job_prober = JobProber(self.partition)
+        self.instance_reader = InstanceReader(self.partition)
+        self.machine_poller = MachinePoller(self.partition)
         self.escalator = Escalator(self.partition)
-        self.come_back_watch = RevivalWatcher(self.partition)
+        self.revival_watcher = RevivalWatcher(self.partition)
         self.set_aside = SetAsideRetrier(self.partition)
 
     @property
     def loops(self) -> tuple[Loop, ...]:
         return (
             self.dispatcher,
-            self.sweeper,
-            self.prober,
-            self.capturer,
-            self.machine_sweeper,
+            self.job_poller,
+            self.job_prober,
+            self.instance_reader,
+            self.machine_poller,
             self.escalator,
-            self.come_back_watch,
+            self.revival_watcher,
             self.set_aside,
         )
 
     @property
     def undriven(self) -> bool:
         """Whether one fails again and again without which no job comes down."""
-        needed = (self.dispatcher, self.sweeper, self.prober)
+        needed = (self.dispatcher, self.job_poller, self.job_prober)
         return any(loop.name in self.failing for loop in needed)
 
     def wake(self) -> None:
-        self.partition.wakes.all()
+        self.partition.wakeups.all()
 
     @property
     def stopping(self) -> bool:
@@ -110,7 +110,7 @@ class PartitionRunner:
                     loop.cancel()
         finally:
             left_s = max(0.0, until - time())
-            calling = (self.dispatcher, self.prober, self.capturer, self.escalator)
+            calling = (self.dispatcher, self.job_prober, self.instance_reader, self.escalator)
             ended = await asyncio.gather(*(loop.end(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning("calls of %s were cut off; their jobs are read first", partition.name)

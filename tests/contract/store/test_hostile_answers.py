@@ -137,11 +137,16 @@ class Lying:
 
 async def turn(world: World) -> None:
     """A step of every loop, several of those that call for one job each, and a minute."""
-    some = [world.dispatcher.step, world.escalator.step, world.sweeper.step]
-    some += [world.machine_sweeper.step, world.capturer.step]
-    for step in (*some * 6, world.prober.step, world.come_back_watch.step, world.set_aside.step):
+    some = [world.dispatcher.step, world.escalator.step, world.job_poller.step]
+    some += [world.machine_poller.step, world.instance_reader.step]
+    for step in (
+        *some * 6,
+        world.job_prober.step,
+        world.revival_watcher.step,
+        world.set_aside.step,
+    ):
         await step()
-        for loop in (world.prober, world.capturer, world.dispatcher, world.escalator):
+        for loop in (world.job_prober, world.instance_reader, world.dispatcher, world.escalator):
             while loop._calls._tasks:
                 await world.pass_waits()
                 await asyncio.sleep(0.001)

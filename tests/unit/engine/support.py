@@ -245,12 +245,12 @@ class World:
             escalation=self._escalation,
         )
         self.dispatcher = Dispatcher(self.partition)
-        self.sweeper = JobPoller(self.partition)
-        self.prober = JobProber(self.partition)
-        self.capturer = InstanceReader(self.partition)
-        self.machine_sweeper = MachinePoller(self.partition)
+        self.job_poller = JobPoller(self.partition)
+        self.job_prober = JobProber(self.partition)
+        self.instance_reader = InstanceReader(self.partition)
+        self.machine_poller = MachinePoller(self.partition)
         self.escalator = Escalator(self.partition)
-        self.come_back_watch = RevivalWatcher(self.partition)
+        self.revival_watcher = RevivalWatcher(self.partition)
         self.set_aside = SetAsideRetrier(self.partition)
 
     # --- what there is ---------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class World:
     def woken(self) -> set[str]:
         """Those of the partition's wakes that were set since this was asked before."""
         events = {
-            each.name: getattr(self.partition.wakes, each.name) for each in fields(WakeupEvents)
+            each.name: getattr(self.partition.wakeups, each.name) for each in fields(WakeupEvents)
         }
         woken = {name for name, event in events.items() if event.is_set()}
         for name in woken:
@@ -361,7 +361,7 @@ class World:
 
     async def note(self, error: CloudError | None, action: str = "DescribeJob") -> None:
         """Have a call of this action end with this error; None: it works."""
-        await self.partition.note(error, self.partition.pacers[action])
+        await self.partition.note(error, self.partition.limiters[action])
 
     async def ended(self, loop: Dispatcher | JobProber | InstanceReader | Escalator) -> None:
         """Return when the loop's calls under way have ended."""
@@ -384,23 +384,23 @@ class World:
 
     async def probe(self) -> float:
         """One step of the prober, with the end of the looks that it started."""
-        wait_s = await self.prober.step()
-        await self.ended(self.prober)
+        wait_s = await self.job_prober.step()
+        await self.ended(self.job_prober)
         return wait_s
 
     async def polled(self, seconds: float) -> None:
         """Let so much time pass with the sweeper and the prober at work."""
         until = self.clock.passed_s + seconds
         while True:
-            wait_s = min(await self.sweeper.step(), await self.probe())
+            wait_s = min(await self.job_poller.step(), await self.probe())
             if (left_s := until - self.clock.passed_s) <= 0:
                 return
             self.clock.advance(min(left_s, wait_s))
 
     async def capture(self) -> float:
         """One step of the capturer, with the end of the reads that it started."""
-        wait_s = await self.capturer.step()
-        await self.ended(self.capturer)
+        wait_s = await self.instance_reader.step()
+        await self.ended(self.instance_reader)
         return wait_s
 
     async def escalate(self) -> float:

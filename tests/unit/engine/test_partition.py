@@ -257,14 +257,14 @@ async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_
     good = world.partition.cloud
     world.start(secret_key="another key")
     world.clock.advance(1)
-    await world.sweeper.step()
+    await world.job_poller.step()
     trouble = await told(world)
     assert trouble is not None
     assert trouble.code == "AuthFailure.SignatureFailure"
     assert trouble.advice
     world.partition.cloud = good
     world.clock.advance(1)
-    await world.sweeper.step()
+    await world.job_poller.step()
     assert await told(world) is None
 
 
@@ -280,7 +280,7 @@ async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
     assert trouble.code == "AuthFailure.SignatureExpire"
     world.cloud_ahead_s = 0.0
     world.clock.advance(1)
-    await world.sweeper.step()
+    await world.job_poller.step()
     assert await told(world) is None
 
 
@@ -294,7 +294,7 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
         look = PollKind.JOB if loop == "prober" else PollKind.SWEEP
         await world.know(JOB, look=look, look_at=world.clock.now())
     await world.note(error(CloudErrorKind.CREDENTIAL))
-    steps = {"dispatcher": world.dispatch, "sweeper": world.sweeper.step, "prober": world.probe}
+    steps = {"dispatcher": world.dispatch, "sweeper": world.job_poller.step, "prober": world.probe}
     await steps[loop]()
     assert [call.code for call in world.simulator.calls] == ["OK"]
     assert await told(world) is None
@@ -304,7 +304,7 @@ async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database:
     world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
     (slowed, other) = job_ids(2)
     await world.ready(slowed, other)
-    quota = world.partition.pacers["TerminateJob"].quota
+    quota = world.partition.limiters["TerminateJob"].quota
     while len(world.calls("TerminateJob")) < 5:
         assert (await world.record(other)).allowed_per_s is None, "so few calls teach nothing"
         world.clock.advance(await world.dispatch())
@@ -328,7 +328,7 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
     await world.probe()
     assert await told(world) is None
     await world.submit(*job_ids(2)[1:])
-    await world.sweeper.step()
+    await world.job_poller.step()
     trouble = await told(world)
     assert trouble is not None
     assert trouble.code == "Client.Disconnected"
@@ -375,7 +375,7 @@ async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
     world.cloud_runs(*jobs, state="FAILED")
     await world.submit(*jobs)
     before_s = world.partition.policy().sweep_s
-    await world.sweeper.step()
+    await world.job_poller.step()
     for _ in range(2):
         await world.probe()
     assert world.partition.policy().sweep_s < before_s

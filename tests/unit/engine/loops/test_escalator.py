@@ -29,7 +29,7 @@ async def called(world: World, *ids: str, asked: dict[str, Any] | None = None, *
     """Have jobs called that leave some of their instances up."""
     world.cloud_runs(*ids, **{"drain_s": 10.0, "failed_early_s": 1e6, "again": "ok"} | spec)
     await world.submit(*ids, asked=asked)
-    await world.sweeper.step()
+    await world.job_poller.step()
     await world.probe()
     for _ in ids:
         await world.dispatch()
@@ -47,11 +47,11 @@ async def until(
     """Step every loop, again and again, until this holds of a termination."""
     ends_at = world.clock.passed_s + within_s
     while world.clock.passed_s < ends_at:
-        await world.sweeper.step()
+        await world.job_poller.step()
         await world.probe()
         await world.dispatch()
         await world.capture()
-        await world.machine_sweeper.step()
+        await world.machine_poller.step()
         await world.escalate()
         termination = await world.termination(job_id)
         if holds(termination):

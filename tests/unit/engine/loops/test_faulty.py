@@ -47,19 +47,19 @@ async def test_what_was_swept_with_it_is_written(
     world.cloud_runs(FAULTY, GOOD)
     await world.submit(FAULTY, GOOD, look_at=world.clock.now())
     await world.execute(FAULT)
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert (await world.termination(GOOD)).job_state is JobState.RUNNING
     why = (await world.termination(FAULTY)).set_aside
     assert why is not None
     assert why.startswith("IntegrityError: ")
     assert "a fault" in why
     assert await world.set_aside.step() == AGAIN_AFTER_S
-    await world.sweeper.step()
+    await world.job_poller.step()
     assert len(world.calls("DescribeJobs")) == 1
     for _ in range(2):
         world.clock.advance(AGAIN_AFTER_S)
         assert await world.set_aside.step() == 0
-        await world.sweeper.step()
+        await world.job_poller.step()
     assert world.called("DescribeJobs").count(FAULTY) == 3
     (told,) = caplog.records
     assert (told.levelname, told.getMessage()) == (
@@ -70,7 +70,7 @@ async def test_what_was_swept_with_it_is_written(
     await world.execute("DROP TRIGGER fault")
     world.clock.advance(AGAIN_AFTER_S)
     await world.set_aside.step()
-    await world.sweeper.step()
+    await world.job_poller.step()
     found = await world.termination(FAULTY)
     assert (found.set_aside, found.job_state) == (None, JobState.RUNNING)
     assert caplog.records[-1].getMessage().endswith("is set aside no longer")
@@ -117,7 +117,7 @@ async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Datab
             f" WHERE job_id = '{job_id}'"
         )
     before = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
-    for step in (world.sweeper.step, world.dispatcher.step):
+    for step in (world.job_poller.step, world.dispatcher.step):
         with pytest.raises(StoreUnavailable):
             await step()
     await world.execute("UPDATE terminations SET look = 'job'")

@@ -26,7 +26,7 @@ async def live(world: World, seconds: float) -> None:
         world.watched.note("op_1")
         for _ in range(2):
             await world.dispatch()
-            await world.sweeper.step()
+            await world.job_poller.step()
             await world.probe()
         world.clock.advance(TICK_S)
 

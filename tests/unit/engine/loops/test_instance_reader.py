@@ -32,7 +32,7 @@ async def callable_jobs(world: World, *ids: str, **spec: Any) -> None:
     """Have jobs that run and that a sweep has shown to be callable."""
     world.cloud_runs(*ids, **spec)
     await world.submit(*ids, look_at=world.clock.now())
-    await world.sweeper.step()
+    await world.job_poller.step()
 
 
 async def known(world: World, job_id: str = JOB) -> Capture:
@@ -103,14 +103,14 @@ async def test_no_call_waits_for_a_capture_longer_than_it_may(database: Database
     world = World(database, quotas=AMPLE, capture=POLICY)
     await callable_jobs(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
-    await world.capturer.step()
+    await world.instance_reader.step()
     world.clock.advance(POLICY.before_max_s - 1)
     assert await world.dispatch() == 1.0
     world.clock.advance(1)
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
     held.set()
-    await world.ended(world.capturer)
+    await world.ended(world.instance_reader)
 
 
 async def test_what_is_not_captured_is_called_at_once(database: Database) -> None:
@@ -333,15 +333,15 @@ async def test_a_read_under_way_is_not_made_a_second_time(database: Database) ->
     world = World(database, quotas=AMPLE, capture=POLICY)
     await callable_jobs(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
-    await world.capturer.step()
+    await world.instance_reader.step()
     await world.network.arrival(SUBMIT_INFO)
-    await world.capturer.step()
+    await world.instance_reader.step()
     read = world.store.instances.to_read
 
     async def answered_meanwhile(now: datetime, limit: int) -> Any:
         found = await read(now, limit)
         held.set()
-        await world.ended(world.capturer)
+        await world.ended(world.instance_reader)
         return found
 
     with pytest.MonkeyPatch.context() as patch:

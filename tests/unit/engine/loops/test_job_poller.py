@@ -83,7 +83,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
     await due_in(world, 30, later)
     await due_in(world, -1, due)
     await due_in(world, 0, other_due)
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     (call,) = sweeps(world)
     assert call.job_ids == (due, other_due, later)
     for job_id in call.job_ids:
@@ -96,22 +96,22 @@ async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
     world = World(database)
     world.cloud_runs(JOB)
     await due_in(world, 5, JOB)
-    assert await world.sweeper.step() == 5.0
+    assert await world.job_poller.step() == 5.0
     world.clock.advance(4)
-    assert await world.sweeper.step() == 1.0
+    assert await world.job_poller.step() == 1.0
     assert sweeps(world) == []
     world.clock.advance(1)
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert sizes(world) == [1]
 
 
 async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> None:
     world = World(database)
-    assert math.isinf(await world.sweeper.step())
+    assert math.isinf(await world.job_poller.step())
     await due_in(world, 0, JOB, look=PollKind.JOB)
-    assert math.isinf(await world.sweeper.step()), "the prober's"
+    assert math.isinf(await world.job_poller.step()), "the prober's"
     await world.submit("job-elsewhere", partition="other@cloud")
-    assert math.isinf(await world.sweeper.step()), "another partition's"
+    assert math.isinf(await world.job_poller.step()), "another partition's"
     assert sweeps(world) == []
 
 
@@ -122,8 +122,8 @@ async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Dat
     world.cloud_runs(*there, region=OTHER_REGION)
     await world.submit(*here, look_at=world.clock.later(-1))
     await world.submit(*there, region=OTHER_REGION, look_at=world.clock.later(-2))
-    await world.sweeper.step()
-    await world.sweeper.step()
+    await world.job_poller.step()
+    await world.job_poller.step()
     assert [(call.region, set(call.job_ids)) for call in sweeps(world)] == [
         (OTHER_REGION, set(there)),
         (REGION, set(here)),
@@ -138,8 +138,8 @@ async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database
     world.cloud_runs(*jobs)
     await world.submit(*jobs)
     for _ in range(3):
-        assert await world.sweeper.step() == 0
-    assert await world.sweeper.step() == POLL.queued_s
+        assert await world.job_poller.step() == 0
+    assert await world.job_poller.step() == POLL.queued_s
     assert sizes(world) == [JOBS_PER_CALL] * 3, "the third is filled up with those not due"
     assert sorted(world.called("DescribeJobs")[: len(jobs)]) == jobs
 
@@ -149,12 +149,12 @@ async def test_the_quota_is_kept(database: Database) -> None:
     jobs = job_ids(2 * JOBS_PER_CALL + 1)
     world.cloud_runs(*jobs)
     await world.submit(*jobs)
-    await world.sweeper.step()
-    await world.sweeper.step()
-    assert await world.sweeper.step() == pytest.approx(1.0)
+    await world.job_poller.step()
+    await world.job_poller.step()
+    assert await world.job_poller.step() == pytest.approx(1.0)
     assert sizes(world) == [JOBS_PER_CALL, JOBS_PER_CALL]
     world.clock.advance(1)
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert world.arrivals_s("DescribeJobs") == [1.0, 1.0, 2.0]
     assert set(world.called("DescribeJobs")) == set(jobs)
 
@@ -171,10 +171,10 @@ async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
     world.cloud_runs(draining)
     await due_in(world, 0, settling, settle_until=world.clock.later(30), **SETTLING)
     await due_in(world, 1.5, draining, **DRAINING)
-    assert await world.sweeper.step() == 1.5
+    assert await world.job_poller.step() == 1.5
     assert sweeps(world) == []
     world.clock.advance(1.5)
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert [call.job_ids for call in sweeps(world)] == [(settling, draining)]
 
 
@@ -184,9 +184,9 @@ async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweep
     world = World(database)
     world.cloud_runs(JOB, state="FAILED")
     await due_in(world, 0, JOB, settle_until=world.clock.now(), **SETTLING)
-    assert await world.sweeper.step() == POLL.sweep_max_s
+    assert await world.job_poller.step() == POLL.sweep_max_s
     world.clock.advance(POLL.sweep_max_s)
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert sizes(world) == [1]
     await world.probe()
     assert (await world.termination(JOB)).state is State.VERIFIED
@@ -204,7 +204,7 @@ async def test_a_full_call_waits_for_nobody(
     world.cloud_runs(*ids, state="FAILED")
     until = world.clock.later(30)
     await world.submit(*ids, look_at=world.clock.now(), settle_until=until, **SETTLING)
-    assert await world.sweeper.step() == wait_s
+    assert await world.job_poller.step() == wait_s
     assert sizes(world) == calls
 
 
@@ -215,10 +215,10 @@ async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_fo
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB, **DRAINING)
     world.partition.proofs_wait = True
-    assert await world.sweeper.step() == 2 * POLL.sweep_max_s
+    assert await world.job_poller.step() == 2 * POLL.sweep_max_s
     assert sweeps(world) == []
     world.partition.proofs_wait = False
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert sizes(world) == [1]
 
 
@@ -233,12 +233,12 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     await world.ready(waiting)
     world.cloud_runs(held, state="SUBMITTED", submitted_s=3)
     await due_in(world, 0, held)
-    await world.sweeper.step()
+    await world.job_poller.step()
     at = await world.termination(held)
     assert (at.state, at.look_at) == (State.HELD, world.clock.later(POLL.held_s))
     world.clock.advance(3)
     world.woken()
-    await world.sweeper.step()
+    await world.job_poller.step()
     assert "calls" in world.woken()
     await world.dispatch()
     assert world.called("TerminateJob") == [held]
@@ -250,7 +250,7 @@ async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> No
     listed, unlisted = job_ids(2)
     world.cloud_runs(listed)
     await due_in(world, 0, listed, unlisted)
-    await world.sweeper.step()
+    await world.job_poller.step()
     at = await world.termination(unlisted)
     soon = world.clock.later(FIRST_RETRY_S)
     assert (at.state, at.look, at.look_at) == (State.QUEUED, PollKind.SWEEP, soon)
@@ -320,7 +320,7 @@ async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
         until = world.clock.later(30)
         await due_in(world, 0, JOB, settle_until=until, observed_at=world.clock.now(), **SETTLING)
     world.clock.advance(POLL.sweep_max_s)
-    await world.sweeper.step()
+    await world.job_poller.step()
     missing = await world.termination(JOB)
     assert missing.unconfirmed is not None
     assert (missing.state.final, missing.unconfirmed.answers) == (False, 1)
@@ -337,7 +337,7 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     await world.ready(JOB, look_at=None)
     await world.know(JOB, look_at=world.clock.now())
     held = world.network.hold("DescribeJobs")
-    sweeping = asyncio.ensure_future(world.sweeper.step())
+    sweeping = asyncio.ensure_future(world.job_poller.step())
     await world.network.arrival("DescribeJobs")
     await world.dispatch()
     called = await world.termination(JOB)
@@ -356,9 +356,9 @@ async def test_what_could_not_be_written_is_swept_again(database: Database) -> N
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
     )
     with pytest.raises(IntegrityError, match="broken"):
-        await world.sweeper.step()
+        await world.job_poller.step()
     await world.execute("DROP TRIGGER broken")
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert sizes(world) == [1, 1]
     assert (await world.termination(JOB)).call_at == world.clock.now()
 
@@ -383,7 +383,7 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
     await due_in(world, -1, spoiler)
     await due_in(world, 0, *good)
     world.clock.advance(1)
-    while await world.sweeper.step() == 0:
+    while await world.job_poller.step() == 0:
         assert len(sweeps(world)) < 20
     assert sizes(world) == [40, 20, 20, 10, 10, 5, 5, 2, 3]
     assert [call.code for call in sweeps(world)].count("OK") == 4
@@ -407,7 +407,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     for number, job_id in enumerate(jobs):
         world.cloud_runs(job_id, forbidden=number == place)
     await due_in(world, -1, *jobs)
-    while await world.sweeper.step() == 0:
+    while await world.job_poller.step() == 0:
         assert len(sweeps(world)) < 20
     suspects = [j for j in jobs if (await world.termination(j)).look is PollKind.JOB]
     assert jobs[place] in suspects
@@ -433,10 +433,10 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
     world.cloud_runs(*good)
     world.cloud_runs(spoiler, forbidden=True)
     await due_in(world, -1, spoiler, *good)
-    await world.sweeper.step()
+    await world.job_poller.step()
     faults = read_faults({"DescribeJobs": {fault: {"first_n": 1}}})
     world.simulator.faults.replace(faults, now=world.simulator.now())
-    while not math.isinf(wait_s := await world.sweeper.step()) and wait_s < SUSPECTED_S / 2:
+    while not math.isinf(wait_s := await world.job_poller.step()) and wait_s < SUSPECTED_S / 2:
         world.clock.advance(wait_s)
     assert sizes(world) == asked
     for job_id in good[2:]:
@@ -449,12 +449,12 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
     bad, good = job_ids(40)[:38], job_ids(40)[38:]
     world.cloud_runs(*bad, forbidden=True)
     await due_in(world, -1, *bad)
-    await world.sweeper.step()
+    await world.job_poller.step()
     world.cloud_runs(*good)
     await due_in(world, 0, good[0])
     await due_in(world, 0, good[1], **DRAINING)
     for _ in range(3):
-        await world.sweeper.step()
+        await world.job_poller.step()
     for job_id in good:
         assert (await world.termination(job_id)).job_state is JobState.RUNNING
     suspect = await world.termination(bad[0])
@@ -467,10 +467,10 @@ async def test_suspects_that_were_forgotten_are_swept_again(database: Database) 
     jobs = job_ids(10)
     world.cloud_runs(*jobs, forbidden=True)
     await due_in(world, -1, *jobs)
-    await world.sweeper.step()
+    await world.job_poller.step()
     world.start()
     world.clock.advance(SUSPECTED_S)
-    await world.sweeper.step()
+    await world.job_poller.step()
     assert sizes(world) == [10, 10]
 
 
@@ -481,7 +481,7 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
     jobs = job_ids(60)
     world.cloud_runs(*jobs, forbidden=True)
     await due_in(world, -1, *jobs)
-    while await world.sweeper.step() == 0:
+    while await world.job_poller.step() == 0:
         assert len(sweeps(world)) < 40
     assert len(sweeps(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
     assert [(await world.termination(job_id)).look for job_id in jobs] == [PollKind.JOB] * 60
@@ -505,14 +505,14 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
     await due_in(world, 0, JOB)
     waits = []
     for _ in range(7):
-        waits.append(await world.sweeper.step())
+        waits.append(await world.job_poller.step())
         world.clock.advance(waits[-1])
         planned = await due_at(world)
         assert planned is not None
         assert planned <= world.clock.later(SUSPECTED_S)
         assert (await world.termination(JOB)).look is PollKind.SWEEP
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert (await world.termination(JOB)).call_at == world.clock.now()
 
 
@@ -529,7 +529,7 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
             await due_in(world, 0, JOB)
         else:
             await world.know(JOB, look_at=world.clock.now())
-        waits.append(await world.sweeper.step())
+        waits.append(await world.job_poller.step())
         world.clock.advance(1)
     assert waits == [0.5, 1.0, 0.0, 0.5]
 
@@ -553,7 +553,7 @@ async def run(world: World, seconds: float) -> None:
     """Let so much time pass with the sweeper at work alone."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
-        world.clock.advance(min(left_s, await world.sweeper.step()))
+        world.clock.advance(min(left_s, await world.job_poller.step()))
 
 
 @pytest.mark.parametrize("place", [0, 19, 39])
@@ -651,7 +651,7 @@ async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> No
     await world.submit(good)
     await world.submit(held, state=State.HELD, job_state=JobState.SUBMITTED)
     for _ in range(4):
-        await world.sweeper.step()
+        await world.job_poller.step()
         world.clock.advance(1)
     polled = [{*call.job_ids} for call in sweeps(world)]
     assert any(good in jobs for jobs in polled[:2])
@@ -666,5 +666,5 @@ async def test_first_polls_cost_no_call_of_their_own_where_one_carries_all(
     world.cloud_runs(*jobs)
     await world.submit(*jobs[:45])
     await world.submit(*jobs[45:], state=State.HELD, job_state=JobState.SUBMITTED)
-    await world.sweeper.step()
+    await world.job_poller.step()
     assert sizes(world) == [90]

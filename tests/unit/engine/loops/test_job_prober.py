@@ -134,8 +134,8 @@ async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> 
     world = World(database, quotas=AMPLE)
     jobs = job_ids(2 * LOOKS_PER_STEP + 5)
     await to_prove(world, *jobs, seconds=-1)
-    assert [await world.prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
-    await world.ended(world.prober)
+    assert [await world.job_prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
+    await world.ended(world.job_prober)
     assert sorted(world.called("DescribeJob")) == jobs
     for job_id in jobs:
         assert (await world.termination(job_id)).state is State.SETTLING
@@ -156,12 +156,12 @@ async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> N
     world = World(database, quotas=AMPLE)
     await to_prove(world, JOB)
     held = world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     world.clock.advance(60)
-    assert math.isinf(await world.prober.step())
+    assert math.isinf(await world.job_prober.step())
     held.set()
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
     assert world.called("DescribeJob") == [JOB]
 
 
@@ -172,15 +172,15 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
     slow, other = job_ids(2)
     await to_prove(world, slow, seconds=-1)
     held = world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     await to_prove(world, other, seconds=-1)
-    await world.prober.step()
-    await world.prober.wake.wait()
+    await world.job_prober.step()
+    await world.job_prober.wake.wait()
     assert (await world.termination(other)).state is State.SETTLING
     assert (await world.termination(slow)).state is State.DRAINING
     held.set()
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
     assert (await world.termination(slow)).state is State.SETTLING
 
 
@@ -320,12 +320,12 @@ async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: 
     world = World(database, quotas=ONE_A_SECOND)
     await to_prove(world, *job_ids(2), seconds=-1, **COUNTED)
     held = world.network.hold("DescribeTask")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeTask")
-    await world.prober.wake.wait()
+    await world.job_prober.wake.wait()
     assert world.woken() == {"looks", "sweeps"}
     held.set()
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
     assert world.woken() == {"looks", "sweeps"}
 
 
@@ -371,14 +371,14 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
     world.cloud_runs(draining)
     await world.submit(draining, look_at=world.clock.now(), **DRAINING)
     await world.probe()
-    assert await world.sweeper.step() == 2 * POLL.sweep_max_s
+    assert await world.job_poller.step() == 2 * POLL.sweep_max_s
     world.clock.advance(1)
     world.woken()
-    await world.prober.step()
+    await world.job_prober.step()
     assert world.woken() == {"sweeps"}
-    assert await world.sweeper.step() == 0
+    assert await world.job_poller.step() == 0
     assert draining in world.called("DescribeJobs")
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
 
 
 # --- the counts at the end of settle windows -----------------------------------------------------
@@ -546,7 +546,7 @@ async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
     assert world.called("DescribeJob") == others[:2]
     await to_prove(world, one, **COUNTED)
     await world.know(one, look_at=world.clock.later(0.1))
-    assert await world.prober.step() == pytest.approx(0.1)
+    assert await world.job_prober.step() == pytest.approx(0.1)
 
 
 async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
@@ -557,13 +557,13 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     await draining(world, first, second)
     world.watched.note("op_1")
     held = world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     assert world.called("DescribeJob") == [first, second]
     held.set()
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
 
 
 async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
@@ -632,7 +632,7 @@ async def hurried(world: World, *ids: str) -> None:
     called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
     called |= {"give_up_at": world.clock.later(160.0)}
     await world.submit(*ids, asked=SHORT, **DRAINING, **called, look_at=world.clock.now())
-    await world.sweeper.step()
+    await world.job_poller.step()
 
 
 async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database) -> None:
@@ -751,10 +751,10 @@ async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Datab
     world = World(database)
     await to_prove(world, JOB)
     held = world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     held.set()
-    assert await world.prober.end(10.0) is True
+    assert await world.job_prober.end(10.0) is True
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
@@ -764,10 +764,10 @@ async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     world = World(database)
     await to_prove(world, JOB)
     world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     before = await world.termination(JOB)
-    assert await world.prober.end(0.0) is False
+    assert await world.job_prober.end(0.0) is False
     assert await world.termination(JOB) == before
     world.start()
     world.clock.advance(1)

@@ -46,11 +46,11 @@ async def called(
     """Have jobs captured, looked up for the first time, and called."""
     world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
     await world.submit(*ids, asked=asked, look_at=world.clock.now())
-    await world.sweeper.step()
+    await world.job_poller.step()
     for _ in range(2):
         while not math.isinf(await world.capture()):
             world.clock.advance(1)
-    while not math.isinf(await world.machine_sweeper.step()):
+    while not math.isinf(await world.machine_poller.step()):
         world.clock.advance(1)
     while await world.dispatch() <= POLICY.before_max_s:
         world.clock.advance(1)
@@ -61,7 +61,7 @@ async def down(world: World, *ids: str) -> None:
     world.clock.advance(DRAIN_S)
     for _ in range(3):
         for _ in ids:
-            await world.sweeper.step()
+            await world.job_poller.step()
             await world.probe()
         world.clock.advance(POLL.drain_max_s)
     for job_id in ids:
@@ -70,7 +70,7 @@ async def down(world: World, *ids: str) -> None:
 
 async def look_up(world: World) -> None:
     """Look everything up that is due."""
-    while not math.isinf(wait_s := await world.machine_sweeper.step()):
+    while not math.isinf(wait_s := await world.machine_poller.step()):
         world.clock.advance(wait_s)
 
 
@@ -82,7 +82,7 @@ async def counts(world: World, job_id: str = JOB) -> tuple[int, int, int]:
 async def ended(world: World, job_id: str = JOB) -> Termination:
     """As it is once the settle window has passed and it was looked at again."""
     world.clock.advance(60)
-    await world.sweeper.step()
+    await world.job_poller.step()
     return await world.termination(job_id)
 
 
@@ -293,8 +293,8 @@ async def test_a_call_that_failed_is_made_again_later(database: Database) -> Non
     world.simulator.faults.replace(
         {LOOK_UP: [Rule(Fault.RESET, 1.0, first_n=1)]}, now=world.simulator.now()
     )
-    assert await world.machine_sweeper.step() == BACKOFF_BASE_S
-    assert await world.machine_sweeper.step() == BACKOFF_BASE_S
+    assert await world.machine_poller.step() == BACKOFF_BASE_S
+    assert await world.machine_poller.step() == BACKOFF_BASE_S
     assert len(world.calls(LOOK_UP)) == before + 1
     world.clock.advance(BACKOFF_BASE_S)
     await look_up(world)
@@ -378,8 +378,8 @@ async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
     await down(world, JOB)
     failing = {LOOK_UP: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
     world.simulator.faults.replace(failing, now=0)
-    while not world.machine_sweeper._apart:
-        world.clock.advance(await world.machine_sweeper.step())
+    while not world.machine_poller._apart:
+        world.clock.advance(await world.machine_poller.step())
     world.simulator.faults.replace({}, now=0)
     await passed(world, 30)
     assert await counts(world) == (1, 0, 1)
@@ -389,7 +389,7 @@ async def passed(world: World, seconds: float) -> None:
     """Let so much time pass with the machine sweeper at work."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
-        world.clock.advance(min(left_s, await world.machine_sweeper.step(), 5.0))
+        world.clock.advance(min(left_s, await world.machine_poller.step(), 5.0))
 
 
 async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine(
@@ -421,14 +421,14 @@ async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
     for code in ("InternalError", catalogue.CONNECT_FAILED):
         world.network.spoil(LOOK_UP, id_, code)
         for _ in range(3):
-            world.clock.advance(await world.machine_sweeper.step())
+            world.clock.advance(await world.machine_poller.step())
         trouble = world.partition.trouble
         assert trouble is not None
         assert trouble.code == code
     world.network.spoil(LOOK_UP, id_, None)
     await look_up(world)
     assert world.partition.trouble is None
-    name = world.machine_sweeper.name
+    name = world.machine_poller.name
     fails = f"{name}: DescribeInstances fails and is tried again: "
     assert [message for message in caplog.messages if message.startswith(name)] == [
         f"{fails}InternalError: asked for {id_}",

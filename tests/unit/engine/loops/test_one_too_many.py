@@ -36,7 +36,7 @@ SOON_S = 0.1
 async def poll_unseen(world: World) -> Callable[[], Awaitable[float]]:
     world.cloud_runs(JOB)
     await world.submit(JOB)
-    return world.sweeper.step
+    return world.job_poller.step
 
 
 async def prove(world: World) -> Callable[[], Awaitable[float]]:
@@ -48,7 +48,7 @@ async def prove_by_task(world: World) -> Callable[[], Awaitable[float]]:
     """While DescribeJob's quota is spent."""
     await to_prove(world, JOB, **COUNTED)
     for _ in range(AMPLE["DescribeJob"]):
-        world.partition.pacers["DescribeJob"].take()
+        world.partition.limiters["DescribeJob"].take()
     return world.probe
 
 
@@ -79,7 +79,7 @@ async def machines(world: World) -> Callable[[], Awaitable[float]]:
     await called_with_machines(world, JOB)
     await world.know(JOB, state=State.SETTLING, settle_until=world.clock.later(30))
     world.clock.advance(10)
-    return world.machine_sweeper.step
+    return world.machine_poller.step
 
 
 async def call(world: World) -> Callable[[], Awaitable[float]]:

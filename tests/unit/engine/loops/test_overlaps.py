@@ -125,7 +125,7 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
     await world.submit(JOB, look_at=world.clock.now(), **DRAINING)
     world.watched.note("op_1")
     held = world.network.hold("DescribeJobs")
-    sweep = asyncio.ensure_future(world.sweeper.step())
+    sweep = asyncio.ensure_future(world.job_poller.step())
     await world.network.arrival("DescribeJobs")
     world.clock.advance(0.1)
     await world.probe()
@@ -142,15 +142,15 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     await world.submit(JOB, look_at=world.clock.now(), **DRAINING)
     world.watched.note("op_1")
     held = world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     world.clock.advance(1)
     world.cloud_runs(JOB, state="FAILED")
-    await world.sweeper.step()
+    await world.job_poller.step()
     swept = await world.termination(JOB)
     assert (swept.evidence, swept.look) == (2, PollKind.JOB)
     held.set()
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
     assert await world.termination(JOB) == swept
 
 
@@ -163,17 +163,17 @@ async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
     world.cloud_runs(JOB)
     await world.submit(JOB, look_at=world.clock.now(), look=PollKind.JOB, **DRAINING)
     held = world.network.hold("DescribeJob")
-    await world.prober.step()
+    await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     store.read.clear()
     store.taken.clear()
-    step = asyncio.ensure_future(world.prober.step())
+    step = asyncio.ensure_future(world.job_prober.step())
     await store.read.wait()
     held.set()
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
     store.taken.set()
     await step
-    await world.ended(world.prober)
+    await world.ended(world.job_prober)
     assert world.called("DescribeJob") == [JOB]
 
 
@@ -184,11 +184,11 @@ async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
     world.cloud_runs(JOB)
     await world.submit(JOB, look_at=world.clock.now())
     loop = asyncio.create_task(
-        run_until(asyncio.Event(), world.sweeper, world.clock, NoJitter(), {})
+        run_until(asyncio.Event(), world.job_poller, world.clock, NoJitter(), {})
     )
     for _ in range(40):
         if await world.clock.waits.get() > 0:
-            world.sweeper.wake.set()
+            world.job_poller.wake.set()
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     assert len(world.calls("DescribeJobs")) == 1

@@ -51,7 +51,7 @@ async def verified(
     await world.know(*ids, state=State.SETTLING, look_at=now, settle_until=now, **settled)
     world.clock.advance(POLL.sweep_max_s)
     while await live(world):
-        await world.sweeper.step()
+        await world.job_poller.step()
         world.clock.advance(1)
     for job_id in ids:
         assert (await world.termination(job_id)).state is State.VERIFIED
@@ -64,8 +64,8 @@ async def live(world: World) -> list[str]:
 
 async def watch(world: World) -> float:
     """A step of the sweeper, which has the first say, and one of the watch."""
-    await world.sweeper.step()
-    return await world.come_back_watch.step()
+    await world.job_poller.step()
+    return await world.revival_watcher.step()
 
 
 async def watched(world: World, seconds: float) -> None:
@@ -279,10 +279,10 @@ async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
     world = World(database, quotas=QUOTAS | {"DescribeJob": 1})
     await verified(world, *job_ids(3), asked=SHORT)
     await watched(world, 310)
-    spent_at = world.partition.pacers["DescribeJob"].take()
+    spent_at = world.partition.limiters["DescribeJob"].take()
     assert spent_at is not None
     before = len(world.calls("DescribeJob"))
-    await world.come_back_watch.step()
+    await world.revival_watcher.step()
     assert len(world.calls("DescribeJob")) == before
     await watched(world, 100)
     at_s = world.arrivals_s("DescribeJob")
@@ -353,16 +353,16 @@ async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) ->
     for start in range(0, len(bulk), 1000):
         await world.submit(*bulk[start : start + 1000])
     while len(looks(world)) < before + 50:
-        wait_s = await world.sweeper.step()
+        wait_s = await world.job_poller.step()
         # The watch tries whenever it can.
-        await world.come_back_watch.step()
+        await world.revival_watcher.step()
         world.clock.advance(wait_s)
-        await world.come_back_watch.step()
+        await world.revival_watcher.step()
     made = looks(world)[before:]
     assert {job_id[:8] for call in made for job_id in call} == {"job-bulk"}
     assert sum(len(call) for call in made) == len(bulk)
     assert world.clock.passed_s - began_s == pytest.approx(24, abs=0.1), "two a second"
-    await world.sweeper.step()
+    await world.job_poller.step()
     await watched(world, 10)
     assert JOB in {job_id for call in looks(world)[before + 50 :] for job_id in call}
 
@@ -373,15 +373,15 @@ async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> N
     ids = job_ids(201)
     await verified(world, *ids[:200])
     world.clock.advance(100)
-    await world.sweeper.step()
-    assert await world.come_back_watch.step() == 1.0
+    await world.job_poller.step()
+    assert await world.revival_watcher.step() == 1.0
     new = ids[200]
     world.cloud_runs(new)
     await world.submit(new)
-    assert await world.sweeper.step() > 0, "no permit is left"
+    assert await world.job_poller.step() > 0, "no permit is left"
     world.clock.advance(1.0)
-    assert await world.come_back_watch.step() > 0
-    await world.sweeper.step()
+    assert await world.revival_watcher.step() > 0
+    await world.job_poller.step()
     assert looks(world)[-1] == (new,)
 
 
@@ -390,7 +390,7 @@ async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database
     await verified(world, JOB)
     world.start()
     world.clock.advance(500)
-    assert await world.come_back_watch.step() > 0
+    assert await world.revival_watcher.step() > 0
     assert len(looks(world)) == 1
 
 
@@ -402,15 +402,15 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
             rows = await super().to_watch(looked_before, limit)
             world.cloud_runs(new)
             await world.submit(new)
-            await world.sweeper.step()
+            await world.job_poller.step()
             return rows
 
     world = World(database, quotas=QUOTAS | {"DescribeJobs": 1}, store=Meanwhile)
     old, new = job_ids(2)
     await verified(world, old)
     world.clock.advance(100)
-    await world.sweeper.step()
-    assert await world.come_back_watch.step() > 0
+    await world.job_poller.step()
+    assert await world.revival_watcher.step() > 0
     assert looks(world)[-1] == (new,)
 
 
@@ -434,7 +434,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
     world = World(database)
     await verified(world, JOB)
     world.clock.advance(2 * POLL.down_s)
-    await world.sweeper.step()
+    await world.job_poller.step()
     asked = list[str]()
 
     async def away(action: str) -> None:
@@ -445,20 +445,20 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
         world.network.before_arrival = away
         for failure in range(failures):
             calls = len(asked)
-            wait_s = await world.come_back_watch.step()
+            wait_s = await world.revival_watcher.step()
             assert wait_s == min(BACKOFF_BASE_S * 2**failure, BACKOFF_MAX_S)
-            assert await world.come_back_watch.step() == wait_s, "nothing leaves before that"
+            assert await world.revival_watcher.step() == wait_s, "nothing leaves before that"
             assert asked[calls:] == ["DescribeJobs"]
             await passed(world, wait_s)
         world.network.before_arrival = None
-        await world.come_back_watch.step()
+        await world.revival_watcher.step()
         await passed(world, 2 * POLL.down_s)
 
 
 async def passed(world: World, seconds: float) -> None:
     """Let time pass, with nothing for the sweeper to do at its end."""
     world.clock.advance(seconds)
-    await world.sweeper.step()
+    await world.job_poller.step()
 
 
 async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
@@ -552,9 +552,9 @@ async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
     world = World(database)
     await verified(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(70)
-    await world.sweeper.step()
+    await world.job_poller.step()
     world.woken()
-    await world.come_back_watch.step()
+    await world.revival_watcher.step()
     assert world.woken() == {"sweeps"}
 
 

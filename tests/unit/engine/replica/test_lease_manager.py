@@ -296,7 +296,7 @@ async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster)
     await second.begin()
     taken_at = cluster.now_s
     (loops,) = second.loops_of(PARTITION)
-    assert [loops.partition.pacers[action].wait_s() for action in ACTIONS] == [1.0] * len(ACTIONS)
+    assert [loops.partition.limiters[action].wait_s() for action in ACTIONS] == [1.0] * len(ACTIONS)
     await second.machine.waits.get()
     cluster.advance(1.0)
     second.leases.notice(PARTITION)
@@ -329,8 +329,8 @@ async def test_it_stops_calling_so_long_after_it_asked_for_its_last_renewal(
     cluster.advance(asked_at + POLICY.renewal_deadline_s - cluster.now_s)
     assert not any(replica.holds(name) for name in TWO)
     with pytest.raises(LeaseLost):
-        await loops.partition.pacers["DescribeJob"].send(
-            loops.partition.pacers["DescribeJob"].take(), _never
+        await loops.partition.limiters["DescribeJob"].send(
+            loops.partition.limiters["DescribeJob"].take(), _never
         )
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
@@ -443,10 +443,10 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     async with asyncio.timeout(END_S):
         assert await loops.dispatcher.end(END_S), "the call has ended that waited for its time"
     partition = loops.partition
-    for pacer in partition.pacers.values():
-        assert math.isinf(pacer.wait_s())
+    for limiter in partition.limiters.values():
+        assert math.isinf(limiter.wait_s())
         with pytest.raises(LeaseLost):
-            await pacer.send(pacer.take(), _never)
+            await limiter.send(limiter.take(), _never)
     before = await world.termination(JOB)
     for write in (
         partition.store.set_condition(None, None),
@@ -843,7 +843,7 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
         with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - the block is what dies
             async with running(replica.leases, NoJitter()):
                 await eventually(lambda: len(replica.loops) == len(TWO))
-                monkeypatch.setattr(replica.loops[0].prober, "step", dies)
+                monkeypatch.setattr(replica.loops[0].job_prober, "step", dies)
                 replica.leases.notice(TWO[0])
                 await asyncio.Event().wait()
     assert raised.group_contains(Dead)
@@ -874,13 +874,13 @@ async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
     await (replica := await cluster.replica("a", TWO)).begin()
 
     def woken() -> list[str]:
-        wakes = {"leases": replica.leases.wake} | {
+        wakeups = {"leases": replica.leases.wake} | {
             each.name: each.wake
             for loops in replica.loops
-            for each in (loops.dispatcher, loops.sweeper, loops.prober)
+            for each in (loops.dispatcher, loops.job_poller, loops.job_prober)
         }
-        found = sorted(name for name, wake in wakes.items() if wake.is_set())
-        for wake in wakes.values():
+        found = sorted(name for name, wake in wakeups.items() if wake.is_set())
+        for wake in wakeups.values():
             wake.clear()
         return found
 

@@ -24,7 +24,7 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def pacer(
+def limiter(
     clock: ManualClock,
     rate_per_s: int = 1,
     *,
@@ -72,7 +72,7 @@ async def accustomed(
     clock: ManualClock, round_trip_s: float, *, connects_s: float = 0.0
 ) -> RateLimiter:
     """One that has seen enough round trips to rely on them."""
-    paced = pacer(clock)
+    paced = limiter(clock)
     for _ in range(SECONDS_NEEDED):
         clock.advance(5)
         call = Call(clock, connects_s=connects_s, takes_s=round_trip_s)
@@ -106,7 +106,7 @@ async def test_each_call_is_counted_with_how_it_ended(
 
 
 async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None:
-    paced = pacer(clock)
+    paced = limiter(clock)
     assert paced.wait_s() == 1.0
     clock.advance(0.75)
     assert paced.wait_s() == 0.25
@@ -117,7 +117,7 @@ async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None
 
 
 async def test_while_every_permit_is_out_there_is_no_telling_how_long(clock: ManualClock) -> None:
-    paced = pacer(clock, 2)
+    paced = limiter(clock, 2)
     clock.advance(1)
     paced.take()
     assert paced.wait_s() == 0.0
@@ -126,7 +126,7 @@ async def test_while_every_permit_is_out_there_is_no_telling_how_long(clock: Man
 
 
 async def test_a_call_leaves_when_its_permit_says_and_no_sooner(clock: ManualClock) -> None:
-    paced, call = pacer(clock), Call(clock)
+    paced, call = limiter(clock), Call(clock)
     clock.advance(0.25)
     sending = asyncio.ensure_future(paced.send(paced.take(), call))
     assert await clock.waits.get() == 0.75
@@ -138,7 +138,7 @@ async def test_a_call_leaves_when_its_permit_says_and_no_sooner(clock: ManualClo
 
 
 async def test_a_call_whose_time_has_passed_leaves_at_once(clock: ManualClock) -> None:
-    paced, call = pacer(clock), Call(clock)
+    paced, call = limiter(clock), Call(clock)
     permit = paced.take()
     clock.advance(7)
     await paced.send(permit, call)
@@ -186,7 +186,7 @@ async def test_a_refusal_is_an_answer(clock: ManualClock, kind: CloudErrorKind) 
 async def test_a_call_that_failed_without_an_answer_gives_its_permit_back_after_a_full_second(
     clock: ManualClock, failure: BaseException
 ) -> None:
-    paced = pacer(clock)
+    paced = limiter(clock)
     clock.advance(60)
     with pytest.raises(type(failure)) as caught:
         await paced.send(paced.take(), Call(clock, takes_s=0.4, fails=failure))
@@ -197,7 +197,7 @@ async def test_a_call_that_failed_without_an_answer_gives_its_permit_back_after_
 
 
 async def test_a_call_that_was_cut_off_gives_its_permit_back(clock: ManualClock) -> None:
-    paced, never = pacer(clock), asyncio.Event()
+    paced, never = limiter(clock), asyncio.Event()
     clock.advance(1)
     sending = asyncio.ensure_future(paced.send(paced.take(), never.wait))
     await clock.waits.get()
@@ -212,7 +212,7 @@ async def test_a_call_that_was_cut_off_gives_its_permit_back(clock: ManualClock)
 async def test_the_ceiling_of_a_refusal_spaces_the_calls_and_one_refusal_alone_does_not(
     clock: ManualClock, ceiling: int | None, gap_s: float
 ) -> None:
-    paced = pacer(clock, 20)
+    paced = limiter(clock, 20)
     clock.advance(1)
     throttled = error(CloudErrorKind.THROTTLED, quota_ceiling=ceiling)
     with pytest.raises(CloudError):
@@ -225,7 +225,7 @@ async def test_the_ceiling_of_a_refusal_spaces_the_calls_and_one_refusal_alone_d
 async def test_refusals_teach_a_rate_and_no_other_failure_does(
     clock: ManualClock, kind: CloudErrorKind
 ) -> None:
-    paced = pacer(clock, 10)
+    paced = limiter(clock, 10)
     clock.advance(1)
     for number in range(20):
         clock.advance(0.1)
@@ -239,7 +239,7 @@ async def test_refusals_teach_a_rate_and_no_other_failure_does(
 async def test_another_failure_takes_no_permit_away(
     clock: ManualClock, kind: CloudErrorKind
 ) -> None:
-    paced = pacer(clock, 3)
+    paced = limiter(clock, 3)
     clock.advance(1)
     with pytest.raises(CloudError):
         await paced.send(paced.take(), Call(clock, fails=error(kind, quota_ceiling=1)))
@@ -250,7 +250,7 @@ async def test_another_failure_takes_no_permit_away(
 
 
 async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None:
-    paced = pacer(clock)
+    paced = limiter(clock)
     clock.advance(1)
     paced.take()
     paced.put_back()
@@ -261,7 +261,7 @@ async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None
 async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
     clock: ManualClock, fails: Exception | None
 ) -> None:
-    paced, answered = pacer(clock), asyncio.Event()
+    paced, answered = limiter(clock), asyncio.Event()
     clock.advance(60)
 
     async def call() -> None:
@@ -280,7 +280,7 @@ async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
 async def test_throttling_is_told_once_in_ten_minutes(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paced = pacer(clock, 20)
+    paced = limiter(clock, 20)
     clock.advance(60)
     for _ in range(5):
         call = Call(clock, fails=error(CloudErrorKind.THROTTLED, quota_ceiling=7))
@@ -301,7 +301,7 @@ async def test_throttling_is_told_once_in_ten_minutes(
 
 
 async def test_no_call_leaves_once_the_lease_has_ended(clock: ManualClock) -> None:
-    paced = pacer(clock, lease_ends_s=9.0)
+    paced = limiter(clock, lease_ends_s=9.0)
     clock.advance(8.5)
     assert paced.wait_s() == 0
     permit = paced.take()
@@ -317,7 +317,7 @@ async def test_no_call_leaves_once_the_lease_has_ended(clock: ManualClock) -> No
 async def test_no_call_leaves_where_the_lease_ends_while_it_waits_for_its_time(
     clock: ManualClock,
 ) -> None:
-    paced = pacer(clock, 2, spread=True, lease_ends_s=1.25)
+    paced = limiter(clock, 2, spread=True, lease_ends_s=1.25)
     clock.advance(1.0)
     first, second = paced.take(), paced.take()
     await paced.send(first, Call(clock))
@@ -333,7 +333,7 @@ async def test_no_call_leaves_where_the_lease_ends_while_it_waits_for_its_time(
 async def test_no_call_leaves_where_the_lease_ends_while_a_connection_is_made(
     clock: ManualClock,
 ) -> None:
-    paced, call = pacer(clock, lease_ends_s=1.5), Call(clock, connects_s=0.6)
+    paced, call = limiter(clock, lease_ends_s=1.5), Call(clock, connects_s=0.6)
     clock.advance(1)
     with pytest.raises(LeaseLost):
         await paced.send(paced.take(), call)

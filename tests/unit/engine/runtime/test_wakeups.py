@@ -16,8 +16,8 @@ from tests.unit.domain.build import later, termination
 BEFORE = termination(state=State.DRAINING, look=PollKind.SWEEP, look_at=later(1), run=1)
 
 
-def woken(wakes: WakeupEvents) -> set[str]:
-    return {each.name for each in fields(wakes) if getattr(wakes, each.name).is_set()}
+def woken(wakeups: WakeupEvents) -> set[str]:
+    return {each.name for each in fields(wakeups) if getattr(wakeups, each.name).is_set()}
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,17 @@ def woken(wakes: WakeupEvents) -> set[str]:
     ids=str,
 )
 def test_a_decision_wakes_the_loops_that_it_concerns(
-    changes: dict[str, Any], wakes: set[str]
+    changes: dict[str, Any], wakeups: set[str]
 ) -> None:
     made = WakeupEvents()
     made.decided(BEFORE, replace(BEFORE, **changes))
-    assert woken(made) == wakes
+    assert woken(made) == wakeups
 
 
 def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_last_count() -> None:
     settling = replace(BEFORE, state=State.SETTLING, machines=MachineCounts(total=1, gone=1))
     confirmed = replace(settling, confirm_from=later(5))
-    for before, after, wakes in (
+    for before, after, wakeups in (
         (settling, settling, set()),
         (settling, confirmed, {"machines"}),
         (confirmed, confirmed, set()),
@@ -58,7 +58,7 @@ def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_la
     ):
         made = WakeupEvents()
         made.decided(before, after)
-        assert woken(made) == wakes
+        assert woken(made) == wakeups
 
 
 def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
