@@ -131,17 +131,17 @@ async def prepared(
 
 async def _once_possible(work: Callable[[], Awaitable[T]]) -> T:
     """Do what needs the database; one that cannot be used now is waited for."""
-    began, told = time.monotonic(), ""
+    began, reason = time.monotonic(), ""
     while True:
         try:
             result = await work()
         except StoreUnavailable as error:
-            if str(error) != told:
-                told = str(error)
-                log.error("the daemon waits for its database: %s", told)  # noqa: TRY400
+            if str(error) != reason:
+                reason = str(error)
+                log.error("the daemon waits for its database: %s", reason)  # noqa: TRY400
             await asyncio.sleep(DATABASE_RETRY_S)
         else:
-            if told:
+            if reason:
                 log.warning("the database can be used after %.0f s", time.monotonic() - began)
             return result
 
@@ -187,7 +187,7 @@ async def replica(name: str, env: Environment) -> Replica:
         for region, partition in account.partitions(account_name).items():
             await stored.adopt(account=account_name, region=region, partition=partition)
     clock = SharedClock(env.clock)
-    clock.set(await stored.now(), told_at=clock.monotonic())
+    clock.set(await stored.now(), read_at=clock.monotonic())
     env = replace(env, clock=clock)
     watched = RecentReaders(clock)
     calls: Counter[tuple[str, str]] = Counter()
@@ -202,7 +202,7 @@ async def replica(name: str, env: Environment) -> Replica:
     )
     context = _context(env, leases, watched, calls)
     for waiting in await context.unconfigured.waiting():
-        log.warning("%s", waiting.told)
+        log.warning("%s", waiting.message)
     return Replica(context, leases)
 
 
@@ -287,7 +287,7 @@ def _context(
         await could_store()
         leases.require_driving()
         troubles = {
-            **{each.place: each.told for each in await unconfigured.waiting()},
+            **{each.place: each.message for each in await unconfigured.waiting()},
             **leases.failing(),
             **{
                 place: f"{code}, at replica {other}"

@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 def middleware(tokens: Mapping[str, str]) -> Middleware:
     """Middleware that names the caller; ``tokens`` are SHA-256 hex digests by caller."""
-    told: set[str] = set()
+    logged: set[str] = set()
 
     def note_wrong_digest(token: bytes) -> None:
-        for name in tokens.keys() - told:
+        for name in tokens.keys() - logged:
             if wrong := wrong_digest(token, tokens[name]):
-                told.add(name)
+                logged.add(name)
                 log.warning("[auth]: a caller's token is not that of %r: %s", name, wrong)
 
     @web.middleware

@@ -52,10 +52,10 @@ def _after(request: web.Request) -> int:
     if token is None:
         return 0
     try:
-        told = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+        decoded = base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except ValueError:
-        told = ""
-    path, _, after = told.partition(" ")
+        decoded = ""
+    path, _, after = decoded.partition(" ")
     position = _whole(after)
     if path != request.path or position is None or not 1 <= position <= POSITION_MAX:
         raise Problem(

@@ -88,7 +88,7 @@ _OF_DOMAIN: Final[Mapping[type[OrchestratorError], tuple[int, str, str, str]]] =
 def _of_domain(error: OrchestratorError) -> Problem | None:
     if isinstance(error, Problem):
         return error
-    known = next((told for kind, told in _OF_DOMAIN.items() if isinstance(error, kind)), None)
+    known = next((problem for kind, problem in _OF_DOMAIN.items() if isinstance(error, kind)), None)
     if known is None:
         return None
     status, slug, title, detail = known

@@ -87,9 +87,9 @@ class Context:
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-async def _told(
+async def _inspect(
     context: Context, record: TerminationRecord, others: Durations | None = None
-) -> schemas.Told:
+) -> schemas.Inspection:
     """What is told beside a termination; ``others``: how long drains of its partition took of late.
 
     What of it fails is left out.
@@ -109,9 +109,11 @@ async def _told(
         )
         why = explain(t, surroundings)
     with left_out("the forecast of a termination"):
-        down = None if record.trouble else forecast_updates.told(t, why.next_action_at, others, now)
+        down = (
+            None if record.trouble else forecast_updates.current(t, why.next_action_at, others, now)
+        )
         verified = verified_forecast.of_termination(t, down, now)
-    return schemas.Told(now=now, why=why, down=down, verified=verified)
+    return schemas.Inspection(now=now, why=why, down=down, verified=verified)
 
 
 async def _configured_nowhere(context: Context, termination: Termination) -> bool:
@@ -215,13 +217,13 @@ async def _operation(context: Context, record: OperationRecord) -> dict[str, obj
     rate = context.rate(record.partition, record.allowed_per_s)
     if record.finished_at is not None or record.trouble is not None or rate is None:
         return schemas.operation(record, rate, None, Verification())
-    told, verified = None, Verification()
+    expected, verified = None, Verification()
     with context.informing.leaving_out("the forecast of an operation"):
         progress = await context.records.progress(record, rate.allowed_per_s)
         now = context.now()
-        told = forecast(progress, now)
-        verified = verified_forecast.of_operation(progress, told, now)
-    return schemas.operation(record, rate, told, verified)
+        expected = forecast(progress, now)
+        verified = verified_forecast.of_operation(progress, expected, now)
+    return schemas.operation(record, rate, expected, verified)
 
 
 async def list_operations(request: web.Request) -> web.Response:
@@ -294,7 +296,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [schemas.listed_termination(each, await _told(context, each)) for each in records],
+        [schemas.listed_termination(each, await _inspect(context, each)) for each in records],
         page.next_token([record.seq for record in records]),
     )
 
@@ -306,8 +308,8 @@ async def get_termination(request: web.Request) -> web.Response:
     if record.termination.state is State.QUEUED:
         with context.informing.leaving_out("what is known of other drains"):
             others = await context.records.others(record.termination.partition)
-    told = await _told(context, record, others)
-    return web.json_response(schemas.termination(record, told))
+    inspection = await _inspect(context, record, others)
+    return web.json_response(schemas.termination(record, inspection))
 
 
 async def _found(request: web.Request) -> TerminationRecord:
@@ -427,8 +429,8 @@ def _known(request: web.Request, *names: str) -> None:
     if unknown:
         possible = f"use {', '.join(names)}" if names else "none is"
         more = len(unknown) - len(unknown[:NAMED_MAX])
-        told = ", ".join(unknown[:NAMED_MAX]) + (f" (and {more:,} more)" if more else "")
-        detail = f"{told} is not known here; {possible}"
+        named = ", ".join(unknown[:NAMED_MAX]) + (f" (and {more:,} more)" if more else "")
+        detail = f"{named} is not known here; {possible}"
         raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
     if len(request.query) != len(set(request.query)):
         detail = "give each query parameter once"

@@ -206,15 +206,17 @@ def _invalid(found: list[ErrorDetails], left_out: int, fields: list[str]) -> Pro
         }
         for each in found[:ERRORS_MAX]
     ]
-    told = [f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]]
-    more = len(found) + left_out - len(told)
+    forecast = [
+        f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]
+    ]
+    more = len(found) + left_out - len(forecast)
     if more:
-        told.append(f"and {more:,} more mistakes")
+        forecast.append(f"and {more:,} more mistakes")
     return Problem(
         422,
         "invalid-request",
         "The request cannot be served",
-        "; ".join(told),
+        "; ".join(forecast),
         more={"errors": errors},
     )
 
@@ -260,7 +262,7 @@ def timestamp(at: datetime | None) -> str | None:
 
 
 def operation(
-    record: OperationRecord, rate: Rate | None, told: Forecast | None, verified: Verification
+    record: OperationRecord, rate: Rate | None, forecast: Forecast | None, verified: Verification
 ) -> dict[str, object]:
     """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
     total = sum(record.jobs_by_state.values())
@@ -289,14 +291,14 @@ def operation(
                 "configured_per_s": rate and rate.configured_per_s,
                 "used_per_s": _used_per_s(record, rate),
             },
-            **_forecast(told, verified),
+            **_forecast(forecast, verified),
             "observed_at": timestamp(record.observed_at),
         },
     }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Inspection:
     """What is told of a termination beside its record, as of ``now``.
 
     ``down`` and ``verified``: when its instances are expected to be down, and when it is verified.
@@ -314,15 +316,15 @@ def _used_per_s(record: OperationRecord, rate: Rate | None) -> float:
     return round(used, 2)
 
 
-def termination(record: TerminationRecord, told: Told) -> dict[str, object]:
+def termination(record: TerminationRecord, inspection: Inspection) -> dict[str, object]:
     """One termination by itself."""
     tasks = record.termination.tasks[:TASKS_LISTED_MAX]
-    return listed_termination(record, told) | {"tasks": [asdict(task) for task in tasks]}
+    return listed_termination(record, inspection) | {"tasks": [asdict(task) for task in tasks]}
 
 
-def listed_termination(record: TerminationRecord, told: Told) -> dict[str, object]:
+def listed_termination(record: TerminationRecord, inspection: Inspection) -> dict[str, object]:
     """One termination of a list: its tasks, which can be thousands, are counted only."""
-    t, now, why = record.termination, told.now, told.why
+    t, now, why = record.termination, inspection.now, inspection.why
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -346,7 +348,7 @@ def listed_termination(record: TerminationRecord, told: Told) -> dict[str, objec
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
-        **_forecast(told.down, told.verified),
+        **_forecast(inspection.down, inspection.verified),
         "observed_at": timestamp(t.observed_at),
         "age_s": _age_s(t.observed_at, now),
         "error": asdict(t.problem) if t.problem else None,
@@ -364,14 +366,14 @@ def _age_s(at: datetime | None, now: datetime) -> float | None:
     return None if age_s is None else round(age_s, 3)
 
 
-def _forecast(told: Forecast | None, verified: Verification) -> dict[str, object]:
+def _forecast(forecast: Forecast | None, verified: Verification) -> dict[str, object]:
     """What can be told; each is null where nothing can."""
     return {
-        "eta": _span(told.p50_at, told.p90_at) if told else None,
+        "eta": _span(forecast.p50_at, forecast.p90_at) if forecast else None,
         "verified_eta": _span(verified.p50_at, verified.p90_at),
         "settle_until": timestamp(verified.settle_until),
-        "rate_per_s": told.rate_per_s if told else None,
-        "stalled_since": timestamp(told.stalled_since) if told else None,
+        "rate_per_s": forecast.rate_per_s if forecast else None,
+        "stalled_since": timestamp(forecast.stalled_since) if forecast else None,
     }
 
 

@@ -53,7 +53,7 @@ def on_signals(
 
 
 @contextmanager
-def hang_ups_told() -> Iterator[None]:
+def hang_ups_logged() -> Iterator[None]:
     """SIGHUP ends nothing; who expects it to reload the configuration is told what does."""
     text = (
         "SIGHUP is ignored: settings are read at the start, so restart the daemon to take over a "

@@ -48,10 +48,10 @@ class Proxy:
     @property
     def authorization(self) -> dict[str, str]:
         """The header that tells it the user and the password of its URL, where it names any."""
-        credentials, given, _ = urlsplit(self.url).netloc.rpartition("@")
-        user, _, password = credentials.partition(":")
-        told = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
-        return {"Proxy-Authorization": f"Basic {b64encode(told).decode()}"} if given else {}
+        userinfo, given, _ = urlsplit(self.url).netloc.rpartition("@")
+        user, _, password = userinfo.partition(":")
+        decoded = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
+        return {"Proxy-Authorization": f"Basic {b64encode(decoded).decode()}"} if given else {}
 
     def __repr__(self) -> str:
         return f"Proxy({self.shown})"

@@ -39,7 +39,7 @@ MACHINES_PER_CALL: Final = 100
 """InstanceIds in one call of CVM; DescribeInstances has the pages of DescribeJobs."""
 INSTANCES_PER_CALL: Final = 1000
 """TaskInstances in one DescribeTask at most."""
-INSTANCES_UNLESS_TOLD: Final = 1
+INSTANCES_BY_DEFAULT: Final = 1
 """TaskInstanceNum of a task that was submitted without one."""
 
 
@@ -296,19 +296,19 @@ def _other_threads_may_run(parsed: dict[str, object]) -> dict[str, object]:
 
 
 def _vendor_error(response: Mapping[str, object]) -> CloudError:
-    told = response["Error"]
-    if not isinstance(told, dict):
+    error = response["Error"]
+    if not isinstance(error, dict):
         return pieces.bad_answer("Error is not an object")
     return catalogue.error(
-        pieces.name(told, "Code"),
-        pieces.optional_text(told, "Message") or "",
+        pieces.name(error, "Code"),
+        pieces.optional_text(error, "Message") or "",
         request_id=pieces.optional_text(response, "RequestId"),
     )
 
 
 def _task_submitted(row: Mapping[str, object]) -> TaskSubmitted:
-    told = pieces.optional_count(row, "TaskInstanceNum")
-    instances = INSTANCES_UNLESS_TOLD if told is None else told
+    count = pieces.optional_count(row, "TaskInstanceNum")
+    instances = INSTANCES_BY_DEFAULT if count is None else count
     return TaskSubmitted(
         name=pieces.name(row, "TaskName"),
         instances=instances,

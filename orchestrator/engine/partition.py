@@ -34,7 +34,7 @@ from orchestrator.domain.pacing.quota import Quota
 from orchestrator.engine.count_schedule import CountSchedule
 from orchestrator.engine.drain_statistics import DrainStatistics
 from orchestrator.engine.runtime.best_effort import BestEffort
-from orchestrator.engine.runtime.loop import tell
+from orchestrator.engine.runtime.loop import log_failure
 from orchestrator.engine.runtime.rate_limiter import RateLimiter
 from orchestrator.engine.runtime.wakeups import WakeupEvents
 
@@ -122,7 +122,7 @@ class Partition:
         init=False, default=(None, None)
     )
     """The condition that others read; None: not known, for the last write failed."""
-    _told: set[str] = field(init=False, default_factory=set)
+    _logged: set[str] = field(init=False, default_factory=set)
     """Codes of the present trouble: failures that alternate are logged once each."""
     _failures: int = field(init=False, default=0)
     _finishes: deque[float] = field(init=False, default_factory=deque)
@@ -162,7 +162,7 @@ class Partition:
             raise
         except Exception as error:  # noqa: BLE001 - logged
             if await self.store.set_aside(termination_id, error):
-                tell(error, "%s: termination %s is set aside", self.name, termination_id)
+                log_failure(error, "%s: termination %s is set aside", self.name, termination_id)
 
     async def together(
         self,
@@ -229,8 +229,8 @@ class Partition:
         if before.set_aside is not None:
             log.warning("%s: termination %s is set aside no longer", self.name, before.id)
         self.wakeups.decided(before, decision.after)
-        if decision.unforetold is not None:
-            self._informing.failed(f"a forecast of {self.name}", decision.unforetold)
+        if decision.forecast_error is not None:
+            self._informing.failed(f"a forecast of {self.name}", decision.forecast_error)
         if self.counts.decided(decision.after):
             self.wakeups.looks.set()
         with self._informing.leaving_out(f"learning from drains of {self.name}"):
@@ -301,14 +301,14 @@ class Partition:
             self._failures = 0
             if self._outage is not None:
                 log.warning("calls of %s work again", self.name)
-                self._told.clear()
+                self._logged.clear()
             self._outage = None
             return
         self._failures += 1
         lasting = error.kind in _LASTING or self._failures >= FAILURES_THAT_ARE_TROUBLE
         if lasting and (self._outage is None or self._outage.code != error.code):
-            if error.code not in self._told:
-                self._told.add(error.code)
+            if error.code not in self._logged:
+                self._logged.add(error.code)
                 log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
             self._outage = ErrorDetail(code=error.code, message=error.message, advice=error.advice)
 

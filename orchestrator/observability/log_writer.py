@@ -51,7 +51,7 @@ class LogWriter(logging.Handler):
         self._not_written = 0
         self._queued_bytes = 0
         self._not_queued = 0
-        self._told_dropped = 0
+        self._dropped_logged = 0
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
@@ -71,8 +71,8 @@ class LogWriter(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Tell it in the log; logging itself would write to standard error, and wait for that."""
-        told = f"{record.pathname}:{record.lineno} logs what cannot be formatted: {record.msg!r}"
-        self._queue(_record(logging.ERROR, told))
+        message = f"{record.pathname}:{record.lineno} logs what cannot be formatted: {record.msg!r}"
+        self._queue(_record(logging.ERROR, message))
 
     def flush(self) -> None:
         """Wait until all is written, but not longer than 1.5 s: nobody may read it."""
@@ -99,11 +99,11 @@ class LogWriter(logging.Handler):
 
     def _queue_dropped(self) -> None:
         """Where lines are missing, tell how many."""
-        dropped = self.dropped - self._told_dropped
+        dropped = self.dropped - self._dropped_logged
         if dropped:
-            self._told_dropped += dropped
-            told = f"{dropped:,} log lines were dropped: standard error was not read fast enough"
-            self._put(self._line(_record(logging.WARNING, told)))
+            self._dropped_logged += dropped
+            message = f"{dropped:,} log lines were dropped: standard error was not read fast enough"
+            self._put(self._line(_record(logging.WARNING, message)))
 
     def _queue_repeats(self, now_s: float) -> None:
         for summary in self._repeats.ended(now_s):

@@ -51,6 +51,8 @@ class Repeats:
 
 
 def _summary(window: _Window) -> logging.LogRecord:
-    told = f"{window.record.getMessage()} (repeated {window.repeats:,} times within {WINDOW_S:g} s)"
-    changes = {"msg": told, "args": (), "exc_info": None, "exc_text": None, "stack_info": None}
+    message = (
+        f"{window.record.getMessage()} (repeated {window.repeats:,} times within {WINDOW_S:g} s)"
+    )
+    changes = {"msg": message, "args": (), "exc_info": None, "exc_text": None, "stack_info": None}
     return logging.makeLogRecord(window.record.__dict__ | changes)

@@ -253,22 +253,22 @@ class Waiting:
         return f"{self.account}/{self.region}"
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         place = f"account {self.account!r} and its region {self.region!r}"
-        told = []
+        parts = []
         if self.jobs:
             wait = "1 termination waits" if self.jobs == 1 else f"{self.jobs} terminations wait"
-            told.append(
+            parts.append(
                 f"{wait} for {place}, which the configuration does not name: name them again, or "
                 "end each operation with POST /v1/operations/ID:stop"
             )
         if self.watched:
             jobs = "1 stopped job" if self.watched == 1 else f"{self.watched} stopped jobs"
-            told.append(
+            parts.append(
                 f"nobody sees whether {jobs} of {place} run again, for the configuration does not "
                 "name them: name them again"
             )
-        return "; ".join(told)
+        return "; ".join(parts)
 
 
 class Unconfigured(Protocol):

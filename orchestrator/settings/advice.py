@@ -100,8 +100,8 @@ def _other_site(name: str, account: Account) -> Found:
         if host and sites[setting] and not host.startswith(f"{product}."):
             yield f"{name}.{setting}: {host} does not serve {product}: name a host {product}.*"
     if None not in sites.values() and len(set(sites.values())) > 1:
-        told = ", ".join(f"{setting} is on the {site} site" for setting, site in sites.items())
-        yield f"{name}.cvm_endpoint: {told}: keys of one site are not known on the other"
+        names = ", ".join(f"{setting} is on the {site} site" for setting, site in sites.items())
+        yield f"{name}.cvm_endpoint: {names}: keys of one site are not known on the other"
 
 
 def _sts_of_other_site(name: str, account: Account) -> Found:

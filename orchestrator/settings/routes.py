@@ -20,7 +20,7 @@ def routes(settings: Settings, environment: Mapping[str, str]) -> dict[str, list
     Raises ConfigurationError where a variable names what cannot be a proxy.
     """
     problems: list[str] = []
-    told: dict[str, list[str]] = {}
+    warnings: dict[str, list[str]] = {}
     for name, account in settings.accounts.items():
         egress = settings.egress_of(name, environment)
         hosts: dict[str, list[str]] = defaultdict(list)
@@ -31,7 +31,7 @@ def routes(settings: Settings, environment: Mapping[str, str]) -> dict[str, list
                 hosts[way].append(urlsplit(url).netloc)
         except ConfigurationError as error:
             problems += error.problems
-        told[name] = [f"{', '.join(called)} {way}" for way, called in hosts.items()]
+        warnings[name] = [f"{', '.join(called)} {way}" for way, called in hosts.items()]
     if problems:
         raise ConfigurationError(sorted(set(problems)))
-    return told
+    return warnings

@@ -97,7 +97,7 @@ class Api:
         await self._session.close()
 
     async def submit(self, body: Mapping[str, object], *, idempotency_key: str) -> Submitted:
-        answer, told = await self._exchange(
+        answer, headers = await self._exchange(
             "POST",
             OPERATIONS,
             body=json.dumps(body).encode(),
@@ -106,7 +106,7 @@ class Api:
                 "Idempotency-Key": idempotency_key,
             },
         )
-        return Submitted(self._read(Operation, answer), replayed=REPLAYED in told)
+        return Submitted(self._read(Operation, answer), replayed=REPLAYED in headers)
 
     async def operation(self, operation_id: str) -> Operation:
         return self._read(Operation, await self._call("GET", _path(operation_id)))

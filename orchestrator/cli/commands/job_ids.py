@@ -75,7 +75,7 @@ def collect(sources: Iterable[tuple[str, str]]) -> list[str]:
         ids += reading.ids
     if mistakes:
         raise ConfigurationError(
-            [*_told(mistakes), "nothing was sent: one mistake refuses the whole request"]
+            [*_by_line(mistakes), "nothing was sent: one mistake refuses the whole request"]
         )
     return ids
 
@@ -92,7 +92,7 @@ def read(text: str) -> Reading:
     return _read_tokens(text)
 
 
-def _told(mistakes: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _by_line(mistakes: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Each mistake once, with the first place where it was made."""
     times = Counter(why for _, why in mistakes)
     places: dict[str, str] = {}
@@ -213,8 +213,8 @@ def _read_csv(lines: Sequence[str], separator: str) -> Reading:
             line = rows.line_num + 1
     except csv.Error as error:
         # The error quotes the separator, which may be a tab.
-        told = str(error).replace("\t", r"\t")
-        reading.refuse(line, f"the row is no CSV ({told}): nothing after it was read")
+        message = str(error).replace("\t", r"\t")
+        reading.refuse(line, f"the row is no CSV ({message}): nothing after it was read")
     return reading
 
 

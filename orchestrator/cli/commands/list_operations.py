@@ -58,8 +58,8 @@ async def show(
         console.print(table)
     if not found:
         asked = " ".join(f"--{name} {value}" for name, value in narrowed.items())
-        told = f"no operation matches {asked}" if asked else "there is no operation yet"
-        printing.line(printing.err(), printing.clean(told))
+        message = f"no operation matches {asked}" if asked else "there is no operation yet"
+        printing.line(printing.err(), printing.clean(message))
 
 
 def _empty_table(width: int) -> Table:

@@ -13,7 +13,7 @@ from orchestrator import settings
 from orchestrator.app import prepared, serving
 from orchestrator.cli.commands import check_config
 from orchestrator.cli.exit_codes import RunFailed
-from orchestrator.cli.signals import hang_ups_told, stop_event
+from orchestrator.cli.signals import hang_ups_logged, stop_event
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.observability import logs
 from orchestrator.simulator.errors import ScenarioError
@@ -47,7 +47,7 @@ def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -
 async def _serve_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
     """Until it serves, a signal ends the process at once, whatever it waits for."""
     with ExitStack() as signals:
-        signals.enter_context(hang_ups_told())
+        signals.enter_context(hang_ups_logged())
         async with prepared(found, functools.partial(settings.load, config)) as made:
             stop = signals.enter_context(stop_event(at_end_of_stdin=exit_with_stdin))
             async with serving(made):

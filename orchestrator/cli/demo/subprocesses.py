@@ -32,9 +32,9 @@ class Child:
         """Raise RunFailed, with the end of its log, if it ended by itself."""
         if self.process.returncode is not None:
             last = self.log.read_text(errors="replace").splitlines()[-TOLD_LINES:]
-            told = " | ".join(last) or "it logged nothing"
+            log_end = " | ".join(last) or "it logged nothing"
             code = self.process.returncode
-            raise RunFailed(f"the {self.name} ended with exit code {code}: {told}")
+            raise RunFailed(f"the {self.name} ended with exit code {code}: {log_end}")
 
 
 @asynccontextmanager

@@ -89,16 +89,16 @@ def bars(operation: Operation) -> Progress:
         "jobs ended",
         total=operation.total,
         completed=operation.done - operation.left,
-        told=_jobs(operation),
+        value=_jobs(operation),
     )
     shown.add_task(
         "instances down",
         total=_all(operation),
         completed=instances.down,
-        told=_instances(operation),
+        value=_instances(operation),
     )
     used = shown.add_task(
-        "quota used", total=progress.quota.configured_per_s or None, told=quota(operation)
+        "quota used", total=progress.quota.configured_per_s or None, value=quota(operation)
     )
     shown.update(used, completed=progress.quota.used_per_s)
     return shown
@@ -181,10 +181,10 @@ def _times(operation: Operation) -> Iterator[str]:
 
 def _ends(eta: Eta, verified: Eta | None) -> str:
     """When the last instance is stopped, and how much later all is verified."""
-    told = f"last instance stopped in about {_until(eta.p50)} (90 %: {_until(eta.p90)})"
+    value = f"last instance stopped in about {_until(eta.p50)} (90 %: {_until(eta.p90)})"
     if verified is None:
-        return told
-    return f"{told}; verified about {roughly((verified.p50 - eta.p50).total_seconds())} later"
+        return value
+    return f"{value}; verified about {roughly((verified.p50 - eta.p50).total_seconds())} later"
 
 
 def _settles(operation: Operation) -> str:

@@ -75,20 +75,20 @@ def utc(at: datetime) -> str:
 def job_line(termination: Termination) -> str:
     """Why one job is not down yet, or did not end well."""
     name = f" ({clean(termination.job_name)})" if termination.job_name else ""
-    told = [
+    lines = [
         f"{clean(termination.job_id)}{name}",
         clean(termination.state),
         f"evidence {termination.evidence}",
     ]
     if termination.waiting_for:
         waits = f"waits for {clean(termination.waiting_for)}"
-        told.append(waits.removeprefix("waits for nothing: "))
+        lines.append(waits.removeprefix("waits for nothing: "))
     if termination.next_action:
         at = f" at {utc(termination.next_action_at)}" if termination.next_action_at else ""
-        told.append(f"next{at}: {clean(termination.next_action)}")
+        lines.append(f"next{at}: {clean(termination.next_action)}")
     if termination.error:
         error = termination.error
-        told.append(f"{clean(error.code)}: {clean(error.message)}")
+        lines.append(f"{clean(error.code)}: {clean(error.message)}")
         if error.advice:
-            told.append(clean(error.advice))
-    return "  ".join(told)
+            lines.append(clean(error.advice))
+    return "  ".join(lines)

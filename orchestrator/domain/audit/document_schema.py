@@ -37,10 +37,10 @@ def misshapen(value: object, shape: Shape, where: str) -> Iterator[str]:
                 yield from found[0]
         case frozenset():
             if type(value) not in {str, int} or value not in shape:
-                yield f"{where}: {_told(value)} is not possible here"
+                yield f"{where}: {_shown(value)} is not possible here"
         case _:
             if type(value) is not shape:
-                yield f"{where}: {_told(value)} is not possible here"
+                yield f"{where}: {_shown(value)} is not possible here"
 
 
 def _members(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[str]:
@@ -55,10 +55,10 @@ def _members(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[
             yield f"{where}: lacks {name}"
     if OTHERS not in shape:
         for name in sorted(value.keys() - {name.removesuffix("?") for name in shape}):
-            yield f"{where}: has a member {_told(name)} that is not known"
+            yield f"{where}: has a member {_shown(name)} that is not known"
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     text = ascii(value)

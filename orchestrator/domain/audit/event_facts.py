@@ -71,11 +71,11 @@ def machines(termination: Termination) -> dict[str, object]:
 
 def of_revival(revival: Revival) -> dict[str, object]:
     """What the event of a revival tells."""
-    told = {
+    known = {
         "job_state": revival.job_state,
         "job_end_time": revival.job_end_time,
         "instances_live": revival.instances_live,
         "observed_at": timestamp(revival.at),
         "brought_down_again_by": revival.brought_down_again_by,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in known.items() if value is not None}

@@ -174,7 +174,7 @@ def _job_faults(job: Object, operation: Object) -> Iterator[str]:
     if not events:
         yield "it has no event"
         return
-    yield from _told_otherwise(
+    yield from _contradictions(
         events[0],
         {name: operation[name] for name in ("account", "region")} | {"job_id": job["job_id"]},
     )
@@ -222,25 +222,25 @@ def _attempt_faults(job: Object) -> Iterator[str]:
         if attempt["number"] != place
     )
     # No event tells of calls for single instances: they stand under the digest.
-    told_of = [each for each in attempts if each[1]["action"] not in FOR_ONE]
+    calls = [each for each in attempts if each[1]["action"] not in FOR_ONE]
     made = 0
     for number, event in enumerate(job["events"], start=1):
         facts = event["facts"] or {}
         if event["type"] == Event.CALL_STARTED:
             made += 1
-            told = facts.get("attempt", {}) | {"sent_at": event["at"]}
+            stated = facts.get("attempt", {}) | {"sent_at": event["at"]}
         elif "answer" in facts:
-            told = facts["answer"] | {"answered_at": event["at"]}
+            stated = facts["answer"] | {"answered_at": event["at"]}
         else:
             continue
-        place, attempt = told_of[made - 1] if 0 < made <= len(told_of) else (made, {})
-        if any(attempt.get(name, NOTHING) != told[name] for name in told):
+        place, attempt = calls[made - 1] if 0 < made <= len(calls) else (made, {})
+        if any(attempt.get(name, NOTHING) != stated[name] for name in stated):
             yield f"attempt {place}: it is not as event {number} tells it"
-    if len(told_of) > made:
-        yield f"attempt {told_of[made][0]}: no event tells of it"
+    if len(calls) > made:
+        yield f"attempt {calls[made][0]}: no event tells of it"
 
 
-def _told_otherwise(accepted: Object, stated: Object) -> Iterator[str]:
+def _contradictions(accepted: Object, stated: Object) -> Iterator[str]:
     """What the first event of a subject has otherwise; one of an earlier version has nothing."""
     if accepted["facts"] is None:
         return
@@ -269,7 +269,7 @@ def _events_faults(certified: Object, jobs: Sequence[Object]) -> Iterator[str]:
     accepted = events[0]
     if (operation["created_at"], operation["reason"]) != (accepted["at"], accepted["why"]):
         yield "event 1: it was accepted at another time, or for another reason"
-    yield from _told_otherwise(
+    yield from _contradictions(
         accepted,
         {name: operation[name] for name in ("account", "region", "requested_by")}
         | {
@@ -300,6 +300,6 @@ def _outcome_faults(
         yield f"it is said to have finished, and {states[None]} of its jobs have not"
     elif outcome(by_state) != operation["outcome"]:
         yield f"the outcome {operation['outcome']} does not follow from the states of its jobs"
-    told = (ends[-1]["facts"] or {}).get("jobs_by_state", by_state)
-    if told != by_state:
+    stated = (ends[-1]["facts"] or {}).get("jobs_by_state", by_state)
+    if stated != by_state:
         yield "its last event counted other states of its jobs"

@@ -33,23 +33,23 @@ def on_job_not_called(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
     """A read of a job that no call of ours is known to have reached."""
-    told = with_observation(termination, seen)
-    if told.job_state is JobState.SUBMITTED:
-        return _on_submitted(told, now, policy)
-    unread = _to_be_read(termination, told, seen, now, policy)
+    updated = with_observation(termination, seen)
+    if updated.job_state is JobState.SUBMITTED:
+        return _on_submitted(updated, now, policy)
+    unread = _to_be_read(termination, updated, seen, now, policy)
     if unread is not None:
         return Decision(after=replace(unread, call_at=None))
     if evidence.proves_down(termination, seen):
-        return _on_down_not_called(told, now, policy)
-    if told.job_state is JobState.SUCCEED and not told.acknowledged_at and _is_empty(seen):
+        return _on_down_not_called(updated, now, policy)
+    if updated.job_state is JobState.SUCCEED and not updated.acknowledged_at and _is_empty(seen):
         # No instance is counted, so that no more than the end of the job is proven.
-        ended = replace(told, evidence=evidence.JOB_FINISHED, problem=None)
+        ended = replace(updated, evidence=evidence.JOB_FINISHED, problem=None)
         return moved(ended, Event.SEEN_DOWN, now, why="it reads SUCCEED, no instance is counted")
     if seen.terminating and termination.state is State.SENDING:
-        decision = accepted(told, now, policy)
+        decision = accepted(updated, now, policy)
         after = replace(decision.after, evidence=termination.evidence)
         return replace(decision, after=after, why="a look shows that the cloud acts on it")
-    return _on_terminable(told, now, policy)
+    return _on_terminable(updated, now, policy)
 
 
 def on_submission(
@@ -57,27 +57,27 @@ def on_submission(
 ) -> Decision:
     """How many instances the job was submitted with: now a count of them can be judged."""
     submitted = sum(task.instances for task in seen.tasks)
-    told = replace(termination, instances_submitted=submitted, failures=0)
+    updated = replace(termination, instances_submitted=submitted, failures=0)
     if termination.state is State.SETTLING:
-        return on_still_stopped(told, now, policy)
-    return Decision(after=look_at(told, PollKind.JOB, now))
+        return on_still_stopped(updated, now, policy)
+    return Decision(after=look_at(updated, PollKind.JOB, now))
 
 
 def _to_be_read(
-    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+    termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination | None:
     """The termination with the read planned that must come before a decision; None: none must.
 
     A job that reads finished before any call is compared with what it was submitted as.  Where the
     state is no proof, the counters or NextAction decide.
     """
-    state = told.job_state
+    state = updated.job_state
     unclear = state is None or state.finished or not state.known
-    checked = told.instances_submitted is not None or told.acknowledged_at is not None
+    checked = updated.instances_submitted is not None or updated.acknowledged_at is not None
     if unclear and not checked and termination.state is not State.SENDING:
-        return look_at(told, PollKind.SUBMISSION, now)
+        return look_at(updated, PollKind.SUBMISSION, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
-        return to_be_counted(termination, told, seen, now, policy)
+        return to_be_counted(termination, updated, seen, now, policy)
     return None
 
 
@@ -85,47 +85,51 @@ def _is_empty(seen: JobSeen) -> bool:
     return seen.instances is not None and not seen.instances.total
 
 
-def _on_submitted(told: Termination, now: datetime, policy: Policy) -> Decision:
-    if told.on_submitted is OnSubmitted.REFUSE:
+def _on_submitted(updated: Termination, now: datetime, policy: Policy) -> Decision:
+    if updated.on_submitted is OnSubmitted.REFUSE:
         problem = ErrorDetail(
             code="Client.JobSubmitted",
             message="the job is SUBMITTED, where the cloud forbids TerminateJob",
             advice='submit it again with on_submitted "hold", or once it has left SUBMITTED',
         )
-        return moved(replace(told, problem=problem), Event.CALL_REFUSED, now, why=problem.message)
+        return moved(
+            replace(updated, problem=problem), Event.CALL_REFUSED, now, why=problem.message
+        )
     decision = (
-        Decision(after=told) if told.state is State.HELD else moved(told, Event.SEEN_SUBMITTED, now)
+        Decision(after=updated)
+        if updated.state is State.HELD
+        else moved(updated, Event.SEEN_SUBMITTED, now)
     )
     at = now + timedelta(seconds=policy.poll.held_s)
     return replace(decision, after=look_at(decision.after, PollKind.SWEEP, at))
 
 
-def _on_down_not_called(told: Termination, now: datetime, policy: Policy) -> Decision:
+def _on_down_not_called(updated: Termination, now: datetime, policy: Policy) -> Decision:
     # A termination leaves FAILED behind: the call whose answer was lost may well have acted.
-    may_have_acted = told.state is State.SENDING and told.job_state is JobState.FAILED
-    if may_have_acted or told.acknowledged_at:
-        decision = accepted(told, now, policy)
+    may_have_acted = updated.state is State.SENDING and updated.job_state is JobState.FAILED
+    if may_have_acted or updated.acknowledged_at:
+        decision = accepted(updated, now, policy)
         after = replace(look_at(decision.after, PollKind.JOB, now), evidence=evidence.JOB_FINISHED)
         return replace(decision, after=after, why="seen down after a call")
-    proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
+    proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
     return moved(proven, Event.SEEN_DOWN, now)
 
 
-def _on_terminable(told: Termination, now: datetime, policy: Policy) -> Decision:
+def _on_terminable(updated: Termination, now: datetime, policy: Policy) -> Decision:
     """The job runs and can be called: from now on it waits for its turn only."""
-    first_in_line = told.first_in_line or told.state is State.HELD
-    match told.state:
+    first_in_line = updated.first_in_line or updated.state is State.HELD
+    match updated.state:
         case State.HELD:
-            decision = moved(told, Event.SEEN_TERMINABLE, now)
+            decision = moved(updated, Event.SEEN_TERMINABLE, now)
         case State.SENDING:
-            decision = moved(told, Event.CALL_NOT_EXECUTED, now, why="seen running on untouched")
+            decision = moved(updated, Event.CALL_NOT_EXECUTED, now, why="seen running on untouched")
         case _:
-            decision = Decision(after=told)
-    delay = backoff(told, policy) if told.state is State.SENDING else timedelta()
+            decision = Decision(after=updated)
+    delay = backoff(updated, policy) if updated.state is State.SENDING else timedelta()
     after = replace(
         look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.poll.queued_s)),
-        call_at=told.call_at or max(now + delay, told.not_before or now),
+        call_at=updated.call_at or max(now + delay, updated.not_before or now),
         first_in_line=first_in_line,
-        run=max(told.run, 1),
+        run=max(updated.run, 1),
     )
     return replace(decision, after=after)

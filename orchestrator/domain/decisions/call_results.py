@@ -88,13 +88,13 @@ def _on_call_forbidden(
     failed: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
     """The account may not call TerminateJob, which may change: see :mod:`.confirmations`."""
-    told = confirmation.with_answer(
+    updated = confirmation.with_answer(
         failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
     )
-    assert told.unconfirmed is not None
-    if told.unconfirmed.confirms(Verdict.FORBIDDEN, now):
-        return moved(told, Event.CALL_REFUSED, now, why=str(error))
-    return not_executed(told, now, policy, why=str(error))
+    assert updated.unconfirmed is not None
+    if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):
+        return moved(updated, Event.CALL_REFUSED, now, why=str(error))
+    return not_executed(updated, now, policy, why=str(error))
 
 
 def _acted_upon(termination: Termination, error: CloudError) -> bool:

@@ -62,18 +62,18 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
             decision = moved(termination, Event.WITHDRAWN, now)
         case _:
             decision = on_read(termination, seen, now, policy)
-    return _foretold(termination, _bounded_by_deadline(decision, now), now, policy)
+    return _with_forecast(termination, _bounded_by_deadline(decision, now), now, policy)
 
 
-def _foretold(
+def _with_forecast(
     termination: Termination, decision: Decision, now: datetime, policy: Policy
 ) -> Decision:
     """The decision with its forecast, which only informs: it is left out where it fails."""
     try:
         after = with_forecast(termination, decision.after, now, policy.others)
     except Exception as error:  # noqa: BLE001 - passed on, to be logged
-        unforetold = replace(decision.after, history=None, forecast=None)
-        return replace(decision, after=unforetold, unforetold=error)
+        forecast_error = replace(decision.after, history=None, forecast=None)
+        return replace(decision, after=forecast_error, forecast_error=error)
     return replace(decision, after=after)
 
 

@@ -42,45 +42,47 @@ def on_job_draining(
 def _on_draining(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    told = replace(with_observation(termination, seen), failures=0, problem=_conflict(termination))
+    updated = replace(
+        with_observation(termination, seen), failures=0, problem=_conflict(termination)
+    )
     if evidence.proves_down(termination, seen):
-        proven = replace(told, evidence=evidence.NO_INSTANCE_LIVE)
+        proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE)
         decision = moved(proven, Event.SEEN_DOWN, now)
-        settle_until = seen.observed_at + timedelta(seconds=told.settle_s)
+        settle_until = seen.observed_at + timedelta(seconds=updated.settle_s)
         at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
         after = replace(look_at(decision.after, PollKind.SWEEP, at), settle_until=settle_until)
         return replace(decision, after=after)
-    state = told.job_state
+    state = updated.job_state
     live = seen.instances is not None and seen.instances.live > 0
     if state is not None and (state.finished or (not state.known and not live)):
-        return Decision(after=_on_finished_not_down(termination, told, seen, now, policy))
+        return Decision(after=_on_finished_not_down(termination, updated, seen, now, policy))
     was_finished = termination.job_state is not None and termination.job_state.finished
     runs = state is None or state.known
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
     revived = revived or _rose(termination, seen)
     if revived:
-        told = replace(told, evidence=min(told.evidence, evidence.ACKNOWLEDGED))
-    runs_on = told.call_at is None and _runs_on(told, seen, policy)
+        updated = replace(updated, evidence=min(updated.evidence, evidence.ACKNOWLEDGED))
+    runs_on = updated.call_at is None and _runs_on(updated, seen, policy)
     if revived or runs_on:
-        known = told
-        told = running_again(known)
+        known = updated
+        updated = running_again(known)
         if not revived and not _more_live(termination, seen):
             # Those that were escalated: how far they were stays.
-            told = replace(
-                told, rung=known.rung, rung_at=known.rung_at, rung_round=known.rung_round
+            updated = replace(
+                updated, rung=known.rung, rung_at=known.rung_at, rung_round=known.rung_round
             )
     left_submitted = termination.job_state is JobState.SUBMITTED and not seen.terminating
-    if told.job_state is JobState.SUBMITTED:
-        told = replace(told, call_at=None)
+    if updated.job_state is JobState.SUBMITTED:
+        updated = replace(updated, call_at=None)
     elif revived or left_submitted or runs_on:
-        told = replace(told, call_at=now)
+        updated = replace(updated, call_at=now)
     elif seen.terminating:
-        told = replace(told, call_at=None)
-    age_s = (now - (told.acknowledged_at or now)).total_seconds()
+        updated = replace(updated, call_at=None)
+    age_s = (now - (updated.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
     # A state that is not documented says nothing: only counters do.
     look = PollKind.SWEEP if runs else PollKind.JOB
-    return Decision(after=look_at(told, look, now + timedelta(seconds=interval_s)))
+    return Decision(after=look_at(updated, look, now + timedelta(seconds=interval_s)))
 
 
 def _conflict(termination: Termination) -> ErrorDetail | None:
@@ -89,7 +91,7 @@ def _conflict(termination: Termination) -> ErrorDetail | None:
     return problem if problem is not None and problem.code.startswith(IN_USE) else None
 
 
-def _runs_on(told: Termination, seen: JobSeen, policy: Policy) -> bool:
+def _runs_on(updated: Termination, seen: JobSeen, policy: Policy) -> bool:
     """Whether a job runs with nothing pending although its call was acknowledged long ago.
 
     RetryJobs may have revived it before it was seen down, or the call was dropped.  What the cloud
@@ -101,20 +103,20 @@ def _runs_on(told: Termination, seen: JobSeen, policy: Policy) -> bool:
         return False
     if not seen.instances.live and seen.instances.total:
         return False
-    if told.last_call_at is None or told.job_state is JobState.SUBMITTED:
+    if updated.last_call_at is None or updated.job_state is JobState.SUBMITTED:
         return False
-    called_for = _called_for(told)
-    patience = max(_call_again_after(told), called_for)
-    if called_for >= _call_again_after(told) and escalation.presses(
-        told, seen.observed_at, policy.escalation
+    called_for = _called_for(updated)
+    patience = max(_call_again_after(updated), called_for)
+    if called_for >= _call_again_after(updated) and escalation.presses(
+        updated, seen.observed_at, policy.escalation
     ):
         return False
-    return seen.observed_at - told.last_call_at >= patience
+    return seen.observed_at - updated.last_call_at >= patience
 
 
-def _call_again_after(told: Termination) -> timedelta:
+def _call_again_after(updated: Termination) -> timedelta:
     """How long an acknowledged call has to show in the job before it is made again."""
-    seconds = escalation.by_deadline_s(told, CALL_AGAIN_AFTER_S, escalation.CALL_AGAIN_SHARE)
+    seconds = escalation.by_deadline_s(updated, CALL_AGAIN_AFTER_S, escalation.CALL_AGAIN_SHARE)
     return timedelta(seconds=seconds)
 
 
@@ -131,51 +133,51 @@ def _rose(termination: Termination, seen: JobSeen) -> bool:
     return since and seen.untouched and _more_live(termination, seen)
 
 
-def _called_for(told: Termination) -> timedelta:
+def _called_for(updated: Termination) -> timedelta:
     """From the first call to the last one."""
-    if told.last_call_at is None or told.give_up_at is None:
+    if updated.last_call_at is None or updated.give_up_at is None:
         return timedelta()
-    return told.last_call_at - (told.give_up_at - timedelta(seconds=told.give_up_after_s))
+    return updated.last_call_at - (updated.give_up_at - timedelta(seconds=updated.give_up_after_s))
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
     """The decision on a draining job, with the rung that it is time for."""
-    told = decision.after
-    if decision.event is not None or seen.instances is None or told.call_at is not None:
+    updated = decision.after
+    if decision.event is not None or seen.instances is None or updated.call_at is not None:
         return decision
-    if overdue(told, now):
+    if overdue(updated, now):
         return decision
-    finished = told.job_state is not None and told.job_state.finished
+    finished = updated.job_state is not None and updated.job_state.finished
     untouched = not finished and seen.untouched
-    if untouched and _called_for(told) < _call_again_after(told):
+    if untouched and _called_for(updated) < _call_again_after(updated):
         return decision  # TerminateJob is made again first
-    rung = escalation.next_rung(told, seen.observed_at, policy.escalation)
+    rung = escalation.next_rung(updated, seen.observed_at, policy.escalation)
     if rung is None:
         return decision
-    live, still_s = seen.instances.live, escalation.still_s(told, seen.observed_at)
+    live, still_s = seen.instances.live, escalation.still_s(updated, seen.observed_at)
     why = f"{live} of {seen.instances.total} instances did not go down for {still_s:.0f} s"
-    escalated = moved(told, Event.ESCALATED, now, why=why)
+    escalated = moved(updated, Event.ESCALATED, now, why=why)
     after = replace(
         escalated.after,
         rung=rung,
         rung_at=now,
-        rung_round=told.rung_round + (rung is EscalationLevel.INSTANCES),
+        rung_round=updated.rung_round + (rung is EscalationLevel.INSTANCES),
     )
     return replace(escalated, after=after)
 
 
 def _on_finished_not_down(
-    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+    termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """The job reads finished; its instances were not read, or are not down yet."""
-    finished = told.job_state is not None and told.job_state.finished
-    proven = evidence.JOB_FINISHED if finished else told.evidence
+    finished = updated.job_state is not None and updated.job_state.finished
+    proven = evidence.JOB_FINISHED if finished else updated.evidence
     # A job that read finished already, and is to be called, had an instance run again.
     again = termination.job_state is not None and termination.job_state.finished
     call_at = termination.call_at if again else None
-    told = replace(told, evidence=max(told.evidence, proven), call_at=call_at)
+    updated = replace(updated, evidence=max(updated.evidence, proven), call_at=call_at)
     if seen.instances is None or contradiction(termination, seen) is not None:
-        return to_be_counted(termination, told, seen, now, policy)
+        return to_be_counted(termination, updated, seen, now, policy)
     wait_s = polling.relook_s(
         policy.poll,
         before=termination.instances,
@@ -186,5 +188,5 @@ def _on_finished_not_down(
     # Only its task was read: where nothing went down since, the job may have been revived.
     stuck = termination.instances and seen.instances.live >= termination.instances.live
     look = PollKind.SWEEP if seen.state is None and stuck else PollKind.JOB
-    wait_s = min(wait_s, escalation.count_every_s(told))
-    return look_at(told, look, now + timedelta(seconds=wait_s))
+    wait_s = min(wait_s, escalation.count_every_s(updated))
+    return look_at(updated, look, now + timedelta(seconds=wait_s))

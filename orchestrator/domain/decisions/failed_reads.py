@@ -35,90 +35,94 @@ if TYPE_CHECKING:
 def on_look_failed(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
-    told = replace(termination, problem=problem_of(error))
+    updated = replace(termination, problem=problem_of(error))
     denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
     if termination.state is State.SETTLING and termination.look is PollKind.SUBMISSION:
         return on_submission_unread(termination, error, now, policy)
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-        return on_missing(told, DESCRIBE_JOB, now, policy)
+        return on_missing(updated, DESCRIBE_JOB, now, policy)
     if denied and termination.state in BEFORE_EFFECT:
-        return _on_denied(told, error, now, policy)
+        return _on_denied(updated, error, now, policy)
     late = overdue(termination, now) or _unread_too_long(termination, now)
     # The signature's clock is wrong, not the job: that alone ends nothing.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
-        told = confirmation.unreadable(told, error.kind, now)
-        known = told.unconfirmed
+        updated = confirmation.unreadable(updated, error.kind, now)
+        known = updated.unconfirmed
         if known is not None and known.confirms(Verdict.UNREADABLE, now):
-            return given_up(told, now, why=str(error))
+            return given_up(updated, now, why=str(error))
     elif error.kind is CloudErrorKind.THROTTLED:
         # It tells nothing of the job, which is polled next as it was to be.
         return Decision(after=termination)
     if not late and denied and termination.look is PollKind.JOB:
         # DescribeJobs may still be allowed, and DescribeTask, once the job reads finished.
-        after = look_at(told, PollKind.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
+        after = look_at(updated, PollKind.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
     else:
-        after = look_again(told, now, policy)
+        after = look_again(updated, now, policy)
     return Decision(after=after)
 
 
-def _on_denied(told: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
+def _on_denied(updated: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
     """The cloud does not let a job be read that was not called yet."""
     refused = error.kind is CloudErrorKind.REFUSED
-    if told.look is PollKind.SUBMISSION:
-        return _on_submission_refused(told, now, policy, refused=refused)
+    if updated.look is PollKind.SUBMISSION:
+        return _on_submission_refused(updated, now, policy, refused=refused)
     if refused:
-        return moved(told, Event.CALL_REFUSED, now, why=str(error))
-    return on_forbidden(told, DESCRIBE_JOB, now, policy, why=str(error))
+        return moved(updated, Event.CALL_REFUSED, now, why=str(error))
+    return on_forbidden(updated, DESCRIBE_JOB, now, policy, why=str(error))
 
 
 def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
     """The action ``source`` answered that there is no such job, or did not list it."""
-    told = confirmation.missing(termination, source, now, appears_within_s=policy.appears_within_s)
-    known = told.unconfirmed
+    updated = confirmation.missing(
+        termination, source, now, appears_within_s=policy.appears_within_s
+    )
+    known = updated.unconfirmed
     assert known is not None
     if not known.confirms(Verdict.MISSING, now):
         # A job that was read before is asked for by both actions in turn.
         by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
         look = PollKind.JOB if by_job else PollKind.SWEEP
-        return Decision(after=replace(look_at(told, look, known.next_read_at(now)), call_at=None))
+        return Decision(
+            after=replace(look_at(updated, look, known.next_read_at(now)), call_at=None)
+        )
     if termination.state is State.SETTLING:
-        return on_record_deleted(told, now, policy)
+        return on_record_deleted(updated, now, policy)
     why = f"not found by {' and '.join(known.sources)} since {known.since:%H:%M:%SZ}"
     if termination.observed_at is not None:
-        told = replace(told, problem=confirmation.record_deleted(told))
-    elif told.problem is None:
-        told = replace(told, problem=confirmation.NEVER_FOUND)
-    return moved(told, Event.SEEN_MISSING, now, why=why)
+        updated = replace(updated, problem=confirmation.record_deleted(updated))
+    elif updated.problem is None:
+        updated = replace(updated, problem=confirmation.NEVER_FOUND)
+    return moved(updated, Event.SEEN_MISSING, now, why=why)
 
 
 def on_forbidden(
     termination: Termination, source: str, now: datetime, policy: Policy, *, why: str
 ) -> Decision:
     """The account may not read the job; permissions are spread over seconds, or granted later."""
-    told = confirmation.with_answer(
+    updated = confirmation.with_answer(
         termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
     )
-    assert told.unconfirmed is not None
-    if told.unconfirmed.confirms(Verdict.FORBIDDEN, now):
-        return moved(told, Event.CALL_REFUSED, now, why=why)
-    return Decision(after=look_again(told, now, policy))
+    assert updated.unconfirmed is not None
+    if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):
+        return moved(updated, Event.CALL_REFUSED, now, why=why)
+    return Decision(after=look_again(updated, now, policy))
 
 
 def _on_submission_refused(
-    told: Termination, now: datetime, policy: Policy, *, refused: bool
+    updated: Termination, now: datetime, policy: Policy, *, refused: bool
 ) -> Decision:
     """DescribeJobSubmitInfo may not be called: after a while the counters are taken alone."""
-    told = confirmation.with_answer(
-        told,
+    updated = confirmation.with_answer(
+        updated,
         Verdict.FORBIDDEN,
         "DescribeJobSubmitInfo",
         now,
         window_s=confirmation.UNREADABLE_S,
     )
-    known = told.unconfirmed
+    known = updated.unconfirmed
     if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
-        return Decision(after=look_at(replace(told, instances_submitted=0), PollKind.JOB, now))
-    return Decision(after=look_again(told, now, policy))
+        return Decision(after=look_at(replace(updated, instances_submitted=0), PollKind.JOB, now))
+    return Decision(after=look_again(updated, now, policy))
 
 
 def _unread_too_long(termination: Termination, now: datetime) -> bool:

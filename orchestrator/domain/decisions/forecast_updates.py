@@ -66,7 +66,7 @@ def _begun(before: Termination, after: Termination, at: datetime) -> DrainHistor
     return begin(began_at, live + after.instances.failed)
 
 
-def told(
+def current(
     termination: Termination, turn_at: datetime | None, others: Durations | None, now: datetime
 ) -> Forecast | None:
     """What can be told now; None where nothing can.

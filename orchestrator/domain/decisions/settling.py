@@ -42,24 +42,24 @@ COMPARED_WITHIN_S: Final = 60.0
 def on_job_settling(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    told = replace(with_observation(termination, seen), failures=0, problem=None)
-    state = told.job_state
+    updated = replace(with_observation(termination, seen), failures=0, problem=None)
+    state = updated.job_state
     if state is None or (state.known and not state.finished) or seen.terminating:
-        return _on_revived(told, now, policy)
+        return _on_revived(updated, now, policy)
     doubt = _denial(termination, seen)
     if doubt is not None:
-        return _on_denied(termination, told, seen, now, policy, why=doubt)
+        return _on_denied(termination, updated, seen, now, policy, why=doubt)
     if seen.instances is None and is_doubtful(termination, seen):
-        return Decision(after=look_at(told, PollKind.JOB, now))
+        return Decision(after=look_at(updated, PollKind.JOB, now))
     if seen.instances is None and termination.look is PollKind.JOB:
         # DescribeJob was to count, and its answer had no counters.
-        return Decision(after=to_be_counted(termination, told, seen, now, policy))
-    return on_still_stopped(told, now, policy)
+        return Decision(after=to_be_counted(termination, updated, seen, now, policy))
+    return on_still_stopped(updated, now, policy)
 
 
 def _on_denied(
     termination: Termination,
-    told: Termination,
+    updated: Termination,
     seen: JobSeen,
     now: datetime,
     policy: Policy,
@@ -67,7 +67,7 @@ def _on_denied(
     why: str,
 ) -> Decision:
     """What was proven of the job is not so any more."""
-    unproven = replace(told, evidence=evidence.JOB_FINISHED)
+    unproven = replace(updated, evidence=evidence.JOB_FINISHED)
     if termination.give_up_at is not None and now >= termination.give_up_at:
         # Without this, a job that alternates between stopped and doubtful would have no end.
         return given_up(unproven, now, why=why)
@@ -83,41 +83,41 @@ def _on_denied(
     return replace(decision, after=look_at(decision.after, PollKind.JOB, now))
 
 
-def _on_revived(told: Termination, now: datetime, policy: Policy) -> Decision:
-    revived = replace(told, evidence=evidence.ACKNOWLEDGED, settle_until=None, confirm_from=None)
+def _on_revived(updated: Termination, now: datetime, policy: Policy) -> Decision:
+    revived = replace(updated, evidence=evidence.ACKNOWLEDGED, settle_until=None, confirm_from=None)
     decision = moved(running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again")
     at = now + timedelta(seconds=policy.sweep_s)
-    call_at = None if told.job_state is JobState.SUBMITTED else now
+    call_at = None if updated.job_state is JobState.SUBMITTED else now
     after = replace(look_at(decision.after, PollKind.SWEEP, at), call_at=call_at)
     return replace(decision, after=after)
 
 
-def on_still_stopped(told: Termination, now: datetime, policy: Policy) -> Decision:
+def on_still_stopped(updated: Termination, now: datetime, policy: Policy) -> Decision:
     """The job was read as stopped as before: end it, or plan what is still to be read."""
-    gone = evidence.machines_gone(told)
+    gone = evidence.machines_gone(updated)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
-    told = replace(told, evidence=proven)
-    settle_until, machines = told.settle_until or now, told.machines
-    late = overdue(told, now)
+    updated = replace(updated, evidence=proven)
+    settle_until, machines = updated.settle_until or now, updated.machines
+    late = overdue(updated, now)
     if late and machines.up:
-        return _machines_stay(told, now)
-    counted_at = told.instances_observed_at
-    proven_at = settle_until - timedelta(seconds=told.settle_s)
+        return _machines_stay(updated, now)
+    counted_at = updated.instances_observed_at
+    proven_at = settle_until - timedelta(seconds=updated.settle_s)
     # However short the window is, it takes a second count, of all instances known by now.
     counted = counted_at is not None and proven_at < counted_at >= settle_until
-    counted = counted and _counts_all(told)
+    counted = counted and _counts_all(updated)
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.left) or late):
-        if policy.compares and submission_unread(told) and now < _compared_by(told, now):
-            return Decision(after=look_at(told, PollKind.SUBMISSION, now))
-        if evidence.proves_settled(told, settle_until):
-            told = replace(told, evidence=evidence.SETTLED)
-        return moved(replace(told, problem=None), Event.SETTLED, now)
-    told = replace(told, confirm_from=settle_until)
+        if policy.compares and submission_unread(updated) and now < _compared_by(updated, now):
+            return Decision(after=look_at(updated, PollKind.SUBMISSION, now))
+        if evidence.proves_settled(updated, settle_until):
+            updated = replace(updated, evidence=evidence.SETTLED)
+        return moved(replace(updated, problem=None), Event.SETTLED, now)
+    updated = replace(updated, confirm_from=settle_until)
     soon = now + timedelta(seconds=policy.poll.settling_s)
     if not counted and soon >= settle_until:
-        return Decision(after=look_at(told, PollKind.JOB, max(now, settle_until)))
-    return Decision(after=look_at(told, PollKind.SWEEP, soon))
+        return Decision(after=look_at(updated, PollKind.JOB, max(now, settle_until)))
+    return Decision(after=look_at(updated, PollKind.SWEEP, soon))
 
 
 def on_submission_unread(
@@ -129,41 +129,43 @@ def on_submission_unread(
     """
     if error.kind is CloudErrorKind.THROTTLED and now < _compared_by(termination, now):
         return Decision(after=termination)
-    told = termination
+    updated = termination
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
-        told = replace(told, instances_submitted=0)
+        updated = replace(updated, instances_submitted=0)
     soon = now + timedelta(seconds=policy.poll.settling_s)
-    return Decision(after=look_at(told, PollKind.SWEEP, soon))
+    return Decision(after=look_at(updated, PollKind.SWEEP, soon))
 
 
 def _compared_by(termination: Termination, now: datetime) -> datetime:
     return (termination.settle_until or now) + timedelta(seconds=COMPARED_WITHIN_S)
 
 
-def _counts_all(told: Termination) -> bool:
-    return told.instances is not None and told.instances.total >= known_instances(told)
+def _counts_all(updated: Termination) -> bool:
+    return updated.instances is not None and updated.instances.total >= known_instances(updated)
 
 
-def on_record_deleted(told: Termination, now: datetime, policy: Policy) -> Decision:
+def on_record_deleted(updated: Termination, now: datetime, policy: Policy) -> Decision:
     """The record was deleted after the job was seen to stop: only its machines can be read still.
 
     The cloud deletes the record of a finished job only, its instances included.
     """
-    late = overdue(told, now)
-    if late and told.machines.up:
-        return _machines_stay(told, now)
-    if told.machines.left and not late:
+    late = overdue(updated, now)
+    if late and updated.machines.up:
+        return _machines_stay(updated, now)
+    if updated.machines.left and not late:
         soon = now + timedelta(seconds=policy.poll.settling_s)
-        return Decision(after=look_at(told, PollKind.SWEEP, soon))
-    proven = evidence.MACHINES_GONE if evidence.machines_gone(told) else evidence.NO_INSTANCE_LIVE
-    settled = replace(told, evidence=proven, problem=None)
+        return Decision(after=look_at(updated, PollKind.SWEEP, soon))
+    proven = (
+        evidence.MACHINES_GONE if evidence.machines_gone(updated) else evidence.NO_INSTANCE_LIVE
+    )
+    settled = replace(updated, evidence=proven, problem=None)
     return moved(settled, Event.SETTLED, now, why="deleted after it was seen down")
 
 
-def _machines_stay(told: Termination, now: datetime) -> Decision:
-    machines = told.machines
+def _machines_stay(updated: Termination, now: datetime) -> Decision:
+    machines = updated.machines
     why = f"{machines.up} of {machines.total} machines were still up"
-    return given_up(told, now, why=why)
+    return given_up(updated, now, why=why)
 
 
 def is_doubtful(termination: Termination, seen: JobSeen) -> bool:

@@ -64,13 +64,13 @@ class Policy:
 class Decision:
     """The termination's next value, the event that led there (None: it stays), and why.
 
-    ``unforetold``: what its forecast failed for, which is left out.
+    ``forecast_error``: what its forecast failed for, which is left out.
     """
 
     after: Termination
     event: Event | None = None
     why: str | None = None
-    unforetold: Exception | None = None
+    forecast_error: Exception | None = None
 
 
 def moved(
@@ -129,14 +129,14 @@ def with_observation(termination: Termination, seen: JobSeen) -> Termination:
 
 
 def to_be_counted(
-    termination: Termination, told: Termination, seen: JobSeen, now: datetime, policy: Policy
+    termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """Have the instances counted; later, if this read should have done so and proves nothing."""
     if termination.look is PollKind.SWEEP and seen.instances is None:
-        return look_at(told, PollKind.JOB, now)
-    give_up_at = told.give_up_at or now + timedelta(seconds=told.give_up_after_s)
+        return look_at(updated, PollKind.JOB, now)
+    give_up_at = updated.give_up_at or now + timedelta(seconds=updated.give_up_after_s)
     uncounted = replace(
-        told,
+        updated,
         failures=termination.failures,
         problem=contradiction(termination, seen),
         give_up_at=give_up_at,
@@ -212,8 +212,8 @@ def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
     last = termination.problem
     late = _UNSETTLED if termination.evidence >= evidence.NO_INSTANCE_LIVE else _LATE
     message = f"{late.message}; last error: {last.code}: {last.message}" if last else late.message
-    told = replace(termination, problem=replace(late, message=message))
-    return moved(told, Event.GAVE_UP, now, why=why)
+    updated = replace(termination, problem=replace(late, message=message))
+    return moved(updated, Event.GAVE_UP, now, why=why)
 
 
 def problem_of(error: CloudError) -> ErrorDetail:

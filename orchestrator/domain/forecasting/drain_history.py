@@ -89,9 +89,9 @@ def _thinned(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int],
         return samples
     whole_s = samples[-1][0] - samples[0][0]
 
-    def told(index: int) -> float:
+    def loss(index: int) -> float:
         (since, more), (until, fewer) = samples[index - 1], samples[index + 1]
         return math.log((more + 0.5) / (fewer + 0.5)) + (until - since) / whole_s
 
-    least = min(range(STARTS, len(samples) - 1), key=told)
+    least = min(range(STARTS, len(samples) - 1), key=loss)
     return samples[:least] + samples[least + 1 :]

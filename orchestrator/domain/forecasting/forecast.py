@@ -70,14 +70,14 @@ def of_drain(history: DrainHistory, others: Durations | None, now: datetime) -> 
     """The forecast of a job that was called; ``others``: how long other drains took."""
     own = drain_models.rest(history)
     rate_per_s = history.rate_per_s if history.moved else None
-    told = Forecast(made_at=now, rate_per_s=rate_per_s)
+    result = Forecast(made_at=now, rate_per_s=rate_per_s)
     if not history.live:
-        return replace(told, p50_at=now, p90_at=now)
+        return replace(result, p50_at=now, p90_at=now)
     if _stalled(history, own, others):
         return stalled(history, now)
     left = others.rest(history.moved_at - history.began_at) if others else None
     left = own.blended(left) if own and left else own or left
-    return told.ending(left and left.rest(now.timestamp() - history.moved_at))
+    return result.ending(left and left.rest(now.timestamp() - history.moved_at))
 
 
 def stalled(history: DrainHistory, now: datetime) -> Forecast:
@@ -88,12 +88,12 @@ def stalled(history: DrainHistory, now: datetime) -> Forecast:
 
 def of_queued(call_s: float, others: Durations | None, now: datetime) -> Forecast:
     """The forecast of a job that is called in so many seconds: its turn, or its ``not_before``."""
-    told = Forecast(made_at=now)
+    result = Forecast(made_at=now)
     if others is None:
-        return told
+        return result
     takes = others.rest(0.0)
     ends_s = (call_s * slower(share) + takes.quantile_s(share) for share in (P50, P90))
-    return told.ending(LogNormal.of(*ends_s))
+    return result.ending(LogNormal.of(*ends_s))
 
 
 def _stalled(history: DrainHistory, own: LogNormal | None, others: Durations | None) -> bool:

@@ -151,7 +151,7 @@ class Termination:
     history: DrainHistory | None = None
     """Of its drain, once its instances were counted."""
     forecast: Forecast | None = None
-    """As at the last count; ``decisions.forecast_updates.told`` is what to tell."""
+    """As at the last count; ``decisions.forecast_updates.current`` is what to tell."""
 
     moved_at: datetime | None = None
     """When a count last showed another number of live instances than the one before."""

@@ -62,15 +62,15 @@ def forecast(progress: Progress, now: datetime) -> Forecast:
     if progress.stalled and not (begun or progress.unknown or progress.ending):
         return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.moved_at)
     rate_per_s = progress.down_lately / progress.lately_s if any(progress.down.values()) else None
-    told = Forecast(made_at=now, rate_per_s=rate_per_s)
+    result = Forecast(made_at=now, rate_per_s=rate_per_s)
     others = learnt(progress.down, progress.draining)
     nobody_knows = progress.unknown or progress.stalled or (begun and others is None)
     if nobody_knows or not (begun or progress.ending):
-        return told
+        return result
     begins_at = max(now, progress.begins_at or now)
     wait_s = (begins_at - now).total_seconds()
     spans = (_all_over_s(progress, others, now, wait_s, share) for share in (P50, P90))
-    return replace(replace(told, made_at=begins_at).ending(LogNormal.of(*spans)), made_at=now)
+    return replace(replace(result, made_at=begins_at).ending(LogNormal.of(*spans)), made_at=now)
 
 
 def _all_over_s(

@@ -33,28 +33,31 @@ class Verification:
     p90_at: datetime | None = None
 
 
-def of_termination(termination: Termination, told: Forecast | None, now: datetime) -> Verification:
-    """``told``: when its instances are down."""
+def of_termination(
+    termination: Termination, forecast: Forecast | None, now: datetime
+) -> Verification:
+    """``forecast``: when its instances are down."""
     settling = termination.state is State.SETTLING
     until = termination.settle_until if settling else None
-    return _verification(until, None if settling else termination.settle_s, told, now)
+    return _verification(until, None if settling else termination.settle_s, forecast, now)
 
 
-def of_operation(progress: Progress, told: Forecast, now: datetime) -> Verification:
-    """``told``: when the instances of all its jobs are down."""
-    return _verification(progress.settle_until, progress.settle_s, told, now)
+def of_operation(progress: Progress, forecast: Forecast, now: datetime) -> Verification:
+    """``forecast``: when the instances of all its jobs are down."""
+    return _verification(progress.settle_until, progress.settle_s, forecast, now)
 
 
 def _verification(
-    settle_until: datetime | None, settle_s: float | None, told: Forecast | None, now: datetime
+    settle_until: datetime | None, settle_s: float | None, forecast: Forecast | None, now: datetime
 ) -> Verification:
     """``settle_s``: the longest window of what is not down yet; None: all is down."""
     until = settle_until if settle_until and settle_until > now else None
     if settle_s is None:
         return Verification(settle_until=until, p50_at=until, p90_at=until)
-    if told is None or told.p50_at is None or told.p90_at is None:
+    if forecast is None or forecast.p50_at is None or forecast.p90_at is None:
         return Verification(settle_until=until)
     p50_at, p90_at = (
-        max(at + timedelta(seconds=settle_s), until or at) for at in (told.p50_at, told.p90_at)
+        max(at + timedelta(seconds=settle_s), until or at)
+        for at in (forecast.p50_at, forecast.p90_at)
     )
     return Verification(settle_until=until, p50_at=p50_at, p90_at=p90_at)

@@ -51,7 +51,7 @@ class Escalator:
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
-        self._told = False
+        self._logged = False
         """Whether it was logged that the calls are refused."""
 
     async def step(self) -> float:
@@ -153,9 +153,9 @@ class Escalator:
     def _tell(self, straggler: Straggler, error: CloudError | None) -> None:
         """Log the first of the calls that are refused for good: nobody may wait for them."""
         refused = error is not None and error.kind in _REFUSED
-        if refused and not self._told:
+        if refused and not self._logged:
             log.warning("%s: %s is refused: %s", self.name, straggler.action, error)
-        self._told = refused or (self._told and error is not None)
+        self._logged = refused or (self._logged and error is not None)
 
     def _back_off(self, error: CloudError | None) -> None:
         """Wait longer after each failure; for refusals as one too many, the quota waits."""

@@ -51,7 +51,7 @@ class MachinePoller:
         """Machines that made a call fail alone, and when to ask for them again (monotonic)."""
         self._failures_alone = Counter[str]()
         """Of each such machine, until a call that asks for it works."""
-        self._told: str | None = None
+        self._logged: str | None = None
         """The code of the failure that was logged last; None: it works."""
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
@@ -86,9 +86,9 @@ class MachinePoller:
             await partition.note(error, self._limiter)
             return await self._on_failure(due, error)
         await partition.note(None, self._limiter)
-        if self._told is not None:
+        if self._logged is not None:
             log.warning("%s works again", self.name)
-        self._told = None
+        self._logged = None
         self._backoff.worked()
         self._batch.worked()
         for machine in due:
@@ -127,8 +127,8 @@ class MachinePoller:
             return 0.0
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
-        if error.code != self._told:
-            self._told = error.code
+        if error.code != self._logged:
+            self._logged = error.code
             log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
         pause_s = self._backoff.failed()
         if alone:

@@ -59,7 +59,7 @@ class RevivalWatcher:
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         """Those that may not be read."""
 
     async def step(self) -> float:
@@ -110,7 +110,7 @@ class RevivalWatcher:
             return await self._on_failure(rows, error)
         await partition.note(None, self._limiter)
         self._backoff.worked()
-        self._told -= {row.id for row in rows}
+        self._logged -= {row.id for row in rows}
         self._batch.worked()
         await partition.together([(row, seen.get(row.job_id)) for row in rows], self._take_in)
         return 0.0 if self._to_count and self._may_count() else WINDOW_S
@@ -177,9 +177,9 @@ class RevivalWatcher:
             return WINDOW_S
         refused = error.kind in REFUSALS
         alone = self._batch.failed(len(rows), error)
-        if alone and rows[0].id not in self._told:
+        if alone and rows[0].id not in self._logged:
             log.warning("%s: %s cannot be watched: %s", self.name, rows[0].job_id, error)
-            self._told.add(rows[0].id)
+            self._logged.add(rows[0].id)
         if not refused:
             if alone:
                 async with self._partition.set_aside_on_error(rows[0].id):

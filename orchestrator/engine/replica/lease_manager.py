@@ -70,11 +70,11 @@ class LeaseManager:
         self._joined = False
         self._follows = False
         """Whether it goes by the database's clock yet, so that a step of that can be told."""
-        self._told_at = 0.0
+        self._clock_read_at = 0.0
         """When that clock was read last (monotonic)."""
         self._off_s = 0.0
         """By how much that may be wrong."""
-        self._told_to_stop = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._failing: dict[str, Exception] = {}
         self._ending: set[str] = set()
         """Partitions that were lost, of which calls may still be under way."""
@@ -109,7 +109,7 @@ class LeaseManager:
 
     def stop(self) -> None:
         """From now on no call starts any more, and what is held is given back."""
-        self._told_to_stop.set()
+        self._stop_requested.set()
         for each in self.driven.values():
             each.loops.stop()
 
@@ -117,10 +117,10 @@ class LeaseManager:
         """Drive partitions until ``stop``; one whose loops die takes the others with it."""
         async with asyncio.TaskGroup() as self._tasks:
             renewing = self._tasks.create_task(
-                run_until(self._told_to_stop, self, self._clock, random, self._failing),
+                run_until(self._stop_requested, self, self._clock, random, self._failing),
                 name=self.name,
             )
-            await self._told_to_stop.wait()
+            await self._stop_requested.wait()
             # Whatever it takes after that falls with ``leave``, which is written after it.
             await asyncio.wait([renewing], timeout=LEAVE_S)
             renewing.cancel()
@@ -163,10 +163,10 @@ class LeaseManager:
         The clock was read at some moment while the renewal was under way, now and the last time.
         """
         off_s = (self._clock.monotonic() - asked_at) / 2
-        told_at = asked_at + off_s
-        stepped_s = self._clock.step_s(standing.now, told_at=told_at, steps_s=standing.steps_s)
+        read_at = asked_at + off_s
+        stepped_s = self._clock.step_s(standing.now, read_at=read_at, steps_s=standing.steps_s)
         if not self._follows or abs(stepped_s) <= CLOCK_STEP_S + off_s + self._off_s:
-            self._told_at, self._off_s = told_at, off_s
+            self._clock_read_at, self._off_s = read_at, off_s
             return False
         log.warning(
             "the database's clock stepped by %+.0f s: deadlines, settle windows and watches move "
@@ -188,7 +188,7 @@ class LeaseManager:
             if standing.followed_s.get(name) != standing.steps_s
         }
         fences = await self._store.take(self._replica, behind) if behind else []
-        self._clock.set(standing.now, told_at=self._told_at, steps_s=standing.steps_s)
+        self._clock.set(standing.now, read_at=self._clock_read_at, steps_s=standing.steps_s)
         self._follows = True
         for fence in fences:
             self._lose(fence.partition)
@@ -233,7 +233,7 @@ class LeaseManager:
         lease = Lease(fence, until)
         driven = RunningPartition(lease, self._drive(lease))
         self.driven[fence.partition] = driven
-        if self._told_to_stop.is_set():
+        if self._stop_requested.is_set():
             driven.loops.stop()
         log.info("drives %s under epoch %d", fence.partition, fence.epoch)
         self._tasks.create_task(self._run(driven), name=fence.partition)
@@ -259,8 +259,8 @@ class LeaseManager:
 
 def _brief(error: Exception) -> str:
     """Of a statement that failed, what the database says, and not the statement."""
-    told = str(error).strip() or type(error).__name__
-    return told.splitlines()[0][:BRIEF_MAX]
+    message = str(error).strip() or type(error).__name__
+    return message.splitlines()[0][:BRIEF_MAX]
 
 
 @asynccontextmanager

@@ -42,7 +42,7 @@ class PartitionRunner:
     set_aside: SetAsideRetrier = field(init=False)
     failing: dict[str, Exception] = field(init=False, default_factory=dict)
     """The last error of each loop that fails again and again."""
-    _told_to_stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _stop_requested: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.partition)
@@ -78,11 +78,11 @@ class PartitionRunner:
 
     @property
     def stopping(self) -> bool:
-        return self._told_to_stop.is_set()
+        return self._stop_requested.is_set()
 
     def stop(self) -> None:
         """From now on no call starts any more; those under way may end within DRAIN_S."""
-        self._told_to_stop.set()
+        self._stop_requested.set()
 
     async def run(self) -> None:
         """Run the loops until ``stop``; cancelled, it cuts off what is under way."""
@@ -94,7 +94,7 @@ class PartitionRunner:
                 loops = [
                     group.create_task(
                         run_until(
-                            self._told_to_stop,
+                            self._stop_requested,
                             loop,
                             partition.clock,
                             partition.random,
@@ -103,7 +103,7 @@ class PartitionRunner:
                     )
                     for loop in self.loops
                 ]
-                await self._told_to_stop.wait()
+                await self._stop_requested.wait()
                 until = time() + DRAIN_S
                 _, late = await asyncio.wait(loops, timeout=DRAIN_S)
                 for loop in late:

@@ -18,7 +18,7 @@ class BestEffort:
     """Leaves out what fails, and logs the first failure of each kind."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     @contextmanager
     def leaving_out(self, what: str) -> Iterator[None]:
@@ -31,6 +31,6 @@ class BestEffort:
             self.failed(what, error)
 
     def failed(self, what: str, error: Exception) -> None:
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._logged:
+            self._logged.add(what)
             log.error("%s failed and is left out, as it will be again", what, exc_info=error)

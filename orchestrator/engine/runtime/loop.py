@@ -22,7 +22,7 @@ FAILING_AFTER = 3
 IDLE_MAX_S = 5.0
 """A loop with nothing to do looks again after this: a wake-up only shortens the wait."""
 
-_TOLD_ELSEWHERE = (StoreUnavailable, LeaseLost)
+_LOGGED_ELSEWHERE = (StoreUnavailable, LeaseLost)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def run_until(
     It ends between two steps, for a step that is cancelled may pass over it: up to Python 3.11
     ``asyncio.wait_for``, and with it a database pool's queue, does.
     """
-    failures, told = 0, False
+    failures, logged = 0, False
     while not stop.is_set():
         steps.wake.clear()
         try:
@@ -61,23 +61,23 @@ async def run_until(
             failures += 1
             if failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
                 failing[steps.name] = error
-            if not told and not isinstance(error, _TOLD_ELSEWHERE):
-                told = True
-                tell(error, "%s fails and is tried again until it works", steps.name)
+            if not logged and not isinstance(error, _LOGGED_ELSEWHERE):
+                logged = True
+                log_failure(error, "%s fails and is tried again until it works", steps.name)
             wait_s = backoff_s(
                 failures, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S, jitter=random.random()
             )
             await _wait(clock, wait_s, stop)
         else:
-            if told:
+            if logged:
                 log.warning("%s works again after %d failures", steps.name, failures)
-            failures, told = 0, False
+            failures, logged = 0, False
             failing.pop(steps.name, None)
             if wait_s > 0:
                 await _wait(clock, wait_s, stop, steps.wake)
 
 
-def tell(error: Exception, what: str, *args: object) -> None:
+def log_failure(error: Exception, what: str, *args: object) -> None:
     """Log what failed, with a traceback."""
     log.error(what, *args, exc_info=error)
 
@@ -108,10 +108,10 @@ class Background:
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except _TOLD_ELSEWHERE:
+        except _LOGGED_ELSEWHERE:
             pass
         except Exception as error:  # noqa: BLE001 - told
-            tell(error, "%s failed", self._name)
+            log_failure(error, "%s failed", self._name)
 
     async def end(self, within_s: float) -> bool:
         """Wait until nothing is under way, and cut off what still is then; False if something was.

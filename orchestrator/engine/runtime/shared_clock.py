@@ -21,22 +21,22 @@ class SharedClock:
 
     def __init__(self, machine: Clock) -> None:
         self._machine = machine
-        self.set(machine.now(), told_at=machine.monotonic())
+        self.set(machine.now(), read_at=machine.monotonic())
 
-    def set(self, now: datetime, *, told_at: float, steps_s: int = 0) -> None:
-        """Go on from ``now``, which it was when the monotonic clock showed ``told_at``.
+    def set(self, now: datetime, *, read_at: float, steps_s: int = 0) -> None:
+        """Go on from ``now``, which it was when the monotonic clock showed ``read_at``.
 
         ``steps_s``: the sum of the noted steps by then.
         """
-        self._told, self._told_at, self._steps_s = now, told_at, steps_s
+        self._database_now, self._read_at, self._steps_s = now, read_at, steps_s
 
-    def step_s(self, now: datetime, *, told_at: float, steps_s: int) -> float:
+    def step_s(self, now: datetime, *, read_at: float, steps_s: int) -> float:
         """By how many seconds the database's clock stepped that nobody has noted yet."""
-        passed_s = told_at - self._told_at + steps_s - self._steps_s
-        return (now - self._told).total_seconds() - passed_s
+        passed_s = read_at - self._read_at + steps_s - self._steps_s
+        return (now - self._database_now).total_seconds() - passed_s
 
     def now(self) -> datetime:
-        return self._told + timedelta(seconds=self._machine.monotonic() - self._told_at)
+        return self._database_now + timedelta(seconds=self._machine.monotonic() - self._read_at)
 
     def monotonic(self) -> float:
         return self._machine.monotonic()

@@ -79,10 +79,10 @@ async def upgrade(url: str) -> Upgraded:
             return Upgraded(dialect.name, before, revision)
     except (DBAPIError, OSError) as error:
         why = dialect.why_unavailable(error) or str(getattr(error, "orig", error))
-        told = f"{dialect.name} cannot be used: {why}; {dialect.advice(error)}"
+        message = f"{dialect.name} cannot be used: {why}; {dialect.advice(error)}"
         if dialect.shared and _passes(error):
-            raise StoreUnavailable(told) from error
-        raise ConfigurationError([f"database.url: {told}"]) from error
+            raise StoreUnavailable(message) from error
+        raise ConfigurationError([f"database.url: {message}"]) from error
     finally:
         await engine.dispose()
 

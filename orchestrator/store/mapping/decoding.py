@@ -82,7 +82,7 @@ async def _in_halves(
     except UNREADABLE as error:
         if count == 1:
             row = await _piecemeal(connection, whole, parameters, start)
-            return [Unreadable(row, told(error))]
+            return [Unreadable(row, error_text(error))]
     half = count // 2
     return [
         *await _in_halves(connection, whole, parameters, start, half),
@@ -131,10 +131,10 @@ def _decoded(row: Row | Unreadable, decode: Callable[[Row], T]) -> T | Unreadabl
     try:
         return decode(row)
     except UNREADABLE as error:
-        return Unreadable(row, told(error))
+        return Unreadable(row, error_text(error))
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The error in one line, as it can be stored; of the database's, without the statement."""
     what = getattr(error, "orig", None) or error
     return storable(" ".join(f"{type(error).__name__}: {what}".split()))

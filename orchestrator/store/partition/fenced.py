@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.errors import InvariantViolated, RowsLocked
-from orchestrator.store.mapping.decoding import Unreadable, decoded, told
+from orchestrator.store.mapping.decoding import Unreadable, decoded, error_text
 from orchestrator.store.mapping.termination_rows import from_row
 from orchestrator.store.schema import terminations
 from orchestrator.store.terminations import set_aside
@@ -96,7 +96,7 @@ class Fenced:
 
         Returns False where it was set aside for the same error before.
         """
-        return bool(await self._set_aside({termination_id: told(error)}))
+        return bool(await self._set_aside({termination_id: error_text(error)}))
 
     async def _set_aside(self, reasons: Mapping[str, str]) -> list[str]:
         async def work(transaction: Transaction) -> list[str]:

@@ -328,8 +328,10 @@ class PartitionStore(Fenced):
         """Write the open attempt's answer and what was decided on it, or neither."""
 
         async def work(transaction: Transaction) -> None:
-            told = {name: getattr(answer, name) for name in ("outcome", "code", "request_id")}
-            if not await write_decision(transaction, before, decision, answer.at, {"answer": told}):
+            result = {name: getattr(answer, name) for name in ("outcome", "code", "request_id")}
+            if not await write_decision(
+                transaction, before, decision, answer.at, {"answer": result}
+            ):
                 return
             await transaction.execute(
                 _ANSWERED, {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.api.schemas import Told, listed_termination
+from orchestrator.api.schemas import Inspection, listed_termination
 from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.services.explanation import UNEXPLAINED
 from orchestrator.services.ports import TerminationRecord
@@ -24,5 +24,5 @@ def test_no_observation_is_younger_than_now(now_s: float, age_s: float | None) -
         holder=None,
         allowed_per_s=None,
     )
-    told = Told(now=later(now_s), why=UNEXPLAINED, down=None, verified=Verification())
+    told = Inspection(now=later(now_s), why=UNEXPLAINED, down=None, verified=Verification())
     assert listed_termination(record, told)["age_s"] == age_s

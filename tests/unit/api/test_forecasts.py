@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from orchestrator.api.routes import _told
+from orchestrator.api.routes import _inspect
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
@@ -42,7 +42,7 @@ async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: ErrorDet
         elsewhere=lambda *_: None,
         capture_wait_s=0.0,
     )
-    told = await _told(cast("Context", context), record)
+    told = await _inspect(cast("Context", context), record)
     assert (told.down, told.verified.p50_at is None) == (
         None if trouble else foretold,
         trouble is not None,

@@ -140,7 +140,7 @@ class IdleLoops(PartitionRunner):
     last_call: Gate | None = None
 
     async def run(self) -> None:
-        await self._told_to_stop.wait()
+        await self._stop_requested.wait()
         if self.last_call is not None:
             await self.last_call.passed()
 
@@ -284,7 +284,7 @@ def own_logs(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 def is_stopped(loops: PartitionRunner) -> bool:
-    return loops._told_to_stop.is_set()
+    return loops._stop_requested.is_set()
 
 
 def is_held(loops: PartitionRunner) -> bool:

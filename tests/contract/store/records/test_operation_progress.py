@@ -53,7 +53,7 @@ def down(acknowledged_s: float, took_s: float, state: State = State.VERIFIED) ->
     return known | ({"finished_at": ended_at} if state.final else {})
 
 
-class Told:
+class Inspection:
     """The operations of a database, asked for at one time."""
 
     def __init__(self, database: Database, at: datetime = ASKED_AT) -> None:
@@ -84,11 +84,11 @@ class Told:
 
 
 @pytest.fixture
-def told(database: Database) -> Told:
-    return Told(database)
+def told(database: Database) -> Inspection:
+    return Inspection(database)
 
 
-async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Told) -> None:
+async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Inspection) -> None:
     forecast = Forecast(made_at=later(3.000001), rate_per_s=1 / 3, p50_at=later(4), p90_at=NOW)
     samples = ((NOW.timestamp() + 0.123456, 100), (NOW.timestamp() + 1 / 3, 7))
     history = DrainHistory(samples=samples, seen_at=NOW.timestamp() + 0.7, pause_s=1 / 7)
@@ -97,7 +97,7 @@ async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Tol
     assert (found.history, found.forecast) == (history, forecast)
 
 
-async def test_every_job_is_counted_where_it_is(told: Told) -> None:
+async def test_every_job_is_counted_where_it_is(told: Inspection) -> None:
     operation_id = await told.submit(
         {},
         {"state": State.SENDING, "look_at": None},
@@ -142,7 +142,7 @@ LATE_OR_UNREAD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("known", LATE_OR_UNREAD, ids=lambda known: next(iter(known)))
 async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
-    told: Told, known: dict[str, Any]
+    told: Inspection, known: dict[str, Any]
 ) -> None:
     """By the job itself and by its operation alike; that it stands still was seen before."""
     before = {"give_up_at": later(1001), "failures": FAILURES_MAX - 1}
@@ -165,7 +165,7 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
     assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
     foretold = [
         [
-            forecast_updates.told(
+            forecast_updates.current(
                 await told.termination(f"job-{number}"), later(1001), TENS, ASKED_AT
             )
             for number in numbers
@@ -178,7 +178,7 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
     ]
 
 
-async def test_nothing_is_counted_of_other_operations_jobs(told: Told) -> None:
+async def test_nothing_is_counted_of_other_operations_jobs(told: Inspection) -> None:
     """But how long they took, where few of its own are down; its own not twice."""
     await told.submit({}, draining(10), down(0, 10), down(0, 10, State.SETTLING))
     mine = await told.submit({}, down(0, 20))
@@ -188,13 +188,13 @@ async def test_nothing_is_counted_of_other_operations_jobs(told: Told) -> None:
     assert found.down_lately == 0
 
 
-async def test_enough_of_its_own_are_better_than_others(told: Told) -> None:
+async def test_enough_of_its_own_are_better_than_others(told: Inspection) -> None:
     await told.submit(down(0, 10))
     mine = await told.submit(*[down(0, 20)] * FEW)
     assert (await told.progress(mine)).down == {bucket(20.5): FEW}
 
 
-async def test_of_others_the_last_ones_count(told: Told) -> None:
+async def test_of_others_the_last_ones_count(told: Inspection) -> None:
     await told.submit(*[down(0, 10)] * 3, *[down(100, 20)] * OTHERS_MAX)
     mine = await told.submit({"call_at": NOW})
     assert (await told.progress(mine)).down == {bucket(20.5): OTHERS_MAX}
@@ -204,14 +204,14 @@ async def test_of_others_the_last_ones_count(told: Told) -> None:
 
 
 @pytest.mark.parametrize("took_s", [0.2, 127, 128, 1000, 80_000])
-async def test_how_long_drains_took_is_told_nearly(told: Told, took_s: float) -> None:
+async def test_how_long_drains_took_is_told_nearly(told: Inspection, took_s: float) -> None:
     operation_id = await told.submit(*[down(0, took_s)] * FEW)
     ((index, jobs),) = (await told.progress(operation_id)).down.items()
     assert jobs == FEW
     assert abs(index - bucket(took_s)) <= 1
 
 
-async def test_the_latest_ends_are_enough(told: Told) -> None:
+async def test_the_latest_ends_are_enough(told: Inspection) -> None:
     operation_id = await told.submit(
         *(draining(0, ending(2000 + number)) for number in range(ENDING_MAX + 3))
     )
@@ -221,7 +221,7 @@ async def test_the_latest_ends_are_enough(told: Told) -> None:
     ]
 
 
-async def test_calls_ahead_are_waited_for(told: Told) -> None:
+async def test_calls_ahead_are_waited_for(told: Inspection) -> None:
     """As many of each other operation as of this one, unless they begin later."""
     await told.submit({}, {}, {})
     await told.submit({}, {}, not_before=later(5000))
@@ -232,16 +232,16 @@ async def test_calls_ahead_are_waited_for(told: Told) -> None:
     assert (await told.progress(mine)).begins_at is None
 
 
-async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(told: Told) -> None:
+async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(told: Inspection) -> None:
     await told.submit({}, {}, {})
     mine = await told.submit({}, {}, not_before=later(5000))
     found = await told.progress(mine)
     assert (found.begins_at, found.last_call_s) == (later(5000), 1.0)
-    begun = await Told(told._database, later(6000)).progress(mine)
+    begun = await Inspection(told._database, later(6000)).progress(mine)
     assert begun.last_call_s == 2.0
 
 
-async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Told) -> None:
+async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Inspection) -> None:
     first = await told.submit(*[{}] * 20)
     mine = await submit(told.records, 2, *[f"job-{number}" for number in range(15, 20)])
     await submit(told.records, 3, "job-0", "job-1")
@@ -251,7 +251,7 @@ async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Told) -> 
 
 
 async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database: Database) -> None:
-    told = Told(database, later(20))
+    told = Inspection(database, later(20))
     found = await told.progress(await told.submit(down(0, 10), down(0, 10)))
     assert (found.down_lately, found.lately_s) == (2, 20.0)
 
@@ -260,18 +260,18 @@ async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
     database: Database,
 ) -> None:
     """What went down later than now does not count."""
-    told = Told(database, later(-500))
+    told = Inspection(database, later(-500))
     found = await told.progress(await told.submit(down(-530, 10), down(-600, 10), down(-480, 10)))
     assert (found.down_lately, found.lately_s) == (1, 60.0)
 
 
-async def test_what_ended_otherwise_tells_nothing_of_drains(told: Told) -> None:
+async def test_what_ended_otherwise_tells_nothing_of_drains(told: Inspection) -> None:
     ended = {"state": State.ALREADY_FINISHED, "look_at": None, "finished_at": NOW}
     await told.submit(ended, ended | {"state": State.VERIFIED})
     assert (await told.progress(await told.submit({}))).down == {}
 
 
-async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(told: Told) -> None:
+async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(told: Inspection) -> None:
     """Another operation that joins a job may make its window longer."""
     settling = [down(100, took_s, State.SETTLING) for took_s in (20, 40, 30)]
     only = await told.progress(await told.submit(*settling, down(900, 50)))

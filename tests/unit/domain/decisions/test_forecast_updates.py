@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.decisions.decide import decide
-from orchestrator.domain.decisions.forecast_updates import told
+from orchestrator.domain.decisions.forecast_updates import current
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
@@ -167,7 +167,7 @@ def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
 def test_what_is_told_of_a_drain_has_not_passed() -> None:
     found = looks(draining(), (5, 90), (10, 80), (15, 70))
     for at_s in (15, 60, 600):
-        now = told(found, None, None, later(at_s))
+        now = current(found, None, None, later(at_s))
         assert now is not None
         assert now.p50_at is not None
         assert now.p50_at > later(at_s)
@@ -175,23 +175,23 @@ def test_what_is_told_of_a_drain_has_not_passed() -> None:
 
 def test_of_one_that_may_be_called_its_turn_and_the_drain_are_told() -> None:
     queued = termination(call_at=NOW)
-    found = told(queued, later(100), TENS, NOW)
+    found = current(queued, later(100), TENS, NOW)
     assert found is not None
     assert found.p50_at is not None
     assert later(105) < found.p50_at < later(115)
-    assert told(queued, None, TENS, NOW) is None
+    assert current(queued, None, TENS, NOW) is None
 
 
 def test_nothing_is_told_of_one_that_waits_for_a_look() -> None:
-    assert told(termination(), later(1), TENS, NOW) is None
-    assert told(termination(State.HELD), later(1), TENS, NOW) is None
+    assert current(termination(), later(1), TENS, NOW) is None
+    assert current(termination(State.HELD), later(1), TENS, NOW) is None
 
 
 def test_one_that_begins_later_begins_then_for_sure() -> None:
     """Whenever that is asked, the same is told."""
     tomorrow = later(86400)
     waiting = termination(not_before=tomorrow)
-    first, second = (told(waiting, tomorrow, TENS, later(at_s)) for at_s in (0, 0.3))
+    first, second = (current(waiting, tomorrow, TENS, later(at_s)) for at_s in (0, 0.3))
     assert first is not None
     assert second is not None
     assert (first.p50_at, first.p90_at) == (second.p50_at, second.p90_at)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.decisions.forecast_updates import told
+from orchestrator.domain.decisions.forecast_updates import current
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import forecast
@@ -33,7 +33,7 @@ async def live(world: World, seconds: float) -> None:
 
 async def foretold(world: World, job_id: str) -> Forecast:
     found = await world.termination(job_id)
-    now = told(found, None, None, world.clock.now())
+    now = current(found, None, None, world.clock.now())
     assert now is not None
     return now
 

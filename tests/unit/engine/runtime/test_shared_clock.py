@@ -24,7 +24,7 @@ def test_it_goes_on_from_what_it_was_told_whatever_the_machine_shows() -> None:
     machine.ahead = timedelta(hours=1)
     machine.advance(2.0)
     assert clock.now() == NOON + timedelta(seconds=2)
-    clock.set(NOON + timedelta(seconds=30), told_at=1.5)
+    clock.set(NOON + timedelta(seconds=30), read_at=1.5)
     assert clock.now() == NOON + timedelta(seconds=30.5)
     machine.ahead = -timedelta(hours=1)
     machine.advance(1.0)
