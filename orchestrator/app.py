@@ -244,7 +244,7 @@ def _partitions(
                 escalation=env.settings.engine.escalation.policy(
                     machines=account.terminate_machines
                 ),
-                keep_down_max=env.settings.engine.keep_down_max,
+                reterminate_max=env.settings.engine.reterminate_max,
                 appears_within_s=env.settings.engine.appears_within_s,
                 permitted_within_s=env.settings.engine.permitted_within_s,
                 count_call=lambda action, outcome: calls.update(((action, outcome),)),
@@ -275,7 +275,7 @@ def _context(
         },
         default_settle_s=settings.engine.settle_s,
         default_give_up_after_s=settings.engine.give_up_after_s,
-        come_back_watch_s=settings.engine.come_back_watch_s,
+        revival_watch_s=settings.engine.revival_watch_s,
         now=now,
         random=env.random,
         on_accepted=leases.notice,

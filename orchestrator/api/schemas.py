@@ -22,7 +22,7 @@ from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.domain.text import shows_something
 from orchestrator.services.submission import (
     GIVE_UP_AFTER_MAX_S,
-    KEEP_DOWN_MAX_S,
+    RETERMINATE_FOR_MAX_S,
     SETTLE_MAX_S,
     Request,
 )
@@ -107,7 +107,7 @@ class OperationRequest(BaseModel):
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] | None = None
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] | None = None
     escalate: bool = True
-    keep_down_s: Annotated[float, Field(gt=0, le=KEEP_DOWN_MAX_S)] | None = None
+    reterminate_for_s: Annotated[float, Field(gt=0, le=RETERMINATE_FOR_MAX_S)] | None = None
 
     def request(self) -> Request:
         return Request(
@@ -120,7 +120,7 @@ class OperationRequest(BaseModel):
             give_up_after_s=self.give_up_after_s,
             settle_s=self.settle_s,
             escalate=self.escalate,
-            keep_down_s=self.keep_down_s,
+            reterminate_for_s=self.reterminate_for_s,
         )
 
 
@@ -275,8 +275,8 @@ def operation(
         "reason": record.reason,
         "requested_by": record.requested_by,
         "duplicates_merged": record.duplicates_merged,
-        "keep_down_s": record.keep_down_s,
-        "keeps_down_for": record.keeps_down_for,
+        "reterminate_for_s": record.reterminate_for_s,
+        "reterminates_for": record.reterminates_for,
         "created_at": timestamp(record.created_at),
         "finished_at": timestamp(record.finished_at),
         "progress": {
@@ -340,9 +340,9 @@ def listed_termination(record: TerminationRecord, inspection: Inspection) -> dic
         "machines": _machines(t),
         "escalation": {
             "allowed": t.escalate,
-            "rung": t.rung,
-            "round": t.rung_round,
-            "since": timestamp(t.rung_at),
+            "level": t.escalation_level,
+            "round": t.escalation_round,
+            "since": timestamp(t.escalation_started_at),
         },
         "attempts": [_attempt(attempt) for attempt in record.attempts],
         "waiting_for": why.waiting_for,
@@ -357,7 +357,7 @@ def listed_termination(record: TerminationRecord, inspection: Inspection) -> dic
         "give_up_at": timestamp(t.give_up_at),
         "finished_at": timestamp(t.finished_at),
         "revived_at": timestamp(t.revival.at) if t.revival else None,
-        "brought_down_again_by": t.revival and t.revival.brought_down_again_by,
+        "reterminated_by": t.revival and t.revival.reterminated_by,
     }
 
 

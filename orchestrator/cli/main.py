@@ -150,7 +150,7 @@ def terminate(
             help="Call more than TerminateJob for instances that do not go down, or not.",
         ),
     ] = True,
-    keep_down_s: Annotated[
+    reterminate_for_s: Annotated[
         float | None,
         typer.Option(
             "--keep-down",
@@ -186,7 +186,7 @@ def terminate(
         "settle_s": settle_s,
         "give_up_after_s": give_up_after_s,
         "escalate": None if escalate else False,
-        "keep_down_s": keep_down_s,
+        "reterminate_for_s": reterminate_for_s,
         "on_submitted": on_submitted,
     }
     console, notes = printing.out(), printing.err()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.escalation import EscalationPolicy
-from orchestrator.domain.decisions.revival import KEEP_DOWN_MAX
+from orchestrator.domain.decisions.revival import RETERMINATE_MAX
 from orchestrator.domain.decisions.transitions import Policy
 from orchestrator.domain.errors import (
     CloudError,
@@ -100,7 +100,7 @@ class Partition:
     poll: PollPolicy = field(default_factory=PollPolicy)
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
-    keep_down_max: int = KEEP_DOWN_MAX
+    reterminate_max: int = RETERMINATE_MAX
     appears_within_s: float = APPEARS_WITHIN_S
     permitted_within_s: float = FORBIDDEN_S
     count_call: Callable[[str, str], None] = lambda _action, _outcome: None

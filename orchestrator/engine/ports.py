@@ -207,13 +207,13 @@ class Store(Protocol):
         looks: Sequence[RevivalCheck],
         at: datetime,
         *,
-        keep_down_max: int,
+        reterminate_max: int,
         new_id: Callable[[str], str],
     ) -> None:
         """Write what these looks showed, with an operation for each job to be kept down.
 
-        None is brought down again more than ``keep_down_max`` times in a row.  ``new_id`` makes an
-        id with a prefix.
+        None is brought down again more than ``reterminate_max`` times in a row.  ``new_id`` makes
+        an id with a prefix.
         """
 
     async def unanswered(self) -> list[Termination]:

@@ -107,7 +107,7 @@ def explain(termination: Termination, around: ExplanationContext) -> Explanation
 def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> Explanation:
     """What would end it, and until when more answers are asked for."""
     sources = " and ".join(unconfirmed.sources)
-    until = _time(max(unconfirmed.until, termination.look_at or unconfirmed.until))
+    until = _time(max(unconfirmed.until, termination.next_poll_at or unconfirmed.until))
     since = _time(unconfirmed.since)
     match unconfirmed.verdict:
         case Verdict.MISSING:
@@ -125,7 +125,7 @@ def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> 
     return Explanation(
         waiting_for=f"{waiting_for}; {end}{_because(termination)}",
         next_action="read the job again",
-        next_action_at=termination.look_at,
+        next_action_at=termination.next_poll_at,
     )
 
 
@@ -136,31 +136,33 @@ def _explain_queued(termination: Termination, around: ExplanationContext) -> Exp
             next_action="look at the job (DescribeJobs), then TerminateJob",
             next_action_at=termination.not_before,
         )
-    if termination.look is PollKind.SUBMISSION:
+    if termination.poll_kind is PollKind.SUBMIT_INFO:
         return _look(
             termination,
             around,
             "the number of instances it was submitted with, for it reads finished already",
             "read that (DescribeJobSubmitInfo), then count its instances (DescribeJob)",
         )
-    if termination.call_at is None:
+    if termination.terminate_after is None:
         return _look(
             termination,
             around,
             "a look at the job before it is called",
             "look at the job, then TerminateJob",
         )
-    return _turn(termination, termination.call_at, around)
+    return _turn(termination, termination.terminate_after, around)
 
 
-def _turn(termination: Termination, call_at: datetime, around: ExplanationContext) -> Explanation:
-    if call_at > around.now:
+def _turn(
+    termination: Termination, terminate_after: datetime, around: ExplanationContext
+) -> Explanation:
+    if terminate_after > around.now:
         return Explanation(
             waiting_for=f"the time from which it may be called{_because(termination)}",
             next_action="TerminateJob",
-            next_action_at=call_at,
+            next_action_at=terminate_after,
         )
-    captured_by = call_at + timedelta(seconds=around.capture_wait_s)
+    captured_by = terminate_after + timedelta(seconds=around.capture_wait_s)
     if termination.awaits_capture and not captured(termination) and captured_by > around.now:
         return Explanation(
             waiting_for="its machines to be captured before it is called, "
@@ -214,8 +216,8 @@ def _explain_sending(termination: Termination, around: ExplanationContext) -> Ex
 
 
 def _explain_draining(termination: Termination, around: ExplanationContext) -> Explanation:
-    if termination.call_at is not None:
-        turn = _turn(termination, termination.call_at, around)
+    if termination.terminate_after is not None:
+        turn = _turn(termination, termination.terminate_after, around)
         why = f"it ran on or was revived after its last call: {_standing(termination)}"
         return replace(turn, waiting_for=f"{turn.waiting_for}; {why}")
     by_hand = f"; meanwhile a person can {_by_hand(termination)}"
@@ -224,18 +226,21 @@ def _explain_draining(termination: Termination, around: ExplanationContext) -> E
         around,
         f"{_left(termination)}; {_standing(termination)}{_escalated(termination)}",
         "look again; call it down when the job is finished and no instance is live"
-        + (by_hand if termination.rung is EscalationLevel.PERSON else ""),
+        + (by_hand if termination.escalation_level is EscalationLevel.MANUAL else ""),
     )
 
 
 def _escalated(termination: Termination) -> str:
     """What was done about instances that do not go down."""
-    if termination.rung is EscalationLevel.NONE or termination.rung_at is None:
+    if (
+        termination.escalation_level is EscalationLevel.NONE
+        or termination.escalation_started_at is None
+    ):
         return ""
-    since, rounds = _time(termination.rung_at), termination.rung_round
-    if termination.rung is EscalationLevel.INSTANCES:
+    since, rounds = _time(termination.escalation_started_at), termination.escalation_round
+    if termination.escalation_level is EscalationLevel.INSTANCES:
         return f"; since {since} TerminateTaskInstance {_round(termination)} (round {rounds})"
-    if termination.rung is EscalationLevel.MACHINES:
+    if termination.escalation_level is EscalationLevel.MACHINES:
         return f"; since {since} TerminateInstances of its machine {_round(termination)}"
     if not termination.escalate:
         return f"; since {since} it takes a person: no more than TerminateJob was to be called"
@@ -337,7 +342,7 @@ def _explain_settling(termination: Termination, around: ExplanationContext) -> E
         waiting_for += f" ({machines.up} of them seen up)" if machines.up else ""
     elif machines.readable and not machines.read_since(settle_until):
         waiting_for = "its machines to be looked up after the settle window (DescribeInstances)"
-    elif termination.look is PollKind.SUBMISSION:
+    elif termination.poll_kind is PollKind.SUBMIT_INFO:
         waiting_for = "the number of instances it was submitted with (DescribeJobSubmitInfo)"
     else:
         waiting_for = "a last look, for the settle window has passed"
@@ -359,7 +364,7 @@ def _look(
     *,
     earliest: datetime | None = None,
 ) -> Explanation:
-    at = termination.look_at
+    at = termination.next_poll_at
     late = ""
     if at is not None and around.now - at > timedelta(seconds=LATE_S):
         late = f"; look due since {_time(at)}"
@@ -502,11 +507,11 @@ def _with_revival(explanation: Explanation, termination: Termination) -> Explana
     if revival.ended:
         seen = f"it has run again and ended since, as was seen at {_time(revival.at)}"
         to_do = "see in the console who calls RetryJobs"
-    elif revival.brought_down_again_by is not None:
-        seen += f", and {revival.brought_down_again_by} brings it down again"
-        to_do = f"see GET /v1/operations/{revival.brought_down_again_by}"
-    elif revival.capped:
-        seen += ", and was brought down again as often as engine.keep_down_max allows"
+    elif revival.reterminated_by is not None:
+        seen += f", and {revival.reterminated_by} brings it down again"
+        to_do = f"see GET /v1/operations/{revival.reterminated_by}"
+    elif revival.limit_reached:
+        seen += ", and was brought down again as often as engine.reterminate_max allows"
         to_do = "see in the console who calls RetryJobs, then submit it again"
     return replace(
         explanation, waiting_for=f"{explanation.waiting_for}; but {seen}", next_action=to_do

@@ -58,8 +58,8 @@ class OperationRecord:
     """As many as the cloud lets its partition make now; None: as many as are configured."""
     trouble: ErrorDetail | None
     """Why its partition's calls fail now."""
-    keep_down_s: float | None
-    keeps_down_for: str | None
+    reterminate_for_s: float | None
+    reterminates_for: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SETTLE_MAX_S: Final = 86_400.0
 GIVE_UP_AFTER_MAX_S: Final = 30 * 86_400.0
-KEEP_DOWN_MAX_S: Final = 30 * 86_400.0
+RETERMINATE_FOR_MAX_S: Final = 30 * 86_400.0
 NOT_BEFORE_MAX: Final = timedelta(days=30)
 """How far ahead a call may be put off: a wrong year must not leave a job running for ever."""
 
@@ -41,7 +41,7 @@ class Request:
     settle_s: float | None
     escalate: bool = True
     """Whether more than TerminateJob may be called for instances that do not go down."""
-    keep_down_s: float | None = None
+    reterminate_for_s: float | None = None
     """How long after it was down a job that comes back is brought down again; None: not at all."""
 
 
@@ -64,7 +64,7 @@ class Submission:
     accounts: Mapping[str, AccountOffer]
     default_settle_s: float
     default_give_up_after_s: float
-    come_back_watch_s: float
+    revival_watch_s: float
     now: Callable[[], datetime]
     random: Random
     on_accepted: Callable[[str], None]
@@ -101,8 +101,8 @@ class Submission:
             settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
             created_at=created_at,
             escalate=request.escalate,
-            come_back_watch_s=max(self.come_back_watch_s, request.keep_down_s or 0.0),
-            keep_down_s=request.keep_down_s,
+            revival_watch_s=max(self.revival_watch_s, request.reterminate_for_s or 0.0),
+            reterminate_for_s=request.reterminate_for_s,
         )
         termination_ids = [new_id("trm", self.random) for _ in job_ids]
         created = await self.records.create(operation, termination_ids)
@@ -154,8 +154,8 @@ def _hash(request: Request) -> str:
         "settle_s": request.settle_s,
     }
     # Requests of the versions before had none of these, and may still be sent again.
-    if request.keep_down_s is not None:
-        meaning["keep_down_s"] = request.keep_down_s
+    if request.reterminate_for_s is not None:
+        meaning["reterminate_for_s"] = request.reterminate_for_s
     if not request.escalate:
         meaning["escalate"] = False
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

@@ -32,13 +32,17 @@ from orchestrator.cloud.profiles import DEFAULT_PROFILE
 from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
 from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decisions.escalation import READ_MAX_INSTANCES, EscalationPolicy
-from orchestrator.domain.decisions.revival import KEEP_DOWN_MAX
+from orchestrator.domain.decisions.revival import RETERMINATE_MAX
 from orchestrator.domain.leasing.lease import LeasePolicy
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.domain.tokens import digest
 from orchestrator.paths import possible
-from orchestrator.services.submission import GIVE_UP_AFTER_MAX_S, KEEP_DOWN_MAX_S, SETTLE_MAX_S
+from orchestrator.services.submission import (
+    GIVE_UP_AFTER_MAX_S,
+    RETERMINATE_FOR_MAX_S,
+    SETTLE_MAX_S,
+)
 from orchestrator.store.database.url import database_url, shown
 
 FOLDER = "folder"
@@ -188,8 +192,8 @@ class Engine(_Section):
     starting_watch_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = _CAPTURE.starting_watch_s
     appears_within_s: Annotated[float, Field(gt=0, le=3600)] = APPEARS_WITHIN_S
     permitted_within_s: Annotated[float, Field(gt=0, le=86400)] = FORBIDDEN_S
-    come_back_watch_s: Annotated[float, Field(ge=0, le=KEEP_DOWN_MAX_S)] = 3600.0
-    keep_down_max: NonNegativeInt = KEEP_DOWN_MAX
+    revival_watch_s: Annotated[float, Field(ge=0, le=RETERMINATE_FOR_MAX_S)] = 3600.0
+    reterminate_max: NonNegativeInt = RETERMINATE_MAX
     poll: Poll = Poll()
     escalation: Escalation = Escalation()
     lease: Lease = Lease()

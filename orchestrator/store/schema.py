@@ -91,9 +91,9 @@ operations = Table(
     Column("outcome", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
-    Column("keep_down_s", Float),
-    Column("keeps_down_for", Text),
-    Column("keep_down_round", Integer, nullable=False, server_default=text("0")),
+    Column("reterminate_for_s", Float),
+    Column("reterminates_for", Text),
+    Column("reterminate_round", Integer, nullable=False, server_default=text("0")),
     Column("first_called_at", UtcDateTime),
     Column("turn", BigInteger),
     UniqueConstraint("requested_by", "idempotency_key"),
@@ -130,14 +130,14 @@ terminations = Table(
     Column("instances_observed_at", UtcDateTime),
     Column("instances_submitted", BigInteger),
     Column("tasks", JSON, nullable=False),
-    Column("look", Text, nullable=False),
-    Column("look_at", UtcDateTime),
-    Column("call_at", UtcDateTime),
-    Column("first_in_line", Boolean, nullable=False),
+    Column("poll_kind", Text, nullable=False),
+    Column("next_poll_at", UtcDateTime),
+    Column("terminate_after", UtcDateTime),
+    Column("priority", Boolean, nullable=False),
     Column("in_doubt", Boolean, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("run", Integer, nullable=False, server_default=text("0")),
-    Column("called_at", UtcDateTime),
+    Column("first_sent_at", UtcDateTime),
     Column("acknowledged_at", UtcDateTime),
     Column("give_up_from", UtcDateTime),
     Column("settle_from", UtcDateTime),
@@ -157,12 +157,12 @@ terminations = Table(
     Column("machines_observed_at", UtcDateTime),
     Column("machines_all_observed_at", UtcDateTime),
     Column("machines_problem", JSON(none_as_null=True)),
-    Column("moved_at", UtcDateTime),
+    Column("last_progress_at", UtcDateTime),
     Column("escalate", Boolean, nullable=False, server_default=true()),
-    Column("rung", Text, nullable=False, server_default=text("'none'")),
-    Column("rung_at", UtcDateTime),
-    Column("rung_round", Integer, nullable=False, server_default=text("0")),
-    Column("rung_done_at", UtcDateTime),
+    Column("escalation_level", Text, nullable=False, server_default=text("'none'")),
+    Column("escalation_started_at", UtcDateTime),
+    Column("escalation_round", Integer, nullable=False, server_default=text("0")),
+    Column("escalation_finished_at", UtcDateTime),
     Column("asked_at", UtcDateTime),
     Column("reading", JSON(none_as_null=True)),
     Column("reading_at", UtcDateTime),
@@ -173,8 +173,8 @@ terminations = Table(
     Column("forecast_p50_at", UtcDateTime),
     Column("forecast_p90_at", UtcDateTime),
     Column("forecast_stalled_since", UtcDateTime),
-    Column("come_back_watch_s", Float, nullable=False, server_default=text("0")),
-    Column("come_back_watched_at", UtcDateTime),
+    Column("revival_watch_s", Float, nullable=False, server_default=text("0")),
+    Column("revival_checked_at", UtcDateTime),
     Column("revival", JSON(none_as_null=True)),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),
     Column("last_turn", BigInteger, nullable=False, server_default=text("0")),
@@ -185,7 +185,9 @@ terminations = Table(
     CheckConstraint(
         f"(state IN ({_listed(FINAL_STATES)})) = (finished_at IS NOT NULL)", name="finished_at"
     ),
-    CheckConstraint("finished_at IS NULL OR (look_at IS NULL AND call_at IS NULL)", name="idle"),
+    CheckConstraint(
+        "finished_at IS NULL OR (next_poll_at IS NULL AND terminate_after IS NULL)", name="idle"
+    ),
 )
 
 Index(
@@ -207,31 +209,31 @@ Index(
 Index(
     "ix_terminations_look",
     terminations.c.partition,
-    terminations.c.look,
-    terminations.c.look_at,
-    sqlite_where=text("look_at IS NOT NULL"),
-    postgresql_where=text("look_at IS NOT NULL"),
+    terminations.c.poll_kind,
+    terminations.c.next_poll_at,
+    sqlite_where=text("next_poll_at IS NOT NULL"),
+    postgresql_where=text("next_poll_at IS NOT NULL"),
 )
-# An index that leads to call_at sooner is what SQLite would take, and sort all that may be called.
+# SQLite would take an index that leads to terminate_after sooner, and sort all that it has.
 Index(
     "ix_terminations_turn",
     terminations.c.partition,
-    terminations.c.first_in_line.desc(),
+    terminations.c.priority.desc(),
     terminations.c.turn,
     terminations.c.last_turn,
     terminations.c.seq,
-    terminations.c.call_at,
-    sqlite_where=text("call_at IS NOT NULL"),
-    postgresql_where=text("call_at IS NOT NULL"),
+    terminations.c.terminate_after,
+    sqlite_where=text("terminate_after IS NOT NULL"),
+    postgresql_where=text("terminate_after IS NOT NULL"),
 )
-_UNSEEN = text("job_state IS NULL AND look_at IS NOT NULL")
+_UNSEEN = text("job_state IS NULL AND next_poll_at IS NOT NULL")
 Index(
     "ix_terminations_unseen",
     terminations.c.partition,
-    terminations.c.look,
+    terminations.c.poll_kind,
     terminations.c.turn,
     terminations.c.seq,
-    terminations.c.look_at,
+    terminations.c.next_poll_at,
     sqlite_where=_UNSEEN,
     postgresql_where=_UNSEEN,
 )
@@ -240,7 +242,7 @@ _TO_CAPTURE = text("captured_run < run AND finished_at IS NULL")
 Index(
     "ix_terminations_capture",
     terminations.c.partition,
-    terminations.c.first_in_line.desc(),
+    terminations.c.priority.desc(),
     terminations.c.turn,
     terminations.c.last_turn,
     terminations.c.seq,
@@ -254,7 +256,9 @@ Index(
     sqlite_where=_NEVER_LISTED,
     postgresql_where=_NEVER_LISTED,
 )
-READ_ANEW = text("finished_at IS NULL AND (rung_at IS NOT NULL OR asked_at IS NOT NULL)")
+READ_ANEW = text(
+    "finished_at IS NULL AND (escalation_started_at IS NOT NULL OR asked_at IS NOT NULL)"
+)
 Index(
     "ix_terminations_read_anew",
     terminations.c.partition,
@@ -263,11 +267,11 @@ Index(
 )
 
 Index(
-    "ix_terminations_come_back",
+    "ix_terminations_revival",
     terminations.c.partition,
-    terminations.c.come_back_watched_at,
-    sqlite_where=text("come_back_watched_at IS NOT NULL"),
-    postgresql_where=text("come_back_watched_at IS NOT NULL"),
+    terminations.c.revival_checked_at,
+    sqlite_where=text("revival_checked_at IS NOT NULL"),
+    postgresql_where=text("revival_checked_at IS NOT NULL"),
 )
 _SET_ASIDE = text("set_aside IS NOT NULL")
 Index(
@@ -294,7 +298,7 @@ instances = Table(
     Column("machine", Text),
     Column("machine_observed_at", UtcDateTime),
     Column("anew", Boolean, nullable=False, server_default=false()),
-    Column("called_at", UtcDateTime),
+    Column("first_sent_at", UtcDateTime),
     sqlite_with_rowid=False,
 )
 """Those that had a machine when they were captured, and those live when they were read ``anew``.
@@ -302,7 +306,7 @@ instances = Table(
 What was last seen before the newest reading (``terminations.read_at``) is live no longer: a job
 may have 200,000 instances, and not one row of those that went down is written again.
 ``machine`` is what CVM showed of its machine; TerminateTaskInstance was last called for it at
-``called_at``.  An instance that runs again runs on another machine, which is another row.
+``first_sent_at``.  An instance that runs again runs on another machine, which is another row.
 """
 ANEW = text("anew")
 Index("ix_instances_anew", instances.c.termination_seq, sqlite_where=ANEW, postgresql_where=ANEW)

@@ -321,7 +321,7 @@ async def taken_over(made: Fleet, held: list[str], pid: int) -> None:
 
 
 STATE: Final = """
-SELECT t.id, t.state, t.revision, t.observed_at, t.look_at, t.call_at, count(a.seq),
+SELECT t.id, t.state, t.revision, t.observed_at, t.next_poll_at, t.terminate_after, count(a.seq),
 max(a.answered_at)
 FROM terminations t LEFT JOIN attempts a ON a.termination_id = t.id
 GROUP BY t.seq ORDER BY t.seq

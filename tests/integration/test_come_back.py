@@ -18,7 +18,7 @@ JOB = "job-revived1"
 REVIVED: dict[str, Any] = {"ids": [JOB], "instances": 3, "drain_s": 0.1, "revive_after_s": 1.5}
 ENGINE: dict[str, Any] = {
     "settle_s": 0.1,
-    "come_back_watch_s": 60.0,
+    "revival_watch_s": 60.0,
     "poll": {
         "sweep_min_s": 0.05,
         "sweep_max_s": 0.1,
@@ -48,7 +48,7 @@ async def test_it_is_noticed_and_said_everywhere(
         before = await running.finished(operation_id)
         assert (before["outcome"], before["progress"]["revived"]) == ("verified", 0)
         found = await revived(running, operation_id)
-        assert (found["state"], found["brought_down_again_by"]) == ("verified", None)
+        assert (found["state"], found["reterminated_by"]) == ("verified", None)
         assert "but it was seen running again at" in found["waiting_for"]
         assert found["next_action"] == "submit it again"
         after = await running.get(f"/v1/operations/{operation_id}")
@@ -68,22 +68,22 @@ async def test_it_is_noticed_and_said_everywhere(
 
 async def test_it_is_kept_down_so_many_times(database_url: str) -> None:
     """Also where nothing else is watched."""
-    job, engine = REVIVED | {"revivals": 9}, ENGINE | {"come_back_watch_s": 0, "keep_down_max": 2}
+    job, engine = REVIVED | {"revivals": 9}, ENGINE | {"revival_watch_s": 0, "reterminate_max": 2}
     async with service(database_url, job, engine=engine) as running:
-        first = await running.submit(JOB, keep_down_s=600)
+        first = await running.submit(JOB, reterminate_for_s=600)
         operation_id, left_s = first, 600.0
         for _ in range(2):
             found = await revived(running, operation_id)
-            operation_id = found["brought_down_again_by"]
+            operation_id = found["reterminated_by"]
             assert f"{operation_id} brings it down again" in found["waiting_for"]
             operation = await running.finished(operation_id)
             assert operation["outcome"] == "verified"
-            assert (operation["keeps_down_for"], operation["requested_by"]) == (first, "local")
+            assert (operation["reterminates_for"], operation["requested_by"]) == (first, "local")
             assert operation["reason"] == f"kept down for {first}: a test"
-            assert 500 < operation["keep_down_s"] < left_s
-            left_s = operation["keep_down_s"]
+            assert 500 < operation["reterminate_for_s"] < left_s
+            left_s = operation["reterminate_for_s"]
         found = await revived(running, operation_id)
-        assert found["brought_down_again_by"] is None
-        assert "as often as engine.keep_down_max allows" in found["waiting_for"]
+        assert found["reterminated_by"] is None
+        assert "as often as engine.reterminate_max allows" in found["waiting_for"]
         acted = [call for call in running.simulator.calls if call.action == "TerminateJob"]
         assert len(acted) == 3

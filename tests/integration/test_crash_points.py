@@ -378,7 +378,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
             records=records,
             accounts={"main": AccountOffer(partitions={REGION: PARTITION}, default_region=None)},
             default_settle_s=SETTLE_S,
-            come_back_watch_s=0.0,
+            revival_watch_s=0.0,
             default_give_up_after_s=10 * RUN_MAX_S,
             now=clock.now,
             random=random,

@@ -70,7 +70,8 @@ async def test_a_row_that_cannot_be_read_is_told_and_shown_and_ends_once_it_is_r
         with closing(sqlite3.connect(file, isolation_level=None)) as editor:
             editor.execute("UPDATE terminations SET tasks = '{' WHERE job_id = ?", [bad])
             editor.execute(
-                "UPDATE terminations SET not_before = NULL, look_at = created_at WHERE job_id = ?",
+                "UPDATE terminations SET not_before = NULL, next_poll_at = created_at "
+                "WHERE job_id = ?",
                 [bad],
             )
             await running.finished(other)

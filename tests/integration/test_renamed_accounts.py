@@ -135,7 +135,7 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
 async def test_stopped_jobs_that_nobody_watches_for_a_revival_any_more_are_told(url: str) -> None:
     stopping = {"ids": ["job-stops001"], "drain_s": 0.1}
     async with served(url, stopping) as rest:
-        watched = await rest.service.submit("job-stops001", keep_down_s=3600.0)
+        watched = await rest.service.submit("job-stops001", reterminate_for_s=3600.0)
         await in_state(rest, watched, verified=1)
     async with served(url, **renamed(url)) as rest:
         ready = await rest.service.get("/readyz")

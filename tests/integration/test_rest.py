@@ -107,12 +107,14 @@ async def test_a_job_is_not_called_before_its_not_before(tmp_path: Path) -> None
         later = await rest.accepted("job-later001", not_before=not_before.isoformat())
         for operation_id in (at_once, later["id"]):
             assert (await rest.service.finished(operation_id))["outcome"] == "verified"
-        called_at = {
+        first_sent_at = {
             call.job_ids[0]: call.at
             for call in rest.service.simulator.calls
             if call.action == "TerminateJob"
         }
-        assert called_at["job-now00001"] < not_before.timestamp() <= called_at["job-later001"]
+        assert (
+            first_sent_at["job-now00001"] < not_before.timestamp() <= first_sent_at["job-later001"]
+        )
 
 
 # --- idempotency ---------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ async def test_a_request_under_the_same_key_is_stored_once(rest: Rest) -> None:
         {"on_submitted": "refuse"},
         {"settle_s": 1},
         {"give_up_after_s": 1},
-        {"keep_down_s": 1},
+        {"reterminate_for_s": 1},
         {"escalate": False},
         {"not_before": "2026-01-01T00:00:00Z"},
     ],

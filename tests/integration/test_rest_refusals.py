@@ -152,7 +152,7 @@ WRONG_VALUES: dict[str, list[object]] = {
     ],
     "give_up_after_s": [0, -1, -0.0, True, "60", [], 2_592_001, 1e300, 10**99],
     "escalate": [0, 1, "no", []],
-    "keep_down_s": [0, -1, True, "60", [], 2_592_001, 1e300, 10**99],
+    "reterminate_for_s": [0, -1, True, "60", [], 2_592_001, 1e300, 10**99],
     "settle_s": [-1, -1e-9, True, "60", [], 86_401, 1e300, 10**99],
 }
 
@@ -188,7 +188,7 @@ async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, fiel
         await untouched.post(LEGAL | {field: "null"}),
         422,
         "invalid-request",
-        "escalate, give_up_after_s, jobs, keep_down_s, not_before",
+        "escalate, give_up_after_s, jobs, reterminate_for_s, not_before",
     )
     assert [error["field"] for error in problem["errors"]] == [field]
 
@@ -466,7 +466,7 @@ LEGAL_BODIES = strategies.fixed_dictionaries(
         "on_submitted": strategies.sampled_from(["hold", "refuse"]),
         "not_before": strategies.sampled_from([None, "2026-01-01T00:00:00+08:00", tomorrow()]),
         "give_up_after_s": strategies.none() | strategies.floats(0.001, 2_592_000),
-        "keep_down_s": strategies.none() | strategies.floats(0.001, 2_592_000),
+        "reterminate_for_s": strategies.none() | strategies.floats(0.001, 2_592_000),
         "settle_s": strategies.none() | strategies.integers(0, 86_400),
     },
 )

@@ -227,14 +227,14 @@ async def test_an_immortal_job_ends_unverified_at_its_deadline(database_url: str
 
 
 @pytest.mark.parametrize(
-    ("asked", "state", "rung", "calls"),
+    ("asked", "state", "escalation_level", "calls"),
     [
         ({"escalate": True}, "verified", "instances", 2),
-        ({"escalate": False, "give_up_after_s": 5}, "unverified", "person", 0),
+        ({"escalate": False, "give_up_after_s": 5}, "unverified", "manual", 0),
     ],
 )
 async def test_instances_that_stay_are_called_unless_that_was_not_wanted(
-    database_url: str, asked: dict[str, Any], state: str, rung: str, calls: int
+    database_url: str, asked: dict[str, Any], state: str, escalation_level: str, calls: int
 ) -> None:
     poll = {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "relook_min_s": 0.1, "settling_s": 0.1}
     engine = {"settle_s": 0.2, "escalation": {"after_s": 0.2}, "poll": poll}
@@ -242,7 +242,10 @@ async def test_instances_that_stay_are_called_unless_that_was_not_wanted(
     async with service(database_url, job, engine=engine) as running:
         operation_id = await running.submit(JOB, **asked)
         termination = await running.until(operation_id, JOB, "verified", "unverified")
-        assert (termination["state"], termination["escalation"]["rung"]) == (state, rung)
+        assert (termination["state"], termination["escalation"]["escalation_level"]) == (
+            state,
+            escalation_level,
+        )
         assert termination["escalation"]["allowed"] is asked["escalate"]
         made = [each.action for each in running.simulator.calls]
         assert made.count("TerminateTaskInstance") == calls

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT, holder TEXT, UNIQUE (partition, holder));
-CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, call_at, in_doubt,
-capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival, reading,
-read_at, rung_done_at, set_aside_until
+CREATE TRIGGER decided AFTER UPDATE OF state, revision, evidence, observed_at, terminate_after,
+in_doubt, capture, captured_run, machines_gone, machines_observed_at, machines_problem, revival,
+reading, read_at, escalation_finished_at, set_aside_until
 ON terminations BEGIN INSERT OR IGNORE INTO engine_writes
 SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
-CREATE TRIGGER postponed AFTER UPDATE OF look_at ON terminations
+CREATE TRIGGER postponed AFTER UPDATE OF next_poll_at ON terminations
 WHEN NEW.not_before IS OLD.not_before
 BEGIN INSERT OR IGNORE INTO engine_writes
 SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
@@ -229,14 +229,14 @@ class Checkers:
     def all_noticed(self) -> bool:
         """Is none live that was down, is watched, and is not known to have come back?"""
         for row in self.rows(
-            "SELECT job_id, region, finished_at, come_back_watch_s FROM terminations"
-            " WHERE state IN (?, ?) AND revival IS NULL AND come_back_watch_s > 0",
+            "SELECT job_id, region, finished_at, revival_watch_s FROM terminations"
+            " WHERE state IN (?, ?) AND revival IS NULL AND revival_watch_s > 0",
             *DOWN,
         ):
             cloud = self._world.clouds[f"{row['region']}.cloud"]
             job = cloud._jobs[row["job_id"]]
             ended = datetime.fromisoformat(row["finished_at"]).replace(tzinfo=UTC)
-            until = ended.timestamp() + row["come_back_watch_s"]
+            until = ended.timestamp() + row["revival_watch_s"]
             job.advance(cloud.now())
             if job.live(cloud.now()) and job.revived_at is not None and job.revived_at < until:
                 return False
@@ -246,8 +246,8 @@ class Checkers:
         return "; ".join(
             str(dict(row))
             for row in self.rows(
-                "SELECT job_id, state, look, look_at, call_at, in_doubt, failures, job_state,"
-                " partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
+                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, in_doubt,"
+                " failures, job_state, partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
             )
         )
 

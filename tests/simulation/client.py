@@ -100,7 +100,7 @@ class Client:
         *,
         key: str | None = None,
         give_up_after_s: float | None = None,
-        keep_down_s: float | None = None,
+        reterminate_for_s: float | None = None,
     ) -> None:
         """Ask until it is acknowledged."""
         request = Request(
@@ -112,7 +112,7 @@ class Client:
             not_before=None,
             give_up_after_s=give_up_after_s,
             settle_s=None,
-            keep_down_s=keep_down_s,
+            reterminate_for_s=reterminate_for_s,
         )
         while True:
             found = self._world.some_life()

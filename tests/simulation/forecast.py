@@ -210,7 +210,7 @@ class Operation:
             ending=(),
             unknown=0,
             stalled=0,
-            moved_at=None,
+            last_progress_at=None,
             down_lately=sum(now_s - lately_s < end <= now_s for _, end in jobs),
             lately_s=lately_s,
         )

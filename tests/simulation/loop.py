@@ -324,7 +324,7 @@ class SimulatedLoop(BaseEventLoop):
         self._enqueue(handle)
         return handle
 
-    def call_at(
+    def terminate_after(
         self,
         when: float,
         callback: Callable[[*Ts], object],

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 SEEDS: Final = 20
 LATEST_S: Final = 8.0
 """From when a job is down until it is revived."""
-KEEP_DOWN_MAX: Final = 1
+RETERMINATE_MAX: Final = 1
 ENGINE: Final[dict[str, Any]] = HASTY | {
-    "come_back_watch_s": 60.0,
-    "keep_down_max": KEEP_DOWN_MAX,
+    "revival_watch_s": 60.0,
+    "reterminate_max": RETERMINATE_MAX,
     "poll": HASTY["poll"] | {"down_s": 1.0},
 }
 
@@ -33,11 +33,13 @@ async def coming_back(world: World) -> None:
     for place in range(REPLICAS):
         world.start(place)
     async with asyncio.TaskGroup() as group:
-        for region, keep_down_s in zip(REGIONS, (None, 60.0), strict=True):
+        for region, reterminate_for_s in zip(REGIONS, (None, 60.0), strict=True):
             after_s = [1.2, LATEST_S]
             job = {"count": 3, "drain_s": [0.2, 1], "revive_after_s": after_s, "revivals": 2}
             jobs = world.clouds[f"{region}.cloud"].add_groups([job | {"region": region}])
-            asked = world.client.hand_over(jobs, region, key=region, keep_down_s=keep_down_s)
+            asked = world.client.hand_over(
+                jobs, region, key=region, reterminate_for_s=reterminate_for_s
+            )
             group.create_task(asked)
         await Troubles(world).run()
         world.all_is_well()
@@ -47,10 +49,10 @@ async def coming_back(world: World) -> None:
         "SELECT t.job_id, count(*) AS n FROM operations o"
         " JOIN operation_terminations l ON l.operation_id = o.id"
         " JOIN terminations t ON t.id = l.termination_id"
-        " WHERE o.keeps_down_for IS NOT NULL GROUP BY t.job_id"
+        " WHERE o.reterminates_for IS NOT NULL GROUP BY t.job_id"
     ):
         world.fired["kept down"] += 1
-        if row["n"] > KEEP_DOWN_MAX:
+        if row["n"] > RETERMINATE_MAX:
             world.checkers.violated("cap", f"{row['job_id']} was brought down again {row['n']} x")
 
 

@@ -67,7 +67,7 @@ HASTY: Final[dict[str, Any]] = {
     "appears_within_s": SOON_S,
     "permitted_within_s": SOON_S,
     "escalation": {"after_s": 1.0},
-    "come_back_watch_s": 0.0,
+    "revival_watch_s": 0.0,
     "lease": LEASE,
     "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
 }

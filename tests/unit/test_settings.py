@@ -135,9 +135,9 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("[engine]\nsettle_s = 86401", "engine.settle_s", "86400"),
     ("[engine]\ngive_up_after_s = nan", "engine.give_up_after_s", "finite"),
     ("[engine]\ngive_up_after_s = 1e12", "engine.give_up_after_s", "2592000"),
-    ("[engine]\ncome_back_watch_s = -1", "engine.come_back_watch_s", "greater than or equal to 0"),
-    ("[engine]\ncome_back_watch_s = 2592001", "engine.come_back_watch_s", "2592000"),
-    ("[engine]\nkeep_down_max = -1", "engine.keep_down_max", "greater than or equal to 0"),
+    ("[engine]\nrevival_watch_s = -1", "engine.revival_watch_s", "greater than or equal to 0"),
+    ("[engine]\nrevival_watch_s = 2592001", "engine.revival_watch_s", "2592000"),
+    ("[engine]\nreterminate_max = -1", "engine.reterminate_max", "greater than or equal to 0"),
     ("[engine]\ncall_timeout_s = 0.4", "engine.call_timeout_s", "greater than or equal to 0.5"),
     (
         "[engine.lease]\nrenewal_deadline_s = 0.4\nretry_s = 0.1",

@@ -76,6 +76,6 @@ def of_revival(revival: Revival) -> dict[str, object]:
         "job_end_time": revival.job_end_time,
         "instances_live": revival.instances_live,
         "observed_at": timestamp(revival.at),
-        "brought_down_again_by": revival.brought_down_again_by,
+        "reterminated_by": revival.reterminated_by,
     }
     return {name: value for name, value in known.items() if value is not None}

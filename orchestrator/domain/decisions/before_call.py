@@ -13,9 +13,9 @@ from orchestrator.domain.decisions.settling import (
 from orchestrator.domain.decisions.transitions import (
     Decision,
     accepted,
+    apply_event,
     backoff,
-    look_at,
-    moved,
+    schedule_poll,
     to_be_counted,
     with_observation,
 )
@@ -38,13 +38,15 @@ def on_job_not_called(
         return _on_submitted(updated, now, policy)
     unread = _to_be_read(termination, updated, seen, now, policy)
     if unread is not None:
-        return Decision(after=replace(unread, call_at=None))
+        return Decision(after=replace(unread, terminate_after=None))
     if evidence.proves_down(termination, seen):
         return _on_down_not_called(updated, now, policy)
     if updated.job_state is JobState.SUCCEED and not updated.acknowledged_at and _is_empty(seen):
         # No instance is counted, so that no more than the end of the job is proven.
         ended = replace(updated, evidence=evidence.JOB_FINISHED, problem=None)
-        return moved(ended, Event.SEEN_DOWN, now, why="it reads SUCCEED, no instance is counted")
+        return apply_event(
+            ended, Event.SEEN_DOWN, now, why="it reads SUCCEED, no instance is counted"
+        )
     if seen.terminating and termination.state is State.SENDING:
         decision = accepted(updated, now, policy)
         after = replace(decision.after, evidence=termination.evidence)
@@ -60,7 +62,7 @@ def on_submission(
     updated = replace(termination, instances_submitted=submitted, failures=0)
     if termination.state is State.SETTLING:
         return on_still_stopped(updated, now, policy)
-    return Decision(after=look_at(updated, PollKind.JOB, now))
+    return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
 
 
 def _to_be_read(
@@ -75,7 +77,7 @@ def _to_be_read(
     unclear = state is None or state.finished or not state.known
     checked = updated.instances_submitted is not None or updated.acknowledged_at is not None
     if unclear and not checked and termination.state is not State.SENDING:
-        return look_at(updated, PollKind.SUBMISSION, now)
+        return schedule_poll(updated, PollKind.SUBMIT_INFO, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
         return to_be_counted(termination, updated, seen, now, policy)
     return None
@@ -92,16 +94,16 @@ def _on_submitted(updated: Termination, now: datetime, policy: Policy) -> Decisi
             message="the job is SUBMITTED, where the cloud forbids TerminateJob",
             advice='submit it again with on_submitted "hold", or once it has left SUBMITTED',
         )
-        return moved(
+        return apply_event(
             replace(updated, problem=problem), Event.CALL_REFUSED, now, why=problem.message
         )
     decision = (
         Decision(after=updated)
         if updated.state is State.HELD
-        else moved(updated, Event.SEEN_SUBMITTED, now)
+        else apply_event(updated, Event.SEEN_SUBMITTED, now)
     )
     at = now + timedelta(seconds=policy.poll.held_s)
-    return replace(decision, after=look_at(decision.after, PollKind.SWEEP, at))
+    return replace(decision, after=schedule_poll(decision.after, PollKind.BATCH, at))
 
 
 def _on_down_not_called(updated: Termination, now: datetime, policy: Policy) -> Decision:
@@ -109,27 +111,33 @@ def _on_down_not_called(updated: Termination, now: datetime, policy: Policy) -> 
     may_have_acted = updated.state is State.SENDING and updated.job_state is JobState.FAILED
     if may_have_acted or updated.acknowledged_at:
         decision = accepted(updated, now, policy)
-        after = replace(look_at(decision.after, PollKind.JOB, now), evidence=evidence.JOB_FINISHED)
+        after = replace(
+            schedule_poll(decision.after, PollKind.SINGLE, now), evidence=evidence.JOB_FINISHED
+        )
         return replace(decision, after=after, why="seen down after a call")
     proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
-    return moved(proven, Event.SEEN_DOWN, now)
+    return apply_event(proven, Event.SEEN_DOWN, now)
 
 
 def _on_terminable(updated: Termination, now: datetime, policy: Policy) -> Decision:
     """The job runs and can be called: from now on it waits for its turn only."""
-    first_in_line = updated.first_in_line or updated.state is State.HELD
+    priority = updated.priority or updated.state is State.HELD
     match updated.state:
         case State.HELD:
-            decision = moved(updated, Event.SEEN_TERMINABLE, now)
+            decision = apply_event(updated, Event.SEEN_TERMINABLE, now)
         case State.SENDING:
-            decision = moved(updated, Event.CALL_NOT_EXECUTED, now, why="seen running on untouched")
+            decision = apply_event(
+                updated, Event.CALL_NOT_EXECUTED, now, why="seen running on untouched"
+            )
         case _:
             decision = Decision(after=updated)
     delay = backoff(updated, policy) if updated.state is State.SENDING else timedelta()
     after = replace(
-        look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.poll.queued_s)),
-        call_at=updated.call_at or max(now + delay, updated.not_before or now),
-        first_in_line=first_in_line,
+        schedule_poll(
+            decision.after, PollKind.BATCH, now + timedelta(seconds=policy.poll.queued_s)
+        ),
+        terminate_after=updated.terminate_after or max(now + delay, updated.not_before or now),
+        priority=priority,
         run=max(updated.run, 1),
     )
     return replace(decision, after=after)

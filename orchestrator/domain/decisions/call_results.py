@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, assert_never
 from orchestrator.domain.decisions import confirmation
 from orchestrator.domain.decisions.transitions import (
     Decision,
+    apply_event,
     in_doubt,
-    look_at,
-    moved,
     not_executed,
     problem_of,
+    schedule_poll,
     with_deadline,
 )
 from orchestrator.domain.errors import CloudErrorKind
@@ -43,13 +43,15 @@ def on_call_failed(
         case CloudErrorKind.NOT_SENT | CloudErrorKind.CREDENTIAL | CloudErrorKind.CLOCK_SKEW:
             return not_executed(failed, now, policy, why=str(error))
         case CloudErrorKind.STATE_CONFLICT if _acted_upon(termination, error):
-            decision = moved(with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error))
+            decision = apply_event(
+                with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error)
+            )
             after = replace(
                 decision.after,
                 acknowledged_at=termination.acknowledged_at or now,
                 run=max(termination.run, 1),
             )
-            return replace(decision, after=look_at(after, PollKind.JOB, now))
+            return replace(decision, after=schedule_poll(after, PollKind.SINGLE, now))
         case (
             CloudErrorKind.OUTCOME_UNKNOWN
             | CloudErrorKind.STATE_CONFLICT
@@ -63,7 +65,7 @@ def on_call_failed(
         case CloudErrorKind.UNAUTHORIZED:
             return _on_call_forbidden(failed, error, now, policy)
         case CloudErrorKind.REFUSED:
-            return moved(failed, Event.CALL_REFUSED, now, why=str(error))
+            return apply_event(failed, Event.CALL_REFUSED, now, why=str(error))
         case _:
             assert_never(error.kind)
 
@@ -75,11 +77,11 @@ def _put_back(
 
     The refusal tells nothing of the job, so it counts as no failure of it.
     """
-    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
+    decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
     after = replace(
-        look_at(decision.after, before.look, before.look_at),
-        call_at=before.call_at,
-        called_at=before.called_at,
+        schedule_poll(decision.after, before.poll_kind, before.next_poll_at),
+        terminate_after=before.terminate_after,
+        first_sent_at=before.first_sent_at,
     )
     return replace(decision, after=after)
 
@@ -93,7 +95,7 @@ def _on_call_forbidden(
     )
     assert updated.unconfirmed is not None
     if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):
-        return moved(updated, Event.CALL_REFUSED, now, why=str(error))
+        return apply_event(updated, Event.CALL_REFUSED, now, why=str(error))
     return not_executed(updated, now, policy, why=str(error))
 
 

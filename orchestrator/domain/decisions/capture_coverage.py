@@ -70,6 +70,6 @@ def missed(termination: Termination) -> str | None:
 
 
 def _counted_before_the_call(termination: Termination, counted_at: datetime) -> bool:
-    if termination.called_at is None:
-        return termination.state in NOT_CALLED or termination.call_at is not None
-    return counted_at <= termination.called_at
+    if termination.first_sent_at is None:
+        return termination.state in NOT_CALLED or termination.terminate_after is not None
+    return counted_at <= termination.first_sent_at

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, assert_never
 from orchestrator.domain.decisions.before_call import on_job_not_called, on_submission
 from orchestrator.domain.decisions.call_results import on_call_failed
 from orchestrator.domain.decisions.draining import on_job_draining
-from orchestrator.domain.decisions.failed_reads import on_look_failed, on_missing
+from orchestrator.domain.decisions.failed_reads import on_missing, on_read_failed
 from orchestrator.domain.decisions.forecast_updates import with_forecast
 from orchestrator.domain.decisions.settling import on_job_settling
 from orchestrator.domain.decisions.transitions import (
     Decision,
     accepted,
+    apply_event,
     given_up,
     in_doubt,
-    look_at,
-    moved,
     overdue,
+    schedule_poll,
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import Event, State
@@ -51,7 +51,7 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
     """What ``seen`` makes of ``termination``; raises IllegalTransition where it cannot be."""
     match seen:
         case CallStarted():
-            decision = moved(termination, Event.CALL_STARTED, now)
+            decision = apply_event(termination, Event.CALL_STARTED, now)
         case CallAccepted():
             decision = accepted(termination, now, policy)
         case CallFailed():
@@ -59,7 +59,7 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
         case CallInterrupted():
             decision = Decision(after=in_doubt(termination, now))
         case Withdrawn():
-            decision = moved(termination, Event.WITHDRAWN, now)
+            decision = apply_event(termination, Event.WITHDRAWN, now)
         case _:
             decision = on_read(termination, seen, now, policy)
     return _with_forecast(termination, _bounded_by_deadline(decision, now), now, policy)
@@ -86,9 +86,9 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
         case JobUnlisted():
             return on_missing(termination, DESCRIBE_JOBS, now, policy)
         case JobsRefused():
-            return Decision(after=look_at(termination, PollKind.JOB, now))
+            return Decision(after=schedule_poll(termination, PollKind.SINGLE, now))
         case ReadFailed(error):
-            return on_look_failed(termination, error, now, policy)
+            return on_read_failed(termination, error, now, policy)
         case _:
             assert_never(seen)
 
@@ -104,9 +104,9 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
         case _:
             return Decision(after=termination)
     if decision.event is None and overdue(termination, now):
-        if seen.instances is None and termination.look is not PollKind.JOB:
+        if seen.instances is None and termination.poll_kind is not PollKind.SINGLE:
             # Nobody is told what is live on less than a count.
-            return Decision(after=look_at(decision.after, PollKind.JOB, now))
+            return Decision(after=schedule_poll(decision.after, PollKind.SINGLE, now))
         decision = given_up(decision.after, now, why="the deadline passed")
     return decision
 
@@ -114,12 +114,14 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
 def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
     """No look is planned past the deadline but to retry the last one, which is made right at it."""
     after = decision.after
-    if after.give_up_at is None or after.look_at is None or after.state is State.SETTLING:
+    if after.give_up_at is None or after.next_poll_at is None or after.state is State.SETTLING:
         return decision
     # By then a read is made again as it was planned.
     retried = now >= after.give_up_at and (
-        after.look is PollKind.JOB or after.unconfirmed is not None
+        after.poll_kind is PollKind.SINGLE or after.unconfirmed is not None
     )
-    if retried or after.look_at <= after.give_up_at:
+    if retried or after.next_poll_at <= after.give_up_at:
         return decision
-    return replace(decision, after=look_at(after, PollKind.JOB, max(now, after.give_up_at)))
+    return replace(
+        decision, after=schedule_poll(after, PollKind.SINGLE, max(now, after.give_up_at))
+    )

@@ -10,10 +10,10 @@ from orchestrator.domain.decisions import escalation, evidence
 from orchestrator.domain.decisions.instance_counts import contradiction
 from orchestrator.domain.decisions.transitions import (
     Decision,
-    look_at,
-    moved,
+    apply_event,
     overdue,
     running_again,
+    schedule_poll,
     to_be_counted,
     with_observation,
 )
@@ -47,10 +47,12 @@ def _on_draining(
     )
     if evidence.proves_down(termination, seen):
         proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE)
-        decision = moved(proven, Event.SEEN_DOWN, now)
+        decision = apply_event(proven, Event.SEEN_DOWN, now)
         settle_until = seen.observed_at + timedelta(seconds=updated.settle_s)
         at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
-        after = replace(look_at(decision.after, PollKind.SWEEP, at), settle_until=settle_until)
+        after = replace(
+            schedule_poll(decision.after, PollKind.BATCH, at), settle_until=settle_until
+        )
         return replace(decision, after=after)
     state = updated.job_state
     live = seen.instances is not None and seen.instances.live > 0
@@ -62,27 +64,30 @@ def _on_draining(
     revived = revived or _rose(termination, seen)
     if revived:
         updated = replace(updated, evidence=min(updated.evidence, evidence.ACKNOWLEDGED))
-    runs_on = updated.call_at is None and _runs_on(updated, seen, policy)
+    runs_on = updated.terminate_after is None and _runs_on(updated, seen, policy)
     if revived or runs_on:
         known = updated
         updated = running_again(known)
         if not revived and not _more_live(termination, seen):
             # Those that were escalated: how far they were stays.
             updated = replace(
-                updated, rung=known.rung, rung_at=known.rung_at, rung_round=known.rung_round
+                updated,
+                escalation_level=known.escalation_level,
+                escalation_started_at=known.escalation_started_at,
+                escalation_round=known.escalation_round,
             )
     left_submitted = termination.job_state is JobState.SUBMITTED and not seen.terminating
     if updated.job_state is JobState.SUBMITTED:
-        updated = replace(updated, call_at=None)
+        updated = replace(updated, terminate_after=None)
     elif revived or left_submitted or runs_on:
-        updated = replace(updated, call_at=now)
+        updated = replace(updated, terminate_after=now)
     elif seen.terminating:
-        updated = replace(updated, call_at=None)
+        updated = replace(updated, terminate_after=None)
     age_s = (now - (updated.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
     # A state that is not documented says nothing: only counters do.
-    look = PollKind.SWEEP if runs else PollKind.JOB
-    return Decision(after=look_at(updated, look, now + timedelta(seconds=interval_s)))
+    poll_kind = PollKind.BATCH if runs else PollKind.SINGLE
+    return Decision(after=schedule_poll(updated, poll_kind, now + timedelta(seconds=interval_s)))
 
 
 def _conflict(termination: Termination) -> ErrorDetail | None:
@@ -103,7 +108,7 @@ def _runs_on(updated: Termination, seen: JobSeen, policy: Policy) -> bool:
         return False
     if not seen.instances.live and seen.instances.total:
         return False
-    if updated.last_call_at is None or updated.job_state is JobState.SUBMITTED:
+    if updated.last_sent_at is None or updated.job_state is JobState.SUBMITTED:
         return False
     called_for = _called_for(updated)
     patience = max(_call_again_after(updated), called_for)
@@ -111,7 +116,7 @@ def _runs_on(updated: Termination, seen: JobSeen, policy: Policy) -> bool:
         updated, seen.observed_at, policy.escalation
     ):
         return False
-    return seen.observed_at - updated.last_call_at >= patience
+    return seen.observed_at - updated.last_sent_at >= patience
 
 
 def _call_again_after(updated: Termination) -> timedelta:
@@ -128,22 +133,22 @@ def _more_live(termination: Termination, seen: JobSeen) -> bool:
 
 def _rose(termination: Termination, seen: JobSeen) -> bool:
     """Whether more run, with nothing pending, than were counted after the job was called."""
-    counted_at, called_at = termination.instances_observed_at, termination.acknowledged_at
-    since = counted_at is not None and called_at is not None and counted_at >= called_at
+    counted_at, first_sent_at = termination.instances_observed_at, termination.acknowledged_at
+    since = counted_at is not None and first_sent_at is not None and counted_at >= first_sent_at
     return since and seen.untouched and _more_live(termination, seen)
 
 
 def _called_for(updated: Termination) -> timedelta:
     """From the first call to the last one."""
-    if updated.last_call_at is None or updated.give_up_at is None:
+    if updated.last_sent_at is None or updated.give_up_at is None:
         return timedelta()
-    return updated.last_call_at - (updated.give_up_at - timedelta(seconds=updated.give_up_after_s))
+    return updated.last_sent_at - (updated.give_up_at - timedelta(seconds=updated.give_up_after_s))
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
-    """The decision on a draining job, with the rung that it is time for."""
+    """The decision on a draining job, with the level that it is time for."""
     updated = decision.after
-    if decision.event is not None or seen.instances is None or updated.call_at is not None:
+    if decision.event is not None or seen.instances is None or updated.terminate_after is not None:
         return decision
     if overdue(updated, now):
         return decision
@@ -151,17 +156,17 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     untouched = not finished and seen.untouched
     if untouched and _called_for(updated) < _call_again_after(updated):
         return decision  # TerminateJob is made again first
-    rung = escalation.next_rung(updated, seen.observed_at, policy.escalation)
-    if rung is None:
+    escalation_level = escalation.next_rung(updated, seen.observed_at, policy.escalation)
+    if escalation_level is None:
         return decision
     live, still_s = seen.instances.live, escalation.still_s(updated, seen.observed_at)
     why = f"{live} of {seen.instances.total} instances did not go down for {still_s:.0f} s"
-    escalated = moved(updated, Event.ESCALATED, now, why=why)
+    escalated = apply_event(updated, Event.ESCALATED, now, why=why)
     after = replace(
         escalated.after,
-        rung=rung,
-        rung_at=now,
-        rung_round=updated.rung_round + (rung is EscalationLevel.INSTANCES),
+        escalation_level=escalation_level,
+        escalation_started_at=now,
+        escalation_round=updated.escalation_round + (escalation_level is EscalationLevel.INSTANCES),
     )
     return replace(escalated, after=after)
 
@@ -174,8 +179,10 @@ def _on_finished_not_down(
     proven = evidence.JOB_FINISHED if finished else updated.evidence
     # A job that read finished already, and is to be called, had an instance run again.
     again = termination.job_state is not None and termination.job_state.finished
-    call_at = termination.call_at if again else None
-    updated = replace(updated, evidence=max(updated.evidence, proven), call_at=call_at)
+    terminate_after = termination.terminate_after if again else None
+    updated = replace(
+        updated, evidence=max(updated.evidence, proven), terminate_after=terminate_after
+    )
     if seen.instances is None or contradiction(termination, seen) is not None:
         return to_be_counted(termination, updated, seen, now, policy)
     wait_s = polling.relook_s(
@@ -187,6 +194,6 @@ def _on_finished_not_down(
     )
     # Only its task was read: where nothing went down since, the job may have been revived.
     stuck = termination.instances and seen.instances.live >= termination.instances.live
-    look = PollKind.SWEEP if seen.state is None and stuck else PollKind.JOB
+    poll_kind = PollKind.BATCH if seen.state is None and stuck else PollKind.SINGLE
     wait_s = min(wait_s, escalation.count_every_s(updated))
-    return look_at(updated, look, now + timedelta(seconds=wait_s))
+    return schedule_poll(updated, poll_kind, now + timedelta(seconds=wait_s))

@@ -1,4 +1,4 @@
-"""Instances that do not go down, and what is done about them, one rung after the other.
+"""Instances that do not go down, and what is done about them, one level after the other.
 
 TerminateJob is made again first, where the job runs on with nothing pending (``looks``).  Then
 TerminateTaskInstance is called for each instance that is left, round after round; it has the same
@@ -57,7 +57,7 @@ IN_ROUNDS: Final = (EscalationLevel.INSTANCES, EscalationLevel.MACHINES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EscalationPolicy:
-    """A rung follows when nothing moved for ``after_s``, and nearly as long as it had moved before.
+    """A level follows when nothing moved for ``after_s``, and nearly as long as it had moved.
 
     TerminateTaskInstance is called for ``instances_max`` at most, each up to ``rounds_max`` times;
     0 rounds: never.  ``machines``: whether the machines of so many may be ended after that, once.
@@ -97,19 +97,23 @@ class RoundOver:
     termination_id: str
 
 
-def moved_at(
+def last_progress_at(
     termination: Termination, counted: InstanceCounters | None, observed_at: datetime
 ) -> datetime | None:
     """When a count last showed another number of live instances than the one before."""
     known = termination.instances
     if counted is None or (known is not None and known.live == counted.live):
-        return termination.moved_at
+        return termination.last_progress_at
     return observed_at
 
 
 def still_s(termination: Termination, seen_at: datetime) -> float:
     """For how many seconds nothing had moved, nor was anything done, at a look."""
-    known = (termination.last_call_at, termination.moved_at, termination.rung_done_at)
+    known = (
+        termination.last_sent_at,
+        termination.last_progress_at,
+        termination.escalation_finished_at,
+    )
     since = max((at for at in known if at is not None), default=seen_at)
     return (seen_at - since).total_seconds()
 
@@ -131,7 +135,7 @@ def count_due_at(termination: Termination) -> datetime | None:
     planned anyway.
     """
     every_s = count_every_s(termination)
-    planned = termination.state is not State.DRAINING or termination.look is PollKind.JOB
+    planned = termination.state is not State.DRAINING or termination.poll_kind is PollKind.SINGLE
     if planned or every_s >= COUNTED_EVERY_S:
         return None
     known = (termination.acknowledged_at, termination.instances_observed_at)
@@ -142,7 +146,7 @@ def count_due_at(termination: Termination) -> datetime | None:
 def next_rung(
     termination: Termination, seen_at: datetime, policy: EscalationPolicy
 ) -> EscalationLevel | None:
-    """The rung that it is time for, after a look that counted live instances; None: not yet."""
+    """The level that it is time for, after a look that counted live instances; None: not yet."""
     live = termination.instances.live if termination.instances else 0
     if not live or going_on(termination):
         return None
@@ -154,58 +158,69 @@ def next_rung(
     rounds = policy.rounds_max
     if _must_begin(rounds, termination, seen_at, policy):
         rounds = 0
-    if may_call and termination.rung_round < rounds:
+    if may_call and termination.escalation_round < rounds:
         return EscalationLevel.INSTANCES
-    if termination.rung is EscalationLevel.PERSON:
+    if termination.escalation_level is EscalationLevel.MANUAL:
         return None
-    may_end = may_call and policy.machines and termination.rung is not EscalationLevel.MACHINES
-    return EscalationLevel.MACHINES if may_end else EscalationLevel.PERSON
+    may_end = (
+        may_call
+        and policy.machines
+        and termination.escalation_level is not EscalationLevel.MACHINES
+    )
+    return EscalationLevel.MACHINES if may_end else EscalationLevel.MANUAL
 
 
 def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
     counted, began_at = termination.instances, termination.acknowledged_at
     most = counted is not None and 2 * counted.live > counted.total
     patience_s = policy.after_s * (MOST_FACTOR if most else 1.0)
-    if began_at is None or termination.moved_at is None:
+    if began_at is None or termination.last_progress_at is None:
         return patience_s
-    return max(patience_s, MOVED_SHARE * (termination.moved_at - began_at).total_seconds())
+    return max(patience_s, MOVED_SHARE * (termination.last_progress_at - began_at).total_seconds())
 
 
 def presses(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> bool:
-    """Whether there is a next rung, and the deadline leaves no more time to wait with it."""
+    """Whether there is a next level, and the deadline leaves no more time to wait with it."""
     must_begin = _must_begin(_level(termination), termination, seen_at, policy)
     return must_begin and next_rung(termination, seen_at, policy) is not None
 
 
 def _level(termination: Termination) -> int:
     """How many levels came before the next one."""
-    return termination.rung_round + (termination.rung is EscalationLevel.MACHINES)
+    return termination.escalation_round + (termination.escalation_level is EscalationLevel.MACHINES)
 
 
 def _must_begin(
     level: int, termination: Termination, seen_at: datetime, policy: EscalationPolicy
 ) -> bool:
     """Whether the deadline leaves no more time to wait with this level; the first one is 0."""
-    history, moved_at = termination.history, termination.moved_at
-    if history is None or (moved_at is not None and moved_at >= seen_at):
+    history, last_progress_at = termination.history, termination.last_progress_at
+    if history is None or (last_progress_at is not None and last_progress_at >= seen_at):
         return False
     last_level = policy.rounds_max + policy.machines
     between = level / last_level if last_level else 0.0
     share = FIRST_SHARE + (LAST_SHARE - FIRST_SHARE) * min(1.0, between)
     latest_s = share * termination.give_up_after_s
     to_spare_s = COUNTS_TO_SPARE * count_every_s(termination)
-    return seen_at.timestamp() - history.moved_at >= latest_s - to_spare_s
+    return seen_at.timestamp() - history.last_progress_at >= latest_s - to_spare_s
 
 
 def going_on(termination: Termination) -> bool:
     """Whether the calls of its round are not all made yet."""
-    done_at, rung_at = termination.rung_done_at, termination.rung_at
-    return termination.rung in IN_ROUNDS and (
-        done_at is None or rung_at is None or done_at < rung_at
+    done_at, escalation_started_at = (
+        termination.escalation_finished_at,
+        termination.escalation_started_at,
+    )
+    return termination.escalation_level in IN_ROUNDS and (
+        done_at is None or escalation_started_at is None or done_at < escalation_started_at
     )
 
 
 def read_since(termination: Termination) -> bool:
     """Whether what its round is for has been read since it began."""
-    read_at, rung_at = termination.read_at, termination.rung_at
-    return read_at is not None and rung_at is not None and read_at >= rung_at
+    read_at, escalation_started_at = termination.read_at, termination.escalation_started_at
+    return (
+        read_at is not None
+        and escalation_started_at is not None
+        and read_at >= escalation_started_at
+    )

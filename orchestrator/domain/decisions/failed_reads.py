@@ -14,12 +14,12 @@ from orchestrator.domain.decisions.settling import (
 from orchestrator.domain.decisions.transitions import (
     BEFORE_EFFECT,
     Decision,
+    apply_event,
     given_up,
-    look_again,
-    look_at,
-    moved,
     overdue,
     problem_of,
+    retry_poll,
+    schedule_poll,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.lifecycle import Event, State
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
-def on_look_failed(
+def on_read_failed(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
     updated = replace(termination, problem=problem_of(error))
     denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-    if termination.state is State.SETTLING and termination.look is PollKind.SUBMISSION:
+    if termination.state is State.SETTLING and termination.poll_kind is PollKind.SUBMIT_INFO:
         return on_submission_unread(termination, error, now, policy)
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(updated, DESCRIBE_JOB, now, policy)
@@ -53,21 +53,23 @@ def on_look_failed(
     elif error.kind is CloudErrorKind.THROTTLED:
         # It tells nothing of the job, which is polled next as it was to be.
         return Decision(after=termination)
-    if not late and denied and termination.look is PollKind.JOB:
+    if not late and denied and termination.poll_kind is PollKind.SINGLE:
         # DescribeJobs may still be allowed, and DescribeTask, once the job reads finished.
-        after = look_at(updated, PollKind.SWEEP, now + timedelta(seconds=policy.poll.drain_max_s))
+        after = schedule_poll(
+            updated, PollKind.BATCH, now + timedelta(seconds=policy.poll.drain_max_s)
+        )
     else:
-        after = look_again(updated, now, policy)
+        after = retry_poll(updated, now, policy)
     return Decision(after=after)
 
 
 def _on_denied(updated: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
     """The cloud does not let a job be read that was not called yet."""
     refused = error.kind is CloudErrorKind.REFUSED
-    if updated.look is PollKind.SUBMISSION:
+    if updated.poll_kind is PollKind.SUBMIT_INFO:
         return _on_submission_refused(updated, now, policy, refused=refused)
     if refused:
-        return moved(updated, Event.CALL_REFUSED, now, why=str(error))
+        return apply_event(updated, Event.CALL_REFUSED, now, why=str(error))
     return on_forbidden(updated, DESCRIBE_JOB, now, policy, why=str(error))
 
 
@@ -81,9 +83,11 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
     if not known.confirms(Verdict.MISSING, now):
         # A job that was read before is asked for by both actions in turn.
         by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
-        look = PollKind.JOB if by_job else PollKind.SWEEP
+        poll_kind = PollKind.SINGLE if by_job else PollKind.BATCH
         return Decision(
-            after=replace(look_at(updated, look, known.next_read_at(now)), call_at=None)
+            after=replace(
+                schedule_poll(updated, poll_kind, known.next_read_at(now)), terminate_after=None
+            )
         )
     if termination.state is State.SETTLING:
         return on_record_deleted(updated, now, policy)
@@ -92,7 +96,7 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
         updated = replace(updated, problem=confirmation.record_deleted(updated))
     elif updated.problem is None:
         updated = replace(updated, problem=confirmation.NEVER_FOUND)
-    return moved(updated, Event.SEEN_MISSING, now, why=why)
+    return apply_event(updated, Event.SEEN_MISSING, now, why=why)
 
 
 def on_forbidden(
@@ -104,8 +108,8 @@ def on_forbidden(
     )
     assert updated.unconfirmed is not None
     if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):
-        return moved(updated, Event.CALL_REFUSED, now, why=why)
-    return Decision(after=look_again(updated, now, policy))
+        return apply_event(updated, Event.CALL_REFUSED, now, why=why)
+    return Decision(after=retry_poll(updated, now, policy))
 
 
 def _on_submission_refused(
@@ -121,8 +125,10 @@ def _on_submission_refused(
     )
     known = updated.unconfirmed
     if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
-        return Decision(after=look_at(replace(updated, instances_submitted=0), PollKind.JOB, now))
-    return Decision(after=look_again(updated, now, policy))
+        return Decision(
+            after=schedule_poll(replace(updated, instances_submitted=0), PollKind.SINGLE, now)
+        )
+    return Decision(after=retry_poll(updated, now, policy))
 
 
 def _unread_too_long(termination: Termination, now: datetime) -> bool:

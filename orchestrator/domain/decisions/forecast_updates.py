@@ -38,7 +38,9 @@ def with_forecast(
     at, counters = after.instances_observed_at, after.instances
     if at is None or at == before.instances_observed_at or counters is None:
         return after
-    if after.state is State.SENDING or (after.history is None and after.call_at is not None):
+    if after.state is State.SENDING or (
+        after.history is None and after.terminate_after is not None
+    ):
         return after
     history = observe(after.history or _begun(before, after, at), at, counters.live)
     standing = _takes_a_person(after, history)
@@ -48,9 +50,9 @@ def with_forecast(
 
 def _takes_a_person(after: Termination, history: DrainHistory) -> bool:
     """Whether nothing has gone down since it was left to a person."""
-    if after.rung is not EscalationLevel.PERSON or after.rung_at is None:
+    if after.escalation_level is not EscalationLevel.MANUAL or after.escalation_started_at is None:
         return False
-    return history.moved_at <= after.rung_at.timestamp()
+    return history.last_progress_at <= after.escalation_started_at.timestamp()
 
 
 def _begun(before: Termination, after: Termination, at: datetime) -> DrainHistory:
@@ -83,7 +85,7 @@ def current(
         return None
     if termination.begins_after(now):
         return replace(of_queued(0.0, others, turn_at), made_at=now)
-    if termination.call_at is None:
+    if termination.terminate_after is None:
         return None
     return of_queued((turn_at - now).total_seconds(), others, now)
 

@@ -73,9 +73,15 @@ def _check_call(before: Termination, at: datetime) -> None:
     # The state may be one that is not known here.
     seen = before.job_state is not None or before.instances is not None
     submitted = before.job_state is JobState.SUBMITTED
-    if not seen or submitted or before.in_doubt or before.call_at is None or before.call_at > at:
+    if (
+        not seen
+        or submitted
+        or before.in_doubt
+        or before.terminate_after is None
+        or before.terminate_after > at
+    ):
         raise InvariantViolated(
             Invariant.CALL,
-            f"{before.id} would be called at {at}, its job {before.job_state}, call_at "
-            f"{before.call_at}, in doubt: {before.in_doubt}",
+            f"{before.id} would be called at {at}, its job {before.job_state}, terminate_after "
+            f"{before.terminate_after}, in doubt: {before.in_doubt}",
         )

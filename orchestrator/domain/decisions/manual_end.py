@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.decisions.transitions import moved
+from orchestrator.domain.decisions.transitions import apply_event
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 
@@ -29,7 +29,7 @@ def stopped(
     account = f"account {termination.account!r} and its region {termination.region!r}"
     why = f"stopped by {by} ({reason}): {account} are configured nowhere"
     if untouched:
-        return moved(termination, Event.WITHDRAWN, now, why=why)
+        return apply_event(termination, Event.WITHDRAWN, now, why=why)
     problem = ErrorDetail(
         code=NOT_CONFIGURED,
         message=f"{account} are configured nowhere, so the job could not be followed; it was "
@@ -37,4 +37,4 @@ def stopped(
         advice="look at the job in the console and end there what is live, or configure the "
         "account and submit the job again",
     )
-    return moved(replace(termination, problem=problem), Event.GAVE_UP, now, why=why)
+    return apply_event(replace(termination, problem=problem), Event.GAVE_UP, now, why=why)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 
-KEEP_DOWN_MAX: Final = 3
+RETERMINATE_MAX: Final = 3
 """How many times in a row a job that comes back is brought down again, where that is asked for."""
 
 
@@ -77,7 +77,7 @@ def _runs(seen: JobSeen) -> bool:
 
 def _is_over(termination: Termination, now: datetime) -> bool:
     assert termination.finished_at is not None
-    return now >= termination.finished_at + timedelta(seconds=termination.come_back_watch_s)
+    return now >= termination.finished_at + timedelta(seconds=termination.revival_watch_s)
 
 
 def revival_of(seen: JobSeen) -> Revival:

@@ -16,11 +16,11 @@ from orchestrator.domain.decisions.capture_coverage import submission_unread
 from orchestrator.domain.decisions.instance_counts import contradiction, known_instances
 from orchestrator.domain.decisions.transitions import (
     Decision,
+    apply_event,
     given_up,
-    look_at,
-    moved,
     overdue,
     running_again,
+    schedule_poll,
     to_be_counted,
     with_observation,
 )
@@ -50,8 +50,8 @@ def on_job_settling(
     if doubt is not None:
         return _on_denied(termination, updated, seen, now, policy, why=doubt)
     if seen.instances is None and is_doubtful(termination, seen):
-        return Decision(after=look_at(updated, PollKind.JOB, now))
-    if seen.instances is None and termination.look is PollKind.JOB:
+        return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
+    if seen.instances is None and termination.poll_kind is PollKind.SINGLE:
         # DescribeJob was to count, and its answer had no counters.
         return Decision(after=to_be_counted(termination, updated, seen, now, policy))
     return on_still_stopped(updated, now, policy)
@@ -75,20 +75,26 @@ def _on_denied(
     live = seen.instances is not None and seen.instances.live > 0
     if live or ran_again(termination, seen):
         unproven = running_again(unproven)
-    decision = moved(unproven, Event.SEEN_LIVE_AGAIN, now, why=why)
+    decision = apply_event(unproven, Event.SEEN_LIVE_AGAIN, now, why=why)
     if live:
         # TerminateJob is called again, although the job reads finished.
-        after = look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.sweep_s))
-        return replace(decision, after=replace(after, call_at=now))
-    return replace(decision, after=look_at(decision.after, PollKind.JOB, now))
+        after = schedule_poll(
+            decision.after, PollKind.BATCH, now + timedelta(seconds=policy.sweep_s)
+        )
+        return replace(decision, after=replace(after, terminate_after=now))
+    return replace(decision, after=schedule_poll(decision.after, PollKind.SINGLE, now))
 
 
 def _on_revived(updated: Termination, now: datetime, policy: Policy) -> Decision:
     revived = replace(updated, evidence=evidence.ACKNOWLEDGED, settle_until=None, confirm_from=None)
-    decision = moved(running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again")
+    decision = apply_event(
+        running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
+    )
     at = now + timedelta(seconds=policy.sweep_s)
-    call_at = None if updated.job_state is JobState.SUBMITTED else now
-    after = replace(look_at(decision.after, PollKind.SWEEP, at), call_at=call_at)
+    terminate_after = None if updated.job_state is JobState.SUBMITTED else now
+    after = replace(
+        schedule_poll(decision.after, PollKind.BATCH, at), terminate_after=terminate_after
+    )
     return replace(decision, after=after)
 
 
@@ -109,15 +115,15 @@ def on_still_stopped(updated: Termination, now: datetime, policy: Policy) -> Dec
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.left) or late):
         if policy.compares and submission_unread(updated) and now < _compared_by(updated, now):
-            return Decision(after=look_at(updated, PollKind.SUBMISSION, now))
+            return Decision(after=schedule_poll(updated, PollKind.SUBMIT_INFO, now))
         if evidence.proves_settled(updated, settle_until):
             updated = replace(updated, evidence=evidence.SETTLED)
-        return moved(replace(updated, problem=None), Event.SETTLED, now)
+        return apply_event(replace(updated, problem=None), Event.SETTLED, now)
     updated = replace(updated, confirm_from=settle_until)
     soon = now + timedelta(seconds=policy.poll.settling_s)
     if not counted and soon >= settle_until:
-        return Decision(after=look_at(updated, PollKind.JOB, max(now, settle_until)))
-    return Decision(after=look_at(updated, PollKind.SWEEP, soon))
+        return Decision(after=schedule_poll(updated, PollKind.SINGLE, max(now, settle_until)))
+    return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
 
 
 def on_submission_unread(
@@ -133,7 +139,7 @@ def on_submission_unread(
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
         updated = replace(updated, instances_submitted=0)
     soon = now + timedelta(seconds=policy.poll.settling_s)
-    return Decision(after=look_at(updated, PollKind.SWEEP, soon))
+    return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
 
 
 def _compared_by(termination: Termination, now: datetime) -> datetime:
@@ -154,12 +160,12 @@ def on_record_deleted(updated: Termination, now: datetime, policy: Policy) -> De
         return _machines_stay(updated, now)
     if updated.machines.left and not late:
         soon = now + timedelta(seconds=policy.poll.settling_s)
-        return Decision(after=look_at(updated, PollKind.SWEEP, soon))
+        return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
     proven = (
         evidence.MACHINES_GONE if evidence.machines_gone(updated) else evidence.NO_INSTANCE_LIVE
     )
     settled = replace(updated, evidence=proven, problem=None)
-    return moved(settled, Event.SETTLED, now, why="deleted after it was seen down")
+    return apply_event(settled, Event.SETTLED, now, why="deleted after it was seen down")
 
 
 def _machines_stay(updated: Termination, now: datetime) -> Decision:

@@ -73,7 +73,7 @@ class Decision:
     forecast_error: Exception | None = None
 
 
-def moved(
+def apply_event(
     termination: Termination, event: Event, now: datetime, *, why: str | None = None
 ) -> Decision:
     """The termination after ``event``, with what every change of state brings along."""
@@ -82,30 +82,34 @@ def moved(
         termination,
         state=state,
         revision=termination.revision + 1,
-        call_at=None,
+        terminate_after=None,
         in_doubt=False,
         unconfirmed=termination.unconfirmed if not state.final else None,
-        first_in_line=termination.first_in_line and state in BEFORE_EFFECT,
+        priority=termination.priority and state in BEFORE_EFFECT,
     )
     if state.final:
-        after = replace(after, look_at=None, finished_at=now)
+        after = replace(after, next_poll_at=None, finished_at=now)
     elif state is State.SENDING:
-        after = replace(after, look_at=None, called_at=after.called_at or now)
+        after = replace(after, next_poll_at=None, first_sent_at=after.first_sent_at or now)
     if state is State.HELD and after.give_up_at is None:
         after = replace(after, give_up_at=now + timedelta(seconds=after.give_up_after_s))
     return Decision(after=after, event=event, why=why)
 
 
-def look_at(termination: Termination, look: PollKind, at: datetime | None) -> Termination:
+def schedule_poll(
+    termination: Termination, poll_kind: PollKind, at: datetime | None
+) -> Termination:
     """The termination with its next look planned."""
-    return replace(termination, look=look, look_at=at)
+    return replace(termination, poll_kind=poll_kind, next_poll_at=at)
 
 
-def look_again(termination: Termination, now: datetime, policy: Policy) -> Termination:
+def retry_poll(termination: Termination, now: datetime, policy: Policy) -> Termination:
     """The termination with a read that failed made again, after longer and longer."""
     failed = replace(termination, failures=termination.failures + 1)
-    look = PollKind.JOB if termination.look is PollKind.SWEEP else termination.look
-    return look_at(failed, look, now + backoff(failed, policy))
+    poll_kind = (
+        PollKind.SINGLE if termination.poll_kind is PollKind.BATCH else termination.poll_kind
+    )
+    return schedule_poll(failed, poll_kind, now + backoff(failed, policy))
 
 
 def with_observation(termination: Termination, seen: JobSeen) -> Termination:
@@ -123,7 +127,7 @@ def with_observation(termination: Termination, seen: JobSeen) -> Termination:
         instances=seen.instances or termination.instances,
         instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
         tasks=seen.tasks or termination.tasks,
-        moved_at=escalation.moved_at(termination, seen.instances, seen.observed_at),
+        last_progress_at=escalation.last_progress_at(termination, seen.instances, seen.observed_at),
         unconfirmed=confirmation.after_read(termination),
     )
 
@@ -132,8 +136,8 @@ def to_be_counted(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """Have the instances counted; later, if this read should have done so and proves nothing."""
-    if termination.look is PollKind.SWEEP and seen.instances is None:
-        return look_at(updated, PollKind.JOB, now)
+    if termination.poll_kind is PollKind.BATCH and seen.instances is None:
+        return schedule_poll(updated, PollKind.SINGLE, now)
     give_up_at = updated.give_up_at or now + timedelta(seconds=updated.give_up_after_s)
     uncounted = replace(
         updated,
@@ -141,7 +145,7 @@ def to_be_counted(
         problem=contradiction(termination, seen),
         give_up_at=give_up_at,
     )
-    return look_again(uncounted, now, policy)
+    return retry_poll(uncounted, now, policy)
 
 
 def overdue(termination: Termination, now: datetime) -> bool:
@@ -156,9 +160,9 @@ def with_deadline(termination: Termination, now: datetime) -> Termination:
     """The termination once a call may have reached the cloud: its deadline counts from the call."""
     if termination.give_up_at is not None:
         return termination
-    called_at = termination.called_at or now
+    first_sent_at = termination.first_sent_at or now
     return replace(
-        termination, give_up_at=called_at + timedelta(seconds=termination.give_up_after_s)
+        termination, give_up_at=first_sent_at + timedelta(seconds=termination.give_up_after_s)
     )
 
 
@@ -167,24 +171,24 @@ def not_executed(termination: Termination, now: datetime, policy: Policy, *, why
 
     The deadline does not count from it: without network, none would ever be called in time.
     """
-    decision = moved(termination, Event.CALL_NOT_EXECUTED, now, why=why)
+    decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=why)
     at = now + backoff(termination, policy)
-    called_at = decision.after.called_at if decision.after.give_up_at is not None else None
-    after = replace(look_at(decision.after, PollKind.SWEEP, at), called_at=called_at)
+    first_sent_at = decision.after.first_sent_at if decision.after.give_up_at is not None else None
+    after = replace(schedule_poll(decision.after, PollKind.BATCH, at), first_sent_at=first_sent_at)
     return replace(decision, after=after)
 
 
 def in_doubt(termination: Termination, at: datetime) -> Termination:
     """The termination after a call whose outcome is not known: the job is read first."""
     doubtful = replace(with_deadline(termination, at), in_doubt=True)
-    return look_at(doubtful, PollKind.JOB, at)
+    return schedule_poll(doubtful, PollKind.SINGLE, at)
 
 
 def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """The cloud has acknowledged a call, or was seen to act on one."""
-    decision = moved(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
+    decision = apply_event(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
     after = replace(
-        look_at(decision.after, PollKind.SWEEP, now + timedelta(seconds=policy.sweep_s)),
+        schedule_poll(decision.after, PollKind.BATCH, now + timedelta(seconds=policy.sweep_s)),
         evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
         run=max(termination.run, 1),
         acknowledged_at=now,
@@ -200,10 +204,10 @@ def running_again(termination: Termination) -> Termination:
     return replace(
         termination,
         run=termination.run + 1,
-        called_at=None,
-        rung=EscalationLevel.NONE,
-        rung_at=None,
-        rung_round=0,
+        first_sent_at=None,
+        escalation_level=EscalationLevel.NONE,
+        escalation_started_at=None,
+        escalation_round=0,
     )
 
 
@@ -213,7 +217,7 @@ def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
     late = _UNSETTLED if termination.evidence >= evidence.NO_INSTANCE_LIVE else _LATE
     message = f"{late.message}; last error: {last.code}: {last.message}" if last else late.message
     updated = replace(termination, problem=replace(late, message=message))
-    return moved(updated, Event.GAVE_UP, now, why=why)
+    return apply_event(updated, Event.GAVE_UP, now, why=why)
 
 
 def problem_of(error: CloudError) -> ErrorDetail:

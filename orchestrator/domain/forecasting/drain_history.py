@@ -33,7 +33,7 @@ class DrainHistory:
         return self.samples[0][0]
 
     @property
-    def moved_at(self) -> float:
+    def last_progress_at(self) -> float:
         """When a look last showed fewer live; the beginning, if none has."""
         return self.samples[-1][0]
 
@@ -76,7 +76,7 @@ def observe(history: DrainHistory, at: datetime, live: int) -> DrainHistory:
     return DrainHistory(
         samples=_thinned((*history.samples, (seen_at, live))),
         seen_at=seen_at,
-        pause_s=max(history.pause_s, seen_at - history.moved_at),
+        pause_s=max(history.pause_s, seen_at - history.last_progress_at),
     )
 
 

@@ -60,7 +60,7 @@ NOTHING_FORETOLD: Final = 0.3
 
 
 def rest(history: DrainHistory) -> LogNormal | None:
-    """How long it takes from ``moved_at`` on; None while nothing has moved or when all is down."""
+    """Return the time from ``last_progress_at`` on; None before any progress, and at the end."""
     if not history.moved or not history.live:
         return None
     guesses = [

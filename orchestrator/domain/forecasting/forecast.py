@@ -75,15 +75,15 @@ def of_drain(history: DrainHistory, others: Durations | None, now: datetime) -> 
         return replace(result, p50_at=now, p90_at=now)
     if _stalled(history, own, others):
         return stalled(history, now)
-    left = others.rest(history.moved_at - history.began_at) if others else None
+    left = others.rest(history.last_progress_at - history.began_at) if others else None
     left = own.blended(left) if own and left else own or left
-    return result.ending(left and left.rest(now.timestamp() - history.moved_at))
+    return result.ending(left and left.rest(now.timestamp() - history.last_progress_at))
 
 
 def stalled(history: DrainHistory, now: datetime) -> Forecast:
     """The forecast of a job of which nothing goes down any more."""
-    moved_at = datetime.fromtimestamp(history.moved_at, UTC)
-    return Forecast(made_at=now, rate_per_s=0.0, stalled_since=moved_at)
+    last_progress_at = datetime.fromtimestamp(history.last_progress_at, UTC)
+    return Forecast(made_at=now, rate_per_s=0.0, stalled_since=last_progress_at)
 
 
 def of_queued(call_s: float, others: Durations | None, now: datetime) -> Forecast:
@@ -105,7 +105,7 @@ def _stalled(history: DrainHistory, own: LogNormal | None, others: Durations | N
         pace_s = max(history.pause_s, own.quantile_s(P90) / history.live)
     else:
         pace_s = others.rest(0.0).quantile_s(P90) if others else UNKNOWN_PACE_S
-    return history.seen_at - history.moved_at > max(STALL_FLOOR_S, STALL_FACTOR * pace_s)
+    return history.seen_at - history.last_progress_at > max(STALL_FLOOR_S, STALL_FACTOR * pace_s)
 
 
 def slower(share: float) -> float:

@@ -66,10 +66,10 @@ class NewOperation:
     settle_s: float
     created_at: datetime
     escalate: bool = True
-    come_back_watch_s: float = 0.0
-    keep_down_s: float | None = None
+    revival_watch_s: float = 0.0
+    reterminate_for_s: float | None = None
     """How long after it was down a job that comes back is brought down again; None: never."""
-    keeps_down_for: str | None = None
+    reterminates_for: str | None = None
     """The operation that a person asked for, where this one keeps its job down."""
-    keep_down_round: int = 0
+    reterminate_round: int = 0
     """How many times in a row the job was brought down again, with this one."""

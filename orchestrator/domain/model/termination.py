@@ -29,17 +29,17 @@ class EscalationLevel(StrEnum):
     """TerminateTaskInstance for each that is left."""
     MACHINES = "machines"
     """TerminateInstances for the machine of each that is left."""
-    PERSON = "person"
+    MANUAL = "manual"
 
 
 class PollKind(StrEnum):
     """The call by which a job is read next."""
 
-    SWEEP = "sweep"
+    BATCH = "batch"
     """DescribeJobs, with up to 99 others: the job's state only."""
-    JOB = "job"
+    SINGLE = "single"
     """DescribeJob (or DescribeTask for a job of one task): the instance counters too."""
-    SUBMISSION = "submission"
+    SUBMIT_INFO = "submit_info"
     """DescribeJobSubmitInfo: how many instances the job was submitted with."""
 
 
@@ -51,7 +51,7 @@ class PollFilter:
     ``in_turn``: their operations take turns, whatever is due sooner.
     """
 
-    look: PollKind
+    poll_kind: PollKind
     states: tuple[State, ...] = LIVE_STATES
     seen: bool | None = None
     in_turn: bool = False
@@ -77,9 +77,9 @@ class Revival:
     job_end_time: str | None = None
     instances_live: int | None = None
     """How many instances ran then, where they were counted."""
-    brought_down_again_by: str | None = None
+    reterminated_by: str | None = None
     """The operation that keeps it down, where that was asked for."""
-    capped: bool = False
+    limit_reached: bool = False
     """It was to be kept down, and has been brought down again as often as that may be."""
 
     @property
@@ -93,8 +93,8 @@ class Termination:
     """One job being brought down.
 
     ``revision`` grows with every change of state; a write names the revision it was decided on.
-    ``call_at`` is None unless a look has shown that the job may be called now; ``look_at`` is None
-    while a call is under way and once the state is final.
+    ``terminate_after`` is None unless a read has shown that the job may be called now;
+    ``next_poll_at`` is None while a call is under way and once the state is final.
     """
 
     id: str
@@ -107,7 +107,7 @@ class Termination:
     give_up_after_s: float
     on_submitted: OnSubmitted = OnSubmitted.HOLD
     not_before: datetime | None = None
-    come_back_watch_s: float = 0.0
+    revival_watch_s: float = 0.0
     """How long after it was down its job is looked at for having come back; 0: not at all."""
 
     state: State = State.QUEUED
@@ -126,17 +126,17 @@ class Termination:
     """As DescribeJobSubmitInfo has it, 0 where that may not be called; None: it was not asked."""
     tasks: tuple[TaskSeen, ...] = ()
 
-    look: PollKind = PollKind.SWEEP
-    look_at: datetime | None = None
-    call_at: datetime | None = None
-    first_in_line: bool = False
+    poll_kind: PollKind = PollKind.BATCH
+    next_poll_at: datetime | None = None
+    terminate_after: datetime | None = None
+    priority: bool = False
     in_doubt: bool = False
     """A call was made whose outcome is not known: the job is read before anything else."""
     failures: int = 0
     """Calls in a row that did not get through."""
     run: int = 0
     """How often it was seen to begin to run; machines are captured once for each."""
-    called_at: datetime | None = None
+    first_sent_at: datetime | None = None
     """When the first call of this run left."""
     acknowledged_at: datetime | None = None
     """When the cloud last acknowledged a call, or was seen to act on one."""
@@ -153,16 +153,16 @@ class Termination:
     forecast: Forecast | None = None
     """As at the last count; ``decisions.forecast_updates.current`` is what to tell."""
 
-    moved_at: datetime | None = None
+    last_progress_at: datetime | None = None
     """When a count last showed another number of live instances than the one before."""
     escalate: bool = True
     """Whether more than TerminateJob may be called for what does not go down."""
-    rung: EscalationLevel = EscalationLevel.NONE
-    rung_at: datetime | None = None
-    """When this round of this rung began."""
-    rung_round: int = 0
+    escalation_level: EscalationLevel = EscalationLevel.NONE
+    escalation_started_at: datetime | None = None
+    """When this round of this level began."""
+    escalation_round: int = 0
     """How often TerminateTaskInstance was called for what was left."""
-    rung_done_at: datetime | None = None
+    escalation_finished_at: datetime | None = None
     """When the last such call of a round had been answered; not set by decisions."""
 
     capture: Capture | None = None
@@ -175,7 +175,7 @@ class Termination:
     read_at: datetime | None = None
     """When the newest reading of them began that came to its end."""
 
-    come_back_watched_at: datetime | None = None
+    revival_checked_at: datetime | None = None
     """When its come-back watch looked last, or began; None: its job is not watched."""
     revival: Revival | None = None
     set_aside: str | None = None
@@ -183,9 +183,9 @@ class Termination:
     decisions."""
 
     @property
-    def last_call_at(self) -> datetime | None:
+    def last_sent_at(self) -> datetime | None:
         """When a call last was acknowledged, or the first one of a later run left."""
-        times = (self.acknowledged_at, self.called_at)
+        times = (self.acknowledged_at, self.first_sent_at)
         return max((at for at in times if at is not None), default=None)
 
     def begins_after(self, time: datetime) -> bool:

@@ -68,7 +68,8 @@ def sweep_due_at(
     patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
     patience = timedelta(seconds=policy.sweep_max_s * (2 if proofs_wait else 1))
     due_at = min(
-        look_at + (patience if state in patient else timedelta()) for state, look_at in planned
+        next_poll_at + (patience if state in patient else timedelta())
+        for state, next_poll_at in planned
     )
     return min(due_at, planned[-1][1]) if full else due_at
 

@@ -32,7 +32,7 @@ class Progress:
     with the latest p90 are enough.
     ``unknown``: those of which nobody knows when they end: they are held, late, or not read
     (``foretelling.nobody_knows``).  ``stalled``: those whose own forecast says so, which are not in
-    ``draining``; ``moved_at``: when one of them last moved.
+    ``draining``; ``last_progress_at``: when one of them last moved.
     ``down_lately``: those seen down in the last ``lately_s`` seconds.
     ``settle_until``: when the last settle window that runs is over.  ``settle_s``: the longest one
     of those that are not down yet; None: all are.
@@ -46,7 +46,7 @@ class Progress:
     ending: Sequence[Forecast]
     unknown: int
     stalled: int
-    moved_at: datetime | None
+    last_progress_at: datetime | None
     down_lately: int
     lately_s: float
     settle_until: datetime | None = None
@@ -60,7 +60,7 @@ def forecast(progress: Progress, now: datetime) -> Forecast:
     """
     begun = progress.to_call + sum(progress.draining.values())
     if progress.stalled and not (begun or progress.unknown or progress.ending):
-        return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.moved_at)
+        return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.last_progress_at)
     rate_per_s = progress.down_lately / progress.lately_s if any(progress.down.values()) else None
     result = Forecast(made_at=now, rate_per_s=rate_per_s)
     others = learnt(progress.down, progress.draining)

@@ -39,10 +39,10 @@ BACKOFF_MAX_S = 10.0
 WORKS_LATELY_S = 60.0
 """A job that fails alone is its own failure only if a call for others has worked since then."""
 
-NOT_YET_CALLED = PollFilter(PollKind.SWEEP, NOT_CALLED)
-FIRST_POLLS = PollFilter(PollKind.SWEEP, NOT_CALLED, seen=False, in_turn=True)
+NOT_YET_CALLED = PollFilter(PollKind.BATCH, NOT_CALLED)
+FIRST_POLLS = PollFilter(PollKind.BATCH, NOT_CALLED, seen=False, in_turn=True)
 """Jobs that no poll has shown yet, where one call does not carry all that are not called."""
-KINDS = (PollFilter(PollKind.SWEEP, CALLED), NOT_YET_CALLED, FIRST_POLLS)
+KINDS = (PollFilter(PollKind.BATCH, CALLED), NOT_YET_CALLED, FIRST_POLLS)
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class JobPoller:
             return (), math.inf
         due_at = sweep_due_at(
             partition.poll,
-            [(row.state, row.look_at) for row in rows if row.look_at],
+            [(row.state, row.next_poll_at) for row in rows if row.next_poll_at],
             full=len(rows) == JOBS_PER_CALL,
             proofs_wait=partition.proofs_wait,
         )

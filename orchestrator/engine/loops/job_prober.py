@@ -37,20 +37,22 @@ COUNT_EVERY_S = 2.0
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
 """And those of any other; sooner where its deadline is short (``counting``)."""
 
-PROOFS = PollFilter(PollKind.JOB, tuple(state for state in CALLED if state is not State.SETTLING))
+PROOFS = PollFilter(
+    PollKind.SINGLE, tuple(state for state in CALLED if state is not State.SETTLING)
+)
 """Jobs that were called, to be proven down or found out about."""
-LAST_COUNTS = PollFilter(PollKind.JOB, (State.SETTLING,))
+LAST_COUNTS = PollFilter(PollKind.SINGLE, (State.SETTLING,))
 """Jobs that were proven down, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
 """How much longer than a proof such a count waits for quota."""
-FIRST_LOOKS = PollFilter(PollKind.JOB, NOT_CALLED, seen=True)
+FIRST_LOOKS = PollFilter(PollKind.SINGLE, NOT_CALLED, seen=True)
 """Jobs that a sweep has shown to exist."""
-UNLISTED = PollFilter(PollKind.JOB, NOT_CALLED, seen=False)
+UNLISTED = PollFilter(PollKind.SINGLE, NOT_CALLED, seen=False)
 """Jobs that no sweep has shown; those that are due go in turn."""
 UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
-SUBMISSIONS = PollFilter(PollKind.SUBMISSION)
+SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
 """Jobs that read finished before any call, to be compared with what they were submitted as."""
-LONG_UNCOUNTED = PollFilter(PollKind.SWEEP, (State.DRAINING,))
+LONG_UNCOUNTED = PollFilter(PollKind.BATCH, (State.DRAINING,))
 """Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
 PLANNED = (PROOFS, LAST_COUNTS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
 
@@ -98,7 +100,7 @@ class JobProber:
         for kind, row in _by_turns(found):
             if row.id in under_way or row.id in self._under_way:
                 continue
-            due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.look_at, now)
+            due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.next_poll_at, now)
             limiter = min(self._pacers_for(row), key=lambda limiter: limiter.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
@@ -177,7 +179,7 @@ class JobProber:
         return await self._calls.end(within_s)
 
     def _pacers_for(self, row: Termination) -> list[RateLimiter]:
-        if row.look is PollKind.SUBMISSION:
+        if row.poll_kind is PollKind.SUBMIT_INFO:
             return [self._by_submission]
         finished = row.job_state is not None and row.job_state.finished
         followed = row.state in (State.DRAINING, State.SETTLING)
@@ -248,9 +250,9 @@ def _only_task(row: Termination) -> str | None:
 
 def _wanted_at(row: Termination) -> datetime:
     """When a count that is due is to be made where there is quota for some of them only."""
-    assert row.look_at is not None
+    assert row.next_poll_at is not None
     waits_s = LAST_COUNT_WAITS_S if row.state is State.SETTLING else 0.0
-    return row.look_at + timedelta(seconds=waits_s)
+    return row.next_poll_at + timedelta(seconds=waits_s)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

@@ -47,7 +47,7 @@ class RevivalWatcher:
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"come-back watch of {partition.name}"
-        self.wake = partition.wakeups.come_backs
+        self.wake = partition.wakeups.revivals
         self._partition = partition
         self._limiter = partition.limiters["DescribeJobs"]
         self._by_job = partition.limiters["DescribeJob"]
@@ -76,8 +76,8 @@ class RevivalWatcher:
         )
         if not rows:
             return COUNT_RETRY_S if self._to_count else partition.poll.down_s / 2
-        assert rows[0].come_back_watched_at is not None
-        due_at = rows[0].come_back_watched_at + every
+        assert rows[0].revival_checked_at is not None
+        due_at = rows[0].revival_checked_at + every
         wait_s = max(self._wait_s(), (due_at - partition.clock.now()).total_seconds())
         if wait_s <= 0:
             return await self._look(rows)
@@ -122,11 +122,11 @@ class RevivalWatcher:
 
     async def _take_in_looks(self, looks: Sequence[RevivalCheck], now: datetime) -> None:
         await self._write(looks, now)
-        for look in looks:
-            row = look.termination
-            if look.count:
-                self._to_count[row.id] = replace(row, come_back_watched_at=now)
-            elif look.ends:
+        for poll_kind in looks:
+            row = poll_kind.termination
+            if poll_kind.count:
+                self._to_count[row.id] = replace(row, revival_checked_at=now)
+            elif poll_kind.ends:
                 self._to_count.pop(row.id, None)
 
     async def _count(self, row: Termination) -> float:
@@ -150,21 +150,23 @@ class RevivalWatcher:
         await self._write_one(row, partial(check_counted, row, seen))
         return 0.0
 
-    async def _write_one(self, row: Termination, look: Callable[[datetime], RevivalCheck]) -> None:
-        """Write what was read of one job; ``look`` makes it of the time."""
+    async def _write_one(
+        self, row: Termination, poll_kind: Callable[[datetime], RevivalCheck]
+    ) -> None:
+        """Write what was read of one job; ``poll_kind`` makes it of the time."""
         now = self._partition.clock.now()
         async with self._partition.set_aside_on_error(row.id):
-            await self._write([look(now)], now)
+            await self._write([poll_kind(now)], now)
 
     async def _write(self, looks: Sequence[RevivalCheck], now: datetime) -> None:
         partition = self._partition
         await partition.store.watch(
             looks,
             now,
-            keep_down_max=partition.keep_down_max,
+            reterminate_max=partition.reterminate_max,
             new_id=lambda prefix: new_id(prefix, partition.random),
         )
-        if any(look.came_back for look in looks):
+        if any(poll_kind.came_back for poll_kind in looks):
             partition.wakeups.sweeps.set()
 
     async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
@@ -183,8 +185,8 @@ class RevivalWatcher:
         if not refused:
             if alone:
                 async with self._partition.set_aside_on_error(rows[0].id):
-                    look = RevivalCheck(termination=rows[0], count=True)
-                    await self._take_in_looks([look], self._partition.clock.now())
+                    poll_kind = RevivalCheck(termination=rows[0], count=True)
+                    await self._take_in_looks([poll_kind], self._partition.clock.now())
             return self._backoff.failed()
         if alone:
             await self._write_one(rows[0], partial(check_refused, rows[0]))

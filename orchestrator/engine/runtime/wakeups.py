@@ -23,7 +23,7 @@ class WakeupEvents:
     captures: asyncio.Event = field(default_factory=asyncio.Event)
     machines: asyncio.Event = field(default_factory=asyncio.Event)
     escalations: asyncio.Event = field(default_factory=asyncio.Event)
-    come_backs: asyncio.Event = field(default_factory=asyncio.Event)
+    revivals: asyncio.Event = field(default_factory=asyncio.Event)
 
     def all(self) -> None:
         """Wake every loop: something came from outside."""
@@ -32,12 +32,15 @@ class WakeupEvents:
 
     def decided(self, before: Termination, after: Termination) -> None:
         """Wake the loops that a decision gives something to do."""
-        if after.call_at not in (None, before.call_at):
+        if after.terminate_after not in (None, before.terminate_after):
             self.calls.set()
-        if (after.look, after.look_at) != (before.look, before.look_at):
-            (self.sweeps if after.look is PollKind.SWEEP else self.looks).set()
-        escalated = after.rung_at != before.rung_at
-        moved = after.rung_at is not None and after.moved_at != before.moved_at
+        if (after.poll_kind, after.next_poll_at) != (before.poll_kind, before.next_poll_at):
+            (self.sweeps if after.poll_kind is PollKind.BATCH else self.looks).set()
+        escalated = after.escalation_started_at != before.escalation_started_at
+        moved = (
+            after.escalation_started_at is not None
+            and after.last_progress_at != before.last_progress_at
+        )
         if after.run != before.run or escalated or moved:
             self.captures.set()
         if after.state is State.SETTLING and after.machines.total:
@@ -47,5 +50,5 @@ class WakeupEvents:
             counted = after.instances_observed_at != before.instances_observed_at
             if began or confirms or counted:
                 self.machines.set()
-        if after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s:
-            self.come_backs.set()
+        if after.state in STATES_THAT_COUNT_AS_DOWN and after.revival_watch_s:
+            self.revivals.set()

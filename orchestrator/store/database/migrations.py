@@ -32,16 +32,15 @@ _UNVERSIONED: Final = (
 )
 
 
-def _migrations() -> Path:
-    """Inside the wheel as orchestrator/_migrations, beside the package in a checkout."""
-    package = Path(__file__).parents[2]
-    packed = package / "_migrations"
-    return packed if (packed / "env.py").exists() else package.parent / "migrations"
+_PACKAGE: Final = Path(__file__).parents[2]
+_PACKED: Final = _PACKAGE / "_migrations"
+MIGRATIONS: Path = _PACKED if (_PACKED / "env.py").exists() else _PACKAGE.parent / "migrations"
+"""The folder inside the wheel, or the one beside the package in a checkout."""
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     if connection is not None:
         config.attributes["connection"] = connection
     return config

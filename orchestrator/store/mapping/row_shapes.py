@@ -44,8 +44,8 @@ _REVIVAL: Final[Shape] = {
     "job_state": str,
     "job_end_time?": _TEXT,
     "instances_live?": (int, NOTHING),
-    "brought_down_again_by?": _TEXT,
-    "capped?": bool,
+    "reterminated_by?": _TEXT,
+    "limit_reached?": bool,
 }
 _UNCONFIRMED: Final[Shape] = {
     "verdict": frozenset(Verdict),

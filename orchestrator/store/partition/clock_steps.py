@@ -49,7 +49,7 @@ _TIMES: Final = [
     column for column in _T if isinstance(column.type, UtcDateTime) and column.name not in _STAYS
 ]
 _PLANNED: Final = (
-    *(_T.look_at, _T.call_at, _T.capture_at, _T.reading_at, _T.come_back_watched_at),
+    *(_T.next_poll_at, _T.terminate_after, _T.capture_at, _T.reading_at, _T.revival_checked_at),
     _T.set_aside_until,
 )
 _LAST: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
@@ -172,16 +172,16 @@ async def _move(transaction: Transaction, partition: str, step: _Step) -> None:
         .values({column: step.column(column) for column in _TIMES} | {_T.history: None})
     )
     watched_by_s = case(
-        (_T.come_back_watched_at >= literal(step.since, UtcDateTime()), step.by_s),
+        (_T.revival_checked_at >= literal(step.since, UtcDateTime()), step.by_s),
         else_=step.before_by_s,
     )
     await transaction.execute(
         update(terminations)
         .where(_T.partition == partition, _T.finished_at.is_not(None))
-        .where(_T.come_back_watched_at.is_not(None))
+        .where(_T.revival_checked_at.is_not(None))
         .values(
-            come_back_watched_at=step.column(_T.come_back_watched_at),
-            come_back_watch_s=_T.come_back_watch_s + watched_by_s,
+            revival_checked_at=step.column(_T.revival_checked_at),
+            revival_watch_s=_T.revival_watch_s + watched_by_s,
         )
     )
 

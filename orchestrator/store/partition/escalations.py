@@ -46,9 +46,9 @@ TO_READ = (
         or_(_T.reading_at.is_(None), _T.reading_at <= CUTOFF),
         or_(
             _T.read_at.is_(None),
-            _T.read_at < _T.rung_at,
+            _T.read_at < _T.escalation_started_at,
             _T.read_at < _T.asked_at,
-            and_(_T.rung_at.is_not(None), _T.read_at < _T.moved_at),
+            and_(_T.escalation_started_at.is_not(None), _T.read_at < _T.last_progress_at),
         ),
     )
     .order_by(*IN_TURN)
@@ -56,13 +56,14 @@ TO_READ = (
 )
 
 _GOES_ON = and_(
-    _T.rung.in_(IN_ROUNDS), or_(_T.rung_done_at.is_(None), _T.rung_done_at < _T.rung_at)
+    _T.escalation_level.in_(IN_ROUNDS),
+    or_(_T.escalation_finished_at.is_(None), _T.escalation_finished_at < _T.escalation_started_at),
 )
 _IN_A_ROUND = (
     IN_PARTITION,
     READ_ANEW,
     _T.state == State.DRAINING,
-    _T.read_at >= _T.rung_at,
+    _T.read_at >= _T.escalation_started_at,
     _GOES_ON,
 )
 _OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action.in_(FOR_ONE))
@@ -73,7 +74,7 @@ _UNDER_WAY = (
     exists().where(_OPEN, attempts.c.termination_id == _T.id).correlate(terminations, instances)
 )
 _TARGET = case(
-    (_T.rung == EscalationLevel.MACHINES, instances.c.machine_id),
+    (_T.escalation_level == EscalationLevel.MACHINES, instances.c.machine_id),
     else_=instances.c.task + "/" + cast(instances.c.instance_index, Text),
 )
 _LEFT = and_(
@@ -81,9 +82,9 @@ _LEFT = and_(
     ANEW,
     instances.c.state.in_(LIVE),
     instances.c.observed_at >= _T.read_at,
-    or_(instances.c.called_at.is_(None), instances.c.called_at < _T.rung_at),
+    or_(instances.c.first_sent_at.is_(None), instances.c.first_sent_at < _T.escalation_started_at),
     or_(
-        _T.rung == EscalationLevel.INSTANCES,
+        _T.escalation_level == EscalationLevel.INSTANCES,
         # No node of a compute environment: others may run there.
         and_(
             instances.c.machine_id != "",
@@ -95,14 +96,14 @@ _LEFT = and_(
 )
 _NEXT = (
     select(
-        *(_T.id, _T.region, _T.job_id, _T.rung),
+        *(_T.id, _T.region, _T.job_id, _T.escalation_level),
         *(instances.c.task, instances.c.instance_index, instances.c.machine_id),
     )
     .join_from(terminations, instances, _LEFT, isouter=True)
     .where(*_IN_A_ROUND, or_(instances.c.task.is_not(None), ~_UNDER_WAY))
     .order_by(
         instances.c.task.is_not(None),
-        _T.rung_at,
+        _T.escalation_started_at,
         _T.seq,
         instances.c.task,
         instances.c.instance_index,
@@ -140,9 +141,9 @@ async def read(
     await transaction.execute(update(terminations).where(_T.seq == row.seq).values(changes))
     if after.ended_at is not None and after.problem is not None:
         in_vain = update(terminations).where(
-            _T.seq == row.seq, _GOES_ON, _T.rung_at <= after.began_at
+            _T.seq == row.seq, _GOES_ON, _T.escalation_started_at <= after.began_at
         )
-        await transaction.execute(in_vain.values(rung_done_at=after.ended_at))
+        await transaction.execute(in_vain.values(escalation_finished_at=after.ended_at))
 
 
 async def next_in_rounds(
@@ -160,13 +161,13 @@ async def next_in_rounds(
         job_id=row.job_id,
         task=row.task,
         instance_index=row.instance_index,
-        machine_id=row.machine_id if row.rung == EscalationLevel.MACHINES else None,
+        machine_id=row.machine_id if row.escalation_level == EscalationLevel.MACHINES else None,
     )
 
 
 async def end_round(transaction: Transaction, over: RoundOver, at: datetime) -> None:
     await transaction.execute(
-        update(terminations).where(_T.id == over.termination_id).values(rung_done_at=at)
+        update(terminations).where(_T.id == over.termination_id).values(escalation_finished_at=at)
     )
 
 
@@ -214,7 +215,7 @@ async def start(
             "sent_at": at,
         },
     )
-    await transaction.execute(update(instances).where(_rows_of(straggler)).values(called_at=at))
+    await transaction.execute(update(instances).where(_rows_of(straggler)).values(first_sent_at=at))
     await milestones.called(
         transaction, straggler.termination_id, straggler.job_id, straggler.action, at
     )
@@ -241,5 +242,5 @@ async def finish(
     )
     if again:
         await transaction.execute(
-            update(instances).where(_rows_of(straggler)).values(called_at=None)
+            update(instances).where(_rows_of(straggler)).values(first_sent_at=None)
         )

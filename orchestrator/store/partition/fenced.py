@@ -38,7 +38,7 @@ IN_PARTITION = and_(
 )
 """What the loops of a partition work on: ``Fenced.here`` has its parameters."""
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
-CUTOFF: BindParameter[datetime] = bindparam("before", type_=terminations.c.look_at.type)
+CUTOFF: BindParameter[datetime] = bindparam("before", type_=terminations.c.next_poll_at.type)
 
 
 def tagged_union(*statements: Select[Any]) -> CompoundSelect[Any]:

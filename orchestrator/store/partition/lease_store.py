@@ -192,7 +192,7 @@ class SqlLeaseStore:
         """
 
         async def work(transaction: Transaction) -> None:
-            watched = terminations.c.come_back_watched_at.is_not(None)
+            watched = terminations.c.revival_checked_at.is_not(None)
             for table, goes_on in (
                 (terminations, or_(terminations.c.finished_at.is_(None), watched)),
                 (operations, operations.c.finished_at.is_(None)),

@@ -250,7 +250,7 @@ _LOOKED_UP = (
 )
 
 
-_AT: BindParameter[datetime] = bindparam("at", type_=terminations.c.look_at.type)
+_AT: BindParameter[datetime] = bindparam("at", type_=terminations.c.next_poll_at.type)
 _COUNT = (
     update(terminations)
     .where(terminations.c.seq == bindparam("this_seq"))
@@ -287,9 +287,9 @@ _LAST_IS_GONE = (
             terminations.c.confirm_from > _AT,
             terminations.c.machines_all_observed_at >= terminations.c.confirm_from,
         ),
-        terminations.c.look_at > _AT,
+        terminations.c.next_poll_at > _AT,
     )
-    .values(look_at=_AT)
+    .values(next_poll_at=_AT)
 )
 """What it waited for has come: the job is read now."""
 

@@ -72,38 +72,38 @@ def _of_kind(kind: PollFilter) -> Select[Any]:
     t = terminations.c
     rows = select(terminations).where(
         IN_PARTITION,
-        t.look == kind.look,
-        t.look_at.is_not(None),
+        t.poll_kind == kind.poll_kind,
+        t.next_poll_at.is_not(None),
         t.state.in_(kind.states),
         _SEEN[kind.seen],
     )
     if kind.in_turn:
-        # Put so that SQLite takes no index on look_at, and sorts all that are due.
-        due = case((t.look_at <= CUTOFF, 1), else_=0) == 1
+        # Put so that SQLite takes no index on next_poll_at, and sorts all that are due.
+        due = case((t.next_poll_at <= CUTOFF, 1), else_=0) == 1
         return rows.where(due).order_by(t.turn, t.seq).limit(LIMIT)
-    return rows.order_by(t.look_at).limit(LIMIT)
+    return rows.order_by(t.next_poll_at).limit(LIMIT)
 
 
 _CAPTURED = or_(
     terminations.c.captured_run >= terminations.c.run, not_(terminations.c.awaits_capture)
 )
 _UNCAPTURED_BEFORE: BindParameter[datetime] = bindparam(
-    "uncaptured_before", type_=terminations.c.call_at.type
+    "uncaptured_before", type_=terminations.c.terminate_after.type
 )
 _CALLABLE = (
     select(terminations)
     .where(
         IN_PARTITION,
-        terminations.c.call_at <= CUTOFF,
-        or_(_CAPTURED, terminations.c.call_at <= _UNCAPTURED_BEFORE),
+        terminations.c.terminate_after <= CUTOFF,
+        or_(_CAPTURED, terminations.c.terminate_after <= _UNCAPTURED_BEFORE),
     )
     .order_by(*IN_TURN)
     .limit(LIMIT)
 )
 _NEXT_CALL_AT = select(
-    func.min(case((_CAPTURED, terminations.c.call_at))).label("captured"),
-    func.min(case((not_(_CAPTURED), terminations.c.call_at))).label("other"),
-).where(IN_PARTITION, terminations.c.call_at.is_not(None))
+    func.min(case((_CAPTURED, terminations.c.terminate_after))).label("captured"),
+    func.min(case((not_(_CAPTURED), terminations.c.terminate_after))).label("other"),
+).where(IN_PARTITION, terminations.c.terminate_after.is_not(None))
 
 _UNANSWERED = (
     select(terminations)
@@ -137,7 +137,7 @@ def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
             .where(
                 IN_PARTITION,
                 terminations.c.state == State.DRAINING,
-                terminations.c.look == PollKind.SWEEP,
+                terminations.c.poll_kind == PollKind.BATCH,
                 condition,
                 counted,
             )
@@ -153,7 +153,7 @@ _OF_IDS = (
     .where(
         IN_PARTITION,
         terminations.c.state == State.DRAINING,
-        terminations.c.look == PollKind.SWEEP,
+        terminations.c.poll_kind == PollKind.BATCH,
         terminations.c.id.in_(bindparam("ids", expanding=True)),
     )
     .order_by(terminations.c.seq)
@@ -215,19 +215,23 @@ class PartitionStore(Fenced):
         looks: Sequence[RevivalCheck],
         at: datetime,
         *,
-        keep_down_max: int,
+        reterminate_max: int,
         new_id: Callable[[str], str],
     ) -> None:
         """Write what these looks showed, with an operation for each job to be kept down.
 
-        None is brought down again more than ``keep_down_max`` times in a row.  ``new_id`` makes an
-        id with a prefix.
+        None is brought down again more than ``reterminate_max`` times in a row.  ``new_id`` makes
+        an id with a prefix.
         """
 
         async def work(transaction: Transaction) -> None:
-            await revivals.write(transaction, looks, at, keep_down_max=keep_down_max, new_id=new_id)
+            await revivals.write(
+                transaction, looks, at, reterminate_max=reterminate_max, new_id=new_id
+            )
 
-        await self._write(work, terminations.c.id.in_({look.termination.id for look in looks}))
+        await self._write(
+            work, terminations.c.id.in_({poll_kind.termination.id for poll_kind in looks})
+        )
 
     async def unanswered(self) -> list[Termination]:
         """Terminations with a TerminateJob call whose answer was never written."""
@@ -265,12 +269,12 @@ class PartitionStore(Fenced):
         these = (
             t.partition == self._fence.partition,
             t.id.in_(termination_ids),
-            t.look_at < until,
+            t.next_poll_at < until,
         )
 
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
-                update(terminations).where(t.id.in_(unlocked(*these))).values(look_at=until)
+                update(terminations).where(t.id.in_(unlocked(*these))).values(next_poll_at=until)
             )
 
         await self._write(work)

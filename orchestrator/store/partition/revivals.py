@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 TO_WATCH = (
     select(terminations)
-    .where(IN_PARTITION, terminations.c.come_back_watched_at <= CUTOFF)
-    .order_by(terminations.c.come_back_watched_at)
+    .where(IN_PARTITION, terminations.c.revival_checked_at <= CUTOFF)
+    .order_by(terminations.c.revival_checked_at)
     .limit(LIMIT)
 )
 """Terminations whose watch looked last ``before`` then, the longest ago first."""
@@ -44,7 +44,7 @@ async def write(
     looks: Sequence[RevivalCheck],
     at: datetime,
     *,
-    keep_down_max: int,
+    reterminate_max: int,
     new_id: Callable[[str], str],
 ) -> None:
     """Write what these looks showed, with the operations that bring jobs down again.
@@ -52,45 +52,49 @@ async def write(
     ``new_id`` makes an id with a prefix.
     """
     for ends in (True, False):
-        same = [look.termination.id for look in looks if look.ends is ends and not look.came_back]
+        same = [
+            poll_kind.termination.id
+            for poll_kind in looks
+            if poll_kind.ends is ends and not poll_kind.came_back
+        ]
         await transaction.execute(
             update(terminations)
-            .where(terminations.c.id.in_(same), terminations.c.come_back_watched_at.is_not(None))
-            .values(come_back_watched_at=None if ends else at, **CLEARED)
+            .where(terminations.c.id.in_(same), terminations.c.revival_checked_at.is_not(None))
+            .values(revival_checked_at=None if ends else at, **CLEARED)
         )
-    for look in looks:
-        if look.came_back is not None:
-            await _write_revival(transaction, look, at, keep_down_max, new_id)
+    for poll_kind in looks:
+        if poll_kind.came_back is not None:
+            await _write_revival(transaction, poll_kind, at, reterminate_max, new_id)
 
 
 async def _write_revival(
     transaction: Transaction,
-    look: RevivalCheck,
+    poll_kind: RevivalCheck,
     at: datetime,
-    keep_down_max: int,
+    reterminate_max: int,
     new_id: Callable[[str], str],
 ) -> None:
-    before, seen = look.termination, look.came_back
+    before, seen = poll_kind.termination, poll_kind.came_back
     assert seen is not None
     revival = revival_of(seen)
     again: NewOperation | None = None
-    asked = None if revival.ended else await _keep_down(transaction, before, revival.at)
+    asked = None if revival.ended else await _reterminate(transaction, before, revival.at)
     if asked is not None:
-        if asked.keep_down_round >= keep_down_max:
-            revival = replace(revival, capped=True)
+        if asked.reterminate_round >= reterminate_max:
+            revival = replace(revival, limit_reached=True)
         else:
             again = _again(before, asked, at, revival.at, new_id("op"))
-            revival = replace(revival, brought_down_again_by=again.id)
+            revival = replace(revival, reterminated_by=again.id)
     written = await transaction.execute(
         update(terminations)
         .where(
             terminations.c.id == before.id,
             terminations.c.partition == before.partition,
-            terminations.c.come_back_watched_at == before.come_back_watched_at,
+            terminations.c.revival_checked_at == before.revival_checked_at,
         )
         .values(
             revival=revival_to_row(revival),
-            come_back_watched_at=None if look.ends else at,
+            revival_checked_at=None if poll_kind.ends else at,
             **CLEARED,
         )
     )
@@ -102,7 +106,7 @@ async def _write_revival(
     milestones.revived(transaction, before, revival)
 
 
-async def _keep_down(
+async def _reterminate(
     transaction: Transaction, termination: Termination, seen_at: datetime
 ) -> Row[Any] | None:
     """The operation that asks longest for its job to be kept down, if one still does then."""
@@ -110,8 +114,8 @@ async def _keep_down(
     found = await transaction.execute(
         select(operations)
         .join(operation_terminations, link.operation_id == operations.c.id)
-        .where(link.termination_id == termination.id, operations.c.keep_down_s.is_not(None))
-        .order_by(operations.c.keep_down_s.desc(), operations.c.seq)
+        .where(link.termination_id == termination.id, operations.c.reterminate_for_s.is_not(None))
+        .order_by(operations.c.reterminate_for_s.desc(), operations.c.seq)
         .limit(1)
     )
     asked = found.one_or_none()
@@ -120,15 +124,15 @@ async def _keep_down(
 
 def _left_s(termination: Termination, asked: Row[Any], seen_at: datetime) -> float:
     assert termination.finished_at is not None
-    return float(asked.keep_down_s - (elapsed_s(termination.finished_at, seen_at) or 0.0))
+    return float(asked.reterminate_for_s - (elapsed_s(termination.finished_at, seen_at) or 0.0))
 
 
 def _again(
     before: Termination, asked: Row[Any], at: datetime, seen_at: datetime, operation_id: str
 ) -> NewOperation:
     """The operation that brings its job down again; it is held where it is SUBMITTED."""
-    first = asked.keeps_down_for or asked.id
-    reason = asked.reason if asked.keeps_down_for else f"kept down for {first}: {asked.reason}"
+    first = asked.reterminates_for or asked.id
+    reason = asked.reason if asked.reterminates_for else f"kept down for {first}: {asked.reason}"
     return NewOperation(
         id=operation_id,
         account=before.account,
@@ -146,8 +150,8 @@ def _again(
         settle_s=before.settle_s,
         created_at=at,
         escalate=before.escalate,
-        come_back_watch_s=before.come_back_watch_s,
-        keep_down_s=_left_s(before, asked, seen_at),
-        keeps_down_for=first,
-        keep_down_round=asked.keep_down_round + 1,
+        revival_watch_s=before.revival_watch_s,
+        reterminate_for_s=_left_s(before, asked, seen_at),
+        reterminates_for=first,
+        reterminate_round=asked.reterminate_round + 1,
     )

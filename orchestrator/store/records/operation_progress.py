@@ -113,7 +113,9 @@ async def gather(
         ending=await _ending(connection, operation) if jobs[_Part.ENDING] else (),
         unknown=jobs[_Part.UNKNOWN],
         stalled=jobs[_Part.STALLED],
-        moved_at=next((row.moved_at for row in rows if row.part == _Part.STALLED), None),
+        last_progress_at=next(
+            (row.last_progress_at for row in rows if row.part == _Part.STALLED), None
+        ),
         down_lately=sum(row.lately for row in rows),
         lately_s=lately_s,
         **await _windows(connection, operation),
@@ -162,7 +164,9 @@ def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
         func.sum(case((and_(_T.settle_from > lately, _T.settle_from <= now), 1), else_=0)).label(
             "lately"
         ),
-        func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label("moved_at"),
+        func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label(
+            "last_progress_at"
+        ),
         func.max(_T.not_before, type_=_T.not_before.type).label("not_before"),
     ]
 

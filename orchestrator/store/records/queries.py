@@ -306,8 +306,8 @@ async def _operation(
         calls_per_s=await _calls_per_s(connection, row, now),
         allowed_per_s=condition and condition.allowed_per_s,
         trouble=_trouble(condition),
-        keep_down_s=row["keep_down_s"],
-        keeps_down_for=row["keeps_down_for"],
+        reterminate_for_s=row["reterminate_for_s"],
+        reterminates_for=row["reterminates_for"],
     )
 
 
@@ -361,7 +361,7 @@ async def _termination_records(
     for attempt in await legible(connection, made):
         tried[attempt["termination_id"]].append(attempt_record(attempt))
     conditions = await _conditions(connection)
-    waiting = [row for row, _ in rows if row["call_at"] is not None]
+    waiting = [row for row, _ in rows if row["terminate_after"] is not None]
     queues = {row["partition"] for row in waiting}
     ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
     return [

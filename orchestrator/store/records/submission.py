@@ -147,7 +147,7 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
     values: dict[str, Any] = {
         "settle_s": greatest(terminations.c.settle_s, new.settle_s),
         "give_up_after_s": greatest(terminations.c.give_up_after_s, new.give_up_after_s),
-        "come_back_watch_s": greatest(terminations.c.come_back_watch_s, new.come_back_watch_s),
+        "revival_watch_s": greatest(terminations.c.revival_watch_s, new.revival_watch_s),
     }
     if new.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
@@ -160,7 +160,7 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
         await transaction.execute(
             update(terminations)
             .where(joined, terminations.c.state == State.QUEUED, terminations.c.not_before > start)
-            .values(not_before=new.not_before, look_at=start)
+            .values(not_before=new.not_before, next_poll_at=start)
         )
 
 
@@ -178,9 +178,9 @@ def _operation_row(new: NewOperation) -> dict[str, Any]:
         "jobs_total": len(new.job_ids),
         "jobs_unfinished": len(new.job_ids),
         "created_at": new.created_at,
-        "keep_down_s": new.keep_down_s,
-        "keeps_down_for": new.keeps_down_for,
-        "keep_down_round": new.keep_down_round,
+        "reterminate_for_s": new.reterminate_for_s,
+        "reterminates_for": new.reterminates_for,
+        "reterminate_round": new.reterminate_round,
     }
 
 
@@ -197,8 +197,8 @@ def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termina
         on_submitted=new.on_submitted,
         not_before=new.not_before,
         escalate=new.escalate,
-        come_back_watch_s=new.come_back_watch_s,
-        look_at=_start(new),
+        revival_watch_s=new.revival_watch_s,
+        next_poll_at=_start(new),
     )
 
 

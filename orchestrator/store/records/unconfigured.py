@@ -71,7 +71,7 @@ class StoredUnconfigured:
                 return []
             live = t.state.in_(LIVE_STATES)
             ended_s = whole_seconds(literal(self._now(), UtcDateTime()), t.finished_at)
-            watched = and_(t.come_back_watched_at.is_not(None), ended_s < t.come_back_watch_s)
+            watched = and_(t.revival_checked_at.is_not(None), ended_s < t.revival_watch_s)
             found = await connection.execute(
                 select(
                     t.account,

@@ -78,10 +78,10 @@ def moved(transaction: Transaction, decision: Decision) -> None:
 
 def revived(transaction: Transaction, termination: Termination, revival: Revival) -> None:
     next_step = "it is not kept down"
-    if revival.brought_down_again_by:
-        next_step = f"operation {revival.brought_down_again_by} brings it down again"
-    elif revival.capped:
-        next_step = "it was brought down again as often as engine.keep_down_max allows"
+    if revival.reterminated_by:
+        next_step = f"operation {revival.reterminated_by} brings it down again"
+    elif revival.limit_reached:
+        next_step = "it was brought down again as often as engine.reterminate_max allows"
     _tell_of(
         transaction,
         termination,
@@ -116,9 +116,9 @@ def _jobs(count: int) -> str:
 
 
 def _escalation(after: Termination) -> str:
-    match after.rung:
+    match after.escalation_level:
         case EscalationLevel.INSTANCES:
-            return f"{TERMINATE_TASK_INSTANCE} for each live one, round {after.rung_round}"
+            return f"{TERMINATE_TASK_INSTANCE} for each live one, round {after.escalation_round}"
         case EscalationLevel.MACHINES:
             return f"{TERMINATE_INSTANCES} for the machine of each live one"
         case _:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
 
-_REQUESTED = ("settle_s", "give_up_after_s", "on_submitted", "come_back_watch_s")
+_REQUESTED = ("settle_s", "give_up_after_s", "on_submitted", "revival_watch_s")
 
-_WATCHED_AT = "come_back_watched_at"
+_WATCHED_AT = "revival_checked_at"
 """Set as a termination ends, and by its watch from then on."""
 
 _GUARDED = (
@@ -78,7 +78,7 @@ def _watched_from(after: Termination) -> datetime | None:
 
     One that was found finished is watched as well: it may have failed, and RetryJobs revives it.
     """
-    watched = after.state in STATES_THAT_COUNT_AS_DOWN and after.come_back_watch_s > 0
+    watched = after.state in STATES_THAT_COUNT_AS_DOWN and after.revival_watch_s > 0
     return after.finished_at if watched else None
 
 
@@ -131,7 +131,7 @@ async def _write_move(
 ) -> bool:
     after = decision.after
     # What has no look planned is being called: the answer is known once and must be written.
-    looked = before.look_at is not None
+    looked = before.next_poll_at is not None
     guarded = _GUARDED_BY_REQUEST if after.state.final and looked else _GUARDED
     result = await transaction.execute(guarded, _parameters(before, after))
     if result.rowcount == 0:

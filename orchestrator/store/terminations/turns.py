@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _T = terminations.c
 _LINK = operation_terminations.c
-IN_TURN = (_T.first_in_line.desc(), _T.turn, _T.last_turn, _T.seq)
+IN_TURN = (_T.priority.desc(), _T.turn, _T.last_turn, _T.seq)
 """The order in which jobs are called, and their machines captured."""
 
 _ASKED_BY = (
@@ -118,7 +118,12 @@ def _turn(termination_id: str, turn: int, last: int) -> dict[str, Any]:
 def _enters(before: Termination, after: Termination) -> bool:
     """Whether it may be called from now on, and that for the first time in this run of its job."""
     anew = after.run > before.run or after.state is State.DRAINING
-    return anew and before.call_at is None and after.call_at is not None and not after.first_in_line
+    return (
+        anew
+        and before.terminate_after is None
+        and after.terminate_after is not None
+        and not after.priority
+    )
 
 
 async def _current(transaction: Transaction, partition: str) -> int:
@@ -128,7 +133,7 @@ async def _current(transaction: Transaction, partition: str) -> int:
 
 async def called(transaction: Transaction, before: Termination, after: Termination) -> None:
     """Go on to the turn of a job whose call is over, if no call of a later one was."""
-    if before.first_in_line or after.state in BEFORE_EFFECT:
+    if before.priority or after.state in BEFORE_EFFECT:
         return
     its_turn = select(_T.turn).where(_T.id == before.id).scalar_subquery()
     await transaction.execute(
@@ -147,7 +152,7 @@ JOINED = (
     _T.id,
     _T.job_id,
     _T.job_state,
-    _T.call_at.is_not(None).label("queued"),
+    _T.terminate_after.is_not(None).label("queued"),
     _TURN.label("turn"),
 )
 
@@ -156,15 +161,15 @@ async def for_first_polls(transaction: Transaction, new: NewOperation) -> dict[s
     """The turn of each of its jobs, until a first poll has shown it."""
     lowest = [
         turn
-        for look in PollKind
+        for poll_kind in PollKind
         if (
             turn := await transaction.scalar(
                 select(_TURN)
                 .where(
                     _T.partition == new.partition,
-                    _T.look == look,
+                    _T.poll_kind == poll_kind,
                     _T.job_state.is_(None),
-                    _T.look_at <= new.created_at,
+                    _T.next_poll_at <= new.created_at,
                 )
                 .order_by(_T.turn)
                 .limit(1)
@@ -211,7 +216,7 @@ async def ahead(
     place = func.row_number().over(partition_by=_T.partition, order_by=IN_TURN)
     queue = (
         select(_T.id, place.label("place"))
-        .where(_T.partition.in_(partitions), _T.call_at <= now, NOT_SET_ASIDE)
+        .where(_T.partition.in_(partitions), _T.terminate_after <= now, NOT_SET_ASIDE)
         .subquery()
     )
     found: dict[str, int] = {}

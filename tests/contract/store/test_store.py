@@ -75,7 +75,7 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
 
 
 async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
-    kind = PollFilter(PollKind.SWEEP)
+    kind = PollFilter(PollKind.BATCH)
     return (await store.planned(NOW, limit, kind))[kind]
 
 
@@ -109,14 +109,14 @@ async def test_a_termination_comes_back_as_it_was_written(
 ) -> None:
     await submit(records, 1, "job-1", not_before=later(7))
     before = await only(store)
-    assert before.look_at == later(7)
+    assert before.next_poll_at == later(7)
     seen = decide(replace(before, state=State.DRAINING), read(None), later(1), POLICY).after
     full = replace(
         seen,
         state=State.QUEUED,
         problem=ErrorDetail(code="C", message="m", advice="a"),
         give_up_at=later(9),
-        call_at=later(2),
+        terminate_after=later(2),
         job_end_time="E1",
     )
     await store.apply([(before, Decision(after=full))], NOW)
@@ -175,7 +175,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
     for row in await to_sweep(store, 10):
-        after = replace(row, call_at=NOW, first_in_line=row.job_id == "job-3")
+        after = replace(row, terminate_after=NOW, priority=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
     ready, _ = await store.callable(NOW, 10, capture_wait_s=0)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
@@ -189,7 +189,7 @@ async def queued(database: Database, records: SqlRecords, jobs: int, unseen: int
     await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
 
     async def work(transaction: Transaction) -> None:
-        seen = {"job_state": "RUNNING", "run": 1, "call_at": NOW, "last_turn": jobs}
+        seen = {"job_state": "RUNNING", "run": 1, "terminate_after": NOW, "last_turn": jobs}
         some = schema.terminations.c.seq <= jobs
         await transaction.execute(update(schema.terminations).where(some).values(seen))
 
@@ -225,7 +225,7 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
     def scans(plan: str, index: str) -> int:
         return len(re.findall(f"(?i)using ((covering )?index )?ix_terminations_{index} ", plan))
 
-    assert (scans(planned, "look"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
+    assert (scans(planned, "poll_kind"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
     assert scans(called, "turn") == 1
     assert not re.search("(?i)sort|b-tree", planned + called)
     first, _, _ = captured.partition("read_anew")
@@ -355,7 +355,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
     rows = await to_sweep(store, 10)
     shared = next(row for row in rows if row.job_id == "job-1")
-    assert (shared.settle_s, shared.not_before, shared.look_at) == (50.0, None, NOW)
+    assert (shared.settle_s, shared.not_before, shared.next_poll_at) == (50.0, None, NOW)
     record = await records.termination(shared.id)
     assert record is not None
     assert sorted(record.operation_ids) == ["op_1", "op_2"]
@@ -460,7 +460,7 @@ async def test_one_failing_write_does_not_harm_those_that_shared_its_transaction
         {"finished_at": NOW},
         {"state": "gone"},
         {"evidence": 6},
-        {"state": "verified", "finished_at": NOW, "look_at": NOW},
+        {"state": "verified", "finished_at": NOW, "next_poll_at": NOW},
     ],
 )
 async def test_the_schema_refuses_nonsense(
@@ -569,7 +569,7 @@ async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
     known = dict(zip(jobs, [record.termination for record in await listed(records)], strict=True))
     for job_id in jobs[:3]:
         await know(database, known[job_id], state=State.DRAINING)
-    await know(database, known["job-3"], state=State.DRAINING, look=PollKind.JOB)
+    await know(database, known["job-3"], state=State.DRAINING, poll_kind=PollKind.SINGLE)
     asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
     found = await store.draining([*asked, "trm_nobody"])
     assert [each.job_id for each in found] == ["job-2", "job-0"]

@@ -46,20 +46,20 @@ def names_sent(server: Server) -> list[str | None]:
     return [body["Filters"][0]["Name"] if "Filters" in body else None for body in bodies]
 
 
-async def look(gateway: TencentBatch, *states: JobState, job_id: str = "job-1") -> TaskPage:
+async def poll_kind(gateway: TencentBatch, *states: JobState, job_id: str = "job-1") -> TaskPage:
     return await gateway.describe_task(region=REGION, job_id=job_id, task_name="t", states=states)
 
 
 async def failed_look(gateway: TencentBatch) -> CloudError:
     with pytest.raises(CloudError) as caught:
-        await look(gateway, JobState.RUNNING)
+        await poll_kind(gateway, JobState.RUNNING)
     return caught.value
 
 
 async def test_name_of_the_china_site_is_tried_first_and_kept() -> None:
     async with gateway_to(server := site(CHINA_NAME)) as gateway:
         for _ in range(2):
-            assert len((await look(gateway, JobState.RUNNING)).instances) == 1
+            assert len((await poll_kind(gateway, JobState.RUNNING)).instances) == 1
 
     assert names_sent(server) == [CHINA_NAME, CHINA_NAME]
 
@@ -80,7 +80,7 @@ async def test_refused_name_makes_the_same_call_worth_repeating_by_the_other(cod
         error = await failed_look(gateway)
         assert len(server.arrived) == 1
         for _ in range(2):
-            assert len((await look(gateway, JobState.RUNNING)).instances) == 1
+            assert len((await poll_kind(gateway, JobState.RUNNING)).instances) == 1
 
     assert (error.kind, error.code, error.request_id) == (CloudErrorKind.NOT_SENT, code, "r-1")
     assert "repeated at once" in (error.advice or "")
@@ -99,7 +99,7 @@ async def test_other_tasks_go_by_the_other_name_at_once() -> None:
     server = Server(reply)
     async with gateway_to(server) as gateway:
         await failed_look(gateway)
-        await look(gateway, JobState.RUNNING, job_id="job-2")
+        await poll_kind(gateway, JobState.RUNNING, job_id="job-2")
 
     assert names_sent(server) == [CHINA_NAME, INTERNATIONAL_NAME]
 
@@ -128,7 +128,7 @@ async def test_call_without_a_filter_is_refused_for_itself() -> None:
     server = Server(lambda _: refused("InvalidParameterValue"))
     async with gateway_to(server) as gateway:
         with pytest.raises(CloudError) as caught:
-            await look(gateway)
+            await poll_kind(gateway)
 
     assert caught.value.kind is CloudErrorKind.REFUSED
     assert names_sent(server) == [None]
@@ -142,9 +142,9 @@ async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_othe
 
     server = Server(reply)
     async with gateway_to(server) as gateway:
-        ignored = await look(gateway, JobState.RUNNING, JobState.STARTING)
-        obeyed = await look(gateway, JobState.RUNNING, JobState.STARTING)
-        await look(gateway, JobState.RUNNING)
+        ignored = await poll_kind(gateway, JobState.RUNNING, JobState.STARTING)
+        obeyed = await poll_kind(gateway, JobState.RUNNING, JobState.STARTING)
+        await poll_kind(gateway, JobState.RUNNING)
 
     assert (ignored.instances, ignored.rows) == ((), 1)
     assert ([row.state for row in obeyed.instances], obeyed.rows) == ([JobState.RUNNING], 1)

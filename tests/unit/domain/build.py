@@ -39,14 +39,14 @@ def termination(state: State = State.QUEUED, **changes: Any) -> Termination:
         "settle_s": 30.0,
         "give_up_after_s": 3600.0,
         "state": state,
-        "look_at": NOW,
+        "next_poll_at": NOW,
     }
     return Termination(**(values | changes))
 
 
 def call_failed(error: CloudError) -> CallFailed:
     """Of a job that was due to be called when the call was started."""
-    return CallFailed(error, termination(call_at=NOW))
+    return CallFailed(error, termination(terminate_after=NOW))
 
 
 def swept(state: JobState | None, *, at: datetime = NOW, end_time: str | None = None) -> JobSeen:
@@ -79,7 +79,7 @@ def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
     values |= known
     return {
         "run": 1,
-        "called_at": NOW,
+        "first_sent_at": NOW,
         "capture": capture,
         "machines": MachineCounts(total=total, gone=gone, **values),
     }

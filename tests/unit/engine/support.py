@@ -310,8 +310,8 @@ class World:
         """Have running jobs that a look has shown to be callable."""
         self.cloud_runs(*ids)
         later = self.clock.later(POLL.queued_s)
-        allowed = {"job_state": JobState.RUNNING, "call_at": self.clock.now()}
-        values: dict[str, Any] = allowed | {"look_at": later} | known
+        allowed = {"job_state": JobState.RUNNING, "terminate_after": self.clock.now()}
+        values: dict[str, Any] = allowed | {"next_poll_at": later} | known
         await self.submit(*ids, **values)
 
     # --- what came of it -------------------------------------------------------------------------

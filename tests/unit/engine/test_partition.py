@@ -291,8 +291,8 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     world = World(database)
     await world.ready(JOB)
     if loop != "dispatcher":
-        look = PollKind.JOB if loop == "prober" else PollKind.SWEEP
-        await world.know(JOB, look=look, look_at=world.clock.now())
+        poll_kind = PollKind.SINGLE if loop == "prober" else PollKind.BATCH
+        await world.know(JOB, poll_kind=poll_kind, next_poll_at=world.clock.now())
     await world.note(error(CloudErrorKind.CREDENTIAL))
     steps = {"dispatcher": world.dispatch, "sweeper": world.job_poller.step, "prober": world.probe}
     await steps[loop]()

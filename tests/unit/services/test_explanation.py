@@ -31,7 +31,7 @@ NOT_READ_AGAIN = (
     "window"
 )
 COUNTED: dict[str, Any] = {"settle_until": NOW, "instances_observed_at": NOW}
-FINISHED = {"look_at": None, "finished_at": NOW}
+FINISHED = {"next_poll_at": None, "finished_at": NOW}
 
 
 def unconfirmed(verdict: Verdict, *sources: str) -> Unconfirmed:
@@ -80,7 +80,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "not yet looked at",
         State.QUEUED,
         {},
-        {"look_at": later(3)},
+        {"next_poll_at": later(3)},
         "a look at the job before it is called",
         "look at the job, then TerminateJob",
         later(3),
@@ -89,7 +89,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "asked for later",
         State.QUEUED,
         {},
-        {"not_before": later(60), "look_at": later(60)},
+        {"not_before": later(60), "next_poll_at": later(60)},
         "the time before which it was asked not to be called (not_before)",
         "look at the job (DescribeJobs), then TerminateJob",
         later(60),
@@ -98,7 +98,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "its time has come",
         State.QUEUED,
         {"ahead": 0},
-        {"not_before": NOW, "call_at": NOW},
+        {"not_before": NOW, "terminate_after": NOW},
         "its turn to be called, 0 ahead of it; 2 a second are allowed",
         "TerminateJob",
         NOW,
@@ -107,7 +107,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "in the queue",
         State.QUEUED,
         {"ahead": 10, "rate": Rate(5, 5)},
-        {"call_at": NOW},
+        {"terminate_after": NOW},
         "its turn to be called, 10 ahead of it; 5 a second are allowed",
         "TerminateJob",
         later(2),
@@ -116,7 +116,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "in the queue, and the cloud allows less than is configured",
         State.QUEUED,
         {"ahead": 12, "rate": Rate(20, 3)},
-        {"call_at": later(-60)},
+        {"terminate_after": later(-60)},
         "; the cloud lets 3.0 a second through for now; 20 are configured",
         "TerminateJob",
         later(4),
@@ -125,7 +125,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "called again after a pause",
         State.QUEUED,
         {"ahead": 0},
-        {"call_at": later(8), "revision": 2, "problem": THROTTLED},
+        {"terminate_after": later(8), "revision": 2, "problem": THROTTLED},
         "may be called (last error: RequestLimitExceeded: too many calls)",
         "TerminateJob",
         later(8),
@@ -134,7 +134,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "a call that did not get through",
         State.QUEUED,
         {},
-        {"look_at": later(4), "problem": THROTTLED},
+        {"next_poll_at": later(4), "problem": THROTTLED},
         "a look at the job before it is called (last error: RequestLimitExceeded: too many calls)",
         "look at the job, then TerminateJob",
         later(4),
@@ -143,7 +143,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "submitted",
         State.HELD,
         {},
-        {"look_at": later(2)},
+        {"next_poll_at": later(2)},
         "the job to leave SUBMITTED, where the cloud forbids TerminateJob",
         "look again (DescribeJobs), then TerminateJob first in line",
         later(2),
@@ -161,7 +161,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "a call under way",
         State.SENDING,
         {},
-        {"look_at": None},
+        {"next_poll_at": None},
         "the cloud's answer to TerminateJob",
         "record the answer",
         None,
@@ -170,7 +170,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "an answer that was lost",
         State.SENDING,
         {},
-        {"in_doubt": True, "look_at": later(1), "problem": TROUBLE},
+        {"in_doubt": True, "next_poll_at": later(1), "problem": TROUBLE},
         "whether its TerminateJob call had effect is not known (last error: Client.Timeout: no",
         "read the job (DescribeJob), then call again only if it runs on untouched",
         later(1),
@@ -197,7 +197,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "draining",
         State.DRAINING,
         {},
-        {"job_state": JobState.RUNNING, "instances": LIVE, "look_at": later(5)},
+        {"job_state": JobState.RUNNING, "instances": LIVE, "next_poll_at": later(5)},
         "4 of 10 instances to go down; the job reads RUNNING",
         "call it down when the job is finished and no instance is live",
         later(5),
@@ -220,7 +220,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {
-            "call_at": NOW,
+            "terminate_after": NOW,
             "job_state": JobState.RUNNING,
             "awaits_capture": False,
             "forecast": Forecast(made_at=NOW, rate_per_s=0.0, stalled_since=later(-600)),
@@ -278,7 +278,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "runs after its call, to be called again",
         State.DRAINING,
         {"ahead": 4},
-        {"call_at": later(-5), "job_state": JobState.RUNNING},
+        {"terminate_after": later(-5), "job_state": JobState.RUNNING},
         "4 ahead of it; 2 a second are allowed; it ran on or was revived after its last call: the",
         "TerminateJob",
         later(2),
@@ -287,7 +287,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "to be called again, but put off",
         State.DRAINING,
         {},
-        {"call_at": later(8), "acknowledged_at": later(-90), "job_state": JobState.RUNNING},
+        {"terminate_after": later(8), "acknowledged_at": later(-90), "job_state": JobState.RUNNING},
         "the time from which it may be called; it ran on or was revived after its last call:",
         "TerminateJob",
         later(8),
@@ -296,7 +296,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "its machines are to be captured first",
         State.QUEUED,
         {},
-        {"call_at": later(-2), "run": 1},
+        {"terminate_after": later(-2), "run": 1},
         "its machines to be captured before it is called, 10 s at most",
         "read its tasks and instances, then TerminateJob",
         later(8),
@@ -305,7 +305,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "its machines were to be captured first",
         State.QUEUED,
         {},
-        {"call_at": later(-10), "run": 1},
+        {"terminate_after": later(-10), "run": 1},
         "its turn to be called, 0 ahead of it",
         "TerminateJob",
         NOW,
@@ -314,7 +314,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "too large to be captured first",
         State.QUEUED,
         {},
-        {"call_at": later(-2), "run": 1, "awaits_capture": False},
+        {"terminate_after": later(-2), "run": 1, "awaits_capture": False},
         "its turn to be called, 0 ahead of it",
         "TerminateJob",
         NOW,
@@ -323,7 +323,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "submitted as something else than is counted",
         State.QUEUED,
         {},
-        {"job_state": JobState.FAILED, "look": PollKind.SUBMISSION},
+        {"job_state": JobState.FAILED, "poll_kind": PollKind.SUBMIT_INFO},
         "the number of instances it was submitted with, for it reads finished already",
         "(DescribeJobSubmitInfo), then count its instances",
         NOW,
@@ -332,7 +332,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "not found, and never was",
         State.QUEUED,
         {},
-        {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "look_at": later(9)},
+        {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "next_poll_at": later(9)},
         (
             "the job to be found: DescribeJobs did not find it since 2026-01-01T11:59:00Z; it ends "
             "at 2026-01-01T12:01:00Z unless it is found"
@@ -380,7 +380,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "settled, but for its machines",
         State.SETTLING,
         {},
-        COUNTED | {"look_at": later(5)} | machines(gone=1, up=2),
+        COUNTED | {"next_poll_at": later(5)} | machines(gone=1, up=2),
         "3 of 4 machines to be gone (2 of them seen up): all instances were seen down",
         "call it verified",
         later(5),
@@ -389,7 +389,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "settling",
         State.SETTLING,
         {},
-        {"settle_until": later(30), "look_at": later(5)},
+        {"settle_until": later(30), "next_poll_at": later(5)},
         "the settle window to pass: all instances were seen down",
         "call it verified if no instance is live and no machine is up",
         later(30),
@@ -398,7 +398,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "settling, and not to be read",
         State.SETTLING,
         {},
-        {"settle_until": later(30), "look_at": later(40), "problem": TROUBLE},
+        {"settle_until": later(30), "next_poll_at": later(40), "problem": TROUBLE},
         "RetryJobs (last error: Client.Timeout: no answer)",
         "call it verified",
         later(40),
@@ -407,7 +407,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "settled, but for its instances",
         State.SETTLING,
         {},
-        {"settle_until": NOW, "instances_observed_at": later(-1), "look_at": later(-1)},
+        {"settle_until": NOW, "instances_observed_at": later(-1), "next_poll_at": later(-1)},
         "a count of its instances after the settle window (DescribeJob): all instances were seen",
         "count its instances and look up its machines once more",
         NOW,
@@ -416,7 +416,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "settled, but for the second look at its machines",
         State.SETTLING,
         {},
-        COUNTED | {"look_at": later(5)} | machines(all_observed_at=later(-1)),
+        COUNTED | {"next_poll_at": later(5)} | machines(all_observed_at=later(-1)),
         "its machines to be looked up after the settle window (DescribeInstances): all instances",
         "call it verified",
         later(5),
@@ -425,7 +425,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "settled, but for the last look",
         State.SETTLING,
         {},
-        COUNTED | {"look_at": later(-1)},
+        COUNTED | {"next_poll_at": later(-1)},
         "a last look, for the settle window has passed: all instances were seen down",
         "call it verified",
         NOW,
@@ -455,7 +455,7 @@ def test_what_a_live_one_waits_for(
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_a_look_that_is_a_little_late_is_due_now(state: State) -> None:
     """Nothing is planned for the past."""
-    late: dict[str, Any] = {"look_at": later(-LATE_S), "settle_until": later(-LATE_S)}
+    late: dict[str, Any] = {"next_poll_at": later(-LATE_S), "settle_until": later(-LATE_S)}
     found = told(state, **late, in_doubt=True)
     assert found.next_action_at == NOW
     assert "due since" not in found.waiting_for
@@ -465,7 +465,7 @@ def test_a_look_that_is_a_little_late_is_due_now(state: State) -> None:
 def test_a_look_behind_others_has_no_time(state: State) -> None:
     """Or it would be due now at every poll, for minutes; what is asked for stands beside it."""
     usual = told(state, in_doubt=True, settle_until=later(30), problem=THROTTLED)
-    late: dict[str, Any] = {"look_at": later(-LATE_S - 1), "settle_until": later(30)}
+    late: dict[str, Any] = {"next_poll_at": later(-LATE_S - 1), "settle_until": later(30)}
     late |= {"problem": THROTTLED, "in_doubt": True}
     found = told(state, **late)
     due = f"{usual.waiting_for}; look due since 2026-01-01T11:59:54Z"
@@ -479,7 +479,7 @@ def test_a_look_behind_others_has_no_time(state: State) -> None:
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING], ids=str)
 def test_what_waits_for_its_call_waits_for_no_look(state: State) -> None:
-    found = told(state, look_at=later(-300), call_at=later(-300))
+    found = told(state, next_poll_at=later(-300), terminate_after=later(-300))
     assert "due since" not in found.waiting_for
     assert found.next_action_at == NOW
 
@@ -629,7 +629,12 @@ def test_machines_that_are_left_are_named_with_the_command_that_ends_them() -> N
 LISTED = "/v1/terminations/trm_1/instances"
 ALL_DOWN = {"instances": DOWN, "job_state": JobState.RUNNING, "evidence": 1}
 STILL_LIVE = {"instances": LIVE, "job_state": JobState.RUNNING, "evidence": 1}
-OF_PERSON = {"rung": EscalationLevel.PERSON, "rung_at": NOW, "look_at": NOW, "finished_at": None}
+OF_PERSON = {
+    "escalation_level": EscalationLevel.MANUAL,
+    "escalation_started_at": NOW,
+    "next_poll_at": NOW,
+    "finished_at": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -713,7 +718,7 @@ def test_trouble_of_another_replica_names_it(state: State) -> None:
     assert troubled.next_action == f"{usual.next_action}; at replica host-7: check the network"
 
 
-@pytest.mark.parametrize("changes", [{}, {"call_at": later(-1)}], ids=["polled", "called"])
+@pytest.mark.parametrize("changes", [{}, {"terminate_after": later(-1)}], ids=["polled", "called"])
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_an_account_that_only_another_replica_is_configured_for(
     state: State, changes: dict[str, Any]

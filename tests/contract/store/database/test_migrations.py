@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.store import schema
-from orchestrator.store.database.migrations import alembic_config, upgrade
+from orchestrator.store.database.migrations import MIGRATIONS, alembic_config, upgrade
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ TERMINATION: dict[str, Any] = {
     "revision": 0,
     "evidence": 0,
     "tasks": [],
-    "look": "sweep",
-    "first_in_line": False,
+    "poll_kind": "batch",
+    "priority": False,
     "in_doubt": False,
     "failures": 0,
     "created_at": NOW,
@@ -250,7 +250,7 @@ NONSENSE: list[Nonsense] = [
             "ck_terminations_idle",
             {"state": "verified", "finished_at": NOW, planned: NOW},
         )
-        for planned in ("look_at", "call_at")
+        for planned in ("next_poll_at", "terminate_after")
     ],
     ("attempts", "ck_attempts_answered_at", {"answered_at": NOW}),
     ("attempts", "ck_attempts_answered_at", {"outcome": "accepted"}),
@@ -304,7 +304,7 @@ def test_every_check_of_the_schema_is_among_them() -> None:
     ("table", "changes"),
     [
         *[(table, {}) for table in ROWS],
-        *[("terminations", {"state": state, "look_at": NOW}) for state in LIVE_STATES],
+        *[("terminations", {"state": state, "next_poll_at": NOW}) for state in LIVE_STATES],
         *[("terminations", {"state": state, "finished_at": NOW}) for state in FINAL_STATES],
         *[("terminations", {"evidence": level}) for level in range(6)],
         ("operations", {"jobs_unfinished": 2}),
@@ -427,3 +427,19 @@ async def test_nothing_is_said_about_what_is_not_there(
     upgraded: Engine, table: str, changes: dict[str, Any]
 ) -> None:
     assert refused(upgraded, table, **changes) == "FOREIGN KEY constraint failed"
+
+
+async def test_tables_without_a_schema_revision_are_refused_and_told_as_such(
+    upgraded: Engine, database_url: str
+) -> None:
+    with upgraded.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    with pytest.raises(ConfigurationError, match=r"alembic_version.* is missing: restore that"):
+        await upgrade(database_url)
+
+
+def test_migrations_import_nothing_of_the_program() -> None:
+    """It changes, and they must not."""
+    versions = list((MIGRATIONS / "versions").glob("*.py"))
+    assert versions
+    assert [each.name for each in versions if "orchestrator" in each.read_text()] == []

@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from shutil import copytree
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -37,7 +37,7 @@ from orchestrator.store import schema
 from orchestrator.store.database import database as module
 from orchestrator.store.database import migrations, postgresql, sqlite
 from orchestrator.store.database.database import Database
-from orchestrator.store.database.migrations import alembic_config, upgrade
+from orchestrator.store.database.migrations import Upgraded, alembic_config, upgrade
 from orchestrator.store.database.postgresql_connections import Connection
 from orchestrator.store.database.url import dialect_of
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -60,8 +60,17 @@ if TYPE_CHECKING:
     from tests.postgres import OwnServer, Server
 
 HEAD = ScriptDirectory.from_config(alembic_config()).get_current_head()
-BEFORE_HEAD = "0011"
-"""The last version but one that alters the table of terminations."""
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "next", {head!r}
+
+
+def upgrade():
+    op.add_column("terminations", sa.Column("new", sa.Text()))
+"""
+"""A migration of a later version."""
 SOON_S = 10.0
 """Nothing here takes so long unless it hangs: what the daemon promises of every call."""
 PASSWORD = "hunter2"
@@ -292,20 +301,22 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
     ["SELECT count(*) FROM terminations", "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"],
 )
 async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
-    postgres: Server, holding: str
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holding: str
 ) -> None:
     """Whoever wants a table that an upgrade waits for waits behind it, whatever daemon it is."""
-    async with postgres.database() as url, replicas(url, 1) as (running,):
-        async with somebody(url) as connection:
-            await connection.run_sync(lambda c: command.upgrade(alembic_config(c), BEFORE_HEAD))
-            await connection.commit()
+    versions = tmp_path / "migrations"
+    copytree(migrations.MIGRATIONS, versions)
+    (versions / "versions" / "next.py").write_text(NEXT.format(head=HEAD))
+    async with replicas(database_url, 1) as (running,):
+        monkeypatch.setattr(migrations, "MIGRATIONS", versions)
+        async with somebody(database_url) as connection:
             await connection.exec_driver_sql(holding)
             async with asyncio.timeout(SOON_S):
                 with pytest.raises(StoreUnavailable, match="see pg_stat_activity"):
-                    await upgrade(url)
+                    await upgrade(database_url)
             await SqlRecords(running, lambda: NOW).ping()
             await connection.rollback()
-        assert (await upgrade(url)).before == BEFORE_HEAD
+        assert await upgrade(database_url) == Upgraded("postgresql", HEAD, "next")
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
@@ -645,7 +656,7 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
             # The end of a termination as another replica writes it, up to its commit.
             await connection.execute(
                 update(schema.terminations).values(
-                    state=State.WITHDRAWN, finished_at=NOW, look_at=None
+                    state=State.WITHDRAWN, finished_at=NOW, next_poll_at=None
                 )
             )
             joining = asyncio.create_task(submit(records, 2, "job-1"))

@@ -34,7 +34,7 @@ STEP_S = 8 * 3600
 HOUR = timedelta(hours=1)
 STAYS = ("created_at", "not_before", "finished_at")
 PLANNED = (
-    *("look_at", "call_at", "capture_at", "reading_at", "come_back_watched_at"),
+    *("next_poll_at", "terminate_after", "capture_at", "reading_at", "revival_checked_at"),
     "set_aside_until",
 )
 TIMES = [column.name for column in terminations.c if isinstance(column.type, UtcDateTime)]
@@ -143,11 +143,11 @@ async def base(database: Database) -> datetime:
     await submit(records, 2, "elsewhere", partition=OTHER)
     every = times(TIMES, at) | documents(at) | {"history": {"any": "sample"}}
     live = every | {"finished_at": None}
-    ended = every | {"state": State.VERIFIED, "look_at": None, "call_at": None}
+    ended = every | {"state": State.VERIFIED, "next_poll_at": None, "terminate_after": None}
     await known(database, "live", **live)
     await known(database, "elsewhere", **live)
-    await known(database, "watched", **ended | {"come_back_watch_s": 600.0})
-    await known(database, "ended", **ended | {"come_back_watched_at": None})
+    await known(database, "watched", **ended | {"revival_watch_s": 600.0})
+    await known(database, "ended", **ended | {"revival_checked_at": None})
     for row in (await stored(database)).values():
         its = {"termination_seq": row["seq"], "task": "a", "machine_id": "ins-1"}
         seen = its | {"instance_index": 0} | times(OF_INSTANCES, at)
@@ -193,8 +193,8 @@ class Moved:
 
     def watched(self, row: Row) -> Row:
         """One that has ended and is watched for a revival."""
-        moved = self.row(row, ["come_back_watched_at"])
-        moved["come_back_watch_s"] += self.by_s_of(row["come_back_watched_at"])
+        moved = self.row(row, ["revival_checked_at"])
+        moved["revival_watch_s"] += self.by_s_of(row["revival_checked_at"])
         return moved
 
 
@@ -254,7 +254,7 @@ async def test_a_clock_put_right_after_the_start_leaves_what_was_stored_before_i
         update(partitions).where(partitions.c.name == PARTITION).values(followed_s=followed_s),
         update(steps).values(began_at=began_at, away_s=3600),
     )
-    await known(database, "watched", come_back_watched_at=since)
+    await known(database, "watched", revival_checked_at=since)
     moved, before = Moved(since, steps_s - followed_s, before_by_s), await stored(database)
     await follow(database, steps_s)
     after = await stored(database)
@@ -270,13 +270,13 @@ async def test_after_any_step_reads_and_calls_are_planned_for_now(
     since = await clock(database)
     ahead = dict.fromkeys(PLANNED, since + 10 * HOUR)
     await known(database, "live", **ahead)
-    await known(database, "watched", come_back_watched_at=since + 10 * HOUR)
+    await known(database, "watched", revival_checked_at=since + 10 * HOUR)
     before = await stored(database)
     await follow(database, steps_s)
     after, until = await stored(database), await clock(database)
     for name in PLANNED:
         assert since <= after["live"][name] <= until
-    assert since <= after["watched"]["come_back_watched_at"] <= until
+    assert since <= after["watched"]["revival_checked_at"] <= until
     deadlines = ("give_up_from", "settle_from", "confirm_from")
     by = timedelta(seconds=steps_s)
     assert [after["live"][name] for name in deadlines] == [
@@ -291,11 +291,13 @@ async def test_what_is_to_begin_later_begins_then(
     database: Database, base: datetime, steps: list[int]
 ) -> None:
     not_before = await clock(database) + 10 * HOUR
-    await known(database, "live", not_before=not_before, look_at=not_before, call_at=None)
+    await known(
+        database, "live", not_before=not_before, next_poll_at=not_before, terminate_after=None
+    )
     for steps_s in steps:
         await follow(database, steps_s)
     after = (await stored(database))["live"]
-    assert (after["look_at"], after["call_at"]) == (not_before, None)
+    assert (after["next_poll_at"], after["terminate_after"]) == (not_before, None)
     assert base < not_before
 
 
@@ -304,15 +306,15 @@ async def test_what_has_begun_is_read_now_although_its_time_lies_ahead_again(
 ) -> None:
     now = await clock(database)
     await known(
-        database, "live", state=State.DRAINING, not_before=now + HOUR, look_at=now + 2 * HOUR
+        database, "live", state=State.DRAINING, not_before=now + HOUR, next_poll_at=now + 2 * HOUR
     )
     await follow(database, -STEP_S)
-    assert base < (await stored(database))["live"]["look_at"] <= await clock(database)
+    assert base < (await stored(database))["live"]["next_poll_at"] <= await clock(database)
 
 
 async def test_what_was_followed_is_not_followed_again(database: Database, base: datetime) -> None:
     await follow(database, STEP_S)
-    await known(database, "live", look_at=await clock(database) + HOUR)
+    await known(database, "live", next_poll_at=await clock(database) + HOUR)
     before = await stored(database)
     await follow(database, STEP_S)
     assert await stored(database) == before

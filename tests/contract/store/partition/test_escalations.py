@@ -39,7 +39,11 @@ DRAINING: dict[str, Any] = {
     "run": 1,
     "instances": InstanceCounters(running=3),
 }
-ESCALATED = DRAINING | {"rung": EscalationLevel.INSTANCES, "rung_at": later(10), "rung_round": 1}
+ESCALATED = DRAINING | {
+    "escalation_level": EscalationLevel.INSTANCES,
+    "escalation_started_at": later(10),
+    "escalation_round": 1,
+}
 ID = "trm_1_job-1"
 
 
@@ -99,7 +103,7 @@ async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
     assert await to_read(store, at=14) == [ID], "it began before the round"
     await read(store, records, 1, 2, at=12)
     assert await to_read(store) == []
-    await know(database, await found(records, ID), moved_at=later(13))
+    await know(database, await found(records, ID), last_progress_at=later(13))
     assert await to_read(store) == [ID], "fewer are live since"
 
 
@@ -158,8 +162,10 @@ async def test_each_live_instance_is_called_once_a_round(
     assert called == ["a/1", "a/2"]
     assert straggler == RoundOver(ID)
     await store.instances.end_round(RoundOver(ID), later(15))
-    assert (await found(records, ID)).rung_done_at == later(15)
-    await know(database, await found(records, ID), rung_at=later(80), rung_round=2)
+    assert (await found(records, ID)).escalation_finished_at == later(15)
+    await know(
+        database, await found(records, ID), escalation_started_at=later(80), escalation_round=2
+    )
     assert await store.instances.next_in_rounds() is None
     await read(store, records, 2, at=81)
     straggler = await store.instances.next_in_rounds()
@@ -176,7 +182,7 @@ async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
         failed = ended(begun, later(at + 1), ErrorDetail(code="Unauthorized", message="no"))
         await store.instances.read(await found(records, ID), failed, due_at=later(at + 60))
         known = await found(records, ID)
-        assert known.rung_done_at == (done_at and later(done_at))
+        assert known.escalation_finished_at == (done_at and later(done_at))
     assert known.read_at is None
     assert await store.instances.next_in_rounds() is None
 
@@ -251,7 +257,7 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     """Not one that no reading named, nor one that is on its way out, nor a node."""
-    on_machines = {"rung": EscalationLevel.MACHINES}
+    on_machines = {"escalation_level": EscalationLevel.MACHINES}
     await escalated(store, records, database, **on_machines)
     seen = replace(
         page(*(instance(n, f"ins-{n}" if n else None) for n in range(5))), observed_at=later(12)

@@ -177,10 +177,10 @@ async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3", "job-4", "job-5")
     unseen, first, second, captured, over = await to_sweep(store, 10)
-    await know(database, second, run=1, first_in_line=True)
+    await know(database, second, run=1, priority=True)
     for each in (first, captured):
         await know(database, each, run=1)
-    await know(database, over, run=1, state=State.WITHDRAWN, finished_at=NOW, look_at=None)
+    await know(database, over, run=1, state=State.WITHDRAWN, finished_at=NOW, next_poll_at=None)
     await capture(store, records, captured.job_id)
     assert await to_capture(store) == [second.id, first.id]
     await store.instances.capture(first, Capture(run=1, failures=1), awaits=True, due_at=later(3))
@@ -200,7 +200,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     await submit(records, 1, "job-1", "job-2")
     waiting, captured = await to_sweep(store, 10)
     for each in (waiting, captured):
-        await know(database, each, run=1, call_at=NOW, job_state=JobState.RUNNING)
+        await know(database, each, run=1, terminate_after=NOW, job_state=JobState.RUNNING)
     await capture(store, records, captured.job_id, instance(0, "ins-1"))
 
     async def ready(at: float) -> tuple[list[str], datetime | None]:
@@ -210,7 +210,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     assert await ready(9.9) == ([captured.id], None)
     assert await ready(10) == ([waiting.id, captured.id], None)
     assert await ready(-1) == ([], NOW)
-    await know(database, await found(records, captured.id), call_at=None)
+    await know(database, await found(records, captured.id), terminate_after=None)
     assert await ready(9.9) == ([], later(10))
     await store.instances.capture(
         await found(records, waiting.id), Capture(run=1, tasks=(TASK,)), awaits=False
@@ -284,12 +284,12 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
-    await know(database, job, look_at=later(60), **DOWN)
+    await know(database, job, next_poll_at=later(60), **DOWN)
     first, second = await store.instances.machines_due(NOW, NOW, 100)
     await store.instances.machines_seen([(first, MachineStatus.GONE)], later(1))
-    assert (await found(records, job.id)).look_at == later(60)
+    assert (await found(records, job.id)).next_poll_at == later(60)
     await store.instances.machines_seen([(second, MachineStatus.GONE)], later(2))
-    assert (await found(records, job.id)).look_at == later(2)
+    assert (await found(records, job.id)).next_poll_at == later(2)
 
 
 async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
@@ -308,16 +308,16 @@ async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_wind
     job = await sighted(second, MachineStatus.TERMINATED, 2)
     assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
     assert await due(store, at=99) == [], "nobody has asked yet"
-    job = await know(database, job, confirm_from=later(30), look_at=later(60))
+    job = await know(database, job, confirm_from=later(30), next_poll_at=later(60))
     assert await due(store, at=29.9) == []
     assert await due(store, at=30) == ["ins-1", "ins-2"]
     first, second = await store.instances.machines_due(later(30), later(25), 10)
     assert (first.sight, second.sight) == (MachineStatus.GONE, MachineStatus.TERMINATED)
     job = await sighted(first, MachineStatus.GONE, 30)
-    assert (job.machines.all_observed_at, job.look_at) == (later(2), later(60))
+    assert (job.machines.all_observed_at, job.next_poll_at) == (later(2), later(60))
     assert await due(store, at=30) == ["ins-2"]
     job = await sighted(second, MachineStatus.GONE, 31)
-    assert (job.machines.all_observed_at, job.look_at) == (later(30), later(31))
+    assert (job.machines.all_observed_at, job.next_poll_at) == (later(30), later(31))
     assert (job.machines.gone, job.machines.up) == (2, 0)
     assert await due(store, at=99) == []
 
@@ -327,7 +327,7 @@ async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
-    await know(database, job, **DOWN, confirm_from=later(30), look_at=later(60))
+    await know(database, job, **DOWN, confirm_from=later(30), next_poll_at=later(60))
     await see(store, MachineStatus.GONE, at=1)
     first, second = await store.instances.machines_due(later(30), later(25), 10)
     await store.instances.machines_seen(

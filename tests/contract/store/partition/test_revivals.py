@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.records.queries import SqlRecords
 
-KEPT: dict[str, Any] = {"come_back_watch_s": 3600.0, "keep_down_s": 600.0}
+KEPT: dict[str, Any] = {"revival_watch_s": 3600.0, "reterminate_for_s": 600.0}
 
 
 def ids() -> Callable[[str], str]:
@@ -57,19 +57,19 @@ async def compared(store: PartitionStore, at: float = 0.0) -> list[Termination]:
     live = await to_sweep(store, 10)
     changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
     await store.apply(changes, later(at))
-    kind = PollFilter(PollKind.JOB)
+    kind = PollFilter(PollKind.SINGLE)
     return (await store.planned(later(at), 10, kind))[kind]
 
 
-async def look(
-    store: PartitionStore, seen: JobSeen | None, at: float, *, keep_down_max: int = 3
+async def poll_kind(
+    store: PartitionStore, seen: JobSeen | None, at: float, *, reterminate_max: int = 3
 ) -> None:
     """Have all that is watched seen so; what has to be counted is down."""
     found, now = await store.to_watch(later(at), 100), later(at)
     made = [check_listed(each, seen and replace(seen, observed_at=now), now) for each in found]
     down = read(JobState.FAILED, at=now)
     made = [check_counted(each.termination, down, now) if each.count else each for each in made]
-    await store.watch(made, now, keep_down_max=keep_down_max, new_id=NEW_ID)
+    await store.watch(made, now, reterminate_max=reterminate_max, new_id=NEW_ID)
 
 
 async def stored(records: SqlRecords, job_id: str = "job-1") -> list[TerminationRecord]:
@@ -79,16 +79,16 @@ async def stored(records: SqlRecords, job_id: str = "job-1") -> list[Termination
 async def test_one_that_is_down_is_watched_from_its_end_on(
     store: PartitionStore, records: SqlRecords
 ) -> None:
-    await submit(records, 1, "job-1", come_back_watch_s=60.0)
+    await submit(records, 1, "job-1", revival_watch_s=60.0)
     assert await store.to_watch(later(100), 10) == []
     await end(store, 3)
     assert await store.to_watch(later(2.9), 10) == []
     (found,) = await store.to_watch(later(3), 10)
-    assert (found.state, found.come_back_watched_at) == (State.ALREADY_FINISHED, later(3))
-    await look(store, swept(JobState.FAILED), 40)
+    assert (found.state, found.revival_checked_at) == (State.ALREADY_FINISHED, later(3))
+    await poll_kind(store, swept(JobState.FAILED), 40)
     assert await store.to_watch(later(39), 10) == []
     (found,) = await store.to_watch(later(40), 10)
-    await look(store, swept(JobState.FAILED), 70)
+    await poll_kind(store, swept(JobState.FAILED), 70)
     assert await store.to_watch(later(9999), 10) == []
 
 
@@ -99,7 +99,7 @@ async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
     await end(store)
     await submit(records, 2, "job-2", **KEPT)
     before = await only(store)
-    missing = replace(before, state=State.NOT_FOUND, revision=1, look_at=None, finished_at=NOW)
+    missing = replace(before, state=State.NOT_FOUND, revision=1, next_poll_at=None, finished_at=NOW)
     decision = replace(decide(before, read(JobState.FAILED), NOW, POLICY), after=missing)
     await store.apply([(before, replace(decision, event="seen_missing"))], NOW)  # type: ignore[arg-type]
     assert (await stored(records, "job-2"))[0].termination.state is State.NOT_FOUND
@@ -124,7 +124,7 @@ async def test_those_of_one_region_are_found_the_longest_ago_first(
 ) -> None:
     here, elsewhere = "ap-guangzhou", "ap-shanghai"
     for number, region in enumerate((here, elsewhere, here, here), start=1):
-        await submit(records, number, f"job-{number}", come_back_watch_s=60.0, region=region)
+        await submit(records, number, f"job-{number}", revival_watch_s=60.0, region=region)
         await end(store, 10 - number)
     found = await store.to_watch(later(100), 10)
     assert [each.job_id for each in found] == ["job-4", "job-3", "job-1"]
@@ -139,19 +139,19 @@ async def test_only_what_is_due_is_read(database: Database) -> None:
         plan = await connection.execute(
             text(
                 "EXPLAIN QUERY PLAN SELECT * FROM terminations WHERE partition = 'p'"
-                " AND come_back_watched_at <= '2026' ORDER BY come_back_watched_at LIMIT 100"
+                " AND revival_checked_at <= '2026' ORDER BY revival_checked_at LIMIT 100"
             )
         )
         (step,) = plan.all()
-    assert "USING INDEX ix_terminations_come_back (partition=? AND" in step.detail
+    assert "USING INDEX ix_terminations_revival (partition=? AND" in step.detail
 
 
 async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
-    operation_id = await submit(records, 1, "job-1", come_back_watch_s=60.0)
+    operation_id = await submit(records, 1, "job-1", revival_watch_s=60.0)
     await end(store)
-    await look(store, swept(JobState.RUNNING), 30)
+    await poll_kind(store, swept(JobState.RUNNING), 30)
     (record,) = await stored(records)
     assert record.termination.revival == Revival(at=later(30), job_state=JobState.RUNNING)
     assert await store.to_watch(later(9999), 10) == []
@@ -177,12 +177,12 @@ async def test_that_it_ran_and_ended_is_certified_too(
         await store.apply([(before, decision)], NOW)
         before = decision.after
     for at in (30, 60):
-        await look(store, swept(JobState.FAILED, end_time="E2"), at)
+        await poll_kind(store, swept(JobState.FAILED, end_time="E2"), at)
     (record,) = await stored(records)
     assert record.termination.revival == Revival(
         at=later(30), job_state=JobState.FAILED, job_end_time="E2"
     )
-    assert record.termination.come_back_watched_at == later(60)
+    assert record.termination.revival_checked_at == later(60)
     certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)
     assert verify(made.data) == []
@@ -196,33 +196,33 @@ async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked
     await end(store, 1000)
     (watched,) = await store.to_watch(later(2000), 10)
     seen = check_listed(watched, swept(JobState.RUNNING, at=later(10)), later(10))
-    await store.watch([seen], later(10), keep_down_max=3, new_id=NEW_ID)
+    await store.watch([seen], later(10), reterminate_max=3, new_id=NEW_ID)
     _, new = await stored(records)
     operation = await records.operation(new.operation_ids[0])
     assert operation is not None
-    assert operation.keep_down_s == 600.0
+    assert operation.reterminate_for_s == 600.0
 
 
 async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     store: PartitionStore, records: SqlRecords
 ) -> None:
-    await submit(records, 1, "job-1", come_back_watch_s=3600.0)
+    await submit(records, 1, "job-1", revival_watch_s=3600.0)
     await submit(records, 2, "job-1", **KEPT, requested_by="you", reason="stay away")
-    await submit(records, 3, "job-1", **KEPT | {"keep_down_s": 60.0})
+    await submit(records, 3, "job-1", **KEPT | {"reterminate_for_s": 60.0})
     await end(store, 10)
-    await look(store, swept(JobState.RUNNING), 110)
+    await poll_kind(store, swept(JobState.RUNNING), 110)
     old, new = await stored(records)
     revival = old.termination.revival
     assert revival is not None
-    assert new.operation_ids == (revival.brought_down_again_by,)
+    assert new.operation_ids == (revival.reterminated_by,)
     operation = await records.operation(new.operation_ids[0])
     assert operation is not None
     assert (operation.requested_by, operation.reason) == ("you", "kept down for op_2: stay away")
-    assert (operation.keeps_down_for, operation.keep_down_s) == ("op_2", 500.0)
+    assert (operation.reterminates_for, operation.reterminate_for_s) == ("op_2", 500.0)
     assert operation.created_at == later(110)
     again = new.termination
-    assert (again.state, again.look_at) == (State.QUEUED, later(110))
-    assert again.come_back_watch_s == 3600.0
+    assert (again.state, again.next_poll_at) == (State.QUEUED, later(110))
+    assert again.revival_watch_s == 3600.0
     same = ("settle_s", "give_up_after_s", "account", "region", "partition")
     assert [getattr(again, name) for name in same] == [
         getattr(old.termination, name) for name in same
@@ -238,13 +238,13 @@ async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_
     looks = [
         check_counted(each, counted, later(10)) for each in await store.to_watch(later(10), 10)
     ]
-    await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    await store.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     old, new = await stored(records)
     assert old.termination.revival == Revival(
         at=later(10),
         job_state=JobState.FAILED,
         instances_live=LIVE.live,
-        brought_down_again_by=new.operation_ids[0],
+        reterminated_by=new.operation_ids[0],
     )
 
 
@@ -254,35 +254,35 @@ async def test_it_is_brought_down_so_many_times_in_a_row(
     await submit(records, 1, "job-1", **KEPT)
     for number in range(3):
         await end(store, 100 * number)
-        await look(store, swept(JobState.RUNNING), 100 * number + 10, keep_down_max=2)
+        await poll_kind(store, swept(JobState.RUNNING), 100 * number + 10, reterminate_max=2)
     found = [record.termination for record in await stored(records)]
     assert len(found) == 3
-    assert [each.revival and each.revival.capped for each in found] == [False, False, True]
+    assert [each.revival and each.revival.limit_reached for each in found] == [False, False, True]
     # A person's own request begins anew.
     await submit(records, 9, "job-1", **KEPT)
     await end(store, 400)
-    await look(store, swept(JobState.RUNNING), 410, keep_down_max=2)
+    await poll_kind(store, swept(JobState.RUNNING), 410, reterminate_max=2)
     assert len(await stored(records)) == 5
 
 
 @pytest.mark.parametrize(
-    ("asked", "at", "keep_down_max"),
+    ("asked", "at", "reterminate_max"),
     [
-        ({"come_back_watch_s": 3600.0}, 10, 3),
+        ({"revival_watch_s": 3600.0}, 10, 3),
         (KEPT, 600, 3),
         (KEPT, 599, 0),
     ],
 )
 async def test_none_is_brought_down_unasked_or_too_late(
-    store: PartitionStore, records: SqlRecords, asked: dict[str, Any], at: int, keep_down_max: int
+    store: PartitionStore, records: SqlRecords, asked: dict[str, Any], at: int, reterminate_max: int
 ) -> None:
     await submit(records, 1, "job-1", **asked)
     await end(store)
-    await look(store, swept(JobState.RUNNING), at, keep_down_max=keep_down_max)
+    await poll_kind(store, swept(JobState.RUNNING), at, reterminate_max=reterminate_max)
     (record,) = await stored(records)
     assert record.termination.revival is not None
-    assert record.termination.revival.brought_down_again_by is None
-    assert record.termination.revival.capped == (keep_down_max == 0)
+    assert record.termination.revival.reterminated_by is None
+    assert record.termination.revival.limit_reached == (reterminate_max == 0)
 
 
 async def test_a_look_that_is_written_twice_brings_it_down_once(
@@ -295,7 +295,7 @@ async def test_a_look_that_is_written_twice_brings_it_down_once(
     runs = swept(JobState.RUNNING, at=later(10))
     looks = [check_listed(each, runs, later(10)) for each in found]
     for _ in range(2):
-        await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+        await store.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     assert len(await stored(records)) == 2
     (old, _) = await stored(records)
     events = await records.events(
@@ -310,13 +310,13 @@ async def test_one_that_somebody_has_submitted_again_is_shared(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     await submit(records, 2, "job-1", not_before=later(9999))
-    await look(store, swept(JobState.RUNNING), 10)
+    await poll_kind(store, swept(JobState.RUNNING), 10)
     old, live = await stored(records)
     revival = old.termination.revival
     assert revival is not None
-    assert set(live.operation_ids) == {"op_2", revival.brought_down_again_by}
-    assert live.termination.come_back_watch_s == 3600.0
-    assert live.termination.look_at == later(10), "the earlier start"
+    assert set(live.operation_ids) == {"op_2", revival.reterminated_by}
+    assert live.termination.revival_watch_s == 3600.0
+    assert live.termination.next_poll_at == later(10), "the earlier start"
 
 
 async def test_nothing_is_written_for_a_partition_that_has_passed_on(
@@ -329,7 +329,7 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
     looks = [check_listed(each, runs, later(10)) for each in found]
     stale = PartitionStore(database, FencingToken(PARTITION, 0))
     with pytest.raises(LeaseLost):
-        await stale.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+        await stale.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     (record,) = await stored(records)
     assert record.termination.revival is None
 
@@ -352,13 +352,13 @@ async def test_a_watched_job_goes_along_to_another_host(
 async def test_those_that_came_back_are_counted_and_listed(
     store: PartitionStore, records: SqlRecords
 ) -> None:
-    operation_id = await submit(records, 1, "job-1", "job-2", come_back_watch_s=60.0)
+    operation_id = await submit(records, 1, "job-1", "job-2", revival_watch_s=60.0)
     await end(store)
     found = await store.to_watch(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
     shown = {"job-2": runs}
     looks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
-    await store.watch(looks, later(10), keep_down_max=3, new_id=NEW_ID)
+    await store.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     operation = await records.operation(operation_id)
     assert operation is not None
     assert operation.revived == 1

@@ -42,7 +42,7 @@ async def known(database: Database, records: SqlRecords, *jobs: dict[str, Any]) 
             "revival": revival_to_row(values.pop("revival")) if "revival" in values else None,
         }
         if State(values.get("state", before.state)).final:
-            values |= {"finished_at": NOW, "look_at": None}
+            values |= {"finished_at": NOW, "next_poll_at": None}
         await know(database, before, **values)
         await change(database, before.id, others)
     return operation_id

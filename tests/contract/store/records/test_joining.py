@@ -43,13 +43,13 @@ ATTEMPT = NewAttempt(action="TerminateJob", target="a job", sent_at=NOW)
 SHORT: dict[str, Any] = {
     "settle_s": 10.0,
     "give_up_after_s": 20.0,
-    "come_back_watch_s": 30.0,
+    "revival_watch_s": 30.0,
     "escalate": False,
 }
 LONG: dict[str, Any] = {
     "settle_s": 1000.0,
     "give_up_after_s": 2000.0,
-    "come_back_watch_s": 3000.0,
+    "revival_watch_s": 3000.0,
     "escalate": True,
 }
 WITHIN, PAST = later(1), later(60)
@@ -186,19 +186,19 @@ async def overtake(
     joined = await stored(records, overtaken)
     await write(store, before, seen, decision, at)
     after = await stored(records, overtaken)
-    if after == joined and joined.look_at is not None:
+    if after == joined and joined.next_poll_at is not None:
         # It stays to be looked at, so that happens again.
         await see(store, records, overtaken, seen, at)
         after = await stored(records, overtaken)
     await see(store, records, in_order, seen, at)
     expected = await stored(records, in_order)
     same: dict[str, Any] = {"id": expected.id, "job_id": in_order}
-    if after.look_at and expected.look_at:
+    if after.next_poll_at and expected.next_poll_at:
         # Where it could not be read, the read that confirms it is planned by the shorter deadline.
         confirms = after.unconfirmed is not None and expected.unconfirmed is None
-        latest = at + timedelta(seconds=2) if confirms else expected.look_at
-        assert after.look_at <= max(latest, expected.look_at)
-        same |= {"look_at": expected.look_at, "look": expected.look}
+        latest = at + timedelta(seconds=2) if confirms else expected.next_poll_at
+        assert after.next_poll_at <= max(latest, expected.next_poll_at)
+        same |= {"next_poll_at": expected.next_poll_at, "poll_kind": expected.poll_kind}
     same |= put_right_by_the_next_read(after, expected, at)
     assert replace(after, **same) == expected
     assert {name: getattr(after, name) for name in more} == more
@@ -281,4 +281,4 @@ async def test_nobody_looks_at_a_job_while_it_is_called(
         await see(store, records, "a-0", seen, later(61))
     await submit(records, 2, ["a-0"])
     sending = await stored(records, "a-0")
-    assert (sending.state, sending.look_at) == (State.SENDING, None)
+    assert (sending.state, sending.next_poll_at) == (State.SENDING, None)

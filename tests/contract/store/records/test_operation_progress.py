@@ -47,7 +47,7 @@ def draining(acknowledged_s: float, forecast: Forecast | None = None) -> dict[st
 def down(acknowledged_s: float, took_s: float, state: State = State.VERIFIED) -> dict[str, Any]:
     """Of a job that was seen down so long after its call; it settles for 30 s."""
     ended_at = later(acknowledged_s + took_s)
-    known = {"state": state, "acknowledged_at": later(acknowledged_s), "look_at": None}
+    known = {"state": state, "acknowledged_at": later(acknowledged_s), "next_poll_at": None}
     known |= {"settle_until": later(acknowledged_s + took_s + 30)}
     known |= {"instances": InstanceCounters(failed=1), "instances_observed_at": ended_at}
     return known | ({"finished_at": ended_at} if state.final else {})
@@ -100,7 +100,7 @@ async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Ins
 async def test_every_job_is_counted_where_it_is(told: Inspection) -> None:
     operation_id = await told.submit(
         {},
-        {"state": State.SENDING, "look_at": None},
+        {"state": State.SENDING, "next_poll_at": None},
         {"state": State.HELD},
         draining(900),
         draining(899.3),
@@ -112,12 +112,12 @@ async def test_every_job_is_counted_where_it_is(told: Inspection) -> None:
         down(100, 20),
         down(200, 20.9),
         down(760, 40, State.SETTLING),
-        {"state": State.NOT_FOUND, "look_at": None, "finished_at": NOW},
+        {"state": State.NOT_FOUND, "next_poll_at": None, "finished_at": NOW},
     )
     found = await told.progress(operation_id)
     assert (found.to_call, found.unknown, found.stalled) == (2, 1, 2)
     assert found.last_call_s == 1.0
-    assert found.moved_at == later(500)
+    assert found.last_progress_at == later(500)
     assert found.down == {bucket(20.5): 2, bucket(40.5): 1}
     assert found.draining == {bucket(100.5): 2, bucket(50.5): 1}
     assert found.ending == [ending(1300), ending(1200)]
@@ -147,12 +147,12 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
     """By the job itself and by its operation alike; that it stands still was seen before."""
     before = {"give_up_at": later(1001), "failures": FAILURES_MAX - 1}
     each = [
-        {"call_at": later(999)},
+        {"terminate_after": later(999)},
         draining(900, ending(1200)),
-        {"state": State.SENDING, "look_at": None},
+        {"state": State.SENDING, "next_poll_at": None},
         draining(900),
         draining(100, stalled(400)),
-        {"state": State.NOT_FOUND, "look_at": None, "finished_at": NOW},
+        {"state": State.NOT_FOUND, "next_poll_at": None, "finished_at": NOW},
     ]
     ids = [
         await told.submit(*({**more, **values} for values in each))
@@ -196,7 +196,7 @@ async def test_enough_of_its_own_are_better_than_others(told: Inspection) -> Non
 
 async def test_of_others_the_last_ones_count(told: Inspection) -> None:
     await told.submit(*[down(0, 10)] * 3, *[down(100, 20)] * OTHERS_MAX)
-    mine = await told.submit({"call_at": NOW})
+    mine = await told.submit({"terminate_after": NOW})
     assert (await told.progress(mine)).down == {bucket(20.5): OTHERS_MAX}
     others = await told.records.others((await told.termination("job-103")).partition)
     assert others is not None
@@ -266,7 +266,7 @@ async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
 
 
 async def test_what_ended_otherwise_tells_nothing_of_drains(told: Inspection) -> None:
-    ended = {"state": State.ALREADY_FINISHED, "look_at": None, "finished_at": NOW}
+    ended = {"state": State.ALREADY_FINISHED, "next_poll_at": None, "finished_at": NOW}
     await told.submit(ended, ended | {"state": State.VERIFIED})
     assert (await told.progress(await told.submit({}))).down == {}
 

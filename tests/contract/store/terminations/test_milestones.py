@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.escalation import Straggler
 from orchestrator.domain.decisions.revival import RevivalCheck
-from orchestrator.domain.decisions.transitions import moved
+from orchestrator.domain.decisions.transitions import apply_event
 from orchestrator.domain.errors import Conflict, StoreUnavailable
 from orchestrator.domain.model.attempt import NewAttempt
 from orchestrator.domain.model.batch_job import JobState
@@ -131,11 +131,11 @@ async def test_the_first_call_of_an_operation_is_told(
 
 
 @pytest.mark.parametrize(
-    ("rung", "told"),
+    ("escalation_level", "told"),
     [
         (EscalationLevel.INSTANCES, "TerminateTaskInstance for each live one, round 2"),
         (EscalationLevel.MACHINES, "TerminateInstances for the machine of each live one"),
-        (EscalationLevel.PERSON, "left to a person"),
+        (EscalationLevel.MANUAL, "left to a person"),
     ],
 )
 async def test_stragglers_that_are_escalated_are_told(
@@ -143,7 +143,7 @@ async def test_stragglers_that_are_escalated_are_told(
     records: SqlRecords,
     database: Database,
     log: Log,
-    rung: EscalationLevel,
+    escalation_level: EscalationLevel,
     told: str,
 ) -> None:
     await submit(records, 1, "job-1")
@@ -151,8 +151,13 @@ async def test_stragglers_that_are_escalated_are_told(
     await know(database, await found(records, 1, "job-1"), **draining)
     log.lines()
     before = await found(records, 1, "job-1")
-    escalated = moved(before, Event.ESCALATED, NOW, why="3 of 9 instances did not go down")
-    after = replace(escalated.after, rung=rung, rung_at=NOW, rung_round=2)
+    escalated = apply_event(before, Event.ESCALATED, NOW, why="3 of 9 instances did not go down")
+    after = replace(
+        escalated.after,
+        escalation_level=escalation_level,
+        escalation_started_at=NOW,
+        escalation_round=2,
+    )
     changes = [(before, replace(escalated, after=after))]
     await store.apply(changes, NOW)
     line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not go down: {told}"
@@ -211,10 +216,10 @@ async def test_an_operation_is_told_when_it_has_finished(
 
 
 @pytest.mark.parametrize(
-    ("keep_down_max", "keep_down_s", "told"),
+    ("reterminate_max", "reterminate_for_s", "told"),
     [
         (0, None, "it is not kept down"),
-        (0, 600.0, "it was brought down again as often as engine.keep_down_max allows"),
+        (0, 600.0, "it was brought down again as often as engine.reterminate_max allows"),
         (1, 600.0, "operation op_9 brings it down again"),
     ],
 )
@@ -222,18 +227,18 @@ async def test_a_job_that_came_back_is_told(
     store: PartitionStore,
     records: SqlRecords,
     log: Log,
-    keep_down_max: int,
-    keep_down_s: float | None,
+    reterminate_max: int,
+    reterminate_for_s: float | None,
     told: str,
 ) -> None:
     """And the operation that keeps it down as any other."""
-    await submit(records, 1, "job-1", come_back_watch_s=600.0, keep_down_s=keep_down_s)
+    await submit(records, 1, "job-1", revival_watch_s=600.0, reterminate_for_s=reterminate_for_s)
     await end(store, records, "job-1")
     log.lines()
     (watched,) = await store.to_watch(later(100), 10)
-    look = RevivalCheck(termination=watched, ends=True, came_back=read(JobState.RUNNING, LIVE))
+    poll_kind = RevivalCheck(termination=watched, ends=True, came_back=read(JobState.RUNNING, LIVE))
     await store.watch(
-        [look], later(50), keep_down_max=keep_down_max, new_id=lambda prefix: f"{prefix}_9"
+        [poll_kind], later(50), reterminate_max=reterminate_max, new_id=lambda prefix: f"{prefix}_9"
     )
     *accepted, line = log.lines()
     assert line == (

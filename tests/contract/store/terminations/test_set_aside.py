@@ -46,26 +46,35 @@ ANYWHERE: Final = [
     ("capture", """'{"ended_at": "noon", "occupying": "many", "waiting": 1}'"""),
     ("tasks", """'[{"name": "a", "state": 5, "instances": null}]'"""),
     ("revival", """'{"at": "noon", "job_state": "RUNNING"}'"""),
-    *[(column, "'NONSENSE'") for column in ("on_submitted", "rung")],
-    *[(column, "1e308") for column in ("settle_s", "give_up_after_s", "come_back_watch_s")],
-    *[(column, "'9999-12-31 23:59:59'") for column in ("observed_at", "look_at", "created_at")],
+    *[(column, "'NONSENSE'") for column in ("on_submitted", "escalation_level")],
+    *[(column, "1e308") for column in ("settle_s", "give_up_after_s", "revival_watch_s")],
+    *[
+        (column, "'9999-12-31 23:59:59'")
+        for column in ("observed_at", "next_poll_at", "created_at")
+    ],
     ("not_before", "'0002-01-01 00:00:00'"),
 ]
 NOT_UTF_8: Final = "CAST(x'ff' AS TEXT)"
 ON_SQLITE: Final = [
     *[(column, "'{'") for column in DOCUMENTS],
-    *[(column, "'noon'") for column in ("observed_at", "look_at", "created_at", "give_up_from")],
-    ("call_at", "'noon'"),
+    *[
+        (column, "'noon'")
+        for column in ("observed_at", "next_poll_at", "created_at", "give_up_from")
+    ],
+    ("terminate_after", "'noon'"),
     ("revision", "'two'"),
     ("turn", "'two'"),
     ("settle_s", "9e999"),
     ("job_name", "x'ff'"),
-    *[(column, NOT_UTF_8) for column in ("look_at", "give_up_from", "rung", "instances")],
+    *[
+        (column, NOT_UTF_8)
+        for column in ("next_poll_at", "give_up_from", "escalation_level", "instances")
+    ],
 ]
 ON_POSTGRESQL: Final = [
-    *[(column, "'4713-01-01 BC'") for column in ("observed_at", "look_at", "created_at")],
-    ("call_at", "'4713-01-01 BC'"),
-    *[(column, "'294276-01-01'") for column in ("observed_at", "look_at", "created_at")],
+    *[(column, "'4713-01-01 BC'") for column in ("observed_at", "next_poll_at", "created_at")],
+    ("terminate_after", "'4713-01-01 BC'"),
+    *[(column, "'294276-01-01'") for column in ("observed_at", "next_poll_at", "created_at")],
 ]
 
 
@@ -191,7 +200,7 @@ async def test_nor_does_one_that_only_this_database_can_hold(
 async def test_one_that_a_wrong_clock_set_aside_is_read_again_once_that_is_put_right(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
-    await planted(database, records, "rung", "'upstairs'")
+    await planted(database, records, "escalation_level", "'upstairs'")
     assert await found(store) == {GOOD, OTHER}
     until = await store.set_aside_until(MUCH_LATER)
     assert until is not None
@@ -217,7 +226,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     records: SqlRecords,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await planted(database, records, "rung", "'upstairs'")
+    await planted(database, records, "escalation_level", "'upstairs'")
     for _ in range(3):
         assert await found(store) == {GOOD, OTHER}
         until = await store.set_aside_until(MUCH_LATER)
@@ -230,7 +239,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     (logged,) = caplog.records
     assert f"termination trm_1_{BAD} is set aside and read again every 60 s" in logged.message
     assert "'upstairs' is not a valid Rung" in logged.message
-    await run(database, "UPDATE terminations SET rung = 'none'")
+    await run(database, "UPDATE terminations SET escalation_level = 'none'")
     assert await found(store) == {GOOD, OTHER}, "before its time"
     await store.take_up(MUCH_LATER)
     assert await found(store) == {BAD, GOOD, OTHER}
@@ -246,13 +255,13 @@ async def test_an_answer_that_was_lost_is_looked_for_again_then(
     await submit(records, 1, BAD)
     (row,) = await records.terminations(after=0, limit=10)
     ready = await know(
-        database, row.termination, job_state=JobState.RUNNING, call_at=NOW, look_at=NOW
+        database, row.termination, job_state=JobState.RUNNING, terminate_after=NOW, next_poll_at=NOW
     )
     attempt = NewAttempt(action="TerminateJob", target=BAD, sent_at=NOW)
     assert await store.start_attempt(ready, decide(ready, CallStarted(), NOW, POLICY), attempt)
-    await run(database, "UPDATE terminations SET rung = 'upstairs'")
+    await run(database, "UPDATE terminations SET escalation_level = 'upstairs'")
     assert await store.unanswered() == []
-    await run(database, "UPDATE terminations SET rung = 'none'")
+    await run(database, "UPDATE terminations SET escalation_level = 'none'")
     await store.take_up(MUCH_LATER)
     assert [each.job_id for each in await store.unanswered()] == [BAD]
 
@@ -293,8 +302,10 @@ async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
 ) -> None:
     if database.dialect.shared:
         pytest.skip("PostgreSQL does not hold it")
-    await planted(database, records, "rung", "'none'")
-    ended = "state = 'verified', finished_at = created_at, look_at = NULL, call_at = NULL"
+    await planted(database, records, "escalation_level", "'none'")
+    ended = (
+        "state = 'verified', finished_at = created_at, next_poll_at = NULL, terminate_after = NULL"
+    )
     seen = "settle_from = acknowledged_at, instances_observed_at = acknowledged_at"
     await run(database, f"UPDATE terminations SET {ended}, {seen}")
     await run(database, f"UPDATE terminations SET settle_from = 'noon' WHERE job_id = '{BAD}'")
@@ -335,7 +346,11 @@ async def test_lists_hold_what_can_be_read_of_other_tables(
     operation = await submit(records, 1, GOOD)
     (record,) = await records.terminations(after=0, limit=10)
     ready = await know(
-        database, record.termination, job_state=JobState.RUNNING, call_at=NOW, look_at=NOW
+        database,
+        record.termination,
+        job_state=JobState.RUNNING,
+        terminate_after=NOW,
+        next_poll_at=NOW,
     )
     attempt = NewAttempt(action="TerminateJob", target=GOOD, sent_at=NOW)
     await store.start_attempt(ready, decide(ready, CallStarted(), NOW, POLICY), attempt)

@@ -38,9 +38,11 @@ def test_tells_what_comes_next_and_when(daemon, run):
     """Where no time is known, the action alone."""
     daemon.answer(GET, operation(held=1, sending=1))
     at = "2026-01-01T00:00:07.250Z"
-    look = termination("job-a", "held", waiting_for="x", next_action="look", next_action_at=at)
+    poll_kind = termination(
+        "job-a", "held", waiting_for="x", next_action="poll_kind", next_action_at=at
+    )
     call = termination("job-b", "sending", waiting_for="y", next_action="record the answer")
-    daemon.answer(LIST, page(look), page(call))
+    daemon.answer(LIST, page(poll_kind), page(call))
     assert run("status", "op_1").stdout.splitlines()[-2:] == [
         "job-a  held  evidence 1  waits for x  next at 2026-01-01T00:00:07Z: look",
         "job-b  sending  evidence 1  waits for y  next: record the answer",

@@ -52,7 +52,7 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
         "jobs": ["job-a", "job-b"],
         "reason": "budget",
         "settle_s": 0.0,
-        "keep_down_s": 60.0,
+        "reterminate_for_s": 60.0,
         "escalate": False,
         "on_submitted": "refuse",
         "region": "r",

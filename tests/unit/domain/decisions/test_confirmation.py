@@ -46,11 +46,11 @@ class Asked:
         return self
 
     def read_once(self, by_job: Observation, by_jobs: Observation) -> None:
-        assert self.termination.look_at is not None
+        assert self.termination.next_poll_at is not None
         assert len(self.looks) < 100
-        self.at_s = max(self.at_s, (self.termination.look_at - NOW).total_seconds())
-        self.looks.append((self.termination.look, self.at_s))
-        seen = by_jobs if self.termination.look is PollKind.SWEEP else by_job
+        self.at_s = max(self.at_s, (self.termination.next_poll_at - NOW).total_seconds())
+        self.looks.append((self.termination.poll_kind, self.at_s))
+        seen = by_jobs if self.termination.poll_kind is PollKind.BATCH else by_job
         self.last = decide(self.termination, seen, later(self.at_s), POLICY)
         self.termination = self.last.after
 
@@ -61,7 +61,7 @@ class Asked:
 def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_jobs() -> None:
     """10,000 ids that are out of date cost no DescribeJob call."""
     asked = Asked(termination()).until_it_ends(UNKNOWN, JobUnlisted())
-    assert asked.looks == [(PollKind.SWEEP, at_s) for at_s in (0, 5, 15, 45, 120)]
+    assert asked.looks == [(PollKind.BATCH, at_s) for at_s in (0, 5, 15, 45, 120)]
     assert asked.termination.state is State.NOT_FOUND
     assert asked.termination.problem is not None
     assert "check the job id, the region and the account" in str(asked.termination.problem.advice)
@@ -73,7 +73,7 @@ def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_job
         termination(**READ),
         termination(State.HELD, **READ),
         termination(
-            State.SENDING, in_doubt=True, look=PollKind.JOB, give_up_at=later(3600), **READ
+            State.SENDING, in_doubt=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600), **READ
         ),
         termination(State.DRAINING, give_up_at=later(3600), **READ),
     ],
@@ -85,7 +85,7 @@ def test_a_job_that_was_read_before_is_asked_for_by_both_actions_over_a_minute(
     asked = Asked(before).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
     assert asked.at_s == 60
-    assert {look for look, _ in asked.looks} == {PollKind.SWEEP, PollKind.JOB}
+    assert {poll_kind for poll_kind, _ in asked.looks} == {PollKind.BATCH, PollKind.SINGLE}
 
 
 def test_a_job_of_which_describe_jobs_is_refused_is_asked_for_more_often() -> None:
@@ -103,7 +103,7 @@ def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) 
     """The record was deleted; three of ten DescribeJob calls are cut off, past the deadline."""
     asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
     while not asked.termination.state.final:
-        fails = asked.termination.look is PollKind.JOB and random.random() < 0.3
+        fails = asked.termination.poll_kind is PollKind.SINGLE and random.random() < 0.3
         asked.read_once(FAILS if fails else UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
     assert 60 <= asked.at_s <= 120
@@ -132,7 +132,7 @@ def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
 
 def test_one_refusal_by_chance_holds_up_nothing() -> None:
     """Of a job that was never read, and that the cloud does not know."""
-    asked = Asked(termination(look=PollKind.JOB))
+    asked = Asked(termination(poll_kind=PollKind.SINGLE))
     asked.read_once(FORBIDS, FORBIDS)
     asked.until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
@@ -147,22 +147,22 @@ def test_a_job_that_one_action_does_not_list_and_the_other_may_not_read_ends_too
 
 
 def test_a_job_that_is_found_again_is_driven_on() -> None:
-    missing = decide(termination(call_at=NOW, **READ), JobUnlisted(), NOW, POLICY).after
-    assert (missing.unconfirmed is not None, missing.call_at) == (True, None)
+    missing = decide(termination(terminate_after=NOW, **READ), JobUnlisted(), NOW, POLICY).after
+    assert (missing.unconfirmed is not None, missing.terminate_after) == (True, None)
     found = decide(missing, swept(RUNNING), later(5), POLICY).after
-    assert (found.unconfirmed, found.call_at) == (None, later(5))
+    assert (found.unconfirmed, found.terminate_after) == (None, later(5))
     again = decide(found, JobUnlisted(), later(61), POLICY)
     assert again.event is None, "the answer of a minute ago does not count any more"
 
 
 def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
-    sending = decide(termination(call_at=NOW, **READ), CallStarted(), NOW, POLICY).after
+    sending = decide(termination(terminate_after=NOW, **READ), CallStarted(), NOW, POLICY).after
     unknown = call_failed(UNKNOWN.error)
     doubtful = decide(sending, unknown, later(1), POLICY)
-    assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.look) == (
+    assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.poll_kind) == (
         None,
         True,
-        PollKind.JOB,
+        PollKind.SINGLE,
     )
     found = decide(doubtful.after, read(RUNNING, LIVE), later(2), POLICY)
     assert found.event is Event.CALL_NOT_EXECUTED
@@ -179,7 +179,7 @@ def test_answers_from_before_a_long_silence_do_not_count() -> None:
 
 def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
     missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
-    asked = Asked(replace(missing, look_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
+    asked = Asked(replace(missing, next_poll_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.at_s == 60
 
 
@@ -208,22 +208,22 @@ def test_a_record_that_was_deleted_has_words_of_its_own(before: Termination, mes
 
 def test_a_read_that_is_not_allowed_is_tried_for_ten_minutes() -> None:
     forbidden = failed(CloudErrorKind.UNAUTHORIZED)
-    asked = Asked(termination(look=PollKind.JOB)).until_it_ends(forbidden, forbidden)
+    asked = Asked(termination(poll_kind=PollKind.SINGLE)).until_it_ends(forbidden, forbidden)
     assert asked.termination.state is State.REFUSED
     assert 600 <= asked.at_s <= 660
     assert len(asked.looks) < 25
 
 
 def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_are() -> None:
-    known, at_s, calls = termination(call_at=NOW, **READ), 0.0, 0
+    known, at_s, calls = termination(terminate_after=NOW, **READ), 0.0, 0
     error = CloudError(CloudErrorKind.UNAUTHORIZED, "UnauthorizedOperation", "no")
     while not known.state.final:
         calls += 1
         assert calls < 30
         sending = decide(known, CallStarted(), later(at_s), POLICY).after
         known = decide(sending, call_failed(error), later(at_s), POLICY).after
-        if known.look_at is not None:
-            at_s = (known.look_at - NOW).total_seconds()
+        if known.next_poll_at is not None:
+            at_s = (known.next_poll_at - NOW).total_seconds()
             known = decide(known, swept(RUNNING, at=later(at_s)), later(at_s), POLICY).after
     assert known.state is State.REFUSED
     assert 600 <= at_s <= 660
@@ -234,17 +234,17 @@ def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_
 def test_a_permission_that_is_granted_in_time_changes_nothing() -> None:
     forbidden = decide(termination(), failed(CloudErrorKind.UNAUTHORIZED), NOW, POLICY).after
     allowed = decide(forbidden, swept(RUNNING), later(1), POLICY).after
-    assert (allowed.unconfirmed, allowed.call_at) == (None, later(1))
+    assert (allowed.unconfirmed, allowed.terminate_after) == (None, later(1))
 
 
 # --- deadlines -----------------------------------------------------------------------------------
 
 PAST = [
-    termination(State.HELD, look=PollKind.JOB, give_up_at=NOW),
-    termination(State.SENDING, look=PollKind.JOB, in_doubt=True, give_up_at=NOW),
-    termination(State.DRAINING, look=PollKind.JOB, give_up_at=NOW),
-    termination(State.SETTLING, look=PollKind.JOB, settle_until=later(-3600), evidence=3),
-    termination(look=PollKind.JOB, created_at=later(-3600)),
+    termination(State.HELD, poll_kind=PollKind.SINGLE, give_up_at=NOW),
+    termination(State.SENDING, poll_kind=PollKind.SINGLE, in_doubt=True, give_up_at=NOW),
+    termination(State.DRAINING, poll_kind=PollKind.SINGLE, give_up_at=NOW),
+    termination(State.SETTLING, poll_kind=PollKind.SINGLE, settle_until=later(-3600), evidence=3),
+    termination(poll_kind=PollKind.SINGLE, created_at=later(-3600)),
 ]
 
 
@@ -274,8 +274,8 @@ def test_nothing_ends_because_of_a_clock(before: Termination) -> None:
     for _ in range(50):
         known = decide(known, failed(CloudErrorKind.CLOCK_SKEW), later(at_s), POLICY).after
         assert not known.state.final
-        assert known.look_at is not None
-        at_s = (known.look_at - NOW).total_seconds()
+        assert known.next_poll_at is not None
+        at_s = (known.next_poll_at - NOW).total_seconds()
     assert at_s > 2000
 
 
@@ -291,4 +291,6 @@ def test_a_job_that_could_never_be_read_has_its_time_from_when_it_may_begin() ->
         assert in_time.unconfirmed is None
         late = decide(before, unread, later(begins_s + 3600), POLICY).after
         assert late.unconfirmed is not None
-    assert decide(termination(), swept(RUNNING), later(9999), POLICY).after.call_at == later(9999)
+    assert decide(
+        termination(), swept(RUNNING), later(9999), POLICY
+    ).after.terminate_after == later(9999)

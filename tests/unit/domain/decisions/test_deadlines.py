@@ -61,25 +61,25 @@ class Drain:
             State.SENDING,
             give_up_after_s=self.give_up_after_s,
             give_up_at=later(self.give_up_after_s),
-            called_at=NOW,
+            first_sent_at=NOW,
             run=1,
             job_state=JobState.RUNNING,
         )
         now, known = NOW, self._decide(sent, CallAccepted("r-1"), NOW)
-        while known.rung is not EscalationLevel.PERSON:
+        while known.escalation_level is not EscalationLevel.MANUAL:
             assert not known.state.final, "it ended before it was left to a person"
             now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
-            known = replace(known, rung_done_at=now) if going_on(known) else known
+            known = replace(known, escalation_finished_at=now) if going_on(known) else known
             known = self._decide(known, self._count(now), now)
-            if known.call_at is not None:
+            if known.terminate_after is not None:
                 self.calls_s.append((now - NOW).total_seconds())
                 known = self._decide(known, CallStarted(), now)
                 known = self._decide(known, CallAccepted("r-2"), now)
 
     def _counted_at(self, known: Termination) -> datetime:
         """When its counters are read next; polls that show its state alone change nothing."""
-        if known.look is PollKind.JOB and known.look_at is not None:
-            return known.look_at
+        if known.poll_kind is PollKind.SINGLE and known.next_poll_at is not None:
+            return known.next_poll_at
         long_ago = (known.instances_observed_at or NOW) + timedelta(seconds=COUNTED_EVERY_S)
         return count_due_at(known) or long_ago
 
@@ -95,7 +95,7 @@ class Drain:
         decision = decide(known, seen, now, policy)
         self.history = decision.after.history
         if decision.event is Event.ESCALATED:
-            self.levels.append(((now - NOW).total_seconds(), decision.after.rung))
+            self.levels.append(((now - NOW).total_seconds(), decision.after.escalation_level))
         return decision.after
 
 
@@ -122,12 +122,12 @@ def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float
     deadline_s, policy = drain.give_up_after_s, drain.policy
     drain.moves_at_s, drain.lag_s = moves * deadline_s, min(lag * deadline_s, 5.0)
     drain.run()
-    rungs = [rung for _, rung in drain.levels]
-    assert rungs[-1] is EscalationLevel.PERSON
-    assert rungs.count(EscalationLevel.PERSON) == 1
+    rungs = [escalation_level for _, escalation_level in drain.levels]
+    assert rungs[-1] is EscalationLevel.MANUAL
+    assert rungs.count(EscalationLevel.MANUAL) == 1
     assert rungs.count(EscalationLevel.MACHINES) == policy.machines
     assert drain.history is not None
-    last_move_s = drain.history.moved_at - NOW.timestamp()
+    last_move_s = drain.history.last_progress_at - NOW.timestamp()
     first_s, last_s = drain.levels[0][0], drain.levels[-1][0]
     assert first_s <= last_move_s + deadline_s / 3
     assert last_s <= last_move_s + deadline_s * 2 / 3
@@ -146,7 +146,7 @@ def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float
     st.sampled_from([EscalationLevel.NONE, EscalationLevel.INSTANCES]),
 )
 def test_long_deadlines_hurry_nothing(
-    deadline_s: float, moved_s: float, still_s: float, live: int, rung: EscalationLevel
+    deadline_s: float, moved_s: float, still_s: float, live: int, escalation_level: EscalationLevel
 ) -> None:
     """From the default on, a drain is escalated by how long it has moved and stood still alone."""
     history = observe(begin(NOW, 10), later(moved_s), live)
@@ -155,11 +155,11 @@ def test_long_deadlines_hurry_nothing(
         give_up_after_s=deadline_s,
         acknowledged_at=NOW,
         instances=InstanceCounters(running=live, failed=10 - live),
-        moved_at=later(moved_s),
-        rung=rung,
-        rung_round=int(rung is EscalationLevel.INSTANCES),
-        rung_at=NOW,
-        rung_done_at=later(1),
+        last_progress_at=later(moved_s),
+        escalation_level=escalation_level,
+        escalation_round=int(escalation_level is EscalationLevel.INSTANCES),
+        escalation_started_at=NOW,
+        escalation_finished_at=later(1),
     )
     assert count_due_at(known) is None
     asked = later(moved_s + still_s), EscalationPolicy()

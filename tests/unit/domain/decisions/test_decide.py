@@ -51,7 +51,9 @@ def error(kind: CloudErrorKind) -> CloudError:
 
 
 def in_doubt() -> Termination:
-    return termination(State.SENDING, in_doubt=True, look=PollKind.JOB, give_up_at=later(3600))
+    return termination(
+        State.SENDING, in_doubt=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
+    )
 
 
 def overdue(state: State, *, by_s: float = 0) -> Termination:
@@ -90,8 +92,13 @@ CHECKED: dict[str, Any] = {"instances_submitted": 10}
 FEWER = InstanceCounters(failed=9)
 
 CASES: list[tuple[str, Termination, Observation, Event]] = [
-    ("call", termination(call_at=NOW), CallStarted(), Event.CALL_STARTED),
-    ("revived call", termination(State.DRAINING, call_at=NOW), CallStarted(), Event.CALL_STARTED),
+    ("call", termination(terminate_after=NOW), CallStarted(), Event.CALL_STARTED),
+    (
+        "revived call",
+        termination(State.DRAINING, terminate_after=NOW),
+        CallStarted(),
+        Event.CALL_STARTED,
+    ),
     ("accepted", termination(State.SENDING), CallAccepted("r"), Event.CALL_ACCEPTED),
     (
         "seen terminating",
@@ -216,7 +223,7 @@ def test_what_was_seen_moves_the_termination(
     assert after.state is TRANSITIONS[before.state][event]
     assert after.revision == before.revision + 1
     assert (after.finished_at is not None) == after.state.final
-    assert not (after.state.final and (after.look_at or after.call_at))
+    assert not (after.state.final and (after.next_poll_at or after.terminate_after))
 
 
 def test_the_cases_reach_every_transition_of_the_table() -> None:
@@ -226,7 +233,7 @@ def test_the_cases_reach_every_transition_of_the_table() -> None:
 
 @pytest.mark.parametrize("state", [State.VERIFIED, State.REFUSED, State.UNVERIFIED])
 def test_nothing_moves_a_final_state(state: State) -> None:
-    done = termination(state, finished_at=NOW, look_at=None)
+    done = termination(state, finished_at=NOW, next_poll_at=None)
     assert decide(done, read(RUNNING, LIVE), later(1), POLICY).after == done
     with pytest.raises(IllegalTransition):
         decide(done, CallStarted(), later(1), POLICY)
@@ -258,8 +265,8 @@ def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
 
 
 def test_a_job_is_called_only_once_a_look_has_shown_that_it_may_be() -> None:
-    assert termination().call_at is None
-    assert decide(termination(), swept(RUNNING), later(1), POLICY).after.call_at == later(1)
+    assert termination().terminate_after is None
+    assert decide(termination(), swept(RUNNING), later(1), POLICY).after.terminate_after == later(1)
 
 
 @pytest.mark.parametrize("kind", [CloudErrorKind.CREDENTIAL, CloudErrorKind.NOT_SENT])
@@ -267,8 +274,8 @@ def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
     kind: CloudErrorKind,
 ) -> None:
     after = decide(termination(State.SENDING), call_failed(error(kind)), NOW, POLICY).after
-    assert after.call_at is None
-    assert after.look_at == later(1)
+    assert after.terminate_after is None
+    assert after.next_poll_at == later(1)
     assert after.problem is not None
     assert after.problem.advice == "do this"
 
@@ -279,11 +286,11 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
 ) -> None:
     before = termination(
         state,
-        call_at=later(-5),
-        look=PollKind.JOB,
-        look_at=later(50),
+        terminate_after=later(-5),
+        poll_kind=PollKind.SINGLE,
+        next_poll_at=later(50),
         failures=2,
-        first_in_line=True,
+        priority=True,
     )
     sent = decide(before, CallStarted(), NOW, POLICY).after
     refused = CallFailed(error(CloudErrorKind.THROTTLED), before)
@@ -295,12 +302,14 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
     )
 
 
-@pytest.mark.parametrize("look", PollKind)
+@pytest.mark.parametrize("poll_kind", PollKind)
 @pytest.mark.parametrize("state", LIVE_STATES)
 def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(
-    state: State, look: PollKind
+    state: State, poll_kind: PollKind
 ) -> None:
-    before = termination(state, look=look, look_at=later(-2), failures=2, settle_until=later(9))
+    before = termination(
+        state, poll_kind=poll_kind, next_poll_at=later(-2), failures=2, settle_until=later(9)
+    )
     refused = ReadFailed(error(CloudErrorKind.THROTTLED))
     decision = decide(before, refused, later(1), POLICY)
     assert (decision.after, decision.event) == (before, None)
@@ -313,10 +322,10 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
     for seen in (call_failed(error(kind)), CallInterrupted()):
         decision = decide(termination(State.SENDING), seen, NOW, POLICY)
         after = decision.after
-        assert (after.state, after.in_doubt, after.look, after.look_at) == (
+        assert (after.state, after.in_doubt, after.poll_kind, after.next_poll_at) == (
             State.SENDING,
             True,
-            PollKind.JOB,
+            PollKind.SINGLE,
             NOW,
         )
 
@@ -332,10 +341,10 @@ def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() ->
     assert decide(again, other, later(4), POLICY).event is None
     twice = decide(again, conflict, later(4), POLICY)
     assert (twice.event, twice.after.evidence) == (Event.CALL_CONFLICTED, 0)
-    assert (twice.after.acknowledged_at, twice.after.look_at) == (later(4), later(4))
+    assert (twice.after.acknowledged_at, twice.after.next_poll_at) == (later(4), later(4))
     fewer = InstanceCounters(running=1, failed=9)
     still = decide(twice.after, read(RUNNING, fewer, at=later(5)), later(5), POLICY)
-    assert (still.event, still.after.call_at, still.after.evidence) == (None, None, 0)
+    assert (still.event, still.after.terminate_after, still.after.evidence) == (None, None, 0)
 
 
 def test_a_job_counted_while_it_is_submitted_begins_no_new_run() -> None:
@@ -352,20 +361,20 @@ def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
             NOW,
             POLICY,
         ).after
-        assert after.call_at is not None
-        waits.append((after.call_at - NOW).total_seconds())
+        assert after.terminate_after is not None
+        waits.append((after.terminate_after - NOW).total_seconds())
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
-    waiting = termination(call_at=later(30), failures=5)
-    assert decide(waiting, swept(RUNNING), later(1), POLICY).after.call_at == later(30)
+    waiting = termination(terminate_after=later(30), failures=5)
+    assert decide(waiting, swept(RUNNING), later(1), POLICY).after.terminate_after == later(30)
 
 
 def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
     decision = decide(termination(), JobsRefused(), NOW, POLICY)
     assert decision.event is None
-    assert (decision.after.look, decision.after.look_at) == (PollKind.JOB, NOW)
+    assert (decision.after.poll_kind, decision.after.next_poll_at) == (PollKind.SINGLE, NOW)
 
 
 def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
@@ -374,7 +383,7 @@ def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
     throttled = decide(sent, call_failed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
     again = decide(throttled, swept(RUNNING), later(1), POLICY).after
     accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
-    assert [t.first_in_line for t in (first, again, accepted)] == [True, True, False]
+    assert [t.priority for t in (first, again, accepted)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("known", "highest"), [(machines(), 5), ({}, 3)])
@@ -395,25 +404,25 @@ def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> No
 def test_the_state_alone_does_not_settle() -> None:
     """An instance can run again while the job still reads FAILED."""
     decision = decide(settling(), swept(FAILED, at=later(31), end_time="E1"), later(31), POLICY)
-    assert (decision.event, decision.after.look, decision.after.look_at) == (
+    assert (decision.event, decision.after.poll_kind, decision.after.next_poll_at) == (
         None,
-        PollKind.JOB,
+        PollKind.SINGLE,
         later(31),
     )
 
 
 def test_a_revived_job_is_called_again() -> None:
     revived = decide(settling(), swept(RUNNING), NOW, POLICY).after
-    assert revived.call_at == NOW
+    assert revived.terminate_after == NOW
     assert revived.evidence == 1
     draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
-    assert decide(draining, swept(RUNNING), NOW, POLICY).after.call_at == NOW
+    assert decide(draining, swept(RUNNING), NOW, POLICY).after.terminate_after == NOW
 
 
 def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
     acted = decide(in_doubt(), read(FAILED), later(1), POLICY).after
     assert (acted.evidence, acted.acknowledged_at) == (2, later(1))
-    assert decide(acted, read(RUNNING, LIVE), later(2), POLICY).after.call_at == later(2)
+    assert decide(acted, read(RUNNING, LIVE), later(2), POLICY).after.terminate_after == later(2)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +461,7 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(299), read(RUNNING, LIVE), False),
         (drained_for(600), read(RUNNING, LIVE), True),
         (drained_for(300), read(SUBMITTED, LIVE), False),
-        (drained_for(300, call_at=later(-9)), read(SUBMITTED, LIVE), False),
+        (drained_for(300, terminate_after=later(-9)), read(SUBMITTED, LIVE), False),
         (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE), True),
         (drained_for(0, job_state=SUBMITTED), swept(RUNNING), True),
         (
@@ -461,8 +470,8 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
             False,
         ),
         (drained_for(0, job_state=FAILED, evidence=2), swept(SUBMITTED), False),
-        (drained_for(600, called_at=later(-300)), read(RUNNING, LIVE), True),
-        (drained_for(600, called_at=later(-299)), read(RUNNING, LIVE), False),
+        (drained_for(600, first_sent_at=later(-300)), read(RUNNING, LIVE), True),
+        (drained_for(600, first_sent_at=later(-299)), read(RUNNING, LIVE), False),
         (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
         (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
         (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),
@@ -471,13 +480,13 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(300), replace(read(RUNNING, LIVE), next_action=None), False),
         (drained_for(300), swept(RUNNING), False),
         (
-            drained_for(300, call_at=later(-9)),
+            drained_for(300, terminate_after=later(-9)),
             read(RUNNING, LIVE, next_action="TERMINATING"),
             False,
         ),
         (drained_for(300), read(RUNNING, LIVE, next_action="WHATEVER"), True),
         (drained_for(300), read(RUNNING, InstanceCounters()), True),
-        (drained_for(300, call_at=later(-9)), swept(FAILED), False),
+        (drained_for(300, terminate_after=later(-9)), swept(FAILED), False),
     ],
 )
 def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_and_longer(
@@ -489,14 +498,14 @@ def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_an
     """
     decision = decide(before, seen, NOW, POLICY)
     assert decision.event is None
-    assert (decision.after.call_at is not None) is again
+    assert (decision.after.terminate_after is not None) is again
 
 
 def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:
     revived = decide(settling(), swept(SUBMITTED), NOW, POLICY)
-    assert (revived.event, revived.after.call_at) == (Event.SEEN_LIVE_AGAIN, None)
+    assert (revived.event, revived.after.terminate_after) == (Event.SEEN_LIVE_AGAIN, None)
     left = decide(revived.after, swept(RUNNING), later(2), POLICY)
-    assert left.after.call_at == later(2)
+    assert left.after.terminate_after == later(2)
 
 
 def test_counters_that_come_and_go_end_at_the_deadline() -> None:
@@ -510,9 +519,9 @@ def test_counters_that_come_and_go_end_at_the_deadline() -> None:
 
 
 def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
-    waiting = drained_for(300, call_at=later(-9))
-    assert decide(waiting, read(RUNNING, LIVE), NOW, POLICY).after.call_at == later(-9)
-    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.call_at == later(-9)
+    waiting = drained_for(300, terminate_after=later(-9))
+    assert decide(waiting, read(RUNNING, LIVE), NOW, POLICY).after.terminate_after == later(-9)
+    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.terminate_after == later(-9)
 
 
 def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_is_over() -> None:
@@ -523,17 +532,17 @@ def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_
         instances_observed_at=later(-4),
     )
     after = decide(before, read(FAILED, LIVE), NOW, POLICY).after
-    assert (after.look, after.look_at) == (PollKind.JOB, later(4))
+    assert (after.poll_kind, after.next_poll_at) == (PollKind.SINGLE, later(4))
 
 
 def test_no_look_is_planned_past_the_deadline() -> None:
     held = termination(State.HELD, give_up_at=later(1))
     after = decide(held, swept(SUBMITTED), NOW, POLICY).after
-    assert (after.look, after.look_at) == (PollKind.JOB, later(1))
+    assert (after.poll_kind, after.next_poll_at) == (PollKind.SINGLE, later(1))
 
 
 def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
-    sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
+    sent = decide(termination(terminate_after=NOW), CallStarted(), later(100), POLICY).after
     for answer in (
         CallAccepted("r"),
         call_failed(error(CloudErrorKind.OUTCOME_UNKNOWN)),
@@ -549,10 +558,10 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
 
 
 def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
-    sent = decide(termination(call_at=NOW), CallStarted(), later(100), POLICY).after
+    sent = decide(termination(terminate_after=NOW), CallStarted(), later(100), POLICY).after
     for kind in (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED):
         failed = decide(sent, call_failed(error(kind)), later(101), POLICY).after
-        assert (failed.give_up_at, failed.called_at) == (None, None)
+        assert (failed.give_up_at, failed.first_sent_at) == (None, None)
         again = decide(failed, CallStarted(), later(9000), POLICY).after
         accepted = decide(again, CallAccepted("r"), later(9001), POLICY).after
         assert accepted.give_up_at == later(9000 + 3600)
@@ -596,17 +605,19 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
 ) -> None:
     after = decide(overdue(state), swept(job_state), later(9), POLICY).after
     assert not after.state.final
-    assert after.look is PollKind.JOB
-    assert after.look_at is not None
-    assert after.look_at <= later(9)
+    assert after.poll_kind is PollKind.SINGLE
+    assert after.next_poll_at is not None
+    assert after.next_poll_at <= later(9)
 
 
 @pytest.mark.parametrize(
     "before",
     [
-        termination(look=PollKind.JOB, **CHECKED),
-        termination(State.SENDING, in_doubt=True, look=PollKind.JOB, give_up_at=later(3600)),
-        termination(State.DRAINING, look=PollKind.JOB, give_up_at=later(3600), failures=0),
+        termination(poll_kind=PollKind.SINGLE, **CHECKED),
+        termination(
+            State.SENDING, in_doubt=True, poll_kind=PollKind.SINGLE, give_up_at=later(3600)
+        ),
+        termination(State.DRAINING, poll_kind=PollKind.SINGLE, give_up_at=later(3600), failures=0),
     ],
     ids=lambda t: t.state,
 )
@@ -617,7 +628,7 @@ def test_an_answer_without_counters_is_no_reason_to_ask_again_at_once(before: Te
         known = decide(known, read(FAILED, None), at, POLICY).after
         assert known.problem is not None
         looks.append(at)
-        at = known.look_at or at
+        at = known.next_poll_at or at
         assert len(looks) < 100
     assert [(b - a).total_seconds() for a, b in pairwise(looks[:8])] == [1, 2, 4, 8, 16, 32, 60]
     assert (known.state, looks[-1]) == (State.UNVERIFIED, later(3600))
@@ -632,16 +643,16 @@ def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_to
     )
     by_task = replace(read(None, LIVE), next_action=None)
     fewer = replace(by_task, instances=InstanceCounters(running=3, failed=7))
-    assert decide(before, by_task, NOW, POLICY).after.look is PollKind.SWEEP
-    assert decide(before, fewer, NOW, POLICY).after.look is PollKind.JOB
-    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.look is PollKind.JOB
+    assert decide(before, by_task, NOW, POLICY).after.poll_kind is PollKind.BATCH
+    assert decide(before, fewer, NOW, POLICY).after.poll_kind is PollKind.SINGLE
+    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.poll_kind is PollKind.SINGLE
 
 
 def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:
     draining = termination(State.DRAINING, evidence=1, give_up_at=NOW)
     swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
     assert swept_late.event is None
-    assert swept_late.after.look is PollKind.JOB
+    assert swept_late.after.poll_kind is PollKind.SINGLE
     assert decide(swept_late.after, read(JobState.FAILED, DOWN), later(10), POLICY).event is (
         Event.SEEN_DOWN
     )

@@ -20,8 +20,13 @@ from orchestrator.services.explanation import ExplanationContext, explain
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
-STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, moved_at=later(10))
-IN_ROUND_1 = replace(STUCK, rung=EscalationLevel.INSTANCES, rung_at=later(70), rung_round=1)
+STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, last_progress_at=later(10))
+IN_ROUND_1 = replace(
+    STUCK,
+    escalation_level=EscalationLevel.INSTANCES,
+    escalation_started_at=later(70),
+    escalation_round=1,
+)
 UNREADABLE = Capture(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
 AROUND = ExplanationContext(
     now=later(400), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
@@ -29,7 +34,7 @@ AROUND = ExplanationContext(
 
 
 @pytest.mark.parametrize(
-    ("before", "at_s", "rung"),
+    ("before", "at_s", "escalation_level"),
     [
         (STUCK, 69.9, None),
         (STUCK, 70, EscalationLevel.INSTANCES),
@@ -42,7 +47,7 @@ AROUND = ExplanationContext(
         (
             replace(STUCK, instances=InstanceCounters(running=5, failed=5)),
             70,
-            EscalationLevel.PERSON,
+            EscalationLevel.MANUAL,
         ),
         (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 609.9, None),
         (
@@ -52,41 +57,59 @@ AROUND = ExplanationContext(
         ),
         (replace(STUCK, instances=InstanceCounters(failed=5)), 70, None),
         (IN_ROUND_1, 9999, None),
-        (replace(IN_ROUND_1, rung_done_at=later(60)), 9999, None),
-        (replace(IN_ROUND_1, rung_done_at=later(80)), 139.9, None),
-        (replace(IN_ROUND_1, rung_done_at=later(80)), 140, EscalationLevel.INSTANCES),
-        (replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2), 140, EscalationLevel.PERSON),
-        (replace(STUCK, rung=EscalationLevel.PERSON, rung_at=later(70), rung_round=2), 9999, None),
+        (replace(IN_ROUND_1, escalation_finished_at=later(60)), 9999, None),
+        (replace(IN_ROUND_1, escalation_finished_at=later(80)), 139.9, None),
+        (replace(IN_ROUND_1, escalation_finished_at=later(80)), 140, EscalationLevel.INSTANCES),
         (
-            replace(STUCK, rung=EscalationLevel.PERSON, rung_at=later(70)),
+            replace(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2),
+            140,
+            EscalationLevel.MANUAL,
+        ),
+        (
+            replace(
+                STUCK,
+                escalation_level=EscalationLevel.MANUAL,
+                escalation_started_at=later(70),
+                escalation_round=2,
+            ),
+            9999,
+            None,
+        ),
+        (
+            replace(
+                STUCK, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70)
+            ),
             9999,
             EscalationLevel.INSTANCES,
         ),
     ],
 )
 def test_a_rung_follows_when_nothing_moved_for_long(
-    before: Any, at_s: float, rung: EscalationLevel
+    before: Any, at_s: float, escalation_level: EscalationLevel
 ) -> None:
-    assert next_rung(before, later(at_s), ESCALATION) is rung
+    assert next_rung(before, later(at_s), ESCALATION) is escalation_level
 
 
 @pytest.mark.parametrize(
-    ("changes", "rung"),
+    ("changes", "escalation_level"),
     [
         ({}, EscalationLevel.MACHINES),
-        ({"rung_round": 1}, EscalationLevel.INSTANCES),
-        ({"instances": InstanceCounters(running=5, failed=5)}, EscalationLevel.PERSON),
-        ({"rung": EscalationLevel.MACHINES, "rung_at": later(140)}, None),
-        ({"rung": EscalationLevel.MACHINES, "rung_done_at": later(140)}, EscalationLevel.PERSON),
-        ({"rung": EscalationLevel.PERSON}, None),
+        ({"escalation_round": 1}, EscalationLevel.INSTANCES),
+        ({"instances": InstanceCounters(running=5, failed=5)}, EscalationLevel.MANUAL),
+        ({"escalation_level": EscalationLevel.MACHINES, "escalation_started_at": later(140)}, None),
+        (
+            {"escalation_level": EscalationLevel.MACHINES, "escalation_finished_at": later(140)},
+            EscalationLevel.MANUAL,
+        ),
+        ({"escalation_level": EscalationLevel.MANUAL}, None),
     ],
 )
 def test_machines_come_last_and_once_where_they_may_be_ended(
-    changes: dict[str, Any], rung: EscalationLevel
+    changes: dict[str, Any], escalation_level: EscalationLevel
 ) -> None:
-    done = replace(IN_ROUND_1, rung_done_at=later(80), rung_round=2)
+    done = replace(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2)
     allowed = replace(ESCALATION, machines=True)
-    assert next_rung(replace(done, **changes), later(200), allowed) is rung
+    assert next_rung(replace(done, **changes), later(200), allowed) is escalation_level
     assert (
         next_rung(replace(done, **changes), later(200), ESCALATION) is not EscalationLevel.MACHINES
     )
@@ -95,11 +118,11 @@ def test_machines_come_last_and_once_where_they_may_be_ended(
 def test_a_count_that_moves_puts_it_off() -> None:
     fewer = InstanceCounters(running=3, failed=7)
     after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
-    assert after.moved_at == later(69)
+    assert after.last_progress_at == later(69)
     still = decide(after, read(JobState.FAILED, fewer, at=later(131)), later(131), POLICY)
-    assert (still.event, still.after.moved_at) == (None, later(69))
+    assert (still.event, still.after.last_progress_at) == (None, later(69))
     stuck = decide(after, read(JobState.FAILED, fewer, at=later(132)), later(132), POLICY)
-    assert (stuck.event, stuck.after.rung, stuck.after.rung_at) == (
+    assert (stuck.event, stuck.after.escalation_level, stuck.after.escalation_started_at) == (
         Event.ESCALATED,
         EscalationLevel.INSTANCES,
         later(132),
@@ -110,23 +133,23 @@ def test_a_count_that_moves_puts_it_off() -> None:
 def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
     untouched = replace(STUCK, give_up_at=later(3600))
     again = decide(untouched, read(JobState.RUNNING, LIVE, at=later(80)), later(80), POLICY)
-    assert (again.event, again.after.call_at) == (None, later(80))
+    assert (again.event, again.after.terminate_after) == (None, later(80))
     called_twice = replace(untouched, acknowledged_at=later(80))
     seen = read(JobState.RUNNING, LIVE, at=later(140))
     assert decide(called_twice, seen, later(140), POLICY).event is Event.ESCALATED
 
 
 def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> None:
-    sent = replace(STUCK, state=State.SENDING, called_at=later(80), give_up_at=later(3600))
+    sent = replace(STUCK, state=State.SENDING, first_sent_at=later(80), give_up_at=later(3600))
     in_use = CloudError(kind=CloudErrorKind.STATE_CONFLICT, code="ResourceInUse.Job", message="")
     refused = decide(sent, call_failed(in_use), later(81), POLICY).after
-    assert (refused.state, refused.look, refused.look_at) == (
+    assert (refused.state, refused.poll_kind, refused.next_poll_at) == (
         State.DRAINING,
-        PollKind.JOB,
+        PollKind.SINGLE,
         later(81),
     )
     early = decide(refused, read(JobState.RUNNING, LIVE, at=later(139)), later(139), POLICY)
-    assert (early.event, early.after.call_at) == (None, None)
+    assert (early.event, early.after.terminate_after) == (None, None)
     late = decide(early.after, read(JobState.RUNNING, LIVE, at=later(140)), later(140), POLICY)
     assert late.event is Event.ESCALATED
 
@@ -134,15 +157,15 @@ def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> N
 def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
     left = replace(
         IN_ROUND_1,
-        rung=EscalationLevel.PERSON,
+        escalation_level=EscalationLevel.MANUAL,
         instances_observed_at=later(9),
-        called_at=later(2600),
+        first_sent_at=later(2600),
         give_up_at=later(9999),
     )
     more = InstanceCounters(running=9, failed=1)
     seen = read(JobState.RUNNING, more, at=later(2601))
     again = decide(left, seen, later(2601), POLICY).after
-    assert (again.call_at, again.run, again.rung, again.rung_round) == (
+    assert (again.terminate_after, again.run, again.escalation_level, again.escalation_round) == (
         later(2601),
         left.run + 1,
         EscalationLevel.NONE,
@@ -151,23 +174,27 @@ def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
     pending = replace(seen, next_action="TERMINATING")
     for before, its in ((left, pending), (replace(left, instances_observed_at=later(-1)), seen)):
         after = decide(before, its, later(2601), POLICY).after
-        assert (after.call_at, after.run) == (None, left.run)
+        assert (after.terminate_after, after.run) == (None, left.run)
 
 
 @pytest.mark.parametrize(
-    ("live", "rung", "rounds"),
-    [(4, EscalationLevel.PERSON, 2), (3, EscalationLevel.PERSON, 2), (5, EscalationLevel.NONE, 0)],
+    ("live", "escalation_level", "rounds"),
+    [(4, EscalationLevel.MANUAL, 2), (3, EscalationLevel.MANUAL, 2), (5, EscalationLevel.NONE, 0)],
 )
 def test_calling_a_job_again_begins_no_new_rounds_for_those_that_were_escalated(
-    live: int, rung: EscalationLevel, rounds: int
+    live: int, escalation_level: EscalationLevel, rounds: int
 ) -> None:
     left = replace(
-        STUCK, rung=EscalationLevel.PERSON, rung_at=later(200), rung_round=2, give_up_at=later(3600)
+        STUCK,
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(200),
+        escalation_round=2,
+        give_up_at=later(3600),
     )
     counted = InstanceCounters(running=live, failed=10 - live)
     again = decide(left, read(JobState.RUNNING, counted, at=later(900)), later(900), POLICY).after
-    assert again.call_at == later(900)
-    assert (again.rung, again.rung_round) == (rung, rounds)
+    assert again.terminate_after == later(900)
+    assert (again.escalation_level, again.escalation_round) == (escalation_level, rounds)
 
 
 def test_a_pending_termination_is_not_made_again_but_escalated() -> None:
@@ -184,7 +211,12 @@ def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
         IN_ROUND_1, state=State.SETTLING, job_state=JobState.FAILED, settle_until=later(200)
     )
     after = decide(settling, swept(JobState.RUNNING, at=later(150)), later(150), POLICY).after
-    assert (after.state, after.rung, after.rung_at, after.rung_round) == (
+    assert (
+        after.state,
+        after.escalation_level,
+        after.escalation_started_at,
+        after.escalation_round,
+    ) == (
         State.DRAINING,
         EscalationLevel.NONE,
         None,
@@ -193,12 +225,17 @@ def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
 
 
 def test_a_person_is_told_the_commands() -> None:
-    left = replace(STUCK, rung=EscalationLevel.PERSON, rung_at=later(300), rung_round=2)
+    left = replace(
+        STUCK,
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(300),
+        escalation_round=2,
+    )
     told = explain(left, AROUND)
     assert "it takes a person" in told.waiting_for
     assert "after 2 rounds of TerminateTaskInstance" in told.waiting_for
     assert "tccli batch TerminateTaskInstance" in str(told.next_action)
-    given_up = replace(left, state=State.UNVERIFIED, finished_at=later(3600), look_at=None)
+    given_up = replace(left, state=State.UNVERIFIED, finished_at=later(3600), next_poll_at=None)
     told = explain(given_up, AROUND)
     assert "4 of 10 instances live" in told.waiting_for
     assert "--JobId job-1" in str(told.next_action)
@@ -207,8 +244,8 @@ def test_a_person_is_told_the_commands() -> None:
 
 def test_nothing_more_is_called_where_that_was_asked_for() -> None:
     asked = replace(STUCK, escalate=False)
-    assert next_rung(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.PERSON
-    left = replace(asked, rung=EscalationLevel.PERSON, rung_at=later(70))
+    assert next_rung(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
+    left = replace(asked, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70))
     assert next_rung(left, later(9999), ESCALATION) is None
     told = explain(left, AROUND)
     assert "no more than TerminateJob was to be called" in told.waiting_for
@@ -216,7 +253,9 @@ def test_nothing_more_is_called_where_that_was_asked_for() -> None:
 
 
 def test_that_machines_are_ended_is_told() -> None:
-    told = explain(replace(IN_ROUND_1, rung=EscalationLevel.MACHINES, read_at=later(70)), AROUND)
+    told = explain(
+        replace(IN_ROUND_1, escalation_level=EscalationLevel.MACHINES, read_at=later(70)), AROUND
+    )
     assert "TerminateInstances of its machine is called for each" in told.waiting_for
     assert told.next_action is not None
     assert "tccli" not in told.next_action
@@ -226,7 +265,10 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
     late = replace(STUCK, give_up_at=later(900))
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
     decision = decide(late, seen, later(900), POLICY)
-    assert (decision.event, decision.after.rung) == (Event.GAVE_UP, EscalationLevel.NONE)
+    assert (decision.event, decision.after.escalation_level) == (
+        Event.GAVE_UP,
+        EscalationLevel.NONE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,17 +281,20 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
             "is to be called for each, once they are read, which fails: Some.Code: why",
         ),
         ({"read_at": later(70)}, "is called for each"),
-        ({"read_at": later(70), "rung_done_at": later(75)}, "was called (`attempts` has "),
         (
-            {"reading": UNREADABLE, "rung_done_at": later(75)},
+            {"read_at": later(70), "escalation_finished_at": later(75)},
+            "was called (`attempts` has ",
+        ),
+        (
+            {"reading": UNREADABLE, "escalation_finished_at": later(75)},
             "was called for none, for they could not be read: Some.Code: why",
         ),
         (
-            {"reading": UNREADABLE, "state": State.UNVERIFIED, "look_at": None},
+            {"reading": UNREADABLE, "state": State.UNVERIFIED, "next_poll_at": None},
             "was to be called for each, which its end cut short after reading them had failed: ",
         ),
         (
-            {"state": State.UNVERIFIED, "finished_at": later(80), "look_at": None},
+            {"state": State.UNVERIFIED, "finished_at": later(80), "next_poll_at": None},
             "was to be called for each, which its end cut short",
         ),
     ],
@@ -262,6 +307,10 @@ def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
 
 def test_a_person_is_told_that_instances_cannot_be_read() -> None:
     left = replace(
-        STUCK, rung=EscalationLevel.PERSON, rung_at=later(300), rung_round=3, reading=UNREADABLE
+        STUCK,
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(300),
+        escalation_round=3,
+        reading=UNREADABLE,
     )
     assert "; they cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for

@@ -120,7 +120,7 @@ def test_it_ends_when_the_job_is_down() -> None:
 
 def test_it_ends_when_the_job_is_not_called_after_all() -> None:
     """As SUBMITTED, or since the call had no effect."""
-    sending = after(replace(looks(draining(), (5, 50)), call_at=NOW), (6, CallStarted()))
+    sending = after(replace(looks(draining(), (5, 50)), terminate_after=NOW), (6, CallStarted()))
     assert sending.history is not None
     for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT):
         found = after(sending, (7, call_failed(error(kind))))
@@ -131,7 +131,7 @@ def test_one_that_runs_on_has_not_moved_since_before_it_is_called_again() -> Non
     """Its call may have been lost: nothing says that it was revived."""
     before = looks(draining(), (5, 50))
     runs_on = after(before, (70, counted(50, 50, at_s=70, next_action="")))
-    assert runs_on.call_at == later(70)
+    assert runs_on.terminate_after == later(70)
     again = after(runs_on, (71, CallStarted()), (72, CallAccepted("r")))
     assert again.acknowledged_at == later(72)
     assert lives(looks(again, (80, 50))) == [(0, 100), (5, 50)]
@@ -144,7 +144,7 @@ def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
     finished = after(looks(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
     assert finished.evidence == 2
     revived = looks(finished, (20, 100))
-    assert (revived.call_at, revived.history, revived.forecast) == (later(20), None, None)
+    assert (revived.terminate_after, revived.history, revived.forecast) == (later(20), None, None)
     untouched = after(revived, (25, counted(100, at_s=25, next_action="")))
     assert untouched.history is None
     called = after(untouched, (30, CallStarted()), (31, CallAccepted("r")))
@@ -174,7 +174,7 @@ def test_what_is_told_of_a_drain_has_not_passed() -> None:
 
 
 def test_of_one_that_may_be_called_its_turn_and_the_drain_are_told() -> None:
-    queued = termination(call_at=NOW)
+    queued = termination(terminate_after=NOW)
     found = current(queued, later(100), TENS, NOW)
     assert found is not None
     assert found.p50_at is not None
@@ -210,7 +210,12 @@ def test_a_history_is_small() -> None:
 
 def test_what_is_left_to_a_person_has_no_end() -> None:
     moving = looks(draining(), (10.0, 90), (20.0, 30))
-    left = replace(moving, rung=EscalationLevel.PERSON, rung_at=later(50), rung_round=3)
+    left = replace(
+        moving,
+        escalation_level=EscalationLevel.MANUAL,
+        escalation_started_at=later(50),
+        escalation_round=3,
+    )
     still = after(left, (51.0, counted(30, 70, at_s=51.0))).forecast
     assert still is not None
     assert (still.p50_at, still.rate_per_s, still.stalled_since) == (None, 0.0, later(20))

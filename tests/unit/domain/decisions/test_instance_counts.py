@@ -63,7 +63,7 @@ def test_fewer_instances_than_are_known_prove_nothing(
     known: dict[str, Any], state: JobState
 ) -> None:
     few = replace(read(state, THREE, at=later(1)), tasks=())
-    before = draining(look=PollKind.JOB, **known)
+    before = draining(poll_kind=PollKind.SINGLE, **known)
     after = decide(before, few, later(1), POLICY).after
     assert after.state is State.DRAINING
     assert after.problem is not None
@@ -74,24 +74,28 @@ def test_fewer_instances_than_are_known_prove_nothing(
 
 def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
     first = decide(termination(), swept(FAILED), NOW, POLICY)
-    assert (first.event, first.after.look, first.after.look_at) == (None, PollKind.SUBMISSION, NOW)
+    assert (first.event, first.after.poll_kind, first.after.next_poll_at) == (
+        None,
+        PollKind.SUBMIT_INFO,
+        NOW,
+    )
     submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
     known = decide(first.after, submitted, later(1), POLICY).after
-    assert (known.instances_submitted, known.look) == (10, PollKind.JOB)
+    assert (known.instances_submitted, known.poll_kind) == (10, PollKind.SINGLE)
     short = decide(known, read(FAILED, THREE), later(2), POLICY)
-    assert (short.event, short.after.call_at) == (None, later(2)), "it is called"
+    assert (short.event, short.after.terminate_after) == (None, later(2)), "it is called"
     whole = decide(known, read(FAILED, DOWN), later(2), POLICY)
     assert whole.event is Event.SEEN_DOWN
 
 
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
     """But not on one answer."""
-    known, at_s = replace(termination(), look=PollKind.SUBMISSION), 0.0
+    known, at_s = replace(termination(), poll_kind=PollKind.SUBMIT_INFO), 0.0
     forbidden = ReadFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
-    while known.look is PollKind.SUBMISSION:
+    while known.poll_kind is PollKind.SUBMIT_INFO:
         known = decide(known, forbidden, later(at_s), POLICY).after
-        assert known.look_at is not None
-        at_s = (known.look_at - NOW).total_seconds()
+        assert known.next_poll_at is not None
+        at_s = (known.next_poll_at - NOW).total_seconds()
     assert 60 <= at_s <= 125
     counted = decide(known, read(FAILED, DOWN), later(at_s), POLICY)
     assert counted.event is Event.SEEN_DOWN
@@ -112,7 +116,7 @@ def stopped(instances: InstanceCounters, **known: Any) -> Termination:
         settle_until=AT_ITS_END,
         job_state=FAILED,
         instances=instances,
-        look=PollKind.JOB,
+        poll_kind=PollKind.SINGLE,
         **known,
     )
 
@@ -124,16 +128,19 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
 ) -> None:
     seen = read(FAILED, counted, at=AT_ITS_END)
     asks = decide(stopped(counted, **known), seen, AT_ITS_END, COMPARES)
-    assert (asks.event, asks.after.look, asks.after.look_at) == (
+    assert (asks.event, asks.after.poll_kind, asks.after.next_poll_at) == (
         None,
-        PollKind.SUBMISSION,
+        PollKind.SUBMIT_INFO,
         AT_ITS_END,
     )
     submitted = JobSubmitted(observed_at=later(31), job_id="job-1", tasks=TEN)
     compared = decide(asks.after, submitted, later(31), COMPARES)
     assert compared.event is event
     if event is None:
-        assert (compared.after.look, compared.after.look_at) == (PollKind.JOB, later(31))
+        assert (compared.after.poll_kind, compared.after.next_poll_at) == (
+            PollKind.SINGLE,
+            later(31),
+        )
         denied = decide(compared.after, read(FAILED, THREE, at=later(32)), later(32), COMPARES)
         assert denied.event is Event.SEEN_LIVE_AGAIN
         assert denied.why is not None
@@ -166,13 +173,13 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
     asked = 0
     while decision.event is None:
         before = decision.after
-        if before.look is PollKind.SUBMISSION:
+        if before.poll_kind is PollKind.SUBMIT_INFO:
             asked += 1
             now += timedelta(seconds=1)
             decision = decide(before, failure, now, COMPARES)
         else:
-            assert before.look_at is not None
-            now = max(now, before.look_at)
+            assert before.next_poll_at is not None
+            now = max(now, before.next_poll_at)
             decision = decide(before, swept(FAILED, at=now), now, COMPARES)
     assert decision.event is Event.SETTLED
     if kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
@@ -196,9 +203,9 @@ def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
 def test_where_the_state_is_not_documented_the_counters_decide() -> None:
     before = draining(job_state=RUNNING)
     swept_ = decide(before, swept(CANCELLED), later(1), POLICY)
-    assert (swept_.event, swept_.after.look) == (None, PollKind.JOB)
+    assert (swept_.event, swept_.after.poll_kind) == (None, PollKind.SINGLE)
     live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
-    assert (live.event, live.after.look, live.after.evidence) == (None, PollKind.JOB, 0)
+    assert (live.event, live.after.poll_kind, live.after.evidence) == (None, PollKind.SINGLE, 0)
     down = decide(live.after, read(CANCELLED, DOWN), later(3), POLICY)
     assert (down.event, down.after.evidence) == (Event.SEEN_DOWN, 3)
     invariants.check(live.after, down, later(3))
@@ -207,8 +214,8 @@ def test_where_the_state_is_not_documented_the_counters_decide() -> None:
 
 
 def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -> None:
-    known = termination(look=PollKind.JOB, instances_submitted=10)
-    assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.call_at == NOW
+    known = termination(poll_kind=PollKind.SINGLE, instances_submitted=10)
+    assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.terminate_after == NOW
     assert decide(known, read(CANCELLED, DOWN), NOW, POLICY).event is Event.SEEN_DOWN
 
 
@@ -217,13 +224,13 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
         State.SETTLING, job_state=FAILED, instances=DOWN, settle_until=later(30), evidence=3
     )
     doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
-    assert (doubtful.event, doubtful.after.look, doubtful.after.look_at) == (
+    assert (doubtful.event, doubtful.after.poll_kind, doubtful.after.next_poll_at) == (
         None,
-        PollKind.JOB,
+        PollKind.SINGLE,
         later(5),
     )
     same = decide(doubtful.after, read(CANCELLED, DOWN, at=later(5)), later(5), POLICY).after
-    assert decide(same, swept(CANCELLED), later(10), POLICY).after.look is PollKind.SWEEP
+    assert decide(same, swept(CANCELLED), later(10), POLICY).after.poll_kind is PollKind.BATCH
 
 
 def settling(*, job_end_time: str) -> Termination:
@@ -239,7 +246,7 @@ def settling(*, job_end_time: str) -> Termination:
 
 def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
     doubtful = decide(settling(job_end_time="E1"), swept(FAILED), later(5), POLICY)
-    assert (doubtful.event, doubtful.after.look) == (None, PollKind.JOB)
+    assert (doubtful.event, doubtful.after.poll_kind) == (None, PollKind.SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +271,7 @@ def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
     down = decide(draining(settle_s=0.0), read(FAILED, DOWN, at=later(1)), later(1), POLICY)
     assert (down.event, down.after.settle_until) == (Event.SEEN_DOWN, later(1))
     swept_down = decide(down.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
-    assert (swept_down.event, swept_down.after.look) == (None, PollKind.JOB)
+    assert (swept_down.event, swept_down.after.poll_kind) == (None, PollKind.SINGLE)
     counted = read(FAILED, DOWN, at=later(2))
     assert decide(swept_down.after, counted, later(2), POLICY).event is Event.SETTLED
 
@@ -292,25 +299,25 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again()
     )
     one = InstanceCounters(running=1, failed=9)
     again = decide(settling, read(FAILED, one, at=later(30)), later(30), POLICY)
-    assert (again.event, again.after.call_at, again.after.run) == (
+    assert (again.event, again.after.terminate_after, again.after.run) == (
         Event.SEEN_LIVE_AGAIN,
         later(30),
         2,
     )
     still = decide(again.after, swept(FAILED), later(31), POLICY).after
-    assert still.call_at == later(30), "that it reads finished is nothing new"
+    assert still.terminate_after == later(30), "that it reads finished is nothing new"
 
 
 def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
-    known, at_s, reads = termination(look=PollKind.JOB, instances_submitted=0), 0.0, 0
+    known, at_s, reads = termination(poll_kind=PollKind.SINGLE, instances_submitted=0), 0.0, 0
     known = decide(known, read(FAILED, NONE), NOW, POLICY).after
-    assert known.call_at == NOW
+    assert known.terminate_after == NOW
     known = decide(known, CallStarted(), NOW, POLICY).after
     known = decide(known, CallAccepted("r"), NOW, POLICY).after
     while not known.state.final:
         reads += 1
-        assert known.look_at is not None
-        at_s = (known.look_at - NOW).total_seconds()
+        assert known.next_poll_at is not None
+        at_s = (known.next_poll_at - NOW).total_seconds()
         known = decide(known, read(FAILED, NONE, at=later(at_s)), later(at_s), POLICY).after
     assert (known.state, known.evidence) == (State.UNVERIFIED, 2)
     assert reads < 80
@@ -319,7 +326,7 @@ def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
 
 
 def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
-    before = termination(look=PollKind.JOB, instances_submitted=0)
+    before = termination(poll_kind=PollKind.SINGLE, instances_submitted=0)
     decision = decide(before, read(SUCCEED, NONE), NOW, POLICY)
     assert (decision.event, decision.after.evidence) == (Event.SEEN_DOWN, 2)
     assert decision.after.state is State.ALREADY_FINISHED

@@ -16,7 +16,7 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted
 from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, machines, read, termination
 
-CALLABLE = {"job_state": JobState.RUNNING, "call_at": NOW}
+CALLABLE = {"job_state": JobState.RUNNING, "terminate_after": NOW}
 PROVEN = {"job_state": JobState.FAILED, "instances": DOWN, "evidence": 3}
 
 
@@ -78,7 +78,7 @@ def test_what_counts_as_down_is_proven(
 
 @pytest.mark.parametrize("evidence", [4, 5])
 @pytest.mark.parametrize(
-    "lacks", [machines(gone=3), machines(listed=False), {"capture": None}, {"called_at": None}]
+    "lacks", [machines(gone=3), machines(listed=False), {"capture": None}, {"first_sent_at": None}]
 )
 def test_no_more_is_claimed_while_a_machine_may_be_left(
     evidence: int, lacks: dict[str, Any]
@@ -95,8 +95,8 @@ def test_no_more_is_claimed_while_a_machine_may_be_left(
         {"job_state": None},
         {"job_state": JobState.SUBMITTED},
         {"in_doubt": True},
-        {"call_at": None},
-        {"call_at": later(0.001)},
+        {"terminate_after": None},
+        {"terminate_after": later(0.001)},
     ],
     ids=repr,
 )
@@ -109,7 +109,7 @@ def test_a_call_follows_a_look_that_allowed_it(state: State, lacks: dict[str, An
 
 
 def test_a_job_in_a_state_that_is_not_known_here_may_be_called_once_it_is_counted() -> None:
-    before = termination(call_at=NOW, instances=LIVE)
+    before = termination(terminate_after=NOW, instances=LIVE)
     assert violated(before, {"state": State.SENDING}, Event.CALL_STARTED) is None
 
 

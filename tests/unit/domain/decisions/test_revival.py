@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 DOWN = termination(
     State.VERIFIED,
-    look_at=None,
+    next_poll_at=None,
     finished_at=NOW,
     job_state=JobState.FAILED,
     job_end_time="E1",
-    come_back_watch_s=3600.0,
-    come_back_watched_at=NOW,
+    revival_watch_s=3600.0,
+    revival_checked_at=NOW,
 )
 RUNS, ENDED, NEITHER = "runs", "ended", None
 
@@ -58,9 +58,9 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
 def test_what_describe_jobs_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, then: str
 ) -> None:
-    look = check_listed(DOWN, seen, later(at_s))
-    assert (look.ends, look.count) == (then == "ends", then == "is counted")
-    assert look.came_back == (None if came_back is None else seen)
+    poll_kind = check_listed(DOWN, seen, later(at_s))
+    assert (poll_kind.ends, poll_kind.count) == (then == "ends", then == "is counted")
+    assert poll_kind.came_back == (None if came_back is None else seen)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_what_describe_jobs_shows(
 def test_what_a_count_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
 ) -> None:
-    look = check_counted(DOWN, seen, later(at_s))
-    assert look.ends is ends
-    assert look.came_back == (None if came_back is None else seen)
+    poll_kind = check_counted(DOWN, seen, later(at_s))
+    assert poll_kind.ends is ends
+    assert poll_kind.came_back == (None if came_back is None else seen)
 
 
 @pytest.mark.parametrize(("at_s", "ends"), [(3599, False), (3600, True)])
@@ -119,13 +119,13 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
             "submit it again",
         ),
         (
-            {"job_state": JobState.SUBMITTED, "brought_down_again_by": "op_2"},
+            {"job_state": JobState.SUBMITTED, "reterminated_by": "op_2"},
             "it was seen running again at 2026-01-01T12:01:00Z, and op_2 brings it down again",
             "see GET /v1/operations/op_2",
         ),
         (
-            {"job_state": JobState.RUNNING, "capped": True},
-            "and was brought down again as often as engine.keep_down_max allows",
+            {"job_state": JobState.RUNNING, "limit_reached": True},
+            "and was brought down again as often as engine.reterminate_max allows",
             "see in the console who calls RetryJobs, then submit it again",
         ),
         (

@@ -39,7 +39,7 @@ def test_looks_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None
     history = seen((0, 10), (1, 10), (4, 7), (5, 7), (6, 6), (9, 6))
     assert kept(history) == [(0, 10), (4, 7), (6, 6)]
     assert history.seen_at == later(9).timestamp()
-    assert history.moved_at == later(6).timestamp()
+    assert history.last_progress_at == later(6).timestamp()
     assert history.pause_s == 4
 
 
@@ -83,7 +83,7 @@ def test_a_history_stays_small_and_in_order_and_survives_json(
     for (before, more), (after, fewer) in pairwise(history.samples):
         assert (before < after, more > fewer) == (True, True)
     assert history.seen_at == pytest.approx(later(at).timestamp())
-    assert history.pause_s <= history.moved_at - history.began_at
+    assert history.pause_s <= history.last_progress_at - history.began_at
     stored = json.loads(json.dumps(asdict(history)))
     stored["samples"] = tuple(tuple(sample) for sample in stored["samples"])
     assert DrainHistory(**stored) == history

@@ -122,7 +122,7 @@ HIDDEN = ErrorDetail(code="UnauthorizedOperation", message="no")
         (machines(), Event.SETTLED, 5),
         (machines(listed=False), Event.SETTLED, 3),
         (machines() | {"run": 2}, Event.SETTLED, 3),
-        (machines() | {"called_at": later(-1)}, Event.SETTLED, 3),
+        (machines() | {"first_sent_at": later(-1)}, Event.SETTLED, 3),
         (machines(gone=3, problem=HIDDEN), Event.SETTLED, 3),
         (machines(problem=HIDDEN, all_observed_at=later(20)), Event.SETTLED, 4),
         (machines(all_observed_at=later(29)), None, 4),
@@ -146,7 +146,7 @@ def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> N
 
 def test_what_waits_for_its_machines_is_looked_at_again_soon() -> None:
     waiting = still_down(settling(**machines(gone=3)), 40).after
-    assert waiting.look_at == later(40 + POLICY.poll.settling_s)
+    assert waiting.next_poll_at == later(40 + POLICY.poll.settling_s)
 
 
 def test_machines_that_stay_up_end_it_unverified_at_its_deadline() -> None:
@@ -185,10 +185,10 @@ def test_nodes_of_a_compute_environment_are_never_gone() -> None:
 
 def test_a_job_that_runs_again_has_other_machines() -> None:
     revived = decide(settling(**machines()), swept(JobState.RUNNING), later(5), POLICY).after
-    assert (revived.run, revived.called_at) == (2, None)
+    assert (revived.run, revived.first_sent_at) == (2, None)
 
 
 def test_a_job_that_ran_and_ended_again_unseen_has_too() -> None:
     again = swept(JobState.FAILED, at=later(5), end_time="E2")
     doubted = decide(settling(**machines()), again, later(5), POLICY).after
-    assert (doubted.state, doubted.run, doubted.called_at) == (State.DRAINING, 2, None)
+    assert (doubted.state, doubted.run, doubted.first_sent_at) == (State.DRAINING, 2, None)

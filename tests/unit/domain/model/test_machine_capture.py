@@ -60,7 +60,7 @@ def ended(**changes: Any) -> Capture:
 
 
 def called(capture: Capture | None, **changes: Any) -> Termination:
-    values: dict[str, Any] = {"run": 1, "called_at": later(1), "capture": capture}
+    values: dict[str, Any] = {"run": 1, "first_sent_at": later(1), "capture": capture}
     return termination(State.DRAINING, **(values | changes))
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_missing_where_all_were_read_before_the_call() -> None:
 
 def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
     assert capture_coverage.missed(termination(run=1, capture=ended())) is None
-    assert capture_coverage.missed(called(ended(), called_at=None, call_at=NOW)) is None
+    assert capture_coverage.missed(called(ended(), first_sent_at=None, terminate_after=NOW)) is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
         (called(ended(ended_at=None)), "not captured to the end"),
         (called(ended(counted_at=None)), "not captured to the end"),
         (called(ended(counted_at=later(2))), "counted only after"),
-        (called(ended(), called_at=None), "counted only after"),
+        (called(ended(), first_sent_at=None), "counted only after"),
         (called(ended(waiting=3)), "3 instances still waited"),
         (called(ended(captured=3)), "2 of 5 instances"),
     ],

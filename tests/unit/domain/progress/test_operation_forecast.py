@@ -29,7 +29,7 @@ def progress(**changes: Any) -> Progress:
         "ending": (),
         "unknown": 0,
         "stalled": 0,
-        "moved_at": None,
+        "last_progress_at": None,
         "down_lately": 0,
         "lately_s": 60.0,
     }
@@ -126,7 +126,7 @@ def test_what_drains_while_others_begin_later_may_end_last() -> None:
 
 
 def test_it_has_stalled_once_nothing_else_is_left() -> None:
-    stuck: dict[str, Any] = {"down": TENS, "stalled": 2, "moved_at": NOW}
+    stuck: dict[str, Any] = {"down": TENS, "stalled": 2, "last_progress_at": NOW}
     told = forecast(progress(**stuck), later(500))
     assert told == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
     for going in ({"to_call": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):

@@ -45,7 +45,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
     (record,) = written
     (attempt,) = record.attempts
     assert record.termination.state is State.SENDING
-    assert record.termination.called_at == NOON.replace(second=1)
+    assert record.termination.first_sent_at == NOON.replace(second=1)
     assert (attempt.number, attempt.action, attempt.target) == (1, "TerminateJob", JOB)
     assert (attempt.sent_at, attempt.answered_at, attempt.outcome) == (
         NOON.replace(second=1),
@@ -69,8 +69,8 @@ async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Databa
     assert attempt.answered_at == world.clock.now()
     after = record.termination
     assert (after.state, after.evidence, after.failures) == (State.DRAINING, 1, 0)
-    assert (after.look, after.look_at, after.call_at) == (
-        PollKind.SWEEP,
+    assert (after.poll_kind, after.next_poll_at, after.terminate_after) == (
+        PollKind.BATCH,
         world.clock.later(2),
         None,
     )
@@ -92,8 +92,8 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     await world.ready(JOB)
     await world.dispatch()
     after = await world.termination(JOB)
-    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, PollKind.JOB)
-    assert after.look_at == world.clock.now()
+    assert (after.state, after.in_doubt, after.poll_kind) == (State.SENDING, True, PollKind.SINGLE)
+    assert after.next_poll_at == world.clock.now()
     assert await world.outcomes(JOB) == [outcome]
     world.clock.advance(600)
     assert math.isinf(await world.dispatch())
@@ -122,9 +122,9 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     world = World(database)
     first, second, third = job_ids(3)
     await world.ready(first, second)
-    await world.ready(third, first_in_line=True)
-    await world.know(first, call_at=world.clock.later(-1))
-    await world.know(second, call_at=world.clock.later(-2))
+    await world.ready(third, priority=True)
+    await world.know(first, terminate_after=world.clock.later(-1))
+    await world.know(second, terminate_after=world.clock.later(-2))
     for _ in range(3):
         await world.dispatch()
         world.clock.advance(1)
@@ -133,7 +133,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
 
 async def test_no_job_is_called_before_its_time(database: Database) -> None:
     world = World(database)
-    await world.ready(JOB, call_at=world.clock.later(3))
+    await world.ready(JOB, terminate_after=world.clock.later(3))
     assert await world.dispatch() == 3.0
     world.clock.advance(2.999)
     assert await world.dispatch() == pytest.approx(0.001)
@@ -269,7 +269,7 @@ async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_a
     assert (attempt.outcome, attempt.answered_at) == (INTERRUPTED, world.clock.now())
     after = record.termination
     assert (after.state, after.in_doubt) == (State.SENDING, True)
-    assert (after.look, after.look_at) == (PollKind.JOB, world.clock.now())
+    assert (after.poll_kind, after.next_poll_at) == (PollKind.SINGLE, world.clock.now())
 
 
 async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -> None:
@@ -324,8 +324,8 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     world.clock.advance(10)
     assert math.isinf(await world.dispatch())
     after = await world.termination(JOB)
-    assert (after.state, after.in_doubt, after.look) == (State.SENDING, True, PollKind.JOB)
-    assert after.look_at == world.clock.now()
+    assert (after.state, after.in_doubt, after.poll_kind) == (State.SENDING, True, PollKind.SINGLE)
+    assert after.next_poll_at == world.clock.now()
     assert await world.outcomes(JOB) == [INTERRUPTED]
     assert world.called("TerminateJob") == [JOB]
 

@@ -26,7 +26,7 @@ TO_PROVE: dict[str, Any] = {
     "state": State.DRAINING,
     "evidence": 2,
     "job_state": JobState.FAILED,
-    "look": PollKind.JOB,
+    "poll_kind": PollKind.SINGLE,
 }
 
 
@@ -45,7 +45,7 @@ async def test_what_was_swept_with_it_is_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     world.cloud_runs(FAULTY, GOOD)
-    await world.submit(FAULTY, GOOD, look_at=world.clock.now())
+    await world.submit(FAULTY, GOOD, next_poll_at=world.clock.now())
     await world.execute(FAULT)
     assert await world.job_poller.step() == 0
     assert (await world.termination(GOOD)).job_state is JobState.RUNNING
@@ -81,8 +81,8 @@ async def test_it_is_read_by_itself_now_and_then_only(database: Database) -> Non
     one_a_second = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
     world = World(database, quotas=one_a_second)
     world.cloud_runs(FAULTY, GOOD, state="FAILED")
-    await world.submit(FAULTY, look_at=world.clock.later(-2), **TO_PROVE)
-    await world.submit(GOOD, look_at=world.clock.later(-1), **TO_PROVE)
+    await world.submit(FAULTY, next_poll_at=world.clock.later(-2), **TO_PROVE)
+    await world.submit(GOOD, next_poll_at=world.clock.later(-1), **TO_PROVE)
     await world.execute(FAULT)
     for _ in range(5):
         await world.probe()
@@ -113,16 +113,18 @@ async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Datab
     await world.submit(FAULTY, GOOD)
     for job_id in (FAULTY, GOOD):
         await world.execute(
-            f"UPDATE terminations SET call_at = '{now:%Y-%m-%d %H:%M:%S.%f}'"
+            f"UPDATE terminations SET terminate_after = '{now:%Y-%m-%d %H:%M:%S.%f}'"
             f" WHERE job_id = '{job_id}'"
         )
     before = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
     for step in (world.job_poller.step, world.dispatcher.step):
         with pytest.raises(StoreUnavailable):
             await step()
-    await world.execute("UPDATE terminations SET look = 'job'")
+    await world.execute("UPDATE terminations SET poll_kind = 'single'")
     await world.probe()
     assert await world.probe() == PAUSE_S
     assert len(world.called("DescribeJob")) == 2, "nothing is read in vain"
     after = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
-    assert [(t.look_at, t.call_at) for t in after] == [(t.look_at, t.call_at) for t in before]
+    assert [(t.next_poll_at, t.terminate_after) for t in after] == [
+        (t.next_poll_at, t.terminate_after) for t in before
+    ]

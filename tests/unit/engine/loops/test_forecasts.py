@@ -59,11 +59,11 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
     world.cloud_runs(JOB, instances=100, drain_s=100.0)
     await world.submit(JOB)
     await live(world, 10)
-    called_at = (await world.termination(JOB)).acknowledged_at
-    assert called_at is not None
+    first_sent_at = (await world.termination(JOB)).acknowledged_at
+    assert first_sent_at is not None
     for _ in range(3):
         await live(world, 20)
-        left_s = (called_at + timedelta(seconds=100) - world.clock.now()).total_seconds()
+        left_s = (first_sent_at + timedelta(seconds=100) - world.clock.now()).total_seconds()
         made = await foretold(world, JOB)
         p50_s, p90_s = in_s(world, made)
         assert p50_s == pytest.approx(left_s, rel=0.2)

@@ -31,7 +31,7 @@ SUBMIT_INFO, PAGE = "DescribeJobSubmitInfo", "DescribeTask"
 async def callable_jobs(world: World, *ids: str, **spec: Any) -> None:
     """Have jobs that run and that a sweep has shown to be callable."""
     world.cloud_runs(*ids, **spec)
-    await world.submit(*ids, look_at=world.clock.now())
+    await world.submit(*ids, next_poll_at=world.clock.now())
     await world.job_poller.step()
 
 
@@ -289,7 +289,7 @@ async def test_a_job_that_runs_again_is_captured_again_on_other_machines(
     await world.capture()
     await world.dispatch()
     world.clock.advance(3)
-    await world.know(JOB, run=2, state=State.DRAINING, called_at=None)
+    await world.know(JOB, run=2, state=State.DRAINING, first_sent_at=None)
     await world.capture()
     await world.capture()
     again = await world.termination(JOB)
@@ -308,7 +308,7 @@ async def test_it_is_captured_again_before_it_is_called_again(
     await world.dispatch()
     world.clock.advance(3)
     now = world.clock.now()
-    await world.know(JOB, run=2, state=State.DRAINING, called_at=None, call_at=now)
+    await world.know(JOB, run=2, state=State.DRAINING, first_sent_at=None, terminate_after=now)
     for _ in range(2):
         await world.dispatch()
         assert world.called("TerminateJob") == [JOB]

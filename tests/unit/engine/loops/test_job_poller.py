@@ -60,7 +60,7 @@ async def due_in(world: World, seconds: float, *ids: str, **known: Any) -> None:
     """Have jobs that are to be swept so long from now, one right after the other."""
     await world.submit(*ids)
     for number, job_id in enumerate(ids):
-        await world.know(job_id, look_at=world.clock.later(seconds + number / 1000), **known)
+        await world.know(job_id, next_poll_at=world.clock.later(seconds + number / 1000), **known)
 
 
 def sweeps(world: World) -> list[Call]:
@@ -89,7 +89,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
     for job_id in call.job_ids:
         seen = await world.termination(job_id)
         assert (seen.job_state, seen.observed_at) == (JobState.RUNNING, world.clock.now())
-        assert seen.call_at == world.clock.now()
+        assert seen.terminate_after == world.clock.now()
 
 
 async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
@@ -108,7 +108,7 @@ async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
 async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> None:
     world = World(database)
     assert math.isinf(await world.job_poller.step())
-    await due_in(world, 0, JOB, look=PollKind.JOB)
+    await due_in(world, 0, JOB, poll_kind=PollKind.SINGLE)
     assert math.isinf(await world.job_poller.step()), "the prober's"
     await world.submit("job-elsewhere", partition="other@cloud")
     assert math.isinf(await world.job_poller.step()), "another partition's"
@@ -120,8 +120,8 @@ async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Dat
     here, there = job_ids(4)[:2], job_ids(4)[2:]
     world.cloud_runs(*here)
     world.cloud_runs(*there, region=OTHER_REGION)
-    await world.submit(*here, look_at=world.clock.later(-1))
-    await world.submit(*there, region=OTHER_REGION, look_at=world.clock.later(-2))
+    await world.submit(*here, next_poll_at=world.clock.later(-1))
+    await world.submit(*there, region=OTHER_REGION, next_poll_at=world.clock.later(-2))
     await world.job_poller.step()
     await world.job_poller.step()
     assert [(call.region, set(call.job_ids)) for call in sweeps(world)] == [
@@ -203,7 +203,7 @@ async def test_a_full_call_waits_for_nobody(
     ids = job_ids(jobs)
     world.cloud_runs(*ids, state="FAILED")
     until = world.clock.later(30)
-    await world.submit(*ids, look_at=world.clock.now(), settle_until=until, **SETTLING)
+    await world.submit(*ids, next_poll_at=world.clock.now(), settle_until=until, **SETTLING)
     assert await world.job_poller.step() == wait_s
     assert sizes(world) == calls
 
@@ -235,7 +235,7 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     await due_in(world, 0, held)
     await world.job_poller.step()
     at = await world.termination(held)
-    assert (at.state, at.look_at) == (State.HELD, world.clock.later(POLL.held_s))
+    assert (at.state, at.next_poll_at) == (State.HELD, world.clock.later(POLL.held_s))
     world.clock.advance(3)
     world.woken()
     await world.job_poller.step()
@@ -253,8 +253,8 @@ async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> No
     await world.job_poller.step()
     at = await world.termination(unlisted)
     soon = world.clock.later(FIRST_RETRY_S)
-    assert (at.state, at.look, at.look_at) == (State.QUEUED, PollKind.SWEEP, soon)
-    assert (await world.termination(listed)).look_at != soon
+    assert (at.state, at.poll_kind, at.next_poll_at) == (State.QUEUED, PollKind.BATCH, soon)
+    assert (await world.termination(listed)).next_poll_at != soon
 
 
 async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_sweeps_only(
@@ -313,7 +313,7 @@ async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
         read_faults({"DescribeJobs": fault, "DescribeJob": fault}), now=world.simulator.now()
     )
     if before == "called":
-        await world.ready(JOB, look_at=world.clock.now())
+        await world.ready(JOB, next_poll_at=world.clock.now())
         await world.dispatch()
     else:
         world.cloud_runs(JOB, state="FAILED")
@@ -334,8 +334,8 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     database: Database,
 ) -> None:
     world = World(database)
-    await world.ready(JOB, look_at=None)
-    await world.know(JOB, look_at=world.clock.now())
+    await world.ready(JOB, next_poll_at=None)
+    await world.know(JOB, next_poll_at=world.clock.now())
     held = world.network.hold("DescribeJobs")
     sweeping = asyncio.ensure_future(world.job_poller.step())
     await world.network.arrival("DescribeJobs")
@@ -360,7 +360,7 @@ async def test_what_could_not_be_written_is_swept_again(database: Database) -> N
     await world.execute("DROP TRIGGER broken")
     assert await world.job_poller.step() == 0
     assert sizes(world) == [1, 1]
-    assert (await world.termination(JOB)).call_at == world.clock.now()
+    assert (await world.termination(JOB)).terminate_after == world.clock.now()
 
 
 # --- sweeps that fail ----------------------------------------------------------------------------
@@ -390,7 +390,7 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
     suspects = [spoiler, good[0]]
     for job_id in suspects:
         suspect = await world.termination(job_id)
-        assert (suspect.state, suspect.look) == (State.QUEUED, PollKind.JOB)
+        assert (suspect.state, suspect.poll_kind) == (State.QUEUED, PollKind.SINGLE)
     await world.probe()
     if "forbidden" in spec:
         assert (await world.termination(spoiler)).state is State.QUEUED, "it may be allowed later"
@@ -409,7 +409,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     await due_in(world, -1, *jobs)
     while await world.job_poller.step() == 0:
         assert len(sweeps(world)) < 20
-    suspects = [j for j in jobs if (await world.termination(j)).look is PollKind.JOB]
+    suspects = [j for j in jobs if (await world.termination(j)).poll_kind is PollKind.SINGLE]
     assert jobs[place] in suspects
     assert len(suspects) <= SUSPECTS_MAX
     swept = [job_id for call in sweeps(world) if call.code == "OK" for job_id in call.job_ids]
@@ -458,7 +458,7 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
     for job_id in good:
         assert (await world.termination(job_id)).job_state is JobState.RUNNING
     suspect = await world.termination(bad[0])
-    assert suspect.look_at == world.clock.later(SUSPECTED_S)
+    assert suspect.next_poll_at == world.clock.later(SUSPECTED_S)
 
 
 async def test_suspects_that_were_forgotten_are_swept_again(database: Database) -> None:
@@ -484,7 +484,9 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
     while await world.job_poller.step() == 0:
         assert len(sweeps(world)) < 40
     assert len(sweeps(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
-    assert [(await world.termination(job_id)).look for job_id in jobs] == [PollKind.JOB] * 60
+    assert [(await world.termination(job_id)).poll_kind for job_id in jobs] == [
+        PollKind.SINGLE
+    ] * 60
     forbidden, told = caplog.records
     assert forbidden.levelname == "ERROR"
     assert "DescribeJobs of main@cloud is not allowed" in forbidden.getMessage()
@@ -493,7 +495,7 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
 
 
 async def due_at(world: World) -> datetime | None:
-    return (await world.termination(JOB)).look_at
+    return (await world.termination(JOB)).next_poll_at
 
 
 async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
@@ -510,10 +512,10 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
         planned = await due_at(world)
         assert planned is not None
         assert planned <= world.clock.later(SUSPECTED_S)
-        assert (await world.termination(JOB)).look is PollKind.SWEEP
+        assert (await world.termination(JOB)).poll_kind is PollKind.BATCH
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert await world.job_poller.step() == 0
-    assert (await world.termination(JOB)).call_at == world.clock.now()
+    assert (await world.termination(JOB)).terminate_after == world.clock.now()
 
 
 async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> None:
@@ -528,7 +530,7 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
         if not waits:
             await due_in(world, 0, JOB)
         else:
-            await world.know(JOB, look_at=world.clock.now())
+            await world.know(JOB, next_poll_at=world.clock.now())
         waits.append(await world.job_poller.step())
         world.clock.advance(1)
     assert waits == [0.5, 1.0, 0.0, 0.5]
@@ -568,16 +570,16 @@ async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
     world.cloud_runs(other, region=OTHER_REGION)
     world.network.spoil("DescribeJobs", jobs[place], code)
     await due_in(world, -1, *jobs)
-    await world.submit(other, region=OTHER_REGION, look_at=world.clock.now())
+    await world.submit(other, region=OTHER_REGION, next_poll_at=world.clock.now())
     await run(world, 60)
     read = [j for j in (*jobs, other) if (await world.termination(j)).job_state is not None]
     if not search:
         assert read == []
-        assert (await world.termination(jobs[place])).look is PollKind.SWEEP
+        assert (await world.termination(jobs[place])).poll_kind is PollKind.BATCH
         return
     assert read == [*jobs[:place], *jobs[place + 1 :], other]
     spoiler = await world.termination(jobs[place])
-    assert (spoiler.state, spoiler.look) == (State.QUEUED, PollKind.JOB)
+    assert (spoiler.state, spoiler.poll_kind) == (State.QUEUED, PollKind.SINGLE)
     await world.probe()
     assert (await world.termination(jobs[place])).job_state is JobState.RUNNING
 
@@ -609,12 +611,12 @@ async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
     await run(world, 60)
     searched = len(sweeps(world))
     for _ in range(3):
-        await world.know(*jobs, look=PollKind.SWEEP, look_at=world.clock.now())
+        await world.know(*jobs, poll_kind=PollKind.BATCH, next_poll_at=world.clock.now())
         await run(world, 2)
     assert sorted(sizes(world)[searched:]) == [7, 7, 7], "the spoilt ones do not arrive"
     world.network.spoil("DescribeJobs", spoiler, None)
     for _ in range(2):
-        await world.know(*jobs, look=PollKind.SWEEP, look_at=world.clock.now())
+        await world.know(*jobs, poll_kind=PollKind.BATCH, next_poll_at=world.clock.now())
         await run(world, 2)
     assert sorted(sizes(world)[searched + 3 :]) == [1, 8, 8], (
         "it goes with the others once it worked"
@@ -631,7 +633,7 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
     await due_in(world, -1, *jobs)
     await run(world, 900)
     assert len(sweeps(world)) < 900 / BACKOFF_MAX_S + 10
-    assert {(await world.termination(job_id)).look for job_id in jobs} == {PollKind.SWEEP}
+    assert {(await world.termination(job_id)).poll_kind for job_id in jobs} == {PollKind.BATCH}
     world.simulator.faults.replace({}, now=world.simulator.now())
     await run(world, 2 * SUSPECTED_S)
     for job_id in jobs:

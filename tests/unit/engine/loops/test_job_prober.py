@@ -38,7 +38,7 @@ DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
 TO_PROVE: dict[str, Any] = DRAINING | {
     "evidence": 2,
     "job_state": JobState.FAILED,
-    "look": PollKind.JOB,
+    "poll_kind": PollKind.SINGLE,
 }
 COUNTED: dict[str, Any] = {
     "instances": InstanceCounters(running=4, failed=6),
@@ -53,7 +53,7 @@ async def to_prove(world: World, *ids: str, seconds: float = 0.0, **known: Any) 
     world.cloud_runs(*ids, state="FAILED")
     await world.submit(*ids, **(TO_PROVE | known))
     for number, job_id in enumerate(ids):
-        await world.know(job_id, look_at=world.clock.later(seconds + number / 1000))
+        await world.know(job_id, next_poll_at=world.clock.later(seconds + number / 1000))
 
 
 # --- which job, and when -------------------------------------------------------------------------
@@ -70,18 +70,24 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
     assert (down.state, down.evidence) == (State.SETTLING, 3)
     assert down.instances == InstanceCounters(failed=10)
     assert down.settle_until == world.clock.later(30)
-    assert (down.look, down.look_at) == (PollKind.SWEEP, world.clock.later(POLL.settling_s))
+    assert (down.poll_kind, down.next_poll_at) == (
+        PollKind.BATCH,
+        world.clock.later(POLL.settling_s),
+    )
 
 
 async def test_a_finished_job_with_live_instances_is_read_again(database: Database) -> None:
     world = World(database)
-    await world.submit(JOB, look_at=world.clock.now(), **TO_PROVE)
+    await world.submit(JOB, next_poll_at=world.clock.now(), **TO_PROVE)
     world.cloud_runs(JOB, state="FAILED", mix={"RUNNING": 0.3})
     await world.probe()
     still = await world.termination(JOB)
     assert (still.state, still.evidence) == (State.DRAINING, 2)
     assert still.instances == InstanceCounters(running=3, failed=7)
-    assert (still.look, still.look_at) == (PollKind.JOB, world.clock.later(2 * POLL.relook_min_s))
+    assert (still.poll_kind, still.next_poll_at) == (
+        PollKind.SINGLE,
+        world.clock.later(2 * POLL.relook_min_s),
+    )
 
 
 async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
@@ -98,9 +104,9 @@ async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
 
 async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None:
     world = World(database)
-    await world.submit(JOB, look_at=world.clock.later(-1))
+    await world.submit(JOB, next_poll_at=world.clock.later(-1))
     assert math.isinf(await world.probe()), "the sweeper's"
-    await world.submit("job-elsewhere", partition="other@cloud", look=PollKind.JOB)
+    await world.submit("job-elsewhere", partition="other@cloud", poll_kind=PollKind.SINGLE)
     assert math.isinf(await world.probe()), "another partition's"
     assert world.simulator.calls == []
 
@@ -189,7 +195,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 
 async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
     world = World(database)
-    await world.submit(JOB, look=PollKind.JOB)
+    await world.submit(JOB, poll_kind=PollKind.SINGLE)
     await world.probe()
     gone = await world.termination(JOB)
     assert gone.state is State.QUEUED, "one answer is not believed"
@@ -369,7 +375,7 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
     proving, draining = job_ids(3)[:2], job_ids(3)[2]
     await to_prove(world, *proving, seconds=-1)
     world.cloud_runs(draining)
-    await world.submit(draining, look_at=world.clock.now(), **DRAINING)
+    await world.submit(draining, next_poll_at=world.clock.now(), **DRAINING)
     await world.probe()
     assert await world.job_poller.step() == 2 * POLL.sweep_max_s
     world.clock.advance(1)
@@ -411,7 +417,7 @@ async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Datab
 
 async def draining(world: World, *ids: str, **known: Any) -> None:
     world.cloud_runs(*ids)
-    await world.submit(*ids, **({"look_at": world.clock.later(60)} | DRAINING | known))
+    await world.submit(*ids, **({"next_poll_at": world.clock.later(60)} | DRAINING | known))
 
 
 async def test_the_instances_of_a_watched_operation_are_counted(database: Database) -> None:
@@ -479,7 +485,7 @@ async def test_the_job_counted_longest_ago_is_counted_first(database: Database) 
         {"state": State.QUEUED},
         {"state": State.HELD},
         {"state": State.SETTLING},
-        {"look": PollKind.JOB},
+        {"poll_kind": PollKind.SINGLE},
     ],
     ids=repr,
 )
@@ -519,7 +525,7 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
     """They stay the ones that were never counted."""
     world = World(database)
     *uncountable, countable = job_ids(5)
-    asked = {"acknowledged_at": world.clock.later(-300), "look_at": world.clock.later(9000)}
+    asked = {"acknowledged_at": world.clock.later(-300), "next_poll_at": world.clock.later(9000)}
     await draining(world, *uncountable, countable, **asked)
     await world.know(countable, **COUNTED, instances_observed_at=world.clock.later(-100))
     read = world.partition.cloud.describe_job
@@ -545,7 +551,7 @@ async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
     await world.probe()
     assert world.called("DescribeJob") == others[:2]
     await to_prove(world, one, **COUNTED)
-    await world.know(one, look_at=world.clock.later(0.1))
+    await world.know(one, next_poll_at=world.clock.later(0.1))
     assert await world.job_prober.step() == pytest.approx(0.1)
 
 
@@ -589,7 +595,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
     world.clock.advance(IDLE_MAX_S / 2)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
-    assert (await world.termination(JOB)).call_at == world.clock.now()
+    assert (await world.termination(JOB)).terminate_after == world.clock.now()
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
     assert (await world.termination(JOB)).state is State.DRAINING
@@ -597,7 +603,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
 
 async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database) -> None:
     world = World(database)
-    await world.ready(JOB, look_at=world.clock.later(HOUR_S))
+    await world.ready(JOB, next_poll_at=world.clock.later(HOUR_S))
     world.cloud_runs(JOB, drain_s=HOUR_S)
     await world.dispatch()
     for _ in range(5):
@@ -631,7 +637,7 @@ async def hurried(world: World, *ids: str) -> None:
     world.cloud_runs(*ids, drain_s=HOUR_S)
     called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
     called |= {"give_up_at": world.clock.later(160.0)}
-    await world.submit(*ids, asked=SHORT, **DRAINING, **called, look_at=world.clock.now())
+    await world.submit(*ids, asked=SHORT, **DRAINING, **called, next_poll_at=world.clock.now())
     await world.job_poller.step()
 
 
@@ -644,7 +650,7 @@ async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database)
         await world.probe()
         assert world.called("DescribeJob") == [JOB] * count
         assert await world.probe() == SHORT_EVERY_S
-    assert (await world.termination(JOB)).look is PollKind.SWEEP
+    assert (await world.termination(JOB)).poll_kind is PollKind.BATCH
 
 
 async def test_one_without_counters_is_not_read_all_the_time(
@@ -688,7 +694,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
 async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> None:
     world = World(database)
     await hurried(world, JOB)
-    await world.know(JOB, state=State.HELD, look_at=world.clock.later(60))
+    await world.know(JOB, state=State.HELD, next_poll_at=world.clock.later(60))
     world.clock.advance(SHORT_EVERY_S)
     assert world.partition.counts.due(world.clock.now(), 10) != []
     assert math.isinf(await world.probe())
@@ -705,10 +711,10 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
     jobs = iter(job_ids(40))
     unlisted, found, finished, running = ([next(jobs) for _ in range(8)] for _ in range(4))
     long_ago = world.clock.later(-60)
-    await world.submit(*unlisted, look=PollKind.JOB, look_at=long_ago)
+    await world.submit(*unlisted, poll_kind=PollKind.SINGLE, next_poll_at=long_ago)
     known: dict[str, Any] = {
-        "look": PollKind.JOB,
-        "look_at": long_ago,
+        "poll_kind": PollKind.SINGLE,
+        "next_poll_at": long_ago,
         "job_state": JobState.FAILED,
     }
     await world.submit(*found, **known)
@@ -726,8 +732,8 @@ async def test_operations_take_turns_in_first_looks(database: Database) -> None:
     """A few ids that the cloud does not list do not wait for thousands of another operation."""
     world = World(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)
-    await world.submit(*many, look=PollKind.JOB, look_at=world.clock.later(-60))
-    await world.submit(one, another, look=PollKind.JOB, look_at=world.clock.later(-5))
+    await world.submit(*many, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
+    await world.submit(one, another, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-5))
     for _ in range(5):
         await world.probe()
         world.clock.advance(1)
@@ -738,7 +744,7 @@ async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps
     database: Database,
 ) -> None:
     world = World(database, quotas=ONE_A_SECOND)
-    await world.submit(*job_ids(5), look=PollKind.JOB, look_at=world.clock.later(-60))
+    await world.submit(*job_ids(5), poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
     assert not proofs_wait(world)

@@ -45,7 +45,7 @@ async def called(
 ) -> None:
     """Have jobs captured, looked up for the first time, and called."""
     world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
-    await world.submit(*ids, asked=asked, look_at=world.clock.now())
+    await world.submit(*ids, asked=asked, next_poll_at=world.clock.now())
     await world.job_poller.step()
     for _ in range(2):
         while not math.isinf(await world.capture()):

@@ -57,7 +57,7 @@ async def count_for_watcher(world: World) -> Callable[[], Awaitable[float]]:
     drains: dict[str, Any] = {
         "state": State.DRAINING,
         "evidence": 1,
-        "look_at": world.clock.later(60),
+        "next_poll_at": world.clock.later(60),
     }
     await world.submit(JOB, **drains, acknowledged_at=world.clock.now())
     world.watched.note("op_1")
@@ -89,7 +89,7 @@ async def call(world: World) -> Callable[[], Awaitable[float]]:
 
 async def call_for_one(world: World) -> Callable[[], Awaitable[float]]:
     await called_with_stragglers(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.rung is EscalationLevel.INSTANCES, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120)
     for _ in range(2):
         await world.capture()
     return world.escalate
@@ -141,7 +141,14 @@ async def test_a_call_that_is_refused_is_made_again_at_once_and_nothing_else_cha
         after = await world.record(JOB)
         if case.action == "TerminateJob":
             assert (after.attempts[-1].outcome, after.termination.failures) == ("throttled", 0)
-            stands = ("call_at", "look", "look_at", "called_at", "problem", "state")
+            stands = (
+                "terminate_after",
+                "poll_kind",
+                "next_poll_at",
+                "first_sent_at",
+                "problem",
+                "state",
+            )
             for name in stands:
                 assert getattr(after.termination, name) == getattr(before.termination, name)
         else:

@@ -122,7 +122,7 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
 async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
-    await world.submit(JOB, look_at=world.clock.now(), **DRAINING)
+    await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.note("op_1")
     held = world.network.hold("DescribeJobs")
     sweep = asyncio.ensure_future(world.job_poller.step())
@@ -139,7 +139,7 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
 async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
-    await world.submit(JOB, look_at=world.clock.now(), **DRAINING)
+    await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.note("op_1")
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
@@ -148,7 +148,7 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     world.cloud_runs(JOB, state="FAILED")
     await world.job_poller.step()
     swept = await world.termination(JOB)
-    assert (swept.evidence, swept.look) == (2, PollKind.JOB)
+    assert (swept.evidence, swept.poll_kind) == (2, PollKind.SINGLE)
     held.set()
     await world.ended(world.job_prober)
     assert await world.termination(JOB) == swept
@@ -161,7 +161,7 @@ async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
     store = world.partition.store
     assert isinstance(store, Late)
     world.cloud_runs(JOB)
-    await world.submit(JOB, look_at=world.clock.now(), look=PollKind.JOB, **DRAINING)
+    await world.submit(JOB, next_poll_at=world.clock.now(), poll_kind=PollKind.SINGLE, **DRAINING)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -182,7 +182,7 @@ async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
 ) -> None:
     world = World(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
     world.cloud_runs(JOB)
-    await world.submit(JOB, look_at=world.clock.now())
+    await world.submit(JOB, next_poll_at=world.clock.now())
     loop = asyncio.create_task(
         run_until(asyncio.Event(), world.job_poller, world.clock, NoJitter(), {})
     )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
 
-WATCHED: dict[str, Any] = {"come_back_watch_s": 3600.0}
+WATCHED: dict[str, Any] = {"revival_watch_s": 3600.0}
 ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}
 
 
@@ -48,7 +48,7 @@ async def verified(
     settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": DOWN}
     settled |= {"instances_observed_at": now, "instances_submitted": DOWN.total}
     await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
-    await world.know(*ids, state=State.SETTLING, look_at=now, settle_until=now, **settled)
+    await world.know(*ids, state=State.SETTLING, next_poll_at=now, settle_until=now, **settled)
     world.clock.advance(POLL.sweep_max_s)
     while await live(world):
         await world.job_poller.step()
@@ -105,7 +105,7 @@ async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database:
     assert after.revival is not None
     assert (after.state, after.evidence) == (State.VERIFIED, 3)
     assert (told["job_state"], after.revival.job_state) == ("RUNNING", JobState.RUNNING)
-    assert after.come_back_watched_at is None
+    assert after.revival_checked_at is None
     calls = len(looks(world))
     await watched(world, 600)
     assert len(looks(world)) == calls
@@ -129,7 +129,7 @@ async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_e
     (told,) = await revivals(world)
     assert told["job_state"] == "FAILED"
     assert told["job_end_time"] != (await world.termination(JOB)).job_end_time
-    assert (await world.termination(JOB)).come_back_watched_at is not None
+    assert (await world.termination(JOB)).revival_checked_at is not None
     await watched(world, 140)
     assert [each["job_state"] for each in await revivals(world)] == ["FAILED", "RUNNING"]
 
@@ -139,12 +139,12 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
 ) -> None:
     """An answer without it does not prove that it was deleted."""
     world = World(database)
-    await verified(world, JOB, asked={"come_back_watch_s": 600.0}, vanish_after_s=30.0)
+    await verified(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
     await watched(world, 590)
-    assert (await world.termination(JOB)).come_back_watched_at is not None
+    assert (await world.termination(JOB)).revival_checked_at is not None
     assert world.called("DescribeJob") == []
     await watched(world, 120)
-    assert (await world.termination(JOB)).come_back_watched_at is None
+    assert (await world.termination(JOB)).revival_checked_at is None
     assert len(looks(world)) == 11
     assert world.called("DescribeJob") == [JOB]
     assert await revivals(world) == []
@@ -153,14 +153,14 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
 
 async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Database) -> None:
     world = World(database)
-    await verified(world, JOB, asked={"come_back_watch_s": 100.0})
+    await verified(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
     assert len(looks(world)) == 2
-    assert (await world.termination(JOB)).come_back_watched_at is not None
+    assert (await world.termination(JOB)).revival_checked_at is not None
     world.clock.advance(5000)
     await watched(world, 1000)
     assert len(looks(world)) == 3
-    assert (await world.termination(JOB)).come_back_watched_at is None
+    assert (await world.termination(JOB)).revival_checked_at is None
 
 
 async def test_where_none_is_asked_for_none_is_watched(database: Database) -> None:
@@ -192,7 +192,7 @@ async def test_another_process_watches_on(database: Database) -> None:
 
 # --- what DescribeJobs cannot tell ---------------------------------------------------------------
 
-SHORT: dict[str, Any] = {"come_back_watch_s": 300.0}
+SHORT: dict[str, Any] = {"revival_watch_s": 300.0}
 
 
 async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_count_at_the_end(
@@ -213,7 +213,7 @@ async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_co
     assert await revivals(world, jobs[2]) == []
     for job_id in jobs:
         ended = await world.termination(job_id)
-        assert (ended.state, ended.come_back_watched_at) == (State.VERIFIED, None)
+        assert (ended.state, ended.revival_checked_at) == (State.VERIFIED, None)
     await watched(world, 600)
     assert len(world.calls("DescribeJob")) == 3
 
@@ -230,7 +230,7 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
     await watched(world, 65)
     assert world.called("DescribeJob") == [JOB]
     assert [told["instances_live"] for told in await revivals(world)] == [1] * relapses
-    assert ((await world.termination(JOB)).come_back_watched_at is None) == relapses
+    assert ((await world.termination(JOB)).revival_checked_at is None) == relapses
 
 
 async def test_what_a_count_finds_is_written_although_time_passes_between_two_lines(
@@ -472,13 +472,13 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
     job.spec = type(job.spec)(job_id=bad, forbidden=True, state="FAILED")
     with caplog.at_level(logging.WARNING):
         await watched(world, 200)
-    assert (await world.termination(bad)).come_back_watched_at is not None, "it may change"
+    assert (await world.termination(bad)).revival_checked_at is not None, "it may change"
     assert [len(await revivals(world, job_id)) for job_id in good] == [1] * len(good)
     told = [message for message in caplog.messages if "watched" in message]
     assert len(told) == 1
     assert f"{bad} cannot be watched: UnauthorizedOperation" in told[0]
     await watched(world, 3600)
-    assert (await world.termination(bad)).come_back_watched_at is None
+    assert (await world.termination(bad)).revival_checked_at is None
     assert await revivals(world, bad) == []
 
 
@@ -501,7 +501,7 @@ async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
 
 # --- keeping it down -----------------------------------------------------------------------------
 
-KEPT: dict[str, Any] = {"come_back_watch_s": 3600.0, "keep_down_s": 1800.0}
+KEPT: dict[str, Any] = {"revival_watch_s": 3600.0, "reterminate_for_s": 1800.0}
 
 
 async def run(world: World, seconds: float, *, step_s: float = 2.0) -> None:
@@ -518,7 +518,7 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
     database: Database,
 ) -> None:
     world = World(database, quotas=AMPLE)
-    world.partition.keep_down_max = 2
+    world.partition.reterminate_max = 2
     await verified(world, JOB, asked=KEPT, revive_after_s=100.0, revivals=9)
     await run(world, 900)
     records = await world.records.terminations(after=0, limit=10, job_id=JOB)
@@ -532,16 +532,16 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
     left_s = []
     for revival, record in zip(followed, records[1:], strict=True):
         assert revival is not None
-        assert record.operation_ids == (revival.brought_down_again_by,)
+        assert record.operation_ids == (revival.reterminated_by,)
         again = operations[record.operation_ids[0]]
-        assert (again.keeps_down_for, again.requested_by) == ("op_1", "me")
+        assert (again.reterminates_for, again.requested_by) == ("op_1", "me")
         assert again.reason == "kept down for op_1: a test"
-        assert again.keep_down_s is not None
-        left_s.append(again.keep_down_s)
+        assert again.reterminate_for_s is not None
+        left_s.append(again.reterminate_for_s)
         assert [attempt.outcome for attempt in record.attempts] == ["accepted"]
     assert 1800 > left_s[0] > left_s[1] > 1400
     assert last is not None
-    assert last.capped
+    assert last.limit_reached
     assert len(world.calls("TerminateJob")) == 2
     assert world.simulator.truth()[0]["live"] == 10
 
@@ -560,11 +560,11 @@ async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
 
 async def test_nothing_is_brought_down_once_that_time_is_over(database: Database) -> None:
     world = World(database, quotas=AMPLE)
-    await verified(world, JOB, asked=KEPT | {"keep_down_s": 100.0}, revive_after_s=90.0)
+    await verified(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
     await run(world, 300)
     (revival,) = [r.termination.revival for r in await world.records.terminations(after=0, limit=9)]
     assert revival is not None
-    assert (revival.brought_down_again_by, revival.capped) == (None, False)
+    assert (revival.reterminated_by, revival.limit_reached) == (None, False)
     assert world.calls("TerminateJob") == []
 
 
@@ -580,5 +580,5 @@ async def test_what_somebody_has_submitted_again_is_joined(database: Database) -
     assert len(records) == 2
     revival = records[0].termination.revival
     assert revival is not None
-    assert set(records[1].operation_ids) == {"op_theirs", revival.brought_down_again_by}
+    assert set(records[1].operation_ids) == {"op_theirs", revival.reterminated_by}
     assert len(world.calls("TerminateJob")) == 1

@@ -47,7 +47,7 @@ async def with_times(cluster: Cluster) -> tuple[datetime, datetime]:
     known = DRAINING | {
         "settle_until": later(30),
         "give_up_at": later(3600),
-        "look_at": later(20),
+        "next_poll_at": later(20),
     }
     await cluster.world.submit(JOB, **known)
     return await times(cluster)
@@ -69,7 +69,7 @@ async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
         assert [*await times(cluster)] != expected, "noted, and not followed yet"
         await replica.step()
         assert [*await times(cluster)] == expected
-        planned = (await cluster.world.termination(JOB)).look_at
+        planned = (await cluster.world.termination(JOB)).next_poll_at
         assert planned is not None
         assert planned <= cluster.world.clock.now(), "it is read at once"
         assert replica.clock.now() == cluster.world.clock.now()
@@ -203,7 +203,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
         first = await cluster.replica("a", TWO)
         await first.step()
     await first.step()
-    await cluster.world.know(JOB, look_at=cluster.world.clock.later(60))
+    await cluster.world.know(JOB, next_poll_at=cluster.world.clock.later(60))
     await SqlLeaseStore(first._database).leave(first.id)
     cluster.stop_stepping(first)
     down_s = 1.0
@@ -216,7 +216,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
         (after - at).total_seconds() for after, at in zip(await times(cluster), before, strict=True)
     ]
     assert off == [pytest.approx(down_s if noted else 0.0)] * 2
-    assert (await cluster.world.termination(JOB)).look_at == cluster.world.clock.now()
+    assert (await cluster.world.termination(JOB)).next_poll_at == cluster.world.clock.now()
     assert await cluster.steps_s() == 0
 
 
@@ -226,8 +226,8 @@ async def test_a_restart_notes_nothing_where_the_clock_went_on(cluster: Cluster)
     cluster.stop_stepping(first)
     cluster.advance(3600)
     before = await with_times(cluster)
-    planned = (await cluster.world.termination(JOB)).look_at
+    planned = (await cluster.world.termination(JOB)).next_poll_at
     await (await cluster.replica("b", TWO)).begin()
     assert await cluster.steps_s() == 0
     assert await times(cluster) == before
-    assert (await cluster.world.termination(JOB)).look_at == planned
+    assert (await cluster.world.termination(JOB)).next_poll_at == planned

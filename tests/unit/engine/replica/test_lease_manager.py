@@ -283,7 +283,7 @@ def _last_call(replica: Replica) -> Gate:
 async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster) -> None:
     first = await cluster.replica("a", TWO)
     await first.begin()
-    await cluster.world.ready(JOB, look_at=cluster.world.clock.now())
+    await cluster.world.ready(JOB, next_poll_at=cluster.world.clock.now())
     cluster.stop_stepping(first)
     cluster.advance(POLICY.duration_s)
     second = await cluster.replica("b", TWO, PartitionRunner)

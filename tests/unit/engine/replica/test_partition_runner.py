@@ -61,7 +61,7 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(
 ) -> None:
     monkeypatch.setattr(partition_runner, "DRAIN_S", 0.3)
     world, loops = await at_work(database)
-    await world.know(JOB, look_at=world.clock.now())
+    await world.know(JOB, next_poll_at=world.clock.now())
     world.network.hold(action)
     async with asyncio.timeout(END_S), until_left(loops):
         await world.network.arrival(action)

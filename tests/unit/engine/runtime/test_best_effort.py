@@ -43,7 +43,7 @@ async def test_a_decision_is_written_without_it(
     await world.dispatch()
     for _ in range(3):
         world.clock.advance(5)
-        await world.know(JOB, look=PollKind.JOB, look_at=world.clock.now())
+        await world.know(JOB, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.now())
         await world.probe()
     found = await world.termination(JOB)
     assert (found.state, found.set_aside) == (State.SETTLING, None)

@@ -13,7 +13,7 @@ from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.runtime.wakeups import WakeupEvents
 from tests.unit.domain.build import later, termination
 
-BEFORE = termination(state=State.DRAINING, look=PollKind.SWEEP, look_at=later(1), run=1)
+BEFORE = termination(state=State.DRAINING, poll_kind=PollKind.BATCH, next_poll_at=later(1), run=1)
 
 
 def woken(wakeups: WakeupEvents) -> set[str]:
@@ -25,14 +25,14 @@ def woken(wakeups: WakeupEvents) -> set[str]:
     [
         ({}, set()),
         ({"evidence": 2, "failures": 1}, set()),
-        ({"call_at": later(0)}, {"calls"}),
-        ({"look_at": later(0.5)}, {"sweeps"}),
-        ({"look": PollKind.JOB}, {"looks"}),
-        ({"look": PollKind.JOB, "look_at": later(3)}, {"looks"}),
+        ({"terminate_after": later(0)}, {"calls"}),
+        ({"next_poll_at": later(0.5)}, {"sweeps"}),
+        ({"poll_kind": PollKind.SINGLE}, {"looks"}),
+        ({"poll_kind": PollKind.SINGLE, "next_poll_at": later(3)}, {"looks"}),
         ({"run": 2}, {"captures"}),
         ({"state": State.SETTLING}, set()),
         ({"state": State.VERIFIED}, set()),
-        ({"state": State.VERIFIED, "come_back_watch_s": 1.0}, {"come_backs"}),
+        ({"state": State.VERIFIED, "revival_watch_s": 1.0}, {"revivals"}),
         ({"state": State.UNVERIFIED}, set()),
         ({"state": State.SETTLING, "machines": MachineCounts(total=1)}, {"machines"}),
         ({"confirm_from": later(5)}, set()),
@@ -63,7 +63,7 @@ def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_la
 
 def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
     made = WakeupEvents()
-    made.decided(replace(BEFORE, call_at=later(0)), BEFORE)
+    made.decided(replace(BEFORE, terminate_after=later(0)), BEFORE)
     assert not woken(made)
 
 
