@@ -95,7 +95,7 @@ async def _inspect(
     What of it fails is left out.
     """
     t, now, left_out = record.termination, context.now(), context.informing.leaving_out
-    why, down, verified = UNEXPLAINED, None, Verification()
+    why, stopped, verified = UNEXPLAINED, None, Verification()
     with left_out("the explanation of a termination"):
         rate = context.rate(t.partition, record.allowed_per_s)
         surroundings = ExplanationContext(
@@ -109,11 +109,11 @@ async def _inspect(
         )
         why = explain(t, surroundings)
     with left_out("the forecast of a termination"):
-        down = (
+        stopped = (
             None if record.trouble else forecast_updates.current(t, why.next_action_at, others, now)
         )
-        verified = verified_forecast.of_termination(t, down, now)
-    return schemas.Inspection(now=now, why=why, down=down, verified=verified)
+        verified = verified_forecast.of_termination(t, stopped, now)
+    return schemas.Inspection(now=now, why=why, stopped=stopped, verified=verified)
 
 
 async def _configured_nowhere(context: Context, termination: Termination) -> bool:

@@ -301,12 +301,12 @@ def operation(
 class Inspection:
     """What is told of a termination beside its record, as of ``now``.
 
-    ``down`` and ``verified``: when its instances are expected to be down, and when it is verified.
+    ``stopped`` and ``verified``: when its instances are expected to be down, and when it is verified.
     """
 
     now: datetime
     why: Explanation
-    down: Forecast | None
+    stopped: Forecast | None
     verified: Verification
 
 
@@ -348,7 +348,7 @@ def listed_termination(record: TerminationRecord, inspection: Inspection) -> dic
         "waiting_for": why.waiting_for,
         "next_action": why.next_action,
         "next_action_at": timestamp(why.next_action_at),
-        **_forecast(inspection.down, inspection.verified),
+        **_forecast(inspection.stopped, inspection.verified),
         "observed_at": timestamp(t.observed_at),
         "age_s": _age_s(t.observed_at, now),
         "error": asdict(t.problem) if t.problem else None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLLOWED_MAX: Final = 512
 """So many drains are followed at a time: which ones has nothing to do with how long they take."""
-DOWN_MAX: Final = 1024
+STOPPED_MAX: Final = 1024
 """Once so many are down, all so far count half."""
 LEARNT_FOR_S: Final = 5.0
 
@@ -27,7 +27,7 @@ class DrainStatistics:
 
     def __init__(self) -> None:
         self._began_at: dict[str, datetime] = {}
-        self._down: Counter[int] = Counter()
+        self._stopped: Counter[int] = Counter()
         self._learnt: Durations | None = None
         self._learn_at: datetime | None = None
 
@@ -40,19 +40,25 @@ class DrainStatistics:
                 self._began_at[after.id] = after.acknowledged_at
         elif after.state not in (State.SENDING, State.DRAINING):
             began_at = self._began_at.pop(after.id, None)
-            if event is Event.SEEN_DOWN and began_at is not None and after.observed_at is not None:
+            if (
+                event is Event.SEEN_STOPPED
+                and began_at is not None
+                and after.observed_at is not None
+            ):
                 self._count((after.observed_at - began_at).total_seconds())
 
     def _count(self, duration_s: float) -> None:
-        self._down[bucket(duration_s)] += 1
-        if self._down.total() >= DOWN_MAX:
-            self._down = Counter({index: (jobs + 1) // 2 for index, jobs in self._down.items()})
+        self._stopped[bucket(duration_s)] += 1
+        if self._stopped.total() >= STOPPED_MAX:
+            self._stopped = Counter(
+                {index: (jobs + 1) // 2 for index, jobs in self._stopped.items()}
+            )
 
     def durations(self, now: datetime) -> Durations | None:
         """How long drains take, as it was learnt LEARNT_FOR_S ago at most; None: none was down."""
-        if self._down and (self._learn_at is None or now >= self._learn_at):
+        if self._stopped and (self._learn_at is None or now >= self._learn_at):
             ages = (now - began_at for began_at in self._began_at.values())
             draining = Counter(bucket(age.total_seconds()) for age in ages)
-            self._learnt = learnt(self._down, draining)
+            self._learnt = learnt(self._stopped, draining)
             self._learn_at = now + timedelta(seconds=LEARNT_FOR_S)
         return self._learnt

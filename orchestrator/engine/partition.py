@@ -235,7 +235,7 @@ class Partition:
             self.wakeups.looks.set()
         with self._informing.leaving_out(f"learning from drains of {self.name}"):
             self._learning.decided(decision)
-        if decision.event is Event.SEEN_DOWN:
+        if decision.event is Event.SEEN_STOPPED:
             self._finishes.append(self.clock.monotonic())
 
     async def note(self, error: CloudError | None, limiter: RateLimiter) -> None:

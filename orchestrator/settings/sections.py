@@ -126,7 +126,7 @@ class Poll(_Section):
     held_s: Interval = _POLL.held_s
     queued_s: Interval = _POLL.queued_s
     settling_s: Interval = _POLL.settling_s
-    down_s: Interval = _POLL.down_s
+    stopped_s: Interval = _POLL.stopped_s
     relook_min_s: Interval = _POLL.relook_min_s
 
     @field_validator("sweep_max_s")

@@ -139,13 +139,15 @@ async def _measure(
                 await _finished(client, path)
                 ends = await _ends_of_draining(client, path)
                 listed = await _terminations(client, path)
-    down_at: dict[str, Any] = {str(job["job_id"]): job["last_down_at"] for job in cloud.truth()}
+    stopped_at: dict[str, Any] = {
+        str(job["job_id"]): job["last_stopped_at"] for job in cloud.truth()
+    }
     verified = [t for t in listed if t["state"] == "verified"]
     return Run(
         calls=cloud.calls,
         rate_per_s=quotas["TerminateJob"],
         verified=len(verified),
-        proof_delays_s=[ends[t["id"]] - down_at[t["job_id"]] for t in verified],
+        proof_delays_s=[ends[t["id"]] - stopped_at[t["job_id"]] for t in verified],
     )
 
 
@@ -172,7 +174,7 @@ async def _ends_of_draining(client: aiohttp.ClientSession, path: str) -> dict[st
     while url is not None:
         async with client.get(url) as answer:
             for event in (await answer.json())["events"]:
-                if event["type"] == "seen_down":
+                if event["type"] == "seen_stopped":
                     at = datetime.fromisoformat(event["at"]).timestamp()
                     ends[event["termination_id"]] = at
             following = answer.links.get("next")

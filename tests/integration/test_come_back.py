@@ -24,7 +24,7 @@ ENGINE: dict[str, Any] = {
         "sweep_max_s": 0.1,
         "settling_s": 0.1,
         "relook_min_s": 0.05,
-        "down_s": 0.2,
+        "stopped_s": 0.2,
     },
 }
 

@@ -32,7 +32,7 @@ from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions import draining
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.domain.model.attempt import INTERRUPTED
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, Event, State, next_state
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, Event, State, next_state
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loops import job_prober
@@ -430,7 +430,7 @@ def judge(world: World) -> None:
     assert {call.code for call in terminate} <= TERMINATE_JOB_CODES
     truth = {str(job["job_id"]): job for job in world.simulator.truth()}
     for job_id, state in EXPECTED.items():
-        if state in STATES_THAT_COUNT_AS_DOWN:
+        if state in PROVEN_STATES:
             assert truth[job_id]["live"] == 0
             assert bool(truth[job_id]["terminations_acted"]) == (state == State.VERIFIED)
     assert world.rows("PRAGMA integrity_check") == [("ok",)]

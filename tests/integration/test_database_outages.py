@@ -322,12 +322,12 @@ async def judge_operations(running: Service, clients: Clients) -> None:
         found = (await running.get(f"{OPERATIONS}/{made['id']}/events?limit=1000"))["events"]
         own = [event["type"] for event in found if event["termination_id"] is None]
         assert own == ["accepted", "finished"], made
-    down = Counter(
+    stopped = Counter(
         termination["job_id"]
         for termination in (await running.terminations(clients.operation_id)).values()
         if termination["state"] == "verified"
     )
-    assert down == Counter(MANY)
+    assert stopped == Counter(MANY)
 
 
 def judge_log(caplog: pytest.LogCaptureFixture, outage: Outage) -> None:

@@ -53,7 +53,7 @@ async def proxied_cloud(**proxy: str) -> AsyncIterator[tuple[Simulator, HttpProx
             yield cloud, made
 
 
-async def brought_down(made: Settings) -> None:
+async def stopped_it(made: Settings) -> None:
     async with daemon(made) as running, aiohttp.ClientSession(running.url) as client:
         service = Service(made, Simulator(secret_keys={}), client)
         ended = await service.until(await service.submit(JOB), JOB, "verified", "refused")
@@ -67,7 +67,7 @@ async def test_every_call_goes_through_the_proxy_that_is_configured(
     caplog.set_level(logging.INFO)
     async with proxied_cloud(user="me", password=SECRET) as (cloud, proxy):
         url = f"http://me:{SECRET}@127.0.0.1:{proxy.port}"
-        await brought_down(settings(CLOUD, sqlite_url, egress={"proxy": url}))
+        await stopped_it(settings(CLOUD, sqlite_url, egress={"proxy": url}))
     assert {line.split()[1] for line in proxy.asked} == {f"{CLOUD}/"}
     assert {call.action for call in cloud.calls} >= {"TerminateJob", "DescribeInstances"}
     assert told(caplog) == [f"calls batch.test through proxy {proxy.url} (egress.proxy)"]
@@ -81,7 +81,7 @@ async def test_every_call_goes_through_the_proxy_of_the_environment(
     async with proxied_cloud() as (_, proxy):
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "elsewhere.test")
-        await brought_down(settings(CLOUD, sqlite_url))
+        await stopped_it(settings(CLOUD, sqlite_url))
     assert told(caplog) == [f"calls batch.test through proxy {proxy.url} (HTTP_PROXY)"]
 
 

@@ -528,7 +528,7 @@ async def test_live_instances_of_a_refused_job_are_not_forgotten(tmp_path: Path)
         assert operation["progress"]["instances"] == {
             "total": 10,
             "live": 7,
-            "down": 3,
+            "stopped": 3,
             "jobs_not_counted": 0,
             "left_by_final_state": {"refused": {"jobs_live": 1, "live": 7, "jobs_not_counted": 0}},
         }

@@ -52,7 +52,7 @@ SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 """Which partitions a transaction decides for, and who holds them then: the database notes it."""
 HARMLESS: Final = ("", Fault.CHARSET)
 ANSWERS_A_LOOK: Final = ("OK", "ResourceNotFound.Job", "UnauthorizedOperation")
-DOWN: Final = (State.VERIFIED, State.ALREADY_FINISHED)
+STOPPED: Final = (State.VERIFIED, State.ALREADY_FINISHED)
 
 
 def watch(path: Path) -> None:
@@ -231,7 +231,7 @@ class Checkers:
         for row in self.rows(
             "SELECT job_id, region, finished_at, revival_watch_s FROM terminations"
             " WHERE state IN (?, ?) AND revival IS NULL AND revival_watch_s > 0",
-            *DOWN,
+            *STOPPED,
         ):
             cloud = self._world.clouds[f"{row['region']}.cloud"]
             job = cloud._jobs[row["job_id"]]
@@ -246,8 +246,8 @@ class Checkers:
         return "; ".join(
             str(dict(row))
             for row in self.rows(
-                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, in_doubt,"
-                " failures, job_state, partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
+                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, in_doubt, failures,"
+                " job_state, partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
             )
         )
 

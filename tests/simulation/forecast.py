@@ -87,11 +87,11 @@ def stepwise(random: Random, instances: int) -> list[float]:
     uneven, jitter = random.uniform(0, 0.5), random.uniform(0, 0.3)
     sizes = [random.lognormvariate(0, uneven) for _ in range(random.randint(4, 60))]
     ends: list[float] = []
-    at = down = 0.0
+    at = stopped = 0.0
     for size in sizes:
         at += max(0.05, random.gauss(1, jitter))
-        down += size / sum(sizes)
-        ends += [at] * (round(instances * down) - len(ends))
+        stopped += size / sum(sizes)
+        ends += [at] * (round(instances * stopped) - len(ends))
     return ends + [at] * (instances - len(ends))
 
 
@@ -205,13 +205,13 @@ class Operation:
         return Progress(
             to_call=len(self.calls_s) - called,
             last_call_s=(len(self.calls_s) - called) / calls_per_s,
-            down=Counter(bucket(end - call) for call, end in jobs if end <= now_s),
+            stopped=Counter(bucket(end - call) for call, end in jobs if end <= now_s),
             draining=Counter(bucket(now_s - call) for call, end in jobs if end > now_s),
             ending=(),
             unknown=0,
             stalled=0,
             last_progress_at=None,
-            down_lately=sum(now_s - lately_s < end <= now_s for _, end in jobs),
+            stopped_in_window=sum(now_s - lately_s < end <= now_s for _, end in jobs),
             lately_s=lately_s,
         )
 

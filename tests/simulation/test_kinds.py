@@ -140,16 +140,16 @@ def test_what_they_come_to_is_what_the_levels_mean(
 # --- engines that are broken ---------------------------------------------------------------------
 
 
-_proves_down = evidence.proves_down
-_on_finished_not_down = draining._on_finished_not_down
+_proves_stopped = evidence.proves_stopped
+_on_finished_not_stopped = draining._on_finished_not_stopped
 
 
 def _is_too_sure(*asked: Any) -> Termination:
-    return replace(_on_finished_not_down(*asked), evidence=evidence.NO_INSTANCE_LIVE)
+    return replace(_on_finished_not_stopped(*asked), evidence=evidence.NO_INSTANCE_LIVE)
 
 
 def _ignores_next_action(termination: Termination, seen: JobSeen) -> bool:
-    return _proves_down(termination, replace(seen, next_action=""))
+    return _proves_stopped(termination, replace(seen, next_action=""))
 
 
 def _does_not_settle(told: Termination, now: datetime, policy: Policy) -> Decision:
@@ -186,12 +186,12 @@ ON_STILL_STOPPED: Final = settling.on_still_stopped
 Breaks = tuple[object, str, "Callable[..., Any] | property | int"]
 BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
     "FAILED is taken for down": (
-        (draining, "_on_finished_not_down", _is_too_sure),
+        (draining, "_on_finished_not_stopped", _is_too_sure),
         "reads FAILED early: nodes",
         "truth",
     ),
     "NextAction is ignored": (
-        (evidence, "proves_down", _ignores_next_action),
+        (evidence, "proves_stopped", _ignores_next_action),
         "counters are down too early, reads FAILED: nodes",
         "truth",
     ),
@@ -226,7 +226,7 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "truth",
     ),
     "what had finished is called": (
-        (before_call, "_on_down_not_called", before_call._on_terminable),
+        (before_call, "_on_stopped_not_called", before_call._on_terminable),
         "failed before: nodes",
         "known",
     ),

@@ -48,7 +48,7 @@ from orchestrator.domain.decisions.evidence import (
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.simulator.cloud.instance_ranges import FINISHED, OCCUPYING
 from orchestrator.simulator.cloud.machines import is_hidden, machines, machines_of
-from tests.simulation.checkers import DOWN, HARMLESS, Checkers
+from tests.simulation.checkers import HARMLESS, STOPPED, Checkers
 from tests.simulation.world import HASTY, SOON_S
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Shown(StrEnum):
     """JobState is final; its counters, or NextAction, do not say that all are down."""
     EMPTY = "empty"
     """JobState is SUCCEED, and no instance is counted."""
-    DOWN = "down"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ def shown(job: Job, now: float) -> Shown:
     ended = sum(counts[state] for state in FINISHED)
     terminating = job.next_action(now) == "TERMINATING"
     if ended == sum(counts.values()) == job.spec.instances and not terminating:
-        return Shown.DOWN
+        return Shown.STOPPED
     if state == "SUCCEED" and not any(counts.values()):
         return Shown.EMPTY
     # A state that is not documented tells nothing: only the counters do.
@@ -216,7 +216,7 @@ class Observer:
         self._seen: Shown | None = None
         self._machine_at = -math.inf
         self._level = 0
-        self._down_since: float | None = None
+        self._stopped_since: float | None = None
 
     def see(self, glance: Glance, calls: Sequence[Call], *, captured: bool, left: bool) -> None:
         """Take in a glance; ``calls`` are those of TerminateJob so far that were looked into.
@@ -250,20 +250,20 @@ class Observer:
         if not any(call.code == "OK" for call in calls):
             return self._not_called(now, seen, calls)
         match seen:
-            case Shown.DOWN:
+            case Shown.STOPPED:
                 self._level = NO_INSTANCE_LIVE
-                self._down_since = self._down_since or now
+                self._stopped_since = self._stopped_since or now
             case Shown.FINISHED | Shown.EMPTY:
-                self._level, self._down_since = JOB_FINISHED, None
+                self._level, self._stopped_since = JOB_FINISHED, None
             case Shown.MISSING:
                 self._level = max(self._level, ACKNOWLEDGED)
             case _:
-                self._level, self._down_since = ACKNOWLEDGED, None
+                self._level, self._stopped_since = ACKNOWLEDGED, None
         missing = seen is Shown.MISSING
         if missing and not self._lasts(now):
-            return self._late(now) if self._down_since is None else None
-        if self._down_since is not None:
-            return self._down(now, self._down_since, deleted=missing, all_known=all_known)
+            return self._late(now) if self._stopped_since is None else None
+        if self._stopped_since is not None:
+            return self._stopped(now, self._stopped_since, deleted=missing, all_known=all_known)
         return End(State.NOT_FOUND, self._level) if missing else self._late(now)
 
     def _lasts(self, now: float) -> bool:
@@ -277,7 +277,7 @@ class Observer:
             return End(State.REFUSED if seen is Shown.FORBIDDEN else State.NOT_FOUND, 0)
         if seen is Shown.EMPTY:
             return End(State.ALREADY_FINISHED, JOB_FINISHED)
-        if seen is Shown.DOWN:
+        if seen is Shown.STOPPED:
             return End(State.ALREADY_FINISHED, NO_INSTANCE_LIVE)
         return self._late(now)
 
@@ -285,7 +285,7 @@ class Observer:
         late = self._deadline is not None and now >= self._deadline
         return End(State.UNVERIFIED, self._level) if late else None
 
-    def _down(self, now: float, since: float, *, deleted: bool, all_known: bool) -> End | None:
+    def _stopped(self, now: float, since: float, *, deleted: bool, all_known: bool) -> End | None:
         settle_s, give_up_after_s = self._bounds.settle_s, self._bounds.give_up_after_s
         if now - since < settle_s and not deleted:
             return None
@@ -401,9 +401,9 @@ class Story:
         return list(takewhile(lambda each: each.at >= at, reversed(self.glances)))
 
 
-def _stays_down(glance: Glance, end: End) -> bool:
-    down = glance.shown in (Shown.DOWN, Shown.MISSING, Shown.EMPTY)
-    return down and (end.evidence < MACHINES_GONE or not glance.machines)
+def _stays_stopped(glance: Glance, end: End) -> bool:
+    stopped = glance.shown in (Shown.STOPPED, Shown.MISSING, Shown.EMPTY)
+    return stopped and (end.evidence < MACHINES_GONE or not glance.machines)
 
 
 class Truth(Checkers):
@@ -466,27 +466,27 @@ class Truth(Checkers):
         if evidence == ACKNOWLEDGED:
             true = any(call.code == "OK" and self._heard(call) for call in story.calls)
         elif evidence == JOB_FINISHED:
-            finished = (Shown.FINISHED, Shown.DOWN, Shown.EMPTY)
+            finished = (Shown.FINISHED, Shown.STOPPED, Shown.EMPTY)
             true = any(each.shown in finished for each in lately)
         else:
-            true = any(self._down(story, each, evidence) for each in lately)
+            true = any(self._stopped(story, each, evidence) for each in lately)
         if not true:
             self.violated(
                 "truth", f"{story.kind}: {story.job_id} has evidence {evidence}: {lately[0]}"
             )
 
-    def _down(self, story: Story, glance: Glance, evidence: int) -> bool:
+    def _stopped(self, story: Story, glance: Glance, evidence: int) -> bool:
         if evidence >= MACHINES_GONE and glance.machines:
             return False
         if evidence == SETTLED:
             settled_s = self._bounds.settle_s - LOOKS_APART_S
             window = [each for each in story.since(glance.at - settled_s) if each.at <= glance.at]
             # One that is not found for a moment is found again before it counts as settled.
-            still = all(each.shown in (Shown.DOWN, Shown.MISSING) for each in window)
-            return still and glance.shown is Shown.DOWN
-        if glance.shown is Shown.DOWN and glance.live:
+            still = all(each.shown in (Shown.STOPPED, Shown.MISSING) for each in window)
+            return still and glance.shown is Shown.STOPPED
+        if glance.shown is Shown.STOPPED and glance.live:
             self._world.fired[DECEIVED] += 1
-        return glance.shown is Shown.DOWN or (
+        return glance.shown is Shown.STOPPED or (
             evidence == MACHINES_GONE and glance.shown is Shown.MISSING
         )
 
@@ -499,7 +499,9 @@ class Truth(Checkers):
         story.end = End(State(event["to_state"]), event["evidence"])
         story.ended_at = story.glances[-1].at
         lately = story.since(story.ended_at - self._bounds.lag_s)
-        if story.end.state in DOWN and not any(_stays_down(each, story.end) for each in lately):
+        if story.end.state in STOPPED and not any(
+            _stays_stopped(each, story.end) for each in lately
+        ):
             self.violated("truth", f"{story.kind}: {story.job_id} ends {story.end}: {lately[0]}")
         story.left_up = (
             story.end.state is State.UNVERIFIED

@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.domain.clock_steps import elapsed_s
-from orchestrator.domain.model.lifecycle import FINAL_STATES, STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import FINAL_STATES, PROVEN_STATES, State
 from orchestrator.domain.model.operation import Outcome
 
 TOTAL: Final = "total"
@@ -29,12 +29,12 @@ class Instances(_Answer):
 
     total: int
     live: int
-    down: int
+    stopped: int
     jobs_not_counted: int
     left_by_final_state: dict[str, Left] = {}
 
     @property
-    def all_down(self) -> bool:
+    def all_stopped(self) -> bool:
         return not (self.live or self.jobs_not_counted)
 
 
@@ -95,7 +95,7 @@ class Operation(_Answer):
         return self.finished_at is not None
 
     @property
-    def stays_down(self) -> bool:
+    def stays_stopped(self) -> bool:
         """Whether every job was proven down, and none was seen to come back since."""
         return self.outcome == Outcome.VERIFIED and not self.progress.revived
 
@@ -130,7 +130,7 @@ class Operation(_Answer):
 
     def states_to_tell(self) -> list[str]:
         """The states of jobs that are not down, or did not end well."""
-        return [state for state in self.jobs_by_state() if state not in STATES_THAT_COUNT_AS_DOWN]
+        return [state for state in self.jobs_by_state() if state not in PROVEN_STATES]
 
 
 class OperationPage(_Answer):

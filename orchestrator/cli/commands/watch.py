@@ -54,7 +54,7 @@ async def _watch_and_tell(url: str, token: str | None, operation_id: str, consol
     async with Api(url, token) as api:
         operation = await watch(api, await api.operation(operation_id), console)
     tables.print_outcomes(operation, console)
-    return 0 if operation.stays_down else FAILED
+    return 0 if operation.stays_stopped else FAILED
 
 
 def run(url: str, token: str | None, operation_id: str, console: Console) -> int:

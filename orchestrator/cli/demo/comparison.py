@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from orchestrator.cli.client.models import Instances
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -114,14 +114,14 @@ def _row(label: str | None, jobs: list[TrueJob], states: Mapping[str, str]) -> R
 
 def _as_it_should_be(job: TrueJob, state: str | None) -> bool:
     """A job that is called down must have no live instance, whatever the scenario expects."""
-    claimed_down = state in STATES_THAT_COUNT_AS_DOWN
-    return state in job.expect and not (claimed_down and job.live)
+    claimed_stopped = state in PROVEN_STATES
+    return state in job.expect and not (claimed_stopped and job.live)
 
 
 def hidden(truth: Truth, instances: Instances) -> str | None:
     """What is wrong where instances are live that the orchestrator shows nowhere; None: nothing."""
     live = sum(job.live for job in truth.jobs)
-    if not live or not instances.all_down:
+    if not live or not instances.all_stopped:
         return None
     return f"{live} instances are live, and none is shown as live or not counted"
 

@@ -94,7 +94,7 @@ def bars(operation: Operation) -> Progress:
     shown.add_task(
         "instances down",
         total=_all(operation),
-        completed=instances.down,
+        completed=instances.stopped,
         value=_instances(operation),
     )
     used = shown.add_task(
@@ -134,7 +134,7 @@ def _jobs(operation: Operation) -> str:
 def _instances(operation: Operation) -> str:
     instances = operation.progress.instances
     notes = "; ".join(what_is_left(operation))
-    return f"{instances.down} of {instances.total}" + (f" ({notes})" if notes else "")
+    return f"{instances.stopped} of {instances.total}" + (f" ({notes})" if notes else "")
 
 
 def what_is_left(operation: Operation) -> Iterator[str]:
@@ -193,7 +193,9 @@ def _settles(operation: Operation) -> str:
     window = "waiting for the last polls of jobs and machines"
     if until is not None:
         window = f"settle window ends in {_until(until)}"
-    return f"all instances stopped; {window}" if operation.progress.instances.all_down else window
+    return (
+        f"all instances stopped; {window}" if operation.progress.instances.all_stopped else window
+    )
 
 
 def _until(at: datetime) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.domain.decisions import evidence
 from orchestrator.domain.decisions.manual_end import NOT_CONFIGURED
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ class JobVerdict(StrEnum):
     """How a job counts in the conclusion."""
 
     UNENDED = "unended"
-    DOWN = "down"
-    NOT_DOWN = "not_down"
+    STOPPED = "stopped"
+    NOT_STOPPED = "not_stopped"
     BACK = "back"
     """Something became of it after its end, and nothing proved it down since."""
 
@@ -41,25 +41,25 @@ def standing(job: Job) -> JobVerdict:
     for before, event in _with_state_before(job["events"]):
         if before is not None and before.final:
             back = True
-        elif event["to_state"] in STATES_THAT_COUNT_AS_DOWN:
+        elif event["to_state"] in PROVEN_STATES:
             back = False
     state = State(job["state"])
     if back:
         return JobVerdict.BACK
     if not state.final:
         return JobVerdict.UNENDED
-    return JobVerdict.DOWN if state in STATES_THAT_COUNT_AS_DOWN else JobVerdict.NOT_DOWN
+    return JobVerdict.STOPPED if state in PROVEN_STATES else JobVerdict.NOT_STOPPED
 
 
 def conclusion(standings: Sequence[JobVerdict]) -> str:
     """How the operation stands, in one sentence."""
     count, total = Counter(standings), len(standings)
-    down = f"{count[JobVerdict.DOWN]} of {_jobs(total)} proven down"
+    stopped = f"{count[JobVerdict.STOPPED]} of {_jobs(total)} proven down"
     if unended := count[JobVerdict.UNENDED]:
-        down = f"NOT FINISHED: {unended} of {_jobs(total)} not ended; {down} so far"
+        stopped = f"NOT FINISHED: {unended} of {_jobs(total)} not ended; {stopped} so far"
     if back := count[JobVerdict.BACK]:
-        down += f"; NOT DOWN FOR GOOD: {back} came back after the end"
-    return down
+        stopped += f"; NOT DOWN FOR GOOD: {back} came back after the end"
+    return stopped
 
 
 def _jobs(number: int) -> str:

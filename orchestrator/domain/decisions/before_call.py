@@ -39,13 +39,13 @@ def on_job_not_called(
     unread = _to_be_read(termination, updated, seen, now, policy)
     if unread is not None:
         return Decision(after=replace(unread, terminate_after=None))
-    if evidence.proves_down(termination, seen):
-        return _on_down_not_called(updated, now, policy)
+    if evidence.proves_stopped(termination, seen):
+        return _on_stopped_not_called(updated, now, policy)
     if updated.job_state is JobState.SUCCEED and not updated.acknowledged_at and _is_empty(seen):
         # No instance is counted, so that no more than the end of the job is proven.
         ended = replace(updated, evidence=evidence.JOB_FINISHED, problem=None)
         return apply_event(
-            ended, Event.SEEN_DOWN, now, why="it reads SUCCEED, no instance is counted"
+            ended, Event.SEEN_STOPPED, now, why="it reads SUCCEED, no instance is counted"
         )
     if seen.terminating and termination.state is State.SENDING:
         decision = accepted(updated, now, policy)
@@ -106,7 +106,7 @@ def _on_submitted(updated: Termination, now: datetime, policy: Policy) -> Decisi
     return replace(decision, after=schedule_poll(decision.after, PollKind.BATCH, at))
 
 
-def _on_down_not_called(updated: Termination, now: datetime, policy: Policy) -> Decision:
+def _on_stopped_not_called(updated: Termination, now: datetime, policy: Policy) -> Decision:
     # A termination leaves FAILED behind: the call whose answer was lost may well have acted.
     may_have_acted = updated.state is State.SENDING and updated.job_state is JobState.FAILED
     if may_have_acted or updated.acknowledged_at:
@@ -116,7 +116,7 @@ def _on_down_not_called(updated: Termination, now: datetime, policy: Policy) -> 
         )
         return replace(decision, after=after, why="seen down after a call")
     proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
-    return apply_event(proven, Event.SEEN_DOWN, now)
+    return apply_event(proven, Event.SEEN_STOPPED, now)
 
 
 def _on_terminable(updated: Termination, now: datetime, policy: Policy) -> Decision:

@@ -32,9 +32,9 @@ def reading(termination: Termination, now: datetime) -> Capture:
 
 def too_late(termination: Termination) -> bool:
     """Whether no instance is left whose machine could be read."""
-    down = termination.instances is not None and termination.instances.live == 0
+    stopped = termination.instances is not None and termination.instances.live == 0
     finished = termination.job_state is not None and termination.job_state.finished
-    return termination.state is State.SETTLING or (finished and down)
+    return termination.state is State.SETTLING or (finished and stopped)
 
 
 def captured(termination: Termination) -> bool:

@@ -45,9 +45,9 @@ def _on_draining(
     updated = replace(
         with_observation(termination, seen), failures=0, problem=_conflict(termination)
     )
-    if evidence.proves_down(termination, seen):
+    if evidence.proves_stopped(termination, seen):
         proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE)
-        decision = apply_event(proven, Event.SEEN_DOWN, now)
+        decision = apply_event(proven, Event.SEEN_STOPPED, now)
         settle_until = seen.observed_at + timedelta(seconds=updated.settle_s)
         at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
         after = replace(
@@ -57,7 +57,7 @@ def _on_draining(
     state = updated.job_state
     live = seen.instances is not None and seen.instances.live > 0
     if state is not None and (state.finished or (not state.known and not live)):
-        return Decision(after=_on_finished_not_down(termination, updated, seen, now, policy))
+        return Decision(after=_on_finished_not_stopped(termination, updated, seen, now, policy))
     was_finished = termination.job_state is not None and termination.job_state.finished
     runs = state is None or state.known
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
@@ -171,7 +171,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     return replace(escalated, after=after)
 
 
-def _on_finished_not_down(
+def _on_finished_not_stopped(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """The job reads finished; its instances were not read, or are not down yet."""

@@ -35,7 +35,7 @@ MEANINGS: Final[Mapping[int, str]] = {
 }
 
 
-def proves_down(termination: Termination, seen: JobSeen) -> bool:
+def proves_stopped(termination: Termination, seen: JobSeen) -> bool:
     """Whether this read shows a finished job with no live instance that is not being terminated.
 
     The job's state alone is no proof: it can read FAILED while other instances still drain.  Where

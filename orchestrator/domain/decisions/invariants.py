@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.decisions import evidence
 from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.model.batch_job import JobState
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, TRANSITIONS, Event
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, TRANSITIONS, Event
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,7 +42,7 @@ def check(before: Termination, decision: Decision, at: datetime) -> None:
             f"{before.id}: {event or 'no event'} leads from {before.state}, revision "
             f"{before.revision}, to {after.state}, revision {after.revision}",
         )
-    if event is Event.SEEN_DOWN or after.state in STATES_THAT_COUNT_AS_DOWN:
+    if event is Event.SEEN_STOPPED or after.state in PROVEN_STATES:
         _check_proof(after)
     if event is Event.CALL_STARTED:
         _check_call(before, at)

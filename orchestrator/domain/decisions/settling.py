@@ -202,7 +202,7 @@ def _denial(termination: Termination, seen: JobSeen) -> str | None:
     """Why a finished job may not be stopped any more; None: nothing denies it."""
     if ran_again(termination, seen):
         return "its EndTime changed"
-    if seen.instances is None or evidence.proves_down(termination, seen):
+    if seen.instances is None or evidence.proves_stopped(termination, seen):
         return None
     problem = contradiction(termination, seen)
     if problem is not None:

@@ -73,20 +73,20 @@ class Durations:
         return more - (more - fewer) * math.log2(seconds / BUCKETS_S[index - 1]) * PER_DOUBLING
 
 
-def learnt(down: Mapping[int, int], draining: Mapping[int, int]) -> Durations | None:
+def learnt(stopped: Mapping[int, int], draining: Mapping[int, int]) -> Durations | None:
     """How long drains take; None where no job is down yet.
 
-    ``down``: jobs by the bucket of the time from their acknowledgement until seen down.
+    ``stopped``: jobs by the bucket of the time from their acknowledgement until seen down.
     ``draining``: jobs by the bucket of their age: they take longer than that, or only the quick
     ones would count (the estimator of Kaplan and Meier).  One more is taken to outlast them all.
     """
-    ended_in = [index for index, jobs in sorted(down.items()) if jobs]
+    ended_in = [index for index, jobs in sorted(stopped.items()) if jobs]
     if not ended_in:
         return None
     share, longer, known = 1.0, [], []
-    going = 1 + sum(down.values()) + sum(draining.values())
+    going = 1 + sum(stopped.values()) + sum(draining.values())
     for index in range(ended_in[-1] + 1):
-        ended, younger = down.get(index, 0), draining.get(index, 0)
+        ended, younger = stopped.get(index, 0), draining.get(index, 0)
         fewer = share * (1 - ended / (going - younger / 2))
         if ended:
             known.append((ended, BELL.inv_cdf(1 - (share + fewer) / 2), math.log(middle_s(index))))

@@ -63,7 +63,7 @@ class Event(StrEnum):
     """A held job left SUBMITTED and can be called."""
     ESCALATED = "escalated"
     """Instances did not go down for long, and something more is done about it."""
-    SEEN_DOWN = "seen_down"
+    SEEN_STOPPED = "seen_stopped"
     """The job is finished and no instance is live."""
     SEEN_LIVE_AGAIN = "seen_live_again"
     """A job that was down runs again."""
@@ -83,7 +83,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.CALL_ACCEPTED: State.DRAINING,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_SUBMITTED: State.HELD,
-        Event.SEEN_DOWN: State.ALREADY_FINISHED,
+        Event.SEEN_STOPPED: State.ALREADY_FINISHED,
         Event.SEEN_MISSING: State.NOT_FOUND,
         Event.GAVE_UP: State.UNVERIFIED,
         Event.WITHDRAWN: State.WITHDRAWN,
@@ -92,7 +92,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.CALL_ACCEPTED: State.DRAINING,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_TERMINABLE: State.QUEUED,
-        Event.SEEN_DOWN: State.ALREADY_FINISHED,
+        Event.SEEN_STOPPED: State.ALREADY_FINISHED,
         Event.SEEN_MISSING: State.NOT_FOUND,
         Event.GAVE_UP: State.UNVERIFIED,
         Event.WITHDRAWN: State.WITHDRAWN,
@@ -103,14 +103,14 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.CALL_NOT_EXECUTED: State.QUEUED,
         Event.CALL_REFUSED: State.REFUSED,
         Event.SEEN_SUBMITTED: State.HELD,
-        Event.SEEN_DOWN: State.ALREADY_FINISHED,
+        Event.SEEN_STOPPED: State.ALREADY_FINISHED,
         Event.SEEN_MISSING: State.NOT_FOUND,
         Event.GAVE_UP: State.UNVERIFIED,
     },
     State.DRAINING: {
         Event.CALL_STARTED: State.SENDING,
         Event.ESCALATED: State.DRAINING,
-        Event.SEEN_DOWN: State.SETTLING,
+        Event.SEEN_STOPPED: State.SETTLING,
         Event.SEEN_MISSING: State.NOT_FOUND,
         Event.GAVE_UP: State.UNVERIFIED,
     },
@@ -131,7 +131,7 @@ LIVE_STATES: Final = tuple(state for state in State if not state.final)
 FINAL_STATES: Final = tuple(state for state in State if state.final)
 NOT_CALLED: Final = (State.QUEUED, State.HELD)
 CALLED: Final = tuple(state for state in LIVE_STATES if state not in NOT_CALLED)
-STATES_THAT_COUNT_AS_DOWN: Final = (State.VERIFIED, State.ALREADY_FINISHED)
+PROVEN_STATES: Final = (State.VERIFIED, State.ALREADY_FINISHED)
 
 
 def next_state(state: State, event: Event) -> State:

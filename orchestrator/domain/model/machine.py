@@ -93,7 +93,7 @@ class MachineStatus(StrEnum):
 class CapturedMachine:
     """A machine that an instance had, as far as it is known.
 
-    ``starting``: its instance was STARTING when it was read last.  ``down_at``: when no instance
+    ``starting``: its instance was STARTING when it was read last.  ``stopped_at``: when no instance
     of its job was live any more.
     """
 
@@ -104,7 +104,7 @@ class CapturedMachine:
     machine_id: str
     starting: bool
     sight: MachineStatus | None
-    down_at: datetime | None
+    stopped_at: datetime | None
 
 
 def sight_of(
@@ -115,13 +115,13 @@ def sight_of(
     While the job is not down, only that a machine is up is certain.  One that was being created and
     was never listed may be listed later: it counts as gone once ``starting_watch_s`` have passed.
     """
-    if seen is not None and (machine.down_at is None or not seen.going):
+    if seen is not None and (machine.stopped_at is None or not seen.going):
         return MachineStatus.UP
     if seen is not None:
         return MachineStatus.TERMINATED
-    if machine.down_at is None:
+    if machine.stopped_at is None:
         return machine.sight
-    watched_s = (now - machine.down_at).total_seconds()
+    watched_s = (now - machine.stopped_at).total_seconds()
     just_created = machine.starting and machine.sight is not MachineStatus.UP
     if just_created and watched_s < starting_watch_s:
         return MachineStatus.MISSING

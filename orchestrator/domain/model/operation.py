@@ -7,7 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,12 +34,12 @@ class Outcome(StrEnum):
 def outcome(jobs_by_state: Mapping[State, int]) -> Outcome:
     """The outcome of an operation whose jobs are all in a final state."""
     total = sum(jobs_by_state.values())
-    down = sum(jobs_by_state.get(state, 0) for state in STATES_THAT_COUNT_AS_DOWN)
-    if down == total:
+    stopped = sum(jobs_by_state.get(state, 0) for state in PROVEN_STATES)
+    if stopped == total:
         return Outcome.VERIFIED
     if jobs_by_state.get(State.WITHDRAWN, 0) == total:
         return Outcome.WITHDRAWN
-    return Outcome.PARTIAL if down else Outcome.FAILED
+    return Outcome.PARTIAL if stopped else Outcome.FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

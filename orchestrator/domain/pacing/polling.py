@@ -38,7 +38,7 @@ class PollPolicy:
     held_s: float = 2.0
     queued_s: float = 60.0
     settling_s: float = 5.0
-    down_s: float = 60.0
+    stopped_s: float = 60.0
     """Of jobs whose termination has ended, as long as they are watched for coming back."""
     relook_min_s: float = 0.5
 

@@ -48,13 +48,13 @@ class Left:
 class Tally:
     """Task instances of an operation.
 
-    ``total`` is more than ``live`` and ``down`` together where a count does not hold any more: such
+    ``total`` is more than ``live`` and ``stopped`` together where a count does not hold any more: such
     a job is one of ``jobs_not_counted``, with those that were never counted.
     """
 
     total: int = 0
     live: int = 0
-    down: int = 0
+    stopped: int = 0
     jobs_not_counted: int = 0
     left_by_final_state: dict[State, Left] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class Tally:
         uncounted = 0 if holds or _nothing_there(group) else group.jobs
         self.total += total
         self.live += live
-        self.down += total - live if holds else 0
+        self.stopped += total - live if holds else 0
         self.jobs_not_counted += uncounted
         if group.state.final and (live or uncounted):
             left = self.left_by_final_state.setdefault(group.state, Left())

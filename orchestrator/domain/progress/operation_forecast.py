@@ -25,7 +25,7 @@ class Progress:
     is called: the calls up to it, those for other operations included, at the pace of calls.
     ``begins_at``: when the calls begin, if later than now (``not_before``); ``last_call_s`` counts
     from then on.
-    ``down``: jobs that went down, by the bucket (``durations.bucket``) of the time from the
+    ``stopped``: jobs that went down, by the bucket (``durations.bucket``) of the time from the
     acknowledgement until seen down; jobs of other operations too, where few are.
     ``draining``: those that drain and have no end in a forecast of their own, by the bucket of the
     time since their acknowledgement.  ``ending``: the forecasts of the others that drain; the 32
@@ -33,7 +33,7 @@ class Progress:
     ``unknown``: those of which nobody knows when they end: they are held, late, or not read
     (``foretelling.nobody_knows``).  ``stalled``: those whose own forecast says so, which are not in
     ``draining``; ``last_progress_at``: when one of them last moved.
-    ``down_lately``: those seen down in the last ``lately_s`` seconds.
+    ``stopped_in_window``: those seen down in the last ``lately_s`` seconds.
     ``settle_until``: when the last settle window that runs is over.  ``settle_s``: the longest one
     of those that are not down yet; None: all are.
     """
@@ -41,13 +41,13 @@ class Progress:
     to_call: int
     last_call_s: float
     begins_at: datetime | None = None
-    down: Mapping[int, int]
+    stopped: Mapping[int, int]
     draining: Mapping[int, int]
     ending: Sequence[Forecast]
     unknown: int
     stalled: int
     last_progress_at: datetime | None
-    down_lately: int
+    stopped_in_window: int
     lately_s: float
     settle_until: datetime | None = None
     settle_s: float | None = None
@@ -61,9 +61,11 @@ def forecast(progress: Progress, now: datetime) -> Forecast:
     begun = progress.to_call + sum(progress.draining.values())
     if progress.stalled and not (begun or progress.unknown or progress.ending):
         return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.last_progress_at)
-    rate_per_s = progress.down_lately / progress.lately_s if any(progress.down.values()) else None
+    rate_per_s = (
+        progress.stopped_in_window / progress.lately_s if any(progress.stopped.values()) else None
+    )
     result = Forecast(made_at=now, rate_per_s=rate_per_s)
-    others = learnt(progress.down, progress.draining)
+    others = learnt(progress.stopped, progress.draining)
     nobody_knows = progress.unknown or progress.stalled or (begun and others is None)
     if nobody_knows or not (begun or progress.ending):
         return result

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.termination import PollKind
 
 if TYPE_CHECKING:
@@ -50,5 +50,5 @@ class WakeupEvents:
             counted = after.instances_observed_at != before.instances_observed_at
             if began or confirms or counted:
                 self.machines.set()
-        if after.state in STATES_THAT_COUNT_AS_DOWN and after.revival_watch_s:
+        if after.state in PROVEN_STATES and after.revival_watch_s:
             self.revivals.set()

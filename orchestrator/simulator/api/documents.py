@@ -141,7 +141,7 @@ def _task_view(job: Job, task: int, now: float) -> dict[str, object]:
         "TaskName": task_name(task),
         "TaskState": job.task_state(task, now),
         "CreateTime": time_text(job.created_at),
-        "EndTime": time_text(job.down_at(now, *job.task_range(task))),
+        "EndTime": time_text(job.stopped_at(now, *job.task_range(task))),
     }
 
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def truth_of(job: Job, now: float) -> dict[str, object]:
     job.advance(now)
     spec = job.spec
-    down_at = job.down_at(now, 0, spec.instances)
+    stopped_at = job.stopped_at(now, 0, spec.instances)
     restarted_at = None
-    if spec.env_id is not None and job.terminated_at is not None and down_at is not None:
-        restarted_at = down_at + spec.node_restart_s
+    if spec.env_id is not None and job.terminated_at is not None and stopped_at is not None:
+        restarted_at = stopped_at + spec.node_restart_s
     return {
         "job_id": spec.job_id,
         "region": spec.region,
@@ -25,7 +25,7 @@ def truth_of(job: Job, now: float) -> dict[str, object]:
         "state": job.state(now),
         "instances": spec.instances,
         "live": job.live(now),
-        "last_down_at": down_at,
+        "last_stopped_at": stopped_at,
         "nodes_restarted_at": restarted_at,
         "terminated_at": job.terminated_at,
         "terminations_accepted": job.terminations_accepted,

@@ -113,13 +113,13 @@ class Job:
         part = next(part for part in self.parts(now, index, index + 1) if part.count)
         if part.state in FINISHED or part.span.immortal:
             return
-        down_at = now if part.state in WAITING else now + self.spec.instance_drain_s
+        stopped_at = now if part.state in WAITING else now + self.spec.instance_drain_s
         planned_at = part.span.ended_at(index)
         if planned_at is not None:
-            down_at = min(down_at, planned_at)
+            stopped_at = min(stopped_at, planned_at)
         piece = part.span.cut(index, index + 1)
         self.runs[-1] = replace_range(
-            self.runs[-1], replace(piece, ending=ExitSchedule("FAILED", down_at))
+            self.runs[-1], replace(piece, ending=ExitSchedule("FAILED", stopped_at))
         )
 
     def take_machine(self, run: int, index: int, now: float) -> None:
@@ -209,7 +209,7 @@ class Job:
         counts = self.counts(now, *self.task_range(task))
         return next(state for state in TASK_STATE_ORDER if counts[state])
 
-    def down_at(self, now: float, first: int, end: int) -> float | None:
+    def stopped_at(self, now: float, first: int, end: int) -> float | None:
         """When the last of these instances ended; None while one is live."""
         parts = self.parts(now, first, end)
         if any(part.state not in FINISHED for part in parts):
@@ -222,14 +222,14 @@ class Job:
             return None
         if self._reads_failed_at is not None:
             return self._reads_failed_at
-        return self.down_at(now, 0, self.spec.instances)
+        return self.stopped_at(now, 0, self.spec.instances)
 
     def vanished_at(self, now: float) -> float | None:
         """When another actor deleted the job; None while it exists."""
-        down_at = self.down_at(now, 0, self.spec.instances)
-        if down_at is None or self.spec.vanish_after_s is None:
+        stopped_at = self.stopped_at(now, 0, self.spec.instances)
+        if stopped_at is None or self.spec.vanish_after_s is None:
             return None
-        vanished_at = max(self._added_at, down_at) + self.spec.vanish_after_s
+        vanished_at = max(self._added_at, stopped_at) + self.spec.vanish_after_s
         return vanished_at if now >= vanished_at else None
 
     def hidden(self, now: float) -> bool:
@@ -295,10 +295,10 @@ class Job:
         after_s = self.spec.revive_after_s
         if after_s is None or len(self.runs) > self.spec.revivals:
             return
-        down_at = self.down_at(now, 0, self.spec.instances)
-        if down_at is None:
+        stopped_at = self.stopped_at(now, 0, self.spec.instances)
+        if stopped_at is None:
             return
-        revived_at = max(self._added_at, down_at) + after_s
+        revived_at = max(self._added_at, stopped_at) + after_s
         if now < revived_at or self.state(now) != "FAILED":
             return
         self.revived_at = revived_at
@@ -313,13 +313,13 @@ class Job:
         after_s = self.spec.relapse_after_s
         if after_s is None or self.revived_at is not None or self.state(now) != "FAILED":
             return
-        down_at = self.down_at(now, 0, self.spec.instances)
-        if down_at is None or now < max(self._added_at, down_at) + after_s:
+        stopped_at = self.stopped_at(now, 0, self.spec.instances)
+        if stopped_at is None or now < max(self._added_at, stopped_at) + after_s:
             return
         self._reads_failed_at = self.end_time(now)
-        self.revived_at = max(self._added_at, down_at) + after_s
+        self.revived_at = max(self._added_at, stopped_at) + after_s
         self.terminated_at = None
-        ended = InstanceRange(0, self.spec.instances, "RUNNING", ExitSchedule("FAILED", down_at))
+        ended = InstanceRange(0, self.spec.instances, "RUNNING", ExitSchedule("FAILED", stopped_at))
         first = max(0, self.spec.instances - self.spec.relapse)
         live = InstanceRange(first, self.spec.instances - first, "RUNNING")
         self.runs.append(replace_range([ended], live))

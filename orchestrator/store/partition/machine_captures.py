@@ -169,7 +169,7 @@ def _machines(
     )
 
 
-_IS_DOWN = terminations.c.state == State.SETTLING
+_IS_STOPPED = terminations.c.state == State.SETTLING
 _SEEN_AT = instances.c.machine_observed_at
 _SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_SEEN_AT.type)
 _NOW_AT: BindParameter[datetime] = bindparam("now", type_=_SEEN_AT.type)
@@ -184,7 +184,7 @@ _DUE = tagged_union(
     ),
     _machines(
         MACHINE_LEFT,
-        _IS_DOWN,
+        _IS_STOPPED,
         or_(
             _SEEN_AT.is_(None),
             _SEEN_AT <= _SEEN_BEFORE,
@@ -195,7 +195,7 @@ _DUE = tagged_union(
     # Gone when they were looked up, which is confirmed once the settle window is over.
     _machines(
         MACHINE_GONE,
-        _IS_DOWN,
+        _IS_STOPPED,
         terminations.c.confirm_from <= _NOW_AT,
         terminations.c.confirm_from > _SEEN_AT,
         first=_SEEN_AT,
@@ -239,7 +239,7 @@ def _machine(row: Mapping[str, Any]) -> CapturedMachine:
         machine_id=row["machine_id"],
         starting=row["state"] == JobState.STARTING,
         sight=MachineStatus(row["machine"]) if row["machine"] else None,
-        down_at=row["settle_from"],
+        stopped_at=row["settle_from"],
     )
 
 
@@ -280,7 +280,7 @@ _LAST_IS_GONE = (
     update(terminations)
     .where(
         terminations.c.seq.in_(bindparam("seqs", expanding=True)),
-        _IS_DOWN,
+        _IS_STOPPED,
         _ALL_GONE,
         or_(
             terminations.c.confirm_from.is_(None),

@@ -42,7 +42,7 @@ LATELY_SHARE: Final = 0.25
 class _Part(StrEnum):
     """What a job is counted among."""
 
-    DOWN = "down"
+    STOPPED = "stopped"
     TO_CALL = "to call"
     STALLED = "stalled"
     UNKNOWN = "unknown"
@@ -66,7 +66,7 @@ def _part(now: datetime) -> ColumnElement[str | None]:
     late_or_unread = or_(late, _T.unconfirmed.is_not(None), _T.failures >= FAILURES_MAX)
     return case(
         # When it was seen down, until it is seen live again.
-        (_T.settle_from.is_not(None), _Part.DOWN),
+        (_T.settle_from.is_not(None), _Part.STOPPED),
         (_STALLED, _Part.STALLED),
         (_T.finished_at.is_not(None), None),
         (or_(_T.state == State.HELD, late_or_unread), _Part.UNKNOWN),
@@ -98,17 +98,17 @@ async def gather(
     jobs = Counter[str]()
     for row in rows:
         jobs[row.part] += row.jobs
-    down = _by_bucket(row for row in rows if row.part == _Part.DOWN)
-    if jobs[_Part.DOWN] < FEW:
+    stopped = _by_bucket(row for row in rows if row.part == _Part.STOPPED)
+    if jobs[_Part.STOPPED] < FEW:
         apart = _apart_from(operation)
-        down += await _down_of_late(connection, operation.partition, apart)
+        stopped += await _stopped_recently(connection, operation.partition, apart)
     waiting = next((row for row in rows if row.part == _Part.TO_CALL), None)
     calls = await _calls(connection, operation, waiting, now) if waiting else 0
     return Progress(
         to_call=jobs[_Part.TO_CALL],
         last_call_s=calls / calls_per_s,
         begins_at=waiting.not_before if waiting else None,
-        down=down,
+        stopped=stopped,
         draining=_by_bucket(row for row in rows if row.part == _Part.DRAINING),
         ending=await _ending(connection, operation) if jobs[_Part.ENDING] else (),
         unknown=jobs[_Part.UNKNOWN],
@@ -116,7 +116,7 @@ async def gather(
         last_progress_at=next(
             (row.last_progress_at for row in rows if row.part == _Part.STALLED), None
         ),
-        down_lately=sum(row.lately for row in rows),
+        stopped_in_window=sum(row.lately for row in rows),
         lately_s=lately_s,
         **await _windows(connection, operation),
     )
@@ -138,7 +138,7 @@ async def _windows(connection: AsyncConnection, operation: OperationRecord) -> d
 
 async def others(connection: AsyncConnection, partition: str) -> Durations | None:
     """How long drains of a partition took of late."""
-    return learnt(await _down_of_late(connection, partition), {})
+    return learnt(await _stopped_recently(connection, partition), {})
 
 
 def _apart_from(operation: OperationRecord) -> ColumnElement[bool]:
@@ -179,7 +179,7 @@ def _by_bucket(rows: Iterable[Any]) -> Counter[int]:
     return counted
 
 
-async def _down_of_late(
+async def _stopped_recently(
     connection: AsyncConnection, partition: str, *conditions: ColumnElement[bool]
 ) -> Counter[int]:
     """The last jobs of a partition that were seen down and stayed so."""

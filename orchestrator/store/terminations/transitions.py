@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, func, select, update
 from orchestrator.domain.audit.event_facts import machines, observations
 from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.decisions import invariants
-from orchestrator.domain.model.lifecycle import STATES_THAT_COUNT_AS_DOWN, State
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.operation import outcome
 from orchestrator.store.mapping.termination_rows import SET_BY_ENGINE, to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -78,7 +78,7 @@ def _watched_from(after: Termination) -> datetime | None:
 
     One that was found finished is watched as well: it may have failed, and RetryJobs revives it.
     """
-    watched = after.state in STATES_THAT_COUNT_AS_DOWN and after.revival_watch_s > 0
+    watched = after.state in PROVEN_STATES and after.revival_watch_s > 0
     return after.finished_at if watched else None
 
 

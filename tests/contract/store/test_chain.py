@@ -109,7 +109,7 @@ async def test_each_event_keeps_what_it_rested_on(
     (queued,) = await to_sweep(store, 1)
     await live(store, queued)
     found = await chains(database)
-    accepted, started, failed, _, answered, down, settled = found["trm_1_job-1"]
+    accepted, started, failed, _, answered, stopped, settled = found["trm_1_job-1"]
     where = {"account": "main", "region": "ap-guangzhou", "job_id": "job-1"}
     assert accepted["facts"] == where
     target = {"action": "TerminateJob", "target": "job-1"}
@@ -125,9 +125,9 @@ async def test_each_event_keeps_what_it_rested_on(
     }
     assert answered["facts"]["answer"]["request_id"] == "r-1"
     assert answered["facts"]["acknowledged_at"] == "2026-01-01T12:08:20.000000Z"
-    assert down["facts"]["instances"]["failed"] == 10
-    assert down["facts"]["instances_observed_at"] == "2026-01-01T12:00:06.000000Z"
-    assert down["facts"]["job_next_action"] == ""
+    assert stopped["facts"]["instances"]["failed"] == 10
+    assert stopped["facts"]["instances_observed_at"] == "2026-01-01T12:00:06.000000Z"
+    assert stopped["facts"]["job_next_action"] == ""
     assert settled["facts"]["observed_at"] == "2026-01-01T12:01:30.000000Z"
     begun, finished = found["op_1"]
     assert begun["facts"] == {
@@ -312,7 +312,7 @@ async def test_an_operation_that_there_is_not(certification: Certification) -> N
     ("table", "where", "values", "fault"),
     [
         ("events", {"type": "settled"}, {"why": "x"}, "event 7: the chain is broken"),
-        ("events", {"type": "seen_down"}, {"at": later(1)}, "event 6: the chain is broken"),
+        ("events", {"type": "seen_stopped"}, {"at": later(1)}, "event 6: the chain is broken"),
         ("events", {"number": 2}, {"facts": {}}, "event 2: the chain is broken"),
         ("events", {"number": 3}, {"facts": None}, "event 3: the chain is broken"),
         ("events", {"number": 3}, {"hash": "0" * 64}, "event 4: the chain is broken"),

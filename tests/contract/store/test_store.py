@@ -43,7 +43,7 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.contract.store.conftest import PARTITION
 from tests.known import know
-from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, call_failed, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
@@ -242,8 +242,8 @@ async def test_the_last_job_finishes_its_operation_with_an_outcome(
     halfway = await records.operation("op_1")
     assert halfway is not None
     assert (halfway.outcome, halfway.finished_at) == (None, None)
-    down = decide(rows[1], read(swept(None).state or read(None).state), NOW, POLICY)
-    assert down.event is None
+    stopped = decide(rows[1], read(swept(None).state or read(None).state), NOW, POLICY)
+    assert stopped.event is None
     done = decide(rows[1], Withdrawn(), later(3), POLICY)
     await store.apply([(rows[1], done)], later(3))
     finished = await records.operation("op_1")
@@ -259,7 +259,7 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
 UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 SUBMISSION = JobSubmitted(
-    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=DOWN.total),)
+    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=STOPPED.total),)
 )
 """As many instances as a read of a job that is down counts."""
 WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {

@@ -24,5 +24,5 @@ def test_no_observation_is_younger_than_now(now_s: float, age_s: float | None) -
         holder=None,
         allowed_per_s=None,
     )
-    told = Inspection(now=later(now_s), why=UNEXPLAINED, down=None, verified=Verification())
+    told = Inspection(now=later(now_s), why=UNEXPLAINED, stopped=None, verified=Verification())
     assert listed_termination(record, told)["age_s"] == age_s

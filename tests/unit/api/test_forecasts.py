@@ -43,7 +43,7 @@ async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: ErrorDet
         capture_wait_s=0.0,
     )
     told = await _inspect(cast("Context", context), record)
-    assert (told.down, told.verified.p50_at is None) == (
+    assert (told.stopped, told.verified.p50_at is None) == (
         None if trouble else foretold,
         trouble is not None,
     )

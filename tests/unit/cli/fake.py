@@ -30,7 +30,7 @@ def operation(state: str = "running", outcome: str | None = None, **jobs: int) -
         "news_of_a_later_version": 1,
         "progress": {
             "jobs": {"total": total, **jobs},
-            "instances": {"total": 30, "live": 10, "down": 20, "jobs_not_counted": 1},
+            "instances": {"total": 30, "live": 10, "stopped": 20, "jobs_not_counted": 1},
             "quota": {
                 "action": "TerminateJob",
                 "allowed_per_s": 10,

@@ -306,13 +306,13 @@ async def test_a_source_that_goes_on_giving_a_wrong_key_is_read_every_30_s() -> 
 async def test_nothing_is_sent_without_a_credential() -> None:
     """The provider's error is the call's."""
 
-    async def down() -> Credential:
-        raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "down")
+    async def stopped() -> Credential:
+        raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "stopped")
 
     clock = ManualClock()
     server = Server(lambda _: said())
     async with gateway_to(
-        server, clock=clock, credentials=RefreshingProvider(down, clock=clock)
+        server, clock=clock, credentials=RefreshingProvider(stopped, clock=clock)
     ) as gateway:
         assert (await failure(gateway)).kind is Kind.CREDENTIAL
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 POLICY = Policy(poll=PollPolicy(), escalation=EscalationPolicy(), sweep_s=1.0, jitter=0.0)
-DOWN = InstanceCounters(failed=10)
+STOPPED = InstanceCounters(failed=10)
 LIVE = InstanceCounters(running=4, failed=6)
 
 
@@ -56,7 +56,7 @@ def swept(state: JobState | None, *, at: datetime = NOW, end_time: str | None = 
 
 def read(
     state: JobState | None,
-    instances: InstanceCounters | None = DOWN,
+    instances: InstanceCounters | None = STOPPED,
     *,
     next_action: str = "",
     at: datetime = NOW,

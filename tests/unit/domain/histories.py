@@ -110,7 +110,7 @@ def history(
 
 RUNNING = read(JobState.RUNNING, LIVE)
 CALLED: list[Observation] = [RUNNING, CallStarted(), CallAccepted("request-1")]
-DOWN: list[Observation] = [*CALLED, read(JobState.FAILED, at=later(2))]
+STOPPED: list[Observation] = [*CALLED, read(JobState.FAILED, at=later(2))]
 
 
 def failure(kind: CloudErrorKind, code: str) -> CloudError:
@@ -119,9 +119,9 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 def verified(**known: Any) -> History:
     """A job whose machines are gone, or with what else is known of them."""
-    still_down = read(JobState.FAILED, at=later(60))
+    still_stopped = read(JobState.FAILED, at=later(60))
     known = known or known_machines()
-    return history("job-verified", *DOWN, still_down, last_at=later(60), **known)
+    return history("job-verified", *STOPPED, still_stopped, last_at=later(60), **known)
 
 
 def one_of_each_end() -> list[History]:

@@ -10,9 +10,9 @@ from orchestrator.domain.decisions.transitions import Decision
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.engine import drain_statistics
 from orchestrator.engine.drain_statistics import (
-    DOWN_MAX,
     FOLLOWED_MAX,
     LEARNT_FOR_S,
+    STOPPED_MAX,
     DrainStatistics,
 )
 from tests.unit.domain.build import NOW, later, termination
@@ -28,9 +28,9 @@ def begun(number: int, at_s: float = 0) -> Decision:
     return Decision(after=after, event=Event.CALL_ACCEPTED)
 
 
-def down(number: int, at_s: float) -> Decision:
+def stopped(number: int, at_s: float) -> Decision:
     after = termination(State.SETTLING, id=f"trm_{number}", observed_at=later(at_s))
-    return Decision(after=after, event=Event.SEEN_DOWN)
+    return Decision(after=after, event=Event.SEEN_STOPPED)
 
 
 def learnt_of(decisions: Iterable[Decision], at_s: float) -> Durations | None:
@@ -53,7 +53,7 @@ def test_nothing_is_known_before_one_is_down() -> None:
 
 
 def test_from_the_acknowledgement_until_seen_down() -> None:
-    drains = [each for number in range(50) for each in (begun(number), down(number, 10))]
+    drains = [each for number in range(50) for each in (begun(number), stopped(number, 10))]
     assert half_s(learnt_of(drains, 20)) == pytest.approx(10, rel=0.2)
 
 
@@ -61,28 +61,28 @@ def test_a_call_that_is_made_again_is_counted_from_then_on() -> None:
     drains = [
         each
         for number in range(50)
-        for each in (begun(number), begun(number, 60), down(number, 70))
+        for each in (begun(number), begun(number, 60), stopped(number, 70))
     ]
     assert half_s(learnt_of(drains, 80)) == pytest.approx(10, rel=0.2)
 
 
 def test_those_that_still_drain_take_longer() -> None:
     """Or the first of a bulk to be down would stand for all of it."""
-    quick = [begun(0), down(0, 5)]
+    quick = [begun(0), stopped(0, 5)]
     slow = [begun(number) for number in range(1, 100)]
     assert half_s(learnt_of(quick + slow, 60)) > 2 * half_s(learnt_of(quick, 60))
 
 
 def test_what_was_down_when_it_was_taken_over_is_not_counted() -> None:
-    assert learnt_of([down(1, 5)], 10) is None
+    assert learnt_of([stopped(1, 5)], 10) is None
 
 
 def test_it_is_computed_anew_only_now_and_then() -> None:
     made = DrainStatistics()
-    for each in (begun(1), down(1, 10)):
+    for each in (begun(1), stopped(1, 10)):
         made.decided(each)
     first = made.durations(NOW)
-    for each in (begun(2), down(2, 1000)):
+    for each in (begun(2), stopped(2, 1000)):
         made.decided(each)
     assert made.durations(later(LEARNT_FOR_S - 1)) is first
     assert half_s(made.durations(later(LEARNT_FOR_S))) > half_s(first)
@@ -93,15 +93,15 @@ def test_it_stays_small_and_forgets_slowly(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         drain_statistics,
         "learnt",
-        lambda down, draining: seen.append((sum(down.values()), sum(draining.values()))),
+        lambda stopped, draining: seen.append((sum(stopped.values()), sum(draining.values()))),
     )
     made = DrainStatistics()
-    for number in range(5 * DOWN_MAX):
+    for number in range(5 * STOPPED_MAX):
         made.decided(begun(number))
-        made.decided(down(number, 10 if number < 4 * DOWN_MAX else 100))
+        made.decided(stopped(number, 10 if number < 4 * STOPPED_MAX else 100))
     for number in range(2 * FOLLOWED_MAX):
         made.decided(begun(number))
     made.durations(NOW)
     ((known, followed),) = seen
-    assert known < DOWN_MAX
+    assert known < STOPPED_MAX
     assert followed == FOLLOWED_MAX

@@ -352,7 +352,7 @@ async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
 ) -> None:
     world = World(database)
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
-    finishes(world, Event.SEEN_DOWN)
+    finishes(world, Event.SEEN_STOPPED)
     assert world.partition.policy().sweep_s == POLL.sweep_min_s
     world.clock.advance(15)
     assert world.partition.policy().sweep_s == POLL.sweep_min_s
@@ -360,7 +360,7 @@ async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
 
 
-@pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_DOWN)])
+@pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_STOPPED)])
 async def test_nothing_else_counts_as_a_finish(database: Database, event: Event | None) -> None:
     world = World(database)
     finishes(world, event)

@@ -15,7 +15,7 @@ from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.services.explanation import LATE_S, Explanation, ExplanationContext, explain
-from tests.unit.domain.build import DOWN, LIVE, NOW, later, machines, termination
+from tests.unit.domain.build import LIVE, NOW, STOPPED, later, machines, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -242,7 +242,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "instances down, the job not",
         State.DRAINING,
         {},
-        {"job_state": JobState.RUNNING, "instances": DOWN},
+        {"job_state": JobState.RUNNING, "instances": STOPPED},
         "the job to finish; no instance was live at the last count; the job reads RUNNING",
         "look again",
         NOW,
@@ -251,7 +251,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "finished since its instances were counted",
         State.DRAINING,
         {},
-        {"job_state": JobState.FAILED, "instances": DOWN},
+        {"job_state": JobState.FAILED, "instances": STOPPED},
         "a count that proves its instances down; none was live at the last one; the job reads FAI",
         "look again",
         NOW,
@@ -260,7 +260,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         "something pending",
         State.DRAINING,
         {},
-        {"job_state": JobState.FAILED, "instances": DOWN, "job_next_action": "TERMINATING"},
+        {"job_state": JobState.FAILED, "instances": STOPPED, "job_next_action": "TERMINATING"},
         "the end of TERMINATING; no instance was live at the last count; the job reads FAILED",
         "look again",
         NOW,
@@ -601,12 +601,12 @@ def test_that_the_deadline_passed_is_said_once(
         ),
         (
             State.UNVERIFIED,
-            {"instances": DOWN, "job_state": JobState.RUNNING},
+            {"instances": STOPPED, "job_state": JobState.RUNNING},
             "with 0 of 10 instances live at the last count; the job reads RUNNING",
         ),
         (
             State.UNVERIFIED,
-            {"instances": DOWN, "evidence": 3, "problem": TROUBLE},
+            {"instances": STOPPED, "evidence": 3, "problem": TROUBLE},
             "seen down, but the job could not be read again after the settle window (last error: ",
         ),
         (
@@ -627,7 +627,7 @@ def test_machines_that_are_left_are_named_with_the_command_that_ends_them() -> N
 
 
 LISTED = "/v1/terminations/trm_1/instances"
-ALL_DOWN = {"instances": DOWN, "job_state": JobState.RUNNING, "evidence": 1}
+ALL_STOPPED = {"instances": STOPPED, "job_state": JobState.RUNNING, "evidence": 1}
 STILL_LIVE = {"instances": LIVE, "job_state": JobState.RUNNING, "evidence": 1}
 OF_PERSON = {
     "escalation_level": EscalationLevel.MANUAL,
@@ -642,13 +642,17 @@ OF_PERSON = {
     [
         (STILL_LIVE | machines(gone=0, up=4), f"{LISTED}?state=live", "TerminateTaskInstance"),
         (machines(gone=0, up=4), f"{LISTED}?state=live", "TerminateTaskInstance"),
-        (ALL_DOWN | machines(gone=1, up=3), f"{LISTED}?machine=up", "TerminateInstances"),
+        (ALL_STOPPED | machines(gone=1, up=3), f"{LISTED}?machine=up", "TerminateInstances"),
         (
-            ALL_DOWN | machines(gone=1, up=0),
+            ALL_STOPPED | machines(gone=1, up=0),
             f"none of its machines is up (those captured: {LISTED}",
             "",
         ),
-        (ALL_DOWN, "in the console that the job is down and that none of its machines is up", ""),
+        (
+            ALL_STOPPED,
+            "in the console that the job is down and that none of its machines is up",
+            "",
+        ),
     ],
 )
 @pytest.mark.parametrize("end", [(State.UNVERIFIED, {}), (State.DRAINING, OF_PERSON)])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.store.records.queries import SqlRecords
 
 TASK, NODES = TaskSubmitted(name="a", instances=4), TaskSubmitted(name="b", instances=4, env_id="e")
-DOWN: dict[str, Any] = {"state": State.SETTLING, "settle_until": later(30), "evidence": 3}
+STOPPED: dict[str, Any] = {"state": State.SETTLING, "settle_until": later(30), "evidence": 3}
 
 
 def instance(index: int, machine_id: str | None = None, **shown: Any) -> InstanceSeen:
@@ -232,14 +232,14 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
     (early,) = await store.instances.machines_due(NOW, NOW, 1)
     await store.instances.machines_seen([(early, MachineStatus.UP)], NOW)
     assert await due(store, at=60) == []
-    await know(database, job, **DOWN)
+    await know(database, job, **STOPPED)
     assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
     both = await store.instances.machines_due(later(1), later(1 - 5), 10)
     await store.instances.machines_seen([(machine, MachineStatus.UP) for machine in both], later(1))
     assert await due(store, at=5.9) == []
     assert set(await due(store, at=6)) == {"ins-1", "ins-2"}
     again = await store.instances.machines_due(later(60), later(60), 10)
-    assert {machine.down_at for machine in again} == {NOW}
+    assert {machine.stopped_at for machine in again} == {NOW}
 
 
 async def test_what_was_seen_is_counted(
@@ -257,7 +257,7 @@ async def test_what_was_seen_is_counted(
 
     await see(store, None)
     assert await counts() == (3, 0, 0, False)
-    await know(database, job, **DOWN)
+    await know(database, job, **STOPPED)
     machines = await see(store, MachineStatus.UP, at=5)
     assert {m.machine_id for m in machines if m.starting} == {"ins-3"}
     assert await counts() == (3, 3, 0, True)
@@ -284,7 +284,7 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
-    await know(database, job, next_poll_at=later(60), **DOWN)
+    await know(database, job, next_poll_at=later(60), **STOPPED)
     first, second = await store.instances.machines_due(NOW, NOW, 100)
     await store.instances.machines_seen([(first, MachineStatus.GONE)], later(1))
     assert (await found(records, job.id)).next_poll_at == later(60)
@@ -302,7 +302,7 @@ async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_wind
         await store.instances.machines_seen([(machine, sight)], later(at))
         return await found(records, job.id)
 
-    await know(database, job, **DOWN)
+    await know(database, job, **STOPPED)
     first, second = await store.instances.machines_due(NOW, NOW, 10)
     assert (await sighted(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
     job = await sighted(second, MachineStatus.TERMINATED, 2)
@@ -327,7 +327,7 @@ async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
-    await know(database, job, **DOWN, confirm_from=later(30), next_poll_at=later(60))
+    await know(database, job, **STOPPED, confirm_from=later(30), next_poll_at=later(60))
     await see(store, MachineStatus.GONE, at=1)
     first, second = await store.instances.machines_due(later(30), later(25), 10)
     await store.instances.machines_seen(
@@ -344,7 +344,7 @@ async def test_machines_of_a_job_that_was_revived_are_not_confirmed_gone(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"))
-    await know(database, job, **DOWN, confirm_from=later(30))
+    await know(database, job, **STOPPED, confirm_from=later(30))
     await see(store, MachineStatus.GONE, at=1)
     assert await due(store, at=30) == ["ins-1"]
     await know(database, job, state=State.DRAINING, confirm_from=later(30))
@@ -357,7 +357,7 @@ async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs
     await submit(records, 1, "job-1", "job-2")
     await submit(records, 1, "job-3", id="op_2", region="ap-shanghai")
     for job, machine in (("job-1", "ins-1"), ("job-2", "ins-2"), ("job-3", "ins-3")):
-        await know(database, await capture(store, records, job, instance(0, machine)), **DOWN)
+        await know(database, await capture(store, records, job, instance(0, machine)), **STOPPED)
     assert await due(store) == ["ins-1", "ins-2"]
     await see(store, MachineStatus.GONE)
     assert await due(store) == ["ins-3"]
@@ -375,7 +375,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     hidden = await capture(store, records, "job-2", instance(0, "ins-2"))
     seen = await capture(store, records, "job-3", instance(0, "ins-3"))
     for each in (nodes, hidden, seen):
-        await know(database, each, **DOWN)
+        await know(database, each, **STOPPED)
     machines = await store.instances.machines_due(NOW, NOW, 100)
     assert [machine.machine_id for machine in machines] == ["ins-2", "ins-3"]
     problem = ErrorDetail(code="UnauthorizedOperation", message="no")

@@ -47,9 +47,11 @@ NEW_ID = ids()
 
 async def end(store: PartitionStore, at: float = 0.0) -> None:
     """All that is live is found finished."""
-    down = read(JobState.FAILED)
+    stopped = read(JobState.FAILED)
     live = await compared(store, at)
-    await store.apply([(each, decide(each, down, later(at), POLICY)) for each in live], later(at))
+    await store.apply(
+        [(each, decide(each, stopped, later(at), POLICY)) for each in live], later(at)
+    )
 
 
 async def compared(store: PartitionStore, at: float = 0.0) -> list[Termination]:
@@ -67,8 +69,8 @@ async def poll_kind(
     """Have all that is watched seen so; what has to be counted is down."""
     found, now = await store.to_watch(later(at), 100), later(at)
     made = [check_listed(each, seen and replace(seen, observed_at=now), now) for each in found]
-    down = read(JobState.FAILED, at=now)
-    made = [check_counted(each.termination, down, now) if each.count else each for each in made]
+    stopped = read(JobState.FAILED, at=now)
+    made = [check_counted(each.termination, stopped, now) if each.count else each for each in made]
     await store.watch(made, now, reterminate_max=reterminate_max, new_id=NEW_ID)
 
 
@@ -113,8 +115,8 @@ async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
     await submit(records, 1, "job-1")
     (before,) = await compared(store)
     await submit(records, 2, "job-1", **KEPT)
-    down = decide(before, read(JobState.FAILED), NOW, POLICY)
-    assert await store.apply([(before, down)], NOW) == 0
+    stopped = decide(before, read(JobState.FAILED), NOW, POLICY)
+    assert await store.apply([(before, stopped)], NOW) == 0
     await end(store)
     assert len(await store.to_watch(NOW, 10)) == 1
 
@@ -158,7 +160,7 @@ async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
     events = await records.events(
         after=0, limit=10, operation_id=None, termination_id=record.termination.id
     )
-    assert [event.type for event in events] == ["accepted", "seen_down", REVIVED]
+    assert [event.type for event in events] == ["accepted", "seen_stopped", REVIVED]
     assert (events[-1].to_state, events[-1].evidence) == (None, None)
     certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)

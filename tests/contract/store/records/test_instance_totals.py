@@ -18,7 +18,7 @@ from orchestrator.store.mapping.termination_rows import capture_to_row, revival_
 from orchestrator.store.schema import terminations
 from tests.contract.store.test_store import submit
 from tests.known import know
-from tests.unit.domain.build import DOWN, LIVE, NOW
+from tests.unit.domain.build import LIVE, NOW, STOPPED
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
@@ -59,7 +59,7 @@ async def change(database: Database, termination_id: str, values: dict[str, Any]
 async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
     database: Database, records: SqlRecords
 ) -> None:
-    counts = (None, LIVE, DOWN)
+    counts = (None, LIVE, STOPPED)
     every = list(product(State, range(6), (None, NOW), (None, REVIVAL), counts))
     jobs = [
         {
@@ -110,7 +110,7 @@ async def test_instances_that_only_a_capture_showed_are_live(
     operation = await records.operation(operation_id)
     assert operation is not None
     found = operation.instances
-    assert (found.total, found.live, found.down, found.jobs_not_counted) == (17, 8, 9, 4)
+    assert (found.total, found.live, found.stopped, found.jobs_not_counted) == (17, 8, 9, 4)
     assert found.left_by_final_state == {
         State.REFUSED: Left(jobs_live=2, live=8, jobs_not_counted=4)
     }

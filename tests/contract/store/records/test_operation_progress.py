@@ -44,7 +44,7 @@ def draining(acknowledged_s: float, forecast: Forecast | None = None) -> dict[st
     return {"state": State.DRAINING, "acknowledged_at": acknowledged_at, "forecast": forecast}
 
 
-def down(acknowledged_s: float, took_s: float, state: State = State.VERIFIED) -> dict[str, Any]:
+def stopped(acknowledged_s: float, took_s: float, state: State = State.VERIFIED) -> dict[str, Any]:
     """Of a job that was seen down so long after its call; it settles for 30 s."""
     ended_at = later(acknowledged_s + took_s)
     known = {"state": state, "acknowledged_at": later(acknowledged_s), "next_poll_at": None}
@@ -109,19 +109,19 @@ async def test_every_job_is_counted_where_it_is(told: Inspection) -> None:
         draining(100, ending(1300)),
         draining(100, stalled(400)),
         draining(100, stalled(500)),
-        down(100, 20),
-        down(200, 20.9),
-        down(760, 40, State.SETTLING),
+        stopped(100, 20),
+        stopped(200, 20.9),
+        stopped(760, 40, State.SETTLING),
         {"state": State.NOT_FOUND, "next_poll_at": None, "finished_at": NOW},
     )
     found = await told.progress(operation_id)
     assert (found.to_call, found.unknown, found.stalled) == (2, 1, 2)
     assert found.last_call_s == 1.0
     assert found.last_progress_at == later(500)
-    assert found.down == {bucket(20.5): 2, bucket(40.5): 1}
+    assert found.stopped == {bucket(20.5): 2, bucket(40.5): 1}
     assert found.draining == {bucket(100.5): 2, bucket(50.5): 1}
     assert found.ending == [ending(1300), ending(1200)]
-    assert (found.down_lately, found.lately_s) == (1, 250.0)
+    assert (found.stopped_in_window, found.lately_s) == (1, 250.0)
 
 
 LATE_OR_UNREAD: list[dict[str, Any]] = [
@@ -180,24 +180,24 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
 
 async def test_nothing_is_counted_of_other_operations_jobs(told: Inspection) -> None:
     """But how long they took, where few of its own are down; its own not twice."""
-    await told.submit({}, draining(10), down(0, 10), down(0, 10, State.SETTLING))
-    mine = await told.submit({}, down(0, 20))
+    await told.submit({}, draining(10), stopped(0, 10), stopped(0, 10, State.SETTLING))
+    mine = await told.submit({}, stopped(0, 20))
     found = await told.progress(mine)
     assert (found.to_call, found.draining, found.ending) == (1, {}, ())
-    assert found.down == {bucket(20.5): 1, bucket(10.5): 1}
-    assert found.down_lately == 0
+    assert found.stopped == {bucket(20.5): 1, bucket(10.5): 1}
+    assert found.stopped_in_window == 0
 
 
 async def test_enough_of_its_own_are_better_than_others(told: Inspection) -> None:
-    await told.submit(down(0, 10))
-    mine = await told.submit(*[down(0, 20)] * FEW)
-    assert (await told.progress(mine)).down == {bucket(20.5): FEW}
+    await told.submit(stopped(0, 10))
+    mine = await told.submit(*[stopped(0, 20)] * FEW)
+    assert (await told.progress(mine)).stopped == {bucket(20.5): FEW}
 
 
 async def test_of_others_the_last_ones_count(told: Inspection) -> None:
-    await told.submit(*[down(0, 10)] * 3, *[down(100, 20)] * OTHERS_MAX)
+    await told.submit(*[stopped(0, 10)] * 3, *[stopped(100, 20)] * OTHERS_MAX)
     mine = await told.submit({"terminate_after": NOW})
-    assert (await told.progress(mine)).down == {bucket(20.5): OTHERS_MAX}
+    assert (await told.progress(mine)).stopped == {bucket(20.5): OTHERS_MAX}
     others = await told.records.others((await told.termination("job-103")).partition)
     assert others is not None
     assert others.rest(0).quantile_s(0.5) == pytest.approx(20, rel=0.1)
@@ -205,8 +205,8 @@ async def test_of_others_the_last_ones_count(told: Inspection) -> None:
 
 @pytest.mark.parametrize("took_s", [0.2, 127, 128, 1000, 80_000])
 async def test_how_long_drains_took_is_told_nearly(told: Inspection, took_s: float) -> None:
-    operation_id = await told.submit(*[down(0, took_s)] * FEW)
-    ((index, jobs),) = (await told.progress(operation_id)).down.items()
+    operation_id = await told.submit(*[stopped(0, took_s)] * FEW)
+    ((index, jobs),) = (await told.progress(operation_id)).stopped.items()
     assert jobs == FEW
     assert abs(index - bucket(took_s)) <= 1
 
@@ -252,8 +252,8 @@ async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Inspectio
 
 async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database: Database) -> None:
     told = Inspection(database, later(20))
-    found = await told.progress(await told.submit(down(0, 10), down(0, 10)))
-    assert (found.down_lately, found.lately_s) == (2, 20.0)
+    found = await told.progress(await told.submit(stopped(0, 10), stopped(0, 10)))
+    assert (found.stopped_in_window, found.lately_s) == (2, 20.0)
 
 
 async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
@@ -261,24 +261,26 @@ async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
 ) -> None:
     """What went down later than now does not count."""
     told = Inspection(database, later(-500))
-    found = await told.progress(await told.submit(down(-530, 10), down(-600, 10), down(-480, 10)))
-    assert (found.down_lately, found.lately_s) == (1, 60.0)
+    found = await told.progress(
+        await told.submit(stopped(-530, 10), stopped(-600, 10), stopped(-480, 10))
+    )
+    assert (found.stopped_in_window, found.lately_s) == (1, 60.0)
 
 
 async def test_what_ended_otherwise_tells_nothing_of_drains(told: Inspection) -> None:
     ended = {"state": State.ALREADY_FINISHED, "next_poll_at": None, "finished_at": NOW}
     await told.submit(ended, ended | {"state": State.VERIFIED})
-    assert (await told.progress(await told.submit({}))).down == {}
+    assert (await told.progress(await told.submit({}))).stopped == {}
 
 
 async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(told: Inspection) -> None:
     """Another operation that joins a job may make its window longer."""
-    settling = [down(100, took_s, State.SETTLING) for took_s in (20, 40, 30)]
-    only = await told.progress(await told.submit(*settling, down(900, 50)))
+    settling = [stopped(100, took_s, State.SETTLING) for took_s in (20, 40, 30)]
+    only = await told.progress(await told.submit(*settling, stopped(900, 50)))
     assert (only.settle_until, only.settle_s) == (later(170), None)
-    mine = await told.submit(down(100, 20, State.SETTLING), {}, draining(0))
+    mine = await told.submit(stopped(100, 20, State.SETTLING), {}, draining(0))
     await submit(told.records, 9, "job-6", settle_s=300.0)
     found = await told.progress(mine)
     assert (found.settle_until, found.settle_s) == (later(150), 300.0)
-    ended = await told.progress(await told.submit(down(100, 20)))
+    ended = await told.progress(await told.submit(stopped(100, 20)))
     assert (ended.settle_until, ended.settle_s) == (None, None)

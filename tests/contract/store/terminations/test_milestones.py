@@ -21,7 +21,7 @@ from orchestrator.domain.model.observation import CallStarted, Withdrawn
 from orchestrator.domain.model.termination import EscalationLevel
 from tests.contract.store.test_store import operation, submit
 from tests.known import know
-from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
@@ -187,7 +187,7 @@ async def end(
 ) -> None:
     """Have the job of the first operation end: it is found finished, if nothing else is seen."""
     before = await found(records, 1, job_id)
-    counted = replace(before, instances_submitted=DOWN.total)
+    counted = replace(before, instances_submitted=STOPPED.total)
     decision = decide(counted, seen or read(JobState.FAILED), later(42), POLICY)
     await store.apply([(before, decision)], later(42))
 

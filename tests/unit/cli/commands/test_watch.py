@@ -162,7 +162,12 @@ def test_bars_on_a_terminal():
 def test_bars_before_anything_is_counted():
     """Unknown totals are shown as unknown."""
     document = operation(queued=2)
-    document["progress"]["instances"] |= {"live": 0, "down": 0, "total": 0, "jobs_not_counted": 2}
+    document["progress"]["instances"] |= {
+        "live": 0,
+        "stopped": 0,
+        "total": 0,
+        "jobs_not_counted": 2,
+    }
     document["progress"]["quota"] |= {"allowed_per_s": None, "configured_per_s": None}
     text = on_a_terminal(Operation.model_validate(document))
     assert "0 of 0 (2 jobs not counted)" in text
@@ -186,7 +191,7 @@ def left_over(state: str, **left: int) -> dict[str, Any]:
     return {
         "total": 20435,
         "live": values["live"],
-        "down": 20435 - values["live"],
+        "stopped": 20435 - values["live"],
         "jobs_not_counted": values["jobs_not_counted"],
         "left_by_final_state": {state: values},
     }
@@ -219,9 +224,9 @@ def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, told
     document = operation("finished", "partial", refused=3, verified=62)
     document["progress"]["instances"] = instances
     shown = Operation.model_validate(document)
-    ended, down, _ = bars(shown).tasks
-    assert not down.finished
-    assert down.percentage < 100
+    ended, stopped, _ = bars(shown).tasks
+    assert not stopped.finished
+    assert stopped.percentage < 100
     assert ended.percentage < 100
     assert told in on_a_terminal(shown, width=200)
     console = Console(file=io.StringIO(), width=200, markup=False)
@@ -234,8 +239,8 @@ def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, told
 def test_bars_are_full_once_all_is_down():
     document = operation("finished", "verified", verified=2)
     document["progress"]["instances"] = left_over("refused") | {"left_by_final_state": {}}
-    ended, down, _ = bars(Operation.model_validate(document)).tasks
-    assert (ended.percentage, down.percentage) == (100, 100)
+    ended, stopped, _ = bars(Operation.model_validate(document)).tasks
+    assert (ended.percentage, stopped.percentage) == (100, 100)
 
 
 def expecting(document: dict[str, Any], **seconds: Any) -> dict[str, Any]:
@@ -253,7 +258,7 @@ def expecting(document: dict[str, Any], **seconds: Any) -> dict[str, Any]:
     return document
 
 
-DOWN = {"total": 30, "live": 0, "down": 30, "jobs_not_counted": 0}
+STOPPED = {"total": 30, "live": 0, "stopped": 30, "jobs_not_counted": 0}
 
 
 @pytest.mark.parametrize(
@@ -279,19 +284,19 @@ DOWN = {"total": 30, "live": 0, "down": 30, "jobs_not_counted": 0}
         ),
         (
             {"settling": 2, "verified": 1},
-            DOWN,
+            STOPPED,
             {"verified_eta": (23.4, 23.4), "settle_until": 23.4},
             "elapsed, all instances stopped; settle window ends in 23 s: ",
         ),
         (
             {"settling": 2, "refused": 1},
-            DOWN | {"jobs_not_counted": 1},
+            STOPPED | {"jobs_not_counted": 1},
             {"settle_until": 23.4},
             "elapsed, settle window ends in 23 s: ",
         ),
         (
             {"settling": 2},
-            DOWN,
+            STOPPED,
             {},
             "all instances stopped; waiting for the last polls of jobs and machines: ",
         ),

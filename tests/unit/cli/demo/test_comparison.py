@@ -68,7 +68,7 @@ def test_a_job_that_is_missing_is_wrong():
 def test_instances_that_are_shown_nowhere_are_wrong():
     """Whatever the states of their jobs."""
     running = Truth(jobs=[job("a", live=100), job("b")])
-    shown = Instances(total=9, live=0, down=9, jobs_not_counted=0)
+    shown = Instances(total=9, live=0, stopped=9, jobs_not_counted=0)
     assert hidden(running, shown) == (
         "100 instances are live, and none is shown as live or not counted"
     )

@@ -21,7 +21,7 @@ from orchestrator.domain.model.observation import CallStarted, JobUnlisted, Read
 from tests.unit.domain.build import LIVE, NOW, later, machines, read, swept
 from tests.unit.domain.histories import (
     CALLED,
-    DOWN,
+    STOPPED,
     History,
     certified,
     failure,
@@ -92,7 +92,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             "request_id": "request-1",
         }
     ]
-    types = ["accepted", "call_started", "call_accepted", "seen_down", "settled"]
+    types = ["accepted", "call_started", "call_accepted", "seen_stopped", "settled"]
     assert [event["type"] for event in job["events"]] == types
     assert job["events"][2]["facts"]["answer"]["request_id"] == "request-1"
     facts = job["events"][-1]["facts"]
@@ -134,7 +134,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
         (
             history(
                 "job-1",
-                *DOWN,
+                *STOPPED,
                 swept(JobState.FAILED, at=later(7200)),
                 last_at=later(7200),
                 **machines(gone=3, up=1),
@@ -145,7 +145,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history("job-1", *DOWN).then(JobUnlisted(), 5, 35, 65),
+            history("job-1", *STOPPED).then(JobUnlisted(), 5, 35, 65),
             [
                 (
                     "that it stayed down through the settle window: it was deleted before that had "
@@ -219,7 +219,7 @@ def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
             ["that it is down: it was given up at its deadline, its instances never counted"],
         ),
         (
-            history("job-1", *DOWN).then(UNREAD, 7200, 7230, 7260),
+            history("job-1", *STOPPED).then(UNREAD, 7200, 7230, 7260),
             [
                 (
                     "that it stayed down: every instance was seen down, but it could not be read "

@@ -26,10 +26,10 @@ from orchestrator.domain.model.observation import (
 from orchestrator.domain.model.termination import OnSubmitted, PollKind, Termination
 from orchestrator.domain.model.unconfirmed import ANSWERS_WITHOUT_OTHER_SOURCE, Unconfirmed, Verdict
 from tests.unit.domain.build import (
-    DOWN,
     LIVE,
     NOW,
     POLICY,
+    STOPPED,
     call_failed,
     later,
     machines,
@@ -70,7 +70,7 @@ def settling(*, settle_until: datetime | None = None) -> Termination:
         State.SETTLING,
         job_state=FAILED,
         job_end_time="E1",
-        instances=DOWN,
+        instances=STOPPED,
         settle_until=settle_until or later(30),
         evidence=3,
     )
@@ -108,7 +108,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
     ),
     ("seen down in doubt", in_doubt(), read(FAILED), Event.CALL_ACCEPTED),
     ("untouched", in_doubt(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
-    ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_DOWN),
+    ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
     ("submitted in doubt", in_doubt(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
     ("submitted", termination(), swept(SUBMITTED), Event.SEEN_SUBMITTED),
     (
@@ -118,8 +118,8 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
         Event.CALL_REFUSED,
     ),
     ("left submitted", termination(State.HELD), swept(RUNNING), Event.SEEN_TERMINABLE),
-    ("finished before", termination(**CHECKED), read(FAILED), Event.SEEN_DOWN),
-    ("finished while held", termination(State.HELD, **CHECKED), read(FAILED), Event.SEEN_DOWN),
+    ("finished before", termination(**CHECKED), read(FAILED), Event.SEEN_STOPPED),
+    ("finished while held", termination(State.HELD, **CHECKED), read(FAILED), Event.SEEN_STOPPED),
     *[
         (f"down in {state} after an earlier call", called(state), read(FAILED), Event.CALL_ACCEPTED)
         for state in (State.QUEUED, State.HELD, State.SENDING)
@@ -130,7 +130,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
         read(FAILED, LIVE),
         Event.ESCALATED,
     ),
-    ("down", termination(State.DRAINING), read(FAILED), Event.SEEN_DOWN),
+    ("stopped", termination(State.DRAINING), read(FAILED), Event.SEEN_STOPPED),
     ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
     ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
     ("counted live again", settling(), read(FAILED, LIVE, at=later(30)), Event.SEEN_LIVE_AGAIN),
@@ -243,10 +243,10 @@ def test_nothing_moves_a_final_state(state: State) -> None:
     "seen",
     [
         read(FAILED, LIVE),
-        read(FAILED, DOWN, next_action="TERMINATING"),
+        read(FAILED, STOPPED, next_action="TERMINATING"),
         read(FAILED, InstanceCounters()),
-        read(RUNNING, DOWN),
-        read(JobState.FAILED_INTERRUPTED, DOWN),
+        read(RUNNING, STOPPED),
+        read(JobState.FAILED_INTERRUPTED, STOPPED),
         read(FAILED, InstanceCounters(failed=9, failed_interrupted=1)),
         read(FAILED, None),
         swept(FAILED),
@@ -390,10 +390,10 @@ def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
 def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int) -> None:
     accepted = decide(termination(State.SENDING, **known), CallAccepted("r"), NOW, POLICY).after
     finished = decide(accepted, swept(FAILED, end_time="E1"), later(1), POLICY).after
-    down = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
-    verified = decide(down, read(FAILED, at=later(32)), later(32), POLICY).after
-    assert [t.evidence for t in (accepted, finished, down, verified)] == [1, 2, 3, highest]
-    assert down.settle_until == later(32)
+    stopped = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
+    verified = decide(stopped, read(FAILED, at=later(32)), later(32), POLICY).after
+    assert [t.evidence for t in (accepted, finished, stopped, verified)] == [1, 2, 3, highest]
+    assert stopped.settle_until == later(32)
 
 
 def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
@@ -475,7 +475,7 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
         (drained_for(59, give_up_at=later(3541)), read(RUNNING, LIVE), False),
         (drained_for(300), read(RUNNING, LIVE, next_action="TERMINATING"), False),
-        (drained_for(300), read(RUNNING, DOWN), False),
+        (drained_for(300), read(RUNNING, STOPPED), False),
         (drained_for(300), read(RUNNING, None), False),
         (drained_for(300), replace(read(RUNNING, LIVE), next_action=None), False),
         (drained_for(300), swept(RUNNING), False),
@@ -653,8 +653,8 @@ def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_gi
     swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
     assert swept_late.event is None
     assert swept_late.after.poll_kind is PollKind.SINGLE
-    assert decide(swept_late.after, read(JobState.FAILED, DOWN), later(10), POLICY).event is (
-        Event.SEEN_DOWN
+    assert decide(swept_late.after, read(JobState.FAILED, STOPPED), later(10), POLICY).event is (
+        Event.SEEN_STOPPED
     )
     live = read(JobState.FAILED, InstanceCounters(running=1, failed=9))
     assert decide(swept_late.after, live, later(10), POLICY).event is Event.GAVE_UP

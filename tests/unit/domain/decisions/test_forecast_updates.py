@@ -114,8 +114,8 @@ def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
 
 
 def test_it_ends_when_the_job_is_down() -> None:
-    down = after(looks(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100))))
-    assert (down.state, down.history, down.forecast) == (State.SETTLING, None, None)
+    stopped = after(looks(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100))))
+    assert (stopped.state, stopped.history, stopped.forecast) == (State.SETTLING, None, None)
 
 
 def test_it_ends_when_the_job_is_not_called_after_all() -> None:
@@ -153,8 +153,10 @@ def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
 
 def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
     """How long it had been down is no part of its drain after the next call."""
-    down = after(draining(), (5, read(FAILED, InstanceCounters(failed=100), at=later(5))))
-    doubted = after(down, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20))))
+    stopped = after(draining(), (5, read(FAILED, InstanceCounters(failed=100), at=later(5))))
+    doubted = after(
+        stopped, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20)))
+    )
     assert (doubted.state, doubted.history) == (State.DRAINING, None)
     called = after(doubted, (21, CallStarted()), (22, CallAccepted("r")))
     live = read(FAILED, InstanceCounters(running=2, failed=98), at=later(25))

@@ -22,10 +22,10 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, ReadFailed
 from orchestrator.domain.model.termination import PollKind, Termination
 from tests.unit.domain.build import (
-    DOWN,
     LIVE,
     NOW,
     POLICY,
+    STOPPED,
     call_failed,
     later,
     read,
@@ -68,8 +68,8 @@ def test_fewer_instances_than_are_known_prove_nothing(
     assert after.state is State.DRAINING
     assert after.problem is not None
     assert after.problem.code == "Client.CountTooLow"
-    enough = decide(before, replace(few, instances=DOWN), later(1), POLICY)
-    assert enough.event is Event.SEEN_DOWN
+    enough = decide(before, replace(few, instances=STOPPED), later(1), POLICY)
+    assert enough.event is Event.SEEN_STOPPED
 
 
 def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
@@ -84,8 +84,8 @@ def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() ->
     assert (known.instances_submitted, known.poll_kind) == (10, PollKind.SINGLE)
     short = decide(known, read(FAILED, THREE), later(2), POLICY)
     assert (short.event, short.after.terminate_after) == (None, later(2)), "it is called"
-    whole = decide(known, read(FAILED, DOWN), later(2), POLICY)
-    assert whole.event is Event.SEEN_DOWN
+    whole = decide(known, read(FAILED, STOPPED), later(2), POLICY)
+    assert whole.event is Event.SEEN_STOPPED
 
 
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
@@ -97,8 +97,8 @@ def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> 
         assert known.next_poll_at is not None
         at_s = (known.next_poll_at - NOW).total_seconds()
     assert 60 <= at_s <= 125
-    counted = decide(known, read(FAILED, DOWN), later(at_s), POLICY)
-    assert counted.event is Event.SEEN_DOWN
+    counted = decide(known, read(FAILED, STOPPED), later(at_s), POLICY)
+    assert counted.event is Event.SEEN_STOPPED
 
 
 # --- jobs that were called, whose capture did not read what they were submitted as ---------------
@@ -122,7 +122,7 @@ def stopped(instances: InstanceCounters, **known: Any) -> Termination:
 
 
 @pytest.mark.parametrize("known", [{}, {"capture": Capture(run=1, ended_at=NOW)}], ids=str)
-@pytest.mark.parametrize(("counted", "event"), [(THREE, None), (DOWN, Event.SETTLED)])
+@pytest.mark.parametrize(("counted", "event"), [(THREE, None), (STOPPED, Event.SETTLED)])
 def test_a_job_is_verified_once_it_is_compared_with_its_submission(
     known: dict[str, Any], counted: InstanceCounters, event: Event | None
 ) -> None:
@@ -159,8 +159,8 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
 def test_no_submission_is_read_where_it_is_known_or_its_quota_is_wanted(
     known: dict[str, Any], policy: Policy
 ) -> None:
-    seen = read(FAILED, DOWN, at=AT_ITS_END)
-    assert decide(stopped(DOWN, **known), seen, AT_ITS_END, policy).event is Event.SETTLED
+    seen = read(FAILED, STOPPED, at=AT_ITS_END)
+    assert decide(stopped(STOPPED, **known), seen, AT_ITS_END, policy).event is Event.SETTLED
 
 
 @pytest.mark.parametrize("kind", CloudErrorKind)
@@ -169,7 +169,7 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
 ) -> None:
     """It is tried for a minute; not at all where the account may not."""
     now, failure = AT_ITS_END, ReadFailed(CloudError(kind, "Some.Code", "why"))
-    decision = decide(stopped(DOWN), read(FAILED, DOWN, at=now), now, COMPARES)
+    decision = decide(stopped(STOPPED), read(FAILED, STOPPED, at=now), now, COMPARES)
     asked = 0
     while decision.event is None:
         before = decision.after
@@ -206,22 +206,22 @@ def test_where_the_state_is_not_documented_the_counters_decide() -> None:
     assert (swept_.event, swept_.after.poll_kind) == (None, PollKind.SINGLE)
     live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
     assert (live.event, live.after.poll_kind, live.after.evidence) == (None, PollKind.SINGLE, 0)
-    down = decide(live.after, read(CANCELLED, DOWN), later(3), POLICY)
-    assert (down.event, down.after.evidence) == (Event.SEEN_DOWN, 3)
-    invariants.check(live.after, down, later(3))
-    settled = decide(down.after, read(CANCELLED, DOWN, at=later(40)), later(40), POLICY)
+    stopped = decide(live.after, read(CANCELLED, STOPPED), later(3), POLICY)
+    assert (stopped.event, stopped.after.evidence) == (Event.SEEN_STOPPED, 3)
+    invariants.check(live.after, stopped, later(3))
+    settled = decide(stopped.after, read(CANCELLED, STOPPED, at=later(40)), later(40), POLICY)
     assert settled.event is Event.SETTLED
 
 
 def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -> None:
     known = termination(poll_kind=PollKind.SINGLE, instances_submitted=10)
     assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.terminate_after == NOW
-    assert decide(known, read(CANCELLED, DOWN), NOW, POLICY).event is Event.SEEN_DOWN
+    assert decide(known, read(CANCELLED, STOPPED), NOW, POLICY).event is Event.SEEN_STOPPED
 
 
 def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -> None:
     settling = termination(
-        State.SETTLING, job_state=FAILED, instances=DOWN, settle_until=later(30), evidence=3
+        State.SETTLING, job_state=FAILED, instances=STOPPED, settle_until=later(30), evidence=3
     )
     doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
     assert (doubtful.event, doubtful.after.poll_kind, doubtful.after.next_poll_at) == (
@@ -229,7 +229,7 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
         PollKind.SINGLE,
         later(5),
     )
-    same = decide(doubtful.after, read(CANCELLED, DOWN, at=later(5)), later(5), POLICY).after
+    same = decide(doubtful.after, read(CANCELLED, STOPPED, at=later(5)), later(5), POLICY).after
     assert decide(same, swept(CANCELLED), later(10), POLICY).after.poll_kind is PollKind.BATCH
 
 
@@ -238,7 +238,7 @@ def settling(*, job_end_time: str) -> Termination:
         State.SETTLING,
         job_state=FAILED,
         job_end_time=job_end_time,
-        instances=DOWN,
+        instances=STOPPED,
         settle_until=later(30),
         evidence=3,
     )
@@ -268,17 +268,17 @@ def test_an_end_time_that_is_written_in_another_way_is_the_same(
 
 
 def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
-    down = decide(draining(settle_s=0.0), read(FAILED, DOWN, at=later(1)), later(1), POLICY)
-    assert (down.event, down.after.settle_until) == (Event.SEEN_DOWN, later(1))
-    swept_down = decide(down.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
-    assert (swept_down.event, swept_down.after.poll_kind) == (None, PollKind.SINGLE)
-    counted = read(FAILED, DOWN, at=later(2))
-    assert decide(swept_down.after, counted, later(2), POLICY).event is Event.SETTLED
+    stopped = decide(draining(settle_s=0.0), read(FAILED, STOPPED, at=later(1)), later(1), POLICY)
+    assert (stopped.event, stopped.after.settle_until) == (Event.SEEN_STOPPED, later(1))
+    swept_stopped = decide(stopped.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
+    assert (swept_stopped.event, swept_stopped.after.poll_kind) == (None, PollKind.SINGLE)
+    counted = read(FAILED, STOPPED, at=later(2))
+    assert decide(swept_stopped.after, counted, later(2), POLICY).event is Event.SETTLED
 
 
 def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
-    down = decide(draining(), read(FAILED, DOWN, next_action="WHATEVER"), later(1), POLICY)
-    assert (down.event, down.after.job_next_action) == (Event.SEEN_DOWN, "WHATEVER")
+    stopped = decide(draining(), read(FAILED, STOPPED, next_action="WHATEVER"), later(1), POLICY)
+    assert (stopped.event, stopped.after.job_next_action) == (Event.SEEN_STOPPED, "WHATEVER")
     doubt = termination(State.SENDING, in_doubt=True, give_up_at=later(3600))
     runs = decide(doubt, read(RUNNING, LIVE, next_action="WHATEVER"), later(1), POLICY)
     assert runs.event is Event.CALL_NOT_EXECUTED
@@ -291,7 +291,7 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again()
     settling = termination(
         State.SETTLING,
         job_state=FAILED,
-        instances=DOWN,
+        instances=STOPPED,
         settle_until=later(30),
         evidence=3,
         run=1,
@@ -328,7 +328,7 @@ def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
 def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
     before = termination(poll_kind=PollKind.SINGLE, instances_submitted=0)
     decision = decide(before, read(SUCCEED, NONE), NOW, POLICY)
-    assert (decision.event, decision.after.evidence) == (Event.SEEN_DOWN, 2)
+    assert (decision.event, decision.after.evidence) == (Event.SEEN_STOPPED, 2)
     assert decision.after.state is State.ALREADY_FINISHED
     invariants.check(before, decision, NOW)
 

@@ -14,10 +14,10 @@ from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted
-from tests.unit.domain.build import DOWN, LIVE, NOW, POLICY, later, machines, read, termination
+from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, machines, read, termination
 
 CALLABLE = {"job_state": JobState.RUNNING, "terminate_after": NOW}
-PROVEN = {"job_state": JobState.FAILED, "instances": DOWN, "evidence": 3}
+PROVEN = {"job_state": JobState.FAILED, "instances": STOPPED, "evidence": 3}
 
 
 def violated(before: Any, after: dict[str, Any], event: Event | None = None) -> str | None:
@@ -50,8 +50,8 @@ def test_a_state_changes_as_the_table_says_one_revision_at_a_time(
 
 
 ENDS = [
-    (State.QUEUED, Event.SEEN_DOWN, State.ALREADY_FINISHED),
-    (State.DRAINING, Event.SEEN_DOWN, State.SETTLING),
+    (State.QUEUED, Event.SEEN_STOPPED, State.ALREADY_FINISHED),
+    (State.DRAINING, Event.SEEN_STOPPED, State.SETTLING),
     (State.SETTLING, Event.SETTLED, State.VERIFIED),
 ]
 

@@ -22,7 +22,7 @@ from tests.unit.domain.build import LIVE, NOW, later, read, swept, termination
 if TYPE_CHECKING:
     from orchestrator.domain.model.batch_job import JobSeen
 
-DOWN = termination(
+STOPPED = termination(
     State.VERIFIED,
     next_poll_at=None,
     finished_at=NOW,
@@ -58,7 +58,7 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
 def test_what_describe_jobs_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, then: str
 ) -> None:
-    poll_kind = check_listed(DOWN, seen, later(at_s))
+    poll_kind = check_listed(STOPPED, seen, later(at_s))
     assert (poll_kind.ends, poll_kind.count) == (then == "ends", then == "is counted")
     assert poll_kind.came_back == (None if came_back is None else seen)
 
@@ -79,7 +79,7 @@ def test_what_describe_jobs_shows(
 def test_what_a_count_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
 ) -> None:
-    poll_kind = check_counted(DOWN, seen, later(at_s))
+    poll_kind = check_counted(STOPPED, seen, later(at_s))
     assert poll_kind.ends is ends
     assert poll_kind.came_back == (None if came_back is None else seen)
 
@@ -88,7 +88,7 @@ def test_what_a_count_shows(
 def test_a_job_that_may_not_be_read_is_watched_until_its_time_is_over(
     at_s: float, *, ends: bool
 ) -> None:
-    assert check_refused(DOWN, later(at_s)).ends is ends
+    assert check_refused(STOPPED, later(at_s)).ends is ends
 
 
 def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -> None:
@@ -99,14 +99,14 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -
 
 
 def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
-    known = replace(DOWN, revival=Revival(at=later(60), job_state=JobState.FAILED))
+    known = replace(STOPPED, revival=Revival(at=later(60), job_state=JobState.FAILED))
     ended = swept(JobState.FAILED, at=later(120), end_time="E3")
     assert check_listed(known, ended, later(120)).came_back is None
     assert check_listed(known, swept(JobState.RUNNING), later(120)).came_back is not None
 
 
 def test_without_an_end_time_there_is_nothing_to_compare() -> None:
-    unknown = replace(DOWN, job_end_time=None)
+    unknown = replace(STOPPED, job_end_time=None)
     assert check_listed(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
 
 
@@ -149,8 +149,8 @@ def test_it_is_said_beside_how_it_ended(
     known: dict[str, Any], said: str, to_do: str, state: State
 ) -> None:
     around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
-    before = explain(replace(DOWN, state=state), around)
-    told = explain(replace(DOWN, state=state, revival=Revival(at=later(60), **known)), around)
+    before = explain(replace(STOPPED, state=state), around)
+    told = explain(replace(STOPPED, state=state, revival=Revival(at=later(60), **known)), around)
     assert told.waiting_for.startswith(f"{before.waiting_for}; but ")
     assert told.waiting_for.endswith(said)
     assert told.next_action == to_do

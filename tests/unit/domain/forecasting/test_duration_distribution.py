@@ -30,8 +30,8 @@ def counted(durations_s: Iterable[float]) -> Counter[int]:
     return Counter(bucket(duration_s) for duration_s in durations_s)
 
 
-def known(down: Iterable[float], draining: Iterable[float] = ()) -> Durations:
-    durations = learnt(counted(down), counted(draining))
+def known(stopped: Iterable[float], draining: Iterable[float] = ()) -> Durations:
+    durations = learnt(counted(stopped), counted(draining))
     assert durations is not None
     return durations
 
@@ -43,9 +43,9 @@ def test_every_duration_has_a_bucket() -> None:
         assert bucket(middle_s(index)) == index
 
 
-@pytest.mark.parametrize("down", [{}, {3: 0}])
-def test_where_no_job_is_down_nothing_is_known(down: dict[int, int]) -> None:
-    assert learnt(down, {10: 5}) is None
+@pytest.mark.parametrize("stopped", [{}, {3: 0}])
+def test_where_no_job_is_down_nothing_is_known(stopped: dict[int, int]) -> None:
+    assert learnt(stopped, {10: 5}) is None
 
 
 def test_many_that_are_down_tell_how_long_the_next_takes() -> None:
@@ -70,10 +70,10 @@ def test_those_that_drain_for_long_make_the_quick_ones_count_for_less() -> None:
     """Of drains alike, called one a second, the first that are down are the quick ones."""
     random = Random(2)
     takes_s = [random.lognormvariate(5, 0.7) for _ in range(200)]
-    down = [took_s for age, took_s in enumerate(takes_s) if took_s <= age]
+    stopped = [took_s for age, took_s in enumerate(takes_s) if took_s <= age]
     draining = [age for age, took_s in enumerate(takes_s) if took_s > age]
-    assert known(down).rest(0).median_s < 0.8 * 148
-    assert known(down, draining).rest(0).median_s == pytest.approx(148, rel=0.15)
+    assert known(stopped).rest(0).median_s < 0.8 * 148
+    assert known(stopped, draining).rest(0).median_s == pytest.approx(148, rel=0.15)
 
 
 def test_one_that_has_outlasted_all_others_takes_a_while_yet() -> None:
@@ -85,11 +85,11 @@ def test_one_that_has_outlasted_all_others_takes_a_while_yet() -> None:
 
 @given(COUNTS, COUNTS, st.floats(0, 1e6), st.lists(st.floats(0.01, 1e7), min_size=2, max_size=20))
 def test_fewer_take_longer(
-    down: dict[int, int], draining: dict[int, int], passed_s: float, more_s: list[float]
+    stopped: dict[int, int], draining: dict[int, int], passed_s: float, more_s: list[float]
 ) -> None:
-    durations = learnt(down, draining)
+    durations = learnt(stopped, draining)
     if durations is None:
-        assert not any(down.values())
+        assert not any(stopped.values())
         return
     shares = [
         durations.longer_than(passed_s + more, passed_s=passed_s) for more in (0.0, *sorted(more_s))

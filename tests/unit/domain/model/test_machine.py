@@ -20,7 +20,7 @@ from orchestrator.domain.model.machine import (
     sight_of,
 )
 from orchestrator.domain.model.observation import JobUnlisted
-from tests.unit.domain.build import DOWN, NOW, POLICY, later, machines, read, swept, termination
+from tests.unit.domain.build import NOW, POLICY, STOPPED, later, machines, read, swept, termination
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 WATCH_S = 120.0
 
 
-def captured(*, down_at: datetime | None = NOW, **known: Any) -> CapturedMachine:
+def captured(*, stopped_at: datetime | None = NOW, **known: Any) -> CapturedMachine:
     values: dict[str, Any] = {"starting": False, "sight": None} | known
     return CapturedMachine(
         termination_seq=1,
@@ -39,7 +39,7 @@ def captured(*, down_at: datetime | None = NOW, **known: Any) -> CapturedMachine
         task="a",
         instance_index=0,
         machine_id="ins-1",
-        down_at=down_at,
+        stopped_at=stopped_at,
         **values,
     )
 
@@ -60,15 +60,15 @@ RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
         (captured(), SHUTDOWN, MachineStatus.TERMINATED),
         (captured(), None, MachineStatus.GONE),
         (captured(sight=MachineStatus.UP), None, MachineStatus.GONE),
-        (captured(down_at=None), RUNNING, MachineStatus.UP),
-        (captured(down_at=None), SHUTDOWN, MachineStatus.UP),
-        (captured(down_at=None), None, None),
-        (captured(down_at=None, sight=MachineStatus.UP), None, MachineStatus.UP),
+        (captured(stopped_at=None), RUNNING, MachineStatus.UP),
+        (captured(stopped_at=None), SHUTDOWN, MachineStatus.UP),
+        (captured(stopped_at=None), None, None),
+        (captured(stopped_at=None, sight=MachineStatus.UP), None, MachineStatus.UP),
         (captured(starting=True), None, MachineStatus.MISSING),
         (captured(starting=True, sight=MachineStatus.MISSING), None, MachineStatus.MISSING),
         (captured(starting=True, sight=MachineStatus.UP), None, MachineStatus.GONE),
-        (captured(starting=True, down_at=later(1 - WATCH_S)), None, MachineStatus.MISSING),
-        (captured(starting=True, down_at=later(-WATCH_S)), None, MachineStatus.GONE),
+        (captured(starting=True, stopped_at=later(1 - WATCH_S)), None, MachineStatus.MISSING),
+        (captured(starting=True, stopped_at=later(-WATCH_S)), None, MachineStatus.GONE),
         (captured(starting=True), SHUTDOWN, MachineStatus.TERMINATED),
     ],
 )
@@ -95,20 +95,20 @@ def settling(**known: Any) -> Termination:
     values: dict[str, Any] = {
         "job_state": JobState.FAILED,
         "job_end_time": "E1",
-        "instances": DOWN,
+        "instances": STOPPED,
         "settle_until": later(30),
         "evidence": 3,
     }
     return termination(State.SETTLING, **(values | known))
 
 
-def still_down(before: Termination, at_s: float) -> Decision:
+def still_stopped(before: Termination, at_s: float) -> Decision:
     """Its instances are counted once more."""
     return decide(before, read(JobState.FAILED, at=later(at_s)), later(at_s), POLICY)
 
 
 def ends(before: Termination, at_s: float) -> tuple[Event | None, int]:
-    decision = still_down(before, at_s)
+    decision = still_stopped(before, at_s)
     return decision.event, decision.after.evidence
 
 
@@ -137,7 +137,7 @@ def test_a_job_settles_once_none_of_its_machines_is_left(
 ) -> None:
     before = settling(**known)
     assert ends(before, 30) == (event, level)
-    assert still_down(before, 29).event is None
+    assert still_stopped(before, 29).event is None
 
 
 def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> None:
@@ -145,14 +145,14 @@ def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> N
 
 
 def test_what_waits_for_its_machines_is_looked_at_again_soon() -> None:
-    waiting = still_down(settling(**machines(gone=3)), 40).after
+    waiting = still_stopped(settling(**machines(gone=3)), 40).after
     assert waiting.next_poll_at == later(40 + POLICY.poll.settling_s)
 
 
 def test_machines_that_stay_up_end_it_unverified_at_its_deadline() -> None:
     before = settling(**machines(gone=3, up=1))
-    assert still_down(before, 30 + 3599).event is None
-    decision = still_down(before, 30 + 3600)
+    assert still_stopped(before, 30 + 3599).event is None
+    decision = still_stopped(before, 30 + 3600)
     assert decision.event is Event.GAVE_UP
     assert "1 of 4 machines were still up" in str(decision.why)
 

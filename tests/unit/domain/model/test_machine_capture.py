@@ -20,7 +20,7 @@ from orchestrator.domain.model.batch_job import (
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, CaptureTiming
-from tests.unit.domain.build import DOWN, LIVE, NOW, later, termination
+from tests.unit.domain.build import LIVE, NOW, STOPPED, later, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
@@ -113,10 +113,10 @@ def test_a_job_that_runs_again_is_captured_again() -> None:
     ("changes", "late"),
     [
         ({"state": State.SETTLING}, True),
-        ({"job_state": JobState.FAILED, "instances": DOWN}, True),
+        ({"job_state": JobState.FAILED, "instances": STOPPED}, True),
         ({"job_state": JobState.FAILED, "instances": LIVE}, False),
         ({"job_state": JobState.FAILED}, False),
-        ({"job_state": JobState.RUNNING, "instances": DOWN}, False),
+        ({"job_state": JobState.RUNNING, "instances": STOPPED}, False),
     ],
 )
 def test_what_has_ended_shows_no_machines(changes: dict[str, Any], *, late: bool) -> None:

@@ -44,17 +44,17 @@ def expected(group: InstanceGroup) -> tuple[int, int, int]:
     count = None
     if group.total is not None and group.live is not None:
         count = (group.total, group.live)
-    live, down, uncounted = (0, 0, 1) if group.revived else STANDS[count, group.evidence >= 3]
+    live, stopped, uncounted = (0, 0, 1) if group.revived else STANDS[count, group.evidence >= 3]
     unknown = group.state is State.NOT_FOUND and not group.seen
-    return live, down, 0 if unknown else uncounted
+    return live, stopped, 0 if unknown else uncounted
 
 
 @pytest.mark.parametrize("state", State)
 def test_what_one_job_adds(state: State) -> None:
     for group in (each for each in EVERY if each.state is state):
         found = tally([group])
-        live, down, uncounted = expected(group)
-        assert (found.total, found.live, found.down) == (group.total or 0, live, down), group
+        live, stopped, uncounted = expected(group)
+        assert (found.total, found.live, found.stopped) == (group.total or 0, live, stopped), group
         assert found.jobs_not_counted == uncounted, group
         left = Left(jobs_live=int(live > 0), live=live, jobs_not_counted=uncounted)
         told = state.final and (live or uncounted)
@@ -65,7 +65,7 @@ def test_all_of_them_are_summed() -> None:
     """Each final state under its own name; those that are at work under none."""
     found = tally(EVERY)
     one_by_one = [tally([group]) for group in EVERY]
-    for name in ("total", "live", "down", "jobs_not_counted"):
+    for name in ("total", "live", "stopped", "jobs_not_counted"):
         assert getattr(found, name) == sum(getattr(each, name) for each in one_by_one)
     assert set(found.left_by_final_state) == {state for state in State if state.final}
     assert tally([]) == Tally()
@@ -82,7 +82,7 @@ def test_live_ones_of_refused_jobs_are_named() -> None:
     never = replace(REFUSED, jobs=3)
     verified = replace(REFUSED, state=State.VERIFIED, evidence=5, jobs=9, total=9, live=0)
     found = tally([counted, never, verified])
-    assert (found.total, found.live, found.down, found.jobs_not_counted) == (159, 100, 59, 3)
+    assert (found.total, found.live, found.stopped, found.jobs_not_counted) == (159, 100, 59, 3)
     assert found.left_by_final_state == {
         State.REFUSED: Left(jobs_live=2, live=100, jobs_not_counted=3)
     }

@@ -24,13 +24,13 @@ def progress(**changes: Any) -> Progress:
     values: dict[str, Any] = {
         "to_call": 0,
         "last_call_s": 0.0,
-        "down": {},
+        "stopped": {},
         "draining": {},
         "ending": (),
         "unknown": 0,
         "stalled": 0,
         "last_progress_at": None,
-        "down_lately": 0,
+        "stopped_in_window": 0,
         "lately_s": 60.0,
     }
     return Progress(**(values | changes))
@@ -42,7 +42,9 @@ def own(p50_s: float, p90_s: float) -> Forecast:
 
 def test_what_waits_in_the_queue_is_waited_for_first() -> None:
     """600 jobs at two calls a second, each down 10 s after its call."""
-    told = forecast(progress(to_call=600, last_call_s=300.0, down=TENS, down_lately=120), NOW)
+    told = forecast(
+        progress(to_call=600, last_call_s=300.0, stopped=TENS, stopped_in_window=120), NOW
+    )
     p50_s, p90_s = ends_s(told)
     assert p50_s == pytest.approx(311, abs=6)
     assert p50_s < p90_s < 1.2 * p50_s
@@ -52,7 +54,7 @@ def test_what_waits_in_the_queue_is_waited_for_first() -> None:
 def test_the_more_drain_the_later_the_last_of_them_ends() -> None:
     takes = counted([10, 12, 15, 20, 30, 40] * 10)
     ends = [
-        ends_s(forecast(progress(down=takes, draining={bucket(5): jobs}), NOW))[0]
+        ends_s(forecast(progress(stopped=takes, draining={bucket(5): jobs}), NOW))[0]
         for jobs in (1, 10, 100)
     ]
     assert ends == sorted(ends)
@@ -62,7 +64,7 @@ def test_the_more_drain_the_later_the_last_of_them_ends() -> None:
 
 def test_those_that_have_drained_for_longer_are_nearer_to_their_end() -> None:
     young, old = (
-        ends_s(forecast(progress(down=TENS, draining={bucket(age): 20}), NOW))[0]
+        ends_s(forecast(progress(stopped=TENS, draining={bucket(age): 20}), NOW))[0]
         for age in (1.5, 9.0)
     )
     assert young > old + 5
@@ -70,7 +72,7 @@ def test_those_that_have_drained_for_longer_are_nearer_to_their_end() -> None:
 
 def test_one_that_ends_last_by_its_own_forecast_decides() -> None:
     ending = [own(50, 60)] * 20 + [own(1000, 1200)]
-    told = forecast(progress(to_call=2, last_call_s=1.0, down=TENS, ending=ending), NOW)
+    told = forecast(progress(to_call=2, last_call_s=1.0, stopped=TENS, ending=ending), NOW)
     assert ends_s(told) == pytest.approx((1000, 1200), rel=0.01)
 
 
@@ -90,8 +92,8 @@ def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
     [
         {"to_call": 5, "last_call_s": 2.5},
         {"draining": {3: 5}},
-        {"down": TENS, "to_call": 5, "unknown": 1},
-        {"down": TENS, "to_call": 5, "stalled": 1},
+        {"stopped": TENS, "to_call": 5, "unknown": 1},
+        {"stopped": TENS, "to_call": 5, "stalled": 1},
         {"ending": [own(50, 60)], "unknown": 1},
     ],
 )
@@ -101,13 +103,13 @@ def test_no_end_is_told_where_nobody_knows_one(changes: dict[str, Any]) -> None:
 
 
 def test_once_all_are_down_no_end_is_left_to_tell() -> None:
-    told = forecast(progress(down=TENS, down_lately=6), NOW)
+    told = forecast(progress(stopped=TENS, stopped_in_window=6), NOW)
     assert told == Forecast(made_at=NOW, rate_per_s=0.1)
 
 
 def test_what_begins_later_begins_then_for_sure() -> None:
     """Only the calls from then on take longer or shorter."""
-    waiting: dict[str, Any] = {"down": TENS, "to_call": 100, "last_call_s": 50.0}
+    waiting: dict[str, Any] = {"stopped": TENS, "to_call": 100, "last_call_s": 50.0}
     soon = forecast(progress(**waiting), NOW)
     for asked_at in (NOW, later(0.3)):
         told = forecast(progress(**waiting, begins_at=later(86400)), asked_at)
@@ -119,14 +121,14 @@ def test_what_begins_later_begins_then_for_sure() -> None:
 
 def test_what_drains_while_others_begin_later_may_end_last() -> None:
     begins: dict[str, Any] = {"to_call": 1, "begins_at": later(60)}
-    alone = ends_s(forecast(progress(down=TENS, **begins), NOW))
+    alone = ends_s(forecast(progress(stopped=TENS, **begins), NOW))
     assert alone == pytest.approx((70, 71), abs=1)
-    both = ends_s(forecast(progress(down=TENS, ending=[own(500, 600)], **begins), NOW))
+    both = ends_s(forecast(progress(stopped=TENS, ending=[own(500, 600)], **begins), NOW))
     assert both == pytest.approx((500, 600), rel=0.01)
 
 
 def test_it_has_stalled_once_nothing_else_is_left() -> None:
-    stuck: dict[str, Any] = {"down": TENS, "stalled": 2, "last_progress_at": NOW}
+    stuck: dict[str, Any] = {"stopped": TENS, "stalled": 2, "last_progress_at": NOW}
     told = forecast(progress(**stuck), later(500))
     assert told == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
     for going in ({"to_call": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
@@ -138,15 +140,17 @@ COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(1, 5000
 
 @given(COUNTS, COUNTS, st.integers(0, 10_000), st.floats(0.1, 100))
 def test_whatever_is_counted_the_end_lies_ahead_and_later_with_more_calls(
-    down: dict[int, int], draining: dict[int, int], to_call: int, calls_per_s: float
+    stopped: dict[int, int], draining: dict[int, int], to_call: int, calls_per_s: float
 ) -> None:
     ends = []
     for waiting in (to_call, to_call + 100):
         last_call_s = waiting / calls_per_s
-        counts = progress(down=down, draining=draining, to_call=waiting, last_call_s=last_call_s)
+        counts = progress(
+            stopped=stopped, draining=draining, to_call=waiting, last_call_s=last_call_s
+        )
         told = forecast(counts, NOW)
         if told.p50_at is None or told.p90_at is None:
-            assert not down or not (draining or waiting)
+            assert not stopped or not (draining or waiting)
             continue
         assert NOW <= told.p50_at <= told.p90_at
         ends.append(ends_s(told)[0])

@@ -71,8 +71,8 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
         assert made.rate_per_s == pytest.approx(1, rel=0.1)
         assert in_s(world, await of_operation(world)) == pytest.approx((p50_s, p90_s), rel=0.02)
     await live(world, 60)
-    down = await world.termination(JOB)
-    assert (down.state, down.history, down.forecast) == (State.SETTLING, None, None)
+    stopped = await world.termination(JOB)
+    assert (stopped.state, stopped.history, stopped.forecast) == (State.SETTLING, None, None)
     assert (await of_operation(world)).p50_at is None
 
 

@@ -51,9 +51,9 @@ async def test_a_small_job_is_called_once_its_machines_are_captured(database: Da
     assert (world.called(SUBMIT_INFO), world.called(PAGE)) == ([JOB], [JOB])
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
-    down = await world.termination(JOB)
-    assert missed(down) is None
-    assert (down.machines.total, down.machines.gone) == (10, 0)
+    stopped = await world.termination(JOB)
+    assert missed(stopped) is None
+    assert (stopped.machines.total, stopped.machines.gone) == (10, 0)
 
 
 async def test_what_is_stored_is_what_the_cloud_shows(database: Database) -> None:
@@ -179,8 +179,8 @@ async def test_one_refusal_for_lack_of_permission_ends_no_capture(
         await world.capture()
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
-    down = await world.termination(JOB)
-    assert (missed(down), down.machines.total) == (None, 10)
+    stopped = await world.termination(JOB)
+    assert (missed(stopped), stopped.machines.total) == (None, 10)
 
 
 @pytest.mark.parametrize("name", ["task-instance-state", "task-instance-type"])

@@ -29,7 +29,7 @@ from orchestrator.engine.loops.job_poller import (
     SUSPECTS_MAX,
 )
 from orchestrator.simulator.traffic.fault_injection import read_faults
-from tests.unit.domain.build import DOWN
+from tests.unit.domain.build import STOPPED
 from tests.unit.engine.support import (
     AMPLE,
     JOB,
@@ -52,7 +52,7 @@ SETTLING: dict[str, Any] = {
     "state": State.SETTLING,
     "evidence": 3,
     "job_state": JobState.FAILED,
-    "instances": DOWN,
+    "instances": STOPPED,
 }
 
 

@@ -66,11 +66,11 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
     await to_prove(world, JOB, settle_s=30.0)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
-    down = await world.termination(JOB)
-    assert (down.state, down.evidence) == (State.SETTLING, 3)
-    assert down.instances == InstanceCounters(failed=10)
-    assert down.settle_until == world.clock.later(30)
-    assert (down.poll_kind, down.next_poll_at) == (
+    stopped = await world.termination(JOB)
+    assert (stopped.state, stopped.evidence) == (State.SETTLING, 3)
+    assert stopped.instances == InstanceCounters(failed=10)
+    assert stopped.settle_until == world.clock.later(30)
+    assert (stopped.poll_kind, stopped.next_poll_at) == (
         PollKind.BATCH,
         world.clock.later(POLL.settling_s),
     )

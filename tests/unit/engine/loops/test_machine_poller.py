@@ -56,7 +56,7 @@ async def called(
         world.clock.advance(1)
 
 
-async def down(world: World, *ids: str) -> None:
+async def stopped(world: World, *ids: str) -> None:
     """Have the jobs that were called seen down."""
     world.clock.advance(DRAIN_S)
     for _ in range(3):
@@ -97,7 +97,7 @@ async def test_machines_that_are_gone_bring_the_highest_evidence(database: Datab
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB)
     assert await counts(world) == (10, 10, 0)
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     assert await counts(world) == (10, 0, 10)
     done = await ended(world)
@@ -108,7 +108,7 @@ async def test_machines_that_are_gone_bring_the_highest_evidence(database: Datab
 async def test_a_job_settles_only_once_its_machines_are_gone(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, machine_linger_s=300.0)
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     assert await counts(world) == (10, 10, 0)
     waiting = await ended(world)
@@ -140,7 +140,7 @@ async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, asked=SETTLES_LONG)
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     assert await counts(world) == (10, 0, 10)
     before = len(world.calls(LOOK_UP))
@@ -168,7 +168,7 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
     """DescribeInstances left them out once, as an answer that lags does."""
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
-    await down(world, JOB)
+    await stopped(world, JOB)
 
     async def lags(**_: object) -> dict[str, MachineState]:
         return {}
@@ -190,7 +190,7 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
 async def test_machines_that_stay_are_named_at_the_deadline(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, machines_stay=2)
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     world.clock.advance(3600 + 60)
     await look_up(world)
@@ -204,7 +204,7 @@ async def test_machines_that_stay_are_named_at_the_deadline(database: Database) 
 async def test_without_the_permission_no_more_is_claimed(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"])
     await called(world, JOB)
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
@@ -214,7 +214,7 @@ async def test_without_the_permission_no_more_is_claimed(database: Database) -> 
 async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY, cvm_endpoint=None)
     await called(world, JOB)
-    await down(world, JOB)
+    await stopped(world, JOB)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
     assert world.calls(LOOK_UP) == []
@@ -227,7 +227,7 @@ async def test_machines_that_were_never_shown_are_not_gone(database: Database) -
     await called(world, JOB)
     await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
     await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
@@ -239,7 +239,7 @@ async def test_a_machine_that_was_being_created_is_watched_longer(database: Data
     await called(world, JOB, mix={"STARTING": 0.2})
     await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
     await world.execute("UPDATE terminations SET machines_up = 8")
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     assert await counts(world) == (10, 0, 8)
     assert (await ended(world)).state is State.SETTLING
@@ -252,7 +252,7 @@ async def test_a_machine_that_was_being_created_is_watched_longer(database: Data
 async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
@@ -262,7 +262,7 @@ async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Databa
 async def test_nodes_of_a_compute_environment_stay_billed(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, env_id="env-example1")
-    await down(world, JOB)
+    await stopped(world, JOB)
     await look_up(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
@@ -277,7 +277,7 @@ async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     jobs = job_ids(5)
     await called(world, *jobs, instances=50)
-    await down(world, *jobs)
+    await stopped(world, *jobs)
     before = len(world.calls(LOOK_UP))
     await look_up(world)
     assert len(world.calls(LOOK_UP)) - before == math.ceil(5 * 50 / MACHINES_PER_CALL)
@@ -286,7 +286,7 @@ async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
 async def test_a_call_that_failed_is_made_again_later(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB)
-    await down(world, JOB)
+    await stopped(world, JOB)
     world.start()
     world.clock.advance(1)
     before = len(world.calls(LOOK_UP))
@@ -307,7 +307,7 @@ async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
     world = World(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
     await called(world, *jobs)
-    await down(world, *jobs)
+    await stopped(world, *jobs)
     await world.execute(
         "UPDATE instances SET machine_id = 'malformed' WHERE termination_seq = 1"
         " AND instance_index = 3"
@@ -325,7 +325,7 @@ async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, instances=5 * MACHINES_PER_CALL)
-    await down(world, JOB)
+    await stopped(world, JOB)
     asked, post = list[int](), world.network.post
 
     async def refusing_the_first(url: str, *, body: bytes, **more: Any) -> HttpAnswer:
@@ -354,7 +354,7 @@ async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked
     world = World(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
     await called(world, *jobs)
-    await down(world, *jobs)
+    await stopped(world, *jobs)
     spoiler = await machine_id(world, spoilt, place)
     world.network.spoil(LOOK_UP, spoiler, code)
     await passed(world, 60)
@@ -375,7 +375,7 @@ async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, instances=1)
-    await down(world, JOB)
+    await stopped(world, JOB)
     failing = {LOOK_UP: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
     world.simulator.faults.replace(failing, now=0)
     while not world.machine_poller._apart:
@@ -397,7 +397,7 @@ async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB)
-    await down(world, JOB)
+    await stopped(world, JOB)
     before = len(world.calls(LOOK_UP))
     world.simulator.faults.replace({LOOK_UP: [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
     await passed(world, 3600)
@@ -413,7 +413,7 @@ async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB)
-    await down(world, JOB)
+    await stopped(world, JOB)
     world.start()
     world.clock.advance(1)
     caplog.clear()

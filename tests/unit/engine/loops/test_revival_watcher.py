@@ -16,7 +16,7 @@ from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.unit.domain.build import DOWN
+from tests.unit.domain.build import STOPPED
 from tests.unit.engine.support import (
     AMPLE,
     JOB,
@@ -45,8 +45,8 @@ async def verified(
     """Have jobs of the cloud verified now, that were counted at the end of their settle window."""
     world.cloud_runs(*ids, **(ENDED | spec))
     now = world.clock.now()
-    settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": DOWN}
-    settled |= {"instances_observed_at": now, "instances_submitted": DOWN.total}
+    settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": STOPPED}
+    settled |= {"instances_observed_at": now, "instances_submitted": STOPPED.total}
     await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
     await world.know(*ids, state=State.SETTLING, next_poll_at=now, settle_until=now, **settled)
     world.clock.advance(POLL.sweep_max_s)
@@ -433,7 +433,7 @@ async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Databa
 async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: Database) -> None:
     world = World(database)
     await verified(world, JOB)
-    world.clock.advance(2 * POLL.down_s)
+    world.clock.advance(2 * POLL.stopped_s)
     await world.job_poller.step()
     asked = list[str]()
 
@@ -452,7 +452,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
             await passed(world, wait_s)
         world.network.before_arrival = None
         await world.revival_watcher.step()
-        await passed(world, 2 * POLL.down_s)
+        await passed(world, 2 * POLL.stopped_s)
 
 
 async def passed(world: World, seconds: float) -> None:

@@ -206,8 +206,8 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
     await cluster.world.know(JOB, next_poll_at=cluster.world.clock.later(60))
     await SqlLeaseStore(first._database).leave(first.id)
     cluster.stop_stepping(first)
-    down_s = 1.0
-    cluster.advance(down_s)
+    stopped_s = 1.0
+    cluster.advance(stopped_s)
     cluster.step_clock(-EIGHT_HOURS_S)
     second = await cluster.replica("b", TWO)
     await second.begin()
@@ -215,7 +215,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
     off = [
         (after - at).total_seconds() for after, at in zip(await times(cluster), before, strict=True)
     ]
-    assert off == [pytest.approx(down_s if noted else 0.0)] * 2
+    assert off == [pytest.approx(stopped_s if noted else 0.0)] * 2
     assert (await cluster.world.termination(JOB)).next_poll_at == cluster.world.clock.now()
     assert await cluster.steps_s() == 0
 

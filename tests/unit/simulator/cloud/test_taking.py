@@ -60,7 +60,7 @@ def test_machines_that_stay_can_be_taken_after_their_instances_ended():
     world.clock.at(105)
     truth = world.truth()
     assert (truth["machines_up"], truth["machines_gone_at"]) == (0, world.clock())
-    assert truth["last_down_at"] == world.clock() - 95
+    assert truth["last_stopped_at"] == world.clock() - 95
 
 
 def test_a_machine_that_would_have_gone_sooner_still_does():

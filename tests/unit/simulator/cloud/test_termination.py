@@ -34,7 +34,7 @@ def test_the_job_fails_with_its_last_instance_and_next_action_clears():
     )
     assert (after["JobState"], after["NextAction"]) == ("FAILED", "")
     assert after["EndTime"] == "2027-01-15T08:00:10Z"
-    assert world.truth()["last_down_at"] == START + 10
+    assert world.truth()["last_stopped_at"] == START + 10
 
 
 def test_waiting_instances_fail_at_once_and_finished_ones_stay():
@@ -66,7 +66,7 @@ def test_a_job_without_machines_is_down_at_once():
     world = cloud(job(state="RUNNABLE"))
     world.call("TerminateJob", JobId=ID)
     assert world.job_state() == "FAILED"
-    assert world.truth()["last_down_at"] == START
+    assert world.truth()["last_stopped_at"] == START
 
 
 def test_job_state_can_run_ahead_of_the_instances():
@@ -78,7 +78,7 @@ def test_job_state_can_run_ahead_of_the_instances():
     seen = world.call("DescribeJob", JobId=ID)
     assert (seen["JobState"], seen["NextAction"]) == ("FAILED", "TERMINATING")
     assert world.counters() == {"Failed": 6, "Running": 4}
-    assert world.truth()["last_down_at"] is None
+    assert world.truth()["last_stopped_at"] is None
 
 
 @pytest.mark.parametrize("code", ["UnsupportedOperation", "ResourceInUse.Job"])
@@ -126,7 +126,7 @@ def test_terminating_a_finished_job_is_accepted_without_effect(state):
     assert {**before, "RequestId": ""} == {**after, "RequestId": ""}
     truth = world.truth()
     assert (truth["terminations_accepted"], truth["terminations_acted"]) == (1, 0)
-    assert truth["last_down_at"] < START
+    assert truth["last_stopped_at"] < START
 
 
 def test_terminating_a_failed_job_acts_on_its_live_instances():
@@ -136,7 +136,7 @@ def test_terminating_a_failed_job_acts_on_its_live_instances():
     world.clock.at(8)
     assert world.counters() == {"Running": 1, "Failed": 9}
     world.clock.at(10)
-    assert world.truth()["last_down_at"] == START + 10
+    assert world.truth()["last_stopped_at"] == START + 10
 
 
 def test_nodes_of_an_environment_restart_after_the_instances_failed():
@@ -215,7 +215,7 @@ def test_a_job_can_finish_by_itself(fate, state):
     assert world.job_state() == "RUNNING"
     world.clock.at(40)
     assert world.job_state() == state
-    assert world.truth()["last_down_at"] == START + 30
+    assert world.truth()["last_stopped_at"] == START + 30
 
 
 def test_a_termination_prevents_success():
@@ -305,7 +305,7 @@ def test_counters_add_up_at_every_moment(tasks):
         assert sum(seen.values()) == 1000
         live = 1000 - seen.get("Failed", 0) - seen.get("Succeed", 0)
         assert live <= live_before
-        assert (live == 0) == (world.truth()["last_down_at"] is not None)
+        assert (live == 0) == (world.truth()["last_stopped_at"] is not None)
         live_before = live
     assert live_before == 0
 

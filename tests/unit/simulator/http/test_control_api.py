@@ -97,7 +97,7 @@ def test_truth_and_quotas_are_told():
                 "state": "FAILED",
                 "instances": 10,
                 "live": 0,
-                "last_down_at": START + 10,
+                "last_stopped_at": START + 10,
                 "nodes_restarted_at": None,
                 "terminated_at": START,
                 "terminations_accepted": 1,
