@@ -350,7 +350,7 @@ def impatience() -> Iterator[None]:
     """
     with ExitStack() as stack:
         for where in ("sqlite", "database"):
-            stack.enter_context(patch(f"orchestrator.store.{where}.READERS", 1))
+            stack.enter_context(patch(f"orchestrator.store.database.{where}.READERS", 1))
         for module, name in (
             (draining, "CALL_AGAIN_AFTER_S"),
             (job_prober, "COUNT_ALL_EVERY_S"),
