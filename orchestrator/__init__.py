@@ -1,11 +1,14 @@
-"""Stops Tencent Cloud Batch jobs, follows every task instance down, and says what is proven.
+"""Termination orchestrator for Tencent Cloud Batch.
 
-The layers, from the top; imports point down only and import-linter keeps it so
+It stops jobs, follows every task instance until it has stopped, and reports what is proven.
+
+The layers, from the top. Imports point down only; import-linter checks it
 (``[tool.importlinter]`` in pyproject.toml)::
 
-    cli > app > settings > (api | store | cloud | observability) > (engine | services) > domain
+    cli > app > access > settings > (api | store | cloud | observability)
+        > (engine | services) > (domain | paths)
 
-``simulator`` is a stand-in for the cloud; it imports nothing from here.
+``simulator`` stands in for the cloud; it imports nothing from the other packages.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the installed program runs."""
+"""Entry point of the installed program."""
 
 import os
 import signal
@@ -6,11 +6,10 @@ import sys
 
 
 def run() -> None:
-    """Run the command line; until a command handles it, SIGTERM ends the process at once.
+    """Run the command line; until a command installs its handler, SIGTERM ends the process.
 
-    It does so by itself, except for the first process of a container (PID 1): for that one the
-    kernel drops each signal without a handler.  The daemon ignores SIGHUP.  Both are set before the
-    imports, which take long.
+    That is the default action, but the kernel drops signals without a handler for the first process
+    of a container (PID 1). The daemon ignores SIGHUP. Both are set before the slow imports.
     """
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))

@@ -1,4 +1,4 @@
-"""How each configured account reaches the cloud: its connections, and the source of its keys."""
+"""Transport and credential provider of each configured account."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def opened_transports(settings: Settings, stack: AsyncExitStack) -> dict[str, Transport]:
-    """Each account's own way to the cloud, open until ``stack`` ends; raises ConfigurationError."""
-    made: dict[str, Transport] = {}
+    """Return each account's transport, open until ``stack`` closes; raise ConfigurationError."""
+    transports: dict[str, Transport] = {}
     problems = []
     for name in settings.accounts:
         try:
@@ -36,10 +36,10 @@ def opened_transports(settings: Settings, stack: AsyncExitStack) -> dict[str, Tr
             problems += [f"accounts.{name}: {problem}" for problem in error.problems]
         else:
             stack.push_async_callback(transport.close)
-            made[name] = transport
+            transports[name] = transport
     if problems:
         raise ConfigurationError(problems)
-    return made
+    return transports
 
 
 def credentials_of(
@@ -49,15 +49,18 @@ def credentials_of(
     transport: Transport,
     reread: Callable[[], Settings] | None = None,
 ) -> CredentialProvider:
-    """The source of an account's keys; nothing is read yet."""
+    """Return the credential provider of an account; read no key yet.
+
+    ``reread`` returns the settings as they are now.
+    """
     configured = settings.accounts[name].credentials
 
-    def options_now(reread: Callable[[], Settings]) -> Mapping[str, str | int | Path | None]:
-        now = reread().accounts.get(name)
-        if now is None or now.credentials.provider != configured.provider:
-            place = f"accounts.{name}.credentials.provider"
-            raise ConfigurationError([f"{place} has changed: restart to have it taken over"])
-        return now.credentials.options()
+    def current_options(reread: Callable[[], Settings]) -> Mapping[str, str | int | Path | None]:
+        account = reread().accounts.get(name)
+        if account is None or account.credentials.provider != configured.provider:
+            setting = f"accounts.{name}.credentials.provider"
+            raise ConfigurationError([f"{setting} has changed: restart the daemon to apply it"])
+        return account.credentials.options()
 
     return build_provider(
         configured.provider,
@@ -65,5 +68,5 @@ def credentials_of(
         clock,
         transport,
         account=name,
-        reread=functools.partial(options_now, reread) if reread else None,
+        reread=functools.partial(current_options, reread) if reread else None,
     )

@@ -1,4 +1,4 @@
-"""The daemon, put together: the one place that knows the concrete classes."""
+"""Composition of the daemon: the only module that knows the concrete classes of all layers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from orchestrator.domain.pacing.quota import Rate
 from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica.lease_manager import LeaseManager, running
 from orchestrator.engine.replica.partition_runner import PartitionRunner
-from orchestrator.engine.runtime.rate_limiter import may_leave
+from orchestrator.engine.runtime.best_effort import BestEffort
+from orchestrator.engine.runtime.rate_limiter import before_send
 from orchestrator.engine.runtime.recent_readers import RecentReaders
 from orchestrator.engine.runtime.shared_clock import SharedClock
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
+from orchestrator.services.inspection import Inspection
 from orchestrator.services.storage_check import StorageCheck
-from orchestrator.services.submission import AccountOffer, Submission
+from orchestrator.services.submission import AccountRoutes, Submission
 from orchestrator.settings import routes
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
@@ -57,9 +59,9 @@ if TYPE_CHECKING:
 KEEPALIVE_S = 30.0
 SET_ASIDE_SHOWN = 10
 BACKLOG_MAX = 100
-"""Connections that are accepted at once, before room can be made for them."""
+"""Most connections in the listen backlog: waiting to be accepted by the API."""
 DATABASE_RETRY_S = 2.0
-"""How often a database is tried that cannot be used at the start."""
+"""Interval of the attempts to use the database at the start."""
 
 T = TypeVar("T")
 
@@ -67,13 +69,13 @@ log = logging.getLogger(__name__)
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clocks of the operating system."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        # Leases need one that counts the time in which the machine was suspended, where there is.
+        # Leases need a clock that also counts the time during which the machine was suspended.
         return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     async def sleep(self, seconds: float) -> None:
@@ -82,14 +84,14 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A running daemon: where it answers."""
+    """A running daemon; ``url`` is the address of its REST API."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A daemon that has its database, and has neither answered nor called anything yet."""
+    """A daemon with an open database that does not serve and has sent nothing to the cloud yet."""
 
     settings: Settings
     database: Database
@@ -101,8 +103,8 @@ class Prepared:
 async def daemon(
     settings: Settings, reread: Callable[[], Settings] | None = None
 ) -> AsyncIterator[Daemon]:
-    """Run the daemon; leaving the context stops it, within ten seconds."""
-    async with prepared(settings, reread) as made, serving(made) as running_daemon:
+    """Run the daemon; leaving the context stops it within ten seconds."""
+    async with prepared(settings, reread) as parts, serving(parts) as running_daemon:
         yield running_daemon
 
 
@@ -110,27 +112,28 @@ async def daemon(
 async def prepared(
     settings: Settings, reread: Callable[[], Settings] | None = None
 ) -> AsyncIterator[Prepared]:
-    """Wait for the database and upgrade it; what ends the process meanwhile harms nothing.
+    """Wait for the database and upgrade it; the process may be ended meanwhile without harm.
 
-    ``reread`` gives the settings as they are now, where keys may have been corrected in place.
+    ``reread`` returns the settings as they are now, so that a key corrected in the configuration
+    is used without a restart.
     """
-    clock, chance, url = SystemClock(), SystemRandom(), settings.database.url
+    clock, random, url = SystemClock(), SystemRandom(), settings.database.url
     async with AsyncExitStack() as stack:
         stack.enter_context(only_process(url))
         transports = opened_transports(settings, stack)
-        for account, ways in routes(settings, os.environ).items():
-            for way in ways:
-                log.info("account %s calls %s", account, way)
-        log.info("database %s", await _once_possible(lambda: upgrade(url)))
-        database = await stack.enter_async_context(Database(url, clock.now, chance))
+        for account, lines in routes(settings, os.environ).items():
+            for line in lines:
+                log.info("account %s calls %s", account, line)
+        log.info("database %s", await _with_database(lambda: upgrade(url)))
+        database = await stack.enter_async_context(Database(url, clock.now, random))
         name = f"{socket.gethostname()}-{os.getpid()}"
-        found = Environment(settings, database, transports, clock, chance, reread)
-        made = await _once_possible(lambda: replica(name, found))
-        yield Prepared(settings, database, made, chance)
+        env = Environment(settings, database, transports, clock, random, reread)
+        made = await _with_database(lambda: replica(name, env))
+        yield Prepared(settings, database, made, random)
 
 
-async def _once_possible(work: Callable[[], Awaitable[T]]) -> T:
-    """Do what needs the database; one that cannot be used now is waited for."""
+async def _with_database(work: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of ``work``; repeat it while it raises StoreUnavailable."""
     began, reason = time.monotonic(), ""
     while True:
         try:
@@ -138,22 +141,23 @@ async def _once_possible(work: Callable[[], Awaitable[T]]) -> T:
         except StoreUnavailable as error:
             if str(error) != reason:
                 reason = str(error)
-                log.error("the daemon waits for its database: %s", reason)  # noqa: TRY400
+                log.error("the daemon waits for the database: %s", reason)  # noqa: TRY400
             await asyncio.sleep(DATABASE_RETRY_S)
         else:
             if reason:
-                log.warning("the database can be used after %.0f s", time.monotonic() - began)
+                waited_s = time.monotonic() - began
+                log.warning("the database is available: the daemon waited %.0f s", waited_s)
             return result
 
 
 @asynccontextmanager
-async def serving(made: Prepared) -> AsyncIterator[Daemon]:
-    """Answer and drive until the block is left."""
+async def serving(parts: Prepared) -> AsyncIterator[Daemon]:
+    """Serve the API and run the engine until the context is left."""
     async with AsyncExitStack() as stack:
-        url = await _listen(made.settings, stack, made.replica.context)
-        leases = made.replica.leases
-        await stack.enter_async_context(running(leases, made.random))
-        await stack.enter_async_context(made.database.listening(leases.notice))
+        url = await _listen(parts.settings, stack, parts.replica.context)
+        leases = parts.replica.leases
+        await stack.enter_async_context(running(leases, parts.random))
+        await stack.enter_async_context(parts.database.listening(leases.on_notification))
         log.info("serving %s", url)
         yield Daemon(url)
         log.info("stopping")
@@ -161,7 +165,7 @@ async def serving(made: Prepared) -> AsyncIterator[Daemon]:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a replica finds; time and chance come from here alone."""
+    """Dependencies of a replica; the only source of time and random numbers."""
 
     settings: Settings
     database: Database
@@ -174,29 +178,31 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A replica but for its network: what the API works with, and what drives partitions."""
+    """A replica without its network listener: the API's context, and the leases of its engine."""
 
     context: Context
     leases: LeaseManager
 
 
 async def replica(name: str, env: Environment) -> Replica:
-    """Put a replica together, and hand it the work of regions whose host has changed."""
-    stored = SqlLeaseStore(env.database)
+    """Build a replica; first reassign the terminations of regions whose endpoint host changed."""
+    lease_store = SqlLeaseStore(env.database)
     for account_name, account in env.settings.accounts.items():
         for region, partition in account.partitions(account_name).items():
-            await stored.adopt(account=account_name, region=region, partition=partition)
+            await lease_store.reassign_region(
+                account=account_name, region=region, partition=partition
+            )
     clock = SharedClock(env.clock)
-    clock.set(await stored.now(), read_at=clock.monotonic())
+    clock.set(await lease_store.now(), read_at=clock.monotonic())
     env = replace(env, clock=clock)
     watched = RecentReaders(clock)
     calls: Counter[tuple[str, str]] = Counter()
-    makers = _partitions(env, watched, calls)
+    factories = _partition_factories(env, watched, calls)
     leases = LeaseManager(
-        stored,
+        lease_store,
         env.settings.engine.lease.policy(),
-        makers.keys(),
-        drive=lambda lease: PartitionRunner(makers[lease.fence.partition](lease)),
+        factories.keys(),
+        make_runner=lambda lease: PartitionRunner(factories[lease.fence.partition](lease)),
         new_id=lambda: new_id(name, env.random),
         clock=clock,
     )
@@ -206,19 +212,19 @@ async def replica(name: str, env: Environment) -> Replica:
     return Replica(context, leases)
 
 
-def _partitions(
+def _partition_factories(
     env: Environment, watched: RecentReaders, calls: Counter[tuple[str, str]]
 ) -> dict[str, Callable[[Lease], Partition]]:
-    """What makes each partition that the configuration names, on one credential per account.
+    """Return a factory for each configured partition, by name; an account has one credential.
 
-    All count their calls, by action and outcome.
+    ``calls`` counts the API calls of all partitions, by action and outcome.
     """
-    makers: dict[str, Callable[[Lease], Partition]] = {}
+    factories: dict[str, Callable[[Lease], Partition]] = {}
     for name, account in env.settings.accounts.items():
         transport = env.transports[name]
         credentials = credentials_of(name, env.settings, env.clock, transport, env.reread)
 
-        def make(
+        def build(
             lease: Lease,
             account: Account = account,
             credentials: CredentialProvider = credentials,
@@ -232,7 +238,7 @@ def _partitions(
                     credentials=credentials,
                     clock=env.clock,
                     transport=transport,
-                    may_leave=may_leave,
+                    before_send=before_send,
                 ),
                 store=PartitionStore(env.database, lease.fence),
                 clock=env.clock,
@@ -250,8 +256,8 @@ def _partitions(
                 count_call=lambda action, outcome: calls.update(((action, outcome),)),
             )
 
-        makers |= dict.fromkeys(account.partitions(name).values(), make)
-    return makers
+        factories |= dict.fromkeys(account.partitions(name).values(), build)
+    return factories
 
 
 def _context(
@@ -268,7 +274,7 @@ def _context(
     submission = Submission(
         records=records,
         accounts={
-            name: AccountOffer(
+            name: AccountRoutes(
                 partitions=account.partitions(name), default_region=account.default_region
             )
             for name, account in settings.accounts.items()
@@ -278,13 +284,13 @@ def _context(
         revival_watch_s=settings.engine.revival_watch_s,
         now=now,
         random=env.random,
-        on_accepted=leases.notice,
+        on_accepted=leases.on_notification,
     )
 
-    could_store = StorageCheck(records, env.clock.monotonic)
+    check_storage = StorageCheck(records, env.clock.monotonic)
 
     async def ready() -> dict[str, object]:
-        await could_store()
+        await check_storage()
         leases.require_driving()
         troubles = {
             **{each.place: each.message for each in await unconfigured.waiting()},
@@ -304,7 +310,7 @@ def _context(
         }
 
     def elsewhere(partition: str, holder: str | None) -> str | None:
-        return None if partition in leases.driven else holder
+        return None if partition in leases.running else holder
 
     def rate(partition: str, allowed_per_s: float | None) -> Rate | None:
         configured = configured_per_s.get(partition)
@@ -316,13 +322,18 @@ def _context(
         records=records,
         unconfigured=unconfigured,
         submission=submission,
+        inspection=Inspection(
+            records=records,
+            unconfigured=unconfigured,
+            rate=rate,
+            elsewhere=elsewhere,
+            capture_wait_s=settings.engine.capture_policy().wait_s,
+            now=now,
+            best_effort=BestEffort().leaving_out,
+        ),
         certification=Certification(histories=SqlHistories(env.database), now=now),
-        rate=rate,
-        elsewhere=elsewhere,
-        capture_wait_s=settings.engine.capture_policy().wait_s,
         tokens={token.name: token.sha256 for token in settings.auth.tokens},
-        now=now,
-        watched=watched.note,
+        watched=watched.record,
         ready=ready,
         metrics=Metrics(
             violations=env.database.violations,
@@ -339,13 +350,13 @@ async def _listen(settings: Settings, stack: AsyncExitStack, context: Context) -
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     connections = Connections(connections_max())
-    made = protocols(
+    new_protocol = protocols(
         runner, connections, access_log=None, auto_decompress=False, keepalive_timeout=KEEPALIVE_S
     )
     host, port = settings.server.host, settings.server.port
     try:
         listener = await asyncio.get_running_loop().create_server(
-            made, host, port, backlog=max(1, min(BACKLOG_MAX, connections.most // 4))
+            new_protocol, host, port, backlog=max(1, min(BACKLOG_MAX, connections.most // 4))
         )
     except OSError as error:
         raise ConfigurationError([f"server: cannot listen on {host}:{port}: {error}"]) from error

@@ -1,4 +1,4 @@
-"""Paths as people configure them."""
+"""Validation of configured file paths."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import os
 from pathlib import Path
 from typing import Final
 
-_NO_FILE_EVER: Final = (errno.ENAMETOOLONG, errno.ELOOP)
+_IMPOSSIBLE: Final = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def absolute(given: str | Path, folder: Path) -> Path:
-    """The path from the root on, where it is relative to ``folder`` or to a user's home.
+    """Return the absolute path; ``given`` may be relative to ``folder``, or begin with ``~``.
 
-    Raises ValueError where no file can be there, whoever makes it: its name is too long or holds
-    NUL, or its symbolic links lead round in a circle.
+    Raises ValueError if no file can exist at the path: a name is too long, it contains NUL, or its
+    symbolic links form a loop.
     """
     try:
         expanded = Path(given).expanduser()
     except RuntimeError:
-        raise ValueError("there is no such user's home folder: give the path itself") from None
-    # resolve() would hide which link was named.
+        raise ValueError("the home folder of this user is unknown: give the full path") from None
+    # resolve() would replace the link that the user named.
     path = Path(os.path.abspath(folder / expanded))  # noqa: PTH100
     try:
         path.stat()
     except ValueError:
-        raise ValueError("cannot be the path of a file: it holds the character NUL") from None
+        raise ValueError("cannot be the path of a file: it contains the character NUL") from None
     except OSError as error:
-        if error.errno in _NO_FILE_EVER:
+        if error.errno in _IMPOSSIBLE:
             raise ValueError(f"cannot be the path of a file: {error.strerror}") from None
     return path
 
 
 def possible(path: Path) -> Path:
-    """The path as it was given; raises ValueError where no file can be there."""
+    """Return ``path`` unchanged; raise ValueError if no file can exist there."""
     absolute(path, Path())
     return path

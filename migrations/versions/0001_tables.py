@@ -48,7 +48,7 @@ TIMES_AND_NUMBERS = {
     ],
     "attempts": ["sent_at", "answered_at"],
     "events": ["at"],
-    "instances": ["observed_at", "machine_observed_at", "first_sent_at"],
+    "instances": ["observed_at", "machine_observed_at", "last_sent_at"],
 }
 """Columns in which PostgreSQL alone would take an infinite value."""
 
@@ -61,10 +61,6 @@ def upgrade() -> None:
         sa.Column("began_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("away_s", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "(began_at > '-infinity' AND began_at < 'infinity') AND (seen_at > '-infinity' AND seen_at < 'infinity')",
-            name=op.f("ck_clock_steps_finite"),
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clock_steps")),
     )
     op.create_table(
@@ -95,10 +91,6 @@ def upgrade() -> None:
         sa.Column("first_called_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("turn", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
-            "(created_at > '-infinity' AND created_at < 'infinity') AND (finished_at > '-infinity' AND finished_at < 'infinity') AND (first_called_at > '-infinity' AND first_called_at < 'infinity') AND (reterminate_for_s > '-infinity' AND reterminate_for_s < 'infinity')",
-            name=op.f("ck_operations_finite"),
-        ),
-        sa.CheckConstraint(
             "(finished_at IS NOT NULL) = (outcome IS NOT NULL)", name=op.f("ck_operations_outcome")
         ),
         sa.CheckConstraint(
@@ -128,10 +120,6 @@ def upgrade() -> None:
         sa.Column("allowed_per_s", sa.Float(), nullable=True),
         sa.Column("followed_s", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("turn", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.CheckConstraint(
-            "(allowed_per_s > '-infinity' AND allowed_per_s < 'infinity')",
-            name=op.f("ck_partitions_finite"),
-        ),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_partitions")),
     )
     probes = op.create_table(
@@ -146,10 +134,6 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("partitions", sa.JSON(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint(
-            "(expires_at > '-infinity' AND expires_at < 'infinity')",
-            name=op.f("ck_replicas_finite"),
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_replicas")),
     )
     op.create_table(
@@ -234,10 +218,6 @@ def upgrade() -> None:
         sa.Column("set_aside", sa.Text(), nullable=True),
         sa.Column("set_aside_until", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "(not_before > '-infinity' AND not_before < 'infinity') AND (observed_at > '-infinity' AND observed_at < 'infinity') AND (instances_observed_at > '-infinity' AND instances_observed_at < 'infinity') AND (next_poll_at > '-infinity' AND next_poll_at < 'infinity') AND (terminate_after > '-infinity' AND terminate_after < 'infinity') AND (first_sent_at > '-infinity' AND first_sent_at < 'infinity') AND (acknowledged_at > '-infinity' AND acknowledged_at < 'infinity') AND (give_up_from > '-infinity' AND give_up_from < 'infinity') AND (settle_from > '-infinity' AND settle_from < 'infinity') AND (confirm_from > '-infinity' AND confirm_from < 'infinity') AND (created_at > '-infinity' AND created_at < 'infinity') AND (finished_at > '-infinity' AND finished_at < 'infinity') AND (capture_at > '-infinity' AND capture_at < 'infinity') AND (machines_observed_at > '-infinity' AND machines_observed_at < 'infinity') AND (machines_all_observed_at > '-infinity' AND machines_all_observed_at < 'infinity') AND (last_progress_at > '-infinity' AND last_progress_at < 'infinity') AND (escalation_started_at > '-infinity' AND escalation_started_at < 'infinity') AND (escalation_finished_at > '-infinity' AND escalation_finished_at < 'infinity') AND (asked_at > '-infinity' AND asked_at < 'infinity') AND (reading_at > '-infinity' AND reading_at < 'infinity') AND (read_at > '-infinity' AND read_at < 'infinity') AND (forecast_made_at > '-infinity' AND forecast_made_at < 'infinity') AND (forecast_p50_at > '-infinity' AND forecast_p50_at < 'infinity') AND (forecast_p90_at > '-infinity' AND forecast_p90_at < 'infinity') AND (forecast_stalled_since > '-infinity' AND forecast_stalled_since < 'infinity') AND (revival_checked_at > '-infinity' AND revival_checked_at < 'infinity') AND (set_aside_until > '-infinity' AND set_aside_until < 'infinity') AND (settle_s > '-infinity' AND settle_s < 'infinity') AND (give_up_after_s > '-infinity' AND give_up_after_s < 'infinity') AND (forecast_rate_per_s > '-infinity' AND forecast_rate_per_s < 'infinity') AND (revival_watch_s > '-infinity' AND revival_watch_s < 'infinity')",
-            name=op.f("ck_terminations_finite"),
-        ),
-        sa.CheckConstraint(
             "(state IN ('verified', 'already_finished', 'not_found', 'refused', 'withdrawn', 'unverified')) = (finished_at IS NOT NULL)",
             name=op.f("ck_terminations_finished_at"),
         ),
@@ -269,14 +249,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_terminations_job", "terminations", ["job_id"], unique=False)
     op.create_index(
-        "ix_terminations_look",
-        "terminations",
-        ["partition", "poll_kind", "next_poll_at"],
-        unique=False,
-        sqlite_where=sa.text("next_poll_at IS NOT NULL"),
-        postgresql_where=sa.text("next_poll_at IS NOT NULL"),
-    )
-    op.create_index(
         "ix_terminations_machines",
         "terminations",
         ["partition"],
@@ -289,7 +261,15 @@ def upgrade() -> None:
         ),
     )
     op.create_index(
-        "ix_terminations_read_anew",
+        "ix_terminations_poll",
+        "terminations",
+        ["partition", "poll_kind", "next_poll_at"],
+        unique=False,
+        sqlite_where=sa.text("next_poll_at IS NOT NULL"),
+        postgresql_where=sa.text("next_poll_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_terminations_rescan",
         "terminations",
         ["partition"],
         unique=False,
@@ -367,10 +347,6 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("request_id", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "(sent_at > '-infinity' AND sent_at < 'infinity') AND (answered_at > '-infinity' AND answered_at < 'infinity')",
-            name=op.f("ck_attempts_finite"),
-        ),
-        sa.CheckConstraint(
             "(answered_at IS NULL) = (outcome IS NULL)", name=op.f("ck_attempts_answered_at")
         ),
         sa.ForeignKeyConstraint(
@@ -411,7 +387,6 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("hash", sa.Text(), nullable=False),
-        sa.CheckConstraint("(at > '-infinity' AND at < 'infinity')", name=op.f("ck_events_finite")),
         sa.CheckConstraint(
             "(operation_id IS NULL) <> (termination_id IS NULL)",
             name=op.f("ck_events_operation_or_termination"),
@@ -443,12 +418,8 @@ def upgrade() -> None:
         sa.Column("observed_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("machine", sa.Text(), nullable=True),
         sa.Column("machine_observed_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("anew", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("first_sent_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "(observed_at > '-infinity' AND observed_at < 'infinity') AND (machine_observed_at > '-infinity' AND machine_observed_at < 'infinity') AND (first_sent_at > '-infinity' AND first_sent_at < 'infinity')",
-            name=op.f("ck_instances_finite"),
-        ),
+        sa.Column("rescanned", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("last_sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["termination_seq"], ["terminations.seq"], name=op.f("fk_instances_termination_seq")
         ),
@@ -456,14 +427,6 @@ def upgrade() -> None:
             "termination_seq", "task", "instance_index", "machine_id", name=op.f("pk_instances")
         ),
         sqlite_with_rowid=False,
-    )
-    op.create_index(
-        "ix_instances_anew",
-        "instances",
-        ["termination_seq"],
-        unique=False,
-        sqlite_where=sa.text("anew"),
-        postgresql_where=sa.text("anew"),
     )
     op.create_index(
         "ix_instances_machine_gone",
@@ -484,6 +447,14 @@ def upgrade() -> None:
         postgresql_where=sa.text(
             "machine_id <> '' AND (machine IS NULL OR machine IN ('up', 'missing'))"
         ),
+    )
+    op.create_index(
+        "ix_instances_rescanned",
+        "instances",
+        ["termination_seq"],
+        unique=False,
+        sqlite_where=sa.text("rescanned"),
+        postgresql_where=sa.text("rescanned"),
     )
     op.create_table(
         "operation_terminations",
@@ -508,6 +479,10 @@ def upgrade() -> None:
         unique=False,
     )
     op.bulk_insert(probes, [{"id": 1, "number": 0}])
+    op.execute(
+        "INSERT INTO clock_steps (id, steps_s, began_at, away_s)"
+        " VALUES (0, 0, '2000-01-01 00:00:00.000000', 0)"
+    )
     if op.get_context().dialect.name == "postgresql":
         _refuse_infinities()
 

@@ -1,4 +1,4 @@
-"""Who calls: bearer tokens, of which only the SHA-256 is configured."""
+"""Authentication: bearer tokens, of which only the SHA-256 is configured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CALLER: Final = web.RequestKey("caller", str)
 LOCAL_CALLER: Final = "local"
-"""Who calls where no tokens are configured: anyone who reaches the loopback address."""
+"""Name of every caller if no tokens are configured: only the loopback address is served then."""
 LOCAL_NAME: Final = "localhost"
 OPEN_PATHS: Final = ("/livez", "/readyz", "/metrics")
 
@@ -29,20 +29,27 @@ log = logging.getLogger(__name__)
 
 
 def middleware(tokens: Mapping[str, str]) -> Middleware:
-    """Middleware that names the caller; ``tokens`` are SHA-256 hex digests by caller."""
+    """Return middleware that identifies the caller.
+
+    ``tokens``: SHA-256 hex digests of the tokens, by caller name.
+    """
     logged: set[str] = set()
 
-    def note_wrong_digest(token: bytes) -> None:
+    def log_wrong_digest(token: bytes) -> None:
         for name in tokens.keys() - logged:
             if wrong := wrong_digest(token, tokens[name]):
                 logged.add(name)
-                log.warning("[auth]: a caller's token is not that of %r: %s", name, wrong)
+                log.warning(
+                    "a request was refused: the sha256 of caller %r in [auth] is wrong: %s",
+                    name,
+                    wrong,
+                )
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in OPEN_PATHS:
             request[CALLER] = (
-                _caller(request, tokens, note_wrong_digest) if tokens else _local_caller(request)
+                _caller(request, tokens, log_wrong_digest) if tokens else _local_caller(request)
             )
         return await handler(request)
 
@@ -50,19 +57,19 @@ def middleware(tokens: Mapping[str, str]) -> Middleware:
 
 
 def _caller(
-    request: web.Request, tokens: Mapping[str, str], not_known: Callable[[bytes], None]
+    request: web.Request, tokens: Mapping[str, str], on_unknown: Callable[[bytes], None]
 ) -> str:
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    # As the bytes were: the parser keeps those that are no UTF-8 as surrogates.
+    # Restore the bytes as sent: aiohttp decodes bytes that are not UTF-8 to surrogates.
     token = text.strip().encode(errors="surrogateescape")
-    of_token = digest(token)
-    callers = [name for name, known in tokens.items() if hmac.compare_digest(known, of_token)]
+    token_digest = digest(token)
+    callers = [name for name, known in tokens.items() if hmac.compare_digest(known, token_digest)]
     if scheme.lower() != "bearer" or not callers:
-        not_known(token)
+        on_unknown(token)
         raise Problem(
             401,
             "unauthorized",
-            "Who calls is not known",
+            "Authentication required",
             "send 'Authorization: Bearer TOKEN' with a token that [auth] lists",
             headers={"WWW-Authenticate": 'Bearer realm="orchestrator"'},
         )
@@ -70,14 +77,17 @@ def _caller(
 
 
 def _local_caller(request: web.Request) -> str:
-    """Refuse what a browser sends for a page whose name was rebound to the loopback address."""
+    """Return the local caller; raises Problem for another Host, against DNS rebinding.
+
+    A browser sends such a Host for a page whose name was rebound to the loopback address.
+    """
     host = request.headers.get("Host", LOCAL_NAME)
     if not _is_local(host):
         raise Problem(
             421,
             "misdirected",
-            "This host is not served",
-            "call the loopback address by its number or as localhost, or configure [[auth.tokens]]",
+            "Misdirected request",
+            "use the loopback address or localhost in the URL, or configure [[auth.tokens]]",
         )
     return LOCAL_CALLER
 

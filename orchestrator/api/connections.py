@@ -1,7 +1,7 @@
-"""How many connections to the API are open: never so many that the daemon itself has no room.
+"""Limit on the open connections to the API.
 
-A process may have so many descriptors and no more.  Where clients use them all, no call to the
-cloud and no connection to the database can be made, and nobody else is answered.
+A process has a limited number of file descriptors. If clients used all of them, the daemon could
+open no connection to the cloud or the database, and could accept no other client.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ log = logging.getLogger(__name__)
 
 
 def descriptors_max() -> int:
-    """How many descriptors the process may have; its limit is raised as far as it may be."""
+    """Raise the descriptor limit of the process to its hard limit, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS allows less than it says
+    with suppress(OSError, ValueError):  # macOS allows less than its hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS_MAX * 2 if soft == resource.RLIM_INFINITY else soft
 
 
 def connections_max() -> int:
-    """How many connections to the API there is room for: the other half is the daemon's own."""
+    """Return the limit: half of the descriptors, the other half stays for the daemon itself."""
     descriptors = descriptors_max()
     most = min(descriptors // 2, CONNECTIONS_MAX)
     log.info(
-        "up to %d connections to the API; %d of %d descriptors are kept for the cloud, the "
-        "database and files",
+        "the API accepts up to %d connections; %d of %d file descriptors are kept for the cloud, "
+        "the database and files",
         most,
         descriptors - most,
         descriptors,
@@ -40,35 +40,39 @@ def connections_max() -> int:
 
 
 class Connection(Protocol):
-    """What is known of an open connection."""
+    """An open connection."""
 
     @property
     def idle(self) -> bool:
-        """No request of it is being answered."""
+        """True if no request of this connection is being answered."""
 
     def abort(self) -> None:
-        """Close it at once, whatever is still to be sent."""
+        """Close the connection at once and drop unsent data."""
 
 
 class Connections:
-    """The open connections, in the order in which they were last used; no more than ``most``."""
+    """The open connections, at most ``most``, in the order of their last use."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._open: dict[Connection, None] = {}
 
     def admit(self, connection: Connection) -> bool:
-        """Whether there is room for it; the connection that was idle for longest makes room."""
+        """Add a connection, closing the one that was idle for longest if the limit is reached.
+
+        Return False if no connection is idle: the new one must be refused.
+        """
         if len(self._open) >= self.most:
             idle = next((each for each in self._open if each.idle), None)
             if idle is None:
                 log.warning(
-                    "all %d connections to the API are in use: more are answered 503", self.most
+                    "all %d connections to the API are in use: a new one is refused with 503",
+                    self.most,
                 )
                 return False
             log.warning(
-                "%d connections to the API are open, and no more can be: the one that was idle "
-                "for longest is closed for a new one",
+                "the limit of %d connections to the API is reached: the one that was idle for "
+                "longest is closed to accept a new one",
                 self.most,
             )
             del self._open[idle]
@@ -77,9 +81,11 @@ class Connections:
         return True
 
     def used(self, connection: Connection) -> None:
+        """Move a connection to the end of the order: it was used just now."""
         if connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
-    def left(self, connection: Connection) -> None:
+    def closed(self, connection: Connection) -> None:
+        """Remove a connection."""
         self._open.pop(connection, None)

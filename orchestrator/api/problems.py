@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457): a status, a type, and what to do."""
+"""Problem details (RFC 9457): every error as ``application/problem+json`` that says what to do."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TYPE: Final = "urn:orchestrator:problem:{}"
 NO_SUCH_PATH: Final = "no-such-path"
 RETRY_AFTER_S: Final = 5
 ECHO_MAX: Final = 200
-"""Characters of an error of aiohttp that an answer repeats; what was sent may stand in them."""
+"""Characters of an aiohttp error that a problem repeats: the error may quote the request."""
 
 log = logging.getLogger(__name__)
 
 
 class Problem(OrchestratorError):
-    """An answer that is an error; ``slug`` ends its type, ``more`` adds members."""
+    """An error response; ``slug`` is the end of its type URN, ``more`` has additional members."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Problem(OrchestratorError):
         self.headers = headers or {}
 
     def response(self) -> web.Response:
+        """Return the problem as an HTTP response."""
         return web.json_response(
             {
                 "type": TYPE.format(self.slug),
@@ -70,19 +71,19 @@ class Problem(OrchestratorError):
 
 RETRY: Final = {"Retry-After": str(RETRY_AFTER_S)}
 _OF_DOMAIN: Final[Mapping[type[OrchestratorError], tuple[int, str, str, str]]] = {
-    InvalidRequest: (422, "invalid-request", "The request cannot be served", "{}"),
-    Conflict: (422, "idempotency-key-reused", "The key was used before", "{}"),
-    NotFound: (404, "not-found", "There is nothing here", "{}"),
-    NotPossible: (409, "not-possible", "It is not possible as things are", "{}"),
-    NotDriving: (503, "not-driving", "Jobs cannot be driven now", "{}; the log tells more"),
+    InvalidRequest: (422, "invalid-request", "Invalid request", "{}"),
+    Conflict: (422, "idempotency-key-reused", "Idempotency-Key already used", "{}"),
+    NotFound: (404, "not-found", "Not found", "{}"),
+    NotPossible: (409, "not-possible", "Conflict with the current state", "{}"),
+    NotDriving: (503, "not-driving", "Jobs are not being processed", "{}; see the daemon's log"),
     StoreUnavailable: (
         503,
         "store-unavailable",
-        "The database cannot be used now",
-        "{}; try again, a POST under the same Idempotency-Key",
+        "Database unavailable",
+        "{}; try again, and repeat a POST with the same Idempotency-Key",
     ),
 }
-"""Status, slug, title, and the detail that the error's own words stand in."""
+"""Status, slug, title, and the template of the detail, which holds the error's message."""
 
 
 def _of_domain(error: OrchestratorError) -> Problem | None:
@@ -97,41 +98,40 @@ def _of_domain(error: OrchestratorError) -> Problem | None:
 
 
 def of_http(error: web.HTTPException) -> Problem:
+    """Return an error of aiohttp as a problem."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(
             405,
             "method-not-allowed",
-            "This method is not possible here",
+            "Method not allowed",
             f"use {allowed}",
             headers={"Allow": allowed},
         )
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return Problem(
-            413, "body-too-large", "The body is too large", "send at most 1 MiB; split the jobs"
+            413, "body-too-large", "Content too large", "send at most 1 MiB; split the jobs"
         )
     if error.status == web.HTTPNotFound.status_code:
-        detail = "no such path; the README lists every call"
-        return Problem(404, NO_SUCH_PATH, "There is nothing here", detail)
+        detail = "no such path; config/README.md lists every path"
+        return Problem(404, NO_SUCH_PATH, "Not found", detail)
     return Problem(error.status, "http", error.reason, str(error.text)[:ECHO_MAX])
 
 
 @web.middleware
 async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn everything that is raised into a problem."""
+    """Turn every exception into a problem."""
     try:
         return await handler(request)
     except OrchestratorError as error:
         problem = _of_domain(error)
         if problem is not None:
             return problem.response()
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("request %s %s failed", request.method, request.path)
     except web.HTTPException as error:
         if error.status < web.HTTPBadRequest.status_code:
             raise
         return of_http(error).response()
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-    return Problem(
-        500, "internal", "This is a fault of the orchestrator", "its log has the details"
-    ).response()
+        log.exception("request %s %s failed", request.method, request.path)
+    return Problem(500, "internal", "Internal server error", "see the daemon's log").response()

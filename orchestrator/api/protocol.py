@@ -1,4 +1,4 @@
-"""The HTTP connection: what aiohttp answers by itself becomes a problem as well."""
+"""HTTP connections: the errors that aiohttp answers by itself become problems as well."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from orchestrator.api.connections import Connections
 
 SERVER: Final = "orchestrator"
-"""Instead of the versions of Python and aiohttp."""
+"""Replaces aiohttp's header, which has the versions of Python and aiohttp."""
 SEND_TIMEOUT_S: Final = 120.0
-"""How long a client may take to read an answer; a certificate has tens of megabytes."""
+"""Seconds a client may take to read a response; a certificate can have tens of megabytes."""
 
 BUSY: Final = Problem(
     503,
     "too-many-connections",
-    "Too many connections are open",
-    "close those that are not needed, or try again; the limit of descriptors (LimitNOFILE, ulimit"
-    " -n) bounds them",
+    "Too many connections",
+    "close connections that are not needed, or try again; the descriptor limit (LimitNOFILE, "
+    "ulimit -n) bounds their number",
 )
 
 
 def protocols(
     runner: web.AppRunner, connections: Connections, **options: Any
 ) -> Callable[[], Protocol]:
-    """What makes the connections to a runner's application, once that is set up."""
+    """Return the factory of connections to a runner's application; set the runner up first."""
     server = runner.server
     assert server is not None
     return lambda: Protocol(server, connections, loop=asyncio.get_running_loop(), **options)
 
 
 class Protocol(web.RequestHandler):
-    """One connection."""
+    """A connection that counts towards the limit."""
 
     def __init__(self, server: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(server, **options)
@@ -49,11 +49,11 @@ class Protocol(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """No request of it is being answered."""
+        """True if no request of this connection is being answered."""
         return not self._request_in_progress
 
     def abort(self) -> None:
-        """Close it at once, whatever is still to be sent."""
+        """Close the connection at once and drop unsent data."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -62,7 +62,7 @@ class Protocol(web.RequestHandler):
             super().connection_made(transport)
             return
         writable = cast("asyncio.WriteTransport", transport)
-        writable.write(_unasked(BUSY.response()))
+        writable.write(_raw_response(BUSY.response()))
         writable.close()
 
     def data_received(self, data: bytes) -> None:
@@ -70,7 +70,7 @@ class Protocol(web.RequestHandler):
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._connections.left(self)
+        self._connections.closed(self)
         super().connection_lost(exc)
 
     def handle_error(
@@ -80,17 +80,18 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what the parser did not take: the caller's fault, and so not logged."""
+        """Answer a request that the parser refused: the caller's fault, so it is not logged."""
         if status >= web.HTTPInternalServerError.status_code:
             return super().handle_error(request, status, exc, message)
         why = " ".join((message or "").split())[:ECHO_MAX]
         return Problem(
-            status, "malformed-http", "The request is not HTTP", f"send HTTP/1.1: {why}"
+            status, "malformed-http", "Malformed HTTP request", f"send HTTP/1.1: {why}"
         ).response()
 
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; a client that does not read it in time is disconnected."""
         if isinstance(resp, web.HTTPException):
             resp = problems.of_http(resp).response()
         resp.headers["Server"] = SERVER
@@ -99,16 +100,16 @@ class Protocol(web.RequestHandler):
                 return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             self.abort()
-            raise ConnectionResetError("the client did not read its answer in time") from None
+            raise ConnectionResetError("the client did not read the response in time") from None
 
 
-def _unasked(answer: web.Response) -> bytes:
-    """An answer as it is sent to a request that is not read."""
-    body = answer.body
+def _raw_response(response: web.Response) -> bytes:
+    """Return the bytes of a response to a connection whose request is not read."""
+    body = response.body
     assert isinstance(body, bytes)
     head = (
-        f"HTTP/1.1 {answer.status} {answer.reason}\r\nServer: {SERVER}\r\n"
-        f"Content-Type: {answer.content_type}\r\nContent-Length: {len(body)}\r\n"
+        f"HTTP/1.1 {response.status} {response.reason}\r\nServer: {SERVER}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {len(body)}\r\n"
         f"Retry-After: {problems.RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body

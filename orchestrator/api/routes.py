@@ -1,4 +1,4 @@
-"""Every call of the REST API."""
+"""Routes and handlers of the REST API."""
 
 from __future__ import annotations
 
@@ -6,38 +6,29 @@ import asyncio
 import base64
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiohttp import ETag, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from orchestrator.api import auth, problems, schemas
-from orchestrator.api.pages import Page
+from orchestrator.api import auth, indentation, problems, schemas
+from orchestrator.api.pagination import Page
 from orchestrator.api.problems import Problem
 from orchestrator.domain.bounds import storable
-from orchestrator.domain.decisions import forecast_updates
 from orchestrator.domain.errors import NotFound, StoreUnavailable
 from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
-from orchestrator.domain.progress import verified_forecast
-from orchestrator.domain.progress.operation_forecast import forecast
-from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.domain.regions import zone_refused
-from orchestrator.engine.runtime.best_effort import BestEffort
-from orchestrator.services.explanation import UNEXPLAINED, ExplanationContext, explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
-    from datetime import datetime
     from enum import StrEnum
 
-    from orchestrator.domain.forecasting.duration_distribution import Durations
-    from orchestrator.domain.model.termination import Termination
-    from orchestrator.domain.pacing.quota import Rate
     from orchestrator.services.certification import Certification
+    from orchestrator.services.inspection import Inspection
     from orchestrator.services.ports import (
         OperationRecord,
         Records,
@@ -52,81 +43,43 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 10
 KEY_CHARACTERS_MAX: Final = 200
 NAMED_MAX: Final = 100
-"""Unknown query parameters that an answer names."""
+"""Number of unknown query parameters that a problem lists."""
 PAGING: Final = ("limit", "page_token")
 LIVE: Final = "live"
-ASKING_S: Final = 1.0
-"""How long an answer of what is known waits for the database to note that newer is asked for."""
+REFRESH_TIMEOUT_S: Final = 1.0
+"""Seconds that a list of instances waits for the database to store that newer ones are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the handlers work with.
+    """Services that the handlers use.
 
-    ``rate``: TerminateJob's of a partition, given how many calls a second the cloud allows (None:
-    as many as are configured); None where this replica is not configured for the partition.
-    ``elsewhere``: the other replica that drives a partition, given who holds that.
-    ``capture_wait_s``: how long a call waits for the capture of its job's machines.
+    ``watched`` is called with the id of an operation that was read.
     """
 
     records: Records
     unconfigured: Unconfigured
     submission: Submission
+    inspection: Inspection
     certification: Certification
-    rate: Callable[[str, float | None], Rate | None]
-    elsewhere: Callable[[str, str | None], str | None]
-    capture_wait_s: float
     tokens: Mapping[str, str]
-    now: Callable[[], datetime]
     watched: Callable[[str], None]
     ready: Callable[[], Awaitable[Mapping[str, object]]]
     metrics: Callable[[], Awaitable[bytes]]
-    informing: BestEffort = field(default_factory=BestEffort)
 
 
 CONTEXT: Final = web.AppKey("context", Context)
 
 
-async def _inspect(
-    context: Context, record: TerminationRecord, others: Durations | None = None
-) -> schemas.Inspection:
-    """What is told beside a termination; ``others``: how long drains of its partition took of late.
-
-    What of it fails is left out.
-    """
-    t, now, left_out = record.termination, context.now(), context.informing.leaving_out
-    why, stopped, verified = UNEXPLAINED, None, Verification()
-    with left_out("the explanation of a termination"):
-        rate = context.rate(t.partition, record.allowed_per_s)
-        surroundings = ExplanationContext(
-            now=now,
-            ahead=record.ahead,
-            rate=rate,
-            trouble=record.trouble,
-            capture_wait_s=context.capture_wait_s,
-            configured=rate is not None or not await _configured_nowhere(context, t),
-            elsewhere=context.elsewhere(t.partition, record.holder),
-        )
-        why = explain(t, surroundings)
-    with left_out("the forecast of a termination"):
-        stopped = (
-            None if record.trouble else forecast_updates.current(t, why.next_action_at, others, now)
-        )
-        verified = verified_forecast.of_termination(t, stopped, now)
-    return schemas.Inspection(now=now, why=why, stopped=stopped, verified=verified)
-
-
-async def _configured_nowhere(context: Context, termination: Termination) -> bool:
-    place = termination.account, termination.region
-    return any(
-        (each.account, each.region) == place for each in await context.unconfigured.waiting()
-    )
-
-
 def application(context: Context) -> web.Application:
+    """Return the REST API as an aiohttp application."""
     app = web.Application(
         client_max_size=BODY_BYTES_MAX,
-        middlewares=[problems.middleware, auth.middleware(context.tokens)],
+        middlewares=[
+            indentation.middleware,
+            problems.middleware,
+            auth.middleware(context.tokens),
+        ],
     )
     app[CONTEXT] = context
     app.add_routes(
@@ -152,17 +105,17 @@ def application(context: Context) -> web.Application:
 
 async def submit(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    _known(request)
+    reject_unknown_parameters(request)
     key = _idempotency_key(request)
-    wanted = schemas.parse_operation(await _body(request))
-    created = await context.submission.submit(
-        wanted, requested_by=request[auth.CALLER], idempotency_key=key
+    operation = schemas.parse_operation(await _body(request))
+    result = await context.submission.submit(
+        operation, requested_by=request[auth.CALLER], idempotency_key=key
     )
-    location = f"/v1/operations/{created.operation_id}"
+    location = f"/v1/operations/{result.operation_id}"
     headers = {"Location": location, "Retry-After": "1"}
-    if created.replayed:
+    if result.replayed:
         headers["Idempotency-Replayed"] = "true"
-    body = await _operation(context, await _found_operation(context, created.operation_id))
+    body = await _operation(context, await load_operation(context, result.operation_id))
     return web.json_response(body, status=202, headers=headers)
 
 
@@ -175,37 +128,39 @@ def _idempotency_key(request: web.Request) -> str | None:
         raise Problem(
             400,
             "bad-idempotency-key",
-            "Idempotency-Key cannot be used",
-            f"send it once, with 1 to {KEY_CHARACTERS_MAX} printable ASCII characters, a UUID say",
+            "Invalid Idempotency-Key",
+            f"send it once, with 1 to {KEY_CHARACTERS_MAX} printable ASCII characters, such as a "
+            "UUID",
         )
     return key
 
 
 async def _body(request: web.Request) -> bytes:
-    """Read JSON.
+    """Read a JSON body; raises Problem.
 
-    Only this content type: a page of another origin can send the types of forms unasked, and this
-    one not.
+    Only this content type is accepted: a web page of another origin can send the content types of
+    forms without a CORS preflight request, and JSON only with one.
     """
     if request.content_type != "application/json" or "Content-Encoding" in request.headers:
         raise Problem(
             415,
             "unsupported-media-type",
-            "The body's type is not known",
+            "Unsupported media type",
             "send JSON with 'Content-Type: application/json', and no Content-Encoding",
         )
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
-        detail = f"the body must arrive within {BODY_TIMEOUT_S} s"
-        raise Problem(408, "body-timeout", "The body did not arrive", detail) from None
+        detail = f"send the whole body within {BODY_TIMEOUT_S} s"
+        raise Problem(408, "body-timeout", "Request timeout", detail) from None
     except (ConnectionError, web.RequestPayloadError) as error:
-        detail = "send it again, complete"
-        raise Problem(400, "body-incomplete", "The body did not arrive", detail) from error
+        detail = "the connection failed before the whole body arrived: send it again"
+        raise Problem(400, "body-incomplete", "Incomplete request body", detail) from error
 
 
-async def _found_operation(context: Context, operation_id: str) -> OperationRecord:
+async def load_operation(context: Context, operation_id: str) -> OperationRecord:
+    """Return an operation; raises NotFound."""
     record = await context.records.operation(operation_id)
     if record is None:
         raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
@@ -213,22 +168,12 @@ async def _found_operation(context: Context, operation_id: str) -> OperationReco
 
 
 async def _operation(context: Context, record: OperationRecord) -> dict[str, object]:
-    """With when it is over: nobody knows while its partition's calls fail."""
-    rate = context.rate(record.partition, record.allowed_per_s)
-    if record.finished_at is not None or record.trouble is not None or rate is None:
-        return schemas.operation(record, rate, None, Verification())
-    expected, verified = None, Verification()
-    with context.informing.leaving_out("the forecast of an operation"):
-        progress = await context.records.progress(record, rate.allowed_per_s)
-        now = context.now()
-        expected = forecast(progress, now)
-        verified = verified_forecast.of_operation(progress, expected, now)
-    return schemas.operation(record, rate, expected, verified)
+    return schemas.operation(await context.inspection.operation(record))
 
 
 async def list_operations(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    _known(request, *PAGING, "state", "account")
+    reject_unknown_parameters(request, *PAGING, "state", "account")
     page = Page.of(request)
     state = _choice(request, "state", ("running", "finished"))
     records = await context.records.operations(
@@ -246,33 +191,33 @@ async def list_operations(request: web.Request) -> web.Response:
 
 
 async def get_operation(request: web.Request) -> web.Response:
-    _known(request)
+    reject_unknown_parameters(request)
     context = request.app[CONTEXT]
     operation_id = _id(request)
-    body = await _operation(context, await _found_operation(context, operation_id))
+    body = await _operation(context, await load_operation(context, operation_id))
     context.watched(operation_id)
     return web.json_response(body)
 
 
 async def stop_operation(request: web.Request) -> web.Response:
-    """End an operation that nobody can drive."""
-    _known(request)
-    context, operation_id = request.app[CONTEXT], request.match_info["id"]
+    """End an operation whose account and region no replica is configured for."""
+    reject_unknown_parameters(request)
+    context, operation_id = request.app[CONTEXT], _id(request)
     reason = schemas.parse_stop(await _body(request))
     await context.unconfigured.end(operation_id, by=request[auth.CALLER], reason=reason)
-    body = await _operation(context, await _found_operation(context, operation_id))
+    body = await _operation(context, await load_operation(context, operation_id))
     return web.json_response(body)
 
 
 async def list_operation_terminations(request: web.Request) -> web.Response:
-    _known(request, *PAGING, "state", "revived")
+    reject_unknown_parameters(request, *PAGING, "state", "revived")
     operation_id = _id(request)
-    await _found_operation(request.app[CONTEXT], operation_id)
+    await load_operation(request.app[CONTEXT], operation_id)
     return await _terminations(request, operation_id)
 
 
 async def list_terminations(request: web.Request) -> web.Response:
-    _known(request, *PAGING, "state", "revived", "job_id", "account", "region")
+    reject_unknown_parameters(request, *PAGING, "state", "revived", "job_id", "account", "region")
     return await _terminations(request, None)
 
 
@@ -282,7 +227,7 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     state = _choice(request, "state", tuple(State))
     revived = _choice(request, "revived", ("true", "false"))
     if refused := zone_refused(request.query.get("region", "")):
-        raise Problem(400, "bad-parameter", "A query parameter cannot be used", refused)
+        raise _bad_parameter(refused)
     records = await context.records.terminations(
         after=page.after,
         limit=page.limit,
@@ -296,23 +241,23 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
     return _list(
         request,
         "terminations",
-        [schemas.listed_termination(each, await _inspect(context, each)) for each in records],
+        [
+            schemas.listed_termination(await context.inspection.listed_termination(record))
+            for record in records
+        ],
         page.next_token([record.seq for record in records]),
     )
 
 
 async def get_termination(request: web.Request) -> web.Response:
-    _known(request)
-    context, record = request.app[CONTEXT], await _found(request)
-    others = None
-    if record.termination.state is State.QUEUED:
-        with context.informing.leaving_out("what is known of other drains"):
-            others = await context.records.others(record.termination.partition)
-    inspection = await _inspect(context, record, others)
-    return web.json_response(schemas.termination(record, inspection))
+    reject_unknown_parameters(request)
+    record = await load_termination(request)
+    inspected = await request.app[CONTEXT].inspection.termination(record)
+    return web.json_response(schemas.termination(inspected))
 
 
-async def _found(request: web.Request) -> TerminationRecord:
+async def load_termination(request: web.Request) -> TerminationRecord:
+    """Return the termination that the path names; raises NotFound."""
     termination_id = _id(request)
     record = await request.app[CONTEXT].records.termination(termination_id)
     if record is None:
@@ -321,18 +266,19 @@ async def _found(request: web.Request) -> TerminationRecord:
 
 
 async def list_instances(request: web.Request) -> web.Response:
-    """Those that had a machine when they were read; none is live once all were counted down.
+    """List the instances that had a machine when they were read.
 
-    Asking has the live ones read anew, within the quota: who asks once more finds them so.
+    None is listed as live once a count has shown no live instance. The request also has the live
+    ones read again, within the quota: a later request returns the result.
     """
-    _known(request, *PAGING, "state", "machine")
+    reject_unknown_parameters(request, *PAGING, "state", "machine")
     page = Page.of(request)
     state = _choice(request, "state", (LIVE, *machine_capture.LIVE))
     machine = _choice(request, "machine", tuple(MachineStatus))
-    termination = (await _found(request)).termination
+    termination = (await load_termination(request)).termination
     if not termination.state.final:
         with suppress(StoreUnavailable, TimeoutError):
-            async with asyncio.timeout(ASKING_S):
+            async with asyncio.timeout(REFRESH_TIMEOUT_S):
                 await request.app[CONTEXT].records.ask_for_instances(termination.id)
     none_live = termination.instances is not None and not termination.instances.live
     states: Collection[JobState] | None = None
@@ -353,19 +299,19 @@ async def list_instances(request: web.Request) -> web.Response:
 
 async def list_operation_events(request: web.Request) -> web.Response:
     operation_id = _id(request)
-    await _found_operation(request.app[CONTEXT], operation_id)
+    await load_operation(request.app[CONTEXT], operation_id)
     return await _events(request, operation_id=operation_id)
 
 
 async def list_termination_events(request: web.Request) -> web.Response:
-    record = await _found(request)
+    record = await load_termination(request)
     return await _events(request, termination_id=record.termination.id)
 
 
 async def _events(
     request: web.Request, *, operation_id: str | None = None, termination_id: str | None = None
 ) -> web.Response:
-    _known(request, *PAGING)
+    reject_unknown_parameters(request, *PAGING)
     page = Page.of(request)
     records = await request.app[CONTEXT].records.events(
         after=page.after,
@@ -382,11 +328,11 @@ async def _events(
 
 
 async def get_certificate(request: web.Request) -> web.Response:
-    """The certificate, byte for byte, with its digest for who wants to know of changes alone.
+    """Return the certificate byte for byte, with an ETag for callers who only look for changes.
 
-    Repr-Digest is that of RFC 9530.
+    ``Repr-Digest`` is that of RFC 9530.
     """
-    _known(request)
+    reject_unknown_parameters(request)
     operation_id = _id(request)
     certificate = await request.app[CONTEXT].certification.issue(operation_id)
     tag = ETag(certificate.digest, is_weak=True)
@@ -406,39 +352,50 @@ async def get_certificate(request: web.Request) -> web.Response:
 
 
 async def livez(request: web.Request) -> web.Response:
-    _known(request)
+    reject_unknown_parameters(request)
     return web.json_response({"status": "alive"})
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Ready when requests can be stored; a cloud that does not answer degrades, no more."""
-    _known(request)
+    """Return 200 if requests can be stored; a cloud that does not answer only degrades it."""
+    reject_unknown_parameters(request)
     body = await request.app[CONTEXT].ready()
     return web.json_response(body)
 
 
 async def metrics(request: web.Request) -> web.Response:
-    _known(request)
+    reject_unknown_parameters(request)
     headers = {"Content-Type": CONTENT_TYPE_LATEST}
     return web.Response(body=await request.app[CONTEXT].metrics(), headers=headers)
 
 
-def _known(request: web.Request, *names: str) -> None:
-    """Refuse what would be passed over: it may have been meant to narrow what is done."""
+def reject_unknown_parameters(request: web.Request, *names: str) -> None:
+    """Raise Problem for a query parameter that would be ignored, or that is given twice.
+
+    A parameter that is ignored may have been meant to restrict what is done. ``pretty`` is known to
+    every GET.
+    """
+    if request.method in indentation.METHODS:
+        names = (*names, indentation.PARAMETER)
     unknown = sorted(set(request.query) - set(names))
     if unknown:
-        possible = f"use {', '.join(names)}" if names else "none is"
+        possible = f"use {', '.join(names)}" if names else "this request takes none"
         more = len(unknown) - len(unknown[:NAMED_MAX])
         named = ", ".join(unknown[:NAMED_MAX]) + (f" (and {more:,} more)" if more else "")
-        detail = f"{named} is not known here; {possible}"
-        raise Problem(400, "unknown-parameter", "A query parameter is not known", detail)
+        detail = f"unknown: {named}; {possible}"
+        raise Problem(400, "unknown-parameter", "Unknown query parameter", detail)
     if len(request.query) != len(set(request.query)):
-        detail = "give each query parameter once"
-        raise Problem(400, "bad-parameter", "A query parameter cannot be used", detail)
+        raise _bad_parameter("give each query parameter once")
+    if request.query.get(indentation.PARAMETER, "") not in indentation.VALUES:
+        raise _bad_parameter(f"{indentation.PARAMETER} must be true, or have no value")
+
+
+def _bad_parameter(detail: str) -> Problem:
+    return Problem(400, "bad-parameter", "Invalid query parameter", detail)
 
 
 def _id(request: web.Request) -> str:
-    """As a database can be asked for it: nothing has an id with NUL (%00), or one so long."""
+    """Return the id in the path, made safe for the database: no id has NUL (%00) or is so long."""
     return storable(request.match_info["id"])
 
 
@@ -450,8 +407,7 @@ def _text(request: web.Request, name: str) -> str | None:
 def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str | None:
     given = request.query.get(name)
     if given is not None and given not in choices:
-        detail = f"{name} must be one of {', '.join(choices)}"
-        raise Problem(400, "bad-parameter", "A query parameter cannot be used", detail)
+        raise _bad_parameter(f"{name} must be one of {', '.join(choices)}")
     return given
 
 

@@ -1,4 +1,4 @@
-"""Requests and answers as they are on the wire."""
+"""JSON of the REST API: parsing of request bodies, formatting of responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import unicodedata
 from codecs import BOM_UTF8
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Rate
     from orchestrator.domain.progress.verified_forecast import Verification
-    from orchestrator.services.explanation import Explanation
+    from orchestrator.services.inspection import InspectedOperation, InspectedTermination
     from orchestrator.services.ports import (
         AttemptRecord,
         EventRecord,
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 JOBS_MAX: Final = 10_000
 DIGITS_MAX: Final = 100
 CONTAINERS_MAX: Final = 2_000
-"""Arrays and objects in a body, brackets in its texts included; a request has few of them."""
+"""Opening brackets in a body, those in its strings included; a valid request has few of them."""
 ERRORS_MAX: Final = 100
 ERRORS_IN_DETAIL: Final = 3
 ECHO_MAX: Final = 100
-"""Characters of what a caller sent that an answer repeats."""
+"""Characters of a caller's text that a problem repeats."""
 TASKS_LISTED_MAX: Final = 1_000
 NO_STATE: Final = "UNKNOWN"
-"""What counts of tasks call those whose state is not known."""
+"""Key of the tasks whose state is not known, in counts of tasks by state."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,15 +66,15 @@ def _is_job_id(value: object) -> bool:
 
 def _job_id(text: str) -> str:
     if not _is_job_id(text):
-        raise ValueError(f"{text[:ECHO_MAX]!r} is no job id such as job-dwukenxr")
+        raise ValueError(f"{text[:ECHO_MAX]!r} is no job id; a job id looks like job-dwukenxr")
     return text
 
 
 def _reason(text: str) -> str:
     if not shows_something(text):
-        raise ValueError("say why it is asked for, in characters that can be seen")
+        raise ValueError("give a reason that has visible characters")
     if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
-        raise ValueError("it holds control characters")
+        raise ValueError("remove the control characters")
     return text
 
 
@@ -82,7 +82,7 @@ def _utc(at: datetime) -> datetime:
     try:
         at = at.astimezone(UTC)
     except OverflowError:
-        raise ValueError("there is no such time in UTC") from None
+        raise ValueError("is out of range in UTC") from None
     if at < EARLIEST:
         raise ValueError(f"must be {EARLIEST:%Y-%m-%d} or later; leave it out to start at once")
     return at
@@ -92,7 +92,7 @@ Reason = Annotated[str, Field(max_length=1000), AfterValidator(_reason)]
 
 
 class OperationRequest(BaseModel):
-    """Body of POST /v1/operations."""
+    """Body of ``POST /v1/operations``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -110,6 +110,7 @@ class OperationRequest(BaseModel):
     reterminate_for_s: Annotated[float, Field(gt=0, le=RETERMINATE_FOR_MAX_S)] | None = None
 
     def request(self) -> Request:
+        """Return the body as the submission service takes it."""
         return Request(
             jobs=tuple(self.jobs),
             account=self.account,
@@ -125,7 +126,7 @@ class OperationRequest(BaseModel):
 
 
 class StopRequest(BaseModel):
-    """Body of POST /v1/operations/{id}:stop."""
+    """Body of ``POST /v1/operations/{id}:stop``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -133,17 +134,17 @@ class StopRequest(BaseModel):
 
 
 def parse_operation(body: bytes) -> Request:
-    """Read a request's body; raises Problem with the first hundred mistakes in ``errors``."""
+    """Parse the body of a submission; raises Problem with the first 100 mistakes in ``errors``."""
     return _parsed(OperationRequest, body).request()
 
 
 def parse_stop(body: bytes) -> str:
-    """Why an operation is to be stopped; raises Problem as for a request."""
+    """Return the reason in the body of a stop request; raises Problem like parse_operation."""
     return _parsed(StopRequest, body).reason
 
 
 def _parsed(model: type[M], body: bytes) -> M:
-    """Read a body; what is null is not given: many clients write every field that they know."""
+    """Parse a body; a null field counts as absent, because many clients send every field."""
     body = body.removeprefix(BOM_UTF8)
     document, left_out = _document(body), 0
     if isinstance(document, dict):
@@ -160,7 +161,7 @@ def _parsed(model: type[M], body: bytes) -> M:
 
 def _document(body: bytes) -> object:
     if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
-        raise _malformed(f"it holds more than {CONTAINERS_MAX:,} arrays and objects")
+        raise _malformed(f"it has more than {CONTAINERS_MAX:,} arrays and objects")
     try:
         document: object = json.loads(
             body.decode(),
@@ -176,9 +177,9 @@ def _document(body: bytes) -> object:
 
 
 def _leave_out_most_mistakes(given: dict[str, object], fields: Collection[str]) -> int:
-    """Keep a hundred mistakes of a kind at most; returns how many mistakes are left out.
+    """Keep at most 100 mistakes of each kind; return how many mistakes are left out.
 
-    pydantic has no such limit: to report each of 90,000 mistakes blocks the event loop.
+    pydantic has no such limit, and reporting each of 90,000 mistakes would block the event loop.
     """
     unknown = [name for name in given if name not in fields][ERRORS_MAX:]
     jobs = given.get("jobs") if "jobs" in fields else None
@@ -193,7 +194,7 @@ def _leave_out_most_mistakes(given: dict[str, object], fields: Collection[str]) 
 
 
 def _malformed(why: str) -> Problem:
-    return Problem(400, "malformed-json", "The body is not JSON", f"send one JSON object: {why}")
+    return Problem(400, "malformed-json", "Malformed JSON", f"send one JSON object: {why}")
 
 
 def _invalid(found: list[ErrorDetails], left_out: int, fields: list[str]) -> Problem:
@@ -206,17 +207,17 @@ def _invalid(found: list[ErrorDetails], left_out: int, fields: list[str]) -> Pro
         }
         for each in found[:ERRORS_MAX]
     ]
-    forecast = [
+    mistakes = [
         f"{each['field'] or 'body'}: {each['message']}" for each in errors[:ERRORS_IN_DETAIL]
     ]
-    more = len(found) + left_out - len(forecast)
+    more = len(found) + left_out - len(mistakes)
     if more:
-        forecast.append(f"and {more:,} more mistakes")
+        mistakes.append(f"and {more:,} more mistakes")
     return Problem(
         422,
         "invalid-request",
-        "The request cannot be served",
-        "; ".join(forecast),
+        "Invalid request",
+        "; ".join(mistakes),
         more={"errors": errors},
     )
 
@@ -224,7 +225,7 @@ def _invalid(found: list[ErrorDetails], left_out: int, fields: list[str]) -> Pro
 def _message(found: ErrorDetails, fields: list[str]) -> str:
     match found["type"]:
         case "extra_forbidden":
-            return f"there is no such field; there are {', '.join(fields)}"
+            return f"unknown field; use {', '.join(fields)}"
         case "model_type":
             return "must be an object"
         case "missing":
@@ -232,7 +233,9 @@ def _message(found: ErrorDetails, fields: list[str]) -> str:
         case "too_short":
             return "name at least one"
         case "too_long":
-            return f"name at most {found['ctx']['max_length']:,}, and the others in other requests"
+            return (
+                f"name at most {found['ctx']['max_length']:,}; split the others into more requests"
+            )
         case _:
             return found["msg"].removeprefix("Value error, ")
 
@@ -240,12 +243,12 @@ def _message(found: ErrorDetails, fields: list[str]) -> str:
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has a key twice")
     return values
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _no_endless_number(digits: str) -> int:
@@ -255,16 +258,15 @@ def _no_endless_number(digits: str) -> int:
 
 
 def timestamp(at: datetime | None) -> str | None:
-    """RFC 3339 in UTC, with milliseconds."""
+    """Return the time as RFC 3339 in UTC, with milliseconds."""
     if at is None:
         return None
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def operation(
-    record: OperationRecord, rate: Rate | None, forecast: Forecast | None, verified: Verification
-) -> dict[str, object]:
-    """One operation; ``rate`` is its partition's for TerminateJob, as for a termination."""
+def operation(inspected: InspectedOperation) -> dict[str, object]:
+    """Format one operation."""
+    record, rate = inspected.record, inspected.rate
     total = sum(record.jobs_by_state.values())
     return {
         "id": record.id,
@@ -291,40 +293,28 @@ def operation(
                 "configured_per_s": rate and rate.configured_per_s,
                 "used_per_s": _used_per_s(record, rate),
             },
-            **_forecast(forecast, verified),
+            **_forecast(inspected.stopped, inspected.verified),
             "observed_at": timestamp(record.observed_at),
         },
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """What is told of a termination beside its record, as of ``now``.
-
-    ``stopped`` and ``verified``: when its instances are expected to be down, and when it is verified.
-    """
-
-    now: datetime
-    why: Explanation
-    stopped: Forecast | None
-    verified: Verification
-
-
 def _used_per_s(record: OperationRecord, rate: Rate | None) -> float:
-    """No second holds more calls than are configured, but the bounds of a count may cut one."""
+    """Return requests a second, at most the configured rate: the counted period may end early."""
     used = record.calls_per_s if rate is None else min(record.calls_per_s, rate.configured_per_s)
     return round(used, 2)
 
 
-def termination(record: TerminationRecord, inspection: Inspection) -> dict[str, object]:
-    """One termination by itself."""
-    tasks = record.termination.tasks[:TASKS_LISTED_MAX]
-    return listed_termination(record, inspection) | {"tasks": [asdict(task) for task in tasks]}
+def termination(inspected: InspectedTermination) -> dict[str, object]:
+    """Format a single termination, with the first 1,000 of its tasks."""
+    tasks = inspected.record.termination.tasks[:TASKS_LISTED_MAX]
+    return listed_termination(inspected) | {"tasks": [asdict(task) for task in tasks]}
 
 
-def listed_termination(record: TerminationRecord, inspection: Inspection) -> dict[str, object]:
-    """One termination of a list: its tasks, which can be thousands, are counted only."""
-    t, now, why = record.termination, inspection.now, inspection.why
+def listed_termination(inspected: InspectedTermination) -> dict[str, object]:
+    """Format one termination of a list; its tasks, which can be thousands, are only counted."""
+    record, explanation = inspected.record, inspected.explanation
+    t = record.termination
     return {
         "id": t.id,
         "operation_ids": list(record.operation_ids),
@@ -345,12 +335,12 @@ def listed_termination(record: TerminationRecord, inspection: Inspection) -> dic
             "since": timestamp(t.escalation_started_at),
         },
         "attempts": [_attempt(attempt) for attempt in record.attempts],
-        "waiting_for": why.waiting_for,
-        "next_action": why.next_action,
-        "next_action_at": timestamp(why.next_action_at),
-        **_forecast(inspection.stopped, inspection.verified),
+        "waiting_for": explanation.waiting_for,
+        "next_action": explanation.next_action,
+        "next_action_at": timestamp(explanation.next_action_at),
+        **_forecast(inspected.stopped, inspected.verified),
         "observed_at": timestamp(t.observed_at),
-        "age_s": _age_s(t.observed_at, now),
+        "age_s": _age_s(t.observed_at, inspected.now),
         "error": asdict(t.problem) if t.problem else None,
         "set_aside": t.set_aside,
         "created_at": timestamp(t.created_at),
@@ -367,7 +357,7 @@ def _age_s(at: datetime | None, now: datetime) -> float | None:
 
 
 def _forecast(forecast: Forecast | None, verified: Verification) -> dict[str, object]:
-    """What can be told; each is null where nothing can."""
+    """Format a forecast; each member is null if it is not known."""
     return {
         "eta": _span(forecast.p50_at, forecast.p90_at) if forecast else None,
         "verified_eta": _span(verified.p50_at, verified.p90_at),
@@ -394,7 +384,7 @@ def _instances(record: TerminationRecord) -> dict[str, object] | None:
 
 
 def _machines(t: Termination) -> dict[str, object]:
-    """Those of inline compute environments are looked up until they are gone; nodes are not."""
+    """Format machine counts; nodes of compute environments are counted apart and never read."""
     tasks = t.capture.tasks if t.capture else ()
     return {
         "captured_at": timestamp(t.capture.ended_at) if t.capture else None,
@@ -411,6 +401,7 @@ def _machines(t: Termination) -> dict[str, object]:
 
 
 def instance(record: InstanceRecord) -> dict[str, object]:
+    """Format one task instance."""
     return {
         **asdict(record),
         "observed_at": timestamp(record.observed_at),
@@ -427,4 +418,5 @@ def _attempt(record: AttemptRecord) -> dict[str, object]:
 
 
 def event(record: EventRecord) -> dict[str, object]:
+    """Format one event; ``why`` is null if it has no reason."""
     return {**asdict(record), "at": timestamp(record.at)}

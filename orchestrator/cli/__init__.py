@@ -1,10 +1,10 @@
 """The command line.
 
-``terminate``, ``status``, ``list``, ``watch`` and ``certificate`` talk to a running daemon through
-the REST API alone, so that they work from anywhere, and ``certificate --verify`` needs none;
-``serve``, ``check-config``, ``db``, ``simulator`` and ``demo`` work on this machine.  ``main``
-declares the commands, ``commands`` holds a file for each, ``exit_codes`` the exit codes.
+``terminate``, ``status``, ``list``, ``watch``, ``certificate`` and ``health`` use only the REST API
+of a running daemon, so they work from any machine; ``certificate --verify`` needs no daemon.
+``serve``, ``check-config``, ``db``, ``simulator`` and ``demo`` work on the local machine. ``main``
+declares the commands, ``commands`` has one module per command, and ``exit_codes`` the exit codes.
 
-What the cloud sent (names, messages) may hold anything, terminal escapes included: it is printed
-through ``printing.clean`` and never as rich markup.
+Text that came from the cloud (names, messages) can contain anything, including terminal escape
+sequences. It is printed through ``printing.clean`` and never as rich markup.
 """

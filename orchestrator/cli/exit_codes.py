@@ -1,4 +1,4 @@
-"""Exit codes, and what a command prints when an error ends it."""
+"""Exit codes of the commands, and the printing of errors."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ NOT_PRINTED: Final = 4
 FINISHED_BEFORE: Final = 5
 INTERRUPTED: Final = 130
 READER_LEFT: Final = 141
-"""As of a program that SIGPIPE ended."""
+"""The code that a shell shows for a program ended by SIGPIPE."""
 EXIT_CODES: Final = (
-    "Exit codes: 0 as asked; 1 not everything came out down, or a job was revived since, or a "
-    "certificate is not valid; 2 the request or the configuration cannot be used; 3 no daemon "
-    "answers; 4 standard output cannot be written; 5 the idempotency key is that of an operation "
-    "that had finished before; 128 + N ended by signal N (141: the reader of the pipe left)."
+    "Exit codes: 0 success; 1 failure: not every job is proven stopped, or a job was revived, or "
+    "a certificate is not valid; 2 the request or the configuration is not valid; 3 no daemon "
+    "answers; 4 standard output cannot be written; 5 the idempotency key belongs to an operation "
+    "that had already finished; 128 + N ended by signal N (141: the reader closed the pipe)."
 )
 UNAUTHORIZED: Final = 401
 
 
 class Interrupted(OrchestratorError):
-    """Ctrl-C; the message says what goes on without us."""
+    """Ended by Ctrl-C; the message names what continues without this command."""
 
 
 class RunFailed(OrchestratorError):
-    """It was started and could not go on."""
+    """A program was started and could not continue."""
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print what ends a command on standard error, and exit with its code."""
+    """Print an error that ends a command on standard error, and exit with its code."""
     try:
         yield
     except ConfigurationError as error:
@@ -50,7 +50,7 @@ def exit_on_error() -> Iterator[None]:
     except RequestFailed as error:
         lines = [str(error), *(f"  {each}" for each in error.errors)]
         if error.status == UNAUTHORIZED:
-            lines.append(f"  give the token in the environment variable {TOKEN_VARIABLE}")
+            lines.append(f"  give the bearer token with --token-file or in {TOKEN_VARIABLE}")
         _end(lines, UNUSABLE)
     except Unreachable as error:
         _end([str(error)], UNREACHABLE)
@@ -61,11 +61,14 @@ def exit_on_error() -> Iterator[None]:
     except (StoreUnavailable, RunFailed) as error:
         _end([str(error)], FAILED)
     except OutputFailed as error:
-        _end(_unprinted(error), READER_LEFT if error.reader_left else NOT_PRINTED)
+        _end(_output_error_lines(error), READER_LEFT if error.reader_left else NOT_PRINTED)
 
 
-def _unprinted(error: OutputFailed) -> list[str]:
-    """A reader who leaves early has what was wanted; but an id that nobody has must not be lost."""
+def _output_error_lines(error: OutputFailed) -> list[str]:
+    """Return the lines for failed output.
+
+    None if the reader closed the pipe early, unless an operation id would be lost.
+    """
     if error.reader_left and not error.id_lost:
         return []
     return [f"{error}; operation: {error.operation_id}" if error.operation_id else str(error)]
@@ -75,5 +78,5 @@ def _end(lines: list[str], code: int) -> None:
     console = printing.err()
     for text in lines:
         indent = text[: len(text) - len(text.lstrip())]
-        printing.line(console, indent + printing.clean(text))
+        printing.print_line(console, indent + printing.clean(text))
     raise typer.Exit(code)

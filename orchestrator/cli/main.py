@@ -1,5 +1,5 @@
-"""The commands."""
-# ruff: noqa: PLC0415 - a command imports what it needs, so that --help needs nothing
+"""Declarations of the commands and their options."""
+# ruff: noqa: PLC0415 - each command imports what it needs, so that --help starts fast
 
 import asyncio
 import io
@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -17,6 +17,7 @@ from orchestrator import __version__
 from orchestrator.cli.client.errors import TOKEN_VARIABLE, URL_VARIABLE
 from orchestrator.cli.exit_codes import EXIT_CODES, FINISHED_BEFORE, exit_on_error
 from orchestrator.cli.output import printing
+from orchestrator.domain.errors import ConfigurationError
 from orchestrator.domain.model.termination import OnSubmitted
 
 DEFAULT_URL: Final = "http://127.0.0.1:8642"
@@ -26,24 +27,33 @@ NUL: Final = "\0"
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Stops Tencent Cloud Batch jobs, follows every task instance down, and says what is "
-    f"proven. A bearer token is taken from {TOKEN_VARIABLE}.",
+    help="Terminate Tencent Cloud Batch jobs, follow every task instance until it has stopped, "
+    "and report what is proven. The bearer token is read from --token-file, or else from the "
+    f"environment variable {TOKEN_VARIABLE}.",
     epilog=EXIT_CODES,
 )
-db = typer.Typer(no_args_is_help=True, help="The database.")
+db = typer.Typer(no_args_is_help=True, help="Database commands.")
 app.add_typer(db, name="db")
 
 
 @dataclass(frozen=True, slots=True)
+class CommonOptions:
+    """Options given before the command name."""
+
+    url: str
+    token_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """The daemon to talk to."""
+    """The daemon that a command talks to."""
 
     url: str
     token: str | None
 
 
 def _text(value: str | None) -> str | None:
-    """Python keeps bytes that are no UTF-8 as surrogates, which cannot be sent."""
+    """Refuse bytes that are not UTF-8: Python keeps them as surrogates, which cannot be sent."""
     try:
         (value or "").encode()
     except UnicodeEncodeError:
@@ -52,41 +62,73 @@ def _text(value: str | None) -> str | None:
 
 
 Config = Annotated[
-    Path | None, typer.Option(help="TOML file; default: the one that ORCHESTRATOR_CONFIG names.")
+    Path | None,
+    typer.Option(help="Configuration file (TOML); default: the file named by ORCHESTRATOR_CONFIG."),
 ]
 OperationId = Annotated[
-    str, typer.Argument(metavar="OPERATION", callback=_text, help="Its id, op_...")
+    str, typer.Argument(metavar="OPERATION", callback=_text, help="Operation id, op_...")
 ]
 DaemonUrl = Annotated[
-    str | None, typer.Option("--url", help="Where the daemon answers, as before the command.")
+    str | None,
+    typer.Option("--url", help="URL of the daemon; overrides --url before the command."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        help="File that contains the bearer token; overrides --token-file before the command.",
+    ),
 ]
 ExitWithStdin = Annotated[bool, typer.Option("--exit-with-stdin", hidden=True)]
 
 
-def _target(context: typer.Context, url: str | None) -> Target:
-    """The daemon to talk to: a ``url`` after the command wins over one before it."""
-    target: Target = context.obj
-    return target if url is None else replace(target, url=url)
+def _target(context: typer.Context, url: str | None, token_file: Path | None) -> Target:
+    """Return the daemon to talk to; an option after the command overrides one before it."""
+    common: CommonOptions = context.obj
+    return Target(
+        common.url if url is None else url,
+        _token(common.token_file if token_file is None else token_file),
+    )
+
+
+def _token(file: Path | None) -> str | None:
+    """Return the bearer token of the file, or of the environment if no file is given.
+
+    Raise ConfigurationError if the file is unreadable, empty or not UTF-8.
+    """
+    if file is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    try:
+        token = file.read_text(encoding="utf-8-sig").strip()
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        reason = "is not text in UTF-8"
+    else:
+        if token:
+            return token
+        reason = "is empty: write the bearer token into it"
+    raise ConfigurationError([f"the token file {file} {reason}"])
 
 
 @exit_on_error()
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         printing.out().print(f"orchestrator {__version__}")
         raise typer.Exit
 
 
 def _finite(seconds: float | None) -> float | None:
     if seconds is not None and not math.isfinite(seconds):
-        raise typer.BadParameter("must be a number of seconds, 30 say")
+        raise typer.BadParameter("must be a number of seconds, for example 30")
     return seconds
 
 
 def _printable(key: str | None) -> str | None:
     if key is not None and not key.strip():
-        raise typer.BadParameter("is empty: give a key, or leave the option out to have one made")
+        raise typer.BadParameter("is empty: give a key, or omit the option to use a new key")
     if key and not (key.isascii() and key.isprintable()):
-        raise typer.BadParameter("must be printable ASCII characters, a UUID say")
+        raise typer.BadParameter("must be printable ASCII characters, for example a UUID")
     return key
 
 
@@ -94,21 +136,29 @@ def _printable(key: str | None) -> str | None:
 def common(
     context: typer.Context,
     *,
-    url: Annotated[
-        str, typer.Option(envvar=URL_VARIABLE, help="Where the daemon answers.")
-    ] = DEFAULT_URL,
+    url: Annotated[str, typer.Option(envvar=URL_VARIABLE, help="URL of the daemon.")] = DEFAULT_URL,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that contains the bearer token; default: the environment variable "
+            f"{TOKEN_VARIABLE}."
+        ),
+    ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     del version
-    context.obj = Target(url, os.environ.get(TOKEN_VARIABLE, "").strip() or None)
+    context.obj = CommonOptions(url, token_file)
 
 
 @app.command()
 @exit_on_error()
 def serve(*, config: Config = None, exit_with_stdin: ExitWithStdin = False) -> None:
-    """Run the daemon until SIGTERM or SIGINT; calls under way are finished first."""
+    """Run the daemon until SIGTERM or SIGINT; API calls in progress are completed first."""
     from orchestrator.cli.commands import check_config, serve
 
     serve.run_daemon(check_config.load(config), config, exit_with_stdin=exit_with_stdin)
@@ -122,63 +172,75 @@ def terminate(
         list[str],
         typer.Argument(
             metavar="JOB",
-            help="Job ids, as words, CSV or JSON; - reads them from standard input.",
+            help="Job ids, as separate words, CSV or JSON; - reads them from standard input.",
         ),
     ],
     *,
     reason: Annotated[
-        str, typer.Option(callback=_text, help="Why; it is kept with the operation.")
+        str, typer.Option(callback=_text, help="Reason; it is kept with the operation.")
     ],
     account: Annotated[
-        str | None, typer.Option(callback=_text, help="Where more than one is configured.")
+        str | None,
+        typer.Option(callback=_text, help="Account; required if several are configured."),
     ] = None,
     region: Annotated[
-        str | None, typer.Option(callback=_text, help="Where the account has no default.")
+        str | None,
+        typer.Option(callback=_text, help="Region; required if the account has no default."),
     ] = None,
     settle_s: Annotated[
         float | None,
-        typer.Option(callback=_finite, help="How long a job must stay down to be verified."),
+        typer.Option(
+            callback=_finite, help="Seconds that a job must stay stopped before it is verified."
+        ),
     ] = None,
     give_up_after_s: Annotated[
         float | None,
-        typer.Option(callback=_finite, help="How long a job may take before it ends unverified."),
+        typer.Option(
+            callback=_finite, help="Seconds after which a job that has not stopped ends unverified."
+        ),
     ] = None,
     escalate: Annotated[
         bool,
         typer.Option(
             "--escalate/--no-escalate",
-            help="Call more than TerminateJob for instances that do not go down, or not.",
+            help="Use more than TerminateJob on instances that do not stop, or only TerminateJob.",
         ),
     ] = True,
     reterminate_for_s: Annotated[
         float | None,
         typer.Option(
-            "--keep-down",
+            "--reterminate-for",
             callback=_finite,
-            help="For so many seconds after it was down, bring a job down again that is revived.",
+            help="Seconds after a job stopped in which it is terminated again if it is revived.",
         ),
     ] = None,
     on_submitted: Annotated[
-        OnSubmitted, typer.Option(help="Jobs that cannot be terminated yet: wait for them, or not.")
+        OnSubmitted,
+        typer.Option(
+            help="Hold jobs that are still SUBMITTED until they can be terminated, or refuse them."
+        ),
     ] = OnSubmitted.HOLD,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
             callback=_printable,
-            help="A request under a key of the last 7 days is that request; default: a new key.",
+            help="Repeating a key within 7 days returns its operation; default: a new key.",
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the operation until it is finished.")
+    ] = False,
     url: DaemonUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """Ask for jobs to be terminated, and print the operation's id."""
+    """Submit a request to terminate jobs, and print the operation id."""
     from orchestrator.cli.commands import terminate
     from orchestrator.cli.commands import watch as watch_command
 
-    target = _target(context, url)
+    target = _target(context, url, token_file)
     given = _job_ids(jobs)
     job_ids = list(dict.fromkeys(given))
-    wanted = {
+    options = {
         "jobs": job_ids,
         "reason": reason,
         "account": account,
@@ -191,21 +253,21 @@ def terminate(
     }
     console, notes = printing.out(), printing.err()
     if merged := len(given) - len(job_ids):
-        printing.line(notes, f"duplicate job ids merged: {merged}")
+        printing.print_line(notes, f"duplicate job ids merged: {merged}")
     submitted = terminate.run(
         target.url,
         target.token,
-        {name: value for name, value in wanted.items() if value is not None},
+        {name: value for name, value in options.items() if value is not None},
         idempotency_key=idempotency_key or str(uuid.uuid4()),
-        say=lambda text: printing.line(notes, printing.clean(text)),
+        print_message=lambda text: printing.print_line(notes, printing.clean(text)),
     )
     operation = submitted.operation
-    # A key of our own can only be replayed by this run, after an answer that was lost.
+    # A generated key can be replayed only by this run, after a lost response.
     replayed = submitted.replayed and idempotency_key is not None
     if replayed:
-        printing.line(notes, printing.clean(terminate.replay(operation)))
+        printing.print_line(notes, printing.clean(terminate.replay(operation)))
     with printing.naming(operation.id, lost=True):
-        printing.line(console, printing.clean(operation.id))
+        printing.print_line(console, printing.clean(operation.id))
     if replayed and operation.finished:
         raise typer.Exit(FINISHED_BEFORE)
     if watch:
@@ -213,7 +275,7 @@ def terminate(
 
 
 def _job_ids(arguments: list[str]) -> list[str]:
-    """The ids in each argument; ``-`` stands for standard input."""
+    """Return the job ids of all arguments; ``-`` stands for standard input."""
     from orchestrator.cli.commands import job_ids
 
     return job_ids.collect(
@@ -224,17 +286,19 @@ def _job_ids(arguments: list[str]) -> list[str]:
 
 def _stdin() -> str:
     if sys.stdin is None:
-        raise typer.BadParameter("standard input is closed: give it the list, or name the jobs")
+        raise typer.BadParameter(
+            "standard input is closed: give it the list of job ids, or give the ids as arguments"
+        )
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         text = NUL
     except OSError as error:
         raise typer.BadParameter(f"standard input cannot be read: {error.strerror}") from None
-    # In UTF-16, each character of an id has a NUL beside it.
+    # In UTF-16, a NUL follows or precedes each character of an id.
     if NUL in text and any(len(part) > 1 for part in text.split(NUL)):
         raise typer.BadParameter(
-            "standard input is separated by NUL: use new lines instead (tr '\\0' '\\n')"
+            "standard input is separated by NUL: use line breaks instead (tr '\\0' '\\n')"
         )
     if NUL in text:
         raise typer.BadParameter("standard input is not text in UTF-8: save the list as UTF-8")
@@ -247,13 +311,14 @@ def status(
     context: typer.Context,
     operation: OperationId,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     url: DaemonUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """Tell where an operation is, and what every job that is not down waits for."""
+    """Show an operation, and what each job that has not stopped waits for."""
     from orchestrator.cli.commands.status import show
 
-    target = _target(context, url)
+    target = _target(context, url, token_file)
     console = printing.out()
     with printing.naming(operation):
         asyncio.run(show(target.url, target.token, operation, console, as_json=as_json))
@@ -265,18 +330,19 @@ def list_operations(
     context: typer.Context,
     *,
     state: Annotated[
-        Literal["running", "finished"] | None, typer.Option(help="Those alone; default: all.")
+        Literal["running", "finished"] | None, typer.Option(help="Only operations in this state.")
     ] = None,
     account: Annotated[
-        str | None, typer.Option(callback=_text, help="Those of one account.")
+        str | None, typer.Option(callback=_text, help="Only operations of this account.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of operations.")] = 20,
     url: DaemonUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """List operations, the newest first; in a pipe one line each, its cells parted by tabs."""
+    """List operations, newest first; in a pipe, one line each with cells separated by tabs."""
     from orchestrator.cli.commands import list_operations
 
-    target = _target(context, url)
+    target = _target(context, url, token_file)
     console = printing.out()
     asyncio.run(
         list_operations.show(
@@ -287,11 +353,17 @@ def list_operations(
 
 @app.command()
 @exit_on_error()
-def watch(context: typer.Context, operation: OperationId, *, url: DaemonUrl = None) -> None:
-    """Follow an operation to its end; exits 0 when every job is proven down and none came back."""
+def watch(
+    context: typer.Context,
+    operation: OperationId,
+    *,
+    url: DaemonUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Follow an operation to its end; exit 0 if every job is proven stopped and none revived."""
     from orchestrator.cli.commands import watch as watch_command
 
-    target = _target(context, url)
+    target = _target(context, url, token_file)
     raise typer.Exit(watch_command.run(target.url, target.token, operation, printing.out()))
 
 
@@ -302,27 +374,34 @@ def certificate(
     operation: Annotated[
         str | None,
         typer.Argument(
-            metavar="OPERATION", callback=_text, help="Its id, op_...; with --verify optional."
+            metavar="OPERATION",
+            callback=_text,
+            help="Operation id, op_...; optional with --verify.",
         ),
     ] = None,
     *,
-    output: Annotated[Path | None, typer.Option(help="A file; default: standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: standard output.")
+    ] = None,
     verify: Annotated[
         Path | None,
-        typer.Option(help="Verify this file instead of fetching one; no daemon is needed."),
+        typer.Option(help="Verify this file instead of fetching a certificate; needs no daemon."),
     ] = None,
     url: DaemonUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """Fetch what is proven of an operation, and verify it; exits 0 when it is valid."""
+    """Fetch the certificate of an operation and verify it; exit 0 if it is valid."""
     from orchestrator.cli.commands import certificate
 
     if verify is not None:
         if output is not None:
-            raise typer.BadParameter("--verify fetches nothing to write: give one of the two")
+            raise typer.BadParameter(
+                "--output cannot be used with --verify, which fetches nothing: give one of the two"
+            )
         raise typer.Exit(certificate.check(verify, operation))
     if operation is None:
-        raise typer.BadParameter("name the operation, or a file to --verify")
-    target = _target(context, url)
+        raise typer.BadParameter("give an operation id, or a file with --verify")
+    target = _target(context, url, token_file)
     with printing.naming(operation):
         raise typer.Exit(certificate.fetch(target.url, target.token, operation, output))
 
@@ -330,17 +409,17 @@ def certificate(
 @app.command()
 @exit_on_error()
 def health(context: typer.Context, *, url: DaemonUrl = None) -> None:
-    """Ask whether the daemon is ready, and print why not; exits 0 or 1, for probes."""
+    """Check whether the daemon is ready, and print why not; exit 0 or 1, for probes."""
     from orchestrator.cli.commands import health as health_command
 
-    target = _target(context, url)
-    raise typer.Exit(health_command.run(target.url, printing.out()))
+    common: CommonOptions = context.obj
+    raise typer.Exit(health_command.run(common.url if url is None else url, printing.out()))
 
 
 @app.command()
 @exit_on_error()
 def check_config(*, config: Config = None) -> None:
-    """Name every mistake in the configuration, or tell what it says; loads each account's keys."""
+    """Print every mistake in the configuration, or a summary; load the keys of each account."""
     from orchestrator.cli.commands import check_config
 
     raise typer.Exit(check_config.run(check_config.load(config), config))
@@ -349,24 +428,24 @@ def check_config(*, config: Config = None) -> None:
 @db.command()
 @exit_on_error()
 def upgrade(*, config: Config = None) -> None:
-    """Bring the database to this version's schema."""
+    """Upgrade the database to the schema of this version."""
     from orchestrator.cli.commands import check_config
     from orchestrator.store.database import migrations
 
     upgraded = asyncio.run(migrations.upgrade(check_config.load(config).database.url))
-    printing.line(printing.out(), f"database {upgraded}")
+    printing.print_line(printing.out(), f"database {upgraded}")
 
 
 @app.command()
 @exit_on_error()
 def simulator(
     *,
-    scenario: Annotated[Path, typer.Option(help="TOML file: the jobs, quotas and faults.")],
-    host: Annotated[str, typer.Option(callback=_text, help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8700,
+    scenario: Annotated[Path, typer.Option(help="Scenario file (TOML): jobs, quotas and faults.")],
+    host: Annotated[str, typer.Option(callback=_text, help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 uses a free one.")] = 8700,
     exit_with_stdin: ExitWithStdin = False,
 ) -> None:
-    """Stand in for the cloud until SIGTERM or SIGINT."""
+    """Run a simulated cloud until SIGTERM or SIGINT."""
     from orchestrator.cli.commands import serve
 
     loaded = serve.scenario_of(scenario)
@@ -376,14 +455,14 @@ def simulator(
 @app.command()
 @exit_on_error()
 def demo() -> None:
-    """Show it all on this machine within a minute: simulator, daemon, 62 jobs, and a check."""
+    """Run a demonstration within a minute: simulator, daemon, 62 jobs, and a check."""
     from orchestrator.cli.demo import demo as demo_command
 
     raise typer.Exit(demo_command.run(printing.out()))
 
 
 def run() -> None:
-    """Run the command that the arguments name."""
+    """Run the command given by the arguments of the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

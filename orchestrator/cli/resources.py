@@ -1,4 +1,4 @@
-"""Files that come with the package."""
+"""Files that are installed with the package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from orchestrator.domain.errors import ConfigurationError
 
 
 def config_file(name: str) -> Path:
-    """Inside the wheel at orchestrator/_config, beside the package in a checkout."""
+    """Return the path of a file of ``config``; raise ConfigurationError if it is not installed.
+
+    A wheel has these files in ``orchestrator/_config``, a checkout has them beside the package.
+    """
     package = Path(__file__).parent.parent
     for directory in (package / "_config", package.parent / "config"):
         if (directory / name).is_file():
             return directory / name
-    raise ConfigurationError([f"{name} did not come with this installation"])
+    raise ConfigurationError(
+        [f"{name} is missing from this installation: install the package again"]
+    )

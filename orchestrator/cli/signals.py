@@ -1,4 +1,4 @@
-"""Running until something ends it: signals, and the end of standard input."""
+"""Signal handling, and the end of standard input as a stop signal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """A signal ended it, all of its cleaning up included."""
+    """A signal cancelled the program, and its cleanup is complete."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
@@ -36,14 +36,14 @@ def on_signals(
     *,
     ignored_after: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Call ``act`` in the event loop at each of these signals, in place of what they do else."""
+    """Call ``act`` in the event loop on each of these signals, instead of their default action."""
     loop = asyncio.get_running_loop()
     for number in signals:
         loop.add_signal_handler(number, act, number)
     try:
         yield
     finally:
-        # Removing a handler puts the default in its place, which would end the process.
+        # Removing a handler restores the default action, which would end the process.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         for number in signals:
             loop.remove_signal_handler(number)
@@ -54,10 +54,10 @@ def on_signals(
 
 @contextmanager
 def hang_ups_logged() -> Iterator[None]:
-    """SIGHUP ends nothing; who expects it to reload the configuration is told what does."""
+    """Ignore SIGHUP, and log how to apply a changed configuration."""
     text = (
-        "SIGHUP is ignored: settings are read at the start, so restart the daemon to take over a "
-        "change; keys that were corrected in place are taken over without a restart"
+        "SIGHUP is ignored: settings are read at the start, so restart the daemon to apply a "
+        "change; keys that were corrected in place are used without a restart"
     )
     with on_signals(lambda _: log.warning(text), (signal.SIGHUP,), ignored_after=lambda: True):
         yield
@@ -65,7 +65,7 @@ def hang_ups_logged() -> Iterator[None]:
 
 @contextmanager
 def stop_event(*, at_end_of_stdin: bool = False) -> Iterator[asyncio.Event]:
-    """An event that the first signal sets; further ones change nothing until the process ends."""
+    """Yield an event that the first signal sets; later signals are ignored until the exit."""
     stop = asyncio.Event()
     if at_end_of_stdin:
         _set_at_end_of_stdin(stop)
@@ -74,20 +74,20 @@ def stop_event(*, at_end_of_stdin: bool = False) -> Iterator[asyncio.Event]:
 
 
 def _set_at_end_of_stdin(stop: asyncio.Event) -> None:
-    """So that a child does not outlive a parent that was killed."""
+    """Set the event at the end of standard input, so that a child ends with a killed parent."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:
         while os.read(STDIN, 1024):
             pass
-        with suppress(RuntimeError):  # the loop has ended already
+        with suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(stop.set)
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
 
 
 async def cancelled_by_signal(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main``; the first signal cancels it, and once it has cleaned up Stopped is raised."""
+    """Run ``main``; the first signal cancels it. Raise Stopped once its cleanup is complete."""
     task = asyncio.ensure_future(main)
     received: list[int] = []
 

@@ -1,9 +1,9 @@
-"""What each error code means: one kind and one piece of advice for each, written down once.
+"""Catalogue of error codes: the kind of each code, and advice for the operator.
 
-Codes of Batch's actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909, 15910 and
-15905; of CVM's, as far as a call by machine ids can meet them: 213/15728 and 15723; common codes:
-cloud.tencent.com/document/api/599/30660.  ``Client.*`` are our own, for calls that the cloud did
-not answer.
+Codes of the Batch actions: cloud.tencent.com/document/api/599/15911, 15908, 15904, 15909, 15910 and
+15905. Codes of the CVM actions, as far as a request by machine ids can return them: 213/15728 and
+15723. Common codes: cloud.tencent.com/document/api/599/30660. Codes ``Client.*`` are defined here,
+for requests that received no usable reply from the cloud.
 """
 
 from __future__ import annotations
@@ -27,25 +27,28 @@ TIMEOUT: Final = "Client.Timeout"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
-    """What follows from a code; ``known`` is false where the catalogue says nothing about it."""
+class ErrorMeaning:
+    """Kind of an error code and advice; ``known`` is false for a code outside the catalogue."""
 
     kind: CloudErrorKind
     advice: str
     known: bool = True
 
 
-GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
+ERROR_GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.THROTTLED,
-        "nothing to do: the call is repeated; if it stays, something else spends this key's quota",
+        (
+            "no action is needed: the request is repeated; if the error persists, find the other"
+            " program that spends this key's quota"
+        ),
         ("RequestLimitExceeded",),
     ),
     (
         CloudErrorKind.THROTTLED,
         (
-            "nothing to do: the call is repeated; the whole root account is over its limit, so look"
-            " for other programs that use it"
+            "no action is needed: the request is repeated; if the error persists, the root account"
+            " is over its limit: find the other programs that use it"
         ),
         (
             "RequestLimitExceeded.UinLimitExceeded",
@@ -55,38 +58,38 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.THROTTLED,
         (
-            "nothing to do: the call is repeated; this address is over its limit, so look for other"
-            " programs behind it"
+            "no action is needed: the request is repeated; if the error persists, this IP address"
+            " is over its limit: find the other programs that use it"
         ),
         ("RequestLimitExceeded.IPLimitExceeded",),
     ),
     (
         CloudErrorKind.NOT_SENT,
-        "check the account's endpoint, and DNS, routes and firewalls between this host and it",
+        "check the account's endpoint, and DNS, routes and firewalls from this host to it",
         (CONNECT_FAILED,),
     ),
     (
         CloudErrorKind.NOT_SENT,
         (
-            "check who answers at the endpoint and this host's clock; where a proxy of your network"
-            " inspects TLS, or the endpoint is your own, name the PEM file of its CA in ca_file"
+            "check which server answers at the endpoint, and this host's clock; if a proxy inspects"
+            " TLS or the endpoint uses a private CA, set ca_file to the PEM file of that CA"
         ),
         (CERTIFICATE_NOT_TRUSTED,),
     ),
     (
         CloudErrorKind.NOT_SENT,
         (
-            "check the proxy, its user and password, and that it lets connections to the endpoint"
-            " through; it is the account's or [egress]'s proxy, else HTTPS_PROXY or HTTP_PROXY of"
-            ' the environment; with NO_PROXY, or proxy = "none", none is used'
+            "check the proxy, its user and password, and that it allows connections to the"
+            " endpoint; the proxy is set by proxy of the account or of [egress], otherwise by"
+            ' HTTPS_PROXY or HTTP_PROXY; to use no proxy, set NO_PROXY, or proxy = "none"'
         ),
         (PROXY_FAILED,),
     ),
     (
         CloudErrorKind.OUTCOME_UNKNOWN,
         (
-            "nothing to do: the job is read before the call is repeated; if it stays, check the"
-            " network to the cloud and the cloud's status page"
+            "no action is needed: the job is read before the request is repeated; if the error"
+            " persists, check the network to the cloud and the cloud's status page"
         ),
         (
             BAD_ANSWER,
@@ -110,24 +113,25 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.OUTCOME_UNKNOWN,
         (
-            "nothing to do: the job is read before the call is repeated; if it stays, check the"
-            " account's endpoint: no page of the cloud is that large, so something else may answer"
+            "no action is needed: the job is read before the request is repeated; if the error"
+            " persists, check the account's endpoint: the cloud sends no reply of this size, so"
+            " another server may answer"
         ),
         (ANSWER_TOO_LARGE,),
     ),
     (
         CloudErrorKind.STATE_CONFLICT,
-        "nothing to do: the job's state is read and decides what comes next",
+        "no action is needed: the job is read, and its state decides the next step",
         ("ResourceInUse", "ResourceInUse.Job", "UnsupportedOperation"),
     ),
     (
         CloudErrorKind.STATE_CONFLICT,
-        "nothing to do: the job is read again; a task or instance is gone, or was never there",
+        "no action is needed: a task or instance does not exist (any more); the job is read again",
         ("ResourceNotFound.Task", "ResourceNotFound.TaskInstance"),
     ),
     (
         CloudErrorKind.STATE_CONFLICT,
-        "nothing to do: the machines are read again; one of them is in a state that forbids it",
+        "no action is needed: a machine's state forbids the request; the machines are read again",
         (
             "MutexOperation.TaskRunning",
             "OperationDenied.InstanceOperationInProgress",
@@ -154,34 +158,34 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.REFUSED,
         (
-            "the cloud does not terminate jobs in this compute environment: end its nodes with"
-            " TerminateComputeNodes, or wait for the job"
+            "the cloud does not terminate jobs in this compute environment: terminate its nodes"
+            " with TerminateComputeNodes, or wait until the job ends"
         ),
         ("UnsupportedOperation.TerminateOperationWithEnvId",),
     ),
     (
         CloudErrorKind.REFUSED,
-        "check the job id: it is not of the form that the cloud gives out (job-...)",
+        "check the job id: it does not have the form of a job id (job-...)",
         ("InvalidParameter.JobIdMalformed",),
     ),
     (
         CloudErrorKind.REFUSED,
-        "check the machine ids: one is not of the form that the cloud gives out (ins-...)",
+        "check the machine ids: one does not have the form of a machine id (ins-...)",
         ("InvalidInstanceId.Malformed", "InvalidParameterValue.InstanceIdMalformed"),
     ),
     (
         CloudErrorKind.REFUSED,
-        "one of the machines is gone, or is in another region or account: ask for each alone",
+        "one of the machines is gone, or is in another region or account: read each one alone",
         ("InvalidInstanceId.NotFound", "ResourceNotFound.InvalidInstanceIdNotFound"),
     ),
     (
         CloudErrorKind.REFUSED,
-        "one of the machines is protected: switch its termination protection off first",
+        "one of the machines is protected: disable its termination protection first",
         ("UnsupportedOperation.InstancesProtected",),
     ),
     (
         CloudErrorKind.REFUSED,
-        "the account may not return machines now: see its unpaid orders and its quota of returns",
+        "the account may not return machines now: check its unpaid orders and its return quota",
         (
             "InvalidAccount.UnpaidOrder",
             "LimitExceeded.UserReturnQuota",
@@ -191,8 +195,8 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.REFUSED,
         (
-            "the cloud does not return one of these machines by a call: see how it is paid, whose"
-            " it is and which product made it, and return it there or by a ticket"
+            "the API cannot return one of these machines: check its billing mode, its owner and the"
+            " product that created it, and return it in that product or by a support ticket"
         ),
         (
             "FailedOperation.InvalidInstanceApplicationRole",
@@ -214,8 +218,8 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.UNAUTHORIZED,
         (
-            "check the account's endpoint and regions: this endpoint does not offer the action, the"
-            " version or the region"
+            "check the account's endpoint and regions: this endpoint does not support the action,"
+            " the version or the region"
         ),
         (
             "ActionOffline",
@@ -231,8 +235,8 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.REFUSED,
         (
-            "the cloud does not accept the call's parameters: check the ids and the account's"
-            " endpoint; if they are right, report it with the request id"
+            "the cloud does not accept the request's parameters: check the ids and the account's"
+            " endpoint; if they are correct, report the error with its request id"
         ),
         (
             "DryRunOperation",
@@ -256,32 +260,32 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     (
         CloudErrorKind.UNAUTHORIZED,
         (
-            "grant the key's user the action on this job (qcs::batch:<region>:uin/<uin>:job/<id>),"
+            "grant the key's user the action on this job (qcs::batch:<region>:uin/<uin>:job/<id>)"
             " or on this machine (qcs::cvm:<region>:uin/<uin>:instance/<id>)"
         ),
         ("AuthFailure.UnauthorizedOperation", "UnauthorizedOperation"),
     ),
     (
         CloudErrorKind.UNAUTHORIZED,
-        "the key's user may not use Batch at all: have the root account open the service for it",
+        "the key's user may not use Batch: ask the root account to enable the service for the user",
         ("UnauthorizedOperation.UserNotAllowedToUseBatch",),
     ),
     (
         CloudErrorKind.UNAUTHORIZED,
-        "the account asks for a second factor, which a key does not have: exempt the key's user",
+        "the account requires MFA, which a key cannot provide: exempt the key's user from MFA",
         ("UnauthorizedOperation.MFAExpired", "UnauthorizedOperation.MFANotFound"),
     ),
     (
         CloudErrorKind.CLOCK_SKEW,
-        "the database's clock is more than 5 minutes off the cloud's; start NTP on its host",
+        "the database's clock is more than 5 minutes off the cloud's: start NTP on its host",
         ("AuthFailure.SignatureExpire",),
     ),
     (
         CloudErrorKind.CREDENTIAL,
         (
-            "check the account's key: it is wrong, disabled, or not allowed for calls like this"
-            " one; corrected in its file, it is taken over within 30 s, in the environment at a"
-            " restart"
+            "check the account's key: it is wrong, disabled, or not allowed for such requests; a"
+            " key corrected in a file is used within 30 s, one corrected in the environment only"
+            " after a restart"
         ),
         (
             "AuthFailure",
@@ -294,12 +298,12 @@ GROUPS: Final[tuple[tuple[CloudErrorKind, str, tuple[str, ...]], ...]] = (
     ),
     (
         CloudErrorKind.CREDENTIAL,
-        "the temporary key has expired or was revoked; if a new one fails too, check its role",
+        "the temporary key has expired or was revoked: if a new key fails too, check its role",
         ("AuthFailure.TokenFailure", "UnauthorizedOperation.InvalidToken"),
     ),
     (
         CloudErrorKind.CREDENTIAL,
-        "the key is not accepted from this host's address: check its IP rules",
+        "the key is not accepted from this host's IP address: check the key's IP rules",
         ("IpInBlacklist", "IpNotInWhitelist"),
     ),
     (
@@ -318,25 +322,27 @@ FILTER_REFUSED: Final = frozenset(
         "UnknownParameter",
     }
 )
-"""What a filter of an unknown name may be refused with.  None is documented for DescribeTask; these
-are DescribeJobs' codes for its own filters (599/15909), and their family."""
+"""Codes that DescribeTask may return for an unknown filter name. None is documented for it: these
+are the codes of DescribeJobs for its own filters (599/15909), and their family."""
 
 MEANINGS: Final = {
-    code: Meaning(kind=kind, advice=advice) for kind, advice, codes in GROUPS for code in codes
+    code: ErrorMeaning(kind=kind, advice=advice)
+    for kind, advice, codes in ERROR_GROUPS
+    for code in codes
 }
 
-_UNKNOWN: Final = Meaning(
+_UNKNOWN: Final = ErrorMeaning(
     kind=CloudErrorKind.OUTCOME_UNKNOWN,
-    advice="this code is not documented: the job is read before anything else; please report it",
+    advice="this code is not documented: please report it; the job is read before the next step",
     known=False,
 )
 
 _CEILING: Final = re.compile(r"(?:frequency limit|频率上限)\D{0,3}([1-9][0-9]{0,5})")
-"""As in "... which exceeds the frequency limit `10` ..."; the vendor does not promise the text."""
+"""Matches "... which exceeds the frequency limit `10` ..."; the text may change without notice."""
 
 
-def meaning_of(code: str) -> Meaning:
-    """The meaning of ``code``, or else of the longest dotted family that it belongs to."""
+def meaning_of(code: str) -> ErrorMeaning:
+    """Return the meaning of ``code``, or of the longest dotted prefix that is known."""
     family = code
     while family not in MEANINGS:
         family, dot, _ = family.rpartition(".")
@@ -346,9 +352,9 @@ def meaning_of(code: str) -> Meaning:
 
 
 def quota_ceiling(code: str, message: str) -> int | None:
-    """Calls per second and action that a throttling message names, where it names them.
+    """Return the limit in a throttling message (requests per second of one action), or None.
 
-    The ceilings in ``RequestLimitExceeded.*`` count other things than one action's calls.
+    The limits in ``RequestLimitExceeded.*`` are not limits of one action.
     """
     if code != "RequestLimitExceeded":
         return None
@@ -359,7 +365,7 @@ def quota_ceiling(code: str, message: str) -> int | None:
 def error(
     code: str, message: str, *, request_id: str | None = None, advice: str | None = None
 ) -> CloudError:
-    """The CloudError for ``code``; ``advice`` where something better than the usual is known."""
+    """Return the CloudError for ``code``; ``advice`` replaces the advice of the catalogue."""
     meaning = meaning_of(code)
     return CloudError(
         meaning.kind,

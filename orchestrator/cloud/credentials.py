@@ -1,4 +1,4 @@
-"""Where an account's keys come from."""
+"""Credential providers: the sources of an account's keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from orchestrator.cloud.keys import checked, unavailable
+from orchestrator.cloud.keys import build_credential, unavailable
 from orchestrator.cloud.machine_role import METADATA_ENDPOINT, from_machine_role
 from orchestrator.cloud.profiles import DEFAULT_PROFILE, from_profile
 from orchestrator.cloud.refreshing import RefreshingProvider
@@ -40,17 +40,17 @@ REQUIRED_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "sts": ("secret_id", "secret_key", "role_arn"),
     "tke-oidc": (),
 }
-"""The kinds of provider, and what each cannot do without."""
+"""Required options, by kind of provider."""
 
 
 class CredentialProvider(Protocol):
-    """Gives the credential to sign the next call with."""
+    """Source of the credential that signs the next request."""
 
     async def get(self) -> Credential:
-        """A credential that has not expired; raises CloudError of kind CREDENTIAL."""
+        """Return a credential that has not expired; raise CloudError of kind CREDENTIAL."""
 
     def invalidate(self, rejected: Credential) -> None:
-        """Get a new one for the next caller, if ``rejected`` is the one that is given out."""
+        """Load a new credential for the next ``get``, if ``rejected`` is the current one."""
 
 
 def build_provider(
@@ -62,21 +62,21 @@ def build_provider(
     account: str = "",
     reread: Callable[[], Options] | None = None,
 ) -> CredentialProvider:
-    """A provider of one of the kinds of ``REQUIRED_OPTIONS``.
+    """Return a provider of ``kind``, which is one of ``REQUIRED_OPTIONS``; read nothing yet.
 
-    Options, secrets in the clear: ``secret_id``, ``secret_key`` and ``token`` (static, sts),
+    Options, with secrets in clear text: ``secret_id``, ``secret_key`` and ``token`` (static, sts),
     ``path`` and ``profile`` (profile), ``role`` (cvm-role), ``role_arn`` (sts), ``session_name``
-    and ``duration_s`` (sts, tke-oidc), ``endpoint`` (cvm-role: URL of the metadata, sts and
-    tke-oidc: host or URL of STS).  An option that is None is not given.  Nothing is read before the
-    first ``get``.  Raises ConfigurationError.
+    and ``duration_s`` (sts, tke-oidc), ``endpoint`` (cvm-role: URL of the metadata service; sts and
+    tke-oidc: host or URL of STS). None means that an option is not given. Raises
+    ConfigurationError.
 
-    ``reread`` gives the options as they are configured now; it may block, and raises
-    ConfigurationError.  It is asked before each load but the first, so that a key that was
-    corrected in place is taken over.
+    ``reread`` returns the options as they are configured now; it may block, and it raises
+    ConfigurationError. It is called before every load except the first, so that a key that was
+    corrected in the configuration is used without a restart.
     """
     if kind not in REQUIRED_OPTIONS:
         known = ", ".join(REQUIRED_OPTIONS)
-        raise ConfigurationError([f"no credential provider {kind!r}: there are {known}"])
+        raise ConfigurationError([f"no credential provider {kind!r}: choose one of {known}"])
     missing = [name for name in REQUIRED_OPTIONS[kind] if options.get(name) is None]
     if missing:
         raise ConfigurationError([f"{kind} credentials need {name}" for name in missing])
@@ -86,7 +86,7 @@ def build_provider(
 
 @dataclass(slots=True)
 class _Source:
-    """Loads one account's credential, by the newest options that can be used."""
+    """Loader of one account's credential, with the newest valid options."""
 
     kind: str
     options: Options
@@ -126,10 +126,10 @@ class _Source:
         try:
             self.options = await self.thread.run(self.reread)
         except (ConfigurationError, StillBlocked) as error:
-            reason = str(error) or "the read before this one still hangs"
+            reason = str(error) or "the previous read has not finished"
             _LOG.warning(
-                "account %s: the configuration cannot be read again, so the credentials section "
-                "as it was read before stays in use: %s",
+                "account %s: the configuration cannot be read again, so the previous values of the "
+                "credentials section stay in use: %s",
                 self.account,
                 reason,
             )
@@ -140,7 +140,7 @@ class _Source:
 
     def _given_keys(self) -> Credential:
         keys = tuple(self.options.get(name) for name in ("secret_id", "secret_key", "token"))
-        return checked((keys[0], keys[1], keys[2]), source="configuration")
+        return build_credential((keys[0], keys[1], keys[2]), source="configuration")
 
     def _sts(self) -> Sts:
         return Sts(
@@ -156,18 +156,19 @@ class _Source:
             return await self.thread.run(function)
         except StillBlocked:
             raise unavailable(
-                f"{self.kind}: the read before this one still hangs",
-                advice="check the file system that the file is on",
+                f"{self.kind}: the previous read of the keys has not finished",
+                advice="check the file system of the key file",
             ) from None
 
 
 def _from_environment() -> Credential:
-    """By the variables that the vendor's own tools read."""
+    """Return the keys in the variables of the vendor's tools; raise CloudError."""
     names = ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN")
     secret_id, secret_key, token = (os.environ.get(name) for name in names)
     if not secret_id or not secret_key:
         raise unavailable(
-            "environment: no keys",
-            advice="set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY where this runs",
+            "environment: the keys are missing",
+            advice="set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY in the environment of"
+            " the daemon",
         )
-    return checked((secret_id, secret_key, token), source="environment")
+    return build_credential((secret_id, secret_key, token), source="environment")

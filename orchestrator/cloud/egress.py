@@ -1,4 +1,4 @@
-"""The way an account's calls take out of this host: through which proxy, and whom they trust."""
+"""Egress of an account's requests: the proxy, and the certificate authorities that are trusted."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIRECT: Final = "none"
-"""What is configured in place of a proxy where none is to be used."""
+"""Configured value that disables the proxy."""
 PROXY_FORM: Final = (
-    "must be http(s)://HOST:PORT or http(s)://USER:PASSWORD@HOST:PORT, %-encoded where a password "
-    "holds what a URL cannot; SOCKS is not supported"
+    "must be http(s)://HOST:PORT or http(s)://USER:PASSWORD@HOST:PORT; %-encode the characters of "
+    "a password that a URL cannot hold; SOCKS is not supported"
 )
 _URL_CHARACTERS: Final = re.compile(r"[!\"$-;=@-~]+")
-"""Printable ASCII without what ends a URL's host: blank, ``#`` and ``?``."""
+"""Printable ASCII without the characters that end a URL's host: space, ``#`` and ``?``."""
 _SEPARATOR: Final = re.compile(r"[,\s]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Proxy:
-    """A proxy, and which setting or variable names it."""
+    """A proxy, and the name of the setting or variable that it comes from."""
 
     url: str
     origin: str
 
     @property
     def address(self) -> str:
-        """Its URL without user and password."""
+        """URL without user and password."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -47,7 +47,7 @@ class Proxy:
 
     @property
     def authorization(self) -> dict[str, str]:
-        """The header that tells it the user and the password of its URL, where it names any."""
+        """Proxy-Authorization header with the URL's user and password; empty if it has none."""
         userinfo, given, _ = urlsplit(self.url).netloc.rpartition("@")
         user, _, password = userinfo.partition(":")
         decoded = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
@@ -59,21 +59,20 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """One account's way out.
+    """Proxy and CA file of one account.
 
-    A proxy that is configured is used for every call of the account.  Without one the variables
-    that other programs go by decide, HTTPS_PROXY, HTTP_PROXY and NO_PROXY; a loopback address is
-    then always called directly.
+    A configured proxy is used for every request of the account. Without one, the usual variables
+    HTTPS_PROXY, HTTP_PROXY and NO_PROXY decide, and a loopback address is always called directly.
     """
 
     proxy: Proxy | None = None
-    """As configured; its URL may be ``none``."""
+    """The configured proxy; its URL may be ``none``."""
     ca_file: Path | None = None
-    """Authorities that are trusted beside those of this host."""
+    """PEM file of authorities that are trusted in addition to those of this host."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def proxy_for(self, url: str) -> Proxy | None:
-        """The proxy that a call of ``url`` goes through; raises ConfigurationError."""
+        """Return the proxy for requests to ``url``, or None; raise ConfigurationError."""
         if self.proxy is not None:
             return None if self.proxy.url == DIRECT else self.proxy
         parts = urlsplit(url)
@@ -86,7 +85,7 @@ class Egress:
             raise ConfigurationError([f"{origin}: {error}"]) from None
 
     def trusted(self) -> ssl.SSLContext | None:
-        """Whom TLS trusts, None for this host's authorities; raises ConfigurationError."""
+        """Return the TLS context, None for this host's authorities; raise ConfigurationError."""
         if self.ca_file is None:
             return None
         context = ssl.create_default_context()
@@ -94,12 +93,12 @@ class Egress:
             context.load_verify_locations(cafile=self.ca_file.expanduser())
         except (OSError, RuntimeError) as error:
             raise ConfigurationError(
-                [f"ca_file {self.ca_file} holds no CA certificate in PEM form: {error}"]
+                [f"ca_file {self.ca_file} has no CA certificate in PEM format: {error}"]
             ) from error
         return context
 
     def _variable(self, name: str) -> tuple[str, str]:
-        """The name and value of a variable; in small letters it goes first, even where empty."""
+        """Return the name and value of a variable; lower case has precedence, even if empty."""
         for spelt in (name, name.upper()):
             if spelt in self.environment:
                 return spelt, self.environment[spelt].strip()
@@ -109,11 +108,11 @@ class Egress:
         if is_loopback(host):
             return True
         _, excepted = self._variable("no_proxy")
-        return any(_covers(each, netloc.lower(), host) for each in _SEPARATOR.split(excepted))
+        return any(_matches(each, netloc.lower(), host) for each in _SEPARATOR.split(excepted))
 
 
-def _covers(entry: str, netloc: str, host: str) -> bool:
-    """Whether an entry of NO_PROXY (a domain, a host with or without port, a network) is met."""
+def _matches(entry: str, netloc: str, host: str) -> bool:
+    """Return whether ``entry`` of NO_PROXY (domain, host with or without port, network) matches."""
     if entry == "*":
         return True
     name = entry.lower().removeprefix("*").lstrip(".")
@@ -130,7 +129,7 @@ def _in_network(host: str, network: str) -> bool:
 
 
 def proxy_url(text: str) -> str:
-    """A proxy's URL, with its scheme where only a host was given; raises ValueError."""
+    """Return a proxy's URL, with ``http://`` if the scheme is missing; raise ValueError."""
     if text == DIRECT:
         return DIRECT
     url = text if "://" in text else f"http://{text}"

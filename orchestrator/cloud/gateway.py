@@ -1,4 +1,4 @@
-"""One account's calls to Tencent Cloud Batch, and to CVM for the machines."""
+"""API client of one account: Tencent Cloud Batch, and CVM for the machines."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ if TYPE_CHECKING:
     T_co = TypeVar("T_co", covariant=True)
 
     class Read(Protocol[T_co]):
-        """Makes something of the ``Response`` object of an answer."""
+        """Decodes the ``Response`` object of a reply."""
 
         def __call__(self, response: Mapping[str, object], *, observed_at: datetime) -> T_co: ...
 
 
 READ_IN_THREAD_FROM_BYTES: Final = 1024 * 1024
-"""Smaller answers are read faster than a thread starts."""
+"""Decoding a smaller reply takes less time than starting a thread."""
 
 _LOG: Final = logging.getLogger(__name__)
 
 _KEY_IN_DOUBT: Final = frozenset({CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED})
-"""Refusals that another key, of the same source, can end."""
+"""Refusals that may end when the credential is loaded again from the same source."""
 
 
 class TencentBatch:
     """The engine's ``Cloud`` port for one account.
 
-    Every call is signed anew by the database's clock, sent at most once, and raises CloudError.
+    Every request is signed with the time of the database's clock and sent at most once. Every
+    method that sends one raises CloudError.
     """
 
     def __init__(
@@ -58,51 +59,61 @@ class TencentBatch:
         clock: Clock,
         transport: Transport,
         cvm_endpoint: str | None = None,
-        may_leave: Callable[[], None] = lambda: None,
+        before_send: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take endpoints as ``host_for`` wants them; the transport is the caller's to close.
+        """Take endpoints in the form that ``host_for`` accepts; the caller closes the transport.
 
-        ``cvm_endpoint`` is where machines are asked for; None: nowhere.
-        ``may_leave`` is asked at the last moment before a call leaves, and raises if it may not.
+        ``cvm_endpoint`` serves the requests about machines; None: machines cannot be read.
+        ``before_send`` is called immediately before a request leaves; it raises to stop it.
         """
         self._endpoint = endpoint
         self._cvm_endpoint = cvm_endpoint
         self._credentials = credentials
         self._clock = clock
         self._transport = transport
-        self._may_leave = may_leave
+        self._before_send = before_send
         self._state_filter = StateFilter()
         self._unknown_codes: set[str] = set()
         self._undocumented: set[tuple[str, str]] = set()
         self.clock_offset_s: float | None = None
-        """The cloud's clock less ours, at the last answer; positive: ours is behind."""
+        """The cloud's clock minus this one, at the last reply; positive: this clock is behind."""
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
-        """Vendor page: cloud.tencent.com/document/api/599/15911."""
+        """Send TerminateJob; return its RequestId.
+
+        Vendor page: cloud.tencent.com/document/api/599/15911.
+        """
         body = wire.job_body(job_id)
         return await self._call(Action.TERMINATE_JOB, region, body, _request_id)
 
     async def terminate_task_instance(
         self, *, region: str, job_id: str, task_name: str, index: int
     ) -> str:
-        """Vendor page: cloud.tencent.com/document/api/599/15908."""
+        """Send TerminateTaskInstance; return its RequestId.
+
+        Vendor page: cloud.tencent.com/document/api/599/15908.
+        """
         body = wire.task_instance_body(job_id, task_name=task_name, index=index)
         return await self._call(Action.TERMINATE_TASK_INSTANCE, region, body, _request_id)
 
     async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
-        """Vendor page: cloud.tencent.com/document/api/599/15904."""
+        """Read one job with its instance counters and NextAction (DescribeJob).
+
+        Vendor page: cloud.tencent.com/document/api/599/15904.
+        """
         read = partial(wire.read_job, job_id=job_id)
         job = await self._call(Action.DESCRIBE_JOB, region, wire.job_body(job_id), read)
         self._report_undocumented([job])
         return job
 
     async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
-        """Vendor page: cloud.tencent.com/document/api/599/15909.
+        """Read the state of up to 100 jobs (DescribeJobs); raise ValueError for more.
 
-        Raises ValueError above 100 ids.  Calls nobody for none: the cloud would list every job.
+        Vendor page: cloud.tencent.com/document/api/599/15909. Without ids nothing is sent: the
+        cloud would list every job of the account.
         """
         if len(job_ids) > wire.JOBS_PER_CALL:
-            raise ValueError(f"DescribeJobs takes at most 100 ids, not {len(job_ids)}")
+            raise ValueError(f"DescribeJobs accepts at most 100 ids, not {len(job_ids)}")
         if not job_ids:
             return {}
         body = wire.jobs_body(job_ids)
@@ -111,7 +122,10 @@ class TencentBatch:
         return jobs
 
     async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
-        """Vendor page: cloud.tencent.com/document/api/599/15910."""
+        """Read the tasks of one job as they were submitted (DescribeJobSubmitInfo).
+
+        Vendor page: cloud.tencent.com/document/api/599/15910.
+        """
         read = partial(wire.read_submitted, job_id=job_id)
         body = wire.job_body(job_id)
         return await self._call(Action.DESCRIBE_JOB_SUBMIT_INFO, region, body, read)
@@ -126,11 +140,12 @@ class TencentBatch:
         limit: int = 1,
         states: Sequence[JobState] = (),
     ) -> TaskPage:
-        """Vendor page: cloud.tencent.com/document/api/599/15905.
+        """Read one task's counters and a page of its instances (DescribeTask).
 
-        The filter by ``states`` has another name on the international site.  Where the cloud
-        refuses the name, the error's kind is NOT_SENT, and the same call, repeated, goes by the
-        other one; where it has refused both, the error stays what it is.
+        Vendor page: cloud.tencent.com/document/api/599/15905. The filter by ``states`` has another
+        name on the international site. If the cloud refuses the name, the error has kind NOT_SENT,
+        and the same request, repeated, uses the other name. If the cloud has refused both names,
+        the error keeps its own kind.
         """
         task = (job_id, task_name)
         name = self._state_filter.name_for(task)
@@ -148,7 +163,7 @@ class TencentBatch:
         except CloudError as error:
             filter_refused = states and error.code in catalogue.FILTER_REFUSED
             if filter_refused and self._state_filter.refused(task, name):
-                raise _worth_the_other_name(error) from error
+                raise _retryable_with_other_filter_name(error) from error
             raise
         if states:
             self._state_filter.answered(task, name, obeyed=len(page.instances) == page.rows)
@@ -161,17 +176,19 @@ class TencentBatch:
     async def describe_machines(
         self, *, region: str, machine_ids: Sequence[str]
     ) -> Mapping[str, MachineSeen]:
-        """Vendor page: cloud.tencent.com/document/api/213/15728.
+        """Read up to 100 machines (DescribeInstances); raise ValueError for more.
 
-        Whether an id that the cloud does not know is left out, or refuses the call for all, is not
-        documented.  The first is likelier: InvalidInstanceId.NotFound is listed with other actions
-        and not with this one, and the vendor's Terraform provider takes an empty InstanceSet for
-        it.  A malformed id is refused with InvalidInstanceId.Malformed.
+        Vendor page: cloud.tencent.com/document/api/213/15728. Without ids nothing is sent: the
+        cloud would list every machine of the account.
 
-        Raises ValueError above 100 ids.  Calls nobody for none: the cloud would list every machine.
+        For an id that the cloud does not know, the documentation does not state whether it is
+        missing from the reply or the whole request is refused. The first is more likely:
+        InvalidInstanceId.NotFound is listed with other actions and not with this one, and the
+        vendor's Terraform provider treats an empty InstanceSet as "not found". A malformed id is
+        refused with InvalidInstanceId.Malformed.
         """
         if len(machine_ids) > wire.MACHINES_PER_CALL:
-            raise ValueError(f"DescribeInstances takes at most 100 ids, not {len(machine_ids)}")
+            raise ValueError(f"DescribeInstances accepts at most 100 ids, not {len(machine_ids)}")
         if not machine_ids:
             return {}
         body = wire.machines_body(machine_ids)
@@ -179,19 +196,20 @@ class TencentBatch:
         return await self._call(Action.DESCRIBE_INSTANCES, region, body, read)
 
     async def terminate_machine(self, *, region: str, machine_id: str) -> str:
-        """Vendor page: cloud.tencent.com/document/api/213/15723.
+        """Send TerminateInstances for one machine; return its RequestId.
 
-        Destroys a machine that is paid by use, and moves a prepaid one to the recycle bin.  One a
-        call: where one of several may not be terminated, what becomes of the others is not
-        documented.
+        Vendor page: cloud.tencent.com/document/api/213/15723. The cloud destroys a pay-as-you-go
+        machine and moves a prepaid one to the recycle bin. A request names one machine: the effect
+        on the other machines of a request, if one may not be terminated, is not documented.
         """
         body = wire.terminate_machine_body(machine_id)
         return await self._call(Action.TERMINATE_INSTANCES, region, body, _request_id)
 
     async def _call(self, action: Action, region: str, body: bytes, read: Read[T]) -> T:
-        """What ``read`` makes of the ``Response`` object and the time at which the call was sent.
+        """Send one request; return its ``Response`` as ``read`` decodes it.
 
-        A large answer is read in a thread: the event loop has leases to renew meanwhile.
+        ``read`` also gets the time at which the request was sent. A large reply is decoded in a
+        thread, because the event loop must renew leases meanwhile.
         """
         endpoint = self._endpoint_of(action.service)
         host = host_for(endpoint, region)
@@ -209,7 +227,7 @@ class TencentBatch:
         )
         url = endpoint_for(endpoint, region).rstrip("/") + "/"
         answer = await self._transport.post(
-            url, headers=headers, body=body, may_leave=self._may_leave
+            url, headers=headers, body=body, before_send=self._before_send
         )
         self._measure_clock(answer)
 
@@ -229,7 +247,7 @@ class TencentBatch:
     def _endpoint_of(self, service: Service) -> str:
         endpoint = self._endpoint if service == BATCH else self._cvm_endpoint
         if endpoint is None:
-            raise ValueError(f"the account has no endpoint of {service.name}")
+            raise ValueError(f"the account has no endpoint for {service.name}")
         return endpoint
 
     def _measure_clock(self, answer: HttpAnswer) -> None:
@@ -238,16 +256,19 @@ class TencentBatch:
             self.clock_offset_s = (cloud_time - self._clock.now()).total_seconds()
 
     def _report_undocumented(self, jobs: Iterable[JobSeen]) -> None:
-        """Log each word for a state or a NextAction that the vendor does not document once."""
+        """Log every undocumented JobState and NextAction, each value once."""
         for job in jobs:
-            for what, word in (("JobState", _undocumented(job.state)), ("NextAction", _other(job))):
-                if word is not None and (what, word) not in self._undocumented:
-                    self._undocumented.add((what, word))
+            for field, value in (
+                ("JobState", _undocumented_state(job.state)),
+                ("NextAction", _undocumented_action(job)),
+            ):
+                if value is not None and (field, value) not in self._undocumented:
+                    self._undocumented.add((field, value))
                     _LOG.warning(
-                        "%s of job %s reads %s, which is not documented: instance counters decide",
-                        what,
+                        "%s of job %s is %s, an undocumented value: its instance counters decide",
+                        field,
                         job.job_id,
-                        word,
+                        value,
                     )
 
     def _learn(self, error: CloudError, credential: Credential) -> None:
@@ -256,40 +277,40 @@ class TencentBatch:
         if error.code not in self._unknown_codes and not catalogue.meaning_of(error.code).known:
             self._unknown_codes.add(error.code)
             _LOG.warning(
-                "the cloud answered with a code that is not documented: %s (request %s)",
+                "the cloud returned an undocumented error code: %s (request %s); please report it",
                 error.code,
                 error.request_id,
             )
 
 
-def _undocumented(state: JobState | None) -> str | None:
+def _undocumented_state(state: JobState | None) -> str | None:
     return None if state is None or state.known else state.value
 
 
-def _other(job: JobSeen) -> str | None:
+def _undocumented_action(job: JobSeen) -> str | None:
     return None if job.terminating else job.next_action or None
 
 
-def _worth_the_other_name(error: CloudError) -> CloudError:
-    """The same refusal, as one of a call that was turned away for its form alone."""
+def _retryable_with_other_filter_name(error: CloudError) -> CloudError:
+    """Return ``error`` as NOT_SENT: the cloud refused only the form of the request."""
     return CloudError(
         CloudErrorKind.NOT_SENT,
         error.code,
         error.message,
         request_id=error.request_id,
-        advice="nothing to do: the call is repeated at once, with the filter's other name",
+        advice="no action is needed: the request is repeated at once, with the other filter name",
     )
 
 
 def _clock_skew(error: CloudError, offset_s: float) -> CloudError:
-    """The same refusal, with how far the clock that signs is off."""
+    """Return ``error`` with the difference between the cloud's clock and the signing clock."""
     side = "behind" if offset_s > 0 else "ahead of"
-    off = f"the database's clock is {abs(offset_s):.0f} s {side} the cloud's"
+    difference = f"the database's clock is {abs(offset_s):.0f} s {side} the cloud's"
     return catalogue.error(
         error.code,
-        f"{error.message} ({off})",
+        f"{error.message} ({difference})",
         request_id=error.request_id,
-        advice=f"{off}, and requests are signed by it; start NTP on its host",
+        advice=f"{difference}, and requests are signed with its time: start NTP on its host",
     )
 
 

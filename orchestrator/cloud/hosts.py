@@ -1,7 +1,7 @@
-"""Which host an account's calls for a region go to.
+"""Hosts of an account's endpoints, by region.
 
-The access point is not the region where a job lives, but the quota is counted on it
-(cloud.tencent.com/document/product/1278/109059).
+The host that is called selects the access point, not the region where a job lives; the cloud
+counts the quota per access point (cloud.tencent.com/document/product/1278/109059).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PORT_MAX: Final = 65535
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, a number or a name, is this host by its loopback address."""
+    """Return whether ``host``, an IP address or a name, is a loopback address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 
 def region_name(region: str) -> str:
-    """``region`` itself; raises ValueError for what no region is."""
+    """Return ``region``; raise ValueError if it is not the name of a region."""
     if refused := zone_refused(region):
         raise ValueError(refused)
     if not REGION.fullmatch(region):
@@ -38,14 +38,14 @@ def region_name(region: str) -> str:
 
 
 def endpoint_for(endpoint: str, region: str) -> str:
-    """``endpoint`` with its ``{region}`` filled in; raises ValueError for what no region is."""
+    """Return ``endpoint`` with ``{region}`` replaced; raise ValueError for an invalid region."""
     return endpoint.replace("{region}", region_name(region))
 
 
 def host_for(endpoint: str, region: str) -> str:
-    """The host, with its port where it is not the usual one; raises ValueError.
+    """Return the host of ``endpoint``, with its port unless it is the default; raise ValueError.
 
-    One host has one name here, for its quota is kept by it.
+    Every spelling of a host gives the same name, because quotas are kept by that name.
     """
     parts = _ENDPOINT.fullmatch(endpoint_for(endpoint, region))
     if parts is not None:

@@ -1,4 +1,4 @@
-"""The keys of the role that is bound to the CVM instance that this runs on."""
+"""Keys of the CAM role that is bound to the CVM instance of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from orchestrator.cloud.keys import checked, unavailable, unix_time
+from orchestrator.cloud.keys import build_credential, unavailable, unix_time
 from orchestrator.cloud.threads import Resolver
 from orchestrator.cloud.transport import read_at_most, what_failed
 
@@ -21,10 +21,11 @@ _ANSWER_MAX_BYTES: Final = 64 * 1024
 
 
 async def from_machine_role(*, role: str | None, endpoint: str) -> Credential:
-    """Read the role's name, where it is not given, and its keys.
+    """Read the keys of ``role`` (None: the role that is bound) from the metadata service.
 
-    Vendor page: cloud.tencent.com/document/product/598/85616.  No proxy is asked, whatever the
-    environment says: it would answer with the keys of the machine that it runs on.
+    Vendor page: cloud.tencent.com/document/product/598/85616. The request never uses a proxy, even
+    if the environment names one: a proxy would return the keys of its own machine. Raises
+    CloudError.
     """
     folder = f"{endpoint.rstrip('/')}/cam/security-credentials/"
     connector = aiohttp.TCPConnector(resolver=Resolver())
@@ -35,12 +36,12 @@ async def from_machine_role(*, role: str | None, endpoint: str) -> Credential:
     except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
         raise _failed(what_failed(error)) from error
     if not isinstance(document, dict) or document.get("Code") != "Success":
-        raise _failed("the metadata service gave no keys")
+        raise _failed("the metadata service returned no keys")
     expires_at = unix_time(document.get("ExpiredTime"))
     if expires_at is None:
         raise _failed("the keys have no ExpiredTime")
     keys = (document.get("TmpSecretId"), document.get("TmpSecretKey"), document.get("Token"))
-    return checked(keys, expires_at=expires_at, source="CVM role")
+    return build_credential(keys, expires_at=expires_at, source="CVM role")
 
 
 async def _read(session: aiohttp.ClientSession, url: str) -> bytes:
@@ -48,8 +49,8 @@ async def _read(session: aiohttp.ClientSession, url: str) -> bytes:
         return await read_at_most(answer, _ANSWER_MAX_BYTES)
 
 
-def _failed(why: str) -> CloudError:
+def _failed(reason: str) -> CloudError:
     return unavailable(
-        f"CVM role: {why}",
+        f"CVM role: {reason}",
         advice="bind a CAM role to this CVM instance, or use another credential provider",
     )

@@ -1,6 +1,6 @@
-"""The files in which the vendor's tools keep keys, as people have them.
+"""Key files of the vendor's tools.
 
-The SDKs read an INI file, a section a profile; tccli keeps a JSON file for each profile.
+The SDKs read an INI file with one section per profile; tccli writes one JSON file per profile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cloud.keys import checked, unavailable, unix_time
+from orchestrator.cloud.keys import build_credential, unavailable, unix_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +22,11 @@ _QUOTES: Final = "\"'"
 
 
 class _Unusable(Exception):
-    """A file that gives no keys; the message says why and repeats nothing of its content."""
+    """A file that gives no keys; the message is the reason and repeats no content of the file."""
 
 
 def places(path: Path | None, profile: str) -> list[Path]:
-    """Where the profile is looked for: in ``path``, or where the vendor's tools write."""
+    """Return the files to search: ``path`` alone, or the default files of the vendor's tools."""
     if path is not None:
         return [path]
     return [
@@ -37,7 +37,7 @@ def places(path: Path | None, profile: str) -> list[Path]:
 
 
 def from_profile(path: Path | None, profile: str) -> Credential:
-    """The keys of ``profile`` from the first file that has it; blocks, and raises CloudError."""
+    """Read the keys of ``profile`` from the first file that has it; block, and raise CloudError."""
     problems = []
     for place in places(path, profile):
         try:
@@ -51,17 +51,17 @@ def from_profile(path: Path | None, profile: str) -> Credential:
             return _credential(values, source=f"profile {place}")
     raise unavailable(
         f"profile: {'; '.join(problems)}",
-        advice=f"write secret_id and secret_key below [{profile}] in {places(path, profile)[0]}",
+        advice=f"add secret_id and secret_key below [{profile}] in {places(path, profile)[0]}",
     )
 
 
 def _credential(values: Mapping[str, object], *, source: str) -> Credential:
     keys = (values.get("secretid"), values.get("secretkey"), values.get("token"))
-    return checked(keys, expires_at=unix_time(values.get("expiresat")), source=source)
+    return build_credential(keys, expires_at=unix_time(values.get("expiresat")), source=source)
 
 
 def _values(path: Path, profile: str) -> Mapping[str, object]:
-    """What the file says of the profile, by names in small letters without ``_`` and ``-``."""
+    """Return the values of the profile, by lower-case names without ``_`` and ``-``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -74,12 +74,12 @@ def _of_json(text: str) -> Mapping[str, object]:
     try:
         found: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise _Unusable("begins as JSON and is none") from None
+        raise _Unusable("starts with { but is not valid JSON") from None
     return found if isinstance(found, dict) else {}
 
 
 def _of_ini(text: str, profile: str) -> Mapping[str, object]:
-    # [DEFAULT] is a section like any other here, so the parser is given another name for its own.
+    # [DEFAULT] is an ordinary section here, so the parser's default section gets another name.
     parser = configparser.ConfigParser(
         interpolation=None, strict=False, inline_comment_prefixes=("#", ";"), default_section="\n"
     )
@@ -88,7 +88,7 @@ def _of_ini(text: str, profile: str) -> Mapping[str, object]:
     except configparser.MissingSectionHeaderError as error:
         raise _Unusable(f"has no [{profile}] above line {error.lineno}") from None
     except configparser.ParsingError as error:
-        raise _Unusable(f"has no NAME = VALUE in line {error.errors[0][0]}") from None
+        raise _Unusable(f"has no NAME = VALUE on line {error.errors[0][0]}") from None
     for name in parser.sections():
         if name.strip().lower() == profile.lower():
             return {key: _unquoted(value) for key, value in parser[name].items()}

@@ -1,4 +1,4 @@
-"""Keeps one credential fresh, whatever it is loaded from."""
+"""Credential that is loaded again before it expires, from any source."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class RefreshingProvider:
-    """A credential that is loaded when first asked for and replaced before it expires.
+    """A credential that is loaded at the first ``get`` and replaced before it expires.
 
-    One load runs at a time.  It starts when there is no valid credential, ahead of its expiry, and
-    after the cloud has rejected it; but not within ``retry_s`` of a load that failed, nor, for a
-    rejection, of any load.  A load that fails changes nothing, and while the credential at hand is
-    valid and not rejected, nobody waits for one.
+    One load runs at a time. A load starts if there is no valid credential, some time before the
+    credential expires, and after the cloud rejected it; but not within ``retry_s`` of a failed
+    load, and, for a rejection, not within ``retry_s`` of any load. A failed load changes nothing.
+    ``get`` waits for a load only if the current credential is invalid or rejected.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class RefreshingProvider:
         margin_s: float = 300.0,
         retry_s: float = 30.0,
     ) -> None:
-        """Call ``load``, which raises CloudError, ``margin_s`` ahead of the expiry.
+        """Call ``load``, which raises CloudError, ``margin_s`` before the credential expires.
 
-        A credential that lives less than twice as long is replaced at half of its life.
+        A credential whose lifetime is less than twice ``margin_s`` is replaced after half of it.
         """
         self._load = load
         self._clock = clock
@@ -57,7 +57,7 @@ class RefreshingProvider:
         self._failure: CloudError | None = None
 
     async def get(self) -> Credential:
-        """A credential that has not expired; raises CloudError of kind CREDENTIAL."""
+        """Return a credential that has not expired; raise CloudError of kind CREDENTIAL."""
         if self._loading is None and self._load_wanted():
             self._loading = asyncio.create_task(self._load_once())
         if self._loading is not None and (self._rejected or self._valid() is None):
@@ -69,7 +69,7 @@ class RefreshingProvider:
         return held
 
     def invalidate(self, rejected: Credential) -> None:
-        """Have the next caller wait for a new credential, if ``rejected`` is the one at hand."""
+        """Make the next ``get`` wait for a new credential, if ``rejected`` is the current one."""
         self._rejected = self._rejected or rejected is self._held
 
     def _valid(self) -> Credential | None:
@@ -91,7 +91,8 @@ class RefreshingProvider:
                 loaded = await self._load()
             self._keep(loaded)
         except TimeoutError:
-            self._keep_failure(_unavailable(f"no credential within {self._timeout_s:g} s"))
+            reason = f"the credential was not loaded within {self._timeout_s:g} s"
+            self._keep_failure(_unavailable(reason))
         except CloudError as error:
             self._keep_failure(error)
         finally:
@@ -102,15 +103,15 @@ class RefreshingProvider:
         if loaded.expires_at is not None:
             life_s = (loaded.expires_at - self._clock.now()).total_seconds()
             if life_s <= 0:
-                raise _unavailable("the provider gave a credential that has expired")
+                raise _unavailable("the provider returned a credential that has expired")
             margin_s = min(self._margin_s, life_s / 2)
             self._due_at = loaded.expires_at - timedelta(seconds=margin_s)
         if self._failure is not None:
-            _LOG.info("account %s: the credential could be loaded again", self._account)
+            _LOG.info("account %s: the credential was loaded, after failures", self._account)
         elif self._rejected and loaded != self._held:
             _LOG.info(
-                "account %s: the cloud refused the credential; another one of the same source is "
-                "used from now on",
+                "account %s: the cloud refused the credential; a new one from the same source is "
+                "used now",
                 self._account,
             )
         self._held, self._rejected, self._failure = loaded, False, None
@@ -118,10 +119,10 @@ class RefreshingProvider:
 
     def _keep_failure(self, error: CloudError) -> None:
         if self._failure is None:
-            _LOG.warning("account %s: the credential could not be loaded: %s", self._account, error)
+            _LOG.warning("account %s: the credential cannot be loaded: %s", self._account, error)
         self._failure = error
         self._load_not_before = self._clock.monotonic() + self._retry_s
 
 
-def _unavailable(why: str) -> CloudError:
-    return catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, why)
+def _unavailable(reason: str) -> CloudError:
+    return catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, reason)

@@ -1,7 +1,7 @@
-"""TC3-HMAC-SHA256 for POST requests with a JSON body: pure, the time is an argument.
+"""TC3-HMAC-SHA256 signatures of POST requests with a JSON body; the time is an argument.
 
-Vendor page: cloud.tencent.com/document/api/1130/46710.  ``content-type`` and ``host`` are the
-signed headers, as in the vendor's Python SDK.
+Vendor page: cloud.tencent.com/document/api/1130/46710. The signed headers are ``content-type`` and
+``host``, as in the vendor's Python SDK.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNED_HEADERS: Final = "content-type;host"
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Credential:
-    """A key pair, with the token and the end that temporary ones have; shows nothing of itself."""
+    """A key pair; temporary keys also have a token and an expiry. Its repr shows no secret."""
 
     secret_id: str
     secret_key: str
@@ -34,10 +34,10 @@ class Credential:
 def authorization(
     credential: Credential, *, service: str, host: str, body: bytes, timestamp_s: int
 ) -> str:
-    """The Authorization header of a POST of ``body`` to ``/`` on ``host`` (port included).
+    """Return the Authorization header of a POST of ``body`` to ``/`` on ``host`` (port included).
 
-    ``service`` is the vendor's short name of the product.  ``timestamp_s`` is Unix time; the
-    scope's date is made from it, so that the two cannot fall on either side of midnight.
+    ``service`` is the vendor's short name of the product. ``timestamp_s`` is Unix time; the date in
+    the scope is derived from it, so that both are on the same side of midnight.
     """
     date = datetime.fromtimestamp(timestamp_s, UTC).date().isoformat()
     scope = f"{date}/{service}/tc3_request"
@@ -74,7 +74,7 @@ def signed_headers(
     body: bytes,
     at: datetime,
 ) -> dict[str, str]:
-    """All headers of one call to ``service`` that is sent ``at`` this aware time."""
+    """Return all headers of a request to ``service`` that is sent at the aware time ``at``."""
     timestamp_s = int(at.timestamp())
     headers = _headers(host=host, action=action, version=version, region=region, at=at)
     headers["Authorization"] = authorization(
@@ -88,7 +88,7 @@ def signed_headers(
 def unsigned_headers(
     *, host: str, action: str, version: str, region: str, at: datetime
 ) -> dict[str, str]:
-    """All headers of a call that proves by its body who makes it."""
+    """Return all headers of a request whose body, not a signature, proves the caller's identity."""
     headers = _headers(host=host, action=action, version=version, region=region, at=at)
     headers["Authorization"] = "SKIP"
     return headers

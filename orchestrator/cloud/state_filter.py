@@ -1,4 +1,4 @@
-"""The name of the filter by which DescribeTask picks instances of some states."""
+"""Name of DescribeTask's filter by instance state, which differs between the vendor's sites."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ INTERNATIONAL_NAME: Final = "task-instance-type"
 _OTHER: Final = {CHINA_NAME: INTERNATIONAL_NAME, INTERNATIONAL_NAME: CHINA_NAME}
 
 Task = tuple[str, str]
-"""A job's id, and a task's name."""
+"""Job id and task name."""
 
 
 class StateFilter:
-    """Which of the two documented names the cloud takes: what follows from each filtered call.
+    """The filter name that the cloud accepts, learned from the reply to each filtered request.
 
-    The vendor's sites disagree, and which codes refuse an unknown filter is not documented.  So the
-    one name is tried until it does not work, then the other.
+    The documentation of the two sites differs, and the error codes for an unknown filter are not
+    documented. One name is used until it fails, then the other.
     """
 
     def __init__(self) -> None:
         self._name = CHINA_NAME
         self._refused: dict[Task, str] = {}
-        """The one name that was refused, of those tasks of which the other was not tried yet."""
+        """By task: the name that was refused, until the other name was tried."""
 
     def name_for(self, task: Task) -> str:
-        """The name to ask ``task`` by: the one that worked last, or was not refused last."""
+        """Return the name for the next request about ``task``.
+
+        That is the last name that worked, or the one that was not the last to be refused.
+        """
         refused = self._refused.get(task)
         return _OTHER[refused] if refused else self._name
 
     def refused(self, task: Task, name: str) -> bool:
-        """Take note that ``name`` was refused; returns whether ``task`` is worth the other name.
+        """Record that ``name`` was refused; return whether to try the other name for ``task``.
 
-        It is not where both were refused: it must then be for another reason.
+        If both names were refused, the refusal has another reason, and the result is false.
         """
         self._name = _OTHER[name]
         if self._refused.get(task, name) != name:
@@ -45,6 +48,6 @@ class StateFilter:
         return True
 
     def answered(self, task: Task, name: str, *, obeyed: bool) -> None:
-        """Take note that a call by ``name`` was answered, by the states asked for or by any."""
+        """Record a reply to a request with ``name``; ``obeyed``: all rows match the filter."""
         self._refused.pop(task, None)
         self._name = name if obeyed else _OTHER[name]

@@ -1,4 +1,4 @@
-"""Temporary keys from STS: of a role that a key may assume, or of the role of a TKE pod."""
+"""Temporary keys from STS: for a role that a long-lived key assumes, or the role of a TKE pod."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cloud import pieces, wire
+from orchestrator.cloud import fields, wire
 from orchestrator.cloud.hosts import host_for
-from orchestrator.cloud.keys import checked, unavailable, unix_time
+from orchestrator.cloud.keys import build_credential, unavailable, unix_time
 from orchestrator.cloud.signing import signed_headers, unsigned_headers
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 STS_ENDPOINT: Final = "sts.tencentcloudapi.com"
 STS: Final = wire.Service("sts", "2018-08-13")
 REGION: Final = "ap-guangzhou"
-"""STS serves every region from any, and the vendor's own SDK names this one."""
+"""Region of AssumeRole, as in the vendor's SDK; STS serves all regions from any region."""
 _POD_VARIABLES: Final = (
     "TKE_REGION",
     "TKE_PROVIDER_ID",
     "TKE_ROLE_ARN",
     "TKE_WEB_IDENTITY_TOKEN_FILE",
 )
-_OWN_ADVICE: Final = frozenset(
+_CATALOGUE_ADVICE: Final = frozenset(
     {CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW}
 )
-"""Failures whose usual advice holds for STS as well."""
-_REFUSED: Final = (
-    "check that the role exists and trusts whoever asks for it, and the provider's endpoint,"
+"""Kinds of errors for which the catalogue's advice is correct for STS, too."""
+_ADVICE: Final = (
+    "check that the role exists and trusts the caller, and check the provider's endpoint,"
     " session_name and duration_s"
 )
 _KEYS: Final = ("TmpSecretId", "TmpSecretKey", "Token")
@@ -44,7 +44,7 @@ _KEYS: Final = ("TmpSecretId", "TmpSecretKey", "Token")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodIdentity:
-    """What TKE puts into a pod whose service account stands for a role."""
+    """Data that TKE puts into a pod whose service account is bound to a role."""
 
     region: str
     provider_id: str
@@ -53,7 +53,7 @@ class PodIdentity:
 
 
 def sts_url(endpoint: str) -> str:
-    """The URL of STS, given its host or its URL; raises ValueError for what is neither."""
+    """Return the URL of STS for its host or its URL; raise ValueError for any other text."""
     url = endpoint if "://" in endpoint else f"https://{endpoint}"
     try:
         host_for(url, REGION)
@@ -64,7 +64,10 @@ def sts_url(endpoint: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sts:
-    """Asks STS for the keys of a role, by an account's own way to the cloud."""
+    """STS client that uses the account's transport, and so its proxy and its CA file.
+
+    Its methods raise CloudError of kind CREDENTIAL.
+    """
 
     transport: Transport
     clock: Clock
@@ -73,11 +76,14 @@ class Sts:
     duration_s: int
 
     async def assume_role(self, long_lived: Credential, *, role_arn: str) -> Credential:
-        """Vendor page: cloud.tencent.com/document/api/1312/48197."""
+        """Return temporary keys of ``role_arn``, which ``long_lived`` may assume.
+
+        Vendor page: cloud.tencent.com/document/api/1312/48197.
+        """
         return await self._keys("AssumeRole", REGION, {"RoleArn": role_arn}, long_lived)
 
     async def assume_pod_role(self, pod: PodIdentity) -> Credential:
-        """The pod's token stands in for a signature.
+        """Return temporary keys of the pod's role; the request is authenticated by the pod's token.
 
         Vendor page: cloud.tencent.com/document/api/1312/73070.
         """
@@ -100,7 +106,7 @@ class Sts:
         except CloudError as error:
             raise unavailable(
                 f"STS {action}: {error}",
-                advice=error.advice if error.kind in _OWN_ADVICE else _REFUSED,
+                advice=error.advice if error.kind in _CATALOGUE_ADVICE else _ADVICE,
                 request_id=error.request_id,
             ) from error
         return _read(response, source=f"STS {action}")
@@ -127,19 +133,21 @@ class Sts:
             if signer is None
             else signed_headers(signer, service=STS.name, **call, body=body, at=at)
         )
-        answer = await self.transport.post(url, headers=headers, body=body, may_leave=lambda: None)
+        answer = await self.transport.post(
+            url, headers=headers, body=body, before_send=lambda: None
+        )
         return wire.open_envelope(answer.status, answer.body)
 
 
 def pod_identity() -> PodIdentity:
-    """Read the variables and the token file of a TKE pod; blocks, and raises CloudError."""
+    """Read the variables and the token file of a TKE pod; block, and raise CloudError."""
     values = {name: os.environ.get(name, "").strip() for name in _POD_VARIABLES}
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise unavailable(
             f"TKE OIDC: {', '.join(missing)} not set",
-            advice="run this in a TKE pod whose service account is bound to a CAM role, or use"
-            " another credential provider",
+            advice="run the daemon in a TKE pod whose service account is bound to a CAM role, or"
+            " use another credential provider",
         )
     path = Path(values["TKE_WEB_IDENTITY_TOKEN_FILE"])
     try:
@@ -155,23 +163,23 @@ def pod_identity() -> PodIdentity:
 
 
 def _read(response: Mapping[str, object], *, source: str) -> Credential:
-    """The keys in an answer; what it lacks is named."""
+    """Return the keys in a reply; raise CloudError that names the first missing field."""
     given = response.get("Credentials")
     if not isinstance(given, dict):
-        raise _answered_without("Credentials", response, source)
+        raise _missing("Credentials", response, source)
     for name in _KEYS:
         if not isinstance(given.get(name), str) or not given[name]:
-            raise _answered_without(f"Credentials.{name}", response, source)
+            raise _missing(f"Credentials.{name}", response, source)
     expires_at = unix_time(response.get("ExpiredTime"))
     if expires_at is None:
-        raise _answered_without("ExpiredTime", response, source)
+        raise _missing("ExpiredTime", response, source)
     secret_id, secret_key, token = (given[name] for name in _KEYS)
-    return checked((secret_id, secret_key, token), expires_at=expires_at, source=source)
+    return build_credential((secret_id, secret_key, token), expires_at=expires_at, source=source)
 
 
-def _answered_without(what: str, response: Mapping[str, object], source: str) -> CloudError:
+def _missing(field: str, response: Mapping[str, object], source: str) -> CloudError:
     return unavailable(
-        f"{source}: STS answered without {what}",
-        advice="check the provider's endpoint: what answers there is not STS as documented",
-        request_id=pieces.optional_text(response, "RequestId"),
+        f"{source}: {field} is missing in the reply of STS",
+        advice="check the provider's endpoint: its reply does not match the documentation of STS",
+        request_id=fields.optional_text(response, "RequestId"),
     )

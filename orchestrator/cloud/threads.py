@@ -1,7 +1,7 @@
-"""Calls that may block for long, each in a daemon thread that nobody waits for at the end.
+"""Blocking functions, each in a daemon thread that does not delay the end of the process.
 
-The event loop's default executor has few threads, all users of it share them, and the end of the
-program waits for each: one name server or file system that hangs would stop everybody.
+The event loop's default executor has few threads, which all its users share, and the process
+waits for them when it ends: one name server or file system that hangs would block everything.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class StillBlocked(Exception):
-    """The call before this one has not come back."""
+    """The previous function has not returned yet."""
 
 
 class OwnThread:
-    """Runs one call at a time; what hangs for ever takes one thread, however often it is tried."""
+    """Runs one blocking function at a time, so that a hanging one occupies a single thread."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._busy = False
 
     async def run(self, function: Callable[[], T]) -> T:
-        """The result of ``function``; raises what it raises, and StillBlocked."""
+        """Run ``function`` and return its result; raise what it raises, or StillBlocked."""
         if self._busy:
             raise StillBlocked
         self._busy = True
@@ -53,7 +53,7 @@ class OwnThread:
     ) -> None:
         try:
             result = function()
-        except Exception as error:  # noqa: BLE001 - it is raised to whoever waits
+        except Exception as error:  # noqa: BLE001 - raised in the task that awaits the result
             deliver = functools.partial(future.set_exception, error)
         else:
             deliver = functools.partial(future.set_result, result)
@@ -63,7 +63,7 @@ class OwnThread:
 
 
 class Resolver(AbstractResolver):
-    """Looks a host name up in a thread of its own; aiohttp asks once at a time for each host."""
+    """Resolves each host name in its own thread; aiohttp has one lookup per host at a time."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

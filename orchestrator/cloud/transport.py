@@ -1,4 +1,4 @@
-"""One POST over aiohttp: an answer, or a CloudError that says whether the request may have left."""
+"""One POST over aiohttp: a reply, or a CloudError that states whether the request may have left."""
 
 from __future__ import annotations
 
@@ -22,48 +22,49 @@ if TYPE_CHECKING:
 
 MIB: Final = 1024 * 1024
 ANSWER_BYTES_MAX: Final = 16 * MIB
-"""Many times what the largest page of any action takes."""
+"""Many times the size of the largest page of any action."""
 
 
 class AnswerTooLarge(ValueError):
-    """The body of an answer is larger than the reader takes."""
+    """The body of a reply is larger than the limit."""
 
 
 async def read_at_most(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    """The body of an answer, decompressed; raises AnswerTooLarge as soon as it is longer.
+    """Return the decompressed body; raise AnswerTooLarge as soon as it exceeds ``bytes_max``.
 
-    aiohttp decompresses no more than is read, so that a small body which decompresses into a huge
-    one takes no more memory than another.  What is left unread has the connection closed.
+    aiohttp decompresses only what is read, so a small body that decompresses into a huge one takes
+    no more memory than any other. If a part stays unread, aiohttp closes the connection.
     """
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
         if len(body) > bytes_max:
-            raise AnswerTooLarge(f"the answer is larger than {bytes_max:,} bytes")
+            raise AnswerTooLarge(f"the reply is larger than {bytes_max:,} bytes")
     return bytes(body)
 
 
 def what_failed(error: Exception) -> str:
-    """What an exchange failed on, in one line.
+    """Return the reason of a failed HTTP request, in one line.
 
-    The texts of aiohttp hold more: URLs, with the password of one, and what was answered.
+    The messages of aiohttp are not used as they are: they contain URLs, also one with a password,
+    and parts of the reply.
     """
     match error:
         case aiohttp.ClientResponseError(message=message) if isinstance(
             error.__cause__, aiohttp.http.HttpProcessingError
         ):
-            return f"it does not answer valid HTTP: {message.partition(':')[0]}"
+            return f"it sent invalid HTTP: {message.partition(':')[0]}"
         case aiohttp.ClientResponseError(status=status, message=message):
             return f"it answered {status} {message}".rstrip()
         case aiohttp.ServerDisconnectedError():
-            return "it closed the connection before it had answered"
+            return "it closed the connection before it answered"
         case _:
             return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpAnswer:
-    """A complete HTTP answer of whatever status."""
+    """A complete HTTP reply with any status."""
 
     status: int
     headers: Mapping[str, str]
@@ -71,19 +72,19 @@ class HttpAnswer:
 
 
 class Transport(Protocol):
-    """Carries one request; the seam where a simulation takes the network's place."""
+    """Sends requests; a simulation replaces the network here."""
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+        self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
-        """Send exactly these bytes once, or none if ``may_leave`` raises; raises CloudError."""
+        """Send these bytes once, or nothing if ``before_send`` raises; raise CloudError."""
 
 
 class AiohttpTransport:
-    """Keeps connections alive, follows no redirect, sends nothing twice.
+    """Transport that keeps connections alive, follows no redirect and sends no request twice.
 
-    To be built inside the running loop; raises ConfigurationError.  aiohttp repeats a request that
-    met a dead connection only for idempotent methods, and POST is none.
+    Create it inside the running loop; it raises ConfigurationError. After a dead connection aiohttp
+    repeats only requests with idempotent methods, and POST is not one.
     """
 
     def __init__(
@@ -100,18 +101,18 @@ class AiohttpTransport:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(connect=connect_timeout_s, total=total_timeout_s),
-            trace_configs=[_asking_before_it_leaves()],
+            trace_configs=[_before_send_trace()],
             trust_env=False,
         )
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+        self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         proxy = self._egress.proxy_for(url)
-        # With the password in the proxy's URL it would be in whatever aiohttp says of that URL.
+        # A password in the proxy's URL would appear in aiohttp's messages about that URL.
         authorization = proxy.authorization if proxy else {}
         plain = url.startswith("http://")
-        leaving = _Leaving(may_leave)
+        sending = _Sending(before_send)
         try:
             async with self._session.post(
                 url,
@@ -120,16 +121,16 @@ class AiohttpTransport:
                 allow_redirects=False,
                 proxy=proxy.address if proxy else None,
                 proxy_headers=None if plain else authorization,
-                trace_request_ctx=leaving,
+                trace_request_ctx=sending,
             ) as answer:
                 if proxy is not None and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-                    raise _proxy_failed(proxy, "it answered 407: it does not accept the user")
+                    raise _proxy_failed(proxy, "it answered 407: it refuses the user or password")
                 read = await read_at_most(answer, ANSWER_BYTES_MAX)
                 return HttpAnswer(status=answer.status, headers=answer.headers, body=read)
         except AnswerTooLarge as error:
             raise catalogue.error(catalogue.ANSWER_TOO_LARGE, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            if leaving.left:
+            if sending.started:
                 raise _unanswered(error) from error
             raise _not_connected(error, proxy) from error
 
@@ -138,44 +139,51 @@ class AiohttpTransport:
 
 
 @dataclass(slots=True)
-class _Leaving:
-    """One call: whether it may leave, and whether it has."""
+class _Sending:
+    """State of one request; ``started``: from here on, bytes may have left this host."""
 
-    may_leave: Callable[[], None]
-    left: bool = False
+    before_send: Callable[[], None]
+    started: bool = False
 
 
-def _asking_before_it_leaves() -> aiohttp.TraceConfig:
-    """Ask once there is a connection, for making one may take long."""
+def _before_send_trace() -> aiohttp.TraceConfig:
+    """Return a trace that calls ``before_send`` once the connection is open.
 
-    async def ask(_session: object, context: SimpleNamespace, _params: object) -> None:
-        context.trace_request_ctx.may_leave()
-        context.trace_request_ctx.left = True
+    Opening a connection may take long, so a check before that would be outdated.
+    """
+
+    async def on_connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+        context.trace_request_ctx.before_send()
+        context.trace_request_ctx.started = True
 
     trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(ask)
-    trace.on_connection_reuseconn.append(ask)
+    trace.on_connection_create_end.append(on_connected)
+    trace.on_connection_reuseconn.append(on_connected)
     return trace
 
 
 def _not_connected(error: Exception, proxy: Proxy | None) -> CloudError:
-    """What a failure means before there was a connection to send the call on."""
+    """Return the CloudError of a failure before the connection was open: nothing was sent."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why = f"the certificate of {error.host}:{error.port} is not trusted: {what_failed(error)}"
-        return catalogue.error(catalogue.CERTIFICATE_NOT_TRUSTED, why)
+        reason = (
+            f"the certificate of {error.host}:{error.port} is not trusted: {what_failed(error)}"
+        )
+        return catalogue.error(catalogue.CERTIFICATE_NOT_TRUSTED, reason)
     if proxy is None:
         return catalogue.error(catalogue.CONNECT_FAILED, what_failed(error))
     return _proxy_failed(proxy, what_failed(error))
 
 
-def _proxy_failed(proxy: Proxy, why: str) -> CloudError:
-    return catalogue.error(catalogue.PROXY_FAILED, f"no way through proxy {proxy.shown}: {why}")
+def _proxy_failed(proxy: Proxy, reason: str) -> CloudError:
+    return catalogue.error(
+        catalogue.PROXY_FAILED, f"no connection through proxy {proxy.shown}: {reason}"
+    )
 
 
 def _unanswered(error: Exception) -> CloudError:
-    """What a failure means once the call may have left."""
+    """Return the CloudError of a failure after the request may have left."""
     if isinstance(error, TimeoutError):
-        return catalogue.error(catalogue.TIMEOUT, "no answer in time")
+        return catalogue.error(catalogue.TIMEOUT, "no reply within the timeout")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
         return catalogue.error(catalogue.BAD_ANSWER, what_failed(error))
     return catalogue.error(catalogue.DISCONNECTED, what_failed(error))

@@ -1,9 +1,10 @@
-"""The rules, pure and synchronous: no I/O, no clock, no chance of its own.
+"""Domain rules: pure and synchronous, with no I/O, no clock and no randomness of their own.
 
-From the top: ``audit`` proves how an operation ended, ``progress`` says how far it is,
-``decisions`` turns an observation into the next value of a termination, ``pacing`` says when calls
-may leave, ``model`` has the values that all of these are about, ``forecasting`` says how long a
-drain takes, and ``leasing`` who drives a partition.  ``errors`` is the one error tree.
+From top to bottom: ``audit`` proves how an operation ended; ``progress`` computes how far it is;
+``decisions`` turns an observation into the next value of a termination; ``pacing`` decides when
+an API call may be sent; ``model`` holds the values that all of these share; ``forecasting``
+estimates how long a drain takes; ``leasing`` decides which replica drives a partition. ``errors``
+is the one error tree.
 
-Times are aware UTC datetimes, durations are seconds and carry ``_s`` in their name.
+Times are aware UTC datetimes. Durations are in seconds, and their names end in ``_s``.
 """

@@ -1,4 +1,4 @@
-"""Which values are possible at all: beyond these, a value is a mistake of whoever gave it."""
+"""Bounds of every stored value: a value outside them is an error of its source."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Final
 
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
-"""Times in between can be added to and subtracted from without an overflow."""
+"""Adding a duration to a time between these two, or subtracting it, never overflows."""
 SECONDS_MAX: Final = 100 * 366 * 86_400.0
-"""The longest duration, and the highest rate a second."""
+"""The longest duration in seconds, and the highest rate per second."""
 COUNT_MAX: Final = 10**9
-"""The most task instances: sums of several such counts fit into 63 bits."""
+"""The largest count of task instances: sums of several such counts fit into 63 bits."""
 INDEX_MAX: Final = 2**31 - 1
 NAME_MAX: Final = 255
-"""Characters of a name that is part of a key: PostgreSQL's index entries hold 2,700 bytes."""
+"""Characters of a name that is part of a key: a PostgreSQL index entry holds 2,700 bytes."""
 TEXT_MAX: Final = 4000
 
 
 def possible(at: datetime) -> bool:
-    """Whether an aware time is one that this program can meet."""
+    """Return whether an aware time lies between EARLIEST and LATEST."""
     return EARLIEST <= at <= LATEST
 
 
 def storable(text: str) -> str:
-    """The text as a database can hold it: cut, with ``?`` for lone surrogates and for NUL."""
+    """Return the text in a form that every database can store.
+
+    It is cut to TEXT_MAX characters. Lone surrogates and NUL are replaced by ``?``.
+    """
     return text[:TEXT_MAX].encode(errors="replace").decode().replace("\0", "?")

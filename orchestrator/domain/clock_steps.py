@@ -1,4 +1,4 @@
-"""How much time lies between two times that were stored, which a clock may have stepped between."""
+"""Elapsed time between two stored times, between which the clock may have stepped."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 CLOCK_STEP_S: Final = 2.0
-"""By how much wall time may differ from the time that passed before that counts as a step."""
+"""A difference between wall time and elapsed time counts as a clock step above this value."""
 
 
 def elapsed_s(since: datetime, until: datetime) -> float | None:
-    """None where it is not known: the clock was put back meanwhile.
+    """Return the seconds between two stored times; None if the clock was set back in between.
 
-    A difference below 0 that is no step comes from clocks that do not quite agree: it is 0.
+    A negative difference smaller than a step comes from clocks that differ slightly: return 0.
     """
     seconds = (until - since).total_seconds()
     return None if seconds < -CLOCK_STEP_S else max(0.0, seconds)

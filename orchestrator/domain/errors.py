@@ -1,21 +1,21 @@
-"""The one error tree.
+"""The error tree of the program.
 
 ::
 
     OrchestratorError
-    ├── ConfigurationError      the configuration cannot be used; lists every mistake
-    ├── RequestError            the caller's request cannot be served as it stands
+    ├── ConfigurationError      the configuration is invalid; lists every mistake
+    ├── RequestError            the caller's request cannot be served as it is
     │   ├── InvalidRequest
     │   ├── NotFound
     │   ├── Conflict
     │   └── NotPossible
-    ├── StoreUnavailable        the database cannot be used now
-    │   └── RowsLocked          another session has locked what is to be written
-    ├── NotDriving              a replica cannot drive what it should
-    ├── LeaseLost               another replica drives the partition, or may
+    ├── StoreUnavailable        the database is not usable at the moment
+    │   └── RowsLocked          another session has locked the rows to be written
+    ├── NotDriving              a replica cannot drive its partitions
+    ├── LeaseLost               another replica drives the partition, or may do so
     ├── IllegalTransition       a bug: an event that the lifecycle table does not allow
     ├── InvariantViolated       a bug: a decision that must not be written
-    └── CloudError              a cloud call did not succeed; ``kind`` says what follows from it
+    └── CloudError              a cloud API call failed; ``kind`` says what to do about it
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class OrchestratorError(Exception):
-    """Root of everything this program raises on purpose."""
+    """Root of all exceptions that this program raises on purpose."""
 
 
 class ConfigurationError(OrchestratorError):
-    """The configuration cannot be used."""
+    """The configuration is invalid; ``problems`` lists every mistake."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -40,37 +40,37 @@ class ConfigurationError(OrchestratorError):
 
 
 class RequestError(OrchestratorError):
-    """A request that cannot be served as it stands; the message says what to do."""
+    """A request that cannot be served as it is; the message says what to do."""
 
 
 class InvalidRequest(RequestError):
-    """The request is well-formed and says something that cannot be done."""
+    """The request is well-formed, but its content is invalid."""
 
 
 class NotFound(RequestError):
-    """Nothing has this id."""
+    """No object has this id."""
 
 
 class Conflict(RequestError):
-    """The request contradicts what is stored."""
+    """The request contradicts the stored state."""
 
 
 class NotPossible(RequestError):
-    """What is asked for is not possible as things are."""
+    """The request is not possible in the present state."""
 
 
 class NotDriving(OrchestratorError):
-    """A replica cannot drive what it should, and the message says why."""
+    """A replica cannot drive its partitions; the message says why."""
 
 
 class StoreUnavailable(OrchestratorError):
-    """The database cannot be used now; nothing was stored."""
+    """The database is not usable at the moment; nothing was stored."""
 
 
 class RowsLocked(StoreUnavailable):
-    """Another session of the database has locked what was to be written; nothing was stored.
+    """Another database session has locked the rows to be written; nothing was stored.
 
-    ``termination_ids``: the terminations that wait for it from now on.
+    ``termination_ids``: the terminations that wait for the lock from now on.
     """
 
     def __init__(self, message: str, termination_ids: Collection[str] = ()) -> None:
@@ -79,11 +79,11 @@ class RowsLocked(StoreUnavailable):
 
 
 class LeaseLost(OrchestratorError):
-    """The partition is not this replica's any more, or may not be: nothing was written or sent."""
+    """The partition is, or may be, held by another replica: nothing was written or sent."""
 
 
 class IllegalTransition(OrchestratorError):
-    """The lifecycle table has no such transition."""
+    """The lifecycle table does not contain this transition."""
 
 
 class InvariantViolated(OrchestratorError):
@@ -95,35 +95,37 @@ class InvariantViolated(OrchestratorError):
 
 
 class CloudErrorKind(StrEnum):
-    """What a failed cloud call means for the termination it was made for."""
+    """Meaning of a failed cloud API call for the termination it was made for."""
 
     THROTTLED = "throttled"
-    """Refused by the rate limit before it reached the back end: not executed."""
+    """Refused by the rate limit before the request reached the back end: not executed."""
     NOT_SENT = "not_sent"
-    """The request never left, or was turned away before it was read: not executed."""
+    """The request was never sent, or was rejected before it was read: not executed."""
     OUTCOME_UNKNOWN = "outcome_unknown"
-    """It may have been executed: read the job before anything else."""
+    """The request may have been executed: read the job before anything else."""
     STATE_CONFLICT = "state_conflict"
-    """The job's present state forbids it: read the state and decide again."""
+    """The job's present state forbids the request: read the state and decide again."""
     JOB_NOT_FOUND = "job_not_found"
-    """The cloud does not know the job (or it lives in another region)."""
+    """The cloud does not know the job, or the job is in another region."""
     REFUSED = "refused"
-    """Refused for good for this job."""
+    """Refused permanently for this job."""
     UNAUTHORIZED = "unauthorized"
-    """The account may not do this to this job, or its endpoint does not offer it: that may change.
+    """The account has no permission for this job, or its endpoint does not offer the action.
+
+    Both may change.
     """
     CREDENTIAL = "credential"
-    """The credential itself is not accepted: every call of the account fails alike."""
+    """The credential itself is rejected: every call of the account fails in the same way."""
     CLOCK_SKEW = "clock_skew"
     """The signature's time is too far from the cloud's clock: not executed."""
 
 
 class CloudError(OrchestratorError):
-    """A cloud call that did not succeed.
+    """A cloud API call that failed.
 
-    ``code`` is the vendor's code (or our own ``Client.*`` where no answer came), ``advice`` says
-    what a person can do, ``quota_ceiling`` is the calls-per-second ceiling that a throttling
-    message named.
+    ``code`` is the vendor's code, or our own ``Client.*`` if no reply arrived. ``advice`` says what
+    a person can do. ``quota_ceiling`` is the ceiling in calls per second that a throttling message
+    named.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Names of regions and of their zones."""
+"""Names of cloud regions and of their zones."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ KNOWN: Final = (
     "na-toronto",
     "sa-saopaulo",
 )
-"""The vendor adds to them (tencentcloud.com/document/product/213/6091)."""
+"""Known regions; the vendor adds new ones (tencentcloud.com/document/product/213/6091)."""
 
 
 def zone_refused(name: str) -> str | None:
-    """What to say of a zone where a region is needed; None where ``name`` is no zone."""
+    """Return an error message if ``name`` is a zone and not a region; None if it is no zone."""
     found = _ZONE.fullmatch(name)
     return f"{name} is a zone: name its region, {found['region']}" if found else None

@@ -1,4 +1,4 @@
-"""Which characters of a text can be seen."""
+"""Visibility of the characters of a text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import unicodedata
 from typing import Final
 
 INVISIBLE: Final = ("Cc", "Cf", "Cs")
-"""Controls, formatting such as the reversal of direction, and lone surrogates."""
+"""Control characters, format characters such as direction overrides, and lone surrogates."""
 BLANK: Final = "\u115f\u1160\u2800\u3164\uffa0"
-"""Hangul fillers and the empty braille pattern: letters and symbols that are drawn as spaces."""
+"""Hangul fillers and the empty braille pattern: letters and symbols displayed as spaces."""
 
 
 def shows_something(text: str) -> bool:
-    """Whether a reader sees anything: spaces, and marks without a letter, are not enough."""
+    """Return whether the text has a visible character; spaces and lone marks do not count."""
     return any(
         (kind := unicodedata.category(character)) not in INVISIBLE
         and kind[0] not in "ZM"

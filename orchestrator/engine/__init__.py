@@ -1,6 +1,36 @@
-"""What drives the terminations: the loops of each partition, and the leases that it is held by.
+"""Engine: the loops that carry terminations from ``queued`` to a final state.
 
-From the top: ``replica`` renews leases and runs the loops of each partition that it holds,
-``loops`` has one file a loop, ``partition`` is what the loops of one partition share, ``runtime``
-is what they run on, and ``ports`` are the protocols through which they meet store, cloud and clock.
+``replica`` renews the leases of this process and runs the loops of each partition that it holds.
+``loops`` has one file for each loop. ``partition`` is the state that the loops of one partition
+share, ``runtime`` the asyncio code they run on. ``ports`` declares the store, cloud and clock that
+``app.py`` supplies. The rules are in ``domain.decisions``: a loop makes an API call and gets the
+observation decided on; the decision is written in one transaction, with the fencing token.
+
+A termination's way through the loops of its partition:
+
+1. The API stores it as ``queued`` and wakes the partition. ``job_poller`` and ``job_prober`` read
+   its job first: TerminateJob may be forbidden in that state, or the job may have finished before.
+2. ``instance_reader`` captures the machines of the job before TerminateJob, or along with it.
+3. ``dispatcher`` writes an attempt (``sending``), sends TerminateJob under the quota, and writes
+   the result. With an acknowledgement the termination is ``draining``.
+4. ``job_poller`` reads up to 100 draining jobs a call. When a job reads as finished, ``job_prober``
+   counts its instances; if none is live, the termination is ``settling``. If instances do not stop,
+   ``instance_reader`` rescans the live ones and ``escalator`` terminates them, or their machines.
+5. ``machine_poller`` reads the captured machines until they are gone. At the end of the settle
+   window ``job_prober`` counts once more, and the termination becomes ``verified``.
+6. ``revival_watcher`` reads the job for a while longer. If it runs again, the revival is recorded,
+   and where that was requested a new operation terminates the job again.
+
+Loops never call each other. A loop finds its work by the states and due times in the database;
+``WakeupEvents`` only shorten its waits. A termination whose processing fails is set aside and tried
+again later, so that it delays no other.
+
+What survives a crash: every decision, since it is committed before any loop acts on it. An attempt
+is committed before its request is sent. After a start, ``dispatcher`` and ``escalator`` close
+attempts without a result as ``interrupted``; a job whose TerminateJob may or may not have arrived
+is read before the request is repeated. Captures and rescans continue at the stored page.
+
+What is lost, and why that is safe: permits in use (a new holder counts all permits as spent for one
+second), the accepted rate, the statistics behind forecasts, the schedule of counts and the jobs to
+count for a revival (both are restored by the next poll of each job), and pauses after failures.
 """

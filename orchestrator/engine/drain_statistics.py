@@ -1,4 +1,4 @@
-"""How long drains take, learnt from some of those that one partition follows."""
+"""Statistics of how long jobs of one partition drain, from a sample of its drains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.model.lifecycle import Event, State
 
 if TYPE_CHECKING:
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 FOLLOWED_MAX: Final = 512
-"""So many drains are followed at a time: which ones has nothing to do with how long they take."""
+"""Drains followed at a time. Which ones is unrelated to their duration, so the sample is fair."""
 STOPPED_MAX: Final = 1024
-"""Once so many are down, all so far count half."""
-LEARNT_FOR_S: Final = 5.0
+"""At this many ended drains, the weight of all so far is halved."""
+RECALCULATE_AFTER_S: Final = 5.0
+"""Time for which a calculated distribution is reused."""
 
 
 class DrainStatistics:
-    """Counts drains from the acknowledgement until they are seen down."""
+    """Durations of drains, each from the acknowledged call until a poll shows the job stopped."""
 
     def __init__(self) -> None:
         self._began_at: dict[str, datetime] = {}
         self._stopped: Counter[int] = Counter()
-        self._learnt: Durations | None = None
-        self._learn_at: datetime | None = None
+        self._durations: Durations | None = None
+        self._recalculate_at: datetime | None = None
 
-    def decided(self, decision: Decision) -> None:
-        """Take note of a drain that begins or ends."""
+    def on_decision(self, decision: Decision) -> None:
+        """Record a drain that begins or ends."""
         after, event = decision.after, decision.event
         if event is Event.CALL_ACCEPTED:
             room = len(self._began_at) < FOLLOWED_MAX or after.id in self._began_at
@@ -55,10 +56,13 @@ class DrainStatistics:
             )
 
     def durations(self, now: datetime) -> Durations | None:
-        """How long drains take, as it was learnt LEARNT_FOR_S ago at most; None: none was down."""
-        if self._stopped and (self._learn_at is None or now >= self._learn_at):
+        """Return the distribution of drain durations, at most RECALCULATE_AFTER_S old.
+
+        None: no drain has ended yet.
+        """
+        if self._stopped and (self._recalculate_at is None or now >= self._recalculate_at):
             ages = (now - began_at for began_at in self._began_at.values())
             draining = Counter(bucket(age.total_seconds()) for age in ages)
-            self._learnt = learnt(self._stopped, draining)
-            self._learn_at = now + timedelta(seconds=LEARNT_FOR_S)
-        return self._learnt
+            self._durations = kaplan_meier(self._stopped, draining)
+            self._recalculate_at = now + timedelta(seconds=RECALCULATE_AFTER_S)
+        return self._durations

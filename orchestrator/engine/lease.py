@@ -1,4 +1,4 @@
-"""A partition held by this replica, and until when it may act on that."""
+"""Lease of this replica on one partition."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Lease:
-    """``until``, by this replica's monotonic clock, nobody else takes the partition."""
+    """The right to act for a partition until ``until``, by this replica's monotonic clock.
+
+    No other replica takes the partition before then.
+    """
 
     fence: FencingToken
     until: float
 
     def holds(self, now: float) -> bool:
+        """Return whether this replica may act for the partition at ``now`` (monotonic)."""
         return now < self.until
 
     def require(self, now: float) -> None:
-        """Raise LeaseLost unless it holds."""
+        """Raise LeaseLost unless the lease holds at ``now`` (monotonic)."""
         if not self.holds(now):
-            raise LeaseLost(f"the lease on {self.fence.partition} was not renewed in time")
+            raise LeaseLost(
+                f"the lease on partition {self.fence.partition} was not renewed in time"
+            )
 
     def lose(self) -> None:
+        """End the lease at once."""
         self.until = -math.inf

@@ -1,4 +1,4 @@
-"""What the loops of one partition share: its cloud, its quotas, its pace and its trouble."""
+"""State that the loops of one partition share: cloud, store, quotas, pace and health."""
 
 from __future__ import annotations
 
@@ -68,26 +68,27 @@ _TROUBLE = (
     CloudErrorKind.CREDENTIAL,
     CloudErrorKind.CLOCK_SKEW,
 )
-"""Failures that are the account's or the network's, not the job's."""
+"""Failures whose cause is the account or the network, not the job."""
 _LASTING = (CloudErrorKind.CREDENTIAL, CloudErrorKind.CLOCK_SKEW)
-"""Of those, the ones that the next call will meet as well."""
-FAILURES_THAT_ARE_TROUBLE = 3
-"""So many in a row are told; one now and then is what retries are for."""
+"""Those of them that the next call will meet as well."""
+DEGRADED_AFTER_FAILURES = 3
+"""Failures in a row after which the partition counts as degraded; retries handle single ones."""
 
-FORBIDDEN_TOLD_FOR_S = 120.0
-"""How long an action that is not called any more counts as forbidden."""
+FORBIDDEN_FOR_S = 120.0
+"""Time for which an action counts as forbidden after its last refused call."""
 
-TOLD_STEPS = 20
+RATE_STEPS = 20
+"""Steps in which the accepted rate is published: 5 % of the configured rate each."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Partition:
-    """One (account, host called): under its lease, the only user of that host's quotas.
+    """One (account, API host): while its lease holds, the only user of that host's quotas.
 
-    ``quotas`` are calls a second by action.  ``count_call`` is told the action and the outcome of
-    each call that was made.
+    ``quotas``: calls a second, by action. ``count_call`` gets the action and the outcome of each
+    call that was made.
     """
 
     lease: Lease
@@ -107,27 +108,29 @@ class Partition:
     limiters: dict[str, RateLimiter] = field(init=False)
     _outage: ErrorDetail | None = field(init=False, default=None)
     _forbidden: dict[str, _Forbidden] = field(init=False, default_factory=dict)
-    """By the name of the action's pacer."""
+    """By the name of the action's rate limiter."""
     proofs_wait: bool = field(init=False, default=False)
-    """Whether a look at one job is due and waits for its quota."""
+    """True while a poll of one job is due and waits for its quota."""
     captures_wait: bool = field(init=False, default=False)
-    """Whether a capture is due and waits for the quota of DescribeJobSubmitInfo."""
+    """True while a capture is due and waits for the quota of DescribeJobSubmitInfo."""
     taken_up: int = field(init=False, default=0)
-    """How often terminations that were set aside were taken up again."""
-    sweep_due_at: float = field(init=False, default=0.0)
-    """When the sweeper has jobs to look at (monotonic); not later than now: it may have some."""
+    """Number of times that terminations set aside were given back to the loops."""
+    batch_poll_due_at: float = field(init=False, default=0.0)
+    """Time of the job poller's next batch poll (monotonic); now or earlier: it may have one."""
     wakeups: WakeupEvents = field(init=False, default_factory=WakeupEvents)
     counts: CountSchedule = field(init=False, default_factory=CountSchedule)
-    _stored: tuple[ErrorDetail | None, float | None] | None = field(
+    _published: tuple[ErrorDetail | None, float | None] | None = field(
         init=False, default=(None, None)
     )
-    """The condition that others read; None: not known, for the last write failed."""
+    """The health in the store; None: not known, because the last write failed."""
     _logged: set[str] = field(init=False, default_factory=set)
-    """Codes of the present trouble: failures that alternate are logged once each."""
+    """Error codes of the current outage: failures that alternate are logged once each."""
     _failures: int = field(init=False, default=0)
+    """In a row."""
     _finishes: deque[float] = field(init=False, default_factory=deque)
-    _learning: DrainStatistics = field(init=False, default_factory=DrainStatistics)
-    _informing: BestEffort = field(init=False, default_factory=BestEffort)
+    """Times at which jobs read as stopped (monotonic)."""
+    _drain_statistics: DrainStatistics = field(init=False, default_factory=DrainStatistics)
+    _best_effort: BestEffort = field(init=False, default_factory=BestEffort)
 
     def __post_init__(self) -> None:
         now = self.clock.monotonic()
@@ -144,14 +147,16 @@ class Partition:
 
     @property
     def name(self) -> str:
+        """Name of the partition, as in the configuration and the log."""
         return self.lease.fence.partition
 
     @asynccontextmanager
     async def set_aside_on_error(self, termination_id: str) -> AsyncIterator[None]:
-        """Set a termination aside when what is done for it fails by a fault of its own.
+        """Set a termination aside if the block fails because of it, and log that once.
 
-        It is due first and would stay so: nothing else would ever be done.  It is logged once.  One
-        whose row is locked is kept from the loops by the store.
+        Otherwise the termination would stay the first one due, and the loop would do nothing else.
+        If its row is locked by another session, the store keeps it from the loops; nothing is
+        raised.
         """
         try:
             yield
@@ -162,14 +167,19 @@ class Partition:
             raise
         except Exception as error:  # noqa: BLE001 - logged
             if await self.store.set_aside(termination_id, error):
-                log_failure(error, "%s: termination %s is set aside", self.name, termination_id)
+                log_failure(
+                    error,
+                    "%s: termination %s failed; it is set aside and tried again later",
+                    self.name,
+                    termination_id,
+                )
 
     async def together(
         self,
         items: Sequence[tuple[Termination, T]],
         work: Callable[[Sequence[tuple[Termination, T]]], Awaitable[None]],
     ) -> None:
-        """Do this for all of them at once, or one by one where one of them spoils it."""
+        """Do ``work`` for all items together, or one by one if one of them makes it fail."""
         try:
             await work(items)
         except RowsLocked as error:
@@ -177,7 +187,7 @@ class Partition:
             await self._one_by_one([each for each in items if each[0].id not in locked], work)
         except (StoreUnavailable, LeaseLost):
             raise
-        except Exception:  # noqa: BLE001 - logged for the one that it is about
+        except Exception:  # noqa: BLE001 - logged for the item that causes it
             await self._one_by_one(items, work)
 
     async def _one_by_one(
@@ -185,7 +195,7 @@ class Partition:
         items: Sequence[tuple[Termination, T]],
         work: Callable[[Sequence[tuple[Termination, T]]], Awaitable[None]],
     ) -> None:
-        """One that cannot even be set aside fails after the others."""
+        """Do ``work`` for each item; raise an error that is left only after the last item."""
         failed: Exception | None = None
         for row, item in items:
             try:
@@ -199,92 +209,99 @@ class Partition:
             raise failed
 
     def policy(self) -> Policy:
-        """What decisions may know now."""
-        now, others = self.clock.monotonic(), None
+        """Return the settings and statistics that decisions use now."""
+        now, past_durations = self.clock.monotonic(), None
         while self._finishes and self._finishes[0] < now - FINISH_WINDOW_S:
             self._finishes.popleft()
-        with self._informing.leaving_out(f"learning how long drains of {self.name} take"):
-            others = self._learning.durations(self.clock.now())
+        with self._best_effort.leaving_out(f"calculating drain durations of {self.name}"):
+            past_durations = self._drain_statistics.durations(self.clock.now())
         return Policy(
             poll=self.poll,
             escalation=self.escalation,
             sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
             jitter=self.random.random(),
-            others=others,
+            past_durations=past_durations,
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,
             compares=self.capture.when is not CaptureTiming.NONE and not self.captures_wait,
         )
 
     async def apply_observations(self, seen: Sequence[tuple[Termination, Observation]]) -> None:
-        """Write what is decided on this, in one transaction."""
+        """Decide on each observation, and write all decisions in one transaction."""
         now, policy = self.clock.now(), self.policy()
-        changes = [(row, decide(row, its, now, policy)) for row, its in seen]
+        changes = [
+            (termination, decide(termination, observation, now, policy))
+            for termination, observation in seen
+        ]
         await self.store.apply(changes, now)
-        for row, decision in changes:
-            self.decided(row, decision)
+        for termination, decision in changes:
+            self.on_decision(termination, decision)
 
-    def decided(self, before: Termination, decision: Decision) -> None:
-        """Wake the loops that it gives something to do, and learn when jobs end and how many."""
+    def on_decision(self, before: Termination, decision: Decision) -> None:
+        """Wake the loops that a decision concerns, and record ends of jobs and their durations."""
         if before.set_aside is not None:
-            log.warning("%s: termination %s is set aside no longer", self.name, before.id)
-        self.wakeups.decided(before, decision.after)
+            log.warning("%s: termination %s is no longer set aside", self.name, before.id)
+        self.wakeups.on_decision(before, decision.after)
         if decision.forecast_error is not None:
-            self._informing.failed(f"a forecast of {self.name}", decision.forecast_error)
-        if self.counts.decided(decision.after):
-            self.wakeups.looks.set()
-        with self._informing.leaving_out(f"learning from drains of {self.name}"):
-            self._learning.decided(decision)
+            self._best_effort.failed(f"a forecast of {self.name}", decision.forecast_error)
+        if self.counts.on_decision(decision.after):
+            self.wakeups.single_polls.set()
+        with self._best_effort.leaving_out(f"recording drain durations of {self.name}"):
+            self._drain_statistics.on_decision(decision)
         if decision.event is Event.SEEN_STOPPED:
             self._finishes.append(self.clock.monotonic())
 
-    async def note(self, error: CloudError | None, limiter: RateLimiter) -> None:
-        """Take note of a call's end (None: it worked); trouble is told when it starts and ends."""
-        self._judge_permission(error, limiter)
-        self._judge(error)
-        await self.tell_condition()
+    async def record_result(self, error: CloudError | None, limiter: RateLimiter) -> None:
+        """Update and publish the health after an API call (``error`` None: the call worked).
 
-    async def tell_condition(self) -> None:
-        """Store what others are told of the trouble and the quota, where it has changed."""
-        condition = (self.trouble, self._allowed_per_s())
-        if condition != self._stored:
-            self._stored = None
-            await self.store.set_condition(*condition)
-            self._stored = condition
+        The start and the end of an outage are logged.
+        """
+        self._update_permission(error, limiter)
+        self._update_health(error)
+        await self.publish_health()
+
+    async def publish_health(self) -> None:
+        """Store the trouble and the accepted rate for every replica to report, if they changed."""
+        health = (self.trouble, self._allowed_per_s())
+        if health != self._published:
+            self._published = None
+            await self.store.set_health(*health)
+            self._published = health
 
     def _allowed_per_s(self) -> float | None:
-        """The learnt rate of TerminateJob, in steps of 5 % of the configured one; None: all of it.
+        """Return the TerminateJob rate that the cloud accepts, rounded to 1 of RATE_STEPS.
 
-        It climbs all the time: without steps, each call would write it.
+        None: the configured rate. The rate rises continuously; without the rounding, every call
+        would write it.
         """
         quota = self.limiters[TERMINATE_JOB].quota
-        steps = round(quota.learnt_per_s(self.clock.monotonic()) / quota.rate_per_s * TOLD_STEPS)
-        return quota.rate_per_s * steps / TOLD_STEPS if steps < TOLD_STEPS else None
+        steps = round(quota.learnt_per_s(self.clock.monotonic()) / quota.rate_per_s * RATE_STEPS)
+        return quota.rate_per_s * steps / RATE_STEPS if steps < RATE_STEPS else None
 
     @property
     def trouble(self) -> ErrorDetail | None:
-        """Why calls of the partition fail now; None: they work."""
+        """Reason why calls of the partition fail now; None: they work."""
         return self._outage or next(
-            (each.problem for each in self._forbidden.values() if self._lasts(each)), None
+            (each.problem for each in self._forbidden.values() if self._is_current(each)), None
         )
 
     def forbids(self, action: str) -> bool:
-        """Whether the account may not call this action, as far as its last calls tell."""
+        """Return whether the last calls of this action were refused for lack of permission."""
         known = self._forbidden.get(self.limiters[action].name)
-        return known is not None and self._lasts(known)
+        return known is not None and self._is_current(known)
 
-    def _lasts(self, forbidden: _Forbidden) -> bool:
-        lately = self.clock.monotonic() - forbidden.last_at < FORBIDDEN_TOLD_FOR_S
-        return lately and forbidden.in_a_row >= FAILURES_THAT_ARE_TROUBLE
+    def _is_current(self, forbidden: _Forbidden) -> bool:
+        recent = self.clock.monotonic() - forbidden.last_at < FORBIDDEN_FOR_S
+        return recent and forbidden.in_a_row >= DEGRADED_AFTER_FAILURES
 
-    def _judge_permission(self, error: CloudError | None, limiter: RateLimiter) -> None:
-        """Keep for each action how often in a row the account was not allowed to call it.
+    def _update_permission(self, error: CloudError | None, limiter: RateLimiter) -> None:
+        """Count for each action the refusals in a row for lack of permission.
 
-        One job alone may be forbidden, so a few in a row are no trouble of the account.
+        Permission may be missing for a single job, so a few refusals do not degrade the account.
         """
         if error is None or error.kind is not CloudErrorKind.UNAUTHORIZED:
             before = self._forbidden.pop(limiter.name, None) if error is None else None
-            if before is not None and before.in_a_row >= FAILURES_THAT_ARE_TROUBLE:
+            if before is not None and before.in_a_row >= DEGRADED_AFTER_FAILURES:
                 log.warning("%s is allowed again", limiter.name)
             return
         known = self._forbidden.get(limiter.name)
@@ -293,29 +310,29 @@ class Partition:
             code=error.code, message=f"{limiter.name}: {error.message}", advice=error.advice
         )
         self._forbidden[limiter.name] = _Forbidden(problem, in_a_row, self.clock.monotonic())
-        if in_a_row == FAILURES_THAT_ARE_TROUBLE:
+        if in_a_row == DEGRADED_AFTER_FAILURES:
             log.error("%s is not allowed: %s: %s", limiter.name, error, error.advice or "")
 
-    def _judge(self, error: CloudError | None) -> None:
+    def _update_health(self, error: CloudError | None) -> None:
         if error is None or error.kind not in _TROUBLE:
             self._failures = 0
             if self._outage is not None:
-                log.warning("calls of %s work again", self.name)
+                log.warning("API calls of %s work again", self.name)
                 self._logged.clear()
             self._outage = None
             return
         self._failures += 1
-        lasting = error.kind in _LASTING or self._failures >= FAILURES_THAT_ARE_TROUBLE
+        lasting = error.kind in _LASTING or self._failures >= DEGRADED_AFTER_FAILURES
         if lasting and (self._outage is None or self._outage.code != error.code):
             if error.code not in self._logged:
                 self._logged.add(error.code)
-                log.error("calls of %s fail: %s: %s", self.name, error, error.advice or "")
+                log.error("API calls of %s fail: %s: %s", self.name, error, error.advice or "")
             self._outage = ErrorDetail(code=error.code, message=error.message, advice=error.advice)
 
 
 @dataclass(frozen=True, slots=True)
 class _Forbidden:
-    """An action that the account may not call: so often in a row, last at (monotonic)."""
+    """Refusals in a row of an action that the account may not call, the last one at (monotonic)."""
 
     problem: ErrorDetail
     in_a_row: int

@@ -1,4 +1,4 @@
-"""What the engine needs from the world, as Protocols; app.py supplies the real ones."""
+"""Protocols of what the engine depends on: clock, cloud and stores; app.py supplies them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+    from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
     from orchestrator.domain.decisions.revival import RevivalCheck
     from orchestrator.domain.decisions.transitions import Decision
     from orchestrator.domain.leasing.lease import FencingToken, LeaseSnapshot
@@ -24,33 +24,37 @@ class Clock(Protocol):
     """Wall time for records, monotonic time for pacing, and waiting."""
 
     def now(self) -> datetime:
-        """Aware UTC time."""
+        """Return the wall time, aware and in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds of a clock that never jumps."""
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Wait so many seconds of ``monotonic``."""
 
 
 class Cloud(Protocol):
-    """One account's calls to Tencent Cloud Batch and CVM; every method raises CloudError."""
+    """API calls of one account to Tencent Cloud Batch and CVM; every method raises CloudError."""
 
     async def terminate_job(self, *, region: str, job_id: str) -> str:
-        """Ask the cloud to terminate a job; asynchronous there.  Returns the RequestId."""
+        """Call TerminateJob, which ends the job asynchronously; return the RequestId."""
 
     async def terminate_task_instance(
         self, *, region: str, job_id: str, task_name: str, index: int
     ) -> str:
-        """Ask the cloud to terminate one task instance.  Returns the RequestId."""
+        """Call TerminateTaskInstance for one instance; return the RequestId."""
 
     async def describe_job(self, *, region: str, job_id: str) -> JobSeen:
-        """Read one job with its counters and NextAction."""
+        """Call DescribeJob: one job with its instance counters and NextAction."""
 
     async def describe_jobs(self, *, region: str, job_ids: Sequence[str]) -> Mapping[str, JobSeen]:
-        """Read up to 100 jobs, state only; an id that the cloud does not list is missing."""
+        """Call DescribeJobs for up to 100 jobs: their states, without instance counters.
+
+        The result has no entry for an id that the cloud does not list.
+        """
 
     async def describe_job_submit_info(self, *, region: str, job_id: str) -> JobSubmitted:
-        """Read what one job was submitted as."""
+        """Call DescribeJobSubmitInfo: the definition that a job was submitted with."""
 
     async def describe_task(
         self,
@@ -62,40 +66,45 @@ class Cloud(Protocol):
         limit: int = 1,
         states: Sequence[JobState] = (),
     ) -> TaskPage:
-        """Read one task's counters and up to 1000 of its instances, of those in ``states``.
+        """Call DescribeTask: one task's counters and up to 1000 of its instances in ``states``.
 
-        A filtered call that fails as NOT_SENT is to be made again at once: it may then succeed.
+        Repeat at once a filtered call that fails with NOT_SENT: it may then succeed.
         """
 
     @property
     def sees_machines(self) -> bool:
-        """Whether machines may be asked for; where not, the calls for them raise ValueError."""
+        """True if the account can call CVM; if not, the two calls for machines raise ValueError."""
 
     async def describe_machines(
         self, *, region: str, machine_ids: Sequence[str]
     ) -> Mapping[str, MachineSeen]:
-        """Read up to 100 machines; an id that the cloud does not list is missing.
+        """Call DescribeInstances of CVM for up to 100 machines.
 
-        One id that the cloud does not accept may refuse the call for all.
+        The result has no entry for an id that the cloud does not list. One id that the cloud does
+        not accept may fail the call for all.
         """
 
     async def terminate_machine(self, *, region: str, machine_id: str) -> str:
-        """Ask the cloud to destroy a machine; asynchronous there.  Returns the RequestId."""
+        """Call TerminateInstances of CVM, which destroys the machine asynchronously.
+
+        Return the RequestId.
+        """
 
 
 class InstanceStore(Protocol):
-    """What is known of the task instances of one partition's jobs, and of their machines.
+    """Stored task instances of one partition's jobs, and their machines.
 
-    Every method raises StoreUnavailable; those that write raise LeaseLost once the partition has
-    passed to another replica.
+    Every method raises StoreUnavailable; those that write raise LeaseLost once another replica has
+    taken the partition.
     """
 
     async def to_read(
         self, now: datetime, limit: int
     ) -> tuple[list[Termination], list[Termination]]:
-        """Terminations whose machines are to be captured now, in the order of the calls.
+        """Return the terminations whose machines are to be captured now, then those to rescan.
 
-        And those whose live instances are to be read anew.
+        The first are in the order of their TerminateJob calls. A rescan reads the live instances
+        of a job again.
         """
 
     async def capture(
@@ -107,10 +116,10 @@ class InstanceStore(Protocol):
         awaits: bool,
         due_at: datetime | None = None,
     ) -> None:
-        """Write how far a capture is, with the page that it went on by.
+        """Write the progress of a capture, with the page that was read.
 
-        ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
-        Nothing is written where it is not as it was before.
+        ``awaits``: whether the job's TerminateJob calls wait for the capture. ``due_at``: when to
+        continue, if not now. Write nothing if the stored capture differs from ``before``.
         """
 
     async def read(
@@ -121,29 +130,29 @@ class InstanceStore(Protocol):
         *,
         due_at: datetime | None,
     ) -> None:
-        """Write how far a reading of live instances is, with the page that it went on by.
+        """Write the progress of a rescan of live instances, with the page that was read.
 
-        ``due_at``: when to go on, or to read once more, if not now.  Nothing is written where it
-        is not as it was before.
+        ``due_at``: when to continue, or to begin the next rescan, if not now. Write nothing if the
+        stored rescan differs from ``before``.
         """
 
-    async def next_in_rounds(self) -> Straggler | RoundOver | None:
-        """A round that is over, or the instance, or machine, to call for next.
+    async def next_escalation_target(self) -> Straggler | RoundFinished | None:
+        """Return the instance or machine to terminate next, or a round that is finished.
 
-        None is named while an attempt for it is open, and no round is over before all are closed.
+        Skip targets with an open attempt; a round ends only after all its attempts are closed.
         """
 
-    async def end_round(self, over: RoundOver, at: datetime) -> None:
-        """Write a round as done."""
+    async def end_round(self, finished: RoundFinished, at: datetime) -> None:
+        """Write that a round has ended."""
 
-    async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
-        """Close the attempts for single instances that are open, but for those under way."""
+    async def close_orphaned_attempts(self, under_way: Collection[Straggler], at: datetime) -> None:
+        """Close the open attempts for instances and machines, except those ``under_way``."""
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
-        """Write an attempt before its call leaves."""
+        """Write an attempt before its request is sent."""
 
     async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
-        """Write its answer; ``again``: it had no effect and is to be made once more."""
+        """Write the result of an attempt; ``again``: it had no effect and must be repeated."""
 
     async def machines_due(
         self,
@@ -153,150 +162,158 @@ class InstanceStore(Protocol):
         *,
         without: Collection[str] = (),
     ) -> list[CapturedMachine]:
-        """Machines of one region to look up now: of jobs that are down, and a first few of others.
+        """Return the machines of one region to read now: of stopped jobs, and a few of others.
 
-        None that was looked up since ``seen_before``, but to confirm at the end of a settle window
-        that it is gone.  None of those whose ids are in ``without``.
+        Leave out machines read since ``seen_before``, unless they are to be confirmed as gone at
+        the end of a settle window, and those whose ids are in ``without``.
         """
 
     async def machines_seen(
         self, seen: Sequence[tuple[CapturedMachine, MachineStatus | None]], at: datetime
     ) -> None:
-        """Write what a look at these machines showed; None: nothing that is certain."""
+        """Write the observed status of each machine; None: the poll showed nothing certain."""
 
-    async def machines_hidden(self, machine: CapturedMachine, problem: ErrorDetail) -> None:
-        """Write that the machines of this one's job cannot be looked up."""
+    async def record_machines_invisible(
+        self, machine: CapturedMachine, problem: ErrorDetail
+    ) -> None:
+        """Write that the machines of this machine's job cannot be read, and why."""
 
 
 class Store(Protocol):
-    """One partition's rows; every method raises StoreUnavailable.
+    """Rows of one partition; every method raises StoreUnavailable.
 
-    Those that write raise RowsLocked, a StoreUnavailable, where that is so for some of the rows
-    alone, and LeaseLost once the partition has passed to another replica.
+    Those that write raise RowsLocked, a StoreUnavailable, if only some of the rows cannot be
+    written, and LeaseLost once another replica has taken the partition.
     """
 
     @property
     def instances(self) -> InstanceStore:
-        """Their instances."""
+        """Task instances of the partition's jobs."""
 
-    async def planned(
+    async def next_polls(
         self, now: datetime, limit: int, *kinds: PollFilter
     ) -> dict[PollFilter, list[Termination]]:
-        """Terminations of each kind to look at: due or not, the soonest first.
+        """Return the terminations that each filter selects for a poll, the soonest due first.
 
-        Of a kind that goes in turn, those that are due.
+        They may be due later than ``now``, except where the filter is ``in_turn``.
         """
 
-    async def callable(
+    async def ready_to_terminate(
         self, now: datetime, limit: int, *, capture_wait_s: float
     ) -> tuple[list[Termination], datetime | None]:
-        """Terminations whose job may be called now, first in line first.
+        """Return the terminations for which TerminateJob may be sent now, in dispatch order.
 
-        Where there is none, with when one may be.  One that awaits the capture of its machines
-        does so for ``capture_wait_s`` at most.
+        If there is none, return also when there will be one. A termination that awaits the capture
+        of its machines does so for ``capture_wait_s`` at most.
         """
 
-    async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
-        """Terminations of one region whose job is watched for coming back, the soonest due first.
+    async def due_for_revival_check(
+        self, checked_before: datetime, limit: int
+    ) -> list[Termination]:
+        """Return terminations of one region to check for a revival, the soonest due first.
 
-        None whose watch has looked since ``looked_before``.
+        Leave out those that were checked since ``checked_before``.
         """
 
-    async def watch(
+    async def record_revival_checks(
         self,
-        looks: Sequence[RevivalCheck],
+        checks: Sequence[RevivalCheck],
         at: datetime,
         *,
         reterminate_max: int,
         new_id: Callable[[str], str],
     ) -> None:
-        """Write what these looks showed, with an operation for each job to be kept down.
+        """Write the results of revival checks, with an operation for each job to terminate again.
 
-        None is brought down again more than ``reterminate_max`` times in a row.  ``new_id`` makes
-        an id with a prefix.
+        No job is terminated again more than ``reterminate_max`` times in a row. ``new_id`` makes
+        an id with the given prefix.
         """
 
-    async def unanswered(self) -> list[Termination]:
-        """Terminations with an attempt whose answer was never written."""
+    async def with_open_attempts(self) -> list[Termination]:
+        """Return the terminations with a TerminateJob attempt whose result is not written."""
 
     async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
-        """Those of these that drain and of which no count is planned, in the order given."""
+        """Return those of these that are draining without a planned count, in the given order."""
 
-    async def uncounted(
+    async def with_stale_counters(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
     ) -> list[Termination]:
-        """Draining jobs whose instances were not counted since ``before``, the longest ago first.
+        """Return draining jobs without an instance count since ``before``, the oldest count first.
 
-        Of these operations; None: of any, where the call was acknowledged before then, too.
+        They belong to ``operation_ids``. None: to any operation, and then only jobs whose
+        TerminateJob call was also acknowledged before ``before``.
         """
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
-        """Write decisions in one transaction; returns how many changed a state."""
+        """Write decisions in one transaction; return how many changed a state."""
 
     async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
-        """Let no look of these be due before ``until``."""
+        """Make no poll of these due before ``until``."""
 
     async def set_aside(self, termination_id: str, error: Exception) -> bool:
-        """Let no loop have this termination for a while.
+        """Keep this termination from the loops for a while.
 
-        Returns False where it was set aside for the same error before.  The store itself does so
-        with those whose row cannot be read.
+        Return False if it was set aside for the same error before. The store itself sets aside
+        terminations whose row cannot be read.
         """
 
     async def let_go(self) -> bool:
-        """Have the loops try those again whose rows another session had locked.
+        """Give the loops back the terminations whose rows another session had locked.
 
-        Returns whether there was one.  The store itself keeps such rows from the loops, once a
-        write has raised RowsLocked.
+        Return whether there was one. The store itself keeps such rows from the loops, once a write
+        has raised RowsLocked.
         """
 
     async def set_aside_until(self, now: datetime) -> datetime | None:
-        """When the first of those that are set aside is to be tried again."""
+        """Return when the first termination that is set aside is to be tried again."""
 
     async def take_up(self, now: datetime) -> bool:
-        """Have the loops try those again whose time has come, but for rows that are locked.
+        """Give the loops back those set aside whose time has come, except rows that are locked.
 
-        Returns whether there was one.
+        Return whether there was one.
         """
 
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt
     ) -> int | None:
-        """Write the attempt and the move to sending; its number, or None if it moved meanwhile."""
+        """Write an attempt and the transition to ``sending``; return the attempt's number.
+
+        Return None if the termination has changed since ``before``.
+        """
 
     async def finish_attempt(
         self, before: Termination, decision: Decision, answer: AttemptResult
     ) -> None:
-        """Write the open attempt's answer and what was decided on it, or neither."""
+        """Write the open attempt's result and the decision on it, or neither."""
 
-    async def set_condition(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
-        """Record how the partition fares, for everyone who asks.
+    async def set_health(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
+        """Store the health of the partition's API calls, for every replica to report.
 
-        ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        lets through; None: as many as are configured.
+        ``trouble``: why its calls fail. ``allowed_per_s``: rate of TerminateJob calls that the
+        cloud accepts; None: the configured rate.
         """
 
 
 class LeaseStore(Protocol):
-    """Who drives which partition; every method raises StoreUnavailable."""
+    """Live replicas and the partitions they hold; every method raises StoreUnavailable."""
 
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
-        """Have a new replica live, which is configured for these partitions."""
+        """Register a live replica that is configured for these partitions."""
 
     async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
-        """Live on for ``lease_s``; None where the replica had counted as dead."""
+        """Extend the replica's life by ``lease_s``; return None if it had already expired."""
 
     async def note_step(self, known_steps_s: int, by_s: int) -> None:
-        """Add a step of the clock to the noted ones, unless another replica has done so."""
+        """Add a step of the database's clock to the recorded ones, unless another replica did."""
 
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
-        """Hold those of these partitions that nobody took since their epochs were read.
+        """Take those of these partitions that no replica took since their epochs were read.
 
-        The times that are stored for them are moved along with the noted steps of the clock.
+        Move the times that are stored for them along with the recorded steps of the clock.
         """
 
     async def release(self, fence: FencingToken) -> None:
         """Give a partition back, so that another replica may take it at once."""
 
     async def leave(self, replica: str) -> None:
-        """Live no more: all that it held is free."""
+        """Remove a replica; all partitions that it held become free."""

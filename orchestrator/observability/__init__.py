@@ -1,1 +1,1 @@
-"""What the daemon tells about itself: structured logs."""
+"""Observability of the daemon: structured logs on standard error, and Prometheus metrics."""

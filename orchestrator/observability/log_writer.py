@@ -1,7 +1,7 @@
-"""Log lines written by a thread of their own, so that nothing waits for whoever reads them.
+"""Log handler that writes in its own thread, so that the daemon never waits for the log's reader.
 
-Whoever reads standard error may stall.  Then a write blocks, and in the event loop it would block
-the API, the calls to the cloud and the handling of signals.
+The process that reads standard error may stall. A write then blocks, and a write in the event loop
+would block the API, the requests to the cloud and the handling of signals.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 WAITING_BYTES_MAX: Final = 4 * 1024 * 1024
 FLUSH_TIMEOUT_S: Final = 1.5
 TICK_S: Final = 1.0
-"""How long it may take until the end of a row of repeated messages is told."""
+"""Longest delay until the summary of a repeated message is logged."""
 
 
 class LogWriter(logging.Handler):
-    """Formats each record at once, and has a thread write it to a file descriptor.
+    """Formats each record at once, and writes it to a file descriptor in a thread.
 
-    A line is dropped where too many bytes wait, or where it cannot be written.
+    A line is dropped if too many bytes are queued, or if it cannot be written.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LogWriter(logging.Handler):
         self._waiting_bytes_max = waiting_bytes_max
         self._monotonic = monotonic
         self._lines: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
-        # The thread changes the first two; whoever logs the others, under the handler's lock.
+        # The thread changes the first two; callers change the others, under the handler's lock.
         self._done_bytes = 0
         self._not_written = 0
         self._queued_bytes = 0
@@ -57,7 +57,7 @@ class LogWriter(logging.Handler):
 
     @property
     def dropped(self) -> int:
-        """How many lines were dropped."""
+        """Number of dropped lines."""
         return self._not_queued + self._not_written
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -66,16 +66,17 @@ class LogWriter(logging.Handler):
             self._queue_repeats(now_s)
             if self._repeats.is_new(record, now_s):
                 self._queue(record)
-        except Exception:  # noqa: BLE001 - like logging itself: a message never fails its caller
+        except Exception:  # noqa: BLE001 - a log message must never fail its caller
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Tell it in the log; logging itself would write to standard error, and wait for that."""
-        message = f"{record.pathname}:{record.lineno} logs what cannot be formatted: {record.msg!r}"
+        """Log the error; the default of ``logging`` would write to standard error, and block."""
+        place = f"{record.pathname}:{record.lineno}"
+        message = f"a log message of {place} cannot be formatted: {record.msg!r}"
         self._queue(_record(logging.ERROR, message))
 
     def flush(self) -> None:
-        """Wait until all is written, but not longer than 1.5 s: nobody may read it."""
+        """Wait until all lines are written, at most 1.5 s: the reader may have stalled."""
         written = threading.Event()
         self.acquire()
         self._queue_repeats(math.inf)
@@ -85,7 +86,7 @@ class LogWriter(logging.Handler):
         written.wait(FLUSH_TIMEOUT_S)
 
     def close(self) -> None:
-        """End the thread once it has written what waits."""
+        """Stop the thread after it has written the queued lines."""
         self._lines.put(None)
         super().close()
 
@@ -98,11 +99,11 @@ class LogWriter(logging.Handler):
         self._put(line)
 
     def _queue_dropped(self) -> None:
-        """Where lines are missing, tell how many."""
+        """Log the number of lines that were dropped since the last such message."""
         dropped = self.dropped - self._dropped_logged
         if dropped:
             self._dropped_logged += dropped
-            message = f"{dropped:,} log lines were dropped: standard error was not read fast enough"
+            message = f"{dropped:,} log lines were dropped: standard error is read too slowly"
             self._put(self._line(_record(logging.WARNING, message)))
 
     def _queue_repeats(self, now_s: float) -> None:
@@ -133,7 +134,11 @@ class LogWriter(logging.Handler):
                     self._done_bytes += len(item)
 
     def _tick(self) -> None:
-        """Tell what nobody logs after; who holds the lock does it, and may wait for this thread."""
+        """Log summaries that no later message triggers.
+
+        It does not wait for the lock: its holder queues the summaries itself, and may wait for this
+        thread.
+        """
         if self.lock is not None and self.lock.acquire(blocking=False):
             try:
                 self._queue_repeats(self._monotonic())
@@ -146,7 +151,7 @@ class LogWriter(logging.Handler):
             while line:
                 try:
                     line = line[os.write(self._descriptor, line) :]
-                except BlockingIOError:  # whoever shares the descriptor made it non-blocking
+                except BlockingIOError:  # a process that shares the descriptor made it non-blocking
                     select.select((), (self._descriptor,), ())
         except OSError:
             self._not_written += 1

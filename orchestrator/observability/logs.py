@@ -1,4 +1,4 @@
-"""Structured logs on standard error; the standard library's records join them."""
+"""Structured logs on standard error, including the records of the standard library's logging."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def configure(*, level: str, json: bool) -> None:
     """Send every log record through one formatter: JSON lines, or text for a terminal.
 
-    A process without standard error logs nothing: its descriptor may be that of another file.
+    A process without standard error logs nothing: the descriptor may belong to another file.
     """
     stderr: TextIO | None = sys.stderr
     if stderr is None:
@@ -57,13 +57,13 @@ def configure(*, level: str, json: bool) -> None:
 
 
 def flush() -> None:
-    """Write what waits to be written, but not longer than a moment."""
+    """Wait until the queued lines are written, at most 1.5 s."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 def dropped_lines() -> int:
-    """How many lines were not written."""
+    """Return the number of lines that were not written."""
     handlers = logging.getLogger().handlers
     return sum(handler.dropped for handler in handlers if isinstance(handler, LogWriter))
 
@@ -74,11 +74,14 @@ def _on_one_line(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _write_traceback(stream: TextIO, failure: ExcInfo) -> None:
-    """Without local variables, which may hold secrets; indented, so that no line looks logged."""
+    """Write a traceback without local variables, which may contain secrets.
+
+    Its lines are indented, so that none looks like a log line of its own.
+    """
     lines = "".join(traceback.format_exception(*failure)).splitlines()
     stream.writelines(f"\n    {_escaped(line)}" for line in lines)
 
 
 def _escaped(text: object) -> str:
-    """What came from a caller or the cloud must not look like a line, nor drive the terminal."""
+    """Escape unprintable characters: foreign text must not forge lines or control the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

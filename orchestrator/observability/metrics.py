@@ -1,4 +1,4 @@
-"""What is counted, as Prometheus reads it (prometheus.io/docs/instrumenting/exposition_formats)."""
+"""Metrics in Prometheus' text format (prometheus.io/docs/instrumenting/exposition_formats)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.errors import CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.attempt import ACCEPTED
-from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, NOT_CALLED, State
+from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, PENDING_STATES, State
 from orchestrator.engine.partition import ACTIONS
 from orchestrator.observability import logs
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = (ACCEPTED, *CloudErrorKind)
 FRESH_S: Final = 5.0
-"""How long what was read from the database is told again: scrapes may come as they like."""
+"""Cache time of the values from the database, so that frequent scrapes cost no more queries."""
 READ_MAX_S: Final = 2.0
-"""How long a scrape waits for the database; a scraper gives up after ten seconds by default."""
+"""Timeout of the database query of a scrape; a scraper gives up after ten seconds by default."""
 
 log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Of one process, and of all live terminations of the database."""
+    """Metrics of this process, and of all unfinished terminations in the database."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class Metrics:
         live: Callable[[], Awaitable[Mapping[str, LiveTerminations]]],
         now: Callable[[], datetime],
     ) -> None:
-        """Each mapping is read as it is at any time.
+        """Keep the mappings; each scrape reads their values at that time.
 
-        ``violations``: how often each invariant was violated.  ``calls``: by action and outcome.
-        ``ended``: terminations by state.  ``live`` reads those that have not ended.
+        ``violations``: violations by invariant. ``calls``: API calls by action and outcome.
+        ``ended``: finished terminations by state. ``live`` reads the unfinished ones.
         """
         self._live = _Live(live, now)
         self._registry = CollectorRegistry()
@@ -58,13 +58,13 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     async def exposition(self) -> bytes:
-        """All of it, in the text format; without the live terminations where none can be read."""
+        """Return all metrics as text; omit the unfinished terminations if they cannot be read."""
         await self._live.refresh()
         return generate_latest(self._registry)
 
 
 class _Counts(Collector):
-    """What this process has counted.  All labels are there from the start, for rates to be true."""
+    """Counters of this process; all label sets exist from the start, so that rates are correct."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class _Counts(Collector):
     def collect(self) -> Iterator[Metric]:
         violations = CounterMetricFamily(
             "invariant_violations",
-            "Writes refused since they would have broken an invariant: more than 0 is a bug",
+            "Writes refused because they would violate an invariant: any value above 0 is a bug",
             labels=["invariant"],
         )
         for invariant in Invariant:
@@ -87,7 +87,7 @@ class _Counts(Collector):
         yield violations
         calls = CounterMetricFamily(
             "cloud_calls",
-            "Calls of this process to the cloud that have ended",
+            "Cloud API calls of this process that have finished",
             labels=["action", "outcome"],
         )
         for action in ACTIONS:
@@ -95,20 +95,20 @@ class _Counts(Collector):
                 calls.add_metric([action, outcome], self._calls.get((action, outcome), 0))
         yield calls
         ended = CounterMetricFamily(
-            "terminations_ended", "Terminations that this process has ended", labels=["state"]
+            "terminations_ended", "Terminations that this process has finished", labels=["state"]
         )
         for state in FINAL_STATES:
             ended.add_metric([state], self._ended.get(state, 0))
         yield ended
         yield CounterMetricFamily(
             "log_lines_dropped",
-            "Log lines that were not written, since standard error was not read or was closed",
+            "Log lines that were dropped because standard error was read too slowly or was closed",
             value=logs.dropped_lines(),
         )
 
 
 class _Live(Collector):
-    """Terminations that have not ended, of all replicas; nothing where they cannot be read."""
+    """Unfinished terminations of all replicas; no samples if they cannot be read."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Live(Collector):
         self._reading = asyncio.Lock()
 
     async def refresh(self) -> None:
-        """Read them anew where they are not fresh; never raises: a scrape has more to tell."""
+        """Read them again unless they are fresh; never raise: the other metrics must be served."""
         loop = asyncio.get_running_loop()
         async with self._reading:
             if loop.time() < self._fresh_until:
@@ -131,17 +131,17 @@ class _Live(Collector):
             try:
                 async with asyncio.timeout(READ_MAX_S):
                     self._found = await self._read()
-            except (StoreUnavailable, TimeoutError):  # told by the store
+            except (StoreUnavailable, TimeoutError):  # the store logs outages
                 pass
             except Exception:
-                log.exception("the live terminations cannot be counted for /metrics")
+                log.exception("/metrics omits the unfinished terminations: they cannot be counted")
             self._fresh_until = loop.time() + FRESH_S
 
     def collect(self) -> Iterator[Metric]:
         if self._found is None:
             return
         live = GaugeMetricFamily(
-            "terminations", "Terminations that have not ended, of all replicas", labels=["state"]
+            "terminations", "Unfinished terminations of all replicas", labels=["state"]
         )
         for state in LIVE_STATES:
             found = self._found.get(state)
@@ -149,10 +149,10 @@ class _Live(Collector):
         yield live
         waiting = GaugeMetricFamily(
             "oldest_waiting_seconds",
-            "How long the oldest termination waits for its first call, from its not_before on",
+            "Time that the oldest termination has waited for its first call, since its not_before",
             labels=["state"],
         )
-        for state in NOT_CALLED:
+        for state in PENDING_STATES:
             found = self._found.get(state)
             if found is None:
                 waiting.add_metric([state], 0.0)

@@ -1,4 +1,4 @@
-"""The same message over and over: logged once, and then how often it came again."""
+"""Suppression of repeated log messages: logged once, then a summary with the number of repeats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 WINDOW_S: Final = 10.0
 MESSAGES_MAX: Final = 1_000
-"""How many messages are remembered; beyond them each is logged, repeated or not."""
+"""Most messages that are tracked; other messages are logged every time."""
 
 
 @dataclass(slots=True)
@@ -19,13 +19,13 @@ class _Window:
 
 
 class Repeats:
-    """What was logged within the last ten seconds, and how often since."""
+    """The messages that were logged within the last ten seconds, and their repeats since."""
 
     def __init__(self) -> None:
         self._windows: dict[tuple[object, ...], _Window] = {}
 
     def is_new(self, record: logging.LogRecord, now_s: float) -> bool:
-        """Whether to log it; a message that came within the last ten seconds is counted instead."""
+        """Return whether to log ``record``; count it instead if it repeats one of the window."""
         failure = record.exc_info[0] if record.exc_info else None
         key = (record.name, record.levelno, record.getMessage(), failure)
         window = self._windows.get(key)
@@ -37,10 +37,10 @@ class Repeats:
         return True
 
     def ended(self, now_s: float) -> list[logging.LogRecord]:
-        """What to log of the messages whose ten seconds are over: how often they were repeated."""
+        """Return the summaries of the repeated messages whose windows are over."""
         summaries = []
         while self._windows:
-            # All are equally long: the first that began is the first to end.
+            # All windows have the same length, so the oldest ends first.
             key, window = next(iter(self._windows.items()))
             if window.ends_at_s > now_s:
                 break

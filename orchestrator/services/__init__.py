@@ -1,1 +1,4 @@
-"""Use cases for people: submit, inspect; ``ports`` is what they need from the database."""
+"""Use cases of the REST API: submission, inspection, explanation and certification.
+
+``ports`` has the database interfaces that they need, which ``store`` implements.
+"""

@@ -1,4 +1,4 @@
-"""Issue the certificate of an operation."""
+"""Certification: issue the certificate of an operation."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ EVENT: Final = (*CONTENT, "hash")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certification:
-    """The use case, and what it needs."""
+    """Use case: issue a certificate."""
 
     histories: Histories
     now: Callable[[], datetime]
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """A large one takes seconds, one of the few connections that read, and room."""
+    """A large certificate takes seconds, much memory, and one of the few reading connections."""
 
     async def issue(self, operation_id: str) -> Certificate:
-        """The certificate as things stand now; raises NotFound, StoreUnavailable."""
+        """Return the certificate of the present state; raises NotFound, StoreUnavailable."""
         async with self.one_at_a_time, self.histories.history(operation_id) as history:
             if history is None:
                 raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")

@@ -1,4 +1,8 @@
-"""Why a job is not down yet or how it ended, in words for the person on call."""
+"""Explanation of a termination: what it waits for, what happens next, or how it ended.
+
+The texts are read by the person on call, in the REST API and in ``orchestrator status``.
+``waiting_for`` continues the words "waits for"; in a final state it begins with "nothing: ".
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,19 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.unconfirmed import Unconfirmed
     from orchestrator.domain.pacing.quota import Rate
 
-    Explain = Callable[[Termination, "ExplanationContext"], "Explanation"]
+    Explainer = Callable[[Termination, "ExplanationContext"], "Explanation"]
 
 _INSTANCES: Final = "/v1/terminations/{}/instances"
 LATE_S: Final = 5.0
-"""A look that is due for longer waits for others: nobody knows when its turn comes."""
+"""A poll that is overdue for longer waits behind other polls, so its time is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why it is where it is, and what comes next.
+    """What a termination waits for, and what comes next.
 
-    ``next_action`` is what happens next; once the state is final, what a person can do, or None.
-    ``next_action_at`` is None where no time is known.
+    ``next_action``: what happens next; in a final state, what a person can do, or None.
+    ``next_action_at``: None if no time is known.
     """
 
     waiting_for: str
@@ -44,19 +48,20 @@ class Explanation:
 
 
 UNEXPLAINED: Final = Explanation(
-    waiting_for="what its `state` says: explaining it failed, and the daemon's log says why"
+    waiting_for="the next step of its `state`; the explanation failed, see the daemon's log"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplanationContext:
-    """What an explanation needs beside the termination.
+    """What an explanation needs besides the termination.
 
-    ``ahead``: jobs called before this one.  ``rate``: its partition's for TerminateJob (None: this
-    replica is not configured for it).  ``trouble``: why the partition's calls fail now.
-    ``capture_wait_s``: how long a call waits for the capture of its machines.  ``configured``:
-    whether any replica is configured for the partition.  ``elsewhere``: the other replica that
-    drives it, if one does.
+    ``ahead``: number of jobs for which TerminateJob is sent before this one.
+    ``rate``: TerminateJob rate of the partition; None if this replica is not configured for it.
+    ``trouble``: why the API calls of the partition fail now.
+    ``capture_wait_s``: how long TerminateJob waits for the capture of the job's machines.
+    ``configured``: whether any replica is configured for the partition.
+    ``elsewhere``: the other replica that drives the partition, if one does.
     """
 
     now: datetime
@@ -68,35 +73,35 @@ class ExplanationContext:
     elsewhere: str | None = None
 
 
-def explain(termination: Termination, around: ExplanationContext) -> Explanation:
-    """Say what this termination waits for, in every state."""
+def explain(termination: Termination, context: ExplanationContext) -> Explanation:
+    """Return what this termination waits for; defined for every state."""
     if termination.set_aside is not None:
         return Explanation(
-            waiting_for=f"a repair; it is set aside: {termination.set_aside}",
-            next_action="it is tried again every minute; report the fault with the daemon's log",
+            waiting_for=f"a repair; this termination is set aside: {termination.set_aside}",
+            next_action="try it again every minute; report the fault with the daemon's log",
         )
-    if not around.configured and not termination.state.final:
+    if not context.configured and not termination.state.final:
         return Explanation(
             waiting_for=f"account {termination.account!r} and its region {termination.region!r} "
-            "to be in the configuration again",
-            next_action="add the account to the configuration and start the daemon again, or end "
-            "the operation: POST /v1/operations/ID:stop",
+            "to be configured again",
+            next_action="add the account to the configuration and restart the daemon, or end the "
+            "operation: POST /v1/operations/ID:stop",
         )
-    explanation = _EXPLAIN[termination.state](termination, around)
+    explanation = _EXPLAIN[termination.state](termination, context)
     if termination.state.final:
         return _with_revival(explanation, termination)
     if termination.unconfirmed is not None:
         explanation = _explain_unconfirmed(termination, termination.unconfirmed)
     if explanation.next_action_at is not None:
-        due_at = max(explanation.next_action_at, around.now)
+        due_at = max(explanation.next_action_at, context.now)
         explanation = replace(explanation, next_action_at=due_at)
-    if around.trouble is None:
+    if context.trouble is None:
         return explanation
-    whose, where = "", ""
-    if around.elsewhere is not None:
-        whose, where = f" of replica {around.elsewhere}", f"at replica {around.elsewhere}: "
-    trouble = f"calls to the cloud{whose} fail ({around.trouble.code}: {around.trouble.message})"
-    advice = f"; {where}{around.trouble.advice}" if around.trouble.advice else ""
+    source, place = "", ""
+    if context.elsewhere is not None:
+        source, place = f" of replica {context.elsewhere}", f"at replica {context.elsewhere}: "
+    trouble = f"cloud API calls{source} fail ({context.trouble.code}: {context.trouble.message})"
+    advice = f"; {place}{context.trouble.advice}" if context.trouble.advice else ""
     return replace(
         explanation,
         waiting_for=f"{explanation.waiting_for}; {trouble}",
@@ -105,133 +110,138 @@ def explain(termination: Termination, around: ExplanationContext) -> Explanation
 
 
 def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> Explanation:
-    """What would end it, and until when more answers are asked for."""
+    """Explain a verdict that ends the termination unless a later answer contradicts it."""
     sources = " and ".join(unconfirmed.sources)
     until = _time(max(unconfirmed.until, termination.next_poll_at or unconfirmed.until))
     since = _time(unconfirmed.since)
     match unconfirmed.verdict:
         case Verdict.MISSING:
             found = "found again" if termination.observed_at else "found"
-            waiting_for = f"the job to be {found}: {sources} did not find it since {since}"
-            end = f"it ends at {until} unless it is found"
+            waiting_for = f"the job to be {found}: missing from {sources} since {since}"
+            end = f"the termination ends at {until} unless the job is found"
         case Verdict.FORBIDDEN:
-            waiting_for = f"the permission for {sources}, which is refused since {since}"
-            end = f"it ends refused at {until} unless the permission is granted"
+            waiting_for = f"permission for {sources}, refused since {since}"
+            end = f"the termination ends as refused at {until} unless permission is granted"
         case Verdict.UNREADABLE:
-            waiting_for = f"the job to be read: its deadline has passed, reads fail since {since}"
-            end = f"it is given up at {until} unless the job can be read"
+            waiting_for = f"a successful read: the deadline has passed, reads fail since {since}"
+            end = f"the termination ends at {until} unless the job can be read"
         case _:
             assert_never(unconfirmed.verdict)
     return Explanation(
-        waiting_for=f"{waiting_for}; {end}{_because(termination)}",
-        next_action="read the job again",
+        waiting_for=f"{waiting_for}; {end}{_last_error_suffix(termination)}",
+        next_action="poll the job again",
         next_action_at=termination.next_poll_at,
     )
 
 
-def _explain_queued(termination: Termination, around: ExplanationContext) -> Explanation:
-    if termination.begins_after(around.now):
+def _explain_queued(termination: Termination, context: ExplanationContext) -> Explanation:
+    if termination.begins_after(context.now):
         return Explanation(
-            waiting_for="the time before which it was asked not to be called (not_before)",
-            next_action="look at the job (DescribeJobs), then TerminateJob",
+            waiting_for="its start time (not_before)",
+            next_action="poll the job (DescribeJobs), then send TerminateJob",
             next_action_at=termination.not_before,
         )
     if termination.poll_kind is PollKind.SUBMIT_INFO:
-        return _look(
+        return _explain_poll(
             termination,
-            around,
-            "the number of instances it was submitted with, for it reads finished already",
-            "read that (DescribeJobSubmitInfo), then count its instances (DescribeJob)",
+            context,
+            "the number of instances it was submitted with, because its state is already finished",
+            "read that number (DescribeJobSubmitInfo), then count its instances (DescribeJob)",
         )
     if termination.terminate_after is None:
-        return _look(
+        return _explain_poll(
             termination,
-            around,
-            "a look at the job before it is called",
-            "look at the job, then TerminateJob",
+            context,
+            "a poll of the job before TerminateJob is sent",
+            "poll the job, then send TerminateJob",
         )
-    return _turn(termination, termination.terminate_after, around)
+    return _queue_position(termination, termination.terminate_after, context)
 
 
-def _turn(
-    termination: Termination, terminate_after: datetime, around: ExplanationContext
+def _queue_position(
+    termination: Termination, terminate_after: datetime, context: ExplanationContext
 ) -> Explanation:
-    if terminate_after > around.now:
+    last_error = _last_error_suffix(termination)
+    if terminate_after > context.now:
         return Explanation(
-            waiting_for=f"the time from which it may be called{_because(termination)}",
-            next_action="TerminateJob",
+            waiting_for=f"the time from which TerminateJob may be sent{last_error}",
+            next_action="send TerminateJob",
             next_action_at=terminate_after,
         )
-    captured_by = terminate_after + timedelta(seconds=around.capture_wait_s)
-    if termination.awaits_capture and not captured(termination) and captured_by > around.now:
+    captured_by = terminate_after + timedelta(seconds=context.capture_wait_s)
+    if termination.awaits_capture and not captured(termination) and captured_by > context.now:
         return Explanation(
-            waiting_for="its machines to be captured before it is called, "
-            f"{around.capture_wait_s:g} s at most{_because(termination)}",
-            next_action="read its tasks and instances, then TerminateJob",
+            waiting_for="its machines to be captured before TerminateJob is sent, "
+            f"{context.capture_wait_s:g} s at most{last_error}",
+            next_action="read its tasks and instances, then send TerminateJob",
             next_action_at=captured_by,
         )
-    turn = Explanation(
-        waiting_for=f"its turn to be called, {around.ahead} ahead of it{_allowed(around.rate)}"
-        f"{_because(termination)}",
-        next_action="TerminateJob",
+    position = Explanation(
+        waiting_for=f"its turn for TerminateJob; jobs ahead of it: {context.ahead}"
+        f"{_allowed_suffix(context.rate)}{last_error}",
+        next_action="send TerminateJob",
     )
-    if around.rate is None:
-        return turn
-    turn_s = around.ahead / around.rate.allowed_per_s
-    return replace(turn, next_action_at=around.now + timedelta(seconds=turn_s))
+    if context.rate is None:
+        return position
+    wait_s = context.ahead / context.rate.allowed_per_s
+    return replace(position, next_action_at=context.now + timedelta(seconds=wait_s))
 
 
-def _allowed(rate: Rate | None) -> str:
-    """How many are called: what the replica that is configured for it alone knows."""
+def _allowed_suffix(rate: Rate | None) -> str:
+    """Return the request rate in words; only a replica configured for the partition knows it."""
     if rate is None:
         return ""
     if rate.allowed_per_s < rate.configured_per_s:
         return (
-            f"; the cloud lets {rate.allowed_per_s:.1f} a second through for now; "
+            f"; the cloud accepts {rate.allowed_per_s:.1f} requests a second for now; "
             f"{rate.configured_per_s} are configured"
         )
-    return f"; {rate.configured_per_s} a second are allowed"
+    return f"; {rate.configured_per_s} requests a second are allowed"
 
 
-def _explain_held(termination: Termination, around: ExplanationContext) -> Explanation:
-    return _look(
+def _explain_held(termination: Termination, context: ExplanationContext) -> Explanation:
+    return _explain_poll(
         termination,
-        around,
+        context,
         "the job to leave SUBMITTED, where the cloud forbids TerminateJob",
-        "look again (DescribeJobs), then TerminateJob first in line",
+        "poll the job again (DescribeJobs), then send TerminateJob ahead of other jobs",
     )
 
 
-def _explain_sending(termination: Termination, around: ExplanationContext) -> Explanation:
+def _explain_sending(termination: Termination, context: ExplanationContext) -> Explanation:
     if termination.in_doubt:
-        return _look(
+        return _explain_poll(
             termination,
-            around,
-            "a look at the job: whether its TerminateJob call had effect is not known",
-            "read the job (DescribeJob), then call again only if it runs on untouched",
+            context,
+            "a read of the job: it is not known whether its TerminateJob request had effect",
+            "read the job (DescribeJob); send TerminateJob again only if the request had no effect",
         )
     return Explanation(
         waiting_for="the cloud's answer to TerminateJob", next_action="record the answer"
     )
 
 
-def _explain_draining(termination: Termination, around: ExplanationContext) -> Explanation:
+def _explain_draining(termination: Termination, context: ExplanationContext) -> Explanation:
     if termination.terminate_after is not None:
-        turn = _turn(termination, termination.terminate_after, around)
-        why = f"it ran on or was revived after its last call: {_standing(termination)}"
-        return replace(turn, waiting_for=f"{turn.waiting_for}; {why}")
-    by_hand = f"; meanwhile a person can {_by_hand(termination)}"
-    return _look(
+        position = _queue_position(termination, termination.terminate_after, context)
+        why = (
+            "the job kept running, or was revived, after the last TerminateJob request: "
+            f"{_status_suffix(termination)}"
+        )
+        return replace(position, waiting_for=f"{position.waiting_for}; {why}")
+    manual = termination.escalation_level is EscalationLevel.MANUAL
+    return _explain_poll(
         termination,
-        around,
-        f"{_left(termination)}; {_standing(termination)}{_escalated(termination)}",
-        "look again; call it down when the job is finished and no instance is live"
-        + (by_hand if termination.escalation_level is EscalationLevel.MANUAL else ""),
+        context,
+        f"{_remaining(termination)}; {_status_suffix(termination)}"
+        f"{_escalation_suffix(termination)}",
+        "poll the job again; it counts as stopped once it is finished and no instance is live"
+        + (f"; manual action meanwhile: {_manual_steps(termination)}" if manual else ""),
     )
 
 
-def _escalated(termination: Termination) -> str:
-    """What was done about instances that do not go down."""
+def _escalation_suffix(termination: Termination) -> str:
+    """Return what was done about instances that do not stop."""
     if (
         termination.escalation_level is EscalationLevel.NONE
         or termination.escalation_started_at is None
@@ -239,150 +249,158 @@ def _escalated(termination: Termination) -> str:
         return ""
     since, rounds = _time(termination.escalation_started_at), termination.escalation_round
     if termination.escalation_level is EscalationLevel.INSTANCES:
-        return f"; since {since} TerminateTaskInstance {_round(termination)} (round {rounds})"
+        status = _round_status(termination, "instance")
+        return f"; since {since} TerminateTaskInstance {status} (round {rounds})"
     if termination.escalation_level is EscalationLevel.MACHINES:
-        return f"; since {since} TerminateInstances of its machine {_round(termination)}"
+        return f"; since {since} TerminateInstances {_round_status(termination, 'machine')}"
+    manual = f"; manual action is required since {since}:"
     if not termination.escalate:
-        return f"; since {since} it takes a person: no more than TerminateJob was to be called"
-    stay_up = f"; since {since} it takes a person: they stay up after "
+        return f"{manual} the request allows TerminateJob only (`escalate` is false)"
     if not rounds:
-        return f"{stay_up}TerminateJob"
-    answers = "TerminateTaskInstance (`attempts` has the answers)"
-    return f"{stay_up}{rounds} rounds of {answers}{_unread(termination, '; they cannot be read')}"
+        return f"{manual} instances are still live after TerminateJob"
+    return (
+        f"{manual} instances are still live after {rounds} rounds of TerminateTaskInstance "
+        "(`attempts` has the answers)"
+        f"{_read_error_suffix(termination, '; the instances cannot be read')}"
+    )
 
 
-def _round(termination: Termination) -> str:
-    """How far the calls of its round are."""
+def _round_status(termination: Termination, target: str) -> str:
+    """Return how far the requests of this round are, one for each ``target``."""
     unread = not read_since(termination)
     if not going_on(termination):
         if unread:
-            return f"was called for none{_unread(termination, ', for they could not be read')}"
-        return "was called (`attempts` has the answers)"
+            why = _read_error_suffix(termination, ", because the instances could not be read")
+            return f"was sent for no {target}{why}"
+        return "was sent (`attempts` has the answers)"
     if termination.state.final:
-        why = _unread(termination, " after reading them had failed") if unread else ""
-        return f"was to be called for each, which its end cut short{why}"
+        why = _read_error_suffix(termination, "; reading the instances had failed")
+        return f"was not sent for every {target} before the end{why if unread else ''}"
     if unread:
-        why = _unread(termination, ", which fails")
-        return f"is to be called for each, once they are read{why}"
-    return "is called for each"
+        why = _read_error_suffix(termination, ", but reading them fails")
+        return f"will be sent for each {target} once the instances are read{why}"
+    return f"is being sent for each {target}"
 
 
-def _unread(termination: Termination, words: str) -> str:
-    """These words and why, where the last reading of its instances failed."""
+def _read_error_suffix(termination: Termination, words: str) -> str:
+    """Return ``words`` and the error if the last read of the instances failed, else ""."""
     problem = termination.reading and termination.reading.problem
     return f"{words}: {problem.code}: {problem.message}" if problem else ""
 
 
-def _by_hand(termination: Termination) -> str:
-    """What a person does about what is left, by the vendor's command line."""
+def _manual_steps(termination: Termination) -> str:
+    """Return what a person can do about the rest, with the vendor's command line."""
     instances, machines = termination.instances, termination.machines
     if instances is None or instances.live:
-        return _end_instances(termination)
+        return _instance_steps(termination)
     if machines.up:
-        return _end_machines(termination)
-    listed = f" (those captured: {_INSTANCES.format(termination.id)})" if machines.total else ""
-    return f"see in the console that the job is down and that none of its machines is up{listed}"
-
-
-def _end_machines(termination: Termination) -> str:
+        return _machine_steps(termination)
+    listed = f" (captured machines: {_INSTANCES.format(termination.id)})" if machines.total else ""
     return (
-        f"see which machines are up at {_INSTANCES.format(termination.id)}?machine=up and that "
-        "nothing else runs there, then end each: tccli cvm TerminateInstances "
+        f"check in the console that the job has stopped and that none of its machines is up{listed}"
+    )
+
+
+def _machine_steps(termination: Termination) -> str:
+    return (
+        f"list the machines that are up: {_INSTANCES.format(termination.id)}?machine=up; check "
+        "that nothing else runs there, then terminate each: tccli cvm TerminateInstances "
         f"--region {termination.region} --InstanceIds '[\"ins-...\"]'"
     )
 
 
-def _end_instances(termination: Termination) -> str:
+def _instance_steps(termination: Termination) -> str:
     region, job_id = termination.region, termination.job_id
-    where = f"at {_INSTANCES.format(termination.id)}?state=live"
-    if not _some_listed(termination):
-        where = f"by tccli batch DescribeTask --region {region} --JobId {job_id} --TaskName TASK"
+    source = f"{_INSTANCES.format(termination.id)}?state=live"
+    if not _instances_can_be_listed(termination):
+        source = f"tccli batch DescribeTask --region {region} --JobId {job_id} --TaskName TASK"
     return (
-        f"see {where} which instances are live, on which machines, and end each: tccli batch "
-        f"TerminateTaskInstance --region {region} --JobId {job_id} --TaskName TASK "
-        "--TaskInstanceIndex INDEX, or, where nothing else runs there, its machine: tccli cvm "
+        f"list the live instances and their machines: {source}; terminate each instance: tccli "
+        f"batch TerminateTaskInstance --region {region} --JobId {job_id} --TaskName TASK "
+        "--TaskInstanceIndex INDEX, or its machine if nothing else runs there: tccli cvm "
         f"TerminateInstances --region {region} --InstanceIds '[\"ins-...\"]'"
     )
 
 
-def _some_listed(termination: Termination) -> bool:
-    """Whether any instance can be listed, or will be: to ask for them has them read."""
+def _instances_can_be_listed(termination: Termination) -> bool:
+    """Return whether the REST API lists instances: before the end, a request has them read."""
     nodes = termination.capture.nodes if termination.capture else 0
     return not termination.state.final or termination.machines.total + nodes > 0
 
 
-def _standing(termination: Termination) -> str:
+def _status_suffix(termination: Termination) -> str:
     since = termination.forecast and termination.forecast.stalled_since
-    stalled = f"; nothing has moved since {_time(since)}" if since else ""
+    stalled = f"; no progress since {_time(since)}" if since else ""
     return f"{_job_state(termination)}{stalled}"
 
 
-def _left(termination: Termination) -> str:
+def _remaining(termination: Termination) -> str:
     instances = termination.instances
     if instances is None:
-        return "its instances, which are not counted yet, to go down"
+        return "its instances, not counted yet, to stop"
     if instances.live:
-        return f"{instances.live} of {instances.total} instances to go down"
+        return f"{instances.live} of {instances.total} instances to stop"
     if termination.job_next_action:
-        return f"the end of {termination.job_next_action}; no instance was live at the last count"
+        pending = f"the pending {termination.job_next_action}"
+        return f"{pending} to end; no instance was live at the last count"
     if termination.job_state is not None and termination.job_state.finished:
-        return "a count that proves its instances down; none was live at the last one"
+        return "a count that proves all instances stopped; none was live at the last count"
     return "the job to finish; no instance was live at the last count"
 
 
-def _explain_settling(termination: Termination, around: ExplanationContext) -> Explanation:
-    settle_until, machines = termination.settle_until or around.now, termination.machines
+def _explain_settling(termination: Termination, context: ExplanationContext) -> Explanation:
+    settle_until, machines = termination.settle_until or context.now, termination.machines
     counted_at = termination.instances_observed_at
-    if settle_until > around.now:
-        waiting_for = "the settle window to pass"
+    if settle_until > context.now:
+        waiting_for = "the settle window to end"
     elif counted_at is None or counted_at < settle_until:
         waiting_for = "a count of its instances after the settle window (DescribeJob)"
-    elif machines.left:
-        waiting_for = f"{machines.left} of {machines.total} machines to be gone"
-        waiting_for += f" ({machines.up} of them seen up)" if machines.up else ""
+    elif machines.remaining:
+        waiting_for = f"{machines.remaining} of {machines.total} machines to be gone"
+        waiting_for += f" ({machines.up} of them up)" if machines.up else ""
     elif machines.readable and not machines.read_since(settle_until):
-        waiting_for = "its machines to be looked up after the settle window (DescribeInstances)"
+        waiting_for = "a read of its machines after the settle window (DescribeInstances)"
     elif termination.poll_kind is PollKind.SUBMIT_INFO:
         waiting_for = "the number of instances it was submitted with (DescribeJobSubmitInfo)"
     else:
-        waiting_for = "a last look, for the settle window has passed"
-    return _look(
+        waiting_for = "a last poll, because the settle window has ended"
+    return _explain_poll(
         termination,
-        around,
-        f"{waiting_for}: all instances were seen down, and a job can be revived by RetryJobs",
-        "count its instances and look up its machines once more, and call it verified if no "
-        "instance is live and no machine is up",
+        context,
+        f"{waiting_for}: all instances were observed stopped, but RetryJobs can revive the job",
+        "count its instances and read its machines once more; it is verified if no instance is "
+        "live and no machine is up",
         earliest=settle_until,
     )
 
 
-def _look(
+def _explain_poll(
     termination: Termination,
-    around: ExplanationContext,
+    context: ExplanationContext,
     waiting_for: str,
     next_action: str,
     *,
     earliest: datetime | None = None,
 ) -> Explanation:
-    at = termination.next_poll_at
+    poll_at = termination.next_poll_at
     late = ""
-    if at is not None and around.now - at > timedelta(seconds=LATE_S):
-        late = f"; look due since {_time(at)}"
-        if around.trouble is None:
-            late += ", behind other looks, or its row in the database is locked (see the log)"
+    if poll_at is not None and context.now - poll_at > timedelta(seconds=LATE_S):
+        late = f"; the poll is overdue since {_time(poll_at)}"
+        if context.trouble is None:
+            late += ": other polls come first, or its database row is locked (see the log)"
     return Explanation(
-        waiting_for=waiting_for + _because(termination) + late,
+        waiting_for=waiting_for + _last_error_suffix(termination) + late,
         next_action=next_action,
-        next_action_at=None if late or at is None else max(at, earliest or at),
+        next_action_at=None if late or poll_at is None else max(poll_at, earliest or poll_at),
     )
 
 
-def _because(termination: Termination) -> str:
+def _last_error_suffix(termination: Termination) -> str:
     problem = termination.problem
     if problem is None:
         return ""
     if problem.code == "Client.DeadlinePassed":
-        # That the deadline passed is said already; its message may add why.
+        # The text already says that the deadline passed; the message may add a reason.
         why = problem.message.partition("; ")[2]
         return f" ({why})" if why else ""
     return f" (last error: {problem.code}: {problem.message})"
@@ -390,53 +408,54 @@ def _because(termination: Termination) -> str:
 
 def _job_state(termination: Termination) -> str:
     state = termination.job_state
-    return f"the job reads {state}" if state else "the job's state is not known"
+    return f"the job state is {state}" if state else "the job state is not known"
 
 
 def _explain_verified(termination: Termination, _: ExplanationContext) -> Explanation:
     read_at, settle_until = termination.observed_at, termination.settle_until
     settled = read_at is not None and settle_until is not None and read_at >= settle_until
-    since = "still so after the settle window" if settled else "the job was deleted since"
+    since = "also after the settle window" if settled else "and the job was deleted since"
     return Explanation(
-        waiting_for=f"nothing: every instance was seen down, and {since}; {_machines(termination)}",
-        next_action=_on_nodes(termination),
+        waiting_for=f"nothing: every instance was observed stopped, {since}; "
+        f"{_machine_status(termination)}",
+        next_action=_node_steps(termination),
     )
 
 
-def _machines(termination: Termination) -> str:
-    """What is known of the machines of a job that is down."""
+def _machine_status(termination: Termination) -> str:
+    """Return what is known of the machines of a stopped job."""
     capture, machines = termination.capture, termination.machines
     if capture is not None and capture.nodes:
         environments = ", ".join(sorted({t.env_id for t in capture.tasks if t.env_id}))
         return f"work stopped; {capture.nodes} nodes of {environments} restart and stay billed"
     why = missed(termination)
     if why is None and machines.problem is not None:
-        why = f"looking them up failed: {machines.problem.code}: {machines.problem.message}"
+        why = f"reading them failed: {machines.problem.code}: {machines.problem.message}"
     if why is None and not machines.listed:
-        why = "not one of them was ever listed by DescribeInstances for this credential"
-    known = f"{machines.gone} of the {machines.total} machines that were captured are gone"
+        why = "DescribeInstances never listed any of them for this credential"
+    known = f"{machines.gone} of the {machines.total} captured machines are gone"
     if why is None:
-        return f"all {machines.total} machines are gone" if not machines.left else known
-    return f"that its machines are gone is not proven: {why}" + (
+        return f"all {machines.total} machines are gone" if not machines.remaining else known
+    return f"it is not proven that its machines are gone: {why}" + (
         f"; {known}" if machines.gone else ""
     )
 
 
-def _on_nodes(termination: Termination) -> str | None:
+def _node_steps(termination: Termination) -> str | None:
     if termination.capture is None or not termination.capture.nodes:
         return None
     return (
-        "if the nodes are not needed any more, take them out of the compute environment in the "
-        "console (TerminateComputeNodes), or delete it"
+        "if the nodes are no longer needed, remove them from the compute environment in the "
+        "console (TerminateComputeNodes), or delete the environment"
     )
 
 
 def _explain_not_found(termination: Termination, _: ExplanationContext) -> Explanation:
     if termination.acknowledged_at is not None:
         ours = termination.evidence >= evidence.ACKNOWLEDGED
-        how = "acknowledged TerminateJob" if ours else "acted on it"
+        how = "acknowledged TerminateJob" if ours else "acted on the job"
         known = f"{how} at {_time(termination.acknowledged_at)}"
-        deleted = "it was seen down"
+        deleted = "it was observed stopped"
     elif termination.observed_at is not None:
         known = f"showed the job at {_time(termination.observed_at)}"
         deleted = "TerminateJob was acknowledged"
@@ -446,10 +465,10 @@ def _explain_not_found(termination: Termination, _: ExplanationContext) -> Expla
             next_action="check the job id, the account and the region, and submit it again",
         )
     return Explanation(
-        waiting_for=f"nothing: the cloud {known} and knows the job no longer; it was deleted "
+        waiting_for=f"nothing: the cloud {known} and no longer knows it; the job was deleted "
         f"before {deleted}",
-        next_action="see in the console that none of its machines is left: the cloud deletes "
-        "finished jobs only, but this one was not seen down",
+        next_action="check in the console that none of its machines is left: the cloud deletes "
+        "only finished jobs, but this one was not observed stopped",
     )
 
 
@@ -457,29 +476,30 @@ def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _explain_unverified(termination: Termination, around: ExplanationContext) -> Explanation:
+def _explain_unverified(termination: Termination, context: ExplanationContext) -> Explanation:
     if termination.problem is not None and termination.problem.code == NOT_CONFIGURED:
         return Explanation(
-            waiting_for=f"nothing: {termination.problem.message}; {_counted(termination)}; "
+            waiting_for=f"nothing: {termination.problem.message}; {_live_count(termination)}; "
             f"{_job_state(termination)}",
             next_action=termination.problem.advice,
         )
     if termination.evidence >= evidence.NO_INSTANCE_LIVE and termination.machines.up:
-        return _explain_machines_up(termination, around)
+        return _explain_machines_up(termination, context)
     if termination.evidence >= evidence.NO_INSTANCE_LIVE:
         return Explanation(
-            waiting_for="nothing: every instance was seen down, but the job could not be read "
-            "again after the settle window" + _because(termination),
-            next_action="see in the console that the job was not revived, or submit it again",
+            waiting_for="nothing: every instance was observed stopped, but the job could not be "
+            "read again after the settle window" + _last_error_suffix(termination),
+            next_action="check in the console that the job was not revived, or submit it again",
         )
     return Explanation(
-        waiting_for=f"nothing: it was given up at its deadline with {_counted(termination)}; "
-        f"{_job_state(termination)}{_escalated(termination)}" + _because(termination),
-        next_action=f"{_by_hand(termination)}; or submit it again",
+        waiting_for=f"nothing: the deadline passed with {_live_count(termination)}; "
+        f"{_job_state(termination)}{_escalation_suffix(termination)}"
+        + _last_error_suffix(termination),
+        next_action=f"{_manual_steps(termination)}; or submit it again",
     )
 
 
-def _counted(termination: Termination) -> str:
+def _live_count(termination: Termination) -> str:
     instances = termination.instances
     if instances is None:
         return "its instances never counted"
@@ -489,55 +509,57 @@ def _counted(termination: Termination) -> str:
 def _explain_machines_up(termination: Termination, _: ExplanationContext) -> Explanation:
     machines = termination.machines
     return Explanation(
-        waiting_for="nothing: every instance was seen down, but at the deadline "
-        f"{machines.up} of {machines.total} machines were still up" + _because(termination),
-        next_action=_end_machines(termination),
+        waiting_for="nothing: every instance was observed stopped, but at the deadline "
+        f"{machines.up} of {machines.total} machines were still up"
+        + _last_error_suffix(termination),
+        next_action=_machine_steps(termination),
     )
 
 
 def _with_revival(explanation: Explanation, termination: Termination) -> Explanation:
-    """What is said of a job that came back after its end, beside how it ended."""
+    """Add that the job was revived after the termination ended."""
     revival = termination.revival
     if revival is None:
         return explanation
-    seen, to_do = f"it was seen running again at {_time(revival.at)}", "submit it again"
+    observed_at = _time(revival.at)
+    observed, advice = f"the job was running again at {observed_at}", "submit it again"
     if revival.instances_live and revival.job_state.finished:
-        seen = f"{revival.instances_live} of its instances were seen running again at "
-        seen += f"{_time(revival.at)}, although the job reads {revival.job_state}"
+        observed = f"{revival.instances_live} of its instances were running again at "
+        observed += f"{observed_at}, although the job state is {revival.job_state}"
     if revival.ended:
-        seen = f"it has run again and ended since, as was seen at {_time(revival.at)}"
-        to_do = "see in the console who calls RetryJobs"
+        observed = f"the job ran again and had ended at {observed_at}"
+        advice = "check in the console who calls RetryJobs"
     elif revival.reterminated_by is not None:
-        seen += f", and {revival.reterminated_by} brings it down again"
-        to_do = f"see GET /v1/operations/{revival.reterminated_by}"
+        observed += f", and {revival.reterminated_by} terminates it again"
+        advice = f"see GET /v1/operations/{revival.reterminated_by}"
     elif revival.limit_reached:
-        seen += ", and was brought down again as often as engine.reterminate_max allows"
-        to_do = "see in the console who calls RetryJobs, then submit it again"
+        observed += ", and was terminated again as often as engine.reterminate_max allows"
+        advice = "check in the console who calls RetryJobs, then submit it again"
     return replace(
-        explanation, waiting_for=f"{explanation.waiting_for}; but {seen}", next_action=to_do
+        explanation, waiting_for=f"{explanation.waiting_for}; but {observed}", next_action=advice
     )
 
 
-def _ended(why: str, to_do: str | None = None) -> Explain:
-    explanation = Explanation(waiting_for=f"nothing: {why}", next_action=to_do)
-    return lambda _termination, _around: explanation
+def _explain_final(why: str, advice: str | None = None) -> Explainer:
+    explanation = Explanation(waiting_for=f"nothing: {why}", next_action=advice)
+    return lambda _termination, _context: explanation
 
 
-_EXPLAIN: Final[Mapping[State, Explain]] = {
+_EXPLAIN: Final[Mapping[State, Explainer]] = {
     State.QUEUED: _explain_queued,
     State.HELD: _explain_held,
     State.SENDING: _explain_sending,
     State.DRAINING: _explain_draining,
     State.SETTLING: _explain_settling,
     State.VERIFIED: _explain_verified,
-    State.ALREADY_FINISHED: _ended(
-        "the job had finished before any call had effect, and no instance was live"
+    State.ALREADY_FINISHED: _explain_final(
+        "the job had finished before any TerminateJob request had effect, and no instance was live"
     ),
     State.NOT_FOUND: _explain_not_found,
-    State.REFUSED: _ended(
-        "it was refused for good; `error` has the reason",
-        "see to what `error` advises, and submit the job again",
+    State.REFUSED: _explain_final(
+        "the termination was refused for good; `error` has the reason",
+        "follow the advice in `error`, then submit the job again",
     ),
-    State.WITHDRAWN: _ended("it was taken back before a call was sent"),
+    State.WITHDRAWN: _explain_final("it was withdrawn before TerminateJob was sent"),
     State.UNVERIFIED: _explain_unverified,
 }

@@ -1,4 +1,4 @@
-"""What the services need from the database, and the shapes in which it answers."""
+"""Database ports of the services, and the records that they return."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachinesProgress:
-    """Captured machines of an operation, but for nodes of compute environments."""
+    """Counts of the captured machines of an operation, without nodes of compute environments."""
 
     total: int
     up: int
@@ -32,7 +32,7 @@ class MachinesProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationRecord:
-    """An operation as stored, with how far its jobs are."""
+    """An operation as stored, with the progress of its jobs."""
 
     seq: int
     id: str
@@ -48,25 +48,27 @@ class OperationRecord:
     instances: Tally
     machines: MachinesProgress
     revived: int
-    """Jobs that came back after their terminations had ended."""
+    """Number of jobs that were revived after their terminations had ended."""
     observed_at: datetime | None
     partition: str
     calls_per_s: float
-    """TerminateJob calls a second of its partition: of the last ten seconds, or of those since the
-    operation was created, where that is less."""
+    """TerminateJob requests a second of its partition: of the last ten seconds, or of the time
+    since the operation was created if that is shorter."""
     allowed_per_s: float | None
-    """As many as the cloud lets its partition make now; None: as many as are configured."""
+    """TerminateJob requests a second that the cloud accepts from its partition now; None: as many
+    as are configured."""
     trouble: ErrorDetail | None
-    """Why its partition's calls fail now."""
+    """Why the API calls of its partition fail now."""
     reterminate_for_s: float | None
     reterminates_for: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveTerminations:
-    """Terminations in one state that have not ended; the oldest may be called since ``since``.
+    """Unfinished terminations in one state.
 
-    None: their times cannot be read.
+    ``since``: the time from which TerminateJob may be sent for the oldest of them; None if their
+    times cannot be read.
     """
 
     count: int
@@ -88,7 +90,10 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminationRecord:
-    """A termination as stored; ``ahead`` jobs of its partition are called before it."""
+    """A termination as stored.
+
+    ``ahead``: number of jobs of its partition for which TerminateJob is sent before this one.
+    """
 
     seq: int
     termination: Termination
@@ -97,14 +102,14 @@ class TerminationRecord:
     ahead: int
     trouble: ErrorDetail | None
     allowed_per_s: float | None
-    """As of an operation."""
+    """As in ``OperationRecord``."""
     holder: str | None
-    """The replica that holds its partition, or held it last, by host and process."""
+    """Host and process id of the replica that holds its partition, or held it last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRecord:
-    """A task instance as it was last read, with its machine as that was last looked up."""
+    """A task instance as last read, with its machine as last read."""
 
     task: str
     index: int
@@ -128,14 +133,14 @@ class EventRecord:
     evidence: int | None
     why: str | None
     number: int
-    """Of the events of its subject."""
+    """Position among the events of its operation or termination."""
     facts: Mapping[str, object] | None
     hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminationHistory:
-    """A termination with its attempts and its events, each in order."""
+    """A termination with its attempts and events, both in order."""
 
     termination: Termination
     attempts: tuple[AttemptRecord, ...]
@@ -144,7 +149,7 @@ class TerminationHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationHistory:
-    """An operation with its events in order, and all of its terminations in no order, in pages."""
+    """An operation with its events in order, and pages of its terminations in no order."""
 
     id: str
     account: str
@@ -159,20 +164,23 @@ class OperationHistory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
-    """``replayed``: the same request had been stored before, under the same key."""
+class SubmissionResult:
+    """The operation of a request.
+
+    ``replayed``: the same request was stored before under the same idempotency key.
+    """
 
     operation_id: str
     replayed: bool
 
 
 class Records(Protocol):
-    """Operations and terminations as people ask for them; raises StoreUnavailable."""
+    """Operations and terminations for the REST API; every method raises StoreUnavailable."""
 
-    async def create(self, operation: NewOperation, termination_ids: list[str]) -> Created:
-        """Store an operation with a termination per job, or join the live one; raises Conflict.
+    async def create(self, operation: NewOperation, termination_ids: list[str]) -> SubmissionResult:
+        """Store an operation, with a new termination for each job that has no live one.
 
-        ``termination_ids`` has a fresh id for each job.
+        Raises Conflict. ``termination_ids`` has a new id for each job.
         """
 
     async def operation(self, operation_id: str) -> OperationRecord | None: ...
@@ -180,15 +188,18 @@ class Records(Protocol):
     async def operations(
         self, *, after: int, limit: int, finished: bool | None, account: str | None
     ) -> list[OperationRecord]:
-        """Newest first, below sequence number ``after``."""
+        """Return operations below sequence number ``after``, the newest first."""
 
     async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
-        """How far the jobs of an operation are; so many calls a second are let through."""
+        """Count how far the jobs of an operation are.
+
+        ``calls_per_s``: TerminateJob requests a second that the cloud accepts.
+        """
 
     async def termination(self, termination_id: str) -> TerminationRecord | None: ...
 
-    async def others(self, partition: str) -> Durations | None:
-        """How long drains of a partition took of late."""
+    async def past_durations(self, partition: str) -> Durations | None:
+        """Return how long recent drains of the partition took; None if there were none."""
 
     async def terminations(
         self,
@@ -202,7 +213,7 @@ class Records(Protocol):
         region: str | None = None,
         revived: bool | None = None,
     ) -> list[TerminationRecord]:
-        """In the order of submission, above sequence number ``after``."""
+        """Return terminations above sequence number ``after``, in the order of submission."""
 
     async def instances(
         self,
@@ -213,34 +224,38 @@ class Records(Protocol):
         states: Collection[JobState] | None,
         machine: MachineStatus | None,
     ) -> list[InstanceRecord]:
-        """Instances of a termination that had a machine when they were read, ``after`` so many."""
+        """Return instances of a termination that had a machine when they were read.
+
+        ``after``: number of instances to skip.
+        """
 
     async def ask_for_instances(self, termination_id: str) -> None:
-        """Have the live instances of an unfinished termination read anew, within the quota."""
+        """Have the live instances of an unfinished termination read again, within the quota."""
 
     async def events(
         self, *, after: int, limit: int, operation_id: str | None, termination_id: str | None
     ) -> list[EventRecord]:
-        """An operation's events with those of its terminations, or a termination's own."""
+        """Return the events of an operation and its terminations, or of one termination."""
 
     async def live(self) -> Mapping[str, LiveTerminations]:
-        """Those that have not ended, by state; none in a state that is not there."""
+        """Return the unfinished terminations by state; a state without any is left out."""
 
     async def ping(self) -> None:
-        """Return if a request of one job could be stored, and be read."""
+        """Return if a request for one job could be stored and read."""
 
     async def troubles(self) -> Mapping[str, tuple[str, str | None]]:
-        """Which partitions' calls fail, with the code and the replica that holds each."""
+        """Return the error code and the holder of each partition whose API calls fail."""
 
     async def set_aside(self, limit: int) -> tuple[int, list[str]]:
-        """How many terminations are set aside, and the ids of the first of them."""
+        """Return how many terminations are set aside, and the ids of the first ``limit``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How many terminations wait for an account and region that no replica is configured for.
+    """Terminations of an account and region that no replica is configured for.
 
-    ``watched``: of how many more, that have ended, nobody sees whether their jobs are revived.
+    ``jobs``: number of unfinished terminations. ``watched``: number of finished terminations whose
+    jobs should be watched for a revival and are not.
     """
 
     account: str
@@ -259,29 +274,29 @@ class Waiting:
         if self.jobs:
             wait = "1 termination waits" if self.jobs == 1 else f"{self.jobs} terminations wait"
             parts.append(
-                f"{wait} for {place}, which the configuration does not name: name them again, or "
+                f"{wait} for {place}, which no replica is configured for: configure them again, or "
                 "end each operation with POST /v1/operations/ID:stop"
             )
         if self.watched:
             jobs = "1 stopped job" if self.watched == 1 else f"{self.watched} stopped jobs"
             parts.append(
-                f"nobody sees whether {jobs} of {place} run again, for the configuration does not "
-                "name them: name them again"
+                f"{jobs} of {place} cannot be watched for a revival, because no replica is "
+                "configured for them: configure them again"
             )
         return "; ".join(parts)
 
 
 class Unconfigured(Protocol):
-    """What nobody drives, for its account is configured nowhere; raises StoreUnavailable."""
+    """Terminations that no replica is configured for; every method raises StoreUnavailable."""
 
     async def waiting(self) -> Sequence[Waiting]: ...
 
     async def end(self, operation_id: str, *, by: str, reason: str) -> None:
-        """End what is left of an operation; raises NotFound, and NotPossible where it is driven."""
+        """End the rest of an operation; raises NotFound, and NotPossible if a replica drives it."""
 
 
 class Histories(Protocol):
-    """All that has become of an operation; raises StoreUnavailable."""
+    """Complete histories of operations; raises StoreUnavailable."""
 
     def history(self, operation_id: str) -> AbstractAsyncContextManager[OperationHistory | None]:
-        """All of an operation, read as it was at one moment, for as long as this is open."""
+        """Open the history of an operation: one consistent snapshot while the context is open."""

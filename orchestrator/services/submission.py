@@ -1,4 +1,4 @@
-"""Take a request to terminate jobs."""
+"""Submission of an operation: resolve its account and region, fill in defaults, store it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from random import Random
 
     from orchestrator.domain.model.termination import OnSubmitted
-    from orchestrator.services.ports import Created, Records
+    from orchestrator.services.ports import Records, SubmissionResult
 
 SETTLE_MAX_S: Final = 86_400.0
 GIVE_UP_AFTER_MAX_S: Final = 30 * 86_400.0
 RETERMINATE_FOR_MAX_S: Final = 30 * 86_400.0
 NOT_BEFORE_MAX: Final = timedelta(days=30)
-"""How far ahead a call may be put off: a wrong year must not leave a job running for ever."""
+"""Limit of ``not_before``: a wrong year must not leave a job running for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a caller asks for; None means the configuration decides."""
+    """A request to terminate jobs; None means the configuration decides."""
 
     jobs: tuple[str, ...]
     account: str | None
@@ -40,14 +40,14 @@ class Request:
     give_up_after_s: float | None
     settle_s: float | None
     escalate: bool = True
-    """Whether more than TerminateJob may be called for instances that do not go down."""
+    """Whether more than TerminateJob may be called for instances that do not stop."""
     reterminate_for_s: float | None = None
-    """How long after it was down a job that comes back is brought down again; None: not at all."""
+    """Seconds after its stop during which a revived job is terminated again; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountOffer:
-    """An account that may be asked for: its regions, and the partition of each."""
+class AccountRoutes:
+    """The regions of a configured account, and the partition of each."""
 
     partitions: Mapping[str, str]
     default_region: str | None
@@ -55,13 +55,13 @@ class AccountOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """The use case, and what it needs.
+    """Use case: accept a request to terminate jobs.
 
-    ``on_accepted`` is told the partition that has new work.
+    ``on_accepted`` is called with the partition that has new work.
     """
 
     records: Records
-    accounts: Mapping[str, AccountOffer]
+    accounts: Mapping[str, AccountRoutes]
     default_settle_s: float
     default_give_up_after_s: float
     revival_watch_s: float
@@ -71,13 +71,14 @@ class Submission:
 
     async def submit(
         self, request: Request, *, requested_by: str, idempotency_key: str | None
-    ) -> Created:
+    ) -> SubmissionResult:
         """Store the request durably; raises InvalidRequest, Conflict, StoreUnavailable."""
-        account, region, partition = self._where(request)
+        account, region, partition = self.resolve_target(request)
         created_at = self.now()
         if request.not_before is not None and request.not_before - created_at > NOT_BEFORE_MAX:
             raise InvalidRequest(
-                f"not_before is more than {NOT_BEFORE_MAX.days} days ahead: ask again nearer to it"
+                f"not_before is more than {NOT_BEFORE_MAX.days} days ahead: choose an earlier "
+                "time, or submit the request later"
             )
         job_ids = tuple(dict.fromkeys(request.jobs))
         operation = NewOperation(
@@ -105,33 +106,37 @@ class Submission:
             reterminate_for_s=request.reterminate_for_s,
         )
         termination_ids = [new_id("trm", self.random) for _ in job_ids]
-        created = await self.records.create(operation, termination_ids)
+        result = await self.records.create(operation, termination_ids)
         self.on_accepted(partition)
-        return created
+        return result
 
-    def _where(self, request: Request) -> tuple[str, str, str]:
-        account = _only(self.accounts, "account") if request.account is None else request.account
-        offer = self.accounts.get(account)
-        if offer is None:
+    def resolve_target(self, request: Request) -> tuple[str, str, str]:
+        """Return the account, region and partition of a request; raises InvalidRequest."""
+        account = request.account
+        if account is None:
+            account = only_choice(self.accounts, "account")
+        routes = self.accounts.get(account)
+        if routes is None:
             raise InvalidRequest(
                 f"account {account!r} is not configured: use one of {_names(self.accounts)}"
             )
         region = request.region
         if region is None:
-            region = offer.default_region or _only(offer.partitions, "region")
-        partition = offer.partitions.get(region)
+            region = routes.default_region or only_choice(routes.partitions, "region")
+        partition = routes.partitions.get(region)
         if partition is None:
             raise InvalidRequest(
                 zone_refused(region)
                 or f"region {region!r} is not configured for account {account!r}: "
-                f"use one of {_names(offer.partitions)}"
+                f"use one of {_names(routes.partitions)}"
             )
         return account, region, partition
 
 
-def _only(choices: Mapping[str, object], what: str) -> str:
+def only_choice(choices: Mapping[str, object], what: str) -> str:
+    """Return the only key of ``choices``; raises InvalidRequest if there are more or none."""
     if len(choices) != 1:
-        raise InvalidRequest(f"{what} is needed: name one of {_names(choices)}")
+        raise InvalidRequest(f"{what} is required: use one of {_names(choices)}")
     return next(iter(choices))
 
 
@@ -140,7 +145,7 @@ def _names(choices: Mapping[str, object]) -> str:
 
 
 def _hash(request: Request) -> str:
-    """SHA-256 of what the request means, the order of its jobs left aside."""
+    """Return the SHA-256 of the request, without the order and repetition of its jobs."""
     meaning = {
         "jobs": sorted(set(request.jobs)),
         "account": request.account,
@@ -153,7 +158,7 @@ def _hash(request: Request) -> str:
         "give_up_after_s": request.give_up_after_s,
         "settle_s": request.settle_s,
     }
-    # Requests of the versions before had none of these, and may still be sent again.
+    # Left out at the default: requests of versions without these fields must keep their hash.
     if request.reterminate_for_s is not None:
         meaning["reterminate_for_s"] = request.reterminate_for_s
     if not request.escalate:

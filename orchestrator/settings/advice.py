@@ -1,7 +1,6 @@
-"""What a valid configuration says that cannot work, or that may not be meant.
+"""Checks of a valid configuration for values that cannot work, or that are probably mistakes.
 
-Each line names the setting, or the file, that it is about.  No line repeats a value that may be a
-secret.
+Each line of advice names its setting or its file. No line repeats a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -44,30 +43,30 @@ NEEDED_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
         "TKE_ROLE_ARN",
     ),
 }
-"""What a provider of credentials takes from the environment."""
+"""Variables that a credential provider requires, by provider."""
 _VENDOR: Final = "tencentcloudapi.com"
 _SECRET_ID: Final = re.compile(r"(AKID|IKID)[0-9A-Za-z]{9}")
-"""How a SecretId begins, on either site; a SecretKey does by the rarest chance only."""
+"""Prefix of a SecretId on both sites; a SecretKey almost never has it."""
 _EXAMPLE_SHA256: Final = "0123456789abcdef" * 4
-"""As config/orchestrator.toml has it."""
+"""The example in config/orchestrator.toml."""
 _NO_REGIONS: Final = frozenset({"intl", "internal", "{region}"})
-"""Parts of the vendor's names of hosts that name no region."""
+"""Labels in host names of the vendor that are not regions."""
 _SECRET_NAMES: Final = frozenset({"secret_key", "token"})
 _PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """``errors``: the daemon does not start with them.  ``warnings``: it does, and logs them."""
+    """``errors`` prevent the start of the daemon; ``warnings`` are logged at the start."""
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def advise(settings: Settings, environment: Mapping[str, str], file: Path | None = None) -> Advice:
-    """Check what no single setting shows.
+    """Return errors and warnings about ``settings`` that no single setting shows.
 
-    ``environment`` is that of the daemon, and ``file`` the one that the settings come from.
+    ``environment`` has the variables of the daemon; ``file`` is the file of ``settings``.
     """
     accounts = [(f"accounts.{name}", account) for name, account in settings.accounts.items()]
     errors = [error for name, account in accounts for error in _other_site(name, account)]
@@ -91,17 +90,20 @@ def advise(settings: Settings, environment: Mapping[str, str], file: Path | None
 
 
 def _other_site(name: str, account: Account) -> Found:
-    """Endpoints of another product, or of the site where the account has no keys."""
+    """Yield errors for an endpoint of another product, and for endpoints of different sites."""
     region = account.regions[0]
     hosts = {"endpoint": account.host(region), "cvm_endpoint": account.cvm_host(region)}
     sites = {setting: _site(host) for setting, host in hosts.items() if host}
     for setting, product in (("endpoint", "batch"), ("cvm_endpoint", "cvm")):
         host = hosts[setting]
         if host and sites[setting] and not host.startswith(f"{product}."):
-            yield f"{name}.{setting}: {host} does not serve {product}: name a host {product}.*"
+            yield f"{name}.{setting}: {host} does not serve {product}: use a host {product}.*"
     if None not in sites.values() and len(set(sites.values())) > 1:
         names = ", ".join(f"{setting} is on the {site} site" for setting, site in sites.items())
-        yield f"{name}.cvm_endpoint: {names}: keys of one site are not known on the other"
+        yield (
+            f"{name}.cvm_endpoint: {names}: the keys of one site are not valid on the other, so "
+            "use endpoints of one site"
+        )
 
 
 def _sts_of_other_site(name: str, account: Account) -> Found:
@@ -109,13 +111,13 @@ def _sts_of_other_site(name: str, account: Account) -> Found:
     site, site_of_sts = _site(account.host(account.regions[0])), _site(host)
     if site and site_of_sts and site != site_of_sts:
         yield (
-            f"{name}.credentials.endpoint: {host} is on the {site_of_sts} site, endpoint on the "
-            f"{site} site: name the STS host of that site"
+            f"{name}.credentials.endpoint: {host} is on the {site_of_sts} site, but endpoint is on "
+            f"the {site} site: use the STS host of the {site} site"
         )
 
 
 def _site(host: str) -> str | None:
-    """Which of the vendor's two sites a host belongs to; None for a host of somebody else."""
+    """Return the vendor's site of a host; None for a host that is not the vendor's."""
     host = host.partition(":")[0]
     if not host.endswith(f".{_VENDOR}"):
         return None
@@ -123,21 +125,21 @@ def _site(host: str) -> str | None:
 
 
 def _unknown_regions(name: str, account: Account) -> Found:
-    named = [("regions", region) for region in account.regions]
-    named += [
-        (setting, part)
+    regions = [("regions", region) for region in account.regions]
+    regions += [
+        (setting, region)
         for setting, endpoint in _endpoints(account).items()
-        for part in _places(urlsplit(endpoint or "").hostname or "")
+        for region in _regions_of(urlsplit(endpoint or "").hostname or "")
     ]
-    for setting, region in named:
+    for setting, region in regions:
         if region not in KNOWN:
             close = get_close_matches(region, KNOWN, n=1)
-            meant = f"; is {close[0]} meant?" if close else ""
-            yield f"{name}.{setting}: {region} is no region that this version knows{meant}"
+            hint = f"; did you mean {close[0]}?" if close else ""
+            yield f"{name}.{setting}: {region} is not a region that this version knows{hint}"
 
 
 def _endpoints(account: Account) -> dict[str, str | None]:
-    """As they are configured, by the name of the setting."""
+    """Return the configured endpoints, by the name of the setting."""
     return {
         "endpoint": account.endpoint,
         "cvm_endpoint": account.cvm_endpoint,
@@ -145,8 +147,8 @@ def _endpoints(account: Account) -> dict[str, str | None]:
     }
 
 
-def _places(host: str) -> list[str]:
-    """The regions that a host of the vendor's names."""
+def _regions_of(host: str) -> list[str]:
+    """Return the regions in the name of a vendor's host."""
     if _site(host) is None:
         return []
     _, *parts = host.removesuffix(f".{_VENDOR}").split(".")
@@ -165,8 +167,8 @@ def _swapped_keys(settings: Settings, environment: Mapping[str, str]) -> Found:
     for place, key in keys.items():
         if _SECRET_ID.match(key):
             yield (
-                f"{place}: begins with {key[:4]}, as a SecretId does: give the SecretKey here, and "
-                "the SecretId in the place of the other"
+                f"{place}: begins with {key[:4]} like a SecretId: set the SecretKey here, and the "
+                "SecretId in the other setting"
             )
 
 
@@ -174,8 +176,8 @@ def _example_digests(settings: Settings) -> Found:
     for each in settings.auth.tokens:
         if each.sha256 == _EXAMPLE_SHA256:
             yield (
-                f"auth.tokens: the sha256 of {each.name!r} is the example's, which no token has: "
-                'printf %s "$TOKEN" | sha256sum makes the one to give'
+                f"auth.tokens: the sha256 of {each.name!r} is the example, which no token has: run "
+                'printf %s "$TOKEN" | sha256sum and use its result'
             )
 
 
@@ -187,7 +189,7 @@ def _missing_variables(
     if missing:
         yield (
             f"{name}.credentials: provider {credentials.provider} needs {', '.join(missing)} in "
-            "the environment of the daemon, and here they are not set"
+            "the environment of the daemon: not set in this environment"
         )
 
 
@@ -200,35 +202,35 @@ def _unfilled_variables(settings: Settings, environment: Mapping[str, str]) -> F
 
 
 def _no_database(settings: Settings) -> Found:
-    """Where its file cannot be one; it is made where there is none."""
+    """Yield an error if the SQLite file can be neither opened nor created."""
     path = sqlite_file(settings.database.url)
     if path is None:
         return
-    # Path.is_dir raises where this user may not look.
+    # Path.is_dir raises if this user may not read the parent folder.
     if os.path.isdir(path):  # noqa: PTH112
         yield f"database.url: {path} is a folder: give the path of a file in it"
     elif not os.path.isdir(path.parent):  # noqa: PTH112
         yield (
             f"database.url: the folder {path.parent} does not exist: create it, or give the path "
-            "of a file elsewhere"
+            "of a file in another folder"
         )
     elif why := unfit(path):
         yield why
 
 
 def _no_key_file(name: str, account: Account) -> Found:
-    """A pipe may give keys, too; of the vendor's own places each is tried."""
+    """Yield an error if ``path`` is given and is neither a regular file nor a pipe."""
     path = account.credentials.path
     mode = _mode(path) if path is not None and account.credentials.provider == "profile" else 0
     if mode and not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         yield (
-            f"{name}.credentials.path: {path} is no regular file: give the path of the file that "
-            "holds the keys"
+            f"{name}.credentials.path: {path} is not a regular file: give the path of the file "
+            "with the keys"
         )
 
 
 def _wrong_digests(settings: Settings, environment: Mapping[str, str]) -> Found:
-    """Where the token itself is known here, as it is to a person who uses the command line."""
+    """Yield errors for digests that do not match the token in $ORCHESTRATOR_TOKEN, if it is set."""
     token = environment.get(TOKEN_VARIABLE, "").strip()
     for each in settings.auth.tokens if token else ():
         if wrong := wrong_digest(token.encode(errors="surrogateescape"), each.sha256):
@@ -236,7 +238,7 @@ def _wrong_digests(settings: Settings, environment: Mapping[str, str]) -> Found:
 
 
 def _shared_budgets(settings: Settings, environment: Mapping[str, str]) -> Found:
-    """Accounts that would spend one quota twice: the cloud counts by sub-account and host."""
+    """Yield warnings for accounts that share a quota: the cloud counts by sub-account and host."""
     users: dict[tuple[object, str], list[str]] = defaultdict(list)
     for name, account in settings.accounts.items():
         hosts = {account.host(region) for region in account.regions}
@@ -247,12 +249,12 @@ def _shared_budgets(settings: Settings, environment: Mapping[str, str]) -> Found
         if len(names) > 1:
             yield (
                 f"accounts {', '.join(sorted(names))} use one SecretId on {host}: they share one "
-                "quota there, so divide [accounts.NAME.quotas] between them"
+                "quota there, so divide it between their [accounts.NAME.quotas]"
             )
 
 
 def _source(credentials: Credentials, environment: Mapping[str, str]) -> tuple[object, ...]:
-    """Equal for two accounts whose keys must be the same."""
+    """Return the identity of the keys' source, equal for accounts that must have the same keys."""
     if credentials.provider == "environment" and (found := environment.get(SECRET_ID_VARIABLE)):
         return (found,)
     return credentials.source
@@ -263,39 +265,39 @@ def _plain_http(name: str, account: Account) -> Found:
         parts = urlsplit(endpoint or "")
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             yield (
-                f"{name}.{setting} is plain http to another host: whoever is on the way can read "
-                "the calls and change the answers; use https://"
+                f"{name}.{setting} is plain http to another host: anyone on the network path can "
+                "read the requests and change the replies; use https://"
             )
 
 
 def _readable_files(settings: Settings, file: Path | None) -> Found:
     held = list(_secrets(read_file(file)[0], "")) if file else []
     if file and held and _world_readable(file):
-        yield _readable(file, f"it holds {', '.join(held)}")
+        yield _readable(file, f"it contains {', '.join(held)}")
     accounts = settings.accounts.values()
-    for path in sorted({path for account in accounts for path in _files(account.credentials)}):
+    for path in sorted({path for account in accounts for path in _key_files(account.credentials)}):
         if _world_readable(path):
-            yield _readable(path, "it holds keys")
+            yield _readable(path, "it contains keys")
 
 
-def _files(credentials: Credentials) -> list[Path]:
+def _key_files(credentials: Credentials) -> list[Path]:
     if credentials.provider != "profile":
         return []
     return places(credentials.path, credentials.profile)
 
 
-def _readable(path: Path, why: str) -> str:
-    return f"every user of this host can read {path}, and {why}: chmod 600 {path}"
+def _readable(path: Path, reason: str) -> str:
+    return f"every user of this host can read {path}, and {reason}: run chmod 600 {path}"
 
 
 def _world_readable(path: Path) -> bool:
-    """Of regular files alone: others need the modes of a folder or of a device."""
+    """Return whether every user can read a regular file; other files need their usual modes."""
     mode = _mode(path)
     return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
 
 
 def _mode(path: Path) -> int:
-    """Its type and permissions; 0 where it cannot be looked at."""
+    """Return type and permissions of a file; 0 if they cannot be read."""
     try:
         return path.expanduser().stat().st_mode
     except (OSError, RuntimeError):
@@ -303,7 +305,7 @@ def _mode(path: Path) -> int:
 
 
 def _secrets(table: object, place: str) -> Found:
-    """Where a TOML document holds a secret."""
+    """Yield the names of the settings in a TOML table that contain a secret."""
     for name, value in table.items() if isinstance(table, dict) else ():
         if not isinstance(value, str):
             yield from _secrets(value, f"{place}{name}.")

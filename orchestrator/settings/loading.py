@@ -1,4 +1,4 @@
-"""Reads the file and the variables over it, and names every mistake where a person made it."""
+"""Loading of the configuration; every mistake is reported under the name that the user wrote."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 PREFIX = "ORCHESTRATOR__"
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
 REGION_VARIABLE = "TENCENTCLOUD_REGION"
-"""The vendor's own tools take the region from it where none is named."""
+"""Variable of the vendor's tools: the default region of an account that configures none."""
 
 
 def load(path: Path | None) -> Settings:
     """Read the file (default: $ORCHESTRATOR_CONFIG) and the environment.
 
-    Raises ConfigurationError with every problem found.
+    Raises ConfigurationError with all problems.
     """
     named = config_path(path)
     values, problems = read_file(named) if named else ({}, [])
@@ -57,12 +57,12 @@ def load(path: Path | None) -> Settings:
 
 
 def config_path(path: Path | None) -> Path | None:
-    """The file that is read, given the one that was named on the command line."""
+    """Return the configuration file: ``path`` (the command line), else $ORCHESTRATOR_CONFIG."""
     return path or (Path(given) if (given := os.environ.get(CONFIG_VARIABLE)) else None)
 
 
 def _where(place: Place, variables: Mapping[Place, str]) -> str:
-    """The name under which a person gave the value at ``place``."""
+    """Return the name under which the user wrote the value at ``place``: variable or setting."""
     for end in range(len(place), 0, -1):
         if place[:end] in variables:
             return variables[place[:end]]
@@ -77,11 +77,11 @@ def _message(found: ErrorDetails) -> str:
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The values of a TOML file, and what is wrong with it as a file."""
+    """Return the values of a TOML file, and the problems that kept it from being read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:
-            return {}, [f"{path} holds a NUL byte: save it as UTF-8"]
+            return {}, [f"{path} contains a NUL byte: save it as UTF-8"]
         return tomllib.loads(text), []
     except OSError as error:
         return {}, [f"{path} cannot be read: {error.strerror}"]
@@ -102,9 +102,9 @@ def _name_default_region(values: dict[str, Any], region: str | None) -> None:
 def _override(
     values: dict[str, Any], environment: Mapping[str, str]
 ) -> tuple[dict[Place, str], list[str]]:
-    """Put the environment's values over the file's.
+    """Replace values of the file by those of the environment.
 
-    Returns the variable that each came from, and what is wrong with the others.
+    Returns the variable of each replaced value, and the problems with other variables.
     """
     variables: dict[Place, str] = {}
     problems = []
@@ -120,7 +120,7 @@ def _override(
 
 
 def _place(values: object, keys: list[str]) -> tuple[tuple[str, ...], Any]:
-    """Where a variable's keys point, and the type of what stands there; raises ValueError."""
+    """Return the place that a variable's keys name, and the type there; raise ValueError."""
     place: tuple[str, ...] = ()
     kind: Any = Settings
     for key in keys:
@@ -134,9 +134,9 @@ def _place(values: object, keys: list[str]) -> tuple[tuple[str, ...], Any]:
 
 
 def _inside(kind: Any, key: str, values: object) -> tuple[str, Any] | None:
-    """What ``key`` names in a section, and its type; raises ValueError where it may be several.
+    """Return the name and type that ``key`` stands for in a section; raise ValueError if ambiguous.
 
-    A variable's name has no dash, and letter case is often lost in it.
+    The name of a variable cannot contain a dash, and often does not keep the letter case.
     """
     if get_origin(kind) is not dict:
         fields = getattr(kind, "model_fields", {})
@@ -145,29 +145,29 @@ def _inside(kind: Any, key: str, values: object) -> tuple[str, Any] | None:
         return kinds.get(name)
     inner = get_args(kind)[1]
     names = [name for name in values if isinstance(name, str)] if isinstance(values, dict) else []
-    for plain in (str, str.lower, _as_in_a_variable):
-        found = [name for name in names if plain(name) == plain(key)]
+    for normalise in (str, str.lower, _as_variable):
+        found = [name for name in names if normalise(name) == normalise(key)]
         if len(found) > 1:
-            raise ValueError(f"it may be meant for {' or '.join(found)}: give it in the file")
+            raise ValueError(f"may mean {' or '.join(found)}: write the value in the file instead")
         if found:
             return found[0], inner
     return key.lower(), inner
 
 
-def _as_in_a_variable(name: str) -> str:
+def _as_variable(name: str) -> str:
     return re.sub(r"[^0-9a-z]", "_", name.lower())
 
 
 def _parsed(kind: Any, text: str) -> object:
-    """A variable's text as the file would have its value; raises ValueError."""
+    """Return a variable's text as a value of ``kind``; raise ValueError."""
     if get_origin(kind) is dict or hasattr(kind, "model_fields"):
-        raise ValueError("this is a section: give its settings, each by a variable of its own")
+        raise ValueError("is a section: use one variable for each of its settings")
     if get_origin(kind) is not list:
         return text
     try:
         return json.loads(text)
     except ValueError:
-        raise ValueError("must be a list in JSON") from None
+        raise ValueError("must be a JSON list") from None
 
 
 def _put(values: dict[str, Any], place: tuple[str, ...], value: object) -> None:

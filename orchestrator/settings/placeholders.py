@@ -1,4 +1,4 @@
-"""Values that somebody was to fill in, and did not."""
+"""Placeholders: example values that were never replaced."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     Place = tuple[str | int, ...]
 
 UNFILLED: Final = (
-    "is a placeholder that nobody filled in: write the value itself (variables are not filled in), "
-    "or give it by a variable ORCHESTRATOR__..."
+    "is a placeholder: replace it with the value (the file does not expand variables), or set the "
+    "value by a variable ORCHESTRATOR__..."
 )
 _ANYWHERE: Final = re.compile(
     r"""
@@ -38,12 +38,12 @@ _WHOLE: Final = re.compile(
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a person, or a tool for templates, was to put something else in its place."""
+    """Return whether ``text`` looks like an example that was to be replaced by a real value."""
     return bool(_ANYWHERE.search(text) or _WHOLE.fullmatch(text.strip()))
 
 
 def placeholders(value: object, place: Place = ()) -> Iterator[Place]:
-    """Where placeholders stand in a document, however deep."""
+    """Yield the places of all placeholders in a document, at any depth."""
     if isinstance(value, str):
         if is_placeholder(value):
             yield place

@@ -1,4 +1,4 @@
-"""Through which proxies the calls to the cloud go, in words without passwords."""
+"""Description of the proxies that the accounts use, without passwords."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 def routes(settings: Settings, environment: Mapping[str, str]) -> dict[str, list[str]]:
-    """A line for each way that an account's calls take, by account.
+    """Return by account one line per route: the hosts that are called, and the proxy.
 
-    Raises ConfigurationError where a variable names what cannot be a proxy.
+    Raises ConfigurationError if a variable does not name a valid proxy.
     """
     problems: list[str] = []
-    warnings: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for name, account in settings.accounts.items():
         egress = settings.egress_of(name, environment)
-        hosts: dict[str, list[str]] = defaultdict(list)
+        hosts_by_route: dict[str, list[str]] = defaultdict(list)
         try:
             for url in account.urls():
                 proxy = egress.proxy_for(url)
-                way = f"through proxy {proxy.shown}" if proxy else "directly"
-                hosts[way].append(urlsplit(url).netloc)
+                route = f"through proxy {proxy.shown}" if proxy else "directly"
+                hosts_by_route[route].append(urlsplit(url).netloc)
         except ConfigurationError as error:
             problems += error.problems
-        warnings[name] = [f"{', '.join(called)} {way}" for way, called in hosts.items()]
+        lines[name] = [f"{', '.join(hosts)} {route}" for route, hosts in hosts_by_route.items()]
     if problems:
         raise ConfigurationError(sorted(set(problems)))
-    return warnings
+    return lines

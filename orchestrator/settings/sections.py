@@ -1,7 +1,7 @@
-"""What may be configured, section by section, and what is a mistake in it.
+"""Models of the configuration's sections, with the validation of each setting.
 
-A value may be a secret, so no message echoes one.  What spans several settings is checked at the
-last of them: a check of a whole section would be left out as long as anything in it is wrong.
+No message repeats a value, because it may be a secret. A rule about several settings is checked at
+the last of them: pydantic skips the check of a whole section while any setting in it is wrong.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from orchestrator.services.submission import (
 from orchestrator.store.database.url import database_url, shown
 
 FOLDER = "folder"
-"""Key of the validation context: what paths are relative to, the folder of the configuration."""
+"""Key of the validation context: the folder of the configuration, to which paths are relative."""
 ANY_REGION = "ap-guangzhou"
 REGIONAL_BATCH = "https://batch.{region}.tencentcloudapi.com"
 REGIONAL_CVM = "https://cvm.{region}.tencentcloudapi.com"
@@ -64,7 +64,7 @@ def _lower(value: object) -> object:
 
 
 ANY_CASE = BeforeValidator(_lower)
-"""Of words of which there are a few: people write INFO, and digests in capitals."""
+"""Accept any letter case in enumerations and digests: users write INFO, and digests in capitals."""
 
 
 class _Section(BaseModel):
@@ -85,11 +85,11 @@ class Server(_Section):
 
 
 class LocalServer(Server):
-    """One that asks nobody for a token."""
+    """Address of an API without tokens, which must be a loopback address."""
 
     @field_validator("host")
     @classmethod
-    def _reached_from_here_only(cls, host: str) -> str:
+    def _require_loopback(cls, host: str) -> str:
         if not Server(host=host).loopback:
             raise ValueError(
                 "is not a loopback address: configure [[auth.tokens]], or listen on 127.0.0.1"
@@ -98,7 +98,7 @@ class LocalServer(Server):
 
 
 class DatabaseSettings(_Section):
-    """Where terminations are kept."""
+    """The database of the orchestrator."""
 
     url: Annotated[str, Field(validate_default=True, repr=False)] = "sqlite:///orchestrator.db"
     """May hold a password."""
@@ -113,12 +113,12 @@ class DatabaseSettings(_Section):
         return shown(self.url)
 
 
-# Validated where it is left out, too: it may not fit another that is given.
+# The default is validated, too: it may contradict another setting that is given.
 Interval = Annotated[float, Field(gt=0, le=3600, validate_default=True)]
 
 
 class Poll(_Section):
-    """Bounds of the intervals between looks, in seconds."""
+    """Bounds of the intervals between polls, in seconds."""
 
     sweep_min_s: Interval = _POLL.sweep_min_s
     sweep_max_s: Interval = _POLL.sweep_max_s
@@ -141,11 +141,11 @@ class Poll(_Section):
 
 
 ROUND_TRIP_S = 0.5
-"""What waits for less than this for an answer may never get one."""
+"""Smallest timeout of a request: a shorter one might never get a reply."""
 
 
 class Lease(_Section):
-    """How long a replica drives a partition without a word from the database, in seconds."""
+    """Leases: how long a replica drives a partition without renewing its lease, in seconds."""
 
     duration_s: Interval = _LEASE.duration_s
     renewal_deadline_s: Annotated[Interval, Field(ge=ROUND_TRIP_S)] = _LEASE.renewal_deadline_s
@@ -170,7 +170,7 @@ class Lease(_Section):
 
 
 class Escalation(_Section):
-    """What is done about task instances that do not go down."""
+    """Escalation for task instances that do not stop."""
 
     after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = _ESCALATION.after_s
     instances_max: Annotated[int, Field(ge=0, le=READ_MAX_INSTANCES)] = _ESCALATION.instances_max
@@ -181,7 +181,7 @@ class Escalation(_Section):
 
 
 class Engine(_Section):
-    """How terminations are driven."""
+    """The engine: timeouts, windows and policies of all terminations."""
 
     settle_s: Annotated[float, Field(ge=0, le=SETTLE_MAX_S)] = 30.0
     give_up_after_s: Annotated[float, Field(gt=0, le=GIVE_UP_AFTER_MAX_S)] = 6 * 3600.0
@@ -208,7 +208,7 @@ class Engine(_Section):
 
 
 class Quotas(_Section):
-    """Calls a second by action; the defaults are the lowest that the vendor documents."""
+    """Quota by action, in requests per second; the defaults are the lowest documented values."""
 
     TerminateJob: PositiveInt = 2
     TerminateTaskInstance: PositiveInt = 2
@@ -224,10 +224,10 @@ PossiblePath = Annotated[Path, AfterValidator(possible)]
 
 
 class Outgoing(_Section):
-    """How calls to the cloud leave this host."""
+    """Proxy and CA file of requests to the cloud."""
 
     proxy: SecretStr | None = None
-    """Its URL, which may hold a password, or ``none``."""
+    """URL of the proxy, which may contain a password, or ``none``."""
     ca_file: PossiblePath | None = None
 
     @field_validator("proxy")
@@ -239,14 +239,14 @@ class Outgoing(_Section):
 CREDENTIALS_ENDPOINT = (
     r"^(https?://)?([0-9A-Za-z_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9A-Za-z_./-]*)?$"
 )
-"""A host or a URL, without user, query and fragment."""
+"""Pattern of a host or a URL without user, query and fragment."""
 OF_STS = frozenset({"sts", "tke-oidc"})
 STS_DURATION_MAX_S = 43_200
 _NEEDED_BY_SOME: Any = Field(default=None, validate_default=True)
 
 
 class Credentials(_Section):
-    """Which provider signs an account's calls, and what that provider needs."""
+    """Credential provider of an account, and the options of the provider."""
 
     provider: Annotated[
         Literal["static", "environment", "profile", "cvm-role", "sts", "tke-oidc"], ANY_CASE
@@ -270,7 +270,7 @@ class Credentials(_Section):
         provider = info.data.get("provider", "")
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if info.field_name in REQUIRED_OPTIONS.get(provider, ()) and not (text or "").strip():
-            raise ValueError(f"provider {provider} needs it")
+            raise ValueError(f"is required by provider {provider}")
         return value
 
     @field_validator("endpoint")
@@ -282,18 +282,18 @@ class Credentials(_Section):
 
     @property
     def sts_endpoint(self) -> str | None:
-        """The URL of STS, where the provider asks it."""
+        """URL of STS; None if the provider does not use STS."""
         return sts_url(self.endpoint or STS_ENDPOINT) if self.provider in OF_STS else None
 
     @property
     def source(self) -> tuple[object, ...]:
-        """Equal for two accounts whose keys must be the same."""
+        """Identity of the keys' source, equal for two accounts that must have the same keys."""
         if self.secret_id:
             return (self.secret_id,)
         return (self.provider, self.path, self.profile, self.role)
 
     def options(self) -> dict[str, str | int | Path | None]:
-        """What the provider is built with, secrets in the clear."""
+        """Return the options that the provider is built with; secrets are in clear text."""
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in self
@@ -302,13 +302,13 @@ class Credentials(_Section):
 
 
 class Account(Outgoing):
-    """A named credential, the endpoints that it is for, and the way to them."""
+    """An account: endpoints, proxy, regions, quotas and credentials."""
 
     endpoint: str = REGIONAL_BATCH
     cvm_endpoint: str | None = _NEEDED_BY_SOME
-    """Where machines are asked for; None: nowhere."""
+    """Endpoint of CVM for requests about machines; None: machines are not read."""
     terminate_machines: bool = False
-    """Whether machines of instances that nothing else brings down may be ended."""
+    """Allow TerminateInstances for machines whose instances nothing else stops."""
     regions: Annotated[list[Annotated[str, AfterValidator(region_name)]], Field(min_length=1)]
     default_region: str | None = None
     credentials: Credentials
@@ -323,13 +323,13 @@ class Account(Outgoing):
     @field_validator("cvm_endpoint")
     @classmethod
     def _beside_endpoint(cls, cvm_endpoint: str | None, info: ValidationInfo) -> str | None:
-        # None: it is wrong, so that nothing follows from it.
+        # None: the endpoint is invalid, which is reported already.
         endpoint = info.data.get("endpoint")
         if cvm_endpoint is None:
             if endpoint not in (None, REGIONAL_BATCH):
                 raise ValueError(
-                    "must be given with this endpoint: the same site's endpoint of CVM, or "
-                    f'"{NOWHERE}" to look at no machines'
+                    "is required with this endpoint: set the CVM endpoint of the same site, or "
+                    f'"{NOWHERE}" to read no machines'
                 )
             return REGIONAL_CVM
         if cvm_endpoint == NOWHERE:
@@ -337,8 +337,8 @@ class Account(Outgoing):
         host_for(cvm_endpoint, ANY_REGION)
         if endpoint and "{region}" in endpoint and "{region}" not in cvm_endpoint:
             raise ValueError(
-                "must hold {region} where endpoint does: each region would spend the quota of the "
-                "one host as if it were its own"
+                "must contain {region} if endpoint does: otherwise each region would spend the "
+                "whole quota of the one CVM host"
             )
         return cvm_endpoint
 
@@ -346,7 +346,7 @@ class Account(Outgoing):
     @classmethod
     def _reachable(cls, terminate_machines: bool, info: ValidationInfo) -> bool:
         if terminate_machines and info.data.get("cvm_endpoint", REGIONAL_CVM) is None:
-            raise ValueError("needs cvm_endpoint, which says that there is none")
+            raise ValueError(f'requires a CVM endpoint: cvm_endpoint must not be "{NOWHERE}"')
         return terminate_machines
 
     @field_validator("default_region")
@@ -363,7 +363,7 @@ class Account(Outgoing):
         return None if self.cvm_endpoint is None else host_for(self.cvm_endpoint, region)
 
     def urls(self) -> Iterator[str]:
-        """What is called for this account, each once."""
+        """Return the URLs of all endpoints of the account, without duplicates."""
         endpoints = [self.endpoint, self.cvm_endpoint, self.credentials.sts_endpoint]
         filled = (
             endpoint_for(endpoint, region)
@@ -374,23 +374,23 @@ class Account(Outgoing):
         return iter(dict.fromkeys(filled))
 
     def partitions(self, name: str) -> dict[str, str]:
-        """The partition of each region, given the account's name."""
+        """Return the partition of each region; ``name`` is the account's name."""
         return {region: f"{name}@{self.host(region)}" for region in self.regions}
 
 
 class Token(_Section):
-    """A caller: ``name`` becomes requested_by; ``sha256`` is the hex digest of its token."""
+    """A caller of the API: ``name`` becomes requested_by; ``sha256`` is its token's hex digest."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     sha256: Annotated[str, ANY_CASE]
 
     @field_validator("sha256")
     @classmethod
-    def _of_something(cls, sha256: str) -> str:
+    def _digest_of_token(cls, sha256: str) -> str:
         if not DIGEST.fullmatch(sha256):
             raise ValueError(
-                "must be the SHA-256 digest of the token, 64 hexadecimal digits, and not the token "
-                'itself: printf %s "$TOKEN" | sha256sum'
+                "must be the SHA-256 digest of the token (64 hexadecimal digits), not the token: "
+                'run printf %s "$TOKEN" | sha256sum'
             )
         if sha256 == NO_TOKEN_SHA256:
             raise ValueError("is the digest of an empty token")
@@ -398,7 +398,7 @@ class Token(_Section):
 
 
 class Auth(_Section):
-    """Who may call; no tokens: everyone who reaches the (loopback) address."""
+    """Callers of the API; without tokens, everyone who can reach the (loopback) address."""
 
     tokens: list[Token] = []
 
@@ -406,21 +406,21 @@ class Auth(_Section):
     @classmethod
     def _distinct(cls, tokens: list[Token]) -> list[Token]:
         if len({token.name for token in tokens}) < len(tokens):
-            raise ValueError("two have the same name")
+            raise ValueError("two tokens have the same name")
         if len({token.sha256 for token in tokens}) < len(tokens):
-            raise ValueError("two have the same sha256")
+            raise ValueError("two tokens have the same sha256")
         return tokens
 
 
 class Log(_Section):
-    """How the daemon logs to standard error."""
+    """Log of the daemon on standard error."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], ANY_CASE] = "info"
     format: Annotated[Literal["json", "console"], ANY_CASE] = "console"
 
 
 _DEFAULT_DATABASE: Any = {}
-"""Validated as what is given is, for its path is relative to the configuration's folder."""
+"""Validated like a given value, because its path is relative to the configuration's folder."""
 
 
 class Settings(_Section):
@@ -436,12 +436,12 @@ class Settings(_Section):
 
     @field_validator("server", mode="before")
     @classmethod
-    def _known_callers_only(cls, server: object, info: ValidationInfo) -> Server:
-        callers_known = "auth" not in info.data or info.data["auth"].tokens
-        return (Server if callers_known else LocalServer).model_validate(server)
+    def _loopback_without_tokens(cls, server: object, info: ValidationInfo) -> Server:
+        has_tokens = "auth" not in info.data or info.data["auth"].tokens
+        return (Server if has_tokens else LocalServer).model_validate(server)
 
     def egress_of(self, name: str, environment: Mapping[str, str]) -> Egress:
-        """An account's way to the cloud: its own settings, else those of all accounts."""
+        """Return the egress of an account: its own settings, otherwise those of ``[egress]``."""
         account = self.accounts[name]
         given = {f"accounts.{name}.proxy": account.proxy, "egress.proxy": self.egress.proxy}
         proxies = [

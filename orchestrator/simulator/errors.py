@@ -1,10 +1,10 @@
-"""The two ways of saying no: an error of the API, and mistakes in what the simulator was given."""
+"""Errors of the simulated API, and of scenarios and control documents."""
 
 from __future__ import annotations
 
 
 class ApiError(Exception):
-    """An error answer: a vendor code, and a message that clients must not depend on."""
+    """An error response: a vendor code, and a message on which clients must not depend."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -13,7 +13,7 @@ class ApiError(Exception):
 
 
 class ScenarioError(Exception):
-    """Every mistake found in a scenario or in a control document, one line each."""
+    """All mistakes in a scenario or in a control document, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

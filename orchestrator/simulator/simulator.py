@@ -1,4 +1,4 @@
-"""The simulator itself: answers one request at a time, without a socket, and remembers it all."""
+"""The simulator: it answers one request at a time, without a socket, and logs every call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.simulator.traffic.fault_injection import Rule
 
 VERSION: Final = "2017-03-12"
-"""Of both services."""
+"""API version of both services."""
 SERVICES: Final[Mapping[str, Mapping[str, Action]]] = {
     "batch": batch_actions.ACTIONS,
     "cvm": cvm_actions.ACTIONS,
@@ -42,7 +42,7 @@ SERVICE_OF: Final = {action: service for service, its in SERVICES.items() for ac
 
 @dataclass(slots=True)
 class Call:
-    """A line of the call log; what is not known stays empty."""
+    """An entry of the call log; unknown fields stay empty."""
 
     at: float
     request_id: str
@@ -51,19 +51,19 @@ class Call:
     secret_id: str = ""
     job_ids: tuple[str, ...] = ()
     code: str = ""
-    """``OK``, or the code of the error; empty when the call was cut off before it acted."""
+    """``OK`` or the error code; empty if a fault ended the call before it took effect."""
     acted: bool = False
-    """Whether the back end carried it out, whatever became of the answer."""
+    """True if the back end executed the call, even if the response was lost."""
     fault: str = ""
 
 
 class Simulator:
-    """A cloud of jobs behind ``handle``.
+    """A simulated cloud; ``handle`` answers the requests to it.
 
-    ``secret_keys`` maps secret ids to keys, ``limits_per_s`` actions to calls per second.
-    ``filter_name`` is a key of ``region.FILTER_NAMES``: what DescribeTask calls its filter.
-    ``forbidden_actions`` are refused, as to a sub-account that has no permission.
-    ``now`` gives seconds since the epoch and must not go back; it is read once per call.
+    ``secret_keys`` maps secret ids to keys, ``limits_per_s`` maps actions to calls per second.
+    ``filter_name`` is a key of ``region.FILTER_NAMES``: the name of DescribeTask's filter.
+    ``forbidden_actions`` are refused, as for a sub-account without the permission.
+    ``now`` returns seconds since the epoch and must not go back; it is read once per call.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Simulator:
     def from_scenario(
         cls, scenario: Scenario, *, now: Callable[[], float] = time.time
     ) -> Simulator:
-        """A simulator with the scenario's jobs, added at the present moment."""
+        """Return a simulator with the jobs of the scenario, added now."""
         simulator = cls(
             secret_keys=scenario.secret_keys,
             limits_per_s=scenario.limits_per_s,
@@ -120,13 +120,13 @@ class Simulator:
             self._fleet.add(job)
 
     def add_groups(self, tables: object) -> list[str]:
-        """Add jobs as a scenario's ``[[jobs]]`` describe them, and return their ids."""
+        """Add the jobs of ``[[jobs]]`` tables as in a scenario, and return their ids."""
         specs = read_jobs(tables, regions=self._regions, random=self._more, taken=set(self._jobs))
         self.add_jobs(specs)
         return [spec.job_id for spec in specs]
 
     def handle(self, request: Request) -> Reply:
-        """Answer one request; never raises for what a client can send."""
+        """Answer one request; no request of a client makes it raise."""
         now = self._now()
         request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
         call = Call(now, request_id)
@@ -139,21 +139,21 @@ class Simulator:
         rule = self.faults.draw(api_request.action, now=now)
         call.fault = "" if rule is None else rule.fault.value
         if rule is None:
-            return self._act(api_request, call)
+            return self._execute(api_request, call)
         if rule.acts:
-            return replies.corrupted_reply(self._act(api_request, call), rule.fault)
+            return replies.corrupted_reply(self._execute(api_request, call), rule.fault)
         limit_per_s = self.quota.limit_per_s(api_request.action)
         return replies.reply_without_effect(
             rule, api_request.action, limit_per_s=limit_per_s, request_id=request_id
         )
 
     def truth(self) -> list[dict[str, object]]:
-        """What is so of every job, in the order they were added."""
+        """Return the ground truth of every job, in the order in which they were added."""
         now = self._now()
         return [truth_of(job, now) for job in self._jobs.values()]
 
     def _admit(self, request: Request, call: Call) -> ApiRequest:
-        """Read, authenticate and count a call; a call that fails here acts on nothing."""
+        """Parse, authenticate and count a call; raise ApiError before it has any effect."""
         api_request = parse(request)
         call.action = api_request.action
         call.region = api_request.region
@@ -173,7 +173,7 @@ class Simulator:
         self.quota.count(api_request.action, call.secret_id, now=call.at)
         return api_request
 
-    def _act(self, api_request: ApiRequest, call: Call) -> Reply:
+    def _execute(self, api_request: ApiRequest, call: Call) -> Reply:
         region = Region(
             api_request.region,
             jobs=self._jobs,
@@ -196,5 +196,5 @@ class Simulator:
 
 
 def _forbidden(action: str) -> ApiError:
-    """What CAM has CVM answer, as it was seen (cloud.tencent.com/developer/ask/2213302)."""
+    """Return the error of CVM without permission (cloud.tencent.com/developer/ask/2213302)."""
     return ApiError("UnauthorizedOperation", f"No permission to perform the operation ({action}).")

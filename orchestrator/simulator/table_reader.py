@@ -1,4 +1,4 @@
-"""Taking values out of a table somebody wrote, and saying everything that is wrong with it."""
+"""Validation of a table of a TOML or JSON document, with all mistakes reported at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ RANGE_ENDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A number, or one drawn evenly between two; ``whole`` numbers include both ends."""
+    """A number, or a range from which one is drawn uniformly.
+
+    ``whole``: draw integers, both ends included.
+    """
 
     low: float
     high: float
@@ -28,7 +31,10 @@ class Range:
 
 
 class TableReader:
-    """Reads one table; every mistake becomes a line of ``problems`` that begins with its place."""
+    """Reader of one table.
+
+    Each mistake is appended to ``problems`` as a line that begins with its place.
+    """
 
     def __init__(self, table: object, where: str, problems: list[str]) -> None:
         self.where = where
@@ -47,7 +53,7 @@ class TableReader:
         return list(self._table)
 
     def take(self, key: str) -> object:
-        """The value as it stands, None when it is absent."""
+        """Return the value unchecked; None if it is absent."""
         self._read.add(key)
         return self._table.get(key)
 
@@ -60,7 +66,7 @@ class TableReader:
             return default
         if isinstance(value, str) and value:
             return value
-        self.add_error(key, "must be a text")
+        self.add_error(key, "must be a non-empty string")
         return default
 
     def choice(self, key: str, options: Collection[str], default: str) -> str:
@@ -80,22 +86,22 @@ class TableReader:
         return False
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, or one text."""
+        """Read a list of texts, or one text."""
         value = self.take(key)
         values = [value] if isinstance(value, str) else value
         if values is None:
             return ()
         if isinstance(values, list) and all(isinstance(item, str) and item for item in values):
             return tuple(values)
-        self.add_error(key, "must be a list of texts")
+        self.add_error(key, "must be a list of non-empty strings")
         return ()
 
     def choices(self, key: str, options: Collection[str]) -> tuple[str, ...]:
-        """A list of these words, or one of them."""
+        """Read a list of these options, or one of them."""
         words = self.texts(key)
         for word in words:
             if word not in options:
-                self.add_error(key, f"{word} is none of {', '.join(options)}")
+                self.add_error(key, f"{word} is not one of {', '.join(options)}")
         return words
 
     def text_table(self, key: str) -> dict[str, str]:
@@ -121,7 +127,7 @@ class TableReader:
         return default
 
     def range(self, key: str) -> Range | None:
-        """A number of 0 or more, or two as [from, to]."""
+        """Read a number of 0 or more, or two as [from, to]."""
         value = self.take(key)
         if value is None:
             return None
@@ -134,7 +140,7 @@ class TableReader:
         return None
 
     def whole_range(self, key: str, default: int) -> Range:
-        """A whole number of 1 or more, or two as [from, to]."""
+        """Read a whole number of 1 or more, or two as [from, to]."""
         given = self.range(key) or Range(default, default)
         if given.low < 1 or given.low != int(given.low) or given.high != int(given.high):
             self.add_error(key, "must be a whole number, 1 or more, or [from, to]")
@@ -142,7 +148,7 @@ class TableReader:
         return Range(given.low, given.high, whole=True)
 
     def shares(self, key: str, names: Collection[str]) -> dict[str, float]:
-        """Names with shares between 0 and 1 that together are at most 1."""
+        """Read a table of names with shares from 0 to 1, with a sum of at most 1."""
         shares: dict[str, float] = {}
         inner = TableReader(self.take(key) or {}, f"{self.where}.{key}", self._problems)
         for name in inner.names():
@@ -154,12 +160,12 @@ class TableReader:
         return shares
 
     def finish(self) -> None:
-        """Name the keys that nobody asked for."""
+        """Add an error for each key that was not read."""
         for key in self._table:
             if key not in self._read:
                 self.add_error(key, "unknown key")
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether this is a finite number and no truth value."""
+    """Return whether this is a finite number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

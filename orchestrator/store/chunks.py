@@ -1,4 +1,4 @@
-"""Many ids, in lists that a statement can take."""
+"""Batches of ids, each short enough for one statement."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Events as they are stored: each linked to the one before it of the same subject.
+"""The hash chain of events: each event is linked to the one before it of the same subject.
 
-The last event of a subject can be read and followed because its writer holds the subject's row:
-whoever moves a termination has updated its row, and whoever finishes an operation has locked its
-own.  Were that ever forgotten, two events would claim one number and the database would refuse one.
+A writer may read the last event of a subject and append to it because it holds the lock of the
+subject's row: a transition has updated the termination's row, and the end of an operation has
+locked the operation's. If a writer failed to do so, two events would get the same number, and the
+database would refuse one of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _NULL: Final = dict.fromkeys(column.name for column in events.columns if column.
 
 
 def _heads(subjects: Table, subject_id: Column[Any]) -> Select[Any]:
-    """The last event of each of these subjects: one look into the index for each."""
+    """Select the last event of each of these subjects, with one index lookup for each."""
     others = events.alias("others")
     last = (
         select(func.max(others.c.number))
@@ -40,6 +41,7 @@ def _heads(subjects: Table, subject_id: Column[Any]) -> Select[Any]:
     )
 
 
+# By the column of the subject: the number and the hash of the last event of each subject.
 _HEADS: Final = {
     "termination_id": _heads(terminations, events.c.termination_id),
     "operation_id": _heads(operations, events.c.operation_id),
@@ -49,19 +51,19 @@ _HEADS: Final = {
 async def chained(
     connection: AsyncConnection, recorded: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows of what was recorded, in this order, with numbers, facts and hashes."""
+    """Return the rows of the recorded events, in this order, with numbers, facts and hashes."""
     heads: dict[str, Head] = {}
     for kind, statement in _HEADS.items():
         new = {event.get(kind) for event in recorded if event["type"] == ACCEPTED}
         known = {event[kind] for event in recorded if event.get(kind)} - new
-        for some in chunks(sorted(known)):
-            found = await connection.execute(statement, {"subject_ids": some})
+        for batch in chunks(sorted(known)):
+            found = await connection.execute(statement, {"subject_ids": batch})
             heads |= {subject_id: Head(number, last) for subject_id, number, last in found}
     rows = []
     for event in recorded:
         subject_id = event.get("termination_id") or event["operation_id"]
         head = heads.get(subject_id) or Head.of_new(subject_id)
-        row = head.linked(_NULL | event)
+        row = head.append(_NULL | event)
         heads[subject_id] = Head(row["number"], row["hash"])
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""The tables.  migrations/ creates them; a test keeps the two the same."""
+"""The tables. migrations/ creates them; a test compares the two."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; SQLite stores it as text that sorts as time does.
+    """An aware UTC datetime; SQLite stores it as text whose order is that of the times.
 
-    A time that is not possible is refused: PostgreSQL would store the year 1 as ``-infinity``.
+    An impossible time raises ValueError: PostgreSQL would store the year 1 as ``-infinity``.
     """
 
     impl = DateTime(timezone=True)
@@ -56,11 +56,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC)
 
 
-def _listed(values: tuple[str, ...]) -> str:
+def _sql_list(values: tuple[str, ...]) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
 
-_SERIAL = BigInteger().with_variant(Integer(), "sqlite")
+_ROW_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 _LIVE = text("finished_at IS NULL")
 
 metadata = MetaData(
@@ -76,7 +76,7 @@ metadata = MetaData(
 operations = Table(
     "operations",
     metadata,
-    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("seq", _ROW_NUMBER, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("account", Text, nullable=False),
     Column("region", Text, nullable=False),
@@ -106,7 +106,7 @@ operations = Table(
 terminations = Table(
     "terminations",
     metadata,
-    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("seq", _ROW_NUMBER, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("account", Text, nullable=False),
     Column("region", Text, nullable=False),
@@ -180,10 +180,10 @@ terminations = Table(
     Column("last_turn", BigInteger, nullable=False, server_default=text("0")),
     Column("set_aside", Text),
     Column("set_aside_until", UtcDateTime),
-    CheckConstraint(f"state IN ({_listed(tuple(State))})", name="state"),
+    CheckConstraint(f"state IN ({_sql_list(tuple(State))})", name="state"),
     CheckConstraint("evidence BETWEEN 0 AND 5", name="evidence"),
     CheckConstraint(
-        f"(state IN ({_listed(FINAL_STATES)})) = (finished_at IS NOT NULL)", name="finished_at"
+        f"(state IN ({_sql_list(FINAL_STATES)})) = (finished_at IS NOT NULL)", name="finished_at"
     ),
     CheckConstraint(
         "finished_at IS NULL OR (next_poll_at IS NULL AND terminate_after IS NULL)", name="idle"
@@ -207,14 +207,15 @@ Index(
     terminations.c.instances_observed_at,
 )
 Index(
-    "ix_terminations_look",
+    "ix_terminations_poll",
     terminations.c.partition,
     terminations.c.poll_kind,
     terminations.c.next_poll_at,
     sqlite_where=text("next_poll_at IS NOT NULL"),
     postgresql_where=text("next_poll_at IS NOT NULL"),
 )
-# SQLite would take an index that leads to terminate_after sooner, and sort all that it has.
+# The order of the calls comes before terminate_after: SQLite would choose an index that begins with
+# terminate_after, and then sort all of its rows.
 Index(
     "ix_terminations_turn",
     terminations.c.partition,
@@ -226,7 +227,7 @@ Index(
     sqlite_where=text("terminate_after IS NOT NULL"),
     postgresql_where=text("terminate_after IS NOT NULL"),
 )
-_UNSEEN = text("job_state IS NULL AND next_poll_at IS NOT NULL")
+_NEVER_POLLED = text("job_state IS NULL AND next_poll_at IS NOT NULL")
 Index(
     "ix_terminations_unseen",
     terminations.c.partition,
@@ -234,8 +235,8 @@ Index(
     terminations.c.turn,
     terminations.c.seq,
     terminations.c.next_poll_at,
-    sqlite_where=_UNSEEN,
-    postgresql_where=_UNSEEN,
+    sqlite_where=_NEVER_POLLED,
+    postgresql_where=_NEVER_POLLED,
 )
 
 _TO_CAPTURE = text("captured_run < run AND finished_at IS NULL")
@@ -256,14 +257,14 @@ Index(
     sqlite_where=_NEVER_LISTED,
     postgresql_where=_NEVER_LISTED,
 )
-READ_ANEW = text(
+TO_RESCAN = text(
     "finished_at IS NULL AND (escalation_started_at IS NOT NULL OR asked_at IS NOT NULL)"
 )
 Index(
-    "ix_terminations_read_anew",
+    "ix_terminations_rescan",
     terminations.c.partition,
-    sqlite_where=READ_ANEW,
-    postgresql_where=READ_ANEW,
+    sqlite_where=TO_RESCAN,
+    postgresql_where=TO_RESCAN,
 )
 
 Index(
@@ -281,8 +282,8 @@ Index(
     sqlite_where=_SET_ASIDE,
     postgresql_where=_SET_ASIDE,
 )
-"""``set_aside`` is why a loop could not go on with a termination; no loop reads it again before
-``set_aside_until``.  Both are null again once a decision on it was written.
+"""``set_aside`` is the reason why a loop could not process a termination; no loop reads it again
+before ``set_aside_until``. Both are NULL again once a decision on the termination was written.
 """
 
 instances = Table(
@@ -297,19 +298,26 @@ instances = Table(
     Column("observed_at", UtcDateTime, nullable=False),
     Column("machine", Text),
     Column("machine_observed_at", UtcDateTime),
-    Column("anew", Boolean, nullable=False, server_default=false()),
-    Column("first_sent_at", UtcDateTime),
+    Column("rescanned", Boolean, nullable=False, server_default=false()),
+    Column("last_sent_at", UtcDateTime),
     sqlite_with_rowid=False,
 )
-"""Those that had a machine when they were captured, and those live when they were read ``anew``.
+"""Instances that had a machine when they were captured, and instances that were live when they were
+read again (``rescanned``).
 
-What was last seen before the newest reading (``terminations.read_at``) is live no longer: a job
-may have 200,000 instances, and not one row of those that went down is written again.
-``machine`` is what CVM showed of its machine; TerminateTaskInstance was last called for it at
-``first_sent_at``.  An instance that runs again runs on another machine, which is another row.
+An instance that was last observed before the newest rescan (``terminations.read_at``) is not live
+any more: a job may have 200,000 instances, and the rows of stopped instances are not updated.
+``machine`` is the state of its machine that CVM showed. ``last_sent_at`` is the time of the last
+call of an escalation for it, TerminateTaskInstance or TerminateInstances. An instance that runs
+again runs on another machine, which is another row.
 """
-ANEW = text("anew")
-Index("ix_instances_anew", instances.c.termination_seq, sqlite_where=ANEW, postgresql_where=ANEW)
+RESCANNED = text("rescanned")
+Index(
+    "ix_instances_rescanned",
+    instances.c.termination_seq,
+    sqlite_where=RESCANNED,
+    postgresql_where=RESCANNED,
+)
 MACHINE_GONE = text("machine IN ('gone', 'terminated')")
 Index(
     "ix_instances_machine_gone",
@@ -338,7 +346,7 @@ operation_terminations = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("seq", _ROW_NUMBER, primary_key=True, autoincrement=True),
     Column("termination_id", ForeignKey("terminations.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("partition", Text, nullable=False),
@@ -366,7 +374,7 @@ Index(
 events = Table(
     "events",
     metadata,
-    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("id", _ROW_NUMBER, primary_key=True, autoincrement=True),
     Column("at", UtcDateTime, nullable=False),
     Column("operation_id", ForeignKey("operations.id")),
     Column("termination_id", ForeignKey("terminations.id")),
@@ -386,7 +394,7 @@ events = Table(
     CheckConstraint("number > 0", name="number"),
     CheckConstraint("length(hash) = 64", name="hash"),
 )
-"""``number`` counts the events of a subject: that no two have the same keeps its chain one."""
+"""``number`` counts the events of one subject. It is unique, so that the hash chain cannot fork."""
 
 partitions = Table(
     "partitions",
@@ -401,7 +409,7 @@ partitions = Table(
     Column("followed_s", BigInteger, nullable=False, server_default=text("0")),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),
 )
-"""``followed_s``: the part of the noted clock steps by which its terminations' times were moved."""
+"""``followed_s``: the recorded clock steps by which the times of its terminations were moved."""
 
 clock_steps = Table(
     "clock_steps",
@@ -412,10 +420,10 @@ clock_steps = Table(
     Column("away_s", BigInteger, nullable=False),
     Column("seen_at", UtcDateTime),
 )
-"""One row: the sum of the steps of the database's clock that replicas have noted, in seconds.
+"""One row: the sum of the steps of the database's clock that replicas have recorded, in seconds.
 
-The sum began as a replica started while no other one lived: the clock showed ``began_at`` then,
-``away_s`` more than at the last renewal before.  ``seen_at``: what it showed at the last renewal.
+The sum begins when a replica starts while no other one is live. The clock then showed ``began_at``,
+which was ``away_s`` after the last renewal before. ``seen_at`` is its time at the last renewal.
 """
 
 replicas = Table(
@@ -425,9 +433,9 @@ replicas = Table(
     Column("partitions", JSON, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
 )
-"""The live ones: a row that has expired is deleted by whoever sees it, and that is a death.
+"""Live replicas. Any replica deletes an expired row; only its deletion declares a replica dead.
 
-Partitions whose holder has no row are free.
+A partition whose holder has no row is free.
 """
 
 probes = Table(
@@ -437,11 +445,11 @@ probes = Table(
     Column("number", BigInteger, nullable=False),
     Column("filler", LargeBinary),
 )
-"""One row, written to see whether a request could be stored; ``filler`` makes it as long as one."""
+"""One row, written to test whether a request could be stored; ``filler`` gives it that size."""
 
 
 def _add_finite_check(table: Table) -> None:
-    """Have PostgreSQL refuse infinities and NaN, which SQLite has no times for."""
+    """Make PostgreSQL refuse infinities and NaN, which SQLite cannot store as times."""
     times = [column.name for column in table.columns if isinstance(column.type, UtcDateTime)]
     numbers = [column.name for column in table.columns if isinstance(column.type, Float)]
     finite = " AND ".join(

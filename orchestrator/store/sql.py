@@ -1,4 +1,4 @@
-"""SQL that SQLite and PostgreSQL write differently."""
+"""SQL functions that SQLite and PostgreSQL express differently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _greatest_in_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **
 
 
 class whole_seconds(FunctionElement[int]):  # noqa: N801 - named as a SQL function
-    """From the second of its arguments to the first, rounded down; both are times."""
+    """The whole seconds from its second argument to its first; both are times."""
 
     type = Integer()
     inherit_cache = True
@@ -46,12 +46,12 @@ def _whole_seconds_in_sqlite(
     element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any
 ) -> str:
     until, since = (compiler.process(each, **kw) for each in element.clauses)
-    # A day is told to some 50 microseconds only.
+    # julianday() is exact to some 50 microseconds only, hence round().
     return f"CAST(round((julianday({until}) - julianday({since})) * 86400, 3) AS INTEGER)"
 
 
-class moved_by(FunctionElement[Any]):  # noqa: N801 - as SQL functions are called
-    """A time moved by whole seconds; None stays None."""
+class moved_by(FunctionElement[Any]):  # noqa: N801 - named as a SQL function
+    """A time moved by whole seconds; NULL stays NULL."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -69,9 +69,9 @@ def _moved_by(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -
 @compiles(moved_by, "sqlite")
 def _moved_by_in_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
     time, by_s = (compiler.process(each, **kw) for each in element.clauses)
-    # What SQLite computes has milliseconds at most: the fraction is kept as it is.
+    # strftime() computes milliseconds at most, so the fraction is copied as text.
     whole = f"strftime('%Y-%m-%d %H:%M:%S', substr({time}, 1, 19), {by_s} || ' seconds')"
-    # What is no time stays as it is.
+    # A value that is not a time stays as it is.
     return f"coalesce({whole} || substr({time}, 20), {time})"
 
 
@@ -83,7 +83,7 @@ class _JsonMember(FunctionElement[Any]):
 
 
 class json_text(_JsonMember):  # noqa: N801 - named as a SQL function
-    """A member of a JSON document as text; None where the document cannot be read."""
+    """A member of a JSON document as text; NULL if the document cannot be read."""
 
     type = Text()
     inherit_cache = True
@@ -102,7 +102,7 @@ def _json_text_in_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, *
 
 
 class json_count(_JsonMember):  # noqa: N801 - named as a SQL function
-    """A member of a JSON document as a count; None where it is none."""
+    """A member of a JSON document as a count; NULL if it is not one."""
 
     type = Integer()
     inherit_cache = True

@@ -66,7 +66,7 @@ def test_everything_is_as_it_should_be(demo, tmp_path):
     assert len(rows) == 12
     assert all(row.rstrip(" │").endswith("yes") for row in rows)
     assert "TerminateJob:" in output
-    assert "faults injected by the simulator, none of them counted above: " in output
+    assert "faults injected by the simulator, not counted above: " in output
     assert not list(tmp_path.iterdir())
 
 

@@ -391,4 +391,4 @@ async def test_a_replica_that_is_stopped_hands_over_at_once(
         first.process.send_signal(signal.SIGTERM)
         await taken_over(made, held, pid)
         log = first.log.read_text()
-        assert [name for name in held if f"gave back {name}" not in log] == []
+        assert [name for name in held if f"released partition {name}" not in log] == []

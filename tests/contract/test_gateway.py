@@ -94,7 +94,7 @@ async def test_clock_that_is_off_is_measured_and_named(ahead_s, words) -> None:
     assert error.kind is Kind.CLOCK_SKEW
     off = f"the database's clock is {words} the cloud's"
     assert off in error.message
-    assert error.advice == f"{off}, and requests are signed by it; start NTP on its host"
+    assert error.advice == f"{off}, and requests are signed with its time: start NTP on its host"
 
 
 # --- answers that are none -----------------------------------------------------------------------

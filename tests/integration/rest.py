@@ -1,4 +1,4 @@
-"""A daemon as a client of its REST API sees it, with its cloud and its database file beside it."""
+"""REST client of a daemon under test, with its simulated cloud and its database file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEGAL_TEXT = json.dumps(LEGAL).encode()
 
 
 def tomorrow() -> str:
-    """A ``not_before`` that leaves terminations as they are while a test looks at them."""
+    """Return a ``not_before`` that keeps terminations unchanged while a test reads them."""
     return (datetime.now(UTC) + timedelta(days=1)).isoformat()
 
 
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """A daemon, its cloud and its database file."""
+    """A daemon, its simulated cloud and its database file."""
 
     service: Service
     file: Path
@@ -63,7 +63,7 @@ class Rest:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send ``path`` as it is, and as JSON a body that is neither bytes nor a file."""
+        """Send a request: ``path`` unchanged, and a body that is not bytes or a file as JSON."""
         data = body if isinstance(body, bytes | BytesIO | None) else json.dumps(body).encode()
         url = URL(str(self.base.origin()) + path, encoded=True)
         async with self.service.client.request(method, url, data=data, headers=headers) as answer:
@@ -77,13 +77,13 @@ class Rest:
         return await self.call("POST", OPERATIONS, body=body, headers=JSON | named)
 
     async def accepted(self, *jobs: str, **more: Any) -> Any:
-        """The operation that asks for these jobs, from tomorrow on where nothing else is said."""
+        """Submit these jobs and return the operation; ``not_before`` is tomorrow by default."""
         answer = await self.post({"jobs": jobs, "reason": "r", "not_before": tomorrow()} | more)
         assert answer.status == 202, answer.text
         return answer.document
 
     async def pages(self, path: str) -> AsyncIterator[Any]:
-        """Each page of a list, by the links between them."""
+        """Yield each page of a list, following the Link headers."""
         following: str | None = path
         while following is not None:
             answer = await self.get(following)
@@ -95,14 +95,14 @@ class Rest:
             yield document
 
     async def answer_to(self, data: bytes) -> Answer:
-        """The first answer to these bytes, on a connection that is closed then."""
+        """Send these bytes on a new connection and return the first response."""
         head, _, body = (await self.send(data)).decode().partition("\r\n\r\n")
         status, *headers = head.split("\r\n")
         named = dict(header.split(": ", 1) for header in headers)
         return Answer(int(status.split()[1]), named, body)
 
     async def send(self, data: bytes, *, until: bytes | None = None) -> bytes:
-        """What comes back for these bytes until the connection is closed, or until this is seen."""
+        """Send these bytes; return what arrives until the connection closes, or up to ``until``."""
         reader, writer = await asyncio.open_connection(self.base.host, self.base.port)
         try:
             writer.write(data)
@@ -113,15 +113,15 @@ class Rest:
             await writer.wait_closed()
 
     def rows(self) -> int:
-        """How many rows all tables of requests hold."""
+        """Return the number of rows in all tables that requests fill."""
         tables = ("operations", "terminations", "operation_terminations", "attempts", "events")
         with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as connection:
             counts = [connection.execute(f"SELECT count(*) FROM {table}") for table in tables]
             return sum(count.fetchone()[0] for count in counts)
 
 
-def assert_problem(answer: Answer, status: int, slug: str, *told: str) -> Any:
-    """A problem of this status and type, whose detail tells what it should."""
+def assert_problem(answer: Answer, status: int, slug: str, *texts: str) -> Any:
+    """Assert that this is a problem of this status and type, with these texts in its detail."""
     assert answer.status == status, answer.text
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     problem = answer.document
@@ -129,6 +129,6 @@ def assert_problem(answer: Answer, status: int, slug: str, *told: str) -> Any:
     assert problem["status"] == status
     assert problem["title"]
     assert problem["detail"]
-    for text in told:
+    for text in texts:
         assert text in problem["detail"]
     return problem

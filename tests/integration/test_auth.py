@@ -1,4 +1,4 @@
-"""Who may call, over real HTTP: bearer tokens, and what a browser's pages may not do."""
+"""Tests of authentication over HTTP: bearer tokens, and requests from web pages in a browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS = {"sre": "token-of-sre", "batch-ui": "tökén-of-ui"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
-    """A daemon that knows two callers."""
+    """Run a daemon with the tokens of two callers."""
     file = tmp_path_factory.mktemp("guarded") / "orchestrator.db"
     digests = [
         {"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest()}
@@ -34,7 +34,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Res
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def unguarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
-    """A daemon for everyone on this machine."""
+    """Run a daemon without tokens, for everyone on this machine."""
     file = tmp_path_factory.mktemp("unguarded") / "orchestrator.db"
     async with service(f"sqlite:///{file}") as running:
         yield Rest(running, file)
@@ -85,16 +85,16 @@ async def test_what_is_no_token_is_refused(guarded: Rest, authorization: str) ->
 
 
 @pytest.mark.parametrize(
-    ("token", "told"),
+    ("token", "reason"),
     [
         ("0123456789abcdef" * 4, "it is the token itself"),
         ("token-of-echo", "it is the digest of the token and a line break"),
     ],
 )
 async def test_a_digest_that_was_not_made_of_the_token_is_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, told: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, reason: str
 ) -> None:
-    """The caller learns nothing of it: who reads the log can change the configuration."""
+    """The reason is in the log, for the operator, and not in the response."""
     digests = [
         {"name": "hex", "sha256": "0123456789abcdef" * 4},
         {"name": "echo", "sha256": hashlib.sha256(b"token-of-echo\n").hexdigest()},
@@ -106,20 +106,20 @@ async def test_a_digest_that_was_not_made_of_the_token_is_told_once(
             assert_problem(answer, 401, "unauthorized", "Authorization: Bearer TOKEN")
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert told in warnings[0]
+    assert reason in warnings[0]
     assert token not in warnings[0]
 
 
 @pytest.mark.parametrize("token", [b"\xff\xfe", b"token-of-sre\xff", b"t\xf6k\xe9n-of-ui"])
 async def test_bytes_that_are_no_text_are_refused(guarded: Rest, token: bytes) -> None:
-    told = await guarded.send(
+    response = await guarded.send(
         b"POST /v1/operations HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\nAuthorization: Bearer %s\r\n\r\n"
         % (len(LEGAL_TEXT), token)
         + LEGAL_TEXT
     )
-    assert told.startswith(b"HTTP/1.1 401 ")
-    assert b"WWW-Authenticate: Bearer" in told
+    assert response.startswith(b"HTTP/1.1 401 ")
+    assert b"WWW-Authenticate: Bearer" in response
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ async def test_bytes_that_are_no_text_are_refused(guarded: Rest, token: bytes) -
     ],
 )
 async def test_nothing_is_told_to_strangers(guarded: Rest, method: str, path: str) -> None:
-    """Not even what there is and what not."""
+    """The response does not even show which paths exist."""
     answer = await guarded.call(method, path)
     assert answer.status == 401
     if method != "HEAD":
@@ -173,7 +173,7 @@ async def test_an_idempotency_key_belongs_to_its_caller(guarded: Rest) -> None:
     ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"],
 )
 async def test_a_page_of_another_origin_cannot_submit(unguarded: Rest, content_type: str) -> None:
-    """These are the types that a browser sends without asking first; JSON passes as text, too."""
+    """A browser sends these content types without a preflight request, with JSON as text too."""
     answer = await unguarded.post(
         LEGAL_TEXT, Content_Type=content_type, Origin="https://evil.example"
     )
@@ -214,7 +214,7 @@ async def test_a_page_of_another_origin_that_asks_first_is_not_allowed(unguarded
 async def test_a_name_rebound_to_the_loopback_address_is_not_served(
     unguarded: Rest, method: str, host: str
 ) -> None:
-    """Its pages would be of the API's own origin, and could read and send everything."""
+    """Pages under such a name would have the API's own origin, and could read and send all."""
     answer = await unguarded.call(
         method,
         OPERATIONS,
@@ -234,6 +234,6 @@ async def test_the_names_of_the_loopback_address_are_served(unguarded: Rest, hos
 
 
 async def test_with_tokens_any_name_is_served(guarded: Rest) -> None:
-    """As behind a proxy: a rebound page has no token."""
+    """A proxy forwards its own Host; a page of a rebound name has no token."""
     answer = await submit(guarded, "Bearer token-of-sre", Host="orchestrator.example")
     assert answer.status == 202

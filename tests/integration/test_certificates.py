@@ -63,7 +63,7 @@ async def test_a_certificate_is_a_file_that_verifies(rest: Rest, path: str) -> N
 
 async def test_it_holds_the_calls_that_the_cloud_knows_of(rest: Rest, path: str) -> None:
     certified = (await rest.get(path)).document["certificate"]
-    assert certified["conclusion"] == "1 of 3 jobs proven down"
+    assert certified["conclusion"] == "1 of 3 jobs proven stopped"
     assert certified["set"]["job_ids"] == sorted(JOBS)
     assert certified["operation"]["outcome"] == "partial"
     states = {job["job_id"]: (job["state"], job["evidence"]) for job in certified["jobs"]}
@@ -124,12 +124,13 @@ async def test_an_operation_that_goes_on_is_certified_as_such(rest: Rest) -> Non
     assert verify(answer.text.encode()) == []
     certified = answer.document["certificate"]
     assert certified["conclusion"].startswith("NOT FINISHED: 1 of 1 job not ended")
-    assert certified["jobs"][0]["not_proven"] == ["that it is down: it has not ended, and is held"]
+    caveat = "that it is stopped: its termination has not ended and is held"
+    assert certified["jobs"][0]["not_proven"] == [caveat]
 
 
 async def test_what_is_not_understood_is_refused(rest: Rest, path: str) -> None:
     answer = await rest.get(f"{path}?format=pdf")
-    assert_problem(answer, 400, "unknown-parameter", "format is not known here")
+    assert_problem(answer, 400, "unknown-parameter", "unknown: format")
 
 
 async def test_many_at_once_are_the_same(rest: Rest, path: str) -> None:

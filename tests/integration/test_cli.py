@@ -141,7 +141,7 @@ def test_terminate_and_watch_to_the_end(url):
     assert result.returncode == 0, result.stderr
     assert re.match(r"op_\w+\n", result.stdout)
     assert "2 of 2 jobs ended" in result.stdout
-    assert "proven down" in result.stdout
+    assert "proven stopped" in result.stdout
 
 
 def test_what_is_certified_can_be_verified_with_no_daemon(url, place):
@@ -151,7 +151,7 @@ def test_what_is_certified_can_be_verified_with_no_daemon(url, place):
     path = place / "certificate.json"
     result = run(url, "certificate", operation, "--output", str(path))
     assert result.returncode == 0, result.stderr
-    assert f"valid: {operation}: 1 of 1 job proven down\n" in result.stderr
+    assert f"valid: {operation}: 1 of 1 job proven stopped\n" in result.stderr
     assert run(url, "certificate", operation).stdout.startswith('{"certificate":')
     nowhere = "http://127.0.0.1:9"
     offline = ("certificate", operation, "--verify", str(path))
@@ -184,14 +184,14 @@ def test_status_tells_what_a_held_job_waits_for(url):
         assert time.monotonic() < end, told
     last = told.splitlines()[-1]
     assert re.match(r"job-held0001 \(evil-\d\)  held  evidence 0  waits for the job to leave", last)
-    assert re.search(r"  next at \S+Z: look again", last)
+    assert re.search(r"  next at \S+Z: poll the job again", last)
 
 
 def test_a_malformed_id_is_refused_with_its_place(url):
     """The request as a whole is not taken."""
     result = run(url, "terminate", "job-run00004", "no job", "--reason", "r")
     assert result.returncode == 2
-    assert "argument 2: 'no' is no job id" in result.stderr
+    assert "argument 2: 'no' is not a job id" in result.stderr
     assert result.stdout == ""
 
 
@@ -235,15 +235,15 @@ def test_watch_survives_a_restart_of_the_daemon(place, ports, cloud):
         )
         assert watching.stdout is not None
         assert "0 of 1 jobs ended" in watching.stdout.readline()
-    while "away" not in watching.stdout.readline():
+    while "the daemon does not answer" not in watching.stdout.readline():
         assert watching.poll() is None
     with process(*serve, url=f"{at}/readyz"):
-        while "the daemon is back" not in watching.stdout.readline():
+        while "the daemon answers again" not in watching.stdout.readline():
             assert watching.poll() is None
         watching.send_signal(signal.SIGINT)
         _, told = watching.communicate(timeout=20)
         assert watching.returncode == 130
-        assert f"operation {operation} goes on" in told
+        assert f"operation {operation} continues" in told
         assert f"operation  {operation}" in run(at, "status", operation).stdout
 
 

@@ -40,7 +40,7 @@ from orchestrator.engine.partition import Partition
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.engine.runtime.loop import FAILURE_BASE_S, IDLE_MAX_S
 from orchestrator.engine.runtime.recent_readers import RecentReaders
-from orchestrator.services.submission import AccountOffer, Request, Submission
+from orchestrator.services.submission import AccountRoutes, Request, Submission
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request as HttpRequest
 from orchestrator.simulator.simulator import Call, Simulator
@@ -257,7 +257,7 @@ class Wire:
     fate: Fate
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+        self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         if self.fate.dead.is_set():
             raise catalogue.error(catalogue.CONNECT_FAILED, "the process is dead")
@@ -321,10 +321,10 @@ class Process:
 
     async def _step(self, loop: Loop) -> float:
         wait_s = await tried(loop.step())
-        assert await self.loops.dispatcher.end(CALLS_MAX_S)
-        assert await self.loops.job_prober.end(CALLS_MAX_S)
-        assert await self.loops.instance_reader.end(CALLS_MAX_S)
-        assert await self.loops.escalator.end(CALLS_MAX_S)
+        assert await self.loops.dispatcher.drain(CALLS_MAX_S)
+        assert await self.loops.job_prober.drain(CALLS_MAX_S)
+        assert await self.loops.instance_reader.drain(CALLS_MAX_S)
+        assert await self.loops.escalator.drain(CALLS_MAX_S)
         return FAILURE_BASE_S if wait_s is None else wait_s
 
 
@@ -370,13 +370,13 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
                 watched=RecentReaders(clock),
             )
         )
-        stack.push_async_callback(loops.job_prober.end, CALLS_MAX_S)
-        stack.push_async_callback(loops.instance_reader.end, CALLS_MAX_S)
-        stack.push_async_callback(loops.dispatcher.end, CALLS_MAX_S)
+        stack.push_async_callback(loops.job_prober.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.instance_reader.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.dispatcher.drain, CALLS_MAX_S)
         records = SqlRecords(database, clock.now)
         submission = Submission(
             records=records,
-            accounts={"main": AccountOffer(partitions={REGION: PARTITION}, default_region=None)},
+            accounts={"main": AccountRoutes(partitions={REGION: PARTITION}, default_region=None)},
             default_settle_s=SETTLE_S,
             revival_watch_s=0.0,
             default_give_up_after_s=10 * RUN_MAX_S,

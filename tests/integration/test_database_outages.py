@@ -37,7 +37,7 @@ OPERATIONS: Final = "/v1/operations"
 READYZ: Final = "/readyz"
 LIVEZ: Final = "/livez"
 WHY: Final = re.compile(
-    "(.+ fails: |the leases cannot be kept: )?"
+    "(.+ fails: |the leases cannot be renewed: )?"
     "the database (cannot be (read|written): .+|is read by too many at once); "
 )
 """Nothing is driven again at once: each loop tries within five seconds."""
@@ -338,7 +338,7 @@ def judge_log(caplog: pytest.LogCaptureFixture, outage: Outage) -> None:
     begins, ends = told(caplog)
     assert begins == ends
     if outage.lasts:
-        assert begins["writes"] == 1
+        assert begins["database writes"] == 1
         assert set(begins.values()) == {1}
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.api import routes
 from orchestrator.domain.decisions import forecast_updates
+from orchestrator.services import inspection
 from orchestrator.store.records.queries import SqlRecords
 from tests.integration.harness import service
 from tests.integration.rest import OPERATIONS, Rest, tomorrow
@@ -29,11 +29,11 @@ async def async_fails(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("where", "name", "failing"),
     [
-        (forecast_updates, "told", fails),
-        (routes, "explain", fails),
-        (routes, "forecast", fails),
+        (forecast_updates, "current", fails),
+        (inspection, "explain", fails),
+        (inspection, "forecast", fails),
         (SqlRecords, "progress", async_fails),
-        (SqlRecords, "others", async_fails),
+        (SqlRecords, "past_durations", async_fails),
     ],
 )
 async def test_a_request_is_answered_without_what_only_informs(

@@ -45,9 +45,11 @@ async def test_an_operation_is_three_lines(
     accepted, called, ended = told(caplog)
     assert accepted == (
         f"operation {operation_id} accepted: 3 jobs of account 'main' in ap-guangzhou, "
-        r"asked for by 'local': 'over budget\nfor ever'"
+        r"requested by 'local': 'over budget\nfor ever'"
     )
-    assert called.startswith(f"operation {operation_id}: first call: TerminateJob for job-run0000")
+    assert called.startswith(
+        f"operation {operation_id}: first API call: TerminateJob for job-run0000"
+    )
     assert finished["outcome"] == "verified"
     assert ended.startswith(f"operation {operation_id} of account 'main' finished: verified after ")
     assert ended.endswith(" s, 3 jobs: verified 3")

@@ -24,8 +24,8 @@ GROUPS = (
     {"ids": ["job-held0001", "job-held0002"], "state": "SUBMITTED"},
 )
 WAIT = (
-    "{} for account 'main' and its region 'ap-guangzhou', which the configuration does not name: "
-    "name them again, or end each operation with POST /v1/operations/ID:stop"
+    "{} for account 'main' and its region 'ap-guangzhou', which no replica is configured for: "
+    "configure them again, or end each operation with POST /v1/operations/ID:stop"
 )
 
 
@@ -89,9 +89,7 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
         first, second = [await rest.service.submit("job-held0002") for _ in range(2)]
         await in_state(rest, second, held=1)
         refused = await stop(rest, mixed)
-        assert_problem(
-            refused, 409, "not-possible", "only an operation whose account is configured"
-        )
+        assert_problem(refused, 409, "not-possible", "only an operation whose account or region")
         assert (await jobs(rest, mixed))["draining"] == 1
     caplog.clear()
     async with served(url, **renamed(url)) as rest:
@@ -141,12 +139,13 @@ async def test_stopped_jobs_that_nobody_watches_for_a_revival_any_more_are_told(
         ready = await rest.service.get("/readyz")
         assert ready["status"] == "degraded"
         (told,) = ready["troubles"].values()
-        assert told.startswith("nobody sees whether 1 stopped job of account 'main' and its region")
+        assert told.startswith("1 stopped job of account 'main' and its region")
+        assert "cannot be watched for a revival" in told
 
 
 async def valid(rest: Rest, operation_id: str) -> bool:
     certificate = await rest.get(f"{OPERATIONS}/{operation_id}/certificate")
-    assert "that it is down: it was ended by hand, for its account" in certificate.text
+    assert "that it is stopped: its termination was ended manually" in certificate.text
     return not verify(certificate.text.encode())
 
 

@@ -1,4 +1,4 @@
-"""What the REST API promises: requests taken once, lists without loss, and an answer to "why"."""
+"""Tests of the REST API: idempotent requests, complete lists, explanations and health."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from orchestrator.api.routes import application
 from orchestrator.api.schemas import OperationRequest
 from orchestrator.app import Environment, SystemClock, replica
 from orchestrator.cloud.transport import AiohttpTransport
+from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.invariants import Invariant
 from orchestrator.domain.model.lifecycle import FINAL_STATES, State
 from orchestrator.engine.replica import partition_runner
@@ -66,8 +67,8 @@ async def test_an_accepted_request_says_where_to_look(rest: Rest) -> None:
     assert answer.headers["Location"] == f"{OPERATIONS}/{operation['id']}"
     assert int(answer.headers["Retry-After"]) > 0
     assert (await rest.get(answer.headers["Location"])).document == operation
-    told = {name: operation[name] for name in ("account", "region", "state", "outcome", "reason")}
-    assert told == {
+    shown = {name: operation[name] for name in ("account", "region", "state", "outcome", "reason")}
+    assert shown == {
         "account": "main",
         "region": "ap-guangzhou",
         "state": "running",
@@ -100,7 +101,7 @@ async def test_operations_that_name_the_same_live_job_share_its_termination(rest
 
 
 async def test_a_job_is_not_called_before_its_not_before(tmp_path: Path) -> None:
-    """Others are meanwhile."""
+    """TerminateJob is sent for other jobs meanwhile."""
     async with served(tmp_path, {"ids": ["job-now00001", "job-later001"], "drain_s": 0.1}) as rest:
         not_before = datetime.now(UTC) + timedelta(seconds=2)
         at_once = await rest.service.submit("job-now00001")
@@ -121,7 +122,7 @@ async def test_a_job_is_not_called_before_its_not_before(tmp_path: Path) -> None
 
 
 async def test_a_request_under_the_same_key_is_stored_once(rest: Rest) -> None:
-    """The order of the jobs, and naming one twice, are no difference."""
+    """The order of the jobs and their repetition make no difference."""
     body = {"jobs": ["job-once0001", "job-once0002"], "reason": "r", "not_before": tomorrow()}
     first = await rest.post(body, Idempotency_Key="once")
     stored = rest.rows()
@@ -163,7 +164,7 @@ async def test_another_request_under_the_same_key_is_refused(
 
 
 async def test_what_is_null_is_not_given(rest: Rest) -> None:
-    """Also what this version does not know; and a byte order mark is passed over."""
+    """A null counts as absent for an unknown field too; a byte order mark is ignored."""
     bare = {"jobs": ["job-nulls001"], "reason": "null", "not_before": tomorrow()}
     first = await rest.post(bare, Idempotency_Key="nulls")
     nulls = dict.fromkeys((*OperationRequest.model_fields, "lane", "plan_id"))
@@ -219,7 +220,7 @@ async def test_a_key_is_remembered_over_a_restart(tmp_path: Path) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def listed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
-    """Eight operations: seven of one job each, of which two are elsewhere, and one of all."""
+    """Run a daemon with seven operations of one job, two in another region, and one of all jobs."""
     async with served(tmp_path_factory.mktemp("lists")) as rest:
         for n in range(7):
             region = "ap-shanghai" if n > 4 else "ap-guangzhou"
@@ -233,7 +234,7 @@ def ids(pages: list[Any], name: str) -> list[Any]:
 
 
 async def all_lists(rest: Rest) -> dict[str, str]:
-    """The path of each kind of list, with what it lists."""
+    """Return the path of a list of each kind, with the name of its items."""
     (newest,) = (await rest.get(f"{OPERATIONS}?limit=1")).document["operations"]
     operation = f"{OPERATIONS}/{newest['id']}"
     (some,) = (await rest.get("/v1/terminations?limit=1")).document["terminations"]
@@ -262,7 +263,7 @@ async def test_pages_lose_and_double_nothing_while_requests_come_in(listed: Rest
         seen: list[Any] = []
         async for page in listed.pages(f"{path}?limit=2"):
             seen += [item["id"] for item in page[name]]
-            # A bounded number, for a list that grows as fast as it is read has no end.
+            # A list that grows as fast as it is read would have no end.
             if len(seen) <= len(before):
                 await listed.accepted(f"job-added{len(seen):03}")
         assert len(seen) == len(set(seen))
@@ -345,18 +346,19 @@ async def test_events_tell_what_happened_in_order(tmp_path: Path) -> None:
         operation = await rest.service.submit("job-good0001", "job-deny0001", "job-none0001")
         await rest.service.finished(operation)
         terminations = await rest.service.terminations(operation)
-        told = (await rest.get(f"{OPERATIONS}/{operation}/events")).document["events"]
+        found = (await rest.get(f"{OPERATIONS}/{operation}/events")).document["events"]
         by_job = {
             job_id: (await rest.get(f"/v1/terminations/{each['id']}/events")).document["events"]
             for job_id, each in terminations.items()
         }
-    assert [event["id"] for event in told] == sorted({event["id"] for event in told})
-    own = [event for event in told if event["operation_id"]]
+    assert [event["id"] for event in found] == sorted({event["id"] for event in found})
+    assert all("why" in event for event in found), "null if there is no reason"
+    own = [event for event in found if event["operation_id"]]
     assert [(event["type"], event["why"]) for event in own] == [
         ("accepted", "a test"),
         ("finished", "partial"),
     ]
-    theirs = [event for event in told if event["termination_id"]]
+    theirs = [event for event in found if event["termination_id"]]
     assert sorted((e for events in by_job.values() for e in events), key=lambda e: e["id"]) == (
         theirs
     )
@@ -389,16 +391,16 @@ REQUESTS: dict[State, dict[str, Any]] = {
 }
 WHY: dict[State, tuple[str, str | None]] = {
     State.QUEUED: ("not_before", "TerminateJob"),
-    State.HELD: ("to leave SUBMITTED", "first in line"),
+    State.HELD: ("to leave SUBMITTED", "ahead of other jobs"),
     State.SENDING: ("the cloud's answer to TerminateJob", "record the answer"),
-    State.DRAINING: ("instances", "look again"),
-    State.SETTLING: ("the settle window to pass", "call it verified"),
-    State.VERIFIED: ("nothing: every instance was seen down, and still so", None),
-    State.ALREADY_FINISHED: ("nothing: the job had finished before any call", None),
+    State.DRAINING: ("instances", "poll the job again"),
+    State.SETTLING: ("the settle window to end", "it is verified if"),
+    State.VERIFIED: ("nothing: every instance was observed stopped, also after", None),
+    State.ALREADY_FINISHED: ("nothing: the job had finished before any TerminateJob", None),
     State.NOT_FOUND: ("nothing: the cloud knows no such job", "check the job id"),
-    State.REFUSED: ("nothing: it was refused", "see to what `error` advises"),
+    State.REFUSED: ("nothing: the termination was refused", "follow the advice in `error`"),
     State.UNVERIFIED: (
-        "nothing: it was given up at its deadline with 3 of 5",
+        "nothing: the deadline passed with 3 of 5",
         "tccli batch TerminateTaskInstance",
     ),
 }
@@ -410,10 +412,7 @@ def job_id(state: State) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
-    """A job for each state that a request can lead to; the first TerminateJob call hangs.
-
-    A request is not taken back: that comes with ``:stop``.
-    """
+    """Run a daemon with a job in each state but ``withdrawn``; the first TerminateJob hangs."""
     jobs = [{"ids": [job_id(state)]} | spec for state, spec in JOBS_BY_STATE.items()]
     faults = {"TerminateJob": {"hang": {"probability": 1.0, "first_n": 1, "hang_s": 60}}}
     engine = {
@@ -457,7 +456,7 @@ async def test_a_termination_says_why_it_is_where_it_is(in_every_state: Rest, st
 
 
 async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Path) -> None:
-    """Beside the one configured, of which it falls short then."""
+    """The allowed rate is shown beside the configured one, and is lower after throttling."""
     faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 60}}}
     async with served(tmp_path, {"ids": ["job-less0001"], "drain_s": 0.1}, faults=faults) as rest:
         waiting = await rest.accepted("job-less0002")
@@ -470,7 +469,7 @@ async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Pat
 
 
 async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) -> None:
-    """Of the operation and of the job; both in the future, and none once it is over."""
+    """The operation and the job have an ETA in the future, and none once they have finished."""
     jobs = {"ids": ["job-slow0001"], "instances": 50, "drain_s": 5.0}
     async with served(tmp_path, jobs) as rest:
         accepted = await rest.accepted("job-slow0001", not_before=None)
@@ -483,42 +482,42 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
                     break
                 await asyncio.sleep(0.05)
         (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
-        for told in (progress, job):
+        for shown in (progress, job):
             asked_at = datetime.now(UTC) - timedelta(seconds=1)
-            p50, p90 = (datetime.fromisoformat(told["eta"][share]) for share in ("p50", "p90"))
+            p50, p90 = (datetime.fromisoformat(shown["eta"][share]) for share in ("p50", "p90"))
             assert asked_at < p50 <= p90 < asked_at + timedelta(seconds=60)
-            assert told["stalled_since"] is None
-            verified = datetime.fromisoformat(told["verified_eta"]["p50"])
+            assert shown["stalled_since"] is None
+            verified = datetime.fromisoformat(shown["verified_eta"]["p50"])
             assert (verified - p50).total_seconds() == pytest.approx(0.2, abs=0.002)
-            assert told["settle_until"] is None
+            assert shown["settle_until"] is None
         assert job["rate_per_s"] > 0
         (listed,) = (await rest.get(f"{OPERATIONS}?state=running")).document["operations"]
         assert listed["progress"]["eta"] is not None
         finished = await rest.service.finished(accepted["id"])
         (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
-        for told in (finished["progress"], job):
-            assert (told["eta"], told["rate_per_s"], told["stalled_since"]) == (None, None, None)
+        for shown in (finished["progress"], job):
+            assert (shown["eta"], shown["rate_per_s"], shown["stalled_since"]) == (None, None, None)
 
 
 async def test_the_settle_window_is_counted_down_once_all_instances_are_down(
     tmp_path: Path,
 ) -> None:
-    """Of the operation and of the job."""
+    """The operation and the job show when their settle window ends."""
     async with served(tmp_path, {"ids": ["job-soon0001"], "drain_s": 0.1}) as rest:
         accepted = await rest.accepted("job-soon0001", settle_s=60.0, not_before=None)
         await rest.service.until(accepted["id"], "job-soon0001", "settling")
         path = f"{OPERATIONS}/{accepted['id']}"
         progress = (await rest.get(path)).document["progress"]
         (job,) = (await rest.get(f"{path}/terminations")).document["terminations"]
-        for told in (progress, job):
-            left = datetime.fromisoformat(told["settle_until"]) - datetime.now(UTC)
+        for shown in (progress, job):
+            left = datetime.fromisoformat(shown["settle_until"]) - datetime.now(UTC)
             assert timedelta(seconds=45) < left <= timedelta(seconds=60)
-            assert told["verified_eta"] == dict.fromkeys(("p50", "p90"), told["settle_until"])
-            assert told["eta"] is None
+            assert shown["verified_eta"] == dict.fromkeys(("p50", "p90"), shown["settle_until"])
+            assert shown["eta"] is None
 
 
 async def test_live_instances_of_a_refused_job_are_not_forgotten(tmp_path: Path) -> None:
-    """Only the capture of their machines had shown them."""
+    """Only the capture of their machines has shown them."""
     refused = {"ids": ["job-node0001"], "instances": 7, "env_id": "env-1", "refuse_env": True}
     done = {"ids": ["job-done0001"], "instances": 3, "drain_s": 0.1}
     async with served(tmp_path, refused, done) as rest:
@@ -535,7 +534,7 @@ async def test_live_instances_of_a_refused_job_are_not_forgotten(tmp_path: Path)
 
 
 async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:
-    """The quota that throttling has taught the other one, too, and why a job waits."""
+    """An idle replica shows the rate that another one has learnt, and why a job waits."""
     faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 60}}}
     jobs = {"ids": ["job-less0001"], "drain_s": 0.1}
     async with served(tmp_path, jobs, faults=faults) as rest, AsyncExitStack() as stack:
@@ -554,13 +553,49 @@ async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> N
         server = await stack.enter_async_context(TestServer(application(idle.context)))
         client = await stack.enter_async_context(ClientSession(server.make_url("/")))
         for path in (f"{OPERATIONS}/{waiting['id']}", "/v1/terminations?job_id=job-less0002"):
-            told, here = await (await client.get(path)).json(), (await rest.get(path)).document
-            for each in (told, here):
-                # A rate since the operation was created falls as time passes.
+            idles, here = await (await client.get(path)).json(), (await rest.get(path)).document
+            for each in (idles, here):
+                # The rate since the operation was created falls over time.
                 each.get("progress", {"quota": {}})["quota"].pop("used_per_s", None)
-            assert told == here
+            assert idles == here
         progress = (await rest.get(f"{OPERATIONS}/{waiting['id']}")).document["progress"]
         assert progress["quota"]["allowed_per_s"] < progress["quota"]["configured_per_s"] == 50
+
+
+# --- indented answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["pretty", "pretty=", "pretty=true"])
+async def test_every_get_indents_its_json_for_people(listed: Rest, query: str) -> None:
+    (newest,) = (await listed.get(f"{OPERATIONS}?limit=1")).document["operations"]
+    (some,) = (await listed.get("/v1/terminations?limit=1")).document["terminations"]
+    one = (f"{OPERATIONS}/{newest['id']}", f"/v1/terminations/{some['id']}")
+    instances = f"/v1/terminations/{some['id']}/instances"
+    refused = ("/nothing", f"{OPERATIONS}/op_none")
+    for path in (*await all_lists(listed), *one, instances, "/livez", "/readyz", *refused):
+        plain, pretty = await listed.get(path), await listed.get(f"{path}?{query}")
+        assert pretty.status == plain.status
+        assert pretty.headers["Content-Type"] == plain.headers["Content-Type"]
+        assert pretty.text == json.dumps(json.loads(pretty.text), indent=2) + "\n"
+        assert "\n" not in plain.text
+        assert pretty.document.keys() == plain.document.keys()
+    metrics = await listed.get(f"/metrics?{query}")
+    assert (metrics.status, metrics.headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+
+
+async def test_pages_stay_indented(listed: Rest) -> None:
+    answer = await listed.get("/v1/terminations?limit=1&pretty=true")
+    link = re.fullmatch(r'<(.+)>; rel="next"', answer.headers["Link"])
+    assert link
+    assert (await listed.get(link[1])).text.startswith('{\n  "terminations"')
+
+
+async def test_a_certificate_keeps_its_bytes(listed: Rest) -> None:
+    """Its digest covers each byte, so ``pretty`` changes nothing."""
+    (newest,) = (await listed.get(f"{OPERATIONS}?limit=1")).document["operations"]
+    answer = await listed.get(f"{OPERATIONS}/{newest['id']}/certificate?pretty")
+    assert answer.status == 200
+    assert verify(answer.text.encode()) == []
 
 
 # --- health --------------------------------------------------------------------------------------
@@ -579,7 +614,7 @@ async def test_metrics_count_the_violations_of_each_invariant(rest: Rest) -> Non
 async def test_a_database_that_cannot_be_written_makes_it_unready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lives on, tells what it knows, and is ready again by itself."""
+    """The daemon stays alive, answers reads, and becomes ready again by itself."""
     monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.1)
     monkeypatch.setattr(storage_check, "CHECK_EVERY_S", 0.0)
     async with served(tmp_path) as rest:
@@ -602,7 +637,7 @@ async def test_a_database_that_cannot_be_written_makes_it_unready(
 
 
 def rename(file: Path, table: str, name: str) -> None:
-    """As it is, without what refers to it."""
+    """Rename a table without changing the references to it."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA legacy_alter_table = ON")
         connection.execute("BEGIN IMMEDIATE")
@@ -611,12 +646,12 @@ def rename(file: Path, table: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "problem", "told"),
+    ("table", "problem", "detail"),
     [
         (
             "replicas",
             "not-driving",
-            "the leases cannot be kept: the database cannot be written: no such table: ",
+            "the leases cannot be renewed: the database cannot be written: no such table: ",
         ),
         ("terminations", "store-unavailable", "the database cannot be read: no such table: "),
         *[
@@ -626,9 +661,9 @@ def rename(file: Path, table: str, name: str) -> None:
     ],
 )
 async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, problem: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, problem: str, detail: str
 ) -> None:
-    """A table that is missing, say: every request could be stored, and would wait for ever."""
+    """With a table missing, a request could be stored, and its jobs would wait for ever."""
     monkeypatch.setattr(loop, "FAILURE_BASE_S", 0.05)
     lease = {"duration_s": 3.0, "renewal_deadline_s": 1.0, "retry_s": 0.2}
     poll = {"sweep_min_s": 0.05, "sweep_max_s": 0.1}
@@ -639,7 +674,7 @@ async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
         async with asyncio.timeout(TIMEOUT_S):
             while (answer := await rest.get("/readyz")).status == 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert_problem(answer, 503, problem, told)
+        assert_problem(answer, 503, problem, detail)
         await asyncio.to_thread(rename, rest.file, "elsewhere", table)
         async with asyncio.timeout(TIMEOUT_S):
             while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110
@@ -659,7 +694,7 @@ async def test_whoever_asks_for_readiness_often_has_little_written(tmp_path: Pat
 
 
 async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Path) -> None:
-    """Requests are taken still, and what they wait for says what a person can do, but no end."""
+    """Requests are still accepted; they show what a person can do, and no ETA."""
     jobs = {"ids": ["job-cloud001", "job-cloud002"], "drain_s": 0.1}
     async with served(tmp_path, jobs) as rest:
         await rest.service.finished(await rest.service.submit("job-cloud002"))
@@ -682,7 +717,7 @@ async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Pa
         (code,) = ready.document["troubles"].values()
         assert code == "AuthFailure.SecretIdNotFound"
         (termination,) = (await rest.service.terminations(operation)).values()
-        assert f"calls to the cloud fail ({code}: " in termination["waiting_for"]
+        assert f"cloud API calls fail ({code}: " in termination["waiting_for"]
         assert "check the account's key" in termination["next_action"]
         assert (await rest.get(path)).document["progress"]["eta"] is None
         assert (await rest.get(job_path)).document["eta"] is None

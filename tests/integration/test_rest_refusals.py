@@ -1,4 +1,4 @@
-"""What the REST API refuses: always with a problem, and nothing of it stored."""
+"""Tests of what the REST API refuses: always with a problem, and without storing anything."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIB = 1024 * 1024
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
-    """One that takes requests."""
+    """Run a daemon whose requests may be accepted."""
     file = tmp_path_factory.mktemp("rest") / "orchestrator.db"
     async with service(f"sqlite:///{file}") as running:
         yield Rest(running, file)
@@ -42,7 +42,7 @@ async def rest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def untouched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
-    """One of which every request must be refused: nothing is stored, and nothing is called."""
+    """Run a daemon that must refuse every request: nothing is stored, no API call is made."""
     file = tmp_path_factory.mktemp("untouched") / "orchestrator.db"
     async with service(f"sqlite:///{file}") as running:
         yield Rest(running, file)
@@ -183,18 +183,18 @@ async def test_a_field_that_is_needed_is_named(untouched: Rest, field: str) -> N
     ["filter", "plan_id", "lane", "priority", "Jobs", "job_ids", "__proto__", "", "é"],
 )
 async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, field: str) -> None:
-    """Among them what later versions will understand: until then it would be a false promise."""
+    """Some may get a meaning in later versions; to ignore one would be a false promise."""
     problem = assert_problem(
         await untouched.post(LEGAL | {field: "null"}),
         422,
         "invalid-request",
-        "escalate, give_up_after_s, jobs, reterminate_for_s, not_before",
+        "escalate, give_up_after_s, jobs, not_before, on_submitted",
     )
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "detail"),
     [
         ({"account": "nobody"}, "'nobody' is not configured: use one of main"),
         ({"account": "\0"}, "is not configured: use one of main"),
@@ -207,9 +207,9 @@ async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, fiel
     ids=repr,
 )
 async def test_what_cannot_be_done_is_refused(
-    untouched: Rest, named: dict[str, str], told: str
+    untouched: Rest, named: dict[str, str], detail: str
 ) -> None:
-    assert_problem(await untouched.post(LEGAL | named), 422, "invalid-request", told)
+    assert_problem(await untouched.post(LEGAL | named), 422, "invalid-request", detail)
 
 
 async def test_every_mistake_is_told_at_once(untouched: Rest) -> None:
@@ -224,13 +224,13 @@ async def test_malformed_ids_refuse_the_request_and_each_is_named(untouched: Res
     problem = assert_problem(
         await untouched.post(LEGAL | {"jobs": jobs}), 422, "invalid-request", "'no job'"
     )
-    told = {error["field"]: error["message"] for error in problem["errors"]}
-    assert told.keys() == {"jobs.1", "jobs.3"}
-    assert "'job-bad!'" in told["jobs.1"]
+    messages = {error["field"]: error["message"] for error in problem["errors"]}
+    assert messages.keys() == {"jobs.1", "jobs.3"}
+    assert "'job-bad!'" in messages["jobs.1"]
 
 
 async def test_an_answer_repeats_little_of_what_was_sent(untouched: Rest) -> None:
-    """However much is wrong, and however long the names of it are."""
+    """That holds for many mistakes, and for long values and names."""
     many = await untouched.post(LEGAL | {"jobs": ["x" * 90] * 10_000})
     problem = assert_problem(many, 422, "invalid-request", "and 9,997 more mistakes")
     assert len(problem["errors"]) == 100
@@ -241,7 +241,7 @@ async def test_an_answer_repeats_little_of_what_was_sent(untouched: Rest) -> Non
 
 @pytest.mark.parametrize("path", [OPERATIONS, f"{OPERATIONS}/op_1:stop"])
 async def test_mistakes_are_counted_and_few_of_them_told(untouched: Rest, path: str) -> None:
-    """In the bodies of all requests."""
+    """The limits hold for the bodies of all POST requests."""
     unknown = {f"field{number}": 1 for number in range(1_000)}
     many = await untouched.call("POST", path, body=LEGAL | unknown, headers=JSON)
     problem = assert_problem(many, 422, "invalid-request", "more mistakes")
@@ -269,7 +269,7 @@ async def test_a_body_of_two_mebibytes_is_refused(untouched: Rest) -> None:
     ],
 )
 async def test_a_body_of_another_type_is_refused(untouched: Rest, content_type: str) -> None:
-    """Above all the three types that a page of another origin can send unasked."""
+    """The most important are the three that a page of another origin can send unasked."""
     answer = await untouched.post(LEGAL_TEXT, Content_Type=content_type)
     assert_problem(answer, 415, "unsupported-media-type", "application/json")
 
@@ -278,7 +278,7 @@ async def test_a_body_of_another_type_is_refused(untouched: Rest, content_type: 
 async def test_an_encoded_body_is_refused(
     untouched: Rest, caplog: pytest.LogCaptureFixture, encoding: str
 ) -> None:
-    """Also where it is not encoded as it says."""
+    """The header alone is enough, even if the body is not encoded."""
     answer = await untouched.post(LEGAL_TEXT, Content_Encoding=encoding)
     assert_problem(answer, 415, "unsupported-media-type", "no Content-Encoding")
     assert faults(caplog) == []
@@ -291,7 +291,7 @@ async def test_an_idempotency_key_that_cannot_be_used(untouched: Rest, key: str)
 
 
 def request_bytes(*lines: bytes, body: bytes = LEGAL_TEXT, complete: bool = True) -> bytes:
-    """A POST with more header lines than a client library would let pass."""
+    """Return a POST with header lines that a client library would refuse to send."""
     head = (
         b"POST /v1/operations HTTP/1.1",
         b"Host: 127.0.0.1",
@@ -311,9 +311,9 @@ def request_bytes(*lines: bytes, body: bytes = LEGAL_TEXT, complete: bool = True
 async def test_an_idempotency_key_that_no_client_library_sends(
     untouched: Rest, lines: tuple[bytes, ...]
 ) -> None:
-    told = await untouched.send(request_bytes(*lines))
-    assert told.startswith(b"HTTP/1.1 400 ")
-    assert b"bad-idempotency-key" in told
+    response = await untouched.send(request_bytes(*lines))
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"bad-idempotency-key" in response
 
 
 GARBAGE = {
@@ -346,7 +346,7 @@ GARBAGE = {
 
 
 def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log holds that is not the caller's doing."""
+    """Return the log messages of warnings and errors, which no caller may cause."""
     return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -354,7 +354,7 @@ def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_what_is_no_http_request_is_refused(
     untouched: Rest, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    """aiohttp would answer in plain text, and log a traceback."""
+    """By default aiohttp would answer in plain text and log a traceback."""
     answer = await untouched.answer_to(data)
     assert_problem(answer, 400, "malformed-http", "send HTTP/1.1: ")
     assert len(answer.text) < 500
@@ -391,9 +391,9 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
     untouched: Rest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.1)
-    told = await untouched.send(request_bytes(complete=False), until=b"}")
-    assert told.startswith(b"HTTP/1.1 408 ")
-    assert b"urn:orchestrator:problem:body-timeout" in told
+    response = await untouched.send(request_bytes(complete=False), until=b"}")
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b"urn:orchestrator:problem:body-timeout" in response
 
 
 async def test_a_caller_who_hangs_up_is_no_fault_of_the_orchestrator(
@@ -420,9 +420,9 @@ async def test_a_body_that_goes_wrong_on_its_way_is_no_fault_of_the_orchestrator
     async with asyncio.timeout(10):
         await reader.readuntil(b"100 Continue\r\n\r\n")
         writer.write(b"ZZ\r\n")
-        told = await reader.readuntil(b"}")
+        response = await reader.readuntil(b"}")
     writer.close()
-    assert told.startswith(b"HTTP/1.1 408 ")
+    assert response.startswith(b"HTTP/1.1 408 ")
     assert faults(caplog) == []
 
 
@@ -496,18 +496,18 @@ async def test_a_request_is_accepted_if_and_only_if_all_of_it_is_legal(
 
 
 @pytest.mark.parametrize(
-    ("jobs", "told"),
+    ("jobs", "message"),
     [
         ([], "name at least one"),
-        (["job-a"] * 10_001, "name at most 10,000, and the others in other requests"),
+        (["job-a"] * 10_001, "name at most 10,000; split the others into more requests"),
     ],
     ids=["none", "10,001"],
 )
 async def test_how_many_jobs_a_request_may_name_is_said(
-    rest: Rest, jobs: list[str], told: str
+    rest: Rest, jobs: list[str], message: str
 ) -> None:
     answer = await rest.post({"jobs": jobs, "reason": "r"})
-    assert answer.document["errors"] == [{"field": "jobs", "message": told}]
+    assert answer.document["errors"] == [{"field": "jobs", "message": message}]
 
 
 # --- paths and parameters that are refused -------------------------------------------------------
@@ -604,21 +604,23 @@ BAD_PARAMETERS = [
     ("state=dead", "bad-parameter", "state must be one of"),
     ("state=QUEUED", "bad-parameter", "state must be one of"),
     ("state=FINISHED", "bad-parameter", "state must be one of"),
-    ("dry_run=true", "unknown-parameter", "dry_run is not known here"),
-    ("Limit=5", "unknown-parameter", "Limit is not known here"),
+    ("dry_run=true", "unknown-parameter", "unknown: dry_run; use limit"),
+    ("Limit=5", "unknown-parameter", "unknown: Limit; use limit"),
     ("limit=5&page=2&offset=1", "unknown-parameter", "offset, page"),
     ("limit=5&limit=6", "bad-parameter", "once"),
+    ("pretty&pretty", "bad-parameter", "once"),
+    ("pretty=false", "bad-parameter", "pretty must be true, or have no value"),
 ]
 
 
 @pytest.mark.parametrize("path", ["/v1/operations", "/v1/terminations"])
 @pytest.mark.parametrize(
-    ("query", "slug", "told"), BAD_PARAMETERS, ids=[case[0][:30] for case in BAD_PARAMETERS]
+    ("query", "slug", "detail"), BAD_PARAMETERS, ids=[case[0][:30] for case in BAD_PARAMETERS]
 )
 async def test_a_bad_query_parameter(
-    untouched: Rest, path: str, query: str, slug: str, told: str
+    untouched: Rest, path: str, query: str, slug: str, detail: str
 ) -> None:
-    assert_problem(await untouched.get(f"{path}?{query}"), 400, slug, told)
+    assert_problem(await untouched.get(f"{path}?{query}"), 400, slug, detail)
 
 
 async def test_revived_is_true_or_false(untouched: Rest) -> None:
@@ -634,20 +636,24 @@ async def test_a_zone_lists_nothing_and_is_refused(rest: Rest) -> None:
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_health_takes_no_query_parameter(untouched: Rest, path: str) -> None:
     answer = await untouched.get(f"{path}?verbose")
-    assert_problem(answer, 400, "unknown-parameter", "verbose is not known here; none is")
+    assert_problem(answer, 400, "unknown-parameter", "unknown: verbose; use pretty")
 
 
 async def test_unknown_parameters_are_named_up_to_a_hundred(untouched: Rest) -> None:
     query = "&".join(f"p{number:04}" for number in range(1000))
     answer = await untouched.get(f"/v1/operations?{query}")
-    told = "p0098, p0099 (and 900 more) is not known here; use limit, page_token, state, account"
-    assert_problem(answer, 400, "unknown-parameter", told)
+    detail = "p0098, p0099 (and 900 more); use limit, page_token, state, account, pretty"
+    assert_problem(answer, 400, "unknown-parameter", detail)
 
 
 async def test_a_post_takes_no_query_parameter(untouched: Rest) -> None:
     """``?dry_run=true`` must not terminate anything."""
-    answer = await untouched.call("POST", f"{OPERATIONS}?dry_run=true", body=LEGAL, headers=JSON)
-    assert_problem(answer, 400, "unknown-parameter", "dry_run")
+    for query in ("dry_run=true", "pretty"):
+        answer = await untouched.call("POST", f"{OPERATIONS}?{query}", body=LEGAL, headers=JSON)
+        name = query.partition("=")[0]
+        assert_problem(
+            answer, 400, "unknown-parameter", f"unknown: {name}; this request takes none"
+        )
 
 
 async def test_one_operation_or_termination_takes_no_query_parameter(rest: Rest) -> None:

@@ -99,8 +99,8 @@ async def test_more_idle_connections_than_descriptors_stop_nothing(
             await stopped(process)
     assert cloud.called(*JOBS)
     told = log.read_text()
-    assert "up to 128 connections to the API; 128 of 256 descriptors are kept" in told
-    assert "128 connections to the API are open" in told
+    assert "the API accepts up to 128 connections; 128 of 256 file descriptors are kept" in told
+    assert "the limit of 128 connections to the API is reached" in told
     assert len(told) < LOG_BYTES_MAX
 
 
@@ -112,7 +112,7 @@ async def test_the_soft_limit_of_descriptors_is_raised(daemon: Daemon, tmp_path:
             soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
             await stopped(process)
     assert (soft, hard) == (512, 512)
-    assert "up to 256 connections to the API" in log.read_text()
+    assert "the API accepts up to 256 connections" in log.read_text()
 
 
 async def test_nothing_waits_for_whoever_reads_standard_error(cloud: Cloud, daemon: Daemon) -> None:

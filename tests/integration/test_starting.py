@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 START_S = 20.0
 AT_ONCE_S = 2.0
-WAITING = "the daemon waits for its database"
+WAITING = "the daemon waits for the database"
 NEW_PROCESS_IDS = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
 """The command after it is PID 1 of a namespace of its own, as the first process of a container."""
 ENVIRONMENT = {
@@ -186,4 +186,4 @@ async def test_a_server_that_refuses_is_waited_for(
             assert await starting
     told = [each.getMessage() for each in caplog.records if each.name == app.__name__]
     assert sum(WAITING in each for each in told) == 1
-    assert sum("the database can be used after" in each for each in told) == 1
+    assert sum("the database is available" in each for each in told) == 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROCESS = f"{socket.gethostname()}-{os.getpid()}"
 """Of both."""
 CODE = "AuthFailure.SignatureFailure"
-FAIL, ADVICE = f"; calls to the cloud fail ({CODE}: ", "; check the account's key"
+FAIL, ADVICE = f"; cloud API calls fail ({CODE}: ", "; check the account's key"
 JOBS = {"main": "job-main0001", "second": "job-second01"}
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain.audit.hash_chain import breaks
+from orchestrator.domain.audit.hash_chain import chain_errors
 from orchestrator.domain.decisions import evidence
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.operation import outcome
@@ -246,8 +246,8 @@ class Checkers:
         return "; ".join(
             str(dict(row))
             for row in self.rows(
-                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, in_doubt, failures,"
-                " job_state, partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
+                "SELECT job_id, state, poll_kind, next_poll_at, terminate_after, in_doubt, "
+                "failures, job_state, partition FROM terminations WHERE finished_at IS NULL LIMIT 5"
             )
         )
 
@@ -311,7 +311,7 @@ class Checkers:
             }
             events.append({**dict(row), **told})
         for subject_id, events in chains.items():
-            for fault in breaks(subject_id, events):
+            for fault in chain_errors(subject_id, events):
                 self.violated("chain", f"{subject_id}: {fault}")
 
     def _check_quota(self, region: str, cloud: Simulator) -> None:
@@ -361,7 +361,7 @@ class _Log(logging.Handler):
         if not world.loop.is_alive(REPLICA.get()):
             return
         world.loop.note(f"{record.levelname}: {record.getMessage()}")
-        world.fired["a replica began anew"] += "begins anew" in record.getMessage()
+        world.fired["a replica began anew"] += "rejoining with a new id" in record.getMessage()
         if record.exc_info:
             self._checkers.violated("log", f"{record.getMessage()}: {record.exc_info[1]!r}")
 

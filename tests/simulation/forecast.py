@@ -201,18 +201,18 @@ class Operation:
         long_enough = now_s >= self.calls_s[0] + 60
         calls_per_s = max(called_lately / 60, 0.1) if long_enough else self.allowed_per_s
         jobs = list(zip(self.calls_s[:called], self.ends_s, strict=False))
-        lately_s = max(60.0, now_s / 4)
+        window_s = max(60.0, now_s / 4)
         return Progress(
-            to_call=len(self.calls_s) - called,
-            last_call_s=(len(self.calls_s) - called) / calls_per_s,
+            pending=len(self.calls_s) - called,
+            last_dispatch_s=(len(self.calls_s) - called) / calls_per_s,
             stopped=Counter(bucket(end - call) for call, end in jobs if end <= now_s),
             draining=Counter(bucket(now_s - call) for call, end in jobs if end > now_s),
             ending=(),
             unknown=0,
             stalled=0,
             last_progress_at=None,
-            stopped_in_window=sum(now_s - lately_s < end <= now_s for _, end in jobs),
-            lately_s=lately_s,
+            stopped_in_window=sum(now_s - window_s < end <= now_s for _, end in jobs),
+            window_s=window_s,
         )
 
 

@@ -71,7 +71,7 @@ class Wire:
     sent: Callable[[str, str, bytes], None]
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+        self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         network, loop = self.network, self.network.loop
         loop.require_alive()
@@ -80,7 +80,7 @@ class Wire:
             network.fired["cloud away"] += 1
             raise catalogue.error(catalogue.CONNECT_FAILED, "connection refused")
         try:
-            may_leave()
+            before_send()
         except LeaseLost:
             network.fired["a call was held back"] += 1
             raise
@@ -96,7 +96,7 @@ class Wire:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 answer, call = await answered
         except TimeoutError as error:
-            raise catalogue.error(catalogue.TIMEOUT, "no answer in time") from error
+            raise catalogue.error(catalogue.TIMEOUT, "no reply within the timeout") from error
         await self.point("an answer has come")
         if answer is None:
             raise catalogue.error(catalogue.DISCONNECTED, "the connection was cut")

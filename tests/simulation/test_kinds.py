@@ -231,12 +231,12 @@ BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
         "known",
     ),
     "nothing is escalated": (
-        (escalation, "next_rung", lambda *_: None),
+        (escalation, "next_level", lambda *_: None),
         "one stubborn: nodes",
         "known",
     ),
     "no job is called again": (
-        (draining, "_runs_on", lambda *_: False),
+        (draining, "_ignores_termination", lambda *_: False),
         "revived at once: nodes",
         "known",
     ),

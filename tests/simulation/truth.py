@@ -195,7 +195,7 @@ def nameable(job: Job, spans: Sequence[InstanceRange]) -> list[InstanceRange]:
 def hopeless(job: Job, now: float) -> bool:
     """Whether no call that may be made brings down what is live."""
     return job.submitted or all(
-        part.state in FINISHED or part.span.immortal or part.span.ending is not None
+        part.state in FINISHED or part.span.unkillable or part.span.ending is not None
         for part in job.parts(now, 0, job.spec.instances)
     )
 

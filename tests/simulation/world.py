@@ -22,6 +22,7 @@ from orchestrator import app
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions import confirmation, draining
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.domain.model import unconfirmed
 from orchestrator.engine.loops import job_poller, job_prober
 from orchestrator.engine.replica.lease_manager import running
 from orchestrator.settings import Settings
@@ -362,7 +363,7 @@ def impatience() -> Iterator[None]:
             (confirmation, "OUT_OF_REACH_S"),
         ):
             stack.enter_context(patch.object(module, name, SOON_S))
-        stack.enter_context(patch.object(confirmation, "FIRST_RETRY_S", SOON_S / 5))
+        stack.enter_context(patch.object(unconfirmed, "FIRST_RETRY_S", SOON_S / 5))
         yield
 
 

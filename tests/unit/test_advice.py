@@ -1,4 +1,4 @@
-"""What check-config and serve say of a configuration that is valid, and cannot work or be meant."""
+"""Advice of check-config and serve about a valid configuration that cannot work or be intended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _keys_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vendor would be asked for some; what is told of those that fail is tested elsewhere."""
+    """Loading keys would send requests; errors of loading are tested elsewhere."""
 
     async def try_credentials(_: settings.Settings) -> dict[str, str]:
         return {}
@@ -44,19 +44,19 @@ def file(tmp_path: Path) -> Path:
 
 
 def advised(file: Path, text: str) -> settings.Advice:
-    """By ``advise`` and by ``check-config`` alike."""
+    """Return the advice; ``check-config`` must print the same."""
     file.write_text(text, encoding="utf-8")
     file.chmod(0o600)
     advice = settings.advise(settings.load(file), os.environ, file)
-    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
-    assert told.exit_code == (2 if advice.errors else 0)
+    result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert result.exit_code == (2 if advice.errors else 0)
     warnings = [f"warning: {text}" for text in advice.warnings]
-    assert told.stderr.splitlines() == [*advice.errors, *warnings]
+    assert result.stderr.splitlines() == [*advice.errors, *warnings]
     return advice
 
 
-def about(place: str, told: tuple[str, ...]) -> list[str]:
-    return [text for text in told if text.startswith(place)]
+def about(place: str, lines: tuple[str, ...]) -> list[str]:
+    return [text for text in lines if text.startswith(place)]
 
 
 STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
@@ -77,7 +77,7 @@ STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
 def test_accounts_that_share_a_quota_unseen_are_told(
     file: Path, one: str, two: str, *, shared: bool
 ) -> None:
-    """For the cloud counts by key and host, whatever we call them."""
+    """The cloud counts requests by key and host, not by account name."""
     for endpoint, same_host in (("https://batch.tencentcloudapi.com", True), ("", False)):
         accounts = [
             f"[accounts.{name}]\nregions = ['{region}']\ncredentials = {credentials}\n"
@@ -90,7 +90,7 @@ def test_accounts_that_share_a_quota_unseen_are_told(
 
 
 @pytest.mark.parametrize(
-    ("cvm_of_two", "told"),
+    ("cvm_of_two", "expected"),
     [
         ("https://cvm.tencentcloudapi.com", ["cvm.tencentcloudapi.com"]),
         ("https://cvm.{region}.tencentcloudapi.com", []),
@@ -98,9 +98,9 @@ def test_accounts_that_share_a_quota_unseen_are_told(
     ],
 )
 def test_accounts_that_share_a_quota_of_machines_are_told(
-    file: Path, cvm_of_two: str, told: list[str]
+    file: Path, cvm_of_two: str, expected: list[str]
 ) -> None:
-    """Once a host, also where it serves both of an account's regions."""
+    """One warning per host, also if the host serves both regions of an account."""
     accounts = [
         f"[accounts.{name}]\nregions = {regions}\ncredentials = {STATIC}\n"
         f"endpoint = 'https://{name}.batch.cloud'\ncvm_endpoint = '{cvm_endpoint}'\n"
@@ -110,7 +110,7 @@ def test_accounts_that_share_a_quota_of_machines_are_told(
         )
     ]
     warnings = about("accounts a, b", advised(file, "".join(accounts)).warnings)
-    assert [warning.partition(" on ")[2].partition(":")[0] for warning in warnings] == told
+    assert [warning.partition(" on ")[2].partition(":")[0] for warning in warnings] == expected
 
 
 def test_keys_of_the_environment_may_be_those_of_another_account(
@@ -122,8 +122,8 @@ def test_keys_of_the_environment_may_be_those_of_another_account(
     )
     for secret_id, shared in (("AKID2", False), ("AKID1", True)):
         monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", secret_id)
-        told = advised(file, text).warnings
-        assert any("accounts a, b use one SecretId" in each for each in told) is shared
+        warnings = advised(file, text).warnings
+        assert any("accounts a, b use one SecretId" in each for each in warnings) is shared
 
 
 CHINA, INTL = "tencentcloudapi.com", "intl.tencentcloudapi.com"
@@ -135,9 +135,9 @@ REGIONAL = f"{{region}}.{CHINA}"
     [
         (f"batch.{INTL}", f"cvm.{CHINA}", "endpoint is on the international site, cvm_endpoint on"),
         (f"batch.{CHINA}", f"cvm.{INTL}", "endpoint is on the China site, cvm_endpoint is on the"),
-        (f"batch.{REGIONAL}", f"cvm.{{region}}.{INTL}", "keys of one site are not known on the"),
-        (f"batch.{INTL}:443", f"cvm.{CHINA}", "keys of one site are not known on the other"),
-        (f"cvm.{CHINA}", f"batch.{CHINA}", "does not serve batch: name a host batch.*"),
+        (f"batch.{REGIONAL}", f"cvm.{{region}}.{INTL}", "the keys of one site are not valid on"),
+        (f"batch.{INTL}:443", f"cvm.{CHINA}", "the keys of one site are not valid on the other"),
+        (f"cvm.{CHINA}", f"batch.{CHINA}", "does not serve batch: use a host batch.*"),
         (f"batch.{CHINA}", f"batch.{CHINA}", "does not serve cvm"),
         (f"batch.{INTL}", f"cvm.{INTL}", None),
         (f"batch.{CHINA}", f"cvm.{REGIONAL}", None),
@@ -158,7 +158,7 @@ STS = """{ provider = "sts", secret_id = "AKID1", secret_key = "k", role_arn = "
 
 
 @pytest.mark.parametrize(
-    ("batch", "cvm", "sts", "told"),
+    ("batch", "cvm", "sts", "expected"),
     [
         (f"batch.{INTL}", f"cvm.{INTL}", "", True),
         (f"batch.{INTL}", f"cvm.{INTL}", f"https://sts.{INTL}", False),
@@ -169,7 +169,7 @@ STS = """{ provider = "sts", secret_id = "AKID1", secret_key = "k", role_arn = "
     ],
 )
 def test_the_sts_of_the_other_site(
-    file: Path, batch: str, cvm: str, sts: str, *, told: bool
+    file: Path, batch: str, cvm: str, sts: str, *, expected: bool
 ) -> None:
     credentials = STS % (f', endpoint = "{sts}"' if sts else "")
     advice = advised(
@@ -178,25 +178,25 @@ def test_the_sts_of_the_other_site(
         f"regions = ['ap-guangzhou']\ncredentials = {credentials}",
     )
     assert not advice.errors
-    assert len(about("accounts.a.credentials.endpoint: ", advice.warnings)) == told
+    assert len(about("accounts.a.credentials.endpoint: ", advice.warnings)) == expected
 
 
 @pytest.mark.parametrize(
-    ("region", "told"),
+    ("region", "expected"),
     [
-        ("ap-guangzhuo", ["; is ap-guangzhou meant?"]),
+        ("ap-guangzhuo", ["; did you mean ap-guangzhou?"]),
         ("us-west", [""]),
         ("na-siliconvalley", []),
     ],
 )
-def test_a_region_that_nobody_knows(file: Path, region: str, told: list[str]) -> None:
-    """There may be one by now."""
+def test_a_region_that_nobody_knows(file: Path, region: str, expected: list[str]) -> None:
+    """It is only a warning: the region may be new."""
     text = f"[accounts.a]\n{KEYS}".replace("ap-guangzhou", region)
     assert advised(file, text) == settings.Advice(
         errors=(),
         warnings=tuple(
-            f"accounts.a.regions: {region} is no region that this version knows{meant}"
-            for meant in told
+            f"accounts.a.regions: {region} is not a region that this version knows{meant}"
+            for meant in expected
         ),
     )
 
@@ -222,13 +222,16 @@ def test_a_host_of_a_region_that_nobody_knows(
     batch, cvm, sts = (f"https://{each.format(site=site)}" for each in hosts.values())
     if "{region}" in batch:
         cvm = cvm.replace("cvm.", "cvm.{region}.")
-    told = advised(
+    advice = advised(
         file,
         f"[accounts.a]\nendpoint = '{batch}'\ncvm_endpoint = '{cvm}'\n"
         + KEYS.replace(STATIC, STS % f', endpoint = "{sts}"'),
     )
-    warning = f"accounts.a.{setting}: {meant} is no region that this version knows; is ap-guangzhou"
-    assert told == settings.Advice((), (f"{warning} meant?",) if meant else ())
+    warning = (
+        f"accounts.a.{setting}: {meant} is not a region that this version knows; "
+        "did you mean ap-guangzhou?"
+    )
+    assert advice == settings.Advice((), (warning,) if meant else ())
 
 
 SECRET_ID, SECRET_KEY = "AKIDz8krbsJ5yKBZQpn74WFkmLPx3EXAMPLE", "Gu5t9xGARNpq86cd98joQYCN3EXAMPLE"
@@ -253,7 +256,7 @@ def test_keys_that_are_swapped(
     *,
     swapped: bool,
 ) -> None:
-    """Wherever they are given; neither is repeated."""
+    """The warning names the setting or variable and repeats neither key."""
     given = f', secret_id = "{secret_id}", secret_key = "{secret_key}", role_arn = "r"'
     place = "accounts.a.credentials.secret_key"
     if provider == "environment":
@@ -262,7 +265,7 @@ def test_keys_that_are_swapped(
         given, place = "", "TENCENTCLOUD_SECRET_KEY"
     credentials = f'{{ provider = "{provider}"{given} }}'
     warnings = advised(file, f"[accounts.a]\n{KEYS}".replace(STATIC, credentials)).warnings
-    assert [each.partition(", as a SecretId does")[0] for each in warnings] == [
+    assert [each.partition(" like a SecretId")[0] for each in warnings] == [
         f"{place}: begins with {secret_key[:4]}"
     ] * swapped
 
@@ -272,14 +275,14 @@ def test_the_digest_of_the_example_is_that_of_no_token(file: Path) -> None:
     name, digest_of_it = (line.removeprefix("# ") for line in token.splitlines()[:2])
     text = f"[accounts.a]\n{KEYS}[[auth.tokens]]\n{name}\n{digest_of_it}"
     (warning,) = advised(file, text).warnings
-    assert warning.startswith("auth.tokens: the sha256 of 'sre-oncall' is the example's")
+    assert warning.startswith("auth.tokens: the sha256 of 'sre-oncall' is the example, which no")
 
 
 @pytest.mark.parametrize("provider", NEEDED_VARIABLES)
 def test_keys_of_the_environment_that_are_not_there(
     file: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
-    """They may be where the daemon runs.  A placeholder for them is no key anywhere."""
+    """An unset variable is a warning: the daemon may have it. A placeholder is an error."""
     text = f"[accounts.a]\n{KEYS}".replace(STATIC, f'{{ provider = "{provider}" }}')
     first, *others = NEEDED_VARIABLES[provider]
     for variable in others:
@@ -288,7 +291,7 @@ def test_keys_of_the_environment_that_are_not_there(
     assert warning.startswith(f"accounts.a.credentials: provider {provider} needs {first} in the ")
     monkeypatch.setenv(first, "${SECRET}")
     (error,) = advised(file, text).errors
-    assert error.startswith(f"{first}: is a placeholder that nobody filled in")
+    assert error.startswith(f"{first}: is a placeholder: replace it")
     monkeypatch.setenv(first, "1")
     assert advised(file, text) == settings.Advice((), ())
 
@@ -297,19 +300,19 @@ def test_a_database_that_cannot_be(file: Path, tmp_path: Path) -> None:
     missing, text, pipe = tmp_path / "missing", tmp_path / "text", tmp_path / "pipe"
     text.write_text("to do")
     os.mkfifo(pipe)
-    for path, told in (
-        (text, f"{text} cannot be used: it is no SQLite database; give the path"),
-        (pipe, f"{pipe} cannot be used: it is no regular file; give the path"),
+    for path, expected in (
+        (text, f"{text} cannot be used: it is not an SQLite database; give the path"),
+        (pipe, f"{pipe} cannot be used: it is not a regular file; give the path"),
         (missing / "a.db", f"the folder {missing} does not exist: create it"),
         (tmp_path, f"{tmp_path} is a folder: give the path of a file in it"),
         (tmp_path / "new.db", None),
     ):
         errors = advised(file, f"[accounts.a]\n{KEYS}[database]\nurl = 'sqlite:///{path}'").errors
-        assert len(errors) == bool(told)
-        assert not told or errors[0].startswith(f"database.url: {told}")
+        assert len(errors) == bool(expected)
+        assert not expected or errors[0].startswith(f"database.url: {expected}")
 
 
-MEANT = "give the path of the file that holds the keys"
+MEANT = "give the path of the file with the keys"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +329,7 @@ MEANT = "give the path of the file that holds the keys"
 def test_a_file_of_keys_that_everybody_can_read(
     file: Path, tmp_path: Path, kind: str, *, error: bool, warning: bool
 ) -> None:
-    """To chmod what is no file may break the machine."""
+    """chmod of a device or a folder could break the machine, so it is not advised."""
     path, link = tmp_path / "keys", tmp_path / "link"
     match kind:
         case "device":
@@ -345,14 +348,14 @@ def test_a_file_of_keys_that_everybody_can_read(
     credentials = f'{{ provider = "profile", path = "{path}" }}'
     advice = advised(file, f"[accounts.a]\n{KEYS}".replace(STATIC, credentials))
     assert advice == settings.Advice(
-        (f"accounts.a.credentials.path: {path} is no regular file: {MEANT}",) * error,
-        (f"every user of this host can read {path}, and it holds keys: chmod 600 {path}",)
+        (f"accounts.a.credentials.path: {path} is not a regular file: {MEANT}",) * error,
+        (f"every user of this host can read {path}, and it contains keys: run chmod 600 {path}",)
         * warning,
     )
 
 
 @pytest.mark.parametrize(
-    ("configured", "told"),
+    ("configured", "expected"),
     [
         (TOKEN, "it is the token itself"),
         (TOKEN.upper(), "it is the token itself"),
@@ -362,12 +365,13 @@ def test_a_file_of_keys_that_everybody_can_read(
     ],
 )
 def test_a_token_that_is_no_digest_of_it(
-    file: Path, monkeypatch: pytest.MonkeyPatch, configured: str, told: str | None
+    file: Path, monkeypatch: pytest.MonkeyPatch, configured: str, expected: str | None
 ) -> None:
-    """Of 64 hexadecimal digits, as a person made it who thought that they are the digest."""
+    """The value has the form of a digest, but was made from the token in a wrong way."""
     monkeypatch.setenv("ORCHESTRATOR_TOKEN", TOKEN)
     text = f"[accounts.a]\n{KEYS}[[auth.tokens]]\nname = 'sre'\nsha256 = '{configured}'"
     errors = advised(file, text).errors
-    assert len(errors) == bool(told)
-    assert not told or errors[0].startswith(f"auth.tokens: the sha256 of 'sre' is wrong: {told}")
+    assert len(errors) == bool(expected)
+    start = f"auth.tokens: the sha256 of 'sre' is wrong: {expected}"
+    assert not expected or errors[0].startswith(start)
     assert TOKEN not in "".join(errors)

@@ -23,11 +23,11 @@ FILE = Path(__file__).parents[2] / "config" / "orchestrator.toml"
 SHOWN = FILE.read_text(encoding="utf-8")
 OPENED = re.sub(r"^# (?=\w+ = |\[)", "", SHOWN, flags=re.MULTILINE)
 OPENED = OPENED.replace("...", "1").replace("USER:PASSWORD", "me:word")
-"""The file with every setting that is commented out opened, and its placeholders filled in."""
+"""The file with all settings uncommented and the placeholders replaced."""
 
 
 def of_models(kind: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting below a model, with its default; a name of one's own reads as ``*``."""
+    """Yield each setting of a model with its default; ``*`` stands for a name that users choose."""
     if get_origin(kind) in (dict, list):
         yield from of_models(get_args(kind)[-1], f"{place}*.")
         return
@@ -40,7 +40,7 @@ def of_models(kind: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def of_file(table: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting of a TOML document, with its value."""
+    """Yield each setting of a TOML document with its value."""
     for name, value in table.items():
         if isinstance(value, dict):
             yield from of_file(value, f"{place}{'*' if place == 'accounts.' else name}.")
@@ -55,7 +55,7 @@ SETTINGS = dict(of_models(settings.Settings))
 
 
 def test_the_models_are_walked_to_their_ends() -> None:
-    """Else the other tests would prove nothing."""
+    """Without this, the other tests would prove nothing."""
     assert {
         "server.port",
         "engine.poll.held_s",
@@ -72,7 +72,7 @@ def test_every_setting_is_shown_and_nothing_else() -> None:
 
 
 def test_the_values_shown_are_the_defaults() -> None:
-    """Where there is one; what is commented out is an example."""
+    """Settings without a default, and commented-out examples, are not compared."""
     shown = dict(of_file(tomllib.loads(SHOWN)))
     defaults = {
         name: SETTINGS[name] for name in shown if isinstance(SETTINGS[name], str | int | float)
@@ -83,7 +83,7 @@ def test_the_values_shown_are_the_defaults() -> None:
 
 @pytest.mark.parametrize("name", ["endpoint", "cvm_endpoint"])
 def test_the_endpoints_shown_are_those_taken_where_none_is_given(tmp_path: Path, name: str) -> None:
-    """Of one of them, the default depends on the other."""
+    """The default of one of them depends on the other."""
     file = tmp_path / "orchestrator.toml"
     file.write_text(re.sub(r"^(cvm_)?endpoint = .*\n", "", SHOWN, flags=re.MULTILINE))
     taken, shown = settings.load(file), settings.load(FILE)
@@ -100,11 +100,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("text", [SHOWN, OPENED], ids=["shown", "opened"])
 @pytest.mark.parametrize("provider", REQUIRED_OPTIONS)
 def test_it_is_a_configuration(tmp_path: Path, text: str, provider: str) -> None:
-    """As it is, and with every comment opened, for every provider that it can be built with."""
+    """The file is valid as it is and with all settings uncommented, for every provider."""
     file = tmp_path / "orchestrator.toml"
     file.write_text(text.replace('provider = "environment"', f'provider = "{provider}"'))
     if text is SHOWN and REQUIRED_OPTIONS[provider]:
-        with pytest.raises(ConfigurationError, match=f"provider {provider} needs it"):
+        with pytest.raises(ConfigurationError, match=f"is required by provider {provider}"):
             settings.load(file)
     else:
         credentials = settings.load(file).accounts["prod"].credentials

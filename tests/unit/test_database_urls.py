@@ -1,4 +1,4 @@
-"""The URL of the database: what is made of it, and what a person is told who gives another."""
+"""The database URL: valid forms, and the error for each invalid one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUOTED = "p%40ss%3Aw%2Fo%3Fr%23d%25"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Without anybody's own settings for PostgreSQL."""
+    """Remove the user's own settings for PostgreSQL."""
     for name in ("PGPASSWORD", "PGPASSFILE", "PGPORT", "PGUSER", "PGHOST", "PGSSLROOTCERT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -59,7 +59,7 @@ def test_a_path_is_relative_to_the_configuration_and_shown_whole(
     made = database_url(given, Path("/etc/orchestrator"))
     assert shown(made) == path
     assert dialect_of(made).name == path
-    # It says the same wherever it is read next.
+    # A parsed URL is absolute: parsing it again in another folder gives the same URL.
     assert database_url(made, Path("/elsewhere")) == made
 
 
@@ -154,7 +154,7 @@ MISTAKES = [
     ("sqlite:///:memory:", "sqlite:///PATH"),
     ("sqlite:///x.db?mode=ro", "sqlite:///PATH"),
     ("sqlite:///a\0b", "sqlite:///PATH"),
-    ("sqlite:///~nobody-of-this-name/x.db", "no such user's home folder"),
+    ("sqlite:///~nobody-of-this-name/x.db", "the home folder of this user is unknown"),
 ]
 
 
@@ -227,13 +227,13 @@ def test_a_password_file_that_others_may_read_is_ignored_and_told(
     path.write_text("*:*:*:*:secret\n")
     path.chmod(0o640)
     assert password_for("h", None, "name", "me") is None
-    assert caplog.messages == [f"{path} is ignored, for others may read it: chmod 600"]
+    assert caplog.messages == [f"{path} is ignored because other users may read it: chmod 600"]
     path.chmod(0o600)
     assert password_for("h", None, "name", "me") == "secret"
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "expected"),
     [
         ("~nobody-of-this-name/x", None),
         ("n" * 256, "File name too long"),
@@ -245,12 +245,12 @@ def test_a_password_file_that_cannot_be(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     path: str,
-    told: str | None,
+    expected: str | None,
 ) -> None:
-    """As where a process has no home folder; the server may ask for no password."""
+    """A process without a home folder is not an error: the server may need no password."""
     (home / "loop").symlink_to(home / "loop")
     monkeypatch.chdir(home)
     monkeypatch.setenv("PGPASSFILE", path)
     assert password_for("h", None, "name", "me") is None
-    assert len(caplog.messages) == bool(told)
-    assert not told or told in caplog.messages[0]
+    assert len(caplog.messages) == bool(expected)
+    assert not expected or expected in caplog.messages[0]

@@ -34,7 +34,7 @@ def write(file: Path, *, key: str, credentials: str = STATIC, name: str = "prod"
 
 
 async def after_a_refusal(provider: CredentialProvider, clock: ManualClock) -> str:
-    """The secret key that is used once the cloud has refused the one before."""
+    """Return the secret key that is used after the cloud refused the previous one."""
     provider.invalidate(await provider.get())
     clock.passed_s += 30
     return (await provider.get()).secret_key
@@ -52,7 +52,7 @@ async def test_it_is_taken_over(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "expected"),
     [
         ({"credentials": 'provider = "environment"'}, "accounts.prod.credentials.provider has"),
         ({"name": "other"}, "accounts.prod.credentials.provider has changed: restart"),
@@ -60,9 +60,9 @@ async def test_it_is_taken_over(file: Path) -> None:
     ],
 )
 async def test_what_is_more_than_a_key_waits_for_a_restart(
-    file: Path, edit: dict[str, str], told: str, caplog: pytest.LogCaptureFixture
+    file: Path, edit: dict[str, str], expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The key that there was stays in use, and the log says why."""
+    """The previous key stays in use, and the log has the reason."""
     write(file, key="old")
     clock = ManualClock()
     reread = functools.partial(settings.load, file)
@@ -71,4 +71,4 @@ async def test_what_is_more_than_a_key_waits_for_a_restart(
     write(file, key="new", **edit)
     assert await after_a_refusal(provider, clock) == "old"
     assert "account prod: the configuration cannot be read again" in caplog.text
-    assert told in caplog.text
+    assert expected in caplog.text

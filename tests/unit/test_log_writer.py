@@ -1,4 +1,4 @@
-"""Logs that nobody reads, or not fast enough: nothing waits for them, and what is lost is told."""
+"""Logs without a reader, or with a slow one: nothing waits, and dropped lines are counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAITING_LINES: Final = 50
 
 @dataclass
 class Piped:
-    """A handler whose lines go into a pipe; ``now_s`` is its time."""
+    """Handler that writes into a pipe; ``now_s`` is its time."""
 
     handler: LogWriter
     reader: int
@@ -50,7 +50,7 @@ class Piped:
         )
 
     def fill(self) -> None:
-        """So that whoever writes into it has to wait."""
+        """Fill the pipe, so that the next write blocks."""
         blocking = os.get_blocking(self.writer)
         os.set_blocking(self.writer, False)
         with suppress(BlockingIOError):
@@ -59,7 +59,7 @@ class Piped:
         os.set_blocking(self.writer, blocking)
 
     def drain(self) -> None:
-        """Read until all that waits is written."""
+        """Read until all queued lines are written."""
         os.set_blocking(self.reader, False)
         while self.handler._done_bytes < self.handler._queued_bytes:
             with suppress(BlockingIOError):
@@ -67,7 +67,7 @@ class Piped:
         os.set_blocking(self.reader, True)
 
     def written(self) -> list[str]:
-        """All lines but empty ones, once the last one is written."""
+        """Return all non-empty lines, after the last one is written."""
 
         def end() -> None:
             self.handler.close()
@@ -115,8 +115,8 @@ def test_once_they_are_read_again_it_is_told_how_many_were_dropped(piped: Piped)
         piped.log(line)
     piped.drain()
     piped.log("read again")
-    *_, told, last = piped.written()
-    assert told == "950 log lines were dropped: standard error was not read fast enough"
+    *_, summary, last = piped.written()
+    assert summary == "950 log lines were dropped: standard error is read too slowly"
     assert last == "read again"
     assert piped.handler.dropped == 950
 
@@ -150,7 +150,7 @@ def test_a_message_that_cannot_be_formatted_is_told_in_the_log(piped: Piped) -> 
     piped.log("%d jobs", "three")
     piped.log("next")
     first, second = piped.written()
-    assert "logs what cannot be formatted: '%d jobs'" in first
+    assert "cannot be formatted: '%d jobs'" in first
     assert "test_log_writer.py:1 " in first
     assert second == "next"
 
@@ -158,7 +158,7 @@ def test_a_message_that_cannot_be_formatted_is_told_in_the_log(piped: Piped) -> 
 def test_a_repeated_message_is_logged_once_and_then_how_often_it_was_repeated(
     piped: Piped,
 ) -> None:
-    """Another level, text or failure is another message; ten seconds later it is logged anew."""
+    """Another level, text or exception is another message; after ten seconds it is logged again."""
     for _ in range(1001):
         piped.log("none left")
         piped.log("none left", level=logging.ERROR)
@@ -182,13 +182,13 @@ async def test_how_often_it_was_repeated_is_told_without_another_message(
         piped.log("none left")
     piped.now_s = repeats.WINDOW_S
     os.set_blocking(piped.reader, False)
-    told = b""
+    written = b""
     async with asyncio.timeout(10):
-        while told.count(b"\n") < 2:
+        while written.count(b"\n") < 2:
             await asyncio.sleep(0.01)
             with suppress(BlockingIOError):
-                told += os.read(piped.reader, 1000)
-    assert told.splitlines()[1] == b"none left (repeated 2 times within 10 s)"
+                written += os.read(piped.reader, 1000)
+    assert written.splitlines()[1] == b"none left (repeated 2 times within 10 s)"
 
 
 def test_how_often_it_was_repeated_is_told_at_the_end(piped: Piped) -> None:
@@ -234,15 +234,15 @@ def test_what_was_logged_last_comes_out_before_a_crash() -> None:
     code = (
         f"{CONFIGURED}\nlogging.getLogger().info('last')\nlogs.flush()\nraise SystemError('crash')"
     )
-    told = run(code)
-    assert '"event": "last"' in told[0]
-    assert told[-1] == "SystemError: crash"
+    lines = run(code)
+    assert '"event": "last"' in lines[0]
+    assert lines[-1] == "SystemError: crash"
 
 
 def test_what_was_logged_last_comes_out_at_the_end_of_the_interpreter() -> None:
-    told = run(f"{CONFIGURED}\nfor n in range(1000): logging.getLogger().info('line %d', n)")
-    assert len(told) == 1000
-    assert '"event": "line 999"' in told[-1]
+    lines = run(f"{CONFIGURED}\nfor n in range(1000): logging.getLogger().info('line %d', n)")
+    assert len(lines) == 1000
+    assert '"event": "line 999"' in lines[-1]
 
 
 def run(code: str) -> list[str]:
@@ -253,7 +253,7 @@ def run(code: str) -> list[str]:
 
 
 def test_without_standard_error_nothing_is_logged_anywhere(tmp_path) -> None:
-    """Its descriptor is that of the next file that is opened, of the database say."""
+    """Its descriptor is used by the next file that is opened, such as the database."""
     path = tmp_path / "database"
     code = f"opened = open({str(path)!r}, 'w')\n{CONFIGURED}\nlogging.getLogger().error('x')"
     closed = "import os, sys; os.close(2); os.execv(sys.executable, sys.argv[1:])"

@@ -1,4 +1,4 @@
-"""What the log shows: one line an event, whatever was logged, and no value of a variable."""
+"""Format of the log: one line per event, whatever its text, and no values of variables."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def logged(capfd: pytest.CaptureFixture[str], *, as_json: bool) -> str:
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_traceback_shows_no_values(capfd: pytest.CaptureFixture[str], *, as_json: bool) -> None:
-    told = logged(capfd, as_json=as_json)
-    assert "Traceback (most recent call last)" in told
-    assert "NobodyMayReadThis" not in told
+    output = logged(capfd, as_json=as_json)
+    assert "Traceback (most recent call last)" in output
+    assert "NobodyMayReadThis" not in output
 
 
 def test_in_text_nothing_logged_looks_like_a_line_of_its_own(
@@ -59,8 +59,8 @@ def test_in_text_nothing_logged_looks_like_a_line_of_its_own(
 
 
 def test_in_json_every_event_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    told = logged(capfd, as_json=True)
-    assert told.removesuffix("\n").isprintable()
-    event = json.loads(told)
+    line = logged(capfd, as_json=True)
+    assert line.removesuffix("\n").isprintable()
+    event = json.loads(line)
     assert event["event"] == f"{FORGED} failed"
     assert event["exception"].endswith("17")

@@ -1,4 +1,4 @@
-"""What a scrape tells, whatever becomes of the database meanwhile."""
+"""Metrics of a scrape, also while the database cannot be read."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ async def no_live() -> Live:
 
 
 async def scraped(of: Metrics, family: str) -> dict[str, float]:
-    """The values of a family by its labels' values, a word for each."""
+    """Return the values of a metric family, by its label values joined with spaces."""
     text = (await of.exposition()).decode()
     found = re.findall(rf"^{family}\{{(.*)\}} (.*)$", text, re.MULTILINE)
     return {" ".join(re.findall(r'"(.*?)"', labels)): float(value) for labels, value in found}
 
 
 async def test_every_call_has_its_place_from_the_start() -> None:
-    """A rate is only true where the first call of its kind does not begin its series."""
+    """All series exist from the start; otherwise the first request would not count in a rate."""
     calls: Counter[tuple[str, str]] = Counter()
     of = made(no_live, calls=calls)
     start = await scraped(of, "cloud_calls_total")
@@ -55,7 +55,7 @@ async def test_every_call_has_its_place_from_the_start() -> None:
 
 
 async def test_terminations_by_state() -> None:
-    """Those that have not ended as the database has them, the others as this process ended them."""
+    """Unfinished ones are from the database, finished ones are counted by this process."""
 
     async def live() -> Live:
         return {
@@ -73,7 +73,7 @@ async def test_terminations_by_state() -> None:
 
 
 class Hangs(Exception):
-    """Stands for no answer."""
+    """Stands for a query that never returns."""
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ class Hangs(Exception):
 async def test_a_database_that_cannot_be_read_fails_no_scrape(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
-    """All else is told, and what is not known is left out; an error of our own is logged."""
+    """The other metrics are served; an unexpected error is logged."""
     monkeypatch.setattr(metrics, "READ_MAX_S", 0.01)
     monkeypatch.setattr(metrics, "FRESH_S", 0.0)
     failures = [failure]
@@ -100,7 +100,8 @@ async def test_a_database_that_cannot_be_read_fails_no_scrape(
     assert 'terminations_ended_total{state="verified"} 1.0' in text
     assert "\nterminations{" not in text
     assert "oldest_waiting" not in text
-    assert ("cannot be counted for /metrics" in caplog.text) == isinstance(failure, LookupError)
+    logged = "/metrics omits the unfinished terminations" in caplog.text
+    assert logged == isinstance(failure, LookupError)
     failures.clear()
     assert (await scraped(of, "terminations"))["queued"] == 0
 
@@ -114,6 +115,6 @@ async def test_scrapes_at_once_read_the_database_once() -> None:
         return {State.QUEUED: LiveTerminations(count=len(reads), since=NOW)}
 
     of = made(live)
-    told = await asyncio.gather(*(scraped(of, "terminations") for _ in range(50)))
+    scrapes = await asyncio.gather(*(scraped(of, "terminations") for _ in range(50)))
     assert len(reads) == 1
-    assert {each["queued"] for each in told} == {1}
+    assert {each["queued"] for each in scrapes} == {1}

@@ -1,4 +1,4 @@
-"""Paths at which no file can be: each command says so in one line."""
+"""Paths at which no file can exist: each command reports them in one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = {
         "PATH",
     ),
 }
-"""By where a mistake is told: the text before a path, and what the path is part of."""
+"""By the name in the error: the text before the path, and the value with the path."""
 COMMANDS = [("check-config",), ("db", "upgrade"), ("serve",)]
 
 
@@ -59,8 +59,8 @@ def refusal(tmp_path: Path, text: str, *command: str) -> str:
         ("n/" * 2100, "cannot be the path of a file: File name too long"),
         ("FOLDER/loop", "cannot be the path of a file: Too many levels of symbolic links"),
         ("FOLDER/loop/x", "cannot be the path of a file: Too many levels of symbolic links"),
-        ("~nobody-of-this-name/x", "there is no such user's home folder: give the path itself"),
-        (r"a\u0000b", "cannot be the path of a file: it holds the character NUL"),
+        ("~nobody-of-this-name/x", "the home folder of this user is unknown: give the full path"),
+        (r"a\u0000b", "cannot be the path of a file: it contains the character NUL"),
     ],
     ids=["long name", "long path", "loop", "below a loop", "no home", "NUL"],
 )
@@ -71,25 +71,25 @@ def test_a_path_at_which_no_file_can_be(
     given = value.replace("PATH", path.replace("FOLDER", str(tmp_path)))
     if value.startswith("sqlite") and "u0000" in path:
         why = "must be sqlite:///PATH of a file"
-    told = refusal(tmp_path, f'{before}"{given}"\n', *command)
-    assert told.startswith(f"{where}: {why}")
+    line = refusal(tmp_path, f'{before}"{given}"\n', *command)
+    assert line.startswith(f"{where}: {why}")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_database_whose_other_files_could_not_be_made(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """Also where only the name that a link leads to is too long."""
+    """The target of a link is checked, too."""
     link, name = tmp_path / "link", "n" * 250
     link.symlink_to(name)
     for path in (tmp_path / name, link):
-        told = refusal(tmp_path, f"{ACCOUNT}[database]\nurl = 'sqlite:///{path}'", *command)
-        assert told == "database.url: cannot be the path of a file: File name too long"
+        line = refusal(tmp_path, f"{ACCOUNT}[database]\nurl = 'sqlite:///{path}'", *command)
+        assert line == "database.url: cannot be the path of a file: File name too long"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "expected"),
     [
         (
             "PGSSLROOTCERT",
@@ -105,13 +105,13 @@ def test_an_authority_that_the_environment_names(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     value: str,
-    told: str,
+    expected: str,
     command: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv(name, value)
     url = "postgresql://h/n?sslmode=verify-full"
     line = refusal(tmp_path, f"{ACCOUNT}[database]\nurl = '{url}'", *command)
-    assert line.startswith(f"database.url: {told}")
+    assert line.startswith(f"database.url: {expected}")
 
 
 def test_a_profile_that_no_file_can_be_named_after(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_profile_that_no_file_can_be_named_after(tmp_path: Path) -> None:
     ("url", "code"), [("sqlite:///PATH", 0), ("postgresql://h/n?sslrootcert=PATH", 2)]
 )
 def test_a_folder_where_this_user_may_not_look(tmp_path: Path, url: str, code: int) -> None:
-    """The daemon's user may."""
+    """It is not an error: the daemon's user may have access."""
     folder, file = tmp_path / "closed", tmp_path / "orchestrator.toml"
     folder.mkdir(0)
     file.write_text(f"{ACCOUNT}[database]\nurl = '{url.replace('PATH', f'{folder}/x')}'")

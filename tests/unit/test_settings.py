@@ -1,4 +1,4 @@
-"""The configuration: every mistake is named, all at once, and no value is repeated."""
+"""The configuration: all mistakes are reported at once, and no value is repeated."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(file: Path, text: str) -> settings.Settings:
 
 
 def mistakes(file: Path, text: str = ACCOUNT) -> list[str]:
-    """What is wrong, by ``load`` and by ``check-config`` alike."""
+    """Return the problems; ``check-config`` must print the same."""
     file.write_text(text, encoding="utf-8")
     return mistakes_of(file)
 
@@ -59,10 +59,10 @@ def mistakes(file: Path, text: str = ACCOUNT) -> list[str]:
 def mistakes_of(file: Path) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         settings.load(file)
-    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
-    assert told.exit_code == 2
-    assert told.stderr.splitlines() == caught.value.problems
-    assert SECRET not in told.output
+    result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == caught.value.problems
+    assert SECRET not in result.output
     return caught.value.problems
 
 
@@ -74,7 +74,7 @@ def names(problems: list[str]) -> list[str]:
 
 
 def test_every_mistake_is_named_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those that lie between settings, and those of the environment; no secret is shown."""
+    """Mistakes between settings and in variables are included; no secret is shown."""
     monkeypatch.setenv("ORCHESTRATOR__ENGINE__CALL_TIMEOUT_S", SECRET)
     monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__ONE__CREDENTIALS__SECRET_KEI", SECRET)
     problems = mistakes(
@@ -152,7 +152,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     (
         f'[[auth.tokens]]\nname = "a"\nsha256 = "{secrets.token_urlsafe(32)}"',
         "auth.tokens.0.sha256",
-        "must be the SHA-256 digest of the token, 64 hexadecimal digits, and not the token itself",
+        "must be the SHA-256 digest of the token (64 hexadecimal digits), not the token",
     ),
     (
         '[accounts.b]\nregions = ["ap-guangzhou-3"]',
@@ -199,15 +199,15 @@ MISTAKES: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "told"), MISTAKES, ids=[f"{case[1]} {case[2]}" for case in MISTAKES]
+    ("text", "name", "expected"), MISTAKES, ids=[f"{case[1]} {case[2]}" for case in MISTAKES]
 )
 def test_a_mistake_is_named_with_what_is_possible(
-    file: Path, text: str, name: str, told: str
+    file: Path, text: str, name: str, expected: str
 ) -> None:
     problems = mistakes(file, f"{text}\n{ACCOUNT}")
     assert name in names(problems)
     (problem,) = [each for each in problems if each.startswith(f"{name}: ")]
-    assert told in problem
+    assert expected in problem
 
 
 PLACEHOLDERS = [
@@ -231,7 +231,7 @@ PLACEHOLDERS = [
 def test_a_placeholder_that_nobody_filled_in_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """Wherever it stands, in the file or in a variable, and once each."""
+    """Each placeholder in the file or in a variable is reported once."""
     keys = f'{{ provider = "static", secret_id = "AKID1", secret_key = "{text}" }}'
     account = ACCOUNT.replace('{ provider = "environment" }', keys)
     monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__PROD__REGIONS", json.dumps(["ap-beijing", text]))
@@ -242,7 +242,7 @@ def test_a_placeholder_that_nobody_filled_in_is_named(
         "ORCHESTRATOR__DATABASE__URL",
         "accounts.prod.credentials.secret_key",
     ]
-    assert all("placeholder that nobody filled in" in problem for problem in problems)
+    assert all("is a placeholder: replace it" in problem for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_words_and_digests_are_taken_in_any_letter_case(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "setting", "told"),
+    ("name", "setting", "expected"),
     [
         ("credentials.duration_s", "credentials.duration_s = 43201", "less than or equal to 43200"),
         ("credentials.duration_s", "credentials.duration_s = 0", "greater than 0"),
@@ -293,12 +293,12 @@ def test_words_and_digests_are_taken_in_any_letter_case(file: Path) -> None:
     ],
 )
 def test_a_mistake_in_the_way_to_the_cloud_or_its_keys(
-    file: Path, name: str, setting: str, told: str
+    file: Path, name: str, setting: str, expected: str
 ) -> None:
     account = "[accounts.prod]\nregions = ['ap-guangzhou']\ncredentials.provider = 'tke-oidc'\n"
     (problem,) = mistakes(file, f"{account}{setting}\n")
     assert problem.startswith(f"accounts.prod.{name}: ")
-    assert told in problem
+    assert expected in problem
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "orchestrator.example", ""])
@@ -332,14 +332,14 @@ def test_the_loopback_address_needs_no_tokens(file: Path, host: str) -> None:
 def test_what_a_provider_cannot_do_without(
     file: Path, provider: str, needed: list[str], blank: str
 ) -> None:
-    """A blank, as an unset variable leaves it, is none."""
+    """A blank value, as from an unset variable, counts as missing."""
     given = "".join(f', {name} = "{blank}"' for name in ("secret_id", "secret_key", "role_arn"))
     for credentials in (f'provider = "{provider}"', f'provider = "{provider}"{given}'):
         text = ACCOUNT.replace('provider = "environment"', credentials)
         if needed:
             problems = mistakes(file, text)
             assert names(problems) == [f"accounts.prod.credentials.{name}" for name in needed]
-            assert all(problem.endswith(f"provider {provider} needs it") for problem in problems)
+            assert all(each.endswith(f"is required by provider {provider}") for each in problems)
         else:
             assert load(file, text).accounts["prod"].credentials.provider == provider
 
@@ -366,7 +366,7 @@ def test_the_endpoint_of_credentials(file: Path, endpoint: str, *, ok: bool) -> 
 
 
 def test_a_failure_on_its_way_up_shows_no_secret() -> None:
-    """As in a traceback."""
+    """A traceback would show the text of the exception."""
     credentials = {"provider": "static", "secret_key": [SECRET], "tokne": SECRET}
     account = {"regions": [SECRET, 1], "credentials": credentials, "endpoint": SECRET}
     with pytest.raises(ValidationError) as caught:
@@ -391,7 +391,7 @@ def test_the_database_lies_beside_the_configuration_wherever_the_daemon_is_start
 
 
 def test_a_file_that_is_not_there(file: Path) -> None:
-    """Nothing else is complained of, for nothing is known of the rest."""
+    """Nothing else is reported, because the content is unknown."""
     assert mistakes_of(file) == [f"{file} cannot be read: No such file or directory"]
 
 
@@ -412,15 +412,15 @@ def test_a_file_that_is_not_utf_8(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "told"),
+    ("encoding", "expected"),
     [
         ("utf-16", "is not UTF-8 at byte 0: save it as UTF-8"),
-        ("utf-16-le", "holds a NUL byte: save it as UTF-8"),
+        ("utf-16-le", "contains a NUL byte: save it as UTF-8"),
     ],
 )
-def test_a_file_in_utf_16(file: Path, encoding: str, told: str) -> None:
+def test_a_file_in_utf_16(file: Path, encoding: str, expected: str) -> None:
     file.write_text(ACCOUNT, encoding=encoding)
-    assert mistakes_of(file) == [f"{file} {told}"]
+    assert mistakes_of(file) == [f"{file} {expected}"]
 
 
 def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (f'{ACCOUNT}secret_key = "{SECRET}', "Unterminated string"),
         (f"secret_key = {SECRET}", "(at line 1, column 14)"),
@@ -437,10 +437,10 @@ def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
         (f"[accounts\n{SECRET}", "(at line 1, column 10)"),
     ],
 )
-def test_a_file_that_is_not_toml(file: Path, text: str, told: str) -> None:
+def test_a_file_that_is_not_toml(file: Path, text: str, expected: str) -> None:
     (problem,) = mistakes(file, text)
     assert problem.startswith(f"{file} is not TOML: ")
-    assert told in problem
+    assert expected in problem
 
 
 def test_a_file_that_says_nothing(file: Path) -> None:
@@ -489,7 +489,7 @@ def test_the_environment_wins(
 
 
 def test_an_account_by_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its secret is not told by anything."""
+    """No output shows its secret."""
     given = {
         "REGIONS": '["ap-guangzhou"]',
         "CREDENTIALS__PROVIDER": "static",
@@ -505,9 +505,9 @@ def test_an_account_by_the_environment_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert loaded.auth.tokens[0].name == "sre"
     assert SECRET not in repr(loaded)
     assert SECRET not in loaded.model_dump_json()
-    told = CliRunner().invoke(main.app, ["check-config"])
-    assert told.exit_code == 0
-    assert SECRET not in told.output
+    result = CliRunner().invoke(main.app, ["check-config"])
+    assert result.exit_code == 0
+    assert SECRET not in result.output
 
 
 def test_the_letters_of_an_account_are_those_of_the_file(
@@ -542,13 +542,14 @@ def test_a_variable_finds_an_account_whose_name_no_variable_can_have(
 def test_a_variable_that_may_mean_two_accounts(
     file: Path, monkeypatch: pytest.MonkeyPatch, accounts: tuple[str, ...], meant: str | None
 ) -> None:
-    """The one whose name is nearest; none where two are as near."""
+    """The variable sets the account with the closest name; two equally close ones are an error."""
     variable = "ORCHESTRATOR__ACCOUNTS__TEAM_A__CREDENTIALS__ROLE"
     monkeypatch.setenv(variable, "r")
     text = "".join(ACCOUNT.replace("accounts.prod", f'accounts."{name}"') for name in accounts)
     if meant is None:
-        told = f"{variable}: it may be meant for {' or '.join(accounts)}: give it in the file"
-        assert mistakes(file, text) == [told]
+        meanings = " or ".join(accounts)
+        expected = f"{variable}: may mean {meanings}: write the value in the file instead"
+        assert mistakes(file, text) == [expected]
     else:
         loaded = load(file, text).accounts
         assert [name for name in accounts if loaded[name].credentials.role] == [meant]
@@ -588,12 +589,12 @@ def test_a_variable_that_sets_nothing_is_named(
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "expected"),
     [
         ("SERVER__PORT", SECRET, "valid integer"),
         ("SERVER__PORT", "", "valid integer"),
         ("ENGINE__SETTLE_S", "inf", "finite"),
-        ("ACCOUNTS__PROD__REGIONS", "ap-guangzhou", "must be a list in JSON"),
+        ("ACCOUNTS__PROD__REGIONS", "ap-guangzhou", "must be a JSON list"),
         ("ACCOUNTS__PROD__REGIONS", f'["{SECRET}"]', "must be a region"),
         ("ACCOUNTS__PROD__REGIONS", '{"a": 1}', "valid list"),
         ("ACCOUNTS__PROD__REGIONS", "[]", "at least 1 item"),
@@ -601,12 +602,12 @@ def test_a_variable_that_sets_nothing_is_named(
     ],
 )
 def test_a_wrong_value_is_named_by_its_variable(
-    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, told: str
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, expected: str
 ) -> None:
     monkeypatch.setenv(f"ORCHESTRATOR__{name}", text)
     (problem,) = mistakes(file)
     assert problem.startswith(f"ORCHESTRATOR__{name}: ")
-    assert told in problem
+    assert expected in problem
 
 
 def test_a_variable_below_what_is_no_section(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -698,7 +699,7 @@ def test_what_is_no_endpoint(file: Path, endpoint: str) -> None:
 
 
 def of_site(endpoint: str, cvm_endpoint: str) -> str:
-    """An account; what is empty is left out."""
+    """Return an account with these endpoints; empty ones are omitted."""
     given = {"endpoint": endpoint, "cvm_endpoint": cvm_endpoint}
     lines = [f"{name} = {json.dumps(url)}\n" for name, url in given.items() if url]
     return ACCOUNT.replace("regions", f"{''.join(lines)}regions")
@@ -730,42 +731,42 @@ def test_where_machines_are_asked_for(
 def test_machines_need_not_be_looked_at(file: Path, endpoint: str) -> None:
     account = load(file, of_site(endpoint, "none")).accounts["prod"]
     assert (account.cvm_endpoint, account.cvm_host("ap-shanghai")) == (None, None)
-    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
-    assert "machines: not looked at" in told.output
+    result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert "machines: not read" in result.output
 
 
 def test_machines_are_ended_only_where_an_account_says_so(file: Path) -> None:
     assert not load(file, ACCOUNT).accounts["prod"].terminate_machines
     allowed = ACCOUNT.replace("regions", "terminate_machines = true\nregions")
     assert load(file, allowed).accounts["prod"].terminate_machines
-    told = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
-    assert "ended where nothing else brings their instances down" in told.output
+    result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])
+    assert "terminated if nothing else stops their instances" in result.output
     nowhere = allowed.replace("regions", 'cvm_endpoint = "none"\nregions')
     assert mistakes(file, nowhere) == [
-        "accounts.prod.terminate_machines: needs cvm_endpoint, which says that there is none"
+        'accounts.prod.terminate_machines: requires a CVM endpoint: cvm_endpoint must not be "none"'
     ]
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "cvm_endpoint", "told"),
+    ("endpoint", "cvm_endpoint", "expected"),
     [
-        ("http://127.0.0.1:8700", "", "must be given with this endpoint: the same site's endpoint"),
-        ("https://batch.intl.tencentcloudapi.com", "", '"none" to look at no machines'),
-        ("http://{region}.cloud", "", "must be given"),
-        ("", "https://cvm.tencentcloudapi.com", "must hold {region} where endpoint does"),
-        ("http://{region}.cloud", "http://cloud", "must hold {region}"),
+        ("http://127.0.0.1:8700", "", "is required with this endpoint: set the CVM endpoint of"),
+        ("https://batch.intl.tencentcloudapi.com", "", '"none" to read no machines'),
+        ("http://{region}.cloud", "", "is required with this endpoint"),
+        ("", "https://cvm.tencentcloudapi.com", "must contain {region} if endpoint does"),
+        ("http://{region}.cloud", "http://cloud", "must contain {region}"),
         (BATCH, "cvm.{region}.tencentcloudapi.com", "must be http(s)://HOST"),
         ("http://127.0.0.1:8700", "None", "must be http(s)://HOST"),
         (BATCH, f"https://user:{SECRET}@cvm.tencentcloudapi.com", "must be http(s)://HOST"),
     ],
 )
 def test_what_is_no_endpoint_of_machines(
-    file: Path, endpoint: str, cvm_endpoint: str, told: str
+    file: Path, endpoint: str, cvm_endpoint: str, expected: str
 ) -> None:
-    """Nobody's keys and machine ids go to another cloud than the one that was meant."""
+    """Keys and machine ids must not be sent to a cloud that was not intended."""
     (problem,) = mistakes(file, of_site(endpoint, cvm_endpoint))
     assert problem.startswith("accounts.prod.cvm_endpoint: ")
-    assert told in problem
+    assert expected in problem
 
 
 @pytest.mark.parametrize("cvm_endpoint", ["", "none", "https://cvm.tencentcloudapi.com"])
@@ -777,7 +778,7 @@ def test_of_a_wrong_endpoint_nothing_is_said_of_that_of_machines(
 
 
 def test_a_blank_is_no_endpoint_of_machines(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an unset variable leaves it: it neither switches anything off nor means the default."""
+    """A blank value, as from an unset variable, means neither "none" nor the default."""
     monkeypatch.setenv("ORCHESTRATOR__ACCOUNTS__PROD__CVM_ENDPOINT", "")
     assert names(mistakes(file)) == ["ORCHESTRATOR__ACCOUNTS__PROD__CVM_ENDPOINT"]
 
@@ -797,7 +798,7 @@ def test_a_blank_is_no_endpoint_of_machines(file: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_one_host_has_one_name(endpoint: str, host: str) -> None:
-    """Or it would be given its quota twice."""
+    """With two names, a host would get its quota twice."""
     assert host_for(endpoint, "ap-guangzhou") == host
 
 

@@ -1,4 +1,4 @@
-"""Whether a request could be stored is found out once a second, for all who ask."""
+"""The storage check runs at most once per second, for all callers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Database:
-    """Takes as long as it is told, and counts what is written."""
+    """Database that blocks on demand and counts writes."""
 
     def __init__(self) -> None:
         self.writes = 0
@@ -83,8 +83,8 @@ async def test_an_error_that_nobody_waits_for_any_more_is_not_logged() -> None:
     could_store = check(database, clock)
     database.full = True
     database.answers.clear()
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    contexts: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: contexts.append(context))
     asking = asyncio.create_task(could_store())
     await asyncio.sleep(0)
     asking.cancel()
@@ -94,4 +94,4 @@ async def test_an_error_that_nobody_waits_for_any_more_is_not_logged() -> None:
     await asyncio.sleep(0)
     del could_store, asking
     gc.collect()
-    assert told == []
+    assert contexts == []

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import AsyncIterator
 
-# A positive answer comes much sooner; that none comes is only seen by waiting.
+# A reply arrives much sooner than SOON_S; its absence can only be detected by waiting.
 SOON_S = 5.0
 NOTHING_S = 0.1
 
 
 class Echo:
-    """Sends back what it is sent, and tells how its connections ended."""
+    """Echo server that records how its connections ended."""
 
     def __init__(self) -> None:
         self.accepted = 0

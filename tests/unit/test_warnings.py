@@ -1,4 +1,4 @@
-"""What may be meant, and is told where it is not: plain http, and secrets that all can read."""
+"""Warnings about values that may be intended: plain http, and world-readable secrets."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_plain_http_to_another_host(
     file: Path, endpoint: str, cvm_endpoint: str, named: list[str]
 ) -> None:
     more = (f'endpoint = "{endpoint}"', f'cvm_endpoint = "{cvm_endpoint}"')
-    told = warned(file, account(STATIC, *more))
-    assert [line.split()[0] for line in told] == [f"accounts.prod.{name}" for name in named]
-    assert all("use https://" in line for line in told)
+    warnings = warned(file, account(STATIC, *more))
+    assert [line.split()[0] for line in warnings] == [f"accounts.prod.{name}" for name in named]
+    assert all("use https://" in line for line in warnings)
 
 
 def test_plain_http_to_another_sts(file: Path) -> None:
-    """The metadata of a machine is never asked otherwise."""
+    """The metadata service of a machine only has plain http, so it is no warning."""
     for provider, warnings in (("tke-oidc", 1), ("cvm-role", 0)):
         text = account(f'provider = "{provider}", endpoint = "http://sts.internal.test"')
         assert len(warned(file, text)) == warnings
@@ -87,9 +87,9 @@ def test_plain_http_to_another_sts(file: Path) -> None:
 def test_a_configuration_with_secrets_that_everybody_can_read(
     file: Path, text: str, held: list[str], mode: int
 ) -> None:
-    told = warned(file, text, mode)
-    assert len(told) == bool(held and mode & 0o004)
-    for line in told:
+    warnings = warned(file, text, mode)
+    assert len(warnings) == bool(held and mode & 0o004)
+    for line in warnings:
         assert all(name in line for name in held)
         assert f"chmod 600 {file}" in line
 
@@ -100,6 +100,6 @@ def test_a_profile_that_everybody_can_read(file: Path, home: Path, name: str) ->
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"secretId": "AKID", "secretKey": SECRET}))
     own = f', path = "{path}"' if name == "own" else ""
-    for mode, told in ((0o600, 0), (0o644, 1)):
+    for mode, count in ((0o600, 0), (0o644, 1)):
         path.chmod(mode)
-        assert len(warned(file, account(f'provider = "profile"{own}'), 0o644)) == told
+        assert len(warned(file, account(f'provider = "profile"{own}'), 0o644)) == count

@@ -1,1 +1,1 @@
-"""The client of the REST API: requests, the answers as models, and what a request fails with."""
+"""The client of the REST API: requests, models of the responses, and errors."""

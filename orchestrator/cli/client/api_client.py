@@ -1,4 +1,4 @@
-"""A client of the REST API."""
+"""Client of the REST API."""
 
 from __future__ import annotations
 
@@ -34,43 +34,46 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 15.0
 CERTIFICATE_TIMEOUT_S: Final = 120.0
-"""One of 10,000 jobs is tens of megabytes, and may wait for others to be made."""
+"""A certificate of 10,000 jobs has tens of megabytes, and can wait while others are built."""
 ANSWER_BYTES_MAX: Final = 256 * MIB
 OPERATIONS: Final = "/v1/operations"
 REPLAYED: Final = "Idempotency-Replayed"
 PAGE_LIMIT: Final = 1000
-FIRST_STATUS_NOT_FINE: Final = 300
+FIRST_ERROR_STATUS: Final = 300
 NOT_FOUND: Final = 404
 NO_SUCH_PATH: Final = problems.TYPE.format(problems.NO_SUCH_PATH)
-URL_FORM: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
+URL_PATTERN: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The operation of a request; ``replayed``: its key was used before, and nothing is new."""
+    """The operation of a request.
+
+    ``replayed``: the idempotency key was used before, so no new operation was created.
+    """
 
     operation: Operation
     replayed: bool
 
 
 class Api:
-    """Calls to the daemon at ``url``; raises RequestFailed and Unreachable.
+    """Requests to the daemon at ``url``; they raise RequestFailed or Unreachable.
 
-    ``anything_sent``: a request has left, whatever became of it.
+    ``anything_sent``: at least one request was sent, with or without a response.
     """
 
     def __init__(self, url: str, token: str | None) -> None:
-        """Raise ConfigurationError where nothing can be sent to the URL or with the token."""
+        """Raise ConfigurationError if the URL or the token cannot be used in a request."""
         problems = []
-        if not _usable(url):
+        if not _is_usable(url):
             problems.append(
                 f"the daemon's URL (--url or {URL_VARIABLE}) must be http://HOST:PORT or "
-                "https://HOST:PORT, http://127.0.0.1:8642 say"
+                "https://HOST:PORT, for example http://127.0.0.1:8642"
             )
         if token and not token.isprintable():
             problems.append(
-                f"the token in {TOKEN_VARIABLE} holds a line break or another character that "
-                "cannot be sent: give it as it was issued, in one line"
+                f"the bearer token (--token-file or {TOKEN_VARIABLE}) contains a line break or "
+                "another character that cannot be sent: give it as it was issued, on one line"
             )
         if problems:
             raise ConfigurationError(problems)
@@ -83,14 +86,14 @@ class Api:
 
     async def __aenter__(self) -> Self:
         trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(self._note_sent)
+        trace.on_request_headers_sent.append(self._record_sent)
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             trace_configs=[trace],
         )
         return self
 
-    async def _note_sent(self, *_: object) -> None:
+    async def _record_sent(self, *_: object) -> None:
         self.anything_sent = True
 
     async def __aexit__(self, *_: object) -> None:
@@ -111,9 +114,9 @@ class Api:
     async def operation(self, operation_id: str) -> Operation:
         return self._read(Operation, await self._call("GET", _path(operation_id)))
 
-    async def operations(self, limit: int, **narrowed: str) -> AsyncIterator[Operation]:
-        """Operations that these parameters ask for, the newest first, ``limit`` at most."""
-        parameters = dict(narrowed)
+    async def operations(self, limit: int, **filters: str) -> AsyncIterator[Operation]:
+        """Yield the operations that match the filters, newest first, at most ``limit``."""
+        parameters = dict(filters)
         while limit > 0:
             parameters["limit"] = str(min(limit, PAGE_LIMIT))
             answer = await self._call("GET", OPERATIONS, parameters=parameters)
@@ -125,9 +128,9 @@ class Api:
                 return
             parameters["page_token"] = page.next_page_token
 
-    async def terminations(self, operation_id: str, **narrowed: str) -> AsyncIterator[Termination]:
-        """All of an operation's terminations that these parameters ask for, page after page."""
-        parameters = {"limit": str(PAGE_LIMIT)} | narrowed
+    async def terminations(self, operation_id: str, **filters: str) -> AsyncIterator[Termination]:
+        """Yield all terminations of an operation that match the filters; read page by page."""
+        parameters = {"limit": str(PAGE_LIMIT)} | filters
         while True:
             answer = await self._call(
                 "GET", f"{_path(operation_id)}/terminations", parameters=parameters
@@ -140,12 +143,12 @@ class Api:
             parameters["page_token"] = page.next_page_token
 
     async def certificate(self, operation_id: str) -> bytes:
-        """The certificate of an operation, as it was sent."""
+        """Return the certificate of an operation, byte for byte as the daemon sent it."""
         path = f"{_path(operation_id)}/certificate"
         return await self._call("GET", path, timeout_s=CERTIFICATE_TIMEOUT_S)
 
     async def ready(self) -> Readiness:
-        """What ails a daemon that can take requests; raises RequestFailed where it cannot."""
+        """Return the readiness of the daemon; raise RequestFailed if it is not ready."""
         return self._read(Readiness, await self._call("GET", "/readyz"))
 
     async def _call(
@@ -169,10 +172,10 @@ class Api:
         body: bytes | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> tuple[bytes, Mapping[str, str]]:
-        """The body and the headers of what was answered."""
+        """Send one request; return the body and the headers of the response."""
         url = URL(self.url + path, encoded=True).update_query(parameters)
         try:
-            # A redirect would carry the token to where nobody meant it to go.
+            # Following a redirect would send the token to another server.
             async with self._session.request(
                 method,
                 url,
@@ -183,25 +186,25 @@ class Api:
             ) as response:
                 answer = await read_at_most(response, ANSWER_BYTES_MAX)
         except AnswerTooLarge as error:
-            raise Unreachable(self.url, f"{error}: this is no orchestrator") from error
+            raise Unreachable(self.url, f"{error}: this server is not an orchestrator") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(self.url, what_failed(error)) from error
-        if response.status >= FIRST_STATUS_NOT_FINE:
-            raise _failed(self.url, response.status, response.reason or "", answer)
+        if response.status >= FIRST_ERROR_STATUS:
+            raise _request_failed(self.url, response.status, response.reason or "", answer)
         return answer, response.headers
 
     def _read(self, model: type[A], answer: bytes) -> A:
         try:
             return model.model_validate_json(answer)
         except ValidationError as error:
-            why = "what answers there is not an orchestrator of this version"
-            raise Unreachable(self.url, why) from error
+            reason = "the server there is not an orchestrator of this version"
+            raise Unreachable(self.url, reason) from error
 
 
-def _usable(url: str) -> bool:
+def _is_usable(url: str) -> bool:
     try:
         host = URL(url).host or ""
-        return bool(host.encode("idna") and URL_FORM.fullmatch(url))
+        return bool(host.encode("idna") and URL_PATTERN.fullmatch(url))
     except ValueError:
         return False
 
@@ -210,19 +213,19 @@ def _path(operation_id: str) -> str:
     return f"{OPERATIONS}/{quote(operation_id, safe='')}"
 
 
-def _failed(url: str, status: int, reason: str, answer: bytes) -> RequestFailed:
-    """What was answered, each mistake once; or that the URL's path is the mistake."""
+def _request_failed(url: str, status: int, reason: str, answer: bytes) -> RequestFailed:
+    """Return the error of the response with each mistake once, or the advice on a URL's path."""
     try:
         problem = Problem.model_validate_json(answer)
     except ValidationError:
         problem = Problem(type=NO_SUCH_PATH, title=f"HTTP {status}", detail=reason)
     if status == NOT_FOUND and problem.type == NO_SUCH_PATH and URL(url).path != "/":
         detail = (
-            f"the daemon's URL (--url or {URL_VARIABLE}) has the path {URL(url).path}: leave it "
-            f"out ({URL(url).origin()}), unless a proxy has the daemon there"
+            f"the daemon's URL (--url or {URL_VARIABLE}) has the path {URL(url).path}: remove the "
+            f"path ({URL(url).origin()}), unless a proxy serves the daemon under it"
         )
         return RequestFailed(status, problem.title, detail)
     lines = (f"{each.field or 'body'}: {each.message}" for each in problem.errors)
-    # The detail names the first few already.
+    # The detail already contains the first few mistakes.
     errors = tuple(line for line in lines if f"; {line};" not in f"; {problem.detail};")
     return RequestFailed(status, problem.title, problem.detail, errors)

@@ -1,4 +1,4 @@
-"""The daemon's answers, as far as they are read here; the rest is kept for ``--json``."""
+"""Models of the daemon's responses. Members that no model names are kept for ``--json``."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -17,7 +17,7 @@ class _Answer(BaseModel):
 
 
 class Left(_Answer):
-    """What is left of jobs that have ended: ``live`` instances of ``jobs_live`` jobs."""
+    """Remaining instances of ended terminations: ``live`` instances in ``jobs_live`` jobs."""
 
     jobs_live: int
     live: int
@@ -25,7 +25,7 @@ class Left(_Answer):
 
 
 class Instances(_Answer):
-    """Task instances of the jobs that have been counted so far."""
+    """Task instances of the jobs that were counted so far."""
 
     total: int
     live: int
@@ -39,9 +39,10 @@ class Instances(_Answer):
 
 
 class QuotaUse(_Answer):
-    """Calls a second of an action; None allowed: the account is configured no longer.
+    """API calls per second of one action.
 
-    ``allowed_per_s`` is less than ``configured_per_s`` while the cloud refuses more.
+    ``allowed_per_s`` is less than ``configured_per_s`` while the cloud refuses more. Both are None
+    if the account is no longer configured.
     """
 
     action: str
@@ -51,18 +52,18 @@ class QuotaUse(_Answer):
 
 
 class Eta(_Answer):
-    """It is so by then in half and in 90 % of all cases."""
+    """Times at which an event has happened with 50 % and with 90 % probability."""
 
     p50: datetime
     p90: datetime
 
 
 class Progress(_Answer):
-    """How far an operation is; ``jobs`` has the total and a count for each state.
+    """Progress of an operation; ``jobs`` has the total and a count for each state.
 
-    ``eta``: when the last instance is down; ``verified_eta``: when all jobs are verified.
-    ``settle_until``: when the last settle window that runs is over.
-    ``revived`` jobs came back after they were down.
+    ``eta``: when the last instance has stopped. ``verified_eta``: when all jobs are verified.
+    ``settle_until``: when the last running settle window ends.
+    ``revived``: number of jobs that run again after they had stopped.
     """
 
     jobs: dict[str, int]
@@ -77,7 +78,7 @@ class Progress(_Answer):
 
 
 class Operation(_Answer):
-    """What a person asked for."""
+    """One request to terminate jobs, and its progress."""
 
     id: str
     account: str
@@ -96,7 +97,7 @@ class Operation(_Answer):
 
     @property
     def stays_stopped(self) -> bool:
-        """Whether every job was proven down, and none was seen to come back since."""
+        """True if every job is proven stopped and no revival was observed."""
         return self.outcome == Outcome.VERIFIED and not self.progress.revived
 
     @property
@@ -109,13 +110,13 @@ class Operation(_Answer):
 
     @property
     def left(self) -> int:
-        """Jobs that have ended with instances live, or not counted."""
+        """Number of ended jobs with live or uncounted instances."""
         left = self.progress.instances.left_by_final_state.values()
         return sum(each.jobs_live + each.jobs_not_counted for each in left)
 
     @property
-    def settles_only(self) -> bool:
-        """Whether settle windows are all that is waited for."""
+    def only_settling(self) -> bool:
+        """True if every job that has not ended is in its settle window."""
         return 0 < self.progress.jobs.get(State.SETTLING, 0) == self.total - self.done
 
     @property
@@ -123,25 +124,25 @@ class Operation(_Answer):
         return elapsed_s(self.created_at, self.finished_at or datetime.now(UTC))
 
     def jobs_by_state(self) -> dict[str, int]:
-        """The states that have jobs, in the order of the lifecycle."""
+        """Return the number of jobs in each state that has any, in lifecycle order."""
         return {
             state: jobs for state, jobs in self.progress.jobs.items() if jobs and state != TOTAL
         }
 
-    def states_to_tell(self) -> list[str]:
-        """The states of jobs that are not down, or did not end well."""
+    def states_to_report(self) -> list[str]:
+        """Return the states of jobs that are not proven stopped: still open, or ended otherwise."""
         return [state for state in self.jobs_by_state() if state not in PROVEN_STATES]
 
 
 class OperationPage(_Answer):
-    """A part of a list of operations."""
+    """One page of a list of operations."""
 
     operations: list[Operation]
     next_page_token: str | None
 
 
 class Failure(_Answer):
-    """What last went wrong with a job."""
+    """The last error of a termination."""
 
     code: str
     message: str
@@ -149,7 +150,7 @@ class Failure(_Answer):
 
 
 class Termination(_Answer):
-    """One job being brought down."""
+    """The termination of one job."""
 
     id: str
     job_id: str
@@ -163,21 +164,21 @@ class Termination(_Answer):
 
 
 class TerminationPage(_Answer):
-    """A part of a list of terminations."""
+    """One page of a list of terminations."""
 
     terminations: list[Termination]
     next_page_token: str | None
 
 
 class Mistake(_Answer):
-    """One entry of a problem's ``errors``."""
+    """One entry of ``errors`` in an error response."""
 
     field: str = ""
     message: str
 
 
 class Problem(_Answer):
-    """An error answer (RFC 9457)."""
+    """An error response (RFC 9457)."""
 
     type: str = ""
     title: str
@@ -186,7 +187,7 @@ class Problem(_Answer):
 
 
 class Readiness(BaseModel):
-    """What /readyz says of a daemon that is ready; ``troubles``: of what, and which."""
+    """Response of ``/readyz`` while the daemon is ready; ``troubles``: the reason by place."""
 
     status: str
     troubles: dict[str, str] = {}

@@ -1,1 +1,1 @@
-"""The commands, a file each.  `main` declares their options and calls them."""
+"""The commands, one module each. `main` declares their options and calls them."""

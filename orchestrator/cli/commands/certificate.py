@@ -1,4 +1,4 @@
-"""Fetch a certificate and verify it, or verify a file without any daemon."""
+"""The `certificate` command: fetch and verify a certificate, or verify a file offline."""
 
 from __future__ import annotations
 
@@ -18,52 +18,58 @@ if TYPE_CHECKING:
 
 
 def fetch(url: str, token: str | None, operation_id: str, output: Path | None) -> int:
-    """Write the certificate to ``output``, or to standard output; the exit code.
+    """Write the certificate to ``output`` or to standard output; return the exit code.
 
-    One that is not valid is written, too: somebody will want to see it.
+    An invalid certificate is written too, so that it can be examined.
     """
 
-    async def ask() -> bytes:
+    async def request() -> bytes:
         async with Api(url, token) as api:
             return await api.certificate(operation_id)
 
-    data = asyncio.run(ask())
+    data = asyncio.run(request())
     if output is not None:
         try:
             output.write_bytes(data)
         except OSError as error:
             raise ConfigurationError([f"{output} cannot be written: {error.strerror}"]) from error
     elif sys.stdout.isatty():
-        # Only ESC and its like are escaped in JSON; a terminal obeys others as well.
-        printing.line(printing.out(), printing.clean(data.decode(errors="replace")))
+        # JSON escapes only characters such as ESC; a terminal obeys other controls as well.
+        printing.print_line(printing.out(), printing.clean(data.decode(errors="replace")))
     else:
-        printing.raw(data)
-    return _judge(data, operation_id)
+        printing.print_bytes(data)
+    return _verify(data, operation_id)
 
 
 def check(path: Path, operation_id: str | None) -> int:
-    """Whether the file is a valid certificate, of this operation where one is given."""
+    """Verify the certificate in a file, and its operation if one is given; return the exit code."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigurationError([f"{path} cannot be read: {error.strerror}"]) from error
-    return _judge(data, operation_id)
+    return _verify(data, operation_id)
 
 
-def _judge(data: bytes, operation_id: str | None) -> int:
+def _verify(data: bytes, operation_id: str | None) -> int:
     notes = printing.err()
     faults = verify(data)
     if not faults:
         document = json.loads(data)
-        certified = document["certificate"]
-        of = certified["operation"]["id"]
-        if operation_id not in {None, of}:
-            faults = [f"operation: it is the certificate of {of}, not of {operation_id}"]
+        certificate = document["certificate"]
+        certified_id = certificate["operation"]["id"]
+        if operation_id not in {None, certified_id}:
+            faults = [
+                f"operation: this is the certificate of {certified_id}, not of {operation_id}"
+            ]
     if faults:
         for fault in faults:
-            printing.line(notes, printing.clean(fault))
-        printing.line(notes, f"not valid: {len(faults)} fault{'' if len(faults) == 1 else 's'}")
+            printing.print_line(notes, printing.clean(fault))
+        printing.print_line(
+            notes, f"not valid: {len(faults)} fault{'' if len(faults) == 1 else 's'}"
+        )
         return FAILED
-    printing.line(notes, printing.clean(f"valid: {of}: {certified['conclusion']}"))
-    printing.line(notes, f"digest {document['digest']}")
+    printing.print_line(
+        notes, printing.clean(f"valid: {certified_id}: {certificate['conclusion']}")
+    )
+    printing.print_line(notes, f"digest {document['digest']}")
     return 0

@@ -1,4 +1,4 @@
-"""The configuration: read for a command, and told in a few lines without its secrets."""
+"""The `check-config` command, and the loading of the configuration for all commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ WARNING: Final = "warning: {}"
 
 
 def load(path: Path | None) -> Settings:
-    """``settings.load``; where there is no file and the environment alone does not do, say so."""
+    """Load the settings; if no file was given and the environment is not enough, advise a file.
+
+    Raise ConfigurationError with every mistake.
+    """
     try:
         return settings.load(path)
     except ConfigurationError as error:
@@ -36,14 +39,17 @@ def load(path: Path | None) -> Settings:
             raise
         example = resources.config_file("orchestrator.toml")
         hint = (
-            f"no configuration file is given: name one with --config or {CONFIG_VARIABLE}; "
+            f"no configuration file is given: give one with --config or {CONFIG_VARIABLE}; "
             f"{example} is an example"
         )
         raise ConfigurationError([hint, *error.problems]) from error
 
 
 def warnings(found: Settings, config: Path | None) -> tuple[str, ...]:
-    """What may not be meant; raises ConfigurationError for what the daemon does not start with."""
+    """Return warnings about settings that may be unintended.
+
+    Raise ConfigurationError for settings with which the daemon does not start.
+    """
     advice = settings.advise(found, os.environ, settings.config_path(config))
     if advice.errors:
         raise ConfigurationError([*advice.errors, *map(WARNING.format, advice.warnings)])
@@ -51,27 +57,27 @@ def warnings(found: Settings, config: Path | None) -> tuple[str, ...]:
 
 
 def run(found: Settings, config: Path | None) -> int:
-    """Tell what the settings say, what of it may not be meant, and whether there are keys."""
+    """Print a summary of the settings, the warnings, and each failure to load an account's keys."""
     out, err = printing.out(), printing.err()
     advised = warnings(found, config)
     for text in summary(found):
-        printing.line(out, text)
-    # What is logged meanwhile is told below; without a handler it would be printed as it came.
+        printing.print_line(out, text)
+    # The failures are printed below; without a handler, logging would also print them raw.
     logging.getLogger().addHandler(logging.NullHandler())
     failures = asyncio.run(try_credentials(found))
     for text in advised:
-        # Keys that are missing here are told once: by what became of loading them.
+        # Missing keys are reported once: as the failure to load them.
         if text.partition(": ")[0] not in failures:
-            printing.line(err, WARNING.format(printing.clean(text)))
-    for setting, why in failures.items():
-        printing.line(err, f"error: {setting}: {printing.clean(why)}")
+            printing.print_line(err, WARNING.format(printing.clean(text)))
+    for setting, reason in failures.items():
+        printing.print_line(err, f"error: {setting}: {printing.clean(reason)}")
     return FAILED if failures else 0
 
 
 async def try_credentials(found: Settings) -> dict[str, str]:
-    """Load the keys of every account, all at once; of those that fail, the setting and why.
+    """Load the keys of all accounts concurrently; return setting and reason of each failure.
 
-    The cloud is called only as far as a provider needs it, and each is given up after 10 s.
+    The cloud is called only if a provider needs it. Each account is given up after 10 s.
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -98,22 +104,23 @@ def summary(settings: Settings) -> Iterator[str]:
     yield f"server     {server.host}:{server.port}, callers: {callers or 'anyone on this machine'}"
     yield f"database   {settings.database.shown}"
     yield (
-        f"engine     settles for {engine.settle_s:g} s, gives up after {engine.give_up_after_s:g} s"
+        f"engine     settle window {engine.settle_s:g} s, "
+        f"gives up after {engine.give_up_after_s:g} s"
     )
-    ways = routes(settings, os.environ)
+    routes_of = routes(settings, os.environ)
     for name, account in settings.accounts.items():
-        yield from _account(name, account, ways[name])
+        yield from _account(name, account, routes_of[name])
 
 
-def _account(name: str, account: Account, ways: list[str]) -> Iterator[str]:
+def _account(name: str, account: Account, routes_used: list[str]) -> Iterator[str]:
     yield f"account    {name}, credentials: {account.credentials.provider}"
-    for way in ways:
-        yield f"  calls    {way}"
+    for route in routes_used:
+        yield f"  route    {route}"
     for region in account.regions:
         default = " (default)" if region == account.default_region else ""
-        machines = account.cvm_host(region) or "not looked at"
+        machines = account.cvm_host(region) or "not read"
         yield f"  region   {region}{default} at {account.host(region)}, machines: {machines}"
     if account.terminate_machines:
-        yield "  machines are ended where nothing else brings their instances down"
+        yield "  machines are terminated if nothing else stops their instances"
     quotas = ", ".join(f"{action} {calls}" for action, calls in account.quotas.model_dump().items())
-    yield f"  quotas   {quotas} a second"
+    yield f"  quotas   {quotas} per second"

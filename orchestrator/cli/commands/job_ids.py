@@ -1,14 +1,14 @@
 """Job ids as people type them and as other tools print them.
 
-Text holds ids in one of two forms:
+A text contains ids in one of two forms:
 
-- CSV, where the first line that is neither blank nor a comment names a column ``job_id``,
-  ``JobId`` or ``id``: the ids of that column.
-- Anything else: ids that white space, commas or semicolons separate, each with or without quotes,
-  in JSON arrays or not, and JSON objects with a member ``job_id``, ``JobId`` or ``id``.
+- CSV, if the first line that is neither blank nor a comment has a column ``job_id``, ``JobId`` or
+  ``id``: the ids of that column.
+- Anything else: ids separated by white space, commas or semicolons, with or without quotes, inside
+  JSON arrays or not, and JSON objects with a member ``job_id``, ``JobId`` or ``id``.
 
-A ``#`` where an id could begin makes the rest of its line a comment.  Nothing else is passed over:
-what is neither an id nor a comment is a mistake, and one mistake refuses everything.
+A ``#`` where an id could begin starts a comment, up to the end of the line. Nothing else is
+skipped: text that is neither an id nor a comment is a mistake, and one mistake refuses the request.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 NAMES: Final = ("jobid", "id")
-"""Of columns and members, without case, blanks and underscores; the first one that is there."""
+"""Names of columns and members without case, blanks, - and _; the first one present counts."""
 SEPARATORS: Final = ",;\t"
-"""Of CSV: as standards, spreadsheets and clipboards have it."""
+"""Separators of CSV, as used by the standard, spreadsheets and clipboards."""
 MISTAKES_SHOWN: Final = 20
 SHOWN_MAX: Final = 100
 BYTE_ORDER_MARK: Final = "\ufeff"
 
 _TOKEN: Final = re.compile(
-    r"""(?P<nothing>[\s,;]+|\#[^\n]*)
+    r"""(?P<skipped>[\s,;]+|\#[^\n]*)
     |(?P<opens>\[)|(?P<closes>\])|(?P<object>\{)
     |(?P<quoted>"[^"\n]*"|'[^'\n]*')(?=[\s,;\]]|$)
     |(?P<bare>[^\s,;\]]+)""",
@@ -45,24 +45,24 @@ _TOKEN: Final = re.compile(
 
 @dataclass(slots=True)
 class Reading:
-    """The ids of a text in their order, and the mistakes in it, each with its line."""
+    """The ids of a text in order, and its mistakes, each with its line number."""
 
     ids: list[str] = field(default_factory=list)
     mistakes: list[tuple[int, str]] = field(default_factory=list)
 
-    def take(self, line: int, text: str) -> None:
-        """An id, or what stands in the place of one."""
+    def add(self, line: int, text: str) -> None:
+        """Add an id, or a mistake if the text is not an id."""
         if JOB_ID.fullmatch(text):
             self.ids.append(text)
         else:
-            self.refuse(line, f"{_shown(text)} is no job id such as job-dwukenxr")
+            self.add_mistake(line, f"{_shown(text)} is not a job id such as job-dwukenxr")
 
-    def refuse(self, line: int, why: str) -> None:
+    def add_mistake(self, line: int, why: str) -> None:
         self.mistakes.append((line, why))
 
 
 def collect(sources: Iterable[tuple[str, str]]) -> list[str]:
-    """All ids of texts, each given with its name; raises ConfigurationError for one mistake."""
+    """Return the ids of all sources (name, text); raise ConfigurationError if any has a mistake."""
     ids: list[str] = []
     mistakes: list[tuple[str, str]] = []
     for name, text in sources:
@@ -71,7 +71,7 @@ def collect(sources: Iterable[tuple[str, str]]) -> list[str]:
         for line, why in reading.mistakes:
             mistakes.append((name if one_line else f"{name}, line {line}", why))
         if not reading.ids and not reading.mistakes:
-            mistakes.append((name, "there is no job id"))
+            mistakes.append((name, "contains no job id"))
         ids += reading.ids
     if mistakes:
         raise ConfigurationError(
@@ -81,8 +81,8 @@ def collect(sources: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def read(text: str) -> Reading:
-    """The ids in ``text``, and what in it is none."""
-    # Files that were put together have a mark at each beginning.
+    """Read the ids and the mistakes of a text."""
+    # Concatenated files have a byte order mark at the start of each part.
     text = text.replace(BYTE_ORDER_MARK, "").replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
     first = next((line for line in lines if line.strip() and not _is_comment(line)), "")
@@ -93,7 +93,7 @@ def read(text: str) -> Reading:
 
 
 def _by_line(mistakes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Each mistake once, with the first place where it was made."""
+    """Yield each mistake once, with its first place and the number of repetitions."""
     times = Counter(why for _, why in mistakes)
     places: dict[str, str] = {}
     for place, why in mistakes:
@@ -106,7 +106,7 @@ def _by_line(mistakes: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _shown(text: str) -> str:
-    """In ASCII: an id has nothing else, and neither a look-alike nor an escape goes unseen."""
+    """Return the text in ASCII, so that look-alike characters and escapes become visible."""
     return ascii(text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}...")
 
 
@@ -115,20 +115,20 @@ def _is_comment(line: str) -> bool:
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    others = [cell for cell in cells if _plain(cell) not in NAMES]
-    return _place(cells) is not None and not any(map(JOB_ID.fullmatch, others))
+    others = [cell for cell in cells if _normalised(cell) not in NAMES]
+    return _id_index(cells) is not None and not any(map(JOB_ID.fullmatch, others))
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
-def _place(names: Sequence[str]) -> int | None:
-    """Where among these names the job id is, if in one place."""
-    plain = [_plain(name) for name in names]
+def _id_index(names: Sequence[str]) -> int | None:
+    """Return the index of the job id among these names; None if absent or ambiguous."""
+    normalised = [_normalised(name) for name in names]
     for name in NAMES:
-        if name in plain:
-            return plain.index(name) if plain.count(name) == 1 else None
+        if name in normalised:
+            return normalised.index(name) if normalised.count(name) == 1 else None
     return None
 
 
@@ -140,7 +140,7 @@ def _read_tokens(text: str) -> Reading:
     opened: list[int] = []
     while position < len(text):
         token = _TOKEN.match(text, position)
-        assert token is not None  # "bare" takes whatever the others do not
+        assert token is not None  # "bare" matches whatever the others do not
         end = token.end()
         match token.lastgroup:
             case "opens":
@@ -148,42 +148,42 @@ def _read_tokens(text: str) -> Reading:
             case "closes" if opened:
                 opened.pop()
             case "closes":
-                reading.refuse(line, "there is a ] without its [")
+                reading.add_mistake(line, "unmatched ]: its [ is missing")
             case "object":
                 end = _read_object(reading, text, position, line)
             case "quoted":
-                reading.take(line, token[0][1:-1].strip())
+                reading.add(line, token[0][1:-1].strip())
             case "bare":
-                reading.take(line, token[0])
+                reading.add(line, token[0])
         line += text.count("\n", position, end)
         position = end
     for at in opened:
-        reading.refuse(at, "there is a [ without its ]: is the list complete?")
+        reading.add_mistake(at, "unmatched [: its ] is missing, is the list complete?")
     return reading
 
 
 def _read_object(reading: Reading, text: str, position: int, line: int) -> int:
-    """Read a JSON object; returns where it ends."""
+    """Read a JSON object; return the position after it."""
     try:
         members, end = _DECODER.raw_decode(text, position)
     except (ValueError, RecursionError):
-        reading.refuse(line, "there is a { that begins no JSON object: nothing after it was read")
+        reading.add_mistake(line, "the { does not begin a JSON object: nothing after it was read")
         return len(text)
-    place = _place([name for name, _ in members])
-    value = None if place is None else members[place][1]
+    index = _id_index([name for name, _ in members])
+    value = None if index is None else members[index][1]
     if isinstance(value, str):
-        reading.take(line, value.strip())
+        reading.add(line, value.strip())
     else:
-        reading.refuse(
+        reading.add_mistake(
             line,
-            "an object has no job_id, JobId or id that is a string: give the ids alone (those that "
-            "DescribeJobs answers: jq '.JobSet[].JobId')",
+            "an object has no single job_id, JobId or id that is a string: give the ids alone "
+            "(from a DescribeJobs response: jq '.JobSet[].JobId')",
         )
     return end
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=list)
-"""Every member, also those that have one name."""
+"""Keeps every member, including members with the same name."""
 
 
 # --- CSV -----------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def _cells(line: str, separator: str) -> list[str]:
 def _read_csv(lines: Sequence[str], separator: str) -> Reading:
     reading = Reading()
     header: list[str] = []
-    # Comments stay lines, but blank ones: a quote in one begins no cell.
+    # Comments become blank lines: line numbers stay, and a quote in a comment opens no cell.
     text = (f"{'' if _is_comment(line) else line}\n" for line in lines)
     rows = csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True)
     line = 1
@@ -212,16 +212,18 @@ def _read_csv(lines: Sequence[str], separator: str) -> Reading:
                     header = cells[: max(n for n, cell in enumerate(cells, 1) if cell.strip())]
             line = rows.line_num + 1
     except csv.Error as error:
-        # The error quotes the separator, which may be a tab.
+        # The error text quotes the separator, which can be a tab.
         message = str(error).replace("\t", r"\t")
-        reading.refuse(line, f"the row is no CSV ({message}): nothing after it was read")
+        reading.add_mistake(
+            line, f"the row is not valid CSV ({message}): nothing after it was read"
+        )
     return reading
 
 
 def _read_row(reading: Reading, header: list[str], cells: list[str], line: int) -> None:
     if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-        reading.refuse(line, f"the row has not the {len(header)} cells of the header")
+        reading.add_mistake(line, f"the row does not have the {len(header)} cells of the header")
         return
-    place = _place(header)
-    assert place is not None
-    reading.take(line, cells[place].strip())
+    index = _id_index(header)
+    assert index is not None
+    reading.add(line, cells[index].strip())

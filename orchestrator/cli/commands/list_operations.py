@@ -1,4 +1,4 @@
-"""Operations, the newest first: a table on a terminal, one line each elsewhere."""
+"""The `list` command: operations newest first, a table on a terminal, else one line each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WIDTHS: Final[Mapping[str, int]] = {
     "created": 80,
     "requested by": 110,
 }
-"""How wide a terminal has to be for each column: in a narrower one, words would be broken."""
-OF_WORDS: Final = ("state", "reason", "requested by")
-"""Columns that may be broken, between words."""
+"""Minimum terminal width for each column: in a narrower terminal, words would be broken."""
+WRAPPED_COLUMNS: Final = ("state", "reason", "requested by")
+"""Columns that may be broken between words."""
 WORD_WIDTH: Final = 9
-"""Of a state or an outcome."""
+"""Width of the longest outcome or operation state."""
 NONE: Final = "-"
 
 
@@ -42,33 +42,33 @@ async def show(
     account: str | None,
     limit: int,
 ) -> None:
-    wanted = {"state": state, "account": account}
-    narrowed = {name: value for name, value in wanted.items() if value is not None}
+    options = {"state": state, "account": account}
+    filters = {name: value for name, value in options.items() if value is not None}
     table = _empty_table(console.width)
     found = False
     async with Api(url, token) as api:
-        async for operation in api.operations(limit, **narrowed):
+        async for operation in api.operations(limit, **filters):
             found = True
             if console.is_terminal:
                 cells = _cells(operation)
                 table.add_row(*(cells[str(column.header)] for column in table.columns))
             else:
-                printing.line(console, _line(operation))
+                printing.print_line(console, _line(operation))
     if table.row_count:
         console.print(table)
     if not found:
-        asked = " ".join(f"--{name} {value}" for name, value in narrowed.items())
-        message = f"no operation matches {asked}" if asked else "there is no operation yet"
-        printing.line(printing.err(), printing.clean(message))
+        given = " ".join(f"--{name} {value}" for name, value in filters.items())
+        message = f"no operation matches {given}" if given else "there is no operation yet"
+        printing.print_line(printing.err(), printing.clean(message))
 
 
 def _empty_table(width: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, needed in WIDTHS.items():
         if needed <= width:
-            breaks = name in OF_WORDS
-            least = WORD_WIDTH if breaks else None
-            table.add_column(name, no_wrap=not breaks, min_width=least, overflow="fold")
+            wrapped = name in WRAPPED_COLUMNS
+            min_width = WORD_WIDTH if wrapped else None
+            table.add_column(name, no_wrap=not wrapped, min_width=min_width, overflow="fold")
     return table
 
 
@@ -85,7 +85,7 @@ def _cells(operation: Operation) -> dict[str, str]:
 
 
 def _line(operation: Operation) -> str:
-    """No cell holds a tab, and none is empty."""
+    """Return the cells separated by tabs; no cell contains a tab, and none is empty."""
     cells = (
         operation.id,
         operation.state,

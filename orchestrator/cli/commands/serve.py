@@ -1,4 +1,4 @@
-"""The daemon and the simulator, each run until a signal."""
+"""The `serve` and `simulator` commands: each runs until a signal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 
 def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
-    """On uvloop where it is installed (the extra ``fast``); ``config`` is what was named."""
+    """Run the daemon, on uvloop if it is installed (the extra ``fast``).
+
+    ``config``: the file given on the command line.
+    """
     logs.configure(level=found.log.level, json=found.log.format == "json")
     try:
         for text in check_config.warnings(found, config):
@@ -45,7 +48,7 @@ def run_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -
 
 
 async def _serve_daemon(found: Settings, config: Path | None, *, exit_with_stdin: bool) -> None:
-    """Until it serves, a signal ends the process at once, whatever it waits for."""
+    """Serve until a signal; before serving has started, a signal ends the process at once."""
     with ExitStack() as signals:
         signals.enter_context(hang_ups_logged())
         async with prepared(found, functools.partial(settings.load, config)) as made:
@@ -74,7 +77,7 @@ async def _serve_simulator(
 
 
 def scenario_of(path: Path) -> Scenario:
-    """Read a scenario; raises ConfigurationError with every mistake."""
+    """Read a scenario; raise ConfigurationError with every mistake."""
     try:
         return load_scenario(path)
     except ScenarioError as error:

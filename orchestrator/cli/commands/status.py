@@ -1,4 +1,4 @@
-"""Where an operation stands, and what every job that is not down waits for."""
+"""The `status` command: an operation, and what each job that has not stopped waits for."""
 
 from __future__ import annotations
 
@@ -19,28 +19,31 @@ async def show(
 ) -> None:
     async with Api(url, token) as api:
         operation = await api.operation(operation_id)
-        terminations = await _to_tell(api, operation)
+        terminations = await _terminations_to_show(api, operation)
     if as_json:
         document = {
             "operation": operation.model_dump(mode="json"),
             "terminations": [each.model_dump(mode="json") for each in terminations],
         }
-        printing.line(console, json.dumps(document, indent=2))
+        printing.print_line(console, json.dumps(document, indent=2))
         return
     for text in tables.summary(operation):
-        printing.words(console, text)
+        printing.print_wrapped(console, text)
     for termination in terminations:
-        printing.words(console, tables.job_line(termination))
+        printing.print_wrapped(console, tables.job_line(termination))
 
 
-async def _to_tell(api: Api, operation: Operation) -> list[Termination]:
-    """Each once, in its latest state, although jobs move on between two pages."""
-    asked = [{"state": state} for state in operation.states_to_tell()]
+async def _terminations_to_show(api: Api, operation: Operation) -> list[Termination]:
+    """Return the terminations that are not proven stopped or were revived.
+
+    Each is returned once, in its latest state, even if it changes state between two pages.
+    """
+    queries = [{"state": state} for state in operation.states_to_report()]
     if operation.progress.revived:
-        asked.append({"revived": "true"})
+        queries.append({"revived": "true"})
     found = {
         termination.id: termination
-        for narrowed in asked
-        async for termination in api.terminations(operation.id, **narrowed)
+        for filters in queries
+        async for termination in api.terminations(operation.id, **filters)
     }
     return list(found.values())

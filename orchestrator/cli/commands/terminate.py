@@ -1,4 +1,4 @@
-"""Hand a request to the daemon once, however often it has to be sent."""
+"""The `terminate` command: submit a request; repeated sends create one operation only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.cli.client.models import Operation
 
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0)
-TRY_AGAIN: Final = frozenset({502, 503, 504})
+RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 
 
 async def _submit(
@@ -27,9 +27,9 @@ async def _submit(
     body: Mapping[str, object],
     *,
     idempotency_key: str,
-    say: Callable[[str], None],
+    print_message: Callable[[str], None],
 ) -> Submitted:
-    """Send until it is answered, with one key, so that it is taken once."""
+    """Send until the daemon answers; the idempotency key is the same, so it is accepted once."""
     async with api:
         for delay_s in DELAYS_S:
             try:
@@ -37,13 +37,13 @@ async def _submit(
             except (Unreachable, RequestFailed) as error:
                 if not _unanswered(error):
                     raise
-                say(f"no answer yet, trying again in {delay_s:g} s: {error}")
+                print_message(f"no answer yet, trying again in {delay_s:g} s: {error}")
             await asyncio.sleep(delay_s)
         return await api.submit(body, idempotency_key=idempotency_key)
 
 
 def _unanswered(error: Unreachable | RequestFailed) -> bool:
-    return isinstance(error, Unreachable) or error.status in TRY_AGAIN
+    return isinstance(error, Unreachable) or error.status in RETRIED_STATUSES
 
 
 def run(
@@ -52,22 +52,27 @@ def run(
     body: Mapping[str, object],
     *,
     idempotency_key: str,
-    say: Callable[[str], None],
+    print_message: Callable[[str], None],
 ) -> Submitted:
-    """``_submit`` for a command; when it stays unanswered, says whether it may have been taken."""
+    """Submit the request.
+
+    If no answer comes, print whether it may have been accepted, and the key to repeat it safely.
+    """
     api = Api(url, token)
     try:
-        return asyncio.run(_submit(api, body, idempotency_key=idempotency_key, say=say))
+        return asyncio.run(
+            _submit(api, body, idempotency_key=idempotency_key, print_message=print_message)
+        )
     except KeyboardInterrupt:
-        so_far = _so_far(api, idempotency_key)
-        raise Interrupted(f"stopped before an answer came: {so_far}") from None
+        advice = _unanswered_advice(api, idempotency_key)
+        raise Interrupted(f"stopped before an answer came: {advice}") from None
     except (Unreachable, RequestFailed) as error:
         if _unanswered(error):
-            say(_so_far(api, idempotency_key))
+            print_message(_unanswered_advice(api, idempotency_key))
         raise
 
 
-def _so_far(api: Api, idempotency_key: str) -> str:
+def _unanswered_advice(api: Api, idempotency_key: str) -> str:
     if not api.anything_sent:
         return "nothing was sent"
     return (
@@ -77,16 +82,16 @@ def _so_far(api: Api, idempotency_key: str) -> str:
 
 
 def replay(operation: Operation) -> str:
-    """What to know where a key was used before, and its operation is the one of that time."""
-    replay = (
-        f"replay: this --idempotency-key was used at {utc(operation.created_at)}, and nothing new "
-        f"was asked for; its operation is {operation.id}, {operation.state}"
+    """Return the note for a key that was used before: its operation, and how to start a new one."""
+    note = (
+        f"replay: this --idempotency-key was used at {utc(operation.created_at)}, so no new "
+        f"operation was created; its operation is {operation.id}, {operation.state}"
     )
     if operation.finished_at is None:
-        return replay
+        return note
     revived = progress_display.revived(operation)
     return (
-        f"{replay} since {utc(operation.finished_at)} (outcome {operation.outcome}{revived}), "
-        f"before this request: use another key to have the jobs terminated now "
-        f"(a key ends after {KEY_LIFETIME.days} days)"
+        f"{note} at {utc(operation.finished_at)} (outcome {operation.outcome}{revived}), "
+        f"before this request: use another key to terminate the jobs now "
+        f"(a key expires after {KEY_LIFETIME.days} days)"
     )

@@ -1,4 +1,4 @@
 """The `demo` command: a daemon and a simulated cloud as child processes.
 
-At its end it compares what the daemon says of each job with the ground truth of the simulator.
+At the end it compares the state that the daemon reports for each job with the simulator's truth.
 """

@@ -1,4 +1,4 @@
-"""What really happened, as the simulator tells it, against what the orchestrator says."""
+"""Comparison of the simulator's ground truth with the states that the orchestrator reports."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ UNKNOWN_LABEL: Final = "unknown to the cloud"
 
 
 class TrueJob(BaseModel):
-    """One job: what must become of it, and how many of its instances are live."""
+    """One job: its allowed final states, and the number of its live instances."""
 
     job_id: str
     label: str | None
@@ -36,7 +36,7 @@ class Truth(BaseModel):
 
 
 class QuotaCount(BaseModel):
-    """Calls of one action; a refused one was one too many."""
+    """API calls of one action; ``refused`` are those above the limit."""
 
     action: str
     limit_per_s: int
@@ -45,13 +45,13 @@ class QuotaCount(BaseModel):
 
 
 class Quotas(BaseModel):
-    """Calls by action."""
+    """API calls by action."""
 
     quotas: list[QuotaCount]
 
 
 class Faults(BaseModel):
-    """How often each fault happened."""
+    """Number of times that each fault was injected."""
 
     fired: dict[str, int]
 
@@ -80,7 +80,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A group of jobs: what had to become of them, and what did."""
+    """A group of jobs: expected final states, and the states that were reported."""
 
     label: str
     jobs: int
@@ -90,7 +90,7 @@ class Row:
 
 
 def compare(truth: Truth, states: Mapping[str, str]) -> list[Row]:
-    """A row for each group; ``states`` is what the orchestrator says, by job id."""
+    """Return a row for each group; ``states`` maps job ids to the orchestrator's states."""
     unknown = [
         TrueJob(job_id=job_id, label=UNKNOWN_LABEL, expect=[State.NOT_FOUND], live=0)
         for job_id in UNKNOWN_JOBS
@@ -108,27 +108,30 @@ def _row(label: str | None, jobs: list[TrueJob], states: Mapping[str, str]) -> R
         jobs=len(jobs),
         expected=tuple(dict.fromkeys(state for job in jobs for state in job.expect)),
         got=got,
-        ok=all(_as_it_should_be(job, states.get(job.job_id)) for job in jobs),
+        ok=all(_is_correct(job, states.get(job.job_id)) for job in jobs),
     )
 
 
-def _as_it_should_be(job: TrueJob, state: str | None) -> bool:
-    """A job that is called down must have no live instance, whatever the scenario expects."""
+def _is_correct(job: TrueJob, state: str | None) -> bool:
+    """Return whether the state is expected; a job reported as stopped has no live instance."""
     claimed_stopped = state in PROVEN_STATES
     return state in job.expect and not (claimed_stopped and job.live)
 
 
 def hidden(truth: Truth, instances: Instances) -> str | None:
-    """What is wrong where instances are live that the orchestrator shows nowhere; None: nothing."""
+    """Return an error if instances are live and the orchestrator shows none of them, else None."""
     live = sum(job.live for job in truth.jobs)
     if not live or not instances.all_stopped:
         return None
-    return f"{live} instances are live, and none is shown as live or not counted"
+    return (
+        f"{live} instances are live in the simulator, but the orchestrator shows none as live or "
+        "not counted"
+    )
 
 
 def as_table(rows: Iterable[Row]) -> Table:
-    table = Table(title="What became of the jobs", title_justify="left")
-    for heading in ("jobs like", "jobs", "expected", "got", "ok"):
+    table = Table(title="Final states of the jobs", title_justify="left")
+    for heading in ("kind of job", "jobs", "expected", "got", "ok"):
         table.add_column(heading, justify="right" if heading == "jobs" else "left", overflow="fold")
     for row in rows:
         got = ", ".join(f"{state} {jobs}" for state, jobs in row.got.items())
@@ -138,11 +141,11 @@ def as_table(rows: Iterable[Row]) -> Table:
 
 
 def as_lines(quotas: Quotas, faults: Faults) -> Iterator[str]:
-    """What the calls cost, and what went wrong with them."""
+    """Yield a line for the API calls of each action, and one for the injected faults."""
     for count in quotas.quotas:
         yield (
-            f"{count.action}: {count.calls} calls, {count.limit_per_s} a second allowed, "
-            f"{count.refused} refused for exceeding that"
+            f"{count.action}: {count.calls} API calls, limit {count.limit_per_s} per second, "
+            f"{count.refused} refused above the limit"
         )
     fired = ", ".join(f"{fault} {times}" for fault, times in faults.fired.items() if times)
-    yield f"faults injected by the simulator, none of them counted above: {fired or 'none'}"
+    yield f"faults injected by the simulator, not counted above: {fired or 'none'}"

@@ -1,4 +1,4 @@
-"""The whole thing on this machine: simulator and daemon as processes, and a check of the result."""
+"""The demonstration: simulator and daemon as local processes, and a check of the result."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ STARTING_WATCH_S: Final = 5
 APPEARS_WITHIN_S: Final = 5
 START_MAX_S: Final = 10.0
 RUN_MAX_S: Final = 90.0
-"""It takes less than half of that on two cores that have nothing else to do."""
+"""The demo takes less than half of this on two idle cores."""
 READY_POLL_S: Final = 0.1
 ACCOUNT: Final = "demo"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where everything is while the demonstration runs."""
+    """Clients, processes and console of a running demonstration."""
 
     api: Api
     control: comparison.Control
@@ -58,11 +58,11 @@ class Stage:
 
 
 def run(console: Console) -> int:
-    """Run the demonstration; the exit code says whether all was as it should be."""
+    """Run the demonstration; return 0 if every job ended as expected."""
     try:
         return asyncio.run(cancelled_by_signal(_demo(console)))
     except Stopped as stopped:
-        console.print("stopped; nothing of the demo is left running")
+        console.print("stopped; all processes of the demo have ended")
         return stopped.exit_code
 
 
@@ -72,7 +72,7 @@ async def _demo(console: Console) -> int:
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="orchestrator-demo-")))
         stage = await _set_up(stack, directory, path, scenario, console)
-        return await _play(stage)
+        return await _run_operation(stage)
 
 
 async def _set_up(
@@ -123,7 +123,7 @@ async def _ready(process: Child, ask: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(READY_POLL_S)
 
 
-async def _play(stage: Stage) -> int:
+async def _run_operation(stage: Stage) -> int:
     console = stage.console
     known = [job.job_id for job in (await stage.control.truth()).jobs]
     request = {
@@ -144,7 +144,7 @@ async def _play(stage: Stage) -> int:
 
 
 async def _follow(stage: Stage, operation: Operation) -> None:
-    """Watch it to its end; what is not finished in time is judged as it is then."""
+    """Watch the operation to its end, or until RUN_MAX_S; it is then judged as it is."""
     try:
         async with asyncio.timeout(RUN_MAX_S):
             await watch.watch(stage.api, operation, stage.console)
@@ -157,23 +157,23 @@ async def _follow(stage: Stage, operation: Operation) -> None:
 async def _judge(stage: Stage, operation: Operation, took_s: float) -> int:
     console = stage.console
     states = {each.job_id: each.state async for each in stage.api.terminations(operation.id)}
-    happened = await stage.control.truth()
-    rows = comparison.compare(happened, states)
+    truth = await stage.control.truth()
+    rows = comparison.compare(truth, states)
     console.print(comparison.as_table(rows))
     for text in comparison.as_lines(await stage.control.quotas(), await stage.control.faults()):
-        printing.line(console, text)
+        printing.print_line(console, text)
     shown = (await stage.api.operation(operation.id)).progress.instances
-    hidden = comparison.hidden(happened, shown)
+    hidden = comparison.hidden(truth, shown)
     if hidden:
-        printing.line(console, hidden)
-    well = all(row.ok for row in rows) and not hidden
-    verdict = "everything is as it should be" if well else "NOT everything is as it should be"
-    printing.line(console, f"{verdict}, after {duration(took_s)}")
-    return 0 if well else FAILED
+        printing.print_line(console, hidden)
+    correct = all(row.ok for row in rows) and not hidden
+    verdict = "every job ended as expected" if correct else "NOT every job ended as expected"
+    printing.print_line(console, f"{verdict}, after {duration(took_s)}")
+    return 0 if correct else FAILED
 
 
 def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int) -> Path:
-    """The daemon's configuration: the scenario's credentials, and its quotas to spend."""
+    """Write the daemon's configuration with the credentials and quotas of the scenario."""
     secret_id, secret_key = next(iter(scenario.secret_keys.items()))
     quotas = {
         action: calls
@@ -200,7 +200,7 @@ def _write_config(directory: Path, scenario: Scenario, cloud_url: str, port: int
         },
     }
     path = directory / "orchestrator.toml"
-    # What JSON writes for texts, numbers and lists of texts is TOML too.
+    # JSON strings, numbers and lists of strings are valid TOML.
     path.write_text(
         "".join(
             f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())

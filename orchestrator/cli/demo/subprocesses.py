@@ -1,4 +1,4 @@
-"""Child processes that never outlive this one."""
+"""Child processes that never outlive this process."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GRACE_S: Final = 3.0
-TOLD_LINES: Final = 15
+LOG_LINES_SHOWN: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A running ``orchestrator`` command and what it has logged."""
+    """A running ``orchestrator`` command and its log file."""
 
     name: str
     process: Process
     log: Path
 
     def check(self) -> None:
-        """Raise RunFailed, with the end of its log, if it ended by itself."""
+        """Raise RunFailed with the end of the log if the process has ended by itself."""
         if self.process.returncode is not None:
-            last = self.log.read_text(errors="replace").splitlines()[-TOLD_LINES:]
-            log_end = " | ".join(last) or "it logged nothing"
+            last_lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+            log_end = " | ".join(last_lines) or "it logged nothing"
             code = self.process.returncode
             raise RunFailed(f"the {self.name} ended with exit code {code}: {log_end}")
 
@@ -43,8 +43,8 @@ async def child(
 ) -> AsyncIterator[Child]:
     """Run ``orchestrator ARGUMENTS`` until the block is left.
 
-    It has a session of its own, so that Ctrl-C reaches the parent alone, and a pipe as standard
-    input, whose end tells it that the parent is gone, even one that was killed.
+    The child has its own session, so that Ctrl-C reaches only the parent. Its standard input is a
+    pipe: its end makes the child exit when the parent is gone, even if the parent was killed.
     """
     path = directory / f"{name}.log"
     with _log(path) as log:
@@ -67,7 +67,7 @@ def _log(path: Path) -> IO[bytes]:
 
 
 async def _stop(process: Process) -> None:
-    """End the process, by force after a while, or at once when cancelled meanwhile."""
+    """End the process; kill it after ``GRACE_S``, or at once if this task is cancelled."""
     try:
         with suppress(ProcessLookupError, TimeoutError):
             process.terminate()
@@ -83,7 +83,7 @@ async def _stop(process: Process) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now, all different."""
+    """Return different ports of 127.0.0.1 on which nothing listens now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

@@ -1,1 +1,1 @@
-"""What commands print: text that is safe for a terminal, tables, and progress displays."""
+"""Output of the commands: terminal-safe text, tables and progress displays."""

@@ -1,4 +1,4 @@
-"""Consoles that print what they are given, and text from elsewhere made harmless."""
+"""Consoles without markup, terminal-safe text, and errors of standard output."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ PIPE_WIDTH: Final = 120
 
 
 class OutputFailed(OrchestratorError):
-    """Standard output takes nothing more: its disk is full, or its reader has left."""
+    """Standard output cannot be written: the disk is full, or the reader closed the pipe."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"standard output cannot be written: {error.strerror}")
         self.reader_left = error.errno == errno.EPIPE
         self.operation_id: str | None = None
         self.id_lost = False
-        """Whether nothing else tells the operation's id."""
+        """True if the operation id was shown nowhere else."""
 
 
 @contextmanager
 def naming(operation_id: str, *, lost: bool = False) -> Iterator[None]:
-    """Where output fails, have the operation that it is about named on standard error.
+    """Add the operation id to an OutputFailed, so that it is printed on standard error.
 
-    ``lost``: also where it is the reader who left, for the id was to be written just now.
+    ``lost``: print it even if the reader closed the pipe, since the failed output was the id.
     """
     try:
         yield
@@ -53,7 +53,7 @@ def naming(operation_id: str, *, lost: bool = False) -> Iterator[None]:
 
 
 def clean(text: object) -> str:
-    """One line of printable characters, whatever came from the network."""
+    """Return one line of printable characters from any text of the network."""
     without_sequences = ESCAPE_SEQUENCE.sub("", str(text))
     return "".join(
         " " if character in SPACES else character
@@ -71,9 +71,9 @@ def err() -> Console:
 
 
 def _console(*, to_stderr: bool) -> Console:
-    """Markup and emoji names are off: a job may be called ``[red]`` or ``:boom:``.
+    """Return a console without markup and emoji: a job name can be ``[red]`` or ``:boom:``.
 
-    FORCE_COLOR makes no terminal of a pipe: lines would be broken at a width that nobody has.
+    FORCE_COLOR does not turn a pipe into a terminal: lines would be broken at an arbitrary width.
     """
     stream = sys.stderr if to_stderr else sys.stdout
     is_terminal = stream is not None and stream.isatty()
@@ -88,10 +88,9 @@ def _console(*, to_stderr: bool) -> Console:
 
 
 class _Stream:
-    """A standard stream; a write that fails raises OutputFailed, or is dropped with ``lossy``.
+    """A standard stream. A failed write raises OutputFailed, or is ignored if ``lossy``.
 
-    Notes on standard error are lossy: that nobody reads them must not keep a request from being
-    sent.
+    Standard error is lossy: an unreadable note must not prevent a request from being sent.
     """
 
     def __init__(self, stream: TextIO | None, *, lossy: bool) -> None:
@@ -112,7 +111,7 @@ class _Stream:
 
 @contextmanager
 def _written(stream: TextIO | None) -> Iterator[TextIO]:
-    if stream is None:  # it was closed before the program began
+    if stream is None:  # closed before the program started
         raise OutputFailed(OSError(errno.EBADF, os.strerror(errno.EBADF)))
     try:
         yield stream
@@ -122,22 +121,22 @@ def _written(stream: TextIO | None) -> Iterator[TextIO]:
 
 
 def _discard(stream: TextIO) -> None:
-    """Lead to nowhere what waits to be written: Python tries once more as it exits, loudly."""
-    with suppress(OSError):  # no file of the system, in tests
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    """Redirect the stream to /dev/null: Python would write its buffer at exit and fail again."""
+    with suppress(OSError):  # in tests the stream has no file descriptor
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
-def raw(data: bytes) -> None:
-    """Write bytes to standard output as they are."""
+def print_bytes(data: bytes) -> None:
+    """Write bytes to standard output unchanged."""
     with _written(sys.stdout) as stream:
         stream.buffer.write(data)
         stream.flush()
 
 
-def line(console: Console, text: str) -> None:
-    """Print one line, however long, without breaking it; a pipe gets it as it is, tabs included."""
+def print_line(console: Console, text: str) -> None:
+    """Print one line without line breaks; a pipe receives it unchanged, including tabs."""
     if console.is_terminal:
         console.print(text, soft_wrap=True)
     else:
@@ -145,9 +144,9 @@ def line(console: Console, text: str) -> None:
         console.file.flush()
 
 
-def words(console: Console, text: str) -> None:
-    """Print one line, which a terminal that is too narrow for it shows broken between words."""
+def print_wrapped(console: Console, text: str) -> None:
+    """Print one line; a terminal that is too narrow shows it broken between words."""
     if console.is_terminal:
         console.print(text)
     else:
-        line(console, text)
+        print_line(console, text)

@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.client.models import Eta, Operation
 
-SECONDS_MATTER_S: Final = 100.0
-NARROW: Final = 72
-"""Columns below which there is no room for bars beside their texts."""
+SHOW_SECONDS_BELOW_S: Final = 100.0
+NARROW: Final = 75
+"""Width in columns below which bars and their texts do not fit on one line."""
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """A place that shows progress."""
 
     def show(self, operation: Operation) -> None: ...
 
-    def say(self, sentence: str) -> None: ...
+    def print_message(self, text: str) -> None: ...
 
 
 @contextmanager
 def display(console: Console) -> Iterator[Display]:
-    """The display that suits the console."""
+    """Open the display that suits the console: bars on a terminal, else lines."""
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -45,7 +45,7 @@ def display(console: Console) -> Iterator[Display]:
 
 
 class Lines:
-    """A line for each change."""
+    """A display that prints a line for each change."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -53,17 +53,20 @@ class Lines:
 
     def show(self, operation: Operation) -> None:
         progress = operation.progress
-        seen = (progress.jobs, progress.instances, progress.stalled_since, progress.revived)
-        if seen != self._last:
-            self._last = seen
-            printing.line(self._console, as_line(operation))
+        current = (progress.jobs, progress.instances, progress.stalled_since, progress.revived)
+        if current != self._last:
+            self._last = current
+            printing.print_line(self._console, as_line(operation))
 
-    def say(self, sentence: str) -> None:
-        printing.line(self._console, printing.clean(sentence))
+    def print_message(self, text: str) -> None:
+        printing.print_line(self._console, printing.clean(text))
 
 
 class Bars:
-    """Three bars: jobs ended, instances down, quota used; their texts alone where it is narrow."""
+    """A display of three bars: jobs ended, instances stopped, quota used.
+
+    A narrow terminal shows only the texts.
+    """
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -75,15 +78,15 @@ class Bars:
         times = Text(", ".join(_times(operation)))
         self._live.update(Group(bars(operation), times, _states(operation)))
 
-    def say(self, sentence: str) -> None:
-        printing.line(self._live.console, printing.clean(sentence))
+    def print_message(self, text: str) -> None:
+        printing.print_line(self._live.console, printing.clean(text))
 
 
 def bars(operation: Operation) -> Progress:
-    """None is full while an instance is live or not counted."""
+    """Return the three bars; none is full while an instance is live or not counted."""
     progress, instances = operation.progress, operation.progress.instances
     shown = Progress(
-        TextColumn("{task.description:<14}"), BarColumn(40), TextColumn("{task.fields[told]}")
+        TextColumn("{task.description:<17}"), BarColumn(40), TextColumn("{task.fields[value]}")
     )
     shown.add_task(
         "jobs ended",
@@ -92,8 +95,8 @@ def bars(operation: Operation) -> Progress:
         value=_jobs(operation),
     )
     shown.add_task(
-        "instances down",
-        total=_all(operation),
+        "instances stopped",
+        total=_all_instances(operation),
         completed=instances.stopped,
         value=_instances(operation),
     )
@@ -104,10 +107,11 @@ def bars(operation: Operation) -> Progress:
     return shown
 
 
-def _all(operation: Operation) -> float | None:
-    """The length of the bar of instances, which is full only once all are known to be down.
+def _all_instances(operation: Operation) -> float | None:
+    """Return the length of the instance bar, which is full only if all are known to be stopped.
 
-    A job that is not counted passes for one like the others; None: the length is not known.
+    An uncounted job is assumed to have as many instances as the average counted job. None if the
+    length is unknown.
     """
     instances = operation.progress.instances
     counted = operation.total - instances.jobs_not_counted
@@ -117,10 +121,10 @@ def _all(operation: Operation) -> float | None:
 
 
 def as_line(operation: Operation) -> str:
-    """All of it in one line."""
+    """Return the whole progress in one line."""
     parts = [
         f"{_jobs(operation)} jobs ended",
-        f"{_instances(operation)} instances down",
+        f"{_instances(operation)} instances stopped",
         quota(operation),
         *_times(operation),
     ]
@@ -138,17 +142,17 @@ def _instances(operation: Operation) -> str:
 
 
 def what_is_left(operation: Operation) -> Iterator[str]:
-    """What is live, or not counted, of jobs that have ended, and what else is not counted."""
+    """Yield the live instances and uncounted jobs of ended jobs, then the other uncounted jobs."""
     instances = operation.progress.instances
-    at_work = instances.jobs_not_counted
+    unended = instances.jobs_not_counted
     for state, left in instances.left_by_final_state.items():
-        at_work -= left.jobs_not_counted
+        unended -= left.jobs_not_counted
         if left.live:
             yield f"{left.live} live in {_counted_jobs(left.jobs_live, state)}"
         if left.jobs_not_counted:
             yield f"{_counted_jobs(left.jobs_not_counted, state)} not counted"
-    if at_work:
-        yield f"{_counted_jobs(at_work)} not counted"
+    if unended:
+        yield f"{_counted_jobs(unended)} not counted"
 
 
 def _counted_jobs(jobs: int, state: str = "") -> str:
@@ -159,36 +163,36 @@ def _counted_jobs(jobs: int, state: str = "") -> str:
 def quota(operation: Operation) -> str:
     used = operation.progress.quota
     configured = "?" if used.configured_per_s is None else used.configured_per_s
-    made = f"{printing.clean(used.action)} {used.used_per_s:.1f} of {configured} a second"
+    text = f"{printing.clean(used.action)} {used.used_per_s:.1f} of {configured} per second"
     if used.allowed_per_s is None or used.allowed_per_s == used.configured_per_s:
-        return made
-    return f"{made} (for now the cloud lets {used.allowed_per_s:.1f} through)"
+        return text
+    return f"{text} (the cloud currently accepts {used.allowed_per_s:.1f})"
 
 
 def _times(operation: Operation) -> Iterator[str]:
-    passed_s, progress = operation.elapsed_s, operation.progress
-    if passed_s is not None:
-        yield f"{duration(passed_s)} elapsed"
+    elapsed_s, progress = operation.elapsed_s, operation.progress
+    if elapsed_s is not None:
+        yield f"{duration(elapsed_s)} elapsed"
     if operation.finished:
         return
     if progress.stalled_since is not None:
         yield f"stalled since {progress.stalled_since.astimezone(UTC):%H:%M} UTC"
     elif progress.eta is not None:
-        yield _ends(progress.eta, progress.verified_eta)
-    elif operation.settles_only:
-        yield _settles(operation)
+        yield _eta_text(progress.eta, progress.verified_eta)
+    elif operation.only_settling:
+        yield _settle_text(operation)
 
 
-def _ends(eta: Eta, verified: Eta | None) -> str:
-    """When the last instance is stopped, and how much later all is verified."""
-    value = f"last instance stopped in about {_until(eta.p50)} (90 %: {_until(eta.p90)})"
+def _eta_text(eta: Eta, verified: Eta | None) -> str:
+    """Return when the last instance stops, and how much later all jobs are verified."""
+    text = f"last instance stopped in about {_until(eta.p50)} (90 %: {_until(eta.p90)})"
     if verified is None:
-        return value
-    return f"{value}; verified about {roughly((verified.p50 - eta.p50).total_seconds())} later"
+        return text
+    return f"{text}; verified about {roughly((verified.p50 - eta.p50).total_seconds())} later"
 
 
-def _settles(operation: Operation) -> str:
-    """How long settle windows, which are all that is left, still run."""
+def _settle_text(operation: Operation) -> str:
+    """Return how long the last settle window still runs; all open jobs are in theirs."""
     until = operation.progress.settle_until
     window = "waiting for the last polls of jobs and machines"
     if until is not None:
@@ -199,18 +203,18 @@ def _settles(operation: Operation) -> str:
 
 
 def _until(at: datetime) -> str:
-    """The time that is left; nothing is told to be over before it was seen so."""
+    """Return the remaining time, at least 1 s: the event is over only once it was observed."""
     return roughly(max(1.0, (at - datetime.now(UTC)).total_seconds()))
 
 
 def states(operation: Operation) -> str:
-    """Jobs by state, and how many of them came back."""
+    """Return the number of jobs by state, and how many were revived."""
     by_state = (f"{state} {jobs}" for state, jobs in operation.jobs_by_state().items())
     return ", ".join(by_state) + revived(operation)
 
 
 def revived(operation: Operation) -> str:
-    """What to add wherever the outcome is told, or states are: it is no longer so of these jobs."""
+    """Return the suffix for an outcome or for states: they no longer hold for revived jobs."""
     jobs = operation.progress.revived
     return f", {jobs} REVIVED" if jobs else ""
 
@@ -220,14 +224,14 @@ def _states(operation: Operation) -> Text:
 
 
 def roughly(seconds: float) -> str:
-    """``8 s``, ``4 min``, ``2 h 5 min``."""
-    if seconds < SECONDS_MATTER_S:
+    """Format a forecast, from 100 s on rounded up to minutes: ``8 s``, ``4 min``, ``2 h 5 min``."""
+    if seconds < SHOW_SECONDS_BELOW_S:
         return duration(max(0.0, seconds))
     return duration(60 * math.ceil(seconds / 60)).removesuffix(" 0 s")
 
 
 def duration(seconds: float) -> str:
-    """``8 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Format a duration: ``8 s``, ``3 min 20 s``, ``2 h 5 min``."""
     minutes, rest_s = divmod(round(seconds), 60)
     hours, rest_minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Operations and terminations in words."""
+"""Operations and terminations as text lines and tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 
 from orchestrator.cli.output import progress_display
-from orchestrator.cli.output.printing import clean, line
+from orchestrator.cli.output.printing import clean, print_line
 from orchestrator.domain.model.lifecycle import State
 
 if TYPE_CHECKING:
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
     from orchestrator.cli.client.models import Operation, Termination
 
 MEANINGS: Final[Mapping[str, str]] = {
-    State.VERIFIED: "proven down when it ended",
-    State.ALREADY_FINISHED: "had finished before any call had effect",
+    State.VERIFIED: "proven stopped when it ended",
+    State.ALREADY_FINISHED: "had finished before any request took effect",
     State.NOT_FOUND: "the cloud does not know the job",
-    State.REFUSED: "the cloud refuses for good",
-    State.WITHDRAWN: "taken back before a call was sent",
-    State.UNVERIFIED: "gave up: live, or not known to be down for good",
+    State.REFUSED: "the cloud permanently refuses to terminate it",
+    State.WITHDRAWN: "withdrawn before any request was sent",
+    State.UNVERIFIED: "gave up: live, or not proven stopped",
 }
 
 
 def print_outcomes(operation: Operation, console: Console) -> None:
-    """How a finished operation came out."""
+    """Print the outcome of a finished operation, and its jobs by state."""
     took_s = operation.elapsed_s
     after = "" if took_s is None else f" after {progress_display.duration(took_s)}"
-    # Beside the table and not its title and caption, which are broken at the table's width.
+    # Printed beside the table: rich breaks a title or caption at the width of the table.
     outcome = clean(operation.outcome or operation.state)
-    line(console, f"{clean(operation.id)}: {outcome}{after}{progress_display.revived(operation)}")
+    print_line(
+        console, f"{clean(operation.id)}: {outcome}{after}{progress_display.revived(operation)}"
+    )
     table = Table()
     table.add_column("state", no_wrap=True, overflow="fold")
     table.add_column("jobs", no_wrap=True, justify="right")
@@ -44,28 +46,28 @@ def print_outcomes(operation: Operation, console: Console) -> None:
         table.add_row(state, str(jobs), MEANINGS.get(state, ""))
     revived = operation.progress.revived
     if revived:
-        table.add_row("REVIVED", str(revived), "of these, seen running again after they were down")
+        table.add_row("REVIVED", str(revived), "of these, running again after they had stopped")
     console.print(table)
     for text in progress_display.what_is_left(operation):
-        line(console, f"instances: {text}")
-    if revived or operation.states_to_tell():
-        line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
+        print_line(console, f"instances: {text}")
+    if revived or operation.states_to_report():
+        print_line(console, f"which jobs and why: orchestrator status {clean(operation.id)}")
 
 
 def summary(operation: Operation) -> Iterator[str]:
-    """The lines of ``status`` about the operation as a whole."""
+    """Yield the lines of ``status`` that describe the operation as a whole."""
     progress = operation.progress
     outcome = f", outcome {clean(operation.outcome)}" if operation.outcome else ""
     yield f"operation  {clean(operation.id)}"
     yield f"state      {clean(operation.state)}{outcome}"
     yield f"where      account {clean(operation.account)}, region {clean(operation.region)}"
     yield f"reason     {clean(operation.reason)}"
-    yield f"asked for  by {clean(operation.requested_by)} at {utc(operation.created_at)}"
+    yield f"requested  by {clean(operation.requested_by)} at {utc(operation.created_at)}"
     yield f"progress   {progress_display.as_line(operation)}"
     if progress.revived:
-        yield f"REVIVED    {progress.revived} of {operation.total} jobs, after they were down"
+        yield f"REVIVED    {progress.revived} of {operation.total} jobs, after they had stopped"
     if progress.observed_at:
-        yield f"seen       at {utc(progress.observed_at)}"
+        yield f"observed   at {utc(progress.observed_at)}"
 
 
 def utc(at: datetime) -> str:
@@ -73,7 +75,7 @@ def utc(at: datetime) -> str:
 
 
 def job_line(termination: Termination) -> str:
-    """Why one job is not down yet, or did not end well."""
+    """Return the line of one job: its state, and why it has not stopped or how it ended."""
     name = f" ({clean(termination.job_name)})" if termination.job_name else ""
     lines = [
         f"{clean(termination.job_id)}{name}",

@@ -1,20 +1,20 @@
-"""The certificate of an operation: what is proven of its jobs, on what, and what is not.
+"""Certificate of an operation: what is proven of its jobs, by which observations, what is not.
 
-A file in canonical JSON (:mod:`.hash_chain`) and a line feed, so that every byte counts, white
-space too::
+The file is canonical JSON (:mod:`.hash_chain`) and a line feed, so every byte counts, including
+white space::
 
     {"certificate": {
        "conclusion": one sentence; it begins with NOT FINISHED while a job has not ended,
-       "events":     the operation's,
-       "format":     FORMAT; another wording of any sentence is another format,
+       "events":     those of the operation,
+       "format":     FORMAT; any change of wording in a sentence needs a new format name,
        "jobs":       sorted by job_id, each {
            "job_id", "termination_id", "state",
            "evidence", "evidence_means",   the level and its meaning
-           "rests_on":   the observations (:mod:`.event_facts`) that it rests on,
+           "rests_on":   the observations (:mod:`.event_facts`) that state and level are based on,
            "not_proven": sentences,
-           "attempts":   the calls: {"number", "action", "target", "sent_at", "answered_at",
+           "attempts":   the requests: {"number", "action", "target", "sent_at", "answered_at",
                          "outcome", "code", "request_id": the cloud's RequestId},
-           "events":     the termination's},
+           "events":     those of the termination},
        "operation":  {"id", "account", "region", "reason", "requested_by", "created_at",
                       "finished_at", "state", "outcome"},
        "set":        {"job_ids": sorted, "sha256"}},
@@ -22,20 +22,21 @@ space too::
      "issued": {"at", "by": the program and its version},
      "seal":   SHA-256 of the canonical form of {"digest", "issued"}}
 
-An event is what its hash covers (:data:`.hash_chain.CONTENT`), with ``previous`` and
-``hash``.  ``set.sha256`` is that of the ids sorted by their bytes, each ended by a line feed::
+An event has the members that its hash covers (:data:`.hash_chain.CONTENT`), ``previous`` and
+``hash``. ``set.sha256`` is the SHA-256 of the ids sorted by their bytes, each followed by a line
+feed::
 
     jq -r '.certificate.set.job_ids[]' FILE | sha256sum
 
-The first events tie all else to the chains: a termination's has its job, the operation's has the
-set with the termination of each job.  A call that was answered has its RequestId in the event that
-followed from the answer; one whose answer was lost, those for single instances
-(TerminateTaskInstance, TerminateInstances), and what is known of a job that has not ended, stand
-under the digest alone.
+The first event of each chain ties the other members to it: that of a termination contains its job;
+that of the operation contains the set, with the termination of each job. If a request was answered,
+the event that followed the reply contains its RequestId. Requests without a reply, requests for
+single instances (TerminateTaskInstance, TerminateInstances) and the observations of a job that has
+not ended are protected by the digest alone.
 
-What hashes can show: that a certificate, or the database behind it, was changed by somebody who did
-not compute all that follows anew.  The digest is the same each time a certificate is issued as
-long as nothing has become of the operation: who keeps it elsewhere sees even that.  Nothing is
+Hashes reveal a change of a certificate, or of the database behind it, unless all later hashes were
+computed again. A certificate that is issued again has the same digest as long as nothing has
+happened to the operation: anyone who kept the digest elsewhere detects even that change. Nothing is
 signed.
 """
 
@@ -45,7 +46,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.domain.audit.caveats import JobVerdict, conclusion, not_proven, standing
+from orchestrator.domain.audit.caveats import JobVerdict, conclusion, not_proven, verdict
 from orchestrator.domain.audit.event_facts import observations
 from orchestrator.domain.audit.hash_chain import CONTENT, canonical, lines_sha256, sha256, timestamp
 from orchestrator.domain.decisions import evidence
@@ -84,7 +85,7 @@ class Entry:
     """One job of a certificate, in canonical form."""
 
     job_id: str
-    standing: JobVerdict
+    verdict: JobVerdict
     text: bytes
 
 
@@ -101,9 +102,9 @@ def entry(
     attempts: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]],
 ) -> Entry:
-    """The entry of a job; attempts have the members of ATTEMPT, events those of CONTENT and hash.
+    """Return the entry of a job.
 
-    They may have others.
+    Attempts have the members of ATTEMPT, events those of CONTENT and ``hash``; they may have more.
     """
     primary: dict[str, Any] = {
         "job_id": termination.job_id,
@@ -115,11 +116,11 @@ def entry(
         "events": _linked(termination.id, events),
     }
     text = canonical(primary | derived(primary))
-    return Entry(termination.job_id, standing(primary), text)
+    return Entry(termination.job_id, verdict(primary), text)
 
 
 def derived(job: Mapping[str, Any]) -> dict[str, object]:
-    """What an entry says in words; it follows from the rest."""
+    """Return the members of an entry that are sentences; they are derived from the others."""
     return {
         "evidence_means": evidence.MEANINGS[job["evidence"]],
         "not_proven": not_proven(job),
@@ -134,12 +135,15 @@ def certificate(
     issued_at: datetime,
     issued_by: str,
 ) -> Certificate:
-    """The certificate of an operation, which has the members of OPERATION; events as of a job."""
+    """Return the certificate of an operation.
+
+    ``operation`` has the members of OPERATION, ``events`` those that :func:`entry` requires.
+    """
     jobs = sorted(entries, key=lambda each: each.job_id)
     job_ids = [each.job_id for each in jobs]
     parts = _object(
         {
-            "conclusion": [canonical(conclusion([each.standing for each in jobs]))],
+            "conclusion": [canonical(conclusion([each.verdict for each in jobs]))],
             "events": [canonical(_linked(operation["id"], events))],
             "format": [canonical(FORMAT)],
             "jobs": _array(each.text for each in jobs),
@@ -159,7 +163,7 @@ def seal(digest: str, issued: Mapping[str, object]) -> str:
 def file(
     certified: Iterable[bytes], digest: str, issued: Mapping[str, object], sealed: str
 ) -> bytes:
-    """The whole file, given the canonical form of what is certified, in parts."""
+    """Return the whole file; ``certified`` is the canonical form of the certificate, in parts."""
     parts = _object(
         {
             "certificate": certified,
@@ -172,7 +176,7 @@ def file(
 
 
 def _object(members: Mapping[str, Iterable[bytes]]) -> list[bytes]:
-    """The canonical form of an object whose members are in theirs, in parts as they are."""
+    """Return the canonical form of an object, in parts; its members are canonical already."""
     named = [[canonical(name), b":", *text] for name, text in sorted(members.items())]
     return [b"{", *_separated(named), b"}"]
 
@@ -197,7 +201,7 @@ def _linked(subject_id: str, events: Sequence[Mapping[str, Any]]) -> list[dict[s
 
 
 def _plain(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The members of these names, times as they are hashed."""
+    """Return the members with these names; times are in the form in which they are hashed."""
     return {
         name: timestamp(value) if isinstance(value, datetime) else value
         for name, value in ((name, values[name]) for name in names)

@@ -1,8 +1,8 @@
-"""Whether a value out of a file has the shape that is expected, told without raising.
+"""Schema check of a value read from a file; it reports errors and never raises.
 
-A shape is a type; a set of values; a list of the shape of its members; a tuple of shapes, any of
-which it may have; or a dict of its members' shapes, where a name that ends in ``?`` may be missing
-and OTHERS stands for members of any other name and shape.
+A schema (``Shape``) is one of: a type; a set of values; a list with the schema of its members; a
+tuple of alternative schemas; a dict with the schema of each member. In a dict, a name that ends in
+``?`` is optional, and OTHERS allows members of any other name and shape.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Shape: TypeAlias = "type | frozenset[Any] | list[Shape] | tuple[Shape, ...] | di
 NOTHING: Final = type(None)
 OTHERS: Final = "*"
 ECHO_MAX: Final = 60
-"""Characters of a value that a fault repeats."""
+"""Characters of a value that an error message repeats."""
 
 
-def misshapen(value: object, shape: Shape, where: str) -> Iterator[str]:
-    """Each place in ``value`` that has another shape; ``where`` names it."""
+def validation_errors(value: object, shape: Shape, where: str) -> Iterator[str]:
+    """Yield an error for each place in ``value`` with another shape; ``where`` names ``value``."""
     match shape:
         case dict():
             yield from _members(value, shape, where)
@@ -30,17 +30,17 @@ def misshapen(value: object, shape: Shape, where: str) -> Iterator[str]:
                 yield f"{where}: must be a list"
                 return
             for number, each in enumerate(value, start=1):
-                yield from misshapen(each, shape[0], f"{where} {number}")
+                yield from validation_errors(each, shape[0], f"{where} {number}")
         case tuple():
-            found = [list(misshapen(value, each, where)) for each in shape]
-            if all(found):
-                yield from found[0]
+            errors = [list(validation_errors(value, each, where)) for each in shape]
+            if all(errors):
+                yield from errors[0]
         case frozenset():
             if type(value) not in {str, int} or value not in shape:
-                yield f"{where}: {_shown(value)} is not possible here"
+                yield f"{where}: {_shown(value)} is not a valid value"
         case _:
             if type(value) is not shape:
-                yield f"{where}: {_shown(value)} is not possible here"
+                yield f"{where}: {_shown(value)} is not a valid value"
 
 
 def _members(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[str]:
@@ -50,12 +50,12 @@ def _members(value: object, shape: Mapping[str, Shape], where: str) -> Iterator[
     for name, each in shape.items():
         plain = name.removesuffix("?")
         if plain in value and name != OTHERS:
-            yield from misshapen(value[plain], each, f"{where}, {plain}")
+            yield from validation_errors(value[plain], each, f"{where}, {plain}")
         elif name not in {f"{plain}?", OTHERS}:
-            yield f"{where}: lacks {name}"
+            yield f"{where}: {name} is missing"
     if OTHERS not in shape:
         for name in sorted(value.keys() - {name.removesuffix("?") for name in shape}):
-            yield f"{where}: has a member {_shown(name)} that is not known"
+            yield f"{where}: unknown member {_shown(name)}"
 
 
 def _shown(value: object) -> str:

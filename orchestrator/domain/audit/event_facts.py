@@ -1,4 +1,4 @@
-"""What a decision rested on, as its event keeps it."""
+"""Facts of an event: the observations that its decision was based on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.domain.decisions.capture_coverage import missed
 if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Revival, Termination
 
-_AS_THEY_ARE: Final = (
+_COPIED: Final = (
     "job_state",
     "job_end_time",
     "job_next_action",
@@ -20,19 +20,19 @@ _AS_THEY_ARE: Final = (
     "instances_observed_at",
     "acknowledged_at",
 )
-OBSERVATIONS: Final = (*_AS_THEY_ARE, "instances", "error_code")
+OBSERVATIONS: Final = (*_COPIED, "instances", "error_code")
 
 
 def observations(termination: Termination) -> dict[str, object]:
-    """What is known of the job, and when that was so; what is not known is left out.
+    """Return what is known of the job and when it was observed; unknown values are left out.
 
-    ``job_state``, ``job_end_time`` and ``job_next_action`` ('' where nothing was pending) are the
-    cloud's JobState, EndTime and NextAction as at ``observed_at``; ``instances`` its eight counters
-    as at ``instances_observed_at`` (cloud.tencent.com/document/api/599/15912).  A call was
-    acknowledged, or seen to be acted on, last at ``acknowledged_at``; what last went wrong has
-    ``error_code``.
+    ``job_state``, ``job_end_time`` and ``job_next_action`` ('' if nothing was pending) are the
+    cloud's JobState, EndTime and NextAction at ``observed_at``. ``instances`` holds its eight
+    counters at ``instances_observed_at`` (cloud.tencent.com/document/api/599/15912).
+    ``acknowledged_at`` is the last time at which a TerminateJob request was acknowledged or was
+    observed to have had effect. ``error_code`` is the code of the last error.
     """
-    known = {name: getattr(termination, name) for name in _AS_THEY_ARE} | {
+    known = {name: getattr(termination, name) for name in _COPIED} | {
         "instances": termination.instances and asdict(termination.instances),
         "error_code": termination.problem and termination.problem.code,
     }
@@ -44,13 +44,14 @@ def observations(termination: Termination) -> dict[str, object]:
 
 
 def machines(termination: Termination) -> dict[str, object]:
-    """What is known of the job's machines, as ``machines``; nothing of one that was never called.
+    """Return what is known of the job's machines, under the name ``machines``.
 
-    ``total`` were captured of those that are the job's own, ``gone`` are gone and ``up`` were seen
-    up as at ``observed_at`` (CVM DescribeInstances, cloud.tencent.com/document/api/213/15728); one
-    of them at least was ``listed`` then or before.  ``not_captured`` says why more may exist,
-    ``hidden`` is the code by which looking them up was refused.  ``nodes`` belong to compute
-    environments and are not looked up.
+    The result is empty if no TerminateJob request was made for the job. ``total`` machines of the
+    job's own were captured. At ``observed_at``, ``gone`` of them were gone and ``up`` were up (CVM
+    DescribeInstances, cloud.tencent.com/document/api/213/15728). ``listed`` says whether
+    DescribeInstances listed at least one of them, then or before. ``not_captured`` says why more
+    machines may exist. ``hidden`` is the error code if DescribeInstances was refused. ``nodes``
+    belong to compute environments; DescribeInstances is not called for them.
     """
     if not termination.run:
         return {}
@@ -70,7 +71,7 @@ def machines(termination: Termination) -> dict[str, object]:
 
 
 def of_revival(revival: Revival) -> dict[str, object]:
-    """What the event of a revival tells."""
+    """Return the facts of the event of a revival."""
     known = {
         "job_state": revival.job_state,
         "job_end_time": revival.job_end_time,

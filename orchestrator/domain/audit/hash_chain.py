@@ -1,18 +1,18 @@
-"""The chain of events: each one's hash covers the event before it.
+"""Hash chain of events: the hash of each event covers the hash of the event before it.
 
-Every subject, a termination or an operation, has a chain of its own, so that no writer waits for
-another one's subject.  All that is hashed is hashed in one form, which others can make as well:
+Every subject (a termination or an operation) has its own chain, so that no writer waits for the
+writer of another subject. Everything is hashed in one form, which other programs can reproduce:
 
-* **Canonical JSON** is that of RFC 8785: the members of an object sorted by name, no white space,
-  nothing escaped that need not be, UTF-8.  Of its numbers only whole ones below 2^53 occur, and
-  names are ASCII, so that ``jq -cS`` writes the same (of all but U+007F, which it escapes).
-* **Times** are strings, RFC 3339 in UTC with six digits of a second:
+* **Canonical JSON** as in RFC 8785: the members of an object are sorted by name, there is no white
+  space, only what must be escaped is escaped, and the encoding is UTF-8. Numbers are integers below
+  2^53 and names are ASCII, so ``jq -cS`` writes the same bytes (except U+007F, which it escapes).
+* **Times** are strings, RFC 3339 in UTC with six decimals of a second:
   ``2026-01-01T12:00:00.000000Z``.
-* **An event** is an object with the members of :data:`CONTENT` (null where there is nothing) and
-  ``previous``: the hash of the event before it, and of the first one the id of its subject.  Its
+* **An event** is an object with the members of :data:`CONTENT` (null if there is no value) and
+  ``previous``: the hash of the event before it or, for the first event, the id of its subject. Its
   hash is the SHA-256 of the canonical form of that object, in lower-case hexadecimal digits.
 
-Hashes show what was changed by somebody who did not compute all later ones anew; nothing is signed.
+The chain reveals a change unless all later hashes were computed again; nothing is signed.
 """
 
 from __future__ import annotations
@@ -36,36 +36,42 @@ CONTENT: Final = (
     "why",
     "facts",
 )
-"""What an event's hash covers, beside ``previous``; ``number`` counts a subject's events from 1."""
+"""Members that the hash of an event covers, besides ``previous``.
+
+``number`` counts the events of a subject from 1.
+"""
 ACCEPTED: Final = "accepted"
 """The type of the first event of every subject."""
 
 
 def timestamp(at: datetime) -> str:
-    """A time as it is hashed; ``at`` is aware."""
+    """Return a time in the form in which it is hashed; ``at`` is aware."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def canonical(value: object) -> bytes:
-    """Canonical JSON; raises ValueError for what has none, a lone surrogate say."""
+    """Return canonical JSON.
+
+    Raise ValueError for a value without a canonical form, such as a lone surrogate.
+    """
     text = json.dumps(
         value,
         ensure_ascii=False,
         allow_nan=False,
         sort_keys=True,
         separators=(",", ":"),
-        default=_time,
+        default=_encode_time,
     )
     return text.encode()
 
 
-def _time(value: object) -> str:
+def _encode_time(value: object) -> str:
     assert isinstance(value, datetime)
     return timestamp(value)
 
 
 def sha256(*parts: bytes) -> str:
-    """Of all parts, one after the other; in lower-case hexadecimal digits."""
+    """Return the SHA-256 of the concatenated parts, in lower-case hexadecimal digits."""
     hashed = hashlib.sha256()
     for part in parts:
         hashed.update(part)
@@ -73,27 +79,30 @@ def sha256(*parts: bytes) -> str:
 
 
 def lines_sha256(lines: Iterable[str]) -> str:
-    """SHA-256 of a set: its members sorted by their bytes, each a line that LF ends.
+    """Return the SHA-256 of a set: its members sorted by their bytes, each followed by LF.
 
-    As ``LC_ALL=C sort | sha256sum`` has it.
+    ``LC_ALL=C sort | sha256sum`` computes the same.
     """
     return sha256("".join(f"{line}\n" for line in sorted(lines)).encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The last event of a chain: its number and its hash."""
+    """Number and hash of the last event of a chain."""
 
     number: int
     hash: str
 
     @classmethod
     def of_new(cls, subject_id: str) -> Head:
-        """Where the chain of a subject begins that has no event yet."""
+        """Return the head of a subject that has no event yet."""
         return cls(0, subject_id)
 
-    def linked(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """``event``, which may lack what is null, as the next one: with number and hash."""
+    def append(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``event`` as the next event of the chain, with its number and hash.
+
+        Members that are null may be missing from ``event``.
+        """
         content = {name: event.get(name) for name in CONTENT} | {"number": self.number + 1}
         return dict(event) | content | {"hash": _hash(content, self.hash)}
 
@@ -102,8 +111,8 @@ def _hash(content: Mapping[str, Any], previous: str) -> str:
     return sha256(canonical({**content, "previous": previous}))
 
 
-def breaks(subject_id: str, events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Each place where this is not the subject's chain, whole and in order.
+def chain_errors(subject_id: str, events: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield an error for each place where ``events`` is not the subject's complete chain in order.
 
     An event has the members of CONTENT, ``previous`` and ``hash``, and may have others.
     """
@@ -111,11 +120,11 @@ def breaks(subject_id: str, events: Sequence[Mapping[str, Any]]) -> Iterator[str
     for expected, event in enumerate(events, start=1):
         where = f"event {expected}"
         if event["number"] != expected:
-            yield f"{where}: it is numbered {event['number']}"
+            yield f"{where}: its number is {event['number']}"
         if event["previous"] != head.hash:
-            before = f"event {expected - 1}" if head.number else f"the id {subject_id}"
-            yield f"{where}: the chain is broken: it does not follow {before}"
+            before = f"the hash of event {head.number}" if head.number else f"the id {subject_id}"
+            yield f"{where}: the chain is broken: previous is not {before}"
         content = {name: event[name] for name in CONTENT}
         if event["hash"] != _hash(content, event["previous"]):
-            yield f"{where}: the chain is broken: its hash is not that of its content"
+            yield f"{where}: the chain is broken: hash does not match its content"
         head = Head(expected, event["hash"])

@@ -1,6 +1,6 @@
-"""Whether a file is a certificate that nobody has changed: offline, by the file alone.
+"""Verification of a certificate file: detects changes offline, from the file alone.
 
-What it has to be is told in :mod:`orchestrator.domain.audit.certificate`.
+:mod:`orchestrator.domain.audit.certificate` defines the format.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.audit import certificate, hash_chain
-from orchestrator.domain.audit.caveats import conclusion, ended, standing
-from orchestrator.domain.audit.document_schema import NOTHING, OTHERS, Shape, misshapen
+from orchestrator.domain.audit.caveats import conclusion, ended, verdict
+from orchestrator.domain.audit.document_schema import NOTHING, OTHERS, Shape, validation_errors
 from orchestrator.domain.audit.event_facts import OBSERVATIONS
 from orchestrator.domain.audit.hash_chain import CONTENT, canonical, lines_sha256, sha256
 from orchestrator.domain.decisions import evidence
-from orchestrator.domain.model.attempt import FOR_ONE
+from orchestrator.domain.model.attempt import PER_INSTANCE_ACTIONS
 from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.operation import outcome
@@ -87,9 +87,9 @@ _FILE: Final[dict[str, Shape]] = {
 
 
 def verify(data: bytes) -> list[str]:
-    """Everything that is wrong with this file; [] where it is a certificate as it was issued.
+    """Return every fault of this file; [] if it is a certificate as it was issued.
 
-    Each fault begins with where it is.  Never raises, whatever the file is.
+    Each fault begins with its place in the file. Never raises, whatever the file contains.
     """
     try:
         return list(_faults(data))
@@ -103,12 +103,15 @@ def _faults(data: bytes) -> Iterator[str]:
     except ValueError as error:
         yield f"file: it is not JSON in UTF-8: {error}"
         return
-    if faults := list(misshapen(document, _FILE, "file")):
+    if faults := list(validation_errors(document, _FILE, "file")):
         yield from faults
         return
     certified = document["certificate"]
     if certified.get("format") != certificate.FORMAT:
-        yield f"certificate: its format is not {certificate.FORMAT}, which this version verifies"
+        yield (
+            f"certificate: its format is not {certificate.FORMAT}, the only one that this version "
+            "verifies"
+        )
         return
     try:
         text = canonical(certified)
@@ -121,9 +124,9 @@ def _faults(data: bytes) -> Iterator[str]:
     if data != expected:
         yield f"file: it is not in canonical form, from byte {_first_difference(data, expected)} on"
     if document["digest"] != sha256(text):
-        yield "file: digest is not that of the certificate, which was changed"
+        yield "file: digest does not match the certificate: the certificate was changed"
     if document["seal"] != certificate.seal(document["digest"], document["issued"]):
-        yield "file: seal is not that of digest and issued, of which one was changed"
+        yield "file: seal does not match digest and issued: one of them was changed"
     yield from _certificate_faults(certified)
 
 
@@ -134,14 +137,14 @@ def _first_difference(data: bytes, expected: bytes) -> int:
 
 
 def _certificate_faults(certified: Object) -> Iterator[str]:
-    if faults := list(misshapen(certified, _CERTIFICATE, "certificate")):
+    if faults := list(validation_errors(certified, _CERTIFICATE, "certificate")):
         yield from faults
         return
     yield from _set_faults(certified)
     jobs = []
     for number, job in enumerate(certified["jobs"], start=1):
         where = f"job {job['job_id']}" if isinstance(job.get("job_id"), str) else f"job {number}"
-        faults = list(misshapen(job, _JOB, where))
+        faults = list(validation_errors(job, _JOB, where))
         if not faults:
             jobs.append(job)
             faults = [f"{where}: {fault}" for fault in _job_faults(job, certified["operation"])]
@@ -153,16 +156,16 @@ def _certificate_faults(certified: Object) -> Iterator[str]:
 def _set_faults(certified: Object) -> Iterator[str]:
     job_ids = certified["set"]["job_ids"]
     if job_ids != sorted(set(job_ids)):
-        yield "set: the ids are not sorted, or one is there twice"
+        yield "set: job_ids is not sorted, or contains an id twice"
     if certified["set"]["sha256"] != lines_sha256(job_ids):
-        yield "set: sha256 is not that of its ids"
+        yield "set: sha256 does not match job_ids"
     there = [job.get("job_id") for job in certified["jobs"]]
     if there != job_ids:
         named, found = Counter(job_ids), Counter(map(str, there))
-        yield from (f"set: job {job_id} is in it and not in jobs" for job_id in named - found)
-        yield from (f"jobs: job {job_id} is there and not in the set" for job_id in found - named)
+        yield from (f"set: job {job_id} is not in jobs" for job_id in named - found)
+        yield from (f"jobs: job {job_id} is not in the set" for job_id in found - named)
         if named == found:
-            yield "jobs: they are not in the order of the set"
+            yield "jobs: not in the order of the set"
 
 
 # --- a job ---------------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ def _set_faults(certified: Object) -> Iterator[str]:
 
 def _job_faults(job: Object, operation: Object) -> Iterator[str]:
     events = job["events"]
-    yield from hash_chain.breaks(job["termination_id"], events)
+    yield from hash_chain.chain_errors(job["termination_id"], events)
     if not events:
         yield "it has no event"
         return
@@ -182,7 +185,7 @@ def _job_faults(job: Object, operation: Object) -> Iterator[str]:
     yield from _attempt_faults(job)
     for name, value in certificate.derived(job).items():
         if job[name] != value:
-            yield f"{name} does not follow from the rest"
+            yield f"{name} does not follow from the other members"
 
 
 def _state_faults(job: Object) -> Iterator[str]:
@@ -190,39 +193,42 @@ def _state_faults(job: Object) -> Iterator[str]:
     since: list[Object] = []
     for number, event in enumerate(job["events"], start=1):
         if event["from_state"] is not None and event["from_state"] != state:
-            yield f"event {number}: it leads from {event['from_state']}, and the job was {state}"
+            yield f"event {number}: from_state is {event['from_state']}, but the state was {state}"
         if event["to_state"] is not None:
             state, since = event["to_state"], []
         since.append(event)
     if job["state"] != state:
-        yield f"it is said to be {job['state']}, and its events end at {state}"
+        yield f"state is {job['state']}, but its events end at {state}"
     if State(job["state"]).final:
-        # Until its end, more is seen of a job than there are events.
+        # Before the end of a termination, not every observation leads to an event.
         yield from _end_faults(job, since)
 
 
 def _end_faults(job: Object, since: Sequence[Object]) -> Iterator[str]:
-    """What is said of a job that has ended and no event tells, from that of its end on."""
+    """Yield each value of an ended job that its last events do not confirm.
+
+    ``since`` holds the event of its end and the ones after it.
+    """
     if job["evidence"] not in [event["evidence"] for event in since]:
-        yield f"evidence {job['evidence']} is not that of its last event"
-    rested = [
+        yield f"evidence {job['evidence']} does not match its last event"
+    observed = [
         {name: event["facts"][name] for name in OBSERVATIONS if name in event["facts"]}
         for event in since
         if event["facts"] is not None
     ]
-    if rested and job["rests_on"] not in rested:
-        yield "rests_on is not what its last event rested on"
+    if observed and job["rests_on"] not in observed:
+        yield "rests_on does not match the facts of its last event"
 
 
 def _attempt_faults(job: Object) -> Iterator[str]:
     attempts = list(enumerate(job["attempts"], start=1))
     yield from (
-        f"attempt {place}: it is numbered {attempt['number']}"
+        f"attempt {place}: its number is {attempt['number']}"
         for place, attempt in attempts
         if attempt["number"] != place
     )
-    # No event tells of calls for single instances: they stand under the digest.
-    calls = [each for each in attempts if each[1]["action"] not in FOR_ONE]
+    # No event records requests for single instances: the digest alone protects them.
+    requests = [each for each in attempts if each[1]["action"] not in PER_INSTANCE_ACTIONS]
     made = 0
     for number, event in enumerate(job["events"], start=1):
         facts = event["facts"] or {}
@@ -233,20 +239,20 @@ def _attempt_faults(job: Object) -> Iterator[str]:
             stated = facts["answer"] | {"answered_at": event["at"]}
         else:
             continue
-        place, attempt = calls[made - 1] if 0 < made <= len(calls) else (made, {})
+        place, attempt = requests[made - 1] if 0 < made <= len(requests) else (made, {})
         if any(attempt.get(name, NOTHING) != stated[name] for name in stated):
-            yield f"attempt {place}: it is not as event {number} tells it"
-    if len(calls) > made:
-        yield f"attempt {calls[made][0]}: no event tells of it"
+            yield f"attempt {place}: it differs from event {number}"
+    if len(requests) > made:
+        yield f"attempt {requests[made][0]}: no event records it"
 
 
 def _contradictions(accepted: Object, stated: Object) -> Iterator[str]:
-    """What the first event of a subject has otherwise; one of an earlier version has nothing."""
+    """Yield what differs in a subject's first event, which has no facts in earlier versions."""
     if accepted["facts"] is None:
         return
     for name, value in stated.items():
         if accepted["facts"].get(name) != value:
-            yield f"event 1: it was accepted with another {name}"
+            yield f"event 1: {name} differs from the certificate"
 
 
 # --- the operation -------------------------------------------------------------------------------
@@ -256,19 +262,19 @@ def _operation_faults(certified: Object, jobs: Sequence[Object]) -> Iterator[str
     operation = certified["operation"]
     for fault in _events_faults(certified, jobs):
         yield f"operation {operation['id']}: {fault}"
-    if certified["conclusion"] != conclusion([standing(job) for job in jobs]):
+    if certified["conclusion"] != conclusion([verdict(job) for job in jobs]):
         yield "certificate: conclusion does not follow from the jobs"
 
 
 def _events_faults(certified: Object, jobs: Sequence[Object]) -> Iterator[str]:
     operation, events = certified["operation"], certified["events"]
-    yield from hash_chain.breaks(operation["id"], events)
+    yield from hash_chain.chain_errors(operation["id"], events)
     if not events:
         yield "it has no event"
         return
     accepted = events[0]
     if (operation["created_at"], operation["reason"]) != (accepted["at"], accepted["why"]):
-        yield "event 1: it was accepted at another time, or for another reason"
+        yield "event 1: its time or its reason differs from the certificate"
     yield from _contradictions(
         accepted,
         {name: operation[name] for name in ("account", "region", "requested_by")}
@@ -290,16 +296,16 @@ def _outcome_faults(
     stated = tuple(operation[name] for name in ("state", "finished_at", "outcome"))
     if not ends:
         if stated != ("running", None, None):
-            yield "it is said to have finished, and no event tells so"
+            yield "state, finished_at or outcome shows an end, but it has no finished event"
         return
     if stated != ("finished", ends[-1]["at"], ends[-1]["why"]):
-        yield "its state, its end or its outcome is not that of its last event"
+        yield "state, finished_at or outcome does not match its finished event"
     states = Counter(ended(job["events"]) for job in jobs)
     by_state = {state: count for state, count in states.items() if state is not None}
     if states[None]:
-        yield f"it is said to have finished, and {states[None]} of its jobs have not"
+        yield f"it has finished, but {states[None]} of its jobs have not ended"
     elif outcome(by_state) != operation["outcome"]:
         yield f"the outcome {operation['outcome']} does not follow from the states of its jobs"
     stated = (ends[-1]["facts"] or {}).get("jobs_by_state", by_state)
     if stated != by_state:
-        yield "its last event counted other states of its jobs"
+        yield "its finished event counts other states of its jobs"

@@ -1,8 +1,39 @@
-"""What follows for a termination from an observation.
+"""Pure decisions: a termination and an observation in, the termination's next value out.
 
-``decide`` is the entry.  It hands an observation to the file of the termination's state:
-``before_call``, ``draining`` or ``settling``; ``failed_reads`` and ``call_results`` decide on calls
-that failed.  ``transitions`` has the steps that all of them are made of, ``evidence`` says what a
-read proves, ``escalation`` when stragglers are called for one by one, ``confirmation`` which
-answers need others to confirm them, and ``invariants`` what holds whatever was decided.
+Nothing here does I/O. ``decide.decide`` is the entry; it hands the observation to the module of
+the termination's state: ``before_call`` (``queued``, ``held``, ``sending``), ``draining`` or
+``settling``. ``failed_reads`` and ``call_results`` handle requests that failed. ``transitions`` has
+the steps that all of them share; ``invariants`` is checked on every decision before it is written.
+
+The claim that must never be wrong is "this job has stopped". It is built up as evidence levels;
+levels 3 to 5 include those from 2 on (see ``evidence``):
+
+- 0: the request was accepted by this program. No effect on the job is known.
+- 1: the cloud acknowledged ``TerminateJob``. The call is asynchronous: instances still run.
+- 2: the job is SUCCEED or FAILED. This alone proves little: a job can read FAILED while other
+  instances still drain, and FAILED is not absorbing, since anyone can call ``RetryJobs``.
+- 3: a count of the instances shows none live, and NextAction, if it was read, is not TERMINATING.
+  FAILED_INTERRUPTED is live: it keeps its machine. A count below what was submitted, captured or
+  counted before proves nothing (``instance_counts``).
+- 4: every machine that the job had when TerminateJob was sent is gone. The cloud blanks the machine
+  ids of finished instances, so they must be captured before (``capture_coverage``).
+- 5: levels 3 and 4 were read again at or after the end of the settle window.
+
+A read confirms only what it carries; other values stay as they were. ``DescribeJobs`` shows the
+state only, so it can raise a doubt or show a revival, but cannot prove a stop. A read counts from
+the time its request was sent. Time passing is never evidence.
+
+No final state rests on one answer, except ``refused`` if the refusal cannot change (a malformed
+id). At the end of the settle window the instances are counted and the captured machines read once
+more, where that is allowed; a live instance or a contradiction returns the job to ``draining``.
+``already_finished`` needs a comparison with the submission, where that may be read. ``not_found``,
+``refused`` for lack of permission, and ``unverified`` for a job that cannot be read need several
+agreeing answers over time (``confirmation``). Failed reads contradict nothing, so intermittent
+errors cannot postpone the end.
+
+``sending`` means that the outcome of TerminateJob is unknown until its result is stored. After a
+crash, a timeout or a conflict the job is read first; TerminateJob is sent again only if that read
+shows a job that runs with nothing pending. Instances that do not stop are escalated level by level
+within the deadline (``escalation``): TerminateJob again, each instance, each machine, then manual
+action. At the deadline the state becomes ``unverified``, with the reason and what a person can do.
 """

@@ -1,4 +1,4 @@
-"""Decisions on a read of a job that no call of ours is known to have reached."""
+"""Decisions on a read of a job that no TerminateJob request is known to have reached."""
 
 from __future__ import annotations
 
@@ -32,32 +32,34 @@ if TYPE_CHECKING:
 def on_job_not_called(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    """A read of a job that no call of ours is known to have reached."""
+    """Decide on a read of a job that no TerminateJob request is known to have reached."""
     updated = with_observation(termination, seen)
     if updated.job_state is JobState.SUBMITTED:
         return _on_submitted(updated, now, policy)
-    unread = _to_be_read(termination, updated, seen, now, policy)
-    if unread is not None:
-        return Decision(after=replace(unread, terminate_after=None))
+    to_read = _with_required_read(termination, updated, seen, now, policy)
+    if to_read is not None:
+        return Decision(after=replace(to_read, terminate_after=None))
     if evidence.proves_stopped(termination, seen):
         return _on_stopped_not_called(updated, now, policy)
     if updated.job_state is JobState.SUCCEED and not updated.acknowledged_at and _is_empty(seen):
-        # No instance is counted, so that no more than the end of the job is proven.
+        # Without a counted instance, only the end of the job is proven.
         ended = replace(updated, evidence=evidence.JOB_FINISHED, problem=None)
         return apply_event(
-            ended, Event.SEEN_STOPPED, now, why="it reads SUCCEED, no instance is counted"
+            ended, Event.SEEN_STOPPED, now, why="the job reads SUCCEED and has no task instance"
         )
     if seen.terminating and termination.state is State.SENDING:
         decision = accepted(updated, now, policy)
         after = replace(decision.after, evidence=termination.evidence)
-        return replace(decision, after=after, why="a look shows that the cloud acts on it")
+        return replace(
+            decision, after=after, why="NextAction shows that the cloud is terminating the job"
+        )
     return _on_terminable(updated, now, policy)
 
 
 def on_submission(
     termination: Termination, seen: JobSubmitted, now: datetime, policy: Policy
 ) -> Decision:
-    """How many instances the job was submitted with: now a count of them can be judged."""
+    """Store how many instances the job was submitted with, so that a count can be checked."""
     submitted = sum(task.instances for task in seen.tasks)
     updated = replace(termination, instances_submitted=submitted, failures=0)
     if termination.state is State.SETTLING:
@@ -65,13 +67,13 @@ def on_submission(
     return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
 
 
-def _to_be_read(
+def _with_required_read(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination | None:
-    """The termination with the read planned that must come before a decision; None: none must.
+    """Return the termination with the read that a decision still needs, or None if none is needed.
 
-    A job that reads finished before any call is compared with what it was submitted as.  Where the
-    state is no proof, the counters or NextAction decide.
+    A job that reads finished before any TerminateJob is compared with its submission. Where the
+    state proves nothing, the counters or NextAction decide.
     """
     state = updated.job_state
     unclear = state is None or state.finished or not state.known
@@ -87,57 +89,62 @@ def _is_empty(seen: JobSeen) -> bool:
     return seen.instances is not None and not seen.instances.total
 
 
-def _on_submitted(updated: Termination, now: datetime, policy: Policy) -> Decision:
-    if updated.on_submitted is OnSubmitted.REFUSE:
+def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    if termination.on_submitted is OnSubmitted.REFUSE:
         problem = ErrorDetail(
             code="Client.JobSubmitted",
-            message="the job is SUBMITTED, where the cloud forbids TerminateJob",
-            advice='submit it again with on_submitted "hold", or once it has left SUBMITTED',
+            message="the job is SUBMITTED, and the cloud forbids TerminateJob in this state",
+            advice='submit it again with on_submitted "hold", or once the job has left SUBMITTED',
         )
         return apply_event(
-            replace(updated, problem=problem), Event.CALL_REFUSED, now, why=problem.message
+            replace(termination, problem=problem), Event.CALL_REFUSED, now, why=problem.message
         )
     decision = (
-        Decision(after=updated)
-        if updated.state is State.HELD
-        else apply_event(updated, Event.SEEN_SUBMITTED, now)
+        Decision(after=termination)
+        if termination.state is State.HELD
+        else apply_event(termination, Event.SEEN_SUBMITTED, now)
     )
     at = now + timedelta(seconds=policy.poll.held_s)
     return replace(decision, after=schedule_poll(decision.after, PollKind.BATCH, at))
 
 
-def _on_stopped_not_called(updated: Termination, now: datetime, policy: Policy) -> Decision:
-    # A termination leaves FAILED behind: the call whose answer was lost may well have acted.
-    may_have_acted = updated.state is State.SENDING and updated.job_state is JobState.FAILED
-    if may_have_acted or updated.acknowledged_at:
-        decision = accepted(updated, now, policy)
+def _on_stopped_not_called(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    # TerminateJob leaves a job FAILED: a request whose answer was lost may well have acted.
+    may_have_acted = termination.state is State.SENDING and termination.job_state is JobState.FAILED
+    if may_have_acted or termination.acknowledged_at:
+        decision = accepted(termination, now, policy)
         after = replace(
             schedule_poll(decision.after, PollKind.SINGLE, now), evidence=evidence.JOB_FINISHED
         )
-        return replace(decision, after=after, why="seen down after a call")
-    proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
+        return replace(decision, after=after, why="the job was observed stopped after TerminateJob")
+    proven = replace(termination, evidence=evidence.NO_INSTANCE_LIVE, problem=None)
     return apply_event(proven, Event.SEEN_STOPPED, now)
 
 
-def _on_terminable(updated: Termination, now: datetime, policy: Policy) -> Decision:
-    """The job runs and can be called: from now on it waits for its turn only."""
-    priority = updated.priority or updated.state is State.HELD
-    match updated.state:
+def _on_terminable(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    """Let a running job wait for its turn: TerminateJob may be sent from now on."""
+    priority = termination.priority or termination.state is State.HELD
+    match termination.state:
         case State.HELD:
-            decision = apply_event(updated, Event.SEEN_TERMINABLE, now)
+            decision = apply_event(termination, Event.SEEN_TERMINABLE, now)
         case State.SENDING:
             decision = apply_event(
-                updated, Event.CALL_NOT_EXECUTED, now, why="seen running on untouched"
+                termination,
+                Event.CALL_NOT_EXECUTED,
+                now,
+                why="the job runs and no termination of it is pending",
             )
         case _:
-            decision = Decision(after=updated)
-    delay = backoff(updated, policy) if updated.state is State.SENDING else timedelta()
+            decision = Decision(after=termination)
+    delay = backoff(termination, policy) if termination.state is State.SENDING else timedelta()
     after = replace(
         schedule_poll(
             decision.after, PollKind.BATCH, now + timedelta(seconds=policy.poll.queued_s)
         ),
-        terminate_after=updated.terminate_after or max(now + delay, updated.not_before or now),
+        terminate_after=(
+            termination.terminate_after or max(now + delay, termination.not_before or now)
+        ),
         priority=priority,
-        run=max(updated.run, 1),
+        run=max(termination.run, 1),
     )
     return replace(decision, after=after)

@@ -1,4 +1,4 @@
-"""Decisions on the result of a TerminateJob call that failed."""
+"""Decisions on a TerminateJob request that failed."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 def on_call_failed(
     termination: Termination, failure: CallFailed, now: datetime, policy: Policy
 ) -> Decision:
+    """Decide on a failed TerminateJob request by the kind of its error."""
     error = failure.error
     failed = replace(termination, failures=termination.failures + 1, problem=problem_of(error))
     match error.kind:
         case CloudErrorKind.THROTTLED:
-            return _put_back(termination, failure.before, error, now)
+            return _restore(termination, failure.before, error, now)
         case CloudErrorKind.NOT_SENT | CloudErrorKind.CREDENTIAL | CloudErrorKind.CLOCK_SKEW:
             return not_executed(failed, now, policy, why=str(error))
-        case CloudErrorKind.STATE_CONFLICT if _acted_upon(termination, error):
+        case CloudErrorKind.STATE_CONFLICT if _already_terminating(termination, error):
             decision = apply_event(
                 with_deadline(failed, now), Event.CALL_CONFLICTED, now, why=str(error)
             )
@@ -70,12 +71,12 @@ def on_call_failed(
             assert_never(error.kind)
 
 
-def _put_back(
+def _restore(
     termination: Termination, before: Termination, error: CloudError, now: datetime
 ) -> Decision:
-    """A call that was refused as one too many: the job waits for its turn as it did before.
+    """Return the job to its place in the queue after a throttled request.
 
-    The refusal tells nothing of the job, so it counts as no failure of it.
+    The refusal shows nothing about the job, so it does not count as a failure of it.
     """
     decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
     after = replace(
@@ -87,11 +88,14 @@ def _put_back(
 
 
 def _on_call_forbidden(
-    failed: Termination, error: CloudError, now: datetime, policy: Policy
+    termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
-    """The account may not call TerminateJob, which may change: see :mod:`.confirmations`."""
+    """Retry TerminateJob until the missing permission is confirmed, since it may be granted.
+
+    See :mod:`.confirmation`.
+    """
     updated = confirmation.with_answer(
-        failed, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
+        termination, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
     )
     assert updated.unconfirmed is not None
     if updated.unconfirmed.confirms(Verdict.FORBIDDEN, now):
@@ -99,11 +103,12 @@ def _on_call_forbidden(
     return not_executed(updated, now, policy, why=str(error))
 
 
-def _acted_upon(termination: Termination, error: CloudError) -> bool:
-    """Whether a call that was refused for the job's state tells that the cloud acts on another one.
+def _already_terminating(termination: Termination, error: CloudError) -> bool:
+    """Return whether a state conflict shows that another TerminateJob acts on the job already.
 
-    One that was acknowledged, or whose answer was lost, or somebody else's: of the latter two
-    nothing is known, but each look since the refusal before showed the job running.
+    That may be one that was acknowledged, one whose answer was lost, or another client's. The
+    latter two are assumed at the second conflict with the same code: each read since the first one
+    showed the job running.
     """
     last = termination.problem
     return termination.acknowledged_at is not None or (last is not None and last.code == error.code)

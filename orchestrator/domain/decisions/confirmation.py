@@ -1,10 +1,10 @@
-"""Answers that would end a termination, believed only once several over some time say the same.
+"""Confirmation of answers that would end a termination: several must agree over some time.
 
-One answer can be wrong: a read can lag behind SubmitJob by seconds, a permission spreads over
-seconds, and a gateway can answer for a back end that it does not reach.  So the first such answer
-is only kept, as :class:`Unconfirmed`, with the time at which it would be believed.  An answer that
-contradicts it clears it.  A read that fails contradicts nothing: else one that fails now and then
-would begin the time anew, for ever.
+One answer can be wrong: a read can lag behind SubmitJob by seconds, a new permission takes seconds
+to spread, and a gateway can answer for a back end that it does not reach. So the first such answer
+is only stored, as :class:`Unconfirmed`, with the earliest time at which it may be believed. An
+answer that contradicts it clears it. A failed read contradicts nothing: otherwise intermittent
+failures would restart the window forever.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 GAP_S: Final = 300.0
-"""How long no answer may come before the answers so far count for nothing."""
+"""Gap without an answer after which the earlier answers no longer count."""
 SEEN_JOB_MISSING_S: Final = 60.0
-"""How long a job that was read before must be missing from every answer."""
+"""Time for which a job that was read before must be missing from every answer."""
 APPEARS_WITHIN_S: Final = 120.0
-"""How long a job that was never read has to appear, for reads can lag behind SubmitJob."""
+"""Time that a job which was never read has to appear: reads can lag behind SubmitJob."""
 FORBIDDEN_S: Final = 600.0
-"""How long the account must lack a permission."""
+"""Time for which the account must lack a permission."""
 UNREADABLE_S: Final = 60.0
-"""How long reads past the deadline must fail."""
+"""Time for which reads past the deadline must fail."""
 OUT_OF_REACH_S: Final = 600.0
-"""The same where the cloud never had the call: the network, or the account's key."""
+"""The same where no request reached the cloud: network failures, or a rejected credential."""
 
 _NOT_READ: Final = (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL)
 
@@ -39,11 +39,11 @@ _NOT_READ: Final = (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL)
 def with_answer(
     termination: Termination, verdict: Verdict, source: str, now: datetime, *, window_s: float
 ) -> Termination:
-    """The termination with one more answer for ``verdict``, given by the action ``source``.
+    """Return the termination with one more answer for ``verdict``, given by the action ``source``.
 
-    The window begins anew where no answer came for long: nobody asked meanwhile.  It does so too
-    where it began in the future: the clock was put back.  Reads that fail change nothing while
-    another verdict stands.
+    The window restarts after a long gap without answers, during which nothing was asked, and if it
+    began in the future, since the clock was set back. Failed reads change nothing while another
+    verdict stands.
     """
     window = timedelta(seconds=window_s)
     gap = max(window, timedelta(seconds=GAP_S))
@@ -70,23 +70,23 @@ def with_answer(
 def missing(
     termination: Termination, source: str, now: datetime, *, appears_within_s: float
 ) -> Termination:
-    """The termination after an answer by which there is no such job.
+    """Return the termination after an answer that shows no such job.
 
     ``appears_within_s`` is the time that a job which was never read has to appear.
     """
-    seen = termination.observed_at is not None
-    window_s = SEEN_JOB_MISSING_S if seen else appears_within_s
+    read_before = termination.observed_at is not None
+    window_s = SEEN_JOB_MISSING_S if read_before else appears_within_s
     return with_answer(termination, Verdict.MISSING, source, now, window_s=window_s)
 
 
 def unreadable(termination: Termination, kind: CloudErrorKind, now: datetime) -> Termination:
-    """The termination after a read that failed past its deadline."""
+    """Return the termination after a read that failed past its deadline."""
     window_s = OUT_OF_REACH_S if kind in _NOT_READ else UNREADABLE_S
     return with_answer(termination, Verdict.UNREADABLE, DESCRIBE_JOB, now, window_s=window_s)
 
 
 def after_read(termination: Termination) -> Unconfirmed | None:
-    """What stays unconfirmed once the job was read: only that it may not be terminated."""
+    """Return what stays unconfirmed after a read of the job: a forbidden TerminateJob only."""
     known = termination.unconfirmed
     reads = (DESCRIBE_JOB, DESCRIBE_JOBS)
     if known is None or known.verdict is not Verdict.FORBIDDEN:
@@ -96,18 +96,18 @@ def after_read(termination: Termination) -> Unconfirmed | None:
 
 NEVER_FOUND: Final = ErrorDetail(
     code="Client.JobNotFound",
-    message="DescribeJobs did not list the job whenever it was asked",
+    message="no poll by DescribeJobs listed the job",
     advice="check the job id, the region and the account; a deleted job leaves no record",
 )
 
 
 def record_deleted(termination: Termination) -> ErrorDetail:
-    """What a person is told of a job that was read, or called, and whose record is gone."""
+    """Return the error of a job whose record is gone although it was read or acknowledged."""
     called = termination.acknowledged_at is not None
-    before = "its instances were seen to stop" if called else "TerminateJob was acknowledged"
+    before = "its instances were observed stopped" if called else "TerminateJob was acknowledged"
     return ErrorDetail(
         code="Client.JobDeleted",
         message=f"the cloud no longer knows the job: its record was deleted before {before}",
-        advice="see in the console that none of its machines is left: the cloud deletes the record "
-        "of a finished job only, but nobody saw this one finish",
+        advice="check in the console that none of its machines is left: the cloud deletes records "
+        "of finished jobs only, but this job was not observed to finish",
     )

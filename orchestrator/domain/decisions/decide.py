@@ -1,7 +1,7 @@
-"""The entry to all decisions: a termination and an observation in, the next value out.
+"""Entry to all decisions: a termination and an observation in, the next value out.
 
-Nothing here acts.  The engine reads or calls, hands the result to :func:`decide`, and writes the
-decision if the termination is still as it was.
+Nothing here does I/O. The engine sends a request, passes its result to :func:`decide`, and writes
+the decision if the termination has not changed meanwhile.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 
 
 def decide(termination: Termination, seen: Observation, now: datetime, policy: Policy) -> Decision:
-    """What ``seen`` makes of ``termination``; raises IllegalTransition where it cannot be."""
+    """Decide what ``seen`` changes in ``termination``.
+
+    Raise IllegalTransition if ``seen`` is not possible in the termination's state.
+    """
     match seen:
         case CallStarted():
             decision = apply_event(termination, Event.CALL_STARTED, now)
@@ -68,16 +71,20 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
 def _with_forecast(
     termination: Termination, decision: Decision, now: datetime, policy: Policy
 ) -> Decision:
-    """The decision with its forecast, which only informs: it is left out where it fails."""
+    """Return the decision with its forecast, or without one if computing it fails.
+
+    A forecast only informs, so its failure must not stop a decision.
+    """
     try:
-        after = with_forecast(termination, decision.after, now, policy.others)
+        after = with_forecast(termination, decision.after, now, policy.past_durations)
     except Exception as error:  # noqa: BLE001 - passed on, to be logged
-        forecast_error = replace(decision.after, history=None, forecast=None)
-        return replace(decision, after=forecast_error, forecast_error=error)
+        without = replace(decision.after, history=None, forecast=None)
+        return replace(decision, after=without, forecast_error=error)
     return replace(decision, after=after)
 
 
 def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy) -> Decision:
+    """Decide on a read of the job, successful or not."""
     match seen:
         case JobSeen():
             return on_job(termination, seen, now, policy)
@@ -94,6 +101,7 @@ def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy)
 
 
 def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
+    """Decide on a job that a read showed, by the state of its termination and its deadline."""
     match termination.state:
         case State.QUEUED | State.HELD | State.SENDING:
             decision = on_job_not_called(termination, seen, now, policy)
@@ -105,18 +113,21 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
             return Decision(after=termination)
     if decision.event is None and overdue(termination, now):
         if seen.instances is None and termination.poll_kind is not PollKind.SINGLE:
-            # Nobody is told what is live on less than a count.
+            # Do not report live instances without fresh counters: read the job once more.
             return Decision(after=schedule_poll(decision.after, PollKind.SINGLE, now))
         decision = given_up(decision.after, now, why="the deadline passed")
     return decision
 
 
 def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
-    """No look is planned past the deadline but to retry the last one, which is made right at it."""
+    """Move a poll that is planned past the deadline to the deadline, where the job is read last.
+
+    Only retries of that last read may be planned later.
+    """
     after = decision.after
     if after.give_up_at is None or after.next_poll_at is None or after.state is State.SETTLING:
         return decision
-    # By then a read is made again as it was planned.
+    # The read at the deadline was made: its retry stays as planned.
     retried = now >= after.give_up_at and (
         after.poll_kind is PollKind.SINGLE or after.unconfirmed is not None
     )

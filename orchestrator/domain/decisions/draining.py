@@ -1,4 +1,4 @@
-"""Decisions on a read of a draining job: stopped, revived, called again, or escalated."""
+"""Decisions on a read of a draining job: stopped, revived, terminated again, or escalated."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from orchestrator.domain.decisions.transitions import (
     Decision,
     apply_event,
     overdue,
-    running_again,
     schedule_poll,
+    start_new_run,
     to_be_counted,
     with_observation,
 )
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 IN_USE: Final = "ResourceInUse"
-"""Family of the codes by which the cloud refuses a second operation on a job."""
+"""Family of the codes with which the cloud refuses a second operation on a job."""
 CALL_AGAIN_AFTER_S: Final = 60.0
-"""How long an acknowledged call has to show in the job before it is made again, at most."""
+"""Longest time that an acknowledged TerminateJob has to show an effect before it is repeated."""
 
 
 def on_job_draining(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
+    """Decide on a read of a draining job, including a due escalation."""
     return _escalated(_on_draining(termination, seen, now, policy), seen, now, policy)
 
 
@@ -61,15 +62,15 @@ def _on_draining(
     was_finished = termination.job_state is not None and termination.job_state.finished
     runs = state is None or state.known
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
-    revived = revived or _rose(termination, seen)
+    revived = revived or _live_count_increased_since_call(termination, seen)
     if revived:
         updated = replace(updated, evidence=min(updated.evidence, evidence.ACKNOWLEDGED))
-    runs_on = updated.terminate_after is None and _runs_on(updated, seen, policy)
-    if revived or runs_on:
+    ignored = updated.terminate_after is None and _ignores_termination(updated, seen, policy)
+    if revived or ignored:
         known = updated
-        updated = running_again(known)
-        if not revived and not _more_live(termination, seen):
-            # Those that were escalated: how far they were stays.
+        updated = start_new_run(known)
+        if not revived and not _live_count_increased(termination, seen):
+            # The same instances are live that were escalated: keep their escalation.
             updated = replace(
                 updated,
                 escalation_level=known.escalation_level,
@@ -79,74 +80,82 @@ def _on_draining(
     left_submitted = termination.job_state is JobState.SUBMITTED and not seen.terminating
     if updated.job_state is JobState.SUBMITTED:
         updated = replace(updated, terminate_after=None)
-    elif revived or left_submitted or runs_on:
+    elif revived or left_submitted or ignored:
         updated = replace(updated, terminate_after=now)
     elif seen.terminating:
         updated = replace(updated, terminate_after=None)
     age_s = (now - (updated.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
-    # A state that is not documented says nothing: only counters do.
+    # An undocumented state proves nothing; the counters decide.
     poll_kind = PollKind.BATCH if runs else PollKind.SINGLE
     return Decision(after=schedule_poll(updated, poll_kind, now + timedelta(seconds=interval_s)))
 
 
 def _conflict(termination: Termination) -> ErrorDetail | None:
-    """That TerminateJob is refused because the job is in use: kept while it runs, as the reason."""
+    """Return the error of a TerminateJob that was refused because the job is in use.
+
+    It is kept while the job runs, as the reason.
+    """
     problem = termination.problem
     return problem if problem is not None and problem.code.startswith(IN_USE) else None
 
 
-def _runs_on(updated: Termination, seen: JobSeen, policy: Policy) -> bool:
-    """Whether a job runs with nothing pending although its call was acknowledged long ago.
+def _ignores_termination(termination: Termination, seen: JobSeen, policy: Policy) -> bool:
+    """Return whether the job runs with nothing pending long after TerminateJob was acknowledged.
 
-    RetryJobs may have revived it before it was seen down, or the call was dropped.  What the cloud
-    shows while it acts is documented by one example only (NextAction TERMINATING,
-    cloud.tencent.com/document/api/599/15904), so the time between two calls doubles.  An escalation
-    that the deadline leaves no time to put off goes before all but the first of them.
+    RetryJobs may have revived it before it was observed stopped, or the cloud dropped the request.
+    One example alone documents what the cloud shows while it terminates a job (NextAction
+    TERMINATING, cloud.tencent.com/document/api/599/15904), so the interval between two TerminateJob
+    requests doubles. An escalation that the deadline leaves no time to postpone takes precedence
+    over all repeats but the first.
     """
     if seen.instances is None or not seen.untouched:
         return False
     if not seen.instances.live and seen.instances.total:
         return False
-    if updated.last_sent_at is None or updated.job_state is JobState.SUBMITTED:
+    if termination.last_sent_at is None or termination.job_state is JobState.SUBMITTED:
         return False
-    called_for = _called_for(updated)
-    patience = max(_call_again_after(updated), called_for)
-    if called_for >= _call_again_after(updated) and escalation.presses(
-        updated, seen.observed_at, policy.escalation
+    called_for = _called_for(termination)
+    patience = max(_call_again_after(termination), called_for)
+    if called_for >= _call_again_after(termination) and escalation.presses(
+        termination, seen.observed_at, policy.escalation
     ):
         return False
-    return seen.observed_at - updated.last_sent_at >= patience
+    return seen.observed_at - termination.last_sent_at >= patience
 
 
-def _call_again_after(updated: Termination) -> timedelta:
-    """How long an acknowledged call has to show in the job before it is made again."""
-    seconds = escalation.by_deadline_s(updated, CALL_AGAIN_AFTER_S, escalation.CALL_AGAIN_SHARE)
+def _call_again_after(termination: Termination) -> timedelta:
+    """Return how long an acknowledged TerminateJob has to show an effect before it is repeated."""
+    seconds = escalation.by_deadline_s(termination, CALL_AGAIN_AFTER_S, escalation.CALL_AGAIN_SHARE)
     return timedelta(seconds=seconds)
 
 
-def _more_live(termination: Termination, seen: JobSeen) -> bool:
-    """Whether instances are live that were not at the last count."""
+def _live_count_increased(termination: Termination, seen: JobSeen) -> bool:
+    """Return whether more instances are live than at the last count."""
     known, counted = termination.instances, seen.instances
     return known is not None and counted is not None and counted.live > known.live
 
 
-def _rose(termination: Termination, seen: JobSeen) -> bool:
-    """Whether more run, with nothing pending, than were counted after the job was called."""
-    counted_at, first_sent_at = termination.instances_observed_at, termination.acknowledged_at
-    since = counted_at is not None and first_sent_at is not None and counted_at >= first_sent_at
-    return since and seen.untouched and _more_live(termination, seen)
+def _live_count_increased_since_call(termination: Termination, seen: JobSeen) -> bool:
+    """Return whether more instances are live than a count after TerminateJob showed.
+
+    Nothing may be pending for the job.
+    """
+    counted_at, acknowledged_at = termination.instances_observed_at, termination.acknowledged_at
+    since = counted_at is not None and acknowledged_at is not None and counted_at >= acknowledged_at
+    return since and seen.untouched and _live_count_increased(termination, seen)
 
 
-def _called_for(updated: Termination) -> timedelta:
-    """From the first call to the last one."""
-    if updated.last_sent_at is None or updated.give_up_at is None:
+def _called_for(termination: Termination) -> timedelta:
+    """Return the time from the first TerminateJob to the last one."""
+    if termination.last_sent_at is None or termination.give_up_at is None:
         return timedelta()
-    return updated.last_sent_at - (updated.give_up_at - timedelta(seconds=updated.give_up_after_s))
+    first_sent_at = termination.give_up_at - timedelta(seconds=termination.give_up_after_s)
+    return termination.last_sent_at - first_sent_at
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
-    """The decision on a draining job, with the level that it is time for."""
+    """Return the decision on a draining job with the escalation level that is due, if any."""
     updated = decision.after
     if decision.event is not None or seen.instances is None or updated.terminate_after is not None:
         return decision
@@ -155,12 +164,12 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     finished = updated.job_state is not None and updated.job_state.finished
     untouched = not finished and seen.untouched
     if untouched and _called_for(updated) < _call_again_after(updated):
-        return decision  # TerminateJob is made again first
-    escalation_level = escalation.next_rung(updated, seen.observed_at, policy.escalation)
+        return decision  # TerminateJob is repeated first
+    escalation_level = escalation.next_level(updated, seen.observed_at, policy.escalation)
     if escalation_level is None:
         return decision
-    live, still_s = seen.instances.live, escalation.still_s(updated, seen.observed_at)
-    why = f"{live} of {seen.instances.total} instances did not go down for {still_s:.0f} s"
+    live, stalled_for_s = seen.instances.live, escalation.stalled_for_s(updated, seen.observed_at)
+    why = f"{live} of {seen.instances.total} instances live, no progress for {stalled_for_s:.0f} s"
     escalated = apply_event(updated, Event.ESCALATED, now, why=why)
     after = replace(
         escalated.after,
@@ -174,10 +183,13 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
 def _on_finished_not_stopped(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
-    """The job reads finished; its instances were not read, or are not down yet."""
+    """Plan the next read of a job that reads finished but is not proven stopped.
+
+    Its instances were not counted, or some are live.
+    """
     finished = updated.job_state is not None and updated.job_state.finished
     proven = evidence.JOB_FINISHED if finished else updated.evidence
-    # A job that read finished already, and is to be called, had an instance run again.
+    # A job that read finished before and waits for TerminateJob had an instance run again.
     again = termination.job_state is not None and termination.job_state.finished
     terminate_after = termination.terminate_after if again else None
     updated = replace(
@@ -192,7 +204,7 @@ def _on_finished_not_stopped(
         after=seen.instances,
         after_at=seen.observed_at,
     )
-    # Only its task was read: where nothing went down since, the job may have been revived.
+    # Only the task was read. If no instance has stopped since, the job may have been revived.
     stuck = termination.instances and seen.instances.live >= termination.instances.live
     poll_kind = PollKind.BATCH if seen.state is None and stuck else PollKind.SINGLE
     wait_s = min(wait_s, escalation.count_every_s(updated))

@@ -1,14 +1,14 @@
-"""Instances that do not go down, and what is done about them, one level after the other.
+"""Escalation of instances that do not stop, level by level.
 
-TerminateJob is made again first, where the job runs on with nothing pending (``looks``).  Then
-TerminateTaskInstance is called for each instance that is left, round after round; it has the same
-effect on one as TerminateJob has on all (cloud.tencent.com/document/api/599/15911).  Then, only
-where the account allows it, the machines of those instances are ended.  Then it is up to a person,
-who is told which instances, machines and commands.
+TerminateJob is repeated first if the job runs with nothing pending (``draining``). Then
+TerminateTaskInstance is sent for each live instance, in rounds; it has the same effect on one
+instance as TerminateJob on all (cloud.tencent.com/document/api/599/15911). Then, only if the
+account allows it, the machines of those instances are terminated. Then manual action is required,
+and the instances, machines and commands are shown.
 
-All levels fit into the deadline (``give_up_after_s``).  The first one begins no later than a third
-of it after the last movement, and the last one before two thirds of it.  Where the deadline is
-short, jobs are counted more often and called again sooner for that.
+All levels fit into the deadline (``give_up_after_s``): the first begins within a third of it after
+the last progress, the last within two thirds. For a short deadline, counts and repeats of
+TerminateJob come sooner.
 """
 
 from __future__ import annotations
@@ -28,39 +28,42 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 READ_MAX_INSTANCES: Final = 5000
-"""Of a job with more live ones, they are not read again once captured: that is five calls."""
+"""Do not re-read instances of larger jobs: 5,000 rows are five DescribeTask requests."""
 MOST_FACTOR: Final = 10.0
-"""So many times longer it takes until a job of which more than half is left is escalated.
+"""Multiplier on ``after_s`` while more than half of the instances are live.
 
-It may just drain slowly; and calls for all of its instances do what TerminateJob does.
+The job may just drain slowly, and terminating nearly all instances one by one does what
+TerminateJob does.
 """
 MOVED_SHARE: Final = 0.9
-"""How much of the time for which a drain had moved it must have stood still.
+"""Share of the time for which a drain made progress that it must then stall to be escalated.
 
-Not all of it: counts may be a minute apart, and the first one passes for a movement.
+It is below 1, since counts may be a minute apart and the first one passes for progress.
 """
 COUNTED_EVERY_S: Final = 60.0
-"""How old the counters of a draining job may grow, whoever watches it."""
+"""Maximum age of the counters of a draining job, whether or not a client watches it."""
 COUNTED_SHARE: Final = 1 / 16
-"""And how old at most, as a share of its deadline."""
+"""Maximum age of the counters, as a share of the deadline."""
 CALL_AGAIN_SHARE: Final = 1 / 10
-"""How long an acknowledged call has to show in the job, as a share of its deadline."""
+"""Time that an acknowledged TerminateJob has to show an effect, as a share of the deadline."""
 FIRST_SHARE: Final = 1 / 3
-"""The first level begins so much of the deadline after the last movement, at the latest."""
+"""Latest start of the first level after the last progress, as a share of the deadline."""
 LAST_SHARE: Final = 2 / 3
-"""And the last level."""
+"""Latest start of the last level after the last progress, as a share of the deadline."""
 COUNTS_TO_SPARE: Final = 2
-"""A level is due so many counts before it must begin: counts come late where the quota is spent."""
+"""Count intervals by which a level is due early: counts are late when the quota is used up."""
 IN_ROUNDS: Final = (EscalationLevel.INSTANCES, EscalationLevel.MACHINES)
-"""Those on which one call is made for each instance that is left."""
+"""Levels that send one request for each live instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EscalationPolicy:
-    """A level follows when nothing moved for ``after_s``, and nearly as long as it had moved.
+    """Conditions and limits of the levels.
 
-    TerminateTaskInstance is called for ``instances_max`` at most, each up to ``rounds_max`` times;
-    0 rounds: never.  ``machines``: whether the machines of so many may be ended after that, once.
+    A level follows after ``after_s`` without progress, and not before the stall has lasted nearly
+    as long as the progress before it. TerminateTaskInstance is sent for at most ``instances_max``
+    live instances, up to ``rounds_max`` times each; 0 rounds: never. ``machines``: whether the
+    machines of as many may be terminated after that, once.
     """
 
     after_s: float = 60.0
@@ -71,7 +74,7 @@ class EscalationPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Straggler:
-    """A task instance to call for; with ``machine_id``, its machine is to be ended instead."""
+    """A task instance to terminate, or its machine if ``machine_id`` is set."""
 
     termination_id: str
     region: str
@@ -86,13 +89,13 @@ class Straggler:
 
     @property
     def target(self) -> str:
-        """As attempts name it."""
+        """Id of the target in ``attempts``."""
         return self.machine_id or f"{self.task}/{self.instance_index}"
 
 
 @dataclass(frozen=True, slots=True)
-class RoundOver:
-    """All instances of a termination that a round was begun for have been called for."""
+class RoundFinished:
+    """A round of a termination in which a request was sent for every instance."""
 
     termination_id: str
 
@@ -100,15 +103,15 @@ class RoundOver:
 def last_progress_at(
     termination: Termination, counted: InstanceCounters | None, observed_at: datetime
 ) -> datetime | None:
-    """When a count last showed another number of live instances than the one before."""
+    """Return when a count last showed another number of live instances than the one before."""
     known = termination.instances
     if counted is None or (known is not None and known.live == counted.live):
         return termination.last_progress_at
     return observed_at
 
 
-def still_s(termination: Termination, seen_at: datetime) -> float:
-    """For how many seconds nothing had moved, nor was anything done, at a look."""
+def stalled_for_s(termination: Termination, seen_at: datetime) -> float:
+    """Return the seconds without progress, TerminateJob or finished round before a read."""
     known = (
         termination.last_sent_at,
         termination.last_progress_at,
@@ -119,20 +122,20 @@ def still_s(termination: Termination, seen_at: datetime) -> float:
 
 
 def by_deadline_s(termination: Termination, usual_s: float, share: float) -> float:
-    """``usual_s``, or this share of the termination's deadline where that is shorter."""
+    """Return ``usual_s``, or this share of the termination's deadline if that is shorter."""
     return min(usual_s, share * termination.give_up_after_s)
 
 
 def count_every_s(termination: Termination) -> float:
-    """How old its counters may grow while it drains."""
+    """Return the maximum age of the counters while the job drains, in seconds."""
     return by_deadline_s(termination, COUNTED_EVERY_S, COUNTED_SHARE)
 
 
 def count_due_at(termination: Termination) -> datetime | None:
-    """When to count the instances of a draining job whose deadline is short.
+    """Return when to count the instances of a draining job whose deadline is short.
 
-    None: its deadline is long enough for the counts that every draining job gets, or a count is
-    planned anyway.
+    None: the deadline is long enough for the counts that every draining job gets, or a count is
+    already planned.
     """
     every_s = count_every_s(termination)
     planned = termination.state is not State.DRAINING or termination.poll_kind is PollKind.SINGLE
@@ -143,18 +146,18 @@ def count_due_at(termination: Termination) -> datetime | None:
     return counted_at + timedelta(seconds=every_s)
 
 
-def next_rung(
+def next_level(
     termination: Termination, seen_at: datetime, policy: EscalationPolicy
 ) -> EscalationLevel | None:
-    """The level that it is time for, after a look that counted live instances; None: not yet."""
+    """Return the level that is due after a count that showed live instances; None: not yet."""
     live = termination.instances.live if termination.instances else 0
     if not live or going_on(termination):
         return None
-    patient = still_s(termination, seen_at) < _patience_s(termination, policy)
+    patient = stalled_for_s(termination, seen_at) < _patience_s(termination, policy)
     if patient and not _must_begin(_level(termination), termination, seen_at, policy):
         return None
     may_call = termination.escalate and live <= policy.instances_max
-    # Rounds that the deadline leaves no time for are left out.
+    # Skip the rounds for which the deadline leaves no time.
     rounds = policy.rounds_max
     if _must_begin(rounds, termination, seen_at, policy):
         rounds = 0
@@ -162,12 +165,12 @@ def next_rung(
         return EscalationLevel.INSTANCES
     if termination.escalation_level is EscalationLevel.MANUAL:
         return None
-    may_end = (
+    may_terminate_machines = (
         may_call
         and policy.machines
         and termination.escalation_level is not EscalationLevel.MACHINES
     )
-    return EscalationLevel.MACHINES if may_end else EscalationLevel.MANUAL
+    return EscalationLevel.MACHINES if may_terminate_machines else EscalationLevel.MANUAL
 
 
 def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
@@ -180,20 +183,20 @@ def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
 
 
 def presses(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> bool:
-    """Whether there is a next level, and the deadline leaves no more time to wait with it."""
+    """Return whether there is a next level that the deadline leaves no time to postpone."""
     must_begin = _must_begin(_level(termination), termination, seen_at, policy)
-    return must_begin and next_rung(termination, seen_at, policy) is not None
+    return must_begin and next_level(termination, seen_at, policy) is not None
 
 
 def _level(termination: Termination) -> int:
-    """How many levels came before the next one."""
+    """Return the number of levels before the next one."""
     return termination.escalation_round + (termination.escalation_level is EscalationLevel.MACHINES)
 
 
 def _must_begin(
     level: int, termination: Termination, seen_at: datetime, policy: EscalationPolicy
 ) -> bool:
-    """Whether the deadline leaves no more time to wait with this level; the first one is 0."""
+    """Return whether the deadline leaves no time to postpone this level; the first one is 0."""
     history, last_progress_at = termination.history, termination.last_progress_at
     if history is None or (last_progress_at is not None and last_progress_at >= seen_at):
         return False
@@ -206,21 +209,14 @@ def _must_begin(
 
 
 def going_on(termination: Termination) -> bool:
-    """Whether the calls of its round are not all made yet."""
-    done_at, escalation_started_at = (
-        termination.escalation_finished_at,
-        termination.escalation_started_at,
-    )
+    """Return whether the current round still has requests to send."""
+    started_at, finished_at = termination.escalation_started_at, termination.escalation_finished_at
     return termination.escalation_level in IN_ROUNDS and (
-        done_at is None or escalation_started_at is None or done_at < escalation_started_at
+        finished_at is None or started_at is None or finished_at < started_at
     )
 
 
 def read_since(termination: Termination) -> bool:
-    """Whether what its round is for has been read since it began."""
-    read_at, escalation_started_at = termination.read_at, termination.escalation_started_at
-    return (
-        read_at is not None
-        and escalation_started_at is not None
-        and read_at >= escalation_started_at
-    )
+    """Return whether the live instances have been read since the current round began."""
+    read_at, started_at = termination.read_at, termination.escalation_started_at
+    return read_at is not None and started_at is not None and read_at >= started_at

@@ -1,9 +1,10 @@
-"""What a look proves.
+"""Evidence levels and what a read proves.
 
-Levels: 0 accepted by us, 1 the cloud acknowledged our call, 2 the job reads SUCCEED or FAILED,
-3 no instance is live and the counters add up, 4 every machine that the job had when it was called
-is gone, 5 all that still so after the settle window.  Each holds all below it: without the
-machines' ids from before the call, or the permission to look them up, 3 is the highest.
+0: the request was accepted by this program. 1: the cloud acknowledged TerminateJob. 2: the job
+reads SUCCEED or FAILED. 3: no instance is live and the counters add up. 4: every machine that the
+job had when TerminateJob was sent is gone. 5: all of this was read again after the settle window.
+Levels 3 to 5 include those from 2 on. Without the machine ids from before TerminateJob, or without
+permission for DescribeInstances, 3 is the highest level.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ NO_INSTANCE_LIVE: Final = 3
 MACHINES_GONE: Final = 4
 SETTLED: Final = 5
 MEANINGS: Final[Mapping[int, str]] = {
-    0: "accepted; nothing is known of what became of it",
+    0: "the request was accepted; no effect on the job is known",
     ACKNOWLEDGED: "the cloud acknowledged TerminateJob",
     JOB_FINISHED: "the job reads SUCCEED or FAILED",
-    NO_INSTANCE_LIVE: "the job is finished, and no instance was live at a count that adds up",
-    MACHINES_GONE: "every machine that it had when it was called is gone as well",
-    SETTLED: "all that was still so after the settle window",
+    NO_INSTANCE_LIVE: "the job is finished, and a count that adds up showed no live instance",
+    MACHINES_GONE: "every machine that the job had when TerminateJob was sent is gone as well",
+    SETTLED: "all of this was read again after the settle window",
 }
 
 
 def proves_stopped(termination: Termination, seen: JobSeen) -> bool:
-    """Whether this read shows a finished job with no live instance that is not being terminated.
+    """Return whether this read proves that the job has stopped.
 
-    The job's state alone is no proof: it can read FAILED while other instances still drain.  Where
-    it is a word that the vendor does not document, the counters decide.
+    It must show a finished job, no live instance, counters that add up, and no pending termination.
+    The job's state alone proves nothing: it can read FAILED while other instances still drain. If
+    the vendor does not document the state, the counters decide.
     """
     state = state_seen(termination, seen)
     return (
@@ -53,9 +55,9 @@ def proves_stopped(termination: Termination, seen: JobSeen) -> bool:
 
 
 def proves_settled(termination: Termination, settle_until: datetime) -> bool:
-    """Whether all that was proven was read again at the end of the settle window or later.
+    """Return whether everything proven was read again at or after the end of the settle window.
 
-    That is the instance counters, and every machine that was captured.
+    That is the instance counters and every captured machine.
     """
     counted_at, machines = termination.instances_observed_at, termination.machines
     counted = counted_at is not None and counted_at >= settle_until
@@ -63,9 +65,9 @@ def proves_settled(termination: Termination, settle_until: datetime) -> bool:
 
 
 def machines_gone(termination: Termination) -> bool:
-    """Whether every machine of the job is known, was looked up and is gone.
+    """Return whether every machine of the job is known, was read and is gone.
 
-    Nodes of a compute environment restart and stay.
+    Nodes of a compute environment restart and stay, so a job with such nodes never qualifies.
     """
     capture, machines = termination.capture, termination.machines
     return (
@@ -78,5 +80,5 @@ def machines_gone(termination: Termination) -> bool:
 
 
 def state_seen(termination: Termination, seen: JobSeen) -> JobState | None:
-    """The job state after this look; a look that carried none leaves the one known before."""
+    """Return the job state after this read; a read without a state leaves the known one."""
     return seen.state or termination.job_state

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def on_read_failed(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
+    """Decide on a failed read by the kind of its error, the state and the deadline."""
     updated = replace(termination, problem=problem_of(error))
     denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
     if termination.state is State.SETTLING and termination.poll_kind is PollKind.SUBMIT_INFO:
@@ -44,17 +45,17 @@ def on_read_failed(
     if denied and termination.state in BEFORE_EFFECT:
         return _on_denied(updated, error, now, policy)
     late = overdue(termination, now) or _unread_too_long(termination, now)
-    # The signature's clock is wrong, not the job: that alone ends nothing.
+    # CLOCK_SKEW concerns the clock of the signature, not the job: it must not end a termination.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
         updated = confirmation.unreadable(updated, error.kind, now)
         known = updated.unconfirmed
         if known is not None and known.confirms(Verdict.UNREADABLE, now):
             return given_up(updated, now, why=str(error))
     elif error.kind is CloudErrorKind.THROTTLED:
-        # It tells nothing of the job, which is polled next as it was to be.
+        # Throttling shows nothing about the job: keep the planned poll.
         return Decision(after=termination)
     if not late and denied and termination.poll_kind is PollKind.SINGLE:
-        # DescribeJobs may still be allowed, and DescribeTask, once the job reads finished.
+        # DescribeJobs may still be allowed, and DescribeTask once the job reads finished.
         after = schedule_poll(
             updated, PollKind.BATCH, now + timedelta(seconds=policy.poll.drain_max_s)
         )
@@ -63,25 +64,27 @@ def on_read_failed(
     return Decision(after=after)
 
 
-def _on_denied(updated: Termination, error: CloudError, now: datetime, policy: Policy) -> Decision:
-    """The cloud does not let a job be read that was not called yet."""
+def _on_denied(
+    termination: Termination, error: CloudError, now: datetime, policy: Policy
+) -> Decision:
+    """Decide on a read that the cloud denied before any TerminateJob."""
     refused = error.kind is CloudErrorKind.REFUSED
-    if updated.poll_kind is PollKind.SUBMIT_INFO:
-        return _on_submission_refused(updated, now, policy, refused=refused)
+    if termination.poll_kind is PollKind.SUBMIT_INFO:
+        return _on_submission_refused(termination, now, policy, refused=refused)
     if refused:
-        return apply_event(updated, Event.CALL_REFUSED, now, why=str(error))
-    return on_forbidden(updated, DESCRIBE_JOB, now, policy, why=str(error))
+        return apply_event(termination, Event.CALL_REFUSED, now, why=str(error))
+    return on_forbidden(termination, DESCRIBE_JOB, now, policy, why=str(error))
 
 
 def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
-    """The action ``source`` answered that there is no such job, or did not list it."""
+    """Decide on an answer of the action ``source`` that there is no such job, or without it."""
     updated = confirmation.missing(
         termination, source, now, appears_within_s=policy.appears_within_s
     )
     known = updated.unconfirmed
     assert known is not None
     if not known.confirms(Verdict.MISSING, now):
-        # A job that was read before is asked for by both actions in turn.
+        # Poll a job that was read before by both actions in turn.
         by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
         poll_kind = PollKind.SINGLE if by_job else PollKind.BATCH
         return Decision(
@@ -102,7 +105,10 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
 def on_forbidden(
     termination: Termination, source: str, now: datetime, policy: Policy, *, why: str
 ) -> Decision:
-    """The account may not read the job; permissions are spread over seconds, or granted later."""
+    """Retry a read that the account may not make until the missing permission is confirmed.
+
+    A new permission takes seconds to spread, and one can be granted later.
+    """
     updated = confirmation.with_answer(
         termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
     )
@@ -113,11 +119,11 @@ def on_forbidden(
 
 
 def _on_submission_refused(
-    updated: Termination, now: datetime, policy: Policy, *, refused: bool
+    termination: Termination, now: datetime, policy: Policy, *, refused: bool
 ) -> Decision:
-    """DescribeJobSubmitInfo may not be called: after a while the counters are taken alone."""
+    """Use the counters alone once it is confirmed that DescribeJobSubmitInfo may not be called."""
     updated = confirmation.with_answer(
-        updated,
+        termination,
         Verdict.FORBIDDEN,
         "DescribeJobSubmitInfo",
         now,
@@ -132,7 +138,10 @@ def _on_submission_refused(
 
 
 def _unread_too_long(termination: Termination, now: datetime) -> bool:
-    """Whether what has no deadline yet, for it was never called, could not be read for so long."""
+    """Return whether a job without a deadline was unreadable for ``give_up_after_s``.
+
+    It has no deadline because TerminateJob was never sent.
+    """
     begun_at = max(termination.created_at, termination.not_before or termination.created_at)
     read_at = termination.observed_at or begun_at
     unread_s = (now - max(begun_at, read_at)).total_seconds()

@@ -1,4 +1,4 @@
-"""What is foretold of a termination: kept with each count of its instances, told on each read."""
+"""Forecast of one termination: recomputed on each instance count, projected to now on request."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 FAILURES_MAX: Final = 3
-"""Nothing is foretold any more once so many calls about one job have failed in a row."""
+"""Consecutive failed requests about one job after which it has no forecast."""
 
 
 def with_forecast(
-    before: Termination, after: Termination, now: datetime, others: Durations | None
+    before: Termination, after: Termination, now: datetime, past_durations: Durations | None
 ) -> Termination:
-    """What was decided of ``before``, with the history and the forecast that follow.
+    """Return ``after``, decided from ``before``, with its drain history and forecast.
 
-    Both go on while a job that runs on is called again, and end with the drain: once it is down,
-    or was revived, which takes some evidence away.
+    Both continue while TerminateJob is repeated for a job that ignores it. They end with the drain:
+    when the job has stopped, or was revived, which lowers the evidence.
     """
     drains = after.state in (State.DRAINING, State.SENDING)
     if not drains or after.evidence < before.evidence:
@@ -43,20 +43,21 @@ def with_forecast(
     ):
         return after
     history = observe(after.history or _begun(before, after, at), at, counters.live)
-    standing = _takes_a_person(after, history)
-    forecast = stalled(history, now) if standing else of_drain(history, others, now)
+    waits = _waits_for_manual_action(after, history)
+    forecast = stalled(history, now) if waits else of_drain(history, past_durations, now)
     return replace(after, history=history, forecast=forecast)
 
 
-def _takes_a_person(after: Termination, history: DrainHistory) -> bool:
-    """Whether nothing has gone down since it was left to a person."""
-    if after.escalation_level is not EscalationLevel.MANUAL or after.escalation_started_at is None:
+def _waits_for_manual_action(termination: Termination, history: DrainHistory) -> bool:
+    """Return whether no instance has stopped since manual action became required."""
+    started_at = termination.escalation_started_at
+    if termination.escalation_level is not EscalationLevel.MANUAL or started_at is None:
         return False
-    return history.last_progress_at <= after.escalation_started_at.timestamp()
+    return history.last_progress_at <= started_at.timestamp()
 
 
 def _begun(before: Termination, after: Termination, at: datetime) -> DrainHistory:
-    """The beginning of a drain whose instances are counted for the first time."""
+    """Return the start of the history of a drain whose instances are counted for the first time."""
     assert after.instances is not None
     live, began_at = after.instances.live, after.acknowledged_at
     counted_at = before.instances_observed_at
@@ -69,31 +70,34 @@ def _begun(before: Termination, after: Termination, at: datetime) -> DrainHistor
 
 
 def current(
-    termination: Termination, turn_at: datetime | None, others: Durations | None, now: datetime
+    termination: Termination,
+    turn_at: datetime | None,
+    past_durations: Durations | None,
+    now: datetime,
 ) -> Forecast | None:
-    """What can be told now; None where nothing can.
+    """Return the forecast as of ``now``, or None if no forecast is possible.
 
-    ``turn_at``: when something is done next for it; for one that may be called, the call.
+    ``turn_at``: time of the next action on the job; for a job that may be terminated, TerminateJob.
     """
     forecast = termination.forecast
-    stands_still = forecast is not None and forecast.stalled_since is not None
-    if nobody_knows(termination, now) and not stands_still:
+    has_stalled = forecast is not None and forecast.stalled_since is not None
+    if nobody_knows(termination, now) and not has_stalled:
         return None
     if forecast is not None:
         return forecast.as_of(now)
     if termination.state is not State.QUEUED or turn_at is None:
         return None
     if termination.begins_after(now):
-        return replace(of_queued(0.0, others, turn_at), made_at=now)
+        return replace(of_queued(0.0, past_durations, turn_at), made_at=now)
     if termination.terminate_after is None:
         return None
-    return of_queued((turn_at - now).total_seconds(), others, now)
+    return of_queued((turn_at - now).total_seconds(), past_durations, now)
 
 
 def nobody_knows(termination: Termination, now: datetime) -> bool:
-    """Whether no end can be told, for it is late already, or for what it does cannot be learnt.
+    """Return whether no end can be forecast: the deadline has passed, or reads of the job fail.
 
-    ``store.progress`` counts jobs by the same rule.
+    ``store.records.operation_progress`` counts jobs by the same rule.
     """
     unread = termination.unconfirmed is not None or termination.failures >= FAILURES_MAX
     return unread or overdue(termination, now)

@@ -1,4 +1,4 @@
-"""What a count of task instances is worth: how many there must be, and when a count denies that."""
+"""Plausibility of instance counts: the known minimum, and counts that contradict it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 _UNCOUNTED: Final = ErrorDetail(
     code="Client.Uncounted",
     message="the cloud's answer had no instance counters",
-    advice="see in the console whether instances of the job are live: without counters it cannot "
+    advice="check in the console whether instances of the job are live: without counters it cannot "
     "be proven stopped",
 )
 _NO_INSTANCES: Final = ErrorDetail(
     code="Client.NoInstances",
     message="the cloud counts no task instance of the job, in any state",
-    advice="see in the console whether the job has instances: without one that is counted it "
+    advice="check in the console whether the job has instances: without a counted instance it "
     "cannot be proven stopped",
 )
 
 
 def known_instances(termination: Termination) -> int:
-    """How many task instances the job has at least, by all that was read of it.
+    """Return the minimum number of task instances of the job, by everything read about it.
 
     Sources: DescribeJobSubmitInfo (TaskInstanceNum of all tasks), the counters of the capture, and
-    the largest count before.  Instances never become fewer.
+    the largest earlier count. The number of instances never decreases.
     """
     counted = termination.instances.total if termination.instances else 0
     submitted, captured = termination.instances_submitted or 0, 0
@@ -39,9 +39,9 @@ def known_instances(termination: Termination) -> int:
 
 
 def contradiction(termination: Termination, seen: JobSeen) -> ErrorDetail | None:
-    """Why the count of this read proves nothing; None: it adds up.
+    """Return why the count of this read proves nothing, or None if it adds up.
 
-    Every task has one instance at least.
+    Every task has at least one instance.
     """
     if seen.instances is None:
         return _UNCOUNTED
@@ -53,7 +53,7 @@ def contradiction(termination: Termination, seen: JobSeen) -> ErrorDetail | None
         return None
     return ErrorDetail(
         code="Client.CountTooLow",
-        message=f"the cloud counts {total} task instances of the job, but it has {known} at least",
-        advice="see in the console whether the others are live: the count cannot prove that they "
+        message=f"the cloud counts {total} task instances of the job, but it has at least {known}",
+        advice="check in the console whether the others are live: the count cannot prove that they "
         "have stopped",
     )

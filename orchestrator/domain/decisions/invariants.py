@@ -1,6 +1,6 @@
-"""What no write may break, whatever decided on it: checked in production, too.
+"""Invariants that every decision must keep, checked in production before it is written.
 
-A violation is a bug.  What would have broken an invariant is not written, and is counted.
+A violation is a bug. The decision is not written, and the violation is counted.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 
 class Invariant(StrEnum):
+    """Names of the invariants, as errors and metrics show them."""
+
     TRANSITION = "transition"
     """A state changes by an event of the lifecycle table, one revision at a time."""
     PROOF = "proof"
-    """What counts as down was seen finished, its instances counted, and none live; no higher level
-    is claimed while a machine is left."""
+    """A job counts as stopped only if it was read finished and a count showed no live instance;
+    evidence 4 or more requires that all its machines are gone."""
     CALL = "call"
-    """A job is called only once a look has shown that it may be, and not from SUBMITTED."""
+    """TerminateJob is sent only after a read has allowed it, and never to a SUBMITTED job."""
     CONSTRAINT = "constraint"
-    """What the database itself checks."""
+    """A constraint of the database."""
 
 
 def check(before: Termination, decision: Decision, at: datetime) -> None:
@@ -48,40 +50,41 @@ def check(before: Termination, decision: Decision, at: datetime) -> None:
         _check_call(before, at)
 
 
-def _check_proof(after: Termination) -> None:
-    state = after.job_state
+def _check_proof(termination: Termination) -> None:
+    state, counters = termination.job_state, termination.instances
     finished = state is not None and (state.finished or not state.known)
-    none_live = after.instances is not None and after.instances.live == 0
-    # Of a job that reads SUCCEED and has no instance, its end is all that can be proven.
-    empty = state is JobState.SUCCEED and after.instances is not None and not after.instances.total
+    none_live = counters is not None and counters.live == 0
+    # For a job that reads SUCCEED and has no instance, only its end can be proven.
+    empty = state is JobState.SUCCEED and counters is not None and not counters.total
     least = evidence.JOB_FINISHED if empty else evidence.NO_INSTANCE_LIVE
-    if not (finished and none_live and after.evidence >= least):
+    if not (finished and none_live and termination.evidence >= least):
         raise InvariantViolated(
             Invariant.PROOF,
-            f"{after.id} would be {after.state} with evidence {after.evidence}, its job "
-            f"{after.job_state} and its instances {after.instances}",
+            f"{termination.id} would become {termination.state} with evidence "
+            f"{termination.evidence}, job state {state} and instances {counters}",
         )
 
-    if after.evidence >= evidence.MACHINES_GONE and not evidence.machines_gone(after):
+    if termination.evidence >= evidence.MACHINES_GONE and not evidence.machines_gone(termination):
         raise InvariantViolated(
             Invariant.PROOF,
-            f"{after.id} would have evidence {after.evidence} with {after.machines}",
+            f"{termination.id} would have evidence {termination.evidence} with "
+            f"{termination.machines}",
         )
 
 
-def _check_call(before: Termination, at: datetime) -> None:
-    # The state may be one that is not known here.
-    seen = before.job_state is not None or before.instances is not None
-    submitted = before.job_state is JobState.SUBMITTED
+def _check_call(termination: Termination, at: datetime) -> None:
+    # The job state is None if only DescribeTask has read the job.
+    was_read = termination.job_state is not None or termination.instances is not None
     if (
-        not seen
-        or submitted
-        or before.in_doubt
-        or before.terminate_after is None
-        or before.terminate_after > at
+        not was_read
+        or termination.job_state is JobState.SUBMITTED
+        or termination.in_doubt
+        or termination.terminate_after is None
+        or termination.terminate_after > at
     ):
         raise InvariantViolated(
             Invariant.CALL,
-            f"{before.id} would be called at {at}, its job {before.job_state}, terminate_after "
-            f"{before.terminate_after}, in doubt: {before.in_doubt}",
+            f"TerminateJob of {termination.id} would be sent at {at} with job state "
+            f"{termination.job_state}, terminate_after {termination.terminate_after}, in doubt: "
+            f"{termination.in_doubt}",
         )

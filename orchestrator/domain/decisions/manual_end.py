@@ -1,4 +1,4 @@
-"""What becomes of a termination that nobody can drive, where a person ends it."""
+"""Manual end of a termination whose account is not configured, so that nothing follows it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 NOT_CONFIGURED: Final = "Client.AccountNotConfigured"
-"""The code of a termination that was ended by hand, since its account is not configured."""
+"""Error code of a termination that was ended manually because its account is not configured."""
 
 
 def stopped(
     termination: Termination, now: datetime, *, by: str, reason: str, untouched: bool
 ) -> Decision:
-    """End it: ``untouched`` where no call was ever sent for it and no other operation wants it.
+    """End the termination: withdrawn if ``untouched``, else unverified.
 
-    What was called may be live: nobody looks at it any more, so that is not verified.
+    ``untouched``: TerminateJob was never sent and no other operation wants the job. Otherwise the
+    job may be live and is not read any more, so it cannot be verified.
     """
     account = f"account {termination.account!r} and its region {termination.region!r}"
-    why = f"stopped by {by} ({reason}): {account} are configured nowhere"
+    why = f"stopped by {by} ({reason}): {account} are not configured"
     if untouched:
         return apply_event(termination, Event.WITHDRAWN, now, why=why)
     problem = ErrorDetail(
         code=NOT_CONFIGURED,
-        message=f"{account} are configured nowhere, so the job could not be followed; it was "
+        message=f"{account} are not configured, so the job could not be followed; it was "
         f"ended by {by}",
-        advice="look at the job in the console and end there what is live, or configure the "
+        advice="check the job in the console and terminate there what is live, or configure the "
         "account and submit the job again",
     )
     return apply_event(replace(termination, problem=problem), Event.GAVE_UP, now, why=why)

@@ -1,8 +1,8 @@
-"""Whether a job that was down came back: RetryJobs revives those that failed.
+"""Detection of revivals: stopped jobs that run again, since RetryJobs revives failed ones.
 
-RetryJobs re-runs the failed instances of FAILED jobs and resets their history; anybody may call it
-at any time (RetryJobs in the vendor's SDK for Python, batch/v20170312).  A termination that has
-ended stays as it ended: that it was down was true then.
+RetryJobs re-runs the failed instances of FAILED jobs and resets their history; anyone may call it
+at any time (RetryJobs in the vendor's SDK for Python, batch/v20170312). A final state never
+changes: the job was stopped when it was verified.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 RETERMINATE_MAX: Final = 3
-"""How many times in a row a job that comes back is brought down again, where that is asked for."""
+"""Maximum number of times in a row that a revived job is terminated again, where requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevivalCheck:
-    """What a read of a job whose termination has ended makes of its come-back watch.
+    """Result of a read of a job that is watched for revival after its termination has ended.
 
-    ``came_back`` is how the job was read, if it came back; with ``ends`` it is read no more.
-    ``count``: DescribeJobs cannot tell, so its instances are to be counted (DescribeJob).
+    ``came_back`` is the read that showed a revival, if it did. ``ends``: the watch is over.
+    ``count``: DescribeJobs cannot decide, so the instances must be counted (DescribeJob).
     """
 
     termination: Termination
@@ -40,10 +40,10 @@ class RevivalCheck:
 
 
 def check_listed(termination: Termination, seen: JobSeen | None, now: datetime) -> RevivalCheck:
-    """A watched job as DescribeJobs showed it; None: it was not listed.
+    """Check a watched job as DescribeJobs showed it; ``seen`` is None if it was not listed.
 
-    A job whose EndTime changed ran in between; it is watched on, for it may run again at the next
-    read.  The instances are counted once at the end of the watch, however late that is, and
+    A job whose EndTime changed ran in between; the watch continues, since it may run again at the
+    next read. The instances are counted once at the end of the watch, however late that is, and
     whenever the state or the EndTime leaves a doubt: an instance can run again under a job that
     reads FAILED, and one answer without the job does not prove that it was deleted.
     """
@@ -56,7 +56,7 @@ def check_listed(termination: Termination, seen: JobSeen | None, now: datetime) 
 
 
 def check_counted(termination: Termination, seen: JobSeen | None, now: datetime) -> RevivalCheck:
-    """A watched job as DescribeJob showed it; None: the cloud does not know it any more."""
+    """Check a watched job as DescribeJob showed it; None: the cloud no longer knows it."""
     if seen is None:
         return RevivalCheck(termination=termination, ends=True)
     live = seen.instances is not None and seen.instances.live > 0
@@ -67,7 +67,7 @@ def check_counted(termination: Termination, seen: JobSeen | None, now: datetime)
 
 
 def check_refused(termination: Termination, now: datetime) -> RevivalCheck:
-    """A watched job that the account may not read, which may change until the watch ends."""
+    """Check a watched job that the account may not read: that may change until the watch ends."""
     return RevivalCheck(termination=termination, ends=_is_over(termination, now))
 
 
@@ -81,7 +81,7 @@ def _is_over(termination: Termination, now: datetime) -> bool:
 
 
 def revival_of(seen: JobSeen) -> Revival:
-    """How a job that came back was read."""
+    """Return the revival that a read showed."""
     assert seen.state is not None
     live = seen.instances.live if seen.instances is not None else None
     revival = Revival(at=seen.observed_at, job_state=seen.state, instances_live=live)

@@ -1,7 +1,7 @@
-"""What follows from reads of a job that was seen to stop, until the end of its settle window.
+"""Decisions on reads of a job that was observed stopped, until the end of its settle window.
 
 RetryJobs can revive a failed job, and an instance can run again while the job still reads FAILED.
-So DescribeJobs watches the state during the window, and at its end everything that was proven is
+So DescribeJobs polls the state during the window, and at its end everything that was proven is
 read once more: the instance counters (DescribeJob or DescribeTask) and the captured machines.
 """
 
@@ -19,8 +19,8 @@ from orchestrator.domain.decisions.transitions import (
     apply_event,
     given_up,
     overdue,
-    running_again,
     schedule_poll,
+    start_new_run,
     to_be_counted,
     with_observation,
 )
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 COMPARED_WITHIN_S: Final = 60.0
-"""How long after its settle window a job waits to be compared with what it was submitted as."""
+"""Longest time after its settle window that a job waits for the comparison with its submission."""
 
 
 def on_job_settling(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
+    """Decide on a read of a job in its settle window."""
     updated = replace(with_observation(termination, seen), failures=0, problem=None)
     state = updated.job_state
     if state is None or (state.known and not state.finished) or seen.terminating:
@@ -52,7 +53,7 @@ def on_job_settling(
     if seen.instances is None and is_doubtful(termination, seen):
         return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
     if seen.instances is None and termination.poll_kind is PollKind.SINGLE:
-        # DescribeJob was to count, and its answer had no counters.
+        # DescribeJob was sent for a count, and its answer had no counters.
         return Decision(after=to_be_counted(termination, updated, seen, now, policy))
     return on_still_stopped(updated, now, policy)
 
@@ -66,18 +67,18 @@ def _on_denied(
     *,
     why: str,
 ) -> Decision:
-    """What was proven of the job is not so any more."""
+    """Return the job to draining because a read contradicts what was proven."""
     unproven = replace(updated, evidence=evidence.JOB_FINISHED)
     if termination.give_up_at is not None and now >= termination.give_up_at:
-        # Without this, a job that alternates between stopped and doubtful would have no end.
+        # Without this, a job alternating between stopped and doubtful would never end.
         return given_up(unproven, now, why=why)
     unproven = replace(unproven, settle_until=None, confirm_from=None)
     live = seen.instances is not None and seen.instances.live > 0
     if live or ran_again(termination, seen):
-        unproven = running_again(unproven)
+        unproven = start_new_run(unproven)
     decision = apply_event(unproven, Event.SEEN_LIVE_AGAIN, now, why=why)
     if live:
-        # TerminateJob is called again, although the job reads finished.
+        # TerminateJob is sent again, although the job reads finished.
         after = schedule_poll(
             decision.after, PollKind.BATCH, now + timedelta(seconds=policy.sweep_s)
         )
@@ -85,35 +86,37 @@ def _on_denied(
     return replace(decision, after=schedule_poll(decision.after, PollKind.SINGLE, now))
 
 
-def _on_revived(updated: Termination, now: datetime, policy: Policy) -> Decision:
-    revived = replace(updated, evidence=evidence.ACKNOWLEDGED, settle_until=None, confirm_from=None)
+def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    revived = replace(
+        termination, evidence=evidence.ACKNOWLEDGED, settle_until=None, confirm_from=None
+    )
     decision = apply_event(
-        running_again(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
+        start_new_run(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
     )
     at = now + timedelta(seconds=policy.sweep_s)
-    terminate_after = None if updated.job_state is JobState.SUBMITTED else now
+    terminate_after = None if termination.job_state is JobState.SUBMITTED else now
     after = replace(
         schedule_poll(decision.after, PollKind.BATCH, at), terminate_after=terminate_after
     )
     return replace(decision, after=after)
 
 
-def on_still_stopped(updated: Termination, now: datetime, policy: Policy) -> Decision:
-    """The job was read as stopped as before: end it, or plan what is still to be read."""
-    gone = evidence.machines_gone(updated)
+def on_still_stopped(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    """Verify a job that was read as stopped again, or plan what is still to be read."""
+    gone = evidence.machines_gone(termination)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
-    updated = replace(updated, evidence=proven)
+    updated = replace(termination, evidence=proven)
     settle_until, machines = updated.settle_until or now, updated.machines
     late = overdue(updated, now)
     if late and machines.up:
         return _machines_stay(updated, now)
     counted_at = updated.instances_observed_at
     proven_at = settle_until - timedelta(seconds=updated.settle_s)
-    # However short the window is, it takes a second count, of all instances known by now.
+    # However short the window is, a second count of all instances known by now is required.
     counted = counted_at is not None and proven_at < counted_at >= settle_until
     counted = counted and _counts_all(updated)
     confirmed = machines.read_since(settle_until) or not machines.readable
-    if counted and ((confirmed and not machines.left) or late):
+    if counted and ((confirmed and not machines.remaining) or late):
         if policy.compares and submission_unread(updated) and now < _compared_by(updated, now):
             return Decision(after=schedule_poll(updated, PollKind.SUBMIT_INFO, now))
         if evidence.proves_settled(updated, settle_until):
@@ -129,9 +132,9 @@ def on_still_stopped(updated: Termination, now: datetime, policy: Policy) -> Dec
 def on_submission_unread(
     termination: Termination, error: CloudError, now: datetime, policy: Policy
 ) -> Decision:
-    """DescribeJobSubmitInfo failed for a job that was seen to stop.
+    """Decide on a failed DescribeJobSubmitInfo for a job that was observed stopped.
 
-    It is asked again for a while; where the account may not call it, its counts are taken alone.
+    It is retried for a while. If the account may not call it, the counters are used alone.
     """
     if error.kind is CloudErrorKind.THROTTLED and now < _compared_by(termination, now):
         return Decision(after=termination)
@@ -146,38 +149,40 @@ def _compared_by(termination: Termination, now: datetime) -> datetime:
     return (termination.settle_until or now) + timedelta(seconds=COMPARED_WITHIN_S)
 
 
-def _counts_all(updated: Termination) -> bool:
-    return updated.instances is not None and updated.instances.total >= known_instances(updated)
+def _counts_all(termination: Termination) -> bool:
+    counters = termination.instances
+    return counters is not None and counters.total >= known_instances(termination)
 
 
-def on_record_deleted(updated: Termination, now: datetime, policy: Policy) -> Decision:
-    """The record was deleted after the job was seen to stop: only its machines can be read still.
+def on_record_deleted(termination: Termination, now: datetime, policy: Policy) -> Decision:
+    """Decide on a job whose record was deleted after it was observed stopped.
 
-    The cloud deletes the record of a finished job only, its instances included.
+    The cloud deletes only records of jobs that have finished, their instances included, so only the
+    machines can still be read.
     """
-    late = overdue(updated, now)
-    if late and updated.machines.up:
-        return _machines_stay(updated, now)
-    if updated.machines.left and not late:
+    late = overdue(termination, now)
+    if late and termination.machines.up:
+        return _machines_stay(termination, now)
+    if termination.machines.remaining and not late:
         soon = now + timedelta(seconds=policy.poll.settling_s)
-        return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
-    proven = (
-        evidence.MACHINES_GONE if evidence.machines_gone(updated) else evidence.NO_INSTANCE_LIVE
-    )
-    settled = replace(updated, evidence=proven, problem=None)
-    return apply_event(settled, Event.SETTLED, now, why="deleted after it was seen down")
+        return Decision(after=schedule_poll(termination, PollKind.BATCH, soon))
+    gone = evidence.machines_gone(termination)
+    proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
+    settled = replace(termination, evidence=proven, problem=None)
+    why = "the record of the job was deleted after it was observed stopped"
+    return apply_event(settled, Event.SETTLED, now, why=why)
 
 
-def _machines_stay(updated: Termination, now: datetime) -> Decision:
-    machines = updated.machines
+def _machines_stay(termination: Termination, now: datetime) -> Decision:
+    machines = termination.machines
     why = f"{machines.up} of {machines.total} machines were still up"
-    return given_up(updated, now, why=why)
+    return given_up(termination, now, why=why)
 
 
 def is_doubtful(termination: Termination, seen: JobSeen) -> bool:
-    """Whether a finished job that DescribeJobs showed may run again, so that it must be counted.
+    """Return whether a finished job that DescribeJobs showed may run again and must be counted.
 
-    Its EndTime was known and is none now, or its state became a word that is not documented.
+    Its EndTime was known and is missing now, or its state became one that is not documented.
     """
     lost = termination.job_end_time is not None and seen.end_time is None
     new_word = seen.state is not None and not seen.state.known
@@ -185,13 +190,13 @@ def is_doubtful(termination: Termination, seen: JobSeen) -> bool:
 
 
 def ran_again(termination: Termination, seen: JobSeen) -> bool:
-    """Whether a finished job ended another time than it was known to have."""
+    """Return whether a finished job shows another EndTime than the known one."""
     known, read = termination.job_end_time, seen.end_time
     return known is not None and read is not None and _instant(read) != _instant(known)
 
 
 def _instant(time: str) -> datetime | str:
-    """What a time of the cloud stands for: two actions may write the same one in two ways."""
+    """Return the instant that a time of the cloud means: two actions may format it differently."""
     try:
         return datetime.fromisoformat(time)
     except ValueError:
@@ -199,7 +204,7 @@ def _instant(time: str) -> datetime | str:
 
 
 def _denial(termination: Termination, seen: JobSeen) -> str | None:
-    """Why a finished job may not be stopped any more; None: nothing denies it."""
+    """Return why a finished job may no longer be stopped, or None if nothing contradicts it."""
     if ran_again(termination, seen):
         return "its EndTime changed"
     if seen.instances is None or evidence.proves_stopped(termination, seen):
@@ -207,4 +212,4 @@ def _denial(termination: Termination, seen: JobSeen) -> str | None:
     problem = contradiction(termination, seen)
     if problem is not None:
         return problem.message
-    return f"its counters read {seen.instances.live} live of {seen.instances.total}"
+    return f"its counters show {seen.instances.live} live of {seen.instances.total} instances"

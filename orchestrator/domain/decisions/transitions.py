@@ -1,4 +1,4 @@
-"""What a decision is, and the steps that decisions of every kind are made of."""
+"""Decisions as values, and the steps that decisions of every kind share."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ if TYPE_CHECKING:
     from orchestrator.domain.pacing.polling import PollPolicy
 
 BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
-"""States in which no call is known to have had effect, or not since it ran again."""
+"""States before any TerminateJob of the current run is known to have taken effect."""
 _LATE: Final = ErrorDetail(
     code="Client.DeadlinePassed",
-    message="the job was not seen down by its deadline",
-    advice="look at the job in the console and end there what is live, or submit it again with a "
-    "longer give_up_after_s",
+    message="the job was not observed stopped by its deadline",
+    advice="check the job in the console and terminate there what is live, or submit it again with "
+    "a longer give_up_after_s",
 )
 _UNSETTLED: Final = replace(
     _LATE,
-    message="the job was seen down, but by its deadline it was not proven to be down for good",
-    advice="see in the console that the job was not revived, and end there what is up of its "
-    "machines, or submit it again with a longer give_up_after_s",
+    message="the job was observed stopped, but by its deadline it was not proven to stay stopped",
+    advice="check in the console that the job was not revived, and terminate its machines that "
+    "are up, or submit it again with a longer give_up_after_s",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What :func:`decide` may know beside the termination itself.
+    """Everything that :func:`decide` may know beside the termination itself.
 
-    ``sweep_s`` is the present interval between sweeps, ``jitter`` one draw from [0, 1).
-    ``others``: how long drains take, where it is known of any.  ``appears_within_s``: how long a
-    job that was never read is asked for before it ends as ``not_found``.  ``permitted_within_s``:
-    how long a call that the account may not make is tried before the job ends as ``refused``.
-    ``compares``: whether a job that was called is compared with what it was submitted as, if its
-    capture has not read that: DescribeJobSubmitInfo is in use, and no capture waits for its quota.
+    ``sweep_s``: current interval between batch polls, in seconds. ``jitter``: one draw from [0, 1).
+    ``past_durations``: distribution of how long drains take, if any is known.
+    ``appears_within_s``: time for which a job that was never read is polled before it ends as
+    ``not_found``. ``permitted_within_s``: time for which a request that the account may not make is
+    retried before the job ends as ``refused``. ``compares``: whether a job that was terminated is
+    compared with its submission if its capture has not read that; it is true if
+    DescribeJobSubmitInfo is in use and no capture waits for its quota.
     """
 
     poll: PollPolicy
@@ -54,7 +55,7 @@ class Policy:
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
-    others: Durations | None = None
+    past_durations: Durations | None = None
     appears_within_s: float = confirmation.APPEARS_WITHIN_S
     permitted_within_s: float = confirmation.FORBIDDEN_S
     compares: bool = False
@@ -62,9 +63,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The termination's next value, the event that led there (None: it stays), and why.
+    """The termination's next value, the event that led to it (None: the state stays), and why.
 
-    ``forecast_error``: what its forecast failed for, which is left out.
+    ``forecast_error``: the error for which the forecast was left out.
     """
 
     after: Termination
@@ -76,7 +77,10 @@ class Decision:
 def apply_event(
     termination: Termination, event: Event, now: datetime, *, why: str | None = None
 ) -> Decision:
-    """The termination after ``event``, with what every change of state brings along."""
+    """Return the termination after ``event``, with the changes that every change of state implies.
+
+    Raise IllegalTransition if the lifecycle table does not allow the event.
+    """
     state = next_state(termination.state, event)
     after = replace(
         termination,
@@ -99,12 +103,12 @@ def apply_event(
 def schedule_poll(
     termination: Termination, poll_kind: PollKind, at: datetime | None
 ) -> Termination:
-    """The termination with its next look planned."""
+    """Return the termination with its next poll planned."""
     return replace(termination, poll_kind=poll_kind, next_poll_at=at)
 
 
 def retry_poll(termination: Termination, now: datetime, policy: Policy) -> Termination:
-    """The termination with a read that failed made again, after longer and longer."""
+    """Return the termination with a failed read planned again after a growing delay."""
     failed = replace(termination, failures=termination.failures + 1)
     poll_kind = (
         PollKind.SINGLE if termination.poll_kind is PollKind.BATCH else termination.poll_kind
@@ -113,7 +117,7 @@ def retry_poll(termination: Termination, now: datetime, policy: Policy) -> Termi
 
 
 def with_observation(termination: Termination, seen: JobSeen) -> Termination:
-    """The termination with what this read carried; what it did not carry stays."""
+    """Return the termination with the values of this read; values it did not carry stay."""
     counted = seen.instances is not None
     return replace(
         termination,
@@ -135,7 +139,7 @@ def with_observation(termination: Termination, seen: JobSeen) -> Termination:
 def to_be_counted(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
-    """Have the instances counted; later, if this read should have done so and proves nothing."""
+    """Plan a count of the instances: at once, or later if this read was one and proves nothing."""
     if termination.poll_kind is PollKind.BATCH and seen.instances is None:
         return schedule_poll(updated, PollKind.SINGLE, now)
     give_up_at = updated.give_up_at or now + timedelta(seconds=updated.give_up_after_s)
@@ -149,7 +153,10 @@ def to_be_counted(
 
 
 def overdue(termination: Termination, now: datetime) -> bool:
-    """Whether its deadline has passed; one that was seen to stop has its time once more."""
+    """Return whether the deadline has passed.
+
+    A job that was observed stopped has ``give_up_after_s`` once more after its settle window.
+    """
     deadline = termination.give_up_at
     if termination.state is State.SETTLING and termination.settle_until is not None:
         deadline = termination.settle_until + timedelta(seconds=termination.give_up_after_s)
@@ -157,7 +164,10 @@ def overdue(termination: Termination, now: datetime) -> bool:
 
 
 def with_deadline(termination: Termination, now: datetime) -> Termination:
-    """The termination once a call may have reached the cloud: its deadline counts from the call."""
+    """Return the termination with a deadline, counted from the first TerminateJob.
+
+    Used once a request may have reached the cloud.
+    """
     if termination.give_up_at is not None:
         return termination
     first_sent_at = termination.first_sent_at or now
@@ -167,9 +177,10 @@ def with_deadline(termination: Termination, now: datetime) -> Termination:
 
 
 def not_executed(termination: Termination, now: datetime, policy: Policy, *, why: str) -> Decision:
-    """A call certainly had no effect.
+    """Decide on a TerminateJob that certainly had no effect.
 
-    The deadline does not count from it: without network, none would ever be called in time.
+    The deadline does not count from it: otherwise jobs would expire during a network outage before
+    any request was sent.
     """
     decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=why)
     at = now + backoff(termination, policy)
@@ -179,13 +190,13 @@ def not_executed(termination: Termination, now: datetime, policy: Policy, *, why
 
 
 def in_doubt(termination: Termination, at: datetime) -> Termination:
-    """The termination after a call whose outcome is not known: the job is read first."""
+    """Return the termination after a TerminateJob with unknown outcome: the job is read first."""
     doubtful = replace(with_deadline(termination, at), in_doubt=True)
     return schedule_poll(doubtful, PollKind.SINGLE, at)
 
 
 def accepted(termination: Termination, now: datetime, policy: Policy) -> Decision:
-    """The cloud has acknowledged a call, or was seen to act on one."""
+    """Decide on a TerminateJob that the cloud acknowledged or was observed to act on."""
     decision = apply_event(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
     after = replace(
         schedule_poll(decision.after, PollKind.BATCH, now + timedelta(seconds=policy.sweep_s)),
@@ -199,8 +210,8 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
     return replace(decision, after=after)
 
 
-def running_again(termination: Termination) -> Termination:
-    """The termination of a job that was revived: on which machines is to be captured anew."""
+def start_new_run(termination: Termination) -> Termination:
+    """Return the termination of a revived job, whose machines must be captured again."""
     return replace(
         termination,
         run=termination.run + 1,
@@ -212,7 +223,7 @@ def running_again(termination: Termination) -> Termination:
 
 
 def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
-    """The deadline has passed; what last went wrong is told with it."""
+    """End the termination at its deadline, with the last error in its problem."""
     last = termination.problem
     late = _UNSETTLED if termination.evidence >= evidence.NO_INSTANCE_LIVE else _LATE
     message = f"{late.message}; last error: {last.code}: {last.message}" if last else late.message
@@ -221,12 +232,12 @@ def given_up(termination: Termination, now: datetime, *, why: str) -> Decision:
 
 
 def problem_of(error: CloudError) -> ErrorDetail:
-    """What a person is told of an error."""
+    """Return the error as terminations store it and the API shows it."""
     return ErrorDetail(code=error.code, message=error.message, advice=error.advice)
 
 
 def backoff(termination: Termination, policy: Policy) -> timedelta:
-    """How long to wait after so many failures in a row."""
+    """Return the wait after the termination's consecutive failures."""
     return timedelta(
         seconds=backoff_s(
             termination.failures,

@@ -1,1 +1,1 @@
-"""How long one drain takes: the durations of past drains, and models of the present one."""
+"""Forecast of one drain: durations of past drains, and models of the present one."""

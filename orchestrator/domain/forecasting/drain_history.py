@@ -1,4 +1,4 @@
-"""What looks at a job showed while it drained, thinned to what its forecast needs."""
+"""Time series of live instances during one drain, thinned to what its forecast needs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ if TYPE_CHECKING:
 
 SAMPLES_MAX: Final = 16
 STARTS: Final = 3
-"""A drain may begin at any of so many first samples: instances that wait fail at once, and machines
-take a while before the first of them is destroyed."""
+"""Number of first samples at which a drain may begin.
+
+Waiting instances fail at once, and it takes a while until the first machine is destroyed.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainHistory:
-    """What looks showed since the cloud acknowledged the call; plain numbers, to be stored as JSON.
+    """Polls since the cloud acknowledged TerminateJob, as plain numbers that are stored as JSON.
 
-    ``samples``: (Unix seconds, instances live), the acknowledgement first; each later one has fewer
-    live than the one before.  ``seen_at``: the last look (Unix seconds), whatever it showed.
-    ``pause_s``: the longest time between two samples ever seen.
+    ``samples``: (Unix seconds, live instances), the acknowledgement first; each sample has fewer
+    live instances than the one before. ``seen_at``: the last poll (Unix seconds), including polls
+    without progress. ``pause_s``: the longest time between two samples so far.
     """
 
     samples: tuple[tuple[float, int], ...]
@@ -34,7 +36,7 @@ class DrainHistory:
 
     @property
     def last_progress_at(self) -> float:
-        """When a look last showed fewer live; the beginning, if none has."""
+        """Time of the last poll that showed fewer live instances; the beginning, if none has."""
         return self.samples[-1][0]
 
     @property
@@ -47,24 +49,25 @@ class DrainHistory:
 
     @property
     def rate_per_s(self) -> float:
-        """Instances that went down a second, over the latter half of the time at least."""
+        """Instances that stopped per second, over at least the second half of the time."""
         middle = (self.began_at + self.seen_at) / 2
         since, live = [sample for sample in self.samples if sample[0] <= middle][-1]
         return (live - self.live) / (self.seen_at - since) if self.seen_at > since else 0.0
 
 
 def begin(at: datetime, live: int) -> DrainHistory:
-    """A drain that began ``at`` the acknowledgement with so many instances live.
+    """Return the history of a drain that began ``at`` the acknowledgement.
 
-    Where they were not counted then: those that the first count shows live or FAILED.
+    ``live``: the live instances at that time. If they were not counted then, pass the instances
+    that the first count shows as live or FAILED.
     """
     return DrainHistory(samples=((at.timestamp(), live),), seen_at=at.timestamp())
 
 
 def observe(history: DrainHistory, at: datetime, live: int) -> DrainHistory:
-    """The history with one more look; one that is not later than the last changes nothing.
+    """Return the history with one more poll; a poll not later than the last changes nothing.
 
-    More live than before: the job was revived, and its history begins anew.
+    If more instances are live than before, the job was revived and a new history begins.
     """
     seen_at = at.timestamp()
     if seen_at <= history.seen_at:
@@ -81,9 +84,9 @@ def observe(history: DrainHistory, at: datetime, live: int) -> DrainHistory:
 
 
 def _thinned(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
-    """Without the sample that tells least beside its neighbours, where there are too many.
+    """Return the samples without the one that adds least to its neighbours, if there are too many.
 
-    The first ones stay, from which paces are tried, and the last.
+    The first STARTS samples, at which models may start, and the last sample are kept.
     """
     if len(samples) <= SAMPLES_MAX:
         return samples

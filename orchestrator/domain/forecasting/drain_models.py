@@ -1,8 +1,9 @@
-"""How much longer a drain takes, by the paces that explain what was seen of it.
+"""Models of one drain, and the remaining time that they predict from its history.
 
-How instances go down is not documented, and differs: one after the other, in batches, or most of
-them soon and the last ones late.  So several paces are tried, each from several samples on.  Each
-counts for as much as it would have foretold, at every sample, when the next one came.
+How instances stop is not documented, and it differs: one after the other, in batches, or most of
+them early and a few very late. Therefore several models are fitted, each from several first samples
+on. The weight of a model is the likelihood with which it would have predicted, at each sample, the
+time of the next one.
 """
 
 from __future__ import annotations
@@ -21,88 +22,89 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """A way to drain: of k instances live, the next to go takes a time of k ** -slowing.
+class DrainModel:
+    """Model of a drain: with k live instances, the next one stops after k ** -tail_exponent.
 
-    ``slowing`` is also how much chance there is in each one's time.  ``jerk``: how unevenly the
-    whole goes, as one that goes down in about 1 / ``jerk`` batches would.  ``weight``: what it
-    counts before anything is seen.
+    ``tail_exponent`` also scales the variance of each instance's time. ``batchiness``: the relative
+    variance of the whole drain; about 1 / number of batches. ``weight``: the prior weight.
     """
 
-    slowing: float
-    jerk: float
+    tail_exponent: float
+    batchiness: float
     weight: int
 
-    def work(self, live: int) -> float:
-        """The time that so many take, without its unit."""
-        return _power_sum(live, self.slowing)
+    def expected_work(self, live: int) -> float:
+        """Return the expected time until so many instances have stopped, without a unit."""
+        return _power_sum(live, self.tail_exponent)
 
-    def chance(self, live: int) -> float:
-        """The variance of that."""
-        return self.slowing * _power_sum(live, 2 * self.slowing)
+    def variance(self, live: int) -> float:
+        """Return the variance of the work."""
+        return self.tail_exponent * _power_sum(live, 2 * self.tail_exponent)
 
 
-PACES: Final = (
-    Pace(slowing=0.0, jerk=0.001, weight=3),
-    Pace(slowing=0.0, jerk=0.04, weight=3),
-    Pace(slowing=0.9, jerk=0.01, weight=1),
-    Pace(slowing=1.4, jerk=0.02, weight=2),
+MODELS: Final = (
+    DrainModel(tail_exponent=0.0, batchiness=0.001, weight=3),
+    DrainModel(tail_exponent=0.0, batchiness=0.04, weight=3),
+    DrainModel(tail_exponent=0.9, batchiness=0.01, weight=1),
+    DrainModel(tail_exponent=1.4, batchiness=0.02, weight=2),
 )
-"""Evenly, in batches, slowing down as what is left does, and with a few that take very long.
+"""At an even rate; in batches; at a rate that falls with the remainder; with a few very late ones.
 
-These, SPREAD_MIN and NOTHING_FORETOLD were fitted once, on drains of many kinds, to what p50 and
-p90 missed; ``tests/simulation/forecast.py`` measures how well they do on others.
+These, SPREAD_MIN and SKIPPED_DENSITY were fitted once, on drains of many kinds, to minimize the
+misses of p50 and p90; ``tests/simulation/forecast.py`` measures the quality on other drains.
 """
 SPREAD_MIN: Final = 0.22
-"""No drain keeps its pace better than that."""
-NOTHING_FORETOLD: Final = 0.3
-"""The density given to what a pace does not foretell, for it begins later."""
+"""Minimum relative deviation of a drain from any model."""
+SKIPPED_DENSITY: Final = 0.3
+"""Likelihood of a sample that a model does not predict, since the model starts later."""
 
 
 def rest(history: DrainHistory) -> LogNormal | None:
     """Return the time from ``last_progress_at`` on; None before any progress, and at the end."""
     if not history.moved or not history.live:
         return None
-    guesses = [
-        _guess(history.samples, pace, start)
-        for pace in PACES
+    fits = [
+        _fit(history.samples, model, start)
+        for model in MODELS
         for start in range(min(STARTS, len(history.samples) - 1))
     ]
-    surest = max(weight for weight, _ in guesses)
-    counted = [(math.exp(weight - surest), span) for weight, span in guesses]
-    whole = sum(weight for weight, _ in counted)
+    best = max(log_weight for log_weight, _ in fits)
+    weighted = [(math.exp(log_weight - best), remaining) for log_weight, remaining in fits]
+    total = sum(weight for weight, _ in weighted)
 
-    def over(seconds: float) -> float:
-        return sum(weight * span.below(seconds) for weight, span in counted) / whole
+    def ended(seconds: float) -> float:
+        return sum(weight * remaining.below(seconds) for weight, remaining in weighted) / total
 
-    return LogNormal.of(first_s(lambda s: over(s) >= P50), first_s(lambda s: over(s) >= P90))
+    return LogNormal.of(first_s(lambda s: ended(s) >= P50), first_s(lambda s: ended(s) >= P90))
 
 
-def _guess(samples: Sequence[tuple[float, int]], pace: Pace, start: int) -> tuple[float, LogNormal]:
-    """What this pace from this sample on says, and the logarithm of what that counts."""
+def _fit(
+    samples: Sequence[tuple[float, int]], model: DrainModel, start: int
+) -> tuple[float, LogNormal]:
+    """Return the log-likelihood weight and the remaining time of a model fitted from ``start``."""
     times = [at for at, _ in samples]
-    work = [pace.work(live) for _, live in samples] + [0.0]
-    chance = [pace.chance(live) for _, live in samples] + [0.0]
-    weight = math.log(pace.weight) + start * math.log(NOTHING_FORETOLD)
+    work = [model.expected_work(live) for _, live in samples] + [0.0]
+    variances = [model.variance(live) for _, live in samples] + [0.0]
+    log_weight = math.log(model.weight) + start * math.log(SKIPPED_DENSITY)
     last = len(samples) - 1
     for now in range(start + 1, last + 1):
         # From the time that it took up to now: the time until the next sample, or until the end.
         past, ahead = work[start] - work[now], work[now] - work[now + 1]
         variance = math.log1p(
             SPREAD_MIN**2
-            + pace.jerk * work[start] * (1 / past + 1 / ahead)
-            + (chance[start] - chance[now]) / past**2
-            + (chance[now] - chance[now + 1]) / ahead**2
+            + model.batchiness * work[start] * (1 / past + 1 / ahead)
+            + (variances[start] - variances[now]) / past**2
+            + (variances[now] - variances[now + 1]) / ahead**2
         )
         median_s = (times[now] - times[start]) * ahead / past * math.exp(-variance / 2)
         if now < last:
-            missed = math.log((times[now + 1] - times[now]) / median_s)
-            weight -= (math.log(math.tau * variance) + missed**2 / variance) / 2
-    return weight, LogNormal(median_s=median_s, spread=math.sqrt(variance))
+            miss = math.log((times[now + 1] - times[now]) / median_s)
+            log_weight -= (math.log(math.tau * variance) + miss**2 / variance) / 2
+    return log_weight, LogNormal(median_s=median_s, spread=math.sqrt(variance))
 
 
 def _power_sum(count: int, exponent: float) -> float:
-    """1 ** -exponent + 2 ** -exponent + ... + count ** -exponent, nearly; exponent is not 1."""
+    """Return approximately 1 ** -exponent + ... + count ** -exponent; exponent is not 1."""
     power = 1 - exponent
-    whole: float = ((count + 0.5) ** power - 0.5**power) / power
-    return whole
+    total: float = ((count + 0.5) ** power - 0.5**power) / power
+    return total

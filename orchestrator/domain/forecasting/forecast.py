@@ -1,7 +1,8 @@
-"""When a termination is over, by its own drain and by those of others.
+"""Forecast of the end of a termination, from its own drain and from those of other jobs.
 
-Over means seen down; a settle window comes after it.  Where nothing honest can be said, nothing is,
-and no time that has passed is told: what has not ended yet is asked for the rest that it takes.
+The end is the time at which all instances have stopped, before the settle window. The forecast has
+no end if none can be predicted, and never an end in the past: for a drain that has not ended yet,
+the remaining time is predicted.
 """
 
 from __future__ import annotations
@@ -18,23 +19,22 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 STALL_FACTOR: Final = 3.0
-"""A drain has stalled once nothing moved for so many times as long as its pace suggests."""
+"""A drain has stalled after a pause of this many times the pause that its pace suggests."""
 STALL_FLOOR_S: Final = 60.0
-"""But not before this."""
+"""Minimum pause of a stalled drain."""
 UNKNOWN_PACE_S: Final = 300.0
-"""How long a first movement may well take where no job is known to be down."""
+"""Assumed time until the first instance stops, if no job has stopped yet."""
 CALLS_SPREAD: Final = 0.08
-"""How unsure the time is that calls take, as the standard deviation of its logarithm."""
+"""Uncertainty of the time that calls take: the standard deviation of its logarithm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What can be told at ``made_at``; the rest is None where nothing can.
+    """Forecast made at ``made_at``; values that cannot be predicted are None.
 
-    ``rate_per_s``: of a termination, instances that go down a second; of an operation, jobs.
-    ``p50_at`` and ``p90_at``: it is over by then in half and in 90 % of all cases.
-    ``stalled_since``: when something last moved, where that is far too long ago; the rate is then 0
-    and no end is told.
+    ``rate_per_s``: instances of a termination, or jobs of an operation, that stop per second.
+    ``p50_at`` and ``p90_at``: ended by then with 50 % and 90 % probability. ``stalled_since``: the
+    last progress, if it was too long ago; the rate is then 0 and there is no end.
     """
 
     made_at: datetime
@@ -45,14 +45,14 @@ class Forecast:
 
     @property
     def left(self) -> LogNormal | None:
-        """How much longer it takes from ``made_at`` on."""
+        """Remaining time from ``made_at`` on."""
         if self.p50_at is None or self.p90_at is None:
             return None
         p50_s, p90_s = ((at - self.made_at).total_seconds() for at in (self.p50_at, self.p90_at))
         return LogNormal.of(p50_s, p90_s)
 
     def ending(self, left: LogNormal | None) -> Forecast:
-        """The same forecast, with an end that takes so much longer."""
+        """Return the same forecast with an end after the remaining time ``left``."""
         if left is None:
             return self
         p50_at, p90_at = (
@@ -61,13 +61,13 @@ class Forecast:
         return replace(self, p50_at=p50_at, p90_at=p90_at)
 
     def as_of(self, now: datetime) -> Forecast:
-        """What can be told ``now`` of what had not ended by then, with nothing new known."""
+        """Return the forecast at ``now``, given that it has not ended and without new polls."""
         passed_s = (now - self.made_at).total_seconds()
         return replace(self, made_at=now).ending(self.left and self.left.rest(passed_s))
 
 
 def of_drain(history: DrainHistory, others: Durations | None, now: datetime) -> Forecast:
-    """The forecast of a job that was called; ``others``: how long other drains took."""
+    """Return the forecast of a draining job; ``others``: the durations of other drains."""
     own = drain_models.rest(history)
     rate_per_s = history.rate_per_s if history.moved else None
     result = Forecast(made_at=now, rate_per_s=rate_per_s)
@@ -81,25 +81,28 @@ def of_drain(history: DrainHistory, others: Durations | None, now: datetime) -> 
 
 
 def stalled(history: DrainHistory, now: datetime) -> Forecast:
-    """The forecast of a job of which nothing goes down any more."""
+    """Return the forecast of a job whose instances have ceased to stop."""
     last_progress_at = datetime.fromtimestamp(history.last_progress_at, UTC)
     return Forecast(made_at=now, rate_per_s=0.0, stalled_since=last_progress_at)
 
 
 def of_queued(call_s: float, others: Durations | None, now: datetime) -> Forecast:
-    """The forecast of a job that is called in so many seconds: its turn, or its ``not_before``."""
+    """Return the forecast of a queued job.
+
+    ``call_s``: seconds until its TerminateJob call: until its turn, or its ``not_before``.
+    """
     result = Forecast(made_at=now)
     if others is None:
         return result
-    takes = others.rest(0.0)
-    ends_s = (call_s * slower(share) + takes.quantile_s(share) for share in (P50, P90))
+    duration = others.rest(0.0)
+    ends_s = (call_s * slower(share) + duration.quantile_s(share) for share in (P50, P90))
     return result.ending(LogNormal.of(*ends_s))
 
 
 def _stalled(history: DrainHistory, own: LogNormal | None, others: Durations | None) -> bool:
-    """Whether looks showed nothing move for too long; that nobody looked says nothing.
+    """Return whether polls showed no progress for too long; time without polls does not count.
 
-    The pace: the longest pause so far, or the time that the next of those left may well take.
+    The pace is the longest pause so far, or the time that the next live instance may take.
     """
     if own is not None:
         pace_s = max(history.pause_s, own.quantile_s(P90) / history.live)
@@ -109,5 +112,5 @@ def _stalled(history: DrainHistory, own: LogNormal | None, others: Durations | N
 
 
 def slower(share: float) -> float:
-    """How many times as long calls take at most, in this share of all cases."""
+    """Return the factor by which calls take longer than expected, at this quantile."""
     return LogNormal(median_s=1.0, spread=CALLS_SPREAD).quantile_s(share)

@@ -1,4 +1,4 @@
-"""Which replica should hold which partition: each works it out alone, and all come to the same."""
+"""Assignment of partitions to replicas: every replica computes it alone, with the same result."""
 
 from __future__ import annotations
 
@@ -8,76 +8,86 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 
-def share(
+def assign_partitions(
     holders: Mapping[str, str | None], candidates: Mapping[str, Collection[str]]
 ) -> dict[str, str]:
-    """Who should hold each partition, from who holds it now and what each live replica serves.
+    """Return the replica that should hold each partition.
 
-    A holder that is not live, or not configured for its partition, counts as none.  A partition
-    that no live replica is configured for is left out, and so is one that ``holders`` lacks.
+    ``holders`` names the present holder of each partition, ``candidates`` the partitions that each
+    live replica is configured for. A holder that is not live, or not configured for its partition,
+    counts as none. The result lacks partitions that no live replica is configured for, and those
+    that ``holders`` lacks.
 
-    - The answer depends on the names alone, not on the order in which anything is given.
-    - It is as even as the configurations allow: no replica holds two more than another to which
-      it could pass a partition, be it through others that pass on one of theirs.
-    - Applied to its own answer it changes nothing.
-    - Where every replica serves every partition, the loads differ by one at most, and no fewer
-      held partitions could move to get there.  Where configurations differ, it may move a few
-      more than the fewest.
+    - The result depends on the names alone, not on the order of the arguments.
+    - It is as even as the configurations allow: no replica holds two more than another to which it
+      could pass a partition, directly or through replicas that pass on one of theirs.
+    - Applied to its own result, it changes nothing.
+    - If every replica is configured for every partition, the loads differ by at most one, and the
+      number of held partitions that move is minimal. With different configurations, a few more than
+      the minimum may move.
     """
     serves = {replica: frozenset(candidates[replica]) for replica in sorted(candidates)}
     able = {p: takers for p in sorted(holders) if (takers := [r for r in serves if p in serves[r]])}
-    loads = _Loads(able, serves)
+    assignment = _Assignment(able, serves)
     free = []
     for partition, takers in able.items():
         if (holder := holders[partition]) is not None and holder in takers:
-            loads.give(partition, holder)
+            assignment.assign(partition, holder)
         else:
             free.append(partition)
     for partition in free:
-        loads.give(partition, min(able[partition], key=loads.of))
-    loads.level()
-    return {partition: r for r in serves for partition in loads.common[r][r]}
+        assignment.assign(partition, min(able[partition], key=assignment.load))
+    assignment.balance()
+    return {partition: r for r in serves for partition in assignment.common[r][r]}
 
 
-class _Loads:
+class _Assignment:
+    """Partitions by replica, during the computation.
+
+    ``able``: the replicas that are configured for each partition.
+    """
+
     def __init__(self, able: Mapping[str, list[str]], replicas: Collection[str]) -> None:
         self.able = able
-        # common[a][b]: what a holds and b serves too, the latest last.  common[a][a]: all a holds.
         self.common: dict[str, dict[str, dict[str, None]]] = {
             a: {b: {} for b in replicas} for a in replicas
         }
+        """``common[a][b]``: partitions that a holds and b is configured for, the latest last.
 
-    def of(self, replica: str) -> int:
+        ``common[a][a]`` holds all partitions of a.
+        """
+
+    def load(self, replica: str) -> int:
         return len(self.common[replica][replica])
 
-    def give(self, partition: str, taker: str) -> None:
+    def assign(self, partition: str, taker: str) -> None:
         for replica in self.able[partition]:
             self.common[taker][replica][partition] = None
 
-    def take(self, partition: str, giver: str) -> None:
+    def unassign(self, partition: str, giver: str) -> None:
         for replica in self.able[partition]:
             del self.common[giver][replica][partition]
 
-    def level(self) -> None:
-        """Let the fullest pass partitions on while that makes it more even."""
+    def balance(self) -> None:
+        """Move partitions away from the fullest replicas as long as that evens out the loads."""
         uneven = list(self.common)
         while uneven:
-            most = max(map(self.of, uneven))
-            giver_of = self.reached_from(r for r in uneven if self.of(r) == most)
-            taker = min(giver_of, key=self.of)
-            if most - self.of(taker) <= 1:
-                # No later move leads out of here, and none ends here, where nobody has room.
+            most = max(map(self.load, uneven))
+            giver_of = self.reachable_from(r for r in uneven if self.load(r) == most)
+            taker = min(giver_of, key=self.load)
+            if most - self.load(taker) <= 1:
+                # No later move leaves this group, and none enters it: no member has room.
                 uneven = [r for r in uneven if r not in giver_of]
                 continue
             while (giver := giver_of[taker]) is not None:
-                # The latest first: a partition that was free or has moved already costs nothing.
+                # Latest first: moving a partition that was free or has moved already costs nothing.
                 partition = next(reversed(self.common[giver][taker]))
-                self.take(partition, giver)
-                self.give(partition, taker)
+                self.unassign(partition, giver)
+                self.assign(partition, taker)
                 taker = giver
 
-    def reached_from(self, fullest: Iterable[str]) -> dict[str, str | None]:
-        """Who can get a partition, the nearest first, and who would pass it one."""
+    def reachable_from(self, fullest: Iterable[str]) -> dict[str, str | None]:
+        """Return the replicas that can get a partition, the nearest first, each with its giver."""
         giver_of: dict[str, str | None] = dict.fromkeys(fullest)
         queue = list(giver_of)
         for giver in queue:

@@ -1,4 +1,4 @@
-"""Who may drive a partition, and for how long it may be believed."""
+"""Partition leases: fencing tokens, lease durations and the snapshot of a renewal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """The right to write of a partition's holder: stale once the partition has passed on.
+    """Write permission of a partition's holder; stale once the partition has a newer epoch.
 
     ``epoch`` grows with every change of holder.
     """
@@ -23,10 +23,11 @@ class FencingToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasePolicy:
-    """``duration_s`` after its last renewal a replica counts as dead, by the database's clock.
+    """Lease durations, in seconds.
 
-    It stops calling ``renewal_deadline_s`` after it asked for that renewal, by its own, and asks
-    every ``retry_s``.
+    ``duration_s``: a replica counts as dead this long after its last renewal, by the database's
+    clock. ``renewal_deadline_s``: it stops sending this long after it asked for that renewal, by
+    its own clock. ``retry_s``: it asks for a renewal at this interval.
     """
 
     duration_s: float = 15.0
@@ -36,12 +37,15 @@ class LeasePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSnapshot:
-    """The leases as a renewal found them, at ``now`` by the database's clock.
+    """All leases as read by a renewal, at ``now`` by the database's clock.
 
-    ``candidates``: the partitions that each live replica is configured for.  ``holders`` are live.
-    ``next_expiry_s``: when the next of the other replicas counts as dead unless it renews.
-    ``steps_s``: the sum of all steps of that clock which replicas have noted, in seconds, and
-    ``followed_s``: the part of it by which the times of each partition's rows were moved along.
+    ``candidates``: the partitions that each live replica is configured for.
+    ``holders``: the live replica that holds each partition, or None.
+    ``epochs``: the present epoch of each partition.
+    ``next_expiry_s``: seconds until the next other replica counts as dead, unless it renews.
+    ``steps_s``: the sum of all steps of the database's clock that replicas have recorded, in
+    seconds.
+    ``followed_s``: the part of ``steps_s`` by which each partition's stored times were moved.
     """
 
     now: datetime
@@ -54,5 +58,5 @@ class LeaseSnapshot:
 
 
 def process_of(replica: str) -> str:
-    """The host and the number of a replica's process: its id without what makes that unique."""
+    """Return the host and process id of a replica: its id without the unique suffix."""
     return replica.rsplit("_", 1)[0]

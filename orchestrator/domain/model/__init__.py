@@ -1,4 +1,4 @@
-"""The values that everything else is about: operations, terminations, and what the cloud shows.
+"""Values of the domain: operations, terminations, and what the cloud shows of jobs and machines.
 
-Frozen dataclasses and enumerations.  ``lifecycle`` is the table of states and events.
+All are frozen dataclasses or enumerations. ``lifecycle`` is the table of states and events.
 """

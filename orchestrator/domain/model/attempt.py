@@ -1,4 +1,4 @@
-"""One call made for a termination, and how it was answered."""
+"""Attempts: requests sent to terminate a job, an instance or a machine, and their results."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 TERMINATE_JOB: Final = "TerminateJob"
 TERMINATE_TASK_INSTANCE: Final = "TerminateTaskInstance"
 TERMINATE_INSTANCES: Final = "TerminateInstances"
-FOR_ONE: Final = (TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)
-"""Calls for a single task instance, or its machine."""
+PER_INSTANCE_ACTIONS: Final = (TERMINATE_TASK_INSTANCE, TERMINATE_INSTANCES)
+"""Actions on a single task instance or its machine."""
 ACCEPTED: Final = "accepted"
 INTERRUPTED: Final = "interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAttempt:
-    """A call that is about to leave; ``target`` is the id of what it acts on."""
+    """A request that is about to be sent; ``target`` is the id of what it acts on."""
 
     action: str
     target: str
@@ -30,7 +30,7 @@ class NewAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptResult:
-    """How a call ended: ``accepted``, ``interrupted``, or the kind of its error."""
+    """Result of a request: ``accepted``, ``interrupted``, or the kind of its error."""
 
     at: datetime
     outcome: str
@@ -39,7 +39,8 @@ class AttemptResult:
     request_id: str | None = None
 
     @classmethod
-    def of_error(cls, error: CloudError, at: datetime) -> AttemptResult:
+    def from_error(cls, error: CloudError, at: datetime) -> AttemptResult:
+        """Return the result of a request that failed with ``error``."""
         return cls(
             at=at,
             outcome=error.kind,

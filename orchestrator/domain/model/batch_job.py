@@ -1,4 +1,4 @@
-"""The cloud's own nouns: job states, instance counters, and what one look at a job returned.
+"""Jobs as the cloud shows them: states, instance counters, and what one read returned.
 
 Source: Tencent Cloud Batch API 2017-03-12, JobView, Job, TaskInstanceMetrics
 (cloud.tencent.com/document/api/599/15912).
@@ -22,8 +22,8 @@ TERMINATING: Final = "TERMINATING"
 class JobState(StrEnum):
     """State of a job, a task or a task instance; the cloud uses one list for all three.
 
-    ``JobState(word)`` takes any other word as well, and keeps it: what is shown is what the cloud
-    said.  Such a state is not ``known``.
+    ``JobState(word)`` accepts any other word as well and keeps it, so that the API shows what the
+    cloud returned. Such a state is not ``known``.
     """
 
     SUBMITTED = "SUBMITTED"
@@ -37,12 +37,12 @@ class JobState(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Finished as the cloud means it; FAILED_INTERRUPTED keeps its machine and is live."""
+        """True for SUCCEED and FAILED; FAILED_INTERRUPTED keeps its machine and is live."""
         return self in (JobState.SUCCEED, JobState.FAILED)
 
     @property
     def known(self) -> bool:
-        """Whether the vendor documents it."""
+        """True if the vendor documents the state."""
         return self.value in type(self).__members__
 
     @classmethod
@@ -56,7 +56,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceCounters:
-    """How many task instances are in each state."""
+    """Number of task instances in each state."""
 
     submitted: int = 0
     pending: int = 0
@@ -78,7 +78,7 @@ class InstanceCounters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSeen:
-    """One task as DescribeJob (name and state) or DescribeTask (counters too) showed it."""
+    """A task as DescribeJob (name and state) or DescribeTask (counters too) showed it."""
 
     name: str
     state: JobState | None = None
@@ -87,7 +87,7 @@ class TaskSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSeen:
-    """One task instance as DescribeTask showed it."""
+    """A task instance as DescribeTask showed it."""
 
     index: int
     state: JobState | None
@@ -98,31 +98,31 @@ class InstanceSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPage:
-    """One page of DescribeTask: the task with its counters, and the instances asked for."""
+    """One page of DescribeTask: the task with its counters, and the requested instances."""
 
     observed_at: datetime
     task: TaskSeen
     instances: tuple[InstanceSeen, ...]
     rows: int
-    """Instances on the cloud's page, those in other states than asked for as well: as few as there
-    are in ``instances``, unless the cloud did not obey.  Less than was asked for: the last page."""
+    """Instances on the cloud's page, including those in states that were not requested; more than
+    in ``instances`` only if the cloud ignored the filter. Fewer than requested: the last page."""
     instances_total: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
-    """One task as it was submitted."""
+    """A task as it was submitted."""
 
     name: str
     instances: int
     env_id: str | None = None
-    """The compute environment that it runs on; None: machines of its own, by an inline ComputeEnv,
-    each created for one instance."""
+    """Compute environment that the task runs on; None: an inline ComputeEnv, which creates one
+    machine for each instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted:
-    """What a job was submitted as, which never changes."""
+    """The tasks that a job was submitted with; they never change."""
 
     observed_at: datetime
     job_id: str
@@ -131,10 +131,10 @@ class JobSubmitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSeen:
-    """One job as one call showed it; what that call does not carry is None.
+    """A job as one API call showed it; values that the call does not carry are None.
 
-    ``observed_at`` is when the call was sent, so that an answer never looks younger than it is.
-    ``state`` is None when the call does not carry it (DescribeTask).
+    ``observed_at`` is when the request was sent, so that an answer never seems newer than it is.
+    ``state`` is None if the call does not carry it (DescribeTask).
     """
 
     observed_at: datetime
@@ -143,16 +143,16 @@ class JobSeen:
     state: JobState | None = None
     end_time: str | None = None
     next_action: str | None = None
-    """What the cloud is about to do with the job; '' where it was read and nothing is pending."""
+    """Pending action of the cloud on the job; '' if it was read and nothing is pending."""
     instances: InstanceCounters | None = None
     tasks: tuple[TaskSeen, ...] = ()
 
     @property
     def terminating(self) -> bool:
-        """Whether the cloud says that it is terminating the job."""
+        """True if NextAction shows that the cloud is terminating the job."""
         return self.next_action == TERMINATING
 
     @property
     def untouched(self) -> bool:
-        """Whether NextAction was read, and the cloud is not terminating the job."""
+        """True if NextAction was read and shows that the cloud is not terminating the job."""
         return self.next_action is not None and not self.terminating

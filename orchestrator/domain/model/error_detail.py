@@ -1,4 +1,4 @@
-"""What a person is told of something that went wrong."""
+"""Errors as terminations store them and the API shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetail:
-    """What last went wrong, and what a person can do about it."""
+    """The last error, and advice on what to do about it."""
 
     code: str
     message: str

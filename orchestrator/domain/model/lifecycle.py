@@ -1,8 +1,8 @@
-"""The life of a termination: one table, state and event to state.
+"""State machine of a termination: one table from state and event to the next state.
 
-Everything that changes a state goes through :func:`next_state`.  A pair that the table does not
-hold is a bug and raises :class:`~orchestrator.domain.errors.IllegalTransition`.  The README's
-diagram is drawn from this table by :func:`mermaid`.
+Every change of state goes through :func:`next_state`. A pair that is not in the table is a bug and
+raises :class:`~orchestrator.domain.errors.IllegalTransition`. The README's diagram is drawn from
+this table by :func:`mermaid`.
 """
 
 from __future__ import annotations
@@ -14,67 +14,69 @@ from orchestrator.domain.errors import IllegalTransition
 
 
 class State(StrEnum):
-    """Where a termination is."""
+    """States of a termination."""
 
     QUEUED = "queued"
-    """Durable; waits for a first look, for its turn in the quota, or for ``not_before``."""
+    """Stored; waits for the first poll of its job, for quota, or for ``not_before``."""
     HELD = "held"
-    """The cloud forbids the call while the job is SUBMITTED; looked at until it leaves."""
+    """The cloud forbids TerminateJob while the job is SUBMITTED; polled until it leaves that."""
     SENDING = "sending"
-    """An attempt is written; until its answer is written its outcome is unknown."""
+    """An attempt is stored; until its result is stored, its outcome is unknown."""
     DRAINING = "draining"
-    """The cloud acted; instances are going down."""
+    """The cloud is terminating the job; instances are stopping."""
     SETTLING = "settling"
-    """Job finished and no instance live; watched a while longer, for RetryJobs revives."""
+    """The job is finished and no instance is live; polled for the settle window, since RetryJobs
+    can revive it."""
     VERIFIED = "verified"
-    """Final: proven down."""
+    """Final: proven stopped."""
     ALREADY_FINISHED = "already_finished"
-    """Final: it had finished before any call of ours had effect."""
+    """Final: the job had finished before any TerminateJob of ours took effect."""
     NOT_FOUND = "not_found"
-    """Final: the cloud does not know the job; never counted as success."""
+    """Final: the cloud does not know the job; never counted as a success."""
     REFUSED = "refused"
-    """Final: the cloud refuses for good."""
+    """Final: the cloud refuses TerminateJob permanently."""
     WITHDRAWN = "withdrawn"
-    """Final: taken back before a call was sent."""
+    """Final: withdrawn before any TerminateJob was sent."""
     UNVERIFIED = "unverified"
-    """Final: gave up by its deadline, live or not known to be down for good."""
+    """Final: at its deadline the job was live, or not proven to have stopped for good."""
 
     @property
     def final(self) -> bool:
+        """True if no event leaves the state."""
         return not TRANSITIONS[self]
 
 
 class Event(StrEnum):
-    """What happened to a termination."""
+    """Events that change the state of a termination."""
 
     CALL_STARTED = "call_started"
-    """An attempt is about to be written and the call to leave."""
+    """An attempt is about to be stored and TerminateJob to be sent."""
     CALL_ACCEPTED = "call_accepted"
-    """The cloud acknowledged the call, or a look shows that it acts on it or did."""
+    """The cloud acknowledged TerminateJob, or a read shows that it acts or has acted on it."""
     CALL_NOT_EXECUTED = "call_not_executed"
-    """The call certainly had no effect, or a look shows the job running on untouched."""
+    """TerminateJob had no effect for certain, or a read shows the job running, nothing pending."""
     CALL_CONFLICTED = "call_conflicted"
-    """A call was refused for the state of the job, on which another one acts already."""
+    """TerminateJob was refused for the job's state: another TerminateJob acts on it already."""
     CALL_REFUSED = "call_refused"
-    """The cloud refuses for good."""
+    """The cloud refuses TerminateJob permanently."""
     SEEN_SUBMITTED = "seen_submitted"
-    """The job is SUBMITTED, where the cloud forbids the call."""
+    """The job is SUBMITTED; the cloud forbids TerminateJob in this state."""
     SEEN_TERMINABLE = "seen_terminable"
-    """A held job left SUBMITTED and can be called."""
+    """A held job has left SUBMITTED, so TerminateJob may be sent."""
     ESCALATED = "escalated"
-    """Instances did not go down for long, and something more is done about it."""
+    """Instances have not stopped for some time, and the next escalation level begins."""
     SEEN_STOPPED = "seen_stopped"
     """The job is finished and no instance is live."""
     SEEN_LIVE_AGAIN = "seen_live_again"
-    """A job that was down runs again."""
+    """A stopped job runs again, or is no longer proven stopped."""
     SEEN_MISSING = "seen_missing"
     """The cloud does not know the job."""
     SETTLED = "settled"
-    """Still down after the settle window."""
+    """The job is still stopped after the settle window, or its record was deleted since."""
     GAVE_UP = "gave_up"
-    """The deadline passed."""
+    """The deadline passed, or the termination was ended manually."""
     WITHDRAWN = "withdrawn"
-    """The requester took it back."""
+    """The termination was withdrawn before any TerminateJob was sent."""
 
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
@@ -129,13 +131,13 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 
 LIVE_STATES: Final = tuple(state for state in State if not state.final)
 FINAL_STATES: Final = tuple(state for state in State if state.final)
-NOT_CALLED: Final = (State.QUEUED, State.HELD)
-CALLED: Final = tuple(state for state in LIVE_STATES if state not in NOT_CALLED)
+PENDING_STATES: Final = (State.QUEUED, State.HELD)
+SENT_STATES: Final = tuple(state for state in LIVE_STATES if state not in PENDING_STATES)
 PROVEN_STATES: Final = (State.VERIFIED, State.ALREADY_FINISHED)
 
 
 def next_state(state: State, event: Event) -> State:
-    """The state that ``event`` leads to from ``state``; raises IllegalTransition if none."""
+    """Return the state that ``event`` leads to from ``state``; raise IllegalTransition if none."""
     try:
         return TRANSITIONS[state][event]
     except KeyError:
@@ -143,7 +145,7 @@ def next_state(state: State, event: Event) -> State:
 
 
 def mermaid() -> str:
-    """The table as a Mermaid state diagram."""
+    """Return the table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", "    [*] --> queued"]
     for origin, row in TRANSITIONS.items():
         events_by_target: dict[State, list[Event]] = {}

@@ -1,6 +1,6 @@
-"""The machines that task instances run on: as one look showed them, and what is known of a job's.
+"""Machines that task instances run on: as one read showed them, and their counts for a job.
 
-The vendor calls them instances, too.  Source: CVM API 2017-03-12, Instance and InstanceStatus
+The vendor calls them instances, too. Source: CVM API 2017-03-12, Instance and InstanceStatus
 (cloud.tencent.com/document/api/213/15753).
 """
 
@@ -36,13 +36,13 @@ class MachineState(StrEnum):
     EXIT_SERVICE_LIVE_MIGRATE = "EXIT_SERVICE_LIVE_MIGRATE"
 
     @property
-    def going(self) -> bool:
-        """Whether it is on its way out, or never came: of itself it will not run again.
+    def is_terminating(self) -> bool:
+        """True if the machine is being destroyed or was never created, so it will not run again.
 
         By InstanceStatus, SHUTDOWN is stopped and to be destroyed, TERMINATING is being destroyed,
-        and LAUNCH_FAILED was not created.  One that is SHUTDOWN may wait in the recycle bin, from
-        where a person can bring it back (tencentcloud.com/document/product/213/4931).  STOPPED is
-        only shut down: anybody can start it.
+        and LAUNCH_FAILED was not created. A SHUTDOWN machine may be in the recycle bin, from where
+        a person can restore it (tencentcloud.com/document/product/213/4931). STOPPED is only shut
+        down: anyone can start it.
         """
         return self in (
             MachineState.SHUTDOWN,
@@ -53,10 +53,10 @@ class MachineState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSeen:
-    """One machine as DescribeInstances showed it.
+    """A machine as DescribeInstances showed it.
 
-    ``observed_at`` is when the call was sent.  ``state`` is None for one that this version does not
-    know.
+    ``observed_at`` is when the request was sent. ``state`` is None if this version does not know
+    the state.
     """
 
     observed_at: datetime
@@ -66,35 +66,36 @@ class MachineSeen:
     created_at: str | None = None
 
     @property
-    def going(self) -> bool:
-        return self.state is not None and self.state.going
+    def is_terminating(self) -> bool:
+        """True if the state is known and the machine will not run again."""
+        return self.state is not None and self.state.is_terminating
 
 
 class MachineStatus(StrEnum):
-    """What the last look at a captured machine showed."""
+    """Status of a captured machine by the last read."""
 
     UP = "up"
     MISSING = "missing"
-    """Not listed; its instance was STARTING, so it may only just be created."""
+    """Not listed; its instance was STARTING, so the machine may be too new to be listed."""
     TERMINATED = "terminated"
-    """Listed as on its way out."""
+    """Listed as being destroyed."""
     GONE = "gone"
-    """Not listed any more."""
+    """No longer listed."""
     NODE = "node"
-    """Never looked at: a node of a compute environment outlives the job."""
+    """Never read: a node of a compute environment outlives the job."""
 
     @property
-    def over(self) -> bool:
-        """Whether it is known not to run any more."""
+    def is_gone(self) -> bool:
+        """True if the machine is known to have stopped for good."""
         return self in (MachineStatus.TERMINATED, MachineStatus.GONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturedMachine:
-    """A machine that an instance had, as far as it is known.
+    """A machine that an instance had.
 
-    ``starting``: its instance was STARTING when it was read last.  ``stopped_at``: when no instance
-    of its job was live any more.
+    ``starting``: the instance was STARTING at its last read. ``stopped_at``: when no instance of
+    the job was live any more.
     """
 
     termination_seq: int
@@ -107,15 +108,15 @@ class CapturedMachine:
     stopped_at: datetime | None
 
 
-def sight_of(
+def classify_machine(
     machine: CapturedMachine, seen: MachineSeen | None, now: datetime, *, starting_watch_s: float
 ) -> MachineStatus | None:
-    """What this look shows; ``seen`` is None where the machine was not listed.
+    """Return the status after this read; ``seen`` is None if the machine was not listed.
 
-    While the job is not down, only that a machine is up is certain.  One that was being created and
-    was never listed may be listed later: it counts as gone once ``starting_watch_s`` have passed.
+    Until the job has stopped, a read can only prove that a machine is up. A machine in creation
+    that was never listed may be listed later: it counts as gone after ``starting_watch_s``.
     """
-    if seen is not None and (machine.stopped_at is None or not seen.going):
+    if seen is not None and (machine.stopped_at is None or not seen.is_terminating):
         return MachineStatus.UP
     if seen is not None:
         return MachineStatus.TERMINATED
@@ -130,10 +131,10 @@ def sight_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineCounts:
-    """How many machines of a job were captured, and how many of them are known to be gone.
+    """Number of captured machines of a job, and of those that are known to be gone.
 
-    Nodes of compute environments are not among them.  ``listed``: one of them was shown at least
-    once, so that another one that is not shown is gone, and not hidden from the credential.
+    Nodes of compute environments are not counted. ``listed``: at least one machine was shown once,
+    so a machine that is not shown is gone, and not hidden from the credential.
     """
 
     total: int = 0
@@ -142,22 +143,22 @@ class MachineCounts:
     listed: bool = False
     observed_at: datetime | None = None
     all_observed_at: datetime | None = None
-    """Each of them was looked up then or later; None: one never was, or it is not known."""
+    """Every machine was read at this time or later; None: one never was, or it is not known."""
     problem: ErrorDetail | None = None
-    """Why they cannot be looked at."""
+    """Reason why the machines cannot be read."""
 
     @property
-    def left(self) -> int:
-        """How many may still be up, as far as anybody can find out."""
+    def remaining(self) -> int:
+        """Number of machines that may still be up, or 0 if the machines cannot be read."""
         return 0 if self.problem is not None else self.total - self.gone
 
     @property
     def readable(self) -> bool:
-        """Whether there are any, and DescribeInstances may be called for them."""
+        """True if there are machines and DescribeInstances may be called for them."""
         return self.total > 0 and self.problem is None
 
     def read_since(self, time: datetime) -> bool:
-        """Whether each of them was looked up at ``time`` or later."""
+        """Return whether every machine was read at ``time`` or later."""
         return self.all_observed_at is not None and self.all_observed_at >= time
 
 

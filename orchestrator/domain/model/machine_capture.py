@@ -1,8 +1,8 @@
-"""Which machines a job's instances run on, read while the cloud still says so.
+"""Capture of the machines of a job's instances, while the cloud still shows them.
 
 The cloud blanks an instance's machine id once the instance has finished (ComputeNodeInstanceId,
-cloud.tencent.com/document/api/599/15912), so the ids are captured before TerminateJob or along
-with it: DescribeJobSubmitInfo names the tasks, pages of DescribeTask the instances.
+cloud.tencent.com/document/api/599/15912), so the ids are captured before TerminateJob or in
+parallel with it: DescribeJobSubmitInfo names the tasks, pages of DescribeTask the instances.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 PAGE_INSTANCES: Final = 1000
-"""Instances in one DescribeTask at most (cloud.tencent.com/document/api/599/15905)."""
+"""Maximum number of instances in one DescribeTask (cloud.tencent.com/document/api/599/15905)."""
 STATES_WITH_MACHINE: Final = (JobState.STARTING, JobState.RUNNING, JobState.FAILED_INTERRUPTED)
 """States in which an instance has a machine."""
 LIVE: Final = tuple(state for state in JobState if not state.finished)
@@ -44,7 +44,7 @@ TOO_MANY: Final = ErrorDetail(
 
 
 class CaptureTiming(StrEnum):
-    """When machines are captured, relative to TerminateJob."""
+    """Time of the capture relative to TerminateJob."""
 
     BEFORE = "before"
     PARALLEL = "parallel"
@@ -53,10 +53,11 @@ class CaptureTiming(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturePolicy:
-    """``before_max_instances``: jobs no larger are captured before, whatever ``when`` says.
+    """Timing and limits of captures.
 
-    No call waits for its capture for more than ``before_max_s``.  A machine whose instance was
-    STARTING counts as gone only ``starting_watch_s`` after the job was down.
+    Jobs of at most ``before_max_instances`` are captured before TerminateJob, whatever ``when``
+    says. No TerminateJob waits for its capture longer than ``before_max_s``. A machine whose
+    instance was STARTING counts as gone only ``starting_watch_s`` after the job stopped.
     """
 
     when: CaptureTiming = CaptureTiming.PARALLEL
@@ -66,24 +67,24 @@ class CapturePolicy:
 
     @property
     def wait_s(self) -> float:
-        """How long a call waits for a capture of which nothing is known yet."""
+        """Seconds that TerminateJob waits for a capture that has not started."""
         before = self.when is CaptureTiming.BEFORE or self.before_max_instances > 0
         return self.before_max_s if before and self.when is not CaptureTiming.NONE else 0.0
 
     def call_waits(self, capture: Capture) -> bool:
-        """Whether the job is called, each time that it runs, only once a capture has ended."""
+        """Return whether TerminateJob waits in each run of the job until its capture has ended."""
         instances = sum(task.instances for task in capture.tasks)
         return self.when is CaptureTiming.BEFORE or instances <= self.before_max_instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """How far the capture of one run of a job is: page after page, task after task.
+    """Progress of the capture of one run of a job, page by page and task by task.
 
-    Its live instances are read anew in the same way.  Pages are read from ``began_at`` on.
+    Live instances are read again in the same way. Pages are read from ``began_at`` on.
 
     When the tasks so far were counted, ``occupying`` instances had a machine and ``waiting`` ones
-    could still get one.  Of ``captured`` instances the machine's id was read; ``nodes`` of these
+    could still get one. The machine id was read for ``captured`` instances; ``nodes`` of these
     machines belong to compute environments.
     """
 
@@ -96,7 +97,7 @@ class Capture:
     captured: int = 0
     nodes: int = 0
     counted_at: datetime | None = None
-    """When the last answer arrived that counted a task."""
+    """Arrival of the last answer that counted a task."""
     failures: int = 0
     problem: ErrorDetail | None = None
     began_at: datetime | None = None
@@ -104,7 +105,7 @@ class Capture:
 
 
 def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capture:
-    """The capture once the job's tasks are known."""
+    """Return the capture with the job's tasks."""
     return replace(
         capture,
         tasks=submitted.tasks,
@@ -116,9 +117,10 @@ def with_tasks(capture: Capture, submitted: JobSubmitted, now: datetime) -> Capt
 
 
 def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:
-    """The capture after a page of its present task; the first of each counts it.
+    """Return the capture after a page of its current task; the first page counts the task.
 
-    A task has no more pages than it was submitted with instances: else they might have no end.
+    The capture ends if a task shows more instances than it was submitted with: otherwise the pages
+    might never end.
     """
     capture = replace(capture, failures=0, problem=None)
     left = capture.tasks[capture.task].instances - capture.offset
@@ -130,8 +132,8 @@ def with_page(capture: Capture, page: TaskPage, now: datetime) -> Capture:
             return ended(capture, now, _UNCOUNTED)
         capture = replace(
             capture,
-            occupying=capture.occupying + occupying(counters),
-            waiting=capture.waiting + counters.live - occupying(counters),
+            occupying=capture.occupying + machine_holding_count(counters),
+            waiting=capture.waiting + counters.live - machine_holding_count(counters),
             counted_at=now,
         )
     if page.rows < PAGE_INSTANCES or page.rows == left:
@@ -145,20 +147,21 @@ def _next_task(capture: Capture, now: datetime) -> Capture:
     return replace(capture, task=task, offset=0, ended_at=ended_at)
 
 
-def occupying(counters: InstanceCounters) -> int:
-    """How many instances have a machine."""
+def machine_holding_count(counters: InstanceCounters) -> int:
+    """Return the number of instances that have a machine."""
     return counters.starting + counters.running + counters.failed_interrupted
 
 
 def failed(capture: Capture, problem: ErrorDetail) -> Capture:
-    """The capture after a call that is to be made again."""
+    """Return the capture after a failed request that will be retried."""
     return replace(capture, failures=capture.failures + 1, problem=problem)
 
 
 def ended_too_late(capture: Capture, now: datetime) -> Capture:
+    """Return the capture given up because the instances had ended before they were read."""
     return ended(capture, now, _TOO_LATE)
 
 
 def ended(capture: Capture, now: datetime, problem: ErrorDetail) -> Capture:
-    """The capture given up for ``problem``."""
+    """Return the capture given up because of ``problem``."""
     return replace(capture, ended_at=now, problem=problem)

@@ -1,4 +1,4 @@
-"""What can be seen of a termination: the end of a call or of a look, or what a person did."""
+"""Observations that decisions are made on: results of requests and reads, and withdrawals."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """A TerminateJob call is about to leave."""
+    """TerminateJob is about to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallAccepted:
-    """The cloud acknowledged the call."""
+    """The cloud acknowledged TerminateJob."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """The call did not succeed; ``before``: the termination before the call was started."""
+    """TerminateJob failed; ``before``: the termination before it was sent."""
 
     error: CloudError
     before: Termination
@@ -34,31 +34,31 @@ class CallFailed:
 
 @dataclass(frozen=True, slots=True)
 class CallInterrupted:
-    """The process ended between writing the attempt and writing its answer."""
+    """The process ended after storing the attempt and before storing its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFailed:
-    """A look at this one job did not succeed."""
+    """A read of this one job failed."""
 
     error: CloudError
 
 
 @dataclass(frozen=True, slots=True)
 class JobUnlisted:
-    """DescribeJobs did not list the job; that alone does not prove that it is unknown."""
+    """DescribeJobs did not list the job; that alone does not prove that the cloud lost it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobsRefused:
-    """DescribeJobs was refused, or failed, for the job or some others asked for with it."""
+    """DescribeJobs was refused or failed because of the job or of others in the same request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """The requester took it back."""
+    """The requester withdrew the termination."""
 
 
 Read = JobSeen | JobSubmitted | JobUnlisted | JobsRefused | ReadFailed
-"""How a read of the job ended."""
+"""Result of a read of the job."""
 Observation = Read | CallStarted | CallAccepted | CallFailed | CallInterrupted | Withdrawn

@@ -1,4 +1,4 @@
-"""What a person asked for, and how it came out."""
+"""Operations: requests to terminate jobs, and their outcomes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import OnSubmitted
 
 KEY_LIFETIME: Final = timedelta(days=7)
-"""How long a request that is sent again under the idempotency key of an operation is that one."""
+"""Time for which a request with the idempotency key of an operation returns that operation."""
 
 
 class Outcome(StrEnum):
-    """How a finished operation came out."""
+    """Outcomes of a finished operation."""
 
     VERIFIED = "verified"
-    """Every job is proven down."""
+    """Every job is proven stopped."""
     PARTIAL = "partial"
+    """Some jobs are proven stopped, and some are not."""
     FAILED = "failed"
-    """Not one job is proven down."""
+    """No job is proven stopped."""
     WITHDRAWN = "withdrawn"
-    """Every job was taken back."""
+    """Every job was withdrawn."""
 
 
 def outcome(jobs_by_state: Mapping[State, int]) -> Outcome:
-    """The outcome of an operation whose jobs are all in a final state."""
+    """Return the outcome of an operation whose jobs are all in a final state."""
     total = sum(jobs_by_state.values())
     stopped = sum(jobs_by_state.get(state, 0) for state in PROVEN_STATES)
     if stopped == total:
@@ -44,7 +45,7 @@ def outcome(jobs_by_state: Mapping[State, int]) -> Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewOperation:
-    """A request that has been checked and may be stored.
+    """A validated request, ready to be stored.
 
     ``request_hash`` is the SHA-256 of the request's meaning: the same idempotency key with another
     hash is another request.
@@ -68,8 +69,8 @@ class NewOperation:
     escalate: bool = True
     revival_watch_s: float = 0.0
     reterminate_for_s: float | None = None
-    """How long after it was down a job that comes back is brought down again; None: never."""
+    """Time after a job stopped during which a revival is terminated again; None: never."""
     reterminates_for: str | None = None
-    """The operation that a person asked for, where this one keeps its job down."""
+    """The original operation, if this one terminates its revived job again."""
     reterminate_round: int = 0
-    """How many times in a row the job was brought down again, with this one."""
+    """Number of times in a row that the job was terminated again, including this one."""

@@ -1,4 +1,4 @@
-"""A termination as a value: one job being brought down, and all that is known about it."""
+"""Terminations as values: one job to be stopped, and everything known about it."""
 
 from __future__ import annotations
 
@@ -22,33 +22,34 @@ if TYPE_CHECKING:
 
 
 class EscalationLevel(StrEnum):
-    """How far a termination had to be escalated."""
+    """Levels of the escalation of a termination."""
 
     NONE = "none"
     INSTANCES = "instances"
-    """TerminateTaskInstance for each that is left."""
+    """TerminateTaskInstance for each live instance."""
     MACHINES = "machines"
-    """TerminateInstances for the machine of each that is left."""
+    """TerminateInstances for the machine of each live instance."""
     MANUAL = "manual"
+    """Manual action is required."""
 
 
 class PollKind(StrEnum):
-    """The call by which a job is read next."""
+    """Kinds of the next read of a job."""
 
     BATCH = "batch"
-    """DescribeJobs, with up to 99 others: the job's state only."""
+    """DescribeJobs, together with up to 99 other jobs: the job's state only."""
     SINGLE = "single"
     """DescribeJob (or DescribeTask for a job of one task): the instance counters too."""
     SUBMIT_INFO = "submit_info"
-    """DescribeJobSubmitInfo: how many instances the job was submitted with."""
+    """DescribeJobSubmitInfo: the number of instances the job was submitted with."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollFilter:
-    """Terminations that are looked at alike.
+    """Terminations whose jobs are polled in the same way.
 
-    ``seen``: only those whose job a look has shown already, or has not; None: both.
-    ``in_turn``: their operations take turns, whatever is due sooner.
+    ``seen``: True: only those whose job was read before; False: only the others; None: both.
+    ``in_turn``: their operations take turns, even if one has polls that are due earlier.
     """
 
     poll_kind: PollKind
@@ -58,7 +59,7 @@ class PollFilter:
 
 
 class OnSubmitted(StrEnum):
-    """What to do with a job that is SUBMITTED, where the cloud forbids TerminateJob."""
+    """Handling of a job that is SUBMITTED, a state in which the cloud forbids TerminateJob."""
 
     HOLD = "hold"
     REFUSE = "refuse"
@@ -66,9 +67,9 @@ class OnSubmitted(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revival:
-    """How a job was seen, at ``at``, that came back after its termination had ended.
+    """A revival of a job after its termination had ended, as it was read at ``at``.
 
-    Where it reads finished and no instance was counted live, it had run again and ended, at
+    If the job reads finished and no instance was counted live, it had run again and ended, at
     ``job_end_time``.
     """
 
@@ -76,25 +77,25 @@ class Revival:
     job_state: JobState
     job_end_time: str | None = None
     instances_live: int | None = None
-    """How many instances ran then, where they were counted."""
+    """Number of live instances at ``at``, if they were counted."""
     reterminated_by: str | None = None
-    """The operation that keeps it down, where that was asked for."""
+    """The operation that terminates the job again, if that was requested."""
     limit_reached: bool = False
-    """It was to be kept down, and has been brought down again as often as that may be."""
+    """The job should be terminated again, but has been as often as the limit allows."""
 
     @property
     def ended(self) -> bool:
-        """Whether the job had ended again by then."""
+        """True if the job had ended again by then."""
         return self.job_state.finished and not self.instances_live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Termination:
-    """One job being brought down.
+    """One job to be stopped.
 
     ``revision`` grows with every change of state; a write names the revision it was decided on.
-    ``terminate_after`` is None unless a read has shown that the job may be called now;
-    ``next_poll_at`` is None while a call is under way and once the state is final.
+    ``terminate_after`` is None unless a read has shown that TerminateJob may be sent.
+    ``next_poll_at`` is None while TerminateJob is in flight and once the state is final.
     """
 
     id: str
@@ -108,7 +109,7 @@ class Termination:
     on_submitted: OnSubmitted = OnSubmitted.HOLD
     not_before: datetime | None = None
     revival_watch_s: float = 0.0
-    """How long after it was down its job is looked at for having come back; 0: not at all."""
+    """Time after the job stopped during which it is watched for revival; 0: not watched."""
 
     state: State = State.QUEUED
     revision: int = 0
@@ -117,13 +118,13 @@ class Termination:
     job_name: str | None = None
     job_state: JobState | None = None
     job_end_time: str | None = None
-    """EndTime as the last sweep showed it; another value later means that the job ran again."""
+    """EndTime as the last batch poll showed it; a later change means that the job ran again."""
     job_next_action: str | None = None
     observed_at: datetime | None = None
     instances: InstanceCounters | None = None
     instances_observed_at: datetime | None = None
     instances_submitted: int | None = None
-    """As DescribeJobSubmitInfo has it, 0 where that may not be called; None: it was not asked."""
+    """As DescribeJobSubmitInfo shows it; 0 if that may not be called; None if it was not read."""
     tasks: tuple[TaskSeen, ...] = ()
 
     poll_kind: PollKind = PollKind.BATCH
@@ -131,63 +132,63 @@ class Termination:
     terminate_after: datetime | None = None
     priority: bool = False
     in_doubt: bool = False
-    """A call was made whose outcome is not known: the job is read before anything else."""
+    """TerminateJob was sent and its outcome is unknown: the job is read before anything else."""
     failures: int = 0
-    """Calls in a row that did not get through."""
+    """Number of consecutive failed requests."""
     run: int = 0
-    """How often it was seen to begin to run; machines are captured once for each."""
+    """Number of times the job was observed to start running; machines are captured once per run."""
     first_sent_at: datetime | None = None
-    """When the first call of this run left."""
+    """Time at which the first TerminateJob of this run was sent."""
     acknowledged_at: datetime | None = None
-    """When the cloud last acknowledged a call, or was seen to act on one."""
+    """Time at which the cloud last acknowledged TerminateJob, or was observed to act on it."""
     give_up_at: datetime | None = None
     settle_until: datetime | None = None
     confirm_from: datetime | None = None
-    """From then on its machines are looked up once more: the end of its settle window."""
+    """Time from which the machines are read once more: the end of the settle window."""
     problem: ErrorDetail | None = None
     unconfirmed: Unconfirmed | None = None
-    """What would end it, once more answers say the same."""
+    """Verdict that will end the termination once enough answers agree."""
     finished_at: datetime | None = None
     history: DrainHistory | None = None
-    """Of its drain, once its instances were counted."""
+    """History of the drain, from the first count of the instances on."""
     forecast: Forecast | None = None
-    """As at the last count; ``decisions.forecast_updates.current`` is what to tell."""
+    """Forecast at the last count; ``decisions.forecast_updates.current`` projects it to now."""
 
     last_progress_at: datetime | None = None
-    """When a count last showed another number of live instances than the one before."""
+    """Time of the last count that showed another number of live instances than the one before."""
     escalate: bool = True
-    """Whether more than TerminateJob may be called for what does not go down."""
+    """True if instances that do not stop may be escalated beyond TerminateJob."""
     escalation_level: EscalationLevel = EscalationLevel.NONE
     escalation_started_at: datetime | None = None
-    """When this round of this level began."""
+    """Start of the current round of the current level."""
     escalation_round: int = 0
-    """How often TerminateTaskInstance was called for what was left."""
+    """Number of rounds of TerminateTaskInstance so far."""
     escalation_finished_at: datetime | None = None
-    """When the last such call of a round had been answered; not set by decisions."""
+    """Time at which the last request of a round was answered; not set by decisions."""
 
     capture: Capture | None = None
-    """Of this run, or of an earlier one."""
+    """Capture of the current run, or of an earlier one."""
     awaits_capture: bool = True
-    """Whether the first call of each run waits a while for its machines to be captured."""
+    """True if the first TerminateJob of each run waits for the capture of the machines."""
     machines: MachineCounts = NO_MACHINES
     reading: Capture | None = None
-    """How far its live instances are read anew."""
+    """Progress of reading the live instances again."""
     read_at: datetime | None = None
-    """When the newest reading of them began that came to its end."""
+    """Start of the newest completed read of the live instances."""
 
     revival_checked_at: datetime | None = None
-    """When its come-back watch looked last, or began; None: its job is not watched."""
+    """Last check of the revival watch, or its start; None: the job is not watched."""
     revival: Revival | None = None
     set_aside: str | None = None
-    """Why no decision on it could be made or written last, so that it is tried later; not set by
+    """Reason why the last decision could not be made or written and is retried later; not set by
     decisions."""
 
     @property
     def last_sent_at(self) -> datetime | None:
-        """When a call last was acknowledged, or the first one of a later run left."""
+        """Time at which TerminateJob was last acknowledged, or first sent in a later run."""
         times = (self.acknowledged_at, self.first_sent_at)
         return max((at for at in times if at is not None), default=None)
 
     def begins_after(self, time: datetime) -> bool:
-        """Whether it was asked to be left alone until later than ``time``."""
+        """Return whether ``not_before`` is later than ``time``."""
         return self.not_before is not None and self.not_before > time

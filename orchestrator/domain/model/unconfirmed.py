@@ -1,4 +1,4 @@
-"""A verdict that would end a termination, with the answers for it so far."""
+"""Unconfirmed verdicts: they would end a termination, once enough answers agree."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final
 DESCRIBE_JOB: Final = "DescribeJob"
 DESCRIBE_JOBS: Final = "DescribeJobs"
 ANSWERS_MIN: Final = 3
-"""Answers that must agree, however long they are apart."""
+"""Minimum number of agreeing answers, however far apart they are."""
 ANSWERS_WITHOUT_OTHER_SOURCE: Final = 5
-"""Answers that are enough where only one of DescribeJob and DescribeJobs can be asked."""
+"""Number of answers that suffice if DescribeJobs gave none of them."""
 FIRST_RETRY_S: Final = 5.0
 
 
 class Verdict(StrEnum):
-    """What the answers say."""
+    """Verdicts that need confirmation."""
 
     MISSING = "missing"
     """The cloud does not know the job."""
     FORBIDDEN = "forbidden"
-    """The account may not make the call."""
+    """The account may not make the request."""
     UNREADABLE = "unreadable"
     """The deadline has passed and the job cannot be read."""
 
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 class Unconfirmed:
     """A verdict with the answers for it so far.
 
-    ``sources`` are the actions that gave it.  It is believed from ``until`` on at the earliest.
+    ``sources`` are the actions that gave it. It is confirmed at ``until`` at the earliest.
     """
 
     verdict: Verdict
@@ -42,7 +42,7 @@ class Unconfirmed:
     sources: tuple[str, ...]
 
     def confirms(self, verdict: Verdict, now: datetime) -> bool:
-        """Whether this verdict may end the termination."""
+        """Return whether ``verdict`` is confirmed, so that it may end the termination."""
         if verdict is not self.verdict:
             return False
         enough = self.answers >= ANSWERS_MIN
@@ -51,7 +51,7 @@ class Unconfirmed:
         return enough and now >= self.until
 
     def next_read_at(self, now: datetime) -> datetime:
-        """When to ask again: after longer and longer, and once more at ``until``."""
+        """Return when to read again: after growing delays, and once more at ``until``."""
         soon = min(timedelta(seconds=FIRST_RETRY_S), (self.until - self.since) / 4)
         if now < self.until:
             return min(now + max(soon, 2 * (now - self.since)), self.until)

@@ -1,8 +1,8 @@
-"""When to look again: often where an end is expected, seldom where none can be.
+"""Intervals between polls: short when an end is expected, long when none is possible.
 
-A sweep (DescribeJobs) reads 100 jobs for one call, so its price is per sweep, not per job: the
-interval follows the rate at which jobs have been finishing.  A look at one job (DescribeJob) is
-spent where the drain's own rate says that it should be over.
+A batch poll (DescribeJobs, ``sweep`` in names) reads 100 jobs with one call, so its cost is per
+poll, not per job: the interval follows the rate at which jobs have finished recently. DescribeJob
+reads one job; it is called when the rate of the drain says that the drain should be over.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.batch_job import InstanceCounters
 
 SWEEP_DENSITY: Final = 1.0
-"""Sweeps a second at one finish a second; they grow with the square root of the finishes, which
-for a given number of sweeps gives the shortest wait over all jobs."""
+"""Batch polls per second at one finished job per second.
+
+The number grows with the square root of the finished jobs: for a given number of polls, this
+minimizes the total wait of all jobs.
+"""
 FINISH_WINDOW_S: Final = 15.0
 AGE_SHARE: Final = 0.02
-"""A drain is looked at after this share of its age at most: long drains need fewer looks."""
+"""The interval is at most this share of a drain's age: long drains need fewer polls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollPolicy:
-    """Bounds of the intervals, in seconds."""
+    """Bounds of the poll intervals, in seconds."""
 
     sweep_min_s: float = 0.5
     sweep_max_s: float = 2.0
@@ -39,12 +42,15 @@ class PollPolicy:
     queued_s: float = 60.0
     settling_s: float = 5.0
     stopped_s: float = 60.0
-    """Of jobs whose termination has ended, as long as they are watched for coming back."""
+    """For jobs whose termination has ended, while they are watched for a revival."""
     relook_min_s: float = 0.5
 
 
 def sweep_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> float:
-    """Seconds between sweeps of draining jobs, of which so many ended in FINISH_WINDOW_S."""
+    """Return the seconds between batch polls of draining jobs.
+
+    ``finishes_in_window``: how many of them finished in the last FINISH_WINDOW_S.
+    """
     finishes_per_s = (finishes_in_window + 0.5) / FINISH_WINDOW_S
     interval_s = 1 / (SWEEP_DENSITY * math.sqrt(finishes_per_s))
     return min(policy.sweep_max_s, max(policy.sweep_min_s, interval_s))
@@ -57,13 +63,14 @@ def sweep_due_at(
     full: bool,
     proofs_wait: bool,
 ) -> datetime:
-    """When to sweep the jobs of one call, each with its state and its planned look, soonest first.
+    """Return when to send the DescribeJobs call that reads these jobs.
 
-    A settling job waits for a sweep that others need, so that the end of each settle window does
-    not cost a call of its own.  While jobs that were seen finished wait for the quota of their
-    proof (``proofs_wait``), finding more of them is in no hurry: the longest interval is doubled,
-    and the caller asks again as soon as none waits.  A ``full`` call leaves once all of it is due:
-    others stand behind it.
+    ``planned``: state and planned poll of each job, the earliest first. A settling job waits for a
+    poll that other jobs need, so that the end of each settle window does not cost a call of its
+    own. ``proofs_wait``: jobs that read finished wait for the quota of their proof. Finding more of
+    them is not urgent then: the longest interval is doubled, and the caller asks again as soon as
+    no job waits. ``full``: the call holds as many jobs as possible and others wait behind it, so it
+    is sent once all of its jobs are due.
     """
     patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
     patience = timedelta(seconds=policy.sweep_max_s * (2 if proofs_wait else 1))
@@ -75,7 +82,7 @@ def sweep_due_at(
 
 
 def drain_look_s(policy: PollPolicy, *, sweep_s: float, age_s: float) -> float:
-    """Seconds until a draining job of this age is swept again."""
+    """Return the seconds until a draining job of this age is polled again by DescribeJobs."""
     return max(sweep_s, min(policy.drain_max_s, age_s * AGE_SHARE))
 
 
@@ -87,10 +94,10 @@ def relook_s(
     after: InstanceCounters,
     after_at: datetime,
 ) -> float:
-    """Seconds until the counters of one job are worth reading again.
+    """Return the seconds until the instance counters of one job should be read again.
 
-    From two readings: when the last live instance is expected down at the rate between them.
-    From one, or when nothing moved: twice the shortest interval.
+    With two reads: when the last live instance should have stopped, at the rate between them.
+    With one read, or without progress between them: twice the shortest interval.
     """
     if before is None or before_at is None or before.live <= after.live:
         return 2 * policy.relook_min_s

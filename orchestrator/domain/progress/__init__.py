@@ -1,1 +1,1 @@
-"""How far an operation is: the totals of its instances, and when it will be over."""
+"""Progress of an operation: totals of its instances, and forecasts of its end."""

@@ -1,8 +1,8 @@
-"""What counts as live, as down, or as not counted in the sums of an operation's instances.
+"""Totals of an operation's task instances: live, stopped, or not counted.
 
-An instance is down once a count showed it so, and live until then, whatever became of its
-termination: a job that the cloud refuses to terminate runs on.  A job whose count says that none is
-live counts only once that proves it down (evidence 3).
+An instance is stopped once a count showed it as stopped, and live until then, independently of the
+state of its termination: a job that the cloud refuses to terminate continues to run. A count of
+zero live instances is used only once it proves the job stopped (evidence 3).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceGroup:
-    """Terminations that are alike in what their instances are judged by.
+    """Terminations that are equal in everything by which their instances are counted.
 
-    ``seen``: whether a poll ever showed the job.  ``revived``: it came back after its end.
-    ``live``: how many instances their last counts, or captures, showed live; None: no such count.
-    ``total``: how many there were.  Where one of a group has none live, none has.
+    ``seen``: whether a poll ever showed the job. ``revived``: whether the job was revived after its
+    termination had ended. ``live``: the instances that the last counts, or captures, showed live;
+    None without a count. ``total``: the number of instances. If one job of a group has no live
+    instance, none of them has.
     """
 
     state: State
@@ -37,7 +38,10 @@ class InstanceGroup:
 
 @dataclass(slots=True)
 class Left:
-    """What is left of jobs whose terminations have ended: ``live`` instances of ``jobs_live``."""
+    """Remainder of jobs whose terminations have ended.
+
+    ``jobs_live`` of them have ``live`` live instances; ``jobs_not_counted`` have no valid count.
+    """
 
     jobs_live: int = 0
     live: int = 0
@@ -48,8 +52,8 @@ class Left:
 class Tally:
     """Task instances of an operation.
 
-    ``total`` is more than ``live`` and ``stopped`` together where a count does not hold any more: such
-    a job is one of ``jobs_not_counted``, with those that were never counted.
+    ``total`` is larger than ``live`` plus ``stopped`` if the count of a job is no longer valid.
+    Such a job is part of ``jobs_not_counted``, as are jobs that were never counted.
     """
 
     total: int = 0
@@ -59,12 +63,12 @@ class Tally:
     left_by_final_state: dict[State, Left] = field(default_factory=dict)
 
     def add(self, group: InstanceGroup) -> None:
-        holds, total = _holds(group), group.total or 0
-        live = (group.live or 0) if holds else 0
-        uncounted = 0 if holds or _nothing_there(group) else group.jobs
+        valid, total = _has_valid_count(group), group.total or 0
+        live = (group.live or 0) if valid else 0
+        uncounted = 0 if valid or _never_existed(group) else group.jobs
         self.total += total
         self.live += live
-        self.stopped += total - live if holds else 0
+        self.stopped += total - live if valid else 0
         self.jobs_not_counted += uncounted
         if group.state.final and (live or uncounted):
             left = self.left_by_final_state.setdefault(group.state, Left())
@@ -73,20 +77,20 @@ class Tally:
             left.jobs_not_counted += uncounted
 
 
-def _holds(group: InstanceGroup) -> bool:
-    """Whether the last counts say how many are live now, as far as anybody has seen."""
+def _has_valid_count(group: InstanceGroup) -> bool:
+    """Return whether the last counts still say how many instances are live."""
     if group.live is None or group.revived:
         return False
     return group.live > 0 or group.evidence >= NO_INSTANCE_LIVE
 
 
-def _nothing_there(group: InstanceGroup) -> bool:
-    """Whether the cloud never knew the job: it has no instance to count."""
+def _never_existed(group: InstanceGroup) -> bool:
+    """Return whether the cloud never knew the job, so that it has no instances to count."""
     return group.state is State.NOT_FOUND and not group.seen
 
 
 def tally(groups: Iterable[InstanceGroup]) -> Tally:
-    """The sums over all terminations of an operation."""
+    """Return the sums over all terminations of an operation."""
     summed = Tally()
     for group in groups:
         summed.add(group)

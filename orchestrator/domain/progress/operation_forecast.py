@@ -1,4 +1,4 @@
-"""When an operation is over, by counts of its jobs."""
+"""Forecast of the end of an operation, from counts of its jobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.forecasting.duration_distribution import learnt, middle_s
+from orchestrator.domain.forecasting.duration_distribution import kaplan_meier, middle_s
 from orchestrator.domain.forecasting.forecast import Forecast, slower
 from orchestrator.domain.forecasting.lognormal import P50, P90, LogNormal, first_s
 
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One operation's jobs, as counts.
+    """Jobs of one operation, as counts.
 
-    ``to_call``: those that are queued or sending.  ``last_call_s``: seconds until the last of them
-    is called: the calls up to it, those for other operations included, at the pace of calls.
-    ``begins_at``: when the calls begin, if later than now (``not_before``); ``last_call_s`` counts
-    from then on.
-    ``stopped``: jobs that went down, by the bucket (``durations.bucket``) of the time from the
-    acknowledgement until seen down; jobs of other operations too, where few are.
-    ``draining``: those that drain and have no end in a forecast of their own, by the bucket of the
-    time since their acknowledgement.  ``ending``: the forecasts of the others that drain; the 32
-    with the latest p90 are enough.
-    ``unknown``: those of which nobody knows when they end: they are held, late, or not read
-    (``foretelling.nobody_knows``).  ``stalled``: those whose own forecast says so, which are not in
-    ``draining``; ``last_progress_at``: when one of them last moved.
-    ``stopped_in_window``: those seen down in the last ``lately_s`` seconds.
-    ``settle_until``: when the last settle window that runs is over.  ``settle_s``: the longest one
-    of those that are not down yet; None: all are.
+    ``pending``: jobs that are queued or sending. ``last_dispatch_s``: seconds until TerminateJob is
+    sent for the last of them, at the present rate and with the requests of other operations in
+    between. ``begins_at``: when these calls begin, if later than now
+    (``not_before``); ``last_dispatch_s`` counts from then on.
+    ``stopped``: jobs that have stopped, by the bucket (``duration_distribution.bucket``) of the
+    time from the acknowledgement until they were observed as stopped. It includes jobs of other
+    operations if this one has few.
+    ``draining``: draining jobs without an end in a forecast of their own, by the bucket of the time
+    since the acknowledgement. ``ending``: the forecasts of the other draining jobs; the 32 with the
+    latest p90 are enough.
+    ``unknown``: jobs with an unknown end: held, late, or not read (the rule is in
+    ``decisions.forecast_updates``). ``stalled``: jobs whose own forecast is stalled; they are
+    not in ``draining``. ``last_progress_at``: the last progress of any of them.
+    ``stopped_in_window``: jobs observed as stopped in the last ``window_s`` seconds.
+    ``settle_until``: the end of the last settle window that runs. ``settle_s``: the longest settle
+    window of the jobs that have not stopped yet; None if all have.
     """
 
-    to_call: int
-    last_call_s: float
+    pending: int
+    last_dispatch_s: float
     begins_at: datetime | None = None
     stopped: Mapping[int, int]
     draining: Mapping[int, int]
@@ -48,63 +49,64 @@ class Progress:
     stalled: int
     last_progress_at: datetime | None
     stopped_in_window: int
-    lately_s: float
+    window_s: float
     settle_until: datetime | None = None
     settle_s: float | None = None
 
 
 def forecast(progress: Progress, now: datetime) -> Forecast:
-    """The forecast of an operation: when the last of its jobs is over.
+    """Return the forecast of an operation: when its last job has stopped.
 
-    None is told while jobs are unknown or stalled, nor once all are down.
+    It has no end while jobs are unknown or stalled, nor once all have stopped.
     """
-    begun = progress.to_call + sum(progress.draining.values())
+    begun = progress.pending + sum(progress.draining.values())
     if progress.stalled and not (begun or progress.unknown or progress.ending):
         return Forecast(made_at=now, rate_per_s=0.0, stalled_since=progress.last_progress_at)
     rate_per_s = (
-        progress.stopped_in_window / progress.lately_s if any(progress.stopped.values()) else None
+        progress.stopped_in_window / progress.window_s if any(progress.stopped.values()) else None
     )
     result = Forecast(made_at=now, rate_per_s=rate_per_s)
-    others = learnt(progress.stopped, progress.draining)
-    nobody_knows = progress.unknown or progress.stalled or (begun and others is None)
-    if nobody_knows or not (begun or progress.ending):
+    others = kaplan_meier(progress.stopped, progress.draining)
+    end_unknown = progress.unknown or progress.stalled or (begun and others is None)
+    if end_unknown or not (begun or progress.ending):
         return result
     begins_at = max(now, progress.begins_at or now)
     wait_s = (begins_at - now).total_seconds()
-    spans = (_all_over_s(progress, others, now, wait_s, share) for share in (P50, P90))
-    return replace(replace(result, made_at=begins_at).ending(LogNormal.of(*spans)), made_at=now)
+    ends_s = (_all_stopped_s(progress, others, now, wait_s, share) for share in (P50, P90))
+    return replace(replace(result, made_at=begins_at).ending(LogNormal.of(*ends_s)), made_at=now)
 
 
-def _all_over_s(
+def _all_stopped_s(
     progress: Progress, others: Durations | None, now: datetime, wait_s: float, share: float
 ) -> float:
-    """In how many seconds after calls begin all jobs are over, with this probability."""
-    lefts = [left for each in progress.ending if (left := each.as_of(now).left)]
+    """Return the time from the begin of the calls until all jobs have stopped, at this quantile."""
+    remaining = [left for each in progress.ending if (left := each.as_of(now).left)]
     groups = list(_groups(progress, wait_s, share)) if others else []
 
-    def all_over(seconds: float) -> bool:
-        likely = math.prod(left.below(seconds) for left in lefts)
+    def all_stopped(seconds: float) -> bool:
+        probability = math.prod(left.below(seconds) for left in remaining)
         for count, call_s in groups:
-            if likely < share:
+            if probability < share:
                 break
             takes_s, passed_s = seconds - call_s, max(0.0, -call_s)
             longer = others.longer_than(takes_s, passed_s=passed_s) if others else 0.0
-            likely *= (1 - longer) ** count
-        return likely >= share
+            probability *= (1 - longer) ** count
+        return probability >= share
 
-    return first_s(lambda seconds: all_over(wait_s + seconds))
+    return first_s(lambda seconds: all_stopped(wait_s + seconds))
 
 
 def _groups(progress: Progress, wait_s: float, share: float) -> Iterator[tuple[int, float]]:
-    """Jobs that are called together, and in how many seconds; less than 0: so long ago.
+    """Yield groups of jobs: their number, and the seconds until their TerminateJob call.
 
-    The later a call, the likelier its job ends last: groups of 1, 1, 2, 4, 8 from the last one on.
+    The seconds are negative for calls in the past. The later the call, the more likely the job is
+    the last one to stop: the groups have 1, 1, 2, 4, 8 jobs from the last call backwards.
     """
     after = 0
-    while after < progress.to_call:
-        count = min(max(1, after), progress.to_call - after)
-        before = 1 - (after + (count - 1) / 2) / progress.to_call
-        yield count, wait_s + progress.last_call_s * before * slower(share)
+    while after < progress.pending:
+        count = min(max(1, after), progress.pending - after)
+        before = 1 - (after + (count - 1) / 2) / progress.pending
+        yield count, wait_s + progress.last_dispatch_s * before * slower(share)
         after += count
     for index, count in progress.draining.items():
         yield count, -middle_s(index)

@@ -1,7 +1,7 @@
-"""When jobs will be verified: their last instance stopped, and the settle window over as well.
+"""Forecast of verification: the time at which the last instance stops, plus the settle window.
 
-It can come later: ``verified`` also waits for the machines to be gone.  No time that has passed is
-told.
+Verification can be later, because it also waits until the machines are gone. No time in the past is
+returned.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """When the settle windows that run now are over, and when all is verified.
+    """End of the settle windows that run now, and the time at which everything is verified.
 
-    ``p50_at`` and ``p90_at``: by then in half and in 90 % of all cases.  None where nothing honest
-    can be said.
+    ``p50_at`` and ``p90_at``: verified by then with 50 % and 90 % probability; None if no forecast
+    is possible.
     """
 
     settle_until: datetime | None = None
@@ -36,21 +36,24 @@ class Verification:
 def of_termination(
     termination: Termination, forecast: Forecast | None, now: datetime
 ) -> Verification:
-    """``forecast``: when its instances are down."""
+    """Return when a termination is verified; ``forecast``: when its instances have stopped."""
     settling = termination.state is State.SETTLING
     until = termination.settle_until if settling else None
     return _verification(until, None if settling else termination.settle_s, forecast, now)
 
 
 def of_operation(progress: Progress, forecast: Forecast, now: datetime) -> Verification:
-    """``forecast``: when the instances of all its jobs are down."""
+    """Return when an operation is verified; ``forecast``: when all its instances have stopped."""
     return _verification(progress.settle_until, progress.settle_s, forecast, now)
 
 
 def _verification(
     settle_until: datetime | None, settle_s: float | None, forecast: Forecast | None, now: datetime
 ) -> Verification:
-    """``settle_s``: the longest window of what is not down yet; None: all is down."""
+    """Return the verification time.
+
+    ``settle_s``: the longest settle window of what has not stopped yet; None if all has stopped.
+    """
     until = settle_until if settle_until and settle_until > now else None
     if settle_s is None:
         return Verification(settle_until=until, p50_at=until, p90_at=until)

@@ -1,8 +1,14 @@
-"""The loops of one partition, a file each.
+"""The loops of one partition, one file each.
 
-Each has a name, an event ``wake`` and ``step()``, which does what is due and returns the seconds
-until more is.  ``job_poller`` reads many jobs a call, ``job_prober`` one with its counters,
-``dispatcher`` calls TerminateJob, ``instance_reader`` captures machines, ``machine_poller`` reads
-them, ``escalator`` calls for stragglers one by one, ``revival_watcher`` reads jobs that had
-stopped, and ``set_aside`` tries again what was set aside.
+Each loop has a name, an event ``wake`` and a method ``step()``, which does what is due and returns
+the seconds until more is due. Loops share the ``Partition`` and never call each other.
+
+- ``job_poller`` reads the state of up to 100 jobs a call (DescribeJobs).
+- ``job_prober`` reads one job with its instance counters (DescribeJob, DescribeTask).
+- ``dispatcher`` sends TerminateJob.
+- ``instance_reader`` captures the machines of a job, and rescans live instances (DescribeTask).
+- ``machine_poller`` reads captured machines until they are gone (DescribeInstances of CVM).
+- ``escalator`` terminates stragglers one by one (TerminateTaskInstance, TerminateInstances).
+- ``revival_watcher`` reads stopped jobs, which may run again.
+- ``set_aside`` gives terminations that were set aside back to the other loops.
 """

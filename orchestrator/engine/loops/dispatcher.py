@@ -1,4 +1,4 @@
-"""Sends TerminateJob under the quota; the attempt is written before the call leaves."""
+"""Sender of TerminateJob requests under the quota; each attempt is written before it is sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.domain.model.observation import (
     CallInterrupted,
     CallStarted,
 )
-from orchestrator.engine.runtime.loop import Background
+from orchestrator.engine.runtime.loop import BackgroundTasks
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,50 +30,51 @@ if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
 
 WRITE_AHEAD_S = 0.05
-"""How long before its permit's time an attempt is taken up, so that writing it costs no quota."""
+"""Time before the permit's send time at which an attempt is written, so that it costs no quota."""
 
 
 class Dispatcher:
-    """One partition's TerminateJob calls."""
+    """Loop that sends the TerminateJob requests of one partition."""
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"dispatcher of {partition.name}"
         self._partition = partition
         self._limiter = partition.limiters[TERMINATE_JOB]
-        self._calls = Background(f"a TerminateJob call of {partition.name}")
+        self._calls = BackgroundTasks(f"a TerminateJob call of {partition.name}")
         self._under_way: set[str] = set()
-        self._may_have_lost = True
+        self._may_have_orphans = True
+        """True if there may be open attempts whose result nothing will write."""
         self._taken_up = partition.taken_up
-        """As it was when unanswered attempts were last looked for."""
+        """Value of ``partition.taken_up`` when open attempts were last searched for."""
         self.wake = partition.wakeups.calls
 
     async def step(self) -> float:
-        """Take up one job if one may be called; returns the seconds until the next may be."""
+        """Start one TerminateJob request if one is due; return the seconds until the next is."""
         partition = self._partition
-        if self._may_have_lost or self._taken_up != partition.taken_up:
+        if self._may_have_orphans or self._taken_up != partition.taken_up:
             await self._recover()
         ready_s = self._limiter.wait_s() - WRITE_AHEAD_S
-        await partition.tell_condition()
+        await partition.publish_health()
         if ready_s > 0:
             return ready_s
         now, wait_s = partition.clock.now(), partition.capture.wait_s
-        ready, next_at = await partition.store.callable(now, 1, capture_wait_s=wait_s)
+        ready, next_at = await partition.store.ready_to_terminate(now, 1, capture_wait_s=wait_s)
         if ready:
             await self._start(ready[0], now)
             return 0.0
         return max(0.0, (next_at - now).total_seconds()) if next_at else float("inf")
 
-    async def end(self, within_s: float) -> bool:
-        """Let the calls under way end; False where one had to be cut off."""
-        return await self._calls.end(within_s)
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the requests in flight; return False if one had to be cancelled."""
+        return await self._calls.drain(timeout_s)
 
     async def _recover(self) -> None:
-        """Take note of attempts whose answer was never written, in an earlier process or here."""
+        """Close the attempts whose result was never written, by an earlier process or this one."""
         partition = self._partition
         now = partition.clock.now()
-        self._may_have_lost, self._taken_up = False, partition.taken_up
+        self._may_have_orphans, self._taken_up = False, partition.taken_up
         try:
-            for termination in await partition.store.unanswered():
+            for termination in await partition.store.with_open_attempts():
                 if termination.id in self._under_way:
                     continue
                 async with partition.set_aside_on_error(termination.id):
@@ -81,12 +82,12 @@ class Dispatcher:
                     answer = AttemptResult(at=now, outcome=INTERRUPTED)
                     await self._finish(termination, decision, answer)
         except BaseException:
-            self._may_have_lost = True
+            self._may_have_orphans = True
             raise
 
     async def _finish(self, before: Termination, decision: Decision, answer: AttemptResult) -> None:
         await self._partition.store.finish_attempt(before, decision, answer)
-        self._partition.decided(before, decision)
+        self._partition.on_decision(before, decision)
 
     async def _start(self, termination: Termination, now: datetime) -> None:
         partition = self._partition
@@ -99,8 +100,8 @@ class Dispatcher:
                 if await partition.store.start_attempt(termination, decision, attempt) is not None:
                     written = decision
         except BaseException:
-            # What is told as failed may be committed all the same.
-            self._may_have_lost = True
+            # A commit that raised may still have been applied.
+            self._may_have_orphans = True
             raise
         finally:
             if written is None:
@@ -123,7 +124,7 @@ class Dispatcher:
                 )
             except CloudError as error:
                 seen = CallFailed(error, before)
-                answer = AttemptResult.of_error(error, partition.clock.now())
+                answer = AttemptResult.from_error(error, partition.clock.now())
             else:
                 seen = CallAccepted(request_id)
                 answer = AttemptResult(
@@ -132,11 +133,11 @@ class Dispatcher:
             decision = decide(termination, seen, answer.at, partition.policy())
             await self._finish(termination, decision, answer)
         except BaseException:
-            self._may_have_lost = True
+            self._may_have_orphans = True
             raise
         else:
             failed = seen.error if isinstance(seen, CallFailed) else None
-            await partition.note(failed, self._limiter)
+            await partition.record_result(failed, self._limiter)
         finally:
             self._under_way.discard(termination.id)
             self.wake.set()

@@ -1,4 +1,4 @@
-"""Calls for instances that TerminateJob does not bring down, or for their machines, one by one."""
+"""Termination of stragglers one by one: instances that TerminateJob does not stop, or machines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.attempt import ACCEPTED, FOR_ONE, AttemptResult
-from orchestrator.engine.runtime.loop import Background
+from orchestrator.domain.model.attempt import ACCEPTED, PER_INSTANCE_ACTIONS, AttemptResult
+from orchestrator.engine.runtime.loop import BackgroundTasks
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
@@ -26,71 +26,74 @@ _NOT_EXECUTED = (
     CloudErrorKind.CREDENTIAL,
     CloudErrorKind.CLOCK_SKEW,
 )
-"""Failures after which the instance is called once more in the same round."""
-_REFUSED = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-
+"""Failures after which the call is repeated in the same round."""
+_PERMANENT = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
+"""Failures that a repetition of the same call would meet again."""
 
 log = logging.getLogger(__name__)
 
 
 class Escalator:
-    """One partition's TerminateTaskInstance and TerminateInstances calls.
+    """Loop that sends TerminateTaskInstance and TerminateInstances for one partition.
 
-    A call whose answer is lost is not read after: on an instance that is down it has no effect
-    (cloud.tencent.com/document/api/599/15908), and the next round calls for those that are live.
+    A call whose response is lost needs no check: it has no effect on a stopped instance
+    (cloud.tencent.com/document/api/599/15908), and the next round repeats it for live ones.
     """
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"escalator of {partition.name}"
         self.wake = partition.wakeups.escalations
         self._partition = partition
-        self._pacers = {action: partition.limiters[action] for action in FOR_ONE}
-        self._calls = Background(f"an escalation call of {partition.name}")
+        self._limiters = {action: partition.limiters[action] for action in PER_INSTANCE_ACTIONS}
+        self._calls = BackgroundTasks(f"an escalation call of {partition.name}")
         self._under_way: set[Straggler] = set()
-        self._may_have_lost = True
+        self._may_have_orphans = True
+        """True if there may be open attempts whose result nothing will write."""
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
         self._logged = False
-        """Whether it was logged that the calls are refused."""
+        """True once it was logged that the calls are refused."""
 
     async def step(self) -> float:
-        """Call for one instance if one is left; returns the seconds until the next may be."""
+        """Start one call if a target is left; return the seconds until the next may start."""
         partition, store = self._partition, self._partition.store.instances
-        if self._may_have_lost:
+        if self._may_have_orphans:
             await self._recover()
         wait_s = max(
-            self._backoff.wait_s(), min(limiter.wait_s() for limiter in self._pacers.values())
+            self._backoff.wait_s(), min(limiter.wait_s() for limiter in self._limiters.values())
         )
         if wait_s > 0:
             return wait_s
-        match await store.next_in_rounds():
+        match await store.next_escalation_target():
             case Straggler() as straggler:
-                if (wait_s := self._pacers[straggler.action].wait_s()) > 0:
+                if (wait_s := self._limiters[straggler.action].wait_s()) > 0:
                     return wait_s
                 await self._start(straggler)
-            case RoundOver() as over:
-                await store.end_round(over, partition.clock.now())
+            case RoundFinished() as finished:
+                await store.end_round(finished, partition.clock.now())
             case None:
                 return math.inf
         return 0.0
 
-    async def end(self, within_s: float) -> bool:
-        """Let the calls under way end; False where one had to be cut off."""
-        return await self._calls.end(within_s)
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the calls in flight; return False if one had to be cancelled."""
+        return await self._calls.drain(timeout_s)
 
     async def _recover(self) -> None:
-        """Take note of attempts whose answer was never written, in an earlier process or here."""
+        """Close the attempts whose result was never written, by an earlier process or this one."""
         partition = self._partition
-        self._may_have_lost = False
+        self._may_have_orphans = False
         try:
-            await partition.store.instances.interrupted(self._under_way, partition.clock.now())
+            await partition.store.instances.close_orphaned_attempts(
+                self._under_way, partition.clock.now()
+            )
         except BaseException:
-            self._may_have_lost = True
+            self._may_have_orphans = True
             raise
 
     async def _start(self, straggler: Straggler) -> None:
-        limiter = self._pacers[straggler.action]
+        limiter = self._limiters[straggler.action]
         permit = limiter.take()
         written = False
         try:
@@ -98,8 +101,8 @@ class Escalator:
                 await self._partition.store.instances.start(straggler, self._partition.clock.now())
                 written = True
         except BaseException:
-            # What is told as failed may be committed all the same.
-            self._may_have_lost = True
+            # A commit that raised may still have been applied.
+            self._may_have_orphans = True
             raise
         finally:
             if not written:
@@ -115,23 +118,23 @@ class Escalator:
                 request_id = await limiter.send(permit, lambda: self._terminate(straggler))
             except CloudError as raised:
                 error = raised
-                answer = AttemptResult.of_error(error, partition.clock.now())
+                answer = AttemptResult.from_error(error, partition.clock.now())
             else:
                 answer = AttemptResult(
                     at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id
                 )
             self._back_off(error)
-            self._tell(straggler, error)
+            self._log_refusal(straggler, error)
             again = error is not None and error.kind in _NOT_EXECUTED
             await partition.store.instances.finish(straggler, answer, again=again)
             forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED
             if forbidden and straggler.machine_id is None:
-                # Batch's actions are authorised job by job: so it would be for all the others.
-                over = RoundOver(straggler.termination_id)
-                await partition.store.instances.end_round(over, answer.at)
-            await partition.note(error, limiter)
+                # Batch authorises its actions job by job: the other instances would be refused too.
+                finished = RoundFinished(straggler.termination_id)
+                await partition.store.instances.end_round(finished, answer.at)
+            await partition.record_result(error, limiter)
         except BaseException:
-            self._may_have_lost = True
+            self._may_have_orphans = True
             raise
         finally:
             self._under_way.discard(straggler)
@@ -150,15 +153,21 @@ class Escalator:
             index=straggler.instance_index,
         )
 
-    def _tell(self, straggler: Straggler, error: CloudError | None) -> None:
-        """Log the first of the calls that are refused for good: nobody may wait for them."""
-        refused = error is not None and error.kind in _REFUSED
+    def _log_refusal(self, straggler: Straggler, error: CloudError | None) -> None:
+        """Log the first permanent refusal of a series: retries will not help."""
+        refused = error is not None and error.kind in _PERMANENT
         if refused and not self._logged:
-            log.warning("%s: %s is refused: %s", self.name, straggler.action, error)
+            log.warning(
+                "%s: %s is refused for job %s: %s",
+                self.name,
+                straggler.action,
+                straggler.job_id,
+                error,
+            )
         self._logged = refused or (self._logged and error is not None)
 
     def _back_off(self, error: CloudError | None) -> None:
-        """Wait longer after each failure; for refusals as one too many, the quota waits."""
+        """Pause longer after each failure; after THROTTLED, the quota alone makes it wait."""
         if error is None or error.kind not in _NOT_EXECUTED:
             self._backoff.worked()
         elif error.kind is not CloudErrorKind.THROTTLED:

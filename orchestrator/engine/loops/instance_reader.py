@@ -1,4 +1,4 @@
-"""Reads task instances: before jobs are called or along with it, and anew where it is asked."""
+"""Reads of task instances: the capture of a job's machines, and rescans of its live instances."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine_capture import CaptureTiming
 from orchestrator.domain.pacing.backoff import backoff_s
-from orchestrator.engine.runtime.loop import Background
+from orchestrator.engine.runtime.loop import BackgroundTasks
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,167 +29,179 @@ if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
-AT_ONCE = 16
+CONCURRENCY_MAX = 16
 PAUSE_S = 5.0
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
-ANEW_EVERY_S = 5.0
-"""How old a reading of live instances is at least before it is made once more."""
-ANEW_AFTER_FAILURE_S = 60.0
-"""Both are shorter where the deadline is: each round of calls begins with a reading."""
+RESCAN_INTERVAL_S = 5.0
+"""Time between the end of a rescan of a job's live instances and the next one."""
+RESCAN_AFTER_FAILURE_S = 60.0
+"""The same after a rescan that failed.
 
-_FOR_NOW = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
-"""Refusals that end one reading of live instances; a capture is tried again, for it is made once.
+Both are shorter for jobs with a short deadline: each escalation round begins with a rescan.
 """
+
+_END_RESCAN = (CloudErrorKind.UNAUTHORIZED, CloudErrorKind.JOB_NOT_FOUND)
+"""Refusals that end one rescan. A capture is tried again after them: it is made only once."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _ReadTask:
-    """A capture, or a reading of live instances (``anew``), to go on with."""
+class _InstanceRead:
+    """A capture to continue, or a rescan of live instances (``rescan``)."""
 
-    row: Termination
+    termination: Termination
     capture: Capture
-    anew: bool = False
+    rescan: bool = False
 
 
 class InstanceReader:
-    """One partition's DescribeJobSubmitInfo calls, and its DescribeTask calls for instances."""
+    """Loop that reads task instances: DescribeJobSubmitInfo, then DescribeTask page by page."""
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"capturer of {partition.name}"
+        self.name = f"instance reader of {partition.name}"
         self._partition = partition
         self._tasks = partition.limiters["DescribeJobSubmitInfo"]
         self._pages = partition.limiters["DescribeTask"]
         self.wake = partition.wakeups.captures
-        self._calls = Background(f"a capture of {partition.name}")
+        self._calls = BackgroundTasks(f"a capture of {partition.name}")
         self._under_way: set[str] = set()
         self._resume_at = 0.0
 
     async def step(self) -> float:
-        """Start the reads that may leave; returns the seconds until the next may."""
+        """Start the reads that are due and have a permit; return the seconds until the next."""
         partition = self._partition
         paused_s = self._resume_at - partition.clock.monotonic()
         if paused_s > 0:
             return paused_s
-        # What ends while the rows are read is in them as it was before.
+        # A read that ends during the query is still in the rows as it was before.
         under_way = set(self._under_way)
-        limit, now = len(under_way) + AT_ONCE, partition.clock.now()
+        limit, now = len(under_way) + CONCURRENCY_MAX, partition.clock.now()
         to_capture, to_read = await partition.store.instances.to_read(now, limit)
         if partition.capture.when is CaptureTiming.NONE:
             to_capture = []
-        errands = [_ReadTask(row, capture_coverage.due(row)) for row in to_capture]
-        errands += [
-            _ReadTask(row, capture_coverage.reading(row, now), anew=True) for row in to_read
+        reads = [
+            _InstanceRead(termination, capture_coverage.due(termination))
+            for termination in to_capture
+        ]
+        reads += [
+            _InstanceRead(termination, capture_coverage.reading(termination, now), rescan=True)
+            for termination in to_read
         ]
         blocked_s, waits = list[float](), False
-        for errand in errands:
-            if errand.row.id in under_way or errand.row.id in self._under_way:
+        for read in reads:
+            if read.termination.id in under_way or read.termination.id in self._under_way:
                 continue
-            if not errand.anew and capture_coverage.too_late(errand.row):
-                async with partition.set_aside_on_error(errand.row.id):
-                    await self._write(errand, machine_capture.ended_too_late(errand.capture, now))
+            if not read.rescan and capture_coverage.too_late(read.termination):
+                async with partition.set_aside_on_error(read.termination.id):
+                    await self._write(read, machine_capture.ended_too_late(read.capture, now))
                 continue
-            limiter = self._pages if errand.capture.tasks else self._tasks
+            limiter = self._pages if read.capture.tasks else self._tasks
             if limiter.wait_s() > 0:
                 blocked_s.append(limiter.wait_s())
                 waits = waits or limiter is self._tasks
             else:
-                self._under_way.add(errand.row.id)
-                self._calls.start(partial(self._read, errand, limiter, limiter.take()))
+                self._under_way.add(read.termination.id)
+                self._calls.start(partial(self._read, read, limiter, limiter.take()))
         partition.captures_wait = waits
         if blocked_s:
             return min(blocked_s)
         return 0.0 if limit in (len(to_capture), len(to_read)) else math.inf
 
-    async def end(self, within_s: float) -> bool:
-        """Let the calls under way end; False where one had to be cut off."""
-        return await self._calls.end(within_s)
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the calls in flight; return False if one had to be cancelled."""
+        return await self._calls.drain(timeout_s)
 
-    async def _read(self, errand: _ReadTask, limiter: RateLimiter, permit: Permit) -> None:
+    async def _read(self, read: _InstanceRead, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
         try:
             try:
-                await self._go_on(errand, limiter, permit)
+                await self._read_next_page(read, limiter, permit)
             except CloudError as error:
-                await self._put_off(errand, error)
-                await partition.note(error, limiter)
+                await self._retry_later(read, error)
+                await partition.record_result(error, limiter)
             else:
-                await partition.note(None, limiter)
+                await partition.record_result(None, limiter)
         except StoreUnavailable:
             self._resume_at = partition.clock.monotonic() + PAUSE_S
             raise
         except LeaseLost:
             raise
         except Exception:
-            # It is first in line and would stay so: no other job would ever be captured.
-            problem = ErrorDetail(code="Client.CaptureFailed", message="see the log of the daemon")
-            ended = machine_capture.ended(errand.capture, partition.clock.now(), problem)
-            async with partition.set_aside_on_error(errand.row.id):
-                await self._write(errand, ended)
+            # Otherwise it would stay the first one due, and no other job would be captured.
+            problem = ErrorDetail(
+                code="Client.CaptureFailed", message="internal error; see the log of the daemon"
+            )
+            ended = machine_capture.ended(read.capture, partition.clock.now(), problem)
+            async with partition.set_aside_on_error(read.termination.id):
+                await self._write(read, ended)
             raise
         finally:
-            self._under_way.discard(errand.row.id)
+            self._under_way.discard(read.termination.id)
             self.wake.set()
             partition.wakeups.calls.set()
 
-    async def _go_on(self, errand: _ReadTask, limiter: RateLimiter, permit: Permit) -> None:
+    async def _read_next_page(
+        self, read: _InstanceRead, limiter: RateLimiter, permit: Permit
+    ) -> None:
         now = self._partition.clock.now
-        if not errand.capture.tasks:
-            submitted = await limiter.send(permit, partial(self._describe_submit_info, errand))
-            await self._write(errand, machine_capture.with_tasks(errand.capture, submitted, now()))
+        if not read.capture.tasks:
+            submitted = await limiter.send(permit, partial(self._describe_submit_info, read))
+            await self._write(read, machine_capture.with_tasks(read.capture, submitted, now()))
         else:
-            page = await limiter.send(permit, partial(self._describe_task, errand))
-            capture = machine_capture.with_page(errand.capture, page, now())
-            senseless = capture.problem is machine_capture.TOO_MANY
-            await self._write(errand, capture, None if senseless else page)
+            page = await limiter.send(permit, partial(self._describe_task, read))
+            capture = machine_capture.with_page(read.capture, page, now())
+            unusable = capture.problem is machine_capture.TOO_MANY
+            await self._write(read, capture, None if unusable else page)
             if page.instances:
                 self._partition.wakeups.machines.set()
 
-    async def _put_off(self, errand: _ReadTask, error: CloudError) -> None:
+    async def _retry_later(self, read: _InstanceRead, error: CloudError) -> None:
         if error.kind is CloudErrorKind.THROTTLED:
-            return  # It is due as before.
+            return  # It stays due.
         problem = problem_of(error)
-        if error.kind is CloudErrorKind.REFUSED or (errand.anew and error.kind in _FOR_NOW):
+        if error.kind is CloudErrorKind.REFUSED or (read.rescan and error.kind in _END_RESCAN):
             now = self._partition.clock.now()
-            if errand.anew:
+            if read.rescan:
                 log.warning(
-                    "%s: the live instances of %s cannot be read: %s",
+                    "%s: the live instances of job %s cannot be read: %s",
                     self.name,
-                    errand.row.job_id,
+                    read.termination.job_id,
                     error,
                 )
-            await self._write(errand, machine_capture.ended(errand.capture, now, problem))
+            await self._write(read, machine_capture.ended(read.capture, now, problem))
             return
-        failed = machine_capture.failed(errand.capture, problem)
+        failed = machine_capture.failed(read.capture, problem)
         wait_s = backoff_s(
             failed.failures,
             base_s=BACKOFF_BASE_S,
             max_s=BACKOFF_MAX_S,
             jitter=self._partition.random.random(),
         )
-        await self._write(errand, failed, due_s=wait_s)
+        await self._write(read, failed, due_s=wait_s)
 
     async def _write(
         self,
-        errand: _ReadTask,
+        read: _InstanceRead,
         capture: Capture,
         page: TaskPage | None = None,
         *,
         due_s: float | None = None,
     ) -> None:
         partition = self._partition
-        if errand.anew:
+        if read.rescan:
             if capture.ended_at is not None:
-                due_s = ANEW_AFTER_FAILURE_S if capture.problem else ANEW_EVERY_S
-                due_s = min(due_s, count_every_s(errand.row))
-            await partition.store.instances.read(errand.row, capture, page, due_at=self._in(due_s))
+                due_s = RESCAN_AFTER_FAILURE_S if capture.problem else RESCAN_INTERVAL_S
+                due_s = min(due_s, count_every_s(read.termination))
+            await partition.store.instances.read(
+                read.termination, capture, page, due_at=self._in(due_s)
+            )
             if capture.ended_at is not None:
                 partition.wakeups.escalations.set()
             return
         await partition.store.instances.capture(
-            errand.row,
+            read.termination,
             capture,
             page,
             awaits=partition.capture.call_waits(capture),
@@ -200,19 +212,19 @@ class InstanceReader:
         clock = self._partition.clock
         return None if seconds is None else clock.now() + timedelta(seconds=seconds)
 
-    async def _describe_submit_info(self, errand: _ReadTask) -> JobSubmitted:
-        row = errand.row
+    async def _describe_submit_info(self, read: _InstanceRead) -> JobSubmitted:
+        termination = read.termination
         return await self._partition.cloud.describe_job_submit_info(
-            region=row.region, job_id=row.job_id
+            region=termination.region, job_id=termination.job_id
         )
 
-    async def _describe_task(self, errand: _ReadTask) -> TaskPage:
-        row, capture = errand.row, errand.capture
+    async def _describe_task(self, read: _InstanceRead) -> TaskPage:
+        termination, capture = read.termination, read.capture
         return await self._partition.cloud.describe_task(
-            region=row.region,
-            job_id=row.job_id,
+            region=termination.region,
+            job_id=termination.job_id,
             task_name=capture.tasks[capture.task].name,
             offset=capture.offset,
             limit=machine_capture.PAGE_INSTANCES,
-            states=machine_capture.LIVE if errand.anew else machine_capture.STATES_WITH_MACHINE,
+            states=machine_capture.LIVE if read.rescan else machine_capture.STATES_WITH_MACHINE,
         )

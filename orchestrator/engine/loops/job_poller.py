@@ -1,4 +1,4 @@
-"""Reads the state of up to 100 jobs a call (DescribeJobs), the soonest due first."""
+"""Batch polls: the state of up to 100 jobs a call (DescribeJobs), the soonest due first."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED
+from orchestrator.domain.model.lifecycle import PENDING_STATES, SENT_STATES
 from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
 from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.domain.pacing.polling import sweep_due_at
 from orchestrator.engine.runtime.batch_size import (
-    FAILURES_THAT_ARE_SUSPECT,
-    NOT_OF_ITS_IDS,
+    NOT_CAUSED_BY_IDS,
     REFUSALS,
+    SUSPECT_AFTER_FAILURES,
 )
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
@@ -28,56 +28,61 @@ if TYPE_CHECKING:
 
 JOBS_PER_CALL = 100
 SUSPECTS_MAX = 4
-"""So many jobs, of which one at least spoilt a call for all, are read one by one."""
+"""Up to this many jobs of a refused call are read one by one with DescribeJob."""
 SUSPECTED_S = 60.0
-"""How long the jobs of a call that was refused are kept from the other sweeps."""
+"""Time for which the jobs of a refused call are kept out of the other batch polls."""
 REFUSED_MAX = 8
-"""Refusals after which DescribeJobs itself counts as forbidden, if it has never worked."""
+"""Refusals after which DescribeJobs itself counts as forbidden, unless it has ever worked."""
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 10.0
 
-WORKS_LATELY_S = 60.0
-"""A job that fails alone is its own failure only if a call for others has worked since then."""
+WORKED_RECENTLY_S = 60.0
+"""If a call for one job fails, that job is the reason only if another call worked this recently."""
 
-NOT_YET_CALLED = PollFilter(PollKind.BATCH, NOT_CALLED)
-FIRST_POLLS = PollFilter(PollKind.BATCH, NOT_CALLED, seen=False, in_turn=True)
-"""Jobs that no poll has shown yet, where one call does not carry all that are not called."""
-KINDS = (PollFilter(PollKind.BATCH, CALLED), NOT_YET_CALLED, FIRST_POLLS)
+NOT_YET_CALLED = PollFilter(PollKind.BATCH, PENDING_STATES)
+FIRST_POLLS = PollFilter(PollKind.BATCH, PENDING_STATES, seen=False, in_turn=True)
+"""Jobs without an observation yet; used if one call cannot carry all jobs of NOT_YET_CALLED."""
+KINDS = (PollFilter(PollKind.BATCH, SENT_STATES), NOT_YET_CALLED, FIRST_POLLS)
 
 log = logging.getLogger(__name__)
 
 
 class JobPoller:
-    """One partition's DescribeJobs calls."""
+    """Loop that makes the batch polls of one partition."""
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"sweeper of {partition.name}"
-        self.wake = partition.wakeups.sweeps
+        self.name = f"job poller of {partition.name}"
+        self.wake = partition.wakeups.batch_polls
         self._partition = partition
         self._limiter = partition.limiters["DescribeJobs"]
         self._turns: list[PollFilter | None] = [*KINDS, None]
-        """They take turns, with the suspects: many of one kind do not hold up another."""
+        """Order of the kinds of jobs; None: the suspects.
+
+        They take turns, so that many jobs of one kind do not delay another kind.
+        """
         self._suspects: deque[Sequence[Termination]] = deque()
+        """Groups of jobs of a failed call, each polled by itself."""
         self._spoilers: deque[str] = deque(maxlen=JOBS_PER_CALL)
-        """Terminations of the jobs that made a call fail alone: asked for alone until it works."""
+        """Ids of terminations whose job alone made a call fail: polled alone until that works."""
         self._works: bool | None = None
+        """False: DescribeJobs is refused for every job; None: not known yet."""
         self._worked_at = -math.inf
         self._refusals = 0
         self._failures: Counter[PollFilter | None] = Counter()
-        """In a row, of the calls of each turn."""
+        """Failures in a row, by turn."""
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
 
     async def step(self) -> float:
-        """Sweep if a job is due; returns the seconds until the next one is."""
+        """Make a batch poll if a job is due; return the seconds until the next one is."""
         partition = self._partition
-        partition.sweep_due_at = partition.clock.monotonic()
+        partition.batch_poll_due_at = partition.clock.monotonic()
         wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
         if wait_s > 0:
             return wait_s
         next_s = math.inf
-        rows_of = await partition.store.planned(partition.clock.now(), JOBS_PER_CALL, *KINDS)
+        rows_of = await partition.store.next_polls(partition.clock.now(), JOBS_PER_CALL, *KINDS)
         if len(rows_of[NOT_YET_CALLED]) < JOBS_PER_CALL:
             rows_of[FIRST_POLLS] = []
         for turn in list(self._turns):
@@ -85,16 +90,16 @@ class JobPoller:
             if rows and due_s <= 0:
                 self._turns.remove(turn)
                 self._turns.append(turn)
-                return await self._sweep(rows, turn)
+                return await self._poll(rows, turn)
             next_s = min(next_s, due_s)
-        partition.sweep_due_at += next_s
+        partition.batch_poll_due_at += next_s
         return next_s
 
     def _next_suspects(self) -> tuple[Sequence[Termination], float]:
         return (self._suspects[0], 0.0) if self._suspects else ((), math.inf)
 
     def _due(self, rows: Sequence[Termination]) -> tuple[Sequence[Termination], float]:
-        """The jobs to sweep together, and in how many seconds."""
+        """Return the jobs to poll together, and in how many seconds."""
         partition, now = self._partition, self._partition.clock.now()
         if not rows:
             return (), math.inf
@@ -116,7 +121,7 @@ class JobPoller:
         ]
         return together, (due_at - now).total_seconds()
 
-    async def _sweep(self, rows: Sequence[Termination], turn: PollFilter | None) -> float:
+    async def _poll(self, rows: Sequence[Termination], turn: PollFilter | None) -> float:
         partition = self._partition
         try:
             seen = await self._limiter.send(
@@ -126,9 +131,9 @@ class JobPoller:
                 ),
             )
         except CloudError as error:
-            await partition.note(error, self._limiter)
+            await partition.record_result(error, self._limiter)
             return await self._on_failure(rows, turn, error)
-        await partition.note(None, self._limiter)
+        await partition.record_result(None, self._limiter)
         self._answered(rows)
         self._backoff.worked()
         self._refusals, self._works, self._worked_at = 0, True, partition.clock.monotonic()
@@ -142,19 +147,20 @@ class JobPoller:
         return 0.0
 
     def _answered(self, rows: Sequence[Termination]) -> None:
+        """Remove a group of suspects that has been polled."""
         if self._suspects and self._suspects[0] is rows:
             self._suspects.popleft()
 
     async def _on_failure(
         self, rows: Sequence[Termination], turn: PollFilter | None, error: CloudError
     ) -> float:
-        """Wait longer after each failure; for refusals as one too many, the quota waits."""
+        """Pause longer after each failure; after THROTTLED, the quota alone makes it wait."""
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
         if error.kind in REFUSALS:
             self._answered(rows)
             return await self._on_refused(rows, error)
-        if error.kind not in NOT_OF_ITS_IDS:
+        if error.kind not in NOT_CAUSED_BY_IDS:
             self._failures[turn] += 1
             await self._suspect(rows, turn, error)
         return self._backoff.failed()
@@ -162,24 +168,24 @@ class JobPoller:
     async def _suspect(
         self, rows: Sequence[Termination], turn: PollFilter | None, error: CloudError
     ) -> None:
-        """Halve what fails again and again until one job fails alone, while others are read.
+        """Halve a batch that fails repeatedly until one job fails alone while other calls work.
 
-        That one is read by DescribeJob.  While the cloud answers no call, none is: the jobs stay
-        kept apart, and one search at a time keeps them few.
+        That job is then read with DescribeJob. While the cloud answers no call at all, no job is
+        singled out: the jobs stay kept apart. Only one search runs at a time, so they are few.
         """
         known = rows[0].id in self._spoilers
-        often = self._failures[turn] >= FAILURES_THAT_ARE_SUSPECT and not self._suspects
+        often = self._failures[turn] >= SUSPECT_AFTER_FAILURES and not self._suspects
         if turn is not None and not known and not often:
             return
         partition = self._partition
         self._answered(rows)
-        if len(rows) > 1 or partition.clock.monotonic() - self._worked_at > WORKS_LATELY_S:
+        if len(rows) > 1 or partition.clock.monotonic() - self._worked_at > WORKED_RECENTLY_S:
             await self._keep_apart(rows)
             return
         if not known:
             self._spoilers.append(rows[0].id)
             log.warning(
-                "%s: DescribeJobs fails for %s, which is read by DescribeJob: %s",
+                "%s: DescribeJobs fails for job %s, which is read with DescribeJob instead: %s",
                 self.name,
                 rows[0].job_id,
                 error,
@@ -193,24 +199,24 @@ class JobPoller:
         )
 
     async def _keep_apart(self, rows: Sequence[Termination]) -> None:
-        """Sweep each half of these by itself."""
+        """Have each half of these polled by itself."""
         half = len(rows) // 2
         self._suspects += [part for part in (rows[:half], rows[half:]) if part]
         until = self._partition.clock.now() + timedelta(seconds=SUSPECTED_S)
         await self._partition.store.postpone([row.id for row in rows], until)
 
     async def _on_refused(self, rows: Sequence[Termination], error: CloudError) -> float:
-        """Where one job may have spoilt the call for all, halve until it is among few.
+        """Halve a refused batch until few jobs are left, as one job may be the reason.
 
-        Batch's actions are authorised job by job (CAM guide of Batch), so one forbidden or
-        malformed id may refuse a whole call.
+        Batch authorises its actions job by job (CAM guide of Batch), so one forbidden or malformed
+        id may cause the refusal of a whole call.
         """
         self._refusals += 1
         if self._works is None and self._refusals == REFUSED_MAX:
             self._works = False
             log.warning(
-                "%s: DescribeJobs is refused whatever it is asked; jobs are read by DescribeJob: "
-                "%s: %s",
+                "%s: DescribeJobs is refused for all jobs; they are read one by one with "
+                "DescribeJob instead: %s: %s",
                 self.name,
                 error,
                 error.advice or "",

@@ -1,7 +1,7 @@
-"""Reads one job with its instance counters, where something must be proven.
+"""Polls of one job with its instance counters, where something must be proven.
 
-DescribeJob by default; DescribeTask for a job known to have one task, while DescribeJob's quota
-is spent: its counters are then the job's, and its quota is another.
+They use DescribeJob. While its quota is used up, a job known to have one task is read with
+DescribeTask instead, which has a quota of its own: the counters of the task are those of the job.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.decisions.escalation import COUNTED_EVERY_S
 from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
-from orchestrator.domain.model.lifecycle import CALLED, NOT_CALLED, State
+from orchestrator.domain.model.lifecycle import PENDING_STATES, SENT_STATES, State
 from orchestrator.domain.model.observation import ReadFailed
 from orchestrator.domain.model.termination import PollFilter, PollKind
-from orchestrator.engine.runtime.loop import IDLE_MAX_S, Background
+from orchestrator.engine.runtime.loop import IDLE_MAX_S, BackgroundTasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,67 +30,67 @@ if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
-LOOKS_PER_STEP = 16
+READS_PER_STEP = 16
 PAUSE_S = 5.0
 COUNT_EVERY_S = 2.0
-"""How old the counters of a watched job may grow while there is quota to spare."""
+"""Greatest age of the counters of a watched job while there is spare quota."""
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
-"""And those of any other; sooner where its deadline is short (``counting``)."""
+"""The same for every other job; jobs with a short deadline sooner (``count_schedule``)."""
 
 PROOFS = PollFilter(
-    PollKind.SINGLE, tuple(state for state in CALLED if state is not State.SETTLING)
+    PollKind.SINGLE, tuple(state for state in SENT_STATES if state is not State.SETTLING)
 )
-"""Jobs that were called, to be proven down or found out about."""
+"""Jobs after their TerminateJob call, to prove that they stopped or to settle a doubt."""
 LAST_COUNTS = PollFilter(PollKind.SINGLE, (State.SETTLING,))
-"""Jobs that were proven down, to be counted once more at the end of their settle window."""
+"""Jobs proven as stopped, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
-"""How much longer than a proof such a count waits for quota."""
-FIRST_LOOKS = PollFilter(PollKind.SINGLE, NOT_CALLED, seen=True)
-"""Jobs that a sweep has shown to exist."""
-UNLISTED = PollFilter(PollKind.SINGLE, NOT_CALLED, seen=False)
-"""Jobs that no sweep has shown; those that are due go in turn."""
+"""Time by which such a count may wait longer for quota than a proof."""
+FIRST_READS = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
+"""Jobs that a batch poll has shown to exist."""
+UNLISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
+"""Jobs that no batch poll has shown; those that are due are read in turn."""
 UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
 SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
-"""Jobs that read finished before any call, to be compared with what they were submitted as."""
+"""Jobs that read as finished before any TerminateJob call, to compare with their definition."""
 LONG_UNCOUNTED = PollFilter(PollKind.BATCH, (State.DRAINING,))
-"""Jobs that drain, whoever watches them: one that runs on untouched must be seen."""
-PLANNED = (PROOFS, LAST_COUNTS, FIRST_LOOKS, UNLISTED, SUBMISSIONS)
+"""Draining jobs, watched or not: a job that ignores its termination must be noticed."""
+PLANNED = (PROOFS, LAST_COUNTS, FIRST_READS, UNLISTED, SUBMISSIONS)
 
 
 class JobProber:
-    """One partition's DescribeJob and DescribeTask calls."""
+    """Loop that polls single jobs of one partition (DescribeJob, DescribeTask)."""
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"prober of {partition.name}"
+        self.name = f"job prober of {partition.name}"
         self._partition = partition
         self._by_job = partition.limiters["DescribeJob"]
         self._by_task = partition.limiters["DescribeTask"]
         self._by_submission = partition.limiters["DescribeJobSubmitInfo"]
-        self.wake = partition.wakeups.looks
-        self._calls = Background(f"a look of {partition.name}")
+        self.wake = partition.wakeups.single_polls
+        self._calls = BackgroundTasks(f"a poll of one job of {partition.name}")
         self._under_way: set[str] = set()
-        self._turns = [PROOFS, FIRST_LOOKS, UNLISTED, SUBMISSIONS, LONG_UNCOUNTED]
-        """They take turns: many of one kind do not hold up another."""
-        self._looked_at: dict[str, float] = {}
-        """When a look at a termination's job was last started, of those of late."""
+        self._turns = [PROOFS, FIRST_READS, UNLISTED, SUBMISSIONS, LONG_UNCOUNTED]
+        """Order of the kinds of jobs. They take turns: many of one kind do not delay another."""
+        self._read_at: dict[str, float] = {}
+        """Start of the last poll (monotonic), by termination id; kept for COUNT_ALL_EVERY_S."""
         self._count_all_at = 0.0
         self._resume_at = 0.0
 
     async def step(self) -> float:
-        """Start the looks that are due and may leave; returns the seconds until the next."""
+        """Start the polls that are due and have a permit; return the seconds until the next."""
         paused_s = self._resume_at - self._partition.clock.monotonic()
         if paused_s > 0:
             return paused_s
         now = self._partition.clock.now()
-        # What ends while the rows are read is in them as it was before.
+        # A poll that ends during the query is still in the rows as it was before.
         under_way = set(self._under_way)
-        limit = len(under_way) + LOOKS_PER_STEP
-        rows_of = await self._partition.store.planned(now, limit, *PLANNED, UNLISTED_IN_TURN)
+        limit = len(under_way) + READS_PER_STEP
+        rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, UNLISTED_IN_TURN)
         rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
         rows_of[PROOFS] = sorted(rows_of[PROOFS] + rows_of.pop(LAST_COUNTS), key=_wanted_at)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
         rows_of[LONG_UNCOUNTED] = []
-        overdue = self._partition.counts.due(now, LOOKS_PER_STEP)
+        overdue = self._partition.counts.due(now, READS_PER_STEP)
         if overdue or self._partition.clock.monotonic() >= self._count_all_at:
             if self._by_job.wait_s() > 0:
                 blocked_s.append(self._by_job.wait_s())
@@ -101,7 +101,7 @@ class JobProber:
             if row.id in under_way or row.id in self._under_way:
                 continue
             due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.next_poll_at, now)
-            limiter = min(self._pacers_for(row), key=lambda limiter: limiter.wait_s())
+            limiter = min(self._limiters_for(row), key=lambda limiter: limiter.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
             elif limiter.wait_s() > 0:
@@ -111,7 +111,7 @@ class JobProber:
                 self._start(row, limiter)
                 self._turns.remove(kind)
                 self._turns.append(kind)
-        self._tell_sweeper(proofs_wait=proofs_wait)
+        self._set_proofs_wait(proofs_wait=proofs_wait)
         counts_s = self._partition.counts.wait_s(now)
         if blocked_s:
             return min(*blocked_s, next_s, counts_s)
@@ -120,7 +120,7 @@ class JobProber:
         return min(next_s, counts_s, await self._count_for_watchers())
 
     async def _to_count(self, overdue: Sequence[str]) -> list[Termination]:
-        """Jobs that drain and are to be counted, those with a short deadline first."""
+        """Return the draining jobs to count, those with a short deadline first."""
         partition = self._partition
         rows = await partition.store.draining(overdue) if overdue else []
         for id_ in set(overdue) - {row.id for row in rows}:
@@ -131,104 +131,110 @@ class JobProber:
         return rows + [row for row in await self._long_uncounted() if row.id not in known]
 
     async def _long_uncounted(self) -> list[Termination]:
-        rows = await self._uncounted(None, COUNT_ALL_EVERY_S, LOOKS_PER_STEP)
+        rows = await self._with_stale_counters(None, COUNT_ALL_EVERY_S, READS_PER_STEP)
         if not rows:
             self._count_all_at = self._partition.clock.monotonic() + IDLE_MAX_S
         return rows
 
-    async def _uncounted(
+    async def _with_stale_counters(
         self, operation_ids: Sequence[str] | None, every_s: float, limit: int
     ) -> list[Termination]:
-        """Jobs not counted for so long, nor looked at: some answers lack the counters."""
+        """Return jobs neither counted nor polled for ``every_s``: some responses lack counters."""
         partition, now = self._partition, self._partition.clock.monotonic()
-        for id_, at in list(self._looked_at.items()):
+        for id_, at in list(self._read_at.items()):
             if at <= now - COUNT_ALL_EVERY_S:
-                del self._looked_at[id_]
-        lately = {id_ for id_, at in self._looked_at.items() if at > now - every_s}
-        lately |= self._under_way
+                del self._read_at[id_]
+        recent = {id_ for id_, at in self._read_at.items() if at > now - every_s}
+        recent |= self._under_way
         before = partition.clock.now() - timedelta(seconds=every_s)
-        rows = await partition.store.uncounted(before, operation_ids, limit + len(lately))
-        return [row for row in rows if row.id not in lately][:limit]
+        rows = await partition.store.with_stale_counters(before, operation_ids, limit + len(recent))
+        return [row for row in rows if row.id not in recent][:limit]
 
-    def _start(self, row: Termination, limiter: RateLimiter) -> None:
-        self._under_way.add(row.id)
-        self._looked_at[row.id] = self._partition.clock.monotonic()
-        self._partition.counts.started(row, self._partition.clock.now())
-        self._calls.start(partial(self._look, row, limiter, limiter.take()))
+    def _start(self, termination: Termination, limiter: RateLimiter) -> None:
+        self._under_way.add(termination.id)
+        self._read_at[termination.id] = self._partition.clock.monotonic()
+        self._partition.counts.started(termination, self._partition.clock.now())
+        self._calls.start(partial(self._poll, termination, limiter, limiter.take()))
 
-    def _tell_sweeper(self, *, proofs_wait: bool) -> None:
+    def _set_proofs_wait(self, *, proofs_wait: bool) -> None:
+        """Have the job poller go slower while proofs wait for quota, and faster afterwards."""
         if proofs_wait != self._partition.proofs_wait:
             self._partition.proofs_wait = proofs_wait
-            self._partition.wakeups.sweeps.set()
+            self._partition.wakeups.batch_polls.set()
 
     async def _count_for_watchers(self) -> float:
-        """Spend what nothing else needs on the progress of operations that somebody watches."""
+        """Spend spare quota on fresh counters for operations that somebody watches.
+
+        Return the seconds until the next such count may start.
+        """
         partition = self._partition
         watched = partition.watched.operations()
         if not watched:
             return math.inf
         if self._by_job.wait_s() > 0:
             return self._by_job.wait_s()
-        for row in await self._uncounted(watched, COUNT_EVERY_S, 1):
+        for row in await self._with_stale_counters(watched, COUNT_EVERY_S, 1):
             self._start(row, self._by_job)
             return 0.0
         return COUNT_EVERY_S / 4
 
-    async def end(self, within_s: float) -> bool:
-        """Let the calls under way end; False where one had to be cut off."""
-        return await self._calls.end(within_s)
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the calls in flight; return False if one had to be cancelled."""
+        return await self._calls.drain(timeout_s)
 
-    def _pacers_for(self, row: Termination) -> list[RateLimiter]:
-        if row.poll_kind is PollKind.SUBMIT_INFO:
+    def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
+        if termination.poll_kind is PollKind.SUBMIT_INFO:
             return [self._by_submission]
-        finished = row.job_state is not None and row.job_state.finished
-        followed = row.state in (State.DRAINING, State.SETTLING)
-        if followed and finished and _only_task(row) is not None:
+        finished = termination.job_state is not None and termination.job_state.finished
+        followed = termination.state in (State.DRAINING, State.SETTLING)
+        if followed and finished and _only_task(termination) is not None:
             forbidden = self._partition.forbids("DescribeJob")
             return [self._by_task] if forbidden else [self._by_job, self._by_task]
         return [self._by_job]
 
-    async def _look(self, row: Termination, limiter: RateLimiter, permit: Permit) -> None:
+    async def _poll(self, termination: Termination, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
         try:
             seen: JobSeen | JobSubmitted | ReadFailed
             try:
-                seen = await limiter.send(permit, partial(self._read, row, limiter))
+                seen = await limiter.send(permit, partial(self._read, termination, limiter))
             except CloudError as error:
                 seen = ReadFailed(error)
-            async with partition.set_aside_on_error(row.id):
-                await partition.apply_observations([(row, seen)])
+            async with partition.set_aside_on_error(termination.id):
+                await partition.apply_observations([(termination, seen)])
             failure = seen.error if isinstance(seen, ReadFailed) else None
             if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
-                # Nothing was read: it may be read again at once.
-                self._looked_at.pop(row.id, None)
-            await partition.note(failure, limiter)
+                # Nothing was read, so the job may be polled again at once.
+                self._read_at.pop(termination.id, None)
+            await partition.record_result(failure, limiter)
         except StoreUnavailable:
-            # What is read while nothing can be written is read in vain.
+            # Pause polling while nothing can be written: results could not be stored.
             self._resume_at = partition.clock.monotonic() + PAUSE_S
             raise
         finally:
-            self._under_way.discard(row.id)
+            self._under_way.discard(termination.id)
             self.wake.set()
 
-    async def _read(self, row: Termination, limiter: RateLimiter) -> JobSeen | JobSubmitted:
+    async def _read(self, termination: Termination, limiter: RateLimiter) -> JobSeen | JobSubmitted:
         cloud = self._partition.cloud
         if limiter is self._by_task:
-            return await self._describe_task(row)
+            return await self._describe_task(termination)
         if limiter is self._by_submission:
-            return await cloud.describe_job_submit_info(region=row.region, job_id=row.job_id)
-        return await cloud.describe_job(region=row.region, job_id=row.job_id)
+            return await cloud.describe_job_submit_info(
+                region=termination.region, job_id=termination.job_id
+            )
+        return await cloud.describe_job(region=termination.region, job_id=termination.job_id)
 
-    async def _describe_task(self, row: Termination) -> JobSeen:
-        """The job's counters read from its one task; its state is not read."""
-        name = _only_task(row)
+    async def _describe_task(self, termination: Termination) -> JobSeen:
+        """Read the job's counters from its only task; the job's state is not read."""
+        name = _only_task(termination)
         assert name is not None
         page = await self._partition.cloud.describe_task(
-            region=row.region, job_id=row.job_id, task_name=name
+            region=termination.region, job_id=termination.job_id, task_name=name
         )
         return JobSeen(
             observed_at=page.observed_at,
-            job_id=row.job_id,
+            job_id=termination.job_id,
             instances=page.task.instances,
             tasks=(page.task,),
         )
@@ -237,22 +243,24 @@ class JobProber:
 def _by_turns(
     found: Sequence[tuple[PollFilter, Sequence[Termination]]],
 ) -> Iterator[tuple[PollFilter, Termination]]:
-    """One row of each kind after the other."""
+    """Return one row of each kind after the other, until there are none left."""
     columns = ([(kind, row) for row in rows] for kind, rows in found)
     return (each for each in chain.from_iterable(zip_longest(*columns)) if each is not None)
 
 
-def _only_task(row: Termination) -> str | None:
-    """The name of a job's one task, as a count or its capture showed it; None: it is not known."""
-    tasks = row.tasks or (row.capture.tasks if row.capture is not None else ())
+def _only_task(termination: Termination) -> str | None:
+    """Return the name of the job's only task, from a count or its capture; None: not known."""
+    tasks = termination.tasks or (
+        termination.capture.tasks if termination.capture is not None else ()
+    )
     return tasks[0].name if len(tasks) == 1 else None
 
 
-def _wanted_at(row: Termination) -> datetime:
-    """When a count that is due is to be made where there is quota for some of them only."""
-    assert row.next_poll_at is not None
-    waits_s = LAST_COUNT_WAITS_S if row.state is State.SETTLING else 0.0
-    return row.next_poll_at + timedelta(seconds=waits_s)
+def _wanted_at(termination: Termination) -> datetime:
+    """Return the time by which due counts are ordered while there is not quota for all of them."""
+    assert termination.next_poll_at is not None
+    waits_s = LAST_COUNT_WAITS_S if termination.state is State.SETTLING else 0.0
+    return termination.next_poll_at + timedelta(seconds=waits_s)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

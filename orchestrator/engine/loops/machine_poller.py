@@ -1,4 +1,4 @@
-"""Looks captured machines up in CVM, a hundred at once, until they are gone."""
+"""Polls of captured machines in CVM, up to 100 a call (DescribeInstances), until they are gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
-from orchestrator.domain.model.machine import sight_of
+from orchestrator.domain.model.machine import classify_machine
 from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
 from orchestrator.engine.runtime.retry_timer import RetryTimer
@@ -26,39 +26,41 @@ MACHINES_PER_CALL = 100
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
 APART_BASE_S, APART_MAX_S = 5.0, 120.0
-"""How long a machine that made a call fail alone is not asked for once others can be: at first, and
-at most."""
+"""Shortest and longest time for which a machine that alone made a call fail is left out of polls.
 
-_NOT_LOOKED_UP = ErrorDetail(
+It begins once other machines can be polled.
+"""
+
+_NO_CVM_ENDPOINT = ErrorDetail(
     code="Client.NoCvmEndpoint",
     message="the account has no endpoint of CVM",
-    advice="configure the account's cvm_endpoint to have machines looked up",
+    advice="configure the account's cvm_endpoint to have machines read",
 )
 
 log = logging.getLogger(__name__)
 
 
 class MachinePoller:
-    """One partition's DescribeInstances calls."""
+    """Loop that polls the captured machines of one partition."""
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"machine sweeper of {partition.name}"
+        self.name = f"machine poller of {partition.name}"
         self.wake = partition.wakeups.machines
         self._partition = partition
         self._limiter = partition.limiters["DescribeInstances"]
         self._batch = BatchSize(MACHINES_PER_CALL)
         self._apart: dict[str, float] = {}
-        """Machines that made a call fail alone, and when to ask for them again (monotonic)."""
+        """Machines that alone made a call fail, and when to poll them again (monotonic)."""
         self._failures_alone = Counter[str]()
-        """Of each such machine, until a call that asks for it works."""
+        """Failures of each such machine, until a call with its id works."""
         self._logged: str | None = None
-        """The code of the failure that was logged last; None: it works."""
+        """Error code of the failure that was logged last; None: the calls work."""
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
 
     async def step(self) -> float:
-        """Look the next machines up; returns the seconds until more may be."""
+        """Poll the next machines; return the seconds until more may be polled."""
         partition = self._partition
         wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
         if wait_s > 0:
@@ -73,7 +75,7 @@ class MachinePoller:
         if not due:
             return math.inf
         if not partition.cloud.sees_machines:
-            await partition.store.instances.machines_hidden(due[0], _NOT_LOOKED_UP)
+            await partition.store.instances.record_machines_invisible(due[0], _NO_CVM_ENDPOINT)
             return 0.0
         try:
             seen = await self._limiter.send(
@@ -83,9 +85,9 @@ class MachinePoller:
                 ),
             )
         except CloudError as error:
-            await partition.note(error, self._limiter)
+            await partition.record_result(error, self._limiter)
             return await self._on_failure(due, error)
-        await partition.note(None, self._limiter)
+        await partition.record_result(None, self._limiter)
         if self._logged is not None:
             log.warning("%s works again", self.name)
         self._logged = None
@@ -94,19 +96,21 @@ class MachinePoller:
         for machine in due:
             del self._failures_alone[machine.machine_id]
         now, watch_s = partition.clock.now(), partition.capture.starting_watch_s
-        sights = [
+        statuses = [
             (
                 machine,
-                sight_of(machine, seen.get(machine.machine_id), now, starting_watch_s=watch_s),
+                classify_machine(
+                    machine, seen.get(machine.machine_id), now, starting_watch_s=watch_s
+                ),
             )
             for machine in due
         ]
-        await partition.store.instances.machines_seen(sights, now)
-        partition.wakeups.sweeps.set()
+        await partition.store.instances.machines_seen(statuses, now)
+        partition.wakeups.batch_polls.set()
         return 0.0
 
     def _set_apart(self, machine_id: str, pause_s: float) -> float:
-        """Have a machine not asked for during a pause and a while after; returns the seconds."""
+        """Leave a machine out of polls for the pause and some time after it; return the seconds."""
         self._failures_alone[machine_id] += 1
         apart_s = pause_s + backoff_s(
             self._failures_alone[machine_id],
@@ -118,12 +122,12 @@ class MachinePoller:
         return apart_s
 
     async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:
-        """Back off; where one machine may have spoilt the call for all, ask for fewer."""
+        """Back off; ask for fewer machines if one of them may be why the call failed."""
         partition = self._partition
         alone = self._batch.failed(len(due), error)
         if error.kind in REFUSALS:
             if alone:
-                await partition.store.instances.machines_hidden(due[0], problem_of(error))
+                await partition.store.instances.record_machines_invisible(due[0], problem_of(error))
             return 0.0
         if error.kind is CloudErrorKind.THROTTLED:
             return 0.0
@@ -134,7 +138,7 @@ class MachinePoller:
         if alone:
             apart_s = self._set_apart(due[0].machine_id, pause_s)
             log.warning(
-                "%s: DescribeInstances fails for %s, which is asked for again in %.0f s: %s",
+                "%s: DescribeInstances fails for machine %s, which is polled again in %.0f s: %s",
                 self.name,
                 due[0].machine_id,
                 apart_s,

@@ -1,4 +1,4 @@
-"""Has terminations tried again that were set aside, or whose rows were locked."""
+"""Retries of terminations that were set aside, or whose rows were locked."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
 
 LOCKED_AGAIN_S = 1.0
-"""How soon those are tried again that could not be taken up, for their rows are locked."""
+"""Pause before terminations are tried again whose rows another session has locked."""
 
 
 class SetAsideRetrier:
-    """One partition's."""
+    """Loop of one partition that gives terminations set aside back to the other loops."""
 
     def __init__(self, partition: Partition) -> None:
-        self.name = f"retries of what is set aside of {partition.name}"
+        self.name = f"set-aside retrier of {partition.name}"
         self.wake = asyncio.Event()
         self._partition = partition
 
     async def step(self) -> float:
-        """Let the loops have those that are due; returns the seconds until the next is."""
+        """Give back the terminations that are due; return the seconds until the next one is."""
         partition = self._partition
         if await partition.store.let_go():
             self._taken_up()

@@ -1,4 +1,4 @@
-"""Runs the loops of a partition until they are told to stop."""
+"""Runner of the loops of one partition, from the start to a stop."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.loop import Loop
 
 DRAIN_S = 3.0
-"""Time that calls under way have to end at a stop; what is left is read first at the next start."""
+"""Time for calls in flight to end at a stop.
+
+The jobs of calls that are cancelled then are read first at the next start.
+"""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class PartitionRunner:
-    """The loops of one partition."""
+    """All loops of one partition, started and stopped together."""
 
     partition: Partition
     dispatcher: Dispatcher = field(init=False)
@@ -41,7 +44,7 @@ class PartitionRunner:
     revival_watcher: RevivalWatcher = field(init=False)
     set_aside: SetAsideRetrier = field(init=False)
     failing: dict[str, Exception] = field(init=False, default_factory=dict)
-    """The last error of each loop that fails again and again."""
+    """The last error of each loop that fails repeatedly, by the name of the loop."""
     _stop_requested: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -56,6 +59,7 @@ class PartitionRunner:
 
     @property
     def loops(self) -> tuple[Loop, ...]:
+        """All loops of the partition."""
         return (
             self.dispatcher,
             self.job_poller,
@@ -68,24 +72,29 @@ class PartitionRunner:
         )
 
     @property
-    def undriven(self) -> bool:
-        """Whether one fails again and again without which no job comes down."""
+    def cannot_terminate(self) -> bool:
+        """True while a loop fails repeatedly without which no job can be terminated."""
         needed = (self.dispatcher, self.job_poller, self.job_prober)
         return any(loop.name in self.failing for loop in needed)
 
     def wake(self) -> None:
+        """Have every loop check for work now."""
         self.partition.wakeups.all()
 
     @property
     def stopping(self) -> bool:
+        """True after ``stop``."""
         return self._stop_requested.is_set()
 
     def stop(self) -> None:
-        """From now on no call starts any more; those under way may end within DRAIN_S."""
+        """Start no more calls; those in flight have DRAIN_S to end."""
         self._stop_requested.set()
 
     async def run(self) -> None:
-        """Run the loops until ``stop``; cancelled, it cuts off what is under way."""
+        """Run the loops until ``stop``, then wait for calls in flight.
+
+        If this is cancelled, it cancels them at once.
+        """
         partition, time = self.partition, asyncio.get_running_loop().time
         late: set[asyncio.Task[None]] = set()
         until = time()
@@ -111,6 +120,10 @@ class PartitionRunner:
         finally:
             left_s = max(0.0, until - time())
             calling = (self.dispatcher, self.job_prober, self.instance_reader, self.escalator)
-            ended = await asyncio.gather(*(loop.end(left_s) for loop in calling))
+            ended = await asyncio.gather(*(loop.drain(left_s) for loop in calling))
             if late or not all(ended):
-                log.warning("calls of %s were cut off; their jobs are read first", partition.name)
+                log.warning(
+                    "API calls of %s were cancelled at the stop; their jobs are read first at the "
+                    "next start",
+                    partition.name,
+                )

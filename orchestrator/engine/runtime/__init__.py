@@ -1,1 +1,1 @@
-"""What the loops run on: retries, batch sizes, rate limits, wake-ups, and the shared clock."""
+"""Step runner, retries, batch sizes, rate limits, wake-up events and clock, shared by all loops."""

@@ -1,4 +1,4 @@
-"""What only informs (forecasts, explanations) never fails what it is told along with."""
+"""Work that only informs (forecasts, explanations): its failure never fails what it accompanies."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ log = logging.getLogger(__name__)
 
 
 class BestEffort:
-    """Leaves out what fails, and logs the first failure of each kind."""
+    """Guard that leaves out what fails, and logs the first failure of each kind."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     @contextmanager
     def leaving_out(self, what: str) -> Iterator[None]:
-        """Go on after the block where it fails; that the database is away is logged elsewhere."""
+        """Suppress and log a failure of the block.
+
+        StoreUnavailable is suppressed and not logged here: the database logs its own outages.
+        """
         try:
             yield
         except StoreUnavailable:
@@ -31,6 +34,11 @@ class BestEffort:
             self.failed(what, error)
 
     def failed(self, what: str, error: Exception) -> None:
+        """Log the failure of ``what``, unless one of its failures was logged before."""
         if what not in self._logged:
             self._logged.add(what)
-            log.error("%s failed and is left out, as it will be again", what, exc_info=error)
+            log.error(
+                "%s failed and is left out; later failures of it are not logged",
+                what,
+                exc_info=error,
+            )

@@ -1,4 +1,4 @@
-"""The one way a loop runs: a step, a wait that a wake-up shortens, and no silent death."""
+"""Runner of every loop: a step, then a wait that a wake-up shortens; failures are logged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 FAILURE_BASE_S = 0.5
 FAILURE_MAX_S = 5.0
 FAILING_AFTER = 3
-"""Failures in a row after which a loop counts as failing: some three seconds."""
+"""Failures in a row after which a loop counts as failing: about three seconds."""
 IDLE_MAX_S = 5.0
-"""A loop with nothing to do looks again after this: a wake-up only shortens the wait."""
+"""Longest wait of a loop without work before its next step; a wake-up only shortens it."""
 
 _LOGGED_ELSEWHERE = (StoreUnavailable, LeaseLost)
 
@@ -28,57 +28,61 @@ log = logging.getLogger(__name__)
 
 
 class Loop(Protocol):
-    """A loop: what it does once, and what wakes it."""
+    """A loop: a name for the log, one step, and the event that wakes it."""
 
     name: str
     wake: asyncio.Event
 
     async def step(self) -> float:
-        """Do what is due; returns the seconds until there is more to do."""
+        """Do what is due; return the seconds until there is more to do."""
 
 
 async def run_until(
     stop: asyncio.Event,
-    steps: Loop,
+    loop: Loop,
     clock: Clock,
     random: Random,
     failing: dict[str, Exception],
 ) -> None:
-    """Run a loop until ``stop``; failures are logged when they begin and when they end.
+    """Run a loop until ``stop``; log a series of failures when it begins and when it ends.
 
-    While it fails again and again, ``failing`` holds its last error by its name.
+    After FAILING_AFTER failures in a row, ``failing`` holds the last error under the loop's name
+    until a step works.
 
-    That the database cannot be used, or a lease was lost, is not: that is told once for all loops.
-    It ends between two steps, for a step that is cancelled may pass over it: up to Python 3.11
-    ``asyncio.wait_for``, and with it a database pool's queue, does.
+    StoreUnavailable and LeaseLost are not logged here: the database and the lease manager log them
+    once for all loops.
+
+    ``stop`` ends the loop between two steps. Cancelling a step would not be reliable: a cancelled
+    step may swallow the cancellation, as ``asyncio.wait_for``, and with it the queue of a database
+    pool, does up to Python 3.11.
     """
     failures, logged = 0, False
     while not stop.is_set():
-        steps.wake.clear()
+        loop.wake.clear()
         try:
-            wait_s = min(await steps.step(), IDLE_MAX_S)
-        except Exception as error:  # noqa: BLE001 - told, and tried again
+            wait_s = min(await loop.step(), IDLE_MAX_S)
+        except Exception as error:  # noqa: BLE001 - logged, and tried again
             failures += 1
             if failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
-                failing[steps.name] = error
+                failing[loop.name] = error
             if not logged and not isinstance(error, _LOGGED_ELSEWHERE):
                 logged = True
-                log_failure(error, "%s fails and is tried again until it works", steps.name)
+                log_failure(error, "%s fails and is tried again until it works", loop.name)
             wait_s = backoff_s(
                 failures, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S, jitter=random.random()
             )
             await _wait(clock, wait_s, stop)
         else:
             if logged:
-                log.warning("%s works again after %d failures", steps.name, failures)
+                log.warning("%s works again after %d failures", loop.name, failures)
             failures, logged = 0, False
-            failing.pop(steps.name, None)
+            failing.pop(loop.name, None)
             if wait_s > 0:
-                await _wait(clock, wait_s, stop, steps.wake)
+                await _wait(clock, wait_s, stop, loop.wake)
 
 
 def log_failure(error: Exception, what: str, *args: object) -> None:
-    """Log what failed, with a traceback."""
+    """Log a failure at level ERROR, with its traceback."""
     log.error(what, *args, exc_info=error)
 
 
@@ -93,14 +97,15 @@ async def _wait(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
             wait.cancel()
 
 
-class Background:
-    """Calls under way beside a loop: counted, awaited at the end, loud when they fail."""
+class BackgroundTasks:
+    """API calls in flight beside a loop: their failures are logged, and a stop waits for them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run ``work`` in a task of its own."""
         task = asyncio.ensure_future(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -110,17 +115,17 @@ class Background:
             await work()
         except _LOGGED_ELSEWHERE:
             pass
-        except Exception as error:  # noqa: BLE001 - told
+        except Exception as error:  # noqa: BLE001 - logged
             log_failure(error, "%s failed", self._name)
 
-    async def end(self, within_s: float) -> bool:
-        """Wait until nothing is under way, and cut off what still is then; False if something was.
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until all tasks have ended, and cancel those that have not after ``timeout_s``.
 
-        Nothing may be started any more.
+        Return whether all ended by themselves. No task may be started after this call.
         """
         if not self._tasks:
             return True
-        _, late = await asyncio.wait(self._tasks, timeout=within_s)
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Sends one action's calls under its quota."""
+"""Rate limiter of one API action: each call needs a permit of the quota, and a valid lease."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TELL_EVERY_S = 600.0
+LOG_INTERVAL_S = 600.0
+"""Shortest time between two warnings that the cloud refuses calls as too many."""
 
 log = logging.getLogger(__name__)
 
@@ -28,32 +29,33 @@ _UNANSWERED = (CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN)
 
 
 @dataclass(slots=True)
-class _Departure:
-    """A call that is to leave, under a lease, and since when it is under way (monotonic)."""
+class _PendingSend:
+    """A call about to be sent under a lease, and when it was sent (monotonic)."""
 
     lease: Lease
     clock: Clock
     sent_at: float
 
     def require(self) -> None:
+        """Record that the call is sent now; raise LeaseLost unless the lease holds."""
         now = self.clock.monotonic()
         self.lease.require(now)
         self.sent_at = now
 
 
-_departure: ContextVar[_Departure] = ContextVar("departure")
+_pending_send: ContextVar[_PendingSend] = ContextVar("pending_send")
 
 
-def may_leave() -> None:
-    """Take note that the call of this task leaves now, on an open connection.
+def before_send() -> None:
+    """Record that the call of this task is sent now, on an open connection.
 
-    Raises LeaseLost where another replica may spend the same quota now.
+    Raise LeaseLost, so that nothing is sent, if another replica may be using the same quota.
     """
-    _departure.get().require()
+    _pending_send.get().require()
 
 
 class RateLimiter:
-    """The quota of one action on one host, its clock, and the lease under which it is spent."""
+    """Sender of one action's calls to one host: under its quota, and only while the lease holds."""
 
     def __init__(
         self,
@@ -63,43 +65,47 @@ class RateLimiter:
         lease: Lease,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``count`` is told how each call ended: ``accepted``, or the kind of its error."""
+        """Take a quota; ``count`` gets the outcome of each call: ``accepted`` or an error kind."""
         self.name = name
         self._count = count
         self.quota = quota
         self._clock = clock
         self._lease = lease
-        self._tell_at = clock.monotonic()
+        self._log_after = clock.monotonic()
 
     def wait_s(self) -> float:
-        """Seconds until a call may leave; infinite while every permit is out, or nobody knows."""
+        """Return the seconds until a permit is available.
+
+        Infinite while every permit is in use, and while the lease does not hold.
+        """
         now = self._clock.monotonic()
         return max(0.0, self.quota.ready_at() - now) if self._lease.holds(now) else math.inf
 
     def take(self) -> Permit:
+        """Take a permit; the caller sends on it or puts it back."""
         return self.quota.take(self._clock.monotonic())
 
     def put_back(self) -> None:
-        """Put back a permit on which nothing was sent."""
+        """Return a permit on which nothing was sent."""
         self.quota.put_back_unused(self._clock.monotonic())
 
     async def send(self, permit: Permit, call: Callable[[], Awaitable[T]]) -> T:
-        """Make ``call`` when its permit says; raises what it raises.
+        """Wait for the time of the permit, then make ``call``; raise what it raises.
 
-        Raises LeaseLost, and calls nobody, where another replica may spend the same quota now.
+        Raise LeaseLost, and send nothing, if another replica may be using the same quota.
         """
         await self._clock.sleep(max(0.0, permit.send_at - self._clock.monotonic()))
-        departure = _Departure(self._lease, self._clock, self._clock.monotonic())
-        before = _departure.set(departure)
+        pending = _PendingSend(self._lease, self._clock, self._clock.monotonic())
+        before = _pending_send.set(pending)
         try:
-            departure.require()
+            pending.require()
             result = await self._counted(call)
         except BaseException as error:
-            self._put_back_failed(error, departure.sent_at)
+            self._put_back_failed(error, pending.sent_at)
             raise
         finally:
-            _departure.reset(before)
-        self.quota.put_back_answered(sent_at=departure.sent_at, answered_at=self._clock.monotonic())
+            _pending_send.reset(before)
+        self.quota.put_back_answered(sent_at=pending.sent_at, answered_at=self._clock.monotonic())
         return result
 
     async def _counted(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -120,15 +126,15 @@ class RateLimiter:
         elif self.quota.put_back_refused(
             sent_at=sent_at, answered_at=now, ceiling_per_s=error.quota_ceiling
         ):
-            self._tell(error, now)
+            self._log_lower_rate(error, now)
 
-    def _tell(self, error: CloudError, now: float) -> None:
-        """Log that the learnt rate fell, at most once in ten minutes."""
-        if now >= self._tell_at:
-            self._tell_at = now + TELL_EVERY_S
+    def _log_lower_rate(self, error: CloudError, now: float) -> None:
+        """Log that the accepted rate fell, at most once in LOG_INTERVAL_S."""
+        if now >= self._log_after:
+            self._log_after = now + LOG_INTERVAL_S
             log.warning(
-                "%s: the cloud refuses calls (%s); %.1f of %d a second are made for now: if it "
-                "goes on, configure a lower quota, or see who else calls with this credential",
+                "%s: the cloud refuses calls (%s); the rate is now %.1f of %d calls a second. If "
+                "it stays low, configure a lower quota, or find out who else uses this credential",
                 self.name,
                 error,
                 self.quota.learnt_per_s(now),

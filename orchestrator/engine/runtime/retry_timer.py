@@ -1,4 +1,4 @@
-"""The pause that a loop makes after calls that failed."""
+"""Pause that a loop makes after failed calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RetryTimer:
-    """Of one loop: longer after each failure in a row, from ``base_s`` to ``max_s``."""
+    """Backoff of one loop: the pause grows with each failure in a row, ``base_s`` to ``max_s``."""
 
     def __init__(self, clock: Clock, random: Random, *, base_s: float, max_s: float) -> None:
         self._clock = clock
@@ -25,11 +25,11 @@ class RetryTimer:
         """In a row."""
 
     def wait_s(self) -> float:
-        """Seconds until the loop may call again; 0 or less means now."""
+        """Return the seconds until the loop may call again; 0 or less means now."""
         return self._resume_at - self._clock.monotonic()
 
     def failed(self) -> float:
-        """Begin a pause; returns its seconds."""
+        """Begin a pause; return its seconds."""
         self.failures += 1
         wait_s = backoff_s(
             self.failures,
@@ -41,5 +41,5 @@ class RetryTimer:
         return wait_s
 
     def worked(self) -> None:
-        """Begin the next pause with the shortest one."""
+        """Make the next pause the shortest one again."""
         self.failures = 0

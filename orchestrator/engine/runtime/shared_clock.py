@@ -1,4 +1,4 @@
-"""The time that all replicas share."""
+"""Time that all replicas share: the database's clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class SharedClock:
-    """Wall time as the database told it last, moved on by this machine's monotonic clock.
+    """Wall time read from the database, advanced by the monotonic clock of this machine.
 
-    So what one replica plans is due at the same moment for every other, and a machine whose own
-    clock is wrong, or jumps, does nothing early or late.  A step of the database's clock is noted
-    in the database, and followed together with the times that are stored.
+    A time that one replica plans is therefore due at the same moment for every replica, and a
+    machine whose own clock is wrong, or jumps, does nothing early or late. A step of the database's
+    clock is recorded in the database; each replica follows it together with the stored times.
     """
 
     def __init__(self, machine: Clock) -> None:
@@ -24,22 +24,25 @@ class SharedClock:
         self.set(machine.now(), read_at=machine.monotonic())
 
     def set(self, now: datetime, *, read_at: float, steps_s: int = 0) -> None:
-        """Go on from ``now``, which it was when the monotonic clock showed ``read_at``.
+        """Continue from ``now``, the database's time when the monotonic clock showed ``read_at``.
 
-        ``steps_s``: the sum of the noted steps by then.
+        ``steps_s``: the sum of the recorded steps at that time, in seconds.
         """
         self._database_now, self._read_at, self._steps_s = now, read_at, steps_s
 
     def step_s(self, now: datetime, *, read_at: float, steps_s: int) -> float:
-        """By how many seconds the database's clock stepped that nobody has noted yet."""
+        """Return by how many seconds the database's clock stepped without a record of it yet."""
         passed_s = read_at - self._read_at + steps_s - self._steps_s
         return (now - self._database_now).total_seconds() - passed_s
 
     def now(self) -> datetime:
+        """Return the shared wall time, aware and in UTC."""
         return self._database_now + timedelta(seconds=self._machine.monotonic() - self._read_at)
 
     def monotonic(self) -> float:
+        """Return the monotonic time of this machine, in seconds."""
         return self._machine.monotonic()
 
     async def sleep(self, seconds: float) -> None:
+        """Wait by the clock of this machine."""
         await self._machine.sleep(seconds)

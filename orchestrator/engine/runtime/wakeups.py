@@ -1,4 +1,7 @@
-"""What shortens the waits of a partition's loops; each would look again anyway, only later."""
+"""Events that shorten the waits of a partition's loops.
+
+A loop that misses one still checks for work after IDLE_MAX_S.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,33 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class WakeupEvents:
-    """An event for each loop, set when there may be more for it to do."""
+    """One event for each loop, set when there may be more for it to do."""
 
     calls: asyncio.Event = field(default_factory=asyncio.Event)
-    sweeps: asyncio.Event = field(default_factory=asyncio.Event)
-    looks: asyncio.Event = field(default_factory=asyncio.Event)
+    batch_polls: asyncio.Event = field(default_factory=asyncio.Event)
+    single_polls: asyncio.Event = field(default_factory=asyncio.Event)
     captures: asyncio.Event = field(default_factory=asyncio.Event)
     machines: asyncio.Event = field(default_factory=asyncio.Event)
     escalations: asyncio.Event = field(default_factory=asyncio.Event)
     revivals: asyncio.Event = field(default_factory=asyncio.Event)
 
     def all(self) -> None:
-        """Wake every loop: something came from outside."""
+        """Wake every loop, after a change from outside the partition's loops."""
         for each in fields(self):
             getattr(self, each.name).set()
 
-    def decided(self, before: Termination, after: Termination) -> None:
-        """Wake the loops that a decision gives something to do."""
+    def on_decision(self, before: Termination, after: Termination) -> None:
+        """Wake the loops that have something to do because of this decision."""
         if after.terminate_after not in (None, before.terminate_after):
             self.calls.set()
         if (after.poll_kind, after.next_poll_at) != (before.poll_kind, before.next_poll_at):
-            (self.sweeps if after.poll_kind is PollKind.BATCH else self.looks).set()
+            (self.batch_polls if after.poll_kind is PollKind.BATCH else self.single_polls).set()
         escalated = after.escalation_started_at != before.escalation_started_at
-        moved = (
+        progressed = (
             after.escalation_started_at is not None
             and after.last_progress_at != before.last_progress_at
         )
-        if after.run != before.run or escalated or moved:
+        if after.run != before.run or escalated or progressed:
             self.captures.set()
         if after.state is State.SETTLING and after.machines.total:
             began = before.state is not State.SETTLING

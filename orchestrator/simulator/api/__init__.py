@@ -1,1 +1,1 @@
-"""The actions of Batch and CVM: parameters, documents, pages."""
+"""The actions of Batch and CVM: parameters, response documents, and paging."""

@@ -1,4 +1,4 @@
-"""What each action of the service Batch does to the jobs, and what it answers."""
+"""The actions of the service Batch: their effect on jobs, and their responses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ JOB_FILTERS: Final[Mapping[str, Callable[[Job, float], Iterable[str]]]] = {
     "tag-value": lambda job, _: job.spec.tags.values(),
 }
 TAG: Final = "tag:"
-"""Before the key of a tag, it makes a filter for that tag's value."""
+"""Prefix of a tag key in a filter name; such a filter matches the value of that tag."""
 
 
 def terminate_job(region: Region, arguments: Arguments) -> Document:
@@ -64,7 +64,7 @@ def describe_job_submit_info(region: Region, arguments: Arguments) -> Document:
 
 
 def describe_jobs(region: Region, arguments: Arguments) -> Document:
-    """A page of the jobs named, or of those that pass the filters; unknown ids are left out."""
+    """Return a page of the named jobs or of those that match the filters; omit unknown ids."""
     if arguments.job_ids and arguments.filters:
         raise ApiError(
             "InvalidParameter.InvalidParameterCombination",
@@ -73,7 +73,7 @@ def describe_jobs(region: Region, arguments: Arguments) -> Document:
     limit = JOBS_LIMIT if arguments.limit is None else arguments.limit
     check_page(arguments.offset, limit)
     if len(arguments.job_ids) > JOB_IDS_MAX or limit > JOBS_LIMIT_MAX:
-        raise ApiError("InvalidParameterValue.LimitExceeded", "At most 100 jobs can be asked for.")
+        raise ApiError("InvalidParameterValue.LimitExceeded", "At most 100 jobs can be requested.")
     region.check_ids(arguments.job_ids)
     _check_filters(region, arguments.filters)
     found = [

@@ -1,7 +1,7 @@
-"""The actions of the service CVM, version 2017-03-12: what is told of machines, and their taking.
+"""The actions of the service CVM, version 2017-03-12: describe and terminate machines.
 
 cloud.tencent.com/document/api/213/15728 (DescribeInstances), 213/15723 (TerminateInstances) and
-213/15753 (the structures); the codes are those that the vendor lists for each action.
+213/15753 (the structures). The error codes are those that the vendor lists for each action.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ LIMIT_MAX: Final = 100
 FILTERS_MAX: Final = 10
 FILTER_VALUES_MAX: Final = 5
 FILTERS: Final[Mapping[str, Callable[[MachineRange], Iterable[str]]]] = {
-    "zone": lambda some: [some.job.spec.zone],
-    "instance-name": lambda some: [_name(some)],
-    "instance-state": lambda some: [some.state],
-    "tag-key": lambda some: some.job.spec.tags.keys(),
-    "tag-value": lambda some: some.job.spec.tags.values(),
+    "zone": lambda machines: [machines.job.spec.zone],
+    "instance-name": lambda machines: [_name(machines)],
+    "instance-state": lambda machines: [machines.state],
+    "tag-key": lambda machines: machines.job.spec.tags.keys(),
+    "tag-value": lambda machines: machines.job.spec.tags.values(),
 }
-"""Of the vendor's filters those that jobs have something for; any other is refused."""
+"""The supported filters: those for which jobs have data; any other filter is refused."""
 TAG: Final = "tag:"
-IN_THE_WAY: Final[Mapping[str, str]] = {
+NOT_TERMINABLE: Final[Mapping[str, str]] = {
     "PENDING": "UnsupportedOperation.InstanceStatePending",
     "REBOOTING": "UnsupportedOperation.InstanceStateRebooting",
     "TERMINATING": "UnsupportedOperation.InstanceStateTerminating",
 }
-"""States in which a machine cannot be taken, with the code that says so."""
+"""States in which a machine cannot be terminated, with the error code of each."""
 
 
 def describe_instances(region: Region, arguments: Arguments) -> Document:
-    """A page of the machines named, or of those that pass the filters; unknown ids are left out."""
+    """Return a page of the named machines or of those that match the filters.
+
+    Unknown ids are omitted.
+    """
     if arguments.instance_ids and arguments.filters:
         raise ApiError("InvalidParameter", "InstanceIds and Filters must not be given together.")
     limit = LIMIT if arguments.limit is None else arguments.limit
@@ -56,35 +59,35 @@ def describe_instances(region: Region, arguments: Arguments) -> Document:
     _check_ids(arguments.instance_ids)
     if arguments.instance_ids:
         named = (region.machine(one) for one in sorted(set(arguments.instance_ids)))
-        found = [some for some in named if some is not None]
+        found = [machines for machines in named if machines is not None]
     else:
         found = [
-            some
-            for some in region.machines()
-            if all(_passes(some, one) for one in arguments.filters)
+            machines
+            for machines in region.machines()
+            if all(_passes(machines, one) for one in arguments.filters)
         ]
     page = rows(found, offset=arguments.offset, limit=limit)
     return {
-        "TotalCount": sum(some.count for some in found),
-        "InstanceSet": [_instance(some, index) for some, index in page],
+        "TotalCount": sum(machines.count for machines in found),
+        "InstanceSet": [_instance(machines, index) for machines, index in page],
     }
 
 
 def terminate_instances(region: Region, arguments: Arguments) -> Document:
-    """Take the machines named, or none of them where one cannot be taken."""
+    """Terminate the named machines, or none if one of them cannot be terminated."""
     if not arguments.instance_ids:
         raise missing_parameter("InstanceIds")
     _check_ids(arguments.instance_ids)
-    taken = []
+    machines = []
     for one in dict.fromkeys(arguments.instance_ids):
         found = region.machine(one)
         if found is None:
             raise ApiError("InvalidInstanceId.NotFound", f"The instance `{one}` does not exist.")
-        if found.state in IN_THE_WAY:
-            raise ApiError(IN_THE_WAY[found.state], f"The instance `{one}` is {found.state}.")
-        taken.append(found)
-    for some in taken:
-        some.job.take_machine(some.run, some.first, region.now)
+        if found.state in NOT_TERMINABLE:
+            raise ApiError(NOT_TERMINABLE[found.state], f"The instance `{one}` is {found.state}.")
+        machines.append(found)
+    for machine in machines:
+        machine.job.terminate_machine(machine.run, machine.first, region.now)
     return {}
 
 
@@ -112,26 +115,28 @@ def _check_filters(filters: tuple[Filter, ...]) -> None:
             raise ApiError("InvalidFilterValue.LimitExceeded", "A filter has at most 5 values.")
 
 
-def _passes(some: MachineRange, one: Filter) -> bool:
+def _passes(machines: MachineRange, one: Filter) -> bool:
     if one.name.startswith(TAG):
-        return some.job.spec.tags.get(one.name.removeprefix(TAG)) in one.values
-    return not one.values.isdisjoint(FILTERS[one.name](some))
+        return machines.job.spec.tags.get(one.name.removeprefix(TAG)) in one.values
+    return not one.values.isdisjoint(FILTERS[one.name](machines))
 
 
-def _instance(some: MachineRange, index: int) -> dict[str, object]:
-    spec = some.job.spec
+def _instance(machines: MachineRange, index: int) -> dict[str, object]:
+    spec = machines.job.spec
     return {
-        "InstanceId": machine_id(some.job, some.run, index),
-        "InstanceName": _name(some),
-        "InstanceState": some.state,
+        "InstanceId": machine_id(machines.job, machines.run, index),
+        "InstanceName": _name(machines),
+        "InstanceState": machines.state,
         "Placement": {"Zone": spec.zone, "ProjectId": 0},
-        "CreatedTime": time_text(some.job.revived_at if some.run else some.job.created_at),
-        "LatestOperation": some.operation,
-        "LatestOperationState": "SUCCESS" if some.state == "RUNNING" else "OPERATING",
+        "CreatedTime": time_text(
+            machines.job.revived_at if machines.run else machines.job.created_at
+        ),
+        "LatestOperation": machines.operation,
+        "LatestOperationState": "SUCCESS" if machines.state == "RUNNING" else "OPERATING",
         "Tags": tag_list(spec.tags),
     }
 
 
-def _name(some: MachineRange) -> str:
-    """The environment of a node; of other machines the name they were submitted with."""
-    return some.job.spec.env_id or some.job.spec.name
+def _name(machines: MachineRange) -> str:
+    """Return the environment of a node, or the submitted name of another machine."""
+    return machines.job.spec.env_id or machines.job.spec.name

@@ -1,7 +1,7 @@
-"""Jobs and task instances in the vendor's structures, field by field.
+"""Jobs and task instances in the vendor's structures (cloud.tencent.com/document/api/599/15912).
 
-cloud.tencent.com/document/api/599/15912 describes them.  JobView, which DescribeJobs gives, has
-neither TaskInstanceMetrics nor NextAction nor TaskSet; DescribeJob has all three.
+JobView, which DescribeJobs returns, has no TaskInstanceMetrics, NextAction or TaskSet; the response
+of DescribeJob has all three.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.simulator.api.paging import rows
-from orchestrator.simulator.cloud.instance_ranges import FINISHED, OCCUPYING, STATES, WAITING, Part
+from orchestrator.simulator.cloud.instance_ranges import (
+    FINISHED,
+    OCCUPYING,
+    STATES,
+    WAITING,
+    RangeView,
+)
 from orchestrator.simulator.cloud.machines import is_hidden, machine_id
 
 if TYPE_CHECKING:
@@ -29,12 +35,12 @@ def task_name(task: int) -> str:
 
 
 def task_number(name: str, job: Job) -> int | None:
-    """The task of this name, counted from 0; None when the job has none such."""
+    """Return the number of the task of this name, from 0; None if the job has no such task."""
     return next((task for task in range(job.spec.tasks) if task_name(task) == name), None)
 
 
 def time_text(seconds: float | None) -> str | None:
-    """ISO 8601 in UTC with whole seconds, as the vendor writes times."""
+    """Format a time as the vendor does: ISO 8601 in UTC with whole seconds."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -60,7 +66,7 @@ def job_view(job: Job, now: float) -> dict[str, object]:
 
 
 def job_document(job: Job, now: float) -> dict[str, object]:
-    """What DescribeJob answers."""
+    """Return the response of DescribeJob."""
     spec = job.spec
     return {
         "JobId": spec.job_id,
@@ -83,10 +89,10 @@ def job_document(job: Job, now: float) -> dict[str, object]:
 def task_document(
     job: Job, task: int, now: float, *, states: frozenset[str], offset: int, limit: int
 ) -> dict[str, object]:
-    """What DescribeTask answers: one page of the instances in ``states``.
+    """Return the response of DescribeTask: one page of the instances in ``states``.
 
-    TaskInstanceTotalCount counts what all pages hold together; the vendor does not say whether it
-    should.  The metrics count every instance of the task.
+    TaskInstanceTotalCount counts the rows of all pages; the vendor does not say whether it should.
+    The metrics count every instance of the task.
     """
     parts = [part for part in _parts(job, task, now) if part.state in states]
     page = rows(parts, offset=offset, limit=limit)
@@ -99,14 +105,14 @@ def task_document(
     }
 
 
-def _parts(job: Job, task: int, now: float) -> list[Part]:
-    """The instances of a task from somewhere in the middle: the API promises no order."""
+def _parts(job: Job, task: int, now: float) -> list[RangeView]:
+    """Return the instances of a task, starting in the middle: the API guarantees no order."""
     first, end = job.task_range(task)
     middle = first + (end - first + 1) // 2
     return [*job.parts(now, middle, end), *job.parts(now, first, middle)]
 
 
-def _instance_view(job: Job, task: int, part: Part, index: int) -> dict[str, object]:
+def _instance_view(job: Job, task: int, part: RangeView, index: int) -> dict[str, object]:
     ended = part.state in FINISHED
     began = part.span.state not in WAITING
     created = time_text(job.created_at)
@@ -130,7 +136,7 @@ def _instance_view(job: Job, task: int, part: Part, index: int) -> dict[str, obj
     }
 
 
-def _machine(job: Job, part: Part, index: int) -> str:
+def _machine(job: Job, part: RangeView, index: int) -> str:
     if part.state not in OCCUPYING or is_hidden(job.spec, part.state):
         return ""
     return machine_id(job, len(job.runs) - 1, index)

@@ -1,4 +1,4 @@
-"""Pages of rows that are kept as pieces of neighbours."""
+"""Pages of rows that are stored as ranges of indices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class IndexRange(Protocol):
-    """``count`` rows with the indices from ``first`` up to ``end``."""
+    """``count`` rows with the indices ``first`` to ``end`` - 1."""
 
     @property
     def first(self) -> int: ...
@@ -29,12 +29,12 @@ def check_page(offset: int, limit: int) -> None:
         raise ApiError("InvalidParameterValue", "Offset and Limit must not be negative.")
 
 
-def rows(pieces: Iterable[N], *, offset: int, limit: int) -> Iterator[tuple[N, int]]:
-    """The indices on a page, each with its piece."""
-    for piece in pieces:
-        start = piece.first + min(offset, piece.count)
-        offset -= start - piece.first
-        end = min(piece.end, start + limit)
+def rows(ranges: Iterable[N], *, offset: int, limit: int) -> Iterator[tuple[N, int]]:
+    """Yield the indices on a page, each with its range."""
+    for each in ranges:
+        start = each.first + min(offset, each.count)
+        offset -= start - each.first
+        end = min(each.end, start + limit)
         limit -= end - start
         for index in range(start, end):
-            yield piece, index
+            yield each, index

@@ -1,6 +1,6 @@
-"""The parameters of each action: their names, their types, and which must be there.
+"""The parameters of each action: names, types, and which are required.
 
-From the action pages: cloud.tencent.com/document/api/599/15911 (TerminateJob), 15908
+From the vendor's pages: cloud.tencent.com/document/api/599/15911 (TerminateJob), 15908
 (TerminateTaskInstance), 15904 (DescribeJob), 15910 (DescribeJobSubmitInfo), 15909 (DescribeJobs),
 15905 (DescribeTask); of CVM cloud.tencent.com/document/api/213/15728 (DescribeInstances) and 15723
 (TerminateInstances).
@@ -27,13 +27,13 @@ class ParameterType(Enum):
     WHOLE = auto()
     TEXTS = auto()
     FLAG = auto()
-    """Checked, and without effect here."""
+    """A flag that is checked, but has no effect in the simulator."""
     FILTERS = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Filters of a call must all hold, of its values one."""
+    """A filter; an item matches if one of its values matches. All filters of a call must match."""
 
     name: str
     values: frozenset[str]
@@ -41,7 +41,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """The parameters of a call after the check; which are given depends on the action."""
+    """The checked parameters of a call; the action determines which are given."""
 
     job_id: str = ""
     task_name: str = ""
@@ -88,11 +88,14 @@ PARAMETERS: Final[Mapping[str, Mapping[str, ParameterType]]] = {
     },
 }
 REQUIRED: Final = frozenset({"JobId", "TaskName", "TaskInstanceIndex"})
-"""Wherever an action has one of these, it must be given."""
+"""Parameters that are required in every action that has them."""
 
 
 def check(action: str, params: Mapping[str, object], *, textual: bool) -> Arguments:
-    """The arguments of a call; ``textual`` lets numbers and flags be text.  Raises ``ApiError``."""
+    """Return the arguments of a call; raise ``ApiError`` if a parameter is not valid.
+
+    ``textual``: numbers and flags may be text.
+    """
     kinds = PARAMETERS[action]
     for name in params:
         if name not in kinds:
@@ -122,7 +125,7 @@ def missing_parameter(name: str) -> ApiError:
 
 
 def named_jobs(params: Mapping[str, object]) -> tuple[str, ...]:
-    """The job ids a call names, as far as they can be made out before any check."""
+    """Return the job ids of an unchecked call, as far as they can be recognised."""
     names = [params.get("JobId")]
     several = params.get("JobIds")
     if isinstance(several, list):

@@ -1,6 +1,6 @@
-"""What a job was submitted as: what DescribeJobSubmitInfo answers.
+"""The response of DescribeJobSubmitInfo: a job as it was submitted.
 
-cloud.tencent.com/document/api/599/15910; the structures are those of 599/15912.
+See cloud.tencent.com/document/api/599/15910; the structures are those of 599/15912.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ INTERRUPTED: Final = "FAILED_INTERRUPTED"
 
 
 def submit_info(job: Job) -> dict[str, object]:
-    """The job as it was submitted, which nothing that happens to it changes."""
+    """Return the job as it was submitted; it never changes."""
     spec = job.spec
     return {
         "JobId": spec.job_id,
@@ -45,7 +45,7 @@ def _task(job: Job, task: int) -> dict[str, object]:
 
 
 def _environment(spec: JobSpec) -> dict[str, object]:
-    """Exactly one of EnvId and ComputeEnv, as the vendor demands of a task."""
+    """Return exactly one of EnvId and ComputeEnv, as the vendor requires of a task."""
     if spec.env_id is not None:
         return {"EnvId": spec.env_id}
     machine = {"InstanceType": "S5.MEDIUM4", "ImageId": "img-example1", "InstanceName": spec.name}

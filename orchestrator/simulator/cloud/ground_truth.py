@@ -1,4 +1,4 @@
-"""What is so of a job, whatever the cloud shows of it."""
+"""Ground truth of a job: its real state, independent of what the API shows."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def truth_of(job: Job, now: float) -> dict[str, object]:
         "instance_terminations": job.instance_terminations,
         "revived_at": job.revived_at,
         "vanished_at": job.vanished_at(now),
-        "machines_up": sum(some.count for some in machines(job, now)),
+        "machines_up": sum(each.count for each in machines(job, now)),
         "machines_gone_at": machines_gone_at(job, now),
     }

@@ -1,7 +1,7 @@
-"""Task instances as ranges of equal neighbours, so that their number costs nothing.
+"""Task instances as ranges of equal neighbours, so that the cost does not depend on their number.
 
-An instance is in one state until its ending, if it has one.  The endings of a range follow one
-another at equal distances, which is what a drain looks like.
+An instance is in one state until its ending, if it has one. The endings of a range follow one
+another at equal intervals, like a drain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FINISHED: Final = frozenset({"SUCCEED", "FAILED"})
 
 @dataclass(frozen=True, slots=True)
 class ExitSchedule:
-    """The instance at position p of its range ends in ``state`` at ``first_at + p * step_s``."""
+    """The ends of a range: position p ends in ``state`` at ``first_at + p * step_s``."""
 
     state: str
     first_at: float
@@ -41,7 +41,7 @@ class ExitSchedule:
         return self.first_at + position * self.step_s
 
     def reached(self, now: float, count: int) -> int:
-        """How many of ``count`` instances have ended."""
+        """Return how many of ``count`` instances have ended."""
         if now >= self.at(count - 1):
             return count
         if now < self.first_at:
@@ -51,18 +51,18 @@ class ExitSchedule:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRange:
-    """``count`` instances from index ``first`` on, counted over all tasks of the job."""
+    """``count`` instances from index ``first`` on; indices run over all tasks of the job."""
 
     first: int
     count: int
     state: str
     ending: ExitSchedule | None = None
-    immortal: bool = False
-    """Neither TerminateJob nor TerminateTaskInstance brings them down."""
-    stays: bool = False
-    """Their machines are not given back when they end."""
-    taken_until: float | None = None
-    """When their machines are gone that TerminateInstances took."""
+    unkillable: bool = False
+    """Neither TerminateJob nor TerminateTaskInstance stops them."""
+    machine_stays: bool = False
+    """Their machines are not released when they end."""
+    released_at: float | None = None
+    """Time at which their machines, terminated by TerminateInstances, are gone."""
 
     @property
     def end(self) -> int:
@@ -70,11 +70,11 @@ class InstanceRange:
 
     @property
     def live_with_machine(self) -> bool:
-        """Whether they hold machines and nothing has been settled about their ending."""
+        """True if they hold machines and have no ending yet."""
         return self.state in OCCUPYING and self.ending is None
 
     def cut(self, first: int, end: int) -> InstanceRange:
-        """The part from index ``first`` up to ``end``, within this range."""
+        """Return the part of this range with the indices ``first`` to ``end`` - 1."""
         ending = self.ending
         if ending is not None:
             ending = replace(ending, first_at=ending.at(first - self.first))
@@ -86,20 +86,20 @@ class InstanceRange:
     def last_ended_at(self) -> float | None:
         return self.ended_at(self.end - 1)
 
-    def parts(self, now: float) -> Iterator[Part]:
-        """The instances as they are now: those that have ended, then those that have not."""
+    def parts(self, now: float) -> Iterator[RangeView]:
+        """Yield the instances at ``now``: the ended ones, then the others."""
         ended = 0
         if self.ending is not None:
             ended = self.ending.reached(now, self.count)
             if ended:
-                yield Part(self.first, ended, self.ending.state, self)
+                yield RangeView(self.first, ended, self.ending.state, self)
         if ended < self.count:
-            yield Part(self.first + ended, self.count - ended, self.state, self)
+            yield RangeView(self.first + ended, self.count - ended, self.state, self)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Neighbouring instances that are in one state at one moment."""
+class RangeView:
+    """Neighbouring instances of one range that have one state at one moment."""
 
     first: int
     count: int
@@ -110,26 +110,26 @@ class Part:
     def end(self) -> int:
         return self.first + self.count
 
-    def within(self, first: int, end: int) -> Part:
-        """What of this part lies between ``first`` and ``end``; its count may be 0."""
+    def within(self, first: int, end: int) -> RangeView:
+        """Return the overlap with the indices ``first`` to ``end`` - 1; its count may be 0."""
         start = max(self.first, first)
         return replace(self, first=start, count=max(0, min(self.end, end) - start))
 
 
 def replace_range(spans: Iterable[InstanceRange], piece: InstanceRange) -> list[InstanceRange]:
-    """The same instances, with ``piece`` in place of those it covers."""
-    carved = []
+    """Return the ranges with ``piece`` in place of the instances that it covers."""
+    result = []
     for span in spans:
         if span.end <= piece.first or span.first >= piece.end:
-            carved.append(span)
+            result.append(span)
             continue
         if span.first < piece.first:
-            carved.append(span.cut(span.first, piece.first))
+            result.append(span.cut(span.first, piece.first))
         if span.first <= piece.first:
-            carved.append(piece)
+            result.append(piece)
         if span.end > piece.end:
-            carved.append(span.cut(piece.end, span.end))
-    return carved
+            result.append(span.cut(piece.end, span.end))
+    return result
 
 
 def mark_tail(
@@ -137,45 +137,45 @@ def mark_tail(
     count: int,
     mark: Callable[[InstanceRange], InstanceRange],
 ) -> list[InstanceRange]:
-    """The same instances, the last ``count`` live ones with a machine changed by ``mark``."""
-    after: list[InstanceRange] = []
+    """Return the ranges with ``mark`` applied to the last ``count`` live instances with machine."""
+    result: list[InstanceRange] = []
     for span in reversed(list(spans)):
         split = span.end
         if span.live_with_machine:
             split = max(span.first, span.end - count)
         if split < span.end:
-            after.append(mark(span.cut(split, span.end)))
+            result.append(mark(span.cut(split, span.end)))
             count -= span.end - split
         if span.first < split:
-            after.append(span.cut(span.first, split))
-    return after[::-1]
+            result.append(span.cut(span.first, split))
+    return result[::-1]
 
 
 def drain(
     spans: Iterable[InstanceRange], *, now: float, drain_s: float, stuck: int
 ) -> list[InstanceRange]:
-    """Give every instance without an ending its own, as a TerminateJob does.
+    """Give every instance without an ending one, as TerminateJob does.
 
-    Waiting instances fail at once.  Those with a machine go down one after the other over
-    ``drain_s``; the immortal ones do not, nor do the last ``stuck`` of the others.
+    Waiting instances fail at once. Those with a machine stop one after the other over ``drain_s``,
+    except the unkillable ones and the last ``stuck`` of the others.
     """
     before = list(spans)
-    mortal = [one for one in before if one.live_with_machine and not one.immortal]
-    going = sum(span.count for span in mortal) - stuck
-    step_s = drain_s / max(1, going)
-    after: list[InstanceRange] = []
+    killable = [one for one in before if one.live_with_machine and not one.unkillable]
+    stopping = sum(span.count for span in killable) - stuck
+    step_s = drain_s / max(1, stopping)
+    result: list[InstanceRange] = []
     rank = 0
     for span in before:
-        if span.ending is not None or span.immortal:
-            after.append(span)
+        if span.ending is not None or span.unkillable:
+            result.append(span)
         elif span.state in WAITING:
-            after.append(replace(span, ending=ExitSchedule("FAILED", now)))
+            result.append(replace(span, ending=ExitSchedule("FAILED", now)))
         else:
-            split = span.first + max(0, min(span.count, going - rank))
+            split = span.first + max(0, min(span.count, stopping - rank))
             ending = ExitSchedule("FAILED", now + step_s * (rank + 1), step_s)
             if split > span.first:
-                after.append(replace(span.cut(span.first, split), ending=ending))
+                result.append(replace(span.cut(span.first, split), ending=ending))
             if split < span.end:
-                after.append(span.cut(split, span.end))
+                result.append(span.cut(split, span.end))
             rank += span.count
-    return after
+    return result

@@ -1,7 +1,7 @@
-"""One job: what TerminateJob and TerminateTaskInstance do to it, and how it looks at a time.
+"""One job: the effect of TerminateJob and TerminateTaskInstance, and its state at a time.
 
-The transitions are those of cloud.tencent.com/document/api/599/15908 and 599/15911.  Every method
-that takes ``now`` expects times that do not go back.
+The transitions are those of cloud.tencent.com/document/api/599/15908 and 599/15911. The ``now`` of
+successive method calls must not go back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orchestrator.simulator.cloud.instance_ranges import (
     WAITING,
     ExitSchedule,
     InstanceRange,
-    Part,
+    RangeView,
     drain,
     mark_tail,
     replace_range,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from orchestrator.simulator.cloud.job_spec import JobSpec
 
 AGE_S: Final = 600.0
-"""How long ago a job was created that is no longer SUBMITTED when it is added."""
+"""Age of a job that is added in a state after SUBMITTED."""
 TERMINATING_S: Final = 5.0
-"""From TerminateInstances until the machine is gone."""
+"""Time from TerminateInstances until the machine is gone."""
 TASK_STATE_ORDER: Final = (
     "RUNNING",
     "STARTING",
@@ -41,7 +41,7 @@ TASK_STATE_ORDER: Final = (
     "FAILED",
     "SUCCEED",
 )
-"""A task is in the first of these states that one of its instances is in."""
+"""The state of a task is the first of these states that one of its instances has."""
 
 
 class Job:
@@ -50,26 +50,26 @@ class Job:
     def __init__(self, spec: JobSpec, *, added_at: float, first_machine: int) -> None:
         self.spec = spec
         self.first_machine = first_machine
-        """The number of its first machine; see ``machines``."""
+        """Number of its first machine; see ``machines``."""
         self.submitted = spec.state == "SUBMITTED"
         self.created_at = added_at if self.submitted else added_at - AGE_S
         self.terminated_at: float | None = None
-        """When the TerminateJob arrived that this run of the job is going down by."""
+        """Arrival time of the TerminateJob that stops this run of the job."""
         self.revived_at: float | None = None
         self.terminations_accepted = 0
         self.terminations_acted = 0
         self.instance_terminations = 0
         self._added_at = added_at
         self._ended_by_itself = False
-        self._reads_failed_at = self._before() if spec.state == "FAILED" else None
+        self._reads_failed_at = self._initial_end_time() if spec.state == "FAILED" else None
         self._live_state = spec.state
         self._counted_before: list[InstanceRange] = []
-        """The instances as they were when the last TerminateJob acted."""
-        self.runs = [self._first_stretches()]
-        """The instances of each run: the first, and another one once the job was revived."""
+        """The instances at the time when the last TerminateJob took effect."""
+        self.runs = [self._first_ranges()]
+        """The instances of each run: the first, and one more after each revival."""
 
     def advance(self, now: float) -> None:
-        """Let happen what happens by itself up to ``now``."""
+        """Apply the job's own events up to ``now``: start, end, revival, relapse."""
         spec = self.spec
         if self.submitted and spec.submitted_s is not None:
             starts_at = self._added_at + spec.submitted_s
@@ -85,7 +85,7 @@ class Job:
         self._relapse_if_due(now)
 
     def terminate(self, now: float) -> None:
-        """TerminateJob; raises ``ApiError`` where it is refused."""
+        """Execute TerminateJob; raise ``ApiError`` if it is refused."""
         spec = self.spec
         if spec.refuse is not None:
             raise ApiError(spec.refuse, "The operation is refused.")
@@ -106,12 +106,12 @@ class Job:
             self._reads_failed_at = max(now, self._last_ending_at(now) - spec.failed_early_s)
 
     def terminate_instance(self, index: int, now: float) -> None:
-        """TerminateTaskInstance for an index counted over all tasks of the job."""
+        """Execute TerminateTaskInstance for an index that runs over all tasks of the job."""
         if self.spec.env_id is not None and self.spec.refuse_env:
             raise _env_refused()
         self.instance_terminations += 1
         part = next(part for part in self.parts(now, index, index + 1) if part.count)
-        if part.state in FINISHED or part.span.immortal:
+        if part.state in FINISHED or part.span.unkillable:
             return
         stopped_at = now if part.state in WAITING else now + self.spec.instance_drain_s
         planned_at = part.span.ended_at(index)
@@ -122,28 +122,28 @@ class Job:
             self.runs[-1], replace(piece, ending=ExitSchedule("FAILED", stopped_at))
         )
 
-    def take_machine(self, run: int, index: int, now: float) -> None:
-        """TerminateInstances for the machine of an instance, which fails with it at the latest."""
+    def terminate_machine(self, run: int, index: int, now: float) -> None:
+        """Execute TerminateInstances for a machine; its instance ends with it at the latest."""
         gone_at = now + TERMINATING_S
         span = next(one for one in self.runs[run] if one.first <= index < one.end)
         piece = span.cut(index, index + 1)
         if piece.ending is None or piece.ending.first_at > gone_at:
             piece = replace(piece, ending=ExitSchedule("FAILED", gone_at))
-        self.runs[run] = replace_range(self.runs[run], replace(piece, taken_until=gone_at))
+        self.runs[run] = replace_range(self.runs[run], replace(piece, released_at=gone_at))
 
-    def parts(self, now: float, first: int, end: int) -> list[Part]:
-        """The instances from index ``first`` up to ``end`` as they are now, in index order."""
+    def parts(self, now: float, first: int, end: int) -> list[RangeView]:
+        """Return the instances with the indices ``first`` to ``end`` - 1 at ``now``, in order."""
         return _parts(self.runs[-1], now, first, end)
 
     def counts(self, now: float, first: int, end: int) -> dict[str, int]:
-        """How many instances are in each of the eight states."""
+        """Return the number of instances in each of the eight states."""
         return _counts(self.parts(now, first, end))
 
     def shown_counts(self, now: float, first: int, end: int) -> dict[str, int]:
-        """The counts as TaskInstanceMetrics has them, which may lie after a TerminateJob."""
-        return self._cut_short(self._counted(now, first, end))
+        """Return the counts of TaskInstanceMetrics, which can be wrong after a TerminateJob."""
+        return self._limited(self._metrics(now, first, end))
 
-    def _counted(self, now: float, first: int, end: int) -> dict[str, int]:
+    def _metrics(self, now: float, first: int, end: int) -> dict[str, int]:
         counts = self.counts(now, first, end)
         if self.spec.counters == "none":
             return dict.fromkeys(STATES, 0)
@@ -151,13 +151,13 @@ class Job:
             return counts
         if now < self.terminated_at + self.spec.lying_counters_s:
             succeeded = counts["SUCCEED"]
-            lie = {"SUCCEED": succeeded, "FAILED": sum(counts.values()) - succeeded}
-            return dict.fromkeys(STATES, 0) | lie
+            wrong = {"SUCCEED": succeeded, "FAILED": sum(counts.values()) - succeeded}
+            return dict.fromkeys(STATES, 0) | wrong
         if self.spec.counters == "stale":
             return _counts(_parts(self._counted_before, self.terminated_at, first, end))
         return counts if self.spec.counters == "true" else dict.fromkeys(STATES, 0)
 
-    def _cut_short(self, counts: dict[str, int]) -> dict[str, int]:
+    def _limited(self, counts: dict[str, int]) -> dict[str, int]:
         left = self.spec.counted_max
         if left is None:
             return counts
@@ -167,7 +167,7 @@ class Job:
         return counts
 
     def live(self, now: float) -> int:
-        """How many instances have not ended."""
+        """Return the number of instances that have not ended."""
         counts = self.counts(now, 0, self.spec.instances)
         return sum(count for state, count in counts.items() if state not in FINISHED)
 
@@ -175,14 +175,14 @@ class Job:
         return self.terminated_at is not None and self.live(now) > 0
 
     def next_action(self, now: float) -> str:
-        """NextAction as DescribeJob has it."""
+        """Return the NextAction of DescribeJob."""
         if self.spec.next_action is not None:
             return self.spec.next_action
         hidden = self.spec.next_action_hidden or not self.terminating(now)
         return "" if hidden else "TERMINATING"
 
     def state(self, now: float) -> str:
-        """What JobState reads: not a summary of the instances while some are live."""
+        """Return JobState, which does not summarise the instances while some are live."""
         counts = self.counts(now, 0, self.spec.instances)
         if counts["SUCCEED"] == self.spec.instances:
             return "SUCCEED"
@@ -193,14 +193,14 @@ class Job:
         return self._live_state
 
     def shown_state(self, now: float) -> str:
-        """JobState as the API has it, which may be a word that no page of the vendor has."""
+        """Return JobState as the API shows it; it can be a word that no vendor page has."""
         state = self.state(now)
         if state in FINISHED:
             return self.spec.finished_word or state
         return state if state == "SUBMITTED" else self.spec.live_word or state
 
     def task_range(self, task: int) -> tuple[int, int]:
-        """The indices of a task's instances, over all tasks: first, and one past the last."""
+        """Return the indices of a task's instances, over all tasks: first, and last + 1."""
         each, more = divmod(self.spec.instances, self.spec.tasks)
         first = task * each + min(task, more)
         return first, first + each + (task < more)
@@ -210,14 +210,14 @@ class Job:
         return next(state for state in TASK_STATE_ORDER if counts[state])
 
     def stopped_at(self, now: float, first: int, end: int) -> float | None:
-        """When the last of these instances ended; None while one is live."""
+        """Return when the last of these instances ended; None while one is live."""
         parts = self.parts(now, first, end)
         if any(part.state not in FINISHED for part in parts):
             return None
         return max(part.span.ended_at(part.end - 1) or 0.0 for part in parts)
 
     def end_time(self, now: float) -> float | None:
-        """EndTime as the API shows it: None while the job does not read finished."""
+        """Return EndTime as the API shows it; None while JobState is not a finished state."""
         if self.state(now) not in FINISHED:
             return None
         if self._reads_failed_at is not None:
@@ -225,7 +225,7 @@ class Job:
         return self.stopped_at(now, 0, self.spec.instances)
 
     def vanished_at(self, now: float) -> float | None:
-        """When another actor deleted the job; None while it exists."""
+        """Return when another actor deleted the job; None while it exists."""
         stopped_at = self.stopped_at(now, 0, self.spec.instances)
         if stopped_at is None or self.spec.vanish_after_s is None:
             return None
@@ -233,22 +233,22 @@ class Job:
         return vanished_at if now >= vanished_at else None
 
     def hidden(self, now: float) -> bool:
-        """Whether no call finds the job, although it exists."""
+        """Return whether API calls do not find the job although it exists."""
         since = self._added_at + self.spec.hidden_after_s
         return since <= now < since + self.spec.hidden_s
 
     def forbidden(self, now: float) -> bool:
-        """Whether calls that name the job are refused for lack of permission."""
+        """Return whether API calls that name the job are refused for lack of permission."""
         return self.spec.forbidden or now < self._added_at + self.spec.forbidden_s
 
-    def _before(self) -> float:
+    def _initial_end_time(self) -> float:
         return self._added_at - AGE_S / 2
 
     def _last_ending_at(self, now: float) -> float:
         endings = (span.last_ended_at() for span in self.runs[-1])
         return max((ended_at for ended_at in endings if ended_at is not None), default=now)
 
-    def _first_stretches(self) -> list[InstanceRange]:
+    def _first_ranges(self) -> list[InstanceRange]:
         if self.submitted:
             return [InstanceRange(0, self.spec.instances, "SUBMITTED")]
         return self._mixed(self.spec.state, self.spec.mix)
@@ -260,16 +260,20 @@ class Job:
             size = end - first
             for other, share in mix.items():
                 count = min(round(size * share), end - first)
-                spans.append(self._stretch(first, count, other))
+                spans.append(self._range_in_state(first, count, other))
                 first += count
-            spans.append(self._stretch(first, end - first, state))
+            spans.append(self._range_in_state(first, end - first, state))
         filled = [span for span in spans if span.count]
-        immortal = mark_tail(filled, self.spec.immortal, lambda last: replace(last, immortal=True))
-        return mark_tail(immortal, self.spec.machines_stay, lambda last: replace(last, stays=True))
+        marked = mark_tail(filled, self.spec.immortal, lambda last: replace(last, unkillable=True))
+        return mark_tail(
+            marked, self.spec.machines_stay, lambda last: replace(last, machine_stays=True)
+        )
 
-    def _stretch(self, first: int, count: int, state: str) -> InstanceRange:
+    def _range_in_state(self, first: int, count: int, state: str) -> InstanceRange:
         if state in FINISHED:
-            return InstanceRange(first, count, "RUNNING", ExitSchedule(state, self._before()))
+            return InstanceRange(
+                first, count, "RUNNING", ExitSchedule(state, self._initial_end_time())
+            )
         return InstanceRange(first, count, state)
 
     def _start(self) -> None:
@@ -291,7 +295,7 @@ class Job:
         return None
 
     def _revive_if_due(self, now: float) -> None:
-        """RetryJobs by another actor: only a FAILED job, and every instance runs again."""
+        """Apply a RetryJobs of another actor: a FAILED job runs again with every instance."""
         after_s = self.spec.revive_after_s
         if after_s is None or len(self.runs) > self.spec.revivals:
             return
@@ -309,7 +313,7 @@ class Job:
         self.runs.append(self._mixed(self.spec.revived_state, {}))
 
     def _relapse_if_due(self, now: float) -> None:
-        """Instances of a finished job run again, and nothing but they tells of it."""
+        """Let instances of a finished job run again, visible only in the instances."""
         after_s = self.spec.relapse_after_s
         if after_s is None or self.revived_at is not None or self.state(now) != "FAILED":
             return
@@ -325,13 +329,13 @@ class Job:
         self.runs.append(replace_range([ended], live))
 
 
-def _parts(spans: Iterable[InstanceRange], now: float, first: int, end: int) -> list[Part]:
+def _parts(spans: Iterable[InstanceRange], now: float, first: int, end: int) -> list[RangeView]:
     parts = (part for span in spans for part in span.parts(now))
     clipped = (part.within(first, end) for part in parts)
     return [part for part in clipped if part.count]
 
 
-def _counts(parts: Iterable[Part]) -> dict[str, int]:
+def _counts(parts: Iterable[RangeView]) -> dict[str, int]:
     counts = dict.fromkeys(STATES, 0)
     for part in parts:
         counts[part.state] += part.count

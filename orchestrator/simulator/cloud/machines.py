@@ -1,14 +1,13 @@
-"""The CVM machines behind task instances: which there are at a moment, and what they read.
+"""The CVM machines of task instances: which exist at a moment, and their state.
 
-Every instance that holds a machine, or held one, has its own; those of a job with an EnvId are
-nodes of the environment.  Nothing is kept per machine: what it reads follows from the range that
-its instance lies in, and TerminateInstances cuts the instance out of that range.
+Every instance that holds or held a machine has its own machine. The machines of a job with an EnvId
+are nodes of the environment. Nothing is stored per machine: its state follows from the range of its
+instance, and TerminateInstances cuts the instance out of that range.
 
-Machines are numbered.  A job that is added gets the next numbers for itself, one for every instance
-of each run that it may have, so that no two jobs share one, and a machine's id is its number in
-disguise: multiplied by a constant that shares no factor with the number of ids, modulo that number,
-which makes different numbers different ids and can be undone.  So an id leads to its job by
-arithmetic and a bisection.
+Machines are numbered. A new job gets the next free numbers, one for every instance of each run that
+it can have, so that no two jobs share a number. A machine's id is its number multiplied by a
+constant that is coprime with the number of ids, modulo that number. The mapping is unique and
+invertible, so a job is found from a machine id by arithmetic and a bisection.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ NUMBERS: Final = len(ALPHABET) ** WIDTH
 SCATTER: Final = 1_743_500_676_553
 GATHER: Final = pow(SCATTER, -1, NUMBERS)
 FIRST_NUMBER: Final = 1
-"""So that `ins-00000000` is no machine."""
+"""Not 0, so that `ins-00000000` is not a machine."""
 RUN: Final = "RunInstances"
 REBOOT: Final = "RebootInstances"
 RUNNING: Final = "RUNNING"
@@ -47,7 +46,7 @@ RUNNING: Final = "RUNNING"
 
 @dataclass(frozen=True, slots=True)
 class MachineRange:
-    """Machines of neighbouring instances of one run that read the same at one moment."""
+    """Machines of neighbouring instances of one run that have one state at one moment."""
 
     job: Job
     run: int
@@ -55,7 +54,7 @@ class MachineRange:
     count: int
     state: str
     operation: str
-    """The last one, which is still under way in any state but RUNNING."""
+    """The last operation; in any state other than RUNNING it is still in progress."""
 
     @property
     def end(self) -> int:
@@ -63,23 +62,23 @@ class MachineRange:
 
 
 class Fleet:
-    """Which job has which machine numbers."""
+    """The machine numbers of all jobs."""
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._firsts: list[int] = []
         self.next_number = FIRST_NUMBER
-        """The first number that no job has."""
+        """The first free number."""
 
     def add(self, job: Job) -> None:
-        """Take in a job whose numbers begin at ``next_number``."""
+        """Add a job whose numbers begin at ``next_number``."""
         self._jobs.append(job)
         self._firsts.append(job.first_machine)
         runs = 1 + job.spec.revivals
         self.next_number = job.first_machine + runs * job.spec.instances
 
     def find(self, machine_id: str) -> tuple[Job, int, int] | None:
-        """The job, its run and the index of the instance; None where no job has the number."""
+        """Return the job, its run and the instance index of a machine; None if it has no job."""
         code = int(machine_id.removeprefix(PREFIX), len(ALPHABET))
         number = code * GATHER % NUMBERS
         if not FIRST_NUMBER <= number < self.next_number:
@@ -89,7 +88,7 @@ class Fleet:
 
 
 def machine_id(job: Job, run: int, index: int) -> str:
-    """The id of the machine of an instance, over all tasks of the job, in a run."""
+    """Return the machine id of an instance of a run; the index runs over all tasks of the job."""
     left = (job.first_machine + run * job.spec.instances + index) * SCATTER % NUMBERS
     places = []
     for _ in range(WIDTH):
@@ -99,43 +98,43 @@ def machine_id(job: Job, run: int, index: int) -> str:
 
 
 def machines(job: Job, now: float) -> Iterator[MachineRange]:
-    """Every machine of a job that exists now; the job must have been advanced."""
+    """Yield the machines of a job that exist now; the job must be advanced to ``now``."""
     for run, spans in enumerate(job.runs):
         for span in spans:
             yield from machines_of(job, run, span, now)
 
 
 def machine(job: Job, run: int, index: int, now: float) -> MachineRange | None:
-    """One machine of a job as it is now; None where it does not exist."""
+    """Return one machine of a job at ``now``; None if it does not exist."""
     for span in job.runs[run] if run < len(job.runs) else ():
         if span.first <= index < span.end:
-            for some in machines_of(job, run, span, now):
-                if some.first <= index < some.end:
-                    return replace(some, first=index, count=1)
+            for each in machines_of(job, run, span, now):
+                if each.first <= index < each.end:
+                    return replace(each, first=index, count=1)
     return None
 
 
 def machines_gone_at(job: Job, now: float) -> float | None:
-    """When the last machine went; None while one exists, and where there was none."""
+    """Return when the last machine was released; None while one exists or if there was none."""
     if any(machines(job, now)):
         return None
     held = [span for run in job.runs for span in run if span.state in OCCUPYING]
-    leavings = ((_leaving(job.spec, span), span.count) for span in held)
-    return max((leaving.at(count - 1) for leaving, count in leavings if leaving), default=None)
+    releases = ((_release_schedule(job.spec, span), span.count) for span in held)
+    return max((release.at(count - 1) for release, count in releases if release), default=None)
 
 
 def is_hidden(spec: JobSpec, state: str) -> bool:
-    """Whether DescribeTask shows no machine for an instance in this state although there is one."""
+    """Return whether DescribeTask hides the existing machine of an instance in this state."""
     return spec.starting_without_machine and state == "STARTING"
 
 
 def machines_of(job: Job, run: int, span: InstanceRange, now: float) -> Iterator[MachineRange]:
-    """Those that exist, in index order, which is the order in which their instances end."""
+    """Yield the existing machines of a range in index order, in which their instances end."""
     if span.state not in OCCUPYING:
         return
-    gone = _reached(_leaving(job.spec, span), span, now)
+    gone = _reached(_release_schedule(job.spec, span), span, now)
     ended = max(gone, _reached(span.ending, span, now))
-    restarted = max(gone, min(ended, _reached(_restarting(job.spec, span), span, now)))
+    restarted = max(gone, min(ended, _reached(_restart_schedule(job.spec, span), span, now)))
     bounds = (gone, restarted, ended, span.count)
     for (first, end), reading in zip(pairwise(bounds), _readings(job.spec, span), strict=True):
         if first < end:
@@ -143,11 +142,11 @@ def machines_of(job: Job, run: int, span: InstanceRange, now: float) -> Iterator
 
 
 def _readings(spec: JobSpec, span: InstanceRange) -> tuple[Reading, Reading, Reading]:
-    """State and last operation after a restart, after the instance has ended, and before that."""
-    if span.taken_until is not None:
-        taken = ("TERMINATING", "TerminateInstances")
-        return taken, taken, taken
-    ended = (RUNNING, RUN) if _restarting(spec, span) is None else ("REBOOTING", REBOOT)
+    """Return state and last operation after a restart, after the instance's end, and before it."""
+    if span.released_at is not None:
+        terminating = ("TERMINATING", "TerminateInstances")
+        return terminating, terminating, terminating
+    ended = (RUNNING, RUN) if _restart_schedule(spec, span) is None else ("REBOOTING", REBOOT)
     return (
         (RUNNING, REBOOT),
         ended,
@@ -155,25 +154,25 @@ def _readings(spec: JobSpec, span: InstanceRange) -> tuple[Reading, Reading, Rea
     )
 
 
-def _leaving(spec: JobSpec, span: InstanceRange) -> ExitSchedule | None:
-    """When the machines go, one after the other; None where nothing makes them go."""
-    leaving = None
-    if span.ending is not None and spec.env_id is None and not span.stays:
+def _release_schedule(spec: JobSpec, span: InstanceRange) -> ExitSchedule | None:
+    """Return when the machines are released one after the other; None if nothing releases them."""
+    release = None
+    if span.ending is not None and spec.env_id is None and not span.machine_stays:
         hidden = is_hidden(spec, span.state)
-        leaving = _later(span.ending, spec.orphan_s if hidden else spec.machine_linger_s)
-    if span.taken_until is None or (leaving and leaving.first_at <= span.taken_until):
-        return leaving
-    return ExitSchedule("GONE", span.taken_until)
+        release = _delayed(span.ending, spec.orphan_s if hidden else spec.machine_linger_s)
+    if span.released_at is None or (release and release.first_at <= span.released_at):
+        return release
+    return ExitSchedule("GONE", span.released_at)
 
 
-def _restarting(spec: JobSpec, span: InstanceRange) -> ExitSchedule | None:
-    """When nodes of an environment have restarted, which they do after a failure."""
+def _restart_schedule(spec: JobSpec, span: InstanceRange) -> ExitSchedule | None:
+    """Return when nodes of an environment have restarted after a failed instance, else None."""
     if spec.env_id is None or span.ending is None or span.ending.state != "FAILED":
         return None
-    return _later(span.ending, spec.node_restart_s)
+    return _delayed(span.ending, spec.node_restart_s)
 
 
-def _later(ending: ExitSchedule, by_s: float) -> ExitSchedule:
+def _delayed(ending: ExitSchedule, by_s: float) -> ExitSchedule:
     return replace(ending, first_at=ending.first_at + by_s)
 
 

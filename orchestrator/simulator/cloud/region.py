@@ -1,4 +1,4 @@
-"""What a call can see of the cloud: the jobs of its region, and what this cloud calls things."""
+"""The view of one API call on the cloud: the jobs and machines of its region."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FILTER_NAMES: Final[Mapping[str, frozenset[str]]] = {
     STATE: frozenset({STATE}),
     TYPE: frozenset({TYPE}),
 }
-"""The names that a cloud may know the one filter of DescribeTask by.
+"""The possible names of DescribeTask's only filter.
 
-The vendor's sites disagree: cloud.tencent.com/document/api/599/15905 has the first, and
+The vendor's sites disagree: cloud.tencent.com/document/api/599/15905 has the first name, and
 tencentcloud.com/document/product/599/30555 the second.
 """
 
 
 class Region:
-    """What a call can see at ``now``: the jobs of its region that have not vanished, and machines.
+    """The view of a call at ``now``: the machines and the existing jobs of its region.
 
-    The machines of a job that has vanished can still be seen.
+    The machines of a vanished job are still visible.
     """
 
     def __init__(
@@ -45,27 +45,27 @@ class Region:
     ) -> None:
         self.now = now
         self.instance_filters = instance_filters
-        """The names that DescribeTask's filter has here."""
+        """Accepted names of DescribeTask's filter."""
         self._name = name
         self._jobs = jobs
         self._fleet = fleet
 
     def jobs(self, job_ids: tuple[str, ...]) -> Iterable[Job]:
-        """The jobs of these ids as far as the call can see them; of no ids, all of them."""
+        """Return the visible jobs with these ids; without ids, all visible jobs."""
         wanted = dict.fromkeys(job_ids or self._jobs)
         named = (self._jobs[job_id] for job_id in wanted if job_id in self._jobs)
-        return (job for job in named if self._sees(job))
+        return (job for job in named if self._is_visible(job))
 
     def job(self, job_id: str, *, missing: str = "ResourceNotFound.Job") -> Job:
-        """The job of this id; raises ``ApiError`` where the call may not or cannot see it."""
+        """Return the job with this id; raise ``ApiError`` if it is forbidden or not visible."""
         self.check_ids([job_id])
         job = self._jobs.get(job_id)
-        if job is None or not self._sees(job):
+        if job is None or not self._is_visible(job):
             raise ApiError(missing, "The resource is not found.")
         return job
 
     def check_ids(self, job_ids: Iterable[str]) -> None:
-        """Every id must be well formed and none may be forbidden."""
+        """Raise ``ApiError`` if an id is malformed or its job is forbidden."""
         for job_id in job_ids:
             if not JOB_ID.fullmatch(job_id):
                 raise ApiError(
@@ -78,23 +78,25 @@ class Region:
                 )
 
     def machines(self) -> Iterator[MachineRange]:
-        """Every machine that exists in the region."""
+        """Yield every machine that exists in the region."""
         for job in self._jobs.values():
-            if self._reaches(job):
+            if self._is_in_region(job):
                 yield from machines(job, self.now)
 
     def machine(self, machine_id: str) -> MachineRange | None:
-        """The machine of this well-formed id; None where the region has none such."""
+        """Return the machine with this well-formed id; None if the region has no such machine."""
         found = self._fleet.find(machine_id)
-        if found is None or not self._reaches(found[0]):
+        if found is None or not self._is_in_region(found[0]):
             return None
         return machine(*found, self.now)
 
-    def _sees(self, job: Job) -> bool:
-        return self._reaches(job) and job.vanished_at(self.now) is None and not job.hidden(self.now)
+    def _is_visible(self, job: Job) -> bool:
+        if not self._is_in_region(job):
+            return False
+        return job.vanished_at(self.now) is None and not job.hidden(self.now)
 
-    def _reaches(self, job: Job) -> bool:
-        """Whether the job lives in the region; then it is as it should be by now."""
+    def _is_in_region(self, job: Job) -> bool:
+        """Return whether the job is in the region, and advance it to ``now`` if so."""
         if job.spec.region != self._name:
             return False
         job.advance(self.now)

@@ -1,4 +1,4 @@
-"""HTTP round the simulator: a thin server that also carries out the faults of connections."""
+"""The HTTP server of the simulator; it also executes connection faults."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from orchestrator.simulator.simulator import Simulator
 
 BODY_MAX: Final = 10 * 2**20
-"""Bytes; the vendor's limit for a request signed with TC3."""
+"""Maximum body in bytes: the vendor's limit for a request signed with TC3."""
 SHUTDOWN_S: Final = 0.1
 
 
 def application(simulator: Simulator) -> web.Application:
-    """The web application, for a server of one's own."""
+    """Return the web application, for use in any server."""
     app = web.Application(client_max_size=BODY_MAX)
 
     async def answer_control(request: web.Request) -> web.Response:
@@ -46,7 +46,7 @@ def application(simulator: Simulator) -> web.Application:
 
 @asynccontextmanager
 async def serve(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serve until the block is left; gives the URL.  Port 0 takes a free one."""
+    """Serve until the block is left, and yield the URL. Port 0 uses a free port."""
     runner = web.AppRunner(application(simulator), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -58,7 +58,7 @@ async def serve(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) ->
 
 
 async def _read(request: web.Request) -> Request:
-    """The request as it came; ``request.url`` would refuse the Host header that tccli sends."""
+    """Return the raw request; ``request.url`` would reject the Host header that tccli sends."""
     return Request(
         method=request.method,
         target=request.raw_path,

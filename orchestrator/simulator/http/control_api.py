@@ -1,8 +1,9 @@
-"""The control API: how tests add jobs, set faults and ask what really happened.
+"""The control API: tests add jobs, set faults and read the ground truth.
 
-``POST /_control/jobs`` (a list of ``[[jobs]]`` tables) adds jobs; ``GET /_control/truth``,
-``/_control/calls?since=N`` and ``/_control/quotas`` tell; ``PUT /_control/faults`` (a ``[faults]``
-table) replaces the faults, ``GET /_control/faults`` counts those that happened.
+``POST /_control/jobs`` (a list of ``[[jobs]]`` tables) adds jobs. ``GET /_control/truth``,
+``/_control/calls?since=N`` and ``/_control/quotas`` return the ground truth, the call log and the
+call counts. ``PUT /_control/faults`` (a ``[faults]`` table) replaces the faults, and
+``GET /_control/faults`` returns how often each fault happened.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PREFIX: Final = "/_control/"
 
 @dataclass(frozen=True, slots=True)
 class ControlRequest:
-    """A request to the control API; ``since`` is the index of the first call wanted."""
+    """A request to the control API; ``since`` is the index of the first call to return."""
 
     simulator: Simulator
     since: str
@@ -41,12 +42,12 @@ class ControlRequest:
 def control(
     simulator: Simulator, method: str, path: str, *, since: str = "0", body: bytes = b""
 ) -> tuple[int, dict[str, object]]:
-    """An HTTP status and a JSON document; mistakes are ``problems``, one text each."""
-    carry_out = ORDERS.get((method, path.removeprefix(PREFIX)))
-    if carry_out is None:
+    """Return an HTTP status and a JSON document; each mistake is a text in ``problems``."""
+    handler = HANDLERS.get((method, path.removeprefix(PREFIX)))
+    if handler is None:
         return 404, {"problems": [f"there is no {method} {path}"]}
     try:
-        return 200, carry_out(ControlRequest(simulator, since, body))
+        return 200, handler(ControlRequest(simulator, since, body))
     except ScenarioError as error:
         return 400, {"problems": error.problems}
 
@@ -81,7 +82,7 @@ def _faults(request: ControlRequest) -> dict[str, object]:
     return {"fired": request.simulator.faults.fired()}
 
 
-ORDERS: Final[Mapping[tuple[str, str], Callable[[ControlRequest], dict[str, object]]]] = {
+HANDLERS: Final[Mapping[tuple[str, str], Callable[[ControlRequest], dict[str, object]]]] = {
     ("POST", "jobs"): _add_jobs,
     ("GET", "truth"): _truth,
     ("GET", "calls"): _calls,

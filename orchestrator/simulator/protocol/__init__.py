@@ -1,1 +1,1 @@
-"""API 3.0 on the wire: requests, signatures, replies and their faults."""
+"""Tencent Cloud API 3.0 over HTTP: requests, signatures, and replies with their faults."""

@@ -1,4 +1,4 @@
-"""Answers, and how they reach the client: in whole, in part, late or not at all."""
+"""Replies, and their delivery to the client: complete, truncated, late or not at all."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JSON: Final = "application/json"
-"""Without a charset: the vendor's SDK overlooks errors under any other content type."""
+"""Without a charset: the vendor's SDK ignores errors under any other content type."""
 GATEWAY_PAGE: Final = b"<html><body><h1>500 Internal Server Error</h1></body></html>"
 
 
 class Delivery(Enum):
-    """What becomes of a reply on its way."""
+    """The delivery of a reply."""
 
     WHOLE = auto()
     TRUNCATED = auto()
-    """The head promises the whole body, half of it follows, then the connection is cut."""
+    """Content-Length is that of the whole body, but the connection is closed after half of it."""
     CUT = auto()
-    """The connection is cut after ``delay_s`` with nothing sent."""
+    """The connection is closed after ``delay_s`` without a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer to be delivered in a given way."""
+    """An HTTP response and its delivery."""
 
     status: int
     content_type: str
@@ -45,7 +45,7 @@ def success(document: Mapping[str, object], request_id: str) -> Reply:
 
 
 def failure(error: ApiError, request_id: str) -> Reply:
-    """An error answer: status 200 all the same (cloud.tencent.com/document/product/664/51412)."""
+    """Return an error reply; its status is 200 (cloud.tencent.com/document/product/664/51412)."""
     return _envelope(
         {"Error": {"Code": error.code, "Message": error.message}, "RequestId": request_id}
     )
@@ -58,7 +58,7 @@ NOT_FOUND_CODES: Final[Mapping[str, str]] = {
 
 
 def reply_without_effect(rule: Rule, action: str, *, limit_per_s: int, request_id: str) -> Reply:
-    """The reply to a call that a fault kept from acting."""
+    """Return the reply to a call that had no effect because of a fault."""
     if rule.fault is Fault.NOT_FOUND and action == "DescribeJobs":
         return success({"JobSet": [], "TotalCount": 0}, request_id)
     error = _error(rule.fault, action, limit_per_s)
@@ -71,7 +71,7 @@ def reply_without_effect(rule: Rule, action: str, *, limit_per_s: int, request_i
 
 
 def _error(fault: Fault, action: str, limit_per_s: int) -> ApiError | None:
-    """The error that a fault answers with; None where it gives none."""
+    """Return the API error of a fault; None if the fault has no API error."""
     match fault:
         case Fault.NOT_FOUND:
             code = NOT_FOUND_CODES.get(action, "ResourceNotFound.Job")
@@ -87,7 +87,7 @@ def _error(fault: Fault, action: str, limit_per_s: int) -> ApiError | None:
 
 
 def corrupted_reply(reply: Reply, fault: Fault) -> Reply:
-    """The reply to a call that has acted, as a fault leaves it."""
+    """Return the reply to a call that took effect, as changed by a fault."""
     if fault is Fault.TRUNCATE:
         return replace(reply, delivery=Delivery.TRUNCATED)
     if fault is Fault.LOST_ANSWER:

@@ -1,8 +1,8 @@
-"""From an HTTP request to an API request: which action, in which region, signed by whom.
+"""Parser of HTTP requests into API requests: action, region, parameters and claimed signature.
 
-Two families are understood: TC3-HMAC-SHA256 with its common parameters in headers, over POST
+Two signature families are supported: TC3-HMAC-SHA256 with common parameters in headers, over POST
 ``application/json`` or GET, and the older HmacSHA1/HmacSHA256 with everything in the form or the
-query (cloud.tencent.com/document/api/599/15901 and the pages beside it).
+query (cloud.tencent.com/document/api/599/15901 and the pages next to it).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ AUTHORIZATION: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request as it came: ``target`` is the raw path and query, headers keep their case."""
+    """A raw HTTP request; ``target`` is the undecoded path and query, headers keep their case."""
 
     method: str
     target: str
@@ -58,13 +58,13 @@ class Request:
         return self.target.partition("?")[2]
 
     def header(self, name: str) -> str | None:
-        """The first header of this name, whatever its case."""
+        """Return the first header of this name, ignoring case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Tc3Claim:
-    """What a TC3 ``Authorization`` header claims."""
+    """The claims of a TC3 ``Authorization`` header."""
 
     secret_id: str
     date: str
@@ -75,18 +75,18 @@ class Tc3Claim:
 
 @dataclass(frozen=True, slots=True)
 class PlainClaim:
-    """What the parameters of an HmacSHA1 or HmacSHA256 request claim."""
+    """The claims in the parameters of an HmacSHA1 or HmacSHA256 request."""
 
     secret_id: str
     method: str
     signed: Mapping[str, str]
-    """Every parameter sent but ``Signature``, decoded."""
+    """Every parameter except ``Signature``, decoded."""
     signature: str
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """A request that could be read; ``textual`` says that its numbers came as text."""
+    """A parsed request; ``textual``: its numbers and flags are text."""
 
     action: str
     version: str
@@ -98,7 +98,7 @@ class ApiRequest:
 
 
 def parse(request: Request) -> ApiRequest:
-    """Read a request; raises ``ApiError`` when it is none that the API would understand."""
+    """Parse a request; raise ``ApiError`` if the API would not accept its form."""
     if request.method not in {"GET", "POST"}:
         raise ApiError("UnsupportedProtocol", "Only GET and POST requests are supported.")
     if request.target.partition("?")[0] != "/":
@@ -109,7 +109,7 @@ def parse(request: Request) -> ApiRequest:
 
 
 def unflatten(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
-    """Nest ``JobIds.0=a`` and ``Filters.0.Values.0=b``; a table of 0, 1, 2 ... becomes a list."""
+    """Nest ``JobIds.0=a`` and ``Filters.0.Values.0=b``; keys 0, 1, 2 ... become a list."""
     tree: dict[str, object] = {}
     for key, value in pairs:
         *parents, leaf = key.split(".")

@@ -1,10 +1,11 @@
-"""Whether a request was signed with the secret key that belongs to its secret id.
+"""Check that a request was signed with the secret key of its secret id.
 
 Written from the vendor's description (cloud.tencent.com/document/api/599/15903 and 15902) and from
-what its clients really send.  They disagree about the host: ``tccli`` sends and signs a whole URL
-as Host, the Node SDK signs the host without its port.  So the literal header is tried first, then
-without the port, each as sent and in lower case.  The Node SDK takes the service from the host too:
-the service of the scope may be anything but another service of this cloud.
+what its clients really send. The clients disagree about the host: ``tccli`` sends and signs a whole
+URL as Host, and the Node SDK signs the host without its port. So the literal header is tried first,
+then the header without the port, each as sent and in lower case. The Node SDK also derives the
+service from the host, so the service in the scope may be anything but another service of this
+cloud.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def verify(
     secret_keys: Mapping[str, str],
     now: float,
 ) -> None:
-    """Return when the signature holds, else raise ``ApiError`` with an ``AuthFailure`` code.
+    """Raise ``ApiError`` with an ``AuthFailure`` code if the signature is not valid.
 
-    ``foreign_services`` are those that the action called is none of; ``secret_keys`` maps secret
-    ids to keys; ``now`` is in seconds since the epoch.
+    ``foreign_services``: services to which the called action does not belong. ``secret_keys`` maps
+    secret ids to keys. ``now`` is in seconds since the epoch.
     """
     claim = api_request.claim
     key = secret_keys.get(claim.secret_id)
@@ -55,19 +56,19 @@ def verify(
     if abs(now - api_request.timestamp) > SKEW_MAX_S:
         raise ApiError("AuthFailure.SignatureExpire", "The signature has expired.")
     if isinstance(claim, Tc3Claim):
-        good = claim.service not in foreign_services and _tc3_holds(
+        valid = claim.service not in foreign_services and _is_valid_tc3(
             request, claim, api_request.timestamp, key
         )
     else:
-        good = _plain_holds(request, claim, key)
-    if not good:
+        valid = _is_valid_plain(request, claim, key)
+    if not valid:
         raise ApiError(
             "AuthFailure.SignatureFailure",
             "The provided credentials could not be validated. Please check your signature.",
         )
 
 
-def _tc3_holds(request: Request, claim: Tc3Claim, timestamp: int, key: str) -> bool:
+def _is_valid_tc3(request: Request, claim: Tc3Claim, timestamp: int, key: str) -> bool:
     date = datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d")
     if claim.date != date or not {"content-type", "host"} <= set(claim.signed_headers):
         return False
@@ -109,15 +110,15 @@ def _canonical_headers(request: Request, claim: Tc3Claim) -> Iterator[str]:
         )
 
 
-def _plain_holds(request: Request, claim: PlainClaim, key: str) -> bool:
+def _is_valid_plain(request: Request, claim: PlainClaim, key: str) -> bool:
     digest = DIGESTS.get(claim.method)
     if digest is None:
         return False
     text = "&".join(f"{name}={claim.signed[name]}" for name in sorted(claim.signed))
     for host in _hosts(request):
         to_sign = f"{request.method}{host}/?{text}".encode()
-        made = base64.b64encode(hmac.new(key.encode(), to_sign, digest).digest())
-        if hmac.compare_digest(made, claim.signature.encode()):
+        signature = base64.b64encode(hmac.new(key.encode(), to_sign, digest).digest())
+        if hmac.compare_digest(signature, claim.signature.encode()):
             return True
     return False
 

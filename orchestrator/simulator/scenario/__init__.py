@@ -1,1 +1,1 @@
-"""Scenario files: their jobs, credentials, quotas and faults."""
+"""Scenario files: jobs, credentials, quotas and faults."""

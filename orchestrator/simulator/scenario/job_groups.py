@@ -1,4 +1,4 @@
-"""Groups of jobs as people write them: ``[[jobs]]`` tables, with every mistake in them."""
+"""Reader of ``[[jobs]]`` tables: groups of jobs, with every mistake reported."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ DRAWN: Final = (
     "machine_linger_s",
     "orphan_s",
 )
-"""Fields that may be written as [from, to], beside ``instances`` and ``tasks``."""
-OF_OWN_MACHINES: Final = ("machine_linger_s", "machines_stay", "starting_without_machine")
+"""Fields that may be written as [from, to]; ``instances`` and ``tasks`` may be, too."""
+OWN_MACHINE_FIELDS: Final = ("machine_linger_s", "machines_stay", "starting_without_machine")
 
 
 @dataclass(frozen=True, slots=True)
 class JobGroup:
-    """A ``[[jobs]]`` table: jobs alike but for their ids and for what is drawn from ranges."""
+    """A ``[[jobs]]`` table: jobs that differ only in ids and in values drawn from ranges."""
 
     ids: tuple[str, ...]
     count: int
@@ -61,7 +61,7 @@ class JobGroup:
 def read_jobs(
     tables: object, *, regions: Sequence[str], random: Random, taken: set[str]
 ) -> list[JobSpec]:
-    """The jobs of a list of groups; raises ``ScenarioError`` with every mistake found.
+    """Return the jobs of a list of groups; raise ``ScenarioError`` with every mistake.
 
     Ids and ranges are drawn from ``random``; ``taken`` holds the ids in use and grows.
     """
@@ -78,7 +78,7 @@ def read_jobs(
     for number, group in enumerate(groups):
         for place, job_id in enumerate(_job_ids(group, random, taken), start=1):
             if job_id in taken:
-                problems.append(f"jobs[{number}]: the id {job_id} is taken")
+                problems.append(f"jobs[{number}]: the id {job_id} is already in use")
             taken.add(job_id)
             specs.append(_spec(group, job_id, place, random))
     if problems:
@@ -158,25 +158,25 @@ def _check_ids(reader: TableReader, group: JobGroup) -> None:
 def _check_together(reader: TableReader, group: JobGroup) -> None:
     template, ranges = group.template, group.ranges
     if ranges["tasks"].high > ranges["instances"].low:
-        reader.add_error("tasks", "must not be more than the instances")
+        reader.add_error("tasks", "must not be more than instances")
     if template.state == "SUCCEED" and template.mix:
-        reader.add_error("mix", "a job that is SUCCEED has no other instances")
+        reader.add_error("mix", "a job with state SUCCEED has no instances in other states")
     if "submitted_s" in ranges and template.state != "SUBMITTED":
         reader.add_error("submitted_s", 'needs state = "SUBMITTED"')
     if template.refuse_env and template.env_id is None:
         reader.add_error("refuse_env", "needs env_id")
     if "succeeds_after_s" in ranges and "fails_after_s" in ranges:
-        reader.add_error("fails_after_s", "contradicts succeeds_after_s")
+        reader.add_error("fails_after_s", "cannot be combined with succeeds_after_s")
     if template.state in FINISHED and "succeeds_after_s" in ranges:
-        reader.add_error("succeeds_after_s", "the job has finished already")
+        reader.add_error("succeeds_after_s", "cannot be combined with a finished state")
 
 
 def _check_machines(reader: TableReader, group: JobGroup) -> None:
     if "orphan_s" in reader and not group.template.starting_without_machine:
         reader.add_error("orphan_s", "needs starting_without_machine")
-    for key in OF_OWN_MACHINES if group.template.env_id is not None else ():
+    for key in OWN_MACHINE_FIELDS if group.template.env_id is not None else ():
         if key in reader:
-            reader.add_error(key, "contradicts env_id, whose nodes are there before and after")
+            reader.add_error(key, "cannot be combined with env_id: its nodes outlive the job")
 
 
 def _job_ids(group: JobGroup, random: Random, taken: set[str]) -> list[str]:

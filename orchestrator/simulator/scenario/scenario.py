@@ -1,4 +1,4 @@
-"""Scenarios: TOML files that say which jobs there are, who may call, and what goes wrong."""
+"""Scenario files (TOML): jobs, credentials, quotas and faults."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ DEFAULT_REGION: Final = "ap-guangzhou"
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario that was read without a mistake; its jobs are drawn already."""
+    """A valid scenario; the random values of its jobs are drawn."""
 
     seed: int
     regions: tuple[str, ...]
     secret_keys: Mapping[str, str]
     limits_per_s: Mapping[str, int]
     filter_name: str
-    """What DescribeTask calls its filter: a key of ``region.FILTER_NAMES``."""
+    """Name of DescribeTask's filter: a key of ``region.FILTER_NAMES``."""
     forbidden_actions: tuple[str, ...]
-    """Every call of these gets UnauthorizedOperation."""
+    """Actions whose every call gets UnauthorizedOperation."""
     faults: Mapping[str, list[Rule]]
     jobs: tuple[JobSpec, ...]
 
 
 def load_scenario(path: Path) -> Scenario:
-    """Read a scenario file; raises ``ScenarioError`` with every mistake found, ``OSError``."""
+    """Read a scenario file; raise ``ScenarioError`` with every mistake, or ``OSError``."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
@@ -52,7 +52,7 @@ def load_scenario(path: Path) -> Scenario:
 
 
 def read_scenario(document: Mapping[str, object]) -> Scenario:
-    """Read what a scenario file holds; raises ``ScenarioError`` with every mistake found."""
+    """Read the content of a scenario file; raise ``ScenarioError`` with every mistake."""
     problems: list[str] = []
     reader = TableReader(document, "scenario", problems)
     seed = reader.whole("seed", 0, minimum=0)

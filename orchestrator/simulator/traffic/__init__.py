@@ -1,1 +1,1 @@
-"""What may keep a call from its effect: quotas and injected faults."""
+"""Quotas and injected faults, which can prevent a call from taking effect."""

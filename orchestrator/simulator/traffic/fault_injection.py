@@ -1,6 +1,6 @@
-"""FaultInjector, drawn once per admitted call in the order of arrival.
+"""Fault injection: one random number is drawn per admitted call, in order of arrival.
 
-Which fault a call meets follows from the seed and from the calls before it alone.
+The fault of a call depends only on the seed and on the calls before it.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ HANG_S: Final = 30.0
 
 
 class Fault(StrEnum):
-    """What goes wrong with a call, and whether it has acted by then."""
+    """A fault of a call, and whether the call takes effect."""
 
     THROTTLE = "throttle"
-    """RequestLimitExceeded although the quota has room: not acted."""
+    """RequestLimitExceeded although the quota has room: no effect."""
     NOT_FOUND = "not_found"
-    """ResourceNotFound although the job exists; DescribeJobs lists no job: not acted."""
+    """ResourceNotFound although the job exists; DescribeJobs lists no job: no effect."""
     FORBIDDEN = "forbidden"
-    """UnauthorizedOperation although the account has the permission: not acted."""
+    """UnauthorizedOperation although the account has the permission: no effect."""
     INTERNAL_ERROR = "internal_error"
-    """InternalError: not acted."""
+    """InternalError: no effect."""
     HTTP_500 = "http_500"
-    """A gateway's page with status 500: not acted, or acted where ``after`` is set."""
+    """A gateway's page with status 500: no effect, unless ``after`` is set."""
     RESET = "reset"
-    """The connection is cut: not acted."""
+    """The connection is closed: no effect."""
     HANG = "hang"
-    """No answer for ``hang_s``, then the connection is cut: not acted."""
+    """No response for ``hang_s``, then the connection is closed: no effect."""
     TRUNCATE = "truncate"
-    """The body ends in the middle: acted."""
+    """The body ends in the middle, but the call took effect."""
     LOST_ANSWER = "lost_answer"
-    """The connection is cut: acted."""
+    """The connection is closed, but the call took effect."""
     CHARSET = "charset"
-    """The content type carries a charset, which the vendor's SDK misreads: acted."""
+    """The content type has a charset, which the vendor's SDK misreads; the call took effect."""
 
 
-OF_MACHINES: Final = frozenset({"DescribeInstances", "TerminateInstances"})
-"""Actions that name no job, which NOT_FOUND never meets."""
+MACHINE_ACTIONS: Final = frozenset({"DescribeInstances", "TerminateInstances"})
+"""Actions that name no job; NOT_FOUND does not apply to them."""
 ACTING: Final = frozenset({Fault.TRUNCATE, Fault.LOST_ANSWER, Fault.CHARSET})
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A fault of one action; without bounds it can meet every call."""
+    """A fault of one action; without bounds it applies to every call."""
 
     fault: Fault
     probability: float
     first_n: int | None = None
-    """Only the first so many calls of the action can meet it."""
+    """Number of first calls of the action to which the fault applies; None: no limit."""
     until_s: float | None = None
-    """Only calls so long after the faults were set can meet it."""
+    """Time after the faults were set in which the fault applies; None: no limit."""
     hang_s: float = HANG_S
     after: bool = False
 
     @property
     def acts(self) -> bool:
-        """Whether the call has its effect in spite of the fault."""
+        """True if the call takes effect in spite of the fault."""
         return self.fault in ACTING or (self.fault is Fault.HTTP_500 and self.after)
 
 
 class FaultInjector:
-    """Draws; ``rules`` maps an action, or ``*`` for all, to its rules."""
+    """Random faults; ``rules`` maps an action, or ``*`` for all actions, to its rules."""
 
     def __init__(self, rules: Mapping[str, list[Rule]], *, seed: int, now: float) -> None:
         self._random = Random(f"faults {seed}")  # noqa: S311 - repeatable on purpose
@@ -79,20 +79,20 @@ class FaultInjector:
         self.replace(rules, now=now)
 
     def replace(self, rules: Mapping[str, list[Rule]], *, now: float) -> None:
-        """Put other rules in force; their bounds start anew, the counts of fired ones go on."""
+        """Replace the rules; their bounds start again, the counts of injected faults continue."""
         self._rules = rules
         self._set_at = now
         self._calls: dict[str, int] = {}
 
     def draw(self, action: str, *, now: float) -> Rule | None:
-        """The fault that this call meets, if any; one number is drawn for every call."""
+        """Return the fault of this call, if any; one number is drawn for every call."""
         call = self._calls.get(action, 0)
         self._calls[action] = call + 1
         left = self._random.random()
         for rule in [*self._rules.get(action, []), *self._rules.get(EVERY_ACTION, [])]:
             if rule.first_n is not None and call >= rule.first_n:
                 continue
-            if rule.fault is Fault.NOT_FOUND and action in OF_MACHINES:
+            if rule.fault is Fault.NOT_FOUND and action in MACHINE_ACTIONS:
                 continue
             if rule.until_s is not None and now - self._set_at >= rule.until_s:
                 continue
@@ -103,12 +103,12 @@ class FaultInjector:
         return None
 
     def fired(self) -> dict[str, int]:
-        """How often each fault happened."""
+        """Return how often each fault was injected."""
         return {fault.value: count for fault, count in self._fired.items()}
 
 
 def read_faults(table: object) -> dict[str, list[Rule]]:
-    """The rules of a ``[faults]`` table; raises ``ScenarioError`` with every mistake found."""
+    """Return the rules of a ``[faults]`` table; raise ``ScenarioError`` with every mistake."""
     problems: list[str] = []
     reader = TableReader(table, "faults", problems)
     rules: dict[str, list[Rule]] = {}

@@ -1,8 +1,8 @@
-"""Calls counted as the cloud counts them: per action and sub-account, in seconds of its clock.
+"""Quotas as the cloud counts them: per action and sub-account, in seconds of its clock.
 
-A call counts when it arrives; above the limit it is turned away before anything acts
-(cloud.tencent.com/document/product/1278/109059).  One secret id stands for one sub-account, and
-one simulator for one host called.
+A call counts when it arrives. A call above the limit is refused before it has any effect
+(cloud.tencent.com/document/product/1278/109059). One secret id represents one sub-account, and one
+simulator represents one host.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ LOWEST_DOCUMENTED: Final[Mapping[str, int]] = {
     "DescribeInstances": 40,
     "TerminateInstances": 10,
 }
-"""Calls per second, the lowest figure found for each action.
+"""Calls per second: the lowest documented limit of each action.
 
-Those of Batch from tencentcloud.com/document/product/599/30458 and the action pages, those of CVM
-from tencentcloud.com/document/product/213/568, where both of the vendor's sites agree.
+The limits of Batch are from tencentcloud.com/document/product/599/30458 and the action pages, those
+of CVM from tencentcloud.com/document/product/213/568, where both of the vendor's sites agree.
 """
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """When calls of one action by one secret id arrived, in seconds since the epoch."""
+    """Arrival times of one action's calls by one secret id, in seconds since the epoch."""
 
     limit_per_s: int
     times: list[float] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Arrivals:
     in_window: int = 0
 
     def most_in_a_window(self) -> int:
-        """The fullest second of the clock."""
+        """Return the maximum number of calls in one second of the clock."""
         counts: dict[int, int] = {}
         for time in self.times:
             window = math.floor(time / WINDOW_S)
@@ -53,7 +53,7 @@ class Arrivals:
         return max(counts.values(), default=0)
 
     def most_in_any_second(self) -> int:
-        """The fullest second of all, wherever it starts: ``[t, t + 1)``."""
+        """Return the maximum number of calls in any interval ``[t, t + 1)``."""
         most = oldest = 0
         for newest, time in enumerate(self.times):
             while time - self.times[oldest] >= WINDOW_S:
@@ -63,14 +63,14 @@ class Arrivals:
 
 
 class QuotaCounter:
-    """The counters of every action and secret id; ``limits_per_s`` overrides the documented."""
+    """Counters of every action and secret id; ``limits_per_s`` overrides documented limits."""
 
     def __init__(self, limits_per_s: Mapping[str, int]) -> None:
         self._limits_per_s = {**LOWEST_DOCUMENTED, **limits_per_s}
         self._arrivals: dict[tuple[str, str], Arrivals] = {}
 
     def count(self, action: str, secret_id: str, *, now: float) -> None:
-        """Count an arrival; raises ``ApiError`` when it is one too many."""
+        """Count an arrival; raise ``ApiError`` if it is above the limit."""
         arrivals = self._arrivals.setdefault(
             (action, secret_id), Arrivals(self._limits_per_s[action])
         )
@@ -86,7 +86,7 @@ class QuotaCounter:
         return self._limits_per_s[action]
 
     def report(self) -> list[dict[str, object]]:
-        """One row per action and secret id that called."""
+        """Return one row per action and secret id that has calls."""
         return [
             {
                 "action": action,
@@ -102,7 +102,7 @@ class QuotaCounter:
 
 
 def limit_exceeded(count: int, limit_per_s: int) -> ApiError:
-    """The answer to one call too many; the wording is the one seen in the wild."""
+    """Return the error of a call above the limit, with the wording observed in the real API."""
     return ApiError(
         "RequestLimitExceeded",
         f"Your current request times equals to `{count}` in a second, "

@@ -1,4 +1,4 @@
-"""The connections: one writer with group commit, readers beside it."""
+"""The connections to the database: one writer with group commit, readers beside it."""
 
 from __future__ import annotations
 
@@ -31,50 +31,50 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GROUP_MAX = 64
-"""Units of work that share one transaction at most."""
+"""Maximum number of writes in one transaction."""
 TRIES = 3
-"""How often a transaction is run whose connection was lost before its commit."""
+"""Maximum number of runs of a transaction whose connection is lost before its commit."""
 CONTENDED_MAX_S = 8.0
-"""How long a write is run again that other transactions are in the way of.
+"""Time for which a write that conflicts with other transactions is tried again.
 
-Less than a request may take: a client waits for 15 s.
+Shorter than a request may take: a client waits for 15 s.
 """
 CONTENDED_BASE_S, CONTENDED_PAUSE_MAX_S = 0.02, 0.5
-"""How long such a write waits before it runs again: at first, and at most."""
+"""First and longest pause before such a write runs again."""
 READ_WAIT_S = 3.0
-"""How long a reader waits for a connection."""
+"""Longest wait of a read for a connection."""
 CALM_S = 1.0
-"""Trouble is over once nothing has failed for so long: some connections may work, others not."""
+"""Time without failures after which an outage has ended: some connections may still fail."""
 LISTEN_AGAIN_S = 5.0
 CLOSE_S = 2.0
-"""How long what waits to be written has at the end."""
+"""Time that queued writes have when the database is closed."""
 
 log = logging.getLogger(__name__)
 _SYSTEM_RANDOM = SystemRandom()
 
 
 class Database:
-    """Read connections, and one writer that commits what is waiting in one transaction."""
+    """Read connections, and one writer that commits all waiting writes in one transaction."""
 
     def __init__(
         self, url: str, now: Callable[[], datetime], random: Random = _SYSTEM_RANDOM
     ) -> None:
-        """``now`` is this machine's clock."""
+        """Take this machine's clock as ``now``."""
         self.dialect = dialect_of(url)
         self.violations: Counter[Invariant] = Counter()
-        """Writes that were refused for what they would have broken."""
+        """Writes that were refused, by the invariant that they would have broken."""
         self.ended: Counter[State] = Counter()
-        """Terminations that ended, by the state in which they did."""
+        """Terminations that ended, by their final state."""
         self._now = now
         self._random = random
-        self._reading = asyncio.Semaphore(READERS)
-        self._requested = asyncio.Semaphore(max(1, READERS - 1))
-        """Reads that answer requests leave one connection to all others."""
-        self._queue: asyncio.Queue[_Unit[Any]] = asyncio.Queue()
-        self._group: list[_Unit[Any]] = []
-        self._postponed: dict[_Unit[Any], asyncio.TimerHandle] = {}
-        self._writes, self._reads = _Trouble("writes"), _Trouble("reads")
-        self._notices = _Trouble("notices of other replicas")
+        self._read_slots = asyncio.Semaphore(READERS)
+        self._request_slots = asyncio.Semaphore(max(1, READERS - 1))
+        """Reads that answer requests leave one connection to all other reads."""
+        self._queue: asyncio.Queue[_WriteRequest[Any]] = asyncio.Queue()
+        self._group: list[_WriteRequest[Any]] = []
+        self._postponed: dict[_WriteRequest[Any], asyncio.TimerHandle] = {}
+        self._writes, self._reads = _OutageLog("database writes"), _OutageLog("database reads")
+        self._notices = _OutageLog("database notifications of other replicas")
 
     async def __aenter__(self) -> Self:
         self.dialect.check()
@@ -82,7 +82,7 @@ class Database:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Write what waits and close, within CLOSE_S + BUSY_TIMEOUT_S whatever the state."""
+        """Write what is queued and close, within CLOSE_S + BUSY_TIMEOUT_S in any state."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._queue.join()
@@ -90,68 +90,70 @@ class Database:
             async with asyncio.timeout(BUSY_TIMEOUT_S):
                 self._writer.cancel()
                 await asyncio.gather(self._writer, return_exceptions=True)
-                # Readers first: on SQLite the last connection to close checkpoints, and that must
-                # be the writer's.
+                # Close the readers first: on SQLite the last connection to close checkpoints, and
+                # that must be the writer's.
                 await self.dialect.readers.dispose()
                 await self.dialect.writers.dispose()
         for timer in self._postponed.values():
             timer.cancel()
-        waiting = [unit for unit in self._group if not unit.result.done()] + [*self._postponed]
+        waiting = [request for request in self._group if not request.result.done()]
+        waiting += [*self._postponed]
         while not self._queue.empty():
             waiting.append(self._queue.get_nowait())
-        left = dict.fromkeys(waiting)  # one that runs again is there twice
-        for unit in left:
-            unit.fail(StoreUnavailable(_CLOSED))
-        if left:
-            log.error("%d writes were given up: %s", len(left), _CLOSED)
+        dropped = dict.fromkeys(waiting)  # a request that runs again may be listed twice
+        for request in dropped:
+            request.fail(StoreUnavailable(_CLOSED))
+        if dropped:
+            log.error("%d database writes were dropped: %s", len(dropped), _CLOSED)
 
     @asynccontextmanager
     async def read(self, *, for_request: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A connection with one consistent view; raises StoreUnavailable.
+        """Open a connection with one consistent snapshot; raises StoreUnavailable.
 
-        Those that answer requests (``for_request``) cannot take all connections at once.
+        Reads that answer requests (``for_request``) cannot take all connections at once.
         """
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as slots:
             try:
                 async with asyncio.timeout(READ_WAIT_S):
                     if for_request:
-                        await held.enter_async_context(self._requested)
-                    await held.enter_async_context(self._reading)
+                        await slots.enter_async_context(self._request_slots)
+                    await slots.enter_async_context(self._read_slots)
             except TimeoutError as error:
-                self._reads.note(_CROWDED)
+                self._reads.record_result(_CROWDED)
                 raise StoreUnavailable(_CROWDED) from error
             try:
                 async with self.dialect.readers.begin() as connection:
                     yield connection
-                self._reads.note(None)
+                self._reads.record_result(None)
             except (DBAPIError, OSError) as error:
                 why = self.dialect.why_unavailable(error) or str(getattr(error, "orig", error))
-                self._reads.note(why)
+                self._reads.record_result(why)
                 raise StoreUnavailable(f"the database cannot be read: {why}") from error
 
     async def write(
         self, work: Callable[[Transaction], Awaitable[T]], *, locks_from: str = ""
     ) -> T:
-        """Run ``work`` in a transaction that it may share with others; returns once committed.
+        """Run ``work`` in a transaction that other writes may share; return once committed.
 
-        ``work`` runs again when something that shared its transaction failed, or another replica
-        was in its way.  Those that share a transaction run in the order of ``locks_from``, so that
-        all replicas lock in one.  Whoever is cancelled meanwhile has it written all the same.
-        Raises what ``work`` raises; StoreUnavailable when the database cannot be written: it is
-        RowsLocked where another session keeps locked what ``work`` writes.
+        ``work`` runs again if another write of its transaction failed, or if it conflicted with
+        another replica. Writes that share a transaction run in the order of ``locks_from``, so that
+        all replicas lock rows in the same order. If the caller is cancelled, the write is made
+        anyway. Raises what ``work`` raises, and StoreUnavailable when the database cannot be
+        written: its subclass RowsLocked if another session keeps the rows that ``work`` writes
+        locked.
         """
         if self._writer.done():
             raise StoreUnavailable(_CLOSED)
         loop = asyncio.get_running_loop()
-        unit: _Unit[T] = _Unit(
+        request: _WriteRequest[T] = _WriteRequest(
             work, loop.create_future(), locks_from, loop.time() + CONTENDED_MAX_S
         )
-        self._queue.put_nowait(unit)
-        return await unit.result
+        self._queue.put_nowait(request)
+        return await request.result
 
     @asynccontextmanager
     async def listening(self, on_notice: Callable[[str], None]) -> AsyncIterator[None]:
-        """Pass on what other replicas tell; some of it may be lost, now and then all."""
+        """Pass on notifications of other replicas; some of them, or all, may be lost."""
         task = asyncio.create_task(self._listen_forever(on_notice), name="store-listener")
         try:
             yield
@@ -162,9 +164,9 @@ class Database:
     async def _listen_forever(self, on_notice: Callable[[str], None]) -> None:
         while True:
             try:
-                await self.dialect.listen(on_notice, lambda: self._notices.note(None))
-            except Exception as error:  # noqa: BLE001 - tried again; each wait has an end without it
-                self._notices.note(self.dialect.why_unavailable(error) or str(error))
+                await self.dialect.listen(on_notice, lambda: self._notices.record_result(None))
+            except Exception as error:  # noqa: BLE001 - retried; no wait depends on notifications
+                self._notices.record_result(self.dialect.why_unavailable(error) or str(error))
             await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def _write_forever(self) -> None:
@@ -172,118 +174,118 @@ class Database:
             self._group = [await self._queue.get()]
             while len(self._group) < GROUP_MAX and not self._queue.empty():
                 self._group.append(self._queue.get_nowait())
-            self._group.sort(key=lambda unit: unit.locks_from)
+            self._group.sort(key=lambda request: request.locks_from)
             await self._commit(self._group)
 
-    async def _commit(self, group: list[_Unit[Any]]) -> None:
+    async def _commit(self, group: list[_WriteRequest[Any]]) -> None:
         try:
             results = await self._transact(group)
         except Exception as error:  # noqa: BLE001 - raised where the result is awaited
             why, conflict = self.dialect.why_unavailable(error), self.dialect.is_conflict(error)
             locked = self.dialect.is_locked(error)
             if len(group) > 1 and (why is None or conflict or locked):
-                for unit in group:
-                    await self._commit([unit])
+                for request in group:
+                    await self._commit([request])
             elif conflict:
                 self._postpone(group[0], error)
             elif why is not None:
-                self._writes.note(why)
+                self._writes.record_result(why)
                 unavailable = RowsLocked if locked else StoreUnavailable
                 self._fail(group, unavailable(f"the database cannot be written: {why}"))
             else:
                 self._fail(group, error)
         else:
-            self._writes.note(None)
-            for unit, result in zip(group, results, strict=True):
-                unit.succeed(result)
+            self._writes.record_result(None)
+            for request, result in zip(group, results, strict=True):
+                request.succeed(result)
                 self._queue.task_done()
 
-    def _fail(self, group: list[_Unit[Any]], error: Exception) -> None:
-        for unit in group:
-            unit.fail(error)
+    def _fail(self, group: list[_WriteRequest[Any]], error: Exception) -> None:
+        for request in group:
+            request.fail(error)
             self._queue.task_done()
 
-    def _postpone(self, unit: _Unit[Any], error: Exception) -> None:
-        """Run it again a moment later, and the others meanwhile."""
+    def _postpone(self, request: _WriteRequest[Any], error: Exception) -> None:
+        """Run the request again after a pause; others run meanwhile."""
         loop = asyncio.get_running_loop()
-        unit.conflicts += 1
+        request.conflicts += 1
         pause_s = backoff_s(
-            unit.conflicts,
+            request.conflicts,
             base_s=CONTENDED_BASE_S,
             max_s=CONTENDED_PAUSE_MAX_S,
             jitter=self._random.random(),
         )
-        if loop.time() + pause_s > unit.contends_until:
+        if loop.time() + pause_s > request.retry_until:
             log.error(
-                "a write was given up: other transactions were in its way %d times: %s",
-                unit.conflicts,
+                "a database write was dropped: it conflicted with other transactions %d times: %s",
+                request.conflicts,
                 getattr(error, "orig", error),
             )
-            self._fail([unit], StoreUnavailable(_CONTENDED))
+            self._fail([request], StoreUnavailable(_CONTENDED))
         else:
-            self._postponed[unit] = loop.call_later(pause_s, self._queue_again, unit)
+            self._postponed[request] = loop.call_later(pause_s, self._queue_again, request)
 
-    def _queue_again(self, unit: _Unit[Any]) -> None:
-        del self._postponed[unit]
-        self._queue.put_nowait(unit)
-        self._queue.task_done()  # of the time before
+    def _queue_again(self, request: _WriteRequest[Any]) -> None:
+        del self._postponed[request]
+        self._queue.put_nowait(request)
+        self._queue.task_done()  # for its previous place in the queue
 
-    async def _transact(self, group: list[_Unit[Any]]) -> list[Any]:
+    async def _transact(self, group: list[_WriteRequest[Any]]) -> list[Any]:
         tries = 0
         while True:
             tries += 1
-            whole = False
+            at_commit = False
             try:
                 async with self.dialect.writers.begin() as connection:
                     transaction = Transaction(connection, self.dialect, self._now, self.ended)
-                    results = [await unit.work(transaction) for unit in group]
+                    results = [await request.work(transaction) for request in group]
                     await transaction.finish()
                     self.dialect.check()
-                    whole = True
+                    at_commit = True
             except DBAPIError as error:
-                # What fails in its commit may be committed all the same.
-                if whole or tries == TRIES or not error.connection_invalidated:
+                # A commit that failed may have been applied.
+                if at_commit or tries == TRIES or not error.connection_invalidated:
                     raise
             else:
                 transaction.committed()
                 return results
 
 
-class _Trouble:
-    """Told when it begins and when it ends, however often it is met meanwhile."""
+class _OutageLog:
+    """Logs the start and the end of an outage, not each failure."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
         self._since: float | None = None
         self._failed_at = 0.0
 
-    def note(self, why: str | None) -> None:
-        """Take note of why it failed now; None: it worked."""
+    def record_result(self, why: str | None) -> None:
+        """Record one result: the reason of a failure, or None for a success."""
         now = asyncio.get_running_loop().time()
         if why is not None:
             self._failed_at = now
             if self._since is None:
                 self._since = now
-                log.error("%s fail: %s", self._what, why)
+                log.error("%s fail: %s", self._subject, why)
         elif self._since is not None and now >= self._failed_at + CALM_S:
-            log.warning("%s work again after %.1f s", self._what, now - self._since)
+            log.warning("%s work again after %.1f s", self._subject, now - self._since)
             self._since = None
 
 
 _CLOSED = "the database is closed"
 _CROWDED = "the database is read by too many at once"
-_CONTENDED = "the database cannot be written: other transactions were in the way again and again"
+_CONTENDED = "the database cannot be written: conflicts with other transactions did not end"
 
 
 @dataclass(slots=True, eq=False)
-class _Unit(Generic[T]):
-    """One piece of work and where its result is awaited."""
+class _WriteRequest(Generic[T]):
+    """One write, and the future on which its caller waits."""
 
     work: Callable[[Transaction], Awaitable[T]]
     result: asyncio.Future[T]
     locks_from: str
-    contends_until: float
-    """By the event loop's clock."""
+    retry_until: float
+    """End of its retries after conflicts, by the event loop's clock."""
     conflicts: int = 0
 
     def succeed(self, result: T) -> None:
@@ -292,7 +294,7 @@ class _Unit(Generic[T]):
 
     def fail(self, error: Exception) -> None:
         if self.result.cancelled():
-            if not isinstance(error, (StoreUnavailable, LeaseLost)):  # which are told already
-                log.error("a write failed after its caller had gone", exc_info=error)
+            if not isinstance(error, (StoreUnavailable, LeaseLost)):  # logged elsewhere
+                log.error("a database write failed after its caller had gone", exc_info=error)
         else:
             self.result.set_exception(error)

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently; nothing else in the store knows on which it runs."""
+"""Protocol of the two dialects: the differences between SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,69 +12,72 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 READERS = 4
-"""Connections that read."""
+"""Number of connections that read."""
 
 
 class Dialect(Protocol):
-    """A database server, or file, and how it is spoken to."""
+    """One kind of database: an SQLite file, or a PostgreSQL server."""
 
     shared: bool
-    """Whether several replicas may use it."""
+    """True if several replicas may use it."""
     name: str
     """Its URL without the password, or its path."""
     writers: AsyncEngine
-    """With one connection."""
+    """Engine with one connection."""
     readers: AsyncEngine
 
     def upgrader(self) -> AsyncEngine:
-        """An engine whose transactions may take as long as they need."""
+        """Return an engine whose transactions have no time limits."""
 
     def prepare(self) -> None:
-        """Have nobody else read what is stored, before the first connection."""
+        """Protect the stored data from other users, before the first connection."""
 
     def check(self) -> None:
-        """Raise OSError when nobody would ever see what is being written now."""
+        """Raise OSError if the database file was moved or deleted: writes would be lost."""
 
     def why_unavailable(self, error: Exception) -> str | None:
-        """Why nothing can be written now; None where the error is of one write alone."""
+        """Return why the database cannot be used; None if the error is of one statement alone."""
 
     def is_conflict(self, error: Exception) -> bool:
-        """Whether another transaction was in the way."""
+        """Return whether the error is a conflict with another transaction."""
 
     def is_locked(self, error: Exception) -> bool:
-        """Whether another transaction has locked what was to be written, and keeps it locked."""
+        """Return whether the error is a timeout on rows that another transaction keeps locked."""
 
     def advice(self, error: DBAPIError | OSError) -> str:
-        """What a person does about a database that cannot be used at a start."""
+        """Return what the operator should do about a database that cannot be used at the start."""
 
     async def clock(self, connection: AsyncConnection) -> datetime | None:
-        """The server's clock, which all replicas share; None where there is but one machine's."""
+        """Read the server's clock, which all replicas share; None if only this machine uses it."""
 
     async def order_commits(self, connection: AsyncConnection) -> None:
-        """From here to its end, have this transaction's rows numbered and committed in one order.
+        """Make other transactions that call this wait until this one has ended.
 
-        A reader that has seen row N will then never see a smaller number appear.
+        Event ids then follow the order of the commits: a reader that has read event N never
+        misses an event with a smaller id.
         """
 
     async def before_upgrade(self, connection: AsyncConnection) -> None:
-        """Wait until no other replica upgrades the schema, and keep them off until the end.
+        """Wait until no other replica upgrades the schema, and block them until the commit.
 
-        From here on, nothing else is waited for for longer than others can wait behind it.
-        Raises OSError where the database is damaged.
+        The upgrade then waits for each lock only as long as others can wait behind it. Raises
+        OSError if the database is damaged.
         """
 
     async def notify(self, connection: AsyncConnection, notice: str) -> None:
-        """Tell all replicas, when this transaction commits."""
+        """Send ``notice`` to all replicas when this transaction commits."""
 
     async def listen(self, on_notice: Callable[[str], None], heard: Callable[[], None]) -> None:
-        """Pass on what replicas tell, until the connection is lost; ``heard``: there is one.
+        """Pass on notifications until the connection is lost; call ``heard`` once it is there.
 
-        Meanwhile what a replica has left locked in the middle of a statement is freed.
+        Meanwhile end sessions of replicas that stopped in the middle of a statement, and so free
+        the locks that they hold.
         """
 
 
 def pool(connections: int) -> dict[str, Any]:
-    # Readers wait in Database.read: on Python 3.11 and SQLAlchemy 2.0.46 the pool's own queue
-    # swallows a cancellation now and then.  The last one used has most statements prepared.
+    # Reads wait in Database.read, not in the pool: on Python 3.11 and SQLAlchemy 2.0.46 the queue
+    # of the pool sometimes swallows a cancellation. LIFO: the connection used last has the most
+    # statements prepared.
     overflow = 0 if connections == 1 else -1
     return {"pool_size": connections, "max_overflow": overflow, "pool_use_lifo": True}

@@ -1,4 +1,4 @@
-"""Brings a database to this version's schema by Alembic."""
+"""Upgrades of a database to this version's schema, by Alembic."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 _PASSING: Final = ("08", "40001", "40P01", "53", "55000", "55P03", "57P")
-"""SQLSTATEs, or their classes: a connection that was lost, another transaction in the way, too few
-resources, a database that lets nobody in, a lock, a server that starts or ends (PostgreSQL's
-manual, appendix A)."""
+"""SQLSTATEs, or their classes, of problems that pass: a lost connection, a conflict with another
+transaction, too few resources, a database that accepts no connections, a lock timeout, a server
+that starts or ends (PostgreSQL's manual, appendix A)."""
 
 _UNVERSIONED: Final = (
     f"the database has a table {operations.name!r}, but its schema revision (in the table "
@@ -35,7 +35,7 @@ _UNVERSIONED: Final = (
 _PACKAGE: Final = Path(__file__).parents[2]
 _PACKED: Final = _PACKAGE / "_migrations"
 MIGRATIONS: Path = _PACKED if (_PACKED / "env.py").exists() else _PACKAGE.parent / "migrations"
-"""The folder inside the wheel, or the one beside the package in a checkout."""
+"""Folder inside the wheel, or the one beside the package in a checkout."""
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -48,7 +48,7 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """What became of which database; ``before`` is its revision before, None where it is new."""
+    """Result of an upgrade; ``before`` is the revision before it, None for a new database."""
 
     name: str
     before: str | None
@@ -65,8 +65,8 @@ class Upgraded:
 async def upgrade(url: str) -> Upgraded:
     """Upgrade the database at ``url`` to this version's schema, or create it.
 
-    Raises StoreUnavailable where it cannot be used now, ConfigurationError where it cannot before
-    a person has done something about it.
+    Raises StoreUnavailable if the database cannot be used now, ConfigurationError if manual action
+    is required first.
     """
     dialect = dialect_of(url)
     dialect.prepare()
@@ -87,17 +87,17 @@ async def upgrade(url: str) -> Upgraded:
 
 
 def _passes(error: DBAPIError | OSError) -> bool:
-    """Whether a server that cannot be used may be usable soon, with nothing changed in its URL."""
+    """Return whether the server may become usable without a change of its URL."""
     if isinstance(error, DBAPIError):
         state = getattr(error.orig, "sqlstate", None)
         return state.startswith(_PASSING) if state else error.connection_invalidated
-    # A plain ConnectionError is of a server that does not speak TLS, or of a standby alone.
-    for_good = (ssl.SSLError, FileNotFoundError, PermissionError)
-    return not isinstance(error, for_good) and type(error) is not ConnectionError
+    # A plain ConnectionError means a server without TLS, or a single standby.
+    permanent = (ssl.SSLError, FileNotFoundError, PermissionError)
+    return not isinstance(error, permanent) and type(error) is not ConnectionError
 
 
 def _upgrade(connection: Connection) -> tuple[str | None, str]:
-    """The revisions before and after."""
+    """Upgrade, and return the revisions before and after."""
     config = alembic_config(connection)
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()

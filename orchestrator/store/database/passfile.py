@@ -1,6 +1,6 @@
 """Passwords from the file that PostgreSQL's own tools read (libpq, "The Password File").
 
-The driver reads it, too, but leaves the backslashes in a password that holds a colon.
+asyncpg reads that file as well, but leaves the backslashes in a password that holds a colon.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def password_for(host: str, port: int | None, database: str, user: str | None) -> str | None:
-    """The password of the first line that fits, by PGPASSFILE or ~/.pgpass.
+    """Return PGPASSWORD, else the password of the first matching line of the password file.
 
-    PGPASSWORD goes before it.
+    That file is PGPASSFILE or ~/.pgpass. None if no line matches.
     """
     if given := os.environ.get("PGPASSWORD"):
         return given
@@ -36,18 +36,19 @@ def password_for(host: str, port: int | None, database: str, user: str | None) -
         fields = [
             re.sub(r"\\(.)", r"\1", found) for found in _FIELD.findall(line)[: len(wanted) + 1]
         ]
-        *fits, password = fields if len(fields) > len(wanted) else [""]
-        if fits and all(each in ("*", value) for each, value in zip(fits, wanted, strict=True)):
+        *patterns, password = fields if len(fields) > len(wanted) else [""]
+        matches = zip(patterns, wanted, strict=True)
+        if patterns and all(pattern in ("*", value) for pattern, value in matches):
             return password
     return None
 
 
 def _lines() -> list[str]:
-    # Path.expanduser raises where no home folder is known.
+    # Path.expanduser raises if there is no home folder.
     path = Path(os.path.expanduser(os.environ.get("PGPASSFILE") or "~/.pgpass"))  # noqa: PTH111
     try:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            log.warning("%s is ignored, for others may read it: chmod 600", path)
+            log.warning("%s is ignored because other users may read it: chmod 600", path)
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

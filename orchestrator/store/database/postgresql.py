@@ -1,4 +1,4 @@
-"""PostgreSQL: a server of any number of processes."""
+"""PostgreSQL: a server that any number of replicas share."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 4.0
-LOCK_TIMEOUT_AGAIN_S, LOCKED_LATELY_S = 1.0, 60.0
-"""How long a write waits for a lock within a minute of one that waited in vain.
+LOCK_TIMEOUT_AGAIN_S, LOCKED_RECENTLY_S = 1.0, 60.0
+"""Lock timeout of writes during the minute after a lock timeout.
 
-One session that keeps rows locked must not hold up all writes again and again.
+One session that keeps rows locked must not delay all writes again and again.
 """
 IDLE_TIMEOUT_S = 3.0
-"""How long a transaction on PostgreSQL may do nothing: less than others wait for its locks.
+"""Time that a transaction may be idle: less than others wait for its locks.
 
-A replica that is paused within one holds up the others for so long.
+A replica that is paused within a transaction delays the others for this long.
 """
 UPGRADE_LOCK_TIMEOUT_S = 1.0
-"""How long an upgrade waits for a table: whoever else wants to use that waits behind it."""
+"""Time that an upgrade waits for the lock of a table: all other users of it wait behind that."""
 STALLED_CHECK_S = 0.5
-"""How often a replica looks for transactions that do nothing and that the server does not end."""
+"""Interval at which a replica ends stalled sessions, which the server itself does not end."""
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ log = logging.getLogger(__name__)
 class Postgresql:
     """A server that any number of replicas share, also behind a transaction-mode pooler.
 
-    So nothing outlives a transaction: prepared statements have no name, and timeouts are set by
-    each transaction for itself.
+    Because of the pooler nothing outlives a transaction: prepared statements have no name, and each
+    transaction sets its own timeouts.
     """
 
     shared = True
@@ -69,17 +69,18 @@ class Postgresql:
         self._connector = Connector(url)
         self.name = url.shown
         self._losses = 0
-        """How often the writing session was lost: all others are then replaced as well.
+        """Number of times that the writing session was lost; all others are then replaced as well.
 
-        After a failover they may go on at a server that takes no writes, and reads what was.
+        After a failover they may be connected to a server that accepts no writes and returns old
+        data.
         """
         self._locked_at = -math.inf
-        """When a write last waited for a lock in vain (monotonic)."""
+        """Time of the last lock timeout of a write (monotonic)."""
         self.writers = self._limited(1)
         self.readers = self._limited(READERS).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        event.listen(self.writers.sync_engine, "handle_error", self._note)
+        event.listen(self.writers.sync_engine, "handle_error", self._on_write_error)
 
     def upgrader(self) -> AsyncEngine:
         unlimited = _limits(dict.fromkeys(_LIMITS_S, 0.0))
@@ -89,8 +90,8 @@ class Postgresql:
         return self._engine(connections, self._limits, command_timeout=STATEMENT_TIMEOUT_S)
 
     def _limits(self) -> Select[Any]:
-        lately = time.monotonic() < self._locked_at + LOCKED_LATELY_S
-        return _LIMITS_AGAIN if lately else _LIMITS
+        locked_recently = time.monotonic() < self._locked_at + LOCKED_RECENTLY_S
+        return _LIMITS_AGAIN if locked_recently else _LIMITS
 
     def _engine(
         self, connections: int, limits: Callable[[], Select[Any]], **connect: object
@@ -98,7 +99,7 @@ class Postgresql:
         engine = create_async_engine(
             "postgresql+asyncpg://",
             **pool(connections),
-            # A connection that the server has closed is replaced before anything depends on it.
+            # Replace a connection that the server has closed before a transaction uses it.
             pool_pre_ping=True,
             connect_args={
                 "async_creator_fn": self._connector.connect,
@@ -122,28 +123,28 @@ class Postgresql:
                 raise DisconnectionError
 
         @event.listens_for(engine.sync_engine, "handle_error")
-        def give_up(context: ExceptionContext) -> None:
+        def discard_session(context: ExceptionContext) -> None:
             if ends_session(context.original_exception):
                 context.is_disconnect = True
 
         return engine
 
-    def _note(self, context: ExceptionContext) -> None:
+    def _on_write_error(self, context: ExceptionContext) -> None:
         self._losses += context.is_disconnect
         if getattr(context.original_exception, "sqlstate", None) == _LOCKED:
             self._locked_at = time.monotonic()
 
     def prepare(self) -> None:
-        """Whoever runs the server has done it."""
+        """Do nothing: protecting the data is up to the operator of the server."""
 
     def check(self) -> None:
-        """A connection has one server for as long as it lives."""
+        """Do nothing: a connection stays with one server until it is closed."""
 
     def why_unavailable(self, error: Exception) -> str | None:
         if lost_midway(getattr(error, "orig", error)):
             return "the connection was lost in the middle of a statement"
         match error:
-            case DBAPIError() if _of_the_statement(error):
+            case DBAPIError() if _is_of_one_statement(error):
                 return None
             case DBAPIError(orig=orig):
                 return _KEPT_LOCKED if self.is_locked(error) else str(orig).rpartition(">: ")[2]
@@ -192,12 +193,18 @@ class Postgresql:
                 heard()
                 losses = self._losses
                 while not lost.is_set() and self._losses == losses:
-                    # It also shows that there is a connection: a network that swallows everything
-                    # closes none.
+                    # The query also tests the connection: a network that drops all packets closes
+                    # no connection.
                     for row in await raw.fetch(
-                        _END_STALLED, _APPLICATION, IDLE_TIMEOUT_S, timeout=STATEMENT_TIMEOUT_S
+                        _END_STALLED_SESSIONS,
+                        _APPLICATION,
+                        IDLE_TIMEOUT_S,
+                        timeout=STATEMENT_TIMEOUT_S,
                     ):
-                        log.warning("ended session %d, whose client stood still", row["pid"])
+                        log.warning(
+                            "database session %d was ended: its client stopped within a statement",
+                            row["pid"],
+                        )
                     with suppress(TimeoutError):
                         async with asyncio.timeout(STALLED_CHECK_S):
                             await lost.wait()
@@ -208,16 +215,17 @@ class Postgresql:
 CHANNEL: Final = "orchestrator"
 _APPLICATION: Final = "orchestrator"
 _COMMITS, _UPGRADES = 0x7465726D01, 0x7465726D02
-"""Keys of advisory locks, which all users of a database share: "term" and a number."""
+"""Keys of advisory locks, which all users of a database share: the bytes "term" and a number."""
 _LIMITS_S: Final = {
     "statement_timeout": STATEMENT_TIMEOUT_S,
     "lock_timeout": LOCK_TIMEOUT_S,
     "idle_in_transaction_session_timeout": IDLE_TIMEOUT_S,
 }
-# The driver has a statement parsed, and binds it once the answer is there.  Of a client that is
-# paused in between, the server waits for the rest of the statement for ever: no limit of its own
-# applies (seen with 15.18: cancels are held back, and the transaction does not count as idle).
-_END_STALLED: Final = """
+# End the sessions whose client has sent only a part of a statement for IDLE_TIMEOUT_S.
+# asyncpg has a statement parsed, and binds it once the reply is there. If the client is paused in
+# between, the server waits for the rest of the statement for ever: none of its timeouts applies
+# (observed with 15.18: cancels are held back, and the transaction does not count as idle).
+_END_STALLED_SESSIONS: Final = """
 WITH stalled AS MATERIALIZED (
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name = $1
@@ -227,42 +235,42 @@ AND query_start < clock_timestamp() - make_interval(secs => $2)
 SELECT pid FROM stalled WHERE pg_terminate_backend(pid)
 """
 _LOCKED: Final = "55P03"
-"""SQLSTATE of a statement that has waited too long for a lock."""
+"""SQLSTATE of a lock timeout."""
 _KEPT_LOCKED: Final = (
-    "another session keeps locked what is to be written: see pg_stat_activity for one whose "
-    "transaction is open for long (xact_start), and end it"
+    "the data to be written is locked by another session: find the one with the oldest "
+    "transaction (xact_start) in pg_stat_activity, and end it"
 )
-_OF_THE_STATEMENT: Final = ("0A", "21", "22", "23", "42", "54")
-"""Classes of SQLSTATE that tell of one statement: PostgreSQL's manual, appendix A."""
-_OF_THE_SCHEMA: Final = (
-    "42501",  # the user may not do it
-    "42P01",  # there is no such table
+_STATEMENT_CLASSES: Final = ("0A", "21", "22", "23", "42", "54")
+"""Classes of SQLSTATE that concern one statement: PostgreSQL's manual, appendix A."""
+_SCHEMA_STATES: Final = (
+    "42501",  # insufficient privilege
+    "42P01",  # undefined table
 )
-"""Those of them that every such statement meets until somebody mends the database."""
+"""SQLSTATEs of these classes that every such statement meets until the database is repaired."""
 _CONFLICTS: Final = (
-    "40001",  # another transaction came first
-    "40P01",  # each of two waited for the other
-    "23505",  # another replica stored the same meanwhile, and can be seen now
+    "40001",  # serialization failure: another transaction committed first
+    "40P01",  # deadlock
+    "23505",  # unique violation: another replica has stored the same key; a new read shows it
 )
 _POSTGRESQL_ADVICE: Final = {
     READ_ONLY: "name the primary server in the URL, not a standby",
-    "28000": "see the user of the URL, and what the server's pg_hba.conf lets in",
-    "28P01": "see the user and the password of the URL",
+    "28000": "check the user in the URL, and the server's pg_hba.conf",
+    "28P01": "check the user and the password in the URL",
     "3D000": "create that database, or name another one in the URL",
-    _LOCKED: "an upgrade waits for it for a moment only, so that no daemon that runs has to",
-    "40001": "try it again",
-    "40P01": "try it again",
+    _LOCKED: "start again: an upgrade waits for a lock only briefly, for others wait behind it",
+    "40001": "start again",
+    "40P01": "start again",
     "42501": "let the user create tables in it",
     "55000": "let it accept connections: ALTER DATABASE ... ALLOW_CONNECTIONS true",
     "53300": "let the server have more connections, or other clients fewer",
 }
 
 
-def _of_the_statement(error: DBAPIError) -> bool:
-    """Whether others may work."""
+def _is_of_one_statement(error: DBAPIError) -> bool:
+    """Return whether other statements may work."""
     state = _sqlstate(error)
     unsendable = isinstance(error, InterfaceError) and not error.connection_invalidated
-    return unsendable or (state[:2] in _OF_THE_STATEMENT and state not in _OF_THE_SCHEMA)
+    return unsendable or (state[:2] in _STATEMENT_CLASSES and state not in _SCHEMA_STATES)
 
 
 def _sqlstate(error: DBAPIError) -> str:

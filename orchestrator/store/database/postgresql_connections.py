@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are made, closed, and known to be lost."""
+"""Connections to PostgreSQL: opening, closing, and detecting that one is lost."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from orchestrator.store.database.postgresql_url import Host, PostgresqlUrl
 
 CLOSING_S = 0.2
-"""How long a connection to PostgreSQL may take to say goodbye; the driver's own has no end."""
+"""Time to close a connection to PostgreSQL properly; the driver itself sets no limit."""
 READ_ONLY: Final = "25006"
-"""The server was made a standby, or to take no writes: another one is the primary now."""
+"""SQLSTATE of a server that became a standby, or read-only: another server is the primary now."""
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Where nothing answers, is waited for once only."""
+    """Connection that does not wait a second time after a timed-out pre-ping."""
 
     _silent = False
 
     async def fetchrow(self, *args: Any, **more: Any) -> Any:
-        """The question of the pool's pre-ping, which is asked in a transaction."""
+        """Fetch a row; the pre-ping of the pool does so, in a transaction."""
         try:
             return await super().fetchrow(*args, **more)
         except TimeoutError:
@@ -36,33 +36,33 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
             raise
 
     async def execute(self, *args: Any, **more: Any) -> Any:
-        """Raise TimeoutError at once where that question has found no answer.
+        """Execute a statement; raises TimeoutError at once if the pre-ping had no answer.
 
-        The pre-ping then rolls back all the same, and the driver would wait as long once more: for
-        the server to have cancelled the question.  All other writes wait behind that.
+        The pre-ping then rolls back anyway, and the driver would wait as long again for the server
+        to cancel the query. All other writes wait behind that.
         """
         if self._silent:
             raise TimeoutError
         return await super().execute(*args, **more)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Take a moment, no more: the driver aborts it then."""
+        """Close within ``CLOSING_S``: after that the driver aborts the connection."""
         with suppress(TimeoutError):
             await super().close(timeout=min(timeout or CLOSING_S, CLOSING_S))
 
 
 class Connector:
-    """Makes connections to whichever of the hosts can be used."""
+    """Opens connections to the first of the hosts that can be used."""
 
     def __init__(self, url: PostgresqlUrl) -> None:
         self._url = url
         self._hosts: list[Host | None] = [*url.hosts] or [None]
 
     async def connect(self, **options: Any) -> Any:
-        """Connect to the first host that can be used; the one of last time is tried before others.
+        """Connect to the first host that can be used, beginning with the one used last.
 
-        Each may take its time: of the driver's own loop over hosts, one that does not answer takes
-        all that there is.
+        Each host has the whole timeout: in the driver's own loop over hosts, one host that does not
+        answer uses up the time of all.
         """
         failed = []
         for host in [*self._hosts]:
@@ -77,7 +77,7 @@ class Connector:
                 self._hosts.remove(host)
                 self._hosts.insert(0, host)
                 return connection
-        # Of several hosts, another one may be promoted; one standby alone is the wrong host.
+        # With several hosts, another one may be promoted; a single standby is the wrong host.
         raise (OSError if len(self._hosts) > 1 else ConnectionError)("; ".join(failed))
 
     async def _connect_to(self, host: Host | None, options: Mapping[str, Any]) -> Any:
@@ -106,11 +106,11 @@ class Connector:
 
 
 _SOCKET: Final = "/"
-"""Begins the names of hosts that are sockets, as the one that none is named for."""
+"""First character of a host that is a socket, as the default host is."""
 _HUNG_UP: Final = ("", "unexpected connection_lost() call")
-"""What the driver says where a server hangs up while TLS is begun."""
+"""Messages of the driver if a server closes the connection while TLS is negotiated."""
 _SHUT_DOWN: Final = "57P"
-"""Begins the SQLSTATEs of a server that is shut down, crashed, starting, or ended a session."""
+"""Prefix of the SQLSTATEs of a server that shuts down, crashed, starts, or ended a session."""
 _NEXT_HOST: Final = (
     OSError,
     asyncpg.CannotConnectNowError,
@@ -123,15 +123,15 @@ def _why_not(error: Exception) -> str:
         case TimeoutError():
             return "does not answer"
         case asyncpg.TargetServerAttributeNotMatched():
-            return "takes no writes"
+            return "accepts no writes"
         case _:
             return f"cannot be used: {error}"
 
 
 def ends_session(error: BaseException) -> bool:
-    """Whether an error leaves a session that must not be used again."""
-    # One that does not answer would be asked to roll back, and waited for once more; one that the
-    # server is closing would be used again.
+    """Return whether an error leaves a session that must not be used again."""
+    # A session that does not answer would be asked to roll back, with another wait. A session that
+    # the server is closing would be used again.
     return lost_midway(error) or any(
         isinstance(each, TimeoutError)
         or (getattr(each, "sqlstate", None) or "").startswith((READ_ONLY, _SHUT_DOWN))
@@ -140,8 +140,8 @@ def ends_session(error: BaseException) -> bool:
 
 
 def lost_midway(error: BaseException) -> bool:
-    """Whether the driver found its session ended between two messages of a statement.
+    """Return whether the session ended between two messages of a statement.
 
-    It then tells of the states of its protocol.
+    asyncpg then raises an error about the states of its protocol.
     """
     return any(isinstance(each, asyncpg.InternalClientError) for each in (error, error.__cause__))

@@ -1,6 +1,6 @@
-"""The URL of a PostgreSQL database, in the form of PostgreSQL's own tools.
+"""The URL of a PostgreSQL database, in the form that PostgreSQL's own tools use.
 
-See postgresql.org, libpq, "Connection URIs": several hosts, and some of the parameters.
+See postgresql.org, libpq, "Connection URIs". Several hosts and some of the parameters are accepted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
 CONNECT_TIMEOUT_MAX_S: Final = 10
-"""Requests wait for a connection, and are promised an answer."""
+"""Limit of connect_timeout: requests wait for a connection, and are promised an answer."""
 
 _SCHEME = r"(?:postgresql|postgres|postgresql\+asyncpg)://"
 _URL: Final = re.compile(
@@ -31,18 +31,18 @@ _PORTS: Final = range(1, 65536)
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    # A server that takes no writes is of no use here.
+    # standby, prefer-standby and read-only are left out: such a server accepts no writes.
     "target_session_attrs": ("any", "primary", "read-write"),
 }
 _FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 _CONNECT_TIMEOUT: Final = "connect_timeout"
 _OTHER_NAMES: Final = {"ssl": "sslmode"}
-"""What SQLAlchemy calls a parameter."""
+"""SQLAlchemy's names of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A server, or the folder of a server's socket; the driver knows the port that is left out."""
+    """A server, or the folder of a server's socket; without a port the driver's default is used."""
 
     name: str
     port: int | None
@@ -54,7 +54,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresqlUrl:
-    """A URL, taken apart.  What it leaves out, the driver takes from the environment."""
+    """A parsed URL. Parts that are left out are taken by the driver from the environment."""
 
     user: str | None
     password: str | None = field(repr=False)
@@ -64,12 +64,12 @@ class PostgresqlUrl:
 
     @classmethod
     def parse(cls, given: str, folder: Path) -> PostgresqlUrl:
-        """Read a URL, whose files are relative to ``folder``; raises ValueError."""
+        """Parse a URL, whose file names are relative to ``folder``; raises ValueError."""
         found = _URL.fullmatch(given)
         if found is None:
             if given.partition("?")[0].count("@") > 1:
                 raise ValueError(
-                    "the user name or the password holds @: percent-encode what stands there, "
+                    "the user name or the password holds @: percent-encode special characters, "
                     "@ as %40, : as %3A, / as %2F"
                 )
             raise ValueError(f"must be {FORM}, or with several hosts, HOST:PORT,HOST:PORT")
@@ -89,9 +89,10 @@ class PostgresqlUrl:
 
     @property
     def target(self) -> str | None:
-        """Which servers may be used; None: the driver's own choice.
+        """Servers that may be used (target_session_attrs); None leaves the choice to the driver.
 
-        Of several hosts most are standbys, which take no writes.
+        The default with several hosts is read-write: most of them are standbys, which accept no
+        writes.
         """
         default = "read-write" if len(self.hosts) > 1 else None
         return self.parameters.get("target_session_attrs", default)
@@ -142,7 +143,7 @@ def _parameters(query: str, folder: Path) -> dict[str, str]:
 
 
 def _has_default_authority() -> bool:
-    """Where the driver takes it from; a home folder that is not known holds none."""
+    """Return whether the driver finds a root certificate by itself; without a home folder: no."""
     given = os.environ.get("PGSSLROOTCERT")
     if given:
         return bool(_file("variable PGSSLROOTCERT", given, Path()))
@@ -171,6 +172,6 @@ def _file(name: str, given: str, folder: Path) -> str:
         path = absolute(given, folder)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where it may not look
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises if access is denied
         raise ValueError(f"{name}: there is no file {path}")
     return str(path)

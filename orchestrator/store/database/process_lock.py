@@ -1,4 +1,4 @@
-"""One process a database: a second one would spend the same quota again."""
+"""Locks of an SQLite file: a second process on it would spend the same API quota again."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_process(url: str) -> Iterator[None]:
-    """Hold the SQLite file at ``url`` and PATH.lock beside it; raises ConfigurationError if held.
+    """Lock the SQLite file at ``url`` and PATH.lock; raises ConfigurationError if it is locked.
 
-    PATH is where the file is, whatever symbolic links lead there.  It stays locked when another
-    file takes its place.  The file itself is locked because a hard link or a bind mount is another
-    PATH.  The kernel lets go of the locks however the process ends.  A PostgreSQL database may be
-    shared.
+    PATH is the real path of the file, after symbolic links. PATH.lock keeps the path locked if
+    another file takes its place. The file itself is locked because a hard link or a bind mount
+    gives it another PATH. The kernel releases the locks however the process ends. A PostgreSQL
+    database may be shared, so nothing is locked.
     """
     file = sqlite_file(url)
     if file is None:
@@ -35,8 +35,8 @@ def only_process(url: str) -> Iterator[None]:
     with _locked(Path(f"{path}.lock")) as descriptor:
         with suppress(PermissionError):
             os.fchmod(descriptor, PRIVATE)
-        # To close any descriptor of the file frees the locks that SQLite holds for this process, so
-        # this one is closed after all connections.
+        # Closing any descriptor of the file releases the locks that SQLite holds for this process,
+        # so this one is closed after all connections.
         with _locked(path):
             yield
 

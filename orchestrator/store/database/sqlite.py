@@ -1,4 +1,4 @@
-"""SQLite: a file of one process."""
+"""SQLite: a file that one process uses."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 LONGEST_SUFFIX: Final = "-journal"
-"""Of the files that SQLite makes beside that of the database."""
+"""Longest suffix of the files that SQLite creates beside the database."""
 BUSY_TIMEOUT_S = 2.0
-"""How long a transaction on SQLite waits for a lock that another process holds."""
+"""Time that a transaction waits for a lock that another process holds."""
 
 PRIVATE: Final = stat.S_IRUSR | stat.S_IWUSR
-"""The mode of files: they tell of jobs, of who had them ended, and why."""
+"""Mode of the files: they hold jobs, who had them terminated, and why."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _HEADER: Final = b"SQLite format 3\0"
 _ANOTHER_PATH: Final = (
@@ -51,31 +51,31 @@ PRAGMA foreign_keys = ON;
 
 
 def unfit(path: Path) -> str | None:
-    """Why what is at ``path`` can be no database; None where it can, or where there is nothing.
+    """Return why ``path`` cannot be a database; None if it can, or if nothing is there.
 
-    Nothing is changed.  It opens and closes the file, which frees the locks that SQLite holds for
-    this process: call it before the first connection.
+    Nothing is changed. The file is opened and closed, which releases the locks that SQLite holds
+    for this process: call this before the first connection.
     """
     try:
-        # To open another kind of file may wait, or have a device do something.
+        # Opening another kind of file may block, or act on a device.
         if not stat.S_ISREG(path.stat().st_mode):
-            why = "it is no regular file"
+            why = "it is not a regular file"
         else:
             with path.open("rb") as file:
                 begins = file.read(len(_HEADER))
             if begins in (b"", _HEADER):
                 return None
-            why = "it is no SQLite database"
-    except OSError:  # SQLite says why
+            why = "it is not an SQLite database"
+    except OSError:  # SQLite reports the reason
         return None
     return f"database.url: {path} cannot be used: {why}; {_ANOTHER_PATH}"
 
 
 class Sqlite:
-    """A file: WAL with full durability, one process.
+    """A file that one process uses: WAL with full durability.
 
-    One connection does all writing and checkpointing, for releases 3.7.0 to 3.51.2 have a race
-    that can lose commits with more than one (sqlite.org, news of release 3.51.3); the readers are
+    One connection does all writing and checkpointing, because releases 3.7.0 to 3.51.2 have a race
+    that can lose commits with more than one (sqlite.org, news of release 3.51.3). The readers are
     query-only.
     """
 
@@ -85,15 +85,15 @@ class Sqlite:
         self._path = path
         self.name = str(path)
         file = path.resolve()
-        # SQLite puts its log where the file is, whatever links lead there.
+        # SQLite puts its log beside the real file, after symbolic links.
         self._log = file.with_name(f"{file.name}-wal")
         self._files: dict[Path, os.stat_result] = {}
         self.writers = self._engine()
         self.readers = self._engine(query_only=True)
 
         @event.listens_for(self.readers.sync_engine, "handle_error")
-        def connect_anew(context: ExceptionContext) -> None:
-            # Else one that found another file in the place goes on to read that.
+        def reconnect(context: ExceptionContext) -> None:
+            # Otherwise a connection that opened another file at the path would go on to read that.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
 
@@ -110,18 +110,18 @@ class Sqlite:
         pragmas = _PRAGMAS + ("PRAGMA query_only = ON;" if query_only else "")
 
         async def set_up(raw: aiosqlite.Connection) -> None:
-            # Else one text that is not UTF-8 fails the whole statement that reads it.
+            # Otherwise one text that is not UTF-8 fails the whole statement that reads it.
             raw.text_factory = partial(str, encoding="utf-8", errors="replace")
             await raw.executescript(pragmas)
 
         @event.listens_for(engine.sync_engine, "connect")
         def on_connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-            # Else the driver begins transactions by itself, DEFERRED, and a read that turns into
-            # a write loses updates.
+            # Otherwise the driver begins transactions itself, DEFERRED, and a read that becomes a
+            # write loses updates.
             connection.isolation_level = None
             connection.run_async(set_up)
             if not query_only:
-                # It may make a -wal anew.
+                # This connection may create a new -wal.
                 self._files.pop(self._log, None)
 
         @event.listens_for(engine.sync_engine, "begin")
@@ -131,38 +131,38 @@ class Sqlite:
         return engine
 
     def prepare(self) -> None:
-        """Keep the files from other users: those that SQLite makes get the mode of the first.
+        """Make the files private; files that SQLite creates get the mode of the database file.
 
-        Raises ConfigurationError for what is no database, before anything of it is changed.
+        Raises ConfigurationError for a file that is not a database, before it is changed.
         """
         if why := unfit(self._path):
             raise ConfigurationError([why])
         file = self._path.resolve()
-        with suppress(OSError):  # there already, or SQLite says why not
+        with suppress(OSError):  # it exists, or SQLite reports the reason
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
         for path in (file, self._log, file.with_name(f"{file.name}-shm")):
             try:
                 if path.stat().st_mode & _OTHERS:
                     path.chmod(PRIVATE)
-                    log.warning("%s could be read by other users: its mode is 0600 now", path)
+                    log.warning("%s was readable by other users: its mode is now 0600", path)
             except FileNotFoundError:
                 continue
             except PermissionError:
-                log.warning("%s can be read by other users: have its owner chmod 600 it", path)
+                log.warning("%s is readable by other users: have its owner chmod 600 it", path)
 
     def check(self) -> None:
-        """Find the files in their place, as they were when they were first seen."""
+        """Raise OSError if a file of the database was moved, replaced or deleted after opening."""
         for path, if_deleted in ((self._path, _RESTORE), (self._log, _END)):
             try:
                 found = path.stat()
-                # SQLite makes the -wal as it begins to write, and keeps it until the end.
+                # SQLite creates the -wal with its first write, and keeps it until the end.
                 same = os.path.samestat(found, self._files.setdefault(path, found))
             except FileNotFoundError:
                 same = path not in self._files
             if not same:
                 raise OSError(
-                    f"{path} is not the file any more that was opened: "
-                    f"move that back before the daemon ends; if it was deleted, {if_deleted}"
+                    f"{path} is no longer the file that was opened: move that file back before the "
+                    f"daemon ends; if it was deleted, {if_deleted}"
                 )
 
     def why_unavailable(self, error: Exception) -> str | None:
@@ -171,7 +171,7 @@ class Sqlite:
                 return str(error)
             case DatabaseError(orig=orig) if (
                 type(error) in (OperationalError, DatabaseError)
-                # A statement that SQLite does not understand, but for what is missing.
+                # SQLITE_ERROR is a faulty statement, but for a missing table.
                 and (
                     getattr(orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
                     or str(orig).startswith("no such table")
@@ -190,7 +190,7 @@ class Sqlite:
     def advice(self, error: DBAPIError | OSError) -> str:
         if isinstance(error, OSError):
             return _DAMAGED
-        # The lowest byte is the kind of error, the others tell more of it.
+        # The lowest byte is the kind of error, the others give details.
         kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return _SQLITE_ADVICE.get(kind, _ANOTHER_PATH)
 
@@ -198,16 +198,17 @@ class Sqlite:
         return None
 
     async def order_commits(self, _connection: AsyncConnection) -> None:
-        """BEGIN IMMEDIATE has done it."""
+        """Do nothing: BEGIN IMMEDIATE admits one transaction at a time."""
 
     async def before_upgrade(self, connection: AsyncConnection) -> None:
-        # BEGIN IMMEDIATE keeps the others off.  What is damaged would be met some day, or never.
+        # BEGIN IMMEDIATE blocks other processes. Without the check, damage would be found much
+        # later, or never.
         found = (await connection.execute(text("PRAGMA quick_check(1)"))).scalar_one()
         if found != "ok":
             raise OSError(f"it is damaged: {found}")
 
     async def notify(self, _connection: AsyncConnection, _notice: str) -> None:
-        """There is one replica, which knows."""
+        """Do nothing: there is no other replica."""
 
     async def listen(self, _on_notice: Callable[[str], None], _heard: Callable[[], None]) -> None:
         await asyncio.Event().wait()
@@ -216,10 +217,10 @@ class Sqlite:
 _DISK: Final = "see whether its disk is full or failing"
 _DAMAGED: Final = "restore a backup, or save what can be read with the sqlite3 shell's .recover"
 _SQLITE_ADVICE: Final = {
-    sqlite3.SQLITE_BUSY: "another process holds its write lock: end that one, and start again",
+    sqlite3.SQLITE_BUSY: "another process holds its write lock: end that process, and start again",
     sqlite3.SQLITE_FULL: _DISK,
     sqlite3.SQLITE_IOERR: _DISK,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
 }
-_RESTORE: Final = "restart it on a backup"
-_END: Final = "end it with SIGTERM, which saves what it holds, and start it again"
+_RESTORE: Final = "restart the daemon on a backup"
+_END: Final = "end the daemon with SIGTERM, which saves what the file held, and start it again"

@@ -1,4 +1,4 @@
-"""One write transaction, which the units of work of a group share."""
+"""One write transaction, which the writes of a group share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.store.database.dialect import Dialect
 
 
-_HOLDS = (
+# The row of the partition, locked, if its lease is held under this epoch.
+_LOCK_HELD_PARTITION = (
     select(partitions.c.name)
     .where(
         partitions.c.name == bindparam("held"),
@@ -34,7 +35,7 @@ _HOLDS = (
 
 
 class Transaction:
-    """Its connection, the events that it ends with, and the leases that hold until its end."""
+    """A connection, the events to store before the commit, and the leases held up to the commit."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Transaction:
         now: Callable[[], datetime],
         ended: Counter[State],
     ) -> None:
-        """``ended`` counts the terminations that are committed as ended, by state."""
+        """Take the counter of terminations that are committed as ended, by state, as ``ended``."""
         self.connection = connection
         self.execute = connection.execute
         self.scalar = connection.scalar
@@ -55,35 +56,37 @@ class Transaction:
         self._ended = ended
 
     async def clock(self) -> datetime:
-        """Now, by the clock that all replicas share."""
+        """Return the time by the clock that all replicas share."""
         return await self._dialect.clock(self.connection) or self._now()
 
     async def hold(self, fence: FencingToken) -> None:
-        """Go on only as the partition's holder, and let it pass to nobody before the end.
+        """Keep the lease of the partition from passing to another replica before the commit.
 
-        Raises LeaseLost when it has passed to another one, or was given back.
+        Raises LeaseLost if it has passed to another replica, or was given back.
         """
         if fence in self._held:
             return
-        found = await self.execute(_HOLDS, {"held": fence.partition, "under": fence.epoch})
+        found = await self.execute(
+            _LOCK_HELD_PARTITION, {"held": fence.partition, "under": fence.epoch}
+        )
         if found.one_or_none() is None:
-            raise LeaseLost(f"{fence.partition} is not held any more under epoch {fence.epoch}")
+            raise LeaseLost(f"{fence.partition} is no longer held under epoch {fence.epoch}")
         self._held.add(fence)
 
     def record(self, **event: object) -> None:
-        """Have an event stored, at the end: only then is their order that of the commits."""
+        """Store an event right before the commit, so that event ids follow the order of commits."""
         self._events.append(event)
 
     async def notify(self, notice: str) -> None:
-        """Tell all replicas once this is committed; may be lost."""
+        """Send ``notice`` to all replicas at the commit; it may be lost."""
         await self._dialect.notify(self.connection, notice)
 
     def count_end(self, state: State) -> None:
-        """Have a termination counted that ended in this state."""
+        """Count a termination that ended in this state, after the commit."""
         self.after_commit(lambda: self._ended.update((state,)))
 
     def after_commit(self, act: Callable[[], None]) -> None:
-        """Have something said or counted once this is committed; never where it fails."""
+        """Call ``act`` after the commit; never if the transaction fails."""
         self._after_commit.append(act)
 
     def committed(self) -> None:
@@ -92,7 +95,7 @@ class Transaction:
 
     async def finish(self) -> None:
         if self._events:
-            # Before all others wait: their events are of other subjects.
+            # Before order_commits, which makes others wait: their events are of other subjects.
             rows = await chained(self.connection, self._events)
             await self._dialect.order_commits(self.connection)
             await self.execute(insert(events), rows)

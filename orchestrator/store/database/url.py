@@ -1,4 +1,4 @@
-"""The URL of a database, as a person gives it."""
+"""The URL of a database as it stands in the configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SQLITE: Final = re.compile(r"sqlite(?:\+aiosqlite)?:///(?P<path>[^?\0]+)")
 
 
 def database_url(given: str, folder: Path) -> str:
-    """The URL with its paths absolute, where they are relative to ``folder``; raises ValueError."""
+    """Return the URL with its paths, relative to ``folder``, made absolute; raises ValueError."""
     if given.startswith("postgres"):
         return str(PostgresqlUrl.parse(given, folder))
     path = sqlite_file(given)
@@ -31,19 +31,19 @@ def database_url(given: str, folder: Path) -> str:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for another database."""
+    """Return the file of an SQLite database; None for another database."""
     found = _SQLITE.fullmatch(url)
     return Path(found["path"]) if found else None
 
 
 def shown(url: str) -> str:
-    """What people are told of it: its path, or its URL without the password."""
+    """Return what may be shown of the URL: its path, or the URL without the password."""
     path = sqlite_file(url)
     return PostgresqlUrl.parse(url, Path()).shown if path is None else _absolute(path)
 
 
 def dialect_of(url: str) -> Dialect:
-    """How to speak to the database at ``url``."""
+    """Return the dialect of the database at ``url``."""
     path = sqlite_file(url)
     if path is None:
         return Postgresql(PostgresqlUrl.parse(url, Path()))
@@ -51,4 +51,4 @@ def dialect_of(url: str) -> Dialect:
 
 
 def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - resolve() would hide which link was named
+    return os.path.abspath(path)  # noqa: PTH100 - resolve() would hide the name of a symbolic link

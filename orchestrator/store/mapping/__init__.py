@@ -1,1 +1,1 @@
-"""Rows and values, each from the other, and rows that cannot be read."""
+"""Conversion between rows and values, and the handling of rows that cannot be decoded."""

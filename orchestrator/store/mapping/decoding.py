@@ -1,8 +1,8 @@
-"""Reads rows one of which may not be readable: that one is told apart, the others are read.
+"""Reading of rows some of which cannot be decoded: those are marked, all others are returned.
 
-A value may be corrupt, of the wrong type, or written by another version.  Where the driver or
-SQLAlchemy fails at a row, the whole result is lost: its rows are then read in halves, until the
-one at fault is alone.
+A value may be corrupt, of the wrong type, or written by another version. If the driver or
+SQLAlchemy fails to decode one row, the whole result is lost. The rows are then read again in
+halves, until the faulty row is alone.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ UNREADABLE: Final = (
     TypeError,
     ValueError,
 )
-"""What decoding a value raises: here, in SQLAlchemy and in the drivers."""
+"""Errors of decoding a value: here, in SQLAlchemy and in the drivers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row that cannot be decoded: ``row`` has what can be of it, and None for what cannot."""
+    """A row that cannot be decoded: ``row`` has None for each value that cannot."""
 
     row: Row
     why: str
@@ -53,7 +53,7 @@ async def decoded(
     decode: Callable[[Row], T],
     parameters: Row | None = None,
 ) -> list[T | Unreadable]:
-    """Each row of a statement that has an order, as ``decode`` makes of it."""
+    """Decode each row of an ordered statement by ``decode``, or mark it as Unreadable."""
     rows: Sequence[Row | Unreadable]
     try:
         rows = (await connection.execute(statement, parameters)).mappings().all()
@@ -67,7 +67,7 @@ async def decoded(
 async def legible(
     connection: AsyncConnection, statement: Select[Any], parameters: Row | None = None
 ) -> list[Row]:
-    """Each row of a statement that has an order: as it is, or as much of it as can be decoded."""
+    """Read each row of an ordered statement, with None for each value that cannot be decoded."""
     rows = await decoded(connection, statement, lambda row: row, parameters)
     return [row.row if isinstance(row, Unreadable) else row for row in rows]
 
@@ -75,10 +75,10 @@ async def legible(
 async def _in_halves(
     connection: AsyncConnection, whole: Subquery, parameters: Row | None, start: int, count: int
 ) -> list[Row | Unreadable]:
-    """So many rows from ``start`` on."""
+    """Read ``count`` rows from ``start`` on, in halves where they cannot be decoded together."""
     try:
-        some = select(whole).limit(count).offset(start)
-        return [*(await connection.execute(some, parameters)).mappings()]
+        part = select(whole).limit(count).offset(start)
+        return [*(await connection.execute(part, parameters)).mappings()]
     except UNREADABLE as error:
         if count == 1:
             row = await _piecemeal(connection, whole, parameters, start)
@@ -93,7 +93,7 @@ async def _in_halves(
 async def _piecemeal(
     connection: AsyncConnection, whole: Subquery, parameters: Row | None, start: int
 ) -> Row:
-    """One row, read as text and decoded value by value."""
+    """Read one row as text, and decode it value by value."""
     texts = select(*(cast(column, Text).label(column.name) for column in whole.c))
     found = await connection.execute(texts.limit(1).offset(start), parameters)
     row = found.mappings().one()
@@ -101,7 +101,7 @@ async def _piecemeal(
 
 
 def _value(kind: object, text: str | None) -> Any:
-    """What a text stands for; None where it stands for nothing."""
+    """Decode a text as a value of this column type; None if it is not one."""
     if text is None:
         return None
     read = next((read for types, read in _READ_TEXT if isinstance(kind, types)), str)
@@ -135,6 +135,6 @@ def _decoded(row: Row | Unreadable, decode: Callable[[Row], T]) -> T | Unreadabl
 
 
 def error_text(error: Exception) -> str:
-    """The error in one line, as it can be stored; of the database's, without the statement."""
+    """Return the error as one line that can be stored; without the SQL statement."""
     what = getattr(error, "orig", None) or error
     return storable(" ".join(f"{type(error).__name__}: {what}".split()))

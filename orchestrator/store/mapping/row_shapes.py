@@ -1,4 +1,4 @@
-"""What the columns of a termination's row must hold to be read; all else is a fault."""
+"""The types and shapes that the columns of a termination's row must have to be decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import JSON, Boolean, Float, Integer
 
-from orchestrator.domain.audit.document_schema import NOTHING, misshapen
+from orchestrator.domain.audit.document_schema import NOTHING, validation_errors
 from orchestrator.domain.bounds import SECONDS_MAX, possible
 from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.machine_capture import Capture
@@ -34,7 +34,7 @@ _CAPTURE_KINDS: Final[dict[str, Shape]] = {
     "problem": (_PROBLEM, NOTHING),
     **dict.fromkeys(("counted_at", "began_at", "ended_at"), _TEXT),
 }
-# What was stored by an earlier version lacks what a later one has added.
+# A capture stored by an earlier version lacks the fields that were added since.
 _CAPTURE: Final[Shape] = {
     field.name + ("" if field.default is MISSING else "?"): _CAPTURE_KINDS.get(field.name, int)
     for field in fields(Capture)
@@ -66,11 +66,11 @@ _DOCUMENTS: Final[Mapping[str, Shape]] = {
 }
 
 _ANY: Final = frozenset({bool, int, str})
-"""Types of which any value will do."""
+"""Types of which every value is valid."""
 
 
 def faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each column of a termination's row that does not hold what it should, and what is wrong."""
+    """Yield each column of a termination's row that is wrong, with what is wrong with it."""
     for name, nullable, kind in _COLUMNS:
         value = row[name]
         if value is None:
@@ -81,7 +81,7 @@ def faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if wrong is not None:
                 yield name, wrong
         elif name == "region" and not _is_region(value):
-            yield name, f"{value!r} is no region"
+            yield name, f"{value!r} is not a region"
 
 
 def _is_region(value: object) -> bool:
@@ -90,15 +90,15 @@ def _is_region(value: object) -> bool:
 
 def _fault(name: str, value: object, kind: type) -> str | None:
     if name in _DOCUMENTS:
-        return next(misshapen(value, _DOCUMENTS[name], "it"), None)
+        return next(validation_errors(value, _DOCUMENTS[name], "it"), None)
     if kind is float and type(value) is int:
         return None
     if type(value) is not kind:
-        return f"it is no {kind.__name__}"
+        return f"it is not of type {kind.__name__}"
     if isinstance(value, datetime) and not possible(value):
-        return f"{value} is no possible time"
+        return f"{value} is not a possible time"
     if isinstance(value, float) and not abs(value) <= SECONDS_MAX:
-        return f"{value} is no possible number"
+        return f"{value} is not a possible number"
     return None
 
 

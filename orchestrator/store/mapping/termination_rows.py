@@ -1,4 +1,4 @@
-"""A termination's row and its value, each from the other."""
+"""Conversion between a termination's row and its value."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ SET_BY_ENGINE: Final = (
     "forecast_p90_at",
     "forecast_stalled_since",
 )
-"""The columns that a decision changes; the others belong to the request, or to the loops that read
-instances and machines and call what is left of them.
+"""The columns that a decision changes. The others belong to the request, or to the loops that read
+instances and machines and terminate the remaining ones.
 
-A deadline is stored as what it counts from: its length belongs to the request, and another one may
-make it longer at any time, also while a decision is under way that knows nothing of it.
+A deadline is stored as the time it counts from. Its length belongs to the request, and another
+request may extend it at any time, also while a decision is being made without knowing that.
 """
 _CAPTURE_TIMES: Final = ("counted_at", "began_at", "ended_at")
 _MACHINES: Final = ("total", "up", "gone", "listed", "observed_at", "all_observed_at")
@@ -110,29 +110,29 @@ def to_row(termination: Termination) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Termination:
-    """The termination of a row; raises ValueError, naming the columns, where it cannot be read."""
+    """Decode a row; raises ValueError, with the faulty columns, if it cannot be decoded."""
     if wrong := [f"{name}: {why}" for name, why in faults(row)]:
         raise ValueError("; ".join(wrong))
-    return Termination(**{name: read(row) for name, read in _READ.items()})
+    return Termination(**{name: read(row) for name, read in _FIELD_READERS.items()})
 
 
 async def all_shown(
     connection: AsyncConnection, statement: Select[Any]
 ) -> list[tuple[Mapping[str, Any], Termination]]:
-    """Rows with their terminations, of a statement that has an order, to be shown."""
+    """Read the rows of an ordered statement with their terminations, to be shown."""
     rows = await decoded(connection, statement, lambda row: (row, from_row(row)))
-    return [(row.row, _shown(row)) if isinstance(row, Unreadable) else row for row in rows]
+    return [(row.row, _decode_partly(row)) if isinstance(row, Unreadable) else row for row in rows]
 
 
-def _shown(unreadable: Unreadable) -> Termination:
-    """As much of a termination as its row still says, to be shown and not to be decided on.
+def _decode_partly(unreadable: Unreadable) -> Termination:
+    """Decode the readable part of a row, to be shown; no decision may be made on it.
 
-    What cannot be read is None or as it is at the start.
+    A field that cannot be decoded is None, or has the value of a new termination.
     """
     wrong = dict(faults(unreadable.row))
     row = {name: None if name in wrong else value for name, value in unreadable.row.items()}
-    values: dict[str, Any] = dict.fromkeys(_NEEDED)
-    for name, read in _READ.items():
+    values: dict[str, Any] = dict.fromkeys(_REQUIRED_FIELDS)
+    for name, read in _FIELD_READERS.items():
         with suppress(*UNREADABLE):
             value = read(row)
             if value is not None:
@@ -171,13 +171,16 @@ def _revival(row: dict[str, Any]) -> Revival:
 
 
 def capture_to_row(capture: Capture) -> dict[str, Any]:
-    """As it comes back from the database, too: by it another one is told from this."""
+    """Return the JSON document of a capture.
+
+    It equals the stored document of the same capture, so that writers can compare the two.
+    """
     times = {name: _text(getattr(capture, name)) for name in _CAPTURE_TIMES}
     return asdict(capture) | times | {"tasks": [asdict(task) for task in capture.tasks]}
 
 
 def _capture(row: dict[str, Any]) -> Capture:
-    # What was stored by an earlier version lacks what this one has added.
+    # A document stored by an earlier version lacks the fields that were added since.
     times = {name: _time(row.get(name)) for name in _CAPTURE_TIMES}
     tasks = tuple(TaskSubmitted(**task) for task in row.get("tasks", ()))
     return Capture(**row | times | {"tasks": tasks, "problem": _problem(row.get("problem"))})
@@ -188,7 +191,7 @@ def _problem(row: dict[str, Any] | None) -> ErrorDetail | None:
 
 
 def _history_to_row(history: DrainHistory) -> dict[str, Any]:
-    # Written with every decision, and asdict copies deeply.
+    # Not asdict(), which copies deeply: this is written with every decision.
     return {name: getattr(history, name) for name in DrainHistory.__dataclass_fields__}
 
 
@@ -220,12 +223,12 @@ def _task(task: dict[str, Any]) -> TaskSeen:
     )
 
 
-def _if_any(name: str, read: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Reads a column where it is not null."""
+def _unless_null(name: str, read: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """Return a reader of a column that may be NULL."""
     return lambda row: None if row[name] is None else read(row[name])
 
 
-_READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+_FIELD_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     **{
         field.name: itemgetter(field.name)
         for field in fields(Termination)
@@ -237,7 +240,7 @@ _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "machines": _machines,
     "forecast": _forecast,
     **{
-        name: _if_any(name, read)
+        name: _unless_null(name, read)
         for name, read in (
             ("on_submitted", OnSubmitted),
             ("state", State),
@@ -254,5 +257,5 @@ _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
         )
     },
 }
-"""How each field is read off a row."""
-_NEEDED: Final = [field.name for field in fields(Termination) if field.default is MISSING]
+"""Reader of each field of a termination."""
+_REQUIRED_FIELDS: Final = [field.name for field in fields(Termination) if field.default is MISSING]

@@ -1,19 +1,19 @@
-"""Steps of the database's clock: deadlines, settle windows and watches move along with them.
+"""Steps of the database's clock: deadlines, settle windows and revival watches move along.
 
-Such times are stored as they read by that clock.  Where it steps ahead by eight hours, all of them
-would be over at once; where it steps back, none would be for eight hours.  So replicas note each
-step while they live, as a sum, and the times of a partition's terminations follow it whenever the
-partition is taken: the new epoch keeps out what was decided by the time before.
+Such times are stored by that clock. If it steps forward by eight hours, all of them would be over
+at once; if it steps back, none would be over for eight hours. So live replicas record each step, as
+a sum. The times of a partition's terminations are moved by the steps they have not followed yet
+whenever the partition is taken: its new epoch refuses decisions made by the old times.
 
-- All times that are stored for live terminations move along with each step, ahead or back.
-- After any step, all reads and calls that are planned are planned for now, or for ``not_before``.
-- A clock may be wrong as the first replica starts (a hardware clock in local time, say), and be put
-  right later.  So a step back by no more than the time that no replica lived leaves what was stored
-  before that start as it is: it is right again.
-- A clock that shows less at that start than the last replica saw has stepped back meanwhile.  One
-  that has gone on by more than the steps back that were noted may have been put right meanwhile.
+- All times stored for live terminations move along with each step, forward or back.
+- After any step, all planned polls and calls are planned for now, or for ``not_before``.
+- A clock may be wrong when the first replica starts (a hardware clock in local time, for example),
+  and be corrected later. So a step back by no more than the time without a live replica does not
+  move times stored before that start: they are correct again.
+- If the clock shows less at that start than at the last renewal, it has stepped back in between. If
+  it has advanced by more than the recorded steps back, it may have been corrected in between.
 
-What has happened (``created_at``, ``finished_at``, events, attempts) stays as it was written.
+Times of past facts (``created_at``, ``finished_at``, events, attempts) stay as they were written.
 """
 
 from __future__ import annotations
@@ -40,32 +40,34 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 UNKNOWN_S: Final = 10**9
-"""Longer than any step: how long no replica lived is not known."""
+"""Longer than any step: stands for an unknown time without a live replica."""
 _STEPS: Final = schema.clock_steps
 _T: Final = terminations.c
-_STAYS: Final = ("created_at", "not_before", "finished_at")
-"""Times of a termination that are no plan of the engine, but what was asked for, or happened."""
-_TIMES: Final = [
-    column for column in _T if isinstance(column.type, UtcDateTime) and column.name not in _STAYS
+_UNMOVED_TIMES: Final = ("created_at", "not_before", "finished_at")
+"""Times of a termination that were requested or are past facts, not plans of the engine."""
+_MOVED_TIMES: Final = [
+    column
+    for column in _T
+    if isinstance(column.type, UtcDateTime) and column.name not in _UNMOVED_TIMES
 ]
-_PLANNED: Final = (
+_PLANNED_TIMES: Final = (
     *(_T.next_poll_at, _T.terminate_after, _T.capture_at, _T.reading_at, _T.revival_checked_at),
     _T.set_aside_until,
 )
-_LAST: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
-"""What sorts after it in SQLite is no time."""
-_OF_INSTANCES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
-_DOCUMENTS: Final = {
+_LATEST_TIME: Final = literal_column("'9999-12-31 23:59:59.999999'", UtcDateTime())
+"""The latest time; a value that SQLite sorts after it is not a time."""
+_INSTANCE_TIMES: Final = [column for column in instances.c if isinstance(column.type, UtcDateTime)]
+_DOCUMENT_TIMES: Final = {
     "capture": ("counted_at", "began_at", "ended_at"),
     "reading": ("counted_at", "began_at", "ended_at"),
     "unconfirmed": ("since", "last_at", "until"),
 }
-"""JSON columns, with the times in them."""
+"""JSON columns, each with the names of the times in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """How far stored times move: those from ``since`` on ``by_s``, those before ``before_by_s``."""
+    """A move of stored times: those from ``since`` on by ``by_s``, others by ``before_by_s``."""
 
     since: datetime
     by_s: int
@@ -85,12 +87,12 @@ class _Step:
 
 
 async def noted(transaction: Transaction) -> int:
-    """The sum of all steps since the first replica started, in seconds."""
+    """Return the sum of all steps since the first replica started, in seconds."""
     return int(await transaction.scalar(select(_STEPS.c.steps_s)) or 0)
 
 
 async def note(transaction: Transaction, known_s: int, by_s: int) -> None:
-    """Note a step, unless another replica has noted one since ``known_s`` was read."""
+    """Record a step, unless another replica has recorded one since ``known_s`` was read."""
     await transaction.execute(
         update(_STEPS)
         .where(_STEPS.c.steps_s == known_s)
@@ -99,7 +101,7 @@ async def note(transaction: Transaction, known_s: int, by_s: int) -> None:
 
 
 async def seen(transaction: Transaction, now: datetime) -> None:
-    """Keep what the clock showed last, while a replica lives; ``note`` alone sets it back."""
+    """Store the latest time that the clock showed; only ``note`` may set it back."""
     await transaction.execute(
         update(_STEPS)
         .where(or_(_STEPS.c.seen_at.is_(None), _STEPS.c.seen_at < now))
@@ -108,10 +110,10 @@ async def seen(transaction: Transaction, now: datetime) -> None:
 
 
 async def begin(transaction: Transaction, replica: str) -> None:
-    """Begin the sum anew as the first replica starts, after everything has followed the last one.
+    """Begin a new sum when the first replica starts, after all times have followed the last one.
 
-    Where the clock shows less than it did last, it has stepped back while no replica lived.  Where
-    it has gone on by more than the steps back that were noted, these may have been undone.
+    If the clock shows less than at the last renewal, it has stepped back while no replica was live.
+    If it has advanced by more than the recorded steps back, these may have been undone.
     """
     row = (await transaction.execute(select(_STEPS))).one()
     now = await transaction.clock()
@@ -122,7 +124,7 @@ async def begin(transaction: Transaction, replica: str) -> None:
     steps_s = row.steps_s + step_s
     behind = select(partitions.c.name).where(partitions.c.followed_s != steps_s)
     for name in (await transaction.execute(behind)).scalars():
-        # Whoever held it and wakes again writes no time of before.
+        # A former holder that wakes up must not write a time of before the step.
         await transaction.execute(
             update(partitions)
             .where(partitions.c.name == name)
@@ -136,7 +138,7 @@ async def begin(transaction: Transaction, replica: str) -> None:
 
 
 async def follow(transaction: Transaction, partition: str, steps_s: int) -> None:
-    """Move the times of a partition's terminations by the steps that they have not followed yet."""
+    """Move the times of a partition's terminations by the steps they have not followed yet."""
     of_partition = partitions.c.name == partition
     followed_s = await transaction.scalar(select(partitions.c.followed_s).where(of_partition))
     if followed_s == steps_s or followed_s is None:
@@ -146,14 +148,16 @@ async def follow(transaction: Transaction, partition: str, steps_s: int) -> None
     step = _Step(
         since=row.began_at + timedelta(seconds=followed_s),
         by_s=steps_s - followed_s,
-        before_by_s=_for_before(steps_s, row.away_s) - _for_before(followed_s, row.away_s),
+        before_by_s=(
+            _part_for_earlier(steps_s, row.away_s) - _part_for_earlier(followed_s, row.away_s)
+        ),
     )
     await _move(transaction, partition, step)
     await _plan_for_now(transaction, partition, await transaction.clock())
 
 
-def _for_before(steps_s: int, away_s: int) -> int:
-    """The part of a sum that what was stored before the first replica started follows."""
+def _part_for_earlier(steps_s: int, away_s: int) -> int:
+    """Return the part of a sum by which times stored before the first replica's start move."""
     return 0 if -away_s - CLOCK_STEP_S <= steps_s < 0 else steps_s
 
 
@@ -163,13 +167,13 @@ async def _move(transaction: Transaction, partition: str, step: _Step) -> None:
     await transaction.execute(
         update(instances)
         .where(instances.c.termination_seq.in_(select(_T.seq).where(*live)))
-        .values({column: step.column(column) for column in _OF_INSTANCES})
+        .values({column: step.column(column) for column in _INSTANCE_TIMES})
     )
     await transaction.execute(
         update(terminations)
         .where(*live)
-        # What was learnt of a drain is by the time before.
-        .values({column: step.column(column) for column in _TIMES} | {_T.history: None})
+        # The history of a drain was recorded by the old time.
+        .values({column: step.column(column) for column in _MOVED_TIMES} | {_T.history: None})
     )
     watched_by_s = case(
         (_T.revival_checked_at >= literal(step.since, UtcDateTime()), step.by_s),
@@ -189,34 +193,34 @@ async def _move(transaction: Transaction, partition: str, step: _Step) -> None:
 async def _move_documents(
     transaction: Transaction, live: tuple[ColumnElement[bool], ...], step: _Step
 ) -> None:
-    documents = [_T[name] for name in _DOCUMENTS]
+    documents = [_T[name] for name in _DOCUMENT_TIMES]
     known = or_(*(document.is_not(None) for document in documents))
     query = select(_T.seq, *documents).where(*live, known).order_by(_T.seq)
     found = await decoded(transaction.connection, query, partial(_moved_row, step=step))
-    # What cannot be read stays as it is: its termination is set aside.
+    # A document that cannot be decoded stays as it is: its termination is set aside.
     if rows := [row for row in found if not isinstance(row, Unreadable)]:
         await transaction.execute(
             update(terminations)
             .where(_T.seq == bindparam("this"))
-            .values({name: bindparam(f"its_{name}") for name in _DOCUMENTS}),
+            .values({name: bindparam(f"its_{name}") for name in _DOCUMENT_TIMES}),
             rows,
         )
 
 
 def _moved_row(row: Mapping[str, Any], *, step: _Step) -> dict[str, Any]:
-    moved = {f"its_{name}": _moved(row[name], name, step) for name in _DOCUMENTS}
+    moved = {f"its_{name}": _moved(row[name], name, step) for name in _DOCUMENT_TIMES}
     return {"this": row["seq"], **moved}
 
 
 def _moved(document: dict[str, Any] | None, name: str, step: _Step) -> dict[str, Any] | None:
     if document is None:
         return None
-    times = {key: document[key] for key in _DOCUMENTS[name] if document.get(key)}
+    times = {key: document[key] for key in _DOCUMENT_TIMES[name] if document.get(key)}
     return document | {key: step.text(time) for key, time in times.items()}
 
 
 async def _plan_for_now(transaction: Transaction, partition: str, now: datetime) -> None:
-    """Make now what lies ahead; what is still to begin (``not_before``) begins at its time."""
+    """Plan for now what is planned for later; terminations still wait for their ``not_before``."""
     at = literal(now, UtcDateTime())
     waits = and_(_T.state.in_((State.QUEUED, State.HELD)), _T.not_before > at)
     await transaction.execute(
@@ -226,11 +230,11 @@ async def _plan_for_now(transaction: Transaction, partition: str, now: datetime)
             {
                 column: case(
                     (and_(waits, column.is_not(None)), _T.not_before),
-                    # What is no time at all stays as it is: its termination is set aside.
-                    (column.between(at, _LAST), at),
+                    # A value that is not a time stays as it is: its termination is set aside.
+                    (column.between(at, _LATEST_TIME), at),
                     else_=column,
                 )
-                for column in _PLANNED
+                for column in _PLANNED_TIMES
             }
         )
     )

@@ -1,4 +1,4 @@
-"""Live instances that are read anew, and those that TerminateTaskInstance is to be called for."""
+"""Escalation: rescans of live instances, and the calls for instances and machines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sqlalchemy import Text, and_, bindparam, case, cast, exists, func, insert, 
 from orchestrator.domain.decisions.escalation import (
     IN_ROUNDS,
     READ_MAX_INSTANCES,
-    RoundOver,
+    RoundFinished,
     Straggler,
 )
-from orchestrator.domain.model.attempt import FOR_ONE, INTERRUPTED
+from orchestrator.domain.model.attempt import INTERRUPTED, PER_INSTANCE_ACTIONS
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
 from orchestrator.domain.model.machine_capture import LIVE
@@ -20,9 +20,9 @@ from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.mapping.termination_rows import capture_to_row
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT
 from orchestrator.store.partition.machine_captures import write_instances
-from orchestrator.store.schema import ANEW, READ_ANEW, attempts, instances, terminations
+from orchestrator.store.schema import RESCANNED, TO_RESCAN, attempts, instances, terminations
 from orchestrator.store.terminations import milestones
-from orchestrator.store.terminations.turns import IN_TURN
+from orchestrator.store.terminations.turns import DISPATCH_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 _T = terminations.c
-TO_READ = (
+# Terminations whose live instances must be read again: for an escalation, or on request.
+DUE_FOR_RESCAN = (
     select(terminations)
     .where(
         IN_PARTITION,
-        READ_ANEW,
+        TO_RESCAN,
         or_(_T.instances_live.is_(None), _T.instances_live.between(1, READ_MAX_INSTANCES)),
         or_(_T.reading_at.is_(None), _T.reading_at <= CUTOFF),
         or_(
@@ -51,56 +52,64 @@ TO_READ = (
             and_(_T.escalation_started_at.is_not(None), _T.read_at < _T.last_progress_at),
         ),
     )
-    .order_by(*IN_TURN)
+    .order_by(*DISPATCH_ORDER)
     .limit(LIMIT)
 )
 
-_GOES_ON = and_(
+# A termination whose round of calls has not finished.
+_ROUND_UNFINISHED = and_(
     _T.escalation_level.in_(IN_ROUNDS),
     or_(_T.escalation_finished_at.is_(None), _T.escalation_finished_at < _T.escalation_started_at),
 )
-_IN_A_ROUND = (
+# A termination whose live instances were read for its round, and may be called for.
+_ROUND_READY = (
     IN_PARTITION,
-    READ_ANEW,
+    TO_RESCAN,
     _T.state == State.DRAINING,
     _T.read_at >= _T.escalation_started_at,
-    _GOES_ON,
+    _ROUND_UNFINISHED,
 )
-_OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action.in_(FOR_ONE))
-_OPENED = select(attempts.c.seq, attempts.c.termination_id, attempts.c.target).where(
+# An attempt for one instance or machine without an answer.
+_OPEN = and_(attempts.c.answered_at.is_(None), attempts.c.action.in_(PER_INSTANCE_ACTIONS))
+# The open attempts of a partition.
+_OPEN_ATTEMPTS = select(attempts.c.seq, attempts.c.termination_id, attempts.c.target).where(
     _OPEN, attempts.c.partition == bindparam("partition")
 )
-_UNDER_WAY = (
+# The termination has an open attempt.
+_HAS_OPEN_ATTEMPT = (
     exists().where(_OPEN, attempts.c.termination_id == _T.id).correlate(terminations, instances)
 )
+# What an attempt for this instance names: its machine, or the instance itself.
 _TARGET = case(
     (_T.escalation_level == EscalationLevel.MACHINES, instances.c.machine_id),
     else_=instances.c.task + "/" + cast(instances.c.instance_index, Text),
 )
-_LEFT = and_(
+# An instance, live at the last rescan, that was not called for in this round yet.
+_REMAINING = and_(
     instances.c.termination_seq == _T.seq,
-    ANEW,
+    RESCANNED,
     instances.c.state.in_(LIVE),
     instances.c.observed_at >= _T.read_at,
-    or_(instances.c.first_sent_at.is_(None), instances.c.first_sent_at < _T.escalation_started_at),
+    or_(instances.c.last_sent_at.is_(None), instances.c.last_sent_at < _T.escalation_started_at),
     or_(
         _T.escalation_level == EscalationLevel.INSTANCES,
-        # No node of a compute environment: others may run there.
+        # Never a node of a compute environment: other jobs may run there.
         and_(
             instances.c.machine_id != "",
             or_(instances.c.machine.is_(None), instances.c.machine == MachineStatus.UP),
         ),
     ),
-    # It may have got a machine meanwhile, which is another row.
-    ~_UNDER_WAY.where(attempts.c.target == _TARGET),
+    # An instance that was given a machine meanwhile has another row.
+    ~_HAS_OPEN_ATTEMPT.where(attempts.c.target == _TARGET),
 )
-_NEXT = (
+# The first finished round (its instance is NULL); else the next instance to call for.
+_NEXT_ESCALATION_TARGET = (
     select(
         *(_T.id, _T.region, _T.job_id, _T.escalation_level),
         *(instances.c.task, instances.c.instance_index, instances.c.machine_id),
     )
-    .join_from(terminations, instances, _LEFT, isouter=True)
-    .where(*_IN_A_ROUND, or_(instances.c.task.is_not(None), ~_UNDER_WAY))
+    .join_from(terminations, instances, _REMAINING, isouter=True)
+    .where(*_ROUND_READY, or_(instances.c.task.is_not(None), ~_HAS_OPEN_ATTEMPT))
     .order_by(
         instances.c.task.is_not(None),
         _T.escalation_started_at,
@@ -120,9 +129,10 @@ async def read(
     *,
     due_at: datetime | None,
 ) -> None:
-    """Write how far a reading is, with the instances of its last page, or neither.
+    """Write the progress of a rescan and the instances of its last page, or neither.
 
-    One that failed for good ends the round that it was for: else it would never be up to a person.
+    A rescan that failed permanently ends its round: otherwise the escalation would never reach the
+    level at which manual action is required.
     """
     found = await transaction.execute(
         select(_T.seq, _T.reading).where(_T.id == before.id, _T.partition == before.partition)
@@ -133,28 +143,28 @@ async def read(
     changes: dict[str, Any] = {"reading": capture_to_row(after), "reading_at": due_at}
     if page is not None and page.instances:
         task = next(task for task in after.tasks if task.name == page.task.name)
-        new, _ = await write_instances(transaction, row.seq, task, page, anew=True)
+        new, _ = await write_instances(transaction, row.seq, task, page, rescanned=True)
         if task.env_id is None:
             changes["machines_total"] = _T.machines_total + new
     if after.ended_at is not None and after.problem is None:
         changes["read_at"] = after.began_at
     await transaction.execute(update(terminations).where(_T.seq == row.seq).values(changes))
     if after.ended_at is not None and after.problem is not None:
-        in_vain = update(terminations).where(
-            _T.seq == row.seq, _GOES_ON, _T.escalation_started_at <= after.began_at
+        its_round = update(terminations).where(
+            _T.seq == row.seq, _ROUND_UNFINISHED, _T.escalation_started_at <= after.began_at
         )
-        await transaction.execute(in_vain.values(escalation_finished_at=after.ended_at))
+        await transaction.execute(its_round.values(escalation_finished_at=after.ended_at))
 
 
-async def next_in_rounds(
-    connection: AsyncConnection, here: Mapping[str, object]
-) -> Straggler | RoundOver | None:
-    """A round that is over; else the instance to call for next, of the round that began first."""
-    row = (await connection.execute(_NEXT, here)).one_or_none()
+async def next_escalation_target(
+    connection: AsyncConnection, in_partition: Mapping[str, object]
+) -> Straggler | RoundFinished | None:
+    """Return a finished round; else the next instance to call for, of the earliest round."""
+    row = (await connection.execute(_NEXT_ESCALATION_TARGET, in_partition)).one_or_none()
     if row is None:
         return None
     if row.task is None:
-        return RoundOver(row.id)
+        return RoundFinished(row.id)
     return Straggler(
         termination_id=row.id,
         region=row.region,
@@ -165,22 +175,26 @@ async def next_in_rounds(
     )
 
 
-async def end_round(transaction: Transaction, over: RoundOver, at: datetime) -> None:
+async def end_round(transaction: Transaction, finished: RoundFinished, at: datetime) -> None:
     await transaction.execute(
-        update(terminations).where(_T.id == over.termination_id).values(escalation_finished_at=at)
+        update(terminations)
+        .where(_T.id == finished.termination_id)
+        .values(escalation_finished_at=at)
     )
 
 
-async def lost(
+async def find_orphaned_attempts(
     connection: AsyncConnection, under_way: Collection[Straggler], partition: str
 ) -> list[int]:
-    """The attempts that nobody hears the answer of any more: all open ones but those under way."""
-    opened = await connection.execute(_OPENED, {"partition": partition})
-    heard = {(straggler.termination_id, straggler.target) for straggler in under_way}
-    return [row.seq for row in opened if (row.termination_id, row.target) not in heard]
+    """Return the open attempts whose answers nobody awaits: all but those under way."""
+    opened = await connection.execute(_OPEN_ATTEMPTS, {"partition": partition})
+    awaited = {(straggler.termination_id, straggler.target) for straggler in under_way}
+    return [row.seq for row in opened if (row.termination_id, row.target) not in awaited]
 
 
-async def interrupted(transaction: Transaction, seqs: Sequence[int], at: datetime) -> None:
+async def close_orphaned_attempts(
+    transaction: Transaction, seqs: Sequence[int], at: datetime
+) -> None:
     await transaction.execute(
         update(attempts)
         .where(attempts.c.seq.in_(seqs), attempts.c.answered_at.is_(None))
@@ -200,7 +214,7 @@ def _rows_of(straggler: Straggler) -> Any:
 async def start(
     transaction: Transaction, straggler: Straggler, partition: str, at: datetime
 ) -> None:
-    """Write an attempt before its call leaves."""
+    """Write an attempt before its call is sent."""
     made = await transaction.scalar(
         select(func.count()).where(attempts.c.termination_id == straggler.termination_id)
     )
@@ -215,7 +229,7 @@ async def start(
             "sent_at": at,
         },
     )
-    await transaction.execute(update(instances).where(_rows_of(straggler)).values(first_sent_at=at))
+    await transaction.execute(update(instances).where(_rows_of(straggler)).values(last_sent_at=at))
     await milestones.called(
         transaction, straggler.termination_id, straggler.job_id, straggler.action, at
     )
@@ -224,7 +238,7 @@ async def start(
 async def finish(
     transaction: Transaction, straggler: Straggler, answer: AttemptResult, *, again: bool
 ) -> None:
-    """Write the open attempt's answer; with ``again``, the instance is called for once more."""
+    """Write the answer of the open attempt; with ``again``, the call is made once more."""
     await transaction.execute(
         update(attempts)
         .where(
@@ -242,5 +256,5 @@ async def finish(
     )
     if again:
         await transaction.execute(
-            update(instances).where(_rows_of(straggler)).values(first_sent_at=None)
+            update(instances).where(_rows_of(straggler)).values(last_sent_at=None)
         )

@@ -1,4 +1,4 @@
-"""Reads and writes of one partition, as long as its lease holds."""
+"""Base of the stores of one partition: writes under its lease, reads of its terminations."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ IN_PARTITION = and_(
     set_aside.NOT_SET_ASIDE,
     terminations.c.id.not_in(bindparam("locked", expanding=True)),
 )
-"""What the loops of a partition work on: ``Fenced.here`` has its parameters."""
+"""The terminations that the loops read; ``Fenced.in_partition`` has the parameters."""
 LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 CUTOFF: BindParameter[datetime] = bindparam("before", type_=terminations.c.next_poll_at.type)
 
 
 def tagged_union(*statements: Select[Any]) -> CompoundSelect[Any]:
-    """The rows of all statements, each with its statement's place among them as ``place``."""
+    """Select the rows of all statements; the column ``place`` is the index of the statement."""
     return union_all(
         *(
             select(rows := statement.subquery(), literal(place).label("place")).select_from(rows)
@@ -52,7 +52,7 @@ def tagged_union(*statements: Select[Any]) -> CompoundSelect[Any]:
 
 
 class Fenced:
-    """What the stores of a partition's loops have in common."""
+    """Writes under a lease, and reads that set faulty rows aside."""
 
     def __init__(self, database: Database, fence: FencingToken, locks: RowLocks) -> None:
         self._database = database
@@ -60,7 +60,8 @@ class Fenced:
         self._locks = locks
 
     @property
-    def here(self) -> dict[str, object]:
+    def in_partition(self) -> dict[str, object]:
+        """Parameters of IN_PARTITION."""
         return {"partition": self._fence.partition, "locked": list(self._locks.held)}
 
     async def _write(
@@ -68,10 +69,10 @@ class Fenced:
         work: Callable[[Transaction], Awaitable[T]],
         which: ColumnElement[bool] | None = None,
     ) -> T:
-        """Write as the partition's holder; raises LeaseLost, and what violates an invariant.
+        """Write as the partition's holder; raises LeaseLost, and errors of violated invariants.
 
-        ``which``: the terminations that are written.  Where RowsLocked is raised, no loop has those
-        of them that are locked before they are free.
+        ``which`` selects the terminations that are written. If RowsLocked is raised, the loops do
+        not read the locked ones of these until they are free.
         """
 
         async def held(transaction: Transaction) -> T:
@@ -92,9 +93,9 @@ class Fenced:
             raise
 
     async def set_aside(self, termination_id: str, error: Exception) -> bool:
-        """Let no loop have this termination for a while.
+        """Keep this termination from the loops for a while.
 
-        Returns False where it was set aside for the same error before.
+        Returns False if it was set aside for the same error before.
         """
         return bool(await self._set_aside({termination_id: error_text(error)}))
 
@@ -110,7 +111,7 @@ class Fenced:
     async def _fetch_each(
         self, statement: CompoundSelect[Any], count: int, **parameters: object
     ) -> list[list[Termination]]:
-        """The rows of each of ``count`` statements that :func:`tagged_union` was given."""
+        """Fetch the rows of each of the ``count`` statements of a :func:`tagged_union`."""
         rows = await self._readable(
             statement, lambda row: (row["place"], from_row(row)), parameters
         )
@@ -125,9 +126,9 @@ class Fenced:
         decode: Callable[[Mapping[str, Any]], T],
         parameters: Mapping[str, object],
     ) -> list[T]:
-        """Rows of terminations; those that cannot be read are set aside."""
+        """Fetch rows of terminations; set those aside that cannot be decoded."""
         async with self._database.read() as connection:
-            rows = await decoded(connection, statement, decode, {**parameters, **self.here})
+            rows = await decoded(connection, statement, decode, {**parameters, **self.in_partition})
         reasons = {
             row.row["id"]: f"its row in the database cannot be read: {row.why}"
             for row in rows

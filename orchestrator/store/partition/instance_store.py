@@ -1,4 +1,4 @@
-"""The engine's view of task instances: what is to be read of them, and what was."""
+"""The engine's store of task instances: which are to be read, and the results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.store.partition import escalations, machine_captures
 from orchestrator.store.partition.fenced import CUTOFF, IN_PARTITION, LIMIT, Fenced, tagged_union
 from orchestrator.store.schema import terminations
-from orchestrator.store.terminations.turns import IN_TURN
+from orchestrator.store.terminations.turns import DISPATCH_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
-    from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+    from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
     from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.domain.model.batch_job import TaskPage
     from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Terminations whose machines must be captured.
 _TO_CAPTURE = (
     select(terminations)
     .where(
@@ -36,10 +37,10 @@ _TO_CAPTURE = (
         terminations.c.finished_at.is_(None),
         or_(terminations.c.capture_at.is_(None), terminations.c.capture_at <= CUTOFF),
     )
-    .order_by(*IN_TURN)
+    .order_by(*DISPATCH_ORDER)
     .limit(LIMIT)
 )
-_TO_CAPTURE_OR_READ = tagged_union(_TO_CAPTURE, escalations.TO_READ)
+_TO_CAPTURE_OR_RESCAN = tagged_union(_TO_CAPTURE, escalations.DUE_FOR_RESCAN)
 
 
 class SqlInstanceStore(Fenced):
@@ -48,12 +49,8 @@ class SqlInstanceStore(Fenced):
     async def to_read(
         self, now: datetime, limit: int
     ) -> tuple[list[Termination], list[Termination]]:
-        """Terminations whose machines are to be captured now, in the order of the calls.
-
-        And those whose live instances are to be read anew.
-        """
         to_capture, to_read = await self._fetch_each(
-            _TO_CAPTURE_OR_READ, 2, before=now, limit=limit
+            _TO_CAPTURE_OR_RESCAN, 2, before=now, limit=limit
         )
         return to_capture, to_read
 
@@ -66,12 +63,6 @@ class SqlInstanceStore(Fenced):
         awaits: bool,
         due_at: datetime | None = None,
     ) -> None:
-        """Write how far a capture is, with the page that it went on by.
-
-        ``awaits``: whether the job's calls wait for it.  ``due_at``: when to go on, if not now.
-        Nothing is written where it is not as it was before.
-        """
-
         async def work(transaction: Transaction) -> None:
             await machine_captures.write(
                 transaction, before, after, page, awaits=awaits, due_at=due_at
@@ -87,53 +78,41 @@ class SqlInstanceStore(Fenced):
         *,
         due_at: datetime | None,
     ) -> None:
-        """Write how far a reading of live instances is, with the page that it went on by.
-
-        ``due_at``: when to go on, or to read once more, if not now.  Nothing is written where it
-        is not as it was before.
-        """
-
         async def work(transaction: Transaction) -> None:
             await escalations.read(transaction, before, after, page, due_at=due_at)
 
         await self._write(work, terminations.c.id == before.id)
 
-    async def next_in_rounds(self) -> Straggler | RoundOver | None:
-        """A round that is over, or the instance, or machine, to call for next."""
+    async def next_escalation_target(self) -> Straggler | RoundFinished | None:
         async with self._database.read() as connection:
-            return await escalations.next_in_rounds(connection, self.here)
+            return await escalations.next_escalation_target(connection, self.in_partition)
 
-    async def end_round(self, over: RoundOver, at: datetime) -> None:
-        """Write a round as done."""
-
+    async def end_round(self, finished: RoundFinished, at: datetime) -> None:
         async def work(transaction: Transaction) -> None:
-            await escalations.end_round(transaction, over, at)
+            await escalations.end_round(transaction, finished, at)
 
-        await self._write(work, terminations.c.id == over.termination_id)
+        await self._write(work, terminations.c.id == finished.termination_id)
 
-    async def interrupted(self, under_way: Collection[Straggler], at: datetime) -> None:
-        """Close the attempts for single instances that are open, but for those under way."""
+    async def close_orphaned_attempts(self, under_way: Collection[Straggler], at: datetime) -> None:
         async with self._database.read() as connection:
-            lost = await escalations.lost(connection, under_way, self._fence.partition)
-        if not lost:
+            orphaned = await escalations.find_orphaned_attempts(
+                connection, under_way, self._fence.partition
+            )
+        if not orphaned:
             return
 
         async def work(transaction: Transaction) -> None:
-            await escalations.interrupted(transaction, lost, at)
+            await escalations.close_orphaned_attempts(transaction, orphaned, at)
 
         await self._write(work)
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
-        """Write an attempt before its call leaves."""
-
         async def work(transaction: Transaction) -> None:
             await escalations.start(transaction, straggler, self._fence.partition, at)
 
         await self._write(work, terminations.c.id == straggler.termination_id)
 
     async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
-        """Write its answer; ``again``: it had no effect and is to be made once more."""
-
         async def work(transaction: Transaction) -> None:
             await escalations.finish(transaction, straggler, answer, again=again)
 
@@ -147,38 +126,37 @@ class SqlInstanceStore(Fenced):
         *,
         without: Collection[str] = (),
     ) -> list[CapturedMachine]:
-        """Machines of one region to look up now: of jobs that are down, and a first few of others.
-
-        None that was looked up since ``seen_before``, but to confirm at the end of a settle window
-        that it is gone.  None of those whose ids are in ``without``.
-        """
         async with self._database.read() as connection:
             found, unreadable = await machine_captures.machines_due(
-                connection, self.here, now, seen_before, limit, without=without
+                connection, self.in_partition, now, seen_before, limit, without=without
             )
         for termination_seq, why in unreadable.items():
-            message = f"the row of one of them in the database cannot be read: {why}"
+            message = f"the row of one of the machines in the database cannot be read: {why}"
             problem = ErrorDetail(code="Client.RowUnreadable", message=message)
-            log.error("machines of %s: %s", self._fence.partition, message)
-            await self._hide(termination_seq, problem)
+            log.error(
+                "%s: machines of the termination with seq %s: %s",
+                self._fence.partition,
+                termination_seq,
+                message,
+            )
+            await self._write_machines_problem(termination_seq, problem)
         return found
 
     async def machines_seen(
         self, seen: Sequence[tuple[CapturedMachine, MachineStatus | None]], at: datetime
     ) -> None:
-        """Write what a look at these machines showed; None: nothing that is certain."""
-
         async def work(transaction: Transaction) -> None:
             await machine_captures.machines_seen(transaction, seen, at)
 
         seqs = {machine.termination_seq for machine, _ in seen}
         await self._write(work, terminations.c.seq.in_(seqs))
 
-    async def machines_hidden(self, machine: CapturedMachine, problem: ErrorDetail) -> None:
-        """Write that the machines of this one's job cannot be looked up."""
-        await self._hide(machine.termination_seq, problem)
+    async def record_machines_invisible(
+        self, machine: CapturedMachine, problem: ErrorDetail
+    ) -> None:
+        await self._write_machines_problem(machine.termination_seq, problem)
 
-    async def _hide(self, termination_seq: int, problem: ErrorDetail) -> None:
+    async def _write_machines_problem(self, termination_seq: int, problem: ErrorDetail) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
                 update(terminations)

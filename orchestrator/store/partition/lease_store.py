@@ -1,7 +1,8 @@
-"""The leases on partitions: who lives, who holds what, and how it passes on.
+"""The leases on partitions: live replicas, the partitions they hold, and how these change hands.
 
-A replica lives as long as its row does.  Whoever finds one expired deletes it, and its partitions
-are free: so a renewal that comes late either finds the row, and nobody took anything, or does not.
+A replica is live as long as its row exists. Any replica deletes the row of another one that has
+expired, and its partitions are free then. So a late renewal either finds its row, and no replica
+has taken anything, or finds none and returns None.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
 
-_STANDING = union_all(
+_PARTITIONS_AND_REPLICAS = union_all(
     select(
         partitions.c.name,
         partitions.c.epoch,
@@ -45,7 +46,7 @@ _STANDING = union_all(
     ),
     select(replicas.c.id, null(), null(), null(), replicas.c.partitions, replicas.c.expires_at),
 )
-"""The partitions and the replicas, as they are at one time."""
+"""All partitions (with an epoch) and all replicas (without), as they are at one moment."""
 _RENEW = (
     update(replicas)
     .where(replicas.c.id == bindparam("replica"))
@@ -60,7 +61,7 @@ class SqlLeaseStore:
         self._database = database
 
     async def now(self) -> datetime:
-        """What the database's clock shows."""
+        """Return the time by the database's clock."""
 
         async def work(transaction: Transaction) -> datetime:
             return await transaction.clock()
@@ -68,8 +69,6 @@ class SqlLeaseStore:
         return await self._database.write(work)
 
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
-        """Have a new replica live, which is configured for these partitions."""
-
         async def work(transaction: Transaction) -> None:
             expires_at = await transaction.clock() + timedelta(seconds=lease_s)
             if not self._database.dialect.shared:
@@ -92,8 +91,6 @@ class SqlLeaseStore:
         await self._database.write(work)
 
     async def renew(self, replica: str, lease_s: float) -> LeaseSnapshot | None:
-        """Live on for ``lease_s``; None where the replica had counted as dead."""
-
         async def work(transaction: Transaction) -> LeaseSnapshot | None:
             now = await transaction.clock()
             renewed = await transaction.execute(
@@ -102,14 +99,14 @@ class SqlLeaseStore:
             if renewed.rowcount == 0:
                 return None
             await clock_steps.seen(transaction, now)
-            rows = (await transaction.execute(_STANDING)).all()
+            rows = (await transaction.execute(_PARTITIONS_AND_REPLICAS)).all()
             held = [row for row in rows if row.epoch is not None]
             live = {row.name: row for row in rows if row.epoch is None}
-            # A lease that lasts too long is of before the clock was put back.
-            longest = now + timedelta(seconds=2 * lease_s)
-            if not all(now < row.expires_at <= longest for row in live.values()):
-                over = or_(replicas.c.expires_at <= now, replicas.c.expires_at > longest)
-                expired = replicas.c.id != replica, over
+            # A lease that ends later than this was written before the clock was put back.
+            latest = now + timedelta(seconds=2 * lease_s)
+            if not all(now < row.expires_at <= latest for row in live.values()):
+                ended = or_(replicas.c.expires_at <= now, replicas.c.expires_at > latest)
+                expired = replicas.c.id != replica, ended
                 dead = delete(replicas).where(*expired).returning(replicas.c.id)
                 for name in (await transaction.execute(dead)).scalars():
                     live.pop(name, None)
@@ -127,18 +124,16 @@ class SqlLeaseStore:
         return await self._database.write(work)
 
     async def note_step(self, known_steps_s: int, by_s: int) -> None:
-        """Add a step of the clock to the noted ones, unless another replica has done so."""
-
         async def work(transaction: Transaction) -> None:
             await clock_steps.note(transaction, known_steps_s, by_s)
 
         await self._database.write(work)
 
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
-        """Hold those of these partitions that nobody took since their epochs were read.
+        """Take those of these partitions that no replica took since their epochs were read.
 
-        Their conditions are forgotten: what the holder before met may be over.  The times that are
-        stored for them are moved along with the noted steps of the clock.
+        Their stored health is cleared: the problem of the former holder may be over. The times that
+        are stored for them are moved along with the recorded steps of the clock.
         """
 
         async def work(transaction: Transaction) -> list[FencingToken]:
@@ -164,8 +159,6 @@ class SqlLeaseStore:
         return await self._database.write(work)
 
     async def release(self, fence: FencingToken) -> None:
-        """Give a partition back, so that another replica may take it at once."""
-
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
                 update(partitions)
@@ -177,23 +170,21 @@ class SqlLeaseStore:
         await self._database.write(work)
 
     async def leave(self, replica: str) -> None:
-        """Live no more: all that it held is free."""
-
         async def work(transaction: Transaction) -> None:
             await transaction.execute(delete(replicas).where(replicas.c.id == replica))
             await transaction.notify("")
 
         await self._database.write(work)
 
-    async def adopt(self, *, account: str, region: str, partition: str) -> None:
-        """Hand the work of a region that goes on to the partition that its calls go to now.
+    async def reassign_region(self, *, account: str, region: str, partition: str) -> None:
+        """Move the unfinished work of a region to the partition that its API calls go to now.
 
-        The host in an account's configuration may have changed since it was submitted.
+        The host in an account's configuration may have changed since the work was submitted.
         """
 
         async def work(transaction: Transaction) -> None:
             watched = terminations.c.revival_checked_at.is_not(None)
-            for table, goes_on in (
+            for table, unfinished in (
                 (terminations, or_(terminations.c.finished_at.is_(None), watched)),
                 (operations, operations.c.finished_at.is_(None)),
             ):
@@ -202,7 +193,7 @@ class SqlLeaseStore:
                     .where(
                         table.c.account == account,
                         table.c.region == region,
-                        goes_on,
+                        unfinished,
                         table.c.partition != partition,
                     )
                     .values(partition=partition)

@@ -1,4 +1,4 @@
-"""Instances with their machines, and what CVM showed of those."""
+"""Captured instances with their machines, and the machines' states that CVM showed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 _KEY = ("termination_seq", "task", "instance_index", "machine_id")
-_SEEN = ("state", "reason", "observed_at", "anew")
+_OBSERVED = ("state", "reason", "observed_at", "rescanned")
 
-
-_NOW = select(terminations.c.seq, terminations.c.capture).where(
+# The stored capture of a termination.
+_STORED_CAPTURE = select(terminations.c.seq, terminations.c.capture).where(
     terminations.c.id == bindparam("this_id"),
     terminations.c.partition == bindparam("this_partition"),
 )
@@ -47,9 +47,9 @@ async def write(
     awaits: bool,
     due_at: datetime | None,
 ) -> None:
-    """Write how far a capture is, with the instances of its last page, or neither."""
+    """Write the progress of a capture and the instances of its last page, or neither."""
     this = {"this_id": before.id, "this_partition": before.partition}
-    row = (await transaction.execute(_NOW, this)).one_or_none()
+    row = (await transaction.execute(_STORED_CAPTURE, this)).one_or_none()
     if row is None or row.capture != (before.capture and capture_to_row(before.capture)):
         return
     changes: dict[str, Any] = {"capture_at": due_at, "awaits_capture": awaits}
@@ -61,7 +61,7 @@ async def write(
         )
         after = replace(after, captured=after.captured + new + again)
         if task.env_id is not None:
-            after = replace(after, nodes=await _nodes(transaction, row.seq))
+            after = replace(after, nodes=await _count_nodes(transaction, row.seq))
         else:
             changes["machines_total"] = terminations.c.machines_total + new
     if after.ended_at is not None:
@@ -73,7 +73,10 @@ async def write(
     )
 
 
-_KNOWN = select(instances.c.instance_index, instances.c.machine_id, instances.c.observed_at).where(
+# The stored rows of these instances of a task.
+_STORED_INSTANCES = select(
+    instances.c.instance_index, instances.c.machine_id, instances.c.observed_at
+).where(
     instances.c.termination_seq == bindparam("this_seq"),
     instances.c.task == bindparam("this_task"),
     instances.c.instance_index.in_(bindparam("indices", expanding=True)),
@@ -87,16 +90,17 @@ async def write_instances(
     page: TaskPage,
     *,
     since: datetime | None = None,
-    anew: bool = False,
+    rescanned: bool = False,
 ) -> tuple[int, int]:
     """Write a page of a task's instances.
 
-    Returns how many machines are new, and how many are known and not seen ``since``: an instance
-    may stand on two pages, for their order is not promised, and counts once.
+    Returns how many machines are new, and how many are known but were last observed before
+    ``since``. An instance may be on two pages, since DescribeTask guarantees no order, and counts
+    once.
     """
     indices = [seen.index for seen in page.instances]
     found = await transaction.execute(
-        _KNOWN, {"this_seq": seq, "this_task": task.name, "indices": indices}
+        _STORED_INSTANCES, {"this_seq": seq, "this_task": task.name, "indices": indices}
     )
     known = {(row.instance_index, row.machine_id): row.observed_at for row in found}
     fresh, again = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -112,31 +116,33 @@ async def write_instances(
                 "reason": seen.reason,
                 "observed_at": page.observed_at,
                 "machine": None if task.env_id is None else MachineStatus.NODE,
-                "anew": anew,
+                "rescanned": rescanned,
             }
         )
     if fresh:
         await transaction.execute(insert(instances), fresh)
     if again:
-        await transaction.execute(_SEEN_AGAIN, [_this(row) for row in again])
-    seen_at = [
+        await transaction.execute(_UPDATE_INSTANCE, [_update_parameters(row) for row in again])
+    observed_at = [
         known[row["instance_index"], row["machine_id"]] for row in again if row["machine_id"]
     ]
     return (
         sum(row["machine_id"] != "" for row in fresh),
-        sum(since is not None and at < since for at in seen_at),
+        sum(since is not None and at < since for at in observed_at),
     )
 
 
-_THIS = [instances.c[name] == bindparam(f"this_{name}") for name in _KEY]
-_SEEN_AGAIN = update(instances).where(*_THIS).values({name: bindparam(name) for name in _SEEN})
+_THIS_INSTANCE = [instances.c[name] == bindparam(f"this_{name}") for name in _KEY]
+_UPDATE_INSTANCE = (
+    update(instances).where(*_THIS_INSTANCE).values({name: bindparam(name) for name in _OBSERVED})
+)
 
 
-def _this(row: dict[str, Any]) -> dict[str, Any]:
-    return {f"this_{name}": row[name] for name in _KEY} | {name: row[name] for name in _SEEN}
+def _update_parameters(row: dict[str, Any]) -> dict[str, Any]:
+    return {f"this_{name}": row[name] for name in _KEY} | {name: row[name] for name in _OBSERVED}
 
 
-async def _nodes(transaction: Transaction, seq: int) -> int:
+async def _count_nodes(transaction: Transaction, seq: int) -> int:
     count = await transaction.scalar(
         select(func.count(instances.c.machine_id.distinct())).where(
             instances.c.termination_seq == seq, instances.c.machine == MachineStatus.NODE
@@ -151,7 +157,7 @@ async def _nodes(transaction: Transaction, seq: int) -> int:
 _STARTING = instances.c.state == JobState.STARTING
 
 
-def _machines(
+def _select_machines(
     which: TextClause, *conditions: ColumnElement[bool], first: ColumnElement[Any]
 ) -> Select[Any]:
     return (
@@ -169,56 +175,59 @@ def _machines(
     )
 
 
-_IS_STOPPED = terminations.c.state == State.SETTLING
-_SEEN_AT = instances.c.machine_observed_at
-_SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_SEEN_AT.type)
-_NOW_AT: BindParameter[datetime] = bindparam("now", type_=_SEEN_AT.type)
-_DUE = tagged_union(
-    _machines(
+_JOB_IS_STOPPED = terminations.c.state == State.SETTLING
+_OBSERVED_AT = instances.c.machine_observed_at
+_SEEN_BEFORE: BindParameter[datetime] = bindparam("seen_before", type_=_OBSERVED_AT.type)
+_NOW: BindParameter[datetime] = bindparam("now", type_=_OBSERVED_AT.type)
+_MACHINES_DUE = tagged_union(
+    # Of jobs with machines none of which was looked up yet.
+    _select_machines(
         MACHINE_LEFT,
         terminations.c.machines_total > 0,
         terminations.c.machines_observed_at.is_(None),
         terminations.c.finished_at.is_(None),
-        # Whether those were ever created is not known later.
+        # Starting ones first: later it cannot be known whether they were ever created.
         first=_STARTING.desc(),
     ),
-    _machines(
+    # Of stopped jobs, until they are gone.
+    _select_machines(
         MACHINE_LEFT,
-        _IS_STOPPED,
+        _JOB_IS_STOPPED,
         or_(
-            _SEEN_AT.is_(None),
-            _SEEN_AT <= _SEEN_BEFORE,
-            terminations.c.settle_from >= _SEEN_AT,
+            _OBSERVED_AT.is_(None),
+            _OBSERVED_AT <= _SEEN_BEFORE,
+            terminations.c.settle_from >= _OBSERVED_AT,
         ),
-        first=_SEEN_AT.nulls_first(),
+        first=_OBSERVED_AT.nulls_first(),
     ),
-    # Gone when they were looked up, which is confirmed once the settle window is over.
-    _machines(
+    # Gone at their last look-up: this is confirmed at the end of the settle window.
+    _select_machines(
         MACHINE_GONE,
-        _IS_STOPPED,
-        terminations.c.confirm_from <= _NOW_AT,
-        terminations.c.confirm_from > _SEEN_AT,
-        first=_SEEN_AT,
+        _JOB_IS_STOPPED,
+        terminations.c.confirm_from <= _NOW,
+        terminations.c.confirm_from > _OBSERVED_AT,
+        first=_OBSERVED_AT,
     ),
 )
 
 
 async def machines_due(
     connection: AsyncConnection,
-    here: Mapping[str, object],
+    in_partition: Mapping[str, object],
     now: datetime,
     seen_before: datetime,
     limit: int,
     *,
     without: Collection[str],
 ) -> tuple[list[CapturedMachine], dict[int, str]]:
-    """Machines of one region to look up now, without those of these ids.
+    """Return machines of one region to look up now, without those of these ids.
 
-    A first few of each job, then all of those down that are left, then those to be confirmed.  And
-    the ``seq`` of terminations with one whose row cannot be read, with the reason.
+    First some of each job that was never looked up, then the remaining ones of stopped jobs, then
+    those to be confirmed as gone. Also returns the ``seq`` of each termination with a row that
+    cannot be decoded, with the reason.
     """
-    asked = {"now": now, "seen_before": seen_before, "limit": limit, "without": list(without)}
-    rows = await decoded(connection, _DUE, _machine, {**here, **asked})
+    parameters = {"now": now, "seen_before": seen_before, "limit": limit, "without": list(without)}
+    rows = await decoded(connection, _MACHINES_DUE, _machine, {**in_partition, **parameters})
     machines = [row for row in rows if not isinstance(row, Unreadable)]
     found = {tuple(getattr(machine, name) for name in _KEY): machine for machine in machines}
     due = list(found.values())[:limit]
@@ -230,7 +239,7 @@ async def machines_due(
 
 def _machine(row: Mapping[str, Any]) -> CapturedMachine:
     if not isinstance(row["machine_id"], str):
-        raise TypeError("machine_id is no text")
+        raise TypeError("machine_id is not text")
     return CapturedMachine(
         termination_seq=row["termination_seq"],
         region=row["region"],
@@ -243,15 +252,15 @@ def _machine(row: Mapping[str, Any]) -> CapturedMachine:
     )
 
 
-_LOOKED_UP = (
+_UPDATE_MACHINE = (
     update(instances)
-    .where(*_THIS)
+    .where(*_THIS_INSTANCE)
     .values(machine=bindparam("machine"), machine_observed_at=bindparam("machine_observed_at"))
 )
 
-
 _AT: BindParameter[datetime] = bindparam("at", type_=terminations.c.next_poll_at.type)
-_COUNT = (
+# Add to the machine counts of a termination.
+_ADD_TO_COUNTS = (
     update(terminations)
     .where(terminations.c.seq == bindparam("this_seq"))
     .values(
@@ -262,25 +271,26 @@ _COUNT = (
     )
 )
 _ALL_GONE = terminations.c.machines_gone == terminations.c.machines_total
-_ALL_OBSERVED = (
+# Where all machines are gone: the earliest time at which one of them was observed so; else NULL.
+_SET_ALL_OBSERVED_AT = (
     update(terminations)
     .where(terminations.c.seq.in_(bindparam("seqs", expanding=True)))
     .values(
         machines_all_observed_at=case(
             (
                 _ALL_GONE,
-                select(func.min(_SEEN_AT))
+                select(func.min(_OBSERVED_AT))
                 .where(instances.c.termination_seq == terminations.c.seq, MACHINE_GONE)
                 .scalar_subquery(),
             )
         )
     )
 )
-_LAST_IS_GONE = (
+_POLL_JOB_NOW = (
     update(terminations)
     .where(
         terminations.c.seq.in_(bindparam("seqs", expanding=True)),
-        _IS_STOPPED,
+        _JOB_IS_STOPPED,
         _ALL_GONE,
         or_(
             terminations.c.confirm_from.is_(None),
@@ -291,7 +301,7 @@ _LAST_IS_GONE = (
     )
     .values(next_poll_at=_AT)
 )
-"""What it waited for has come: the job is read now."""
+"""Where a stopped job waited for its last machine to be gone: make its poll due now."""
 
 
 async def machines_seen(
@@ -299,33 +309,33 @@ async def machines_seen(
     seen: Sequence[tuple[CapturedMachine, MachineStatus | None]],
     at: datetime,
 ) -> None:
-    """Write what a look at these machines showed, and the counts that follow."""
+    """Write the observed states of these machines, and the counts that follow from them."""
     await transaction.execute(
-        _LOOKED_UP,
+        _UPDATE_MACHINE,
         [
             {f"this_{name}": getattr(machine, name) for name in _KEY}
-            | {"machine": sight, "machine_observed_at": at}
-            for machine, sight in seen
+            | {"machine": status, "machine_observed_at": at}
+            for machine, status in seen
         ],
     )
     by_termination: defaultdict[int, list[tuple[CapturedMachine, MachineStatus | None]]]
     by_termination = defaultdict(list)
-    for machine, sight in seen:
-        by_termination[machine.termination_seq].append((machine, sight))
+    for machine, status in seen:
+        by_termination[machine.termination_seq].append((machine, status))
     for seq, its in sorted(by_termination.items()):
         up = sum(
-            (sight is MachineStatus.UP) - (machine.sight is MachineStatus.UP)
-            for machine, sight in its
+            (status is MachineStatus.UP) - (machine.sight is MachineStatus.UP)
+            for machine, status in its
         )
-        gone = sum(_is_over(sight) - _is_over(machine.sight) for machine, sight in its)
-        listed = any(sight in (MachineStatus.UP, MachineStatus.TERMINATED) for _, sight in its)
+        gone = sum(_is_gone(status) - _is_gone(machine.sight) for machine, status in its)
+        listed = any(status in (MachineStatus.UP, MachineStatus.TERMINATED) for _, status in its)
         await transaction.execute(
-            _COUNT, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}
+            _ADD_TO_COUNTS, {"this_seq": seq, "up": up, "gone": gone, "listed": listed, "at": at}
         )
     seqs = list(by_termination)
-    await transaction.execute(_ALL_OBSERVED, {"seqs": seqs})
-    await transaction.execute(_LAST_IS_GONE, {"seqs": seqs, "at": at})
+    await transaction.execute(_SET_ALL_OBSERVED_AT, {"seqs": seqs})
+    await transaction.execute(_POLL_JOB_NOW, {"seqs": seqs, "at": at})
 
 
-def _is_over(sight: MachineStatus | None) -> bool:
-    return sight is not None and sight.over
+def _is_gone(status: MachineStatus | None) -> bool:
+    return status is not None and status.is_gone

@@ -1,4 +1,4 @@
-"""The engine's view: which terminations are due, and the writes of its loops."""
+"""The engine's store of one partition: which terminations are due, and the writes of its loops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from orchestrator.store.schema import (
 from orchestrator.store.terminations import milestones, set_aside, turns
 from orchestrator.store.terminations.row_locks import RowLocks, unlocked
 from orchestrator.store.terminations.transitions import write_decision, write_decisions
-from orchestrator.store.terminations.turns import IN_TURN
+from orchestrator.store.terminations.turns import DISPATCH_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_SEEN = {
+# Conditions of a poll filter on whether the job was polled before.
+_POLLED_BEFORE = {
     None: true(),
     True: terminations.c.job_state.is_not(None),
     False: terminations.c.job_state.is_(None),
@@ -64,56 +65,62 @@ _SEEN = {
 
 
 @cache
-def _planned(*kinds: PollFilter) -> CompoundSelect[Any]:
-    return tagged_union(*(_of_kind(kind) for kind in kinds))
+def _polls_of_kinds(*kinds: PollFilter) -> CompoundSelect[Any]:
+    return tagged_union(*(_polls_of_kind(kind) for kind in kinds))
 
 
-def _of_kind(kind: PollFilter) -> Select[Any]:
+def _polls_of_kind(kind: PollFilter) -> Select[Any]:
     t = terminations.c
     rows = select(terminations).where(
         IN_PARTITION,
         t.poll_kind == kind.poll_kind,
         t.next_poll_at.is_not(None),
         t.state.in_(kind.states),
-        _SEEN[kind.seen],
+        _POLLED_BEFORE[kind.seen],
     )
     if kind.in_turn:
-        # Put so that SQLite takes no index on next_poll_at, and sorts all that are due.
+        # Written so that SQLite does not use an index on next_poll_at and then sort all due rows.
         due = case((t.next_poll_at <= CUTOFF, 1), else_=0) == 1
         return rows.where(due).order_by(t.turn, t.seq).limit(LIMIT)
     return rows.order_by(t.next_poll_at).limit(LIMIT)
 
 
+# The machines are captured, or the calls do not wait for that.
 _CAPTURED = or_(
     terminations.c.captured_run >= terminations.c.run, not_(terminations.c.awaits_capture)
 )
 _UNCAPTURED_BEFORE: BindParameter[datetime] = bindparam(
     "uncaptured_before", type_=terminations.c.terminate_after.type
 )
-_CALLABLE = (
+# Terminations whose TerminateJob call may be made, in the order of the calls.
+_READY_TO_TERMINATE = (
     select(terminations)
     .where(
         IN_PARTITION,
         terminations.c.terminate_after <= CUTOFF,
         or_(_CAPTURED, terminations.c.terminate_after <= _UNCAPTURED_BEFORE),
     )
-    .order_by(*IN_TURN)
+    .order_by(*DISPATCH_ORDER)
     .limit(LIMIT)
 )
+# The earliest time of a call: of captured jobs, and of those that wait for their capture.
 _NEXT_CALL_AT = select(
     func.min(case((_CAPTURED, terminations.c.terminate_after))).label("captured"),
     func.min(case((not_(_CAPTURED), terminations.c.terminate_after))).label("other"),
 ).where(IN_PARTITION, terminations.c.terminate_after.is_not(None))
 
-_UNANSWERED = (
+# Terminations with a TerminateJob attempt whose answer was never written.
+_WITH_OPEN_ATTEMPTS = (
     select(terminations)
     .join(attempts, attempts.c.termination_id == terminations.c.id)
     .where(IN_PARTITION, attempts.c.answered_at.is_(None), attempts.c.action == TERMINATE_JOB)
     .order_by(terminations.c.seq)
 )
 
-_MADE = select(func.count()).where(attempts.c.termination_id == bindparam("this"))
-_ANSWERED = (
+# The number of attempts made for a termination.
+_ATTEMPT_COUNT = select(func.count()).where(attempts.c.termination_id == bindparam("this"))
+# Write the answer of the open TerminateJob attempt of a termination.
+_CLOSE_ATTEMPT = (
     update(attempts)
     .where(
         attempts.c.termination_id == bindparam("this"),
@@ -129,8 +136,11 @@ _ANSWERED = (
 _COUNTED_AT = terminations.c.instances_observed_at
 
 
-def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
-    """Never counted, then counted long ago: two index scans, and databases sort NULLs apart."""
+def _stale_counters(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
+    """Select draining jobs whose instances were never counted, and those counted long ago.
+
+    Two index scans, because the databases differ in where they sort NULL.
+    """
     return tagged_union(
         *(
             select(terminations)
@@ -148,7 +158,8 @@ def _draining(condition: ColumnElement[bool]) -> CompoundSelect[Any]:
     )
 
 
-_OF_IDS = (
+# Those of these terminations that drain and for which no count is planned.
+_DRAINING_BY_ID = (
     select(terminations)
     .where(
         IN_PARTITION,
@@ -158,8 +169,10 @@ _OF_IDS = (
     )
     .order_by(terminations.c.seq)
 )
-_OF_ANY = _draining(terminations.c.acknowledged_at < CUTOFF)
-_OF_OPERATIONS = _draining(
+# Stale counters of any operation, of jobs whose call was acknowledged before the cutoff.
+_STALE_COUNTERS = _stale_counters(terminations.c.acknowledged_at < CUTOFF)
+# Stale counters of these operations.
+_STALE_COUNTERS_OF_OPERATIONS = _stale_counters(
     terminations.c.id.in_(
         select(operation_terminations.c.termination_id).where(
             operation_terminations.c.operation_id.in_(bindparam("operation_ids", expanding=True))
@@ -169,102 +182,79 @@ _OF_OPERATIONS = _draining(
 
 
 class PartitionStore(Fenced):
-    """Implements :class:`orchestrator.engine.ports.Store`: one partition, under one lease."""
+    """Implements :class:`orchestrator.engine.ports.Store` for one partition, under one lease."""
 
     def __init__(self, database: Database, fence: FencingToken) -> None:
         super().__init__(database, fence, RowLocks(database, fence.partition))
         self.instances = SqlInstanceStore(database, fence, self._locks)
 
-    async def planned(
+    async def next_polls(
         self, now: datetime, limit: int, *kinds: PollFilter
     ) -> dict[PollFilter, list[Termination]]:
-        """Terminations of each kind to look at: due or not, the soonest first.
+        found = await self._fetch_each(_polls_of_kinds(*kinds), len(kinds), before=now, limit=limit)
+        return dict(zip(kinds, found, strict=True))
 
-        Of a kind that goes in turn, those that are due.
-        """
-        planned = await self._fetch_each(_planned(*kinds), len(kinds), before=now, limit=limit)
-        return dict(zip(kinds, planned, strict=True))
-
-    async def callable(
+    async def ready_to_terminate(
         self, now: datetime, limit: int, *, capture_wait_s: float
     ) -> tuple[list[Termination], datetime | None]:
-        """Terminations whose job may be called now, first in line first.
-
-        Where there is none, with when one may be.  One that awaits the capture of its machines
-        does so for ``capture_wait_s`` at most.
-        """
         wait = timedelta(seconds=capture_wait_s)
-        found = await self._fetch(_CALLABLE, before=now, uncaptured_before=now - wait, limit=limit)
-        if found:
-            return found, None
+        ready = await self._fetch(
+            _READY_TO_TERMINATE, before=now, uncaptured_before=now - wait, limit=limit
+        )
+        if ready:
+            return ready, None
         async with self._database.read() as connection:
-            (row,) = await legible(connection, _NEXT_CALL_AT, self.here)
+            (row,) = await legible(connection, _NEXT_CALL_AT, self.in_partition)
         captured, other = row["captured"], row["other"]
         return [], min((at for at in (captured, other and other + wait) if at), default=None)
 
-    async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
-        """Terminations of one region whose job is watched for coming back, the soonest due first.
-
-        None whose watch has looked since ``looked_before``.
-        """
-        rows = await self._fetch(revivals.TO_WATCH, before=looked_before, limit=limit)
+    async def due_for_revival_check(
+        self, checked_before: datetime, limit: int
+    ) -> list[Termination]:
+        rows = await self._fetch(revivals.DUE_FOR_CHECK, before=checked_before, limit=limit)
         return [row for row in rows if row.region == rows[0].region]
 
-    async def watch(
+    async def record_revival_checks(
         self,
-        looks: Sequence[RevivalCheck],
+        checks: Sequence[RevivalCheck],
         at: datetime,
         *,
         reterminate_max: int,
         new_id: Callable[[str], str],
     ) -> None:
-        """Write what these looks showed, with an operation for each job to be kept down.
-
-        None is brought down again more than ``reterminate_max`` times in a row.  ``new_id`` makes
-        an id with a prefix.
-        """
-
         async def work(transaction: Transaction) -> None:
             await revivals.write(
-                transaction, looks, at, reterminate_max=reterminate_max, new_id=new_id
+                transaction, checks, at, reterminate_max=reterminate_max, new_id=new_id
             )
 
-        await self._write(
-            work, terminations.c.id.in_({poll_kind.termination.id for poll_kind in looks})
-        )
+        await self._write(work, terminations.c.id.in_({check.termination.id for check in checks}))
 
-    async def unanswered(self) -> list[Termination]:
-        """Terminations with a TerminateJob call whose answer was never written."""
-        return await self._fetch(_UNANSWERED)
+    async def with_open_attempts(self) -> list[Termination]:
+        return await self._fetch(_WITH_OPEN_ATTEMPTS)
 
     async def draining(self, termination_ids: Sequence[str]) -> list[Termination]:
-        """Those of these that drain and of which no count is planned, in the order given."""
-        found = await self._fetch(_OF_IDS, ids=termination_ids)
+        found = await self._fetch(_DRAINING_BY_ID, ids=termination_ids)
         return sorted(found, key=lambda each: termination_ids.index(each.id))
 
-    async def uncounted(
+    async def with_stale_counters(
         self, before: datetime, operation_ids: Sequence[str] | None, limit: int
     ) -> list[Termination]:
-        """Draining jobs whose instances were not counted since ``before``, the longest ago first.
-
-        Of these operations; None: of any, where the call was acknowledged before then, too.
-        """
-        statement, asked = _OF_ANY, dict[str, object]()
+        statement, parameters = _STALE_COUNTERS, dict[str, object]()
         if operation_ids is not None:
-            statement, asked = _OF_OPERATIONS, {"operation_ids": operation_ids}
-        never, long_ago = await self._fetch_each(statement, 2, before=before, limit=limit, **asked)
+            statement, parameters = _STALE_COUNTERS_OF_OPERATIONS, {"operation_ids": operation_ids}
+        never, long_ago = await self._fetch_each(
+            statement, 2, before=before, limit=limit, **parameters
+        )
         return [*never, *long_ago][:limit]
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
-        """Write decisions in one transaction; returns how many changed a state."""
-
         async def work(transaction: Transaction) -> int:
             return await write_decisions(transaction, changes, at)
 
         return await self._write(work, terminations.c.id.in_({before.id for before, _ in changes}))
 
     async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
-        """Let no look of these be due before ``until``, but for rows that somebody has locked."""
+        """Make no poll of these due before ``until``, except for rows that are locked."""
         t = terminations.c
         these = (
             t.partition == self._fence.partition,
@@ -280,20 +270,13 @@ class PartitionStore(Fenced):
         await self._write(work)
 
     async def let_go(self) -> bool:
-        """Have the loops try those again whose rows were locked; whether there was one."""
         return await self._locks.let_go()
 
     async def set_aside_until(self, now: datetime) -> datetime | None:
-        """When the first of those that are set aside is to be tried again."""
         async with self._database.read() as connection:
             return await set_aside.next_at(connection, self._fence.partition, now)
 
     async def take_up(self, now: datetime) -> bool:
-        """Have the loops try those again whose time has come, but for rows that are locked.
-
-        Returns whether there was one.
-        """
-
         async def work(transaction: Transaction) -> bool:
             return await set_aside.take_up(transaction, self._fence.partition, now)
 
@@ -302,13 +285,11 @@ class PartitionStore(Fenced):
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt
     ) -> int | None:
-        """Write the attempt and the move to sending; its number, or None if it moved meanwhile."""
-
         async def work(transaction: Transaction) -> int | None:
             call = {"attempt": {"action": attempt.action, "target": attempt.target}}
             if not await write_decision(transaction, before, decision, attempt.sent_at, call):
                 return None
-            made = await transaction.scalar(_MADE, {"this": before.id})
+            made = await transaction.scalar(_ATTEMPT_COUNT, {"this": before.id})
             number = int(made or 0) + 1
             await transaction.execute(
                 insert(attempts),
@@ -329,8 +310,6 @@ class PartitionStore(Fenced):
     async def finish_attempt(
         self, before: Termination, decision: Decision, answer: AttemptResult
     ) -> None:
-        """Write the open attempt's answer and what was decided on it, or neither."""
-
         async def work(transaction: Transaction) -> None:
             result = {name: getattr(answer, name) for name in ("outcome", "code", "request_id")}
             if not await write_decision(
@@ -338,19 +317,14 @@ class PartitionStore(Fenced):
             ):
                 return
             await transaction.execute(
-                _ANSWERED, {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()}
+                _CLOSE_ATTEMPT,
+                {"this": before.id} | {f"its_{k}": v for k, v in asdict(answer).items()},
             )
             await turns.called(transaction, before, decision.after)
 
         await self._write(work, terminations.c.id == before.id)
 
-    async def set_condition(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
-        """Record how the partition fares, for everyone who asks.
-
-        ``trouble``: why its calls fail.  ``allowed_per_s``: how many TerminateJob calls the cloud
-        lets through; None: as many as are configured.
-        """
-
+    async def set_health(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
                 update(partitions)

@@ -1,4 +1,4 @@
-"""Jobs that are down and watched for coming back: which are to be looked at, and what was seen."""
+"""Stopped jobs that are watched for a revival: which are due, and the results of the checks."""
 
 from __future__ import annotations
 
@@ -30,60 +30,62 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
 
-TO_WATCH = (
+DUE_FOR_CHECK = (
     select(terminations)
     .where(IN_PARTITION, terminations.c.revival_checked_at <= CUTOFF)
     .order_by(terminations.c.revival_checked_at)
     .limit(LIMIT)
 )
-"""Terminations whose watch looked last ``before`` then, the longest ago first."""
+"""Terminations last checked for a revival before the cutoff, the longest ago first."""
 
 
 async def write(
     transaction: Transaction,
-    looks: Sequence[RevivalCheck],
+    checks: Sequence[RevivalCheck],
     at: datetime,
     *,
     reterminate_max: int,
     new_id: Callable[[str], str],
 ) -> None:
-    """Write what these looks showed, with the operations that bring jobs down again.
+    """Write the results of these checks, with the operations that terminate revived jobs again.
 
     ``new_id`` makes an id with a prefix.
     """
     for ends in (True, False):
-        same = [
-            poll_kind.termination.id
-            for poll_kind in looks
-            if poll_kind.ends is ends and not poll_kind.came_back
+        not_revived = [
+            check.termination.id for check in checks if check.ends is ends and not check.came_back
         ]
         await transaction.execute(
             update(terminations)
-            .where(terminations.c.id.in_(same), terminations.c.revival_checked_at.is_not(None))
+            .where(
+                terminations.c.id.in_(not_revived), terminations.c.revival_checked_at.is_not(None)
+            )
             .values(revival_checked_at=None if ends else at, **CLEARED)
         )
-    for poll_kind in looks:
-        if poll_kind.came_back is not None:
-            await _write_revival(transaction, poll_kind, at, reterminate_max, new_id)
+    for check in checks:
+        if check.came_back is not None:
+            await _write_revival(transaction, check, at, reterminate_max, new_id)
 
 
 async def _write_revival(
     transaction: Transaction,
-    poll_kind: RevivalCheck,
+    check: RevivalCheck,
     at: datetime,
     reterminate_max: int,
     new_id: Callable[[str], str],
 ) -> None:
-    before, seen = poll_kind.termination, poll_kind.came_back
+    before, seen = check.termination, check.came_back
     assert seen is not None
     revival = revival_of(seen)
     again: NewOperation | None = None
-    asked = None if revival.ended else await _reterminate(transaction, before, revival.at)
-    if asked is not None:
-        if asked.reterminate_round >= reterminate_max:
+    requested = None
+    if not revival.ended:
+        requested = await _requested_by(transaction, before, revival.at)
+    if requested is not None:
+        if requested.reterminate_round >= reterminate_max:
             revival = replace(revival, limit_reached=True)
         else:
-            again = _again(before, asked, at, revival.at, new_id("op"))
+            again = _next_operation(before, requested, at, revival.at, new_id("op"))
             revival = replace(revival, reterminated_by=again.id)
     written = await transaction.execute(
         update(terminations)
@@ -94,7 +96,7 @@ async def _write_revival(
         )
         .values(
             revival=revival_to_row(revival),
-            revival_checked_at=None if poll_kind.ends else at,
+            revival_checked_at=None if check.ends else at,
             **CLEARED,
         )
     )
@@ -106,10 +108,10 @@ async def _write_revival(
     milestones.revived(transaction, before, revival)
 
 
-async def _reterminate(
+async def _requested_by(
     transaction: Transaction, termination: Termination, seen_at: datetime
 ) -> Row[Any] | None:
-    """The operation that asks longest for its job to be kept down, if one still does then."""
+    """Return the operation that asks longest to terminate its job again, if one still does."""
     link = operation_terminations.c
     found = await transaction.execute(
         select(operations)
@@ -118,21 +120,23 @@ async def _reterminate(
         .order_by(operations.c.reterminate_for_s.desc(), operations.c.seq)
         .limit(1)
     )
-    asked = found.one_or_none()
-    return asked if asked is not None and _left_s(termination, asked, seen_at) > 0 else None
+    row = found.one_or_none()
+    return row if row is not None and _remaining_s(termination, row, seen_at) > 0 else None
 
 
-def _left_s(termination: Termination, asked: Row[Any], seen_at: datetime) -> float:
+def _remaining_s(termination: Termination, requested: Row[Any], seen_at: datetime) -> float:
     assert termination.finished_at is not None
-    return float(asked.reterminate_for_s - (elapsed_s(termination.finished_at, seen_at) or 0.0))
+    return float(requested.reterminate_for_s - (elapsed_s(termination.finished_at, seen_at) or 0.0))
 
 
-def _again(
-    before: Termination, asked: Row[Any], at: datetime, seen_at: datetime, operation_id: str
+def _next_operation(
+    before: Termination, requested: Row[Any], at: datetime, seen_at: datetime, operation_id: str
 ) -> NewOperation:
-    """The operation that brings its job down again; it is held where it is SUBMITTED."""
-    first = asked.reterminates_for or asked.id
-    reason = asked.reason if asked.reterminates_for else f"kept down for {first}: {asked.reason}"
+    """Return the operation that terminates its job again; a SUBMITTED job is held."""
+    first = requested.reterminates_for or requested.id
+    reason = requested.reason
+    if not requested.reterminates_for:
+        reason = f"terminated again for {first}: {reason}"
     return NewOperation(
         id=operation_id,
         account=before.account,
@@ -141,7 +145,7 @@ def _again(
         job_ids=(before.job_id,),
         duplicates_merged=0,
         reason=reason,
-        requested_by=asked.requested_by,
+        requested_by=requested.requested_by,
         idempotency_key=None,
         request_hash="",
         on_submitted=OnSubmitted.HOLD,
@@ -151,7 +155,7 @@ def _again(
         created_at=at,
         escalate=before.escalate,
         revival_watch_s=before.revival_watch_s,
-        reterminate_for_s=_left_s(before, asked, seen_at),
+        reterminate_for_s=_remaining_s(before, requested, seen_at),
         reterminates_for=first,
-        reterminate_round=asked.reterminate_round + 1,
+        reterminate_round=requested.reterminate_round + 1,
     )

@@ -1,1 +1,1 @@
-"""The API's side: submission, and what is read for people."""
+"""The API's side: storing operations, and the reads that answer requests."""

@@ -1,4 +1,4 @@
-"""What the terminations of an operation add up to, in groups that the domain judges."""
+"""Totals of the instances of an operation, in groups of terminations that the domain tallies."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 async def groups(connection: AsyncConnection, operation_id: str) -> Sequence[Row[Any]]:
-    """An operation's terminations, by what their instances are judged by."""
+    """Read the groups of an operation's terminations; :func:`as_group` converts a row."""
     found = await connection.execute(_GROUPS, {"operation_id": operation_id})
     rows: Sequence[Row[Any]] = found.all()
     return rows
 
 
 def _if_captured(number: ColumnElement[int]) -> ColumnElement[int | None]:
-    """A number of a job's capture, once that has come to its end."""
+    """Return a number of a job's capture, or NULL before the capture has ended."""
     capture = terminations.c.capture
     ended = and_(
         json_text(capture, "ended_at").is_not(None), json_text(capture, "problem").is_(None)
@@ -60,16 +60,17 @@ def _groups() -> Select[Any]:
         )
         .join(operation_terminations, operation_terminations.c.termination_id == t.id)
         .where(operation_terminations.c.operation_id == bindparam("operation_id"))
-        # By their labels: PostgreSQL takes two expressions with parameters for different ones.
+        # By label: PostgreSQL does not recognise an expression with parameters as the same one.
         .group_by(*keys)
     )
 
 
+# One row for each group of an operation's terminations.
 _GROUPS: Final = _groups()
 
 
 def as_group(row: Row[Any]) -> InstanceGroup:
-    """The group as the domain judges it."""
+    """Convert a row of :func:`groups` to the domain's value."""
     # PostgreSQL sums big integers into a decimal.
     total, live = (None if value is None else int(value) for value in (row.total, row.live))
     return InstanceGroup(

@@ -1,4 +1,4 @@
-"""All that is known of an operation, as its certificate needs it."""
+"""The whole history of an operation, for its certificate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 TERMINATIONS_AT_ONCE: Final = 50
-"""Between two pages everything else in this process goes on."""
+"""Terminations of one page; between two pages everything else in this process goes on."""
 
 
 class SqlHistories:
@@ -44,7 +44,7 @@ class SqlHistories:
 
     @asynccontextmanager
     async def history(self, operation_id: str) -> AsyncIterator[OperationHistory | None]:
-        """All of an operation, read as it was at one moment, for as long as this is open."""
+        """Open the history of an operation, read in one snapshot; None if it does not exist."""
         async with self._database.read(for_request=True) as connection:
             query = select(operations).where(operations.c.id == operation_id)
             found = await legible(connection, query)
@@ -53,7 +53,7 @@ class SqlHistories:
                 return
             (row,) = found
             own = select(events).where(events.c.operation_id == operation_id)
-            happened = await legible(connection, own.order_by(events.c.number))
+            own_events = await legible(connection, own.order_by(events.c.number))
             async with aclosing(_pages(connection, operation_id)) as pages:
                 yield OperationHistory(
                     id=row["id"],
@@ -64,7 +64,7 @@ class SqlHistories:
                     created_at=row["created_at"],
                     finished_at=row["finished_at"],
                     outcome=row["outcome"],
-                    events=tuple(event_record(event) for event in happened),
+                    events=tuple(event_record(event) for event in own_events),
                     terminations=pages,
                 )
 
@@ -73,8 +73,8 @@ async def _pages(
     connection: AsyncConnection, operation_id: str
 ) -> AsyncGenerator[list[TerminationHistory], None]:
     link = operation_terminations.c
-    asked = select(link.termination_id).where(link.operation_id == operation_id)
-    ids = list((await connection.execute(asked)).scalars())
+    linked = select(link.termination_id).where(link.operation_id == operation_id)
+    ids = list((await connection.execute(linked)).scalars())
     for start in range(0, len(ids), TERMINATIONS_AT_ONCE):
         yield await _page(connection, ids[start : start + TERMINATIONS_AT_ONCE])
 
@@ -82,19 +82,19 @@ async def _pages(
 async def _page(connection: AsyncConnection, ids: Sequence[str]) -> list[TerminationHistory]:
     wanted = select(terminations).where(terminations.c.id.in_(ids)).order_by(terminations.c.seq)
     rows = await all_shown(connection, wanted)
-    tried: dict[str, list[AttemptRecord]] = defaultdict(list)
+    attempts_of: dict[str, list[AttemptRecord]] = defaultdict(list)
     made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.number)
     for attempt in await legible(connection, made):
-        tried[attempt["termination_id"]].append(attempt_record(attempt))
-    happened: dict[str, list[EventRecord]] = defaultdict(list)
+        attempts_of[attempt["termination_id"]].append(attempt_record(attempt))
+    events_of: dict[str, list[EventRecord]] = defaultdict(list)
     theirs = select(events).where(events.c.termination_id.in_(ids)).order_by(events.c.number)
     for event in await legible(connection, theirs):
-        happened[event["termination_id"]].append(event_record(event))
+        events_of[event["termination_id"]].append(event_record(event))
     return [
         TerminationHistory(
             termination=termination,
-            attempts=tuple(tried[row["id"]]),
-            events=tuple(happened[row["id"]]),
+            attempts=tuple(attempts_of[row["id"]]),
+            events=tuple(events_of[row["id"]]),
         )
         for row, termination in rows
     ]

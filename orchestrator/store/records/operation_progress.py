@@ -1,4 +1,4 @@
-"""How far the jobs of an operation are, as counts by which its end is foretold."""
+"""Progress of an operation: counts of its jobs, from which its end is forecast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, exists, func, literal, or_, select
 
 from orchestrator.domain.clock_steps import elapsed_s
 from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
-from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import Progress
 from orchestrator.store.mapping.termination_rows import forecast_from_row
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from orchestrator.services.ports import OperationRecord
 
 ENDING_MAX: Final = 32
-LONG_S: Final = 128
-NEARLY_S: Final = 16
+LONG_S, ROUNDED_TO_S = 128, 16
+"""Durations from LONG_S on are rounded, since each one makes a group of its own."""
 FEW: Final = 10
-"""Where fewer of an operation's jobs are down, those of others count as well."""
+"""If fewer jobs of an operation have stopped, jobs of other operations count as well."""
 OTHERS_MAX: Final = 100
-LATELY_MIN_S: Final = 60.0
-LATELY_SHARE: Final = 0.25
-"""The rate is that of the last quarter of the time, or of so many seconds."""
+WINDOW_MIN_S: Final = 60.0
+WINDOW_SHARE: Final = 0.25
+"""The rate is measured over this share of the operation's age, or over WINDOW_MIN_S if longer."""
 
 
-class _Part(StrEnum):
-    """What a job is counted among."""
+class _ProgressBucket(StrEnum):
+    """The part of the progress that a job counts for."""
 
     STOPPED = "stopped"
     TO_CALL = "to call"
@@ -51,97 +51,97 @@ class _Part(StrEnum):
 
 
 _T = terminations.c
-_DRAINS: Final = _T.state == State.DRAINING
-_STALLED: Final = and_(_DRAINS, _T.forecast_stalled_since.is_not(None))
-_ENDING: Final = and_(_DRAINS, _T.forecast_p90_at.is_not(None))
-_UNFORETOLD: Final = and_(
-    _DRAINS, _T.forecast_stalled_since.is_(None), _T.forecast_p90_at.is_(None)
+# Draining jobs: stalled, with a forecast of their end, and without a forecast.
+_DRAINING: Final = _T.state == State.DRAINING
+_STALLED: Final = and_(_DRAINING, _T.forecast_stalled_since.is_not(None))
+_ENDING: Final = and_(_DRAINING, _T.forecast_p90_at.is_not(None))
+_WITHOUT_FORECAST: Final = and_(
+    _DRAINING, _T.forecast_stalled_since.is_(None), _T.forecast_p90_at.is_(None)
 )
 
 
-def _part(now: datetime) -> ColumnElement[str | None]:
-    # As foretelling.nobody_knows has it.
+def _progress_bucket(now: datetime) -> ColumnElement[str | None]:
+    # Late or unread: the rule of forecast_updates.nobody_knows.
     passed_s = whole_seconds(literal(now, _T.created_at.type), _T.give_up_from)
     late = passed_s >= _T.give_up_after_s
     late_or_unread = or_(late, _T.unconfirmed.is_not(None), _T.failures >= FAILURES_MAX)
     return case(
-        # When it was seen down, until it is seen live again.
-        (_T.settle_from.is_not(None), _Part.STOPPED),
-        (_STALLED, _Part.STALLED),
+        # From the first observation as stopped until an instance is live again.
+        (_T.settle_from.is_not(None), _ProgressBucket.STOPPED),
+        (_STALLED, _ProgressBucket.STALLED),
         (_T.finished_at.is_not(None), None),
-        (or_(_T.state == State.HELD, late_or_unread), _Part.UNKNOWN),
-        (_T.state.in_((State.QUEUED, State.SENDING)), _Part.TO_CALL),
-        (_ENDING, _Part.ENDING),
-        (_UNFORETOLD, _Part.DRAINING),
+        (or_(_T.state == State.HELD, late_or_unread), _ProgressBucket.UNKNOWN),
+        (_T.state.in_((State.QUEUED, State.SENDING)), _ProgressBucket.TO_CALL),
+        (_ENDING, _ProgressBucket.ENDING),
+        (_WITHOUT_FORECAST, _ProgressBucket.DRAINING),
     )
 
 
 def _since_call_s(until: ColumnElement[datetime]) -> ColumnElement[int]:
-    """From the acknowledgement on; nearly, where it is long, or there would be too many groups."""
+    """Return the seconds since the acknowledgement, rounded if long."""
     exact = whole_seconds(until, _T.acknowledged_at)
-    return case((exact < LONG_S, exact), else_=exact - exact % NEARLY_S + NEARLY_S // 2)
+    return case((exact < LONG_S, exact), else_=exact - exact % ROUNDED_TO_S + ROUNDED_TO_S // 2)
 
 
 _TOOK_S: Final = _since_call_s(_T.settle_from)
 
 
-async def gather(
+async def count_progress(
     connection: AsyncConnection, operation: OperationRecord, calls_per_s: float, now: datetime
 ) -> Progress:
-    """Count the jobs of an operation that is not finished."""
+    """Count the jobs of an unfinished operation; the cloud accepts ``calls_per_s`` calls."""
     age_s = elapsed_s(operation.created_at, now)
-    lately_s = LATELY_MIN_S
+    window_s = WINDOW_MIN_S
     if age_s is not None:
-        lately_s = min(max(1.0, age_s), max(LATELY_MIN_S, LATELY_SHARE * age_s))
-    counted = _of(operation, *_counts(now, now - timedelta(seconds=lately_s)))
+        window_s = min(max(1.0, age_s), max(WINDOW_MIN_S, WINDOW_SHARE * age_s))
+    counted = _of(operation, *_counts(now, now - timedelta(seconds=window_s)))
     rows = (await connection.execute(counted.group_by("part", "seconds"))).all()
     jobs = Counter[str]()
     for row in rows:
         jobs[row.part] += row.jobs
-    stopped = _by_bucket(row for row in rows if row.part == _Part.STOPPED)
-    if jobs[_Part.STOPPED] < FEW:
-        apart = _apart_from(operation)
-        stopped += await _stopped_recently(connection, operation.partition, apart)
-    waiting = next((row for row in rows if row.part == _Part.TO_CALL), None)
-    calls = await _calls(connection, operation, waiting, now) if waiting else 0
+    stopped = _by_duration(row for row in rows if row.part == _ProgressBucket.STOPPED)
+    if jobs[_ProgressBucket.STOPPED] < FEW:
+        stopped += await _recent_durations(connection, operation.partition, _not_in(operation))
+    waiting = next((row for row in rows if row.part == _ProgressBucket.TO_CALL), None)
+    calls = await _calls_until_last(connection, operation, waiting, now) if waiting else 0
     return Progress(
-        to_call=jobs[_Part.TO_CALL],
-        last_call_s=calls / calls_per_s,
+        pending=jobs[_ProgressBucket.TO_CALL],
+        last_dispatch_s=calls / calls_per_s,
         begins_at=waiting.not_before if waiting else None,
         stopped=stopped,
-        draining=_by_bucket(row for row in rows if row.part == _Part.DRAINING),
-        ending=await _ending(connection, operation) if jobs[_Part.ENDING] else (),
-        unknown=jobs[_Part.UNKNOWN],
-        stalled=jobs[_Part.STALLED],
+        draining=_by_duration(row for row in rows if row.part == _ProgressBucket.DRAINING),
+        ending=await _ending(connection, operation) if jobs[_ProgressBucket.ENDING] else (),
+        unknown=jobs[_ProgressBucket.UNKNOWN],
+        stalled=jobs[_ProgressBucket.STALLED],
         last_progress_at=next(
-            (row.last_progress_at for row in rows if row.part == _Part.STALLED), None
+            (row.last_progress_at for row in rows if row.part == _ProgressBucket.STALLED), None
         ),
-        stopped_in_window=sum(row.lately for row in rows),
-        lately_s=lately_s,
+        stopped_in_window=sum(row.in_window for row in rows),
+        window_s=window_s,
         **await _windows(connection, operation),
     )
 
 
 async def _windows(connection: AsyncConnection, operation: OperationRecord) -> dict[str, Any]:
-    """The settle windows of its jobs, as ``Progress`` has them."""
+    """Return the fields of ``Progress`` about the settle windows of the operation's jobs."""
     columns = (
         _T.settle_s,
         (_T.state == State.SETTLING).label("settling"),
         func.max(_T.settle_from, type_=_T.settle_from.type).label("settle_from"),
     )
-    going_on = _of(operation, *columns).where(_T.finished_at.is_(None))
-    rows = (await connection.execute(going_on.group_by(_T.settle_s, "settling"))).all()
+    unfinished = _of(operation, *columns).where(_T.finished_at.is_(None))
+    rows = (await connection.execute(unfinished.group_by(_T.settle_s, "settling"))).all()
     ends = [row.settle_from + timedelta(seconds=row.settle_s) for row in rows if row.settle_from]
     lengths = [row.settle_s for row in rows if not row.settling]
     return {"settle_until": max(ends, default=None), "settle_s": max(lengths, default=None)}
 
 
-async def others(connection: AsyncConnection, partition: str) -> Durations | None:
-    """How long drains of a partition took of late."""
-    return learnt(await _stopped_recently(connection, partition), {})
+async def past_durations(connection: AsyncConnection, partition: str) -> Durations | None:
+    """Return the distribution of the durations of a partition's recent drains."""
+    return kaplan_meier(await _recent_durations(connection, partition), {})
 
 
-def _apart_from(operation: OperationRecord) -> ColumnElement[bool]:
+def _not_in(operation: OperationRecord) -> ColumnElement[bool]:
     link = operation_terminations.alias().c
     return ~exists().where(link.operation_id == operation.id, link.termination_id == _T.id)
 
@@ -155,15 +155,15 @@ def _of(operation: OperationRecord, *columns: Any) -> Select[Any]:
     )
 
 
-def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
+def _counts(now: datetime, window_begin: datetime) -> list[ColumnElement[Any]]:
     age_s = _since_call_s(literal(now, _T.created_at.type))
     return [
-        _part(now).label("part"),
-        case((_T.settle_from.is_not(None), _TOOK_S), (_UNFORETOLD, age_s)).label("seconds"),
+        _progress_bucket(now).label("part"),
+        case((_T.settle_from.is_not(None), _TOOK_S), (_WITHOUT_FORECAST, age_s)).label("seconds"),
         func.count().label("jobs"),
-        func.sum(case((and_(_T.settle_from > lately, _T.settle_from <= now), 1), else_=0)).label(
-            "lately"
-        ),
+        func.sum(
+            case((and_(_T.settle_from > window_begin, _T.settle_from <= now), 1), else_=0)
+        ).label("in_window"),
         func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label(
             "last_progress_at"
         ),
@@ -171,19 +171,19 @@ def _counts(now: datetime, lately: datetime) -> list[ColumnElement[Any]]:
     ]
 
 
-def _by_bucket(rows: Iterable[Any]) -> Counter[int]:
+def _by_duration(rows: Iterable[Any]) -> Counter[int]:
     counted = Counter[int]()
     for row in rows:
-        if row.seconds is not None:  # as of what is no time
+        if row.seconds is not None:  # NULL if a stored time is not a time
             counted[bucket(row.seconds + 0.5)] += row.jobs
     return counted
 
 
-async def _stopped_recently(
+async def _recent_durations(
     connection: AsyncConnection, partition: str, *conditions: ColumnElement[bool]
 ) -> Counter[int]:
-    """The last jobs of a partition that were seen down and stayed so."""
-    of_late = (
+    """Count the last jobs of a partition that are verified, by their duration."""
+    verified = (
         select(_TOOK_S.label("seconds"), literal(1).label("jobs"))
         .where(
             _T.partition == partition,
@@ -195,16 +195,17 @@ async def _stopped_recently(
         .order_by(_T.instances_observed_at.desc())
         .limit(OTHERS_MAX)
     )
-    return _by_bucket(await connection.execute(of_late))
+    return _by_duration(await connection.execute(verified))
 
 
-async def _calls(
+async def _calls_until_last(
     connection: AsyncConnection, operation: OperationRecord, waiting: Row[Any], now: datetime
 ) -> int:
-    """How many calls are to be made up to that for the last of its jobs that wait for one.
+    """Return the number of TerminateJob calls up to that for the operation's last waiting job.
 
-    Operations take turns, so none has more calls until then than this one.  Of jobs that begin
-    later, its own alone count: who knows which others will be waiting then.
+    Operations take turns, so no other operation has more calls until then than this one. If its
+    calls begin later than now, only its own are counted: it is not known which other jobs will wait
+    at that time.
     """
     own = int(waiting.jobs)
     if waiting.not_before is not None and waiting.not_before > now:
@@ -217,7 +218,7 @@ async def _calls(
             _T.partition == operation.partition,
             _T.state == State.QUEUED,
             or_(_T.not_before.is_(None), _T.not_before <= now),
-            _apart_from(operation),
+            _not_in(operation),
         )
         .group_by(link.termination_id)
         .subquery()

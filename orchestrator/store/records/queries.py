@@ -1,4 +1,4 @@
-"""Operations and terminations as people ask for them."""
+"""Reads of operations, terminations, instances and events that answer requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.instance_totals import tally
 from orchestrator.services.ports import (
     AttemptRecord,
-    Created,
     EventRecord,
     InstanceRecord,
     LiveTerminations,
     MachinesProgress,
     OperationRecord,
+    SubmissionResult,
     TerminationRecord,
 )
 from orchestrator.store.mapping.decoding import UNREADABLE, legible
@@ -57,23 +57,26 @@ if TYPE_CHECKING:
 
 RATE_WINDOW_S = 10.0
 RATE_WINDOW_MIN_S = 1.0
-"""One call of the last tenth of a second is no rate of ten a second."""
+"""Shortest window of a rate: one call in the last 0.1 s does not mean ten calls a second."""
 PROBE_BYTES = 160 * 1024
-"""A request of one job changes up to 31 pages of 4 KiB of an SQLite database of 20,000 (measured).
+"""Size of the row that a ping writes.
 
-Where the disk has no room for them, it may still have for the one page of a row.
+A request with one job changes up to 31 pages of 4 KiB of an SQLite database of 20,000 (measured). A
+disk without room for these may still have room for the one page of a short row.
 """
-_NO_ROWS = [
+_INSERT_NO_ROWS = [
     insert(table).from_select([column], select(column).where(false()))
     for table in (operations, terminations, operation_terminations, events, attempts)
     for column in [next(c for c in table.c if isinstance(c.type, Text))]
 ]
-"""A write to each table that a request or a call is stored in: it needs the right to insert."""
+"""One INSERT without rows for each table of a request or a call: it tests the privilege."""
 ASKED_AGAIN_AFTER = timedelta(seconds=5)
 
 _T = terminations.c
+# The time from which a termination may be called.
 _SINCE = case((_T.not_before > _T.created_at, _T.not_before), else_=_T.created_at)
-_LIVE = (
+# Unfinished terminations by state, with the oldest; ``others_since`` leaves out those set aside.
+_LIVE_BY_STATE = (
     select(
         _T.state,
         func.count().label("jobs"),
@@ -93,8 +96,8 @@ class SqlRecords:
         self._database = database
         self._now = now
 
-    async def create(self, operation: NewOperation, termination_ids: list[str]) -> Created:
-        async def work(transaction: Transaction) -> Created:
+    async def create(self, operation: NewOperation, termination_ids: list[str]) -> SubmissionResult:
+        async def work(transaction: Transaction) -> SubmissionResult:
             return await submission.create(transaction, operation, termination_ids)
 
         first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
@@ -102,9 +105,9 @@ class SqlRecords:
 
     async def live(self) -> dict[str, LiveTerminations]:
         async with self._database.read(for_request=True) as connection:
-            rows = await legible(connection, _LIVE)
+            rows = await legible(connection, _LIVE_BY_STATE)
         return {
-            # The oldest one may be set aside since its times cannot be read.
+            # The oldest one may be set aside because its times cannot be decoded.
             row["state"]: LiveTerminations(
                 count=row["jobs"], since=row["since"] or row["others_since"]
             )
@@ -114,10 +117,10 @@ class SqlRecords:
     async def ping(self) -> None:
         async def work(transaction: Transaction) -> None:
             number = (await transaction.scalar(select(probes.c.number)) or 0) + 1
-            # SQLite writes no page that stays the same.
+            # SQLite does not write a page that is unchanged.
             filler = bytes([number % 256]) * PROBE_BYTES
             await transaction.execute(update(probes).values(number=number, filler=filler))
-            for statement in _NO_ROWS:
+            for statement in _INSERT_NO_ROWS:
                 await transaction.execute(statement)
 
         await self._database.write(work)
@@ -126,11 +129,11 @@ class SqlRecords:
 
     async def troubles(self) -> dict[str, tuple[str, str | None]]:
         async with self._database.read(for_request=True) as connection:
-            conditions = await _conditions(connection)
+            stored = await _partitions(connection)
         return {
-            name: (condition.trouble_code, _holder(condition))
-            for name, condition in conditions.items()
-            if condition.trouble_code is not None
+            name: (partition.trouble_code, _holder(partition))
+            for name, partition in stored.items()
+            if partition.trouble_code is not None
         }
 
     async def operation(self, operation_id: str) -> OperationRecord | None:
@@ -153,15 +156,16 @@ class SqlRecords:
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
         async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, query)
-            now, conditions = self._now(), await _conditions(connection)
+            now, stored = self._now(), await _partitions(connection)
             return [
-                await _operation(connection, row, now, conditions.get(row["partition"]))
-                for row in rows
+                await _operation(connection, row, now, stored.get(row["partition"])) for row in rows
             ]
 
     async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
         async with self._database.read(for_request=True) as connection:
-            return await operation_progress.gather(connection, operation, calls_per_s, self._now())
+            return await operation_progress.count_progress(
+                connection, operation, calls_per_s, self._now()
+            )
 
     async def termination(self, termination_id: str) -> TerminationRecord | None:
         query = select(terminations).where(terminations.c.id == termination_id)
@@ -170,16 +174,18 @@ class SqlRecords:
             found = await _termination_records(connection, rows, self._now())
             return found[0] if found else None
 
-    async def others(self, partition: str) -> Durations | None:
+    async def past_durations(self, partition: str) -> Durations | None:
         async with self._database.read(for_request=True) as connection:
-            return await operation_progress.others(connection, partition)
+            return await operation_progress.past_durations(connection, partition)
 
     async def set_aside(self, limit: int) -> tuple[int, list[str]]:
-        known = terminations.c.set_aside.is_not(None)
-        first = select(terminations.c.id).where(known).order_by(terminations.c.seq).limit(limit)
+        is_set_aside = terminations.c.set_aside.is_not(None)
+        first = (
+            select(terminations.c.id).where(is_set_aside).order_by(terminations.c.seq).limit(limit)
+        )
         async with self._database.read(for_request=True) as connection:
             count = await connection.scalar(
-                select(func.count()).select_from(terminations).where(known)
+                select(func.count()).select_from(terminations).where(is_set_aside)
             )
             return count or 0, list((await connection.execute(first)).scalars())
 
@@ -224,8 +230,8 @@ class SqlRecords:
         states: Collection[JobState] | None,
         machine: MachineStatus | None,
     ) -> list[InstanceRecord]:
-        read_at, seen_at = terminations.c.read_at, instances.c.observed_at
-        state = case((or_(read_at.is_(None), seen_at >= read_at), instances.c.state))
+        read_at, observed_at = terminations.c.read_at, instances.c.observed_at
+        state = case((or_(read_at.is_(None), observed_at >= read_at), instances.c.state))
         query = (
             select(instances, state.label("newest_state"))
             .join(terminations, terminations.c.seq == instances.c.termination_seq)
@@ -264,19 +270,19 @@ class SqlRecords:
         theirs = select(operation_terminations.c.termination_id).where(
             operation_terminations.c.operation_id == operation_id
         )
-        asked = (
+        wanted = (
             events.c.termination_id == termination_id
             if operation_id is None
             else or_(events.c.operation_id == operation_id, events.c.termination_id.in_(theirs))
         )
-        query = select(events).where(asked, events.c.id > after)
+        query = select(events).where(wanted, events.c.id > after)
         async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, query.order_by(events.c.id).limit(limit))
             return [event_record(row) for row in rows]
 
 
 async def _operation(
-    connection: AsyncConnection, row: Mapping[str, Any], now: datetime, condition: Row[Any] | None
+    connection: AsyncConnection, row: Mapping[str, Any], now: datetime, partition: Row[Any] | None
 ) -> OperationRecord:
     groups = await instance_totals.groups(connection, row["id"])
     jobs_by_state = Counter[State]()
@@ -304,15 +310,15 @@ async def _operation(
         observed_at=await _observed_at(connection, row["id"]),
         partition=row["partition"],
         calls_per_s=await _calls_per_s(connection, row, now),
-        allowed_per_s=condition and condition.allowed_per_s,
-        trouble=_trouble(condition),
+        allowed_per_s=partition and partition.allowed_per_s,
+        trouble=_trouble(partition),
         reterminate_for_s=row["reterminate_for_s"],
         reterminates_for=row["reterminates_for"],
     )
 
 
 async def _observed_at(connection: AsyncConnection, operation_id: str) -> datetime | None:
-    """When a job of an operation was read last; None where one of the times cannot be read."""
+    """Return when a job of an operation was last read; None if one of the times is not a time."""
     t, link = terminations.c, operation_terminations.c
     last = select(func.max(t.observed_at, type_=t.observed_at.type)).join(
         operation_terminations, link.termination_id == t.id
@@ -327,7 +333,7 @@ async def _observed_at(connection: AsyncConnection, operation_id: str) -> dateti
 async def _calls_per_s(
     connection: AsyncConnection, operation: Mapping[str, Any], now: datetime
 ) -> float:
-    """The rate of its partition's TerminateJob calls since it was created, or of the last 10 s."""
+    """Return the rate of its partition's TerminateJob calls: since its creation, at most 10 s."""
     window_s = RATE_WINDOW_S
     created_at = operation["created_at"]
     age_s = None if created_at is None else elapsed_s(created_at, now)
@@ -338,7 +344,7 @@ async def _calls_per_s(
             attempts.c.partition == operation["partition"],
             attempts.c.action == TERMINATE_JOB,
             attempts.c.sent_at > now - timedelta(seconds=window_s),
-            # Those of later were sent before the clock was put back.
+            # Later ones were sent before the clock was put back.
             attempts.c.sent_at <= now,
         )
     )
@@ -351,16 +357,16 @@ async def _termination_records(
     now: datetime,
 ) -> list[TerminationRecord]:
     ids = [row["id"] for row, _ in rows]
-    asked_by: dict[str, list[str]] = defaultdict(list)
+    operation_ids: dict[str, list[str]] = defaultdict(list)
     for link in await connection.execute(
         select(operation_terminations).where(operation_terminations.c.termination_id.in_(ids))
     ):
-        asked_by[link.termination_id].append(link.operation_id)
-    tried: dict[str, list[AttemptRecord]] = defaultdict(list)
+        operation_ids[link.termination_id].append(link.operation_id)
+    attempts_of: dict[str, list[AttemptRecord]] = defaultdict(list)
     made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
     for attempt in await legible(connection, made):
-        tried[attempt["termination_id"]].append(attempt_record(attempt))
-    conditions = await _conditions(connection)
+        attempts_of[attempt["termination_id"]].append(attempt_record(attempt))
+    stored = await _partitions(connection)
     waiting = [row for row, _ in rows if row["terminate_after"] is not None]
     queues = {row["partition"] for row in waiting}
     ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
@@ -368,35 +374,35 @@ async def _termination_records(
         TerminationRecord(
             seq=row["seq"],
             termination=termination,
-            operation_ids=tuple(asked_by[row["id"]]),
-            attempts=tuple(tried[row["id"]]),
+            operation_ids=tuple(operation_ids[row["id"]]),
+            attempts=tuple(attempts_of[row["id"]]),
             ahead=ahead.get(row["id"], 0),
-            trouble=_trouble(condition),
-            allowed_per_s=condition and condition.allowed_per_s,
-            holder=_holder(condition),
+            trouble=_trouble(partition),
+            allowed_per_s=partition and partition.allowed_per_s,
+            holder=_holder(partition),
         )
         for row, termination in rows
-        for condition in [conditions.get(row["partition"])]
+        for partition in [stored.get(row["partition"])]
     ]
 
 
-async def _conditions(connection: AsyncConnection) -> dict[str, Row[Any]]:
-    """How each partition that was ever held fares."""
+async def _partitions(connection: AsyncConnection) -> dict[str, Row[Any]]:
+    """Read the row of each partition that was ever held, with its health, by name."""
     return {row.name: row for row in await connection.execute(select(partitions))}
 
 
-def _trouble(condition: Row[Any] | None) -> ErrorDetail | None:
-    if condition is None or condition.trouble_code is None:
+def _trouble(partition: Row[Any] | None) -> ErrorDetail | None:
+    if partition is None or partition.trouble_code is None:
         return None
     return ErrorDetail(
-        code=condition.trouble_code,
-        message=condition.trouble_message,
-        advice=condition.trouble_advice,
+        code=partition.trouble_code,
+        message=partition.trouble_message,
+        advice=partition.trouble_advice,
     )
 
 
-def _holder(condition: Row[Any] | None) -> str | None:
-    holder = condition and condition.holder
+def _holder(partition: Row[Any] | None) -> str | None:
+    holder = partition and partition.holder
     return process_of(holder) if holder else None
 
 

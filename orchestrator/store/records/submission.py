@@ -1,4 +1,4 @@
-"""Stores operations: once per idempotency key, one live termination per job."""
+"""Storing of operations: one per idempotency key, with one live termination per job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.domain.errors import Conflict
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.operation import KEY_LIFETIME
 from orchestrator.domain.model.termination import OnSubmitted, Termination
-from orchestrator.services.ports import Created
+from orchestrator.services.ports import SubmissionResult
 from orchestrator.store.chunks import chunks
 from orchestrator.store.mapping.termination_rows import to_row
 from orchestrator.store.schema import operation_terminations, operations, terminations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 async def create(
     transaction: Transaction, new: NewOperation, termination_ids: Sequence[str]
-) -> Created:
-    """Store ``new``; raises Conflict when its key stands for another request.
+) -> SubmissionResult:
+    """Store ``new``; raises Conflict if its idempotency key belongs to another request.
 
-    Jobs are locked, and new terminations stored, in the order of the job ids: two replicas that are
-    asked for the same jobs then wait for each other, and never both at once.
+    Live terminations are locked, and new ones stored, in the order of the job ids. Of two replicas
+    with the same jobs, one then waits for the other, and they never deadlock.
     """
-    earlier = await _earlier(transaction, new)
+    earlier = await _find_by_key(transaction, new)
     if earlier is not None:
-        return Created(operation_id=earlier, replayed=True)
+        return SubmissionResult(operation_id=earlier, replayed=True)
     wanted = sorted(zip(new.job_ids, termination_ids, strict=True))
-    found = await _live(transaction, new, [job_id for job_id, _ in wanted])
+    found = await _lock_live(transaction, new, [job_id for job_id, _ in wanted])
     live = {row.job_id: row.id for row in found}
     first_polls = await turns.for_first_polls(transaction, new)
     fresh = [
@@ -88,11 +88,11 @@ async def create(
     )
     milestones.accepted(transaction, new)
     await transaction.notify(new.partition)
-    return Created(operation_id=new.id, replayed=False)
+    return SubmissionResult(operation_id=new.id, replayed=False)
 
 
-async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
-    """The operation that its key stands for; one whose key has ended loses it."""
+async def _find_by_key(transaction: Transaction, new: NewOperation) -> str | None:
+    """Return the operation with the same key; first remove the key if it has expired."""
     if new.idempotency_key is None:
         return None
     same_key = (
@@ -118,18 +118,18 @@ async def _earlier(transaction: Transaction, new: NewOperation) -> str | None:
     return str(row.id)
 
 
-async def _live(
+async def _lock_live(
     transaction: Transaction, new: NewOperation, job_ids: Sequence[str]
 ) -> list[Row[Any]]:
-    """Live terminations of these jobs, as :func:`turns.join` has them; none ends meanwhile."""
+    """Lock the live terminations of these jobs, so that none ends; return turns.JOINED of each."""
     live = list[Row[Any]]()
-    for some in chunks(job_ids):
+    for batch in chunks(job_ids):
         found = await transaction.execute(
             select(*turns.JOINED)
             .where(
                 terminations.c.account == new.account,
                 terminations.c.region == new.region,
-                terminations.c.job_id.in_(some),
+                terminations.c.job_id.in_(batch),
                 terminations.c.finished_at.is_(None),
             )
             .order_by(terminations.c.job_id)
@@ -140,9 +140,10 @@ async def _live(
 
 
 async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str]) -> None:
-    """A shared termination serves everyone: the longer windows, the earlier start, hold, escalate.
+    """Extend live terminations to this operation: longer windows, earlier start, hold, escalate.
 
-    No decision writes these but the start, so that none of those under way undoes this.
+    No decision writes these columns, except for the start; so a decision that is being made does
+    not undo this.
     """
     values: dict[str, Any] = {
         "settle_s": greatest(terminations.c.settle_s, new.settle_s),
@@ -154,8 +155,8 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
     if new.escalate:
         values["escalate"] = True
     start = _start(new)
-    for some in chunks(ids):
-        joined = terminations.c.id.in_(some)
+    for batch in chunks(ids):
+        joined = terminations.c.id.in_(batch)
         await transaction.execute(update(terminations).where(joined).values(values))
         await transaction.execute(
             update(terminations)

@@ -1,4 +1,4 @@
-"""Terminations that nobody drives, for no replica is configured for their account and region."""
+"""Terminations whose account and region are in the configuration of no replica."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 COUNTED_FOR: Final = timedelta(seconds=10)
 ENDED_AT_ONCE: Final = 100
-"""Terminations that are ended in one transaction: others wait for it."""
-_ANSWER: Final = {"outcome": INTERRUPTED, "code": None, "request_id": None}
+"""Terminations that are ended in one transaction: other writes wait for it."""
+_INTERRUPTED: Final = {"outcome": INTERRUPTED, "code": None, "request_id": None}
 
 
 class StoredUnconfigured:
@@ -49,14 +49,14 @@ class StoredUnconfigured:
     def __init__(
         self, database: Database, configured: Collection[str], now: Callable[[], datetime]
     ) -> None:
-        """``configured``: the partitions that this replica is configured for."""
+        """Take the partitions that this replica is configured for as ``configured``."""
         self._database = database
         self._configured = frozenset(configured)
         self._now = now
         self._counted: tuple[datetime, list[Waiting]] | None = None
 
     async def waiting(self) -> list[Waiting]:
-        """As it was within the last COUNTED_FOR: /readyz is asked often."""
+        """Return counts up to COUNTED_FOR old, because /readyz is requested often."""
         now = self._now()
         if self._counted is None or not timedelta() <= now - self._counted[0] < COUNTED_FOR:
             self._counted = now, await self._count()
@@ -66,7 +66,7 @@ class StoredUnconfigured:
         t = terminations.c
         async with self._database.read() as connection:
             known = await connection.execute(select(partitions.c.name))
-            unknown = set(known.scalars()) - await self._driven(connection)
+            unknown = set(known.scalars()) - await self._served(connection)
             if not unknown:
                 return []
             live = t.state.in_(LIVE_STATES)
@@ -88,18 +88,18 @@ class StoredUnconfigured:
                 for r in found
             ]
 
-    async def _driven(self, connection: AsyncConnection) -> frozenset[str]:
-        """The partitions that a live replica is configured for; on SQLite there is no other one."""
+    async def _served(self, connection: AsyncConnection) -> frozenset[str]:
+        """Return the partitions that a live replica is configured for; SQLite has only this one."""
         if not self._database.dialect.shared:
             return self._configured
         others = await connection.execute(select(replicas.c.partitions))
         return self._configured.union(*others.scalars())
 
     async def end(self, operation_id: str, *, by: str, reason: str) -> None:
-        """End what is left of an operation, some of it at a time; raises NotFound, NotPossible."""
+        """End the unfinished terminations of an operation; raises NotFound, NotPossible."""
 
         async def work(transaction: Transaction) -> bool:
-            await self._require_undriven(transaction, operation_id)
+            await self._require_unserved(transaction, operation_id)
             rows = await _unfinished(transaction, operation_id)
             at = self._now()
             sent = await _sent(transaction, rows)
@@ -113,7 +113,7 @@ class StoredUnconfigured:
         while await self._database.write(work):
             self._counted = None
 
-    async def _require_undriven(self, transaction: Transaction, operation_id: str) -> None:
+    async def _require_unserved(self, transaction: Transaction, operation_id: str) -> None:
         found = await transaction.execute(
             select(operations.c.partition, operations.c.account, operations.c.region).where(
                 operations.c.id == operation_id
@@ -122,16 +122,16 @@ class StoredUnconfigured:
         operation = found.one_or_none()
         if operation is None:
             raise NotFound(f"no operation {operation_id}; GET /v1/operations lists them")
-        if operation.partition in await self._driven(transaction.connection):
+        if operation.partition in await self._served(transaction.connection):
             raise NotPossible(
                 f"account {operation.account!r} and its region {operation.region!r} are configured:"
-                " only an operation whose account is configured nowhere can be stopped; this one "
-                "goes on to its end"
+                " only an operation whose account or region is not configured can be stopped; this "
+                "one continues to its end"
             )
 
 
 async def _unfinished(transaction: Transaction, operation_id: str) -> list[Termination]:
-    """Some of them; one whose row cannot be read stays as it is, and keeps no other."""
+    """Return a batch of its unfinished terminations, without rows that cannot be decoded."""
     link = operation_terminations
     query = (
         select(terminations)
@@ -145,14 +145,14 @@ async def _unfinished(transaction: Transaction, operation_id: str) -> list[Termi
 
 
 async def _sent(transaction: Transaction, rows: Sequence[Termination]) -> set[str]:
-    """Those that were ever called for."""
+    """Return the ids of those that an API call was made for."""
     ids = [row.id for row in rows]
     made = select(attempts.c.termination_id).where(attempts.c.termination_id.in_(ids)).distinct()
     return set((await transaction.execute(made)).scalars())
 
 
 async def _shared(transaction: Transaction, rows: Sequence[Termination]) -> set[str]:
-    """Those that more than one operation wants."""
+    """Return the ids of those that belong to more than one operation."""
     link, ids = operation_terminations.c, [row.id for row in rows]
     wanted = select(link.termination_id).where(link.termination_id.in_(ids))
     grouped = wanted.group_by(link.termination_id).having(func.count() > 1)
@@ -162,11 +162,11 @@ async def _shared(transaction: Transaction, rows: Sequence[Termination]) -> set[
 async def _end(
     transaction: Transaction, before: Termination, decision: Decision, at: datetime
 ) -> None:
-    """With its calls whose answers nobody hears."""
-    unheard = attempts.c.termination_id == before.id, attempts.c.answered_at.is_(None)
-    actions = set((await transaction.execute(select(attempts.c.action).where(*unheard))).scalars())
-    call = {"answer": _ANSWER} if TERMINATE_JOB in actions else None
+    """End one termination, and close its attempts whose answers nobody awaits."""
+    orphaned = attempts.c.termination_id == before.id, attempts.c.answered_at.is_(None)
+    actions = set((await transaction.execute(select(attempts.c.action).where(*orphaned))).scalars())
+    call = {"answer": _INTERRUPTED} if TERMINATE_JOB in actions else None
     if await write_decision(transaction, before, decision, at, call) and actions:
         await transaction.execute(
-            update(attempts).where(*unheard).values(answered_at=at, outcome=INTERRUPTED)
+            update(attempts).where(*orphaned).values(answered_at=at, outcome=INTERRUPTED)
         )

@@ -1,1 +1,1 @@
-"""What both sides write of terminations: decisions with their events, turns, postponements."""
+"""Writes of terminations that both sides share: decisions with events, turns, setting aside."""

@@ -1,6 +1,6 @@
-"""What the log tells of operations: one line each, written once what it tells is committed.
+"""Log lines about operations, each written after the commit of what it reports.
 
-A line stands alone: it has the ids, and what people typed is quoted and escaped in it.
+A line stands alone: it has the ids, and text that people typed is quoted and escaped.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CALLED_FIRST = (
+# Store the time of the first call for the operations of a termination that had none before.
+_SET_FIRST_CALLED_AT = (
     update(operations)
     .where(
         operations.c.id.in_(
             select(operation_terminations.c.operation_id).where(
-                operation_terminations.c.termination_id == bindparam("this")
+                operation_terminations.c.termination_id == bindparam("termination_id")
             )
         ),
         operations.c.first_called_at.is_(None),
     )
-    .values(first_called_at=bindparam("its_at"))
+    .values(first_called_at=bindparam("called_at"))
     .returning(operations.c.id)
 )
 
 
 def accepted(transaction: Transaction, new: NewOperation) -> None:
-    _tell(
+    _log(
         transaction,
-        "operation %s accepted: %s of account %r in %s, asked for by %r: %r",
+        "operation %s accepted: %s of account %r in %s, requested by %r: %r",
         new.id,
         _jobs(len(new.job_ids)),
         new.account,
@@ -60,32 +61,34 @@ def accepted(transaction: Transaction, new: NewOperation) -> None:
 async def called(
     transaction: Transaction, termination_id: str, job_id: str, action: str, at: datetime
 ) -> None:
-    """Note a call that is about to leave, and tell of it where it is an operation's first."""
-    first = await transaction.execute(_CALLED_FIRST, {"this": termination_id, "its_at": at})
+    """Store that a call is about to be sent, and log it if it is the first of an operation."""
+    first = await transaction.execute(
+        _SET_FIRST_CALLED_AT, {"termination_id": termination_id, "called_at": at}
+    )
     for operation_id in sorted(first.scalars()):
-        _tell(transaction, "operation %s: first call: %s for %s", operation_id, action, job_id)
+        _log(transaction, "operation %s: first API call: %s for %s", operation_id, action, job_id)
 
 
 def moved(transaction: Transaction, decision: Decision) -> None:
-    """Tell of stragglers that are escalated, and of jobs that run again."""
+    """Log an escalation, and a job that runs again in its settle window."""
     after = decision.after
     match decision.event:
         case Event.ESCALATED:
-            _tell_of(transaction, after, "is escalated: %s: %s", decision.why, _escalation(after))
+            _log_about(transaction, after, "is escalated: %s: %s", decision.why, _escalation(after))
         case Event.SEEN_LIVE_AGAIN:
-            _tell_of(transaction, after, "is not down after all: %s", decision.why)
+            _log_about(transaction, after, "is not stopped after all: %s", decision.why)
 
 
 def revived(transaction: Transaction, termination: Termination, revival: Revival) -> None:
-    next_step = "it is not kept down"
+    next_step = "it is not terminated again"
     if revival.reterminated_by:
-        next_step = f"operation {revival.reterminated_by} brings it down again"
+        next_step = f"operation {revival.reterminated_by} terminates it again"
     elif revival.limit_reached:
-        next_step = "it was brought down again as often as engine.reterminate_max allows"
-    _tell_of(
+        next_step = "it was terminated again as often as engine.reterminate_max allows"
+    _log_about(
         transaction,
         termination,
-        "was revived after it was down, and was seen %s: %s",
+        "was revived after it had stopped, and is %s: %s",
         revival.job_state,
         next_step,
     )
@@ -99,7 +102,7 @@ def finished(
     *,
     took_s: float | None,
 ) -> None:
-    _tell(
+    _log(
         transaction,
         "operation %s of account %r finished: %s%s, %s: %s",
         operation.id,
@@ -122,17 +125,19 @@ def _escalation(after: Termination) -> str:
         case EscalationLevel.MACHINES:
             return f"{TERMINATE_INSTANCES} for the machine of each live one"
         case _:
-            return "left to a person"
+            return "manual action is required"
 
 
-def _tell_of(transaction: Transaction, of: Termination, what: str, *args: object) -> None:
-    _tell(
+def _log_about(
+    transaction: Transaction, termination: Termination, line: str, *args: object
+) -> None:
+    _log(
         transaction,
-        f"%s (%s, account %r in %s) {what}",
-        *(of.job_id, of.id, of.account, of.region),
+        f"%s (%s, account %r in %s) {line}",
+        *(termination.job_id, termination.id, termination.account, termination.region),
         *args,
     )
 
 
-def _tell(transaction: Transaction, line: str, *args: object) -> None:
+def _log(transaction: Transaction, line: str, *args: object) -> None:
     transaction.after_commit(partial(log.info, line, *args))

@@ -1,7 +1,7 @@
-"""Terminations that another session of the database keeps locked.
+"""Terminations whose rows another session of the database keeps locked.
 
-They cannot be marked in their rows, which are locked: the partition's holder keeps them in memory,
-and its loops go on without them.
+They cannot be marked in their rows, which are locked. The replica that holds the partition keeps
+their ids in memory, and its loops go on without them.
 """
 
 from __future__ import annotations
@@ -20,84 +20,91 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 HELD_MAX = 1000
-"""Where more are locked, the loops fail and are tried again: no single rows are meant then."""
+"""If more are locked, the loops fail and are retried: the problem is not a few rows then."""
 SHOWN = 5
+"""Number of ids that a log line names."""
 
 log = logging.getLogger(__name__)
 
-_ASKED = select(terminations.c.id, operation_terminations.c.operation_id).join(
+# Terminations with the operations that they belong to.
+_WITH_OPERATIONS = select(terminations.c.id, operation_terminations.c.operation_id).join(
     operation_terminations, operation_terminations.c.termination_id == terminations.c.id
 )
-# A write of the engine takes such locks, and SKIP LOCKED waits for nobody.
-_FREE = select(terminations.c.id).with_for_update(key_share=True, skip_locked=True)
-_FREE_OPERATIONS = select(operations.c.id).with_for_update(key_share=True, skip_locked=True)
+# Terminations whose row is not locked. Writes of the engine take the same kind of lock; SKIP LOCKED
+# does not wait.
+_UNLOCKED = select(terminations.c.id).with_for_update(key_share=True, skip_locked=True)
+# Operations whose row is not locked.
+_UNLOCKED_OPERATIONS = select(operations.c.id).with_for_update(key_share=True, skip_locked=True)
 
 
-def unlocked(*these: ColumnElement[bool]) -> Select[Any]:
-    """The ids of these terminations, without those that somebody has locked."""
-    return _FREE.where(*these)
+def unlocked(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select the ids of the terminations that match, without those that are locked."""
+    return _UNLOCKED.where(*conditions)
 
 
 class RowLocks:
-    """Those of one partition."""
+    """The locked terminations of one partition."""
 
     def __init__(self, database: Database, partition: str) -> None:
         self._database = database
         self._partition = partition
         self.held: set[str] = set()
-        """Terminations that no loop is to have."""
+        """Ids of the terminations that no loop reads."""
 
     async def find(self, which: ColumnElement[bool]) -> set[str]:
-        """Those of these terminations that are locked, which are held from now on.
+        """Hold those of these terminations that are locked, and return their ids.
 
-        The end of a termination is written to its operations as well: one that fails alone waits
-        for those, too.
+        The end of a termination is written to its operations as well. So a single termination
+        whose write fails is also held if one of its operations is locked.
         """
-        asked, rows, behind = await self._locked(which)
-        locked = rows or (behind if len(asked) == 1 else set())
+        matching, locked_rows, blocked = await self._locked(which)
+        locked = locked_rows or (blocked if len(matching) == 1 else set())
         if len(self.held | locked) > HELD_MAX:
             return set()
         if new := sorted(locked - self.held):
             log.error(
-                "%s: %d terminations (%s) wait until another session of the database ends its "
-                "transaction, which keeps their rows or their operations' locked: see "
-                "pg_stat_activity for one that is open for long (xact_start)",
+                "%s: %d terminations (%s) wait: another session of the database keeps their rows, "
+                "or those of their operations, locked; find the one with the oldest transaction "
+                "(xact_start) in pg_stat_activity, and end it",
                 self._partition,
                 len(new),
-                _shown(new),
+                _first_ids(new),
             )
         self.held |= locked
         return locked
 
     async def let_go(self) -> bool:
-        """Hold none that is not locked any more; returns whether there was one."""
+        """Release those that are not locked any more; return whether there was one."""
         if not self.held:
             return False
-        _, rows, behind = await self._locked(terminations.c.id.in_(self.held))
-        free = sorted(self.held - rows - behind)
+        _, locked_rows, blocked = await self._locked(terminations.c.id.in_(self.held))
+        free = sorted(self.held - locked_rows - blocked)
         self.held.difference_update(free)
         if free:
             log.warning(
-                "%s: %d terminations (%s) are locked no longer",
+                "%s: %d terminations (%s) are no longer locked",
                 self._partition,
                 len(free),
-                _shown(free),
+                _first_ids(free),
             )
         return bool(free)
 
     async def _locked(self, which: ColumnElement[bool]) -> tuple[set[str], set[str], set[str]]:
-        """All of these, those whose row is locked, and those with an operation that is."""
+        """Return the ids of all matches, of those locked, and of those with a locked operation."""
 
         async def work(transaction: Transaction) -> tuple[set[str], set[str], set[str]]:
-            asked = (await transaction.execute(_ASKED.where(which))).all()
-            ids = {row.id for row in asked}
-            free = set((await transaction.execute(_FREE.where(which))).scalars())
-            its = operations.c.id.in_({row.operation_id for row in asked})
-            open_ = set((await transaction.execute(_FREE_OPERATIONS.where(its))).scalars())
-            return ids, ids - free, {row.id for row in asked if row.operation_id not in open_}
+            links = (await transaction.execute(_WITH_OPERATIONS.where(which))).all()
+            ids = {row.id for row in links}
+            free = set((await transaction.execute(_UNLOCKED.where(which))).scalars())
+            theirs = operations.c.id.in_({row.operation_id for row in links})
+            free_operations = set(
+                (await transaction.execute(_UNLOCKED_OPERATIONS.where(theirs))).scalars()
+            )
+            blocked = {row.id for row in links if row.operation_id not in free_operations}
+            return ids, ids - free, blocked
 
         return await self._database.write(work)
 
 
-def _shown(ids: list[str]) -> str:
+def _first_ids(ids: list[str]) -> str:
     return ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")

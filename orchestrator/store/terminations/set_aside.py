@@ -1,4 +1,4 @@
-"""Terminations that a loop could not go on with: no loop reads them again for a while."""
+"""Terminations that a loop could not process: no loop reads them again for a while."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ AGAIN_AFTER_S = 60.0
 _T = terminations.c
 NOT_SET_ASIDE = _T.set_aside_until.is_(None)
 CLEARED = {"set_aside": None, "set_aside_until": None}
-"""Of a termination of which a decision was written."""
+"""Values of a termination once a decision on it was written."""
 
 
 async def write(transaction: Transaction, partition: str, reasons: Mapping[str, str]) -> list[str]:
     """Set these terminations of a partition aside, each for its reason.
 
-    Returns those that were not set aside for that reason before.
+    Returns the ids of those that were not set aside for that reason before.
     """
     until = await transaction.clock() + timedelta(seconds=AGAIN_AFTER_S)
     new = []
@@ -44,23 +44,23 @@ async def write(transaction: Transaction, partition: str, reasons: Mapping[str, 
 
 
 async def next_at(connection: AsyncConnection, partition: str, now: datetime) -> datetime | None:
-    """When the first of them is to be read again; ``now`` where a clock was put back since."""
+    """Return when the first of them is to be read again; ``now`` if a clock was put back since."""
     first = select(func.min(_T.set_aside_until, type_=_T.set_aside_until.type))
     at: datetime | None = await connection.scalar(
         first.where(_T.partition == partition, _T.set_aside.is_not(None))
     )
-    return now if at is not None and at > _last(now) else at
+    return now if at is not None and at > _latest_possible(now) else at
 
 
 async def take_up(transaction: Transaction, partition: str, now: datetime) -> bool:
-    """Have those read again whose time has come; they count as set aside until one is decided.
+    """Let the loops read those again that are due; each counts as set aside until its decision.
 
-    Returns whether there was one whose row nobody has locked.
+    Returns whether there was one, apart from those whose row is locked.
     """
     due = unlocked(
         _T.partition == partition,
         _T.set_aside.is_not(None),
-        or_(_T.set_aside_until <= now, _T.set_aside_until > _last(now)),
+        or_(_T.set_aside_until <= now, _T.set_aside_until > _latest_possible(now)),
     )
     taken = await transaction.execute(
         update(terminations).where(_T.id.in_(due)).values(set_aside_until=None)
@@ -68,6 +68,6 @@ async def take_up(transaction: Transaction, partition: str, now: datetime) -> bo
     return taken.rowcount > 0
 
 
-def _last(now: datetime) -> datetime:
-    """What lies later was written by a clock that was put back since."""
+def _latest_possible(now: datetime) -> datetime:
+    """Return a limit: a later time was written by a clock that was put back since."""
     return now + timedelta(seconds=2 * AGAIN_AFTER_S)

@@ -1,4 +1,4 @@
-"""Writes decisions: guarded by what they were made on, with their events, in one transaction."""
+"""Writes of decisions: guarded by the values they were made on, with events, in one transaction."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.transaction import Transaction
 
-_REQUESTED = ("settle_s", "give_up_after_s", "on_submitted", "revival_watch_s")
+_REQUEST_COLUMNS = ("settle_s", "give_up_after_s", "on_submitted", "revival_watch_s")
 
-_WATCHED_AT = "revival_checked_at"
-"""Set as a termination ends, and by its watch from then on."""
+_REVIVAL_CHECKED_AT = "revival_checked_at"
+"""Set when a termination ends, and by each revival check after that."""
 
-_GUARDED = (
+# Write a decision if the state is still the one that it was made on.
+_UPDATE_IF_UNCHANGED = (
     update(terminations)
     .where(
         terminations.c.id == bindparam("guard_id"),
@@ -39,24 +40,26 @@ _GUARDED = (
         terminations.c.state == bindparam("guard_state"),
         terminations.c.revision == bindparam("guard_revision"),
     )
-    .values({name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _WATCHED_AT)} | CLEARED)
+    .values(
+        {name: bindparam(f"set_{name}") for name in (*SET_BY_ENGINE, _REVIVAL_CHECKED_AT)} | CLEARED
+    )
 )
 
 
-_GUARDED_BY_REQUEST = _GUARDED.where(
-    *(terminations.c[name] == bindparam(f"guard_{name}") for name in _REQUESTED)
+_UPDATE_IF_REQUEST_UNCHANGED = _UPDATE_IF_UNCHANGED.where(
+    *(terminations.c[name] == bindparam(f"guard_{name}") for name in _REQUEST_COLUMNS)
 )
-"""A look that ends a termination must not deny what another request has asked for meanwhile.
+"""Does not finish a termination if another request has extended its windows since the poll.
 
-Whether time is up is decided on the windows.  The job stays due and is looked at again.
+Whether a window has ended was decided on the old ones. The job stays due and is polled again.
 """
 
-_GUARDED_BY_LOOK = _GUARDED.where(
+_UPDATE_IF_NOT_POLLED_SINCE = _UPDATE_IF_UNCHANGED.where(
     terminations.c.observed_at.is_not_distinct_from(
         bindparam("guard_observed_at", type_=terminations.c.observed_at.type)
     )
 )
-"""A decision that changes no state must not undo what another look has found meanwhile."""
+"""Does not overwrite the observation of another poll by a decision that changes no state."""
 
 
 def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
@@ -67,16 +70,16 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
         "guard_state": before.state,
         "guard_revision": before.revision,
         "guard_observed_at": before.observed_at,
-        **{f"guard_{name}": getattr(before, name) for name in _REQUESTED},
+        **{f"guard_{name}": getattr(before, name) for name in _REQUEST_COLUMNS},
         **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
-        f"set_{_WATCHED_AT}": _watched_from(after),
+        f"set_{_REVIVAL_CHECKED_AT}": _revival_watch_from(after),
     }
 
 
-def _watched_from(after: Termination) -> datetime | None:
-    """When the come-back watch of its job begins; None: it has not ended, or is not watched.
+def _revival_watch_from(after: Termination) -> datetime | None:
+    """Return when the revival watch of its job begins; None if it is not finished or not watched.
 
-    One that was found finished is watched as well: it may have failed, and RetryJobs revives it.
+    A job that was found finished is watched as well: it may have failed, and RetryJobs revives it.
     """
     watched = after.state in PROVEN_STATES and after.revival_watch_s > 0
     return after.finished_at if watched else None
@@ -87,19 +90,21 @@ async def write_decisions(
     changes: Sequence[tuple[Termination, Decision]],
     at: datetime,
 ) -> int:
-    """Write each decision whose termination is still as it was; returns how many moved.
+    """Write each decision whose termination is unchanged; return how many changed a state.
 
-    A decision without an event changes no state: where its guard fails, newer knowledge stands
-    already and nothing is lost.  Raises InvariantViolated.
+    A decision without an event changes no state: if its guard fails, a newer observation is stored
+    already and nothing is lost. Raises InvariantViolated.
     """
     for before, decision in changes:
         invariants.check(before, decision, at)
     staying = [_parameters(before, d.after) for before, d in changes if d.event is None]
     if staying:
-        await transaction.execute(_GUARDED_BY_LOOK, staying)
+        await transaction.execute(_UPDATE_IF_NOT_POLLED_SINCE, staying)
     moved = 0
     for before, decision in changes:
-        if decision.event is not None and await _write_move(transaction, before, decision, at):
+        if decision.event is not None and await _write_transition(
+            transaction, before, decision, at
+        ):
             moved += 1
     await turns.enter(transaction, changes)
     return moved
@@ -112,17 +117,17 @@ async def write_decision(
     at: datetime,
     call: Mapping[str, object] | None = None,
 ) -> bool:
-    """Write one decision, with the event of its move; False when it was made on what is no more.
+    """Write one decision with its event; return False if the termination has changed meanwhile.
 
-    ``call`` is what the event tells of a call, beside what is known of the job.
+    ``call`` has the facts about an API call that the event carries, beside those about the job.
 
     Raises InvariantViolated.
     """
     invariants.check(before, decision, at)
-    return await _write_move(transaction, before, decision, at, call)
+    return await _write_transition(transaction, before, decision, at, call)
 
 
-async def _write_move(
+async def _write_transition(
     transaction: Transaction,
     before: Termination,
     decision: Decision,
@@ -130,10 +135,13 @@ async def _write_move(
     call: Mapping[str, object] | None = None,
 ) -> bool:
     after = decision.after
-    # What has no look planned is being called: the answer is known once and must be written.
-    looked = before.next_poll_at is not None
-    guarded = _GUARDED_BY_REQUEST if after.state.final and looked else _GUARDED
-    result = await transaction.execute(guarded, _parameters(before, after))
+    # A termination without a planned poll is in a TerminateJob call, whose result is known once
+    # only: it must be written.
+    polled = before.next_poll_at is not None
+    statement = (
+        _UPDATE_IF_REQUEST_UNCHANGED if after.state.final and polled else _UPDATE_IF_UNCHANGED
+    )
+    result = await transaction.execute(statement, _parameters(before, after))
     if result.rowcount == 0:
         return False
     if decision.event is not None:
@@ -150,20 +158,20 @@ async def _write_move(
         milestones.moved(transaction, decision)
     if after.state.final:
         transaction.count_end(after.state)
-        await _count_down(transaction, after, at)
+        await _count_finished_job(transaction, after, at)
     return True
 
 
-async def _count_down(transaction: Transaction, after: Termination, at: datetime) -> None:
-    """One job fewer to go in every operation that asked for it; the last one finishes it."""
-    asked = await transaction.execute(
+async def _count_finished_job(transaction: Transaction, after: Termination, at: datetime) -> None:
+    """Count one unfinished job less in each operation of the job; the last one finishes it."""
+    found = await transaction.execute(
         select(operations)
         .join(operation_terminations, operation_terminations.c.operation_id == operations.c.id)
         .where(operation_terminations.c.termination_id == after.id)
         .order_by(operations.c.seq)
         .with_for_update(of=operations)
     )
-    for operation in asked.all():
+    for operation in found.all():
         if operation.jobs_unfinished == 1:
             await _finish(transaction, operation, at)
         else:

@@ -1,17 +1,17 @@
-"""In which order jobs are first polled and called: their operations take turns.
+"""The order of first polls and of TerminateJob calls: operations take turns.
 
-A turn has one call for each operation that has a job to be called, so a single cancel never waits
-for the 2,000 jobs of another operation.  A job gets its turn as it enters the queue of calls: the
-one after the last of its operation, or after the current one of the partition if that is later.  An
-operation that comes later thus begins at the current turn, and takes nothing back of the turns
-before it (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).  Within a turn, the
-operation that expects its last turn soonest goes first: it has the fewest jobs left to call.  A job
-that several operations want has the earliest turn that one of them gives it.  A job that is called
-again before a call had effect keeps its turn.  Jobs that were held go before all others.
+A turn has one TerminateJob call for each operation with a job that waits for one, so a single
+cancel never waits for the 2,000 jobs of another operation. A job gets its turn when it enters the
+queue of calls: the turn after the last one of its operation, or after the current one of the
+partition if that is later. So an operation that comes later begins at the current turn, and does
+not make up for the turns before it (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
+Within a turn, the operation whose last turn comes first goes first: it has the fewest jobs left. A
+job of several operations has the earliest turn that one of them gives it. A job that is called
+again before a call had effect keeps its turn. Jobs that were held go before all others.
 
-Until a first poll has shown a job, its turn is its place among the jobs of its operation, from the
-lowest place on whose job waits for a first poll: a few ids never wait for 10,000 of another
-operation.
+Until a first poll has shown a job, its turn is its position among the jobs of its operation,
+counted from the lowest turn of a job that waits for a first poll: a few ids never wait for the
+10,000 of another operation.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 
 _T = terminations.c
 _LINK = operation_terminations.c
-IN_TURN = (_T.priority.desc(), _T.turn, _T.last_turn, _T.seq)
-"""The order in which jobs are called, and their machines captured."""
+DISPATCH_ORDER = (_T.priority.desc(), _T.turn, _T.last_turn, _T.seq)
+"""The order of TerminateJob calls, and of captures."""
 
-_ASKED_BY = (
+# The unfinished operations of these terminations, with the last turn given to each.
+_OPERATIONS_OF = (
     select(_LINK.termination_id, operations.c.seq, operations.c.turn)
     .join(operation_terminations, _LINK.operation_id == operations.c.id)
     .where(
@@ -60,7 +61,8 @@ _ASKED_BY = (
     )
     .order_by(operations.c.seq)
 )
-_TO_ENTER = (
+# The number of jobs of these operations that have not entered the queue of calls yet.
+_JOBS_TO_ENTER = (
     select(operations.c.seq, func.count().label("jobs"))
     .join(operation_terminations, _LINK.operation_id == operations.c.id)
     .join(terminations, _LINK.termination_id == _T.id)
@@ -71,13 +73,16 @@ _TO_ENTER = (
     )
     .group_by(operations.c.seq)
 )
-_GIVE = (
+# Give a termination its turn, and the last turn that its operation expects.
+_SET_TURN = (
     update(terminations)
     .where(_T.id == bindparam("this"))
     .values(turn=bindparam("its_turn"), last_turn=bindparam("its_last"))
 )
-_GIVE_EARLIER = _GIVE.where(_T.turn > bindparam("its_turn"))
-_GIVEN = (
+# The same, if that is earlier than the turn it has.
+_SET_EARLIER_TURN = _SET_TURN.where(_T.turn > bindparam("its_turn"))
+# Store the last turn given to an operation.
+_SET_OPERATION_TURN = (
     update(operations)
     .where(operations.c.seq == bindparam("this"))
     .values(turn=bindparam("its_turn"))
@@ -85,30 +90,32 @@ _GIVEN = (
 
 
 async def enter(transaction: Transaction, changes: Iterable[tuple[Termination, Decision]]) -> None:
-    """Give the jobs of one partition that enter the queue of calls their turns, in this order."""
+    """Give turns to the jobs of one partition that enter the queue of calls, in this order."""
     entering = [before for before, decision in changes if _enters(before, decision.after)]
     if not entering:
         return
-    current = await _current(transaction, entering[0].partition)
-    asked_by: defaultdict[str, list[int]] = defaultdict(list)
+    current = await _current_turn(transaction, entering[0].partition)
+    operations_of: defaultdict[str, list[int]] = defaultdict(list)
     last: dict[int, int] = {}
     ids = [termination.id for termination in entering]
-    for row in await transaction.execute(_ASKED_BY, {"ids": ids}):
-        asked_by[row.termination_id].append(row.seq)
+    for row in await transaction.execute(_OPERATIONS_OF, {"ids": ids}):
+        operations_of[row.termination_id].append(row.seq)
         last[row.seq] = max(row.turn or 0, current)
     given = dict[str, tuple[int, int]]()
     for id_ in ids:
-        operation = min(asked_by[id_], key=last.__getitem__)
+        operation = min(operations_of[id_], key=last.__getitem__)
         last[operation] += 1
         given[id_] = last[operation], operation
     charged = sorted({operation for _, operation in given.values()})
-    to_enter = await transaction.execute(_TO_ENTER, {"seqs": charged})
+    to_enter = await transaction.execute(_JOBS_TO_ENTER, {"seqs": charged})
     ends = last | {row.seq: last[row.seq] + row.jobs for row in to_enter}
     await transaction.execute(
-        _GIVE,
+        _SET_TURN,
         [_turn(id_, turn, ends[operation]) for id_, (turn, operation) in given.items()],
     )
-    await transaction.execute(_GIVEN, [{"this": seq, "its_turn": last[seq]} for seq in charged])
+    await transaction.execute(
+        _SET_OPERATION_TURN, [{"this": seq, "its_turn": last[seq]} for seq in charged]
+    )
 
 
 def _turn(termination_id: str, turn: int, last: int) -> dict[str, Any]:
@@ -116,23 +123,23 @@ def _turn(termination_id: str, turn: int, last: int) -> dict[str, Any]:
 
 
 def _enters(before: Termination, after: Termination) -> bool:
-    """Whether it may be called from now on, and that for the first time in this run of its job."""
-    anew = after.run > before.run or after.state is State.DRAINING
+    """Return whether its first call in this run of its job is allowed by this decision."""
+    new_in_run = after.run > before.run or after.state is State.DRAINING
     return (
-        anew
+        new_in_run
         and before.terminate_after is None
         and after.terminate_after is not None
         and not after.priority
     )
 
 
-async def _current(transaction: Transaction, partition: str) -> int:
+async def _current_turn(transaction: Transaction, partition: str) -> int:
     turn = await transaction.scalar(select(partitions.c.turn).where(partitions.c.name == partition))
     return int(turn or 0)
 
 
 async def called(transaction: Transaction, before: Termination, after: Termination) -> None:
-    """Go on to the turn of a job whose call is over, if no call of a later one was."""
+    """Advance the current turn to that of a job whose call is over, never back."""
     if before.priority or after.state in BEFORE_EFFECT:
         return
     its_turn = select(_T.turn).where(_T.id == before.id).scalar_subquery()
@@ -146,7 +153,7 @@ async def called(transaction: Transaction, before: Termination, after: Terminati
 # --- when an operation is created ----------------------------------------------------------------
 
 
-# SQLite may have a text as a turn, which counts as 0 here; a time is not decoded.
+# A corrupt SQLite row may have a text as its turn, which counts as 0. Times are not decoded here.
 _TURN = cast(_T.turn, BigInteger)
 JOINED = (
     _T.id,
@@ -155,10 +162,11 @@ JOINED = (
     _T.terminate_after.is_not(None).label("queued"),
     _TURN.label("turn"),
 )
+"""Columns of a live termination that :func:`join` needs."""
 
 
 async def for_first_polls(transaction: Transaction, new: NewOperation) -> dict[str, int]:
-    """The turn of each of its jobs, until a first poll has shown it."""
+    """Return the turn that each job of the operation has until its first poll."""
     lowest = [
         turn
         for poll_kind in PollKind
@@ -178,7 +186,7 @@ async def for_first_polls(transaction: Transaction, new: NewOperation) -> dict[s
         is not None
     ]
     begin = min(lowest, default=0) + 1
-    return {job_id: begin + place for place, job_id in enumerate(new.job_ids)}
+    return {job_id: begin + position for position, job_id in enumerate(new.job_ids)}
 
 
 async def join(
@@ -187,11 +195,11 @@ async def join(
     live: Sequence[Row[Any]],
     first_polls: dict[str, int],
 ) -> None:
-    """Let jobs that are being terminated already go by this operation's turns where it helps them.
+    """Give jobs that are being terminated already this operation's turns where these are earlier.
 
-    ``live``: what JOINED names of their terminations.
+    ``live``: the JOINED columns of their terminations.
     """
-    last = current = await _current(transaction, new.partition)
+    last = current = await _current_turn(transaction, new.partition)
     end = current + len(new.job_ids)
     turns = [_turn(row.id, first_polls[row.job_id], end) for row in live if row.job_state is None]
     for row in sorted(live, key=lambda row: (row.turn, row.id)):
@@ -199,28 +207,28 @@ async def join(
             last += 1
             turns.append(_turn(row.id, last, end))
     if turns:
-        await transaction.execute(_GIVE_EARLIER, turns)
+        await transaction.execute(_SET_EARLIER_TURN, turns)
     if last > current:
         await transaction.execute(
             update(operations).where(operations.c.id == new.id).values(turn=last)
         )
 
 
-# --- what is told of it --------------------------------------------------------------------------
+# --- the position in the queue -------------------------------------------------------------------
 
 
 async def ahead(
     connection: AsyncConnection, partitions: Collection[str], ids: Sequence[str], now: datetime
 ) -> dict[str, int]:
-    """How many jobs of its partition are called before each of these that waits for its call."""
-    place = func.row_number().over(partition_by=_T.partition, order_by=IN_TURN)
+    """Return how many jobs of its partition are called before each of these that waits."""
+    position = func.row_number().over(partition_by=_T.partition, order_by=DISPATCH_ORDER)
     queue = (
-        select(_T.id, place.label("place"))
+        select(_T.id, position.label("queue_position"))
         .where(_T.partition.in_(partitions), _T.terminate_after <= now, NOT_SET_ASIDE)
         .subquery()
     )
     found: dict[str, int] = {}
-    for some in chunks(ids):
-        rows = await connection.execute(select(queue).where(queue.c.id.in_(some)))
-        found.update((row.id, row.place - 1) for row in rows)
+    for batch in chunks(ids):
+        rows = await connection.execute(select(queue).where(queue.c.id.in_(batch)))
+        found.update((row.id, row.queue_position - 1) for row in rows)
     return found

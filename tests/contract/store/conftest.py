@@ -1,4 +1,4 @@
-"""Every database must do the same: what is tested here runs on each of them."""
+"""Fixtures of the contract that every database must fulfil: each test runs on each of them."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def store(database: Database) -> PartitionStore:
 
 @pytest.fixture
 def records(database: Database) -> SqlRecords:
-    """As a request five seconds after NOW has them."""
+    """SqlRecords whose clock is five seconds after NOW."""
     return SqlRecords(database, lambda: later(5))

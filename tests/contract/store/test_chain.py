@@ -1,4 +1,4 @@
-"""Events are chained whoever writes them, and a certificate shows what was changed behind them."""
+"""Hash chains: all writers continue them, and a certificate shows later changes of events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.audit.hash_chain import breaks, lines_sha256
+from orchestrator.domain.audit.hash_chain import chain_errors, lines_sha256
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
@@ -47,7 +47,7 @@ def certification(database: Database) -> Certification:
 
 
 async def chains(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """The events of each subject in the order of their ids; every chain is whole."""
+    """Return the events of each subject in the order of their ids, after checking the chains."""
     found: dict[str, list[dict[str, Any]]] = {}
     async with database.read() as connection:
         rows = await connection.execute(select(schema.events).order_by(schema.events.c.id))
@@ -57,14 +57,14 @@ async def chains(database: Database) -> dict[str, list[dict[str, Any]]]:
             previous = before[-1]["hash"] if before else subject_id
             before.append({**row, "previous": previous})
     for subject_id, each in found.items():
-        assert list(breaks(subject_id, each)) == [], subject_id
+        assert list(chain_errors(subject_id, each)) == [], subject_id
     return found
 
 
 async def see(
     store: PartitionStore, before: Termination, seen: Observation, seconds: float
 ) -> Termination:
-    """As the engine writes it."""
+    """Write an observation as the engine does."""
     at = later(seconds)
     decision = decide(before, seen, at, POLICY)
     match seen:
@@ -75,7 +75,7 @@ async def see(
             answer = AttemptResult(at=at, outcome="accepted", request_id=request_id)
             await store.finish_attempt(before, decision, answer)
         case CallFailed(error):
-            await store.finish_attempt(before, decision, AttemptResult.of_error(error, at))
+            await store.finish_attempt(before, decision, AttemptResult.from_error(error, at))
         case _:
             await store.apply([(before, decision)], at)
     return decision.after
@@ -91,7 +91,7 @@ LIFE: list[Observation] = [
     read(JobState.FAILED, at=later(6)),
     read(JobState.FAILED, at=later(90)),
 ]
-"""Until it is verified; each a hundred seconds after the one before."""
+"""Observations until it is verified, each a hundred seconds after the one before."""
 
 
 async def live(store: PartitionStore, before: Termination) -> None:
@@ -99,7 +99,7 @@ async def live(store: PartitionStore, before: Termination) -> None:
         before = await see(store, before, seen, 100.0 * number)
 
 
-# --- what is written -----------------------------------------------------------------------------
+# --- events --------------------------------------------------------------------------------------
 
 
 async def test_each_event_keeps_what_it_rested_on(
@@ -185,7 +185,7 @@ async def test_more_subjects_than_a_statement_takes(
 async def test_the_chains_are_whole_after_writers_at_the_same_time(
     database: Database, records: SqlRecords, store: PartitionStore, certification: Certification
 ) -> None:
-    """Requests that join live jobs, moves of these, and operations that end with any of them."""
+    """Requests that join live jobs, transitions of these, and operations that end with them."""
     jobs = [f"job-{number}" for number in range(12)]
     await submit(records, 1, *jobs)
     queued = await to_sweep(store, 100)
@@ -243,7 +243,7 @@ async def test_the_last_event_is_found_by_the_index(
         assert not re.search(r"(?i)scan (others|events)|seq scan", plan)
 
 
-# --- what is certified ---------------------------------------------------------------------------
+# --- certificates --------------------------------------------------------------------------------
 
 
 async def certified(certification: Certification, number: int = 1) -> Any:
@@ -261,12 +261,12 @@ async def test_the_certificate_of_a_whole_life(
             await live(store, row)
         elif row.job_id == "job-b":
             await see(store, row, Withdrawn(), 7)
-    told = await certified(certification)
-    assert told["conclusion"] == (
-        "NOT FINISHED: 1 of 3 jobs not ended; 1 of 3 jobs proven down so far"
+    certificate = await certified(certification)
+    assert certificate["conclusion"] == (
+        "NOT FINISHED: 1 of 3 jobs not ended; 1 of 3 jobs proven stopped so far"
     )
-    assert [job["state"] for job in told["jobs"]] == ["verified", "withdrawn", "queued"]
-    attempts = told["jobs"][0]["attempts"]
+    assert [job["state"] for job in certificate["jobs"]] == ["verified", "withdrawn", "queued"]
+    attempts = certificate["jobs"][0]["attempts"]
     assert [(each["outcome"], each["request_id"]) for each in attempts] == [
         ("throttled", "r-0"),
         ("accepted", "r-1"),
@@ -280,10 +280,13 @@ async def test_an_operation_that_joined_certifies_what_began_before_it(
     ready = await ready_to_call(store)
     await submit(records, 2, "job-1", "job-2", created_at=later(3))
     await see(store, ready, CallStarted(), 4)
-    told = await certified(certification, 2)
-    assert [event["type"] for event in told["jobs"][0]["events"]] == ["accepted", "call_started"]
-    assert told["jobs"][0]["termination_id"] == "trm_1_job-1"
-    assert told["jobs"][1]["termination_id"] == "trm_2_job-2"
+    certificate = await certified(certification, 2)
+    assert [event["type"] for event in certificate["jobs"][0]["events"]] == [
+        "accepted",
+        "call_started",
+    ]
+    assert certificate["jobs"][0]["termination_id"] == "trm_1_job-1"
+    assert certificate["jobs"][1]["termination_id"] == "trm_2_job-2"
 
 
 async def test_the_digest_stays_as_long_as_nothing_becomes_of_it(
@@ -319,7 +322,7 @@ async def test_an_operation_that_there_is_not(certification: Certification) -> N
         ("attempts", {"number": 1}, {"request_id": "x"}, "attempt 1: "),
         ("terminations", {}, {"job_state": "SUCCEED"}, "rests_on is not what "),
         ("terminations", {}, {"evidence": 2}, "evidence 2 is not "),
-        ("terminations", {}, {"job_id": "job-2"}, "accepted with another job_id"),
+        ("terminations", {}, {"job_id": "job-2"}, "job_id differs from the certificate"),
         ("operations", {}, {"reason": "x"}, "for another reason"),
         ("operations", {}, {"outcome": "failed"}, "the outcome failed does not follow"),
     ],
@@ -387,7 +390,7 @@ async def test_how_much_is_asked_does_not_grow_with_each_job(
 
 
 async def test_certificates_are_made_one_at_a_time(database: Database, records: SqlRecords) -> None:
-    """So that readers are left for everything else."""
+    """So that read connections remain for all other requests."""
     await submit(records, 1, *[f"job-{number}" for number in range(2 * TERMINATIONS_AT_ONCE)])
     opened: list[int] = []
 

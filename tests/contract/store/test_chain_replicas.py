@@ -38,7 +38,7 @@ OTHER = "other@host"
 
 @pytest.fixture
 async def replicas(postgres: Server, postgres_template: str) -> AsyncIterator[list[Database]]:
-    """Four on one database; the first holds both partitions."""
+    """Four replicas on one database; the first one holds both partitions."""
     async with postgres.database(postgres_template) as url, AsyncExitStack() as stack:
         opened = [
             await stack.enter_async_context(Database(url, lambda: datetime.now(UTC)))
@@ -49,7 +49,7 @@ async def replicas(postgres: Server, postgres_template: str) -> AsyncIterator[li
 
 
 async def write(database: Database, count: int, *, locked: bool) -> int:
-    """Record events of one operation; how many were stored."""
+    """Record events of one operation; return how many were stored."""
 
     async def work(transaction: Transaction) -> None:
         if locked:
@@ -85,7 +85,7 @@ async def test_who_forgets_to_hold_the_row_may_fail_and_never_forks(
 async def test_operations_that_share_jobs_end_with_whichever_is_the_last(
     replicas: list[Database],
 ) -> None:
-    """Requests come to all replicas while the jobs that they join end, in two partitions."""
+    """All replicas take requests while the jobs that these join end, in two partitions."""
     jobs = [f"job-{number}" for number in range(20)]
     first, *others = replicas
     await submit(SqlRecords(first, lambda: NOW), 1, *jobs)

@@ -1,7 +1,7 @@
-"""Values at the edge of their type, and beyond, in every field of every answer of the cloud.
+"""Values at and beyond the limits of their type, in every field of every reply of the cloud.
 
 No loop stops, nothing is stored that cannot be read back, and all jobs end verified once the
-answers are good again: what makes no sense has proven nothing.
+replies are good again: an invalid reply proves nothing.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ TURNS_OF_A_BATCH: Final = 4
 
 
 STORED: Final = ("NUL", "surrogate", "long", "long, too", "2**31", "10**12", "word")
-"""Values that may come as far as the database: SQLite is tried with all, PostgreSQL with these."""
+"""Values that may reach the database: SQLite is tested with all, PostgreSQL with these."""
 
 
 def mutations(action: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Where in an answer, and what is put there."""
+    """Yield each place in a reply, with the value to put there."""
     for path in FIELDS[action]:
         yield from ((path, HOSTILE[name]) for name in names)
         yield path, ABSENT
@@ -95,7 +95,7 @@ def mutations(action: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def mutated(document: Any, path: str, value: Any) -> Any:
-    """The answer with this value there; as it is where it has no such place."""
+    """Return the reply with this value in this place, or unchanged if it has no such place."""
     whole = copy.deepcopy(document)
     if path.startswith("Error."):
         whole["Response"].setdefault("Error", {"Code": "InternalError", "Message": "m"})
@@ -116,7 +116,7 @@ def mutated(document: Any, path: str, value: Any) -> Any:
 
 
 class Lying:
-    """Mutates each answer, by one mutation of its action's table after the other."""
+    """Mutates each reply, with one mutation of its action's table after the other."""
 
     def __init__(self, world: World) -> None:
         self._post = world.network.post
@@ -136,7 +136,7 @@ class Lying:
 
 
 async def turn(world: World) -> None:
-    """A step of every loop, several of those that call for one job each, and a minute."""
+    """Run a step of every loop, several of those that call for one job each, and pass a minute."""
     some = [world.dispatcher.step, world.escalator.step, world.job_poller.step]
     some += [world.machine_poller.step, world.instance_reader.step]
     for step in (

@@ -1,6 +1,6 @@
-"""Values at the edge of their type, and beyond, in every field of every request.
+"""Values at and beyond the limits of their type, in every field of every request.
 
-Each is served or refused with what to do, and nothing is stored that cannot be read back.
+Each is served, or refused with advice, and nothing is stored that cannot be read back.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ async def daemon(
 async def asked(
     daemon: Service, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, str]:
-    """The status and the body of an answer, with everything still listed."""
+    """Return the status and the body of an answer; a refusal must have a detail."""
     base = daemon.client._base_url
     assert base is not None
     url = URL(str(base.origin()) + path, encoded=True)
@@ -202,3 +202,9 @@ async def test_what_the_others_have_stored_is_read(daemon: Service) -> None:
         for row in rows:
             assert (await asked(daemon, f"/v1/{name}/{row['id']}"))[0] == 200
     assert json.loads((await asked(daemon, "/readyz"))[1])["status"] == "ready"
+
+
+async def test_no_id_of_an_operation_to_stop_is_the_daemon_s_fault(daemon: Service) -> None:
+    for text in TEXTS:
+        status, _ = await asked(daemon, f"/v1/operations/{text}:stop", b'{"reason": "x"}')
+        assert status in {404, 405}, text

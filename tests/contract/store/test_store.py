@@ -1,4 +1,4 @@
-"""What every database must do with terminations."""
+"""Behaviour of terminations that every database must have."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
 
 async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
     kind = PollFilter(PollKind.BATCH)
-    return (await store.planned(NOW, limit, kind))[kind]
+    return (await store.next_polls(NOW, limit, kind))[kind]
 
 
 async def submit(records: SqlRecords, number: int, *jobs: str, **changes: Any) -> str:
@@ -93,7 +93,7 @@ async def ready_to_call(store: PartitionStore) -> Termination:
     queued = await only(store)
     looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
     await store.apply([(queued, looked)], NOW)
-    (ready,), _ = await store.callable(NOW, 10, capture_wait_s=0)
+    (ready,), _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
     return ready
 
 
@@ -120,7 +120,7 @@ async def test_a_termination_comes_back_as_it_was_written(
         job_end_time="E1",
     )
     await store.apply([(before, Decision(after=full))], NOW)
-    (after,), _ = await store.callable(later(2), 10, capture_wait_s=0)
+    (after,), _ = await store.ready_to_terminate(later(2), 10, capture_wait_s=0)
     assert after == full
 
 
@@ -137,8 +137,8 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
     record = await records.termination(before.id)
     assert record is not None
     assert record.termination.state is State.WITHDRAWN
-    told = await records.events(after=0, limit=10, operation_id=None, termination_id=before.id)
-    assert [(e.type, e.from_state, e.to_state) for e in told] == [
+    recorded = await records.events(after=0, limit=10, operation_id=None, termination_id=before.id)
+    assert [(e.type, e.from_state, e.to_state) for e in recorded] == [
         ("accepted", None, "queued"),
         ("withdrawn", "queued", "withdrawn"),
     ]
@@ -150,7 +150,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
     await submit(records, 1, "job-1")
     ready = await ready_to_call(store)
     sending = await start(store, ready)
-    assert await store.unanswered() == [sending]
+    assert await store.with_open_attempts() == [sending]
     assert (
         await store.start_attempt(
             ready,
@@ -163,7 +163,7 @@ async def test_an_attempt_is_written_with_the_move_and_found_until_it_is_answere
     await store.finish_attempt(
         sending, accepted, AttemptResult(at=later(1), outcome="accepted", request_id="r1")
     )
-    assert await store.unanswered() == []
+    assert await store.with_open_attempts() == []
     record = await records.termination(ready.id)
     assert record is not None
     assert record.termination == accepted.after
@@ -177,7 +177,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     for row in await to_sweep(store, 10):
         after = replace(row, terminate_after=NOW, priority=row.job_id == "job-3")
         await store.apply([(row, Decision(after=after))], NOW)
-    ready, _ = await store.callable(NOW, 10, capture_wait_s=0)
+    ready, _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
     record = await records.termination(ready[-1].id)
     assert record is not None
@@ -185,7 +185,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
 
 
 async def queued(database: Database, records: SqlRecords, jobs: int, unseen: int) -> None:
-    """Have so many jobs wait for their call, and for a first poll."""
+    """Store this number of jobs that wait for their call, and as many for a first poll."""
     await submit(records, 1, *[f"job-{number}" for number in range(jobs + unseen)])
 
     async def work(transaction: Transaction) -> None:
@@ -208,8 +208,8 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
         if statement.startswith("SELECT") and "FROM terminations" in statement:
             asked.append((f"EXPLAIN {'' if shared else 'QUERY PLAN '}{statement}", parameters))
 
-    await store.planned(NOW, 10, *PLANNED, UNLISTED_IN_TURN, *KINDS)
-    ready, _ = await store.callable(NOW, 1, capture_wait_s=0)
+    await store.next_polls(NOW, 10, *PLANNED, UNLISTED_IN_TURN, *KINDS)
+    ready, _ = await store.ready_to_terminate(NOW, 1, capture_wait_s=0)
     assert len(ready) == 1
     to_capture, _ = await store.instances.to_read(NOW, 10)
     assert len(to_capture) == 10
@@ -225,10 +225,10 @@ async def test_what_is_next_is_found_without_sorting_all_there_is(
     def scans(plan: str, index: str) -> int:
         return len(re.findall(f"(?i)using ((covering )?index )?ix_terminations_{index} ", plan))
 
-    assert (scans(planned, "poll_kind"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
+    assert (scans(planned, "poll"), scans(planned, "unseen")) == (len(PLANNED) + 2, 2)
     assert scans(called, "turn") == 1
     assert not re.search("(?i)sort|b-tree", planned + called)
-    first, _, _ = captured.partition("read_anew")
+    first, _, _ = captured.partition("ix_terminations_rescan")
     assert scans(first, "capture") == 1
     assert not re.search("(?i)sort|b-tree", first.partition("Subquery Scan on anon_2")[0])
 
@@ -261,7 +261,7 @@ UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
 SUBMISSION = JobSubmitted(
     observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=STOPPED.total),)
 )
-"""As many instances as a read of a job that is down counts."""
+"""A submitted job with as many instances as a read of the stopped job counts."""
 WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-verified": (
         State.VERIFIED,
@@ -309,7 +309,7 @@ WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
         ],
     ),
 }
-"""Each job with the state and code it ends with, and what is read of it until then, and when."""
+"""Each job with its final state and code, and the times and observations until then."""
 
 
 async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
@@ -381,7 +381,7 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
 async def test_those_that_have_not_ended_are_counted_by_state(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
-    """The oldest by when it may be called; what ended is counted by this process."""
+    """The oldest is the one callable first; ended ones are counted by this process."""
     assert await records.live() == {}
     await submit(records, 1, "job-1", created_at=later(-50), not_before=later(40))
     assert await records.live() == {"queued": LiveTerminations(count=1, since=later(40))}
@@ -401,7 +401,7 @@ WEEK_S = 7 * 86_400
 
 @pytest.mark.parametrize("request_hash", ["h", "another"])
 async def test_a_key_ends_after_seven_days(records: SqlRecords, request_hash: str) -> None:
-    """Then it stands for a new operation, for seven days again, and for that alone."""
+    """After that the key belongs to a new operation only, for seven days again."""
     first = await submit(records, 1, "job-1", idempotency_key="k")
     yours = await submit(records, 2, "job-1", idempotency_key="k", requested_by="you")
     almost = operation(3, "job-1", idempotency_key="k", created_at=later(WEEK_S - 1))
@@ -519,11 +519,11 @@ async def test_a_partitions_condition_is_told_with_its_operations_and_terminatio
 ) -> None:
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
-    await store.set_condition(ErrorDetail(code="B", message="before", advice="a"), 1)
-    await store.set_condition(*condition)
+    await store.set_health(ErrorDetail(code="B", message="before", advice="a"), 1)
+    await store.set_health(*condition)
     terminations = await records.terminations(after=0, limit=10)
-    told = [(each.trouble, each.allowed_per_s) for each in terminations]
-    assert told == [condition, (None, None)]
+    stored = [(each.trouble, each.allowed_per_s) for each in terminations]
+    assert stored == [condition, (None, None)]
     operations = await records.operations(after=0, limit=10, finished=None, account=None)
     assert [each.allowed_per_s for each in operations] == [None, condition[1]]
 
@@ -531,11 +531,11 @@ async def test_a_partitions_condition_is_told_with_its_operations_and_terminatio
 async def test_a_condition_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
-    """Of this partition; nobody knows whether it lasts."""
+    """Of this partition only; it is not known whether the problem lasts."""
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", partition="other@host")
     for each in (store, PartitionStore(database, FencingToken("other@host", 1))):
-        await each.set_condition(ErrorDetail(code="C", message="m", advice="a"), 7)
+        await each.set_health(ErrorDetail(code="C", message="m", advice="a"), 7)
     assert await records.troubles() == {
         PARTITION: ("C", "a replica"),
         "other@host": ("C", "a replica"),

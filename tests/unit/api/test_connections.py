@@ -1,4 +1,4 @@
-"""What becomes of more connections than there is room for."""
+"""Tests of the connection limit."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SLOW: Final = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Client:
-    """One connection."""
+    """A client with one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     async def ask(self, request: bytes = QUICK) -> bytes:
-        """The status line and headers of the answer."""
+        """Send a request and return the status line and headers of the response."""
         self.writer.write(request)
         return await self.reader.readuntil(b"\r\n\r\n")
 
     async def rest(self) -> bytes:
-        """What comes until the connection is closed, which it is."""
+        """Return what arrives until the server closes the connection."""
         try:
             return await self.reader.read()
         except ConnectionResetError:
@@ -44,7 +44,7 @@ class Client:
 
 
 class Served:
-    """A server with room for three connections; a request for /slow waits until it may go on."""
+    """A server with a limit of three connections; /slow is answered once ``go_on`` is set."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -64,7 +64,7 @@ class Served:
         return Client(reader, writer)
 
     async def busy_client(self) -> Client:
-        """One whose request is being answered."""
+        """Return a client whose request is being answered."""
         client = await self.client()
         self.asked.clear()
         client.writer.write(SLOW)
@@ -93,7 +93,7 @@ async def serving() -> AsyncIterator[Served]:
 
 
 async def test_the_connection_that_was_idle_for_longest_makes_room() -> None:
-    """Whether it ever asked, or sent a part of a request, or had an answer."""
+    """A connection is idle before its first request, during half a request, and after one."""
     async with serving() as served:
         first, half, third = [await served.client() for _ in range(MOST)]
         await first.ask()
@@ -121,7 +121,7 @@ async def test_no_connection_whose_request_is_being_answered_is_closed_for_anoth
 
 
 async def test_where_none_is_idle_a_new_one_is_told_so_and_closed() -> None:
-    """A problem like any other; once one is answered there is room again."""
+    """The refusal is a problem; a new connection is accepted once a request is answered."""
     async with serving() as served:
         busy = [await served.busy_client() for _ in range(MOST)]
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""What a request's body may cost: it is read once, and no more than a hundred mistakes are told."""
+"""Tests of the cost of a request body: it is parsed once, and 100 mistakes at most are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MANY = {
 
 
 def read(body: bytes) -> object:
-    """As a request is read."""
+    """Parse a body as the orchestrator parses it."""
     return json.loads(body, object_pairs_hook=dict, parse_int=int)
 
 
@@ -38,7 +38,7 @@ def refusal(body: bytes) -> Problem:
 
 
 def peak_bytes(act: Callable[[], object]) -> int:
-    """The memory that it takes meanwhile, which, unlike its time, is the same on any machine."""
+    """Return the peak memory of ``act``; unlike its time, it is the same on every machine."""
     tracemalloc.start()
     try:
         act()
@@ -74,7 +74,7 @@ def test_first_hundred_mistakes_are_told_and_how_many_more_there_are(mistakes, f
 
 @pytest.mark.parametrize("container", ["[]", "{}"])
 def test_body_of_countless_arrays_or_objects_is_not_read(container) -> None:
-    """They take most time and memory for their size, and a request has few."""
+    """Containers cost most time and memory for their size, and a valid request has few."""
     body = f'{{"jobs": [{",".join([container] * 300_000)}]}}'.encode()
     problem = refusal(body)
     assert (problem.status, problem.slug) == (400, "malformed-json")

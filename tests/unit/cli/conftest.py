@@ -16,7 +16,7 @@ def daemon():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No test waits for real, and the machine's own settings play no part."""
+    """Shorten all waits, and remove the settings of this machine."""
     monkeypatch.setattr(watch, "POLL_S", 0.01)
     monkeypatch.setattr(terminate, "DELAYS_S", (0.01, 0.01))
     monkeypatch.setenv("COLUMNS", "200")
@@ -26,7 +26,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def run(daemon):
-    """Run a command against the fake daemon."""
+    """Return a function that runs a command against the fake daemon."""
 
     def invoke(*arguments: str, input_text: str | None = None):
         return CliRunner().invoke(app, ["--url", daemon.url, *arguments], input=input_text)

@@ -1,4 +1,4 @@
-"""A daemon that answers what a test says, in a thread of its own."""
+"""A fake daemon with the responses of a test, in its own thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 RESET = object()
-"""An answer that is none: the connection is cut."""
+"""No response: the connection is closed."""
 
 
 def operation(state: str = "running", outcome: str | None = None, **jobs: int) -> dict[str, Any]:
@@ -71,14 +71,21 @@ class Call:
 
 @dataclass
 class FakeDaemon:
-    """``answers`` maps "METHOD path" to what it answers in turn; the last one is repeated."""
+    """A fake daemon.
+
+    ``answers`` maps "METHOD path" to its successive responses; the last one is repeated.
+    """
 
     url: str = ""
     answers: dict[str, list[Any]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
 
     def answer(self, what: str, *answers: Any) -> None:
-        """Each: a body (status 200), ``(status, body[, headers])``, RESET, or a function of one."""
+        """Set the successive responses of "METHOD path".
+
+        A response is a body (status 200), ``(status, body[, headers])``, RESET, or a function that
+        returns one of them.
+        """
         self.answers[what] = list(answers)
 
     async def handle(self, request: web.Request) -> web.Response:

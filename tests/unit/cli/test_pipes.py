@@ -1,4 +1,4 @@
-"""Standard output that is a pipe, full, or closed: real files of the system, each command."""
+"""Each command with a standard output that is a pipe, a full device, or closed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = {
     "list": ("list",),
 }
 ACCEPTED = ("terminate", "terminate --watch")
-"""The operation's id is told nowhere else."""
+"""Commands that show the operation id nowhere else."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def url(daemon):
 
 
 UNSET = ("COLUMNS", "PYTHONUNBUFFERED")
-"""Without a buffer nothing is left that Python tries to write once more as it exits."""
+"""Unbuffered output leaves nothing that Python would write again at exit."""
 
 
 def run(url: str, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
@@ -58,7 +58,7 @@ def run(url: str, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_full_standard_output(url, name):
-    """One line names the operation, and the exit code says that not all was told."""
+    """One line names the operation, and the exit code shows that output was lost."""
     with FULL.open("w") as full:
         result = run(url, *COMMANDS[name], stdout=full)
     about = "" if name == "list" else "; operation: op_1"
@@ -68,7 +68,7 @@ def test_a_full_standard_output(url, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_reader_who_has_left(url, name):
-    """Nothing is told, but the id of an operation that would be lost."""
+    """Nothing is printed, except the id of an operation that would be lost."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as pipe:
@@ -83,7 +83,7 @@ def test_a_reader_who_has_left(url, name):
 
 @pytest.mark.parametrize("name", ["terminate", "list"])
 def test_a_standard_output_that_was_closed_before(url, name):
-    """As a service may start it; the request is sent all the same."""
+    """A service manager may start a command so; the request is sent anyway."""
     result = run(url, *COMMANDS[name], preexec_fn=lambda: os.close(1))
     assert result.returncode == 4
     assert result.stderr.startswith("standard output cannot be written: Bad file descriptor")
@@ -92,7 +92,7 @@ def test_a_standard_output_that_was_closed_before(url, name):
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("closed", [False, True])
 def test_notes_that_nobody_can_read_keep_nothing_from_being_sent(url, closed):
-    """Duplicates are told on standard error before the request is sent."""
+    """Duplicates are reported on standard error before the request is sent."""
     with FULL.open("w") as full:
         more = {"preexec_fn": lambda: os.close(2)} if closed else {"stderr": full}
         result = run(url, *COMMANDS["terminate"], "job-a", stdout=subprocess.PIPE, **more)
@@ -101,7 +101,7 @@ def test_notes_that_nobody_can_read_keep_nothing_from_being_sent(url, closed):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_pipe_gets_whole_lines(url, name):
-    """Whatever FORCE_COLOR says: no colours, no bars, and no line broken at some width."""
+    """A pipe gets no colours, no bars and no broken lines, whatever FORCE_COLOR is."""
     result = run(url, *COMMANDS[name], stdout=subprocess.PIPE)
     assert "\x1b" not in result.stdout
     for line in result.stdout.splitlines():

@@ -1,4 +1,4 @@
-"""A clock that tests turn, a server on 127.0.0.1 that they script, and a gateway to it."""
+"""Test doubles: a manual clock, a scripted server on 127.0.0.1, and a gateway to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEYS: dict[str, str | int | Path | None] = {"secret_id": "AKIDexample", "secret_
 
 
 class ManualClock:
-    """Stands still until a test moves it; both kinds of time move together."""
+    """Clock that only a test advances; wall and monotonic time advance together."""
 
     def __init__(self) -> None:
         self.passed_s = 0.0
@@ -53,17 +53,17 @@ class ManualClock:
 
 
 class NoTransport:
-    """For providers that ask nobody."""
+    """Transport for providers that send no request."""
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+        self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         raise AssertionError(url)
 
 
 @asynccontextmanager
 async def served(handler: Handler) -> AsyncIterator[str]:
-    """Answer every request by ``handler``; gives the URL, without a slash at its end."""
+    """Serve every request with ``handler``; yield the URL without a trailing slash."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -78,7 +78,7 @@ async def served(handler: Handler) -> AsyncIterator[str]:
 
 
 def said(**response: object) -> web.Response:
-    """A reply as the cloud sends it."""
+    """Return a reply in the cloud's format."""
     return web.Response(
         body=json.dumps({"Response": {"RequestId": "r-1"} | response}).encode(),
         content_type="application/json",
@@ -90,7 +90,7 @@ def refused(code: str, message: str = "m") -> web.Response:
 
 
 class Server:
-    """Keeps what arrives and gives the scripted replies in turn, the last one for ever."""
+    """Server that records requests and sends the scripted replies in order, then the last again."""
 
     def __init__(self, *replies: Reply) -> None:
         self.replies = list(replies)
@@ -152,7 +152,7 @@ async def gateway_to(
 
 
 async def failure(gateway: TencentBatch) -> CloudError:
-    """How a TerminateJob fails."""
+    """Return the error of a TerminateJob request."""
     with pytest.raises(CloudError) as caught:
         await gateway.terminate_job(region=REGION, job_id="job-1")
     assert caught.value.advice

@@ -1,4 +1,4 @@
-"""What a call carries, what its answer tells, and which credential signs it."""
+"""Requests of the gateway: content, signature, decoded reply, and credential."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ZEROS = dict.fromkeys(
 
 
 async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() -> None:
-    """The signature holds for the bytes and the Host that arrived."""
+    """The signature is valid for the body and the Host header that arrived."""
     server = Server(lambda _: said())
     token = {"token": "tok"}
     async with gateway_to(
@@ -75,7 +75,7 @@ async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() ->
 
 
 async def test_every_call_is_signed_anew() -> None:
-    """A second later the timestamp and the signature are others."""
+    """A request one second later has another timestamp and another signature."""
     server = Server(lambda _: said())
     clock = ManualClock()
     async with gateway_to(server, clock=clock) as gateway:
@@ -88,7 +88,7 @@ async def test_every_call_is_signed_anew() -> None:
 
 
 async def test_all_calls_of_the_port_reach_their_action() -> None:
-    """Each reads its own answer."""
+    """Each method calls its action and decodes its reply."""
     server = Server(
         lambda _: said(),
         lambda _: said(JobId="job-1", JobState="FAILED", TaskSet=[], TaskInstanceMetrics=ZEROS),
@@ -136,7 +136,7 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
 
 
 async def test_sighting_is_as_old_as_its_call() -> None:
-    """The time that the answer took does not make it look younger."""
+    """``observed_at`` is the time of the request, not of the reply."""
     clock = ManualClock()
 
     def slowly(_):
@@ -150,7 +150,7 @@ async def test_sighting_is_as_old_as_its_call() -> None:
 
 
 async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
-    """With no ids the cloud would list every job of the account."""
+    """Without ids the cloud would list every job of the account."""
     server = Server(lambda _: said(JobSet=[]))
     ids = [f"job-{number}" for number in range(101)]
     async with gateway_to(server) as gateway:
@@ -164,7 +164,7 @@ async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call()
 
 
 async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
-    """At their own host, with their own service in the signature's scope; jobs at the other."""
+    """CVM requests go to the CVM host and are signed for cvm; Batch requests to the other."""
     of_jobs, of_machines = (
         Server(lambda _: said()),
         Server(lambda _: said(InstanceSet=[], TotalCount=0)),
@@ -194,7 +194,7 @@ async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
 
 
 async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
-    """With no ids the cloud would list machines that nobody asked for."""
+    """Without ids the cloud would list every machine of the account."""
     server = Server(lambda _: said(InstanceSet=[], TotalCount=0))
     ids = [f"ins-{number}" for number in range(101)]
     async with gateway_to(server) as gateway:
@@ -207,13 +207,13 @@ async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_c
 
 
 async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> None:
-    """Least of all at the host of the jobs."""
+    """No request goes to the host of Batch instead."""
     server = Server(lambda _: said())
     async with served(server.handle) as url, gateway_at(url) as gateway:
         assert not gateway.sees_machines
-        with pytest.raises(ValueError, match="no endpoint of cvm"):
+        with pytest.raises(ValueError, match="no endpoint for cvm"):
             await gateway.describe_machines(region=REGION, machine_ids=["ins-1"])
-        with pytest.raises(ValueError, match="no endpoint of cvm"):
+        with pytest.raises(ValueError, match="no endpoint for cvm"):
             await gateway.terminate_machine(region=REGION, machine_id="ins-1")
 
     assert server.arrived == []
@@ -223,7 +223,7 @@ async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> No
     "region", ["", "AP-guangzhou", "ap-guangzhou\n", "evil.example/", "ap-x@evil", "ap-x:1", "ap"]
 )
 async def test_region_cannot_alter_the_host(region) -> None:
-    """It is refused before a key is used."""
+    """An invalid region is refused before anything is signed."""
     assert host_for("https://batch.{region}.tencentcloudapi.com", "ap-shanghai-fsi") == (
         "batch.ap-shanghai-fsi.tencentcloudapi.com"
     )
@@ -236,7 +236,7 @@ async def test_region_cannot_alter_the_host(region) -> None:
 
 
 class Keyring:
-    """Gives a new key at each load."""
+    """Source that returns a new key at each load."""
 
     def __init__(self) -> None:
         self.loads = 0
@@ -251,11 +251,11 @@ KEY_IN_DOUBT = [
     for code, meaning in catalogue.MEANINGS.items()
     if meaning.kind in {Kind.CREDENTIAL, Kind.UNAUTHORIZED} and not code.startswith("Client.")
 ]
-"""Each may be over once there is another key."""
+"""Codes of errors that another key may end."""
 
 
 def test_every_failure_of_authentication_is_one_of_the_key() -> None:
-    """But that of a clock."""
+    """Every AuthFailure except a clock difference puts the key in doubt."""
     assert {code for code in catalogue.MEANINGS if code.startswith("AuthFailure")} - {
         "AuthFailure.SignatureExpire"
     } <= set(KEY_IN_DOUBT)
@@ -263,7 +263,7 @@ def test_every_failure_of_authentication_is_one_of_the_key() -> None:
 
 @pytest.mark.parametrize("code", [*KEY_IN_DOUBT, "AuthFailure.NotYetDocumented"])
 async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> None:
-    """Ten calls fail at once, are reported as they are, and lead to one refresh."""
+    """Ten concurrent failures keep their errors and cause one refresh."""
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
     server = Server(*[refused(code) for _ in range(10)], lambda _: said())
@@ -292,7 +292,7 @@ async def test_what_another_key_cannot_end_refreshes_nothing(code) -> None:
 
 
 async def test_a_source_that_goes_on_giving_a_wrong_key_is_read_every_30_s() -> None:
-    """However many calls are refused meanwhile."""
+    """The number of refused requests in between makes no difference."""
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
     server = Server(lambda _: refused("AuthFailure.SignatureFailure"))
@@ -304,7 +304,7 @@ async def test_a_source_that_goes_on_giving_a_wrong_key_is_read_every_30_s() -> 
 
 
 async def test_nothing_is_sent_without_a_credential() -> None:
-    """The provider's error is the call's."""
+    """The request fails with the error of the credential provider."""
 
     async def stopped() -> Credential:
         raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "stopped")

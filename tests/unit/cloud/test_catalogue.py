@@ -1,4 +1,4 @@
-"""Every documented code has one meaning; codes that nobody documented are loud."""
+"""Every documented code has one meaning; undocumented codes are logged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CODES_OF_CVM = {
         UnsupportedOperation.UserLimitOperationExceedQuota""",
     "other actions": "ResourceNotFound.InvalidInstanceIdNotFound",
 }
-"""By the vendor's SDK for Go; of DescribeInstances those alone that a call by ids can meet."""
+"""From the vendor's Go SDK; for DescribeInstances, the codes of a request by ids only."""
 
 COMMON_CODES = [
     "ActionOffline",
@@ -104,7 +104,7 @@ COMMON_CODES = [
 
 @pytest.mark.parametrize("action", CODES_OF_ACTIONS)
 def test_codes_of_our_actions_are_the_vendors_and_stand_in_the_catalogue(action) -> None:
-    """What the vendor documents for an action is classified by name, not by its family."""
+    """Every code documented for an action is in the catalogue itself, not only its family."""
     codes = set(CODES_OF_ACTIONS[action].split())
 
     assert codes <= VENDOR_CODES
@@ -113,25 +113,25 @@ def test_codes_of_our_actions_are_the_vendors_and_stand_in_the_catalogue(action)
 
 @pytest.mark.parametrize("action", CODES_OF_CVM)
 def test_codes_of_calls_for_machines_stand_in_the_catalogue(action) -> None:
-    """By name too: the families of CVM are wider than those of Batch."""
+    """CVM codes are in the catalogue themselves: CVM's families are wider than those of Batch."""
     assert set(CODES_OF_CVM[action].split()) <= catalogue.MEANINGS.keys()
 
 
 @pytest.mark.parametrize("code", COMMON_CODES)
 def test_common_codes_stand_in_the_catalogue(code) -> None:
-    """The codes of the common layer are classified by name too."""
+    """The common codes are in the catalogue themselves, too."""
     assert code in catalogue.MEANINGS
 
 
 def test_each_code_is_classified_once() -> None:
-    """A code in two groups would mean whatever comes last."""
-    listed = [code for _, _, codes in catalogue.GROUPS for code in codes]
+    """A code in two groups would silently get the meaning of the last one."""
+    listed = [code for _, _, codes in catalogue.ERROR_GROUPS for code in codes]
 
     assert len(listed) == len(set(listed))
 
 
 def test_nothing_in_the_catalogue_is_made_up() -> None:
-    """Each entry is a vendor code, a common code, a family of them, or our own."""
+    """Each entry is a vendor code, a common code, a family of these, or a Client code."""
     of_cvm = {code for codes in CODES_OF_CVM.values() for code in codes.split()}
     documented = VENDOR_CODES | of_cvm | set(COMMON_CODES)
     families = {code.partition(".")[0] for code in documented}
@@ -180,7 +180,7 @@ def test_nothing_in_the_catalogue_is_made_up() -> None:
     ],
 )
 def test_kind_of_a_code(code, kind) -> None:
-    """The decisions that terminations hang on."""
+    """The kinds on which the decisions about a termination depend."""
     meaning = catalogue.meaning_of(code)
 
     assert (meaning.kind, meaning.known) == (kind, True)
@@ -200,14 +200,14 @@ def test_kind_of_a_code(code, kind) -> None:
     ],
 )
 def test_new_member_of_a_family_means_what_the_longest_known_prefix_means(code, kind) -> None:
-    """The vendor adds members to its families without notice."""
+    """The vendor may add codes to a family without notice."""
     assert code not in catalogue.MEANINGS
     assert catalogue.meaning_of(code).kind is kind
 
 
 @pytest.mark.parametrize("code", ["", ".", "Brandnew", "Brandnew.Internal", "InternalErrors"])
 def test_unknown_code_is_not_known_and_proves_nothing(code) -> None:
-    """A code outside all families may stand for a call that was executed."""
+    """A request with an unknown error code may have been executed."""
     meaning = catalogue.meaning_of(code)
 
     assert (meaning.kind, meaning.known) == (Kind.OUTCOME_UNKNOWN, False)
@@ -231,12 +231,12 @@ def test_unknown_code_is_not_known_and_proves_nothing(code) -> None:
     ],
 )
 def test_ceiling_is_read_out_of_the_message_where_it_is_there(message, ceiling) -> None:
-    """The limiter learns from it; the text is not promised, so nothing depends on it."""
+    """The rate limiter uses the limit; nothing depends on it, because the text may change."""
     assert catalogue.error("RequestLimitExceeded", message).quota_ceiling == ceiling
 
 
 def test_ceiling_of_another_dimension_is_not_taken_for_the_actions() -> None:
-    """A limit of the root account says nothing about one action's calls per second."""
+    """A limit of the root account is not a limit of one action."""
     error = catalogue.error(
         "RequestLimitExceeded.UinLimitExceeded", "exceeds the frequency limit `100`"
     )
@@ -245,7 +245,7 @@ def test_ceiling_of_another_dimension_is_not_taken_for_the_actions() -> None:
 
 
 def test_error_keeps_code_request_id_and_advice() -> None:
-    """What a person needs to ask the vendor, and what they can do themselves."""
+    """The error has what a support ticket needs, and advice."""
     error = catalogue.error("ResourceNotFound.Job", "no such job", request_id="r-1")
 
     assert (error.code, error.message, error.request_id) == (

@@ -1,4 +1,4 @@
-"""Each provider, against the files, variables and services that it really reads."""
+"""Each credential provider against real files, variables and services."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parts(credential: Credential) -> tuple[str, str, str | None]:
 
 
 def test_unknown_kind_is_a_configuration_error() -> None:
-    """The message lists what there is."""
+    """The message lists the known providers."""
     with pytest.raises(ConfigurationError, match=r"'vault'.*static, environment"):
         build_provider("vault", {}, ManualClock(), NoTransport())
 
@@ -67,7 +67,7 @@ def test_unknown_kind_is_a_configuration_error() -> None:
     [("static", ["secret_id", "secret_key"]), ("sts", ["secret_id", "secret_key", "role_arn"])],
 )
 def test_all_missing_options_are_named_at_once(kind, missing) -> None:
-    """Also those that are there and None."""
+    """An option that is None counts as missing."""
     with pytest.raises(ConfigurationError) as caught:
         build_provider(kind, {"secret_id": None, "endpoint": None}, ManualClock(), NoTransport())
 
@@ -75,7 +75,7 @@ def test_all_missing_options_are_named_at_once(kind, missing) -> None:
 
 
 async def test_static_keys_are_given_as_they_are_but_for_blanks_around() -> None:
-    """A line end from a secret file is no part of a key."""
+    """Whitespace around a key, such as a line end from a secret file, is removed."""
     credential = await get("static", secret_id=" AKID ", secret_key="key\n", token="")
 
     assert parts(credential) == ("AKID", "key", None)
@@ -84,7 +84,7 @@ async def test_static_keys_are_given_as_they_are_but_for_blanks_around() -> None
 
 @pytest.mark.parametrize("secret_key", ["", "  ", "a\r\nX-Evil: 1", "ключ"])
 async def test_text_that_cannot_be_a_key_is_refused_and_not_shown(secret_key) -> None:
-    """Nothing of it reaches a header or a message."""
+    """No part of it reaches a header or a message."""
     error = await failure("static", secret_id="AKID", secret_key=secret_key)
 
     assert "Evil" not in str(error)
@@ -95,7 +95,7 @@ async def test_text_that_cannot_be_a_key_is_refused_and_not_shown(secret_key) ->
 
 
 async def test_environment_is_read_with_its_token(monkeypatch) -> None:
-    """The vendor's SDK forgets the token; its command line does not."""
+    """TENCENTCLOUD_TOKEN is read, as by tccli; the vendor's SDK ignores it."""
     monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", "AKID")
     monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", "key")
     monkeypatch.setenv("TENCENTCLOUD_TOKEN", "token")
@@ -117,7 +117,7 @@ async def test_half_an_environment_is_none(monkeypatch, name) -> None:
 
 
 async def test_role_of_the_machine_is_found_and_its_keys_read() -> None:
-    """Two reads: the name of the bound role, then its keys with their end."""
+    """Two requests: the name of the bound role, then its keys with their expiry."""
     paths = []
 
     async def metadata(request):
@@ -137,7 +137,7 @@ async def test_role_of_the_machine_is_found_and_its_keys_read() -> None:
 
 
 async def test_named_role_is_read_at_once() -> None:
-    """No need to ask for the name."""
+    """A configured role saves the request for its name."""
     paths = []
 
     async def metadata(request):
@@ -164,7 +164,7 @@ async def test_named_role_is_read_at_once() -> None:
     ],
 )
 async def test_metadata_without_keys_is_an_error_with_advice(status, text) -> None:
-    """The vendor's SDK gives (None, None, None) for all of these."""
+    """An invalid reply is an error; the vendor's SDK returns (None, None, None) for these."""
 
     async def metadata(request):
         return web.Response(status=status, text=text)
@@ -176,14 +176,14 @@ async def test_metadata_without_keys_is_an_error_with_advice(status, text) -> No
 
 
 async def test_machine_without_metadata_is_an_error_with_advice(unused_tcp_port) -> None:
-    """On a host that is no CVM instance nothing answers."""
+    """A host that is not a CVM instance has no metadata service."""
     error = await failure("cvm-role", endpoint=f"http://127.0.0.1:{unused_tcp_port}")
 
     assert "bind a CAM role" in str(error.advice)
 
 
 async def test_no_proxy_is_asked_for_the_keys_of_this_machine(monkeypatch) -> None:
-    """It would give those of the machine that it runs on itself."""
+    """A proxy would return the keys of its own machine."""
     paths = []
 
     async def metadata(request):
@@ -217,7 +217,7 @@ async def test_an_endless_answer_of_the_metadata_is_given_up() -> None:
 
 
 class Configured:
-    """The credentials section of a file that somebody edits."""
+    """Credentials section of a configuration file that is edited during the test."""
 
     def __init__(self, secret_key: str) -> None:
         self.secret_key = secret_key
@@ -232,7 +232,7 @@ class Configured:
 
 
 async def test_a_key_that_was_corrected_in_the_configuration_is_taken_over(caplog) -> None:
-    """Once the cloud refuses the old one, and at most every 30 s."""
+    """The new key is read after the cloud refused the old one, at most every 30 s."""
     file, clock = Configured("wrong"), ManualClock()
     caplog.set_level("INFO")
     provider = build_provider(
@@ -250,13 +250,13 @@ async def test_a_key_that_was_corrected_in_the_configuration_is_taken_over(caplo
     assert (await provider.get()).secret_key == "right"
     assert file.reads == 1
     (record,) = caplog.records
-    assert record.getMessage().startswith("account prod: the cloud refused the credential; another")
+    assert record.getMessage().startswith("account prod: the cloud refused the credential; a new")
 
 
 async def test_a_configuration_that_cannot_be_read_again_leaves_the_keys_as_they_are(
     caplog,
 ) -> None:
-    """Somebody may be in the middle of editing it."""
+    """The file may be incomplete while someone edits it."""
     file, clock = Configured("key"), ManualClock()
     provider = build_provider(
         "static", file.read(), clock, NoTransport(), account="prod", reread=file.read
@@ -271,19 +271,19 @@ async def test_a_configuration_that_cannot_be_read_again_leaves_the_keys_as_they
 
 
 async def test_a_read_that_hangs_is_given_up_and_takes_one_thread(tmp_path) -> None:
-    """However often it is tried: a named pipe that nobody writes to, as a dead file system."""
+    """A named pipe without a writer stands for a hanging file system."""
     path, clock = tmp_path / "pipe", ManualClock()
     os.mkfifo(path)
     source = _Source("profile", {"path": path}, clock, NoTransport(), "prod", None)
     provider = RefreshingProvider(source.load, clock=clock, timeout_s=0.1)
-    before, told = set(threading.enumerate()), []
+    before, messages = set(threading.enumerate()), []
     for clock.passed_s in (0.0, 30.0, 60.0):
         with pytest.raises(CloudError) as caught:
             await provider.get()
-        told.append(caught.value.message)
-    assert told == [
-        "no credential within 0.1 s",
-        *["profile: the read before this one still hangs"] * 2,
+        messages.append(caught.value.message)
+    assert messages == [
+        "the credential was not loaded within 0.1 s",
+        *["profile: the previous read of the keys has not finished"] * 2,
     ]
     (hanging,) = set(threading.enumerate()) - before
     path.write_text("[default]\nsecret_id=AKID\nsecret_key=key\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which proxy a call goes through: by the configuration, by the environment, or none."""
+"""Choice of the proxy: from the configuration, from the environment, or none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def way(url: Any, proxy: Any = None, **environment: Any) -> str | None:
     ],
 )
 def test_the_environments_proxy(url, environment, through) -> None:
-    """By the URL's scheme; what is on this host needs none."""
+    """The scheme of the URL selects the variable; loopback addresses use no proxy."""
     assert way(url, **environment) == through
 
 
@@ -72,13 +72,13 @@ def test_the_environments_proxy(url, environment, through) -> None:
 )
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
 def test_no_proxy(url, entry, direct, name) -> None:
-    """Domains, hosts with a port, and networks, as other programs take them."""
+    """NO_PROXY accepts domains, hosts with a port, and networks, as in other programs."""
     assert (way(url, **PROXIES, **{name: entry}) is None) == direct
 
 
 @pytest.mark.parametrize("url", [BATCH, PLAIN, "http://127.0.0.1:1/"])
 def test_a_proxy_that_is_configured_goes_for_every_call(url) -> None:
-    """Whatever the environment says; and so does that none is to be used."""
+    """A configured proxy, or ``none``, has precedence over all variables."""
     assert way(url, CONFIGURED, **PROXIES, NO_PROXY="*") == CONFIGURED.url
     assert way(url, Proxy(DIRECT, "egress.proxy"), **PROXIES) is None
 
@@ -138,5 +138,5 @@ def test_a_ca_file_that_is_none_is_named(tmp_path: Path, text: str | None) -> No
     path = tmp_path / "ca.pem"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigurationError, match=f"ca_file {path} holds no CA certificate"):
+    with pytest.raises(ConfigurationError, match=f"ca_file {path} has no CA certificate"):
         Egress(ca_file=path).trusted()

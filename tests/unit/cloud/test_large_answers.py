@@ -1,4 +1,4 @@
-"""Answers of any size: what is too large is not read to its end, and what is large stops nobody."""
+"""Replies of any size: too large ones are not read to the end, large ones do not block the loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROW: Final = b'{"JobId":"job-%08d","JobName":"n","JobState":"RUNNING"},'
 
 
 def bomb(encoding: str) -> bytes:
-    """What decompresses into 256 MiB."""
+    """Return a small body that decompresses into 256 MiB."""
     packer = zlib.compressobj(1, wbits=WBITS[encoding])
     return b"".join(packer.compress(bytes(MIB)) for _ in range(BOMB_MIB)) + packer.flush()
 
@@ -43,7 +43,7 @@ def sent_packed(encoding: str) -> web.Response:
 
 
 class EndlessBody:
-    """Sends in chunks until nobody reads any more."""
+    """Endless body, sent in chunks until the client closes the connection."""
 
     def __init__(self) -> None:
         self.sent_bytes = 0
@@ -76,7 +76,7 @@ async def test_small_answer_that_decompresses_into_a_huge_one_takes_little_memor
 
 
 async def test_endless_answer_is_cut_off() -> None:
-    """The connection is closed; the next call gets one of its own, and its answer."""
+    """The connection is closed; the next request succeeds on a new one."""
     endless = EndlessBody()
     async with gateway_to(Server(endless.send, acknowledged())) as cloud:
         error = await failure(cloud)
@@ -100,7 +100,7 @@ async def test_answer_is_read_up_to_the_bound(more_bytes) -> None:
 async def test_large_answer_is_read_in_a_thread_and_a_small_one_in_the_loop(
     monkeypatch, large
 ) -> None:
-    """Opening the envelope and making jobs of the rows, both."""
+    """Both the envelope and the rows are decoded there."""
     readers: set[threading.Thread] = set()
 
     def noting(function):
@@ -122,7 +122,7 @@ async def test_large_answer_is_read_in_a_thread_and_a_small_one_in_the_loop(
 
 
 async def test_event_loop_goes_on_while_a_large_answer_is_parsed() -> None:
-    """A thread alone would not do: json.loads as it is does not let go of the interpreter."""
+    """json.loads in a thread would block the loop, because it holds the interpreter's lock."""
     body = page_of_jobs(ANSWER_BYTES_MAX - 1000)
     turns_at_s = [perf_counter()]
     parsing = asyncio.create_task(asyncio.to_thread(wire.open_envelope, 200, body))
@@ -136,12 +136,12 @@ async def test_event_loop_goes_on_while_a_large_answer_is_parsed() -> None:
 
 
 def acknowledged(size_bytes: int = 0) -> web.Response:
-    """A TerminateJob's answer, filled up with blanks."""
+    """Return a reply to TerminateJob, padded with blanks."""
     body = b'{"Response":{"RequestId":"r-1"}}'
     return web.Response(body=body.ljust(size_bytes))
 
 
 def page_of_jobs(size_bytes: int) -> bytes:
-    """A DescribeJobs answer with as many rows as take so much."""
+    """Return a reply to DescribeJobs with rows of this total size."""
     rows = b"".join(ROW % number for number in range(size_bytes // len(ROW % 0) + 1))
     return b'{"Response":{"RequestId":"r-1","JobSet":[' + rows[:-1] + b"]}}"

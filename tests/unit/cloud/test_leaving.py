@@ -1,4 +1,4 @@
-"""The last moment before a call leaves is when there is a connection for it."""
+"""``before_send`` runs once the connection is open, immediately before the request is sent."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ async def test_nothing_leaves_on_a_new_connection_or_a_kept_one_where_it_may_not
         async with serve(simulator, "127.0.0.1", 0) as url:
             for arrived in range(3):
                 with pytest.raises(LeaseLost):
-                    await transport.post(url, headers={}, body=b"{}", may_leave=stay)
+                    await transport.post(url, headers={}, body=b"{}", before_send=stay)
                 assert len(simulator.calls) == arrived
-                await transport.post(url, headers={}, body=b"{}", may_leave=lambda: None)
+                await transport.post(url, headers={}, body=b"{}", before_send=lambda: None)
     finally:
         await transport.close()

@@ -1,4 +1,4 @@
-"""The profile files of the vendor's tools, as people have them."""
+"""Profile files of the vendor's tools, in the forms that users have."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def test_as_people_have_it(tmp_path: Path, text: str) -> None:
 
 
 def test_a_section_by_its_name(tmp_path: Path) -> None:
-    """And nothing of another section stands in for what it lacks."""
+    """A value that the section lacks is not taken from another section."""
     text = "[default]\nsecret_id=no\ntoken=no\n[Prod]\nsecret_id=AKID\nsecret_key=k%y=\n"
     path = written(tmp_path / "credentials", text)
     assert read(path, "prod") == WANTED
     with pytest.raises(CloudError, match=r"has no section \[test\]"):
         read(path, "test")
     capitals = written(tmp_path / "capitals", "[DEFAULT]\ntoken=no\n[prod]\nsecret_id=x\n")
-    with pytest.raises(CloudError, match="no secret id and secret key"):
+    with pytest.raises(CloudError, match="the secret id or the secret key is missing"):
         read(capitals, "prod")
 
 
 @pytest.mark.parametrize("profile", ["default", "prod"])
 def test_where_the_vendors_tools_write(home: Path, profile: str) -> None:
-    """Of tccli, where the SDK's file has not the profile."""
+    """tccli's file is read if the SDK's file does not have the profile."""
     document = {"secretId": "AKID", "secretKey": "k%y=", "token": "t", "role-arn": None}
     written(home / ".tccli" / f"{profile}.credential", json.dumps(document))
     assert read(None, profile) == WITH_TOKEN
@@ -90,7 +90,7 @@ def test_where_the_vendors_tools_write(home: Path, profile: str) -> None:
 
 
 def test_keys_of_a_login_end_when_the_file_says_so(home: Path) -> None:
-    """As `tccli auth login` writes them."""
+    """`tccli auth login` writes such a file."""
     document = {
         "type": "oauth",
         "secretId": "AKID",
@@ -106,31 +106,31 @@ def test_keys_of_a_login_end_when_the_file_says_so(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (None, "cannot be read (No such file or directory)"),
         ("", "has no section [default]"),
         ("[other]\nsecret_id=AKID\nsecret_key=hush\n", "has no section [default]"),
         ("secret_id=AKID\n[default]\n", "has no [default] above line 1"),
-        ("[default]\nsecret_id=AKID\nhush\n", "has no NAME = VALUE in line 3"),
-        ("[default]\nsecret_id=AKID\n", "no secret id and secret key"),
-        ("[default]\nsecret_id=AKID\nsecret_key=\n", "no secret id and secret key"),
-        ('{"secretId": "AKID", "hush": ', "begins as JSON and is none"),
-        ("[default]\nsecret_key=ключ hush\nsecret_id=AKID", "hold characters that no key has"),
+        ("[default]\nsecret_id=AKID\nhush\n", "has no NAME = VALUE on line 3"),
+        ("[default]\nsecret_id=AKID\n", "the secret id or the secret key is missing"),
+        ("[default]\nsecret_id=AKID\nsecret_key=\n", "the secret id or the secret key is missing"),
+        ('{"secretId": "AKID", "hush": ', "starts with { but is not valid JSON"),
+        ("[default]\nsecret_key=ключ hush\nsecret_id=AKID", "contain characters that no key has"),
         ("[default]\nsecret_id=AKID\n".encode("utf-16"), "is not UTF-8: save it as UTF-8"),
         (b"\x00\xff", "is not UTF-8"),
     ],
     ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
 )
-def test_one_that_cannot_be_used(tmp_path: Path, text: str | bytes | None, told: str) -> None:
-    """Where and why, and nothing of what it holds."""
+def test_one_that_cannot_be_used(tmp_path: Path, text: str | bytes | None, expected: str) -> None:
+    """The message has the path and the reason, and no content of the file."""
     path = tmp_path / "credentials"
     if text is not None:
         written(path, text)
     with pytest.raises(CloudError) as caught:
         read(path)
     assert caught.value.kind is CloudErrorKind.CREDENTIAL
-    assert told in caught.value.message
+    assert expected in caught.value.message
     assert str(path) in caught.value.message
     assert "hush" not in str(caught.value)
     assert "AKID" not in str(caught.value)
@@ -158,7 +158,7 @@ LINES = st.lists(
 
 @given(lines=LINES)
 def test_whatever_it_holds(lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keys come of it, or an error with advice; nothing else."""
+    """The result is keys or a CloudError with advice."""
     path = tmp_path_factory.mktemp("any") / "credentials"
     found = outcome(written(path, "\n".join(lines)))
     if isinstance(found, CloudError):
@@ -176,7 +176,7 @@ def outcome(path: Path) -> Credential | CloudError:
 
 
 def test_no_file_anywhere() -> None:
-    """Every place that was looked at is named."""
+    """The message names every file that was searched."""
     with pytest.raises(CloudError) as caught:
         read(None, "prod")
     places = ("~/.tencentcloud/credentials", "~/.tccli/prod.credential")

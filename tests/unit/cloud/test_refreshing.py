@@ -1,4 +1,4 @@
-"""One credential, kept fresh: ahead of time, once for all who ask, and never worse than before."""
+"""Refreshing credential: loaded early, once for all callers, and kept if a load fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.cloud.support import ManualClock
 
 
 class Source:
-    """Gives numbered credentials that live ``life_s``; can be shut, and can fail."""
+    """Source of numbered credentials with lifetime ``life_s``; it can block and fail."""
 
     def __init__(self, clock: ManualClock, *, life_s: float | None = None) -> None:
         self.clock = clock
@@ -31,7 +31,7 @@ class Source:
         self.loads += 1
         await self.open.wait()
         if self.failing:
-            raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "the source is down")
+            raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "the source is unavailable")
         expires_at = None
         if self.life_s is not None:
             expires_at = self.clock.now() + timedelta(seconds=self.life_s)
@@ -43,14 +43,14 @@ def provider_of(source: Source, **settings: Any) -> RefreshingProvider:
 
 
 async def settle() -> None:
-    """Let the refresh that runs behind the callers end."""
+    """Wait until the background refresh has finished."""
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
             await task
 
 
 async def test_credential_without_end_is_loaded_once() -> None:
-    """A static key is read once, however long the process runs."""
+    """A credential without expiry is never loaded again."""
     source = Source(ManualClock())
     provider = provider_of(source)
 
@@ -63,7 +63,7 @@ async def test_credential_without_end_is_loaded_once() -> None:
 
 
 async def test_refresh_runs_ahead_of_the_expiry_and_keeps_nobody_waiting() -> None:
-    """Within the margin the old credential is given out while the new one is fetched."""
+    """Within the margin, callers get the old credential while the new one is loaded."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, margin_s=300)
     first = await provider.get()
@@ -81,7 +81,7 @@ async def test_refresh_runs_ahead_of_the_expiry_and_keeps_nobody_waiting() -> No
 
 
 async def test_margin_never_eats_more_than_half_of_a_life() -> None:
-    """A credential that lives less than the margin is not fetched over and over."""
+    """A credential with a lifetime below the margin is not loaded repeatedly."""
     source = Source(ManualClock(), life_s=200)
     provider = provider_of(source, margin_s=300, retry_s=1)
     await provider.get()
@@ -98,7 +98,7 @@ async def test_margin_never_eats_more_than_half_of_a_life() -> None:
 
 
 async def test_credential_that_lives_shorter_than_the_pause_is_replaced_in_time() -> None:
-    """The pause between loads holds while there is something to give out, and after failures."""
+    """The pause applies only while a credential is valid, and after failures."""
     source = Source(ManualClock(), life_s=20)
     provider = provider_of(source, retry_s=30)
     await provider.get()
@@ -109,7 +109,7 @@ async def test_credential_that_lives_shorter_than_the_pause_is_replaced_in_time(
 
 
 async def test_credential_that_ends_while_it_is_fetched_is_an_error() -> None:
-    """The host's clock was set on in between: nothing valid came out of it."""
+    """The clock was set forward during the load, so the loaded credential has expired."""
     source = Source(ManualClock(), life_s=20)
     provider = provider_of(source)
     waiting = asyncio.create_task(provider.get())
@@ -122,7 +122,7 @@ async def test_credential_that_ends_while_it_is_fetched_is_an_error() -> None:
 
 
 async def test_concurrent_callers_share_one_load() -> None:
-    """A hundred calls at the start ask the source once."""
+    """A hundred concurrent requests at the start cause one load."""
     source = Source(ManualClock())
     provider = provider_of(source)
 
@@ -133,7 +133,7 @@ async def test_concurrent_callers_share_one_load() -> None:
 
 
 async def test_caller_that_gives_up_does_not_take_the_load_with_it() -> None:
-    """The others still get what is being loaded."""
+    """Other callers still get the result of the load."""
     source = Source(ManualClock())
     provider = provider_of(source)
     source.open.clear()
@@ -150,7 +150,7 @@ async def test_caller_that_gives_up_does_not_take_the_load_with_it() -> None:
 
 
 async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
-    """It is said once, tried again after a pause, and said once more when it is over."""
+    """The failure and its end are logged once each; loads repeat after a pause."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, margin_s=300, retry_s=30)
     first = await provider.get()
@@ -161,7 +161,7 @@ async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
         source.clock.passed_s = passed_s
         assert await provider.get() is first
         await settle()
-    assert source.loads == 3  # the first, and one at 6900 and at 6930
+    assert source.loads == 3  # the first one, at 6900 and at 6930
 
     source.failing = False
     source.clock.passed_s = 6960
@@ -173,14 +173,14 @@ async def test_failed_refresh_keeps_the_valid_credential(caplog) -> None:
 
 
 async def test_expired_credential_is_not_given_out() -> None:
-    """When nothing valid is left, the failure is what callers get."""
+    """Without a valid credential, callers get the error of the load."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source)
     await provider.get()
     source.failing = True
     source.clock.passed_s = 7200
 
-    with pytest.raises(CloudError, match="the source is down") as caught:
+    with pytest.raises(CloudError, match="the source is unavailable") as caught:
         await provider.get()
 
     assert caught.value.kind is CloudErrorKind.CREDENTIAL
@@ -188,14 +188,14 @@ async def test_expired_credential_is_not_given_out() -> None:
 
 
 async def test_failure_is_repeated_without_asking_the_source_again_at_once() -> None:
-    """A source that is down is not hammered by every call that needs it."""
+    """A failing source is not read again for every request."""
     source = Source(ManualClock())
     source.failing = True
     provider = provider_of(source, retry_s=30)
 
     for passed_s in (0, 10, 29.9):
         source.clock.passed_s = passed_s
-        with pytest.raises(CloudError, match="the source is down"):
+        with pytest.raises(CloudError, match="the source is unavailable"):
             await provider.get()
     assert source.loads == 1
 
@@ -205,19 +205,19 @@ async def test_failure_is_repeated_without_asking_the_source_again_at_once() -> 
 
 
 async def test_hanging_source_is_given_up() -> None:
-    """A metadata service that never answers becomes an error with advice."""
+    """A source that never returns becomes an error with advice."""
     source = Source(ManualClock())
     source.open.clear()
     provider = provider_of(source, timeout_s=0.02)
 
-    with pytest.raises(CloudError, match=r"no credential within 0\.02 s") as caught:
+    with pytest.raises(CloudError, match=r"the credential was not loaded within 0\.02 s") as caught:
         await provider.get()
 
     assert caught.value.kind is CloudErrorKind.CREDENTIAL
 
 
 async def test_source_that_gives_an_expired_credential_has_failed() -> None:
-    """It would be refused by the cloud, call by call."""
+    """The cloud would refuse every request that it signs."""
     provider = provider_of(Source(ManualClock(), life_s=-1))
 
     with pytest.raises(CloudError, match="has expired"):
@@ -225,7 +225,7 @@ async def test_source_that_gives_an_expired_credential_has_failed() -> None:
 
 
 async def test_next_caller_waits_for_a_new_credential_after_a_rejection() -> None:
-    """The cloud's refusal of a token is worth one refresh."""
+    """A refusal by the cloud causes one refresh."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, retry_s=30)
     first = await provider.get()
@@ -238,7 +238,7 @@ async def test_next_caller_waits_for_a_new_credential_after_a_rejection() -> Non
 
 
 async def test_late_rejections_of_the_old_credential_do_not_reach_the_new_one() -> None:
-    """Calls under way with the old one fail after the refresh too: no storm."""
+    """Late failures of requests with the old credential cause no further load."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, retry_s=30)
     first = await provider.get()
@@ -255,7 +255,7 @@ async def test_late_rejections_of_the_old_credential_do_not_reach_the_new_one() 
 
 
 async def test_source_that_goes_on_giving_a_rejected_credential_is_asked_in_turns() -> None:
-    """Every call is refused, yet the source is asked once in a while only."""
+    """Although every request is refused, the source is read only once per pause."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, retry_s=30)
 
@@ -267,7 +267,7 @@ async def test_source_that_goes_on_giving_a_rejected_credential_is_asked_in_turn
 
 
 async def test_rejected_credential_stays_when_no_other_can_be_had() -> None:
-    """The cloud's own refusal says more than ours would."""
+    """The cloud's error is more useful than one about the source."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source)
     first = await provider.get()

@@ -1,4 +1,4 @@
-"""Our signature is, byte for byte, the one that the vendor's SDK makes."""
+"""The signature equals that of the vendor's SDK, byte for byte."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def headers_of_vendor(
     parameters: dict[str, object],
     timestamp_s: int,
 ) -> tuple[dict[str, str], bytes]:
-    """The headers and the body as the SDK builds them at ``timestamp_s``."""
+    """Return the headers and the body that the SDK builds at ``timestamp_s``."""
     client = CommonClient(
         action.service.name,
         action.service.version,
@@ -73,7 +73,7 @@ def headers_of_vendor(
     timestamp_s=st.integers(min_value=0, max_value=4102444800),
 )
 def test_headers_are_those_of_the_vendor(credential, action, host, parameters, timestamp_s) -> None:
-    """Every header that both send is the same, the signature included."""
+    """All headers that both send are equal, including the signature."""
     theirs, body = headers_of_vendor(credential, action, host, parameters, timestamp_s)
 
     ours = signed_headers(
@@ -93,7 +93,7 @@ def test_headers_are_those_of_the_vendor(credential, action, host, parameters, t
 
 
 def test_scope_date_is_made_from_the_timestamp() -> None:
-    """One second before midnight UTC the scope still carries the old day."""
+    """One second before midnight UTC, the scope has the old date."""
     credential = Credential(secret_id="AKIDexample", secret_key="secret")
     before_midnight_s = int(datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC).timestamp())
 
@@ -113,7 +113,7 @@ def test_scope_date_is_made_from_the_timestamp() -> None:
 
 
 def test_service_is_part_of_the_signature() -> None:
-    """A signature for one service is none for another."""
+    """A signature for one service is not valid for another."""
     credential = Credential(secret_id="AKIDexample", secret_key="secret")
 
     made = {
@@ -125,7 +125,7 @@ def test_service_is_part_of_the_signature() -> None:
 
 
 def test_credential_shows_nothing_of_itself() -> None:
-    """Neither repr nor str nor a format shows a part of a key."""
+    """repr, str and format show no part of a key."""
     credential = Credential(secret_id="AKIDexample", secret_key="secret", token="token")
 
     assert {repr(credential), str(credential), f"{credential}"} == {"Credential(***)"}

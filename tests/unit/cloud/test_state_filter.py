@@ -1,4 +1,4 @@
-"""DescribeTask's filter has two documented names: the one that works is found, a call at a time."""
+"""DescribeTask's filter has two documented names; the gateway learns which one works."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def page(*rows: dict[str, object]) -> web.Response:
 
 
 def site(knows: str, code: str = "InvalidParameterValue.InvalidFilter") -> Server:
-    """A cloud that knows the filter by one name, and refuses it by the other."""
+    """Return a cloud that accepts one filter name and refuses the other."""
 
     def reply(_: web.Request) -> web.Response:
         return page(RUNNING) if names_sent(server)[-1] in (knows, None) else refused(code)
@@ -46,20 +46,20 @@ def names_sent(server: Server) -> list[str | None]:
     return [body["Filters"][0]["Name"] if "Filters" in body else None for body in bodies]
 
 
-async def poll_kind(gateway: TencentBatch, *states: JobState, job_id: str = "job-1") -> TaskPage:
+async def describe(gateway: TencentBatch, *states: JobState, job_id: str = "job-1") -> TaskPage:
     return await gateway.describe_task(region=REGION, job_id=job_id, task_name="t", states=states)
 
 
-async def failed_look(gateway: TencentBatch) -> CloudError:
+async def failed_describe(gateway: TencentBatch) -> CloudError:
     with pytest.raises(CloudError) as caught:
-        await poll_kind(gateway, JobState.RUNNING)
+        await describe(gateway, JobState.RUNNING)
     return caught.value
 
 
 async def test_name_of_the_china_site_is_tried_first_and_kept() -> None:
     async with gateway_to(server := site(CHINA_NAME)) as gateway:
         for _ in range(2):
-            assert len((await poll_kind(gateway, JobState.RUNNING)).instances) == 1
+            assert len((await describe(gateway, JobState.RUNNING)).instances) == 1
 
     assert names_sent(server) == [CHINA_NAME, CHINA_NAME]
 
@@ -75,12 +75,12 @@ async def test_name_of_the_china_site_is_tried_first_and_kept() -> None:
     ],
 )
 async def test_refused_name_makes_the_same_call_worth_repeating_by_the_other(code: str) -> None:
-    """One request a call; the error says that it was not executed, and is the vendor's else."""
+    """The gateway sends one request; the error has kind NOT_SENT, and the vendor's code."""
     async with gateway_to(server := site(INTERNATIONAL_NAME, code)) as gateway:
-        error = await failed_look(gateway)
+        error = await failed_describe(gateway)
         assert len(server.arrived) == 1
         for _ in range(2):
-            assert len((await poll_kind(gateway, JobState.RUNNING)).instances) == 1
+            assert len((await describe(gateway, JobState.RUNNING)).instances) == 1
 
     assert (error.kind, error.code, error.request_id) == (CloudErrorKind.NOT_SENT, code, "r-1")
     assert "repeated at once" in (error.advice or "")
@@ -88,7 +88,7 @@ async def test_refused_name_makes_the_same_call_worth_repeating_by_the_other(cod
 
 
 async def test_other_tasks_go_by_the_other_name_at_once() -> None:
-    """They do not each find it out."""
+    """The refusal for one task is enough for all tasks."""
 
     def reply(_: web.Request) -> web.Response:
         name, job_id = names_sent(server)[-1], json.loads(server.arrived[-1][1])["JobId"]
@@ -98,16 +98,16 @@ async def test_other_tasks_go_by_the_other_name_at_once() -> None:
 
     server = Server(reply)
     async with gateway_to(server) as gateway:
-        await failed_look(gateway)
-        await poll_kind(gateway, JobState.RUNNING, job_id="job-2")
+        await failed_describe(gateway)
+        await describe(gateway, JobState.RUNNING, job_id="job-2")
 
     assert names_sent(server) == [CHINA_NAME, INTERNATIONAL_NAME]
 
 
 async def test_refusal_of_both_names_stays_one() -> None:
-    """It must be for another reason, and is not tried for ever."""
+    """The refusal has another reason, and the request is not repeated forever."""
     async with gateway_to(server := site("neither")) as gateway:
-        kinds = [(await failed_look(gateway)).kind for _ in range(4)]
+        kinds = [(await failed_describe(gateway)).kind for _ in range(4)]
 
     assert kinds == [CloudErrorKind.NOT_SENT, CloudErrorKind.REFUSED] * 2
     assert names_sent(server) == [CHINA_NAME, INTERNATIONAL_NAME] * 2
@@ -118,7 +118,7 @@ async def test_refusal_of_both_names_stays_one() -> None:
 )
 async def test_other_refusals_say_nothing_about_the_name(code: str) -> None:
     async with gateway_to(server := site("neither", code)) as gateway:
-        kinds = {(await failed_look(gateway)).kind for _ in range(2)}
+        kinds = {(await failed_describe(gateway)).kind for _ in range(2)}
 
     assert CloudErrorKind.NOT_SENT not in kinds
     assert names_sent(server) == [CHINA_NAME, CHINA_NAME]
@@ -128,23 +128,23 @@ async def test_call_without_a_filter_is_refused_for_itself() -> None:
     server = Server(lambda _: refused("InvalidParameterValue"))
     async with gateway_to(server) as gateway:
         with pytest.raises(CloudError) as caught:
-            await poll_kind(gateway)
+            await describe(gateway)
 
     assert caught.value.kind is CloudErrorKind.REFUSED
     assert names_sent(server) == [None]
 
 
 async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_other_name() -> None:
-    """Rows in other states are left out, and counted: the page may not be the last one."""
+    """Rows in other states are dropped but counted: the page may not be the last one."""
 
     def reply(_: web.Request) -> web.Response:
         return page(RUNNING) if names_sent(server)[-1] == INTERNATIONAL_NAME else page(FAILED)
 
     server = Server(reply)
     async with gateway_to(server) as gateway:
-        ignored = await poll_kind(gateway, JobState.RUNNING, JobState.STARTING)
-        obeyed = await poll_kind(gateway, JobState.RUNNING, JobState.STARTING)
-        await poll_kind(gateway, JobState.RUNNING)
+        ignored = await describe(gateway, JobState.RUNNING, JobState.STARTING)
+        obeyed = await describe(gateway, JobState.RUNNING, JobState.STARTING)
+        await describe(gateway, JobState.RUNNING)
 
     assert (ignored.instances, ignored.rows) == ((), 1)
     assert ([row.state for row in obeyed.instances], obeyed.rows) == ([JobState.RUNNING], 1)
@@ -155,7 +155,7 @@ async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_othe
 
 
 def test_task_refused_for_itself_does_not_have_another_refused_for_good() -> None:
-    """The name that it turned all others to fails them, and they have the other one left."""
+    """Other tasks, switched to a name that fails, still have the first name to try."""
     names = StateFilter()
     assert names.refused(ONE, names.name_for(ONE))
     wrong_here = names.name_for(TWO)
@@ -173,7 +173,7 @@ def test_task_is_repeated_by_the_other_name_whatever_was_learnt_meanwhile() -> N
 
 
 def test_answer_ends_what_a_refusal_began() -> None:
-    """A later refusal of the name that worked leaves the other one to be tried."""
+    """After a reply, a refusal of the working name allows the other name again."""
     names = StateFilter()
     names.refused(ONE, CHINA_NAME)
     names.answered(ONE, INTERNATIONAL_NAME, obeyed=True)
@@ -181,7 +181,7 @@ def test_answer_ends_what_a_refusal_began() -> None:
 
 
 def asked(names: StateFilter, task: tuple[str, str], works: Callable[[str], bool]) -> list[str]:
-    """The names by which a caller that repeats what is worth it asks, up to its answer."""
+    """Return the names that a caller uses until its request succeeds or it gives up."""
     used: list[str] = []
     while True:
         used.append(names.name_for(task))
@@ -196,7 +196,7 @@ def asked(names: StateFilter, task: tuple[str, str], works: Callable[[str], bool
 def test_good_task_is_answered_within_two_calls_whatever_the_others_do(
     data: Any, knows: str
 ) -> None:
-    """And a bad one is given up within two, also where its caller once was not heard of again."""
+    """A bad task is given up within two, also if an earlier caller never repeated its request."""
     names = StateFilter()
     for what in data.draw(st.lists(st.sampled_from(["good", "bad", "left"]), max_size=8)):
         match what:
@@ -212,7 +212,7 @@ def test_good_task_is_answered_within_two_calls_whatever_the_others_do(
 
 
 def test_many_calls_under_way_at_once_turn_it_once() -> None:
-    """Each was sent by the first name; the last refusal does not turn it back."""
+    """All were sent with the first name; later refusals do not switch back to it."""
     names = StateFilter()
     for number in range(5):
         assert names.refused((f"job-{number}", "t"), CHINA_NAME)

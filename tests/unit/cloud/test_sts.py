@@ -1,4 +1,4 @@
-"""Keys of a role, from a real HTTP server in the place of STS."""
+"""Keys of a role, against a real HTTP server in place of STS."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ POD = {"TKE_REGION": "ap-tokyo", "TKE_PROVIDER_ID": "provider", "TKE_ROLE_ARN": 
 
 
 def answered(status: int = 200, **response: Any) -> web.Response:
-    """As STS answers; the vendor's SDK reads errors of this content type alone."""
+    """Return a reply of STS; the vendor's SDK reads errors of this content type only."""
     return web.Response(
         status=status,
         body=json.dumps({"Response": response}).encode(),
@@ -91,7 +91,7 @@ def rotate(token_file: Path) -> None:
 
 
 async def test_a_role_is_assumed_by_one_signed_call() -> None:
-    """Signed for the host and the bytes that arrive; the keys end when STS says that they do."""
+    """The signature fits host and body; the keys expire when STS says."""
     server = Server(lambda _: answered(**GIVEN))
     async with served(server.handle) as url:
         found = await get("sts", url, session_name="s", duration_s=7200)
@@ -117,7 +117,7 @@ async def test_a_role_is_assumed_by_one_signed_call() -> None:
 
 
 async def test_the_keys_of_a_pod_are_asked_for_by_its_token(pod: Path) -> None:
-    """Unsigned, for the role that the variables name; a token that was rotated is read anew."""
+    """The request is unsigned and has the role of the variables; a rotated token is read again."""
     server, clock = Server(lambda _: answered(**GIVEN)), ManualClock()
     async with (
         served(server.handle) as url,
@@ -143,7 +143,7 @@ async def test_the_keys_of_a_pod_are_asked_for_by_its_token(pod: Path) -> None:
 
 
 def shape(server: Server) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """What arrived, without what may differ: times, names of programs, values of signatures."""
+    """Return the requests without their times, program names and signatures, which may differ."""
     names = ("Content-Type", "X-TC-Action", "X-TC-Version", "X-TC-Region")
     return [
         (
@@ -173,36 +173,45 @@ async def test_the_vendors_sdk_asks_the_same(kind: str, pod: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
-        (answered(RequestId="r"), "STS answered without Credentials"),
-        (answered(Credentials=[], ExpiredTime=1), "STS answered without Credentials"),
-        (answered(Credentials={}, ExpiredTime=1), "STS answered without Credentials.TmpSecretId"),
+        (answered(RequestId="r"), "Credentials is missing in the reply of STS"),
+        (answered(Credentials=[], ExpiredTime=1), "Credentials is missing in the reply of STS"),
+        (
+            answered(Credentials={}, ExpiredTime=1),
+            "Credentials.TmpSecretId is missing in the reply of STS",
+        ),
         (
             answered(Credentials=KEYS | {"Token": None}, ExpiredTime=EXPIRED_TIME),
-            "STS answered without Credentials.Token",
+            "Credentials.Token is missing in the reply of STS",
         ),
         (
             answered(Credentials=KEYS | {"TmpSecretKey": 1}, ExpiredTime=EXPIRED_TIME),
-            "STS answered without Credentials.TmpSecretKey",
+            "Credentials.TmpSecretKey is missing in the reply of STS",
         ),
-        (answered(Credentials=KEYS), "STS answered without ExpiredTime"),
-        (answered(Credentials=KEYS, ExpiredTime="x"), "STS answered without ExpiredTime"),
-        (answered(Credentials=KEYS, ExpiredTime=True), "STS answered without ExpiredTime"),
-        (answered(Credentials=KEYS, ExpiredTime=10**30), "STS answered without ExpiredTime"),
+        (answered(Credentials=KEYS), "ExpiredTime is missing in the reply of STS"),
+        (answered(Credentials=KEYS, ExpiredTime="x"), "ExpiredTime is missing in the reply of STS"),
+        (
+            answered(Credentials=KEYS, ExpiredTime=True),
+            "ExpiredTime is missing in the reply of STS",
+        ),
+        (
+            answered(Credentials=KEYS, ExpiredTime=10**30),
+            "ExpiredTime is missing in the reply of STS",
+        ),
         (answered(Credentials=KEYS, ExpiredTime=1), "has expired"),
         (
             web.Response(text="<html>", content_type="text/html"),
             "not a JSON object with a Response",
         ),
         (web.Response(text="[]"), "not a JSON object with a Response"),
-        (web.Response(status=400, text="<html>"), "the answer was HTTP 400"),
-        (answered(500), "the answer was HTTP 500"),
+        (web.Response(status=400, text="<html>"), "the reply was HTTP 400"),
+        (answered(500), "the reply was HTTP 500"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_wrong_answer_is_named(answer: web.Response, told: str) -> None:
-    assert told in (await failure(Server(answer))).message
+async def test_a_wrong_answer_is_named(answer: web.Response, expected: str) -> None:
+    assert expected in (await failure(Server(answer))).message
 
 
 JSON_VALUES = st.recursive(
@@ -217,7 +226,7 @@ JSON_VALUES = st.recursive(
     expired_time=JSON_VALUES,
 )
 def test_whatever_it_answers(keys: object, expired_time: object) -> None:
-    """Keys that have an end come of it, or an error with advice; nothing else."""
+    """The result is keys with an expiry, or a CloudError with advice."""
     found = outcome({"Credentials": keys, "ExpiredTime": expired_time, "RequestId": "r"})
     if isinstance(found, CloudError):
         assert found.kind is CloudErrorKind.CREDENTIAL
@@ -245,7 +254,7 @@ def outcome(response: dict[str, object]) -> Credential | CloudError:
     ],
 )
 async def test_a_refusal_keeps_its_code_and_its_request(code: str, advice: str) -> None:
-    """With the advice that fits, and not that of a job's call."""
+    """The advice is about STS, not about a request for a job."""
     error = {"Code": code, "Message": "no"}
     found = await failure(Server(lambda _: answered(Error=error, RequestId="r-9")))
     assert found.message == f"STS AssumeRole: {code}: no"
@@ -260,7 +269,7 @@ async def test_an_sts_that_is_not_there(unused_tcp_port: int) -> None:
 
 
 async def test_a_pod_without_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each that is missing is named, and nobody is asked."""
+    """All missing variables are named, and no request is sent."""
     for name in (*POD, "TKE_WEB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     server = Server(lambda _: answered(**GIVEN))
@@ -277,7 +286,7 @@ async def test_a_pod_without_its_token(pod: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("life_s", [20, 400])
 async def test_a_short_life_is_renewed_at_its_half(life_s: int) -> None:
-    """Before it ends, and nobody waits for it."""
+    """The keys are replaced before they expire, without delaying a caller."""
     clock = ManualClock()
     server = Server(
         lambda _: answered(Credentials=KEYS, ExpiredTime=NOON.timestamp() + clock.passed_s + life_s)

@@ -1,4 +1,4 @@
-"""What blocks, in threads of its own: it delays nobody else, and nobody waits for it."""
+"""Blocking functions run in their own threads: they delay neither others nor the end."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 STUCK = 40
-"""More than the event loop's executor has threads."""
+"""More than the threads of the event loop's executor."""
 
 
 @dataclass(slots=True)
 class NameServers:
-    """Those of ``.hangs`` never answer; all that other names stand for is this host."""
+    """Name servers: names in ``.hangs`` block, other names resolve to this host."""
 
     asked: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
@@ -40,7 +40,7 @@ class NameServers:
 
 @pytest.fixture
 async def servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NameServers]:
-    """They answer before the event loop ends, which might wait for them."""
+    """The blocked lookups return before the event loop ends, which might wait for them."""
     made, real = NameServers(), socket.getaddrinfo
 
     def look_up(host: str, *rest: Any, **more: Any) -> Any:
@@ -58,13 +58,13 @@ async def servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NameServers]
 
 
 async def test_lookups_that_hang_delay_no_other(servers: NameServers) -> None:
-    """Of a transport's calls, however many there are; and the program may end meanwhile."""
+    """Many blocked lookups of a transport delay no other lookup, nor the end of the process."""
     server = Server(lambda _: said())
     transport = AiohttpTransport(connect_timeout_s=30, total_timeout_s=30)
 
     def call(host: str) -> Awaitable[HttpAnswer]:
         return transport.post(
-            f"http://{host}/", headers={"X-TC-Action": "A"}, body=b"", may_leave=lambda: None
+            f"http://{host}/", headers={"X-TC-Action": "A"}, body=b"", before_send=lambda: None
         )
 
     async with served(server.handle) as url:
@@ -104,7 +104,7 @@ async def test_a_name_that_there_is_not_is_an_error(servers: NameServers) -> Non
 
 
 async def test_one_call_at_a_time() -> None:
-    """The next one goes once the thread has come back, whether or not anybody waited for it."""
+    """The next function may run once the thread has returned, even if its caller was cancelled."""
     thread, release = OwnThread("test"), threading.Event()
     waiting = asyncio.create_task(thread.run(release.wait))
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_one_call_at_a_time() -> None:
 
 
 async def test_calls_may_follow_each_other_at_once() -> None:
-    """A thread that has its result may still be about to end."""
+    """The thread of the previous function may still be ending."""
     thread = OwnThread("test")
     assert [await thread.run(lambda: 1) for _ in range(1000)] == [1] * 1000
 

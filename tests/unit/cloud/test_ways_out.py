@@ -1,4 +1,4 @@
-"""Calls through a real proxy and over real TLS: what arrives, and what a failure says."""
+"""Requests through a real proxy and over real TLS: what arrives, and the errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BROKEN = {
     "a length that is none": b"HTTP/1.1 407 X\r\nContent-Length: abc\r\n\r\n",
     "the password": f"HTTP/1.1 200 OK\r\nProxy-Authorization\u00a0: {TOKEN}\r\n\r\n".encode(),
 }
-"""What a proxy may answer that aiohttp cannot read."""
+"""Replies of a proxy that aiohttp cannot read."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def listening(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """The port on loopback at which ``server`` answers, over TLS where there is a context."""
+    """Run ``server`` on loopback, over TLS if a context is given; yield the port."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -72,14 +72,14 @@ def certified(authority: trustme.CA, *names: str) -> ssl.SSLContext:
 
 
 async def call(url: str, egress: Egress, *, times: int = 1, timeout_s: float = 5.0) -> HttpAnswer:
-    """The last of some calls, one after another on one transport."""
+    """Send requests one after another on one transport; return the last reply."""
     transport = AiohttpTransport(
         connect_timeout_s=timeout_s, total_timeout_s=2 * timeout_s, egress=egress
     )
     try:
         for _ in range(times):
             answer = await transport.post(
-                url, headers={"Host": HOST}, body=b"{}", may_leave=lambda: None
+                url, headers={"Host": HOST}, body=b"{}", before_send=lambda: None
             )
         return answer
     finally:
@@ -122,7 +122,7 @@ async def test_a_plain_call_goes_through_the_proxy_with_its_password_percent_dec
 async def test_a_tls_call_is_tunnelled_and_the_password_stays_with_the_proxy(
     authority: trustme.CA, ca_file: Path
 ) -> None:
-    """Two calls share one tunnel; the proxy sees neither."""
+    """Two requests share one tunnel; the proxy sees the content of neither."""
     server = Server(lambda _: said())
     async with (
         listening(server, certified(authority, HOST)) as port,
@@ -170,7 +170,7 @@ async def test_a_proxy_that_refuses_the_tunnel() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
 async def test_a_proxy_whose_answer_cannot_be_read(scheme: str, answer: bytes) -> None:
-    """A line says what is wrong, without the proxy's password; of a tunnel, nothing was sent."""
+    """The error has one line without the password; through a tunnel, nothing was sent."""
     async with (
         listening(Server()) as port,
         HttpProxy(port, user="me", password="pr@xy-secret") as proxy,
@@ -179,7 +179,7 @@ async def test_a_proxy_whose_answer_cannot_be_read(scheme: str, answer: bytes) -
         error = await failure(f"{scheme}://{HOST}/", through(proxy, "me"))
     assert (error.kind is CloudErrorKind.NOT_SENT) == (scheme == "https")
     assert re.search(
-        r"it (closed the connection before it had answered|does not answer valid HTTP: [\w -]+)$",
+        r"it (closed the connection before it answered|sent invalid HTTP: [\w -]+)$",
         error.message,
     )
 
@@ -203,7 +203,7 @@ async def test_a_proxy_that_is_not_there(scheme: str, unused_tcp_port: int) -> N
 async def test_nothing_is_sent_twice_through_a_proxy(
     scheme: str, authority: trustme.CA, ca_file: Path
 ) -> None:
-    """Neither where the answer breaks off on a new connection, nor on one that was kept."""
+    """A reply that breaks off is not repeated, on a new or on a kept connection."""
 
     def breaks_off(request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -254,7 +254,7 @@ async def test_a_certificate_that_is_not_trusted(
 async def test_a_certificate_that_is_not_trusted_at_the_end_of_a_tunnel(
     authority: trustme.CA,
 ) -> None:
-    """It is not the proxy's fault, as far as anybody can tell."""
+    """The error is about the certificate, not about the proxy."""
     server = Server(lambda _: said())
     async with listening(server, certified(authority, HOST)) as port, HttpProxy(port) as proxy:
         error = await failure(f"https://{HOST}/", through(proxy))

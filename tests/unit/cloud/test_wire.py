@@ -1,4 +1,4 @@
-"""The codec on hand-written answers: what is there is read, what is not is never invented."""
+"""Decoding of hand-written replies: fields are read, and missing ones are never invented."""
 
 from __future__ import annotations
 
@@ -165,11 +165,11 @@ def without(document: dict[str, object], key: str) -> dict[str, object]:
     ],
 )
 def test_request_body_is_what_the_vendors_model_knows(body, model, expected) -> None:
-    """The vendor's own request model takes each body and has a field for all of it."""
+    """The vendor's request model accepts each body and knows all its fields."""
     document = json.loads(body)
 
     assert document == expected
-    model()._deserialize(document)  # warns, and so fails, for a field that it does not have
+    model()._deserialize(document)  # an unknown field is a warning, which fails the test
 
 
 # --- envelope ------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def failure(status: int, body: bytes) -> CloudError:
 
 @pytest.mark.parametrize("status", [200, 400, 500, 503])
 def test_error_in_the_body_counts_whatever_the_status(status) -> None:
-    """A gateway's status does not hide what the service said."""
+    """The HTTP status of a gateway does not hide the error of the service."""
     body = {
         "Response": {"Error": {"Code": "ResourceNotFound.Job", "Message": "m"}, "RequestId": "r"}
     }
@@ -213,7 +213,7 @@ def test_error_in_the_body_counts_whatever_the_status(status) -> None:
     ],
 )
 def test_unreadable_answer_proves_nothing(body) -> None:
-    """Not even a body that seems to have no error in it is a success."""
+    """A body without a readable error is not a success."""
     error = failure(200, body)
 
     assert (error.kind, error.code) == (CloudErrorKind.OUTCOME_UNKNOWN, "Client.BadAnswer")
@@ -221,7 +221,7 @@ def test_unreadable_answer_proves_nothing(body) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"Bad Gateway", b'{"Response": {"RequestId": "r"}}'])
 def test_status_other_than_200_without_an_error_proves_nothing(body) -> None:
-    """A 502 with a body that looks like success is trouble of the gateway."""
+    """A 502 with a body that looks like success is a failure of the gateway."""
     error = failure(502, body)
 
     assert (error.kind, error.code) == (CloudErrorKind.OUTCOME_UNKNOWN, "Client.HttpStatus")
@@ -230,19 +230,19 @@ def test_status_other_than_200_without_an_error_proves_nothing(body) -> None:
 
 @given(st.binary())
 def test_no_body_breaks_the_codec(body) -> None:
-    """Whatever comes, it is an answer or a CloudError."""
+    """Every body is a reply or raises CloudError."""
     assert isinstance(failure(200, body), CloudError)
 
 
 def test_null_error_is_no_error() -> None:
-    """Serialisers that write absent members as null do not make a failure of a success."""
+    """Some serialisers write absent members as null; that is not an error."""
     body = b'{"Response": {"Error": null, "RequestId": "r-1"}}'
 
     assert wire.read_request_id(wire.open_envelope(200, body)) == "r-1"
 
 
 def test_acknowledgement_without_a_request_id_is_none() -> None:
-    """The id is the only thing that a TerminateJob answer carries."""
+    """The RequestId is the only content of a reply to TerminateJob."""
     with pytest.raises(CloudError, match=r"Client\.BadAnswer: RequestId is missing"):
         wire.read_request_id(wire.open_envelope(200, b'{"Response": {}}'))
 
@@ -259,7 +259,7 @@ def test_acknowledgement_without_a_request_id_is_none() -> None:
     ],
 )
 def test_cloud_time_is_read_from_the_date_header(headers, at) -> None:
-    """In any case of letters; a header that is no date is none."""
+    """The header name has any letter case; an invalid date is ignored."""
     assert wire.cloud_time(headers) == at
 
 
@@ -267,7 +267,7 @@ def test_cloud_time_is_read_from_the_date_header(headers, at) -> None:
 
 
 def test_job_is_read_with_all_that_it_carries() -> None:
-    """State, name, all eight counters, tasks, NextAction, and when the call was sent."""
+    """State, name, all eight counters, tasks, NextAction, and the time of the request."""
     seen = read_job()
 
     assert (seen.job_id, seen.name, seen.state) == ("job-1", "render", JobState.RUNNING)
@@ -277,28 +277,28 @@ def test_job_is_read_with_all_that_it_carries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [("a\ud800b", "a?b"), ("a\0b", "a?b"), ("é☃𝄞", "é☃𝄞"), ("x" * 10_000, "x" * 4000)],
 )
-def test_text_that_no_database_takes_is_made_such_as_one_does(name: str, told: str) -> None:
-    """One job's name must not keep what was read of it, and of others, from being written."""
-    assert read_job(JobName=name).name == told
+def test_text_that_no_database_takes_is_made_such_as_one_does(name: str, expected: str) -> None:
+    """The name of one job must not prevent the observations from being stored."""
+    assert read_job(JobName=name).name == expected
 
 
 def test_lone_task_has_the_counters_of_its_job() -> None:
-    """Nothing else could they count."""
+    """The counters of a job with one task are those of the task."""
     (task,) = read_job(TaskSet=[{"TaskName": "t1", "TaskState": "RUNNING"}]).tasks
     assert task.instances == READ_COUNTERS
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_next_action_that_was_read_and_is_not_pending_is_empty(value) -> None:
-    """Null and the empty string say the same: nothing is pending."""
+    """Null and the empty string both mean that nothing is pending."""
     assert read_job(NextAction=value).next_action == ""
 
 
 def test_next_action_that_was_not_read_is_none() -> None:
-    """An answer without the member says nothing about it."""
+    """A reply without NextAction leaves it unknown."""
     seen = wire.read_job(without(JOB, "NextAction"), job_id="job-1", observed_at=NOON)
 
     assert seen.next_action is None
@@ -307,14 +307,14 @@ def test_next_action_that_was_not_read_is_none() -> None:
 @pytest.mark.parametrize("key", COUNTERS)
 @pytest.mark.parametrize("value", [None, -1, "3", 1.5, True, 10**30])
 def test_counters_are_whole_or_unknown(key, value) -> None:
-    """One counter that cannot be read must not look like a zero, for a zero is a proof."""
+    """An unreadable counter must not become a zero, because a zero is evidence."""
     assert read_job(TaskInstanceMetrics=COUNTERS | {key: value}).instances is None
     assert read_job(TaskInstanceMetrics=without(COUNTERS, key)).instances is None
 
 
 @pytest.mark.parametrize("value", [None, {}, [], 0])
 def test_missing_counters_are_unknown(value) -> None:
-    """Never zeros."""
+    """Missing counters are never zeros."""
     assert read_job(TaskInstanceMetrics=value).instances is None
 
 
@@ -333,7 +333,7 @@ WORDS: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("value", "state"), WORDS)
 def test_states_are_read_and_unknown_ones_kept_as_they_are(value, state) -> None:
-    """The legacy spelling is understood; a new state is shown as the cloud says it."""
+    """The legacy spelling is known; an unknown state keeps the cloud's spelling."""
     read = read_job(JobState=value).state
     assert read is not None
     assert read == state
@@ -351,7 +351,7 @@ def test_states_are_read_and_unknown_ones_kept_as_they_are(value, state) -> None
     ],
 )
 def test_answer_that_is_not_about_this_job_is_refused(changes) -> None:
-    """A proof about another job, or a broken one, is none."""
+    """A reply about another job, or an invalid one, proves nothing."""
     with pytest.raises(CloudError) as caught:
         read_job(**changes)
 
@@ -362,7 +362,7 @@ def test_answer_that_is_not_about_this_job_is_refused(changes) -> None:
 
 
 def test_jobs_are_read_by_id_with_their_state_only() -> None:
-    """What DescribeJobs does not carry is None, never zero or empty."""
+    """Fields that DescribeJobs does not have are None, never zero or empty."""
     rows = [
         {"JobId": "job-1", "JobName": "a", "JobState": "FAILED", "EndTime": "2026-03-01T11:00:00Z"},
         {"JobId": "job-2", "JobState": "NEW"},
@@ -379,13 +379,13 @@ def test_jobs_are_read_by_id_with_their_state_only() -> None:
 
 @pytest.mark.parametrize("rows", [[], None])
 def test_empty_list_of_jobs_is_empty(rows) -> None:
-    """Null is how some serialisers write an empty list."""
+    """Some serialisers write an empty list as null."""
     assert wire.read_jobs({"JobSet": rows}, observed_at=NOON) == {}
 
 
 @pytest.mark.parametrize("response", [{}, {"JobSet": "x"}, {"JobSet": [{"JobState": "FAILED"}]}])
 def test_list_of_jobs_that_cannot_be_read_is_not_empty(response) -> None:
-    """Else every job of the sweep would look unlisted."""
+    """Otherwise every job of the batch poll would count as missing."""
     with pytest.raises(CloudError):
         wire.read_jobs(response, observed_at=NOON)
 
@@ -398,8 +398,8 @@ def read_submitted(**changes: object) -> JobSubmitted:
 
 
 def test_submitted_job_is_read_with_its_tasks() -> None:
-    """Their numbers of instances, and the compute environment of those that have one."""
-    models.DescribeJobSubmitInfoResponse()._deserialize(SUBMITTED)  # warns of what it does not know
+    """Each task has its number of instances, and its compute environment if it has one."""
+    models.DescribeJobSubmitInfoResponse()._deserialize(SUBMITTED)  # warns of unknown fields
     assert read_submitted() == JobSubmitted(
         observed_at=NOON,
         job_id="job-1",
@@ -433,7 +433,7 @@ def test_what_a_task_was_submitted_without_is_the_vendors_default(number, env) -
     ],
 )
 def test_submitted_job_that_cannot_be_read_is_refused(changes) -> None:
-    """Nothing is counted on a number that was not understood."""
+    """An invalid number of instances must not be used."""
     with pytest.raises(CloudError) as caught:
         read_submitted(**changes)
 
@@ -449,7 +449,7 @@ def test_submitted_job_without_tasks_in_it_is_not_read() -> None:
 
 
 def test_task_is_read_with_counters_and_rows() -> None:
-    """Rows keep their index; a machine's id that the cloud blanked is None."""
+    """Rows keep their index; an empty machine id is None."""
     page = read_task()
 
     assert page.observed_at == NOON
@@ -462,7 +462,7 @@ def test_task_is_read_with_counters_and_rows() -> None:
 
 
 def test_task_without_rows_is_read() -> None:
-    """A filter that matches nothing."""
+    """The filter matches nothing."""
     page = read_task(TaskInstanceSet=None, TaskInstanceTotalCount=None)
 
     assert (page.instances, page.rows, page.instances_total) == ((), 0, None)
@@ -478,7 +478,7 @@ def test_task_without_rows_is_read() -> None:
     ],
 )
 def test_rows_in_other_states_than_asked_for_are_left_out(states, indexes) -> None:
-    """Those in a state that this version does not know as well; all of them are counted."""
+    """Rows in unknown states are dropped, too; all rows are counted."""
     rows = [*TASK["TaskInstanceSet"], {"TaskInstanceIndex": 7, "TaskInstanceState": "NEW"}]  # type: ignore[misc]
     page = read_task(*states, TaskInstanceSet=rows)
 
@@ -501,7 +501,7 @@ def test_rows_in_other_states_than_asked_for_are_left_out(states, indexes) -> No
     ],
 )
 def test_task_answer_that_cannot_be_read_is_refused(changes) -> None:
-    """Another task's page, a row without its index, or a page that contradicts itself."""
+    """The page is about another task, has a row without index, or contradicts itself."""
     with pytest.raises(CloudError) as caught:
         read_task(**changes)
     assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
@@ -522,7 +522,7 @@ def test_a_task_whose_name_cannot_be_is_refused(name) -> None:
 
 
 def test_what_stands_twice_is_refused() -> None:
-    """It contradicts itself, or hides another one."""
+    """Duplicates contradict each other, or replace another row."""
     two = [{"TaskName": "t"}, {"TaskName": "t"}]
     jobs = [{"JobId": "job-1", "JobState": state} for state in ("RUNNING", "FAILED")]
     for read, response in (
@@ -530,7 +530,7 @@ def test_what_stands_twice_is_refused() -> None:
         (partial(wire.read_job, job_id="job-1"), {"JobId": "job-1", "TaskSet": two}),
         (wire.read_jobs, {"JobSet": jobs}),
     ):
-        with pytest.raises(CloudError, match="stands twice") as caught:
+        with pytest.raises(CloudError, match="appears twice") as caught:
             read(response, observed_at=NOON)
         assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
 
@@ -555,7 +555,7 @@ def read_machines(response):
 
 
 def test_machines_are_read_by_id() -> None:
-    """What a row lacks is None; an id that is not listed is missing."""
+    """A missing field is None; a machine that is not listed is missing."""
     rows = [MACHINE, {"InstanceId": "ins-2", "InstanceName": "", "InstanceState": "NEW"}]
 
     seen = read_machines({"InstanceSet": rows, "TotalCount": 2})
@@ -606,7 +606,7 @@ def test_no_machines_are_none(rows) -> None:
     ],
 )
 def test_list_of_machines_that_is_not_whole_is_refused(response) -> None:
-    """A machine that it lacks would look gone."""
+    """A machine missing from an incomplete list would count as gone."""
     with pytest.raises(CloudError) as caught:
         read_machines(response)
 
@@ -614,7 +614,7 @@ def test_list_of_machines_that_is_not_whole_is_refused(response) -> None:
 
 
 def test_cloud_time_is_aware() -> None:
-    """So that it can be taken from the clock's aware time."""
+    """The clock's aware time can be subtracted from it."""
     at = wire.cloud_time({"Date": "Sun, 01 Mar 2026 12:00:00 -0000"})
 
     assert isinstance(at, datetime)

@@ -1,4 +1,4 @@
-"""Terminations and sightings, as the domain's tests need them."""
+"""Builders of terminations and observations for the tests of the domain."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def termination(state: State = State.QUEUED, **changes: Any) -> Termination:
 
 
 def call_failed(error: CloudError) -> CallFailed:
-    """Of a job that was due to be called when the call was started."""
+    """Return a failed TerminateJob request of a job that was due for it."""
     return CallFailed(error, termination(terminate_after=NOW))
 
 
 def swept(state: JobState | None, *, at: datetime = NOW, end_time: str | None = None) -> JobSeen:
-    """A job as DescribeJobs shows it."""
+    """Return a job as DescribeJobs shows it."""
     return JobSeen(observed_at=at, job_id="job-1", state=state, end_time=end_time)
 
 
@@ -61,7 +61,7 @@ def read(
     next_action: str = "",
     at: datetime = NOW,
 ) -> JobSeen:
-    """A job as DescribeJob shows it."""
+    """Return a job as DescribeJob shows it."""
     return JobSeen(
         observed_at=at,
         job_id="job-1",
@@ -73,7 +73,7 @@ def read(
 
 
 def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
-    """Of a job whose machines were all captured before it was called."""
+    """Return the fields of a job whose machines were all captured before TerminateJob."""
     capture = Capture(run=1, occupying=total, captured=total, counted_at=NOW, ended_at=NOW)
     values: dict[str, Any] = {"listed": True, "observed_at": NOW, "all_observed_at": later(9000)}
     values |= known

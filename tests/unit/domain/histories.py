@@ -1,4 +1,4 @@
-"""Terminations with the attempts and events that sightings lead to, as the store has them."""
+"""Terminations with the attempts and events that observations lead to, as the store has them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ISSUED_AT = later(1000)
 
 @dataclass
 class History:
-    """One job's; ``see`` adds what a sighting leads to."""
+    """History of one job; ``see`` adds what an observation leads to."""
 
     termination: Termination
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class History:
     def record(self, **event: Any) -> None:
         last = self.events[-1] if self.events else None
         head = Head(last["number"], last["hash"]) if last else Head.of_new(self.termination.id)
-        self.events.append(head.linked(event))
+        self.events.append(head.append(event))
 
     def see(self, seen: Observation, at: datetime) -> None:
         before = self.termination
@@ -80,7 +80,7 @@ class History:
             )
 
     def then(self, seen: Observation, *at_s: float) -> History:
-        """The same, after this was seen at each of these times."""
+        """Return the same history after this observation at each of these times."""
         for each in at_s:
             self.see(seen, later(each))
         return self
@@ -91,20 +91,20 @@ class History:
 
 def history(
     job_id: str,
-    *sightings: Observation,
+    *observed: Observation,
     last_at: datetime = NOW,
     termination_id: str | None = None,
     **known: Any,
 ) -> History:
-    """What becomes of a job of which this is seen, all now but the last.
+    """Return the history of a job with these observations, all now but the last.
 
-    ``known`` of it from the start.
+    ``known``: its fields at the start.
     """
     made = History(termination(id=termination_id or f"trm_{job_id}", job_id=job_id, **known))
     facts = {"account": "main", "region": "ap-guangzhou", "job_id": job_id}
     made.record(at=NOW, type="accepted", to_state="queued", evidence=0, facts=facts)
-    for number, seen in enumerate(sightings, start=1):
-        made.see(seen, last_at if number == len(sightings) else NOW)
+    for number, seen in enumerate(observed, start=1):
+        made.see(seen, last_at if number == len(observed) else NOW)
     return made
 
 
@@ -118,14 +118,14 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 
 def verified(**known: Any) -> History:
-    """A job whose machines are gone, or with what else is known of them."""
+    """Return a verified job whose machines are gone, or as ``known`` has them."""
     still_stopped = read(JobState.FAILED, at=later(60))
     known = known or known_machines()
     return history("job-verified", *STOPPED, still_stopped, last_at=later(60), **known)
 
 
 def one_of_each_end() -> list[History]:
-    """A job for each final state, with all its calls answered."""
+    """Return a job for each final state, with all its requests answered."""
     refusal = failure(CloudErrorKind.REFUSED, "UnsupportedOperation")
     throttled = failure(CloudErrorKind.THROTTLED, "RequestLimitExceeded")
     unread = failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout")
@@ -144,22 +144,24 @@ def one_of_each_end() -> list[History]:
 
 
 def certified(histories: Sequence[History]) -> Certificate:
-    """The certificate of an operation of these, which has finished if they have."""
+    """Return the certificate of an operation of these jobs; it has finished if they have."""
     job_ids = [each.termination.job_id for each in histories]
     states = [each.termination.state for each in histories]
-    own = History(termination(id="op_1"))
+    operation_history = History(termination(id="op_1"))
     pairs = [f"{each.termination.job_id} {each.termination.id}" for each in histories]
     facts = {"account": "main", "region": "ap-guangzhou", "requested_by": "me"} | {
         "jobs": len(job_ids),
         "jobs_sha256": lines_sha256(job_ids),
         "terminations_sha256": lines_sha256(pairs),
     }
-    own.record(at=NOW, type="accepted", why="budget", facts=facts)
+    operation_history.record(at=NOW, type="accepted", why="budget", facts=facts)
     end = None
     if all(state.final for state in states):
         by_state = {state: states.count(state) for state in State if state in states}
         end = outcome(by_state)
-        own.record(at=later(60), type="finished", why=end, facts={"jobs_by_state": by_state})
+        operation_history.record(
+            at=later(60), type="finished", why=end, facts={"jobs_by_state": by_state}
+        )
     operation = {
         "id": "op_1",
         "account": "main",
@@ -173,7 +175,7 @@ def certified(histories: Sequence[History]) -> Certificate:
     }
     return certificate(
         operation,
-        own.events,
+        operation_history.events,
         [each.entry() for each in histories],
         issued_at=ISSUED_AT,
         issued_by="orchestrator 1",

@@ -1,4 +1,4 @@
-"""Replicas over one database file, each with a machine's clock of its own that tests turn."""
+"""Replicas over one database file, each with a clock of its own that tests advance."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ POLICY = LeasePolicy()
 
 
 class Gate:
-    """Where something is held up until it is opened."""
+    """A barrier: tasks wait at it until it is opened."""
 
     def __init__(self) -> None:
         self._reached = asyncio.Event()
@@ -76,26 +76,26 @@ class Gate:
 
 
 class Link:
-    """A replica's way to the leases: it can be cut, hold up, and lose what comes back."""
+    """A replica's connection to the lease store: tests cut it, delay calls, or lose results."""
 
     def __init__(self, leases: SqlLeaseStore) -> None:
         self.cut = False
         self.asked: list[str] = []
-        """Every call, by name."""
+        """Names of all calls."""
         self.gates: list[Gate] = []
         self._leases = leases
         self._hooks: dict[tuple[str, str], Callable[[], Awaitable[None]]] = {}
 
     def fail(self, what: str, when: str) -> None:
-        """The next call of this fails "before" it is committed, or "after"."""
+        """Fail the next call of ``what`` "before" or "after" its commit."""
 
         async def fails() -> None:
-            raise StoreUnavailable("told as failed")
+            raise StoreUnavailable("reported as failed")
 
         self._hooks[what, when] = fails
 
     def hold(self, what: str, when: str) -> Gate:
-        """Hold the next call of this up "before" it is committed, or its answer "after"."""
+        """Delay the next call of ``what`` "before" its commit, or its result "after" it."""
         gate = Gate()
         self.gates.append(gate)
         self._hooks[what, when] = gate.passed
@@ -135,7 +135,7 @@ class Link:
 
 
 class IdleLoops(PartitionRunner):
-    """Loops that do nothing; with a gate, their last call is under way for as long."""
+    """Loops that do nothing; with a gate, their last call is in flight until it opens."""
 
     last_call: Gate | None = None
 
@@ -146,7 +146,7 @@ class IdleLoops(PartitionRunner):
 
 
 class _Tasks(asyncio.TaskGroup):
-    """A group that remembers its tasks."""
+    """A task group that remembers its tasks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,14 +160,14 @@ class _Tasks(asyncio.TaskGroup):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A partition as it is stored."""
+    """The stored row of a partition."""
 
     holder: str | None
     epoch: int
 
 
 class Replica:
-    """One replica: what it drives, the cloud it calls, and its machine's clock."""
+    """One replica: its partitions, its cloud, and the clock of its machine."""
 
     def __init__(
         self,
@@ -185,13 +185,18 @@ class Replica:
         self.link = Link(SqlLeaseStore(database))
         self.network = Network(world.simulator)
         self.loops: list[PartitionRunner] = []
-        """All that it ever ran, the latest last."""
+        """All runners that it ever started, the latest last."""
         self.ids: list[str] = []
         self.steps_at = 0.0
-        """When its next step is due, by the database's clock; infinite: it does not step."""
+        """Time of its next step, by the database's clock; infinite: it makes none."""
         self.paused = False
         self.leases = LeaseManager(
-            self.link, POLICY, names, drive=self._drive, new_id=self._new_id, clock=self.clock
+            self.link,
+            POLICY,
+            names,
+            make_runner=self._make_runner,
+            new_id=self._new_id,
+            clock=self.clock,
         )
         self.leases._tasks = self._tasks = tasks
         self._world = world
@@ -203,7 +208,7 @@ class Replica:
         self.ids.append(next(self._numbers))
         return self.ids[-1]
 
-    def _drive(self, lease: Lease) -> PartitionRunner:
+    def _make_runner(self, lease: Lease) -> PartitionRunner:
         cloud = TencentBatch(
             endpoint="http://cloud",
             credentials=build_provider(
@@ -230,15 +235,15 @@ class Replica:
 
     @property
     def id(self) -> str:
-        """The one it has now."""
+        """Its present id."""
         return self.ids[-1]
 
     @property
-    def driven(self) -> set[str]:
-        return set(self.leases.driven)
+    def runs(self) -> set[str]:
+        return set(self.leases.running)
 
     def holds(self, name: str) -> bool:
-        """Whether any loops of this replica may call for this partition."""
+        """Return whether any loops of this replica may send calls for this partition."""
         now = self.clock.monotonic()
         return any(each.partition.lease.holds(now) for each in self.loops_of(name))
 
@@ -246,7 +251,7 @@ class Replica:
         return [each for each in self.loops if each.partition.name == name]
 
     async def step(self) -> float:
-        """One step, and the end of what it told to stop; returns the seconds until the next."""
+        """Make one step, and wait for what it stops; return the seconds until the next."""
         self.leases.wake.clear()
         wait_s = await self.leases.step()
         assert wait_s >= 0
@@ -256,12 +261,12 @@ class Replica:
         return wait_s
 
     async def begin(self) -> None:
-        """Join, and take what is free."""
+        """Join, and take the free partitions."""
         assert await self.step() == 0.0
         await self.step()
 
     async def settled(self) -> None:
-        """Return when loops that were told to stop, and can, have ended and were given back."""
+        """Wait until stopped loops that can end have ended and their partitions are released."""
         runs = zip(self.loops, self._tasks.all, strict=True)
         ending = [task for loops, task in runs if is_stopped(loops) and not is_held(loops)]
         if ending:
@@ -270,7 +275,7 @@ class Replica:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run it, rather than step it, while the block lasts."""
+        """Run the replica, rather than step it, during the block."""
         async with asyncio.timeout(END_S), running(self.leases, NoJitter()):
             yield
 
@@ -293,7 +298,7 @@ def is_held(loops: PartitionRunner) -> bool:
 
 
 class Cluster:
-    """Replicas, the database between them, and its clock."""
+    """Replicas, the database that they share, and its clock."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -337,20 +342,20 @@ class Cluster:
         return self.world.clock.passed_s
 
     def advance(self, seconds: float) -> None:
-        """Move the database's clock, and that of each machine that is not paused."""
+        """Advance the database's clock, and that of each machine that is not paused."""
         self.world.clock.advance(seconds)
         for replica in self.replicas:
             if not replica.paused:
                 replica.machine.advance(seconds)
 
     def step_clock(self, seconds: float) -> None:
-        """Put the database's clock ahead, or back: no machine's clock tells of it."""
+        """Step the database's clock ahead or back; no machine's clock shows it."""
         self.world.clock.passed_s += seconds
         for replica in self.replicas:
             replica.steps_at += seconds
 
     async def play(self, seconds: float) -> None:
-        """Let time pass, in which each replica steps when its last step said."""
+        """Advance the clocks; each replica steps when its last step said."""
         until = self.now_s + seconds
         while True:
             following = min(self.replicas, key=lambda replica: replica.steps_at)
@@ -364,7 +369,7 @@ class Cluster:
     def stop_stepping(self, replica: Replica) -> None:
         replica.steps_at = math.inf
 
-    # --- what came of it -------------------------------------------------------------------------
+    # --- outcome ---------------------------------------------------------------------------------
 
     async def rows(self) -> dict[str, Row]:
         async with self.world.database.read() as connection:
@@ -377,21 +382,21 @@ class Cluster:
             return set(found.scalars())
 
     async def steps_s(self) -> int:
-        """The sum of the steps of the clock that are noted."""
+        """Return the sum of the recorded steps of the clock."""
         async with self.world.database.read() as connection:
             found = await connection.execute(text("SELECT steps_s FROM clock_steps"))
             return int(found.scalar_one())
 
     async def shares(self) -> Counter[str]:
-        """How many partitions each replica holds, as it is stored."""
+        """Return the stored number of partitions that each replica holds."""
         return Counter(row.holder for row in (await self.rows()).values() if row.holder)
 
     async def changes(self) -> int:
-        """How often a partition was taken, in all."""
+        """Return how often partitions were taken, in total."""
         return sum(row.epoch for row in (await self.rows()).values())
 
     def check_exclusive(self) -> None:
-        """No partition may be called for by two: not by two replicas, nor twice by one."""
+        """Assert that no partition is run twice: not by two replicas, nor twice by one."""
         callers = [
             each.partition.lease.fence.partition
             for replica in self.replicas
@@ -401,15 +406,15 @@ class Cluster:
         assert len(callers) == len(set(callers)), sorted(callers)
 
     async def check_sound(self, *replicas: Replica) -> None:
-        """What each of these holds it drives, once, and nothing else; their loops live."""
+        """Assert that each replica runs exactly what it holds, once, and that these loops live."""
         self.check_exclusive()
         rows = await self.rows()
         for replica in replicas:
             held = {name: row.epoch for name, row in rows.items() if row.holder == replica.id}
-            driven = replica.leases.driven
+            driven = replica.leases.running
             assert {name: each.lease.fence.epoch for name, each in driven.items()} == held
             runs = dict(zip(map(id, replica.loops), replica._tasks.all, strict=True))
             for name, each in driven.items():
-                assert not is_stopped(each.loops), name
-                assert not runs.pop(id(each.loops)).done(), name
+                assert not is_stopped(each.runner), name
+                assert not runs.pop(id(each.runner)).done(), name
             assert all(run.done() for run in runs.values()), "loops run that nobody can stop"

@@ -1,4 +1,4 @@
-"""One partition over a real database and a simulated cloud, on a clock that tests turn."""
+"""One partition over a real database and a simulated cloud, with a clock that tests advance."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PARTITION = "main@cloud"
 FENCE = FencingToken(PARTITION, 1)
-"""As tests/conftest.py has it held."""
+"""The partition that tests/conftest.py holds."""
 REGION, OTHER_REGION = "ap-guangzhou", "ap-shanghai"
 SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS = {
@@ -75,9 +75,9 @@ POLL = PollPolicy()
 NO_CAPTURE = CapturePolicy(when=CaptureTiming.NONE)
 ESCALATION = EscalationPolicy()
 END_S = 10.0
-"""How long a call under way may take to end, in real time; none does."""
+"""Real time in which a call in flight must end."""
 _TICK_S = 1e-6
-"""What this clock can tell apart, as any clock has a limit."""
+"""Resolution of this clock, since every clock has one."""
 
 
 def job_ids(count: int) -> list[str]:
@@ -88,7 +88,7 @@ JOB, *_ = job_ids(1)
 
 
 class NoJitter(Random):
-    """Draws that take nothing away from a backoff; ids are drawn all the same."""
+    """Random numbers that shorten no backoff; ids are random as usual."""
 
     def random(self) -> float:
         return 0.0
@@ -98,12 +98,12 @@ class NoJitter(Random):
 
 
 class ManualClock:
-    """Stands still until a test moves it; whoever sleeps wakes when their time has come."""
+    """Clock that tests advance; a sleeper wakes once its time has passed."""
 
     def __init__(self) -> None:
         self.passed_s = 0.0
         self.waits: asyncio.Queue[float] = asyncio.Queue()
-        """The seconds of every sleep, in the order in which they began."""
+        """Seconds of every sleep, in the order of their starts."""
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def now(self) -> datetime:
@@ -132,12 +132,12 @@ class ManualClock:
 
 
 class Network:
-    """Carries the gateway's calls to the simulated cloud without a socket."""
+    """Transport of the gateway's calls to the simulated cloud, without a socket."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.before_arrival: Callable[[str], Awaitable[None]] | None = None
-        """Awaited with the action when a call has left and has not arrived."""
+        """Callback, awaited with the action between the sending and the arrival of a call."""
         self._spoilt: dict[tuple[str, str], str] = {}
         self._held: dict[str, asyncio.Event] = {}
         self._arrived: defaultdict[str, asyncio.Semaphore] = defaultdict(
@@ -145,22 +145,22 @@ class Network:
         )
 
     def spoil(self, action: str, id_: str, code: str | None) -> None:
-        """Have each call of this action that names this id fail with this code; None: no more."""
+        """Fail each call of this action that names this id with this code; None: no longer."""
         self._spoilt.pop((action, id_), None)
         if code is not None:
             self._spoilt[action, id_] = code
 
     def hold(self, action: str) -> asyncio.Event:
-        """Keep the next answer to this action back until the event is set."""
+        """Hold the next response to this action until the event is set."""
         self._held[action] = asyncio.Event()
         return self._held[action]
 
     async def arrival(self, action: str) -> None:
-        """Return when one more call of this action has arrived."""
+        """Wait until one more call of this action has arrived."""
         await self._arrived[action].acquire()
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, may_leave: Callable[[], None]
+        self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         action = headers["X-TC-Action"]
         if self.before_arrival is not None:
@@ -178,7 +178,7 @@ class Network:
 
 
 class World:
-    """A database, a cloud and the loops of the one partition between them.
+    """A database, a cloud and the loops of one partition.
 
     The first second, in which every permit counts as spent, has passed.
     """
@@ -199,7 +199,7 @@ class World:
         self.clock = ManualClock()
         database._now = self.clock.now
         self.cloud_ahead_s = 0.0
-        """How far the cloud's clock is ahead of this host's."""
+        """Seconds by which the cloud's clock is ahead of this host's."""
         self.simulator = Simulator(
             secret_keys={SECRET_ID: SECRET_KEY},
             limits_per_s=quotas,
@@ -220,7 +220,7 @@ class World:
         self.clock.advance(1.0)
 
     def start(self, *, secret_key: str = SECRET_KEY) -> None:
-        """Start the loops as a new process would, over what is in the database."""
+        """Start the loops on the present database, as a new process does."""
         keys: dict[str, str | int | Path | None] = {
             "secret_id": SECRET_ID,
             "secret_key": secret_key,
@@ -253,10 +253,10 @@ class World:
         self.revival_watcher = RevivalWatcher(self.partition)
         self.set_aside = SetAsideRetrier(self.partition)
 
-    # --- what there is ---------------------------------------------------------------------------
+    # --- given -----------------------------------------------------------------------------------
 
     def cloud_runs(self, *ids: str, **spec: Any) -> None:
-        """Give the cloud jobs that run, or that are as ``spec`` says."""
+        """Add jobs to the cloud: running, or as ``spec`` says."""
         values = {"instances": 10, "drain_s": 10.0} | spec
         self.simulator.add_jobs([JobSpec(job_id=job_id, **values) for job_id in ids])
 
@@ -268,7 +268,7 @@ class World:
         asked: Mapping[str, Any] | None = None,
         **known: Any,
     ) -> None:
-        """Have an operation on these jobs stored, and ``known`` of each of them since."""
+        """Store an operation on these jobs, then the values ``known`` of each of them."""
         self._operations += 1
         new = self.operation(
             f"op_{self._operations}", *ids, region=region, partition=partition, **(asked or {})
@@ -278,7 +278,7 @@ class World:
             await self.know(*ids, **known)
 
     def operation(self, operation_id: str, *ids: str, **asked: Any) -> NewOperation:
-        """A request for these jobs."""
+        """Return a new operation on these jobs."""
         values: dict[str, Any] = {
             "id": operation_id,
             "account": "main",
@@ -299,22 +299,22 @@ class World:
         return NewOperation(**(values | asked))
 
     async def know(self, *ids: str, **known: Any) -> None:
-        """Have this known of these jobs."""
+        """Store these values for the terminations of these jobs."""
         befores = [r.termination for r in await self._records() if r.termination.job_id in ids]
         afters = [await know(self.database, before, **known) for before in befores]
         stored = {record.termination.id: record.termination for record in await self._records()}
         for after in afters:
-            assert stored[after.id] == after, "the engine does not write that"
+            assert stored[after.id] == after, "the engine never writes such a termination"
 
     async def ready(self, *ids: str, **known: Any) -> None:
-        """Have running jobs that a look has shown to be callable."""
+        """Store running jobs that a poll has shown to be terminable."""
         self.cloud_runs(*ids)
         later = self.clock.later(POLL.queued_s)
         allowed = {"job_state": JobState.RUNNING, "terminate_after": self.clock.now()}
         values: dict[str, Any] = allowed | {"next_poll_at": later} | known
         await self.submit(*ids, **values)
 
-    # --- what came of it -------------------------------------------------------------------------
+    # --- outcome ---------------------------------------------------------------------------------
 
     async def _records(self) -> list[TerminationRecord]:
         return await self.records.terminations(after=0, limit=1000)
@@ -327,30 +327,30 @@ class World:
         return (await self.record(job_id)).termination
 
     async def instances(self, job_id: str, **asked: Any) -> list[InstanceRecord]:
-        """Those with a machine, as they are stored."""
+        """Return the stored instances that have a machine."""
         values = {"after": 0, "limit": 10_000, "states": None, "machine": None} | asked
         found = await self.termination(job_id)
         return await self.records.instances(termination_id=found.id, **values)
 
     async def outcomes(self, job_id: str) -> list[str | None]:
-        """How the attempts on a job came out; None: not answered."""
+        """Return the outcomes of the attempts on a job; None: no result."""
         return [attempt.outcome for attempt in (await self.record(job_id)).attempts]
 
     def calls(self, action: str) -> list[Call]:
         return [call for call in self.simulator.calls if call.action == action]
 
     def arrivals_s(self, action: str) -> list[float]:
-        """When calls of this action arrived, in seconds of the test's clock."""
+        """Return the arrival times of this action's calls, in seconds of the test's clock."""
         return [round(call.at - NOON.timestamp(), 3) for call in self.calls(action)]
 
     def called(self, action: str) -> list[str]:
-        """The jobs of every call of this action, in the order of arrival."""
+        """Return the jobs of every call of this action, in the order of arrival."""
         return [job_id for call in self.calls(action) for job_id in call.job_ids]
 
-    # --- what happens ----------------------------------------------------------------------------
+    # --- steps -----------------------------------------------------------------------------------
 
     def woken(self) -> set[str]:
-        """Those of the partition's wakes that were set since this was asked before."""
+        """Return the wake-up events of the partition that were set since the last call."""
         events = {
             each.name: getattr(self.partition.wakeups, each.name) for each in fields(WakeupEvents)
         }
@@ -359,23 +359,23 @@ class World:
             events[name].clear()
         return woken
 
-    async def note(self, error: CloudError | None, action: str = "DescribeJob") -> None:
-        """Have a call of this action end with this error; None: it works."""
-        await self.partition.note(error, self.partition.limiters[action])
+    async def record_result(self, error: CloudError | None, action: str = "DescribeJob") -> None:
+        """Record the end of a call of this action; None: it worked."""
+        await self.partition.record_result(error, self.partition.limiters[action])
 
     async def ended(self, loop: Dispatcher | JobProber | InstanceReader | Escalator) -> None:
-        """Return when the loop's calls under way have ended."""
-        assert await loop.end(END_S)
+        """Wait until the loop's calls in flight have ended."""
+        assert await loop.drain(END_S)
 
     async def dispatch(self) -> float:
-        """One step of the dispatcher, then the wait and the end of the call that it started."""
+        """Make one step of the dispatcher, and let the call end that it started."""
         wait_s = await self.dispatcher.step()
         await self.pass_waits()
         await self.ended(self.dispatcher)
         return wait_s
 
     async def pass_waits(self) -> None:
-        """Let those who began to wait for their permit's time have it."""
+        """Let the calls go that have begun to wait for the time of their permit."""
         await asyncio.sleep(0)
         while not self.clock.waits.empty():
             wait_s = self.clock.waits.get_nowait()
@@ -383,13 +383,13 @@ class World:
                 self.clock.advance(wait_s)
 
     async def probe(self) -> float:
-        """One step of the prober, with the end of the looks that it started."""
+        """Make one step of the job prober, and let the polls end that it started."""
         wait_s = await self.job_prober.step()
         await self.ended(self.job_prober)
         return wait_s
 
     async def polled(self, seconds: float) -> None:
-        """Let so much time pass with the sweeper and the prober at work."""
+        """Advance the clock while the job poller and the job prober run."""
         until = self.clock.passed_s + seconds
         while True:
             wait_s = min(await self.job_poller.step(), await self.probe())
@@ -398,13 +398,13 @@ class World:
             self.clock.advance(min(left_s, wait_s))
 
     async def capture(self) -> float:
-        """One step of the capturer, with the end of the reads that it started."""
+        """Make one step of the instance reader, and let the reads end that it started."""
         wait_s = await self.instance_reader.step()
         await self.ended(self.instance_reader)
         return wait_s
 
     async def escalate(self) -> float:
-        """One step of the escalator, then the wait and the end of the call that it started."""
+        """Make one step of the escalator, and let the call end that it started."""
         wait_s = await self.escalator.step()
         await self.pass_waits()
         await self.ended(self.escalator)

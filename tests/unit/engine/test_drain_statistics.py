@@ -1,4 +1,4 @@
-"""How long drains take, as one partition learns it."""
+"""Statistics of how long drains of one partition take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.engine import drain_statistics
 from orchestrator.engine.drain_statistics import (
     FOLLOWED_MAX,
-    LEARNT_FOR_S,
+    RECALCULATE_AFTER_S,
     STOPPED_MAX,
     DrainStatistics,
 )
@@ -36,7 +36,7 @@ def stopped(number: int, at_s: float) -> Decision:
 def learnt_of(decisions: Iterable[Decision], at_s: float) -> Durations | None:
     made = DrainStatistics()
     for each in decisions:
-        made.decided(each)
+        made.on_decision(each)
     return made.durations(later(at_s))
 
 
@@ -67,7 +67,7 @@ def test_a_call_that_is_made_again_is_counted_from_then_on() -> None:
 
 
 def test_those_that_still_drain_take_longer() -> None:
-    """Or the first of a bulk to be down would stand for all of it."""
+    """Otherwise the first jobs of a bulk to stop would stand for all of it."""
     quick = [begun(0), stopped(0, 5)]
     slow = [begun(number) for number in range(1, 100)]
     assert half_s(learnt_of(quick + slow, 60)) > 2 * half_s(learnt_of(quick, 60))
@@ -80,27 +80,27 @@ def test_what_was_down_when_it_was_taken_over_is_not_counted() -> None:
 def test_it_is_computed_anew_only_now_and_then() -> None:
     made = DrainStatistics()
     for each in (begun(1), stopped(1, 10)):
-        made.decided(each)
+        made.on_decision(each)
     first = made.durations(NOW)
     for each in (begun(2), stopped(2, 1000)):
-        made.decided(each)
-    assert made.durations(later(LEARNT_FOR_S - 1)) is first
-    assert half_s(made.durations(later(LEARNT_FOR_S))) > half_s(first)
+        made.on_decision(each)
+    assert made.durations(later(RECALCULATE_AFTER_S - 1)) is first
+    assert half_s(made.durations(later(RECALCULATE_AFTER_S))) > half_s(first)
 
 
 def test_it_stays_small_and_forgets_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(
         drain_statistics,
-        "learnt",
+        "kaplan_meier",
         lambda stopped, draining: seen.append((sum(stopped.values()), sum(draining.values()))),
     )
     made = DrainStatistics()
     for number in range(5 * STOPPED_MAX):
-        made.decided(begun(number))
-        made.decided(stopped(number, 10 if number < 4 * STOPPED_MAX else 100))
+        made.on_decision(begun(number))
+        made.on_decision(stopped(number, 10 if number < 4 * STOPPED_MAX else 100))
     for number in range(2 * FOLLOWED_MAX):
-        made.decided(begun(number))
+        made.on_decision(begun(number))
     made.durations(NOW)
     ((known, followed),) = seen
     assert known < STOPPED_MAX

@@ -1,4 +1,4 @@
-"""What the loops of a partition share: its trouble, as it is told, and its pace."""
+"""State that the loops of a partition share: its published health, and its pace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import PollKind
-from orchestrator.engine.partition import FAILURES_THAT_ARE_TROUBLE, FORBIDDEN_TOLD_FOR_S
+from orchestrator.engine.partition import DEGRADED_AFTER_FAILURES, FORBIDDEN_FOR_S
 from orchestrator.engine.runtime.recent_readers import RecentReaders
 from tests.unit.domain.build import termination
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
@@ -30,7 +30,7 @@ def error(kind: CloudErrorKind, code: str = "Some.Code") -> CloudError:
     return CloudError(kind, code, "what happened", advice="do this")
 
 
-TOLD = ErrorDetail(code="Some.Code", message="what happened", advice="do this")
+PUBLISHED = ErrorDetail(code="Some.Code", message="what happened", advice="do this")
 
 
 async def world_with_a_job(database: Database) -> World:
@@ -40,14 +40,14 @@ async def world_with_a_job(database: Database) -> World:
     return world
 
 
-async def told(world: World) -> ErrorDetail | None:
-    """The trouble as everyone who asks is told it."""
+async def published(world: World) -> ErrorDetail | None:
+    """Return the published trouble."""
     stored = (await world.record(JOB)).trouble
     assert world.partition.trouble == stored
     return stored
 
 
-# --- trouble -------------------------------------------------------------------------------------
+# --- outages -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", PASSING)
@@ -56,10 +56,10 @@ async def test_the_third_failure_in_a_row_is_trouble(
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(2):
-        await world.note(error(kind))
-        assert await told(world) is None
-    await world.note(error(kind))
-    assert await told(world) == TOLD
+        await world.record_result(error(kind))
+        assert await published(world) is None
+    await world.record_result(error(kind))
+    assert await published(world) == PUBLISHED
 
 
 @pytest.mark.parametrize("kind", LASTING)
@@ -67,8 +67,8 @@ async def test_what_the_next_call_will_meet_as_well_is_trouble_at_once(
     database: Database, kind: CloudErrorKind
 ) -> None:
     world = await world_with_a_job(database)
-    await world.note(error(kind))
-    assert await told(world) == TOLD
+    await world.record_result(error(kind))
+    assert await published(world) == PUBLISHED
 
 
 @pytest.mark.parametrize("between", [None, *THE_JOBS_OWN])
@@ -77,18 +77,18 @@ async def test_failures_are_in_a_row_only_with_no_answer_between_them(
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(2):
-        await world.note(error(CloudErrorKind.NOT_SENT))
-        await world.note(error(CloudErrorKind.OUTCOME_UNKNOWN))
-        assert await told(world) is None
-        await world.note(error(between) if between else None)
+        await world.record_result(error(CloudErrorKind.NOT_SENT))
+        await world.record_result(error(CloudErrorKind.OUTCOME_UNKNOWN))
+        assert await published(world) is None
+        await world.record_result(error(between) if between else None)
 
 
 @pytest.mark.parametrize("kind", [k for k in THE_JOBS_OWN if k is not FORBIDDEN])
 async def test_what_is_one_jobs_own_is_no_trouble(database: Database, kind: CloudErrorKind) -> None:
     world = await world_with_a_job(database)
     for _ in range(5):
-        await world.note(error(kind))
-    assert await told(world) is None
+        await world.record_result(error(kind))
+    assert await published(world) is None
 
 
 @pytest.mark.parametrize("answer", [None, *THE_JOBS_OWN])
@@ -96,9 +96,9 @@ async def test_an_answer_of_any_kind_ends_trouble(
     database: Database, answer: CloudErrorKind | None
 ) -> None:
     world = await world_with_a_job(database)
-    await world.note(error(CloudErrorKind.CREDENTIAL))
-    await world.note(error(answer) if answer else None)
-    assert await told(world) is None
+    await world.record_result(error(CloudErrorKind.CREDENTIAL))
+    await world.record_result(error(answer) if answer else None)
+    assert await published(world) is None
 
 
 async def test_trouble_of_another_kind_takes_the_place_of_the_one_before(
@@ -106,8 +106,8 @@ async def test_trouble_of_another_kind_takes_the_place_of_the_one_before(
 ) -> None:
     world = await world_with_a_job(database)
     for code in ("First.Code", "Second.Code"):
-        await world.note(error(CloudErrorKind.CREDENTIAL, code))
-        assert await told(world) == replace(TOLD, code=code)
+        await world.record_result(error(CloudErrorKind.CREDENTIAL, code))
+        assert await published(world) == replace(PUBLISHED, code=code)
 
 
 async def test_trouble_is_logged_when_it_begins_and_when_it_ends(
@@ -115,12 +115,12 @@ async def test_trouble_is_logged_when_it_begins_and_when_it_ends(
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(10):
-        await world.note(error(CloudErrorKind.NOT_SENT))
+        await world.record_result(error(CloudErrorKind.NOT_SENT))
     for _ in range(3):
-        await world.note(None)
+        await world.record_result(None)
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
-        ("ERROR", f"calls of {PARTITION} fail: Some.Code: what happened: do this"),
-        ("WARNING", f"calls of {PARTITION} work again"),
+        ("ERROR", f"API calls of {PARTITION} fail: Some.Code: what happened: do this"),
+        ("WARNING", f"API calls of {PARTITION} work again"),
     ]
 
 
@@ -129,50 +129,50 @@ async def test_failures_that_alternate_are_logged_once_each(
 ) -> None:
     world = await world_with_a_job(database)
     for code in ("First.Code", "Second.Code") * 3:
-        await world.note(error(CloudErrorKind.CREDENTIAL, code))
+        await world.record_result(error(CloudErrorKind.CREDENTIAL, code))
     assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR"]
-    await world.note(None)
-    await world.note(error(CloudErrorKind.CREDENTIAL, "First.Code"))
+    await world.record_result(None)
+    await world.record_result(error(CloudErrorKind.CREDENTIAL, "First.Code"))
     assert [r.levelname for r in caplog.records][2:] == ["WARNING", "ERROR"]
 
 
-# --- permissions that lack -----------------------------------------------------------------------
+# --- missing permissions -------------------------------------------------------------------------
 
 
 def not_allowed(action: str) -> ErrorDetail:
-    return replace(TOLD, message=f"{action} of {PARTITION}: what happened")
+    return replace(PUBLISHED, message=f"{action} of {PARTITION}: what happened")
 
 
 async def test_the_third_refusal_of_an_action_in_a_row_is_trouble(database: Database) -> None:
     world = await world_with_a_job(database)
-    for _ in range(FAILURES_THAT_ARE_TROUBLE - 1):
-        await world.note(error(FORBIDDEN), "DescribeTask")
-        assert await told(world) is None
-    await world.note(error(FORBIDDEN), "DescribeTask")
-    assert await told(world) == not_allowed("DescribeTask")
+    for _ in range(DEGRADED_AFTER_FAILURES - 1):
+        await world.record_result(error(FORBIDDEN), "DescribeTask")
+        assert await published(world) is None
+    await world.record_result(error(FORBIDDEN), "DescribeTask")
+    assert await published(world) == not_allowed("DescribeTask")
 
 
 async def test_each_action_has_its_own_row_of_refusals(database: Database) -> None:
-    """Which calls of other actions neither lengthen nor interrupt."""
+    """Calls of other actions neither lengthen nor interrupt a series."""
     world = await world_with_a_job(database)
-    for _ in range(FAILURES_THAT_ARE_TROUBLE - 1):
-        await world.note(error(FORBIDDEN), "DescribeTask")
-        await world.note(error(FORBIDDEN), "DescribeJob")
-        await world.note(None, "DescribeJobs")
-    assert await told(world) is None
-    await world.note(error(FORBIDDEN), "DescribeTask")
-    await world.note(None, "DescribeJob")
-    assert await told(world) == not_allowed("DescribeTask")
+    for _ in range(DEGRADED_AFTER_FAILURES - 1):
+        await world.record_result(error(FORBIDDEN), "DescribeTask")
+        await world.record_result(error(FORBIDDEN), "DescribeJob")
+        await world.record_result(None, "DescribeJobs")
+    assert await published(world) is None
+    await world.record_result(error(FORBIDDEN), "DescribeTask")
+    await world.record_result(None, "DescribeJob")
+    assert await published(world) == not_allowed("DescribeTask")
 
 
 async def test_an_action_that_works_once_has_no_row_of_refusals(database: Database) -> None:
-    """Only one job was forbidden."""
+    """Permission was missing for one job only."""
     world = await world_with_a_job(database)
     for _ in range(3):
-        for _ in range(FAILURES_THAT_ARE_TROUBLE - 1):
-            await world.note(error(FORBIDDEN))
-        await world.note(None)
-        assert await told(world) is None
+        for _ in range(DEGRADED_AFTER_FAILURES - 1):
+            await world.record_result(error(FORBIDDEN))
+        await world.record_result(None)
+        assert await published(world) is None
 
 
 @pytest.mark.parametrize("kind", [*PASSING, *(k for k in THE_JOBS_OWN if k is not FORBIDDEN)])
@@ -180,10 +180,10 @@ async def test_a_failure_of_another_kind_does_not_show_that_an_action_is_allowed
     database: Database, kind: CloudErrorKind
 ) -> None:
     world = await world_with_a_job(database)
-    for _ in range(FAILURES_THAT_ARE_TROUBLE):
-        await world.note(error(FORBIDDEN))
-        await world.note(error(kind))
-    assert await told(world) == not_allowed("DescribeJob")
+    for _ in range(DEGRADED_AFTER_FAILURES):
+        await world.record_result(error(FORBIDDEN))
+        await world.record_result(error(kind))
+    assert await published(world) == not_allowed("DescribeJob")
 
 
 async def test_a_permission_that_lacks_is_logged_when_it_is_missed_and_when_it_is_there_again(
@@ -191,11 +191,11 @@ async def test_a_permission_that_lacks_is_logged_when_it_is_missed_and_when_it_i
 ) -> None:
     world = await world_with_a_job(database)
     for _ in range(10):
-        await world.note(error(FORBIDDEN))
-    assert await told(world) == not_allowed("DescribeJob")
+        await world.record_result(error(FORBIDDEN))
+    assert await published(world) == not_allowed("DescribeJob")
     for _ in range(3):
-        await world.note(None)
-        assert await told(world) is None
+        await world.record_result(None)
+        assert await published(world) is None
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("ERROR", f"DescribeJob of {PARTITION} is not allowed: Some.Code: what happened: do this"),
         ("WARNING", f"DescribeJob of {PARTITION} is allowed again"),
@@ -206,28 +206,28 @@ async def test_an_action_that_is_not_called_any_more_is_told_as_forbidden_for_a_
     database: Database,
 ) -> None:
     world = await world_with_a_job(database)
-    for _ in range(FAILURES_THAT_ARE_TROUBLE):
-        await world.note(error(FORBIDDEN), "DescribeTask")
-    world.clock.advance(FORBIDDEN_TOLD_FOR_S - 1)
-    await world.note(None, "DescribeJob")
-    assert await told(world) == not_allowed("DescribeTask")
+    for _ in range(DEGRADED_AFTER_FAILURES):
+        await world.record_result(error(FORBIDDEN), "DescribeTask")
+    world.clock.advance(FORBIDDEN_FOR_S - 1)
+    await world.record_result(None, "DescribeJob")
+    assert await published(world) == not_allowed("DescribeTask")
     world.clock.advance(1)
-    await world.note(None, "DescribeJob")
-    assert await told(world) is None
-    await world.note(error(FORBIDDEN), "DescribeTask")
-    assert await told(world) == not_allowed("DescribeTask")
+    await world.record_result(None, "DescribeJob")
+    assert await published(world) is None
+    await world.record_result(error(FORBIDDEN), "DescribeTask")
+    assert await published(world) == not_allowed("DescribeTask")
 
 
 async def test_a_cloud_that_is_out_of_reach_is_told_before_a_permission_that_lacks(
     database: Database,
 ) -> None:
     world = await world_with_a_job(database)
-    for _ in range(FAILURES_THAT_ARE_TROUBLE):
-        await world.note(error(FORBIDDEN))
-    await world.note(error(CloudErrorKind.CREDENTIAL), "DescribeJobs")
-    assert await told(world) == TOLD
-    await world.note(None, "DescribeJobs")
-    assert await told(world) == not_allowed("DescribeJob")
+    for _ in range(DEGRADED_AFTER_FAILURES):
+        await world.record_result(error(FORBIDDEN))
+    await world.record_result(error(CloudErrorKind.CREDENTIAL), "DescribeJobs")
+    assert await published(world) == PUBLISHED
+    await world.record_result(None, "DescribeJobs")
+    assert await published(world) == not_allowed("DescribeJob")
 
 
 async def test_an_account_that_may_not_terminate_is_told_so(database: Database) -> None:
@@ -247,7 +247,7 @@ async def test_an_account_that_may_not_terminate_is_told_so(database: Database) 
     assert (await world.record(jobs[-1])).trouble is None
 
 
-# --- trouble that the loops meet -----------------------------------------------------------------
+# --- outages met by the loops --------------------------------------------------------------------
 
 
 async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_that_works(
@@ -258,14 +258,14 @@ async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_
     world.start(secret_key="another key")
     world.clock.advance(1)
     await world.job_poller.step()
-    trouble = await told(world)
+    trouble = await published(world)
     assert trouble is not None
     assert trouble.code == "AuthFailure.SignatureFailure"
     assert trouble.advice
     world.partition.cloud = good
     world.clock.advance(1)
     await world.job_poller.step()
-    assert await told(world) is None
+    assert await published(world) is None
 
 
 async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
@@ -275,29 +275,33 @@ async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
     await world.ready(JOB)
     world.cloud_ahead_s = 412.0
     await world.dispatch()
-    trouble = await told(world)
+    trouble = await published(world)
     assert trouble is not None
     assert trouble.code == "AuthFailure.SignatureExpire"
     world.cloud_ahead_s = 0.0
     world.clock.advance(1)
     await world.job_poller.step()
-    assert await told(world) is None
+    assert await published(world) is None
 
 
-@pytest.mark.parametrize("loop", ["dispatcher", "sweeper", "prober"])
+@pytest.mark.parametrize("loop", ["dispatcher", "job_poller", "job_prober"])
 async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     database: Database, loop: str
 ) -> None:
     world = World(database)
     await world.ready(JOB)
     if loop != "dispatcher":
-        poll_kind = PollKind.SINGLE if loop == "prober" else PollKind.BATCH
+        poll_kind = PollKind.SINGLE if loop == "job_prober" else PollKind.BATCH
         await world.know(JOB, poll_kind=poll_kind, next_poll_at=world.clock.now())
-    await world.note(error(CloudErrorKind.CREDENTIAL))
-    steps = {"dispatcher": world.dispatch, "sweeper": world.job_poller.step, "prober": world.probe}
+    await world.record_result(error(CloudErrorKind.CREDENTIAL))
+    steps = {
+        "dispatcher": world.dispatch,
+        "job_poller": world.job_poller.step,
+        "job_prober": world.probe,
+    }
     await steps[loop]()
     assert [call.code for call in world.simulator.calls] == ["OK"]
-    assert await told(world) is None
+    assert await published(world) is None
 
 
 async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database: Database) -> None:
@@ -306,17 +310,17 @@ async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database:
     await world.ready(slowed, other)
     quota = world.partition.limiters["TerminateJob"].quota
     while len(world.calls("TerminateJob")) < 5:
-        assert (await world.record(other)).allowed_per_s is None, "so few calls teach nothing"
+        assert (await world.record(other)).allowed_per_s is None, "so few calls show nothing"
         world.clock.advance(await world.dispatch())
     told_per_s = []
     while (allowed_per_s := (await world.record(other)).allowed_per_s) is not None:
         told_per_s.append(allowed_per_s)
         world.clock.advance(0.5)
-        await world.partition.tell_condition()
+        await world.partition.publish_health()
     assert quota.learnt_per_s(world.clock.monotonic()) == pytest.approx(2, abs=0.05)
     assert told_per_s[0] == 0.1
     assert told_per_s == sorted(told_per_s), "it climbs"
-    assert len(set(told_per_s)) == 19, "in steps: not each call writes it"
+    assert len(set(told_per_s)) == 19, "in steps: not every call writes it"
 
 
 async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
@@ -326,10 +330,10 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
     await world.ready(JOB)
     await world.dispatch()
     await world.probe()
-    assert await told(world) is None
+    assert await published(world) is None
     await world.submit(*job_ids(2)[1:])
     await world.job_poller.step()
-    trouble = await told(world)
+    trouble = await published(world)
     assert trouble is not None
     assert trouble.code == "Client.Disconnected"
     assert [call.action for call in world.simulator.calls] == [
@@ -344,7 +348,7 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
 
 def finishes(world: World, event: Event | None) -> None:
     for _ in range(60):
-        world.partition.decided(termination(), Decision(after=termination(), event=event))
+        world.partition.on_decision(termination(), Decision(after=termination(), event=event))
 
 
 async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
@@ -389,14 +393,14 @@ async def test_an_operation_is_watched_for_ten_seconds_after_it_was_asked_for(
 ) -> None:
     clock = World(database).clock
     watched = RecentReaders(clock)
-    watched.note("op_1")
+    watched.record("op_1")
     clock.advance(4)
-    watched.note("op_2")
+    watched.record("op_2")
     clock.advance(5.5)
     assert watched.operations() == ["op_1", "op_2"]
     clock.advance(1)
     assert watched.operations() == ["op_2"]
-    watched.note("op_2")
+    watched.record("op_2")
     clock.advance(9.9)
     assert watched.operations() == ["op_2"]
     clock.advance(0.2)

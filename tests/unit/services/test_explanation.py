@@ -1,4 +1,4 @@
-"""Why a job is not down yet or how it ended: in every state, and in what situations it has."""
+"""Tests of the explanation of a termination, in every state and its situations."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TROUBLE = ErrorDetail(code="Client.Timeout", message="no answer", advice="check 
 UNCOUNTED = ErrorDetail(
     code="Client.Uncounted", message="the cloud's answer had no instance counters", advice="wait"
 )
-GIVEN_UP = "nothing: it was given up at its deadline with "
+GIVEN_UP = "nothing: the deadline passed with "
 NOT_READ_AGAIN = (
-    "nothing: every instance was seen down, but the job could not be read again after the settle "
-    "window"
+    "nothing: every instance was observed stopped, but the job could not be read again after the "
+    "settle window"
 )
 COUNTED: dict[str, Any] = {"settle_until": NOW, "instances_observed_at": NOW}
 FINISHED = {"next_poll_at": None, "finished_at": NOW}
@@ -45,18 +45,18 @@ def unconfirmed(verdict: Verdict, *sources: str) -> Unconfirmed:
     )
 
 
-def told(state: State, around: dict[str, Any] | None = None, **changes: Any) -> Explanation:
+def explained(state: State, context: dict[str, Any] | None = None, **changes: Any) -> Explanation:
     values: dict[str, Any] = {"now": NOW, "ahead": 0, "rate": Rate(2, 2), "trouble": None}
     values["capture_wait_s"] = 10.0
     if state in FINAL_STATES:
         changes = FINISHED | changes
-    return explain(termination(state, **changes), ExplanationContext(**(values | (around or {}))))
+    return explain(termination(state, **changes), ExplanationContext(**(values | (context or {}))))
 
 
 @pytest.mark.parametrize("state", State, ids=str)
 def test_every_state_says_why(state: State) -> None:
     """A new state without an explanation fails here."""
-    found = told(state)
+    found = explained(state)
     assert found.waiting_for
     assert found.waiting_for.startswith("nothing: ") == (state in FINAL_STATES)
     assert found.next_action or state in FINAL_STATES
@@ -65,24 +65,24 @@ def test_every_state_says_why(state: State) -> None:
 
 @pytest.mark.parametrize("state", [State.NOT_FOUND, State.REFUSED, State.UNVERIFIED], ids=str)
 def test_an_end_that_is_no_success_says_what_a_person_can_do(state: State) -> None:
-    assert "submit" in str(told(state).next_action)
+    assert "submit" in str(explained(state).next_action)
 
 
 @pytest.mark.parametrize(
     "state", [State.VERIFIED, State.ALREADY_FINISHED, State.WITHDRAWN], ids=str
 )
 def test_a_good_end_leaves_nothing_to_do(state: State) -> None:
-    assert told(state).next_action is None
+    assert explained(state).next_action is None
 
 
 SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, datetime | None]] = [
     (
-        "not yet looked at",
+        "not polled yet",
         State.QUEUED,
         {},
         {"next_poll_at": later(3)},
-        "a look at the job before it is called",
-        "look at the job, then TerminateJob",
+        "a poll of the job before TerminateJob is sent",
+        "poll the job, then send TerminateJob",
         later(3),
     ),
     (
@@ -90,8 +90,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"not_before": later(60), "next_poll_at": later(60)},
-        "the time before which it was asked not to be called (not_before)",
-        "look at the job (DescribeJobs), then TerminateJob",
+        "its start time (not_before)",
+        "poll the job (DescribeJobs), then send TerminateJob",
         later(60),
     ),
     (
@@ -99,7 +99,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {"ahead": 0},
         {"not_before": NOW, "terminate_after": NOW},
-        "its turn to be called, 0 ahead of it; 2 a second are allowed",
+        "its turn for TerminateJob; jobs ahead of it: 0; 2 requests a second are allowed",
         "TerminateJob",
         NOW,
     ),
@@ -108,7 +108,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {"ahead": 10, "rate": Rate(5, 5)},
         {"terminate_after": NOW},
-        "its turn to be called, 10 ahead of it; 5 a second are allowed",
+        "its turn for TerminateJob; jobs ahead of it: 10; 5 requests a second are allowed",
         "TerminateJob",
         later(2),
     ),
@@ -117,7 +117,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {"ahead": 12, "rate": Rate(20, 3)},
         {"terminate_after": later(-60)},
-        "; the cloud lets 3.0 a second through for now; 20 are configured",
+        "; the cloud accepts 3.0 requests a second for now; 20 are configured",
         "TerminateJob",
         later(4),
     ),
@@ -126,7 +126,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {"ahead": 0},
         {"terminate_after": later(8), "revision": 2, "problem": THROTTLED},
-        "may be called (last error: RequestLimitExceeded: too many calls)",
+        "may be sent (last error: RequestLimitExceeded: too many calls)",
         "TerminateJob",
         later(8),
     ),
@@ -135,8 +135,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"next_poll_at": later(4), "problem": THROTTLED},
-        "a look at the job before it is called (last error: RequestLimitExceeded: too many calls)",
-        "look at the job, then TerminateJob",
+        "TerminateJob is sent (last error: RequestLimitExceeded: too many calls)",
+        "poll the job, then send TerminateJob",
         later(4),
     ),
     (
@@ -145,7 +145,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"next_poll_at": later(2)},
         "the job to leave SUBMITTED, where the cloud forbids TerminateJob",
-        "look again (DescribeJobs), then TerminateJob first in line",
+        "poll the job again (DescribeJobs), then send TerminateJob ahead of other jobs",
         later(2),
     ),
     (
@@ -154,7 +154,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"problem": THROTTLED},
         "forbids TerminateJob (last error: RequestLimitExceeded: too many calls)",
-        "look again (DescribeJobs), then TerminateJob first in line",
+        "poll the job again (DescribeJobs), then send TerminateJob ahead of other jobs",
         NOW,
     ),
     (
@@ -171,8 +171,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SENDING,
         {},
         {"in_doubt": True, "next_poll_at": later(1), "problem": TROUBLE},
-        "whether its TerminateJob call had effect is not known (last error: Client.Timeout: no",
-        "read the job (DescribeJob), then call again only if it runs on untouched",
+        "whether its TerminateJob request had effect (last error: Client.Timeout: no",
+        "send TerminateJob again only if the request had no effect",
         later(1),
     ),
     (
@@ -180,17 +180,17 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SENDING,
         {},
         {"in_doubt": True},
-        "a look at the job: whether its TerminateJob call had effect is not known",
-        "then call again only if it runs on untouched",
+        "a read of the job: it is not known whether its TerminateJob request had effect",
+        "send TerminateJob again only if the request had no effect",
         NOW,
     ),
     (
-        "not looked at since the call",
+        "not read since the call",
         State.DRAINING,
         {},
         {},
-        "its instances, which are not counted yet, to go down; the job's state is not known",
-        "look again; call it down when the job is finished and no instance is live",
+        "its instances, not counted yet, to stop; the job state is not known",
+        "poll the job again; it counts as stopped once it is finished and no instance is live",
         NOW,
     ),
     (
@@ -198,12 +198,12 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"job_state": JobState.RUNNING, "instances": LIVE, "next_poll_at": later(5)},
-        "4 of 10 instances to go down; the job reads RUNNING",
-        "call it down when the job is finished and no instance is live",
+        "4 of 10 instances to stop; the job state is RUNNING",
+        "it counts as stopped once it is finished and no instance is live",
         later(5),
     ),
     (
-        "nothing moves",
+        "no progress",
         State.DRAINING,
         {},
         {
@@ -211,12 +211,12 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
             "instances": LIVE,
             "forecast": Forecast(made_at=NOW, rate_per_s=0.0, stalled_since=later(-600)),
         },
-        "the job reads RUNNING; nothing has moved since 2026-01-01T11:50:00Z",
-        "look again",
+        "the job state is RUNNING; no progress since 2026-01-01T11:50:00Z",
+        "poll the job again",
         NOW,
     ),
     (
-        "nothing moves, to be called again",
+        "no progress, to be called again",
         State.DRAINING,
         {},
         {
@@ -225,7 +225,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
             "awaits_capture": False,
             "forecast": Forecast(made_at=NOW, rate_per_s=0.0, stalled_since=later(-600)),
         },
-        "after its last call: the job reads RUNNING; nothing has moved since 2026-01-01T11:50:00Z",
+        "TerminateJob request: the job state is RUNNING; no progress since 2026-01-01T11:50:00Z",
         "TerminateJob",
         NOW,
     ),
@@ -234,17 +234,17 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"job_state": JobState.FAILED, "instances": InstanceCounters(failed_interrupted=1)},
-        "1 of 1 instances to go down; the job reads FAILED",
-        "look again",
+        "1 of 1 instances to stop; the job state is FAILED",
+        "poll the job again",
         NOW,
     ),
     (
-        "instances down, the job not",
+        "instances stopped, the job not",
         State.DRAINING,
         {},
         {"job_state": JobState.RUNNING, "instances": STOPPED},
-        "the job to finish; no instance was live at the last count; the job reads RUNNING",
-        "look again",
+        "the job to finish; no instance was live at the last count; the job state is RUNNING",
+        "poll the job again",
         NOW,
     ),
     (
@@ -252,8 +252,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"job_state": JobState.FAILED, "instances": STOPPED},
-        "a count that proves its instances down; none was live at the last one; the job reads FAI",
-        "look again",
+        "a count that proves all instances stopped; none was live at the last count; the job ",
+        "poll the job again",
         NOW,
     ),
     (
@@ -261,8 +261,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {},
         {"job_state": JobState.FAILED, "instances": STOPPED, "job_next_action": "TERMINATING"},
-        "the end of TERMINATING; no instance was live at the last count; the job reads FAILED",
-        "look again",
+        "the pending TERMINATING to end; no instance was live at the last count; the job state is ",
+        "poll the job again",
         NOW,
     ),
     (
@@ -271,7 +271,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"instances": LIVE, "problem": TROUBLE},
         "(last error: Client.Timeout: no answer)",
-        "look again",
+        "poll the job again",
         NOW,
     ),
     (
@@ -279,16 +279,16 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.DRAINING,
         {"ahead": 4},
         {"terminate_after": later(-5), "job_state": JobState.RUNNING},
-        "4 ahead of it; 2 a second are allowed; it ran on or was revived after its last call: the",
+        "; 2 requests a second are allowed; the job kept running, or was revived, after the last ",
         "TerminateJob",
         later(2),
     ),
     (
-        "to be called again, but put off",
+        "to be called again, but later",
         State.DRAINING,
         {},
         {"terminate_after": later(8), "acknowledged_at": later(-90), "job_state": JobState.RUNNING},
-        "the time from which it may be called; it ran on or was revived after its last call:",
+        "the time from which TerminateJob may be sent; the job kept running, or was revived, after",
         "TerminateJob",
         later(8),
     ),
@@ -297,8 +297,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"terminate_after": later(-2), "run": 1},
-        "its machines to be captured before it is called, 10 s at most",
-        "read its tasks and instances, then TerminateJob",
+        "its machines to be captured before TerminateJob is sent, 10 s at most",
+        "read its tasks and instances, then send TerminateJob",
         later(8),
     ),
     (
@@ -306,7 +306,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"terminate_after": later(-10), "run": 1},
-        "its turn to be called, 0 ahead of it",
+        "its turn for TerminateJob; jobs ahead of it: 0",
         "TerminateJob",
         NOW,
     ),
@@ -315,7 +315,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"terminate_after": later(-2), "run": 1, "awaits_capture": False},
-        "its turn to be called, 0 ahead of it",
+        "its turn for TerminateJob; jobs ahead of it: 0",
         "TerminateJob",
         NOW,
     ),
@@ -324,7 +324,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.QUEUED,
         {},
         {"job_state": JobState.FAILED, "poll_kind": PollKind.SUBMIT_INFO},
-        "the number of instances it was submitted with, for it reads finished already",
+        "the number of instances it was submitted with, because its state is already finished",
         "(DescribeJobSubmitInfo), then count its instances",
         NOW,
     ),
@@ -334,10 +334,10 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJobs"), "next_poll_at": later(9)},
         (
-            "the job to be found: DescribeJobs did not find it since 2026-01-01T11:59:00Z; it ends "
-            "at 2026-01-01T12:01:00Z unless it is found"
+            "the job to be found: missing from DescribeJobs since 2026-01-01T11:59:00Z; the "
+            "termination ends at 2026-01-01T12:01:00Z unless the job is found"
         ),
-        "read the job again",
+        "poll the job again",
         later(9),
     ),
     (
@@ -348,8 +348,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
             "unconfirmed": unconfirmed(Verdict.MISSING, "DescribeJob", "DescribeJobs"),
             "observed_at": later(-90),
         },
-        "the job to be found again: DescribeJob and DescribeJobs did not find it since",
-        "read the job again",
+        "the job to be found again: missing from DescribeJob and DescribeJobs since 2026-01-01T11:",
+        "poll the job again",
         NOW,
     ),
     (
@@ -358,10 +358,10 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"unconfirmed": unconfirmed(Verdict.FORBIDDEN, "TerminateJob"), "problem": TROUBLE},
         (
-            "the permission for TerminateJob, which is refused since 2026-01-01T11:59:00Z; it ends "
-            "refused at 2026-01-01T12:01:00Z unless the permission is granted (last error: "
+            "permission for TerminateJob, refused since 2026-01-01T11:59:00Z; the termination ends "
+            "as refused at 2026-01-01T12:01:00Z unless permission is granted (last error: "
         ),
-        "read the job again",
+        "poll the job again",
         NOW,
     ),
     (
@@ -370,10 +370,10 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         {},
         {"unconfirmed": unconfirmed(Verdict.UNREADABLE, "DescribeJob")},
         (
-            "the job to be read: its deadline has passed, reads fail since 2026-01-01T11:59:00Z; "
-            "it is given up at 2026-01-01T12:01:00Z unless the job can be read"
+            "a successful read: the deadline has passed, reads fail since 2026-01-01T11:59:00Z; "
+            "the termination ends at 2026-01-01T12:01:00Z unless the job can be read"
         ),
-        "read the job again",
+        "poll the job again",
         NOW,
     ),
     (
@@ -381,8 +381,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SETTLING,
         {},
         COUNTED | {"next_poll_at": later(5)} | machines(gone=1, up=2),
-        "3 of 4 machines to be gone (2 of them seen up): all instances were seen down",
-        "call it verified",
+        "3 of 4 machines to be gone (2 of them up): all instances were observed stopped",
+        "it is verified if no instance",
         later(5),
     ),
     (
@@ -390,8 +390,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SETTLING,
         {},
         {"settle_until": later(30), "next_poll_at": later(5)},
-        "the settle window to pass: all instances were seen down",
-        "call it verified if no instance is live and no machine is up",
+        "the settle window to end: all instances were observed stopped, but RetryJobs can revive",
+        "it is verified if no instance is live and no machine is up",
         later(30),
     ),
     (
@@ -399,8 +399,8 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SETTLING,
         {},
         {"settle_until": later(30), "next_poll_at": later(40), "problem": TROUBLE},
-        "RetryJobs (last error: Client.Timeout: no answer)",
-        "call it verified",
+        "RetryJobs can revive the job (last error: Client.Timeout: no answer)",
+        "it is verified if no instance",
         later(40),
     ),
     (
@@ -408,45 +408,45 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
         State.SETTLING,
         {},
         {"settle_until": NOW, "instances_observed_at": later(-1), "next_poll_at": later(-1)},
-        "a count of its instances after the settle window (DescribeJob): all instances were seen",
-        "count its instances and look up its machines once more",
+        "a count of its instances after the settle window (DescribeJob): all instances were",
+        "count its instances and read its machines once more",
         NOW,
     ),
     (
-        "settled, but for the second look at its machines",
+        "settled, but for the second read of its machines",
         State.SETTLING,
         {},
         COUNTED | {"next_poll_at": later(5)} | machines(all_observed_at=later(-1)),
-        "its machines to be looked up after the settle window (DescribeInstances): all instances",
-        "call it verified",
+        "a read of its machines after the settle window (DescribeInstances): all instances",
+        "it is verified if no instance",
         later(5),
     ),
     (
-        "settled, but for the last look",
+        "settled, but for the last poll",
         State.SETTLING,
         {},
         COUNTED | {"next_poll_at": later(-1)},
-        "a last look, for the settle window has passed: all instances were seen down",
-        "call it verified",
+        "a last poll, because the settle window has ended: all instances were observed stopped",
+        "it is verified if no instance",
         NOW,
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("state", "around", "changes", "waiting_for", "next_action", "at"),
+    ("state", "context", "changes", "waiting_for", "next_action", "at"),
     [case[1:] for case in SITUATIONS],
     ids=[f"{case[1]}: {case[0]}" for case in SITUATIONS],
 )
 def test_what_a_live_one_waits_for(
     state: State,
-    around: dict[str, Any],
+    context: dict[str, Any],
     changes: dict[str, Any],
     waiting_for: str,
     next_action: str,
     at: datetime | None,
 ) -> None:
-    found = told(state, around, **changes)
+    found = explained(state, context, **changes)
     assert waiting_for in found.waiting_for
     assert next_action in str(found.next_action)
     assert found.next_action_at == at
@@ -454,59 +454,59 @@ def test_what_a_live_one_waits_for(
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_a_look_that_is_a_little_late_is_due_now(state: State) -> None:
-    """Nothing is planned for the past."""
+    """The time of the next action is never in the past."""
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S), "settle_until": later(-LATE_S)}
-    found = told(state, **late, in_doubt=True)
+    found = explained(state, **late, in_doubt=True)
     assert found.next_action_at == NOW
-    assert "due since" not in found.waiting_for
+    assert "overdue since" not in found.waiting_for
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_a_look_behind_others_has_no_time(state: State) -> None:
-    """Or it would be due now at every poll, for minutes; what is asked for stands beside it."""
-    usual = told(state, in_doubt=True, settle_until=later(30), problem=THROTTLED)
+    """Otherwise it would read as due now in every response, for minutes."""
+    usual = explained(state, in_doubt=True, settle_until=later(30), problem=THROTTLED)
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S - 1), "settle_until": later(30)}
     late |= {"problem": THROTTLED, "in_doubt": True}
-    found = told(state, **late)
-    due = f"{usual.waiting_for}; look due since 2026-01-01T11:59:54Z"
-    known = "behind other looks, or its row in the database is locked (see the log)"
-    assert found.waiting_for == f"{due}, {known}"
+    found = explained(state, **late)
+    due = f"{usual.waiting_for}; the poll is overdue since 2026-01-01T11:59:54Z"
+    known = "other polls come first, or its database row is locked (see the log)"
+    assert found.waiting_for == f"{due}: {known}"
     assert (found.next_action, found.next_action_at) == (usual.next_action, None)
-    troubled = told(state, {"trouble": TROUBLE}, **late)
-    assert troubled.waiting_for == f"{due}; calls to the cloud fail (Client.Timeout: no answer)"
+    troubled = explained(state, {"trouble": TROUBLE}, **late)
+    assert troubled.waiting_for == f"{due}; cloud API calls fail (Client.Timeout: no answer)"
     assert troubled.next_action_at is None
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING], ids=str)
 def test_what_waits_for_its_call_waits_for_no_look(state: State) -> None:
-    found = told(state, next_poll_at=later(-300), terminate_after=later(-300))
-    assert "due since" not in found.waiting_for
+    found = explained(state, next_poll_at=later(-300), terminate_after=later(-300))
+    assert "overdue since" not in found.waiting_for
     assert found.next_action_at == NOW
 
 
 @pytest.mark.parametrize(
     ("state", "changes", "waiting_for"),
     [
-        (State.QUEUED, {}, "a look at the job before it is called"),
+        (State.QUEUED, {}, "a poll of the job before TerminateJob is sent"),
         (
             State.SENDING,
             {"in_doubt": True},
-            "a look at the job: whether its TerminateJob call had effect is not known",
+            "a read of the job: it is not known whether its TerminateJob request had effect",
         ),
         (
             State.DRAINING,
             {},
-            "its instances, which are not counted yet, to go down; the job reads FAILED",
+            "its instances, not counted yet, to stop; the job state is FAILED",
         ),
         (
             State.DRAINING,
             {"instances": LIVE},
-            "4 of 10 instances to go down; the job reads FAILED",
+            "4 of 10 instances to stop; the job state is FAILED",
         ),
         (
             State.UNVERIFIED,
             {},
-            f"{GIVEN_UP}its instances never counted; the job reads FAILED",
+            f"{GIVEN_UP}its instances never counted; the job state is FAILED",
         ),
         (State.UNVERIFIED, {"evidence": 3}, NOT_READ_AGAIN),
     ],
@@ -514,7 +514,7 @@ def test_what_waits_for_its_call_waits_for_no_look(state: State) -> None:
 def test_an_answer_without_counters_is_told(
     state: State, changes: dict[str, Any], waiting_for: str
 ) -> None:
-    found = told(state, **changes, job_state=JobState.FAILED, problem=UNCOUNTED)
+    found = explained(state, **changes, job_state=JobState.FAILED, problem=UNCOUNTED)
     assert found.waiting_for == (
         f"{waiting_for} (last error: Client.Uncounted: the cloud's answer had no instance counters)"
     )
@@ -535,7 +535,7 @@ def test_an_answer_without_counters_is_told(
     [
         (
             {"instances": LIVE, "job_state": JobState.RUNNING},
-            f"{GIVEN_UP}4 of 10 instances live at the last count; the job reads RUNNING",
+            f"{GIVEN_UP}4 of 10 instances live at the last count; the job state is RUNNING",
         ),
         ({"evidence": 3}, NOT_READ_AGAIN),
     ],
@@ -543,9 +543,9 @@ def test_an_answer_without_counters_is_told(
 def test_that_the_deadline_passed_is_said_once(
     changes: dict[str, Any], given_up: str, more: str, why: str
 ) -> None:
-    message = f"the job was not seen down by its deadline{more}"
+    message = f"the job was not observed stopped by its deadline{more}"
     problem = ErrorDetail(code="Client.DeadlinePassed", message=message)
-    assert told(State.UNVERIFIED, **changes, problem=problem).waiting_for == given_up + why
+    assert explained(State.UNVERIFIED, **changes, problem=problem).waiting_for == given_up + why
 
 
 @pytest.mark.parametrize(
@@ -554,74 +554,78 @@ def test_that_the_deadline_passed_is_said_once(
         (
             State.VERIFIED,
             {"observed_at": later(5), "settle_until": later(5)},
-            "still so after the settle window",
+            "every instance was observed stopped, also after the settle window",
         ),
         (
             State.VERIFIED,
             {"observed_at": later(4), "settle_until": later(5)},
-            "the job was deleted since",
+            "every instance was observed stopped, and the job was deleted since",
         ),
         (State.VERIFIED, machines(), "; all 4 machines are gone"),
-        (State.VERIFIED, {}, "; that its machines are gone is not proven: its machines were not"),
+        (
+            State.VERIFIED,
+            {},
+            "; it is not proven that its machines are gone: its machines were not",
+        ),
         (
             State.VERIFIED,
             machines(gone=3, problem=THROTTLED),
             (
-                "not proven: looking them up failed: RequestLimitExceeded: too many calls; 3 of "
-                "the 4 machines that were captured are gone"
+                "are gone: reading them failed: RequestLimitExceeded: too many calls; 3 of the 4 "
+                "captured machines are gone"
             ),
         ),
-        (State.VERIFIED, machines(gone=3), "; 3 of the 4 machines that were captured are gone"),
-        (State.VERIFIED, machines(listed=False), "not one of them was ever listed"),
+        (State.VERIFIED, machines(gone=3), "; 3 of the 4 captured machines are gone"),
+        (State.VERIFIED, machines(listed=False), "DescribeInstances never listed any of them"),
         (State.UNVERIFIED, machines(up=1) | {"evidence": 3}, "1 of 4 machines were still up"),
         (State.UNVERIFIED, machines(up=1) | {"instances": LIVE}, "with 4 of 10 instances live"),
-        (State.ALREADY_FINISHED, {}, "finished before any call had effect"),
+        (State.ALREADY_FINISHED, {}, "finished before any TerminateJob request had effect"),
         (State.NOT_FOUND, {}, "nothing: the cloud knows no such job in this account and region"),
         (
             State.NOT_FOUND,
             {"observed_at": NOW},
-            "showed the job at 2026-01-01T12:00:00Z and knows the job no longer; it was deleted b",
+            "showed the job at 2026-01-01T12:00:00Z and no longer knows it; the job was deleted ",
         ),
         (
             State.NOT_FOUND,
             {"observed_at": NOW, "acknowledged_at": later(5), "evidence": 1},
-            "acknowledged TerminateJob at 2026-01-01T12:00:05Z and knows the job no longer; it was",
+            "acknowledged TerminateJob at 2026-01-01T12:00:05Z and no longer knows it; the job ",
         ),
         (
             State.NOT_FOUND,
             {"observed_at": NOW, "acknowledged_at": later(5)},
-            "the cloud acted on it at 2026-01-01T12:00:05Z and knows the job no longer; it was",
+            "the cloud acted on the job at 2026-01-01T12:00:05Z and no longer knows it; the job ",
         ),
         (State.REFUSED, {"problem": THROTTLED}, "refused for good; `error` has the reason"),
-        (State.WITHDRAWN, {}, "taken back before a call was sent"),
+        (State.WITHDRAWN, {}, "withdrawn before TerminateJob was sent"),
         (
             State.UNVERIFIED,
             {"instances": LIVE, "job_state": JobState.RUNNING},
-            "at its deadline with 4 of 10 instances live at the last count; the job reads RUNNING",
+            "passed with 4 of 10 instances live at the last count; the job state is RUNNING",
         ),
         (
             State.UNVERIFIED,
             {"instances": STOPPED, "job_state": JobState.RUNNING},
-            "with 0 of 10 instances live at the last count; the job reads RUNNING",
+            "with 0 of 10 instances live at the last count; the job state is RUNNING",
         ),
         (
             State.UNVERIFIED,
             {"instances": STOPPED, "evidence": 3, "problem": TROUBLE},
-            "seen down, but the job could not be read again after the settle window (last error: ",
+            "stopped, but the job could not be read again after the settle window (last error: ",
         ),
         (
             State.UNVERIFIED,
             {"problem": TROUBLE},
-            "with its instances never counted; the job's state is not known (last error: ",
+            "with its instances never counted; the job state is not known (last error: ",
         ),
     ],
 )
 def test_why_it_ended(state: State, changes: dict[str, Any], why: str) -> None:
-    assert why in told(state, **changes).waiting_for
+    assert why in explained(state, **changes).waiting_for
 
 
 def test_machines_that_are_left_are_named_with_the_command_that_ends_them() -> None:
-    left = told(State.UNVERIFIED, evidence=3, **machines(gone=3, up=1))
+    left = explained(State.UNVERIFIED, evidence=3, **machines(gone=3, up=1))
     assert "/v1/terminations/trm_1/instances?machine=up" in str(left.next_action)
     assert "tccli cvm TerminateInstances --region ap-guangzhou" in str(left.next_action)
 
@@ -645,12 +649,12 @@ OF_PERSON = {
         (ALL_STOPPED | machines(gone=1, up=3), f"{LISTED}?machine=up", "TerminateInstances"),
         (
             ALL_STOPPED | machines(gone=1, up=0),
-            f"none of its machines is up (those captured: {LISTED}",
+            f"none of its machines is up (captured machines: {LISTED}",
             "",
         ),
         (
             ALL_STOPPED,
-            "in the console that the job is down and that none of its machines is up",
+            "in the console that the job has stopped and that none of its machines is up",
             "",
         ),
     ],
@@ -659,9 +663,9 @@ OF_PERSON = {
 def test_no_person_is_sent_to_an_empty_list(
     changes: dict[str, Any], named: str, command: str, end: tuple[State, dict[str, Any]]
 ) -> None:
-    """The live ones are listed only while some are; the machines that are up, whatever is live."""
+    """The live instances are listed only while there are some, the machines that are up always."""
     state, more = end
-    next_action = str(told(state, **(changes | more)).next_action)
+    next_action = str(explained(state, **(changes | more)).next_action)
     assert named in next_action
     assert command in next_action
     assert ("?state=live" in next_action) == ("?state=live" in named)
@@ -669,12 +673,12 @@ def test_no_person_is_sent_to_an_empty_list(
 
 @pytest.mark.parametrize("known", [{}, {"instances": LIVE}])
 def test_where_no_instance_was_ever_read_the_cloud_is_asked_for_them(known: dict[str, Any]) -> None:
-    """After the end, that is: until then, asking for the list has them read."""
-    next_action = str(told(State.UNVERIFIED, **known).next_action)
+    """That holds after the end: until then, a request for the list has them read."""
+    next_action = str(explained(State.UNVERIFIED, **known).next_action)
     assert "tccli batch DescribeTask --region ap-guangzhou --JobId job-1" in next_action
     assert LISTED not in next_action
     waiting: dict[str, Any] = {"instances": LIVE} | OF_PERSON
-    assert f"{LISTED}?state=live" in str(told(State.DRAINING, **waiting).next_action)
+    assert f"{LISTED}?state=live" in str(explained(State.DRAINING, **waiting).next_action)
 
 
 def test_nodes_stay_billed_and_it_says_what_to_do() -> None:
@@ -683,7 +687,7 @@ def test_nodes_stay_billed_and_it_says_what_to_do() -> None:
         for name, env_id in (("a", "env-2"), ("b", None), ("c", "env-1"), ("d", "env-1"))
     )
     capture = Capture(run=1, tasks=tasks, nodes=3, ended_at=NOW)
-    stopped = told(State.VERIFIED, run=1, capture=capture)
+    stopped = explained(State.VERIFIED, run=1, capture=capture)
     assert stopped.waiting_for.endswith(
         "work stopped; 3 nodes of env-1, env-2 restart and stay billed"
     )
@@ -693,31 +697,30 @@ def test_nodes_stay_billed_and_it_says_what_to_do() -> None:
 @pytest.mark.parametrize("known", ["observed_at", "acknowledged_at"])
 def test_of_a_job_that_is_gone_its_machines_are_to_be_checked_not_its_id(known: str) -> None:
     seen: dict[str, Any] = {known: NOW}
-    next_action = str(told(State.NOT_FOUND, **seen).next_action)
-    assert "see in the console that none of its machines is left" in next_action
+    next_action = str(explained(State.NOT_FOUND, **seen).next_action)
+    assert "check in the console that none of its machines is left" in next_action
     assert "job id" not in next_action
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) -> None:
-    usual, troubled = told(state), told(state, {"trouble": TROUBLE})
+    usual, troubled = explained(state), explained(state, {"trouble": TROUBLE})
     assert troubled.waiting_for == (
-        f"{usual.waiting_for}; calls to the cloud fail (Client.Timeout: no answer)"
+        f"{usual.waiting_for}; cloud API calls fail (Client.Timeout: no answer)"
     )
     assert troubled.next_action == f"{usual.next_action}; check the network"
     assert troubled.next_action_at == usual.next_action_at
-    without_advice = told(state, {"trouble": THROTTLED})
+    without_advice = explained(state, {"trouble": THROTTLED})
     assert without_advice.next_action == usual.next_action
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_trouble_of_another_replica_names_it(state: State) -> None:
-    """What a person is advised to look at is there, and nowhere else."""
-    usual = told(state)
-    troubled = told(state, {"trouble": TROUBLE, "elsewhere": "host-7"})
+    """The advice is about that replica's machine and configuration, not this one's."""
+    usual = explained(state)
+    troubled = explained(state, {"trouble": TROUBLE, "elsewhere": "host-7"})
     assert troubled.waiting_for == (
-        f"{usual.waiting_for}; calls to the cloud of replica host-7 fail "
-        "(Client.Timeout: no answer)"
+        f"{usual.waiting_for}; cloud API calls of replica host-7 fail (Client.Timeout: no answer)"
     )
     assert troubled.next_action == f"{usual.next_action}; at replica host-7: check the network"
 
@@ -727,25 +730,25 @@ def test_trouble_of_another_replica_names_it(state: State) -> None:
 def test_an_account_that_only_another_replica_is_configured_for(
     state: State, changes: dict[str, Any]
 ) -> None:
-    """It knows how many calls are made a second; all else is told as there."""
-    there = told(state, {"rate": Rate(2, 2), "ahead": 4}, **changes)
-    here = told(state, {"rate": None, "ahead": 4}, **changes)
-    assert here.waiting_for == there.waiting_for.replace("; 2 a second are allowed", "")
+    """Only that replica knows the request rate; everything else is the same on both."""
+    there = explained(state, {"rate": Rate(2, 2), "ahead": 4}, **changes)
+    here = explained(state, {"rate": None, "ahead": 4}, **changes)
+    assert here.waiting_for == there.waiting_for.replace("; 2 requests a second are allowed", "")
     assert here.next_action == there.next_action
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
 def test_an_account_that_is_configured_no_longer(state: State) -> None:
-    """Nothing of it is called: to wait would be in vain."""
-    found = told(state, {"rate": None, "trouble": TROUBLE, "configured": False})
+    """No API call is made for it, so waiting would have no end."""
+    found = explained(state, {"rate": None, "trouble": TROUBLE, "configured": False})
     assert found.waiting_for == (
-        "account 'main' and its region 'ap-guangzhou' to be in the configuration again"
+        "account 'main' and its region 'ap-guangzhou' to be configured again"
     )
-    assert "start the daemon again" in str(found.next_action)
+    assert "restart the daemon" in str(found.next_action)
     assert found.next_action_at is None
 
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
 def test_an_end_is_the_same_whatever_goes_on_around_it(state: State) -> None:
-    around = {"rate": None, "trouble": TROUBLE, "ahead": None, "configured": False}
-    assert told(state, around) == told(state)
+    context = {"rate": None, "trouble": TROUBLE, "ahead": None, "configured": False}
+    assert explained(state, context) == explained(state)

@@ -1,4 +1,4 @@
-"""A clock to turn by hand, and a client that signs for itself and needs no socket."""
+"""A manual clock, and a client that signs its requests and needs no socket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Clock:
         return self.time
 
     def at(self, seconds: float) -> None:
-        """Go to so many seconds after the start."""
+        """Set the time to ``seconds`` after the start."""
         self.time = START + seconds
 
 
@@ -56,7 +56,7 @@ def tc3_request(
     body: bytes | None = None,
     unsigned: bool = False,
 ) -> Request:
-    """A request signed as the vendor describes it, with what a client may do differently."""
+    """Return a request signed as the vendor describes, with options for client differences."""
     if body is None:
         body = json.dumps(params or {}).encode() if method == "POST" else b""
     query = urlencode(params or {}) if method == "GET" else ""
@@ -104,7 +104,7 @@ def plain_request(
     signed_host: str = HOST,
     timestamp: float = START,
 ) -> Request:
-    """A request of the older kind: everything in the form or in the query."""
+    """Return a request of the older kind, with everything in the form or in the query."""
     given = {
         "Action": action,
         "Version": "2017-03-12",
@@ -129,7 +129,7 @@ def plain_request(
 
 
 def answer(reply: Reply) -> dict[str, Any]:
-    """The ``Response`` of a reply that arrives whole."""
+    """Return the ``Response`` of a reply that is delivered whole."""
     assert reply.delivery is Delivery.WHOLE
     assert reply.status == 200
     response: dict[str, Any] = json.loads(reply.body)["Response"]
@@ -137,13 +137,13 @@ def answer(reply: Reply) -> dict[str, Any]:
 
 
 def code(reply: Reply) -> str:
-    """The code of an error answer, or OK."""
+    """Return the code of an error reply, or OK."""
     return str(answer(reply).get("Error", {"Code": "OK"})["Code"])
 
 
 @dataclass
 class Cloud:
-    """A simulator under a hand-turned clock, and short ways to call it."""
+    """A simulator with a manual clock, and short methods to call it."""
 
     clock: Clock
     simulator: Simulator
@@ -157,7 +157,7 @@ class Cloud:
         return str(self.call(action, **params).get("Error", {"Code": "OK"})["Code"])
 
     def counters(self, job_id: str = "job-aaaaaaaa") -> dict[str, int]:
-        """The counters of TaskInstanceMetrics that are not zero, by state."""
+        """Return the counters of TaskInstanceMetrics that are not zero, by state."""
         metrics = self.call("DescribeJob", JobId=job_id)["TaskInstanceMetrics"]
         return {name.removesuffix("Count"): count for name, count in metrics.items() if count}
 
@@ -169,7 +169,7 @@ class Cloud:
 
 
 def cloud(*specs: JobSpec, **options: Any) -> Cloud:
-    """A cloud with these jobs and room in every quota."""
+    """Return a cloud with these jobs and without quota limits."""
     clock = Clock()
     settings = {"secret_keys": {SECRET_ID: SECRET_KEY}, "limits_per_s": UNLIMITED, **options}
     simulator = Simulator(now=clock, **settings)
@@ -178,5 +178,5 @@ def cloud(*specs: JobSpec, **options: Any) -> Cloud:
 
 
 def job(**values: Any) -> JobSpec:
-    """A job ``job-aaaaaaaa`` of ten running instances that drains in ten seconds."""
+    """Return the job ``job-aaaaaaaa`` of ten running instances that drains in ten seconds."""
     return JobSpec(**{"job_id": "job-aaaaaaaa", "instances": 10, "drain_s": 10.0, **values})

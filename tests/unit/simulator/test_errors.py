@@ -1,4 +1,4 @@
-"""The error codes that calls earn."""
+"""Error codes of API calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: what the parts of its URL, and the files that it names, do to a connection."""
+"""PostgreSQL: the effect of the parts of its URL, and of the files it names, on a connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PASSWORD = r"a:b\c@d/e"
 
 
 def signed_by_itself(path: Path, *flags: str) -> Path:
-    """A certificate; its key is beside it."""
+    """Create a self-signed certificate, with its key beside it."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl in PATH")
     made = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
@@ -42,7 +42,7 @@ def signed_by_itself(path: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="module")
 def certificate() -> Iterator[Path]:
-    """Of a server at 127.0.0.1, in a folder that the server can read."""
+    """The certificate of a server at 127.0.0.1, in a folder that the server can read."""
     with TemporaryDirectory(prefix="orchestrator-tls-") as folder:
         subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
         path = signed_by_itself(Path(folder, "server.crt"), *subject)
@@ -57,7 +57,7 @@ def certificate() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(certificate: Path) -> Iterator[OwnServer]:
-    """One that asks a user for a password, and has a certificate."""
+    """A server with a certificate that requires a password from one user."""
     settings = {
         "ssl": "on",
         "ssl_cert_file": str(certificate),

@@ -1,4 +1,4 @@
-"""PostgreSQL: replicas whose transactions are in each other's way."""
+"""PostgreSQL: replicas whose transactions conflict."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.contract.store.database.test_postgresql import (
     SOON_S,
     counts,
     database_url,
+    logged,
     note,
     noted,
     replicas,
     somebody,
-    told,
     until,
     works,
 )
@@ -51,13 +51,13 @@ __all__ = ["database_url"]
 CONFLICTS = ("40001", "40P01", "23505")
 
 
-# --- one write that others are in the way of ------------------------------------------------------
+# --- one write that conflicts with others --------------------------------------------------------
 
 
 def fails(
     state: str, tries: list[float], *, times: int = 2**31
 ) -> Callable[[Transaction], Awaitable[None]]:
-    """A write that ends with this SQLSTATE so many times."""
+    """A write that fails with this SQLSTATE a number of times."""
 
     async def work(transaction: Transaction) -> None:
         tries.append(time.monotonic())
@@ -84,7 +84,7 @@ async def test_a_write_that_always_loses_fails_alone_and_in_time(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Those that shared its transaction are written, and it holds up nobody while it waits."""
+    """Writes that shared its transaction are made, and its retries delay no other write."""
     monkeypatch.setattr(module, "CONTENDED_MAX_S", 1.0)
     tries: list[float] = []
     async with replicas(database_url, 1) as (database,):
@@ -93,15 +93,15 @@ async def test_a_write_that_always_loses_fails_alone_and_in_time(
         await asyncio.gather(database.write(note("a")), database.write(note("b")))
         await works(database)
         assert not losing.done()
-        with pytest.raises(StoreUnavailable, match="other transactions were in the way"):
+        with pytest.raises(StoreUnavailable, match="conflicts with other transactions did not end"):
             await losing
         assert await noted(database) == {"a", "b"}
     assert tries[-1] - began >= module.CONTENDED_MAX_S - module.CONTENDED_PAUSE_MAX_S
     assert tries[-1] - tries[0] < module.CONTENDED_MAX_S
-    ((level, said),) = told(caplog)
+    ((level, said),) = logged(caplog)
     assert level == "ERROR"
     # The first time it shared a transaction.
-    assert f"in its way {len(tries) - 1} times: " in said
+    assert f"conflicted with other transactions {len(tries) - 1} times: " in said
 
 
 async def test_it_waits_longer_each_time_by_chance(
@@ -132,7 +132,7 @@ async def test_what_is_to_run_again_is_given_up_at_the_end(
         await until(lambda: len(tries) > 1)
     with pytest.raises(StoreUnavailable, match="closed"):
         await losing
-    assert told(caplog) == [("ERROR", "1 writes were given up: the database is closed")]
+    assert logged(caplog) == [("ERROR", "1 database writes were dropped: the database is closed")]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ async def test_what_is_to_run_again_is_given_up_at_the_end(
     ],
 )
 async def test_what_counts_as_in_the_way(database_url: str, state: str, conflict: bool) -> None:
-    """And is run again, which nothing else is."""
+    """Only such a failure is retried."""
     tries: list[float] = []
     async with replicas(database_url, 1) as (database,):
         if conflict:
@@ -166,11 +166,11 @@ async def test_what_counts_as_in_the_way(database_url: str, state: str, conflict
     assert (len(tries) > 1) is conflict
 
 
-# --- two that wait for each other ----------------------------------------------------------------
+# --- deadlocks -----------------------------------------------------------------------------------
 
 
 def grow(*names: str) -> Callable[[Transaction], Awaitable[None]]:
-    """A write that locks rows in this order."""
+    """Lock rows in this order in one write."""
 
     async def work(transaction: Transaction) -> None:
         for name in names:
@@ -212,7 +212,7 @@ async def test_two_late_renewals_at_once_end_with_one_of_them_alive(database_url
 
 
 async def overlapping(replicas: list[Database], *, operations: int, jobs: int, each: int) -> None:
-    """Ask all replicas at once for operations that share jobs, and name them in any order."""
+    """Submit operations that share jobs to all replicas at once, with job ids in any order."""
     chance = Random(1)
     names = [f"job-{number:03}" for number in range(jobs)]
     await asyncio.gather(
@@ -236,7 +236,7 @@ async def test_operations_that_share_jobs_are_all_stored(database_url: str) -> N
 async def test_operations_that_share_jobs_never_wait_for_each_other(
     postgres: Server, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each transaction locks jobs in one order; of one operation alone here."""
+    """Each transaction locks jobs in one order; here each has a single operation."""
     monkeypatch.setattr(module, "GROUP_MAX", 1)
     async with replicas(database_url, 4) as all_of_them:
         await overlapping(all_of_them, operations=120, jobs=40, each=20)
@@ -263,7 +263,7 @@ async def test_those_that_share_a_transaction_lock_in_one_order(
     assert ran == sorted(names)
 
 
-# --- rows that somebody keeps locked --------------------------------------------------------------
+# --- rows that another session keeps locked ------------------------------------------------------
 
 
 async def test_what_is_locked_is_left_where_many_are_written_at_once(database_url: str) -> None:
@@ -306,7 +306,7 @@ async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
             )
             writing = asyncio.create_task(store.apply(changes, NOW))
             await asyncio.gather(database.write(note("a")), database.write(note("b")))
-            with pytest.raises(RowsLocked, match="another session keeps locked") as caught:
+            with pytest.raises(RowsLocked, match="is locked by another session") as caught:
                 await writing
             assert caught.value.termination_ids == {rows[0].id}
             assert [row.job_id for row in await to_sweep(store, 10)] == ["job-2"]
@@ -318,6 +318,6 @@ async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
         await store.apply(changes, NOW)
     about = [said for said in caplog.messages if rows[0].id in said]
     assert [said.partition(rows[0].id)[2][:22] for said in about] == [
-        ") wait until another s",
-        ") are locked no longer",
+        ") wait: another sessio",
+        ") are no longer locked",
     ]

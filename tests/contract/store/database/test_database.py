@@ -1,4 +1,4 @@
-"""A database that cannot be used is told as such, and nobody waits for it for ever."""
+"""A database that cannot be used: the error says so, and no call waits for ever."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 NOTED = "SELECT name FROM partitions WHERE holder IS NULL"
 SOON_S = 5.0
-"""Nothing here takes so long unless it hangs."""
+"""Longer than anything here takes, unless it hangs."""
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where ``database_url`` has its file; there is none where that is not asked for."""
+    """The file of ``database_url``; it exists only if a test requests that fixture."""
     return tmp_path / "orchestrator.db"
 
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """What is tested here is SQLite's."""
+    """SQLite alone is tested here."""
     return sqlite_url
 
 
@@ -58,7 +58,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Somebody's shell has begun to write, and left it at that."""
+    """Another process has begun to write, and does not end its transaction."""
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
@@ -69,7 +69,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def full(bytes_max: int) -> Iterator[None]:
-    """No file can grow beyond this size."""
+    """Limit all files to this size."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, hard))
     try:
@@ -80,7 +80,7 @@ def full(bytes_max: int) -> Iterator[None]:
 
 @contextmanager
 def moved(path: Path, *, another: bool) -> Iterator[None]:
-    """It is elsewhere for a time, with ``another`` in its place."""
+    """Move the file away for a while, with ``another`` in its place."""
     elsewhere = path.rename(path.with_name("moved.db"))
     if another:
         path.touch()
@@ -89,7 +89,7 @@ def moved(path: Path, *, another: bool) -> Iterator[None]:
 
 
 def note(name: str) -> Callable[[Transaction], Awaitable[str]]:
-    """A write."""
+    """Make one write."""
 
     async def work(connection: Transaction) -> str:
         await connection.execute(insert(partitions).values(name=name, epoch=0))
@@ -109,13 +109,13 @@ async def noted(database: Database) -> set[str]:
 
 
 async def under_way(database: Database, *names: str) -> list[asyncio.Task[str]]:
-    """Writes that have begun to wait for their commit."""
+    """Start writes that wait for their commit."""
     tasks = [asyncio.create_task(database.write(note(name))) for name in names]
     await asyncio.sleep(0)
     return tasks
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [
         (record.levelname, record.message)
         for record in caplog.records
@@ -131,7 +131,7 @@ async def refusal(path: Path) -> str:
         await upgrade(f"sqlite+aiosqlite:///{path}")
     for thread in threading.enumerate():
         if "_connection_worker_thread" in thread.name:
-            # The driver has it end by itself, and it needs this loop for that.
+            # The driver ends the thread by itself, and needs this loop for that.
             await asyncio.to_thread(thread.join)
     (problem,) = caught.value.problems
     assert problem.startswith(f"database.url: {path} cannot be used: ")
@@ -159,7 +159,7 @@ def scribble(path: Path, page: int) -> bytes:
 
 @pytest.mark.parametrize("page", [2, 5, 9])
 async def test_a_file_that_is_damaged(path: Path, page: int) -> None:
-    """Wherever that is, and though it can still be opened."""
+    """Damage at any place is found, although the file can still be opened."""
     await upgrade(f"sqlite+aiosqlite:///{path}")
     damaged = scribble(path, page)
     problem = await refusal(path)
@@ -201,17 +201,17 @@ async def test_a_ping_finds_out_that_the_disk_is_full(
             with pytest.raises(StoreUnavailable, match="cannot be written: disk I/O error"):
                 await records.ping()
     await records.ping()
-    assert [level for level, _ in told(caplog)] == ["ERROR", "WARNING"]
+    assert [level for level, _ in logged(caplog)] == ["ERROR", "WARNING"]
 
 
 FRAME_BYTES = 4096 + 24
-"""What a page takes in the -wal."""
+"""Size of a page in the -wal."""
 
 
 async def test_where_a_request_of_one_job_finds_no_room_a_ping_finds_none(
     database: Database, records: SqlRecords, path: Path
 ) -> None:
-    """Also where there would be room for a row."""
+    """Also if there would be room for one row."""
     await records.ping()
     refused = []
     for number in range(40):
@@ -277,7 +277,7 @@ asyncio.run(main())
 async def test_on_a_disk_that_is_full_nothing_is_ready_that_takes_no_request(
     tmp_path: Path,
 ) -> None:
-    """A real one, where this user may mount one of its own."""
+    """On a real disk, if this user may mount one."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare in PATH")
     script = 'mount -t tmpfs -o size=4m tmpfs "$1" && exec "$2" -c "$3" "$1"'
@@ -305,7 +305,7 @@ async def test_a_ping_finds_out_that_the_file_is_gone(
     await records.ping()
     with (
         moved(path, another=another),
-        pytest.raises(StoreUnavailable, match=r"cannot be written: .*db is not the file any more"),
+        pytest.raises(StoreUnavailable, match=r"cannot be written: .*db is no longer the file"),
     ):
         await records.ping()
     await records.ping()
@@ -324,13 +324,15 @@ async def test_nothing_is_accepted_into_a_file_that_was_replaced(
 async def test_nothing_is_accepted_into_a_log_that_is_gone(
     database: Database, path: Path, another: bool
 ) -> None:
-    """Of what it holds, nothing is lost at a clean end."""
+    """The content of the deleted log is saved if the daemon ends cleanly."""
     log = path.with_name(f"{path.name}-wal")
     await database.write(note("before"))
     log.unlink()
     if another:
         log.touch()
-    with pytest.raises(StoreUnavailable, match=r"-wal is not the file any more.* end it with SIG"):
+    with pytest.raises(
+        StoreUnavailable, match=r"-wal is no longer the file.* end the daemon with SIG"
+    ):
         await database.write(note("meanwhile"))
     await database.__aexit__()
     with closing(sqlite3.connect(path)) as after:
@@ -351,7 +353,7 @@ async def test_a_log_that_was_moved_back_is_written_again(database: Database, pa
 async def test_a_log_that_sqlite_empties_or_makes_anew_is_written_on(
     database: Database, path: Path
 ) -> None:
-    """At a checkpoint, and when the only connection was made anew."""
+    """SQLite does so at a checkpoint, and after the only connection was opened again."""
     log = path.with_name(f"{path.name}-wal")
     await database.write(note("a"))
     async with database.dialect.writers.connect() as connection:
@@ -361,7 +363,7 @@ async def test_a_log_that_sqlite_empties_or_makes_anew_is_written_on(
     await database.write(note("b"))
     await database.dialect.writers.dispose()
     assert not log.exists()
-    path.with_name("taken").touch()  # else the new one may be given the old one's number
+    path.with_name("taken").touch()  # otherwise the new file may get the old one's number
     await database.write(note("c"))
     assert await noted(database) == {"a", "b", "c"}
 
@@ -387,10 +389,10 @@ async def test_a_lock_of_another_process_fails_all_that_wait_at_once(
     assert begun == 0
     await database.write(work)
     await database.write(work)
-    begins, ends = told(caplog)
-    assert begins == ("ERROR", "writes fail: database is locked")
+    begins, ends = logged(caplog)
+    assert begins == ("ERROR", "database writes fail: database is locked")
     assert ends[0] == "WARNING"
-    assert ends[1].startswith("writes work again after ")
+    assert ends[1].startswith("database writes work again after ")
 
 
 async def test_a_database_that_is_full_fails_all_that_share_a_transaction(
@@ -434,7 +436,7 @@ async def test_a_statement_that_is_wrong_is_a_fault_of_its_own(
     assert (first, second) == ("a", "b")
     assert "no such column: nonsense" in str(error)
     assert not isinstance(error, StoreUnavailable)
-    assert told(caplog) == []
+    assert logged(caplog) == []
 
 
 async def test_a_write_whose_caller_has_gone_is_written_all_the_same(database: Database) -> None:
@@ -452,7 +454,7 @@ async def test_a_write_that_fails_after_its_caller_had_gone_is_logged(
     (gone,) = await under_way(database, "twice")
     gone.cancel()
     await database.write(note("after"))
-    assert told(caplog) == [("ERROR", "a write failed after its caller had gone")]
+    assert logged(caplog) == [("ERROR", "a database write failed after its caller had gone")]
 
 
 # --- closing -------------------------------------------------------------------------------------
@@ -487,8 +489,8 @@ async def test_it_closes_while_another_process_holds_the_lock(
             await database.__aexit__()
         failed = await asyncio.gather(*tasks, return_exceptions=True)
     assert {repr(error) for error in failed} == {"StoreUnavailable('the database is closed')"}
-    given_up = f"{2 * GROUP_MAX} writes were given up: the database is closed"
-    assert told(caplog) == [("ERROR", given_up)]
+    given_up = f"{2 * GROUP_MAX} database writes were dropped: the database is closed"
+    assert logged(caplog) == [("ERROR", given_up)]
     with pytest.raises(StoreUnavailable, match="closed"):
         await database.write(note("late"))
 
@@ -552,10 +554,10 @@ async def test_reads_that_fail_are_told_when_they_begin_to_and_when_they_work_ag
                 await noted(database)
     for _ in range(2):
         assert await noted(database) == set()
-    begins, ends = told(caplog)
-    assert begins == ("ERROR", "reads fail: no such table: partitions")
+    begins, ends = logged(caplog)
+    assert begins == ("ERROR", "database reads fail: no such table: partitions")
     assert ends[0] == "WARNING"
-    assert ends[1].startswith("reads work again after ")
+    assert ends[1].startswith("database reads work again after ")
 
 
 async def test_too_many_readers_are_told_once(
@@ -567,21 +569,21 @@ async def test_too_many_readers_are_told_once(
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
                 await noted(database)
-    assert [level for level, _ in told(caplog)] == ["ERROR", "WARNING"]
-    assert told(caplog)[0][1] == "reads fail: the database is read by too many at once"
+    assert [level for level, _ in logged(caplog)] == ["ERROR", "WARNING"]
+    assert logged(caplog)[0][1] == "database reads fail: the database is read by too many at once"
 
 
 async def test_trouble_that_comes_and_goes_is_told_once(
     database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when some connections work and others do not."""
+    """For example if some connections work and others do not."""
     monkeypatch.setattr(module, "CALM_S", SOON_S)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             async with database.read() as connection:
                 await connection.execute(text("SELECT nonsense"))
         await noted(database)
-    assert [level for level, _ in told(caplog)] == ["ERROR"]
+    assert [level for level, _ in logged(caplog)] == ["ERROR"]
 
 
 async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(
@@ -601,8 +603,8 @@ async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(
 
 
 async def test_nobody_waits_in_the_pool(database: Database) -> None:
-    """There a cancellation may be lost."""
-    database._reading = asyncio.Semaphore(READERS + 1)
+    """The pool may lose a cancellation."""
+    database._read_slots = asyncio.Semaphore(READERS + 1)
     async with asyncio.timeout(SOON_S), AsyncExitStack() as stack:
         for _ in range(READERS + 1):
             await stack.enter_async_context(database.read())

@@ -22,8 +22,8 @@ from tests.contract.store.database.test_postgresql import (
     listens,
     note,
     noted,
+    notify,
     replicas,
-    tell,
     works,
 )
 from tests.postgres import own_server
@@ -60,20 +60,20 @@ def standby_of(primary: OwnServer) -> Iterator[OwnServer]:
 
 @pytest.fixture
 def standby(primary: OwnServer, url: str) -> Iterator[OwnServer]:
-    """Begun once ``url`` is there."""
+    """A standby, started after ``url`` exists."""
     with standby_of(primary) as server:
         yield server
 
 
 async def tells(server: OwnServer, statement: str, answer: object) -> None:
-    """Wait until a server answers so."""
+    """Wait until a server answers a query with this value."""
     async with asyncio.timeout(SOON_S):
         while (await server.fetch(statement))[0][0] != answer:  # noqa: ASYNC110 - of a server
             await asyncio.sleep(0.01)
 
 
 async def catches_up(standby: OwnServer, primary: OwnServer) -> None:
-    """Wait until the standby has all that the primary has written."""
+    """Wait until the standby has everything that the primary has written."""
     ((at,),) = await primary.fetch("SELECT pg_current_wal_lsn()::text")
     await tells(standby, f"SELECT pg_last_wal_replay_lsn() >= '{at}'", True)
 
@@ -83,14 +83,14 @@ async def promote(standby: OwnServer) -> None:
 
 
 async def takes_writes(server: OwnServer, yes: bool) -> None:
-    """Have its open sessions go on, as those of a managed service whose primary was replaced."""
+    """Make the server accept or refuse writes; open sessions stay, as on a managed service."""
     await server.fetch(f"ALTER SYSTEM SET default_transaction_read_only = {not yes}")
     await server.fetch("SELECT pg_reload_conf()")
     await tells(server, "SHOW default_transaction_read_only", "off" if yes else "on")
 
 
 async def ports(database: Database) -> set[int]:
-    """Which servers are written and read by any connection that there is."""
+    """Return the ports of the servers that any open connection writes to and reads from."""
 
     async def work(transaction: Transaction) -> int:
         return await transaction.scalar(PORT) or 0
@@ -107,7 +107,7 @@ async def ports(database: Database) -> set[int]:
 async def test_sessions_on_the_old_primary_are_replaced_at_once(
     primary: OwnServer, standby: OwnServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its address leads to the new one, and the sessions to the old one stay open."""
+    """The address leads to the new primary, while sessions to the old one stay open."""
     monkeypatch.setattr(module, "LISTEN_AGAIN_S", 0.05)
     monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.05)
     heard = Heard()
@@ -130,7 +130,7 @@ async def test_sessions_on_the_old_primary_are_replaced_at_once(
                 await works(other)
                 async with asyncio.timeout(SOON_S):
                     while "again" not in heard:
-                        await tell(other, "again")
+                        await notify(other, "again")
                         await asyncio.sleep(0.02)
             finally:
                 await takes_writes(primary, True)
@@ -139,7 +139,7 @@ async def test_sessions_on_the_old_primary_are_replaced_at_once(
 async def test_of_several_hosts_the_one_that_takes_writes_is_used(
     primary: OwnServer, standby: OwnServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever it is, also where the one named first does not answer at all."""
+    """In any position, also if the first host does not answer at all."""
     monkeypatch.setattr(postgresql, "CONNECT_TIMEOUT_S", 0.5)
     name = make_url(url).database
     async with TcpProxy(primary.port) as silent:
@@ -157,7 +157,7 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
                     await database.write(note("meanwhile"))
                 said = str(caught.value)
                 assert f"127.0.0.1:{silent.port} does not answer" in said
-                assert f"127.0.0.1:{standby.port} takes no writes" in said
+                assert f"127.0.0.1:{standby.port} accepts no writes" in said
                 assert f"127.0.0.1:{primary.port} cannot be used" in said
                 await promote(standby)
                 await works(database)
@@ -172,7 +172,7 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
 async def test_a_standby_alone_is_refused_at_the_start(standby: OwnServer, url: str) -> None:
     name = make_url(url).database
     there = f"postgresql://postgres@127.0.0.1:{standby.port}/{name}?target_session_attrs=primary"
-    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{standby.port} takes no writes"):
+    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{standby.port} accepts no writes"):
         await upgrade(there)
 
 
@@ -180,7 +180,7 @@ async def test_a_standby_alone_is_refused_at_the_start(standby: OwnServer, url: 
 async def test_a_session_of_no_more_use_is_replaced_and_the_write_runs_again(
     url: str, state: str
 ) -> None:
-    """Also where a pooler answers so, and keeps the session open."""
+    """Also if a pooler returns the error and keeps the session open."""
     tries: list[float] = []
     sessions: list[Any] = []
 

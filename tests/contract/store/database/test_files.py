@@ -1,4 +1,4 @@
-"""The files of an SQLite database: where they are, who may read them, and who has opened them."""
+"""The files of an SQLite database: place, permissions, and the locks of its process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _generous() -> Iterator[None]:
-    """A service manager that lets everybody read what is made."""
+    """A service manager whose umask lets everybody read new files."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -33,13 +33,13 @@ def _generous() -> Iterator[None]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where there is no database yet."""
+    """The path of a database that does not exist yet."""
     return tmp_path / "real" / "orchestrator.db"
 
 
 @pytest.fixture(params=["itself", "a link to it", "a link to its folder"])
 def named(request: pytest.FixtureRequest, path: Path) -> Path:
-    """How a configuration may name it."""
+    """The path in a configuration, in several forms."""
     path.parent.mkdir()
     if request.param == "itself":
         return path
@@ -86,9 +86,9 @@ async def test_those_that_others_could_read_are_closed_to_them_and_it_is_told(
     with only_process(url):
         assert modes(path.parent) == {f"{path.name}{suffix}": 0o600 for suffix in SUFFIXES}
     await database.__aexit__()
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == [
-        f"{path}{suffix} could be read by other users: its mode is 0600 now"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"{path}{suffix} was readable by other users: its mode is now 0600"
         for suffix in ("", "-wal", "-shm")
     ]
 
@@ -102,7 +102,7 @@ async def test_it_is_locked_where_it_is_however_it_is_named(path: Path, named: P
 
 
 async def test_it_is_locked_under_another_name_of_the_file_itself(path: Path) -> None:
-    """A hard link, or a bind mount of the file alone; each name has a log of its own."""
+    """A hard link, or a bind mount of the file alone; each name has a -wal of its own."""
     path.parent.mkdir()
     await upgrade(url_of(path))
     other = path.with_name("other.db")
@@ -129,7 +129,7 @@ def test_what_is_no_database_is_refused_and_stays_as_it_is(path: Path, kind: str
         case _:
             path.write_text("to do" if kind == "short text" else "to do: " * 1000)
     before, changed_at = modes(path.parent), path.stat().st_mtime_ns
-    why = "no SQLite database" if "text" in kind else "no regular file"
+    why = "not an SQLite database" if "text" in kind else "not a regular file"
     refused = f"{path} cannot be used: it is {why}; give the path of a database"
     with pytest.raises(ConfigurationError, match=refused):
         dialect_of(url_of(path)).prepare()
@@ -145,7 +145,7 @@ async def test_its_log_is_missed_however_it_is_named(path: Path, named: Path) ->
         await records.ping()
         log = path.with_name(f"{path.name}-wal")
         log.rename(log.with_name("moved"))
-        with pytest.raises(StoreUnavailable, match="-wal is not the file any more"):
+        with pytest.raises(StoreUnavailable, match="-wal is no longer the file"):
             await records.ping()
         log.with_name("moved").rename(log)
 
@@ -160,7 +160,7 @@ async def test_a_link_that_leads_elsewhere_now_is_noticed(path: Path) -> None:
         await records.ping()
         link.unlink()
         link.touch()
-        with pytest.raises(StoreUnavailable, match="link is not the file any more"):
+        with pytest.raises(StoreUnavailable, match="link is no longer the file"):
             await records.ping()
 
 

@@ -1,4 +1,4 @@
-"""What the migrations make: this version's schema, and a database that refuses nonsense."""
+"""The schema that the migrations create: equal to this version's, and strict about bad rows."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "attempts": ATTEMPT,
     "events": EVENT,
 }
-"""A row of each table that nothing is wrong with."""
+"""A valid row of each table."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Engine]:
-    """The file at ``path``, where foreign keys hold as they do for the daemon."""
+    """Open the file at ``path`` with foreign keys enforced, as the daemon does."""
     engine = create_engine(f"sqlite:///{path}")
 
     @event.listens_for(engine, "connect")
@@ -107,13 +107,13 @@ def opened(path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """What is read here is SQLite's own account of its tables."""
+    """SQLite alone: the tests read its own description of its tables."""
     return f"sqlite+aiosqlite:///{tmp_path}/orchestrator.db"
 
 
 @pytest.fixture
 async def upgraded(database_url: str, tmp_path: Path) -> AsyncIterator[Engine]:
-    """A database that was empty before it was upgraded, with an operation and a termination."""
+    """An empty database after its upgrade, with an operation and a termination."""
     await upgrade(database_url)
     with opened(tmp_path / "orchestrator.db") as engine:
         with engine.begin() as connection:
@@ -128,24 +128,24 @@ def put(connection: Connection, table: str, **changes: Any) -> None:
 
 
 def refused(engine: Engine, table: str, **changes: Any) -> str:
-    """What SQLite says against a row."""
+    """Return the error with which SQLite refuses a row."""
     with pytest.raises(IntegrityError) as caught, engine.begin() as connection:
         put(connection, table, **changes)
     return str(caught.value.orig)
 
 
 def named(value: Any) -> str:
-    """A row's changes, or a name, as part of a test's name."""
+    """Return the changes of a row, or a name, as part of a test's id."""
     if not isinstance(value, dict):
         return str(value)
-    told = (f"{name}={'NOW' if each is NOW else each}" for name, each in value.items())
-    return ",".join(told) or "-"
+    changes = (f"{name}={'NOW' if each is NOW else each}" for name, each in value.items())
+    return ",".join(changes) or "-"
 
 
 def statements(engine: Engine) -> dict[str, list[str]]:
-    """What makes each table and index, part by part, whatever the order of the parts.
+    """Return the parts of the statement of each table and index, sorted.
 
-    SQLite puts the name of a table in quotes once that was made anew.
+    SQLite quotes the name of a table once the table was rebuilt.
     """
     with engine.connect() as connection:
         made = connection.execute(
@@ -155,7 +155,7 @@ def statements(engine: Engine) -> dict[str, list[str]]:
 
 
 def parts(statement: str) -> list[str]:
-    """What stands between the outer parentheses of a statement, and around them."""
+    """Return what is inside the outer parentheses of a statement, and what is around them."""
     made, depth = [""], 0
     for character in statement:
         depth += (character == "(") - (character == ")")
@@ -178,7 +178,7 @@ def contents(engine: Engine) -> dict[str, list[Any]]:
 
 
 async def test_an_upgraded_database_lacks_nothing_that_alembic_compares(upgraded: Engine) -> None:
-    """Tables, columns, types, nullability, keys and indexes."""
+    """Alembic compares tables, columns, types, nullability, keys and indexes."""
     with upgraded.connect() as connection:
         options = {"compare_type": True, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
@@ -223,7 +223,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_alone(
         assert MigrationContext.configure(connection).get_current_revision() == "9999"
 
 
-# --- what it refuses -----------------------------------------------------------------------------
+# --- rows that it refuses ------------------------------------------------------------------------
 
 Nonsense = tuple[str, str, dict[str, Any]]
 
@@ -323,7 +323,7 @@ async def test_what_makes_sense_is_taken(
     assert len(contents(upgraded)[table]) == before + 1
 
 
-# --- what there is one of ------------------------------------------------------------------------
+# --- uniqueness ----------------------------------------------------------------------------------
 
 DONE = {"state": "verified", "finished_at": NOW}
 
@@ -439,7 +439,7 @@ async def test_tables_without_a_schema_revision_are_refused_and_told_as_such(
 
 
 def test_migrations_import_nothing_of_the_program() -> None:
-    """It changes, and they must not."""
+    """The program changes; a migration must not change with it."""
     versions = list((MIGRATIONS / "versions").glob("*.py"))
     assert versions
     assert [each.name for each in versions if "orchestrator" in each.read_text()] == []

@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode, where each transaction may meet another connection."""
+"""Behind PgBouncer in transaction mode: each transaction may get another connection."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _binary() -> str:
 
 
 def _somebody() -> dict[str, Any]:
-    """It refuses to be run by root."""
+    """Return a user to run PgBouncer as: it refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -78,8 +78,10 @@ def _settings(server: Server, port: int, folder: Path) -> str:
         "max_client_conn": 200,
         "logfile": folder / "log",
     }
-    told = "".join(f"{name} = {value}\n" for name, value in lines.items())
-    return f"[databases]\n* = host={url.host} port={url.port or 5432} {login}\n[pgbouncer]\n{told}"
+    options = "".join(f"{name} = {value}\n" for name, value in lines.items())
+    return (
+        f"[databases]\n* = host={url.host} port={url.port or 5432} {login}\n[pgbouncer]\n{options}"
+    )
 
 
 def _is_ready(port: int) -> bool:
@@ -125,7 +127,7 @@ def pooler(postgres: Server) -> Iterator[int]:
 
 @pytest.fixture
 async def empty(postgres: Server, pooler: int) -> AsyncIterator[tuple[str, str]]:
-    """An empty database: its URL through the pooler, and past it."""
+    """An empty database: its URL through the pooler, and its direct URL."""
     async with postgres.database() as url:
         behind = make_url(url).set(host="127.0.0.1", port=pooler)
         yield behind.render_as_string(hide_password=False), url
@@ -139,7 +141,7 @@ async def urls(empty: tuple[str, str]) -> tuple[str, str]:
 
 @pytest.fixture
 async def replicas(urls: tuple[str, str]) -> AsyncIterator[list[Database]]:
-    """More connections than the pooler has, by far."""
+    """Replicas with many more connections than the pooler has."""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(Database(urls[0], lambda: datetime.now(UTC)))
@@ -152,7 +154,7 @@ def records(database: Database) -> SqlRecords:
 
 
 async def left_behind(server: Server, url: str) -> set[Any]:
-    """Prepared statements, channels, locks and settings of the pooler's own connections."""
+    """Return prepared statements, channels, locks and settings of the pooler's own connections."""
     name = make_url(url).database
     async with asyncio.timeout(START_TIMEOUT_S):
         while True:
@@ -162,7 +164,7 @@ async def left_behind(server: Server, url: str) -> set[Any]:
             if not states:
                 break
             await asyncio.sleep(0.01)
-    # One after the other, for each connection has its own; the pooler hands out the last used.
+    # Every connection has its own state, and the pooler hands out the one used last.
     asked = (
         "SELECT (SELECT count(*) FROM pg_prepared_statements WHERE name <> ''),"
         " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),"
@@ -175,7 +177,7 @@ async def left_behind(server: Server, url: str) -> set[Any]:
     async with AsyncExitStack() as stack:
         for engine in engines:
             stack.push_async_callback(engine.dispose)
-            # Both at once, so that the two meet two connections.
+            # Open at the same time, so that the two get two connections.
             connection = await stack.enter_async_context(engine.connect())
             found.add(tuple((await connection.exec_driver_sql(asked)).one()))
     return found
@@ -209,14 +211,16 @@ async def test_a_job_is_brought_down(
     started = decide(ready, CallStarted(), later(2), POLICY)
     attempt = NewAttempt(action="TerminateJob", target="job-1", sent_at=later(2))
     assert await store.start_attempt(ready, started, attempt) == 1
-    (sending,) = await store.unanswered()
+    (sending,) = await store.with_open_attempts()
     accepted = decide(sending, CallAccepted("r"), later(3), POLICY)
     await store.finish_attempt(sending, accepted, AttemptResult(at=later(3), outcome="accepted"))
     found = await records(other).terminations(after=0, limit=10, operation_id="op_1")
     assert [len(each.attempts) for each in found] == [1, 0]
-    assert await store.unanswered() == []
-    told = await records(other).events(after=0, limit=99, operation_id="op_1", termination_id=None)
-    assert [each.id for each in told] == sorted(each.id for each in told)
+    assert await store.with_open_attempts() == []
+    recorded = await records(other).events(
+        after=0, limit=99, operation_id="op_1", termination_id=None
+    )
+    assert [each.id for each in recorded] == sorted(each.id for each in recorded)
     await records(other).ping()
     assert await left_behind(postgres, urls[0]) == CLEAN
 
@@ -235,7 +239,7 @@ async def test_leases_pass_on(replicas: list[Database]) -> None:
     (fence,) = await one.take("c", standing.epochs)
     assert fence == FencingToken(PARTITION, 2)
     with pytest.raises(LeaseLost):
-        await PartitionStore(replicas[0], FencingToken(PARTITION, 1)).set_condition(None, None)
+        await PartitionStore(replicas[0], FencingToken(PARTITION, 1)).set_health(None, None)
 
 
 async def test_many_at_once(
@@ -265,7 +269,7 @@ async def test_many_at_once(
 async def test_listening_does_no_harm(
     replicas: list[Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Notices may be lost there, all of them."""
+    """Behind a pooler all notifications may be lost."""
     monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.02)
     async with AsyncExitStack() as stack:
         for each in replicas:

@@ -1,4 +1,4 @@
-"""PostgreSQL: several replicas on one database, and what a network does to each of them."""
+"""PostgreSQL: several replicas on one database, and network failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from orchestrator.store import schema
 from orchestrator.store.database import database as module
 from orchestrator.store.database import migrations, postgresql, sqlite
 from orchestrator.store.database.database import Database
-from orchestrator.store.database.migrations import Upgraded, alembic_config, upgrade
+from orchestrator.store.database.migrations import alembic_config, upgrade
 from orchestrator.store.database.postgresql_connections import Connection
 from orchestrator.store.database.url import dialect_of
 from orchestrator.store.partition.lease_store import SqlLeaseStore
@@ -72,7 +72,7 @@ def upgrade():
 """
 """A migration of a later version."""
 SOON_S = 10.0
-"""Nothing here takes so long unless it hangs: what the daemon promises of every call."""
+"""Longer than anything here takes, unless it hangs: the daemon's limit for every call."""
 PASSWORD = "hunter2"
 
 
@@ -84,7 +84,7 @@ async def database_url(postgres: Server, postgres_template: str) -> AsyncIterato
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[OwnServer]:
-    """One to stop, and to lock oneself out of."""
+    """A server that a test may stop, and from which it may exclude its own user."""
     settings = {"max_connections": "15", "superuser_reserved_connections": "1"}
     with own_server(settings) as server:
         yield server
@@ -117,7 +117,7 @@ async def replicas(url: str, count: int) -> AsyncIterator[list[Database]]:
 
 @asynccontextmanager
 async def somebody(url: str) -> AsyncIterator[AsyncConnection]:
-    """Somebody's shell, in a transaction."""
+    """Another session, in a transaction."""
     engine = create_async_engine(url)
     try:
         async with engine.connect() as connection:
@@ -127,7 +127,7 @@ async def somebody(url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def note(name: str) -> Callable[[Transaction], Awaitable[str]]:
-    """A write."""
+    """Make one write."""
 
     async def work(transaction: Transaction) -> str:
         await transaction.execute(insert(schema.partitions).values(name=name, epoch=0))
@@ -148,7 +148,7 @@ async def until(happened: Callable[[], bool]) -> None:
 
 
 async def works(database: Database) -> None:
-    """Wait until it can be written and read, by itself, within the time promised."""
+    """Wait until the database can be written and read again, within the promised time."""
     async with asyncio.timeout(SOON_S):
         while True:
             try:
@@ -160,7 +160,7 @@ async def works(database: Database) -> None:
 
 
 async def blocked(server: Server, url: str, count: int = 1) -> None:
-    """Wait until so many of this database's backends wait for a lock."""
+    """Wait until this number of the database's backends wait for a lock."""
     name = make_url(url).database
     async with asyncio.timeout(SOON_S):
         while True:
@@ -175,7 +175,7 @@ async def blocked(server: Server, url: str, count: int = 1) -> None:
 
 
 async def cut_off(server: Server, url: str) -> int:
-    """Have the server end all connections to a database."""
+    """Make the server end all connections to a database."""
     found = await server.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
         make_url(url).database,
@@ -183,7 +183,7 @@ async def cut_off(server: Server, url: str) -> int:
     return len(found)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [
         (record.levelname, record.getMessage())
         for record in caplog.records
@@ -195,7 +195,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 async def made_of(url: str) -> dict[str, list[Any]]:
-    """What the server itself says of the tables, but for Alembic's own."""
+    """Return the server's own description of the tables, except Alembic's."""
     asked = {
         "columns": (
             "SELECT table_name, column_name, data_type, is_nullable, column_default "
@@ -228,13 +228,13 @@ def differences(connection: SyncConnection) -> list[Any]:
 async def test_an_upgraded_database_is_what_the_tables_say(
     postgres: Server, database_url: str
 ) -> None:
-    """Also what Alembic does not compare: the text of a CHECK, the WHERE of an index."""
+    """Includes what Alembic does not compare: the text of a CHECK, the WHERE of an index."""
     async with somebody(database_url) as connection:
         assert await connection.run_sync(differences) == []
     async with postgres.database() as url:
         async with somebody(url) as connection:
             await connection.run_sync(schema.metadata.create_all)
-            # Only so that it can be asked for alike.
+            # Only so that both can be described by the same queries.
             await connection.exec_driver_sql("CREATE TABLE alembic_version ()")
             await connection.commit()
         made = await made_of(url)
@@ -247,7 +247,7 @@ async def test_many_upgrade_at_once(postgres: Server) -> None:
     async with postgres.database() as url:
         found = await asyncio.gather(*(upgrade(url) for _ in range(8)))
         assert [each.revision for each in found] == [HEAD] * 8
-        # One of them did it.
+        # One upgrade created it.
         assert sorted(str(each.before) for each in found) == [*[str(HEAD)] * 7, "None"]
 
 
@@ -279,7 +279,7 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Also where the user's or the database's own limits are shorter."""
+    """Also if the user or the database has shorter limits of its own."""
     for name in ("STATEMENT_TIMEOUT_S", "LOCK_TIMEOUT_S", "IDLE_TIMEOUT_S"):
         monkeypatch.setattr(postgresql, name, 0.1)
     if limit:
@@ -303,7 +303,7 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
 async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holding: str
 ) -> None:
-    """Whoever wants a table that an upgrade waits for waits behind it, whatever daemon it is."""
+    """All sessions that want the table wait behind an upgrade that waits for it."""
     versions = tmp_path / "migrations"
     copytree(migrations.MIGRATIONS, versions)
     (versions / "versions" / "next.py").write_text(NEXT.format(head=HEAD))
@@ -312,11 +312,12 @@ async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
         async with somebody(database_url) as connection:
             await connection.exec_driver_sql(holding)
             async with asyncio.timeout(SOON_S):
-                with pytest.raises(StoreUnavailable, match="see pg_stat_activity"):
+                with pytest.raises(StoreUnavailable, match="in pg_stat_activity"):
                     await upgrade(database_url)
             await SqlRecords(running, lambda: NOW).ping()
             await connection.rollback()
-        assert await upgrade(database_url) == Upgraded("postgresql", HEAD, "next")
+        upgraded = await upgrade(database_url)
+        assert (upgraded.before, upgraded.revision) == (HEAD, "next")
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
@@ -355,7 +356,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_alone(database_
 
 
 async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
-    """Of a database that only a person can help; without the password, which nobody may read."""
+    """Return the error of an upgrade that requires manual action; it hides the password."""
     with pytest.raises(ConfigurationError) as caught:
         await upgrade(url)
     async with Database(url, lambda: NOW) as database:
@@ -368,7 +369,7 @@ async def refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_no_server_yet(own: OwnServer, caplog: pytest.LogCaptureFixture, host: str) -> None:
-    """It may come: a start waits for it."""
+    """The server may come up later: a start waits for it."""
     url = changed(own.url, host=host, port=1, password=PASSWORD)
     with pytest.raises(StoreUnavailable) as caught:
         await upgrade(url)
@@ -379,7 +380,7 @@ async def test_no_server_yet(own: OwnServer, caplog: pytest.LogCaptureFixture, h
 
 
 async def test_a_server_that_starts_or_ends_is_waited_for(own: OwnServer) -> None:
-    """As are one that resets, and one that is silent."""
+    """So are a server that resets connections and one that does not answer."""
     async with own.database() as url, TcpProxy(own.port) as proxy:
         through = changed(url, port=proxy.port)
         await upgrade(through)
@@ -443,7 +444,7 @@ async def ran(database: Database, statement: str) -> None:
 
 @pytest.fixture
 async def strict(own: OwnServer) -> AsyncIterator[OwnServer]:
-    """A server that asks a user for a password."""
+    """A server that requires a password from one user."""
     ((name,),) = await own.fetch("SHOW hba_file")
     before = await asyncio.to_thread(Path(name).read_text)
     rule = "host all someone 127.0.0.1/32 scram-sha-256\n"
@@ -477,7 +478,7 @@ async def test_a_user_who_is_not_let_in_and_one_who_may_not_create_tables(
 async def test_a_server_that_takes_no_writes_is_told_as_such(
     own: OwnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a standby, which a URL names by mistake."""
+    """For example a standby that the URL names by mistake."""
     async with own.database() as url:
         await own.fetch(
             f'ALTER DATABASE "{make_url(url).database}" SET default_transaction_read_only = on'
@@ -516,7 +517,7 @@ async def test_no_connections_left(own: OwnServer, own_url: str) -> None:
 
 
 async def test_a_reader_who_goes_on_after_an_event_misses_none(database_url: str) -> None:
-    """Of many writers, some of whom take long between their events and their commits."""
+    """With many writers, some of which take long between their events and their commits."""
     async with replicas(database_url, 4) as (*writers, reader):
         seen: list[int] = []
         done = False
@@ -585,7 +586,7 @@ async def withdraw_all(database: Database, fence: FencingToken) -> None:
 
 
 async def counts(database: Database) -> tuple[int, ...]:
-    """Operations, and those of them that are not finished; terminations, and the live ones."""
+    """Count the operations, the unfinished ones, the terminations, and the live ones."""
     async with database.read() as connection:
         found = await connection.execute(
             text(
@@ -626,7 +627,7 @@ async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
 async def test_what_joins_a_termination_that_is_ending_is_not_left_unfinished(
     database_url: str,
 ) -> None:
-    """It is joined before its end, or there is a new one: in whatever order they meet."""
+    """In either order: the live termination is joined before its end, or a new one is created."""
     rounds = 60
     async with replicas(database_url, 2) as both:
         (fence,) = await hold(both[0], PARTITION)
@@ -675,7 +676,7 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
 async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
     postgres: Server, database_url: str
 ) -> None:
-    """One of them was there before the host in the account's configuration changed."""
+    """One job was submitted before the host in the account's configuration changed."""
     async with replicas(database_url, 2) as (one, other):
         old, new = await hold(one, PARTITION, "main@new")
         records = SqlRecords(one, lambda: NOW)
@@ -685,7 +686,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
         rows = [(await to_sweep(store, 10))[0] for store in stores]
         ends = [(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows]
         async with somebody(database_url) as connection:
-            # Both have counted what is left by the time that either goes on.
+            # Both have counted the unfinished jobs before either goes on.
             await connection.exec_driver_sql("SELECT FROM operations WHERE id = 'op_2' FOR UPDATE")
             writing = [
                 asyncio.create_task(store.apply([end], NOW))
@@ -739,14 +740,14 @@ async def test_nobody_takes_a_partition_while_its_holder_writes(
         goes_on.set()
         await writing
         assert await taking == [FencingToken(PARTITION, 2)]
-        # It came after: it forgot the trouble.
+        # The lease was taken after the health was stored, and cleared it.
         assert await SqlRecords(other, lambda: NOW).troubles() == {}
         with pytest.raises(LeaseLost):
-            await PartitionStore(one, fence).set_condition(ErrorDetail(code="C", message="m"), None)
+            await PartitionStore(one, fence).set_health(ErrorDetail(code="C", message="m"), None)
 
 
 class Rivals:
-    """Two replicas that take one partition from each other, and write as if it were theirs."""
+    """Two replicas that take one partition from each other, and both write to it."""
 
     def __init__(self) -> None:
         self.written = self.lost = 0
@@ -788,7 +789,7 @@ class Rivals:
 
 
 async def test_whatever_order_they_come_in_nothing_stale_is_written(database_url: str) -> None:
-    """What each write leaves is its epoch: it never goes down."""
+    """Each write stores its epoch, which never decreases."""
     rivals = Rivals()
     async with replicas(database_url, 3) as (*drivers, watcher):
         await hold(watcher, "p1")
@@ -805,7 +806,7 @@ async def test_whatever_order_they_come_in_nothing_stale_is_written(database_url
 async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short_time(
     database_url: str, *, within_a_statement: bool
 ) -> None:
-    """Less than they wait for a lock; and it has written nothing by then."""
+    """The delay is shorter than their lock timeout, and the paused replica has written nothing."""
     assert postgresql.IDLE_TIMEOUT_S + postgresql.STALLED_CHECK_S < postgresql.LOCK_TIMEOUT_S
     async with replicas(database_url, 2) as (one, other), other.listening(lambda _: None):
         (fence,) = await hold(one, PARTITION)
@@ -844,7 +845,7 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
 
 
 class Load:
-    """Writers and readers that never stop, and what became of each of their calls."""
+    """Writers and readers that never stop, and the result of each of their calls."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -891,7 +892,7 @@ class Load:
             await connection.execute(select(schema.partitions).limit(1))
 
     async def check(self) -> None:
-        """Nothing acknowledged is lost; what is told as failed is there, or is not."""
+        """Assert that no acknowledged write is lost; one reported as failed may be there or not."""
         assert self.wrong == []
         there = await noted(self.database)
         assert self.written <= there
@@ -912,7 +913,7 @@ async def under_load(database: Database) -> AsyncIterator[Load]:
 
 
 async def more(load: Load, count: int = 5) -> None:
-    """Wait until so many more are written."""
+    """Wait for more writes."""
     goal = len(load.written) + count
     await until(lambda: len(load.written) >= goal)
 
@@ -929,14 +930,14 @@ async def test_connections_that_the_server_ends_lose_nothing(
         await load.check()
     assert load.longest_s < SOON_S
     assert not [record for record in caplog.records if record.exc_info]
-    assert len(told(caplog)) <= 4
+    assert len(logged(caplog)) <= 4
 
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_session_that_ends_between_statements_is_told_as_a_lost_connection(
     postgres: Server, database_url: str, turns: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not by the states of the driver, however much it has heard of it (``turns`` of the loop)."""
+    """The message names no protocol states of the driver, after any ``turns`` of the loop."""
 
     async def ended() -> None:
         while await cut_off(postgres, database_url):
@@ -944,7 +945,7 @@ async def test_a_session_that_ends_between_statements_is_told_as_a_lost_connecti
 
     async def use(connection: AsyncConnection | Transaction) -> None:
         await connection.execute(select(schema.partitions.c.name))
-        # In a thread that the loop stands still for, as in a process that is paused.
+        # In a thread for which the loop waits, as if the process were paused.
         thread = Thread(target=asyncio.run, args=(ended(),))
         thread.start()
         thread.join()
@@ -968,7 +969,7 @@ async def test_a_session_that_ends_between_statements_is_told_as_a_lost_connecti
 async def test_a_server_that_hangs_up_on_whoever_connects_is_waited_for(
     tls: str, agrees: bytes
 ) -> None:
-    """As a load balancer does while no server is behind it."""
+    """A load balancer without a server behind it does so."""
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(8)
@@ -1000,7 +1001,7 @@ async def test_connections_that_ended_while_nobody_used_them_are_replaced_unnoti
 async def test_what_fails_in_its_commit_is_not_run_again(
     proxied: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be committed all the same."""
+    """The commit may have been applied."""
     proxy, url = proxied
     runs = 0
 
@@ -1011,7 +1012,7 @@ async def test_what_fails_in_its_commit_is_not_run_again(
 
     async with replicas(url, 1) as (database,):
         with monkeypatch.context() as patched:
-            # The last thing before the commit.
+            # check() is called right before the commit.
             patched.setattr(database.dialect, "check", proxy.cut)
             with pytest.raises(StoreUnavailable):
                 await database.write(work)
@@ -1031,35 +1032,35 @@ async def test_a_server_that_stops_and_starts_again_under_load(
             await until(lambda: load.unavailable >= failed + 20)
             await asyncio.to_thread(own.start)
             await more(load, 20)
-            await until(lambda: len(told(caplog)) >= 4)
+            await until(lambda: len(logged(caplog)) >= 4)
         await load.check()
         assert load.longest_s < 0.5 * SOON_S
     assert not [record for record in caplog.records if record.exc_info]
     assert sorted(
-        (level, text.split(":")[0].split(" after")[0]) for level, text in told(caplog)
+        (level, text.split(":")[0].split(" after")[0]) for level, text in logged(caplog)
     ) == [
-        ("ERROR", "reads fail"),
-        ("ERROR", "writes fail"),
-        ("WARNING", "reads work again"),
-        ("WARNING", "writes work again"),
+        ("ERROR", "database reads fail"),
+        ("ERROR", "database writes fail"),
+        ("WARNING", "database reads work again"),
+        ("WARNING", "database writes work again"),
     ]
 
 
-# --- a network that swallows everything ----------------------------------------------------------
+# --- a network that drops all packets ------------------------------------------------------------
 
 CLOSING_S = 2.0
-"""How long the driver closes a connection that answers nothing; not ours to set."""
+"""Time that the driver takes to close a connection that does not answer; it cannot be set."""
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Have everything end sooner; how long a call may take then."""
+    """Shorten all timeouts; return how long a call may then take."""
     waits = {"CONNECT_TIMEOUT_S": 0.4, "STATEMENT_TIMEOUT_S": 0.6}
     for name, seconds in waits.items():
         monkeypatch.setattr(postgresql, name, seconds)
     for name, seconds in {"READ_WAIT_S": 0.5, "CALM_S": 0.2, "LISTEN_AGAIN_S": 0.1}.items():
         monkeypatch.setattr(module, name, seconds)
-    # A write waits for the one before it, a read for its turn.
+    # A write waits for the one before it, a read for a connection.
     return 2 * (sum(waits.values()) + CLOSING_S)
 
 
@@ -1087,16 +1088,16 @@ async def test_in_a_black_hole_every_call_ends_and_afterwards_it_works_again(
             await works(database)
             await more(load, 20)
         await load.check()
-        # The machine has its own pauses.
+        # The machine itself may pause the test.
         assert load.longest_s < impatient + 1.0
     assert not [record for record in caplog.records if record.exc_info]
-    assert len(told(caplog)) <= 4
+    assert len(logged(caplog)) <= 4
 
 
 async def test_with_the_real_limits_a_write_in_a_black_hole_ends_in_time(
     proxied: tuple[TcpProxy, str],
 ) -> None:
-    """Also the one that waits for another one's end."""
+    """So does a write that waits behind it."""
     proxy, url = proxied
     async with replicas(url, 1) as (database,):
         await works(database)
@@ -1118,7 +1119,7 @@ async def test_with_the_real_limits_a_write_in_a_black_hole_ends_in_time(
 async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once(
     proxied: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its BEGIN, and before the question: what begins must be rolled back."""
+    """The connection is lost after BEGIN and before the query, so the pre-ping has to roll back."""
     proxy, url = proxied
     monkeypatch.setattr(postgresql, "STATEMENT_TIMEOUT_S", 2.0)
     fetchrow = Connection.fetchrow
@@ -1163,11 +1164,11 @@ async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
     assert not [record.getMessage() for record in caplog.records if record.exc_info]
 
 
-# --- notices -------------------------------------------------------------------------------------
+# --- notifications -------------------------------------------------------------------------------
 
 
 class Heard(list[str]):
-    """What was told, in order."""
+    """Notifications received, in order."""
 
     async def until(self, notice: str) -> list[str]:
         await until(lambda: notice in self)
@@ -1175,18 +1176,18 @@ class Heard(list[str]):
 
 
 async def listens(database: Database, heard: Heard) -> None:
-    """Wait until notices arrive."""
+    """Wait until notifications arrive."""
     async with asyncio.timeout(SOON_S):
         while "listening?" not in heard:
-            await tell(database, "listening?")
+            await notify(database, "listening?")
             await asyncio.sleep(0.02)
-    # Those that are under way still.
-    await tell(database, "yes")
+    # Wait for notifications that are still under way.
+    await notify(database, "yes")
     await heard.until("yes")
     heard.clear()
 
 
-async def tell(database: Database, notice: str) -> None:
+async def notify(database: Database, notice: str) -> None:
     async def work(transaction: Transaction) -> None:
         await transaction.notify(notice)
 
@@ -1249,12 +1250,12 @@ async def test_a_listener_goes_on_after_its_connection_is_lost(
 
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """When it was listened for notices."""
+    """Times at which the replica tried to listen for notifications."""
     listen, began = postgresql.Postgresql.listen, []
 
-    async def counted(self: postgresql.Postgresql, *told: Callable[..., None]) -> None:
+    async def counted(self: postgresql.Postgresql, *callbacks: Callable[..., None]) -> None:
         began.append(time.monotonic())
-        await listen(self, *told)
+        await listen(self, *callbacks)
 
     monkeypatch.setattr(postgresql.Postgresql, "listen", counted)
     return began
@@ -1294,7 +1295,7 @@ async def test_a_listener_that_cannot_connect_says_so_once(
     gone = changed(own_url, port=1)
     async with replicas(gone, 1) as (database,), database.listening(Heard().append):
         await until(lambda: len(tries) >= 5)
-    assert len(told(caplog)) == 1
+    assert len(logged(caplog)) == 1
 
 
 @pytest.mark.parametrize("hole", [False, True])
@@ -1346,7 +1347,7 @@ async def test_each_transaction_has_its_limits_and_leaves_none_behind(database_u
 async def test_nothing_is_taken_from_who_joins_and_takes_while_a_renewal_reads(
     database_url: str,
 ) -> None:
-    """Its two reads see what was committed before each of them."""
+    """Each of the two reads of a renewal sees what was committed before it."""
     async with replicas(database_url, 2) as (one, other):
         mine, theirs = SqlLeaseStore(one), SqlLeaseStore(other)
         await mine.join("me", ["new@cloud"], HOUR_S)

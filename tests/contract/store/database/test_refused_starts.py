@@ -1,4 +1,4 @@
-"""What a PostgreSQL server refuses a start with: waited for, or left to a person."""
+"""Errors with which a PostgreSQL server refuses sessions: waited for, or configuration errors."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ FOR_GOOD = {
 
 @asynccontextmanager
 async def refusing(code: str, message: str) -> AsyncIterator[str]:
-    """The URL of a server that answers each start with this error (PostgreSQL's manual, 54.7)."""
+    """The URL of a server that refuses each session with this error (PostgreSQL's manual, 54.7)."""
     fields = {"S": "FATAL", "V": "FATAL", "C": code, "M": message}
-    told = b"".join(f"{key}{text}\0".encode() for key, text in fields.items()) + b"\0"
+    reply = b"".join(f"{key}{text}\0".encode() for key, text in fields.items()) + b"\0"
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -42,7 +42,7 @@ async def refusing(code: str, message: str) -> AsyncIterator[str]:
             if kind != SSL_REQUEST:
                 break
             writer.write(b"N")
-        writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
+        writer.write(b"E" + struct.pack("!I", len(reply) + 4) + reply)
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:

@@ -1,4 +1,4 @@
-"""What is stored by the database's clock follows the steps that this clock makes."""
+"""Stored times follow the steps of the database's clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 OTHER = "other@host"
 STEP_S = 8 * 3600
-"""As where a hardware clock is in local time."""
+"""As if a hardware clock were in local time."""
 HOUR = timedelta(hours=1)
 STAYS = ("created_at", "not_before", "finished_at")
 PLANNED = (
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def times(names: list[str], base: datetime) -> Row:
-    """A time for each, all different, in the microseconds too."""
+    """Return a time for each name, all different, also in the microseconds."""
     return {
         name: base + timedelta(seconds=number, microseconds=number * 98_765 % 1_000_000)
         for number, name in enumerate(names)
@@ -99,7 +99,7 @@ async def known(database: Database, job_id: str, **values: Any) -> None:
 
 
 async def stored(database: Database) -> dict[str, Row]:
-    """All terminations, by their jobs, each with its instances."""
+    """Return all terminations by job id, each with its instances."""
     async with database.read() as connection:
         found = (await connection.execute(select(terminations))).mappings().all()
         of_all = await connection.execute(select(instances).order_by(instances.c.instance_index))
@@ -135,7 +135,7 @@ async def note(database: Database, known_s: int, by_s: int) -> None:
 
 @pytest.fixture
 async def base(database: Database) -> datetime:
-    """So long ago that nothing that moves by a step lies ahead then; a replica lived all along."""
+    """Return a time so long ago that no moved time is in the future; a replica was always live."""
     await wrote(database, update(steps).values(away_s=0))
     at = await clock(database) - timedelta(days=2)
     records = SqlRecords(database, lambda: NOW)
@@ -158,7 +158,7 @@ async def base(database: Database) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Times from ``since`` on move by ``by_s``, those before by ``before_by_s``."""
+    """Times from ``since`` on move by ``by_s``, earlier ones by ``before_by_s``."""
 
     since: datetime
     by_s: int
@@ -182,7 +182,7 @@ class Moved:
         }
 
     def live(self, row: Row) -> Row:
-        """A termination that has not ended."""
+        """Store an unfinished termination."""
         moved = self.row(row, [name for name in TIMES if name not in STAYS]) | {"history": None}
         for name, its in IN_DOCUMENTS.items():
             moved[name] = self.document(moved[name], its)
@@ -192,7 +192,7 @@ class Moved:
         return moved
 
     def watched(self, row: Row) -> Row:
-        """One that has ended and is watched for a revival."""
+        """Store a finished termination that is watched for a revival."""
         moved = self.row(row, ["revival_checked_at"])
         moved["revival_watch_s"] += self.by_s_of(row["revival_checked_at"])
         return moved
@@ -246,7 +246,7 @@ async def test_a_step_that_is_undone_leaves_everything_as_it_was(
 async def test_a_clock_put_right_after_the_start_leaves_what_was_stored_before_it(
     database: Database, base: datetime, followed_s: int, steps_s: int, before_by_s: int
 ) -> None:
-    """A step back by no more than the hour that no replica lived may be that."""
+    """A step back by no more than the hour without a live replica may be such a correction."""
     since = base + timedelta(seconds=8)
     began_at = since - timedelta(seconds=followed_s)
     await wrote(
@@ -343,7 +343,7 @@ async def test_a_partition_follows_as_it_is_taken_and_a_new_one_has_nothing_to_f
     assert base < standing.now
 
 
-# --- noting --------------------------------------------------------------------------------------
+# --- recording -----------------------------------------------------------------------------------
 
 
 async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> None:
@@ -359,7 +359,7 @@ async def test_a_step_that_two_replicas_see_counts_once(database: Database) -> N
 
 
 async def see(database: Database, ahead_s: float) -> None:
-    """The last replica left when the clock showed this."""
+    """Store the last time that the clock showed to a replica."""
     at = await clock(database) + timedelta(seconds=ahead_s)
     await wrote(database, update(steps).values(seen_at=at))
 
@@ -393,7 +393,7 @@ async def test_a_clock_that_went_on_while_no_replica_lived_made_no_step(
 async def test_all_times_follow_a_clock_that_was_put_back_while_no_replica_lived(
     database: Database, base: datetime, away_s: int, *, moves: bool
 ) -> None:
-    """But for those that were stored before a replica started by a clock that was wrong."""
+    """Except those stored before a replica started with a wrong clock."""
     before = (await stored(database))["live"]
     await wrote(database, update(steps).values(began_at=base + HOUR + HOUR, away_s=away_s))
     await see(database, STEP_S)
@@ -443,7 +443,7 @@ async def test_nothing_is_noted_before_any_replica_lived(database: Database) -> 
 
 
 async def test_a_step_back_is_noted_once_whoever_dies_around_it(database: Database) -> None:
-    """By the replica that lives to see it, or by the next one that starts."""
+    """By a replica that is live and sees it, or by the next one that starts."""
     standing = await SqlLeaseStore(database).renew("a replica", 60.0)
     assert standing is not None
     assert (await kept(database))["seen_at"] == standing.now

@@ -1,4 +1,4 @@
-"""Live instances read anew, and the calls for each of them, on every database."""
+"""Rescans of live instances, and the calls for each of them, on every database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import update
 
-from orchestrator.domain.decisions.escalation import RoundOver, Straggler
+from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
 from orchestrator.domain.model.attempt import AttemptResult
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -64,7 +64,7 @@ async def read(
     at: float = 12.0,
     termination_id: str = ID,
 ) -> None:
-    """Have the live instances read in one page, begun at this time."""
+    """Read the live instances in one page, in a rescan that began at this time."""
     before = await found(records, termination_id)
     begun = Capture(run=1, tasks=(TASK,), began_at=later(at))
     seen = replace(page(*(instance(n, f"ins-{n}") for n in indices)), observed_at=later(at))
@@ -151,24 +151,24 @@ async def test_each_live_instance_is_called_once_a_round(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
-    assert await store.instances.next_in_rounds() is None, "not read in this round yet"
+    assert await store.instances.next_escalation_target() is None, "not read in this round yet"
     await read(store, records, 1, 2)
     called = []
-    while isinstance(straggler := await store.instances.next_in_rounds(), Straggler):
+    while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
         called.append(straggler.target)
         await store.instances.start(straggler, later(13))
         answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
         await store.instances.finish(straggler, answer, again=False)
     assert called == ["a/1", "a/2"]
-    assert straggler == RoundOver(ID)
-    await store.instances.end_round(RoundOver(ID), later(15))
+    assert straggler == RoundFinished(ID)
+    await store.instances.end_round(RoundFinished(ID), later(15))
     assert (await found(records, ID)).escalation_finished_at == later(15)
     await know(
         database, await found(records, ID), escalation_started_at=later(80), escalation_round=2
     )
-    assert await store.instances.next_in_rounds() is None
+    assert await store.instances.next_escalation_target() is None
     await read(store, records, 2, at=81)
-    straggler = await store.instances.next_in_rounds()
+    straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     assert straggler.target == "a/2"
 
@@ -184,7 +184,7 @@ async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
         known = await found(records, ID)
         assert known.escalation_finished_at == (done_at and later(done_at))
     assert known.read_at is None
-    assert await store.instances.next_in_rounds() is None
+    assert await store.instances.next_escalation_target() is None
 
 
 async def test_a_call_without_effect_is_made_again(
@@ -192,13 +192,13 @@ async def test_a_call_without_effect_is_made_again(
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_in_rounds()
+    straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
-    assert await store.instances.next_in_rounds() is None, "its answer may come"
+    assert await store.instances.next_escalation_target() is None, "its answer may come"
     answer = AttemptResult(at=later(14), outcome="throttled", code="RequestLimitExceeded")
     await store.instances.finish(straggler, answer, again=True)
-    assert await store.instances.next_in_rounds() == straggler
+    assert await store.instances.next_escalation_target() == straggler
 
 
 async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
@@ -206,18 +206,18 @@ async def test_a_call_that_was_never_answered_is_closed_unless_it_is_under_way(
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_in_rounds()
+    straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
-    assert await store.unanswered() == [], "no TerminateJob call is in doubt"
+    assert await store.with_open_attempts() == [], "no TerminateJob call is in doubt"
     for under_way, closed_at in (({straggler}, None), (set[Straggler](), later(15))):
-        await store.instances.interrupted(under_way, later(15))
+        await store.instances.close_orphaned_attempts(under_way, later(15))
         record = await records.termination(ID)
         assert record is not None
         (attempt,) = record.attempts
         assert attempt.answered_at == closed_at
     assert attempt.outcome == "interrupted"
-    assert await store.instances.next_in_rounds() == RoundOver(ID), "it was called for"
+    assert await store.instances.next_escalation_target() == RoundFinished(ID), "it was called for"
 
 
 async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_is_open(
@@ -225,7 +225,7 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
 ) -> None:
     await escalated(store, records, database)
     await read(store, records, 1)
-    straggler = await store.instances.next_in_rounds()
+    straggler = await store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     await store.instances.start(straggler, later(13))
     before = await found(records, ID)
@@ -233,9 +233,9 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
     seen = replace(page(instance(1, "ins-new")), observed_at=later(14))
     done = with_page(begun, seen, later(14))
     await store.instances.read(before, done, seen, due_at=later(20))
-    assert await store.instances.next_in_rounds() is None
-    await store.instances.interrupted((), later(15))
-    assert await store.instances.next_in_rounds() == straggler
+    assert await store.instances.next_escalation_target() is None
+    await store.instances.close_orphaned_attempts((), later(15))
+    assert await store.instances.next_escalation_target() == straggler
     await store.instances.start(straggler, later(16))
 
 
@@ -248,15 +248,15 @@ async def test_a_round_is_over_although_another_one_goes_on(
     other = "trm_2_job-2"
     await know(database, await found(records, other), **ESCALATED)
     await read(store, records, termination_id=other)
-    assert await store.instances.next_in_rounds() == RoundOver(other)
-    await store.instances.end_round(RoundOver(other), later(13))
-    assert isinstance(await store.instances.next_in_rounds(), Straggler)
+    assert await store.instances.next_escalation_target() == RoundFinished(other)
+    await store.instances.end_round(RoundFinished(other), later(13))
+    assert isinstance(await store.instances.next_escalation_target(), Straggler)
 
 
 async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
-    """Not one that no reading named, nor one that is on its way out, nor a node."""
+    """No machine that no rescan named, none that is being terminated already, and no node."""
     on_machines = {"escalation_level": EscalationLevel.MACHINES}
     await escalated(store, records, database, **on_machines)
     seen = replace(
@@ -268,13 +268,13 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     for index, sight in ((1, MachineStatus.UP), (2, MachineStatus.GONE), (3, MachineStatus.NODE)):
         await looked_up(database, index, sight)
     called = []
-    while isinstance(straggler := await store.instances.next_in_rounds(), Straggler):
+    while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
         called.append((straggler.action, straggler.target))
         await store.instances.start(straggler, later(13))
         answer = AttemptResult(at=later(14), outcome="accepted", request_id="r")
         await store.instances.finish(straggler, answer, again=False)
     assert called == [("TerminateInstances", "ins-1"), ("TerminateInstances", "ins-4")]
-    assert straggler == RoundOver(ID)
+    assert straggler == RoundFinished(ID)
     record = await records.termination(ID)
     assert record is not None
     assert [each.outcome for each in record.attempts] == ["accepted", "accepted"]

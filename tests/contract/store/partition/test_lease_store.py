@@ -1,4 +1,4 @@
-"""Who lives, who holds what, and that nobody writes what is not theirs any more."""
+"""Live replicas, the partitions they hold, and writes that a lost lease prevents."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 OTHER = "other@host"
 LEASE_S = 100.0
-"""Far longer than a test takes: the server's clock goes on while the tests' stands still."""
+"""Far longer than a test takes: the server's clock advances while the test's does not."""
 
 
 @dataclass(slots=True)
 class Clock:
-    """The tests' own, until a database turns out to have one."""
+    """The test's clock, until the database turns out to have its own."""
 
     time: datetime = NOW
 
@@ -61,7 +61,7 @@ class World:
         return SqlLeaseStore(self.database)
 
     async def passes(self, seconds: float) -> None:
-        """Let time pass; where the clock is the server's, all that lies ahead comes nearer."""
+        """Let time pass; if the clock is the server's, move all stored deadlines instead."""
         if not self.database.dialect.shared:
             self.clock.time += timedelta(seconds=seconds)
             return
@@ -74,7 +74,7 @@ class World:
         await self.database.write(work)
 
     async def live(self, *names: str, replicas: tuple[str, ...], lease_s: float = LEASE_S) -> None:
-        """Have several replicas, which on SQLite nobody can by joining."""
+        """Store several live replicas, which on SQLite is impossible by joining."""
 
         async def work(transaction: Transaction) -> None:
             expires_at = await transaction.clock() + timedelta(seconds=lease_s)
@@ -118,7 +118,7 @@ async def take(world: World, replica: str, *names: str) -> list[FencingToken]:
     return await world.leases.take(replica, {name: held[name][1] for name in names})
 
 
-# --- living --------------------------------------------------------------------------------------
+# --- live replicas -------------------------------------------------------------------------------
 
 
 async def test_who_joins_lives_and_holds_nothing(world: World) -> None:
@@ -136,7 +136,7 @@ async def test_partitions_that_are_known_stay_as_they_are_when_another_joins(wor
     await take(world, "a", "p1")
     await world.leases.join("b", ["p1", "p2"], LEASE_S)
     assert await world.held() == {"p1": ("a", 1), "p2": (None, 0)}
-    # A file has one replica: whoever was there before is dead.
+    # A file has one replica: any earlier one is dead.
     shared = world.database.dialect.shared
     assert await world.lives() == ({"a", "b"} if shared else {"b"})
 
@@ -193,7 +193,7 @@ async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: World
     assert standing is not None
     assert (standing.holders, standing.epochs) == ({"p1": "a"}, {"p1": fence.epoch})
     assert await world.leases.renew("b", LEASE_S) is None
-    await PartitionStore(world.database, fence).set_condition(None, None)
+    await PartitionStore(world.database, fence).set_health(None, None)
 
 
 async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: World) -> None:
@@ -295,10 +295,10 @@ async def test_partitions_of_one_replica_pass_on_one_by_one(world: World) -> Non
     await world.leases.release(p1)
     await take(world, "b", "p2")
     assert await world.held() == {"p1": (None, 1), "p2": ("b", 2), "p3": ("a", 1)}
-    await PartitionStore(world.database, p3).set_condition(None, None)
+    await PartitionStore(world.database, p3).set_health(None, None)
     for lost in (p1, p2):
-        with pytest.raises(LeaseLost, match=f"{lost.partition} is not held any more"):
-            await PartitionStore(world.database, lost).set_condition(None, None)
+        with pytest.raises(LeaseLost, match=f"{lost.partition} is no longer held"):
+            await PartitionStore(world.database, lost).set_health(None, None)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ async def finishing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 
 
 async def troubling(store: PartitionStore) -> Callable[[], Awaitable[object]]:
-    return lambda: store.set_condition(ErrorDetail(code="C", message="m"), None)
+    return lambda: store.set_health(ErrorDetail(code="C", message="m"), None)
 
 
 async def capturing(store: PartitionStore) -> Callable[[], Awaitable[object]]:
@@ -380,7 +380,9 @@ async def looking_up(store: PartitionStore) -> Callable[[], Awaitable[object]]:
 
 async def hiding(store: PartitionStore) -> Callable[[], Awaitable[object]]:
     return partial(
-        store.instances.machines_hidden, await captured(store), ErrorDetail(code="C", message="m")
+        store.instances.record_machines_invisible,
+        await captured(store),
+        ErrorDetail(code="C", message="m"),
     )
 
 
@@ -431,14 +433,14 @@ async def test_no_write_of_who_has_lost_the_lease_changes_anything(
     write = await ready(PartitionStore(world.database, fence))
     await lose(world, fence, how)
     before = await world.contents()
-    with pytest.raises(LeaseLost, match=f"{PARTITION} is not held any more under epoch 1"):
+    with pytest.raises(LeaseLost, match=f"{PARTITION} is no longer held under epoch 1"):
         await write()
     assert await world.contents() == before
 
 
 @pytest.mark.parametrize("ready", WRITES)
 async def test_each_of_these_writes_changes_something(world: World, ready: Ready) -> None:
-    """As long as the lease is held; else the test above would say nothing."""
+    """While the lease is held; otherwise the test above would prove nothing."""
     await world.live(PARTITION, replicas=("a", "b"))
     (fence,) = await take(world, "a", PARTITION)
     await submit(SqlRecords(world.database, lambda: NOW), 1, "job-1")
@@ -461,9 +463,7 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
     first, error, second, standing = await asyncio.gather(
         submit(records, 2, "job-2"),
         stale(),
-        PartitionStore(world.database, mine).set_condition(
-            ErrorDetail(code="C", message="m"), None
-        ),
+        PartitionStore(world.database, mine).set_health(ErrorDetail(code="C", message="m"), None),
         world.leases.renew("a", LEASE_S),
         return_exceptions=True,
     )
@@ -488,7 +488,7 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(wor
     await submit(records, 3, "job-2", region="ap-shanghai")
     await submit(records, 4, "job-3", account="another")
     stale = await to_sweep(store, 10)
-    await world.leases.adopt(account="main", region="ap-guangzhou", partition="main@new")
+    await world.leases.reassign_region(account="main", region="ap-guangzhou", partition="main@new")
     found = await records.terminations(after=0, limit=10)
     assert {each.termination.job_id: each.termination.partition for each in found} == {
         "job-done": PARTITION,

@@ -1,4 +1,4 @@
-"""Instances and their machines: written page by page, looked up together."""
+"""Instances and their machines: stored page by page, looked up together."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def capture(
     run: int = 1,
     began_at: datetime | None = None,
 ) -> Termination:
-    """Have a run of the job captured in one page."""
+    """Capture a run of the job in one page."""
     before = await found(records, f"trm_1_{job_id}")
     begun = Capture(run=run, tasks=(task,), began_at=began_at)
     await store.instances.capture(before, begun, awaits=True)
@@ -86,7 +86,7 @@ async def due(store: PartitionStore, *, at: float = 0.0, limit: int = 100) -> li
 async def see(
     store: PartitionStore, sight: MachineStatus | None, *, at: float = 0.0
 ) -> list[CapturedMachine]:
-    """Look up whatever is due, and find all of it so."""
+    """Look up all machines that are due, and store this status for each."""
     machines = await store.instances.machines_due(later(at), later(at - 5), 100)
     await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
     return machines
@@ -204,7 +204,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     await capture(store, records, captured.job_id, instance(0, "ins-1"))
 
     async def ready(at: float) -> tuple[list[str], datetime | None]:
-        rows, next_at = await store.callable(later(at), 10, capture_wait_s=10)
+        rows, next_at = await store.ready_to_terminate(later(at), 10, capture_wait_s=10)
         return [row.id for row in rows], next_at
 
     assert await ready(9.9) == ([captured.id], None)
@@ -379,7 +379,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     machines = await store.instances.machines_due(NOW, NOW, 100)
     assert [machine.machine_id for machine in machines] == ["ins-2", "ins-3"]
     problem = ErrorDetail(code="UnauthorizedOperation", message="no")
-    await store.instances.machines_hidden(machines[0], problem)
+    await store.instances.record_machines_invisible(machines[0], problem)
     assert await due(store) == ["ins-3"]
     assert (await found(records, hidden.id)).machines.problem == problem
     assert hidden.partition == PARTITION

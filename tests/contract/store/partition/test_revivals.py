@@ -1,4 +1,4 @@
-"""Jobs watched for coming back, and the operations that keep them down, as they are stored."""
+"""Jobs watched for a revival, and the operations that terminate them again, as stored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NEW_ID = ids()
 
 
 async def end(store: PartitionStore, at: float = 0.0) -> None:
-    """All that is live is found finished."""
+    """Find all live jobs finished."""
     stopped = read(JobState.FAILED)
     live = await compared(store, at)
     await store.apply(
@@ -55,23 +55,23 @@ async def end(store: PartitionStore, at: float = 0.0) -> None:
 
 
 async def compared(store: PartitionStore, at: float = 0.0) -> list[Termination]:
-    """All that is live, once it is known as what it was submitted."""
+    """Compare all live jobs once their submitted definition is known."""
     live = await to_sweep(store, 10)
     changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
     await store.apply(changes, later(at))
     kind = PollFilter(PollKind.SINGLE)
-    return (await store.planned(later(at), 10, kind))[kind]
+    return (await store.next_polls(later(at), 10, kind))[kind]
 
 
-async def poll_kind(
+async def check(
     store: PartitionStore, seen: JobSeen | None, at: float, *, reterminate_max: int = 3
 ) -> None:
-    """Have all that is watched seen so; what has to be counted is down."""
-    found, now = await store.to_watch(later(at), 100), later(at)
+    """Check all watched terminations: this was observed; jobs to be counted have stopped."""
+    found, now = await store.due_for_revival_check(later(at), 100), later(at)
     made = [check_listed(each, seen and replace(seen, observed_at=now), now) for each in found]
     stopped = read(JobState.FAILED, at=now)
     made = [check_counted(each.termination, stopped, now) if each.count else each for each in made]
-    await store.watch(made, now, reterminate_max=reterminate_max, new_id=NEW_ID)
+    await store.record_revival_checks(made, now, reterminate_max=reterminate_max, new_id=NEW_ID)
 
 
 async def stored(records: SqlRecords, job_id: str = "job-1") -> list[TerminationRecord]:
@@ -82,16 +82,16 @@ async def test_one_that_is_down_is_watched_from_its_end_on(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", revival_watch_s=60.0)
-    assert await store.to_watch(later(100), 10) == []
+    assert await store.due_for_revival_check(later(100), 10) == []
     await end(store, 3)
-    assert await store.to_watch(later(2.9), 10) == []
-    (found,) = await store.to_watch(later(3), 10)
+    assert await store.due_for_revival_check(later(2.9), 10) == []
+    (found,) = await store.due_for_revival_check(later(3), 10)
     assert (found.state, found.revival_checked_at) == (State.ALREADY_FINISHED, later(3))
-    await poll_kind(store, swept(JobState.FAILED), 40)
-    assert await store.to_watch(later(39), 10) == []
-    (found,) = await store.to_watch(later(40), 10)
-    await poll_kind(store, swept(JobState.FAILED), 70)
-    assert await store.to_watch(later(9999), 10) == []
+    await check(store, swept(JobState.FAILED), 40)
+    assert await store.due_for_revival_check(later(39), 10) == []
+    (found,) = await store.due_for_revival_check(later(40), 10)
+    await check(store, swept(JobState.FAILED), 70)
+    assert await store.due_for_revival_check(later(9999), 10) == []
 
 
 async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
@@ -105,20 +105,20 @@ async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
     decision = replace(decide(before, read(JobState.FAILED), NOW, POLICY), after=missing)
     await store.apply([(before, replace(decision, event="seen_missing"))], NOW)  # type: ignore[arg-type]
     assert (await stored(records, "job-2"))[0].termination.state is State.NOT_FOUND
-    assert await store.to_watch(later(9999), 10) == []
+    assert await store.due_for_revival_check(later(9999), 10) == []
 
 
 async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
     store: PartitionStore, records: SqlRecords
 ) -> None:
-    """The look that ends it was made before: the job is looked at again."""
+    """The poll that ends it came before the request, so the job is polled again."""
     await submit(records, 1, "job-1")
     (before,) = await compared(store)
     await submit(records, 2, "job-1", **KEPT)
     stopped = decide(before, read(JobState.FAILED), NOW, POLICY)
     assert await store.apply([(before, stopped)], NOW) == 0
     await end(store)
-    assert len(await store.to_watch(NOW, 10)) == 1
+    assert len(await store.due_for_revival_check(NOW, 10)) == 1
 
 
 async def test_those_of_one_region_are_found_the_longest_ago_first(
@@ -128,13 +128,16 @@ async def test_those_of_one_region_are_found_the_longest_ago_first(
     for number, region in enumerate((here, elsewhere, here, here), start=1):
         await submit(records, number, f"job-{number}", revival_watch_s=60.0, region=region)
         await end(store, 10 - number)
-    found = await store.to_watch(later(100), 10)
+    found = await store.due_for_revival_check(later(100), 10)
     assert [each.job_id for each in found] == ["job-4", "job-3", "job-1"]
-    assert [each.job_id for each in await store.to_watch(later(100), 2)] == ["job-4", "job-3"]
+    assert [each.job_id for each in await store.due_for_revival_check(later(100), 2)] == [
+        "job-4",
+        "job-3",
+    ]
 
 
 async def test_only_what_is_due_is_read(database: Database) -> None:
-    """By an index that holds what is watched and nothing else."""
+    """By an index that holds only the watched terminations."""
     async with database.read() as connection:
         if connection.dialect.name != "sqlite":
             pytest.skip("a small table is read whole there")
@@ -153,10 +156,10 @@ async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
 ) -> None:
     operation_id = await submit(records, 1, "job-1", revival_watch_s=60.0)
     await end(store)
-    await poll_kind(store, swept(JobState.RUNNING), 30)
+    await check(store, swept(JobState.RUNNING), 30)
     (record,) = await stored(records)
     assert record.termination.revival == Revival(at=later(30), job_state=JobState.RUNNING)
-    assert await store.to_watch(later(9999), 10) == []
+    assert await store.due_for_revival_check(later(9999), 10) == []
     events = await records.events(
         after=0, limit=10, operation_id=None, termination_id=record.termination.id
     )
@@ -165,8 +168,8 @@ async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
     certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)
     assert verify(made.data) == []
-    assert b"NOT DOWN FOR GOOD: 1 came back after the end" in made.data
-    assert b"that it stayed down: it was seen running again at" in made.data
+    assert b"NOT STOPPED FOR GOOD: 1 revived after the end" in made.data
+    assert b"that it stayed stopped: it was observed running again at" in made.data
 
 
 async def test_that_it_ran_and_ended_is_certified_too(
@@ -179,7 +182,7 @@ async def test_that_it_ran_and_ended_is_certified_too(
         await store.apply([(before, decision)], NOW)
         before = decision.after
     for at in (30, 60):
-        await poll_kind(store, swept(JobState.FAILED, end_time="E2"), at)
+        await check(store, swept(JobState.FAILED, end_time="E2"), at)
     (record,) = await stored(records)
     assert record.termination.revival == Revival(
         at=later(30), job_state=JobState.FAILED, job_end_time="E2"
@@ -188,7 +191,7 @@ async def test_that_it_ran_and_ended_is_certified_too(
     certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)
     assert verify(made.data) == []
-    assert made.data.count(b"it had run again and ended when it was seen at") == 1
+    assert made.data.count(b"it had run again and ended when it was observed at") == 1
 
 
 async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked(
@@ -196,9 +199,9 @@ async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store, 1000)
-    (watched,) = await store.to_watch(later(2000), 10)
+    (watched,) = await store.due_for_revival_check(later(2000), 10)
     seen = check_listed(watched, swept(JobState.RUNNING, at=later(10)), later(10))
-    await store.watch([seen], later(10), reterminate_max=3, new_id=NEW_ID)
+    await store.record_revival_checks([seen], later(10), reterminate_max=3, new_id=NEW_ID)
     _, new = await stored(records)
     operation = await records.operation(new.operation_ids[0])
     assert operation is not None
@@ -212,14 +215,17 @@ async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     await submit(records, 2, "job-1", **KEPT, requested_by="you", reason="stay away")
     await submit(records, 3, "job-1", **KEPT | {"reterminate_for_s": 60.0})
     await end(store, 10)
-    await poll_kind(store, swept(JobState.RUNNING), 110)
+    await check(store, swept(JobState.RUNNING), 110)
     old, new = await stored(records)
     revival = old.termination.revival
     assert revival is not None
     assert new.operation_ids == (revival.reterminated_by,)
     operation = await records.operation(new.operation_ids[0])
     assert operation is not None
-    assert (operation.requested_by, operation.reason) == ("you", "kept down for op_2: stay away")
+    assert (operation.requested_by, operation.reason) == (
+        "you",
+        "terminated again for op_2: stay away",
+    )
     assert (operation.reterminates_for, operation.reterminate_for_s) == ("op_2", 500.0)
     assert operation.created_at == later(110)
     again = new.termination
@@ -238,9 +244,10 @@ async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_
     await end(store)
     counted = read(JobState.FAILED, LIVE, at=later(10))
     looks = [
-        check_counted(each, counted, later(10)) for each in await store.to_watch(later(10), 10)
+        check_counted(each, counted, later(10))
+        for each in await store.due_for_revival_check(later(10), 10)
     ]
-    await store.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+    await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     old, new = await stored(records)
     assert old.termination.revival == Revival(
         at=later(10),
@@ -256,14 +263,14 @@ async def test_it_is_brought_down_so_many_times_in_a_row(
     await submit(records, 1, "job-1", **KEPT)
     for number in range(3):
         await end(store, 100 * number)
-        await poll_kind(store, swept(JobState.RUNNING), 100 * number + 10, reterminate_max=2)
+        await check(store, swept(JobState.RUNNING), 100 * number + 10, reterminate_max=2)
     found = [record.termination for record in await stored(records)]
     assert len(found) == 3
     assert [each.revival and each.revival.limit_reached for each in found] == [False, False, True]
     # A person's own request begins anew.
     await submit(records, 9, "job-1", **KEPT)
     await end(store, 400)
-    await poll_kind(store, swept(JobState.RUNNING), 410, reterminate_max=2)
+    await check(store, swept(JobState.RUNNING), 410, reterminate_max=2)
     assert len(await stored(records)) == 5
 
 
@@ -280,7 +287,7 @@ async def test_none_is_brought_down_unasked_or_too_late(
 ) -> None:
     await submit(records, 1, "job-1", **asked)
     await end(store)
-    await poll_kind(store, swept(JobState.RUNNING), at, reterminate_max=reterminate_max)
+    await check(store, swept(JobState.RUNNING), at, reterminate_max=reterminate_max)
     (record,) = await stored(records)
     assert record.termination.revival is not None
     assert record.termination.revival.reterminated_by is None
@@ -290,14 +297,14 @@ async def test_none_is_brought_down_unasked_or_too_late(
 async def test_a_look_that_is_written_twice_brings_it_down_once(
     store: PartitionStore, records: SqlRecords
 ) -> None:
-    """As where a commit is told as failed and was none the less."""
+    """This happens if a commit was applied although it raised an error."""
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
-    found = await store.to_watch(later(10), 10)
+    found = await store.due_for_revival_check(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
     looks = [check_listed(each, runs, later(10)) for each in found]
     for _ in range(2):
-        await store.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+        await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     assert len(await stored(records)) == 2
     (old, _) = await stored(records)
     events = await records.events(
@@ -312,7 +319,7 @@ async def test_one_that_somebody_has_submitted_again_is_shared(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     await submit(records, 2, "job-1", not_before=later(9999))
-    await poll_kind(store, swept(JobState.RUNNING), 10)
+    await check(store, swept(JobState.RUNNING), 10)
     old, live = await stored(records)
     revival = old.termination.revival
     assert revival is not None
@@ -326,12 +333,12 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
-    found = await store.to_watch(later(10), 10)
+    found = await store.due_for_revival_check(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
     looks = [check_listed(each, runs, later(10)) for each in found]
     stale = PartitionStore(database, FencingToken(PARTITION, 0))
     with pytest.raises(LeaseLost):
-        await stale.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+        await stale.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     (record,) = await stored(records)
     assert record.termination.revival is None
 
@@ -342,7 +349,9 @@ async def test_a_watched_job_goes_along_to_another_host(
     await submit(records, 1, "job-1", **KEPT)
     await submit(records, 2, "job-2")
     await end(store)
-    await SqlLeaseStore(database).adopt(account="main", region="ap-guangzhou", partition="main@new")
+    await SqlLeaseStore(database).reassign_region(
+        account="main", region="ap-guangzhou", partition="main@new"
+    )
     assert [
         (await stored(records, job))[0].termination.partition for job in ("job-1", "job-2")
     ] == [
@@ -356,11 +365,11 @@ async def test_those_that_came_back_are_counted_and_listed(
 ) -> None:
     operation_id = await submit(records, 1, "job-1", "job-2", revival_watch_s=60.0)
     await end(store)
-    found = await store.to_watch(later(10), 10)
+    found = await store.due_for_revival_check(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
     shown = {"job-2": runs}
     looks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
-    await store.watch(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+    await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     operation = await records.operation(operation_id)
     assert operation is not None
     assert operation.revived == 1

@@ -1,4 +1,4 @@
-"""What the terminations of an operation add up to, on each database as the domain has it."""
+"""Instance totals of an operation: each database's sums equal the domain's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAILED = replace(CAPTURED, problem=ErrorDetail(code="C", message="m"))
 
 
 async def known(database: Database, records: SqlRecords, *jobs: dict[str, Any]) -> str:
-    """An operation on a job for each of these, of which this is stored."""
+    """Create an operation with one job for each of these, and store this about them."""
     ids = [f"job-{number}" for number in range(len(jobs))]
     operation_id = await submit(records, 1, *ids)
     for found in await records.terminations(after=0, limit=10_000):
@@ -94,7 +94,7 @@ async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
 async def test_instances_that_only_a_capture_showed_are_live(
     database: Database, records: SqlRecords
 ) -> None:
-    """Where it came to its end; a count is better, and one that shows none live proves nothing."""
+    """Only after the capture has ended. A count takes precedence; none live proves nothing."""
     refused = {"state": State.REFUSED, "observed_at": NOW}
     counted = {"instances": InstanceCounters(running=1, failed=9), "instances_observed_at": NOW}
     operation_id = await known(

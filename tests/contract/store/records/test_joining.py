@@ -1,4 +1,4 @@
-"""A second operation on a live job, stored while a decision on the job is under way."""
+"""A second operation on a live job, stored while a decision on the job is being made."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LONG: dict[str, Any] = {
     "escalate": True,
 }
 WITHIN, PAST = later(1), later(60)
-"""The short windows of every state here end between the two."""
+"""The short windows of every state end between these two times."""
 
 CALLABLE = swept(JobState.RUNNING)
 CALLED: list[Observation] = [CALLABLE, CallStarted()]
@@ -71,7 +71,7 @@ WAYS: dict[str, list[Observation]] = {
     "draining": DRAINING,
     "settling": [*DRAINING, read(JobState.FAILED, at=NOW)],
 }
-"""Each live state, and what leads there."""
+"""Each live state, with the observations that lead to it."""
 ANSWERS: list[Observation] = [
     CallAccepted("r"),
     CallInterrupted(),
@@ -133,7 +133,7 @@ async def stored(records: SqlRecords, job_id: str) -> Termination:
 async def write(
     store: PartitionStore, before: Termination, seen: Observation, decision: Decision, at: datetime
 ) -> None:
-    """As the engine writes it."""
+    """Write a decision as the engine does."""
     match seen:
         case CallStarted():
             await store.start_attempt(before, decision, replace(ATTEMPT, sent_at=at))
@@ -157,15 +157,15 @@ async def see(
 def put_right_by_the_next_read(
     after: Termination, expected: Termination, at: datetime
 ) -> dict[str, Any]:
-    """What the decision under way has by the shorter times, and what does not end anything."""
+    """Ignore values that a decision derived from the shorter windows, and that finish nothing."""
     known: dict[str, Any] = {}
     if after.confirm_from and expected.confirm_from:
-        # At worst its machines are looked up once more than they must be.
+        # At worst its machines are looked up once more than necessary.
         assert after.confirm_from <= expected.confirm_from
         known["confirm_from"] = expected.confirm_from
-    told = after.unconfirmed
-    if told and told.verdict is Verdict.UNREADABLE and expected.unconfirmed is None:
-        assert (told.answers, told.confirms(told.verdict, at)) == (1, False)
+    unconfirmed = after.unconfirmed
+    if unconfirmed and unconfirmed.verdict is Verdict.UNREADABLE and expected.unconfirmed is None:
+        assert (unconfirmed.answers, unconfirmed.confirms(unconfirmed.verdict, at)) == (1, False)
         known |= {"unconfirmed": None, "failures": expected.failures, "problem": expected.problem}
     return known
 
@@ -178,7 +178,7 @@ async def overtake(
     at: datetime,
     more: dict[str, Any],
 ) -> None:
-    """Ask for ``more`` while a decision is under way: it is as if that had been asked before."""
+    """Submit ``more`` while a decision is being made: the result is as if it had come before."""
     overtaken, in_order = f"a-{number}", f"b-{number}"
     before = await stored(records, overtaken)
     decision = decide(before, sighting(seen, at), at, POLICY)
@@ -187,14 +187,14 @@ async def overtake(
     await write(store, before, seen, decision, at)
     after = await stored(records, overtaken)
     if after == joined and joined.next_poll_at is not None:
-        # It stays to be looked at, so that happens again.
+        # It is still due, so it is polled again.
         await see(store, records, overtaken, seen, at)
         after = await stored(records, overtaken)
     await see(store, records, in_order, seen, at)
     expected = await stored(records, in_order)
     same: dict[str, Any] = {"id": expected.id, "job_id": in_order}
     if after.next_poll_at and expected.next_poll_at:
-        # Where it could not be read, the read that confirms it is planned by the shorter deadline.
+        # If the job could not be read, the confirming read is planned by the shorter deadline.
         confirms = after.unconfirmed is not None and expected.unconfirmed is None
         latest = at + timedelta(seconds=2) if confirms else expected.next_poll_at
         assert after.next_poll_at <= max(latest, expected.next_poll_at)
@@ -202,7 +202,7 @@ async def overtake(
     same |= put_right_by_the_next_read(after, expected, at)
     assert replace(after, **same) == expected
     assert {name: getattr(after, name) for name in more} == more
-    unanswered = await store.unanswered()
+    unanswered = await store.with_open_attempts()
     assert (after in unanswered) == isinstance(seen, CallStarted)
 
 
@@ -275,7 +275,7 @@ async def test_deadlines_that_run_move_by_what_is_asked_for_more(
 async def test_nobody_looks_at_a_job_while_it_is_called(
     records: SqlRecords, store: PartitionStore
 ) -> None:
-    """Clocks are set back: its time may seem to come although it has been called."""
+    """A clock that was put back makes the poll seem due although the call is being made."""
     await submit(records, 1, ["a-0"], not_before=later(60))
     for seen in CALLED:
         await see(store, records, "a-0", seen, later(61))

@@ -1,4 +1,4 @@
-"""What is counted of an operation's jobs, to tell when it is over."""
+"""Counts of an operation's jobs, from which its end is forecast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from orchestrator.domain.decisions import forecast_updates
 from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
 from orchestrator.domain.forecasting.drain_history import DrainHistory
-from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.lifecycle import State
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 ASKED_AT = later(1000)
-TENS = learnt({bucket(10): 100}, {})
+TENS = kaplan_meier({bucket(10): 100}, {})
 
 
 def ending(p90_s: float) -> Forecast:
@@ -45,7 +45,7 @@ def draining(acknowledged_s: float, forecast: Forecast | None = None) -> dict[st
 
 
 def stopped(acknowledged_s: float, took_s: float, state: State = State.VERIFIED) -> dict[str, Any]:
-    """Of a job that was seen down so long after its call; it settles for 30 s."""
+    """A job observed as stopped this long after its call; it settles for 30 s."""
     ended_at = later(acknowledged_s + took_s)
     known = {"state": state, "acknowledged_at": later(acknowledged_s), "next_poll_at": None}
     known |= {"settle_until": later(acknowledged_s + took_s + 30)}
@@ -54,7 +54,7 @@ def stopped(acknowledged_s: float, took_s: float, state: State = State.VERIFIED)
 
 
 class Inspection:
-    """The operations of a database, asked for at one time."""
+    """The operations of a database, read at one time."""
 
     def __init__(self, database: Database, at: datetime = ASKED_AT) -> None:
         self._database = database
@@ -63,7 +63,7 @@ class Inspection:
         self._operations = 0
 
     async def submit(self, *known: dict[str, Any], **more: Any) -> str:
-        """An operation on a job for each of these, of which this is known."""
+        """Create an operation with one job for each of these, and store this about them."""
         self._operations += 1
         ids = [f"job-{number}" for number in range(self._jobs, self._jobs + len(known))]
         self._jobs += len(ids)
@@ -84,21 +84,23 @@ class Inspection:
 
 
 @pytest.fixture
-def told(database: Database) -> Inspection:
+def inspection(database: Database) -> Inspection:
     return Inspection(database)
 
 
-async def test_a_history_and_a_forecast_come_back_as_they_were_written(told: Inspection) -> None:
+async def test_a_history_and_a_forecast_come_back_as_they_were_written(
+    inspection: Inspection,
+) -> None:
     forecast = Forecast(made_at=later(3.000001), rate_per_s=1 / 3, p50_at=later(4), p90_at=NOW)
     samples = ((NOW.timestamp() + 0.123456, 100), (NOW.timestamp() + 1 / 3, 7))
     history = DrainHistory(samples=samples, seen_at=NOW.timestamp() + 0.7, pause_s=1 / 7)
-    await told.submit(draining(0) | {"history": history, "forecast": forecast})
-    found = await told.termination("job-0")
+    await inspection.submit(draining(0) | {"history": history, "forecast": forecast})
+    found = await inspection.termination("job-0")
     assert (found.history, found.forecast) == (history, forecast)
 
 
-async def test_every_job_is_counted_where_it_is(told: Inspection) -> None:
-    operation_id = await told.submit(
+async def test_every_job_is_counted_where_it_is(inspection: Inspection) -> None:
+    operation_id = await inspection.submit(
         {},
         {"state": State.SENDING, "next_poll_at": None},
         {"state": State.HELD},
@@ -114,14 +116,14 @@ async def test_every_job_is_counted_where_it_is(told: Inspection) -> None:
         stopped(760, 40, State.SETTLING),
         {"state": State.NOT_FOUND, "next_poll_at": None, "finished_at": NOW},
     )
-    found = await told.progress(operation_id)
-    assert (found.to_call, found.unknown, found.stalled) == (2, 1, 2)
-    assert found.last_call_s == 1.0
+    found = await inspection.progress(operation_id)
+    assert (found.pending, found.unknown, found.stalled) == (2, 1, 2)
+    assert found.last_dispatch_s == 1.0
     assert found.last_progress_at == later(500)
     assert found.stopped == {bucket(20.5): 2, bucket(40.5): 1}
     assert found.draining == {bucket(100.5): 2, bucket(50.5): 1}
     assert found.ending == [ending(1300), ending(1200)]
-    assert (found.stopped_in_window, found.lately_s) == (1, 250.0)
+    assert (found.stopped_in_window, found.window_s) == (1, 250.0)
 
 
 LATE_OR_UNREAD: list[dict[str, Any]] = [
@@ -142,9 +144,9 @@ LATE_OR_UNREAD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("known", LATE_OR_UNREAD, ids=lambda known: next(iter(known)))
 async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
-    told: Inspection, known: dict[str, Any]
+    inspection: Inspection, known: dict[str, Any]
 ) -> None:
-    """By the job itself and by its operation alike; that it stands still was seen before."""
+    """The job's own forecast agrees with the operation's; a stall was observed before."""
     before = {"give_up_at": later(1001), "failures": FAILURES_MAX - 1}
     each = [
         {"terminate_after": later(999)},
@@ -155,132 +157,138 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
         {"state": State.NOT_FOUND, "next_poll_at": None, "finished_at": NOW},
     ]
     ids = [
-        await told.submit(*({**more, **values} for values in each))
+        await inspection.submit(*({**more, **values} for values in each))
         for more in (before, before | known)
     ]
     counts = [
-        (found.to_call, len(found.ending), len(found.draining), found.unknown, found.stalled)
-        for found in [await told.progress(id_) for id_ in ids]
+        (found.pending, len(found.ending), len(found.draining), found.unknown, found.stalled)
+        for found in [await inspection.progress(id_) for id_ in ids]
     ]
     assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
-    foretold = [
+    forecasts = [
         [
             forecast_updates.current(
-                await told.termination(f"job-{number}"), later(1001), TENS, ASKED_AT
+                await inspection.termination(f"job-{number}"), later(1001), TENS, ASKED_AT
             )
             for number in numbers
         ]
         for numbers in ((0, 1, 4), (6, 7, 10))
     ]
-    assert [[forecast is not None for forecast in of_it] for of_it in foretold] == [
+    assert [[forecast is not None for forecast in of_it] for of_it in forecasts] == [
         [True, True, True],
         [False, False, True],
     ]
 
 
-async def test_nothing_is_counted_of_other_operations_jobs(told: Inspection) -> None:
-    """But how long they took, where few of its own are down; its own not twice."""
-    await told.submit({}, draining(10), stopped(0, 10), stopped(0, 10, State.SETTLING))
-    mine = await told.submit({}, stopped(0, 20))
-    found = await told.progress(mine)
-    assert (found.to_call, found.draining, found.ending) == (1, {}, ())
+async def test_nothing_is_counted_of_other_operations_jobs(inspection: Inspection) -> None:
+    """Except their durations, if few of its own jobs have stopped; its own count once."""
+    await inspection.submit({}, draining(10), stopped(0, 10), stopped(0, 10, State.SETTLING))
+    mine = await inspection.submit({}, stopped(0, 20))
+    found = await inspection.progress(mine)
+    assert (found.pending, found.draining, found.ending) == (1, {}, ())
     assert found.stopped == {bucket(20.5): 1, bucket(10.5): 1}
     assert found.stopped_in_window == 0
 
 
-async def test_enough_of_its_own_are_better_than_others(told: Inspection) -> None:
-    await told.submit(stopped(0, 10))
-    mine = await told.submit(*[stopped(0, 20)] * FEW)
-    assert (await told.progress(mine)).stopped == {bucket(20.5): FEW}
+async def test_enough_of_its_own_are_better_than_others(inspection: Inspection) -> None:
+    await inspection.submit(stopped(0, 10))
+    mine = await inspection.submit(*[stopped(0, 20)] * FEW)
+    assert (await inspection.progress(mine)).stopped == {bucket(20.5): FEW}
 
 
-async def test_of_others_the_last_ones_count(told: Inspection) -> None:
-    await told.submit(*[stopped(0, 10)] * 3, *[stopped(100, 20)] * OTHERS_MAX)
-    mine = await told.submit({"terminate_after": NOW})
-    assert (await told.progress(mine)).stopped == {bucket(20.5): OTHERS_MAX}
-    others = await told.records.others((await told.termination("job-103")).partition)
+async def test_of_others_the_last_ones_count(inspection: Inspection) -> None:
+    await inspection.submit(*[stopped(0, 10)] * 3, *[stopped(100, 20)] * OTHERS_MAX)
+    mine = await inspection.submit({"terminate_after": NOW})
+    assert (await inspection.progress(mine)).stopped == {bucket(20.5): OTHERS_MAX}
+    others = await inspection.records.past_durations(
+        (await inspection.termination("job-103")).partition
+    )
     assert others is not None
     assert others.rest(0).quantile_s(0.5) == pytest.approx(20, rel=0.1)
 
 
 @pytest.mark.parametrize("took_s", [0.2, 127, 128, 1000, 80_000])
-async def test_how_long_drains_took_is_told_nearly(told: Inspection, took_s: float) -> None:
-    operation_id = await told.submit(*[stopped(0, took_s)] * FEW)
-    ((index, jobs),) = (await told.progress(operation_id)).stopped.items()
+async def test_how_long_drains_took_is_told_nearly(inspection: Inspection, took_s: float) -> None:
+    operation_id = await inspection.submit(*[stopped(0, took_s)] * FEW)
+    ((index, jobs),) = (await inspection.progress(operation_id)).stopped.items()
     assert jobs == FEW
     assert abs(index - bucket(took_s)) <= 1
 
 
-async def test_the_latest_ends_are_enough(told: Inspection) -> None:
-    operation_id = await told.submit(
+async def test_the_latest_ends_are_enough(inspection: Inspection) -> None:
+    operation_id = await inspection.submit(
         *(draining(0, ending(2000 + number)) for number in range(ENDING_MAX + 3))
     )
-    found = await told.progress(operation_id)
+    found = await inspection.progress(operation_id)
     assert [forecast.p90_at for forecast in found.ending] == [
         later(2000 + number) for number in range(ENDING_MAX + 2, 2, -1)
     ]
 
 
-async def test_calls_ahead_are_waited_for(told: Inspection) -> None:
+async def test_calls_ahead_are_waited_for(inspection: Inspection) -> None:
     """As many of each other operation as of this one, unless they begin later."""
-    await told.submit({}, {}, {})
-    await told.submit({}, {}, not_before=later(5000))
-    mine = await told.submit({}, {}, {}, {}, {})
-    await told.submit({}, {})
-    assert (await told.progress(mine, calls_per_s=2)).last_call_s == 5.0
-    assert (await told.progress(mine, calls_per_s=4)).last_call_s == 2.5
-    assert (await told.progress(mine)).begins_at is None
+    await inspection.submit({}, {}, {})
+    await inspection.submit({}, {}, not_before=later(5000))
+    mine = await inspection.submit({}, {}, {}, {}, {})
+    await inspection.submit({}, {})
+    assert (await inspection.progress(mine, calls_per_s=2)).last_dispatch_s == 5.0
+    assert (await inspection.progress(mine, calls_per_s=4)).last_dispatch_s == 2.5
+    assert (await inspection.progress(mine)).begins_at is None
 
 
-async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(told: Inspection) -> None:
-    await told.submit({}, {}, {})
-    mine = await told.submit({}, {}, not_before=later(5000))
-    found = await told.progress(mine)
-    assert (found.begins_at, found.last_call_s) == (later(5000), 1.0)
-    begun = await Inspection(told._database, later(6000)).progress(mine)
-    assert begun.last_call_s == 2.0
+async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(
+    inspection: Inspection,
+) -> None:
+    await inspection.submit({}, {}, {})
+    mine = await inspection.submit({}, {}, not_before=later(5000))
+    found = await inspection.progress(mine)
+    assert (found.begins_at, found.last_dispatch_s) == (later(5000), 1.0)
+    begun = await Inspection(inspection._database, later(6000)).progress(mine)
+    assert begun.last_dispatch_s == 2.0
 
 
-async def test_jobs_that_others_want_as_well_are_waited_for_once(told: Inspection) -> None:
-    first = await told.submit(*[{}] * 20)
-    mine = await submit(told.records, 2, *[f"job-{number}" for number in range(15, 20)])
-    await submit(told.records, 3, "job-0", "job-1")
-    await submit(told.records, 4, "job-0", "job-1")
-    assert (await told.progress(mine)).last_call_s == (5 + 5) / 2
-    assert (await told.progress(first)).last_call_s == 20 / 2
+async def test_jobs_that_others_want_as_well_are_waited_for_once(inspection: Inspection) -> None:
+    first = await inspection.submit(*[{}] * 20)
+    mine = await submit(inspection.records, 2, *[f"job-{number}" for number in range(15, 20)])
+    await submit(inspection.records, 3, "job-0", "job-1")
+    await submit(inspection.records, 4, "job-0", "job-1")
+    assert (await inspection.progress(mine)).last_dispatch_s == (5 + 5) / 2
+    assert (await inspection.progress(first)).last_dispatch_s == 20 / 2
 
 
 async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database: Database) -> None:
-    told = Inspection(database, later(20))
-    found = await told.progress(await told.submit(stopped(0, 10), stopped(0, 10)))
-    assert (found.stopped_in_window, found.lately_s) == (2, 20.0)
+    inspection = Inspection(database, later(20))
+    found = await inspection.progress(await inspection.submit(stopped(0, 10), stopped(0, 10)))
+    assert (found.stopped_in_window, found.window_s) == (2, 20.0)
 
 
 async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
     database: Database,
 ) -> None:
-    """What went down later than now does not count."""
-    told = Inspection(database, later(-500))
-    found = await told.progress(
-        await told.submit(stopped(-530, 10), stopped(-600, 10), stopped(-480, 10))
+    """Jobs that stopped later than now do not count."""
+    inspection = Inspection(database, later(-500))
+    found = await inspection.progress(
+        await inspection.submit(stopped(-530, 10), stopped(-600, 10), stopped(-480, 10))
     )
-    assert (found.stopped_in_window, found.lately_s) == (1, 60.0)
+    assert (found.stopped_in_window, found.window_s) == (1, 60.0)
 
 
-async def test_what_ended_otherwise_tells_nothing_of_drains(told: Inspection) -> None:
+async def test_what_ended_otherwise_tells_nothing_of_drains(inspection: Inspection) -> None:
     ended = {"state": State.ALREADY_FINISHED, "next_poll_at": None, "finished_at": NOW}
-    await told.submit(ended, ended | {"state": State.VERIFIED})
-    assert (await told.progress(await told.submit({}))).stopped == {}
+    await inspection.submit(ended, ended | {"state": State.VERIFIED})
+    assert (await inspection.progress(await inspection.submit({}))).stopped == {}
 
 
-async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(told: Inspection) -> None:
-    """Another operation that joins a job may make its window longer."""
+async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(
+    inspection: Inspection,
+) -> None:
+    """Another operation that joins a job may extend its window."""
     settling = [stopped(100, took_s, State.SETTLING) for took_s in (20, 40, 30)]
-    only = await told.progress(await told.submit(*settling, stopped(900, 50)))
+    only = await inspection.progress(await inspection.submit(*settling, stopped(900, 50)))
     assert (only.settle_until, only.settle_s) == (later(170), None)
-    mine = await told.submit(stopped(100, 20, State.SETTLING), {}, draining(0))
-    await submit(told.records, 9, "job-6", settle_s=300.0)
-    found = await told.progress(mine)
+    mine = await inspection.submit(stopped(100, 20, State.SETTLING), {}, draining(0))
+    await submit(inspection.records, 9, "job-6", settle_s=300.0)
+    found = await inspection.progress(mine)
     assert (found.settle_until, found.settle_s) == (later(150), 300.0)
-    ended = await told.progress(await told.submit(stopped(100, 20)))
+    ended = await inspection.progress(await inspection.submit(stopped(100, 20)))
     assert (ended.settle_until, ended.settle_s) == (None, None)

@@ -1,4 +1,4 @@
-"""How many calls a second a partition makes, counted from its attempts."""
+"""The rate of TerminateJob calls of a partition, counted from its attempts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BEGAN_S = 100.0
 async def called(
     database: Database, action: str, sent_s: Sequence[float], partition: str = PARTITION
 ) -> None:
-    """Have attempts sent so long after NOW."""
+    """Store attempts sent these seconds after NOW."""
 
     async def work(transaction: Transaction) -> None:
         await transaction.execute(
@@ -75,7 +75,7 @@ async def used_per_s(database: Database, at_s: float) -> float:
 async def test_calls_are_counted_since_the_operation_began_or_for_ten_seconds(
     database: Database, sent_s: Sequence[float], asked_s: float, used: float
 ) -> None:
-    """Those of later than now were made before the clock was put back."""
+    """Attempts later than now were made before the clock was put back."""
     records = SqlRecords(database, lambda: NOW)
     await submit(records, 1, "job-1")
     await submit(records, 2, "job-2", created_at=later(BEGAN_S))

@@ -1,4 +1,4 @@
-"""What the log tells of operations, on every database: one line each, once it is committed."""
+"""Log lines about operations, on every database: one line each, written after the commit."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ HERE = "account 'main' in ap-guangzhou"
 
 
 class Log:
-    """The lines told since it was last asked."""
+    """The lines logged since the last call of ``lines``."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self._caplog = caplog
         caplog.set_level(logging.INFO, "orchestrator.store")
 
     def lines(self) -> list[str]:
-        told = [record for record in self._caplog.records if record.levelno == logging.INFO]
-        assert all(record.getMessage().isprintable() for record in told)
-        lines = [record.getMessage() for record in told]
+        logged = [record for record in self._caplog.records if record.levelno == logging.INFO]
+        assert all(record.getMessage().isprintable() for record in logged)
+        lines = [record.getMessage() for record in logged]
         self._caplog.clear()
         return lines
 
@@ -65,13 +65,13 @@ async def found(records: SqlRecords, number: int, job_id: str) -> Termination:
 
 
 async def test_an_operation_is_told_when_it_is_accepted(records: SqlRecords, log: Log) -> None:
-    """With what people typed quoted, so that none of it looks like a line."""
+    """Text that people typed is quoted, so that no part of it looks like a log line."""
     typed = {"requested_by": FORGED, "reason": FORGED, "account": FORGED}
     await submit(records, 1, "job-1", "job-2", **typed, idempotency_key="k")
     (line,) = log.lines()
     assert line == (
         f"operation op_1 accepted: 2 jobs of account {ESCAPED} in ap-guangzhou, "
-        f"asked for by {ESCAPED}: {ESCAPED}"
+        f"requested by {ESCAPED}: {ESCAPED}"
     )
     again: dict[str, Any] = {"requested_by": FORGED, "idempotency_key": "k"}
     assert (await records.create(operation(2, "job-1", **again), ["trm_2"])).replayed
@@ -81,7 +81,7 @@ async def test_an_operation_is_told_when_it_is_accepted(records: SqlRecords, log
 
 
 async def call(store: PartitionStore, records: SqlRecords, number: int, job_id: str) -> None:
-    """Have the job called as the dispatcher does."""
+    """Call TerminateJob for the job as the dispatcher does."""
     queued = await found(records, number, job_id)
     runs = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
     await store.apply([(queued, runs)], NOW)
@@ -104,18 +104,18 @@ def straggler(number: int, index: int = 0) -> Straggler:
 async def test_the_first_call_of_an_operation_is_told(
     store: PartitionStore, records: SqlRecords, log: Log
 ) -> None:
-    """Once for each operation, whichever of its jobs it is; those of another are not its own."""
+    """Once for each operation, for any of its jobs, but not for the jobs of other operations."""
     await submit(records, 1, "job-1", "job-2")
     await submit(records, 2, "job-2", "job-3")
     await submit(records, 3, "job-2")
     await submit(records, 4, "job-4")
     log.lines()
     await call(store, records, 1, "job-1")
-    assert log.lines() == ["operation op_1: first call: TerminateJob for job-1"]
+    assert log.lines() == ["operation op_1: first API call: TerminateJob for job-1"]
     await call(store, records, 1, "job-2")
     assert log.lines() == [
-        "operation op_2: first call: TerminateJob for job-2",
-        "operation op_3: first call: TerminateJob for job-2",
+        "operation op_2: first API call: TerminateJob for job-2",
+        "operation op_3: first API call: TerminateJob for job-2",
     ]
     await call(store, records, 2, "job-3")
     await submit(records, 5, "job-1")
@@ -123,19 +123,19 @@ async def test_the_first_call_of_an_operation_is_told(
         "operation op_5 accepted",
     ]
     await store.instances.start(straggler(1), NOW)
-    assert log.lines() == ["operation op_5: first call: TerminateTaskInstance for job-1"]
+    assert log.lines() == ["operation op_5: first API call: TerminateTaskInstance for job-1"]
     await store.instances.start(straggler(4), NOW)
-    assert log.lines() == ["operation op_4: first call: TerminateTaskInstance for job-4"]
+    assert log.lines() == ["operation op_4: first API call: TerminateTaskInstance for job-4"]
     await store.instances.start(straggler(4, 1), NOW)
     assert log.lines() == []
 
 
 @pytest.mark.parametrize(
-    ("escalation_level", "told"),
+    ("escalation_level", "step"),
     [
         (EscalationLevel.INSTANCES, "TerminateTaskInstance for each live one, round 2"),
         (EscalationLevel.MACHINES, "TerminateInstances for the machine of each live one"),
-        (EscalationLevel.MANUAL, "left to a person"),
+        (EscalationLevel.MANUAL, "manual action is required"),
     ],
 )
 async def test_stragglers_that_are_escalated_are_told(
@@ -144,7 +144,7 @@ async def test_stragglers_that_are_escalated_are_told(
     database: Database,
     log: Log,
     escalation_level: EscalationLevel,
-    told: str,
+    step: str,
 ) -> None:
     await submit(records, 1, "job-1")
     draining = {"state": State.DRAINING, "instances": LIVE}
@@ -160,7 +160,7 @@ async def test_stragglers_that_are_escalated_are_told(
     )
     changes = [(before, replace(escalated, after=after))]
     await store.apply(changes, NOW)
-    line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not go down: {told}"
+    line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not go down: {step}"
     assert log.lines() == [line]
     await store.apply(changes, NOW)
     assert log.lines() == [], "it was written before"
@@ -169,7 +169,7 @@ async def test_stragglers_that_are_escalated_are_told(
 async def test_a_job_that_runs_again_in_its_settle_window_is_told(
     store: PartitionStore, records: SqlRecords, database: Database, log: Log
 ) -> None:
-    """And nothing of a look that changes no state."""
+    """A poll that changes no state is not logged."""
     await submit(records, 1, "job-1")
     settling = {"state": State.SETTLING, "evidence": 3, "settle_until": later(30)}
     await know(database, await found(records, 1, "job-1"), **settling)
@@ -179,13 +179,15 @@ async def test_a_job_that_runs_again_in_its_settle_window_is_told(
     assert log.lines() == []
     before = await found(records, 1, "job-1")
     await store.apply([(before, decide(before, swept(JobState.RUNNING), NOW, POLICY))], NOW)
-    assert log.lines() == [f"job-1 (trm_1_job-1, {HERE}) is not down after all: the job runs again"]
+    assert log.lines() == [
+        f"job-1 (trm_1_job-1, {HERE}) is not stopped after all: the job runs again"
+    ]
 
 
 async def end(
     store: PartitionStore, records: SqlRecords, job_id: str, seen: Observation | None = None
 ) -> None:
-    """Have the job of the first operation end: it is found finished, if nothing else is seen."""
+    """End the job of the first operation; by default it was found finished."""
     before = await found(records, 1, job_id)
     counted = replace(before, instances_submitted=STOPPED.total)
     decision = decide(counted, seen or read(JobState.FAILED), later(42), POLICY)
@@ -195,9 +197,9 @@ async def end(
 async def test_an_operation_is_told_when_it_has_finished(
     store: PartitionStore, records: SqlRecords, log: Log
 ) -> None:
-    """With the last of its jobs, however many operations that finishes.
+    """When its last job ends, for every operation that this finishes.
 
-    How long it took is left out where the clock was put back.
+    The duration is left out if the clock was put back.
     """
     await submit(records, 1, "job-1", "job-2", "job-3")
     await submit(records, 2, "job-3", created_at=later(2), account="main")
@@ -216,11 +218,11 @@ async def test_an_operation_is_told_when_it_has_finished(
 
 
 @pytest.mark.parametrize(
-    ("reterminate_max", "reterminate_for_s", "told"),
+    ("reterminate_max", "reterminate_for_s", "step"),
     [
-        (0, None, "it is not kept down"),
-        (0, 600.0, "it was brought down again as often as engine.reterminate_max allows"),
-        (1, 600.0, "operation op_9 brings it down again"),
+        (0, None, "it is not terminated again"),
+        (0, 600.0, "it was terminated again as often as engine.reterminate_max allows"),
+        (1, 600.0, "operation op_9 terminates it again"),
     ],
 )
 async def test_a_job_that_came_back_is_told(
@@ -229,29 +231,31 @@ async def test_a_job_that_came_back_is_told(
     log: Log,
     reterminate_max: int,
     reterminate_for_s: float | None,
-    told: str,
+    step: str,
 ) -> None:
-    """And the operation that keeps it down as any other."""
+    """So is the operation that terminates it again, like any other."""
     await submit(records, 1, "job-1", revival_watch_s=600.0, reterminate_for_s=reterminate_for_s)
     await end(store, records, "job-1")
     log.lines()
-    (watched,) = await store.to_watch(later(100), 10)
+    (watched,) = await store.due_for_revival_check(later(100), 10)
     poll_kind = RevivalCheck(termination=watched, ends=True, came_back=read(JobState.RUNNING, LIVE))
-    await store.watch(
+    await store.record_revival_checks(
         [poll_kind], later(50), reterminate_max=reterminate_max, new_id=lambda prefix: f"{prefix}_9"
     )
     *accepted, line = log.lines()
     assert line == (
-        f"job-1 (trm_1_job-1, {HERE}) was revived after it was down, and was seen RUNNING: {told}"
+        f"job-1 (trm_1_job-1, {HERE}) was revived after it had stopped, and is RUNNING: {step}"
     )
-    kept = ["operation op_9 accepted: 1 job of account 'main' in ap-guangzhou, asked for by 'me': "]
-    assert [each[: len(kept[0])] for each in accepted] == kept * ("op_9" in told)
+    again = [
+        "operation op_9 accepted: 1 job of account 'main' in ap-guangzhou, requested by 'me': "
+    ]
+    assert [each[: len(again[0])] for each in accepted] == again * ("op_9" in step)
 
 
 async def test_what_is_not_committed_is_not_told(
     records: SqlRecords, database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither where a write fails, nor where the database is lost right before the commit."""
+    """Neither if a write fails, nor if the database is lost right before the commit."""
 
     def lost() -> None:
         raise OSError("the file was moved away")

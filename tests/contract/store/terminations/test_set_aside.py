@@ -1,4 +1,4 @@
-"""A row that cannot be read: it alone is set aside, and is shown as far as it can be."""
+"""A row that cannot be decoded: it alone is set aside, and its readable part is shown."""
 
 from __future__ import annotations
 
@@ -85,33 +85,33 @@ async def run(database: Database, statement: str, **values: object) -> None:
     await database.write(work)
 
 
-def told(error: str) -> str:
+def unreadable(error: str) -> str:
     return f"its row in the database cannot be read: {error}"
 
 
 async def found(store: PartitionStore) -> set[str]:
-    """The jobs that each read of a loop finds, together."""
+    """Return the jobs that the reads of all loops find."""
     now = later(4000)
-    called, _ = await store.callable(now, 100, capture_wait_s=0)
-    planned = await store.planned(now, 100, *KINDS, *PLANNED)
+    called, _ = await store.ready_to_terminate(now, 100, capture_wait_s=0)
+    planned = await store.next_polls(now, 100, *KINDS, *PLANNED)
     to_capture, to_read = await store.instances.to_read(now, 100)
     everything = [
         *(row for rows in planned.values() for row in rows),
         *called,
         *to_capture,
         *to_read,
-        *await store.to_watch(now, 100),
-        *await store.unanswered(),
-        *await store.uncounted(now, None, 100),
+        *await store.due_for_revival_check(now, 100),
+        *await store.with_open_attempts(),
+        *await store.with_stale_counters(now, None, 100),
         *await store.draining([f"trm_1_{job}" for job in (BAD, GOOD, OTHER)]),
     ]
-    await store.instances.next_in_rounds()
+    await store.instances.next_escalation_target()
     await store.instances.machines_due(now, now, 100)
     return {row.job_id for row in everything}
 
 
 async def assert_alone_set_aside(database: Database, store: PartitionStore, operation: str) -> None:
-    """All loops go on with the others, and everybody who asks is answered."""
+    """All loops go on with the other jobs, and all requests are answered."""
     records = SqlRecords(database, lambda: later(5))
     # Before any loop has met it, and afterwards.
     for _ in range(2):
@@ -119,7 +119,7 @@ async def assert_alone_set_aside(database: Database, store: PartitionStore, oper
         assert [record.termination.job_id for record in shown] == [BAD, GOOD, OTHER]
         why = shown[0].termination.set_aside
         assert why is not None
-        assert why.startswith(told(""))
+        assert why.startswith(unreadable(""))
         assert [record.termination.set_aside for record in shown[1:]] == [None, None]
         alone = await records.termination(shown[0].termination.id)
         assert alone is not None
@@ -161,7 +161,7 @@ async def state_of(database: Database, column: str) -> Any:
 
 
 async def planted(database: Database, records: SqlRecords, column: str, value: str) -> str:
-    """An operation of three jobs that drain; the row of one holds this."""
+    """An operation of three jobs that drain; the row of one of them holds this value."""
     operation = await submit(records, 1, BAD, GOOD, OTHER)
     for record in await records.terminations(after=0, limit=10):
         await know(
@@ -214,7 +214,7 @@ async def test_one_that_a_wrong_clock_set_aside_is_read_again_once_that_is_put_r
 async def test_one_of_no_region_stops_no_call_for_the_others(
     database: Database, store: PartitionStore, records: SqlRecords, region: str
 ) -> None:
-    """No host can be named for it."""
+    """There is no host for an unknown region."""
     await planted(database, records, "region", f"'{region}'")
     assert await found(store) == {GOOD, OTHER}
     assert await records.set_aside(10) == (1, [f"trm_1_{BAD}"])
@@ -238,7 +238,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     assert await found(store) == {GOOD, OTHER}
     (logged,) = caplog.records
     assert f"termination trm_1_{BAD} is set aside and read again every 60 s" in logged.message
-    assert "'upstairs' is not a valid Rung" in logged.message
+    assert "'upstairs' is not a valid EscalationLevel" in logged.message
     await run(database, "UPDATE terminations SET escalation_level = 'none'")
     assert await found(store) == {GOOD, OTHER}, "before its time"
     await store.take_up(MUCH_LATER)
@@ -260,10 +260,10 @@ async def test_an_answer_that_was_lost_is_looked_for_again_then(
     attempt = NewAttempt(action="TerminateJob", target=BAD, sent_at=NOW)
     assert await store.start_attempt(ready, decide(ready, CallStarted(), NOW, POLICY), attempt)
     await run(database, "UPDATE terminations SET escalation_level = 'upstairs'")
-    assert await store.unanswered() == []
+    assert await store.with_open_attempts() == []
     await run(database, "UPDATE terminations SET escalation_level = 'none'")
     await store.take_up(MUCH_LATER)
-    assert [each.job_id for each in await store.unanswered()] == [BAD]
+    assert [each.job_id for each in await store.with_open_attempts()] == [BAD]
 
 
 # --- rows of other tables ------------------------------------------------------------------------
@@ -309,7 +309,7 @@ async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
     seen = "settle_from = acknowledged_at, instances_observed_at = acknowledged_at"
     await run(database, f"UPDATE terminations SET {ended}, {seen}")
     await run(database, f"UPDATE terminations SET settle_from = 'noon' WHERE job_id = '{BAD}'")
-    assert await records.others(PARTITION) is not None
+    assert await records.past_durations(PARTITION) is not None
 
 
 async def test_a_step_of_the_clock_leaves_what_is_no_time_as_it_is(
@@ -404,7 +404,7 @@ FINITE: Final = [
 
 @pytest.mark.parametrize(("table", "column"), FINITE)
 async def test_no_infinity_can_be_stored(database: Database, table: str, column: str) -> None:
-    """By the text of the table's check, whatever else the table asks of a row."""
+    """The table's own check refuses it, whatever other checks the table has."""
     if not database.dialect.shared:
         pytest.skip("SQLite has no such times")
     columns = {name: schema.metadata.tables[t].c[name].type for t, name in FINITE if t == table}

@@ -1,4 +1,4 @@
-"""Operations take turns: in first polls, in captures and in calls."""
+"""Operations take turns: in first polls, in captures and in TerminateJob calls."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 AT = later(100)
-"""When everything happens here."""
+"""The time of everything in these tests."""
 
 
 @dataclass
 class Queue:
-    """Operations of which job A-3 is the third one of operation A, and the calls made for them."""
+    """Operations with numbered jobs (A-3 is the third job of operation A), and the calls made."""
 
     database: Database
     records: SqlRecords = field(init=False)
@@ -58,8 +58,8 @@ class Queue:
         await self.records.create(new, [f"trm_{name}_{job_id}" for job_id in ids])
 
     async def poll(self, state: JobState = JobState.RUNNING) -> list[str]:
-        """A first poll of all that wait for one, in their turns; returns their jobs."""
-        rows = (await self.store.planned(AT, 1000, FIRST_POLLS))[FIRST_POLLS]
+        """Make the first poll of all jobs that wait for one, in their turns; return the jobs."""
+        rows = (await self.store.next_polls(AT, 1000, FIRST_POLLS))[FIRST_POLLS]
         await self.see(rows, state)
         return [row.job_id for row in rows]
 
@@ -72,11 +72,11 @@ class Queue:
         await self.poll()
 
     async def next(self) -> Termination | None:
-        ready, _ = await self.store.callable(AT, 1, capture_wait_s=0)
+        ready, _ = await self.store.ready_to_terminate(AT, 1, capture_wait_s=0)
         return ready[0] if ready else None
 
     async def call(self, refusal: CloudError | None = None) -> str | None:
-        """Make the next call; returns its job."""
+        """Make the next call; return its job."""
         before = await self.next()
         if before is None:
             return None
@@ -154,7 +154,7 @@ async def test_the_jobs_of_one_operation_are_called_in_the_order_of_submission(
 
 @pytest.mark.parametrize("called", [0, 7, 40])
 async def test_one_that_comes_later_begins_at_the_current_turn(queue: Queue, called: int) -> None:
-    """It does not wait for what came before, and takes nothing back."""
+    """It neither waits for earlier operations, nor makes up for the turns before it."""
     await queue.queued("A", 40)
     await queue.call_all(at_most=called)
     await queue.queued("B", 40)
@@ -167,7 +167,7 @@ async def test_one_that_comes_later_begins_at_the_current_turn(queue: Queue, cal
 
 async def test_who_came_late_while_nobody_waited_is_no_better_off(queue: Queue) -> None:
     await queue.submit("A", 20)
-    rows = (await queue.store.planned(AT, 10, FIRST_POLLS))[FIRST_POLLS]
+    rows = (await queue.store.next_polls(AT, 10, FIRST_POLLS))[FIRST_POLLS]
     await queue.see(rows, JobState.RUNNING)
     assert len(await queue.call_all()) == 10
     await queue.submit("B", 20)
@@ -179,7 +179,7 @@ async def test_who_came_late_while_nobody_waited_is_no_better_off(queue: Queue) 
 async def test_a_stream_of_single_cancels_stops_nobody(
     queue: Queue, singles: int, called: int
 ) -> None:
-    """With as many of them as there are calls, ever more operations share each turn."""
+    """With one new cancel for each call, more and more operations share each turn."""
     await queue.queued("A", 20)
     for number in range(20):
         if number % 2 == 0 or singles == 20:
@@ -231,7 +231,7 @@ async def test_a_call_that_was_one_too_many_keeps_its_turn(queue: Queue) -> None
 
 
 async def test_calls_that_never_left_take_no_turns(queue: Queue) -> None:
-    """After a network outage a single cancel does not wait for all that was tried in it."""
+    """After a network outage a single cancel does not wait for all the failed attempts."""
     await queue.queued("A", 20)
     for _ in range(20):
         await queue.call(failure(CloudErrorKind.NOT_SENT))
@@ -250,7 +250,7 @@ RAN_AGAIN = [swept(JobState.SUBMITTED, at=AT), swept(JobState.RUNNING, at=AT)]
 async def test_jobs_that_are_called_again_take_their_turns_anew(
     queue: Queue, polls: list[JobSeen]
 ) -> None:
-    """They do not go before the jobs of others."""
+    """They do not go before other operations' jobs."""
     await queue.queued("A", 10)
     await queue.call_all()
     await queue.queued("B", 10)
@@ -277,18 +277,18 @@ async def test_one_that_was_to_begin_later_takes_no_turns_back(queue: Queue) -> 
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_the_place_that_is_told_is_the_place_it_has(queue: Queue, seed: int) -> None:
-    """Whatever has come and was called before, as long as nothing else comes."""
+    """Whatever was submitted and called before, as long as nothing else is submitted."""
     random = Random(seed)
     for number in range(8):
         await queue.queued("ABCDEFGH"[number], random.randrange(1, 9))
         await queue.call_all(at_most=random.randrange(4))
     records = await queue.records.terminations(after=0, limit=1000, state=State.QUEUED)
-    told = {record.termination.job_id: record.ahead for record in records}
+    shown = {record.termination.job_id: record.ahead for record in records}
     one = await queue.records.termination(records[-1].termination.id)
     assert one is not None
     assert one.ahead == records[-1].ahead
     made = await queue.call_all()
-    assert told == {job_id: place for place, job_id in enumerate(made)}
+    assert shown == {job_id: place for place, job_id in enumerate(made)}
 
 
 async def test_machines_are_captured_in_the_order_of_the_calls(queue: Queue) -> None:
@@ -304,17 +304,17 @@ async def test_machines_are_captured_in_the_order_of_the_calls(queue: Queue) -> 
 async def test_few_ids_do_not_wait_for_the_first_polls_of_many(queue: Queue) -> None:
     await queue.submit("A", 500)
     await queue.submit("B", 3)
-    rows = (await queue.store.planned(AT, 10, FIRST_POLLS))[FIRST_POLLS]
+    rows = (await queue.store.next_polls(AT, 10, FIRST_POLLS))[FIRST_POLLS]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
 
 async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(queue: Queue) -> None:
     await queue.submit("A", 500)
     await queue.submit("B", 3)
-    polled = (await queue.store.planned(AT, 600, FIRST_POLLS))[FIRST_POLLS]
+    polled = (await queue.store.next_polls(AT, 600, FIRST_POLLS))[FIRST_POLLS]
     changes = [(row, Decision(after=replace(row, poll_kind=PollKind.SINGLE))) for row in polled]
     await queue.store.apply(changes, AT)
-    rows = (await queue.store.planned(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
+    rows = (await queue.store.next_polls(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
 
@@ -322,10 +322,10 @@ async def test_first_polls_of_one_that_comes_later_begin_where_the_others_are(
     queue: Queue,
 ) -> None:
     await queue.submit("A", 100)
-    rows = (await queue.store.planned(AT, 60, FIRST_POLLS))[FIRST_POLLS]
+    rows = (await queue.store.next_polls(AT, 60, FIRST_POLLS))[FIRST_POLLS]
     await queue.see(rows, JobState.RUNNING)
     await queue.submit("B", 100)
-    rows = (await queue.store.planned(AT, 40, FIRST_POLLS))[FIRST_POLLS]
+    rows = (await queue.store.next_polls(AT, 40, FIRST_POLLS))[FIRST_POLLS]
     names = by_operation([row.job_id for row in rows])
     assert abs(names.count("A") - names.count("B")) <= 2
 

@@ -16,7 +16,7 @@ from tests.unit.domain.histories import certified, one_of_each_end, verified
 
 GET = "GET /v1/operations/op_1/certificate"
 MADE = certified(one_of_each_end())
-VALID = f"valid: op_1: 2 of 6 jobs proven down\ndigest {MADE.digest}\n"
+VALID = f"valid: op_1: 2 of 6 jobs proven stopped\ndigest {MADE.digest}\n"
 CHANGED = MADE.data.replace(b"request-1", b"request-3", 1)
 
 
@@ -28,7 +28,7 @@ def file(tmp_path):
 
 
 def offline(*arguments: str):
-    """Run it where no daemon is, nor could be asked."""
+    """Run the command with a URL at which there is no daemon."""
     return CliRunner().invoke(app, ["--url", "none", "certificate", *arguments])
 
 
@@ -36,7 +36,7 @@ def offline(*arguments: str):
 
 
 def test_it_is_written_as_it_came(daemon, run):
-    """With what was found on standard error."""
+    """The certificate is on standard output, the result on standard error."""
     daemon.answer(GET, MADE.data)
     result = run("certificate", "op_1")
     assert (result.exit_code, result.stderr) == (0, VALID)
@@ -75,8 +75,8 @@ def test_one_that_is_not_valid_is_written_and_told(daemon, run, tmp_path):
     result = run("certificate", "op_1", "--output", str(path))
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        "file: digest is not that of the certificate, which was changed",
-        "job job-lost: attempt 2: it is not as event 5 tells it",
+        "file: digest does not match the certificate: the certificate was changed",
+        "job job-lost: attempt 2: it differs from event 5",
         "not valid: 2 faults",
     ]
     assert path.read_bytes() == CHANGED
@@ -86,14 +86,14 @@ def test_that_of_another_operation_is_not_valid(daemon, run):
     daemon.answer(GET.replace("op_1", "op_2"), MADE.data)
     result = run("certificate", "op_2")
     assert result.exit_code == 1
-    assert "operation: it is the certificate of op_1, not of op_2" in result.stderr
+    assert "operation: this is the certificate of op_1, not of op_2" in result.stderr
 
 
 def test_an_operation_that_there_is_not(daemon, run):
-    daemon.answer(GET, (404, problem("There is nothing here", "no operation op_1")))
+    daemon.answer(GET, (404, problem("Not found", "no operation op_1")))
     result = run("certificate", "op_1")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "There is nothing here: no operation op_1\n"
+    assert result.stderr == "Not found: no operation op_1\n"
 
 
 def test_a_file_that_cannot_be_written(daemon, run, tmp_path):
@@ -113,14 +113,14 @@ def test_a_file_is_verified_without_a_daemon(file):
 
 
 def test_every_fault_of_a_file_is_told(file):
-    """Each in a line of its own, without what a terminal would obey."""
+    """Each fault has its own line, without terminal control characters."""
     text = MADE.data.decode()
     text = text.replace('"reason":"budget"', '"reason":"\x9b31mb"')
     file.write_text(text.replace('"state":"verified"', '"state":"refused"'))
     result = offline("op_1", "--verify", str(file))
     assert result.exit_code == 1
     *faults, last = result.stderr.splitlines()
-    assert faults[0] == "file: digest is not that of the certificate, which was changed"
+    assert faults[0] == "file: digest does not match the certificate: the certificate was changed"
     assert any(fault.startswith("job job-verified: ") for fault in faults)
     assert any(fault.startswith("operation op_1: ") for fault in faults)
     assert last == f"not valid: {len(faults)} faults"
@@ -131,7 +131,7 @@ def test_a_file_of_another_operation(file):
     result = offline("op_2", "--verify", str(file))
     assert result.exit_code == 1
     assert result.stderr == (
-        "operation: it is the certificate of op_1, not of op_2\nnot valid: 1 fault\n"
+        "operation: this is the certificate of op_1, not of op_2\nnot valid: 1 fault\n"
     )
 
 
@@ -142,26 +142,26 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
-        ((), "name the operation, or a file to --verify"),
+        ((), "give an operation id, or a file with --verify"),
         (("op_1", "--verify", "a", "--output", "b"), "give one of the two"),
     ],
 )
-def test_what_is_asked_for_must_make_sense(arguments, told):
+def test_what_is_asked_for_must_make_sense(arguments, expected):
     result = offline(*arguments)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert expected in result.stderr
 
 
 def test_nothing_of_the_daemon_is_needed_to_verify(file):
-    """Not its libraries either."""
+    """Not even the libraries of the daemon are imported."""
     program = (
         "import sys; from pathlib import Path;"
         "from orchestrator.domain.audit.verification import verify;"
         "print(verify(Path(sys.argv[1]).read_bytes()), 'aiohttp' in sys.modules)"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True
     )
-    assert told.stdout == "[] False\n"
+    assert result.stdout == "[] False\n"

@@ -1,4 +1,4 @@
-"""What check-config tries and warns about: keys, ways out, and who can read what."""
+"""``orchestrator check-config``: loading of keys, routes to the cloud, and warnings."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_keys_that_are_there(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("credentials", "told"),
+    ("credentials", "expected"),
     [
         ('provider = "environment"', "set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"),
         ('provider = "profile"', "~/.tencentcloud/credentials cannot be read"),
@@ -89,19 +89,19 @@ def test_keys_that_are_there(file: Path) -> None:
         (f'provider = "static", secret_id = "A", secret_key = "{SECRET}é"', "no key has"),
     ],
 )
-def test_keys_that_are_not(file: Path, credentials: str, told: str) -> None:
-    """Of each account that lacks them, with what to do, beside all that the configuration says."""
+def test_keys_that_are_not(file: Path, credentials: str, expected: str) -> None:
+    """Each account without keys is reported with advice, beside the summary."""
     result = checked(file, account(credentials) + account(STATIC, name="fine"))
     assert result.exit_code == 1
     (error,) = errors(result)
     assert error.startswith("error: accounts.prod.credentials: ")
-    assert told in error
+    assert expected in error
     assert "account    fine, credentials: static" in result.stdout
     assert "warning: accounts.prod.credentials" not in result.stderr
 
 
 async def test_what_the_cloud_says_is_told_once_and_on_one_line(file: Path) -> None:
-    """In a process of its own, where logging has no handler."""
+    """The command runs in its own process, where logging has no handler."""
     error = {"Code": "AuthFailure", "Message": "no\x1b[31m\r\nwarning: all is \x07well"}
     refusing = Server(lambda _: web.json_response({"Response": {"Error": error}}))
     async with served(refusing.handle) as url:
@@ -117,9 +117,9 @@ async def test_what_the_cloud_says_is_told_once_and_on_one_line(file: Path) -> N
 
 
 def test_sources_that_hang(file: Path, home: Path) -> None:
-    """A named pipe that nobody writes to, and an STS that does not answer: both at once.
+    """A named pipe without a writer and an STS that does not answer are loaded concurrently.
 
-    The last takes as long as a call of the account may.
+    The STS takes as long as a call of the account may take.
     """
     os.mkfifo(home / "pipe")
     before = set(threading.enumerate())
@@ -136,18 +136,19 @@ def test_sources_that_hang(file: Path, home: Path) -> None:
         )
     assert result.exit_code == 1
     assert [line.partition(";")[0] for line in errors(result)] == [
-        f"error: accounts.{name}.credentials: no credential within 10 s" for name in ("one", "two")
+        f"error: accounts.{name}.credentials: the credential was not loaded within 10 s"
+        for name in ("one", "two")
     ]
     (hanging,) = set(threading.enumerate()) - before
     assert hanging.name == "read credentials"
     os.close(os.open(home / "pipe", os.O_RDWR | os.O_NONBLOCK))
 
 
-# --- ways out ------------------------------------------------------------------------------------
+# --- routes --------------------------------------------------------------------------------------
 
 
 def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With where it is configured, and without passwords."""
+    """Each route is shown with the setting that configures it, and without passwords."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@env.test:3128")
     monkeypatch.setenv("NO_PROXY", "cvm.ap-guangzhou.tencentcloudapi.com")
     own = f'proxy = "http://me:{SECRET}@own.test:1"'
@@ -158,16 +159,16 @@ def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyP
     )
     result = checked(file, text)
     batch, cvm = (f"{name}.ap-guangzhou.tencentcloudapi.com" for name in ("batch", "cvm"))
-    assert [line.strip() for line in result.stdout.splitlines() if " calls " in line] == [
-        f"calls    {batch} through proxy http://env.test:3128 (HTTPS_PROXY)",
-        f"calls    {cvm} directly",
-        f"calls    {batch}, {cvm} through proxy http://own.test:1 (accounts.own.proxy)",
-        f"calls    {batch}, {cvm} directly",
+    assert [line.strip() for line in result.stdout.splitlines() if " route " in line] == [
+        f"route    {batch} through proxy http://env.test:3128 (HTTPS_PROXY)",
+        f"route    {cvm} directly",
+        f"route    {batch}, {cvm} through proxy http://own.test:1 (accounts.own.proxy)",
+        f"route    {batch}, {cvm} directly",
     ]
     for_all = '[egress]\nproxy = "http://all.test:2"\n'
     result = checked(file, for_all + account(STATIC, own, name="own") + account(STATIC))
     assert [
-        line.partition(" through ")[2] for line in result.stdout.splitlines() if " calls " in line
+        line.partition(" through ")[2] for line in result.stdout.splitlines() if " route " in line
     ] == [
         "proxy http://own.test:1 (accounts.own.proxy)",
         "proxy http://all.test:2 (egress.proxy)",
@@ -175,25 +176,25 @@ def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('[egress]\nproxy = "socks5://SECRET@proxy:1"\n', "egress.proxy: must be http(s)://"),
-        ('[egress]\nca_file = "/none.pem"\n', "accounts.prod: ca_file /none.pem holds no CA"),
+        ('[egress]\nca_file = "/none.pem"\n', "accounts.prod: ca_file /none.pem has no CA"),
         ("", "HTTPS_PROXY: must be http(s)://"),
     ],
 )
 def test_a_way_that_cannot_be_used(
-    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     if not text:
         monkeypatch.setenv("HTTPS_PROXY", f"socks5://{SECRET}@proxy:1")
     result = checked(file, text.replace("SECRET", SECRET) + account(STATIC))
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert expected in result.stderr
 
 
 def test_what_may_be_meant_is_a_warning(file: Path) -> None:
-    """It is told beside what the configuration says, and ends nothing."""
+    """Warnings are printed beside the summary and do not end the command."""
     result = checked(file, account(STATIC, 'endpoint = "http://x.test"', CVM_NONE), 0o644)
     assert result.exit_code == 0
     plain, readable = result.stderr.splitlines()

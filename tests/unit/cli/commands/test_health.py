@@ -15,26 +15,26 @@ def test_ready(daemon, run):
 
 
 def test_the_url_may_stand_behind_the_command(daemon, run):
-    """As people write it in a probe."""
+    """Probes are often written in this order."""
     daemon.answer(READYZ, {"status": "ready", "troubles": {}, "more": 1})
     result = run("--url", "http://127.0.0.1:1", "health", "--url", daemon.url)
     assert (result.exit_code, result.stdout) == (0, "ready\n")
 
 
 def test_degraded_is_ready(daemon, run):
-    """And says with what."""
+    """The reasons are printed."""
     troubles = {"prod@host": "AuthFailure.SecretIdNotFound", "x": "evil\n\x1b[31m"}
     daemon.answer(READYZ, {"status": "degraded", "troubles": troubles})
     result = run("health")
-    told = "degraded; prod@host: AuthFailure.SecretIdNotFound; x: evil\n"
-    assert (result.exit_code, result.stdout) == (0, told)
+    expected = "degraded; prod@host: AuthFailure.SecretIdNotFound; x: evil\n"
+    assert (result.exit_code, result.stdout) == (0, expected)
 
 
 def test_not_ready(daemon, run):
-    daemon.answer(READYZ, (503, problem("The database cannot be used now", "it is locked")))
+    daemon.answer(READYZ, (503, problem("Database unavailable", "it is locked")))
     result = run("health")
     assert result.exit_code == 1
-    assert result.stdout == "not ready: The database cannot be used now: it is locked\n"
+    assert result.stdout == "not ready: Database unavailable: it is locked\n"
 
 
 def test_nobody_there(run):

@@ -1,4 +1,4 @@
-"""Job ids as people type them and as tools print them: all of them, or none and why."""
+"""Job ids as people type them and as tools print them: all are read, or none with a reason."""
 
 from __future__ import annotations
 
@@ -60,54 +60,62 @@ def test_both_ids_are_read(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "expected"),
     [
-        ("job-a\njob_b", 2, "'job_b' is no job id such as job-dwukenxr"),
-        ("job-a\r\n\r\njob-b!\r\n", 3, "'job-b!' is no job id"),
-        ("job-a\rx\r", 2, "'x' is no job id"),
-        ("job-a RUNNING", 1, "'RUNNING' is no job id"),
-        ("job-a\n\x1b]0;x\x07job-b", 2, r"'x\x07job-b' is no job id"),
-        ("job-\u0430", 1, r"'job-\u0430' is no job id"),
-        ("job-a\u200b", 1, r"'job-a\u200b' is no job id"),
-        ("job-a\u202e", 1, r"'job-a\u202e' is no job id"),
-        ("x" * 200, 1, f"'{'x' * 100}...' is no job id"),
-        ("job-a#b", 1, "'job-a#b' is no job id"),
-        ('job-a\n"job-b', 2, "'\"job-b' is no job id"),
-        ('"job-a""job-b"', 1, "is no job id"),
-        ('["job-a",\n""]', 2, "'' is no job id"),
-        ('["job-a",\n"job-b",', 1, "there is a [ without its ]"),
-        ('"job-a"]', 1, "there is a ] without its ["),
-        ('["job-a", null]', 1, "'null' is no job id"),
-        ('["job-a", 7]', 1, "'7' is no job id"),
-        ('["job-a",\n{"JobId": 7}]', 2, "an object has no job_id, JobId or id that is a string"),
-        ('\n{"JobName": "job-a"}', 2, "an object has no job_id"),
-        ('{\n"id": "job-a"\n}\nx', 4, "'x' is no job id"),
+        ("job-a\njob_b", 2, "'job_b' is not a job id such as job-dwukenxr"),
+        ("job-a\r\n\r\njob-b!\r\n", 3, "'job-b!' is not a job id"),
+        ("job-a\rx\r", 2, "'x' is not a job id"),
+        ("job-a RUNNING", 1, "'RUNNING' is not a job id"),
+        ("job-a\n\x1b]0;x\x07job-b", 2, r"'x\x07job-b' is not a job id"),
+        ("job-\u0430", 1, r"'job-\u0430' is not a job id"),
+        ("job-a\u200b", 1, r"'job-a\u200b' is not a job id"),
+        ("job-a\u202e", 1, r"'job-a\u202e' is not a job id"),
+        ("x" * 200, 1, f"'{'x' * 100}...' is not a job id"),
+        ("job-a#b", 1, "'job-a#b' is not a job id"),
+        ('job-a\n"job-b', 2, "'\"job-b' is not a job id"),
+        ('"job-a""job-b"', 1, "is not a job id"),
+        ('["job-a",\n""]', 2, "'' is not a job id"),
+        ('["job-a",\n"job-b",', 1, "unmatched [: its ] is missing"),
+        ('"job-a"]', 1, "unmatched ]: its [ is missing"),
+        ('["job-a", null]', 1, "'null' is not a job id"),
+        ('["job-a", 7]', 1, "'7' is not a job id"),
+        (
+            '["job-a",\n{"JobId": 7}]',
+            2,
+            "an object has no single job_id, JobId or id that is a string",
+        ),
+        ('\n{"JobName": "job-a"}', 2, "an object has no single job_id"),
+        ('{\n"id": "job-a"\n}\nx', 4, "'x' is not a job id"),
         ('{"JobSet": [{"JobId": "job-a"}]}', 1, "jq '.JobSet[].JobId'"),
-        ('{"job_id": "job-a", "JobId": "job-b"}', 1, "an object has no job_id"),
-        ('{"job_id": "job-a", "job_id": "job-b"}', 1, "an object has no job_id"),
-        ('["job-a",\n{"JobId": "job-b"', 2, "there is a { that begins no JSON object"),
-        ("{" * 100_000, 1, "there is a { that begins no JSON object"),
-        ('{"a":' * 100_000, 1, "there is a { that begins no JSON object"),
-        ("name,state\njob-a,RUNNING", 1, "'name' is no job id"),
-        ("job-a,id\njob-b,x", 1, "'id' is no job id"),
-        ("job_id,JobId\njob-a,job-b", 1, "'job_id' is no job id"),
-        ("name,job_id\na,job-a\nb,\n", 3, "'' is no job id"),
-        ("name,job_id\na,job-a\nb\n", 3, "the row has not the 2 cells of the header"),
-        ("job_id\njob-a\njob-b,job-c\n", 3, "the row has not the 1 cells of the header"),
-        ("job_id\njob-a job-b\n", 2, "'job-a job-b' is no job id"),
-        ('name,job_id\n# "\n"two\nlines",job-a\n\nx,y', 6, "'y' is no job id"),
+        ('{"job_id": "job-a", "JobId": "job-b"}', 1, "an object has no single job_id"),
+        ('{"job_id": "job-a", "job_id": "job-b"}', 1, "an object has no single job_id"),
+        ('["job-a",\n{"JobId": "job-b"', 2, "the { does not begin a JSON object"),
+        ("{" * 100_000, 1, "the { does not begin a JSON object"),
+        ('{"a":' * 100_000, 1, "the { does not begin a JSON object"),
+        ("name,state\njob-a,RUNNING", 1, "'name' is not a job id"),
+        ("job-a,id\njob-b,x", 1, "'id' is not a job id"),
+        ("job_id,JobId\njob-a,job-b", 1, "'job_id' is not a job id"),
+        ("name,job_id\na,job-a\nb,\n", 3, "'' is not a job id"),
+        ("name,job_id\na,job-a\nb\n", 3, "the row does not have the 2 cells of the header"),
+        ("job_id\njob-a\njob-b,job-c\n", 3, "the row does not have the 1 cells of the header"),
+        ("job_id\njob-a job-b\n", 2, "'job-a job-b' is not a job id"),
+        ('name,job_id\n# "\n"two\nlines",job-a\n\nx,y', 6, "'y' is not a job id"),
         (
             'name,job_id\na,job-a\n"b,job-b\nc,job-c',
             3,
-            "the row is no CSV (unexpected end of data)",
+            "the row is not valid CSV (unexpected end of data)",
         ),
-        (f"name,job_id\na,job-a\n{'x' * 200_000},job-b", 3, "the row is no CSV (field larger"),
+        (
+            f"name,job_id\na,job-a\n{'x' * 200_000},job-b",
+            3,
+            "the row is not valid CSV (field larger",
+        ),
     ],
 )
-def test_what_is_no_id_is_named_with_its_line(text, line, told):
-    """And shown in ASCII, so that neither a terminal nor an eye is deceived."""
+def test_what_is_no_id_is_named_with_its_line(text, line, expected):
+    """Mistakes are shown in ASCII, which reveals escapes and look-alike characters."""
     mistakes = read(text).mistakes
-    at, why = next(each for each in mistakes if told in each[1])
+    at, why = next(each for each in mistakes if expected in each[1])
     assert at == line
     assert why.isascii()
     assert why.isprintable()
@@ -124,9 +132,9 @@ def refused(*sources: tuple[str, str]) -> list[str]:
 def test_each_mistake_is_named_once():
     text = "x\njob-a\nx\ny\nx\n"
     assert refused(("standard input", text), ("argument 2", "y"), ("argument 3", "z")) == [
-        "standard input, line 1: 'x' is no job id such as job-dwukenxr (3 times in all)",
-        "standard input, line 4: 'y' is no job id such as job-dwukenxr (2 times in all)",
-        "argument 3: 'z' is no job id such as job-dwukenxr",
+        "standard input, line 1: 'x' is not a job id such as job-dwukenxr (3 times in all)",
+        "standard input, line 4: 'y' is not a job id such as job-dwukenxr (2 times in all)",
+        "argument 3: 'z' is not a job id such as job-dwukenxr",
     ]
 
 
@@ -138,9 +146,9 @@ def test_not_more_mistakes_are_told_than_anybody_reads():
 
 @pytest.mark.parametrize("empty", ["", "\n", " ,", "# job-b", "[]", "job_id\n"])
 def test_a_source_that_holds_nothing_is_a_mistake(empty):
-    """A command before it failed, or a variable is not set."""
+    """The usual cause is a failed command or an unset variable."""
     assert refused(("argument 1", "job-a"), ("argument 2", empty.strip("\n"))) == [
-        "argument 2: there is no job id"
+        "argument 2: contains no job id"
     ]
 
 
@@ -150,7 +158,7 @@ def test_ids_of_all_sources_stand_in_their_order():
     ]
 
 
-# --- whatever tool printed them ------------------------------------------------------------------
+# --- printed by any tool -------------------------------------------------------------------------
 
 IDS = st.lists(st.from_regex(JOB_ID, fullmatch=True), min_size=1, max_size=8)
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff\r"), max_size=6)
@@ -187,7 +195,7 @@ def as_csv(draw: st.DrawFn, ids: list[str]) -> str:
     )
     place = draw(st.integers(0, 2))
     rows = [(draw(st.sampled_from(["job_id", "JobId", "Job ID", "id"])), "a", "b")]
-    # A first cell that begins with # would be a comment, as people mean it.
+    # A first cell that begins with # would be a comment.
     rows += [(each, f"x{draw(CELLS)}", f"x{draw(CELLS)}") for each in ids]
     writer.writerows([*row[1 : 1 + place], row[0], *row[1 + place :]] for row in rows)
     return file.getvalue()
@@ -198,7 +206,7 @@ FORMS = st.sampled_from([as_words, as_json, as_csv])
 
 @given(st.data(), IDS, FORMS, st.booleans(), st.sampled_from(["\n", "\r\n"]))
 def test_what_tools_print_is_read_whole(data, ids, form, mark, newline):
-    """Every id in its order, and no other."""
+    """Every id is read in order, and nothing else."""
     text = data.draw(form(ids)).replace("\n", newline)
     reading = read("\ufeff" * mark + text)
     assert (reading.ids, reading.mistakes) == (ids, [])
@@ -210,7 +218,7 @@ PIECES = [*"ab-{}[]\"',;#\n\r\t \\:\x1b\u200b", "job-a", "job-b", "id", "JobId",
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
 @example('""a\tid')
 def test_nothing_is_passed_over(text):
-    """Every id is taken, or the whole is refused, but for comments and CSV's other columns."""
+    """Every id is read or the whole text is refused, except comments and other CSV columns."""
     reading = read(text)
     for line, why in reading.mistakes:
         assert 1 <= line <= len(text) + 1

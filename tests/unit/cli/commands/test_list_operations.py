@@ -23,7 +23,7 @@ def named(number: int, **more):
 
 
 def test_a_line_for_each_operation(daemon, run):
-    """Its cells are parted by tabs: none holds one, and none is empty."""
+    """Cells are separated by tabs: no cell contains one, and none is empty."""
     odd = named(2, reason="over\tbudget:\n\x1b[31mteam A", requested_by="\x1b[0m")
     ended = operation("finished", "verified", verified=3)
     ended["progress"]["revived"] = 2
@@ -53,7 +53,7 @@ def test_that_there_is_none_is_told(daemon, run):
 
 
 def test_page_after_page_until_there_are_enough(daemon, run):
-    """A daemon that gives more than was asked for changes nothing."""
+    """A daemon that returns more than requested changes nothing."""
     pages = [page(*(named(n) for n in range(start, start + 3)), following="t") for start in (1, 4)]
     daemon.answer(LIST, *pages)
     result = run("list", "--limit", "5")
@@ -73,10 +73,10 @@ def test_what_cannot_be_asked_for(daemon, run, arguments):
 
 
 def test_an_error_of_the_daemon_is_told(daemon, run):
-    daemon.answer(LIST, (401, problem("Who calls is not known", "send a token")))
+    daemon.answer(LIST, (401, problem("Authentication required", "send a token")))
     result = run("list")
     assert result.exit_code == 2
-    assert "Who calls is not known: send a token" in result.stderr
+    assert "Authentication required: send a token" in result.stderr
 
 
 WORDS = ["our", "team", "is", "over", "its", "budget", "since", "last", "Tuesday"]
@@ -93,7 +93,7 @@ WORDS = ["our", "team", "is", "over", "its", "budget", "since", "last", "Tuesday
 )
 @pytest.mark.parametrize("outcome", ["verified", "withdrawn", "partial", "failed"])
 def test_a_terminal_has_a_table_that_breaks_no_word(daemon, width, more, outcome):
-    """It has fewer columns where there is less room."""
+    """A narrower terminal has fewer columns."""
     ended = operation("finished", outcome, verified=10000)
     ended |= {"id": "op_" + "x" * 20, "reason": " ".join(WORDS)}
     ended["progress"]["revived"] = 2
@@ -103,5 +103,5 @@ def test_a_terminal_has_a_table_that_breaks_no_word(daemon, width, more, outcome
     asyncio.run(show(daemon.url, None, console, state=None, account=None, limit=1))
     _, *lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    told = sorted(word for line in lines for word in line.split())
-    assert told == sorted([ended["id"], f"{outcome},", "2", "REVIVED", *more])
+    expected = sorted(word for line in lines for word in line.split())
+    assert expected == sorted([ended["id"], f"{outcome},", "2", "REVIVED", *more])

@@ -21,36 +21,34 @@ def page(*terminations, following=None):
 
 
 def test_tells_what_every_job_waits_for(daemon, run):
-    """Jobs that are not down, with state, evidence and reason."""
+    """Jobs that have not stopped are listed with state, evidence and reason."""
     daemon.answer(GET, operation(draining=1, verified=2))
     daemon.answer(
-        LIST, page(termination("job-a", "draining", waiting_for="3 of 9 instances to go down"))
+        LIST, page(termination("job-a", "draining", waiting_for="3 of 9 instances to stop"))
     )
     result = run("status", "op_1")
     assert result.exit_code == 0
     last = result.stdout.splitlines()[-1]
-    assert last == "job-a  draining  evidence 1  waits for 3 of 9 instances to go down"
+    assert last == "job-a  draining  evidence 1  waits for 3 of 9 instances to stop"
     assert "draining 1, verified 2" in result.stdout
-    assert "2 of 3 jobs ended, 20 of 30 (1 job not counted) instances down" in result.stdout
+    assert "2 of 3 jobs ended, 20 of 30 (1 job not counted) instances stopped" in result.stdout
 
 
 def test_tells_what_comes_next_and_when(daemon, run):
-    """Where no time is known, the action alone."""
+    """If no time is known, only the action is shown."""
     daemon.answer(GET, operation(held=1, sending=1))
     at = "2026-01-01T00:00:07.250Z"
-    poll_kind = termination(
-        "job-a", "held", waiting_for="x", next_action="poll_kind", next_action_at=at
-    )
+    poll = termination("job-a", "held", waiting_for="x", next_action="poll", next_action_at=at)
     call = termination("job-b", "sending", waiting_for="y", next_action="record the answer")
-    daemon.answer(LIST, page(poll_kind), page(call))
+    daemon.answer(LIST, page(poll), page(call))
     assert run("status", "op_1").stdout.splitlines()[-2:] == [
-        "job-a  held  evidence 1  waits for x  next at 2026-01-01T00:00:07Z: look",
+        "job-a  held  evidence 1  waits for x  next at 2026-01-01T00:00:07Z: poll",
         "job-b  sending  evidence 1  waits for y  next: record the answer",
     ]
 
 
 def test_a_job_that_has_ended_waits_for_nothing(daemon, run):
-    """Why it ended is told, and what a person can do."""
+    """The reason for the end is shown, and what a person can do."""
     daemon.answer(GET, operation("finished", "failed", not_found=1))
     why = "nothing: the cloud knows no such job"
     ended = termination("job-a", "not_found", waiting_for=why, next_action="check the job id")
@@ -62,21 +60,21 @@ def test_a_job_that_has_ended_waits_for_nothing(daemon, run):
 
 
 def test_tells_of_jobs_that_came_back(daemon, run):
-    """They are down by their state, and are asked for none the less."""
+    """Revived jobs are requested although their state is proven stopped."""
     answer = operation("finished", "verified", verified=3)
     answer["progress"]["revived"] = 1
     daemon.answer(GET, answer)
-    why = "nothing: every instance was seen down; but it was seen running again"
+    why = "nothing: every instance was observed stopped; but the job was running again"
     daemon.answer(LIST, page(termination("job-a", "verified", waiting_for=why)))
     lines = run("status", "op_1").stdout.splitlines()
-    assert "REVIVED    1 of 3 jobs, after they were down" in lines
-    assert lines[-1].endswith("every instance was seen down; but it was seen running again")
+    assert "REVIVED    1 of 3 jobs, after they had stopped" in lines
+    assert lines[-1].endswith("every instance was observed stopped; but the job was running again")
     assert daemon.calls[-1].query["revived"] == "true"
     assert len(daemon.calls) == 2
 
 
 def test_a_narrow_terminal_breaks_between_words(daemon):
-    """So that ids and states stay whole."""
+    """Ids and states stay whole."""
     daemon.answer(GET, operation(draining=1))
     name = "a name that ends beside the state"
     daemon.answer(LIST, page(termination("job-a", "draining", job_name=name)))
@@ -89,14 +87,14 @@ def test_a_narrow_terminal_breaks_between_words(daemon):
 
 
 def test_asks_for_no_job_that_is_down(daemon, run):
-    """Ten thousand verified jobs cost nothing."""
+    """Ten thousand verified jobs cost no request."""
     daemon.answer(GET, operation("finished", "verified", verified=2, already_finished=1))
     assert run("status", "op_1").exit_code == 0
     assert [call.path for call in daemon.calls] == ["/v1/operations/op_1"]
 
 
 def test_reads_every_page_of_every_state(daemon, run):
-    """A job that moved on between two pages is told once, in its later state."""
+    """A job that changed state between two pages is shown once, in its later state."""
     daemon.answer(GET, operation(queued=2, draining=1))
     daemon.answer(
         LIST,
@@ -105,14 +103,14 @@ def test_reads_every_page_of_every_state(daemon, run):
         page(termination("job-b", "draining"), termination("job-c", "draining")),
     )
     result = run("status", "op_1")
-    told = [line.split("  ")[:2] for line in result.stdout.splitlines() if "job-" in line]
-    assert told == [["job-a", "queued"], ["job-b", "draining"], ["job-c", "draining"]]
+    shown = [line.split("  ")[:2] for line in result.stdout.splitlines() if "job-" in line]
+    assert shown == [["job-a", "queued"], ["job-b", "draining"], ["job-c", "draining"]]
     asked = [(call.query["state"], call.query.get("page_token")) for call in daemon.calls[1:]]
     assert asked == [("queued", None), ("queued", "more"), ("draining", None)]
 
 
 def test_an_error_comes_with_its_advice(daemon, run):
-    """Code, message, and what a person can do."""
+    """The code, the message, and what a person can do are shown."""
     daemon.answer(GET, operation("finished", "failed", refused=1))
     error = {"code": "Unauthorized", "message": "no", "advice": "ask for the right"}
     daemon.answer(LIST, page(termination("job-a", "refused", error=error)))
@@ -122,7 +120,7 @@ def test_an_error_comes_with_its_advice(daemon, run):
 
 
 def test_names_from_the_cloud_are_made_harmless(daemon, run):
-    """Escapes are stripped, line breaks made spaces, rich markup left as text."""
+    """Escapes are removed, line breaks become spaces, and rich markup stays text."""
     daemon.answer(GET, operation(draining=1))
     name = "\x1b]0;title\x07[red]x[/red]\n\x1b[2Jy\u202e:boom:\x9b1m"
     daemon.answer(LIST, page(termination("job-a", "draining", job_name=name)))
@@ -132,7 +130,7 @@ def test_names_from_the_cloud_are_made_harmless(daemon, run):
 
 
 def test_json_keeps_what_the_daemon_sent(daemon, run):
-    """One document, with members that this version does not know, and no raw escape."""
+    """The document keeps members that this version does not know, and has no raw escape."""
     daemon.answer(GET, operation(draining=1))
     daemon.answer(LIST, page(termination("job-a", "draining", job_name="\x1b[31m", extra=[1])))
     result = run("status", "op_1", "--json")
@@ -144,14 +142,14 @@ def test_json_keeps_what_the_daemon_sent(daemon, run):
 
 
 def test_an_id_cannot_leave_its_place_in_the_path(daemon, run):
-    """It is one path segment, whatever it holds."""
-    daemon.answer("GET /v1/operations/../livez?x", (404, problem("There is nothing here", "no")))
+    """An id is always one path segment."""
+    daemon.answer("GET /v1/operations/../livez?x", (404, problem("Not found", "no")))
     result = run("status", "../livez?x")
-    assert (result.exit_code, result.stderr) == (2, "There is nothing here: no\n")
+    assert (result.exit_code, result.stderr) == (2, "Not found: no\n")
 
 
 def test_a_stranger_at_the_url_is_told_so(daemon, run):
-    """Something answers 200 that is no orchestrator."""
+    """A server that answers 200 is not an orchestrator."""
     daemon.answer(GET, {"hello": "world"})
     result = run("status", "op_1")
     assert result.exit_code == 3
@@ -163,4 +161,4 @@ def test_an_answer_without_end_is_not_read_to_it(daemon, run, monkeypatch):
     daemon.answer("GET /v1/operations/op_1", bytes(1001))
     result = run("status", "op_1")
     assert result.exit_code == 3
-    assert "the answer is larger than 1,000 bytes" in result.stderr
+    assert "the reply is larger than 1,000 bytes" in result.stderr

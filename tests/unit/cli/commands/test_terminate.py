@@ -40,7 +40,7 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
         "job-b",
         "--settle-s",
         "0",
-        "--keep-down",
+        "--reterminate-for",
         "60",
         "--no-escalate",
         "--on-submitted",
@@ -60,20 +60,20 @@ def test_sends_what_was_asked_and_nothing_else(daemon, run):
 
 
 def test_reads_ids_from_standard_input(daemon, run):
-    """``-`` stands for those of standard input; arguments are read as it is."""
+    """``-`` stands for standard input; arguments are read in the same way."""
     daemon.answer(SUBMIT, (202, operation(queued=3)))
     run("terminate", "-", "job-y,job-z", "--reason", "r", input_text="job-a\n\n  'job-b', \n")
     assert daemon.calls[0].body["jobs"] == ["job-a", "job-b", "job-y", "job-z"]
 
 
 def test_one_mistake_refuses_everything(daemon, run):
-    """Before anything is sent, and with the place of each."""
+    """Each mistake is printed with its place before anything is sent."""
     text = "job-a\njob-b\x1b[31m\n"
     result = run("terminate", "-", "job-c", "job_d", "--reason", "r", input_text=text)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        r"standard input, line 2: 'job-b\x1b[31m' is no job id such as job-dwukenxr",
-        "argument 3: 'job_d' is no job id such as job-dwukenxr",
+        r"standard input, line 2: 'job-b\x1b[31m' is not a job id such as job-dwukenxr",
+        "argument 3: 'job_d' is not a job id such as job-dwukenxr",
         "nothing was sent: one mistake refuses the whole request",
     ]
     assert not daemon.calls
@@ -88,7 +88,7 @@ def test_one_mistake_refuses_everything(daemon, run):
     ],
 )
 def test_standard_input_that_is_no_text(daemon, run, text):
-    """It is told how to save the list, and no request leaves."""
+    """The message says how to save the list, and no request is sent."""
     result = run("terminate", "-", "--reason", "r", input_text=text)
     assert result.exit_code == 2
     assert "save the list as UTF-8" in result.stderr
@@ -97,40 +97,43 @@ def test_standard_input_that_is_no_text(daemon, run, text):
 
 @pytest.mark.parametrize("text", [b"job-a\0", b"job-a\0job-b\0job-c", b"job-a\njob-b\0"])
 def test_standard_input_that_is_separated_by_nul(daemon, run, text):
-    """As ``find -print0`` writes it."""
+    """``find -print0`` writes such lists."""
     result = run("terminate", "-", "--reason", "r", input_text=text)
     assert result.exit_code == 2
-    assert "is separated by NUL: use new lines" in result.stderr
+    assert "is separated by NUL: use line breaks" in result.stderr
     assert not daemon.calls
 
 
 @pytest.mark.parametrize(
-    ("redirected", "told"),
+    ("redirected", "expected"),
     [
-        ("<&-", "standard input is closed: give it the list, or name the jobs"),
+        (
+            "<&-",
+            "standard input is closed: give it the list of job ids, or give the ids as arguments",
+        ),
         ("0>/dev/null", "standard input cannot be read: Bad file descriptor"),
     ],
 )
-def test_standard_input_that_cannot_be_read(daemon, redirected, told):
+def test_standard_input_that_cannot_be_read(daemon, redirected, expected):
     command = [sys.executable, "-m", "orchestrator", "--url", daemon.url, "terminate", "-"]
     shell = ["sh", "-c", f'exec "$@" {redirected}', "sh", *command, "--reason", "r"]
     environment = {**os.environ, "COLUMNS": "200"}
     result = subprocess.run(shell, check=False, capture_output=True, text=True, env=environment)
     assert result.returncode == 2
-    assert told in result.stderr
+    assert expected in result.stderr
     assert "Traceback" not in result.stderr
     assert not daemon.calls
 
 
 def test_a_byte_order_mark_is_no_part_of_an_id(daemon, run):
-    """As editors on Windows write it."""
+    """Editors on Windows write a byte order mark."""
     daemon.answer(SUBMIT, (202, operation(queued=1)))
     run("terminate", "-", "--reason", "r", input_text="job-a\r\n".encode("utf-8-sig"))
     assert daemon.calls[0].body["jobs"] == ["job-a"]
 
 
 def test_ids_that_stand_there_twice_are_merged(daemon, run):
-    """Before they are counted against what one request may hold; how many is said once."""
+    """Duplicates are merged before the request is limited; their number is printed once."""
     daemon.answer(SUBMIT, (202, operation(queued=2)))
     text = "job-b\njob-a\njob-b\n"
     result = run("terminate", "job-a", "-", "--reason", "r", input_text=text)
@@ -150,25 +153,25 @@ def test_a_time_that_is_no_number(daemon, run, option, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "expected"),
     [
         ("a\nb", "must be printable ASCII characters"),
         ("a\x01", "must be printable ASCII characters"),
         ("é", "must be printable ASCII characters"),
-        ("", "is empty: give a key, or leave the option out to have one made"),
-        (" ", "is empty: give a key, or leave the option out to have one made"),
+        ("", "is empty: give a key, or omit the option to use a new key"),
+        (" ", "is empty: give a key, or omit the option to use a new key"),
     ],
 )
-def test_a_key_that_cannot_be_sent(daemon, run, key, told):
-    """One that is empty is a variable that is not set."""
+def test_a_key_that_cannot_be_sent(daemon, run, key, expected):
+    """An empty key is usually an unset variable."""
     result = run(*ARGUMENTS, "--idempotency-key", key)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert expected in result.stderr
     assert not daemon.calls
 
 
 def test_no_id_at_all_is_a_usage_error(daemon, run):
-    """An empty standard input asks for nothing: no request leaves."""
+    """Empty standard input names no job, and no request is sent."""
     result = run("terminate", "-", "--reason", "r", input_text="\n")
     assert result.exit_code == 2
     assert "no job id" in result.stderr
@@ -182,7 +185,7 @@ def test_a_reason_is_needed(daemon, run):
 
 
 def test_the_token_comes_from_the_environment(daemon, run, monkeypatch):
-    """It is sent as a bearer token, a newline at its end left out."""
+    """The token is sent as a bearer token, without a newline at its end."""
     monkeypatch.setenv("ORCHESTRATOR_TOKEN", "t0ken\n")
     daemon.answer(SUBMIT, (202, operation(queued=1)))
     run(*ARGUMENTS)
@@ -191,23 +194,25 @@ def test_the_token_comes_from_the_environment(daemon, run, monkeypatch):
 
 @pytest.mark.parametrize("token", ["a\nb", "a\r\nX-More: b", "a\x01", "a\x7f", "\udcff"])
 def test_a_token_that_cannot_be_sent(daemon, run, monkeypatch, token):
-    """It is told which variable holds it, and not what it is."""
+    """The message names the sources of the token, but not its value."""
     monkeypatch.setenv("ORCHESTRATOR_TOKEN", token)
     result = run(*ARGUMENTS)
     assert result.exit_code == 2
-    (told,) = result.stderr.splitlines()
-    assert told.startswith("the token in ORCHESTRATOR_TOKEN holds a line break or another")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "the bearer token (--token-file or ORCHESTRATOR_TOKEN) contains a line break or another"
+    )
     assert not daemon.calls
 
 
 def test_a_token_that_is_not_known(daemon, run):
-    """Where to give one is said beside what the daemon says."""
-    daemon.answer(SUBMIT, (401, problem("Who calls is not known", "send a token")))
+    """The advice where to give a token follows the error of the daemon."""
+    daemon.answer(SUBMIT, (401, problem("Authentication required", "send a token")))
     result = run(*ARGUMENTS)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "Who calls is not known: send a token",
-        "  give the token in the environment variable ORCHESTRATOR_TOKEN",
+        "Authentication required: send a token",
+        "  give the bearer token with --token-file or in ORCHESTRATOR_TOKEN",
     ]
 
 
@@ -222,7 +227,7 @@ def test_each_run_has_a_key_of_its_own(daemon, run):
 
 @pytest.mark.parametrize("failure", [RESET, (503, problem("busy", "later")), (502, b"<html>")])
 def test_sends_again_under_the_same_key(daemon, run, failure):
-    """A request whose answer did not come is sent again, and can be taken only once."""
+    """An unanswered request is sent again with the same key, so it is accepted only once."""
     daemon.answer(SUBMIT, failure, (202, operation(queued=1)))
     result = run(*ARGUMENTS)
     assert (result.exit_code, result.stdout) == (0, "op_1\n")
@@ -232,7 +237,7 @@ def test_sends_again_under_the_same_key(daemon, run, failure):
 
 
 def test_gives_up_and_names_the_key(daemon, run):
-    """When no answer ever comes, the key to send it again with is told."""
+    """If no answer comes, the key to repeat the request is printed."""
     daemon.answer(SUBMIT, RESET)
     result = run(*ARGUMENTS, "--idempotency-key", "mine")
     assert result.exit_code == 3
@@ -243,7 +248,7 @@ def test_gives_up_and_names_the_key(daemon, run):
 
 
 def test_a_refused_connection_carried_nothing():
-    """It cannot have been accepted, and no key is needed."""
+    """The request cannot have been accepted, so no key is printed."""
     (port,) = free_ports(1)
     result = CliRunner().invoke(app, ["--url", f"http://127.0.0.1:{port}", *ARGUMENTS])
     assert result.exit_code == 3
@@ -253,7 +258,7 @@ def test_a_refused_connection_carried_nothing():
 
 
 def test_what_was_sent_once_may_have_been_accepted():
-    """Also when every connection after it is refused."""
+    """The request may have been accepted even if every later connection is refused."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def take_one() -> None:
@@ -274,22 +279,22 @@ def test_what_was_sent_once_may_have_been_accepted():
 
 
 def test_a_busy_daemon_is_a_request_error_in_the_end(daemon, run):
-    """503 to the last is told as the daemon told it, with the key."""
-    daemon.answer(SUBMIT, (503, problem("The database cannot be used now", "try again")))
+    """A final 503 is printed with the daemon's text and the key."""
+    daemon.answer(SUBMIT, (503, problem("Database unavailable", "try again")))
     result = run(*ARGUMENTS, "--idempotency-key", "mine")
     assert result.exit_code == 2
-    assert "The database cannot be used now: try again" in result.stderr
+    assert "Database unavailable: try again" in result.stderr
     assert "--idempotency-key mine" in result.stderr
 
 
 def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
-    """Title, detail and every mistake, on standard error."""
+    """Title, detail and every mistake are printed on standard error."""
     errors = [{"field": "jobs.0", "message": "no job id"}, {"field": "", "message": "too odd"}]
-    daemon.answer(SUBMIT, (422, problem("It cannot be served", "two", errors=errors)))
+    daemon.answer(SUBMIT, (422, problem("Invalid request", "two", errors=errors)))
     result = run(*ARGUMENTS)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "It cannot be served: two",
+        "Invalid request: two",
         "  jobs.0: no job id",
         "  body: too odd",
     ]
@@ -299,7 +304,7 @@ def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
 
 @pytest.mark.parametrize("mistakes", [1, 3, 5, 5000])
 def test_no_mistake_is_told_twice(daemon, run, mistakes):
-    """The detail names the first few, and how many more there are; the others follow."""
+    """The detail names the first mistakes and the number of the others, which follow."""
     body = json.dumps({"jobs": ["x"] * mistakes, "reason": "r"}).encode()
     with pytest.raises(Problem) as refused:
         parse_operation(body)
@@ -316,13 +321,13 @@ def test_no_mistake_is_told_twice(daemon, run, mistakes):
     "answer", [Problem(404, NO_SUCH_PATH, "Nothing", "no such path").response().body, b"<html>"]
 )
 def test_a_path_of_the_url_that_there_is_not(daemon, answer):
-    """Few proxies have the daemon under a path, and many write the path of the API."""
+    """Few proxies serve the daemon under a path; a path is often that of the API."""
     daemon.answer(f"POST /v1{SUBMIT.partition(' ')[2]}", (404, answer))
     result = CliRunner().invoke(app, ["--url", f"{daemon.url}/v1", *ARGUMENTS])
     assert result.exit_code == 2
     assert result.stderr.partition(": ")[2] == (
-        "the daemon's URL (--url or ORCHESTRATOR_URL) has the path /v1: leave it out "
-        f"({daemon.url}), unless a proxy has the daemon there\n"
+        "the daemon's URL (--url or ORCHESTRATOR_URL) has the path /v1: remove the path "
+        f"({daemon.url}), unless a proxy serves the daemon under it\n"
     )
 
 
@@ -334,14 +339,14 @@ def test_an_operation_that_there_is_not_has_nothing_to_do_with_the_url(daemon):
 
 
 def test_an_error_that_is_no_problem_document_is_told_too(daemon, run):
-    """A proxy in between answers in its own way."""
+    """A proxy in between has its own error documents."""
     daemon.answer(SUBMIT, (403, b"<html>"))
     result = run(*ARGUMENTS)
     assert (result.exit_code, result.stderr) == (2, "HTTP 403: Forbidden\n")
 
 
 def test_redirects_are_not_followed(daemon, run):
-    """The token goes where it was meant to go, and nowhere else."""
+    """The token is sent only to the given URL."""
     daemon.answer(SUBMIT, (307, b""))
     assert run(*ARGUMENTS).exit_code == 2
     assert len(daemon.calls) == 1
@@ -349,7 +354,7 @@ def test_redirects_are_not_followed(daemon, run):
 
 @pytest.mark.parametrize(("outcome", "code"), [("verified", 0), ("partial", 1), ("failed", 1)])
 def test_watch_tells_by_its_exit_code_how_it_came_out(daemon, run, outcome, code):
-    """Only when every job is proven down is it 0."""
+    """The exit code is 0 only if every job is proven stopped."""
     daemon.answer(SUBMIT, (202, operation(queued=1)))
     daemon.answer(GET, operation(queued=1), operation("finished", outcome, verified=1))
     result = run(*ARGUMENTS, "--watch")
@@ -359,7 +364,7 @@ def test_watch_tells_by_its_exit_code_how_it_came_out(daemon, run, outcome, code
 
 
 def test_ctrl_c_before_the_answer_names_the_key(daemon, run):
-    """Whether it was accepted is not known: the key makes it safe to ask again."""
+    """It is unknown whether the request was accepted: the key makes repeating it safe."""
 
     def interrupt():
         os.kill(os.getpid(), signal.SIGINT)
@@ -372,7 +377,7 @@ def test_ctrl_c_before_the_answer_names_the_key(daemon, run):
 
 
 def test_an_id_with_escapes_is_printed_without(daemon, run):
-    """What comes from elsewhere cannot write to the terminal."""
+    """Text from the daemon cannot control the terminal."""
     answer = json.loads(json.dumps(operation(queued=1)).replace("op_1", "op_1\\u001b[31m"))
     daemon.answer(SUBMIT, (202, answer))
     assert run(*ARGUMENTS).stdout == "op_1\n"
@@ -383,20 +388,20 @@ def test_an_id_with_escapes_is_printed_without(daemon, run):
 REPLAYED = {"Idempotency-Replayed": "true"}
 FIXED_KEY = ("--idempotency-key", "nightly")
 REPLAY = (
-    "replay: this --idempotency-key was used at 2026-01-01T00:00:00Z, and nothing new was asked "
-    "for; its operation is op_1, "
+    "replay: this --idempotency-key was used at 2026-01-01T00:00:00Z, so no new operation was "
+    "created; its operation is op_1, "
 )
 
 
 @pytest.mark.parametrize("watch", [(), ("--watch",)])
 def test_an_operation_that_had_finished_before_is_no_success(daemon, run, watch):
-    """Its outcome is that of another time: the job may run again."""
+    """The outcome is from an earlier time: the job may run again."""
     daemon.answer(SUBMIT, (202, operation("finished", "verified", verified=1), REPLAYED))
     result = run(*ARGUMENTS, *FIXED_KEY, *watch)
     assert (result.exit_code, result.stdout) == (5, "op_1\n")
     assert result.stderr == (
-        f"{REPLAY}finished since 2026-01-01T00:00:10Z (outcome verified), before this request: use "
-        "another key to have the jobs terminated now (a key ends after 7 days)\n"
+        f"{REPLAY}finished at 2026-01-01T00:00:10Z (outcome verified), before this request: use "
+        "another key to terminate the jobs now (a key expires after 7 days)\n"
     )
 
 
@@ -408,7 +413,7 @@ def test_a_replay_tells_of_jobs_that_came_back(daemon, run):
 
 
 def test_a_replay_of_what_still_runs_is_followed(daemon, run):
-    """And ends with its outcome, which is of now."""
+    """The command ends with the outcome of the running operation."""
     daemon.answer(SUBMIT, (202, operation(queued=1), REPLAYED))
     daemon.answer(GET, operation("finished", "verified", verified=1))
     result = run(*ARGUMENTS, *FIXED_KEY, "--watch")
@@ -423,7 +428,7 @@ def test_a_first_answer_under_a_fixed_key_is_no_replay(daemon, run):
 
 
 def test_its_own_request_sent_again_is_no_replay(daemon, run):
-    """The answer to the first time was lost, and nobody else knows the key."""
+    """The first response was lost; only this run knows the key."""
     finished = operation("finished", "verified", verified=1)
     daemon.answer(SUBMIT, RESET, (202, finished, REPLAYED))
     result = run(*ARGUMENTS)

@@ -1,4 +1,4 @@
-"""``orchestrator watch``, and what it shows."""
+"""``orchestrator watch`` and its display."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def of(**jobs: int) -> Operation:
 
 
 def on_a_terminal(shown: Operation, *, width: int = 120) -> str:
-    """What the display has written, a note included."""
+    """Return what the display wrote, including a message."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, markup=False)
     with display(console) as display_:
         display_.show(shown)
-        display_.say("a note\x1b[2J")
+        display_.print_message("a note\x1b[2J")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_tells_each_change_once(daemon, run):
-    """Where nothing changed, nothing is printed."""
+    """A poll without changes prints nothing."""
     same = operation(draining=2)
     end = operation("finished", "verified", verified=2)
     daemon.answer(GET, same, same, same, operation(draining=1, verified=1), end)
@@ -46,29 +46,29 @@ def test_tells_each_change_once(daemon, run):
         "draining 1, verified 1",
         "verified 2",
     ]
-    assert "TerminateJob 9.5 of 10 a second" in lines[0]
+    assert "TerminateJob 9.5 of 10 per second" in lines[0]
 
 
 @pytest.mark.parametrize("absence", [RESET, (503, problem("busy", "x")), (500, b"")])
 def test_survives_a_daemon_that_is_away(daemon, run, absence):
-    """It says so once, and once that it is back."""
+    """The absence and its end are printed once each."""
     end = operation("finished", "verified", verified=1)
     daemon.answer(GET, operation(draining=1), absence, absence, absence, end)
     result = run("watch", "op_1")
     assert result.exit_code == 0
-    assert result.stdout.count("the daemon is away") == 1
-    assert result.stdout.count("the daemon is back") == 1
+    assert result.stdout.count("the daemon does not answer") == 1
+    assert result.stdout.count("the daemon answers again") == 1
 
 
 def test_an_operation_that_vanished_ends_it(daemon, run):
-    """An answer that says no is no absence."""
-    daemon.answer(GET, operation(draining=1), (404, problem("There is nothing here", "gone")))
+    """An error response of the daemon is not an absence."""
+    daemon.answer(GET, operation(draining=1), (404, problem("Not found", "gone")))
     result = run("watch", "op_1")
-    assert (result.exit_code, result.stderr) == (2, "There is nothing here: gone\n")
+    assert (result.exit_code, result.stderr) == (2, "Not found: gone\n")
 
 
 def test_a_finished_operation_is_told_at_once(daemon, run):
-    """With the table of outcomes, and where to learn more in a line that is wider than it."""
+    """The table of outcomes is printed, and a wider line with the command for details."""
     operation_id = "op_cvhn50m9r6yjcq1t8gwz"
     end = operation("finished", "partial", verified=1, refused=2)
     daemon.answer(GET, end | {"id": operation_id})
@@ -76,13 +76,13 @@ def test_a_finished_operation_is_told_at_once(daemon, run):
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert lines[1] == f"{operation_id}: partial after 10 s"
-    assert "the cloud refuses for good" in result.stdout
+    assert "the cloud permanently refuses to terminate it" in result.stdout
     assert lines[-1] == f"which jobs and why: orchestrator status {operation_id}"
 
 
 @pytest.mark.parametrize("outcome", ["verified", "partial"])
 def test_jobs_that_came_back_are_no_success(daemon, run, outcome):
-    """Whatever their outcome was: it is told wherever that is, and where to learn more."""
+    """Revivals are shown beside any outcome, with the command for details."""
     end = operation("finished", outcome, verified=3)
     end["progress"]["revived"] = 2
     daemon.answer(GET, end)
@@ -93,14 +93,14 @@ def test_jobs_that_came_back_are_no_success(daemon, run, outcome):
     assert lines[1] == f"op_1: {outcome} after 10 s, 2 REVIVED"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     assert rows == [
-        ["verified", "3", "proven down when it ended"],
-        ["REVIVED", "2", "of these, seen running again after they were down"],
+        ["verified", "3", "proven stopped when it ended"],
+        ["REVIVED", "2", "of these, running again after they had stopped"],
     ]
     assert lines[-1] == "which jobs and why: orchestrator status op_1"
 
 
 def test_a_job_that_comes_back_meanwhile_is_told_at_once(daemon, run):
-    """Although neither states nor counts change."""
+    """A line is printed although neither states nor counts change."""
     going, back = operation(draining=1, verified=1), operation(draining=1, verified=1)
     back["progress"]["revived"] = 1
     daemon.answer(GET, going, back, back, operation("finished", "failed", unverified=2))
@@ -109,18 +109,18 @@ def test_a_job_that_comes_back_meanwhile_is_told_at_once(daemon, run):
 
 
 def test_a_time_that_the_clock_makes_impossible_is_not_told():
-    """It was put back while the operation ran."""
+    """The clock was set back while the operation ran."""
     end = operation("finished", "verified", verified=1)
     shown = Operation.model_validate(end | {"finished_at": "2025-12-31T23:58:26.200Z"})
     console = Console(file=io.StringIO(), width=80, markup=False)
     print_outcomes(shown, console)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().startswith("op_1: verified\n")
-    assert as_line(shown).endswith("9.5 of 10 a second: verified 1")
+    assert as_line(shown).endswith("9.5 of 10 per second: verified 1")
 
 
 def test_the_outcomes_can_be_read_on_a_narrow_terminal():
-    """Nothing is cut off: what is broken goes on in the next line."""
+    """Nothing is cut off: broken text continues on the next line."""
     console = Console(file=io.StringIO(), force_terminal=True, width=40, markup=False)
     print_outcomes(of(already_finished=12345, unverified=1), console)
     assert isinstance(console.file, io.StringIO)
@@ -132,7 +132,7 @@ def test_the_outcomes_can_be_read_on_a_narrow_terminal():
 
 
 def test_ctrl_c_ends_watching_only(daemon, run):
-    """It says that the operation goes on, and how to see it again."""
+    """The message says that the operation continues, and how to watch it again."""
 
     def interrupt():
         os.kill(os.getpid(), signal.SIGINT)
@@ -141,20 +141,20 @@ def test_ctrl_c_ends_watching_only(daemon, run):
     daemon.answer(GET, operation(draining=1), interrupt)
     result = run("watch", "op_1")
     assert result.exit_code == 130
-    assert "operation op_1 goes on: orchestrator watch op_1" in result.stderr
+    assert "operation op_1 continues: orchestrator watch op_1" in result.stderr
 
 
 def test_nobody_there_at_first_is_an_error(run, daemon):
-    """A wrong URL is not waited for."""
+    """The command does not wait for a daemon at a wrong URL."""
     daemon.answer(GET, RESET)
     assert run("watch", "op_1").exit_code == 3
 
 
 def test_bars_on_a_terminal():
-    """All that the lines tell, and notes above the bars."""
+    """Bars show everything that lines show, and messages above the bars."""
     text = on_a_terminal(of(draining=3, verified=1))
-    for told in ("1 of 4", "20 of 30 (1 job not counted)", "TerminateJob 9.5 of 10 a second"):
-        assert told in text
+    for expected in ("1 of 4", "20 of 30 (1 job not counted)", "TerminateJob 9.5 of 10 per second"):
+        assert expected in text
     assert "draining 3, verified 1" in text
     assert "a note\n" in text.replace("\x1b[2K", "")
 
@@ -171,22 +171,22 @@ def test_bars_before_anything_is_counted():
     document["progress"]["quota"] |= {"allowed_per_s": None, "configured_per_s": None}
     text = on_a_terminal(Operation.model_validate(document))
     assert "0 of 0 (2 jobs not counted)" in text
-    assert "9.5 of ? a second" in text
+    assert "9.5 of ? per second" in text
     assert "elapsed\x1b" in text or "elapsed\n" in text
 
 
 def test_a_narrow_terminal_shows_the_texts_without_bars():
-    """Broken between words, so that no figure and no state is cut."""
+    """Text is broken between words, so that no figure and no state is cut."""
     text = on_a_terminal(of(draining=3, already_finished=1), width=40)
     words = " ".join(text.split())
-    for told in ("20 of 30 (1 job not counted)", "9.5 of 10 a second", "already_finished 1"):
-        assert told in words
+    for expected in ("20 of 30 (1 job not counted)", "9.5 of 10 per second", "already_finished 1"):
+        assert expected in words
     assert "━" not in text
     assert "…" not in text
 
 
 def left_over(state: str, **left: int) -> dict[str, Any]:
-    """The instances of an operation with jobs in this final state that are not down."""
+    """Return the instances of an operation with jobs in this final state that have not stopped."""
     values = {"jobs_live": 0, "live": 0, "jobs_not_counted": 0} | left
     return {
         "total": 20435,
@@ -198,7 +198,7 @@ def left_over(state: str, **left: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("instances", "told"),
+    ("instances", "expected"),
     [
         (
             left_over("refused", jobs_live=2, live=100),
@@ -219,8 +219,8 @@ def left_over(state: str, **left: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, told):
-    """And it is said in which jobs, at the end as well."""
+def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, expected):
+    """The display and the final table show which jobs have such instances."""
     document = operation("finished", "partial", refused=3, verified=62)
     document["progress"]["instances"] = instances
     shown = Operation.model_validate(document)
@@ -228,11 +228,11 @@ def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, told
     assert not stopped.finished
     assert stopped.percentage < 100
     assert ended.percentage < 100
-    assert told in on_a_terminal(shown, width=200)
+    assert expected in on_a_terminal(shown, width=200)
     console = Console(file=io.StringIO(), width=200, markup=False)
     print_outcomes(shown, console)
     assert isinstance(console.file, io.StringIO)
-    for part in told.partition("(")[2].removesuffix(")").split("; "):
+    for part in expected.partition("(")[2].removesuffix(")").split("; "):
         assert f"instances: {part}" in console.file.getvalue()
 
 
@@ -244,7 +244,7 @@ def test_bars_are_full_once_all_is_down():
 
 
 def expecting(document: dict[str, Any], **seconds: Any) -> dict[str, Any]:
-    """The operation with these times, in seconds from now (p50 and p90, where there are two)."""
+    """Return the operation with these times, in seconds from now (a pair: p50 and p90)."""
 
     def at(given: float) -> str:
         return (datetime.now(UTC) + timedelta(seconds=given)).isoformat()
@@ -262,7 +262,7 @@ STOPPED = {"total": 30, "live": 0, "stopped": 30, "jobs_not_counted": 0}
 
 
 @pytest.mark.parametrize(
-    ("jobs", "instances", "seconds", "told"),
+    ("jobs", "instances", "seconds", "expected"),
     [
         (
             {"draining": 1},
@@ -303,15 +303,15 @@ STOPPED = {"total": 30, "live": 0, "stopped": 30, "jobs_not_counted": 0}
         ({"settling": 1, "held": 1}, {}, {"settle_until": 23.4}, "elapsed: "),
     ],
 )
-def test_it_is_told_what_the_time_that_is_left_is_for(jobs, instances, seconds, told):
-    """In whole minutes, once these are enough to know."""
+def test_it_is_told_what_the_time_that_is_left_is_for(jobs, instances, seconds, expected):
+    """Longer times are shown in whole minutes."""
     document = operation(**jobs)
     document["progress"]["instances"] |= instances
-    assert told in as_line(Operation.model_validate(expecting(document, **seconds)))
+    assert expected in as_line(Operation.model_validate(expecting(document, **seconds)))
 
 
 def test_one_that_stalls_is_told_once_and_with_the_time(daemon, run):
-    """Although no count changes then."""
+    """A stall is printed although no count changes."""
     going, stuck = operation(draining=1), operation(draining=1)
     stuck["progress"]["stalled_since"] = "2026-01-01T12:03:09.000Z"
     daemon.answer(GET, going, stuck, stuck, operation("finished", "verified", verified=1))
@@ -325,7 +325,7 @@ def test_one_that_stalls_is_told_once_and_with_the_time(daemon, run):
     [(-3, "0 s"), (99, "1 min 39 s"), (100, "2 min"), (181, "4 min"), (7500, "2 h 5 min")],
 )
 def test_what_is_foretold_is_rounded_up(seconds, text):
-    """To minutes, where seconds do not matter."""
+    """Long times are rounded to minutes."""
     assert roughly(seconds) == text
 
 
@@ -334,22 +334,25 @@ def test_what_is_foretold_is_rounded_up(seconds, text):
     [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
 )
 def test_durations(seconds, text):
-    """At most two units."""
+    """A duration has at most two units."""
     assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("quota", "shown"),
     [
-        ({"allowed_per_s": 20.0}, "TerminateJob 9.5 of 20 a second"),
-        ({"allowed_per_s": 3.0}, "TerminateJob 9.5 of 20 a second (for now the cloud lets 3.0 thr"),
-        ({"allowed_per_s": None, "configured_per_s": None}, "TerminateJob 9.5 of ? a second"),
+        ({"allowed_per_s": 20.0}, "TerminateJob 9.5 of 20 per second"),
+        (
+            {"allowed_per_s": 3.0},
+            "TerminateJob 9.5 of 20 per second (the cloud currently accepts 3.0)",
+        ),
+        ({"allowed_per_s": None, "configured_per_s": None}, "TerminateJob 9.5 of ? per second"),
     ],
 )
 def test_what_is_used_is_told_of_what_is_configured(quota, shown):
-    """A rate that was learnt a moment ago says nothing of the calls before it."""
+    """A rate that was learnt just now says nothing about earlier calls."""
     document = operation(draining=1)
     document["progress"]["quota"] |= {"configured_per_s": 20} | quota
     line = as_line(Operation.model_validate(document))
     assert shown in line
-    assert ("for now" in line) == ("for now" in shown)
+    assert ("currently" in line) == ("currently" in shown)

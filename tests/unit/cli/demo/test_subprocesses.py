@@ -1,4 +1,4 @@
-"""Signals, child processes, and files that come with the package."""
+"""Signals, child processes, and files that are installed with the package."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _handlers_kept() -> Iterator[None]:
 @pytest.mark.usefixtures("_handlers_kept")
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_a_second_signal_changes_nothing(number):
-    """The first one starts the drain, and nothing cuts that short, or the end after it."""
+    """Later signals do not shorten the drain that the first one started, nor the exit."""
     with stop_event() as stop:
         os.kill(os.getpid(), number)
         await stop.wait()
@@ -76,7 +76,7 @@ async def test_what_ended_by_itself_leaves_signals_as_they_were():
 
 
 async def test_a_signal_cancels_and_cleaning_up_ends_first():
-    """A second signal does not cut the cleaning up short."""
+    """A second signal does not interrupt the cleanup."""
     done = []
 
     async def main() -> None:
@@ -102,7 +102,7 @@ async def test_without_a_signal_the_result_comes_through():
 
 
 async def test_a_child_ends_with_the_block(tmp_path):
-    """It has a session of its own, so Ctrl-C at the terminal does not reach it."""
+    """A child has its own session, so Ctrl-C at the terminal does not reach it."""
     (port,) = free_ports(1)
     async with simulator(tmp_path, port) as started:
         pid = started.process.pid
@@ -124,7 +124,7 @@ async def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
 
 
 async def test_cancelled_while_it_waits_for_a_child_it_still_ends_it(tmp_path):
-    """Nothing is left behind by an impatient second Ctrl-C."""
+    """A second Ctrl-C leaves no child process."""
     (port,) = free_ports(1)
     leaving: asyncio.Queue[int] = asyncio.Queue()
 
@@ -144,7 +144,7 @@ async def test_cancelled_while_it_waits_for_a_child_it_still_ends_it(tmp_path):
 
 
 async def test_a_child_ends_when_its_parent_is_gone(tmp_path):
-    """The end of its standard input is all that a killed parent leaves."""
+    """A child ends at the end of its standard input, as after a killed parent."""
     (port,) = free_ports(1)
     async with simulator(tmp_path, port) as started:
         await listening(started)
@@ -155,7 +155,7 @@ async def test_a_child_ends_when_its_parent_is_gone(tmp_path):
 
 
 async def test_a_child_that_ended_by_itself_tells_why(tmp_path):
-    """With the end of its log."""
+    """The error contains the end of the child's log."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made harmless."""
+"""Terminal-safe text and consoles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.output.printing import clean, line, out, words
+from orchestrator.cli.output.printing import clean, out, print_line, print_wrapped
 
 
 @pytest.mark.parametrize(
@@ -30,23 +30,23 @@ from orchestrator.cli.output.printing import clean, line, out, words
     ],
 )
 def test_clean(text, harmless):
-    """Sequences go as a whole, other controls one by one, breaks become spaces."""
+    """Escape sequences and other controls are removed; line breaks become spaces."""
     assert clean(text) == harmless
 
 
 @given(st.text(alphabet=st.characters(), max_size=40))
 def test_clean_leaves_one_printable_line(text):
-    """Whatever is sent; and there is nothing left to clean."""
+    """Any text becomes one line without control characters."""
     result = clean(text)
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in result)
     assert len(result.splitlines()) <= 1
     result.encode()
 
 
-@pytest.mark.parametrize("tell", [line, words])
-def test_consoles_print_what_they_are_given(capsys, monkeypatch, tell):
-    """No markup, no emoji names, no line breaks of their own."""
+@pytest.mark.parametrize("print_text", [print_line, print_wrapped])
+def test_consoles_print_what_they_are_given(capsys, monkeypatch, print_text):
+    """Consoles interpret no markup or emoji names, and add no line breaks."""
     monkeypatch.setenv("COLUMNS", "20")
     text = "[bold]job[/bold] :boom: " + "x" * 100
-    tell(out(), text)
+    print_text(out(), text)
     assert capsys.readouterr().out == text + "\n"

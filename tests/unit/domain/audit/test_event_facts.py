@@ -1,4 +1,4 @@
-"""What an event keeps of what a decision rested on."""
+"""Facts that an event stores of the observations behind a decision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chain of a subject's events, and the form in which all is hashed."""
+"""Hash chain of a subject's events, and the canonical form that is hashed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from orchestrator.domain.audit.hash_chain import (
     CONTENT,
     Head,
-    breaks,
     canonical,
+    chain_errors,
     lines_sha256,
     timestamp,
 )
@@ -26,13 +26,13 @@ CANONICAL = (
     '"from_state":null,"number":1,"previous":"trm_1","to_state":"queued","type":"accepted",'
     '"why":null}'
 )
-"""An event as its hash covers it."""
+"""An event in the form that its hash covers."""
 
 
 def chain(*types: str) -> list[dict[str, Any]]:
     head, events = Head.of_new("trm_1"), list[dict[str, Any]]()
     for seconds, each in enumerate(types):
-        event = head.linked({"at": timestamp(later(seconds)), "type": each})
+        event = head.append({"at": timestamp(later(seconds)), "type": each})
         events.append(event | {"previous": head.hash})
         head = Head(event["number"], event["hash"])
     return events
@@ -40,7 +40,7 @@ def chain(*types: str) -> list[dict[str, Any]]:
 
 def test_a_hash_is_that_of_the_bytes_that_the_definition_gives() -> None:
     facts = {"z": 0, "b": "é\n"}
-    event = Head.of_new("trm_1").linked(
+    event = Head.of_new("trm_1").append(
         {"at": NOW, "type": "accepted", "to_state": "queued", "evidence": 3, "facts": facts}
     )
     assert event["hash"] == hashlib.sha256(CANONICAL.encode()).hexdigest()
@@ -88,13 +88,13 @@ def test_a_sets_hash_does_not_know_its_order() -> None:
 
 
 def test_a_whole_chain_has_no_breaks() -> None:
-    assert list(breaks("trm_1", chain("a", "b", "c"))) == []
-    assert list(breaks("trm_1", [])) == []
+    assert list(chain_errors("trm_1", chain("a", "b", "c"))) == []
+    assert list(chain_errors("trm_1", [])) == []
 
 
 def test_a_chain_is_of_one_subject() -> None:
-    assert list(breaks("trm_2", chain("a", "b"))) == [
-        "event 1: the chain is broken: it does not follow the id trm_2"
+    assert list(chain_errors("trm_2", chain("a", "b"))) == [
+        "event 1: the chain is broken: previous is not the id trm_2"
     ]
 
 
@@ -102,17 +102,17 @@ def test_a_chain_is_of_one_subject() -> None:
 def test_what_an_event_says_cannot_be_changed(name: str) -> None:
     events = chain("a", "b", "c")
     events[1][name] = 7
-    told = list(breaks("trm_1", events))
-    assert "event 2: the chain is broken: its hash is not that of its content" in told
-    assert all(fault.startswith("event 2: ") for fault in told)
+    errors = list(chain_errors("trm_1", events))
+    assert "event 2: the chain is broken: hash does not match its content" in errors
+    assert all(error.startswith("event 2: ") for error in errors)
 
 
 def test_an_event_cannot_be_made_anew_without_the_ones_after_it() -> None:
     events = chain("a", "b", "c")
-    forged = Head(1, events[0]["hash"]).linked(events[1] | {"type": "x"})
+    forged = Head(1, events[0]["hash"]).append(events[1] | {"type": "x"})
     events[1] = forged | {"previous": events[0]["hash"]}
-    assert list(breaks("trm_1", events)) == [
-        "event 3: the chain is broken: it does not follow event 2"
+    assert list(chain_errors("trm_1", events)) == [
+        "event 3: the chain is broken: previous is not the hash of event 2"
     ]
 
 
@@ -120,13 +120,13 @@ def test_an_event_cannot_be_made_anew_without_the_ones_after_it() -> None:
 def test_an_event_cannot_be_taken_out(gone: int) -> None:
     events = chain("a", "b", "c")
     del events[gone]
-    told = list(breaks("trm_1", events))
-    assert told[0] == f"event {gone + 1}: it is numbered {gone + 2}"
-    assert "does not follow" in told[1]
+    errors = list(chain_errors("trm_1", events))
+    assert errors[0] == f"event {gone + 1}: its number is {gone + 2}"
+    assert "previous is not" in errors[1]
 
 
 def test_events_cannot_change_places() -> None:
     first, second, third = chain("a", "b", "c")
-    told = list(breaks("trm_1", [first, third, second]))
-    assert "event 2: it is numbered 3" in told
-    assert "event 3: it is numbered 2" in told
+    errors = list(chain_errors("trm_1", [first, third, second]))
+    assert "event 2: its number is 3" in errors
+    assert "event 3: its number is 2" in errors

@@ -1,4 +1,4 @@
-"""A certificate that was changed is found out, and where, whatever was done to it."""
+"""Verification of a certificate: every change is detected, with its place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain.audit import certificate
-from orchestrator.domain.audit.caveats import conclusion, standing
+from orchestrator.domain.audit.caveats import conclusion, verdict
 from orchestrator.domain.audit.hash_chain import Head, canonical, lines_sha256, sha256
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.errors import CloudErrorKind
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FINISHED = certified(one_of_each_end()).data
-"""Of six jobs, whose calls were all answered."""
+"""A certificate of six jobs; all their requests were answered."""
 UNFINISHED = certified([verified(), history("job-1", *CALLED), history("job-2")]).data
 BROKEN = "the chain is broken"
 
 
 def sealed(certified: Any) -> bytes:
-    """The file that somebody makes who knows how, of what was changed."""
+    """Return the file that someone with knowledge of the format makes of a changed certificate."""
     text = canonical(certified)
     issued = {"at": "2026-01-01T00:00:00.000000Z", "by": "me"}
     return certificate.file([text], sha256(text), issued, certificate.seal(sha256(text), issued))
 
 
 def forgery(change: Callable[[Any], object], data: bytes = FINISHED) -> bytes:
-    """The file where all is computed anew that stands outside of the chains."""
-    told = json.loads(data)["certificate"]
-    change(told)
-    with suppress(AttributeError, KeyError, TypeError, ValueError):  # what cannot be told anew
-        for each in told["jobs"]:
+    """Return a changed file in which everything outside of the chains is computed again."""
+    content = json.loads(data)["certificate"]
+    change(content)
+    with suppress(AttributeError, KeyError, TypeError, ValueError):  # sentences cannot be derived
+        for each in content["jobs"]:
             each.update(certificate.derived(each))
-        told["conclusion"] = conclusion([standing(each) for each in told["jobs"]])
-        told["set"]["sha256"] = lines_sha256(told["set"]["job_ids"])
-    return sealed(told)
+        content["conclusion"] = conclusion([verdict(each) for each in content["jobs"]])
+        content["set"]["sha256"] = lines_sha256(content["set"]["job_ids"])
+    return sealed(content)
 
 
 def forged(change: Callable[[Any], object], data: bytes = FINISHED) -> list[str]:
-    """What is found in a forgery."""
+    """Return the faults found in a forgery."""
     return verify(forgery(change, data))
 
 
@@ -105,13 +105,13 @@ def test_what_is_no_certificate_is_none(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         (b"", "file: it is not JSON in UTF-8: Expecting value"),
         (b"\xff", "file: it is not JSON in UTF-8: 'utf-8' codec"),
         (b"[" * 100_000, "file: it is nested too deeply"),
         (b"1" * 5000, "file: it is not JSON in UTF-8: Exceeds the limit"),
-        (b"{}", "file: lacks certificate"),
+        (b"{}", "file: certificate is missing"),
         (b"[]", "file: must be an object"),
         (FINISHED[:-1], f"file: it is not in canonical form, from byte {len(FINISHED) - 1} on"),
         (FINISHED + b"\n", f"file: it is not in canonical form, from byte {len(FINISHED)} on"),
@@ -123,13 +123,13 @@ def test_what_is_no_certificate_is_none(data: bytes) -> None:
     ],
     ids=lambda value: str(value[:12]),
 )
-def test_what_is_wrong_with_a_file_is_said(data: bytes, told: str) -> None:
-    assert verify(data)[0].startswith(told)
+def test_what_is_wrong_with_a_file_is_said(data: bytes, expected: str) -> None:
+    assert verify(data)[0].startswith(expected)
 
 
 @pytest.mark.parametrize("nested", [50, 200, 400, 800, 940, 960, 980, 990])
 def test_nesting_as_deep_as_can_just_be_read_is_told(nested: int) -> None:
-    """At the edge of what the interpreter takes."""
+    """Depths around the recursion limit of the interpreter."""
     deep = "[" * nested + "]" * nested
     marked = json.loads(FINISHED)
     marked["certificate"]["events"][0]["facts"]["jobs"] = "DEEP"
@@ -148,7 +148,7 @@ SENSIBLE = st.none() | st.booleans() | st.integers() | st.sampled_from(["", "x",
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Each container in it with each key or index."""
+    """Return each container in ``value`` with each of its keys or indices."""
     found: list[tuple[Any, Any]] = []
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -158,17 +158,17 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @given(st.data())
 def test_nothing_can_be_put_anywhere_that_makes_it_raise(chance: st.DataObject) -> None:
-    told = json.loads(FINISHED)
-    container, key = chance.draw(st.sampled_from(places(told)))
+    document = json.loads(FINISHED)
+    container, key = chance.draw(st.sampled_from(places(document)))
     put = chance.draw(JSON)
     assume(repr(container[key]) != repr(put))
     container[key] = put
-    found = verify(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
+    found = verify(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
     assert found
     assert all(": " in fault for fault in found)
 
 
-# --- what was changed by somebody who computed the digest anew ---------------------------------
+# --- changes with a new digest -----------------------------------------------------------------
 
 
 def nothing(_: object) -> None:
@@ -180,12 +180,12 @@ def nothing(_: object) -> None:
 def test_nothing_in_a_finished_one_can_be_changed_under_a_new_digest(
     way: str, chance: st.DataObject
 ) -> None:
-    """Not even with every sentence, the conclusion and the set's hash made to fit."""
+    """All sentences, the conclusion and the set's hash are derived from the changed content."""
     made = chance.draw(SENSIBLE)
     number = chance.draw(st.integers(0, len(places(json.loads(FINISHED)["certificate"])) - 1))
 
-    def change(told: Any) -> None:
-        container, key = places(told)[number]
+    def change(content: Any) -> None:
+        container, key = places(content)[number]
         if way == "twice" and isinstance(container, list):
             container.insert(key, copy.deepcopy(container[key]))
         elif way == "take out":
@@ -201,8 +201,8 @@ def test_nothing_in_a_finished_one_can_be_changed_under_a_new_digest(
 
 
 def swap(name: str) -> Callable[[Any], None]:
-    def change(told: Any) -> None:
-        one, other = job(told, "job-verified"), job(told, "job-refused")
+    def change(content: Any) -> None:
+        one, other = job(content, "job-verified"), job(content, "job-refused")
         one[name], other[name] = other[name], one[name]
 
     return change
@@ -210,84 +210,84 @@ def swap(name: str) -> Callable[[Any], None]:
 
 @pytest.mark.parametrize("name", ["termination_id", "state", "attempts", "events", "rests_on"])
 def test_two_jobs_cannot_swap_what_they_have(name: str) -> None:
-    told = forged(swap(name))
+    faults = forged(swap(name))
     for job_id in ("job-verified", "job-refused"):
-        assert any(fault.startswith(f"job {job_id}: ") for fault in told)
+        assert any(fault.startswith(f"job {job_id}: ") for fault in faults)
 
 
 def test_two_jobs_cannot_swap_their_names() -> None:
-    def change(told: Any) -> None:
-        swap("job_id")(told)
-        told["jobs"].sort(key=lambda each: each["job_id"])
+    def change(content: Any) -> None:
+        swap("job_id")(content)
+        content["jobs"].sort(key=lambda each: each["job_id"])
 
-    told = forged(change)
-    assert "job job-verified: event 1: it was accepted with another job_id" in told
-    assert "operation op_1: event 1: it was accepted with another terminations_sha256" in told
+    faults = forged(change)
+    assert "job job-verified: event 1: job_id differs from the certificate" in faults
+    assert "operation op_1: event 1: terminations_sha256 differs from the certificate" in faults
 
 
 def test_a_job_cannot_be_left_out() -> None:
-    def change(told: Any) -> None:
-        told["jobs"].remove(job(told, "job-refused"))
-        told["set"]["job_ids"].remove("job-refused")
+    def change(content: Any) -> None:
+        content["jobs"].remove(job(content, "job-refused"))
+        content["set"]["job_ids"].remove("job-refused")
 
     assert forged(change) == [
-        "operation op_1: event 1: it was accepted with another jobs",
-        "operation op_1: event 1: it was accepted with another jobs_sha256",
-        "operation op_1: event 1: it was accepted with another terminations_sha256",
-        "operation op_1: its last event counted other states of its jobs",
+        "operation op_1: event 1: jobs differs from the certificate",
+        "operation op_1: event 1: jobs_sha256 differs from the certificate",
+        "operation op_1: event 1: terminations_sha256 differs from the certificate",
+        "operation op_1: its finished event counts other states of its jobs",
     ]
 
 
 def test_another_termination_of_the_same_job_cannot_stand_for_it() -> None:
-    """One that ended well, of an earlier operation."""
+    """A termination of an earlier operation, with a good end."""
     other = history(
         "job-refused", read(JobState.SUCCEED), termination_id="trm_2", instances_submitted=10
     )
     entry = json.loads(other.entry().text)
-    told = forged(lambda told: job(told, "job-refused").update(entry))
-    assert told == [
-        "operation op_1: event 1: it was accepted with another terminations_sha256",
-        "operation op_1: its last event counted other states of its jobs",
+    faults = forged(lambda content: job(content, "job-refused").update(entry))
+    assert faults == [
+        "operation op_1: event 1: terminations_sha256 differs from the certificate",
+        "operation op_1: its finished event counts other states of its jobs",
     ]
 
 
 @pytest.mark.parametrize("gone", range(5))
 def test_no_event_can_be_taken_out(gone: int) -> None:
-    told = forged(lambda told: job(told, "job-verified")["events"].pop(gone))
-    assert told
+    faults = forged(lambda content: job(content, "job-verified")["events"].pop(gone))
+    assert faults
     where = f"job job-verified: event {gone + 1}: {BROKEN}"
-    assert any(fault.startswith(where) for fault in told) or gone == 4
+    assert any(fault.startswith(where) for fault in faults) or gone == 4
     if gone == 4:
-        assert "job job-verified: it is said to be verified, and its events end at settling" in told
+        assert "job job-verified: state is verified, but its events end at settling" in faults
 
 
 def test_all_events_cannot_be_taken_out() -> None:
-    told = forged(lambda told: job(told, "job-verified")["events"].clear())
-    assert "job job-verified: it has no event" in told
+    faults = forged(lambda content: job(content, "job-verified")["events"].clear())
+    assert "job job-verified: it has no event" in faults
 
 
 def test_an_end_that_is_taken_back_shows_in_the_operation() -> None:
-    """Where state, evidence and sentences are made to fit."""
+    """State, evidence and sentences are changed to match."""
 
-    def change(told: Any) -> None:
-        each = job(told, "job-verified")
+    def change(content: Any) -> None:
+        each = job(content, "job-verified")
         each["events"].pop()
         each |= {"state": "settling", "evidence": 3}
 
-    told = forged(change)
-    assert "operation op_1: it is said to have finished, and 1 of its jobs have not" in told
+    faults = forged(change)
+    assert "operation op_1: it has finished, but 1 of its jobs have not ended" in faults
 
 
 def test_an_event_with_a_new_hash_is_not_followed_by_the_next() -> None:
-    def change(told: Any) -> None:
-        event = job(told, "job-verified")["events"][2]
+    def change(content: Any) -> None:
+        event = job(content, "job-verified")["events"][2]
         event["facts"]["answer"]["request_id"] = "another"
         head = Head(event["number"] - 1, event["previous"])
-        event["hash"] = head.linked(event)["hash"]
+        event["hash"] = head.append(event)["hash"]
 
-    told = forged(change)
-    assert f"job job-verified: event 4: {BROKEN}: it does not follow event 3" in told
-    assert "job job-verified: attempt 1: it is not as event 3 tells it" in told
+    faults = forged(change)
+    assert f"job job-verified: event 4: {BROKEN}: previous is not the hash of event 3" in faults
+    assert "job job-verified: attempt 1: it differs from event 3" in faults
 
 
 @pytest.mark.parametrize(
@@ -304,20 +304,22 @@ def test_an_event_with_a_new_hash_is_not_followed_by_the_next() -> None:
     ],
 )
 def test_an_answered_attempt_is_as_the_events_tell(name: str, value: object) -> None:
-    told = forged(lambda told: job(told, "job-verified")["attempts"][0].update({name: value}))
-    assert told
-    assert all(fault.startswith("job job-verified: attempt 1: it is n") for fault in told)
+    faults = forged(
+        lambda content: job(content, "job-verified")["attempts"][0].update({name: value})
+    )
+    assert faults
+    assert all(fault.startswith("job job-verified: attempt 1: it") for fault in faults)
 
 
 def test_an_attempt_cannot_be_left_out_or_put_in() -> None:
-    told = forged(lambda told: job(told, "job-lost")["attempts"].pop())
-    assert "job job-lost: attempt 2: it is not as event 5 tells it" in told
+    faults = forged(lambda content: job(content, "job-lost")["attempts"].pop())
+    assert "job job-lost: attempt 2: it differs from event 5" in faults
 
-    def change(told: Any) -> None:
-        attempts = job(told, "job-verified")["attempts"]
+    def change(content: Any) -> None:
+        attempts = job(content, "job-verified")["attempts"]
         attempts.append(attempts[0] | {"number": 2})
 
-    assert forged(change) == ["job job-verified: attempt 2: no event tells of it"]
+    assert forged(change) == ["job job-verified: attempt 2: no event records it"]
 
 
 @pytest.mark.parametrize(
@@ -325,104 +327,110 @@ def test_an_attempt_cannot_be_left_out_or_put_in() -> None:
     [
         (
             {"evidence": 3},
-            "job job-verified: evidence 3 is not that of its last event",
+            "job job-verified: evidence 3 does not match its last event",
         ),
         (
             {"rests_on": {}},
-            "job job-verified: rests_on is not what its last event rested on",
+            "job job-verified: rests_on does not match the facts of its last event",
         ),
         (
             {"state": "already_finished"},
-            "job job-verified: it is said to be already_finished, and its events end at verified",
+            "job job-verified: state is already_finished, but its events end at verified",
         ),
         (
             {"termination_id": "trm_2"},
-            f"job job-verified: event 1: {BROKEN}: it does not follow the id trm_2",
+            f"job job-verified: event 1: {BROKEN}: previous is not the id trm_2",
         ),
-        ({"state": "gone"}, "job job-verified, state: 'gone' is not possible here"),
-        ({"evidence": True}, "job job-verified, evidence: True is not possible here"),
+        ({"state": "gone"}, "job job-verified, state: 'gone' is not a valid value"),
+        ({"evidence": True}, "job job-verified, evidence: True is not a valid value"),
         ({"events": {}}, "job job-verified, events: must be a list"),
-        ({"more": 1}, "job job-verified: has a member 'more' that is not known"),
+        ({"more": 1}, "job job-verified: unknown member 'more'"),
     ],
 )
 def test_what_is_said_of_a_job_is_what_its_events_tell(
     change: dict[str, object], fault: str
 ) -> None:
-    assert fault in forged(lambda told: job(told, "job-verified").update(change))
+    assert fault in forged(lambda content: job(content, "job-verified").update(change))
 
 
 @pytest.mark.parametrize("name", ["not_proven", "evidence_means"])
 def test_no_sentence_can_be_left_out_or_changed(name: str) -> None:
-    told = json.loads(FINISHED)["certificate"]
-    each = job(told, "job-over")
+    content = json.loads(FINISHED)["certificate"]
+    each = job(content, "job-over")
     each[name] = type(each[name])()
-    assert verify(sealed(told)) == [f"job job-over: {name} does not follow from the rest"]
+    assert verify(sealed(content)) == [
+        f"job job-over: {name} does not follow from the other members"
+    ]
 
 
 def test_the_conclusion_follows_from_the_jobs() -> None:
-    told = json.loads(FINISHED)["certificate"]
-    told["conclusion"] = "6 of 6 jobs proven down"
-    assert verify(sealed(told)) == ["certificate: conclusion does not follow from the jobs"]
+    content = json.loads(FINISHED)["certificate"]
+    content["conclusion"] = "6 of 6 jobs proven stopped"
+    assert verify(sealed(content)) == ["certificate: conclusion does not follow from the jobs"]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
-        ("id", "op_2", f"event 1: {BROKEN}: it does not follow the id op_2"),
-        ("account", "other", "event 1: it was accepted with another account"),
-        ("region", "other", "event 1: it was accepted with another region"),
-        ("requested_by", "you", "event 1: it was accepted with another requested_by"),
-        ("reason", "none", "event 1: it was accepted at another time, or for another reason"),
-        ("created_at", "x", "event 1: it was accepted at another time, or for another reason"),
-        ("finished_at", "x", "its state, its end or its outcome is not that of its last event"),
-        ("state", "running", "its state, its end or its outcome is not that of its last event"),
+        ("id", "op_2", f"event 1: {BROKEN}: previous is not the id op_2"),
+        ("account", "other", "event 1: account differs from the certificate"),
+        ("region", "other", "event 1: region differs from the certificate"),
+        ("requested_by", "you", "event 1: requested_by differs from the certificate"),
+        ("reason", "none", "event 1: its time or its reason differs from the certificate"),
+        ("created_at", "x", "event 1: its time or its reason differs from the certificate"),
+        ("finished_at", "x", "state, finished_at or outcome does not match its finished event"),
+        ("state", "running", "state, finished_at or outcome does not match its finished event"),
         ("outcome", "verified", "the outcome verified does not follow from the states of its jobs"),
     ],
 )
 def test_what_is_said_of_the_operation_is_what_its_events_tell(
     name: str, value: str, fault: str
 ) -> None:
-    told = forged(lambda told: told["operation"].update({name: value}))
-    assert f"operation {value if name == 'id' else 'op_1'}: {fault}" in told
+    faults = forged(lambda content: content["operation"].update({name: value}))
+    assert f"operation {value if name == 'id' else 'op_1'}: {fault}" in faults
 
 
 def test_an_end_cannot_be_made_up_nor_left_out() -> None:
-    def end(told: Any) -> None:
+    def end(content: Any) -> None:
         ending = {"state": "finished", "finished_at": "x", "outcome": "verified"}
-        told["operation"].update(ending)
+        content["operation"].update(ending)
 
-    fault = "operation op_1: it is said to have finished, and no event tells so"
+    fault = (
+        "operation op_1: state, finished_at or outcome shows an end, but it has no finished event"
+    )
     assert forged(end, UNFINISHED) == [fault]
-    told = forged(lambda told: told["events"].pop())
-    assert fault in told
+    faults = forged(lambda content: content["events"].pop())
+    assert fault in faults
 
 
 def test_the_set_is_that_of_the_jobs() -> None:
-    told = json.loads(FINISHED)["certificate"]
-    told["set"]["job_ids"] = ["job-lost", "job-none", "job-lost"]
-    found = verify(sealed(told))
-    assert "set: the ids are not sorted, or one is there twice" in found
-    assert "set: sha256 is not that of its ids" in found
-    assert "set: job job-none is in it and not in jobs" in found
-    assert "jobs: job job-refused is there and not in the set" in found
-    told = json.loads(FINISHED)["certificate"]
-    told["jobs"].reverse()
-    assert verify(sealed(told)) == ["jobs: they are not in the order of the set"]
+    content = json.loads(FINISHED)["certificate"]
+    content["set"]["job_ids"] = ["job-lost", "job-none", "job-lost"]
+    found = verify(sealed(content))
+    assert "set: job_ids is not sorted, or contains an id twice" in found
+    assert "set: sha256 does not match job_ids" in found
+    assert "set: job job-none is not in jobs" in found
+    assert "jobs: job job-refused is not in the set" in found
+    content = json.loads(FINISHED)["certificate"]
+    content["jobs"].reverse()
+    assert verify(sealed(content)) == ["jobs: not in the order of the set"]
 
 
 def test_when_and_by_what_it_was_issued_is_sealed() -> None:
-    told = FINISHED.replace(b'"by":"orchestrator 1"', b'"by":"orchestrator 2"')
-    assert verify(told) == ["file: seal is not that of digest and issued, of which one was changed"]
+    changed = FINISHED.replace(b'"by":"orchestrator 1"', b'"by":"orchestrator 2"')
+    assert verify(changed) == [
+        "file: seal does not match digest and issued: one of them was changed"
+    ]
 
 
 def test_a_fault_in_one_job_hides_none_in_another() -> None:
-    def change(told: Any) -> None:
-        job(told, "job-over")["state"] = None
-        job(told, "job-lost")["evidence"] = 5
+    def change(content: Any) -> None:
+        job(content, "job-over")["state"] = None
+        job(content, "job-lost")["evidence"] = 5
 
-    told = forged(change)
-    assert any(fault.startswith("job job-over, state: ") for fault in told)
-    assert "job job-lost: evidence 5 is not that of its last event" in told
+    faults = forged(change)
+    assert any(fault.startswith("job job-over, state: ") for fault in faults)
+    assert "job job-lost: evidence 5 does not match its last event" in faults
 
 
 def test_an_attempt_whose_answer_was_lost_is_none_the_worse() -> None:
@@ -438,17 +446,19 @@ def test_an_attempt_whose_answer_was_lost_is_none_the_worse() -> None:
 
 def test_calls_for_single_instances_stand_between_those_that_events_tell_of() -> None:
     data = forgery(
-        lambda told: job(told, "job-lost").update(attempts=_with_two(job(told, "job-lost")))
+        lambda content: job(content, "job-lost").update(
+            attempts=_with_two(job(content, "job-lost"))
+        )
     )
     assert verify(data) == []
-    told = forged(lambda told: job(told, "job-lost")["attempts"].pop(), data)
-    assert "job job-lost: attempt 2: it is not as event 5 tells it" in told
-    told = forged(lambda told: job(told, "job-lost")["attempts"].pop(1), data)
-    assert "job job-lost: attempt 2: it is numbered 3" in told
+    faults = forged(lambda content: job(content, "job-lost")["attempts"].pop(), data)
+    assert "job job-lost: attempt 2: it differs from event 5" in faults
+    faults = forged(lambda content: job(content, "job-lost")["attempts"].pop(1), data)
+    assert "job job-lost: attempt 2: its number is 3" in faults
 
 
 def _with_two(lost: Any) -> list[Any]:
-    """Its two attempts, with two calls between them, for an instance and for a machine."""
+    """Return its two attempts, and two between them: for an instance and for a machine."""
     first, second = lost["attempts"]
     for_one = first | {"action": "TerminateTaskInstance", "target": "task/7"}
     attempts = [first, for_one, for_one | {"action": "TerminateInstances"}, second]

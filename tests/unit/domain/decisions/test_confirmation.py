@@ -1,4 +1,4 @@
-"""No final state rests on one answer: what would end a termination is asked for again over time."""
+"""No final state rests on one answer: a read that would end a termination is repeated over time."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def failed(kind: CloudErrorKind) -> ReadFailed:
 
 @dataclass
 class Asked:
-    """A termination whose job is read whenever that is planned; ``looks`` says how and when."""
+    """A termination whose job is read at each planned poll; ``polls``: their kinds and times."""
 
     termination: Termination
     at_s: float = 0.0
-    looks: list[tuple[PollKind, float]] = field(default_factory=list)
+    polls: list[tuple[PollKind, float]] = field(default_factory=list)
     last: Decision | None = None
 
     def until_it_ends(self, by_job: Observation, by_jobs: Observation) -> Asked:
@@ -47,9 +47,9 @@ class Asked:
 
     def read_once(self, by_job: Observation, by_jobs: Observation) -> None:
         assert self.termination.next_poll_at is not None
-        assert len(self.looks) < 100
+        assert len(self.polls) < 100
         self.at_s = max(self.at_s, (self.termination.next_poll_at - NOW).total_seconds())
-        self.looks.append((self.termination.poll_kind, self.at_s))
+        self.polls.append((self.termination.poll_kind, self.at_s))
         seen = by_jobs if self.termination.poll_kind is PollKind.BATCH else by_job
         self.last = decide(self.termination, seen, later(self.at_s), POLICY)
         self.termination = self.last.after
@@ -59,9 +59,9 @@ class Asked:
 
 
 def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_jobs() -> None:
-    """10,000 ids that are out of date cost no DescribeJob call."""
+    """10,000 outdated ids cost no DescribeJob request."""
     asked = Asked(termination()).until_it_ends(UNKNOWN, JobUnlisted())
-    assert asked.looks == [(PollKind.BATCH, at_s) for at_s in (0, 5, 15, 45, 120)]
+    assert asked.polls == [(PollKind.BATCH, at_s) for at_s in (0, 5, 15, 45, 120)]
     assert asked.termination.state is State.NOT_FOUND
     assert asked.termination.problem is not None
     assert "check the job id, the region and the account" in str(asked.termination.problem.advice)
@@ -85,13 +85,13 @@ def test_a_job_that_was_read_before_is_asked_for_by_both_actions_over_a_minute(
     asked = Asked(before).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
     assert asked.at_s == 60
-    assert {poll_kind for poll_kind, _ in asked.looks} == {PollKind.BATCH, PollKind.SINGLE}
+    assert {poll_kind for poll_kind, _ in asked.polls} == {PollKind.BATCH, PollKind.SINGLE}
 
 
 def test_a_job_of_which_describe_jobs_is_refused_is_asked_for_more_often() -> None:
     asked = Asked(termination(**READ)).until_it_ends(UNKNOWN, UNKNOWN)
     assert asked.termination.state is State.NOT_FOUND
-    assert len(asked.looks) >= 5
+    assert len(asked.polls) >= 5
 
 
 OVERDUE = {"give_up_at": later(-1), "acknowledged_at": later(-60), **READ}
@@ -100,7 +100,7 @@ FAILS, FORBIDS = failed(CloudErrorKind.OUTCOME_UNKNOWN), failed(CloudErrorKind.U
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) -> None:
-    """The record was deleted; three of ten DescribeJob calls are cut off, past the deadline."""
+    """The record was deleted; past the deadline, three of ten DescribeJob requests fail."""
     asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
     while not asked.termination.state.final:
         fails = asked.termination.poll_kind is PollKind.SINGLE and random.random() < 0.3
@@ -131,7 +131,7 @@ def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
 
 
 def test_one_refusal_by_chance_holds_up_nothing() -> None:
-    """Of a job that was never read, and that the cloud does not know."""
+    """The job was never read, and the cloud does not know it."""
     asked = Asked(termination(poll_kind=PollKind.SINGLE))
     asked.read_once(FORBIDS, FORBIDS)
     asked.until_it_ends(UNKNOWN, JobUnlisted())
@@ -171,7 +171,7 @@ def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
 
 
 def test_answers_from_before_a_long_silence_do_not_count() -> None:
-    """The daemon was away: nobody asked meanwhile."""
+    """The daemon was not running, so no request was sent meanwhile."""
     missing = decide(termination(**READ), JobUnlisted(), NOW, POLICY).after
     asked = Asked(missing, at_s=9000).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.at_s == 9060
@@ -189,7 +189,7 @@ def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
         (termination(**READ), "its record was deleted before TerminateJob was acknowledged"),
         (
             termination(State.DRAINING, acknowledged_at=NOW, give_up_at=later(3600), **READ),
-            "its record was deleted before its instances were seen to stop",
+            "its record was deleted before its instances were observed stopped",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_read_that_is_not_allowed_is_tried_for_ten_minutes() -> None:
     asked = Asked(termination(poll_kind=PollKind.SINGLE)).until_it_ends(forbidden, forbidden)
     assert asked.termination.state is State.REFUSED
     assert 600 <= asked.at_s <= 660
-    assert len(asked.looks) < 25
+    assert len(asked.polls) < 25
 
 
 def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_are() -> None:
@@ -257,7 +257,7 @@ PAST = [
 def test_a_job_that_cannot_be_read_past_its_deadline_is_tried_from_the_first_read_on(
     before: Termination, kind: CloudErrorKind, tried_s: float, away_s: float
 ) -> None:
-    """However long the daemon was away by then."""
+    """However long the daemon was not running by then."""
     asked = Asked(before, at_s=away_s).until_it_ends(failed(kind), failed(kind))
     assert asked.termination.state is State.UNVERIFIED
     assert tried_s <= asked.at_s - away_s <= tried_s + 60
@@ -269,7 +269,7 @@ def test_a_job_that_cannot_be_read_past_its_deadline_is_tried_from_the_first_rea
 
 @pytest.mark.parametrize("before", PAST, ids=lambda each: each.state)
 def test_nothing_ends_because_of_a_clock(before: Termination) -> None:
-    """The signature was too old or too young: the job was not looked at."""
+    """The signature was too old or too new, so the job was not read."""
     known, at_s = before, 0.0
     for _ in range(50):
         known = decide(known, failed(CloudErrorKind.CLOCK_SKEW), later(at_s), POLICY).after
@@ -280,7 +280,7 @@ def test_nothing_ends_because_of_a_clock(before: Termination) -> None:
 
 
 def test_a_job_that_could_never_be_read_has_its_time_from_when_it_may_begin() -> None:
-    """No call has started its time; what was read of it since does."""
+    """No TerminateJob has started its deadline; a later read of the job postpones the start."""
     unread = failed(CloudErrorKind.OUTCOME_UNKNOWN)
     for begins_s, before in (
         (0, termination()),

@@ -1,4 +1,4 @@
-"""That everything that is done about stragglers fits into the deadline, however short it is."""
+"""All escalation levels fit into the deadline, however short it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.domain.decisions.escalation import (
     EscalationPolicy,
     count_due_at,
     going_on,
-    next_rung,
+    next_level,
 )
 from orchestrator.domain.forecasting.drain_history import begin, observe
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 DAY_S = 86400.0
 LEVELS_THAT_FIT = 4
-"""So many levels before the last one get their time, however short the deadline."""
+"""Number of levels before the last one that get their time, however short the deadline."""
 
 
 @dataclass
 class Drain:
-    """A job that was called at NOW and is polled as the engine does, nobody watching it."""
+    """A job that was terminated at NOW and is polled as if no client watches it."""
 
     give_up_after_s: float
     policy: EscalationPolicy
@@ -47,16 +47,16 @@ class Drain:
     next_action: str
     live: int
     moves_at_s: float = 0.0
-    """One more instance is live until then; 0: none ever goes down."""
+    """Until then one more instance is live; 0: no instance ever stops."""
     lag_s: float = 0.0
-    """How late every poll is."""
+    """Delay of every poll."""
     levels: list[tuple[float, EscalationLevel]] = field(default_factory=list)
     calls_s: list[float] = field(default_factory=list)
-    """When TerminateJob was made again."""
+    """Times at which TerminateJob was repeated."""
     history: DrainHistory | None = None
 
     def run(self) -> None:
-        """Poll until it is left to a person, and note when which level began."""
+        """Poll until manual action is required, and record the start of each level."""
         sent = termination(
             State.SENDING,
             give_up_after_s=self.give_up_after_s,
@@ -67,7 +67,7 @@ class Drain:
         )
         now, known = NOW, self._decide(sent, CallAccepted("r-1"), NOW)
         while known.escalation_level is not EscalationLevel.MANUAL:
-            assert not known.state.final, "it ended before it was left to a person"
+            assert not known.state.final, "it ended before manual action was required"
             now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
             known = replace(known, escalation_finished_at=now) if going_on(known) else known
             known = self._decide(known, self._count(now), now)
@@ -77,7 +77,7 @@ class Drain:
                 known = self._decide(known, CallAccepted("r-2"), now)
 
     def _counted_at(self, known: Termination) -> datetime:
-        """When its counters are read next; polls that show its state alone change nothing."""
+        """Return when its counters are read next; polls that show only its state change nothing."""
         if known.poll_kind is PollKind.SINGLE and known.next_poll_at is not None:
             return known.next_poll_at
         long_ago = (known.instances_observed_at or NOW) + timedelta(seconds=COUNTED_EVERY_S)
@@ -118,24 +118,24 @@ DRAINS = st.builds(
 @settings(max_examples=50, deadline=None)
 @given(DRAINS, st.floats(0, 0.3), st.floats(0, 0.01))
 def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float) -> None:
-    """The first within a third of it after the last movement, and all within two thirds."""
+    """The first begins within a third of it after the last progress, all within two thirds."""
     deadline_s, policy = drain.give_up_after_s, drain.policy
     drain.moves_at_s, drain.lag_s = moves * deadline_s, min(lag * deadline_s, 5.0)
     drain.run()
-    rungs = [escalation_level for _, escalation_level in drain.levels]
-    assert rungs[-1] is EscalationLevel.MANUAL
-    assert rungs.count(EscalationLevel.MANUAL) == 1
-    assert rungs.count(EscalationLevel.MACHINES) == policy.machines
+    levels = [escalation_level for _, escalation_level in drain.levels]
+    assert levels[-1] is EscalationLevel.MANUAL
+    assert levels.count(EscalationLevel.MANUAL) == 1
+    assert levels.count(EscalationLevel.MACHINES) == policy.machines
     assert drain.history is not None
     last_move_s = drain.history.last_progress_at - NOW.timestamp()
     first_s, last_s = drain.levels[0][0], drain.levels[-1][0]
     assert first_s <= last_move_s + deadline_s / 3
     assert last_s <= last_move_s + deadline_s * 2 / 3
-    rounds = rungs.count(EscalationLevel.INSTANCES)
+    rounds = levels.count(EscalationLevel.INSTANCES)
     assert rounds >= min(policy.rounds_max, LEVELS_THAT_FIT - policy.machines)
     untouched = drain.state is JobState.RUNNING and not drain.next_action
     if untouched and not drain.moves_at_s:
-        assert drain.calls_s[0] < first_s, "TerminateJob is made again first"
+        assert drain.calls_s[0] < first_s, "TerminateJob is repeated first"
 
 
 @given(
@@ -146,9 +146,13 @@ def test_all_levels_fit_into_the_deadline(drain: Drain, moves: float, lag: float
     st.sampled_from([EscalationLevel.NONE, EscalationLevel.INSTANCES]),
 )
 def test_long_deadlines_hurry_nothing(
-    deadline_s: float, moved_s: float, still_s: float, live: int, escalation_level: EscalationLevel
+    deadline_s: float,
+    moved_s: float,
+    stalled_for_s: float,
+    live: int,
+    escalation_level: EscalationLevel,
 ) -> None:
-    """From the default on, a drain is escalated by how long it has moved and stood still alone."""
+    """From the default deadline on, only the times of progress and stall decide on escalation."""
     history = observe(begin(NOW, 10), later(moved_s), live)
     known = termination(
         State.DRAINING,
@@ -162,5 +166,5 @@ def test_long_deadlines_hurry_nothing(
         escalation_finished_at=later(1),
     )
     assert count_due_at(known) is None
-    asked = later(moved_s + still_s), EscalationPolicy()
-    assert next_rung(replace(known, history=history), *asked) is next_rung(known, *asked)
+    asked = later(moved_s + stalled_for_s), EscalationPolicy()
+    assert next_level(replace(known, history=history), *asked) is next_level(known, *asked)

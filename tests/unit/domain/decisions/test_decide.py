@@ -1,4 +1,4 @@
-"""What follows from what was seen: each transition of the table by each way it can happen."""
+"""Decisions on each observation: every transition of the table, in every way it can happen."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def overdue(state: State, *, by_s: float = 0) -> Termination:
 
 
 def called(state: State) -> Termination:
-    """A call of it was acknowledged some time ago."""
+    """Return a termination whose TerminateJob was acknowledged some time ago."""
     return termination(state, acknowledged_at=later(-5), evidence=1, give_up_at=later(3595))
 
 
@@ -77,7 +77,7 @@ def settling(*, settle_until: datetime | None = None) -> Termination:
 
 
 def twice(verdict: Verdict) -> Unconfirmed:
-    """This was answered often enough, but for one answer more."""
+    """Return a verdict that one more answer confirms."""
     return Unconfirmed(
         verdict=verdict,
         since=later(-600),
@@ -106,7 +106,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
         read(RUNNING, LIVE, next_action="TERMINATING"),
         Event.CALL_ACCEPTED,
     ),
-    ("seen down in doubt", in_doubt(), read(FAILED), Event.CALL_ACCEPTED),
+    ("stopped in doubt", in_doubt(), read(FAILED), Event.CALL_ACCEPTED),
     ("untouched", in_doubt(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
     ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
     ("submitted in doubt", in_doubt(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
@@ -121,7 +121,12 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
     ("finished before", termination(**CHECKED), read(FAILED), Event.SEEN_STOPPED),
     ("finished while held", termination(State.HELD, **CHECKED), read(FAILED), Event.SEEN_STOPPED),
     *[
-        (f"down in {state} after an earlier call", called(state), read(FAILED), Event.CALL_ACCEPTED)
+        (
+            f"stopped in {state} after an earlier call",
+            called(state),
+            read(FAILED),
+            Event.CALL_ACCEPTED,
+        )
         for state in (State.QUEUED, State.HELD, State.SENDING)
     ],
     (
@@ -331,7 +336,7 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
 
 
 def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() -> None:
-    """Its answer was lost, or it was somebody else's, and the cloud shows no NextAction."""
+    """Its answer was lost, or another client sent it, and the cloud shows no NextAction."""
     conflict = call_failed(error(CloudErrorKind.STATE_CONFLICT))
     once = decide(termination(State.SENDING), conflict, NOW, POLICY).after
     untouched = decide(once, read(RUNNING, LIVE), later(1), POLICY)
@@ -428,8 +433,8 @@ def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
 @pytest.mark.parametrize(
     ("before", "seen", "why"),
     [
-        (in_doubt(), read(FAILED), "seen down after a call"),
-        (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "the cloud acts on it"),
+        (in_doubt(), read(FAILED), "observed stopped after TerminateJob"),
+        (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "is terminating the job"),
         (termination(on_submitted=OnSubmitted.REFUSE), swept(SUBMITTED), "forbids TerminateJob"),
         (
             termination(unconfirmed=twice(Verdict.MISSING)),
@@ -445,7 +450,7 @@ def test_an_event_that_no_call_of_ours_led_to_says_what_did(
 
 
 def drained_for(seconds: float, **changes: Any) -> Termination:
-    """First called ten minutes ago, and acknowledged so many seconds ago for the last time."""
+    """Return a draining job, first terminated 600 s ago, last acknowledged ``seconds`` ago."""
     values: dict[str, Any] = {
         "acknowledged_at": later(-seconds),
         "give_up_at": later(3600 - 600),
@@ -492,9 +497,9 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
 def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_and_longer(
     before: Termination, seen: JobSeen, again: bool
 ) -> None:
-    """Revived before it was seen down: what the cloud shows must contradict the call.
+    """The job was revived before it was observed stopped; a read must contradict TerminateJob.
 
-    Not from SUBMITTED, where a call is forbidden, but as soon as it has left that.
+    TerminateJob is not sent while the job is SUBMITTED, but as soon as it has left that state.
     """
     decision = decide(before, seen, NOW, POLICY)
     assert decision.event is None
@@ -515,7 +520,7 @@ def test_counters_that_come_and_go_end_at_the_deadline() -> None:
     over = decide(flapping, read(FAILED, LIVE, at=later(60)), later(60), POLICY)
     assert (over.event, over.after.state) == (Event.GAVE_UP, State.UNVERIFIED)
     assert "4 live of 10" in str(over.why)
-    assert over.after.evidence == 2, "that none was live is not so any more"
+    assert over.after.evidence == 2, "that no instance was live is no longer true"
 
 
 def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
@@ -580,7 +585,7 @@ def test_giving_up_says_why_and_what_to_do() -> None:
     problem = decision.after.problem
     assert problem is not None
     assert (problem.code, bool(problem.advice)) == ("Client.DeadlinePassed", True)
-    assert problem.message == "the job was not seen down by its deadline"
+    assert problem.message == "the job was not observed stopped by its deadline"
 
 
 def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
@@ -589,7 +594,7 @@ def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
     late = decide(before, hidden, NOW, POLICY)
     assert (late.event, late.after.evidence) == (Event.GAVE_UP, 3)
     assert late.after.problem is not None
-    assert late.after.problem.message.startswith("the job was seen down, but by its deadline it ")
+    assert late.after.problem.message.startswith("the job was observed stopped, but ")
 
 
 def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() -> None:
@@ -622,22 +627,22 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
     ids=lambda t: t.state,
 )
 def test_an_answer_without_counters_is_no_reason_to_ask_again_at_once(before: Termination) -> None:
-    at, looks = NOW, []
+    at, reads = NOW, []
     known = before
     while not known.state.final:
         known = decide(known, read(FAILED, None), at, POLICY).after
         assert known.problem is not None
-        looks.append(at)
+        reads.append(at)
         at = known.next_poll_at or at
-        assert len(looks) < 100
-    assert [(b - a).total_seconds() for a, b in pairwise(looks[:8])] == [1, 2, 4, 8, 16, 32, 60]
-    assert (known.state, looks[-1]) == (State.UNVERIFIED, later(3600))
+        assert len(reads) < 100
+    assert [(b - a).total_seconds() for a, b in pairwise(reads[:8])] == [1, 2, 4, 8, 16, 32, 60]
+    assert (known.state, reads[-1]) == (State.UNVERIFIED, later(3600))
     assert known.problem is not None
     assert "no instance counters" in known.problem.message
 
 
 def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_too() -> None:
-    """DescribeTask tells no job state: the job may have been revived since it read FAILED."""
+    """DescribeTask shows no job state: the job may have been revived since it read FAILED."""
     before = termination(
         State.DRAINING, job_state=FAILED, instances=LIVE, instances_observed_at=later(-1)
     )

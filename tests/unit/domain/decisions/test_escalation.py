@@ -1,4 +1,4 @@
-"""When instances that do not go down are escalated, and how far."""
+"""Escalation of instances that do not stop: its levels and their times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.decisions.decide import decide
-from orchestrator.domain.decisions.escalation import EscalationPolicy, next_rung
+from orchestrator.domain.decisions.escalation import EscalationPolicy, next_level
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -42,7 +42,7 @@ AROUND = ExplanationContext(
         (replace(STUCK, acknowledged_at=later(20)), 80, EscalationLevel.INSTANCES),
         (replace(STUCK, acknowledged_at=later(-90)), 99.9, None),
         (replace(STUCK, acknowledged_at=later(-90)), 100, EscalationLevel.INSTANCES),
-        # Counted a minute and a bit after its call, and as long after that.
+        # Counted a little over a minute after TerminateJob, and as long after that.
         (replace(STUCK, acknowledged_at=later(-51.8)), 71.7, EscalationLevel.INSTANCES),
         (
             replace(STUCK, instances=InstanceCounters(running=5, failed=5)),
@@ -87,7 +87,7 @@ AROUND = ExplanationContext(
 def test_a_rung_follows_when_nothing_moved_for_long(
     before: Any, at_s: float, escalation_level: EscalationLevel
 ) -> None:
-    assert next_rung(before, later(at_s), ESCALATION) is escalation_level
+    assert next_level(before, later(at_s), ESCALATION) is escalation_level
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_machines_come_last_and_once_where_they_may_be_ended(
 ) -> None:
     done = replace(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2)
     allowed = replace(ESCALATION, machines=True)
-    assert next_rung(replace(done, **changes), later(200), allowed) is escalation_level
+    assert next_level(replace(done, **changes), later(200), allowed) is escalation_level
     assert (
-        next_rung(replace(done, **changes), later(200), ESCALATION) is not EscalationLevel.MACHINES
+        next_level(replace(done, **changes), later(200), ESCALATION) is not EscalationLevel.MACHINES
     )
 
 
@@ -127,7 +127,7 @@ def test_a_count_that_moves_puts_it_off() -> None:
         EscalationLevel.INSTANCES,
         later(132),
     )
-    assert stuck.why == "3 of 10 instances did not go down for 63 s"
+    assert stuck.why == "3 of 10 instances live, no progress for 63 s"
 
 
 def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
@@ -231,34 +231,36 @@ def test_a_person_is_told_the_commands() -> None:
         escalation_started_at=later(300),
         escalation_round=2,
     )
-    told = explain(left, AROUND)
-    assert "it takes a person" in told.waiting_for
-    assert "after 2 rounds of TerminateTaskInstance" in told.waiting_for
-    assert "tccli batch TerminateTaskInstance" in str(told.next_action)
+    explanation = explain(left, AROUND)
+    assert "manual action is required" in explanation.waiting_for
+    assert "after 2 rounds of TerminateTaskInstance" in explanation.waiting_for
+    assert "tccli batch TerminateTaskInstance" in str(explanation.next_action)
     given_up = replace(left, state=State.UNVERIFIED, finished_at=later(3600), next_poll_at=None)
-    told = explain(given_up, AROUND)
-    assert "4 of 10 instances live" in told.waiting_for
-    assert "--JobId job-1" in str(told.next_action)
-    assert "tccli cvm TerminateInstances" in str(told.next_action)
+    explanation = explain(given_up, AROUND)
+    assert "4 of 10 instances live" in explanation.waiting_for
+    assert "--JobId job-1" in str(explanation.next_action)
+    assert "tccli cvm TerminateInstances" in str(explanation.next_action)
 
 
 def test_nothing_more_is_called_where_that_was_asked_for() -> None:
     asked = replace(STUCK, escalate=False)
-    assert next_rung(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
+    assert (
+        next_level(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
+    )
     left = replace(asked, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70))
-    assert next_rung(left, later(9999), ESCALATION) is None
-    told = explain(left, AROUND)
-    assert "no more than TerminateJob was to be called" in told.waiting_for
-    assert "tccli batch TerminateTaskInstance" in (told.next_action or "")
+    assert next_level(left, later(9999), ESCALATION) is None
+    explanation = explain(left, AROUND)
+    assert "the request allows TerminateJob only" in explanation.waiting_for
+    assert "tccli batch TerminateTaskInstance" in (explanation.next_action or "")
 
 
 def test_that_machines_are_ended_is_told() -> None:
-    told = explain(
+    explanation = explain(
         replace(IN_ROUND_1, escalation_level=EscalationLevel.MACHINES, read_at=later(70)), AROUND
     )
-    assert "TerminateInstances of its machine is called for each" in told.waiting_for
-    assert told.next_action is not None
-    assert "tccli" not in told.next_action
+    assert "TerminateInstances is being sent for each machine" in explanation.waiting_for
+    assert explanation.next_action is not None
+    assert "tccli" not in explanation.next_action
 
 
 def test_nothing_is_escalated_that_is_given_up() -> None:
@@ -274,35 +276,38 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        ({}, "is to be called for each, once they are read"),
-        ({"read_at": later(69)}, "is to be called for each, once they are read"),
+        ({}, "will be sent for each instance once the instances are read"),
+        ({"read_at": later(69)}, "will be sent for each instance once the instances are read"),
         (
             {"reading": UNREADABLE},
-            "is to be called for each, once they are read, which fails: Some.Code: why",
+            (
+                "will be sent for each instance once the instances are read, but reading them "
+                "fails: Some.Code: why"
+            ),
         ),
-        ({"read_at": later(70)}, "is called for each"),
+        ({"read_at": later(70)}, "is being sent for each instance"),
         (
             {"read_at": later(70), "escalation_finished_at": later(75)},
-            "was called (`attempts` has ",
+            "was sent (`attempts` has ",
         ),
         (
             {"reading": UNREADABLE, "escalation_finished_at": later(75)},
-            "was called for none, for they could not be read: Some.Code: why",
+            ("was sent for no instance, because the instances could not be read: Some.Code: why"),
         ),
         (
             {"reading": UNREADABLE, "state": State.UNVERIFIED, "next_poll_at": None},
-            "was to be called for each, which its end cut short after reading them had failed: ",
+            "was not sent for every instance before the end; reading the instances had failed: ",
         ),
         (
             {"state": State.UNVERIFIED, "finished_at": later(80), "next_poll_at": None},
-            "was to be called for each, which its end cut short",
+            "was not sent for every instance before the end",
         ),
     ],
 )
 def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
-    told = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
-    assert f"TerminateTaskInstance {said}" in told
-    assert " (round 1)" in told
+    waiting_for = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
+    assert f"TerminateTaskInstance {said}" in waiting_for
+    assert " (round 1)" in waiting_for
 
 
 def test_a_person_is_told_that_instances_cannot_be_read() -> None:
@@ -313,4 +318,4 @@ def test_a_person_is_told_that_instances_cannot_be_read() -> None:
         escalation_round=3,
         reading=UNREADABLE,
     )
-    assert "; they cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for
+    assert "; the instances cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for

@@ -1,4 +1,4 @@
-"""What is kept of a drain and foretold of it, from the acknowledgement until it is down."""
+"""History and forecast of a drain, from the acknowledgement until the job has stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.forecast_updates import current
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.forecasting.drain_history import DrainHistory
-from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 RUNNING, FAILED = JobState.RUNNING, JobState.FAILED
-TENS = learnt({bucket(10): 100}, {})
+TENS = kaplan_meier({bucket(10): 100}, {})
 ENDED = Capture(run=1, occupying=60, waiting=20, captured=60, counted_at=NOW, ended_at=NOW)
 
 
 def draining(**changes: Any) -> Termination:
-    """Its call was acknowledged just now."""
+    """Return a termination whose TerminateJob was acknowledged just now."""
     values: dict[str, Any] = {"evidence": 1, "run": 1, "acknowledged_at": NOW} | changes
     return termination(State.DRAINING, give_up_at=later(3600), **values)
 
@@ -46,19 +46,19 @@ def counted(
 def after(
     before: Termination, *seen: tuple[float, Observation], policy: Policy = POLICY
 ) -> Termination:
-    """What this makes of it, each at its second."""
+    """Return ``before`` after these observations, each at its second."""
     for at_s, its in seen:
         before = decide(before, its, later(at_s), policy).after
     return before
 
 
-def looks(before: Termination, *shown: tuple[float, int], total: int = 100) -> Termination:
+def after_counts(before: Termination, *shown: tuple[float, int], total: int = 100) -> Termination:
     seen = [(at_s, counted(live, total - live, at_s=at_s)) for at_s, live in shown]
     return after(before, *seen)
 
 
 def lives(found: Termination) -> list[tuple[float, int]]:
-    """The samples, in seconds since NOW."""
+    """Return the samples, in seconds since NOW."""
     assert found.history is not None
     return [(at - NOW.timestamp(), live) for at, live in found.history.samples]
 
@@ -67,8 +67,8 @@ def lives(found: Termination) -> list[tuple[float, int]]:
 
 
 def test_a_drain_begins_when_its_call_was_acknowledged() -> None:
-    """With those that are FAILED by then, where nobody counted before."""
-    assert lives(looks(draining(), (5, 90))) == [(0, 100), (5, 90)]
+    """The instances that are FAILED by then are included if there was no earlier count."""
+    assert lives(after_counts(draining(), (5, 90))) == [(0, 100), (5, 90)]
 
 
 @pytest.mark.parametrize(
@@ -83,22 +83,22 @@ def test_a_drain_begins_when_its_call_was_acknowledged() -> None:
     ],
 )
 def test_it_begins_with_what_was_captured_as_live(capture: Capture | None, live: int) -> None:
-    """Instances may have been FAILED for long when the job was called."""
-    assert lives(looks(draining(capture=capture), (5, 70)))[0] == (0, live)
+    """Instances may have been FAILED for long when TerminateJob was sent."""
+    assert lives(after_counts(draining(capture=capture), (5, 70)))[0] == (0, live)
 
 
 def test_a_look_that_counts_nothing_changes_nothing() -> None:
-    before = looks(draining(), (5, 90))
+    before = after_counts(draining(), (5, 90))
     found = after(before, (7, swept(RUNNING, at=later(7))))
     assert (found.history, found.forecast) == (before.history, before.forecast)
     assert after(draining(), (7, swept(RUNNING, at=later(7)))).history is None
 
 
 def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() -> None:
-    still = looks(draining(capture=ENDED), (5, 80))
+    still = after_counts(draining(capture=ENDED), (5, 80))
     assert still.forecast is not None
     assert (still.forecast.made_at, still.forecast.p50_at) == (later(5), None)
-    moving = looks(still, (10, 60), (15, 40))
+    moving = after_counts(still, (10, 60), (15, 40))
     assert lives(moving) == [(0, 80), (10, 60), (15, 40)]
     assert moving.forecast is not None
     assert moving.forecast.p50_at is not None
@@ -107,20 +107,24 @@ def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() 
 
 def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
     seen = (5, counted(80, at_s=5))
-    found = after(draining(), seen, policy=replace(POLICY, others=TENS))
+    found = after(draining(), seen, policy=replace(POLICY, past_durations=TENS))
     assert found.forecast is not None
     assert found.forecast.p50_at is not None
     assert later(7) < found.forecast.p50_at < later(14)
 
 
 def test_it_ends_when_the_job_is_down() -> None:
-    stopped = after(looks(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100))))
+    stopped = after(
+        after_counts(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100)))
+    )
     assert (stopped.state, stopped.history, stopped.forecast) == (State.SETTLING, None, None)
 
 
 def test_it_ends_when_the_job_is_not_called_after_all() -> None:
-    """As SUBMITTED, or since the call had no effect."""
-    sending = after(replace(looks(draining(), (5, 50)), terminate_after=NOW), (6, CallStarted()))
+    """The request was not executed, so it had no effect."""
+    sending = after(
+        replace(after_counts(draining(), (5, 50)), terminate_after=NOW), (6, CallStarted())
+    )
     assert sending.history is not None
     for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT):
         found = after(sending, (7, call_failed(error(kind))))
@@ -128,31 +132,31 @@ def test_it_ends_when_the_job_is_not_called_after_all() -> None:
 
 
 def test_one_that_runs_on_has_not_moved_since_before_it_is_called_again() -> None:
-    """Its call may have been lost: nothing says that it was revived."""
-    before = looks(draining(), (5, 50))
+    """Its TerminateJob may have been lost: nothing shows a revival."""
+    before = after_counts(draining(), (5, 50))
     runs_on = after(before, (70, counted(50, 50, at_s=70, next_action="")))
     assert runs_on.terminate_after == later(70)
     again = after(runs_on, (71, CallStarted()), (72, CallAccepted("r")))
     assert again.acknowledged_at == later(72)
-    assert lives(looks(again, (80, 50))) == [(0, 100), (5, 50)]
-    stalled = looks(again, (80, 50), (1000, 50))
+    assert lives(after_counts(again, (80, 50))) == [(0, 100), (5, 50)]
+    stalled = after_counts(again, (80, 50), (1000, 50))
     assert stalled.forecast is not None
     assert stalled.forecast.stalled_since == later(5)
 
 
 def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
-    finished = after(looks(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
+    finished = after(after_counts(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
     assert finished.evidence == 2
-    revived = looks(finished, (20, 100))
+    revived = after_counts(finished, (20, 100))
     assert (revived.terminate_after, revived.history, revived.forecast) == (later(20), None, None)
     untouched = after(revived, (25, counted(100, at_s=25, next_action="")))
     assert untouched.history is None
     called = after(untouched, (30, CallStarted()), (31, CallAccepted("r")))
-    assert lives(looks(called, (35, 90))) == [(31, 100), (35, 90)]
+    assert lives(after_counts(called, (35, 90))) == [(31, 100), (35, 90)]
 
 
 def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
-    """How long it had been down is no part of its drain after the next call."""
+    """The time for which it was stopped is not part of its drain after the next TerminateJob."""
     stopped = after(draining(), (5, read(FAILED, InstanceCounters(failed=100), at=later(5))))
     doubted = after(
         stopped, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20)))
@@ -163,11 +167,11 @@ def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
     assert lives(after(called, (25, live))) == [(22, 100), (25, 2)]
 
 
-# --- what is told --------------------------------------------------------------------------------
+# --- forecasts ---------------------------------------------------------------------------------
 
 
 def test_what_is_told_of_a_drain_has_not_passed() -> None:
-    found = looks(draining(), (5, 90), (10, 80), (15, 70))
+    found = after_counts(draining(), (5, 90), (10, 80), (15, 70))
     for at_s in (15, 60, 600):
         now = current(found, None, None, later(at_s))
         assert now is not None
@@ -190,7 +194,7 @@ def test_nothing_is_told_of_one_that_waits_for_a_look() -> None:
 
 
 def test_one_that_begins_later_begins_then_for_sure() -> None:
-    """Whenever that is asked, the same is told."""
+    """The forecast does not depend on when it is requested."""
     tomorrow = later(86400)
     waiting = termination(not_before=tomorrow)
     first, second = (current(waiting, tomorrow, TENS, later(at_s)) for at_s in (0, 0.3))
@@ -202,16 +206,18 @@ def test_one_that_begins_later_begins_then_for_sure() -> None:
 
 
 def test_a_history_is_small() -> None:
-    """Whatever a job goes through, for it is read and written with each look."""
+    """It is read and written with each poll, so it must stay small whatever the job does."""
     found = draining()
     for number in range(500):
-        found = looks(found, (number + 1.123456, 10_000_000 - number * 1000), total=10_000_000)
+        found = after_counts(
+            found, (number + 1.123456, 10_000_000 - number * 1000), total=10_000_000
+        )
     assert isinstance(found.history, DrainHistory)
     assert len(found.history.samples) == 16
 
 
 def test_what_is_left_to_a_person_has_no_end() -> None:
-    moving = looks(draining(), (10.0, 90), (20.0, 30))
+    moving = after_counts(draining(), (10.0, 90), (20.0, 30))
     left = replace(
         moving,
         escalation_level=EscalationLevel.MANUAL,
@@ -224,4 +230,4 @@ def test_what_is_left_to_a_person_has_no_end() -> None:
     on = after(left, (52.0, counted(10, 90, at_s=52.0))).forecast
     assert on is not None
     assert on.p50_at is not None
-    assert on.stalled_since is None, "somebody did something"
+    assert on.stalled_since is None, "instances have stopped since"

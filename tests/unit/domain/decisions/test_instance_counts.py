@@ -1,4 +1,4 @@
-"""Counts that contradict what is known, words that nobody documents, jobs without instances."""
+"""Counts that contradict what is known, undocumented states, and jobs without instances."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() ->
     known = decide(first.after, submitted, later(1), POLICY).after
     assert (known.instances_submitted, known.poll_kind) == (10, PollKind.SINGLE)
     short = decide(known, read(FAILED, THREE), later(2), POLICY)
-    assert (short.event, short.after.terminate_after) == (None, later(2)), "it is called"
+    assert (short.event, short.after.terminate_after) == (None, later(2)), "it is terminated"
     whole = decide(known, read(FAILED, STOPPED), later(2), POLICY)
     assert whole.event is Event.SEEN_STOPPED
 
 
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
-    """But not on one answer."""
+    """One answer is not enough for that."""
     known, at_s = replace(termination(), poll_kind=PollKind.SUBMIT_INFO), 0.0
     forbidden = ReadFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
     while known.poll_kind is PollKind.SUBMIT_INFO:
@@ -108,7 +108,7 @@ AT_ITS_END = later(30)
 
 
 def stopped(instances: InstanceCounters, **known: Any) -> Termination:
-    """A job at the end of its settle window."""
+    """Return a job at the end of its settle window."""
     return termination(
         State.SETTLING,
         acknowledged_at=NOW,
@@ -144,7 +144,7 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
         denied = decide(compared.after, read(FAILED, THREE, at=later(32)), later(32), COMPARES)
         assert denied.event is Event.SEEN_LIVE_AGAIN
         assert denied.why is not None
-        assert "10 at least" in denied.why
+        assert "at least 10" in denied.why
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_no_submission_is_read_where_it_is_known_or_its_quota_is_wanted(
 def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
     kind: CloudErrorKind,
 ) -> None:
-    """It is tried for a minute; not at all where the account may not."""
+    """It is retried for a minute, but not if the account may not make the request."""
     now, failure = AT_ITS_END, ReadFailed(CloudError(kind, "Some.Code", "why"))
     decision = decide(stopped(STOPPED), read(FAILED, STOPPED, at=now), now, COMPARES)
     asked = 0
@@ -189,7 +189,7 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
         assert later(90) <= now <= later(100)
 
 
-# --- words that are not documented ----------------------------------------------------------------
+# --- undocumented states ----------------------------------------------------------------------
 
 
 def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""Each invariant: what keeps it passes, and each way to break it is refused."""
+"""Invariants: decisions that keep them pass, and each way to break one is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROVEN = {"job_state": JobState.FAILED, "instances": STOPPED, "evidence": 3}
 
 
 def violated(before: Any, after: dict[str, Any], event: Event | None = None) -> str | None:
-    """The invariant that this change of fields violates."""
+    """Return the invariant that this change of fields violates."""
     moved = {"revision": before.revision + 1} if event else {}
     decision = Decision(after=replace(before, **(moved | after)), event=event)
     try:

@@ -1,4 +1,4 @@
-"""What a look at a watched job shows, and what is said of one that came back."""
+"""Reads of watched jobs, and the explanation of a revival."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
 def test_what_describe_jobs_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, then: str
 ) -> None:
-    poll_kind = check_listed(STOPPED, seen, later(at_s))
-    assert (poll_kind.ends, poll_kind.count) == (then == "ends", then == "is counted")
-    assert poll_kind.came_back == (None if came_back is None else seen)
+    check = check_listed(STOPPED, seen, later(at_s))
+    assert (check.ends, check.count) == (then == "ends", then == "is counted")
+    assert check.came_back == (None if came_back is None else seen)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_what_describe_jobs_shows(
 def test_what_a_count_shows(
     seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
 ) -> None:
-    poll_kind = check_counted(STOPPED, seen, later(at_s))
-    assert poll_kind.ends is ends
-    assert poll_kind.came_back == (None if came_back is None else seen)
+    check = check_counted(STOPPED, seen, later(at_s))
+    assert check.ends is ends
+    assert check.came_back == (None if came_back is None else seen)
 
 
 @pytest.mark.parametrize(("at_s", "ends"), [(3599, False), (3600, True)])
@@ -115,29 +115,29 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
     [
         (
             {"job_state": JobState.RUNNING},
-            "it was seen running again at 2026-01-01T12:01:00Z",
+            "the job was running again at 2026-01-01T12:01:00Z",
             "submit it again",
         ),
         (
             {"job_state": JobState.SUBMITTED, "reterminated_by": "op_2"},
-            "it was seen running again at 2026-01-01T12:01:00Z, and op_2 brings it down again",
+            "the job was running again at 2026-01-01T12:01:00Z, and op_2 terminates it again",
             "see GET /v1/operations/op_2",
         ),
         (
             {"job_state": JobState.RUNNING, "limit_reached": True},
-            "and was brought down again as often as engine.reterminate_max allows",
-            "see in the console who calls RetryJobs, then submit it again",
+            "and was terminated again as often as engine.reterminate_max allows",
+            "check in the console who calls RetryJobs, then submit it again",
         ),
         (
             {"job_state": JobState.SUCCEED, "job_end_time": "E"},
-            "it has run again and ended since, as was seen at 2026-01-01T12:01:00Z",
-            "see in the console who calls RetryJobs",
+            "the job ran again and had ended at 2026-01-01T12:01:00Z",
+            "check in the console who calls RetryJobs",
         ),
         (
             {"job_state": JobState.FAILED, "instances_live": 2},
             (
-                "2 of its instances were seen running again at 2026-01-01T12:01:00Z, although the "
-                "job reads FAILED"
+                "2 of its instances were running again at 2026-01-01T12:01:00Z, although the job "
+                "state is FAILED"
             ),
             "submit it again",
         ),
@@ -150,7 +150,9 @@ def test_it_is_said_beside_how_it_ended(
 ) -> None:
     around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
     before = explain(replace(STOPPED, state=state), around)
-    told = explain(replace(STOPPED, state=state, revival=Revival(at=later(60), **known)), around)
-    assert told.waiting_for.startswith(f"{before.waiting_for}; but ")
-    assert told.waiting_for.endswith(said)
-    assert told.next_action == to_do
+    explanation = explain(
+        replace(STOPPED, state=state, revival=Revival(at=later(60), **known)), around
+    )
+    assert explanation.waiting_for.startswith(f"{before.waiting_for}; but ")
+    assert explanation.waiting_for.endswith(said)
+    assert explanation.next_action == to_do

@@ -1,4 +1,4 @@
-"""What is kept of the looks at one drain."""
+"""History that is kept of one drain."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from orchestrator.domain.forecasting.drain_history import (
 )
 from tests.unit.domain.build import NOW, later
 
-LOOKS = st.lists(st.tuples(st.floats(0.01, 1000), st.integers(0, 100_000)), max_size=60)
+POLLS = st.lists(st.tuples(st.floats(0.01, 1000), st.integers(0, 100_000)), max_size=60)
 
 
-def seen(*looks: tuple[float, int]) -> DrainHistory:
-    """A history of looks at these seconds; the first is the acknowledgement."""
-    (began, live), *rest = looks
+def history_of(*polls: tuple[float, int]) -> DrainHistory:
+    """Return a history of polls at these seconds; the first is the acknowledgement."""
+    (began, live), *rest = polls
     history = begin(later(began), live)
     for at, live in rest:
         history = observe(history, later(at), live)
@@ -36,7 +36,7 @@ def kept(history: DrainHistory) -> list[tuple[float, int]]:
 
 
 def test_looks_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None:
-    history = seen((0, 10), (1, 10), (4, 7), (5, 7), (6, 6), (9, 6))
+    history = history_of((0, 10), (1, 10), (4, 7), (5, 7), (6, 6), (9, 6))
     assert kept(history) == [(0, 10), (4, 7), (6, 6)]
     assert history.seen_at == later(9).timestamp()
     assert history.last_progress_at == later(6).timestamp()
@@ -44,19 +44,19 @@ def test_looks_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None
 
 
 def test_more_live_than_before_begin_a_new_history() -> None:
-    history = seen((0, 10), (30, 2), (31, 9))
+    history = history_of((0, 10), (30, 2), (31, 9))
     assert kept(history) == [(31, 9)]
     assert history.pause_s == 0
 
 
 @pytest.mark.parametrize("at", [4, 5])
 def test_a_look_that_is_not_later_than_the_last_changes_nothing(at: float) -> None:
-    history = seen((0, 10), (5, 8))
+    history = history_of((0, 10), (5, 8))
     assert observe(history, later(at), 1) == history
 
 
 def test_thinning_keeps_the_first_ones_the_last_and_the_course_between() -> None:
-    history = seen(*((second, 1000 - second) for second in range(1000)))
+    history = history_of(*((second, 1000 - second) for second in range(1000)))
     assert len(history.samples) == SAMPLES_MAX
     assert kept(history)[:STARTS] == [(0, 1000), (1, 999), (2, 998)]
     assert kept(history)[-1] == (999, 1)
@@ -65,17 +65,17 @@ def test_thinning_keeps_the_first_ones_the_last_and_the_course_between() -> None
 
 
 def test_the_rate_is_that_of_the_latter_half() -> None:
-    assert seen((0, 100), (10, 20), (20, 10)).rate_per_s == 1.0
-    assert seen((0, 100), (10, 20), (30, 20)).rate_per_s == 0.0
-    assert seen((0, 100)).rate_per_s == 0.0
+    assert history_of((0, 100), (10, 20), (20, 10)).rate_per_s == 1.0
+    assert history_of((0, 100), (10, 20), (30, 20)).rate_per_s == 0.0
+    assert history_of((0, 100)).rate_per_s == 0.0
 
 
-@given(LOOKS)
+@given(POLLS)
 def test_a_history_stays_small_and_in_order_and_survives_json(
-    looks: list[tuple[float, int]],
+    polls: list[tuple[float, int]],
 ) -> None:
     history, at = begin(NOW, 50_000), 0.0
-    for wait_s, live in looks:
+    for wait_s, live in polls:
         at += wait_s
         history = observe(history, later(at), live)
         assert history.live == live

@@ -1,4 +1,4 @@
-"""What jobs that are down teach about the others."""
+"""Distribution of drain durations, from the jobs that have stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.domain.forecasting.duration_distribution import (
     BUCKETS_S,
     bucket,
-    learnt,
+    kaplan_meier,
     middle_s,
 )
 
@@ -31,7 +31,7 @@ def counted(durations_s: Iterable[float]) -> Counter[int]:
 
 
 def known(stopped: Iterable[float], draining: Iterable[float] = ()) -> Durations:
-    durations = learnt(counted(stopped), counted(draining))
+    durations = kaplan_meier(counted(stopped), counted(draining))
     assert durations is not None
     return durations
 
@@ -45,7 +45,7 @@ def test_every_duration_has_a_bucket() -> None:
 
 @pytest.mark.parametrize("stopped", [{}, {3: 0}])
 def test_where_no_job_is_down_nothing_is_known(stopped: dict[int, int]) -> None:
-    assert learnt(stopped, {10: 5}) is None
+    assert kaplan_meier(stopped, {10: 5}) is None
 
 
 def test_many_that_are_down_tell_how_long_the_next_takes() -> None:
@@ -67,7 +67,7 @@ def test_drains_longer_than_any_bucket_are_known_to_be_long() -> None:
 
 
 def test_those_that_drain_for_long_make_the_quick_ones_count_for_less() -> None:
-    """Of drains alike, called one a second, the first that are down are the quick ones."""
+    """One call per second and equal drains: the first jobs to stop are the quick ones."""
     random = Random(2)
     takes_s = [random.lognormvariate(5, 0.7) for _ in range(200)]
     stopped = [took_s for age, took_s in enumerate(takes_s) if took_s <= age]
@@ -87,7 +87,7 @@ def test_one_that_has_outlasted_all_others_takes_a_while_yet() -> None:
 def test_fewer_take_longer(
     stopped: dict[int, int], draining: dict[int, int], passed_s: float, more_s: list[float]
 ) -> None:
-    durations = learnt(stopped, draining)
+    durations = kaplan_meier(stopped, draining)
     if durations is None:
         assert not any(stopped.values())
         return

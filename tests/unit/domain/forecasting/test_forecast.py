@@ -1,4 +1,4 @@
-"""When one termination is over."""
+"""Forecast of the end of one termination."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain.forecasting.drain_history import DrainHistory, begin, observe
-from orchestrator.domain.forecasting.duration_distribution import bucket, learnt
+from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.forecasting.forecast import (
     STALL_FACTOR,
     STALL_FLOOR_S,
@@ -24,29 +24,29 @@ from orchestrator.domain.forecasting.forecast import (
 )
 from orchestrator.domain.forecasting.lognormal import LogNormal
 from tests.unit.domain.build import NOW, later
-from tests.unit.domain.forecasting.test_drain_history import LOOKS, seen
+from tests.unit.domain.forecasting.test_drain_history import POLLS, history_of
 
 if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 
 def others(*takes_s: float) -> Durations:
-    durations = learnt(Counter(bucket(each) for each in takes_s), {})
+    durations = kaplan_meier(Counter(bucket(each) for each in takes_s), {})
     assert durations is not None
     return durations
 
 
 def ends_s(forecast: Forecast) -> tuple[float, float]:
-    """p50 and p90, in seconds from the acknowledgement."""
+    """Return p50 and p90, in seconds from the acknowledgement."""
     assert forecast.p50_at is not None
     assert forecast.p90_at is not None
     return (forecast.p50_at - NOW).total_seconds(), (forecast.p90_at - NOW).total_seconds()
 
 
 def even(until_s: int, *, instances: int = 1000, drain_s: int = 100) -> DrainHistory:
-    """A look a second, up to this one, at instances that go down one after the other."""
+    """Return a history with one poll per second; the instances stop one after the other."""
     live = (instances - instances * second // drain_s for second in range(until_s + 1))
-    return seen(*enumerate(live))
+    return history_of(*enumerate(live))
 
 
 @pytest.mark.parametrize("until_s", [10, 25, 50, 90])
@@ -60,39 +60,39 @@ def test_an_even_drain_goes_on_as_it_did(until_s: int) -> None:
 
 
 def test_a_drain_that_slows_down_is_not_taken_for_an_even_one() -> None:
-    """Its live ones halve every 20 s; the last of them goes after about 200 s."""
-    looks = [(second, math.ceil(1000 * 2 ** (-second / 20))) for second in range(0, 61, 2)]
-    p50_s, p90_s = ends_s(of_drain(seen(*looks), None, later(60)))
+    """The live instances halve every 20 s; the last one stops after about 200 s."""
+    polls = [(second, math.ceil(1000 * 2 ** (-second / 20))) for second in range(0, 61, 2)]
+    p50_s, p90_s = ends_s(of_drain(history_of(*polls), None, later(60)))
     assert 130 < p50_s < 260
     assert p90_s > 200
 
 
 def test_batches_are_foretold_by_their_distance() -> None:
-    looks = [(second, 100 - 10 * (second // 30)) for second in range(0, 125, 5)]
-    p50_s, p90_s = ends_s(of_drain(seen(*looks), None, later(120)))
+    polls = [(second, 100 - 10 * (second // 30)) for second in range(0, 125, 5)]
+    p50_s, p90_s = ends_s(of_drain(history_of(*polls), None, later(120)))
     assert p50_s == pytest.approx(300, rel=0.15)
     assert p90_s < 450
 
 
 def test_those_that_fail_at_once_are_not_taken_for_the_pace() -> None:
-    """8000 of 10000 were waiting for a machine; the others take 400 s."""
-    looks = [(second, 2000 - 5 * second) for second in range(2, 102, 2)]
-    p50_s, _ = ends_s(of_drain(seen((0, 10_000), *looks), None, later(100)))
+    """8000 of 10000 instances were waiting for a machine; the others take 400 s."""
+    polls = [(second, 2000 - 5 * second) for second in range(2, 102, 2)]
+    p50_s, _ = ends_s(of_drain(history_of((0, 10_000), *polls), None, later(100)))
     assert p50_s == pytest.approx(400, rel=0.15)
 
 
 def test_nothing_is_told_where_nothing_went_down_and_no_job_is_known() -> None:
-    assert of_drain(seen((0, 10), (20, 10)), None, later(20)) == Forecast(made_at=later(20))
+    assert of_drain(history_of((0, 10), (20, 10)), None, later(20)) == Forecast(made_at=later(20))
 
 
 def test_others_tell_where_nothing_went_down_yet() -> None:
-    p50_s, p90_s = ends_s(of_drain(seen((0, 10), (20, 10)), others(*[100] * 50), later(20)))
+    p50_s, p90_s = ends_s(of_drain(history_of((0, 10), (20, 10)), others(*[100] * 50), later(20)))
     assert p50_s == pytest.approx(100, rel=0.2)
     assert p50_s <= p90_s
 
 
 def test_others_count_for_less_the_more_is_seen_of_the_drain_itself() -> None:
-    """It takes 100 s; theirs took 40 to 1000 s, mostly 400."""
+    """The drain takes 100 s; others took 40 to 1000 s, mostly 400."""
     known = others(40, 200, 300, 400, 400, 500, 600, 1000)
     ends = [ends_s(of_drain(even(until_s), known, later(until_s)))[0] for until_s in (1, 20, 60)]
     alone_s = ends_s(of_drain(even(1), None, later(1)))[0]
@@ -110,10 +110,10 @@ def test_a_job_that_waits_for_its_call_is_over_that_much_later() -> None:
 
 
 def test_once_all_are_down_it_is_over() -> None:
-    assert ends_s(of_drain(seen((0, 10), (5, 0)), None, later(6))) == (6, 6)
+    assert ends_s(of_drain(history_of((0, 10), (5, 0)), None, later(6))) == (6, 6)
 
 
-# --- time that passes ----------------------------------------------------------------------------
+# --- elapsed time --------------------------------------------------------------------------------
 
 
 def test_an_end_that_has_passed_is_pushed_on_and_never_told() -> None:
@@ -137,11 +137,11 @@ def test_a_forecast_pushed_on_is_the_one_made_later_of_the_same_looks() -> None:
 def test_the_longer_it_takes_the_later_it_ends(
     median_s: float, spread: float, passed_s: list[float]
 ) -> None:
-    span = LogNormal(median_s=median_s, spread=spread)
+    duration = LogNormal(median_s=median_s, spread=spread)
     ends = [
         (passed + rest.quantile_s(0.5), passed + rest.quantile_s(0.9))
         for passed in sorted(passed_s)
-        for rest in [span.rest(passed)]
+        for rest in [duration.rest(passed)]
     ]
     for passed, (p50_s, p90_s) in zip(sorted(passed_s), ends, strict=True):
         assert passed <= p50_s <= p90_s
@@ -149,12 +149,12 @@ def test_the_longer_it_takes_the_later_it_ends(
         assert after[0] >= before[0] * (1 - 1e-6)
 
 
-@given(LOOKS, st.floats(0, 1e5), st.none() | st.lists(st.floats(0.1, 1e5), min_size=1))
+@given(POLLS, st.floats(0, 1e5), st.none() | st.lists(st.floats(0.1, 1e5), min_size=1))
 def test_whatever_was_seen_the_end_lies_ahead_or_is_not_told(
-    looks: list[tuple[float, int]], since_s: float, takes_s: list[float] | None
+    polls: list[tuple[float, int]], since_s: float, takes_s: list[float] | None
 ) -> None:
     history, at = begin(NOW, 50_000), 0.0
-    for wait_s, live in looks:
+    for wait_s, live in polls:
         at += wait_s
         history = observe(history, later(at), live)
     now = later(at + since_s)
@@ -174,7 +174,7 @@ def test_whatever_was_seen_the_end_lies_ahead_or_is_not_told(
 
 
 def stalled_since(history: DrainHistory, known: Durations | None = None) -> datetime | None:
-    """Since when; judged right after the last look."""
+    """Return since when it has stalled, as of the last poll."""
     now = datetime.fromtimestamp(history.seen_at, UTC)
     forecast = of_drain(history, known, now)
     if forecast.stalled_since:
@@ -189,25 +189,25 @@ def test_a_quick_drain_has_stalled_after_the_floor_and_not_before() -> None:
 
 
 def test_a_pause_as_long_as_those_before_is_no_stall() -> None:
-    """Batches every 100 s."""
-    history = seen((0, 100), (100, 80), (200, 60))
+    """Instances stop in batches, every 100 s."""
+    history = history_of((0, 100), (100, 80), (200, 60))
     assert stalled_since(observe(history, later(195 + STALL_FACTOR * 100), 60)) is None
     assert stalled_since(observe(history, later(500 + STALL_FACTOR * 100), 60)) == later(200)
 
 
 def test_the_last_one_may_take_longer_than_any_before() -> None:
-    looks = [(second, math.ceil(1000 * 2 ** (-second / 60))) for second in range(0, 541, 10)]
-    history = seen(*looks, (600, 1))
+    polls = [(second, math.ceil(1000 * 2 ** (-second / 60))) for second in range(0, 541, 10)]
+    history = history_of(*polls, (600, 1))
     assert stalled_since(observe(history, later(760), 1)) is None
     assert stalled_since(observe(history, later(5000), 1)) == later(600)
 
 
 def test_before_a_first_movement_others_say_how_long_is_too_long() -> None:
     at_s = STALL_FACTOR * UNKNOWN_PACE_S
-    assert stalled_since(seen((0, 10), (at_s, 10))) is None
-    assert stalled_since(seen((0, 10), (at_s + 1, 10))) == NOW
-    assert stalled_since(seen((0, 10), (at_s, 10)), others(*[30] * 20)) == NOW
-    assert stalled_since(seen((0, 10), (at_s + 1, 10)), others(*[1000] * 20)) is None
+    assert stalled_since(history_of((0, 10), (at_s, 10))) is None
+    assert stalled_since(history_of((0, 10), (at_s + 1, 10))) == NOW
+    assert stalled_since(history_of((0, 10), (at_s, 10)), others(*[30] * 20)) == NOW
+    assert stalled_since(history_of((0, 10), (at_s + 1, 10)), others(*[1000] * 20)) is None
 
 
 def test_time_without_looks_is_no_stall() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from orchestrator.domain.errors import IllegalTransition
 from orchestrator.domain.model.lifecycle import (
-    CALLED,
     FINAL_STATES,
     LIVE_STATES,
-    NOT_CALLED,
+    PENDING_STATES,
+    SENT_STATES,
     TRANSITIONS,
     Event,
     State,
@@ -72,8 +72,8 @@ def test_a_final_state_is_one_that_nothing_leaves() -> None:
         "unverified",
     }
     assert set(LIVE_STATES) | set(FINAL_STATES) == set(State)
-    assert set(CALLED) == {"sending", "draining", "settling"}
-    assert {*CALLED, *NOT_CALLED} == set(LIVE_STATES)
+    assert set(SENT_STATES) == {"sending", "draining", "settling"}
+    assert {*SENT_STATES, *PENDING_STATES} == set(LIVE_STATES)
 
 
 def test_every_state_can_be_reached_and_ends() -> None:

@@ -1,4 +1,4 @@
-"""What a look at a machine shows, and what follows for the job that it belonged to."""
+"""Status of a machine after a read, and decisions on the job that it belonged to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.domain.model.machine import (
     MachineSeen,
     MachineState,
     MachineStatus,
-    sight_of,
+    classify_machine,
 )
 from orchestrator.domain.model.observation import JobUnlisted
 from tests.unit.domain.build import NOW, POLICY, STOPPED, later, machines, read, swept, termination
@@ -75,12 +75,12 @@ RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
 def test_what_a_look_shows(
     machine: CapturedMachine, seen: MachineSeen | None, sight: MachineStatus | None
 ) -> None:
-    assert sight_of(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
+    assert classify_machine(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
 
 
 def test_only_machines_that_nothing_will_run_on_again_are_going() -> None:
-    """One that is stopped, restarts or is moved may run on."""
-    assert {state.name for state in MachineState if state.going} == {
+    """A machine that is stopped, rebooting or migrating may run again."""
+    assert {state.name for state in MachineState if state.is_terminating} == {
         "SHUTDOWN",
         "TERMINATING",
         "LAUNCH_FAILED",
@@ -91,7 +91,7 @@ def test_only_machines_that_nothing_will_run_on_again_are_going() -> None:
 
 
 def settling(**known: Any) -> Termination:
-    """Its settle window passes after 30 s."""
+    """Return a settling job whose settle window ends after 30 s."""
     values: dict[str, Any] = {
         "job_state": JobState.FAILED,
         "job_end_time": "E1",
@@ -103,7 +103,7 @@ def settling(**known: Any) -> Termination:
 
 
 def still_stopped(before: Termination, at_s: float) -> Decision:
-    """Its instances are counted once more."""
+    """Return the decision on another count of its instances."""
     return decide(before, read(JobState.FAILED, at=later(at_s)), later(at_s), POLICY)
 
 

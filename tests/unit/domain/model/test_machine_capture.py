@@ -1,4 +1,4 @@
-"""Which machines a job runs on: page after page, and what is missing at the end."""
+"""Capture of a job's machines: page by page, and what is missing at the end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def submitted(*tasks: TaskSubmitted) -> JobSubmitted:
 
 
 def ended(**changes: Any) -> Capture:
-    """Of a job whose five machines were all read before it was called."""
+    """Return the capture of a job whose five machines were all read before TerminateJob."""
     values: dict[str, Any] = {
         "run": 1,
         "tasks": TASKS,
@@ -141,11 +141,11 @@ def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
         (called(None), "were not captured"),
         (called(ended(), run=2), "were not captured"),
         (called(ended(problem=ErrorDetail(code="Some.Code", message="no"))), "Some.Code: no"),
-        (called(ended(ended_at=None)), "not captured to the end"),
-        (called(ended(counted_at=None)), "not captured to the end"),
+        (called(ended(ended_at=None)), "did not finish"),
+        (called(ended(counted_at=None)), "did not finish"),
         (called(ended(counted_at=later(2))), "counted only after"),
         (called(ended(), first_sent_at=None), "counted only after"),
-        (called(ended(waiting=3)), "3 instances still waited"),
+        (called(ended(waiting=3)), "3 instances were still waiting"),
         (called(ended(captured=3)), "2 of 5 instances"),
     ],
 )

@@ -1,4 +1,4 @@
-"""When to look again."""
+"""Intervals between polls."""
 
 from __future__ import annotations
 
@@ -65,8 +65,10 @@ def test_a_full_call_leaves_once_all_of_it_is_due(last_s: float) -> None:
 
 
 def test_a_long_drain_is_looked_at_less_often_up_to_a_bound() -> None:
-    looks = [drain_look_s(POLICY, sweep_s=1.0, age_s=age_s) for age_s in (0, 100, 300, 10_000)]
-    assert looks == [1.0, 2.0, 6.0, POLICY.drain_max_s]
+    intervals_s = [
+        drain_look_s(POLICY, sweep_s=1.0, age_s=age_s) for age_s in (0, 100, 300, 10_000)
+    ]
+    assert intervals_s == [1.0, 2.0, 6.0, POLICY.drain_max_s]
 
 
 def test_counters_are_read_again_when_their_rate_says_that_all_is_down() -> None:

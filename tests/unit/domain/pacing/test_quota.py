@@ -1,4 +1,4 @@
-"""The pacing rule against a cloud that counts on its own."""
+"""Pacing rule, against a cloud that counts the calls itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FixedSeconds:
-    """Counts in the seconds of its clock; what is refused has arrived all the same."""
+    """Limit per second of the cloud's clock; refused calls count, too."""
 
     def __init__(self, limit_per_s: int) -> None:
         self._limit_per_s = limit_per_s
@@ -38,26 +38,26 @@ class FixedSeconds:
 
 
 class SlidingSecond:
-    """Counts those of the second before each arrival that were let through."""
+    """Limit on the accepted calls in the second before each arrival."""
 
     def __init__(self, limit_per_s: int) -> None:
-        self._let_through: deque[float] = deque([-math.inf] * limit_per_s, maxlen=limit_per_s)
+        self._accepted: deque[float] = deque([-math.inf] * limit_per_s, maxlen=limit_per_s)
 
     def refuses(self, at: float) -> bool:
-        if self._let_through[0] > at - 1.0:
+        if self._accepted[0] > at - 1.0:
             return True
-        self._let_through.append(at)
+        self._accepted.append(at)
         return False
 
 
 @dataclass
 class Run:
-    """What became of the calls that left as soon as the quota allowed them."""
+    """Results of the calls that were sent as soon as the quota allowed them."""
 
     sent: int = 0
     refused: int = 0
     others: int = 0
-    """Calls of another client."""
+    """Calls made by another client."""
     arrivals: list[float] = field(default_factory=list)
 
     @property
@@ -77,11 +77,11 @@ def run(
     others_per_s: float = 0.0,
     held_up_s: Callable[[float], float] = lambda _: 0.0,
 ) -> Run:
-    """Send as fast as the quota allows; another client sends when it likes (Poisson).
+    """Send as fast as the quota allows, beside another client that sends at random (Poisson).
 
-    ``held_up_s``: by how much the way there takes longer, by when the call left.
+    ``held_up_s``: the additional delay on the way to the cloud, by the time of sending.
     """
-    random, seen, now = Random(seed), Run(), 0.0
+    random, result, now = Random(seed), Run(), 0.0
     events: list[tuple[float, str, float, bool]] = []
 
     def one_way_s() -> float:
@@ -93,25 +93,25 @@ def run(
         now = max(now, min(quota.ready_at(), events[0][0] if events else math.inf))
         if not events or events[0][0] > now:
             sent_at = quota.take(now).send_at
-            seen.sent += 1
+            result.sent += 1
             arrives_at = sent_at + one_way_s() + held_up_s(sent_at)
             heapq.heappush(events, (arrives_at, "arrival", sent_at, False))
             continue
         _, what, sent_at, refused = heapq.heappop(events)
         if what == "other":
             refuses(now)
-            seen.others += 1
+            result.others += 1
             heapq.heappush(events, (now + random.expovariate(others_per_s), "other", 0.0, False))
         elif what == "arrival":
-            seen.arrivals.append(now)
+            result.arrivals.append(now)
             refused = refuses(now) or random.random() < random_refusals
             heapq.heappush(events, (now + one_way_s(), "answer", sent_at, refused))
         elif refused:
-            seen.refused += 1
+            result.refused += 1
             quota.put_back_refused(sent_at=sent_at, answered_at=now, ceiling_per_s=None)
         else:
             quota.put_back_answered(sent_at=sent_at, answered_at=now)
-    return seen
+    return result
 
 
 @pytest.mark.parametrize("counts", [FixedSeconds, SlidingSecond])
@@ -129,15 +129,15 @@ def test_the_quota_is_used_and_hardly_a_call_is_one_too_many(
     use_least: float,
     counts: type[FixedSeconds | SlidingSecond],
 ) -> None:
-    seen = run(
+    result = run(
         Quota(rate, now=0.0, spread=spread),
         counts(rate).refuses,
         seconds=500,
         round_trip_s=round_trip_s,
         jitter_s=jitter_s,
     )
-    assert seen.refused_share <= 0.001
-    assert seen.sent >= use_least * rate * 499
+    assert result.refused_share <= 0.001
+    assert result.sent >= use_least * rate * 499
 
 
 @pytest.mark.parametrize("counts", [FixedSeconds, SlidingSecond])
@@ -145,16 +145,18 @@ def test_the_quota_is_used_and_hardly_a_call_is_one_too_many(
 def test_no_second_holds_more_than_the_permits_whatever_is_refused(
     rate: int, counts: type[FixedSeconds | SlidingSecond]
 ) -> None:
-    seen = run(
+    result = run(
         Quota(rate, now=0.0, spread=False),
         counts(rate).refuses,
         seconds=4000 / rate,
         random_refusals=0.1,
         others_per_s=rate / 3,
     )
-    gaps = (late - early for early, late in zip(seen.arrivals, seen.arrivals[rate:], strict=False))
+    gaps = (
+        late - early for early, late in zip(result.arrivals, result.arrivals[rate:], strict=False)
+    )
     assert min(gaps) >= 1.0
-    assert seen.refused > 0
+    assert result.refused > 0
 
 
 @pytest.mark.parametrize("held_up_for_s", [0.5, 2.0, 5.0])
@@ -163,16 +165,18 @@ def test_no_second_holds_more_than_the_permits_whatever_is_refused(
 def test_no_second_holds_more_when_calls_are_held_up_no_longer(
     rate: int, spread: bool, held_up_for_s: float
 ) -> None:
-    """At first as well, when nothing is known yet."""
-    seen = run(
+    """This also holds at the start, when nothing is known yet."""
+    result = run(
         Quota(rate, now=0.0, spread=spread),
         SlidingSecond(rate).refuses,
         seconds=60,
         held_up_s=lambda at: 0.1 if (at - 1) % 10 < held_up_for_s else 0.0,
     )
-    gaps = (late - early for early, late in zip(seen.arrivals, seen.arrivals[rate:], strict=False))
+    gaps = (
+        late - early for early, late in zip(result.arrivals, result.arrivals[rate:], strict=False)
+    )
     assert min(gaps) >= 1.0
-    assert seen.refused == 0
+    assert result.refused == 0
 
 
 @pytest.mark.parametrize("counts", [FixedSeconds, SlidingSecond])
@@ -183,9 +187,9 @@ def test_refusals_at_random_cost_hardly_any_of_the_quota(
     rate: int, use_least: float, counts: type[FixedSeconds | SlidingSecond]
 ) -> None:
     quota, seconds = Quota(rate, now=0.0, spread=True), max(100.0, 4000 / rate)
-    seen = run(quota, counts(rate).refuses, seconds=seconds, random_refusals=0.04)
-    assert seen.refused_share < 0.06
-    assert seen.sent >= use_least * rate * (seconds - 1)
+    result = run(quota, counts(rate).refuses, seconds=seconds, random_refusals=0.04)
+    assert result.refused_share < 0.06
+    assert result.sent >= use_least * rate * (seconds - 1)
 
 
 @pytest.mark.parametrize("spread", [True, False])
@@ -197,9 +201,9 @@ def test_another_client_takes_its_share_and_hardly_more(
     rate: int, use_least: float, refused_most: float, spread: bool
 ) -> None:
     quota, seconds = Quota(rate, now=0.0, spread=spread), max(100.0, 6000 / rate)
-    seen = run(quota, FixedSeconds(rate).refuses, seconds=seconds, others_per_s=rate / 3)
-    assert seen.refused_share < refused_most
-    assert seen.sent - seen.refused >= use_least * (rate * seconds - seen.others)
+    result = run(quota, FixedSeconds(rate).refuses, seconds=seconds, others_per_s=rate / 3)
+    assert result.refused_share < refused_most
+    assert result.sent - result.refused >= use_least * (rate * seconds - result.others)
 
 
 def test_nothing_is_sent_in_the_first_second() -> None:
@@ -214,7 +218,7 @@ def test_calls_are_spread_evenly_and_not_sent_in_a_burst() -> None:
 
 
 def given_back_after_s(*round_trips_s: float) -> float:
-    """How long after its answer the last of these calls gives its permit back."""
+    """Return how long after its reply the last of these calls gives its permit back."""
     quota, now = Quota(1, now=0.0, spread=True), 0.0
     for round_trip_s in round_trips_s:
         now = quota.take(now).send_at
@@ -245,21 +249,21 @@ def test_a_permit_is_out_until_its_call_has_ended() -> None:
     assert quota.ready_at() == 51.0
 
 
-# --- what a refusal teaches ----------------------------------------------------------------------
+# --- learnt rate ---------------------------------------------------------------------------------
 
 
-def answers(quota: Quota, begin: float, let_through: int, refused: int) -> None:
-    """So many calls are answered within a second from then on, the refused ones last."""
-    for number in range(count := let_through + refused):
+def answers(quota: Quota, begin: float, accepted: int, refused: int) -> None:
+    """Have so many calls answered within a second from ``begin`` on, the refused ones last."""
+    for number in range(count := accepted + refused):
         sent_at, at = quota.take(begin).send_at, begin + number / max(1, count - 1)
-        if number < let_through:
+        if number < accepted:
             quota.put_back_answered(sent_at=sent_at, answered_at=at)
         else:
             quota.put_back_refused(sent_at=sent_at, answered_at=at, ceiling_per_s=None)
 
 
 @pytest.mark.parametrize(
-    ("rate", "let_through", "refused", "learnt"),
+    ("rate", "accepted", "refused", "learnt"),
     [
         (20, 19, 1, 20.0),  # one refusal is noise
         (20, 32, 2, 20.0),  # not more than 6 %
@@ -273,10 +277,10 @@ def answers(quota: Quota, begin: float, let_through: int, refused: int) -> None:
     ],
 )
 def test_a_share_of_refusals_lowers_the_rate_to_what_was_let_through(
-    rate: int, let_through: int, refused: int, learnt: float
+    rate: int, accepted: int, refused: int, learnt: float
 ) -> None:
     quota = Quota(rate, now=0.0, spread=True)
-    answers(quota, 10.0, let_through, refused)
+    answers(quota, 10.0, accepted, refused)
     assert quota.learnt_per_s(11.0) == pytest.approx(learnt)
 
 

@@ -1,4 +1,4 @@
-"""What counts as live, as down and as not counted, for every way a termination can stand."""
+"""Live, stopped and uncounted instances, for every combination of a termination's values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, Tally, tally
 
 COUNTS: Final = (None, (10, 4), (10, 0), (0, 0))
-"""Instances in total and live, as last counted."""
+"""Total and live instances at the last count."""
 EVERY: Final = tuple(
     InstanceGroup(
         state=state,
@@ -28,7 +28,7 @@ EVERY: Final = tuple(
     )
 )
 STANDS: Final[dict[tuple[tuple[int, int] | None, bool], tuple[int, int, int]]] = {
-    # (count, evidence >= 3): live, down, and jobs not counted; whatever the state.
+    # (count, evidence >= 3): live, stopped, and jobs not counted, in every state.
     (None, False): (0, 0, 1),
     (None, True): (0, 0, 1),
     ((10, 4), False): (4, 6, 0),
@@ -57,12 +57,12 @@ def test_what_one_job_adds(state: State) -> None:
         assert (found.total, found.live, found.stopped) == (group.total or 0, live, stopped), group
         assert found.jobs_not_counted == uncounted, group
         left = Left(jobs_live=int(live > 0), live=live, jobs_not_counted=uncounted)
-        told = state.final and (live or uncounted)
-        assert found.left_by_final_state == ({state: left} if told else {}), group
+        listed = state.final and (live or uncounted)
+        assert found.left_by_final_state == ({state: left} if listed else {}), group
 
 
 def test_all_of_them_are_summed() -> None:
-    """Each final state under its own name; those that are at work under none."""
+    """Final states are listed by their names, other states are not listed."""
     found = tally(EVERY)
     one_by_one = [tally([group]) for group in EVERY]
     for name in ("total", "live", "stopped", "jobs_not_counted"):
@@ -77,7 +77,7 @@ REFUSED: Final = InstanceGroup(
 
 
 def test_live_ones_of_refused_jobs_are_named() -> None:
-    """Two that were counted, and three that never were."""
+    """Two jobs were counted, three never were."""
     counted = replace(REFUSED, jobs=2, total=150, live=100)
     never = replace(REFUSED, jobs=3)
     verified = replace(REFUSED, state=State.VERIFIED, evidence=5, jobs=9, total=9, live=0)

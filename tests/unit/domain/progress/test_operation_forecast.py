@@ -1,4 +1,4 @@
-"""When an operation is over."""
+"""Forecast of the end of an operation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.unit.domain.forecasting.test_duration_distribution import counted
 from tests.unit.domain.forecasting.test_forecast import ends_s
 
 TENS = counted([10.0] * 100)
-"""A hundred jobs that took 10 s to go down."""
+"""A hundred jobs that took 10 s to stop."""
 
 
 def progress(**changes: Any) -> Progress:
     values: dict[str, Any] = {
-        "to_call": 0,
-        "last_call_s": 0.0,
+        "pending": 0,
+        "last_dispatch_s": 0.0,
         "stopped": {},
         "draining": {},
         "ending": (),
@@ -31,7 +31,7 @@ def progress(**changes: Any) -> Progress:
         "stalled": 0,
         "last_progress_at": None,
         "stopped_in_window": 0,
-        "lately_s": 60.0,
+        "window_s": 60.0,
     }
     return Progress(**(values | changes))
 
@@ -41,14 +41,14 @@ def own(p50_s: float, p90_s: float) -> Forecast:
 
 
 def test_what_waits_in_the_queue_is_waited_for_first() -> None:
-    """600 jobs at two calls a second, each down 10 s after its call."""
-    told = forecast(
-        progress(to_call=600, last_call_s=300.0, stopped=TENS, stopped_in_window=120), NOW
+    """600 jobs at two calls per second, each stopped 10 s after its call."""
+    result = forecast(
+        progress(pending=600, last_dispatch_s=300.0, stopped=TENS, stopped_in_window=120), NOW
     )
-    p50_s, p90_s = ends_s(told)
+    p50_s, p90_s = ends_s(result)
     assert p50_s == pytest.approx(311, abs=6)
     assert p50_s < p90_s < 1.2 * p50_s
-    assert told.rate_per_s == 2.0
+    assert result.rate_per_s == 2.0
 
 
 def test_the_more_drain_the_later_the_last_of_them_ends() -> None:
@@ -72,14 +72,14 @@ def test_those_that_have_drained_for_longer_are_nearer_to_their_end() -> None:
 
 def test_one_that_ends_last_by_its_own_forecast_decides() -> None:
     ending = [own(50, 60)] * 20 + [own(1000, 1200)]
-    told = forecast(progress(to_call=2, last_call_s=1.0, stopped=TENS, ending=ending), NOW)
-    assert ends_s(told) == pytest.approx((1000, 1200), rel=0.01)
+    result = forecast(progress(pending=2, last_dispatch_s=1.0, stopped=TENS, ending=ending), NOW)
+    assert ends_s(result) == pytest.approx((1000, 1200), rel=0.01)
 
 
 def test_own_forecasts_are_enough_where_no_job_is_down() -> None:
-    told = forecast(progress(ending=[own(50, 60)]), NOW)
-    assert ends_s(told) == pytest.approx((50, 60), rel=0.01)
-    assert told.rate_per_s is None
+    result = forecast(progress(ending=[own(50, 60)]), NOW)
+    assert ends_s(result) == pytest.approx((50, 60), rel=0.01)
+    assert result.rate_per_s is None
 
 
 def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
@@ -90,37 +90,37 @@ def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"to_call": 5, "last_call_s": 2.5},
+        {"pending": 5, "last_dispatch_s": 2.5},
         {"draining": {3: 5}},
-        {"stopped": TENS, "to_call": 5, "unknown": 1},
-        {"stopped": TENS, "to_call": 5, "stalled": 1},
+        {"stopped": TENS, "pending": 5, "unknown": 1},
+        {"stopped": TENS, "pending": 5, "stalled": 1},
         {"ending": [own(50, 60)], "unknown": 1},
     ],
 )
 def test_no_end_is_told_where_nobody_knows_one(changes: dict[str, Any]) -> None:
-    told = forecast(progress(**changes), NOW)
-    assert (told.p50_at, told.p90_at, told.stalled_since) == (None, None, None)
+    result = forecast(progress(**changes), NOW)
+    assert (result.p50_at, result.p90_at, result.stalled_since) == (None, None, None)
 
 
 def test_once_all_are_down_no_end_is_left_to_tell() -> None:
-    told = forecast(progress(stopped=TENS, stopped_in_window=6), NOW)
-    assert told == Forecast(made_at=NOW, rate_per_s=0.1)
+    result = forecast(progress(stopped=TENS, stopped_in_window=6), NOW)
+    assert result == Forecast(made_at=NOW, rate_per_s=0.1)
 
 
 def test_what_begins_later_begins_then_for_sure() -> None:
-    """Only the calls from then on take longer or shorter."""
-    waiting: dict[str, Any] = {"stopped": TENS, "to_call": 100, "last_call_s": 50.0}
+    """Only the time of the calls from then on is uncertain."""
+    waiting: dict[str, Any] = {"stopped": TENS, "pending": 100, "last_dispatch_s": 50.0}
     soon = forecast(progress(**waiting), NOW)
     for asked_at in (NOW, later(0.3)):
-        told = forecast(progress(**waiting, begins_at=later(86400)), asked_at)
-        assert told.made_at == asked_at
-        assert ends_s(told) == pytest.approx([86400 + s for s in ends_s(soon)], abs=0.01)
+        result = forecast(progress(**waiting, begins_at=later(86400)), asked_at)
+        assert result.made_at == asked_at
+        assert ends_s(result) == pytest.approx([86400 + s for s in ends_s(soon)], abs=0.01)
     past = forecast(progress(**waiting, begins_at=NOW), later(5))
     assert ends_s(past) == pytest.approx([5 + s for s in ends_s(soon)])
 
 
 def test_what_drains_while_others_begin_later_may_end_last() -> None:
-    begins: dict[str, Any] = {"to_call": 1, "begins_at": later(60)}
+    begins: dict[str, Any] = {"pending": 1, "begins_at": later(60)}
     alone = ends_s(forecast(progress(stopped=TENS, **begins), NOW))
     assert alone == pytest.approx((70, 71), abs=1)
     both = ends_s(forecast(progress(stopped=TENS, ending=[own(500, 600)], **begins), NOW))
@@ -129,9 +129,9 @@ def test_what_drains_while_others_begin_later_may_end_last() -> None:
 
 def test_it_has_stalled_once_nothing_else_is_left() -> None:
     stuck: dict[str, Any] = {"stopped": TENS, "stalled": 2, "last_progress_at": NOW}
-    told = forecast(progress(**stuck), later(500))
-    assert told == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
-    for going in ({"to_call": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
+    result = forecast(progress(**stuck), later(500))
+    assert result == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
+    for going in ({"pending": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
         assert forecast(progress(**stuck, **going), later(500)).stalled_since is None
 
 
@@ -140,18 +140,18 @@ COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(1, 5000
 
 @given(COUNTS, COUNTS, st.integers(0, 10_000), st.floats(0.1, 100))
 def test_whatever_is_counted_the_end_lies_ahead_and_later_with_more_calls(
-    stopped: dict[int, int], draining: dict[int, int], to_call: int, calls_per_s: float
+    stopped: dict[int, int], draining: dict[int, int], pending: int, calls_per_s: float
 ) -> None:
     ends = []
-    for waiting in (to_call, to_call + 100):
-        last_call_s = waiting / calls_per_s
+    for waiting in (pending, pending + 100):
+        last_dispatch_s = waiting / calls_per_s
         counts = progress(
-            stopped=stopped, draining=draining, to_call=waiting, last_call_s=last_call_s
+            stopped=stopped, draining=draining, pending=waiting, last_dispatch_s=last_dispatch_s
         )
-        told = forecast(counts, NOW)
-        if told.p50_at is None or told.p90_at is None:
+        result = forecast(counts, NOW)
+        if result.p50_at is None or result.p90_at is None:
             assert not stopped or not (draining or waiting)
             continue
-        assert NOW <= told.p50_at <= told.p90_at
-        ends.append(ends_s(told)[0])
+        assert NOW <= result.p50_at <= result.p90_at
+        ends.append(ends_s(result)[0])
     assert all(more >= fewer * 0.999 for fewer, more in pairwise(ends))

@@ -1,4 +1,4 @@
-"""When jobs will be verified: the settle window comes after the last instance is down."""
+"""Forecast of verification: the settle window follows the last instance's stop."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def verification(until: float | None, p50: float | None, p90: float | None) -> V
 
 
 @pytest.mark.parametrize(
-    ("known", "told", "expected"),
+    ("known", "stopped", "expected"),
     [
         ({"settle_s": 30.0}, own(40, 70), (None, 70, 100)),
         ({"settle_s": 30.0, "settle_until": later(20)}, own(40, 70), (20, 70, 100)),
-        # One that was submitted with a longer window.
+        # A job was submitted with a longer window.
         ({"settle_s": 30.0, "settle_until": later(90)}, own(40, 70), (90, 90, 100)),
         ({"settle_s": 30.0, "settle_until": later(-1)}, own(40, 70), (None, 70, 100)),
         ({"settle_s": 0.0}, own(40, 70), (None, 40, 70)),
-        # Nobody knows when the others are down.
+        # It is not known when the other jobs have stopped.
         ({"settle_s": 30.0, "settle_until": later(20)}, NOTHING, (20, None, None)),
-        # All are down.
+        # All have stopped.
         ({"settle_until": later(20)}, NOTHING, (20, 20, 20)),
         ({"settle_until": later(0)}, NOTHING, (None, None, None)),
         ({}, NOTHING, (None, None, None)),
     ],
 )
 def test_an_operation_is_verified_after_its_last_window(
-    known: dict[str, Any], told: Forecast, expected: tuple[float | None, ...]
+    known: dict[str, Any], stopped: Forecast, expected: tuple[float | None, ...]
 ) -> None:
-    assert of_operation(progress(**known), told, NOW) == verification(*expected)
+    assert of_operation(progress(**known), stopped, NOW) == verification(*expected)
 
 
 @pytest.mark.parametrize(
-    ("state", "told", "expected"),
+    ("state", "stopped", "expected"),
     [
         (State.DRAINING, own(40, 70), (None, 70, 100)),
         (State.QUEUED, own(40, 70), (None, 70, 100)),
@@ -58,7 +58,7 @@ def test_an_operation_is_verified_after_its_last_window(
     ],
 )
 def test_a_job_is_verified_after_its_window(
-    state: State, told: Forecast | None, expected: tuple[float | None, ...]
+    state: State, stopped: Forecast | None, expected: tuple[float | None, ...]
 ) -> None:
     known = termination(state, settle_until=later(20) if state is State.SETTLING else None)
-    assert of_termination(known, told, NOW) == verification(*expected)
+    assert of_termination(known, stopped, NOW) == verification(*expected)

@@ -1,4 +1,4 @@
-"""TerminateJob, one step at a time: what arrives at the cloud, and what is written before it."""
+"""TerminateJob, one step at a time: requests that arrive, and what is written before them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
         None,
     )
     assert world.called("TerminateJob") == [JOB]
-    # Its deadline counts from the call, once that may have reached the cloud.
+    # Its deadline counts from the request, once that may have reached the cloud.
     assert record.termination.give_up_at is None
     assert (await world.termination(JOB)).give_up_at == NOON.replace(hour=13, second=1)
 
@@ -201,18 +201,18 @@ async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(database: D
     assert world.called("TerminateJob") == [JOB]
 
 
-# --- what another changed meanwhile --------------------------------------------------------------
+# --- concurrent changes --------------------------------------------------------------------------
 
 
 class Overtaken(PartitionStore):
-    """The real store, where a person takes the first job back right after it was read."""
+    """The real store; a person withdraws the first job right after it was read."""
 
     taken_back: Termination | None = None
 
-    async def callable(
+    async def ready_to_terminate(
         self, now: datetime, limit: int, *, capture_wait_s: float
     ) -> tuple[list[Termination], datetime | None]:
-        found, next_at = await super().callable(now, limit, capture_wait_s=capture_wait_s)
+        found, next_at = await super().ready_to_terminate(now, limit, capture_wait_s=capture_wait_s)
         if self.taken_back is None:
             (self.taken_back,) = found
             withdrawn = decide(self.taken_back, Withdrawn(), now, POLICY)
@@ -235,15 +235,15 @@ async def test_a_job_taken_back_meanwhile_is_not_called_and_costs_no_permit(
     assert world.called("TerminateJob") == [jobs[1]]
 
 
-# --- what was left open --------------------------------------------------------------------------
+# --- open attempts -------------------------------------------------------------------------------
 
 
 async def cut_off(world: World, job_id: str) -> None:
-    """Let the process end while the answer to this job's call is on its way."""
+    """End the process while the response to this job's request is in flight."""
     world.network.hold("TerminateJob")
     await world.dispatcher.step()
     await world.network.arrival("TerminateJob")
-    assert await world.dispatcher.end(0.0) is False
+    assert await world.dispatcher.drain(0.0) is False
     assert await world.outcomes(job_id) == [None]
 
 
@@ -279,7 +279,7 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
     world.start()
     assert await world.dispatcher.step() > 0
     assert (await world.termination(JOB)).in_doubt
-    assert world.woken() == {"looks"}, "the prober is to read the job"
+    assert world.woken() == {"single_polls"}, "the job prober is to read the job"
 
 
 async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> None:
@@ -333,7 +333,7 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
 async def test_what_was_left_open_and_cannot_be_written_is_not_called_before_it_was_read(
     database: Database,
 ) -> None:
-    """It is set aside, and others are called meanwhile."""
+    """It is set aside; TerminateJob is sent for other jobs meanwhile."""
     world = World(database)
     first, second = job_ids(2)
     await world.ready(first, second)
@@ -401,7 +401,7 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
     held = world.network.hold("TerminateJob")
     await world.dispatcher.step()
     await world.network.arrival("TerminateJob")
-    ending = asyncio.ensure_future(world.dispatcher.end(END_S))
+    ending = asyncio.ensure_future(world.dispatcher.drain(END_S))
     assert await world.outcomes(JOB) == [None]
     assert not ending.done()
     held.set()
@@ -417,4 +417,4 @@ async def test_the_loops_are_told_of_every_end(database: Database) -> None:
     world.woken()
     world.clock.advance(1)
     await world.ended(world.dispatcher)
-    assert world.woken() == {"calls", "sweeps"}
+    assert world.woken() == {"calls", "batch_polls"}

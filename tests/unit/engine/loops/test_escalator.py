@@ -1,4 +1,4 @@
-"""Instances that do not go down: called one by one, round after round, then left to a person."""
+"""Instances that do not stop: terminated one by one, in rounds, then manual action is required."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOW = AMPLE | {ACTION: 2}
 
 
 async def called(world: World, *ids: str, asked: dict[str, Any] | None = None, **spec: Any) -> None:
-    """Have jobs called that leave some of their instances up."""
+    """Send TerminateJob for jobs some of whose instances do not stop."""
     world.cloud_runs(*ids, **{"drain_s": 10.0, "failed_early_s": 1e6, "again": "ok"} | spec)
     await world.submit(*ids, asked=asked)
     await world.job_poller.step()
@@ -40,12 +40,12 @@ async def until(
     world: World,
     holds: Callable[[Termination], bool],
     *,
-    within_s: float,
+    timeout_s: float,
     job_id: str = JOB,
     step_s: float = 5.0,
 ) -> Termination:
-    """Step every loop, again and again, until this holds of a termination."""
-    ends_at = world.clock.passed_s + within_s
+    """Step every loop repeatedly until ``holds`` is true of the termination."""
+    ends_at = world.clock.passed_s + timeout_s
     while world.clock.passed_s < ends_at:
         await world.job_poller.step()
         await world.probe()
@@ -57,7 +57,7 @@ async def until(
         if holds(termination):
             return termination
         world.clock.advance(step_s)
-    raise AssertionError(f"not within {within_s} s: {await world.termination(job_id)}")
+    raise AssertionError(f"not within {timeout_s} s: {await world.termination(job_id)}")
 
 
 async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
@@ -66,11 +66,11 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
     escalated = await until(
-        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120
+        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
     )
     assert (escalated.state, escalated.escalation_round) == (State.DRAINING, 1)
     assert world.calls(ACTION) == []
-    done = await until(world, lambda t: t.state is State.VERIFIED, within_s=120)
+    done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=120)
     assert done.evidence == 3
     assert len(world.calls(ACTION)) == 3
     record = await world.record(JOB)
@@ -82,7 +82,7 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
 async def test_nothing_is_called_while_the_drain_moves(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, drain_s=600.0)
-    await until(world, lambda t: t.state is State.SETTLING, within_s=700)
+    await until(world, lambda t: t.state is State.SETTLING, timeout_s=700)
     assert world.calls(ACTION) == []
 
 
@@ -90,10 +90,10 @@ async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Datab
     world = World(database, quotas=SLOW)
     await called(world, JOB, instances=20_000, stuck=40)
     escalated = await until(
-        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120
+        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
     )
     assert escalated.escalation_started_at is not None
-    await until(world, lambda t: t.state is State.SETTLING, within_s=60, step_s=0.25)
+    await until(world, lambda t: t.state is State.SETTLING, timeout_s=60, step_s=0.25)
     first, *_, last = (call.at for call in world.calls(ACTION))
     assert len(world.calls(ACTION)) == 40
     assert last - first <= 1.1 * 40 / 2
@@ -103,7 +103,7 @@ async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Datab
 async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, immortal=2)
-    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=600)
+    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=600)
     assert left.escalation_round == EscalationPolicy().rounds_max
     assert len(world.calls(ACTION)) == 2 * left.escalation_round
     await until(
@@ -111,11 +111,11 @@ async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Databas
         lambda t: bool(
             t.read_at and t.escalation_started_at and t.read_at >= t.escalation_started_at
         ),
-        within_s=30,
+        timeout_s=30,
     )
     live = [each for each in await world.instances(JOB) if each.state == JobState.RUNNING]
     assert [each.index for each in live] == [8, 9]
-    given_up = await until(world, lambda t: t.state is State.UNVERIFIED, within_s=4000, step_s=30)
+    given_up = await until(world, lambda t: t.state is State.UNVERIFIED, timeout_s=4000, step_s=30)
     assert len(world.calls(ACTION)) == 2 * given_up.escalation_round
 
 
@@ -125,9 +125,9 @@ async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MACHINES, within_s=600)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.MACHINES, timeout_s=600)
     assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
-    done = await until(world, lambda t: t.state is State.VERIFIED, within_s=600)
+    done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=600)
     assert done.escalation_level is EscalationLevel.MACHINES
     record = await world.record(JOB)
     ended = [each.target for each in record.attempts if each.action == MACHINES]
@@ -139,28 +139,28 @@ async def test_nodes_of_a_compute_environment_are_left_alone(database: Database)
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2, env_id="env-example1")
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=900)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
     assert world.calls(MACHINES) == []
 
 
 async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
     world = World(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
     await called(world, JOB, instances=10, stuck=5)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
 async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=4, drain_s=1200.0)
-    await until(world, lambda t: t.state is State.SETTLING, within_s=1300, step_s=10)
+    await until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
     assert world.calls(ACTION) == []
 
 
 async def test_no_rounds_means_no_calls(database: Database) -> None:
     world = World(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
@@ -169,7 +169,7 @@ async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
 ) -> None:
     world = World(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
     await called(world, JOB, instances=10, stuck=1)
-    done = await until(world, lambda t: t.state is State.VERIFIED, within_s=240)
+    done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=240)
     assert done.escalation_round == 1
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
@@ -181,15 +181,15 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, immortal=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
-    straggler = await world.store.instances.next_in_rounds()
+    straggler = await world.store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     await world.store.instances.start(straggler, world.clock.now())
     world.start()
     world.clock.advance(1)
-    await until(world, lambda t: t.escalation_round == 2, within_s=120)
+    await until(world, lambda t: t.escalation_round == 2, timeout_s=120)
     record = await world.record(JOB)
     first = next(each for each in record.attempts if each.action == ACTION)
     assert first.outcome == "interrupted"
@@ -200,10 +200,10 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
-    straggler = await world.store.instances.next_in_rounds()
+    straggler = await world.store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     await world.store.instances.start(straggler, world.clock.now())
     await know(database, await world.termination(JOB), state=State.SETTLING)
@@ -218,7 +218,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
 
@@ -241,7 +241,7 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     world = World(database, quotas=SLOW)
     await called(world, JOB, instances=100, stuck=40)
     world.simulator.forbidden_actions = frozenset({ACTION})
-    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=900)
+    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
     assert left.escalation_round == 3
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
@@ -250,12 +250,12 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
 
 
 async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Database) -> None:
-    """Other than Batch's actions, CVM's are authorised machine by machine."""
+    """Unlike Batch, CVM authorises its actions machine by machine."""
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2)
     world.simulator.forbidden_actions = frozenset({MACHINES})
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=900)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == MACHINES]
     assert outcomes == 2 * ["unauthorized"]
@@ -267,17 +267,17 @@ async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
-    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, within_s=900)
+    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
     assert left.escalation_round == 3
     assert world.calls(ACTION) == []
-    assert caplog.text.count(f"the live instances of {JOB} cannot be read: Unauthorized") == 3
+    assert caplog.text.count(f"the live instances of job {JOB} cannot be read: Unauthorized") == 3
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
     world = World(database, quotas=QUOTAS)
     one, two = job_ids(2)
     await called(world, one, two, instances=10, stuck=2)
-    await until(world, lambda t: t.state is State.SETTLING, within_s=300, job_id=two, step_s=0.5)
+    await until(world, lambda t: t.state is State.SETTLING, timeout_s=300, job_id=two, step_s=0.5)
     assert [call.job_ids[0] for call in world.calls(ACTION)] == [one, one, two, two]
 
 
@@ -285,7 +285,7 @@ SHOWN = {
     "FAILED": {},
     "RUNNING, nothing pending": {"failed_early_s": 0.0, "next_action_hidden": True},
 }
-"""What the job of stragglers reads, beside its counters."""
+"""State of the job with stragglers, beside its counters."""
 
 
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
@@ -293,14 +293,14 @@ SHOWN = {
 async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
     database: Database, deadline_s: float, shown: dict[str, Any]
 ) -> None:
-    """Nobody watches the job."""
+    """No client reads the operation."""
     world = World(database, quotas=AMPLE)
     asked = {"give_up_after_s": deadline_s, "settle_s": 1.0}
     job = {"instances": 10, "stuck": 6, "drain_s": 0.1, "instance_drain_s": 0.1}
     await called(world, JOB, asked=asked, **job, **shown)
     first_call_at = world.calls("TerminateJob")[0].at
     done = await until(
-        world, lambda t: t.state.final, within_s=2 * deadline_s, step_s=deadline_s / 150
+        world, lambda t: t.state.final, timeout_s=2 * deadline_s, step_s=deadline_s / 150
     )
     assert done.state is State.VERIFIED
     made_at = [call.at - first_call_at for call in world.calls(ACTION)]
@@ -315,7 +315,7 @@ async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
 async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
     database: Database, jobs: int, deadline_s: float
 ) -> None:
-    """After every round and the end of its machines, which are nodes and stay."""
+    """Every round comes before that, and the termination of its machines: nodes, which stay."""
     policy = EscalationPolicy(machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     *others, job_id = job_ids(jobs)
@@ -325,7 +325,7 @@ async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
     left = await until(
         world,
         lambda t: t.escalation_level is EscalationLevel.MANUAL,
-        within_s=deadline_s,
+        timeout_s=deadline_s,
         step_s=0.25,
         job_id=job_id,
     )

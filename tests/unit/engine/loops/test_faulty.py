@@ -1,4 +1,4 @@
-"""One termination that cannot be written keeps no other waiting."""
+"""A termination that cannot be written delays no other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TO_PROVE: dict[str, Any] = {
 
 
 class Unavailable(PartitionStore):
-    """A database that takes no decision."""
+    """A store that writes no decision."""
 
     async def apply(self, *_: Any) -> int:
         raise StoreUnavailable("full")
@@ -61,19 +61,19 @@ async def test_what_was_swept_with_it_is_written(
         assert await world.set_aside.step() == 0
         await world.job_poller.step()
     assert world.called("DescribeJobs").count(FAULTY) == 3
-    (told,) = caplog.records
-    assert (told.levelname, told.getMessage()) == (
+    (logged,) = caplog.records
+    assert (logged.levelname, logged.getMessage()) == (
         "ERROR",
-        f"{PARTITION}: termination trm_{FAULTY} is set aside",
+        f"{PARTITION}: termination trm_{FAULTY} failed; it is set aside and tried again later",
     )
-    assert told.exc_info
+    assert logged.exc_info
     await world.execute("DROP TRIGGER fault")
     world.clock.advance(AGAIN_AFTER_S)
     await world.set_aside.step()
     await world.job_poller.step()
     found = await world.termination(FAULTY)
     assert (found.set_aside, found.job_state) == (None, JobState.RUNNING)
-    assert caplog.records[-1].getMessage().endswith("is set aside no longer")
+    assert caplog.records[-1].getMessage().endswith("is no longer set aside")
     assert await world.set_aside.step() == math.inf
 
 
@@ -123,7 +123,7 @@ async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Datab
     await world.execute("UPDATE terminations SET poll_kind = 'single'")
     await world.probe()
     assert await world.probe() == PAUSE_S
-    assert len(world.called("DescribeJob")) == 2, "nothing is read in vain"
+    assert len(world.called("DescribeJob")) == 2, "nothing is read that cannot be stored"
     after = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
     assert [(t.next_poll_at, t.terminate_after) for t in after] == [
         (t.next_poll_at, t.terminate_after) for t in before

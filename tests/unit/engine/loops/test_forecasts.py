@@ -1,4 +1,4 @@
-"""When jobs and operations are over, as it is told while they go down."""
+"""Forecasts of jobs and operations while their instances stop."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TICK_S = 0.5
 
 
 async def live(world: World, seconds: float) -> None:
-    """Let the loops do what is due for so long, while somebody watches the first operation."""
+    """Run the loops for so long, while a client watches the first operation."""
     until = world.clock.later(seconds)
     while world.clock.now() < until:
-        world.watched.note("op_1")
+        world.watched.record("op_1")
         for _ in range(2):
             await world.dispatch()
             await world.job_poller.step()
@@ -46,7 +46,7 @@ async def of_operation(world: World, operation_id: str = "op_1") -> Forecast:
 
 
 def in_s(world: World, made: Forecast) -> tuple[float, float]:
-    """p50 and p90, in seconds from now."""
+    """Return p50 and p90, in seconds from now."""
     assert made.p50_at is not None
     assert made.p90_at is not None
     now = world.clock.now()
@@ -77,7 +77,7 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
 
 
 async def test_a_drain_that_stalls_is_told_with_since_when(database: Database) -> None:
-    """One of 20 instances cannot be brought down; the others are down after 20 s."""
+    """One of 20 instances does not stop; the others stop after 20 s."""
     world = World(database)
     world.cloud_runs(JOB, instances=20, drain_s=20.0, immortal=1, again="ok")
     await world.submit(JOB)
@@ -116,7 +116,7 @@ async def test_what_is_queued_waits_for_its_quota_first(database: Database) -> N
 
 
 async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Database) -> None:
-    """Jobs of one instance show nothing before they are down."""
+    """Jobs of one instance show no progress before they have stopped."""
     world = World(database, quotas=AMPLE | {"TerminateJob": 2})
     ids = job_ids(30)
     world.cloud_runs(*ids, instances=1, drain_s=20.0)

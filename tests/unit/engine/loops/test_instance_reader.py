@@ -1,4 +1,4 @@
-"""DescribeJobSubmitInfo and pages of DescribeTask, before a job is called or along with it."""
+"""DescribeJobSubmitInfo and pages of DescribeTask, before TerminateJob or along with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUBMIT_INFO, PAGE = "DescribeJobSubmitInfo", "DescribeTask"
 
 
 async def callable_jobs(world: World, *ids: str, **spec: Any) -> None:
-    """Have jobs that run and that a sweep has shown to be callable."""
+    """Store running jobs that a batch poll has shown to be terminable."""
     world.cloud_runs(*ids, **spec)
     await world.submit(*ids, next_poll_at=world.clock.now())
     await world.job_poller.step()
@@ -121,7 +121,7 @@ async def test_what_is_not_captured_is_called_at_once(database: Database) -> Non
     assert missed(await world.termination(JOB)) == "its machines were not captured"
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
 async def test_a_read_that_failed_is_made_again_later(database: Database) -> None:
@@ -160,7 +160,7 @@ async def test_a_job_that_may_not_be_read_is_called_without_a_capture(database: 
 async def test_one_refusal_for_lack_of_permission_ends_no_capture(
     database: Database, action: str
 ) -> None:
-    """A permission spreads over seconds, and a capture is made once."""
+    """A new permission takes seconds to spread, and a capture is made only once."""
     faults = {action: {"forbidden": {"first_n": 1}}}
     world = World(database, quotas=AMPLE, capture=POLICY, faults=faults)
     await callable_jobs(world, JOB)
@@ -173,7 +173,7 @@ async def test_one_refusal_for_lack_of_permission_ends_no_capture(
     assert math.isinf(await world.capture()), "not before its time"
     assert world.called(action) == [JOB]
     await world.dispatch()
-    assert world.called("TerminateJob") == [], "it is still waited for"
+    assert world.called("TerminateJob") == [], "TerminateJob still waits for it"
     world.clock.advance(BACKOFF_BASE_S)
     for _ in range(2):
         await world.capture()
@@ -242,7 +242,7 @@ async def test_pages_without_end_are_neither_read_nor_stored(
     assert "Client.TooManyInstances" in str(missed(await world.termination(JOB)))
 
 
-# --- what goes on meanwhile ----------------------------------------------------------------------
+# --- concurrent calls ----------------------------------------------------------------------------
 
 
 async def test_a_capture_goes_on_where_another_process_left_it(database: Database) -> None:
@@ -329,7 +329,7 @@ async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: 
 
 
 async def test_a_read_under_way_is_not_made_a_second_time(database: Database) -> None:
-    """Neither while its answer is awaited, nor by a step whose rows were read before it came."""
+    """Neither a step during the call nor one whose rows were read before its end repeats it."""
     world = World(database, quotas=AMPLE, capture=POLICY)
     await callable_jobs(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
@@ -353,7 +353,7 @@ async def test_a_read_under_way_is_not_made_a_second_time(database: Database) ->
 
 
 async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> None:
-    """Both its capture and a reading of its live instances are due."""
+    """Both its capture and a rescan of its live instances are due."""
     world = World(database, quotas=AMPLE, capture=POLICY)
     await callable_jobs(world, JOB)
     await world.records.ask_for_instances((await world.termination(JOB)).id)
@@ -366,7 +366,7 @@ async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> No
 async def test_a_job_whose_submission_was_not_read_before_its_call_is_compared_with_it_at_last(
     database: Database,
 ) -> None:
-    """The cloud counts four of its five instances, and the fifth lives on."""
+    """The cloud counts four of its five instances; the fifth is still live."""
     world = World(database, quotas=AMPLE, capture=POLICY)
     refused = {SUBMIT_INFO: {"throttle": 1.0}}
     world.simulator.faults.replace(read_faults(refused), now=world.simulator.now())

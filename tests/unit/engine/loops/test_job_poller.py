@@ -1,4 +1,4 @@
-"""DescribeJobs, one step at a time: which jobs a call carries, and what comes of it."""
+"""DescribeJobs, one step at a time: the jobs in a call, and the effects of its response."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ SETTLING: dict[str, Any] = {
 
 
 async def due_in(world: World, seconds: float, *ids: str, **known: Any) -> None:
-    """Have jobs that are to be swept so long from now, one right after the other."""
+    """Store jobs whose batch polls are due so long from now, in this order."""
     await world.submit(*ids)
     for number, job_id in enumerate(ids):
         await world.know(job_id, next_poll_at=world.clock.later(seconds + number / 1000), **known)
 
 
-def sweeps(world: World) -> list[Call]:
+def batch_polls(world: World) -> list[Call]:
     return world.calls("DescribeJobs")
 
 
 def sizes(world: World) -> list[int]:
-    return [len(call.job_ids) for call in sweeps(world)]
+    return [len(call.job_ids) for call in batch_polls(world)]
 
 
 # --- which jobs go together ----------------------------------------------------------------------
@@ -84,7 +84,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
     await due_in(world, -1, due)
     await due_in(world, 0, other_due)
     assert await world.job_poller.step() == 0
-    (call,) = sweeps(world)
+    (call,) = batch_polls(world)
     assert call.job_ids == (due, other_due, later)
     for job_id in call.job_ids:
         seen = await world.termination(job_id)
@@ -99,7 +99,7 @@ async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
     assert await world.job_poller.step() == 5.0
     world.clock.advance(4)
     assert await world.job_poller.step() == 1.0
-    assert sweeps(world) == []
+    assert batch_polls(world) == []
     world.clock.advance(1)
     assert await world.job_poller.step() == 0
     assert sizes(world) == [1]
@@ -109,10 +109,10 @@ async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> Non
     world = World(database)
     assert math.isinf(await world.job_poller.step())
     await due_in(world, 0, JOB, poll_kind=PollKind.SINGLE)
-    assert math.isinf(await world.job_poller.step()), "the prober's"
+    assert math.isinf(await world.job_poller.step()), "for the job prober"
     await world.submit("job-elsewhere", partition="other@cloud")
-    assert math.isinf(await world.job_poller.step()), "another partition's"
-    assert sweeps(world) == []
+    assert math.isinf(await world.job_poller.step()), "of another partition"
+    assert batch_polls(world) == []
 
 
 async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Database) -> None:
@@ -124,7 +124,7 @@ async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Dat
     await world.submit(*there, region=OTHER_REGION, next_poll_at=world.clock.later(-2))
     await world.job_poller.step()
     await world.job_poller.step()
-    assert [(call.region, set(call.job_ids)) for call in sweeps(world)] == [
+    assert [(call.region, set(call.job_ids)) for call in batch_polls(world)] == [
         (OTHER_REGION, set(there)),
         (REGION, set(here)),
     ]
@@ -159,7 +159,7 @@ async def test_the_quota_is_kept(database: Database) -> None:
     assert set(world.called("DescribeJobs")) == set(jobs)
 
 
-# --- waiting for company -------------------------------------------------------------------------
+# --- waiting for a full batch --------------------------------------------------------------------
 
 
 async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
@@ -172,10 +172,10 @@ async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
     await due_in(world, 0, settling, settle_until=world.clock.later(30), **SETTLING)
     await due_in(world, 1.5, draining, **DRAINING)
     assert await world.job_poller.step() == 1.5
-    assert sweeps(world) == []
+    assert batch_polls(world) == []
     world.clock.advance(1.5)
     assert await world.job_poller.step() == 0
-    assert [call.job_ids for call in sweeps(world)] == [(settling, draining)]
+    assert [call.job_ids for call in batch_polls(world)] == [(settling, draining)]
 
 
 async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweeps(
@@ -216,13 +216,13 @@ async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_fo
     await due_in(world, 0, JOB, **DRAINING)
     world.partition.proofs_wait = True
     assert await world.job_poller.step() == 2 * POLL.sweep_max_s
-    assert sweeps(world) == []
+    assert batch_polls(world) == []
     world.partition.proofs_wait = False
     assert await world.job_poller.step() == 0
     assert sizes(world) == [1]
 
 
-# --- what comes of it ----------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
 async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_first(
@@ -245,7 +245,7 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
 
 
 async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> None:
-    """DescribeJobs may leave out what it does not know: one answer alone proves nothing."""
+    """DescribeJobs may leave out unknown jobs: one response alone proves nothing."""
     world = World(database)
     listed, unlisted = job_ids(2)
     world.cloud_runs(listed)
@@ -273,7 +273,7 @@ async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_s
         assert ended.finished_at is not None
         assert ended.finished_at - submitted_at >= timedelta(seconds=APPEARS_WITHIN_S)
     assert {call.action for call in world.simulator.calls} == {"DescribeJobs"}
-    assert len(sweeps(world)) <= 20
+    assert len(batch_polls(world)) <= 20
 
 
 async def states(world: World) -> Counter[State]:
@@ -292,7 +292,7 @@ async def test_a_setting_says_how_long_a_job_has_to_appear(database: Database) -
 
 
 async def test_a_job_that_appears_late_is_terminated(database: Database) -> None:
-    """SubmitJob has just been answered, and DescribeJobs lags behind it."""
+    """SubmitJob has just responded, and DescribeJobs does not list the job yet."""
     world = World(database)
     world.cloud_runs(JOB, hidden_s=APPEARS_WITHIN_S - 10)
     await world.submit(JOB)
@@ -363,7 +363,7 @@ async def test_what_could_not_be_written_is_swept_again(database: Database) -> N
     assert (await world.termination(JOB)).terminate_after == world.clock.now()
 
 
-# --- sweeps that fail ----------------------------------------------------------------------------
+# --- batch polls that fail -----------------------------------------------------------------------
 
 
 SPOILERS: list[tuple[str, dict[str, Any]]] = [
@@ -384,9 +384,9 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
     await due_in(world, 0, *good)
     world.clock.advance(1)
     while await world.job_poller.step() == 0:
-        assert len(sweeps(world)) < 20
+        assert len(batch_polls(world)) < 20
     assert sizes(world) == [40, 20, 20, 10, 10, 5, 5, 2, 3]
-    assert [call.code for call in sweeps(world)].count("OK") == 4
+    assert [call.code for call in batch_polls(world)].count("OK") == 4
     suspects = [spoiler, good[0]]
     for job_id in suspects:
         suspect = await world.termination(job_id)
@@ -408,13 +408,13 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
         world.cloud_runs(job_id, forbidden=number == place)
     await due_in(world, -1, *jobs)
     while await world.job_poller.step() == 0:
-        assert len(sweeps(world)) < 20
+        assert len(batch_polls(world)) < 20
     suspects = [j for j in jobs if (await world.termination(j)).poll_kind is PollKind.SINGLE]
     assert jobs[place] in suspects
     assert len(suspects) <= SUSPECTS_MAX
-    swept = [job_id for call in sweeps(world) if call.code == "OK" for job_id in call.job_ids]
-    assert {*swept, *suspects} == {*jobs}
-    assert jobs[place] not in swept
+    polled = [job_id for call in batch_polls(world) if call.code == "OK" for job_id in call.job_ids]
+    assert {*polled, *suspects} == {*jobs}
+    assert jobs[place] not in polled
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
 async def test_the_search_for_it_goes_on_after_a_call_that_fails(
     database: Database, fault: str, asked: list[int]
 ) -> None:
-    """Not only once the jobs that were kept apart are due again."""
+    """It does not wait until the jobs that were kept apart are due again."""
     world = World(database, quotas=AMPLE)
     spoiler, *good = job_ids(20)
     world.cloud_runs(*good)
@@ -444,7 +444,7 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
 
 
 async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
-    """Neither what was called already nor what is asked for later."""
+    """Neither jobs with a sent TerminateJob nor jobs submitted later are delayed."""
     world = World(database, quotas=AMPLE)
     bad, good = job_ids(40)[:38], job_ids(40)[38:]
     world.cloud_runs(*bad, forbidden=True)
@@ -462,7 +462,7 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
 
 
 async def test_suspects_that_were_forgotten_are_swept_again(database: Database) -> None:
-    """By another process, or after a sweep of them that failed."""
+    """Another process, or a failed poll of them, can lose the suspects."""
     world = World(database, quotas=AMPLE)
     jobs = job_ids(10)
     world.cloud_runs(*jobs, forbidden=True)
@@ -482,16 +482,18 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
     world.cloud_runs(*jobs, forbidden=True)
     await due_in(world, -1, *jobs)
     while await world.job_poller.step() == 0:
-        assert len(sweeps(world)) < 40
-    assert len(sweeps(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
+        assert len(batch_polls(world)) < 40
+    assert len(batch_polls(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
     assert [(await world.termination(job_id)).poll_kind for job_id in jobs] == [
         PollKind.SINGLE
     ] * 60
-    forbidden, told = caplog.records
+    forbidden, refused = caplog.records
     assert forbidden.levelname == "ERROR"
     assert "DescribeJobs of main@cloud is not allowed" in forbidden.getMessage()
-    assert told.levelname == "WARNING"
-    assert f"sweeper of {PARTITION}: DescribeJobs is refused whatever" in told.getMessage()
+    assert refused.levelname == "WARNING"
+    assert (
+        f"job poller of {PARTITION}: DescribeJobs is refused for all jobs" in refused.getMessage()
+    )
 
 
 async def due_at(world: World) -> datetime | None:
@@ -552,7 +554,7 @@ FAILURES = [
 
 
 async def run(world: World, seconds: float) -> None:
-    """Let so much time pass with the sweeper at work alone."""
+    """Advance the clock while only the job poller runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
         world.clock.advance(min(left_s, await world.job_poller.step()))
@@ -594,9 +596,9 @@ async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_wi
         world.network.spoil(action, spoiler, "InternalError")
     await due_in(world, -1, spoiler, good)
     await world.polled(100)
-    told = await world.termination(spoiler)
-    assert told.problem is not None
-    assert (told.state, told.problem.code) == (State.QUEUED, "InternalError")
+    unread = await world.termination(spoiler)
+    assert unread.problem is not None
+    assert (unread.state, unread.problem.code) == (State.QUEUED, "InternalError")
     assert (await world.termination(good)).job_state is JobState.RUNNING
 
 
@@ -609,7 +611,7 @@ async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
     world.network.spoil("DescribeJobs", spoiler, "InternalError")
     await due_in(world, -1, *jobs)
     await run(world, 60)
-    searched = len(sweeps(world))
+    searched = len(batch_polls(world))
     for _ in range(3):
         await world.know(*jobs, poll_kind=PollKind.BATCH, next_poll_at=world.clock.now())
         await run(world, 2)
@@ -632,7 +634,7 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
     world.cloud_runs(*jobs)
     await due_in(world, -1, *jobs)
     await run(world, 900)
-    assert len(sweeps(world)) < 900 / BACKOFF_MAX_S + 10
+    assert len(batch_polls(world)) < 900 / BACKOFF_MAX_S + 10
     assert {(await world.termination(job_id)).poll_kind for job_id in jobs} == {PollKind.BATCH}
     world.simulator.faults.replace({}, now=world.simulator.now())
     await run(world, 2 * SUSPECTED_S)
@@ -644,7 +646,7 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
 
 
 async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> None:
-    """Nor do the jobs that are held meanwhile: each kind of poll has its turn."""
+    """Held jobs do not wait either: each kind of poll has its turn."""
     world = World(database)
     held, good, *stale = job_ids(1002)
     world.cloud_runs(good)
@@ -655,7 +657,7 @@ async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> No
     for _ in range(4):
         await world.job_poller.step()
         world.clock.advance(1)
-    polled = [{*call.job_ids} for call in sweeps(world)]
+    polled = [{*call.job_ids} for call in batch_polls(world)]
     assert any(good in jobs for jobs in polled[:2])
     assert any(held in jobs for jobs in polled)
 

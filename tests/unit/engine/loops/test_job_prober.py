@@ -1,4 +1,4 @@
-"""DescribeJob and DescribeTask, one step at a time: what is read when, and by which quota."""
+"""DescribeJob and DescribeTask, one step at a time: what is read when, and under which quota."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orchestrator.engine.loops.job_prober import (
     COUNT_ALL_EVERY_S,
     COUNT_EVERY_S,
     LAST_COUNT_WAITS_S,
-    LOOKS_PER_STEP,
+    READS_PER_STEP,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
@@ -44,12 +44,12 @@ COUNTED: dict[str, Any] = {
     "instances": InstanceCounters(running=4, failed=6),
     "tasks": (TaskSeen(name="task-0"),),
 }
-"""Of a job that is known to have one task."""
+"""Known values of a job with one task."""
 SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
 
 
 async def to_prove(world: World, *ids: str, seconds: float = 0.0, **known: Any) -> None:
-    """Have finished jobs that are to be read one by one so long from now, in this order."""
+    """Store finished jobs that are to be read one by one so long from now, in this order."""
     world.cloud_runs(*ids, state="FAILED")
     await world.submit(*ids, **(TO_PROVE | known))
     for number, job_id in enumerate(ids):
@@ -105,9 +105,9 @@ async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
 async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None:
     world = World(database)
     await world.submit(JOB, next_poll_at=world.clock.later(-1))
-    assert math.isinf(await world.probe()), "the sweeper's"
+    assert math.isinf(await world.probe()), "for the job poller"
     await world.submit("job-elsewhere", partition="other@cloud", poll_kind=PollKind.SINGLE)
-    assert math.isinf(await world.probe()), "another partition's"
+    assert math.isinf(await world.probe()), "of another partition"
     assert world.simulator.calls == []
 
 
@@ -138,7 +138,7 @@ async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
 
 async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> None:
     world = World(database, quotas=AMPLE)
-    jobs = job_ids(2 * LOOKS_PER_STEP + 5)
+    jobs = job_ids(2 * READS_PER_STEP + 5)
     await to_prove(world, *jobs, seconds=-1)
     assert [await world.job_prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
     await world.ended(world.job_prober)
@@ -151,7 +151,7 @@ async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
     database: Database,
 ) -> None:
     world = World(database, quotas=AMPLE)
-    *due, later = job_ids(LOOKS_PER_STEP)
+    *due, later = job_ids(READS_PER_STEP)
     await to_prove(world, *due, seconds=-1)
     await to_prove(world, later, seconds=3)
     assert await world.probe() == 3.0
@@ -190,7 +190,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
     assert (await world.termination(slow)).state is State.SETTLING
 
 
-# --- looks that fail -----------------------------------------------------------------------------
+# --- polls that fail -----------------------------------------------------------------------------
 
 
 async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
@@ -198,7 +198,7 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
     await world.submit(JOB, poll_kind=PollKind.SINGLE)
     await world.probe()
     gone = await world.termination(JOB)
-    assert gone.state is State.QUEUED, "one answer is not believed"
+    assert gone.state is State.QUEUED, "one response is no proof"
     assert gone.problem is not None
     assert gone.problem.code == "ResourceNotFound.Job"
     await world.polled(APPEARS_WITHIN_S - 1)
@@ -237,14 +237,14 @@ async def test_what_could_not_be_written_is_read_again(
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
     )
     await world.probe()
-    assert [r.getMessage() for r in caplog.records] == [f"a look of {PARTITION} failed"]
+    assert [r.getMessage() for r in caplog.records] == [f"a poll of one job of {PARTITION} failed"]
     await world.execute("DROP TRIGGER broken")
     await world.probe()
     assert world.called("DescribeJob") == [JOB, JOB]
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
-# --- DescribeTask, the second road ---------------------------------------------------------------
+# --- DescribeTask instead of DescribeJob ---------------------------------------------------------
 
 
 async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_task(
@@ -280,7 +280,7 @@ async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_ta
 async def test_a_task_does_not_speak_for_every_job(
     database: Database, known: dict[str, Any]
 ) -> None:
-    """Not where tasks or state are unknown, and not for what only DescribeJob can say."""
+    """DescribeTask is not used if tasks or state are unknown, or if only DescribeJob can answer."""
     world = World(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
     await to_prove(world, *jobs, seconds=-1, **(COUNTED | known))
@@ -329,13 +329,13 @@ async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: 
     await world.job_prober.step()
     await world.network.arrival("DescribeTask")
     await world.job_prober.wake.wait()
-    assert world.woken() == {"looks", "sweeps"}
+    assert world.woken() == {"single_polls", "batch_polls"}
     held.set()
     await world.ended(world.job_prober)
-    assert world.woken() == {"looks", "sweeps"}
+    assert world.woken() == {"single_polls", "batch_polls"}
 
 
-# --- what the sweeper is told --------------------------------------------------------------------
+# --- effect on the job poller --------------------------------------------------------------------
 
 
 def proofs_wait(world: World) -> bool:
@@ -381,7 +381,7 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
     world.clock.advance(1)
     world.woken()
     await world.job_prober.step()
-    assert world.woken() == {"sweeps"}
+    assert world.woken() == {"batch_polls"}
     assert await world.job_poller.step() == 0
     assert draining in world.called("DescribeJobs")
     await world.ended(world.job_prober)
@@ -423,7 +423,7 @@ async def draining(world: World, *ids: str, **known: Any) -> None:
 async def test_the_instances_of_a_watched_operation_are_counted(database: Database) -> None:
     world = World(database)
     await draining(world, JOB)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     planned = await world.termination(JOB)
     assert await world.probe() == 0
     counted = await world.termination(JOB)
@@ -437,7 +437,7 @@ async def test_an_operation_that_nobody_watches_is_not_counted(database: Databas
     world = World(database)
     await draining(world, JOB)
     assert math.isinf(await world.probe())
-    world.watched.note("op_other")
+    world.watched.record("op_other")
     assert await world.probe() == COUNT_EVERY_S / 4
     assert world.simulator.calls == []
 
@@ -445,7 +445,7 @@ async def test_an_operation_that_nobody_watches_is_not_counted(database: Databas
 async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Database) -> None:
     world = World(database)
     await draining(world, JOB)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     world.clock.advance(9.9)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
@@ -456,7 +456,7 @@ async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Databa
 async def test_counters_are_not_read_again_while_they_are_fresh(database: Database) -> None:
     world = World(database)
     await draining(world, JOB)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     await world.probe()
     world.clock.advance(COUNT_EVERY_S)
     assert await world.probe() == COUNT_EVERY_S / 4
@@ -473,7 +473,7 @@ async def test_the_job_counted_longest_ago_is_counted_first(database: Database) 
         at = None if ago_s is None else world.clock.now() - timedelta(seconds=ago_s)
         await world.know(job_id, instances_observed_at=at)
     for _ in jobs:
-        world.watched.note("op_1")
+        world.watched.record("op_1")
         await world.probe()
         world.clock.advance(1)
     assert world.called("DescribeJob") == [jobs[2], jobs[1], jobs[3], jobs[0]]
@@ -494,7 +494,7 @@ async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
 ) -> None:
     world = World(database)
     await draining(world, JOB, **known)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     assert await world.probe() == COUNT_EVERY_S / 4
     assert world.simulator.calls == []
 
@@ -504,7 +504,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
     proving, watched = job_ids(3)[:2], job_ids(3)[2]
     await draining(world, watched)
     await to_prove(world, *proving, seconds=-1)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     for _ in range(3):
         await world.probe()
         world.clock.advance(1)
@@ -514,7 +514,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
 async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Database) -> None:
     world = World(database)
     await draining(world, *job_ids(3))
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
     assert world.arrivals_s("DescribeJob") == [1.0, 1.0]
 
@@ -522,7 +522,7 @@ async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Datab
 async def test_jobs_without_counters_keep_no_other_from_being_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They stay the ones that were never counted."""
+    """They remain the jobs that were never counted."""
     world = World(database)
     *uncountable, countable = job_ids(5)
     asked = {"acknowledged_at": world.clock.later(-300), "next_poll_at": world.clock.later(9000)}
@@ -561,7 +561,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     world = World(database)
     first, second = job_ids(2)
     await draining(world, first, second)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -575,7 +575,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
 async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
     world = World(database)
     await to_prove(world, JOB, seconds=0.2)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     assert await world.probe() == 0.2
 
 
@@ -583,7 +583,7 @@ async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -
 
 
 async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: Database) -> None:
-    """As when RetryJobs revived it before it was seen down."""
+    """RetryJobs can revive a job before a poll shows that it stopped."""
     world = World(database)
     called = {"acknowledged_at": world.clock.now(), "give_up_at": world.clock.later(HOUR_S)}
     await draining(world, JOB, **called)
@@ -591,7 +591,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
     await world.probe()
     world.clock.advance(IDLE_MAX_S / 2)
     await world.probe()
-    assert world.simulator.calls == [], "the database is asked for them now and then only"
+    assert world.simulator.calls == [], "the database is queried for them only now and then"
     world.clock.advance(IDLE_MAX_S / 2)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
@@ -619,7 +619,7 @@ async def test_a_job_that_runs_on_is_seen_however_much_is_watched(database: Data
     *watched, other = job_ids(5)
     await draining(world, *watched, acknowledged_at=world.clock.now())
     await draining(world, other, acknowledged_at=world.clock.later(-HOUR_S))
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     for _ in range(3):
         await world.probe()
         world.clock.advance(1)
@@ -633,7 +633,7 @@ SHORT_EVERY_S = 10.0
 
 
 async def hurried(world: World, *ids: str) -> None:
-    """Have jobs with a short deadline that drain, and that a first poll has shown."""
+    """Store draining jobs with a short deadline that a first poll has shown."""
     world.cloud_runs(*ids, drain_s=HOUR_S)
     called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
     called |= {"give_up_at": world.clock.later(160.0)}
@@ -656,7 +656,7 @@ async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database)
 async def test_one_without_counters_is_not_read_all_the_time(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has its next turn after as long, and no step of the loop is in vain."""
+    """Its next turn comes after the same time, and no step of the loop is wasted."""
     world = World(database)
     await hurried(world, JOB)
     read = world.partition.cloud.describe_job
@@ -675,7 +675,7 @@ async def test_one_without_counters_is_not_read_all_the_time(
 async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
     database: Database,
 ) -> None:
-    """Among themselves and with proofs; the loop waits for the quota."""
+    """They take turns with each other and with proofs; the loop waits for the quota."""
     world = World(database, quotas=ONE_A_SECOND)
     *jobs, proven = job_ids(6)
     await hurried(world, *jobs)
@@ -706,7 +706,7 @@ async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> Non
 
 
 async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) -> None:
-    """A thousand ids that the cloud does not list, from one request, are no reason to wait."""
+    """A thousand unlisted ids in one request delay no other kind."""
     world = World(database, quotas=ONE_A_SECOND)
     jobs = iter(job_ids(40))
     unlisted, found, finished, running = ([next(jobs) for _ in range(8)] for _ in range(4))
@@ -729,7 +729,7 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
 
 
 async def test_operations_take_turns_in_first_looks(database: Database) -> None:
-    """A few ids that the cloud does not list do not wait for thousands of another operation."""
+    """A few unlisted ids do not wait for thousands of another operation."""
     world = World(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)
     await world.submit(*many, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
@@ -760,7 +760,7 @@ async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Datab
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     held.set()
-    assert await world.job_prober.end(10.0) is True
+    assert await world.job_prober.drain(10.0) is True
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
@@ -773,7 +773,7 @@ async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     before = await world.termination(JOB)
-    assert await world.job_prober.end(0.0) is False
+    assert await world.job_prober.drain(0.0) is False
     assert await world.termination(JOB) == before
     world.start()
     world.clock.advance(1)

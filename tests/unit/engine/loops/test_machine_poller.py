@@ -1,4 +1,4 @@
-"""DescribeInstances: captured machines are looked up until they are gone."""
+"""DescribeInstances: captured machines are polled until they are gone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 POLICY = CapturePolicy()
-LOOK_UP = "DescribeInstances"
+DESCRIBE_INSTANCES = "DescribeInstances"
 DRAIN_S = 10.0
 SETTLES_LONG: dict[str, Any] = {"settle_s": 120.0}
 
@@ -43,7 +43,7 @@ SETTLES_LONG: dict[str, Any] = {"settle_s": 120.0}
 async def called(
     world: World, *ids: str, asked: Mapping[str, Any] | None = None, **spec: Any
 ) -> None:
-    """Have jobs captured, looked up for the first time, and called."""
+    """Capture the machines of jobs, poll them for the first time, and send TerminateJob."""
     world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
     await world.submit(*ids, asked=asked, next_poll_at=world.clock.now())
     await world.job_poller.step()
@@ -57,7 +57,7 @@ async def called(
 
 
 async def stopped(world: World, *ids: str) -> None:
-    """Have the jobs that were called seen down."""
+    """Have polls show that the terminated jobs have stopped."""
     world.clock.advance(DRAIN_S)
     for _ in range(3):
         for _ in ids:
@@ -68,8 +68,8 @@ async def stopped(world: World, *ids: str) -> None:
         assert (await world.termination(job_id)).state in (State.SETTLING, State.VERIFIED)
 
 
-async def look_up(world: World) -> None:
-    """Look everything up that is due."""
+async def poll_machines(world: World) -> None:
+    """Poll all machines that are due."""
     while not math.isinf(wait_s := await world.machine_poller.step()):
         world.clock.advance(wait_s)
 
@@ -80,13 +80,13 @@ async def counts(world: World, job_id: str = JOB) -> tuple[int, int, int]:
 
 
 async def ended(world: World, job_id: str = JOB) -> Termination:
-    """As it is once the settle window has passed and it was looked at again."""
+    """Return the termination after its settle window and another poll of the job."""
     world.clock.advance(60)
     await world.job_poller.step()
     return await world.termination(job_id)
 
 
-def told(termination: Termination, world: World) -> str:
+def explained(termination: Termination, world: World) -> str:
     around = ExplanationContext(
         now=world.clock.now(), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
     )
@@ -98,41 +98,41 @@ async def test_machines_that_are_gone_bring_the_highest_evidence(database: Datab
     await called(world, JOB)
     assert await counts(world) == (10, 10, 0)
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     assert await counts(world) == (10, 0, 10)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
-    assert "all 10 machines are gone" in told(done, world)
+    assert "all 10 machines are gone" in explained(done, world)
 
 
 async def test_a_job_settles_only_once_its_machines_are_gone(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, machine_linger_s=300.0)
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     assert await counts(world) == (10, 10, 0)
     waiting = await ended(world)
     assert (waiting.state, waiting.evidence) == (State.SETTLING, 3)
-    assert "10 of 10 machines to be gone (10 of them seen up)" in told(waiting, world)
+    assert "10 of 10 machines to be gone (10 of them up)" in explained(waiting, world)
     world.clock.advance(300)
-    await look_up(world)
+    await poll_machines(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
 
 
 async def settled_at(world: World) -> datetime:
-    """The end of the job's settle window."""
+    """Return the end of the job's settle window."""
     settle_until = (await world.termination(JOB)).settle_until
     assert settle_until is not None
     return settle_until
 
 
 async def polled_until(world: World, at: datetime) -> None:
-    """Have the job, and what is due of its machines, read until then."""
+    """Poll the job, and its machines that are due, until then."""
     while (left_s := (at - world.clock.now()).total_seconds()) > 0:
         world.clock.advance(min(left_s, POLL.settling_s))
         await world.polled(0)
-        await look_up(world)
+        await poll_machines(world)
 
 
 async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_settle_window(
@@ -141,31 +141,31 @@ async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, asked=SETTLES_LONG)
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     assert await counts(world) == (10, 0, 10)
-    before = len(world.calls(LOOK_UP))
+    before = len(world.calls(DESCRIBE_INSTANCES))
     end = await settled_at(world)
     await polled_until(world, end - timedelta(seconds=0.1))
-    assert len(world.calls(LOOK_UP)) == before, "they are gone"
+    assert len(world.calls(DESCRIBE_INSTANCES)) == before, "they are gone"
     waiting = await world.termination(JOB)
     assert (waiting.state, waiting.confirm_from) == (State.SETTLING, end)
     world.clock.advance(0.1)
     await world.polled(0)
     assert (await world.termination(JOB)).state is State.SETTLING, "they are to be confirmed"
     world.clock.advance(POLL.settling_s)
-    await look_up(world)
-    assert len(world.calls(LOOK_UP)) == before + 1
+    await poll_machines(world)
+    assert len(world.calls(DESCRIBE_INSTANCES)) == before + 1
     await world.polled(POLL.sweep_max_s)
-    await look_up(world)
+    await poll_machines(world)
     done = await world.termination(JOB)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
-    assert len(world.calls(LOOK_UP)) == before + 1, "once"
+    assert len(world.calls(DESCRIBE_INSTANCES)) == before + 1, "once"
 
 
 async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_verified(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DescribeInstances left them out once, as an answer that lags does."""
+    """DescribeInstances left them out once, as a stale response does."""
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
     await stopped(world, JOB)
@@ -175,7 +175,7 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
 
     with monkeypatch.context() as lagging:
         lagging.setattr(world.partition.cloud, "describe_machines", lags)
-        await look_up(world)
+        await poll_machines(world)
     assert await counts(world) == (10, 0, 10)
     await polled_until(world, await settled_at(world) + timedelta(seconds=60))
     waiting = await world.termination(JOB)
@@ -191,12 +191,12 @@ async def test_machines_that_stay_are_named_at_the_deadline(database: Database) 
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, machines_stay=2)
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     world.clock.advance(3600 + 60)
-    await look_up(world)
+    await poll_machines(world)
     given_up = await ended(world)
     assert (given_up.state, given_up.evidence) == (State.UNVERIFIED, 3)
-    assert "2 of 10 machines were still up" in told(given_up, world)
+    assert "2 of 10 machines were still up" in explained(given_up, world)
     up = await world.instances(JOB, machine=MachineStatus.UP)
     assert len(up) == 2
 
@@ -205,10 +205,10 @@ async def test_without_the_permission_no_more_is_claimed(database: Database) -> 
     world = World(database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"])
     await called(world, JOB)
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
-    assert "is not proven: looking them up failed: UnauthorizedOperation" in told(done, world)
+    assert "are gone: reading them failed: UnauthorizedOperation" in explained(done, world)
 
 
 async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
@@ -217,21 +217,21 @@ async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
     await stopped(world, JOB)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
-    assert world.calls(LOOK_UP) == []
-    assert "no endpoint of CVM" in told(done, world)
+    assert world.calls(DESCRIBE_INSTANCES) == []
+    assert "no endpoint of CVM" in explained(done, world)
 
 
 async def test_machines_that_were_never_shown_are_not_gone(database: Database) -> None:
-    """They may be another account's, or hidden from this credential."""
+    """They may belong to another account, or be invisible to this credential."""
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB)
     await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
     await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
-    assert "not one of them was ever listed" in told(done, world)
+    assert "DescribeInstances never listed any of them" in explained(done, world)
 
 
 async def test_a_machine_that_was_being_created_is_watched_longer(database: Database) -> None:
@@ -240,11 +240,11 @@ async def test_a_machine_that_was_being_created_is_watched_longer(database: Data
     await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
     await world.execute("UPDATE terminations SET machines_up = 8")
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     assert await counts(world) == (10, 0, 8)
     assert (await ended(world)).state is State.SETTLING
     world.clock.advance(POLICY.starting_watch_s)
-    await look_up(world)
+    await poll_machines(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
 
@@ -253,7 +253,7 @@ async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Databa
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
     assert missed(done) == "the machines of 2 of 10 instances were not shown"
@@ -263,14 +263,16 @@ async def test_nodes_of_a_compute_environment_stay_billed(database: Database) ->
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, env_id="env-example1")
     await stopped(world, JOB)
-    await look_up(world)
+    await poll_machines(world)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
-    assert "work stopped; 10 nodes of env-example1 restart and stay billed" in told(done, world)
-    assert world.calls(LOOK_UP) == []
+    assert "work stopped; 10 nodes of env-example1 restart and stay billed" in explained(
+        done, world
+    )
+    assert world.calls(DESCRIBE_INSTANCES) == []
 
 
-# --- how they are called -------------------------------------------------------------------------
+# --- the calls -----------------------------------------------------------------------------------
 
 
 async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
@@ -278,9 +280,9 @@ async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
     jobs = job_ids(5)
     await called(world, *jobs, instances=50)
     await stopped(world, *jobs)
-    before = len(world.calls(LOOK_UP))
-    await look_up(world)
-    assert len(world.calls(LOOK_UP)) - before == math.ceil(5 * 50 / MACHINES_PER_CALL)
+    before = len(world.calls(DESCRIBE_INSTANCES))
+    await poll_machines(world)
+    assert len(world.calls(DESCRIBE_INSTANCES)) - before == math.ceil(5 * 50 / MACHINES_PER_CALL)
 
 
 async def test_a_call_that_failed_is_made_again_later(database: Database) -> None:
@@ -289,15 +291,15 @@ async def test_a_call_that_failed_is_made_again_later(database: Database) -> Non
     await stopped(world, JOB)
     world.start()
     world.clock.advance(1)
-    before = len(world.calls(LOOK_UP))
+    before = len(world.calls(DESCRIBE_INSTANCES))
     world.simulator.faults.replace(
-        {LOOK_UP: [Rule(Fault.RESET, 1.0, first_n=1)]}, now=world.simulator.now()
+        {DESCRIBE_INSTANCES: [Rule(Fault.RESET, 1.0, first_n=1)]}, now=world.simulator.now()
     )
     assert await world.machine_poller.step() == BACKOFF_BASE_S
     assert await world.machine_poller.step() == BACKOFF_BASE_S
-    assert len(world.calls(LOOK_UP)) == before + 1
+    assert len(world.calls(DESCRIBE_INSTANCES)) == before + 1
     world.clock.advance(BACKOFF_BASE_S)
-    await look_up(world)
+    await poll_machines(world)
     assert await counts(world) == (10, 0, 10)
 
 
@@ -312,7 +314,7 @@ async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
         "UPDATE instances SET machine_id = 'malformed' WHERE termination_seq = 1"
         " AND instance_index = 3"
     )
-    await look_up(world)
+    await poll_machines(world)
     for job_id in others:
         assert await counts(world, job_id) == (10, 0, 10)
     problem = (await world.termination(spoilt)).machines.problem
@@ -335,7 +337,7 @@ async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
         return await post(url, body=body, **more)
 
     monkeypatch.setattr(world.network, "post", refusing_the_first)
-    await look_up(world)
+    await poll_machines(world)
     most = MACHINES_PER_CALL
     assert asked == [most, most // 2, most, most, most, most, most // 2]
 
@@ -356,18 +358,18 @@ async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked
     await called(world, *jobs)
     await stopped(world, *jobs)
     spoiler = await machine_id(world, spoilt, place)
-    world.network.spoil(LOOK_UP, spoiler, code)
+    world.network.spoil(DESCRIBE_INSTANCES, spoiler, code)
     await passed(world, 60)
     for job_id in others:
         assert await counts(world, job_id) == (10, 0, 10)
     assert await counts(world, spoilt) == (10, 1, 9)
     assert (await world.termination(spoilt)).machines.problem is None
-    told = [m for m in caplog.messages if spoiler in m and "again in" in m]
-    assert told
-    assert all(code in message for message in told)
-    world.network.spoil(LOOK_UP, spoiler, None)
+    logged = [m for m in caplog.messages if spoiler in m and "again in" in m]
+    assert logged
+    assert all(code in message for message in logged)
+    world.network.spoil(DESCRIBE_INSTANCES, spoiler, None)
     await passed(world, APART_MAX_S)
-    assert await counts(world, spoilt) == (10, 0, 10), "it is asked for again"
+    assert await counts(world, spoilt) == (10, 0, 10), "it is polled again"
 
 
 async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
@@ -376,7 +378,7 @@ async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB, instances=1)
     await stopped(world, JOB)
-    failing = {LOOK_UP: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
+    failing = {DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
     world.simulator.faults.replace(failing, now=0)
     while not world.machine_poller._apart:
         world.clock.advance(await world.machine_poller.step())
@@ -386,7 +388,7 @@ async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
 
 
 async def passed(world: World, seconds: float) -> None:
-    """Let so much time pass with the machine sweeper at work."""
+    """Advance the clock while the machine poller runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
         world.clock.advance(min(left_s, await world.machine_poller.step(), 5.0))
@@ -398,10 +400,10 @@ async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine
     world = World(database, quotas=AMPLE, capture=POLICY)
     await called(world, JOB)
     await stopped(world, JOB)
-    before = len(world.calls(LOOK_UP))
-    world.simulator.faults.replace({LOOK_UP: [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
+    before = len(world.calls(DESCRIBE_INSTANCES))
+    world.simulator.faults.replace({DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
     await passed(world, 3600)
-    assert len(world.calls(LOOK_UP)) - before < 3600 / BACKOFF_MAX_S + 10
+    assert len(world.calls(DESCRIBE_INSTANCES)) - before < 3600 / BACKOFF_MAX_S + 10
     assert (await world.termination(JOB)).machines.problem is None
     world.simulator.faults.replace({}, now=0)
     await passed(world, BACKOFF_MAX_S + APART_MAX_S)
@@ -419,14 +421,14 @@ async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
     caplog.clear()
     id_ = await machine_id(world, JOB, 0)
     for code in ("InternalError", catalogue.CONNECT_FAILED):
-        world.network.spoil(LOOK_UP, id_, code)
+        world.network.spoil(DESCRIBE_INSTANCES, id_, code)
         for _ in range(3):
             world.clock.advance(await world.machine_poller.step())
         trouble = world.partition.trouble
         assert trouble is not None
         assert trouble.code == code
-    world.network.spoil(LOOK_UP, id_, None)
-    await look_up(world)
+    world.network.spoil(DESCRIBE_INSTANCES, id_, None)
+    await poll_machines(world)
     assert world.partition.trouble is None
     name = world.machine_poller.name
     fails = f"{name}: DescribeInstances fails and is tried again: "

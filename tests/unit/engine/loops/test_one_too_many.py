@@ -1,6 +1,7 @@
-"""Calls that the cloud refuses as one too many: nothing changes, and they are made again at once.
+"""Calls that the cloud throttles: nothing changes, and they are repeated at once.
 
-No loop waits of its own after that, and no job fails by it: the quota alone slows the calls.
+No loop adds a wait of its own after that, and no job fails because of it: the quota alone slows the
+calls.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ async def prove(world: World) -> Callable[[], Awaitable[float]]:
 
 
 async def prove_by_task(world: World) -> Callable[[], Awaitable[float]]:
-    """While DescribeJob's quota is spent."""
+    """Prove a job by DescribeTask while the quota of DescribeJob is used up."""
     await to_prove(world, JOB, **COUNTED)
     for _ in range(AMPLE["DescribeJob"]):
         world.partition.limiters["DescribeJob"].take()
@@ -60,7 +61,7 @@ async def count_for_watcher(world: World) -> Callable[[], Awaitable[float]]:
         "next_poll_at": world.clock.later(60),
     }
     await world.submit(JOB, **drains, acknowledged_at=world.clock.now())
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     return world.probe
 
 
@@ -89,7 +90,7 @@ async def call(world: World) -> Callable[[], Awaitable[float]]:
 
 async def call_for_one(world: World) -> Callable[[], Awaitable[float]]:
     await called_with_stragglers(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, within_s=120)
+    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
     return world.escalate
@@ -119,7 +120,7 @@ CASES = [
     Case("DescribeInstances", machines),
     Case("TerminateJob", call),
     Case("TerminateTaskInstance", call_for_one, capture=NO_CAPTURE),
-    Case("DescribeJobs", watch, soon_s=1.1),  # It leaves a second to the sweeper.
+    Case("DescribeJobs", watch, soon_s=1.1),  # It leaves a second to the job poller.
 ]
 
 

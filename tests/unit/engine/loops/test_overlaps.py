@@ -1,4 +1,4 @@
-"""What overlaps, and what fails in between, loses nothing."""
+"""Steps that overlap, and failures in between, lose nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 
 
 class Gated(PartitionStore):
-    """A store whose recoveries wait at a gate, and which refuses answers while ``full``."""
+    """A store whose recoveries wait for an event, and which refuses results while ``full``."""
 
     def __init__(self, database: Database, fence: FencingToken) -> None:
         super().__init__(database, fence)
@@ -50,7 +50,7 @@ class Gated(PartitionStore):
 
 
 class Late(PartitionStore):
-    """A store whose reads of what is planned are taken to their reader when ``taken`` is set."""
+    """A store that returns the planned polls only once ``taken`` is set."""
 
     def __init__(self, database: Database, fence: FencingToken) -> None:
         super().__init__(database, fence)
@@ -58,10 +58,10 @@ class Late(PartitionStore):
         self.taken = asyncio.Event()
         self.taken.set()
 
-    async def planned(
+    async def next_polls(
         self, now: datetime, limit: int, *kinds: PollFilter
     ) -> dict[PollFilter, list[Termination]]:
-        found = await super().planned(now, limit, *kinds)
+        found = await super().next_polls(now, limit, *kinds)
         self.read.set()
         await self.taken.wait()
         return found
@@ -99,12 +99,12 @@ async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) 
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
-    await world.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.record_result(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
     with pytest.raises(IntegrityError):
-        await world.note(None)
+        await world.record_result(None)
     await world.execute("DROP TRIGGER broken")
-    await world.note(None)
+    await world.record_result(None)
     assert (await world.record(JOB)).trouble is None
 
 
@@ -113,7 +113,7 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await world.ready(JOB)
-    await world.note(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
+    await world.record_result(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
     await world.dispatch()
     assert await world.outcomes(JOB) == ["accepted"]
@@ -123,7 +123,7 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     held = world.network.hold("DescribeJobs")
     sweep = asyncio.ensure_future(world.job_poller.step())
     await world.network.arrival("DescribeJobs")
@@ -140,7 +140,7 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     world = World(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
-    world.watched.note("op_1")
+    world.watched.record("op_1")
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")

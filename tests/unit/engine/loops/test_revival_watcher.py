@@ -1,4 +1,4 @@
-"""The come-back watch, one step at a time: what it spends, what it sees, and what follows."""
+"""The revival watcher, one step at a time: the quota it uses, its observations, their effects."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}
 async def verified(
     world: World, *ids: str, asked: Mapping[str, Any] = WATCHED, **spec: Any
 ) -> None:
-    """Have jobs of the cloud verified now, that were counted at the end of their settle window."""
+    """Have jobs verified now, which were counted at the end of their settle window."""
     world.cloud_runs(*ids, **(ENDED | spec))
     now = world.clock.now()
     settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": STOPPED}
@@ -63,13 +63,13 @@ async def live(world: World) -> list[str]:
 
 
 async def watch(world: World) -> float:
-    """A step of the sweeper, which has the first say, and one of the watch."""
+    """Make a step of the job poller, which has priority, then one of the revival watcher."""
     await world.job_poller.step()
     return await world.revival_watcher.step()
 
 
 async def watched(world: World, seconds: float) -> None:
-    """Let so much time pass with the watch at work."""
+    """Advance the clock while the revival watcher runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
         wait_s = await watch(world)
@@ -78,7 +78,7 @@ async def watched(world: World, seconds: float) -> None:
 
 
 async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
-    """The facts of the events that tell of one."""
+    """Return the facts of the revival events."""
     found = await world.termination(job_id)
     events = await world.records.events(
         after=0, limit=100, operation_id=None, termination_id=found.id
@@ -86,11 +86,11 @@ async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
     return [dict(event.facts or {}) for event in events if event.type == REVIVED]
 
 
-def looks(world: World) -> list[tuple[str, ...]]:
+def polls(world: World) -> list[tuple[str, ...]]:
     return [call.job_ids for call in world.calls("DescribeJobs")]
 
 
-# --- what is seen --------------------------------------------------------------------------------
+# --- observations --------------------------------------------------------------------------------
 
 
 async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database: Database) -> None:
@@ -100,15 +100,15 @@ async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database:
     assert await revivals(world) == []
     assert (await world.termination(JOB)).revival is None
     await watched(world, 70)
-    (told,) = await revivals(world)
+    (revival,) = await revivals(world)
     after = await world.termination(JOB)
     assert after.revival is not None
     assert (after.state, after.evidence) == (State.VERIFIED, 3)
-    assert (told["job_state"], after.revival.job_state) == ("RUNNING", JobState.RUNNING)
+    assert (revival["job_state"], after.revival.job_state) == ("RUNNING", JobState.RUNNING)
     assert after.revival_checked_at is None
-    calls = len(looks(world))
+    calls = len(polls(world))
     await watched(world, 600)
-    assert len(looks(world)) == calls
+    assert len(polls(world)) == calls
     operation = await world.records.operation("op_1")
     assert operation is not None
     assert operation.revived == 1
@@ -117,7 +117,7 @@ async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database:
 async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_end_time(
     database: Database,
 ) -> None:
-    """And that it runs once more, later, as well."""
+    """A later run is recorded as well."""
     world = World(database)
     await verified(world, JOB, revive_after_s=70.0, revivals=2)
     (job,) = world.simulator._jobs.values()
@@ -126,9 +126,9 @@ async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_e
     job.terminate(world.clock.now().timestamp())
     world.clock.advance(12)
     await watch(world)
-    (told,) = await revivals(world)
-    assert told["job_state"] == "FAILED"
-    assert told["job_end_time"] != (await world.termination(JOB)).job_end_time
+    (revival,) = await revivals(world)
+    assert revival["job_state"] == "FAILED"
+    assert revival["job_end_time"] != (await world.termination(JOB)).job_end_time
     assert (await world.termination(JOB)).revival_checked_at is not None
     await watched(world, 140)
     assert [each["job_state"] for each in await revivals(world)] == ["FAILED", "RUNNING"]
@@ -137,7 +137,7 @@ async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_e
 async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer without it does not prove that it was deleted."""
+    """A response without the job does not prove that it was deleted."""
     world = World(database)
     await verified(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
     await watched(world, 590)
@@ -145,7 +145,7 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     assert world.called("DescribeJob") == []
     await watched(world, 120)
     assert (await world.termination(JOB)).revival_checked_at is None
-    assert len(looks(world)) == 11
+    assert len(polls(world)) == 11
     assert world.called("DescribeJob") == [JOB]
     assert await revivals(world) == []
     assert not caplog.messages
@@ -155,11 +155,11 @@ async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Data
     world = World(database)
     await verified(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
-    assert len(looks(world)) == 2
+    assert len(polls(world)) == 2
     assert (await world.termination(JOB)).revival_checked_at is not None
     world.clock.advance(5000)
     await watched(world, 1000)
-    assert len(looks(world)) == 3
+    assert len(polls(world)) == 3
     assert (await world.termination(JOB)).revival_checked_at is None
 
 
@@ -167,7 +167,7 @@ async def test_where_none_is_asked_for_none_is_watched(database: Database) -> No
     world = World(database)
     await verified(world, JOB, asked={}, revive_after_s=10.0)
     await watched(world, 600)
-    assert len(looks(world)) == 1
+    assert len(polls(world)) == 1
 
 
 async def test_one_that_was_found_finished_is_watched_as_well(database: Database) -> None:
@@ -190,7 +190,7 @@ async def test_another_process_watches_on(database: Database) -> None:
     assert len(await revivals(world)) == 1
 
 
-# --- what DescribeJobs cannot tell ---------------------------------------------------------------
+# --- doubts that DescribeJobs leaves -------------------------------------------------------------
 
 SHORT: dict[str, Any] = {"revival_watch_s": 300.0}
 
@@ -208,8 +208,8 @@ async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_co
     await watched(world, 120)
     assert sorted(world.called("DescribeJob")) == jobs, "one call a job"
     for job_id in jobs[:2]:
-        (told,) = await revivals(world, job_id)
-        assert (told["job_state"], told["instances_live"]) == ("FAILED", 1)
+        (revival,) = await revivals(world, job_id)
+        assert (revival["job_state"], revival["instances_live"]) == ("FAILED", 1)
     assert await revivals(world, jobs[2]) == []
     for job_id in jobs:
         ended = await world.termination(job_id)
@@ -229,7 +229,7 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
     monkeypatch.setattr(type(job), "end_time", lambda *_: None)
     await watched(world, 65)
     assert world.called("DescribeJob") == [JOB]
-    assert [told["instances_live"] for told in await revivals(world)] == [1] * relapses
+    assert [revival["instances_live"] for revival in await revivals(world)] == [1] * relapses
     assert ((await world.termination(JOB)).revival_checked_at is None) == relapses
 
 
@@ -298,8 +298,8 @@ async def test_a_count_that_failed_is_made_again(database: Database, fault: Faul
     world.simulator.faults.replace(fails, now=0)
     await watched(world, 900)
     assert len(world.calls("DescribeJob")) == 3
-    (told,) = await revivals(world)
-    assert told["instances_live"] == 1
+    (revival,) = await revivals(world)
+    assert revival["instances_live"] == 1
 
 
 async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database) -> None:
@@ -307,24 +307,24 @@ async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database
     await verified(world, JOB, revive_after_s=90.0)
     fails = {"DescribeJobs": [Rule(Fault.NOT_FOUND, 1.0, first_n=1)]}
     world.simulator.faults.replace(fails, now=0)
-    before = len(looks(world))
+    before = len(polls(world))
     await watched(world, 70)
-    assert len(looks(world)) == before + 1
+    assert len(polls(world)) == before + 1
     assert await revivals(world) == []
     await watched(world, 60)
     assert len(await revivals(world)) == 1
 
 
-# --- what it spends ------------------------------------------------------------------------------
+# --- quota ---------------------------------------------------------------------------------------
 
 
 async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) -> None:
     world = World(database)
     ids = job_ids(150)
     await verified(world, *ids)
-    before = len(looks(world))
+    before = len(polls(world))
     await watched(world, 65)
-    made = looks(world)[before:]
+    made = polls(world)[before:]
     assert sorted(len(call) for call in made) == [50, 100]
     assert sorted(job_id for call in made for job_id in call) == ids
     first_at, second_at = world.arrivals_s("DescribeJobs")[before:]
@@ -336,39 +336,39 @@ async def test_jobs_of_one_region_go_together(database: Database) -> None:
     here, there = job_ids(2)
     await verified(world, here)
     await verified(world, there, region=OTHER_REGION)
-    before = len(looks(world))
+    before = len(polls(world))
     await watched(world, 70)
-    assert sorted(looks(world)[before:]) == [(here,), (there,)]
+    assert sorted(polls(world)[before:]) == [(here,), (there,)]
 
 
 async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) -> None:
-    """5,000 jobs to look at first; the watch of yesterday's has its turn only then."""
+    """5,000 jobs are polled first; the watched jobs of yesterday only after them."""
     bulk = [f"job-bulk{number:04}" for number in range(5000)]
     world = World(database)
     await verified(world, JOB, *job_ids(120)[1:])
     await watched(world, 30)
     world.clock.advance(100)
     world.cloud_runs(*bulk, instances=1)
-    before, began_s = len(looks(world)), world.clock.passed_s
+    before, began_s = len(polls(world)), world.clock.passed_s
     for start in range(0, len(bulk), 1000):
         await world.submit(*bulk[start : start + 1000])
-    while len(looks(world)) < before + 50:
+    while len(polls(world)) < before + 50:
         wait_s = await world.job_poller.step()
-        # The watch tries whenever it can.
+        # The watcher tries whenever it can.
         await world.revival_watcher.step()
         world.clock.advance(wait_s)
         await world.revival_watcher.step()
-    made = looks(world)[before:]
+    made = polls(world)[before:]
     assert {job_id[:8] for call in made for job_id in call} == {"job-bulk"}
     assert sum(len(call) for call in made) == len(bulk)
     assert world.clock.passed_s - began_s == pytest.approx(24, abs=0.1), "two a second"
     await world.job_poller.step()
     await watched(world, 10)
-    assert JOB in {job_id for call in looks(world)[before + 50 :] for job_id in call}
+    assert JOB in {job_id for call in polls(world)[before + 50 :] for job_id in call}
 
 
 async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> None:
-    """Of one call a second, the watch has just made one when a job is handed over."""
+    """At one call a second, the watcher has just made one when a job is submitted."""
     world = World(database, quotas=QUOTAS | {"DescribeJobs": 1})
     ids = job_ids(201)
     await verified(world, *ids[:200])
@@ -382,7 +382,7 @@ async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> N
     world.clock.advance(1.0)
     assert await world.revival_watcher.step() > 0
     await world.job_poller.step()
-    assert looks(world)[-1] == (new,)
+    assert polls(world)[-1] == (new,)
 
 
 async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database) -> None:
@@ -391,15 +391,17 @@ async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database
     world.start()
     world.clock.advance(500)
     assert await world.revival_watcher.step() > 0
-    assert len(looks(world)) == 1
+    assert len(polls(world)) == 1
 
 
 async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Database) -> None:
-    """Both spend one quota, of which the sweeper has just taken the last permit."""
+    """Both use one quota, and the job poller has just taken its last permit."""
 
     class Meanwhile(PartitionStore):
-        async def to_watch(self, looked_before: datetime, limit: int) -> list[Termination]:
-            rows = await super().to_watch(looked_before, limit)
+        async def due_for_revival_check(
+            self, looked_before: datetime, limit: int
+        ) -> list[Termination]:
+            rows = await super().due_for_revival_check(looked_before, limit)
             world.cloud_runs(new)
             await world.submit(new)
             await world.job_poller.step()
@@ -411,10 +413,10 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
     world.clock.advance(100)
     await world.job_poller.step()
     assert await world.revival_watcher.step() > 0
-    assert looks(world)[-1] == (new,)
+    assert polls(world)[-1] == (new,)
 
 
-# --- what fails ----------------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
 async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Database) -> None:
@@ -447,7 +449,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
             calls = len(asked)
             wait_s = await world.revival_watcher.step()
             assert wait_s == min(BACKOFF_BASE_S * 2**failure, BACKOFF_MAX_S)
-            assert await world.revival_watcher.step() == wait_s, "nothing leaves before that"
+            assert await world.revival_watcher.step() == wait_s, "nothing is sent before that"
             assert asked[calls:] == ["DescribeJobs"]
             await passed(world, wait_s)
         world.network.before_arrival = None
@@ -456,7 +458,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
 
 
 async def passed(world: World, seconds: float) -> None:
-    """Let time pass, with nothing for the sweeper to do at its end."""
+    """Advance the clock to a moment at which the job poller has nothing to do."""
     world.clock.advance(seconds)
     await world.job_poller.step()
 
@@ -474,9 +476,9 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
         await watched(world, 200)
     assert (await world.termination(bad)).revival_checked_at is not None, "it may change"
     assert [len(await revivals(world, job_id)) for job_id in good] == [1] * len(good)
-    told = [message for message in caplog.messages if "watched" in message]
-    assert len(told) == 1
-    assert f"{bad} cannot be watched: UnauthorizedOperation" in told[0]
+    logged = [message for message in caplog.messages if "watched" in message]
+    assert len(logged) == 1
+    assert f"{bad} cannot be watched for a revival: UnauthorizedOperation" in logged[0]
     await watched(world, 3600)
     assert (await world.termination(bad)).revival_checked_at is None
     assert await revivals(world, bad) == []
@@ -495,17 +497,17 @@ async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
     await watched(world, 400)
     assert [len(await revivals(world, job_id)) for job_id in jobs] == [1] * 40
     assert spoiler in world.called("DescribeJob")
-    (told,) = [message for message in caplog.messages if "watched" in message]
-    assert f"{spoiler} cannot be watched: {code}" in told
+    (logged,) = [message for message in caplog.messages if "watched" in message]
+    assert f"{spoiler} cannot be watched for a revival: {code}" in logged
 
 
-# --- keeping it down -----------------------------------------------------------------------------
+# --- terminating again ---------------------------------------------------------------------------
 
 KEPT: dict[str, Any] = {"revival_watch_s": 3600.0, "reterminate_for_s": 1800.0}
 
 
 async def run(world: World, seconds: float, *, step_s: float = 2.0) -> None:
-    """Let so much time pass with everything at work."""
+    """Advance the clock while all loops run."""
     until = world.clock.passed_s + seconds
     while world.clock.passed_s < until:
         await watch(world)
@@ -535,7 +537,7 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
         assert record.operation_ids == (revival.reterminated_by,)
         again = operations[record.operation_ids[0]]
         assert (again.reterminates_for, again.requested_by) == ("op_1", "me")
-        assert again.reason == "kept down for op_1: a test"
+        assert again.reason == "terminated again for op_1: a test"
         assert again.reterminate_for_s is not None
         left_s.append(again.reterminate_for_s)
         assert [attempt.outcome for attempt in record.attempts] == ["accepted"]
@@ -555,7 +557,7 @@ async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
     await world.job_poller.step()
     world.woken()
     await world.revival_watcher.step()
-    assert world.woken() == {"sweeps"}
+    assert world.woken() == {"batch_polls"}
 
 
 async def test_nothing_is_brought_down_once_that_time_is_over(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""Steps of the database's clock: replicas note them, and what is stored moves along."""
+"""Steps of the database's clock: replicas record them, and the stored times move with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SIX = [f"p{number:02}@cloud" for number in range(6)]
 TWO = ["a@cloud", PARTITION]
 EIGHT_HOURS_S = 8 * 3600.0
-"""As a hardware clock in local time makes it."""
+"""The step of a hardware clock in local time."""
 EIGHT_HOURS = timedelta(seconds=EIGHT_HOURS_S)
 DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
 
@@ -34,7 +34,7 @@ async def cluster(database_url: str) -> AsyncIterator[Cluster]:
 
 
 async def times(cluster: Cluster) -> tuple[datetime, datetime]:
-    """The end of the job's settle window, and its deadline."""
+    """Return the end of the job's settle window, and its deadline."""
     stored = await cluster.world.termination(JOB)
     assert stored.settle_until is not None
     assert stored.give_up_at is not None
@@ -42,7 +42,7 @@ async def times(cluster: Cluster) -> tuple[datetime, datetime]:
 
 
 async def with_times(cluster: Cluster) -> tuple[datetime, datetime]:
-    """Have a job stored whose times lie ahead."""
+    """Store a job whose times lie in the future."""
     later = cluster.world.clock.later
     known = DRAINING | {
         "settle_until": later(30),
@@ -64,9 +64,9 @@ async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
         cluster.advance(POLICY.retry_s)
         cluster.step_clock(step_s)
         (old,) = [each for each in replica.loops_of(PARTITION) if not is_stopped(each)]
-        epoch = replica.leases.driven[PARTITION].lease.fence.epoch
+        epoch = replica.leases.running[PARTITION].lease.fence.epoch
         assert await replica.step() == 0.0
-        assert [*await times(cluster)] != expected, "noted, and not followed yet"
+        assert [*await times(cluster)] != expected, "recorded, and not followed yet"
         await replica.step()
         assert [*await times(cluster)] == expected
         planned = (await cluster.world.termination(JOB)).next_poll_at
@@ -76,13 +76,13 @@ async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
         assert is_stopped(old)
         await replica.settled()
         await replica.step()
-        assert replica.leases.driven[PARTITION].lease.fence.epoch == epoch + 2
+        assert replica.leases.running[PARTITION].lease.fence.epoch == epoch + 2
         with pytest.raises(LeaseLost):
-            await old.partition.store.set_condition(None, None)
+            await old.partition.store.set_health(None, None)
         await cluster.check_sound(replica)
     assert [message for _, message in own_logs(caplog)] == [
         f"the database's clock stepped by {sign}{by_s:.0f} s: deadlines, settle windows and "
-        "watches move along"
+        "revival watches move with it"
         for sign in "+-"
     ]
     cluster.advance(POLICY.retry_s)
@@ -101,7 +101,7 @@ async def test_replicas_note_a_step_once_and_all_follow_it(cluster: Cluster) -> 
     for step_s, moved in ((EIGHT_HOURS_S, EIGHT_HOURS), (-EIGHT_HOURS_S, timedelta())):
         cluster.step_clock(step_s)
         for _ in range(8):
-            # After a step ahead the first takes all: the leases of the others read as expired.
+            # After a step ahead the first takes all: the other leases read as expired.
             for replica in replicas:
                 await replica.step()
             cluster.advance(POLICY.retry_s)
@@ -132,7 +132,7 @@ async def test_two_that_see_a_step_at_once_note_it_once(cluster: Cluster) -> Non
 async def test_a_renewal_that_takes_long_is_no_step(
     cluster: Cluster, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
-    """The clock was read at its beginning, or at its end: it is taken as read in the middle."""
+    """The clock was read at its start or at its end; the middle is assumed."""
     await (replica := await cluster.replica("a", TWO)).begin()
     before = await with_times(cluster)
     took_s = POLICY.renewal_deadline_s - 1.0
@@ -162,7 +162,7 @@ async def test_a_renewal_that_takes_long_is_no_step(
 async def test_a_small_difference_is_no_step_and_is_gone_by(
     cluster: Cluster, sign: int, by_s: float, noted: int
 ) -> None:
-    """Clocks drift, and are put right by little."""
+    """Clocks drift, and are corrected by small amounts."""
     await (replica := await cluster.replica("a", TWO)).begin()
     cluster.advance(POLICY.retry_s)
     cluster.step_clock(sign * by_s)
@@ -183,7 +183,7 @@ async def test_a_step_that_was_noted_and_not_followed_is_followed_by_who_comes_n
     cluster.stop_stepping(first)
     second = await cluster.replica("b", TWO)
     await cluster.play(POLICY.duration_s + 1.0)
-    assert second.driven == set(TWO)
+    assert second.runs == set(TWO)
     assert [*await times(cluster)] == [at + EIGHT_HOURS for at in before]
 
 
@@ -191,7 +191,7 @@ async def test_a_step_that_was_noted_and_not_followed_is_followed_by_who_comes_n
 async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_restart(
     cluster: Cluster, *, noted: bool
 ) -> None:
-    """Whether it was wrong from the start, or a step ahead was noted that is undone now."""
+    """It was wrong from the start, or a recorded step ahead is undone now."""
     if noted:
         await (first := await cluster.replica("a", TWO)).begin()
         before = await with_times(cluster)
@@ -211,7 +211,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
     cluster.step_clock(-EIGHT_HOURS_S)
     second = await cluster.replica("b", TWO)
     await second.begin()
-    assert second.driven == set(TWO)
+    assert second.runs == set(TWO)
     off = [
         (after - at).total_seconds() for after, at in zip(await times(cluster), before, strict=True)
     ]

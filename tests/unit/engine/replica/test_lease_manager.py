@@ -1,6 +1,6 @@
-"""Who drives which partition: shares, passing on, and what happens when renewals fail.
+"""Partitions of several replicas: shares, moves, and renewals that fail.
 
-Time is the database's, by which leases expire, and each machine's own, by which it stops in time.
+Leases expire by the database's clock; a replica stops in time by the clock of its own machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SIXTY = [f"p{number:02}@cloud" for number in range(60)]
 SIX = SIXTY[:6]
 TWO = ["a@cloud", PARTITION]
-"""The replica that has both passes on the second."""
+"""The replica that holds both passes on the second."""
 POINTS = [(what, when) for what in ("renew", "take", "release") for when in ("before", "after")]
 
 
@@ -47,9 +47,9 @@ async def cluster(database_url: str) -> AsyncIterator[Cluster]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Return when what other tasks do has led to it."""
+    """Wait until the condition is true."""
     async with asyncio.timeout(END_S):
-        while not condition():  # noqa: ASYNC110 - no event tells of it
+        while not condition():  # noqa: ASYNC110 - no event is set for it
             await asyncio.sleep(0)
 
 
@@ -101,43 +101,43 @@ async def test_a_step_changes_nothing_where_the_shares_are_even(cluster: Cluster
 async def test_the_first_takes_all_at_once_and_gives_half_to_the_second(cluster: Cluster) -> None:
     first, second = [await cluster.replica(name, SIXTY) for name in "ab"]
     await first.begin()
-    assert first.driven == set(SIXTY)
+    assert first.runs == set(SIXTY)
     await second.begin()
-    assert second.driven == set(), "nothing was given back yet"
+    assert second.runs == set(), "nothing is released yet"
     await first.step()
     await second.step()
-    assert (len(first.driven), len(second.driven)) == (30, 30)
-    assert first.driven | second.driven == set(SIXTY)
+    assert (len(first.runs), len(second.runs)) == (30, 30)
+    assert first.runs | second.runs == set(SIXTY)
     await cluster.check_sound(first, second)
 
 
 async def test_what_two_find_free_only_one_of_them_takes(cluster: Cluster) -> None:
-    """The first has found itself alone, and is slow."""
+    """The first replica has read a snapshot without others, and is slow."""
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
     await first.step()
     taking = first.link.hold("take", "before")
     step = asyncio.create_task(first.step())
     await taking.reached()
     await second.begin()
-    assert len(second.driven) == 3
+    assert len(second.runs) == 3
     taking.open()
     await step
-    assert first.driven == set(SIX) - second.driven
+    assert first.runs == set(SIX) - second.runs
     await first.step()
     assert {row.epoch for row in (await cluster.rows()).values()} == {1}
     await cluster.check_sound(first, second)
 
 
 async def test_who_is_dead_is_followed_as_soon_as_its_lease_has_expired(cluster: Cluster) -> None:
-    """Not at the next of the steps that come every ``retry_s``."""
+    """That is sooner than the next regular step, after ``retry_s``."""
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
     await first.begin()
     cluster.stop_stepping(first)
     died_at = cluster.now_s
     await cluster.play(POLICY.duration_s - 0.01)
-    assert second.driven == set()
+    assert second.runs == set()
     await cluster.play(0.02)
-    assert second.driven == set(SIX)
+    assert second.runs == set(SIX)
     assert cluster.now_s - died_at < POLICY.duration_s + 0.1
     assert {row.epoch for row in (await cluster.rows()).values()} == {2}
 
@@ -145,14 +145,14 @@ async def test_who_is_dead_is_followed_as_soon_as_its_lease_has_expired(cluster:
 async def test_each_drives_only_what_it_is_configured_for(cluster: Cluster) -> None:
     first = await cluster.replica("a", ["both@cloud", "old@cloud", "only-a@cloud"])
     await first.begin()
-    assert first.driven == {"both@cloud", "old@cloud", "only-a@cloud"}
+    assert first.runs == {"both@cloud", "old@cloud", "only-a@cloud"}
     cluster.stop_stepping(first)
     await cluster.play(POLICY.duration_s)
     first = await cluster.replica("a2", ["both@cloud", "only-a@cloud"])
     second = await cluster.replica("b", ["both@cloud", "only-b@cloud", "other-b@cloud"])
     await cluster.play(5 * POLICY.retry_s)
-    assert first.driven == {"both@cloud", "only-a@cloud"}
-    assert second.driven == {"only-b@cloud", "other-b@cloud"}
+    assert first.runs == {"both@cloud", "only-a@cloud"}
+    assert second.runs == {"only-b@cloud", "other-b@cloud"}
     assert (await cluster.rows())["old@cloud"].epoch == 1
     await cluster.check_sound(first, second)
 
@@ -163,7 +163,7 @@ async def test_a_partition_that_nobody_is_configured_for_stays_alone(cluster: Cl
     cluster.stop_stepping(before)
     after = await cluster.replica("after", ["kept@cloud"])
     await cluster.play(2 * POLICY.duration_s)
-    assert after.driven == {"kept@cloud"}
+    assert after.runs == {"kept@cloud"}
     assert (await cluster.rows())["old@cloud"] == Row(before.id, 1)
     assert await cluster.live() == {after.id}
     assert "release" not in after.link.asked
@@ -179,11 +179,11 @@ async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster)
     for _ in range(2):
         await second.step()
         await second.settled()
-    assert second.driven == {"other@cloud"}
+    assert second.runs == {"other@cloud"}
     await cluster.check_sound(first, second)
 
 
-# --- passing on ----------------------------------------------------------------------------------
+# --- moving a partition --------------------------------------------------------------------------
 
 
 async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: Cluster) -> None:
@@ -193,7 +193,7 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     await world.ready(JOB)
     answer = giver.network.hold("TerminateJob")
     cluster.advance(1.0)
-    giver.leases.notice(PARTITION)
+    giver.leases.on_notification(PARTITION)
     await giver.network.arrival("TerminateJob")
     taker = await cluster.replica("b", TWO)
     await taker.begin()
@@ -204,21 +204,21 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     await world.ready(later)
     for _ in range(3):
         await taker.step()
-    assert taker.driven == set()
+    assert taker.runs == set()
     assert "release" not in giver.link.asked
     assert await world.outcomes(JOB) == [None]
     answer.set()
     await giving
     assert await world.outcomes(JOB) == ["accepted"], "written while it was held"
     assert (await cluster.rows())[PARTITION] == Row(None, 1)
-    assert giver.driven == {"a@cloud"}
+    assert giver.runs == {"a@cloud"}
     assert not giver.holds(PARTITION)
 
     await taker.step()
-    assert taker.leases.driven[PARTITION].lease.fence == FencingToken(PARTITION, 2)
+    assert taker.leases.running[PARTITION].lease.fence == FencingToken(PARTITION, 2)
     assert world.called("TerminateJob") == [JOB]
     with pytest.raises(LeaseLost):
-        await loops.partition.store.set_condition(None, None)
+        await loops.partition.store.set_health(None, None)
     await cluster.check_sound(giver, taker)
 
 
@@ -228,14 +228,14 @@ async def test_while_its_last_call_ends_it_is_renewed(cluster: Cluster) -> None:
         cluster.advance(POLICY.retry_s)
         await giver.step()
         await taker.step()
-    assert giver.driven == set(TWO)
+    assert giver.runs == set(TWO)
     assert giver.holds(PARTITION)
-    assert taker.driven == set()
+    assert taker.runs == set()
     _last_call(giver).open()
     await giver.settled()
     assert giver.leases.wake.is_set(), "a step is due at once"
     await taker.step()
-    assert (giver.driven, taker.driven) == ({"a@cloud"}, {PARTITION})
+    assert (giver.runs, taker.runs) == ({"a@cloud"}, {PARTITION})
     await cluster.check_sound(giver, taker)
 
 
@@ -247,20 +247,20 @@ async def test_it_is_taken_again_where_the_one_that_should_have_it_has_died(
     for _ in range(9):
         cluster.advance(POLICY.retry_s)
         await giver.step()
-    assert giver.driven == set(TWO)
+    assert giver.runs == set(TWO)
     assert len(giver.loops) == 2, "never two of one partition at once"
     _last_call(giver).open()
     await giver.settled()
     await giver.step()
-    assert giver.driven == set(TWO)
+    assert giver.runs == set(TWO)
     assert (await cluster.rows())[PARTITION] == Row(giver.id, 2)
     await cluster.check_sound(giver)
 
 
 async def _giving(cluster: Cluster, *own: str) -> tuple[Replica, Replica]:
-    """One that has two partitions, and another that is to have one; its last call takes long.
+    """Return a replica that runs two partitions, and another that is to take one of them.
 
-    ``own`` are the first one's alone.
+    The last call of that partition takes long. Only the first replica is configured for ``own``.
     """
     giver, taker = await cluster.replica("a", [*TWO, *own]), await cluster.replica("b", TWO)
     await giver.begin()
@@ -299,7 +299,7 @@ async def test_no_call_leaves_in_the_second_after_it_was_taken(cluster: Cluster)
     assert [loops.partition.limiters[action].wait_s() for action in ACTIONS] == [1.0] * len(ACTIONS)
     await second.machine.waits.get()
     cluster.advance(1.0)
-    second.leases.notice(PARTITION)
+    second.leases.on_notification(PARTITION)
     await second.network.arrival("TerminateJob")
     assert min(left_at) >= taken_at + 1.0
 
@@ -360,7 +360,7 @@ async def test_what_is_taken_counts_from_when_it_was_asked_for(cluster: Cluster)
 
 @pytest.mark.parametrize("others", [0, 1])
 async def test_back_within_the_lease_it_goes_on(cluster: Cluster, others: int) -> None:
-    """Alone, however long it was away: nobody has taken anything."""
+    """It is the only replica, so after any time away nothing has been taken."""
     await (replica := await cluster.replica("a", TWO)).begin()
     for _ in range(others):
         await (await cluster.replica("b", ["b@cloud"])).begin()
@@ -389,7 +389,7 @@ async def test_back_after_its_lease_it_begins_anew(
     first.link.cut = True
     cluster.stop_stepping(first)
     await cluster.play(POLICY.duration_s + 1.0)
-    assert second.driven == set(SIX)
+    assert second.runs == set(SIX)
     caplog.clear()
     old = list(first.loops)
     assert not any(map(is_stopped, old))
@@ -399,23 +399,23 @@ async def test_back_after_its_lease_it_begins_anew(
     first.link.fail("join", "before")
     with pytest.raises(StoreUnavailable):
         await first.step()
-    assert first.driven == set()
+    assert first.runs == set()
     assert all(map(is_stopped, old)), "even where it cannot join again"
     assert await first.step() == 0.0
     await first.settled()
-    assert own_logs(caplog) == [("ERROR", "the leases of a.1 have expired: it begins anew")]
+    assert own_logs(caplog) == [("ERROR", "leases of replica a.1 expired; rejoining with a new id")]
     for loops in old:
         assert not loops.partition.lease.holds(float("-inf"))
         with pytest.raises(LeaseLost):
-            await loops.partition.store.set_condition(None, None)
+            await loops.partition.store.set_health(None, None)
     await first.step()
     await second.step()
     await first.step()
-    assert (len(first.driven), len(second.driven)) == (3, 3)
+    assert (len(first.runs), len(second.runs)) == (3, 3)
     assert first.id != "a.1"
-    taken = first.leases.driven.values()
+    taken = first.leases.running.values()
     assert {each.lease.fence.epoch for each in taken} == {3}
-    assert all(each.loops not in old for each in taken)
+    assert all(each.runner not in old for each in taken)
     await cluster.check_sound(first, second)
 
 
@@ -428,20 +428,20 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     await world.ready(JOB)
     await first.machine.waits.get()
     cluster.advance(0.96)
-    first.leases.notice(PARTITION)
+    first.leases.on_notification(PARTITION)
     while await world.outcomes(JOB) != [None]:
         pass
     first.paused = True
     cluster.stop_stepping(first)
     second = await cluster.replica("b", TWO)
     await cluster.play(POLICY.duration_s + 1.0)
-    assert second.driven == set(TWO)
+    assert second.runs == set(TWO)
 
     first.paused = False
     first.machine.advance(POLICY.duration_s + 1.0)
     (loops,) = first.loops_of(PARTITION)
     async with asyncio.timeout(END_S):
-        assert await loops.dispatcher.end(END_S), "the call has ended that waited for its time"
+        assert await loops.dispatcher.drain(END_S), "the call that waited for its permit has ended"
     partition = loops.partition
     for limiter in partition.limiters.values():
         assert math.isinf(limiter.wait_s())
@@ -449,7 +449,7 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
             await limiter.send(limiter.take(), _never)
     before = await world.termination(JOB)
     for write in (
-        partition.store.set_condition(None, None),
+        partition.store.set_health(None, None),
         partition.store.postpone([before.id], world.clock.now()),
         loops.dispatcher._recover(),
     ):
@@ -469,7 +469,7 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
 async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_once(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a person can have it in the database."""
+    """A person can change the database so."""
     first, second = [await cluster.replica(name, TWO) for name in "ab"]
     await first.begin()
     old = list(first.loops)
@@ -479,7 +479,7 @@ async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_o
     for _ in range(3):
         await first.step()
         await second.step()
-    assert (first.driven, second.driven) == ({"a@cloud"}, {PARTITION})
+    assert (first.runs, second.runs) == ({"a@cloud"}, {PARTITION})
     assert [is_stopped(each) for each in old] == [False, True]
     assert not first.holds(PARTITION)
     await cluster.check_sound(first, second)
@@ -487,7 +487,7 @@ async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_o
 
 
 async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) -> None:
-    """Nothing could be written under the old one."""
+    """Nothing could be written under the old epoch."""
     await (replica := await cluster.replica("a", TWO)).begin()
     (old,) = replica.loops_of(PARTITION)
     await SqlLeaseStore(replica._database).take(replica.id, {PARTITION: 1})
@@ -501,7 +501,7 @@ async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) 
     await cluster.check_sound(replica)
 
 
-# --- answers that are lost -----------------------------------------------------------------------
+# --- results that are lost -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -509,17 +509,17 @@ async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) 
 async def test_what_is_told_as_failed_is_made_good_by_the_next_steps(
     cluster: Cluster, what: str, when: str
 ) -> None:
-    """Committed or not; at the worst two steps follow, as the first two of a replica do."""
+    """It was committed or not; at worst two steps follow, as at the start of a replica."""
     replica = await cluster.replica("a", SIX)
     if what != "join":
         await replica.step()
     replica.link.fail(what, when)
     with pytest.raises(StoreUnavailable):
         await replica.step()
-    assert replica.driven == set()
+    assert replica.runs == set()
     for _ in range(2):
         await replica.step()
-    assert replica.driven == set(SIX)
+    assert replica.runs == set(SIX)
     assert await cluster.live() == {replica.id}
     await cluster.check_sound(replica)
 
@@ -552,11 +552,11 @@ async def test_giving_back_told_as_failed_is_made_good_by_the_next_step(
     giver.link.fail("release", when)
     await giver.step()
     assert (await cluster.rows())[PARTITION].holder == (giver.id if when == "before" else None)
-    assert giver.driven == {"a@cloud"}
+    assert giver.runs == {"a@cloud"}
     assert giver.leases.wake.is_set(), "a step is due at once"
     await giver.step()
     await taker.step()
-    assert (giver.driven, taker.driven) == ({"a@cloud"}, {PARTITION})
+    assert (giver.runs, taker.runs) == ({"a@cloud"}, {PARTITION})
     await cluster.check_sound(giver, taker)
 
 
@@ -574,20 +574,20 @@ async def test_giving_back_in_a_step_told_as_failed_is_made_good_by_the_next(
     await cluster.check_sound(first)
 
 
-# --- a step, and loops that end meanwhile --------------------------------------------------------
+# --- a step during which loops end ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("what", "when"), POINTS)
 async def test_loops_that_end_during_a_step_are_given_back_once(
     cluster: Cluster, what: str, when: str
 ) -> None:
-    """The step takes one partition, gives back another, and waits somewhere in between."""
+    """The step takes one partition, releases another, and waits somewhere in between."""
     giver, taker = await _giving(cluster, "own@cloud")
     stored = SqlLeaseStore(giver._database)
     await (await cluster.replica("c", ["other@cloud"])).begin()
     await stored.take(giver.id, {"other@cloud": 1})
     await stored.release(FencingToken("own@cloud", 1))
-    if what == "take":  # What was lost is taken once its loops have ended.
+    if what == "take":  # A lost partition is taken once its loops have ended.
         await giver.step()
         await giver.settled()
 
@@ -615,7 +615,7 @@ async def test_loops_that_end_during_a_step_are_given_back_once(
 async def test_steps_while_a_partition_is_given_back_do_no_harm(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, when: str, *, taker_lives: bool
 ) -> None:
-    """However late the answer comes; where the taker leaves, the giver takes it itself again."""
+    """The result may arrive late; if the taker leaves, the giver takes the partition again."""
     monkeypatch.setattr(engine_leases, "LEAVE_S", END_S)
     giver, taker = await _giving(cluster)
     released = giver.link.hold("release", when)
@@ -644,12 +644,12 @@ async def test_steps_while_a_partition_is_given_back_do_no_harm(
 async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The renewal was asked for first, so it is answered first."""
+    """The renewal was requested first, so it returns first."""
     monkeypatch.setattr(engine_leases, "LEAVE_S", END_S)
     giver, taker = await _giving(cluster)
     cluster.stop_stepping(giver)
     await cluster.play(POLICY.duration_s + 1.0)
-    assert taker.driven == set(TWO)
+    assert taker.runs == set(TWO)
     renewed, released = giver.link.hold("renew", "after"), giver.link.hold("release", "before")
     step = asyncio.create_task(giver.leases.step())
     await renewed.reached()
@@ -657,7 +657,7 @@ async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
     await released.reached()
     renewed.open()
     await step
-    assert giver.driven == set()
+    assert giver.runs == set()
     released.open()
     await giver.settled()
     assert (await cluster.rows())[PARTITION] == Row(taker.id, 2)
@@ -665,7 +665,7 @@ async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
         await giver.step()
         await taker.step()
     await giver.step()
-    assert (giver.driven, taker.driven) == ({PARTITION}, {"a@cloud"})
+    assert (giver.runs, taker.runs) == ({PARTITION}, {"a@cloud"})
     await cluster.check_sound(giver, taker)
 
 
@@ -677,10 +677,10 @@ async def test_giving_back_that_is_not_answered_holds_nothing_up(
     giver.link.hold("release", "before")
     _last_call(giver).open()
     await giver.settled()
-    assert giver.driven == {"a@cloud"}
+    assert giver.runs == {"a@cloud"}
     await giver.step()
     await taker.step()
-    assert taker.driven == {PARTITION}
+    assert taker.runs == {PARTITION}
     await cluster.check_sound(giver, taker)
 
 
@@ -693,16 +693,16 @@ async def test_it_renews_by_itself_and_steps_at_once_when_something_was_given_ba
     giver, taker = [await cluster.replica(name, TWO) for name in "ab"]
     async with giver.running():
         assert await giver.machine.waits.get() == POLICY.retry_s
-        assert giver.driven == set(TWO)
+        assert giver.runs == set(TWO)
         await taker.begin()
         giver.link.asked.clear()
         cluster.advance(POLICY.retry_s)
         assert await giver.machine.waits.get() == POLICY.retry_s
         assert await giver.machine.waits.get() == POLICY.retry_s
-        assert giver.driven == {"a@cloud"}
+        assert giver.runs == {"a@cloud"}
         assert giver.link.asked == ["renew", "release", "renew"]
         await taker.step()
-        assert taker.driven == {PARTITION}
+        assert taker.runs == {PARTITION}
 
 
 async def test_stopped_it_gives_all_back_at_once(
@@ -713,13 +713,13 @@ async def test_stopped_it_gives_all_back_at_once(
     async with first.running():
         await first.machine.waits.get()
         await second.step()
-    assert first.driven == set()
+    assert first.runs == set()
     assert all(map(is_stopped, first.loops))
     assert not any(first.holds(name) for name in SIX)
     assert first.link.asked[-7:] == ["release"] * 6 + ["leave"]
     assert await cluster.live() == {second.id}
     await second.step()
-    assert second.driven == set(SIX)
+    assert second.runs == set(SIX)
     assert len(asyncio.all_tasks()) == len(before) + len(SIX), "those of the second"
     assert [each for each in own_logs(caplog) if each[0] != "INFO"] == []
 
@@ -756,7 +756,7 @@ async def test_stopped_during_a_step_it_gives_all_back(
         await held.reached()
         replica.leases.stop()
         held.open()
-    assert replica.driven == set()
+    assert replica.runs == set()
     assert await cluster.live() == set()
     assert await cluster.shares() == {}
     assert all(map(is_stopped, replica.loops))
@@ -798,10 +798,10 @@ async def test_a_database_that_does_not_answer_delays_a_stop_by_little(
             if what == "renew":
                 replica.leases.wake.set()
                 await held[0].reached()
-            # Much more than LEAVE_S, much less than for ever.
+            # Much more than LEAVE_S, but a limit.
             patience.reschedule(asyncio.get_running_loop().time() + 3.0)
     await held[0].reached()
-    assert replica.driven == set()
+    assert replica.runs == set()
 
 
 async def test_a_database_that_fails_at_a_stop_is_left_to_time(cluster: Cluster) -> None:
@@ -810,15 +810,15 @@ async def test_a_database_that_fails_at_a_stop_is_left_to_time(cluster: Cluster)
     async with first.running():
         await first.machine.waits.get()
         first.link.cut = True
-    assert first.driven == set()
+    assert first.runs == set()
     await cluster.play(POLICY.duration_s + 1.0)
-    assert second.driven == set(SIX)
+    assert second.runs == set(SIX)
 
 
 async def test_loops_that_die_take_the_others_and_the_block_with_them(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what is no Exception ends a loop: everything else is told and tried again."""
+    """Only a BaseException that is no Exception ends a loop; others are logged and retried."""
 
     class Dead(BaseException):
         pass
@@ -830,7 +830,7 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
         return math.inf
 
     class Idle(PartitionRunner):
-        """Loops that are not in the midst of reading: aiosqlite's threads do not like that."""
+        """Loops without a read in progress, which the threads of aiosqlite do not survive."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -844,7 +844,7 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
             async with running(replica.leases, NoJitter()):
                 await eventually(lambda: len(replica.loops) == len(TWO))
                 monkeypatch.setattr(replica.loops[0].job_prober, "step", dies)
-                replica.leases.notice(TWO[0])
+                replica.leases.on_notification(TWO[0])
                 await asyncio.Event().wait()
     assert raised.group_contains(Dead)
     await asyncio.sleep(0)
@@ -865,7 +865,7 @@ async def test_cancelled_it_leaves_nothing_running(cluster: Cluster) -> None:
     assert asyncio.all_tasks() == before
 
 
-# --- notices -------------------------------------------------------------------------------------
+# --- notifications -------------------------------------------------------------------------------
 
 
 async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
@@ -885,9 +885,11 @@ async def test_a_notice_wakes_the_loops_of_its_partition_or_else_the_leases(
         return found
 
     woken()
-    replica.leases.notice(PARTITION)
-    assert woken() == [f"{each} of {PARTITION}" for each in ("dispatcher", "prober", "sweeper")]
-    replica.leases.notice("other@cloud")
+    replica.leases.on_notification(PARTITION)
+    assert woken() == [
+        f"{each} of {PARTITION}" for each in ("dispatcher", "job poller", "job prober")
+    ]
+    replica.leases.on_notification("other@cloud")
     assert woken() == []
-    replica.leases.notice("")
+    replica.leases.on_notification("")
     assert woken() == ["leases"]

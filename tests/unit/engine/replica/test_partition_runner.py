@@ -1,4 +1,4 @@
-"""How a partition's loops run together, and how they stop."""
+"""The loops of a partition run together, and stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def until_left(loops: PartitionRunner) -> AsyncIterator[None]:
-    """Run them until the block is left."""
+    """Run the loops during the block."""
     async with asyncio.TaskGroup() as group:
         group.create_task(loops.run())
         try:
@@ -31,7 +31,7 @@ async def until_left(loops: PartitionRunner) -> AsyncIterator[None]:
 
 
 async def at_work(database: Database) -> tuple[World, PartitionRunner]:
-    """A job that may be called now, and the loops that will do it."""
+    """Return a world with a job that may be terminated now, and the loops that do so."""
     world = World(database, quotas=AMPLE)
     await world.ready(JOB)
     return world, PartitionRunner(world.partition)
@@ -65,7 +65,10 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(
     world.network.hold(action)
     async with asyncio.timeout(END_S), until_left(loops):
         await world.network.arrival(action)
-    assert "calls of main@cloud were cut off; their jobs are read first" in caplog.messages
+    assert (
+        "API calls of main@cloud were cancelled at the stop; their jobs are read first at the next "
+        "start"
+    ) in caplog.messages
 
 
 async def test_stopped_before_it_began_it_does_nothing(database: Database) -> None:

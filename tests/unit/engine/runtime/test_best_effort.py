@@ -1,4 +1,4 @@
-"""What only informs fails no decision: it is logged once and left out."""
+"""A failure of informational work fails no decision: it is logged once, and the work left out."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def fails(*_: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "told"),
+    ("where", "name", "message"),
     [
         (deciding, "with_forecast", "a forecast of"),
-        (DrainStatistics, "durations", "learning how long drains of"),
-        (DrainStatistics, "decided", "learning from drains of"),
+        (DrainStatistics, "durations", "calculating drain durations of"),
+        (DrainStatistics, "on_decision", "recording drain durations of"),
     ],
 )
 async def test_a_decision_is_written_without_it(
@@ -35,7 +35,7 @@ async def test_a_decision_is_written_without_it(
     caplog: pytest.LogCaptureFixture,
     where: object,
     name: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(where, name, fails)
     world = World(database, quotas=AMPLE)
@@ -48,7 +48,7 @@ async def test_a_decision_is_written_without_it(
     found = await world.termination(JOB)
     assert (found.state, found.set_aside) == (State.SETTLING, None)
     assert len([record for record in caplog.records if record.exc_info]) == 1
-    assert f"{told} {PARTITION}" in caplog.text
+    assert f"{message} {PARTITION}" in caplog.text
 
 
 def test_each_kind_of_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -57,6 +57,6 @@ def test_each_kind_of_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -
         with informing.leaving_out(what):
             fails()
     assert [record.getMessage() for record in caplog.records] == [
-        "one failed and is left out, as it will be again",
-        "another failed and is left out, as it will be again",
+        "one failed and is left out; later failures of it are not logged",
+        "another failed and is left out; later failures of it are not logged",
     ]

@@ -1,4 +1,4 @@
-"""How a loop runs: a step, a wait that a wake-up shortens, and no silent death."""
+"""Runner of a loop: a step, a wait that a wake-up shortens, and logged failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.engine.runtime.loop import Background, run_until
+from orchestrator.engine.runtime.loop import BackgroundTasks, run_until
 from tests.unit.engine.support import END_S, ManualClock, NoJitter
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """A loop whose steps go as scripted; one more lasts until the end."""
+    """A loop with scripted steps; the step after them lasts until the end."""
 
     name = "the loop"
 
@@ -46,14 +46,14 @@ class Steps:
 
 
 async def idle() -> None:
-    """Let everything run that can: nothing here waits for more than the clock or an event."""
+    """Let all tasks run until each waits for the clock or for an event."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
 async def running(steps: Steps, clock: ManualClock) -> AsyncIterator[None]:
-    """Run the loop while the block lasts; afterwards it has ended by itself."""
+    """Run the loop during the block; assert that it then ends by itself."""
     stop = asyncio.Event()
     async with asyncio.timeout(END_S), asyncio.TaskGroup() as group:
         group.create_task(run_until(stop, steps, clock, NoJitter(), {}))
@@ -152,9 +152,9 @@ async def test_failures_are_told_when_they_begin_and_when_they_end(
         for _ in range(4):
             clock.advance(await clock.waits.get())
         await steps.over.wait()
-    told = [(r.levelname, r.getMessage(), r.exc_info and r.exc_info[1]) for r in caplog.records]
+    logged = [(r.levelname, r.getMessage(), r.exc_info and r.exc_info[1]) for r in caplog.records]
     fails = "the loop fails and is tried again until it works"
-    assert told == [
+    assert logged == [
         ("ERROR", fails, broken),
         ("WARNING", "the loop works again after 3 failures", None),
         ("ERROR", fails, other),
@@ -165,8 +165,8 @@ async def test_failures_are_told_when_they_begin_and_when_they_end(
 async def test_a_database_that_cannot_be_used_is_not_told_here(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It tells that itself; the waits grow all the same."""
-    calls, full, waits = Background("a call"), StoreUnavailable("the disk is full"), []
+    """The database logs its own outage; the waits grow anyway."""
+    calls, full, waits = BackgroundTasks("a call"), StoreUnavailable("the disk is full"), []
 
     async def call() -> None:
         raise full
@@ -178,7 +178,7 @@ async def test_a_database_that_cannot_be_used_is_not_told_here(
             clock.advance(waits[-1])
         await steps.over.wait()
         calls.start(call)
-        assert await calls.end(END_S)
+        assert await calls.drain(END_S)
     assert waits == [0.5, 1.0]
     assert caplog.records == []
 
@@ -236,7 +236,7 @@ async def test_a_loop_that_waits_is_stopped_at_once_and_leaves_no_wait_behind(
 async def test_a_step_that_passes_over_its_cancellation_is_the_last_one(
     clock: ManualClock,
 ) -> None:
-    """As ``asyncio.wait_for`` does on Python 3.11 when the result comes in the same moment."""
+    """``asyncio.wait_for`` does so on Python 3.11 if the result arrives at the same moment."""
     stop, steps = asyncio.Event(), Steps(0.0, 0.0)
     swallowed = asyncio.Event()
 
@@ -260,7 +260,7 @@ async def test_a_step_that_passes_over_its_cancellation_is_the_last_one(
 async def test_a_loop_that_fails_again_and_again_is_known_for_it_until_it_works(
     clock: ManualClock,
 ) -> None:
-    """With its last error; once or twice is noise."""
+    """``failing`` holds its last error; one or two failures do not count."""
     errors = [LookupError(str(number)) for number in range(4)]
     steps, failing = Steps(*errors, 0.0), dict[str, Exception]()
     task = asyncio.create_task(run_until(asyncio.Event(), steps, clock, NoJitter(), failing))
@@ -291,7 +291,7 @@ async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
 async def test_a_call_that_fails_is_told_and_harms_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls, done = Background("a call"), asyncio.Event()
+    calls, done = BackgroundTasks("a call"), asyncio.Event()
     broken = LookupError("broken")
 
     async def fails() -> None:
@@ -302,7 +302,7 @@ async def test_a_call_that_fails_is_told_and_harms_no_other(
 
     calls.start(fails)
     calls.start(works)
-    assert await calls.end(END_S) is True
+    assert await calls.drain(END_S) is True
     assert done.is_set()
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.ERROR, "a call failed")
@@ -311,7 +311,7 @@ async def test_a_call_that_fails_is_told_and_harms_no_other(
 
 
 async def test_the_end_waits_for_every_call_under_way() -> None:
-    calls, may_end = Background("a call"), asyncio.Event()
+    calls, may_end = BackgroundTasks("a call"), asyncio.Event()
     ended = []
 
     async def work() -> None:
@@ -320,17 +320,17 @@ async def test_the_end_waits_for_every_call_under_way() -> None:
 
     for _ in range(3):
         calls.start(work)
-    ending = asyncio.ensure_future(calls.end(END_S))
+    ending = asyncio.ensure_future(calls.drain(END_S))
     await idle()
     assert (ending.done(), ended) == (False, [])
     may_end.set()
     assert await ending is True
     assert ended == [True] * 3
-    assert await calls.end(END_S) is True, "nothing is under way any more"
+    assert await calls.drain(END_S) is True, "nothing is under way any more"
 
 
 async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
-    calls, cut_off = Background("a call"), asyncio.Event()
+    calls, cut_off = BackgroundTasks("a call"), asyncio.Event()
 
     async def never() -> None:
         try:
@@ -340,5 +340,5 @@ async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
 
     calls.start(never)
     await idle()
-    assert await calls.end(0.0) is False
+    assert await calls.drain(0.0) is False
     assert cut_off.is_set()

@@ -1,4 +1,4 @@
-"""One action's calls under its quota: when they leave, and when their permits come back."""
+"""Rate limiter of one action: when calls are sent, and when their permits are returned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.domain.errors import CloudError, CloudErrorKind, LeaseLost
 from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
 from orchestrator.engine.lease import Lease
-from orchestrator.engine.runtime.rate_limiter import RateLimiter, may_leave
+from orchestrator.engine.runtime.rate_limiter import RateLimiter, before_send
 from tests.unit.engine.support import ManualClock
 
 UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
@@ -41,7 +41,7 @@ def error(kind: CloudErrorKind, *, quota_ceiling: int | None = None) -> CloudErr
 
 
 class Call:
-    """A call that takes some time of the clock and then answers or fails."""
+    """A call that takes some time of the clock, then returns or raises."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Call:
     async def __call__(self) -> str:
         if self._connects_s:
             self._clock.advance(self._connects_s)
-        may_leave()
+        before_send()
         self.left_at = self._clock.monotonic()
         self._clock.advance(self._takes_s)
         if self._fails is not None:
@@ -71,7 +71,7 @@ class Call:
 async def accustomed(
     clock: ManualClock, round_trip_s: float, *, connects_s: float = 0.0
 ) -> RateLimiter:
-    """One that has seen enough round trips to rely on them."""
+    """Return a rate limiter that has measured enough round trips to use them."""
     paced = limiter(clock)
     for _ in range(SECONDS_NEEDED):
         clock.advance(5)
@@ -93,16 +93,16 @@ async def accustomed(
 async def test_each_call_is_counted_with_how_it_ended(
     clock: ManualClock, fails: BaseException | None, counted: list[str]
 ) -> None:
-    """Once, and not where it never left or nobody waited for its end."""
-    told: list[str] = []
+    """Each call counts once; a call that was never sent, or was cancelled, does not count."""
+    outcomes: list[str] = []
     quota = Quota(1, now=clock.monotonic(), spread=False)
     paced = RateLimiter(
-        "an action", quota, clock, Lease(FencingToken("main", 1), until=math.inf), told.append
+        "an action", quota, clock, Lease(FencingToken("main", 1), until=math.inf), outcomes.append
     )
     clock.advance(1)
     with nullcontext() if fails is None else pytest.raises(type(fails)):
         await paced.send(paced.take(), Call(clock, fails=fails))
-    assert told == counted
+    assert outcomes == counted
 
 
 async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None:
@@ -165,7 +165,7 @@ async def test_the_round_trip_does_not_count_the_wait_for_the_permit(clock: Manu
 
 
 async def test_the_round_trip_does_not_count_the_making_of_a_connection(clock: ManualClock) -> None:
-    """The next call may leave on one that is kept open, and arrives that much sooner."""
+    """The next call may use a connection that is kept open, and so arrive that much sooner."""
     paced = await accustomed(clock, 0.4, connects_s=0.2)
     await paced.send(paced.take(), Call(clock, takes_s=0.4))
     assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
@@ -289,12 +289,12 @@ async def test_throttling_is_told_once_in_ten_minutes(
         clock.advance(130)
     with pytest.raises(CloudError):
         await paced.send(paced.take(), Call(clock, fails=error(CloudErrorKind.NOT_SENT)))
-    told = [r.getMessage() for r in caplog.records]
-    assert len(told) == 1
+    logged = [r.getMessage() for r in caplog.records]
+    assert len(logged) == 1
     assert (
-        "TerminateJob of main: the cloud refuses calls (Some.Code: what happened); 7.0 of 20"
-        in (told[0])
-    )
+        "TerminateJob of main: the cloud refuses calls (Some.Code: what happened); "
+        "the rate is now 7.0 of 20 calls a second"
+    ) in logged[0]
     with pytest.raises(CloudError):
         await paced.send(paced.take(), call)
     assert len(caplog.records) == 2

@@ -1,4 +1,4 @@
-"""Wall time is the database's, wherever a replica runs."""
+"""The wall time of every replica is the database's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.unit.engine.support import NOON, ManualClock
 
 
 class WrongClock(ManualClock):
-    """One whose wall time is not to be relied on."""
+    """A clock whose wall time is wrong."""
 
     ahead = timedelta(0)
 

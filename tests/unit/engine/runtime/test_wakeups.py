@@ -1,4 +1,4 @@
-"""Which loops a decision wakes: those that it gives something to do, and no other."""
+"""A decision wakes the loops that it gives something to do, and no other."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def woken(wakeups: WakeupEvents) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "wakes"),
+    ("changes", "wakeups"),
     [
         ({}, set()),
         ({"evidence": 2, "failures": 1}, set()),
         ({"terminate_after": later(0)}, {"calls"}),
-        ({"next_poll_at": later(0.5)}, {"sweeps"}),
-        ({"poll_kind": PollKind.SINGLE}, {"looks"}),
-        ({"poll_kind": PollKind.SINGLE, "next_poll_at": later(3)}, {"looks"}),
+        ({"next_poll_at": later(0.5)}, {"batch_polls"}),
+        ({"poll_kind": PollKind.SINGLE}, {"single_polls"}),
+        ({"poll_kind": PollKind.SINGLE, "next_poll_at": later(3)}, {"single_polls"}),
         ({"run": 2}, {"captures"}),
         ({"state": State.SETTLING}, set()),
         ({"state": State.VERIFIED}, set()),
@@ -43,7 +43,7 @@ def test_a_decision_wakes_the_loops_that_it_concerns(
     changes: dict[str, Any], wakeups: set[str]
 ) -> None:
     made = WakeupEvents()
-    made.decided(BEFORE, replace(BEFORE, **changes))
+    made.on_decision(BEFORE, replace(BEFORE, **changes))
     assert woken(made) == wakeups
 
 
@@ -57,13 +57,13 @@ def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_la
         (confirmed, replace(confirmed, instances_observed_at=later(5)), {"machines"}),
     ):
         made = WakeupEvents()
-        made.decided(before, after)
+        made.on_decision(before, after)
         assert woken(made) == wakeups
 
 
 def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
     made = WakeupEvents()
-    made.decided(replace(BEFORE, terminate_after=later(0)), BEFORE)
+    made.on_decision(replace(BEFORE, terminate_after=later(0)), BEFORE)
     assert not woken(made)
 
 

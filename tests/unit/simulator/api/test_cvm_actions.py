@@ -1,4 +1,4 @@
-"""The service CVM: what DescribeInstances tells, and the codes of both its actions."""
+"""The service CVM: responses of DescribeInstances, and error codes of both actions."""
 
 from __future__ import annotations
 

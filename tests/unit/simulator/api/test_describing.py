@@ -1,4 +1,4 @@
-"""What the describing actions show: structures, pages, filters."""
+"""The Describe actions: structures, pages and filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DescribeJobSubmitInfo tells of how a job was submitted."""
+"""DescribeJobSubmitInfo: a job as it was submitted."""
 
 from __future__ import annotations
 

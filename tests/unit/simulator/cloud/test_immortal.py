@@ -1,4 +1,4 @@
-"""Instances that neither termination brings down, and how they differ from stuck ones."""
+"""Instances that neither TerminateJob nor TerminateTaskInstance stops; stuck instances."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_submitted_job_has_immortal_instances_once_it_runs():
 
 
 def test_a_drain_leaves_the_immortal_wherever_they_are():
-    immortal = InstanceRange(0, 2, "RUNNING", immortal=True)
+    immortal = InstanceRange(0, 2, "RUNNING", unkillable=True)
     mortal = InstanceRange(2, 2, "RUNNING")
     kept, drained = drain([immortal, mortal], now=0.0, drain_s=2.0, stuck=0)
     assert kept == immortal

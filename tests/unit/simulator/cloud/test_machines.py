@@ -1,4 +1,4 @@
-"""The machines behind task instances: how long they exist, and what is true of them."""
+"""The machines of task instances: their lifetime and their state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def up(world: Cloud, job_id: str = ID) -> int:
 
 
 def shown(world: Cloud) -> list[str]:
-    """The machines that DescribeTask shows."""
+    """Return the machines that DescribeTask shows."""
     page = world.call("DescribeTask", JobId=ID, TaskName="task-0", Limit=1000)
     rows = sorted(page["TaskInstanceSet"], key=lambda row: row["TaskInstanceIndex"])
     return [row["ComputeNodeInstanceId"] for row in rows if row["ComputeNodeInstanceId"]]

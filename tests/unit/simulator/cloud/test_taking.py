@@ -1,4 +1,4 @@
-"""Machines that TerminateInstances takes, and what becomes of the instances on them."""
+"""Machines terminated by TerminateInstances, and the instances on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TerminateJob and TerminateTaskInstance do to a job, second by second."""
+"""Effects of TerminateJob and TerminateTaskInstance on a job, second by second."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_another_actor_can_delete_a_finished_job():
 
 @pytest.mark.parametrize("tasks", [1, 3, 7])
 def test_counters_add_up_at_every_moment(tasks):
-    """Also where instances do not divide evenly, and some are terminated alone."""
+    """The sum holds if instances do not divide evenly and some are terminated alone."""
     world = cloud(job(instances=1000, tasks=tasks, mix=MIX, drain_s=3.3))
     world.call("TerminateTaskInstance", JobId=ID, TaskName="task-0", TaskInstanceIndex=77)
     world.clock.at(0.5)

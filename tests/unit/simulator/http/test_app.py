@@ -1,4 +1,4 @@
-"""The server round the simulator: real connections to 127.0.0.1, and what faults do to them."""
+"""The HTTP server of the simulator: real connections to 127.0.0.1, and connection faults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def simulator(*rules: Rule) -> Simulator:
 async def send(
     url: str, *, action: str = "TerminateJob", host: str | None = None
 ) -> tuple[int, str, bytes]:
-    """One signed call, with the Host header a client might send."""
+    """Send one signed call, with a Host header that a client may send."""
     host = host or url.removeprefix("http://")
     request = tc3_request(action, {"JobId": ID}, host=host, timestamp=time.time())
     async with (

@@ -1,4 +1,4 @@
-"""The control API, without its socket."""
+"""The control API, without a socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_jobs_can_be_added_while_it_runs():
 def test_added_jobs_do_not_take_ids_in_use():
     world = cloud(job())
     status, document = post_jobs(world, [{"ids": [ID]}])
-    assert (status, document) == (400, {"problems": [f"jobs[0]: the id {ID} is taken"]})
+    assert (status, document) == (400, {"problems": [f"jobs[0]: the id {ID} is already in use"]})
     assert len(world.simulator.truth()) == 1
 
 

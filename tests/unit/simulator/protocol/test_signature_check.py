@@ -1,4 +1,4 @@
-"""Which signatures hold, in every way that clients are known to make them."""
+"""Valid and invalid signatures, in every form that clients are known to make."""
 
 from __future__ import annotations
 

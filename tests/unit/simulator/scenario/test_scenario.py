@@ -1,4 +1,4 @@
-"""Scenario files: what they make, and what is said about a bad one."""
+"""Scenario files: the jobs that they define, and the errors of bad files."""
 
 from __future__ import annotations
 
@@ -106,20 +106,20 @@ def test_ids_are_given_numbered_or_drawn():
         ({"mix": {"RUNNABLE": 2}}, "jobs[0].mix: the shares must not add up to more than 1"),
         ({"mix": {"DANCING": 0.1}}, "jobs[0].mix.DANCING: unknown key"),
         ({"mix": 3}, "jobs[0].mix: must be a table"),
-        ({"tags": {"team": 3}}, "jobs[0].tags.team: must be a text"),
-        ({"label": 3}, "jobs[0].label: must be a text"),
-        ({"ids": [1]}, "jobs[0].ids: must be a list of texts"),
+        ({"tags": {"team": 3}}, "jobs[0].tags.team: must be a non-empty string"),
+        ({"label": 3}, "jobs[0].label: must be a non-empty string"),
+        ({"ids": [1]}, "jobs[0].ids: must be a list of non-empty strings"),
         (
             {"ids": ["job-1"]},
             "jobs[0].ids: job-1 is not `job-` and 8 characters of a-z and 0-9",
         ),
         ({"ids": ["job-abcd1234"], "count": 2}, "jobs[0].count: differs from the number of ids"),
         ({"prefix": "toolong"}, "jobs[0].prefix: must be 1 to 5 characters of a-z and 0-9"),
-        ({"tasks": 2}, "jobs[0].tasks: must not be more than the instances"),
+        ({"tasks": 2}, "jobs[0].tasks: must not be more than instances"),
         (
             {"expect": "bliss"},
             (
-                "jobs[0].expect: bliss is none of "
+                "jobs[0].expect: bliss is not one of "
                 "verified, already_finished, refused, not_found, unverified"
             ),
         ),
@@ -136,26 +136,26 @@ def test_ids_are_given_numbered_or_drawn():
         ({"orphan_s": 5}, "jobs[0].orphan_s: needs starting_without_machine"),
         (
             {"env_id": "env-1", "machines_stay": 1},
-            "jobs[0].machines_stay: contradicts env_id, whose nodes are there before and after",
+            "jobs[0].machines_stay: cannot be combined with env_id: its nodes outlive the job",
         ),
         (
             {"env_id": "env-1", "starting_without_machine": True},
             (
                 "jobs[0].starting_without_machine: "
-                "contradicts env_id, whose nodes are there before and after"
+                "cannot be combined with env_id: its nodes outlive the job"
             ),
         ),
         (
             {"state": "SUCCEED", "mix": {"FAILED": 0.1}},
-            "jobs[0].mix: a job that is SUCCEED has no other instances",
+            "jobs[0].mix: a job with state SUCCEED has no instances in other states",
         ),
         (
             {"succeeds_after_s": 1, "fails_after_s": 1},
-            "jobs[0].fails_after_s: contradicts succeeds_after_s",
+            "jobs[0].fails_after_s: cannot be combined with succeeds_after_s",
         ),
         (
             {"state": "FAILED", "succeeds_after_s": 1},
-            "jobs[0].succeeds_after_s: the job has finished already",
+            "jobs[0].succeeds_after_s: cannot be combined with a finished state",
         ),
     ],
 )
@@ -183,7 +183,7 @@ def test_what_machines_do_is_read_and_drawn():
 
 def test_an_id_is_used_once():
     twice = {"ids": ["job-abcd1234"]}
-    assert problems(twice, twice) == ["jobs[1]: the id job-abcd1234 is taken"]
+    assert problems(twice, twice) == ["jobs[1]: the id job-abcd1234 is already in use"]
 
 
 def test_all_mistakes_of_a_scenario_are_named_at_once():

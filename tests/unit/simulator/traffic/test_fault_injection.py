@@ -1,4 +1,4 @@
-"""FaultInjector: what the client gets, and whether the call had its effect."""
+"""Fault injection: the reply to the client, and whether the call took effect."""
 
 from __future__ import annotations
 

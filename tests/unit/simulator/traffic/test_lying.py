@@ -1,4 +1,4 @@
-"""Counters that say after a TerminateJob that everything is down while it is not."""
+"""Counters that show all instances as stopped after a TerminateJob, although some are live."""
 
 from __future__ import annotations
 

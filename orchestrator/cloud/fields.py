@@ -1,8 +1,8 @@
-"""The pieces of an answer: each is what it should be, or absent, or BadAnswer."""
+"""Fields of a reply: each is valid or absent, or the reply is refused as Client.BadAnswer."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.cloud import catalogue
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 STATE_MAX: Final = 64
 NO_STATE: Final = "(none)"
-"""What JobState reads as where the answer has none."""
+"""JobState of a reply that has none."""
 
 _LEGACY_STATES: Final = {"SUCCEEDED": JobState.SUCCEED}
-"""As examples of API 2.0 spell it: cloud.tencent.com/document/api/599/12684."""
+"""Spelling in the examples of API 2.0: cloud.tencent.com/document/api/599/12684."""
 
 _COUNTER_KEYS: Final = {
     field.name: "".join(word.capitalize() for word in field.name.split("_")) + "Count"
-    for field in fields(InstanceCounters)
+    for field in dataclasses.fields(InstanceCounters)
 }
 
 
 def counters(value: object) -> InstanceCounters | None:
-    """All eight counters or nothing: one that is missing must not look like a zero."""
+    """Return all eight counters, or None if one is invalid: a missing counter is not a zero."""
     if not isinstance(value, dict):
         return None
     counts = {name: count(value.get(key)) for name, key in _COUNTER_KEYS.items()}
@@ -38,45 +38,47 @@ def counters(value: object) -> InstanceCounters | None:
 
 
 def count(value: object) -> int | None:
+    """Return ``value`` if it is a count from 0 to COUNT_MAX, otherwise None."""
     return value if type(value) is int and 0 <= value <= COUNT_MAX else None
 
 
 def optional_count(response: Mapping[str, object], key: str) -> int | None:
-    """None for null."""
+    """Return a count, or None for null or a missing field."""
     value = response.get(key)
     found = count(value)
     if value is not None and found is None:
-        raise bad_answer(f"{key} is no count")
+        raise bad_answer(f"{key} is not a count")
     return found
 
 
 def index(response: Mapping[str, object], key: str) -> int:
+    """Return an index from 0 to INDEX_MAX."""
     found = count(response.get(key))
     if found is None or found > INDEX_MAX:
-        raise bad_answer(f"{key} is no index")
+        raise bad_answer(f"{key} is not an index")
     return found
 
 
 def state(value: object) -> JobState | None:
-    """The state that a word stands for, one that is not documented as well; None for no word."""
-    word = clean(value)
-    if word is None:
+    """Return the state, also an undocumented one; None for null, "" and other types."""
+    spelling = clean(value)
+    if spelling is None:
         return None
-    return _LEGACY_STATES.get(word) or JobState(word[:STATE_MAX])
+    return _LEGACY_STATES.get(spelling) or JobState(spelling[:STATE_MAX])
 
 
 def job_state(value: object) -> JobState:
-    """The same where there must be one: no word reads as NO_STATE, which is not documented."""
+    """Return the state; NO_STATE, which counts as undocumented, if there is none."""
     return state(value) or JobState(NO_STATE)
 
 
 def machine_state(value: object) -> MachineState | None:
-    """None for a state that this version does not know."""
+    """Return the state; None for a state that this version does not know."""
     return MachineState.__members__.get(value) if isinstance(value, str) else None
 
 
 def rows(response: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
-    """The objects of a list; null is an empty list, a missing one is not."""
+    """Return the objects of a list; null is an empty list, a missing field is an error."""
     value = response.get(key, False)
     found = [] if value is None else value
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
@@ -85,6 +87,7 @@ def rows(response: Mapping[str, object], key: str) -> list[Mapping[str, object]]
 
 
 def text(response: Mapping[str, object], key: str) -> str:
+    """Return a text that must not be empty."""
     value = optional_text(response, key)
     if value is None:
         raise bad_answer(f"{key} is missing")
@@ -92,7 +95,7 @@ def text(response: Mapping[str, object], key: str) -> str:
 
 
 def name(response: Mapping[str, object], key: str) -> str:
-    """A text that is part of a key."""
+    """Return a text of at most NAME_MAX characters, which may be part of a database key."""
     value = optional_name(response, key)
     if value is None:
         raise bad_answer(f"{key} is missing")
@@ -100,6 +103,7 @@ def name(response: Mapping[str, object], key: str) -> str:
 
 
 def optional_name(response: Mapping[str, object], key: str) -> str | None:
+    """Return a text of at most NAME_MAX characters, or None."""
     value = optional_text(response, key)
     if value is not None and len(value) > NAME_MAX:
         raise bad_answer(f"{key} is too long")
@@ -107,10 +111,10 @@ def optional_name(response: Mapping[str, object], key: str) -> str | None:
 
 
 def require_distinct(values: Iterable[object], key: str) -> None:
-    """What stands twice in a list contradicts itself, or hides another one."""
+    """Refuse a list with a duplicate: the two contradict each other, or one replaces a third."""
     listed = list(values)
     if len(set(listed)) < len(listed):
-        raise bad_answer(f"a {key} stands twice")
+        raise bad_answer(f"a {key} appears twice")
 
 
 def optional_text(response: Mapping[str, object], key: str) -> str | None:
@@ -118,19 +122,21 @@ def optional_text(response: Mapping[str, object], key: str) -> str | None:
 
 
 def clean(value: object) -> str | None:
-    """A text; None for null, for the empty string and for what is no string.
+    """Return a text; None for null, the empty string and other types.
 
-    What JSON can hold and a database cannot, lone surrogates and NUL, is replaced.
+    Characters that JSON can hold and a database cannot (lone surrogates and NUL) are replaced.
     """
     if not isinstance(value, str) or not value:
         return None
     return storable(value)
 
 
-def require_same(response: Mapping[str, object], key: str, asked: str) -> None:
-    if text(response, key) != asked:
-        raise bad_answer(f"the answer is about another {key} than the one asked for")
+def require_same(response: Mapping[str, object], key: str, requested: str) -> None:
+    """Refuse a reply about another object than the one that was requested."""
+    if text(response, key) != requested:
+        raise bad_answer(f"the reply has another {key} than the request")
 
 
-def bad_answer(why: str) -> CloudError:
-    return catalogue.error(catalogue.BAD_ANSWER, why)
+def bad_answer(reason: str) -> CloudError:
+    """Return the CloudError of a reply that cannot be read."""
+    return catalogue.error(catalogue.BAD_ANSWER, reason)

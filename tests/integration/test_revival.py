@@ -49,7 +49,7 @@ async def test_it_is_noticed_and_said_everywhere(
         assert (before["outcome"], before["progress"]["revived"]) == ("verified", 0)
         found = await revived(running, operation_id)
         assert (found["state"], found["reterminated_by"]) == ("verified", None)
-        assert "but it was seen running again at" in found["waiting_for"]
+        assert "but the job was running again at" in found["waiting_for"]
         assert found["next_action"] == "submit it again"
         after = await running.get(f"/v1/operations/{operation_id}")
         assert (after["outcome"], after["progress"]["revived"]) == ("verified", 1)
@@ -60,10 +60,10 @@ async def test_it_is_noticed_and_said_everywhere(
         async with running.client.get(f"/v1/operations/{operation_id}/certificate") as answer:
             data = await answer.read()
         assert verify(data) == []
-        assert b"NOT DOWN FOR GOOD: 1 came back after the end" in data
+        assert b"NOT STOPPED FOR GOOD: 1 revived after the end" in data
         assert len(running.simulator.truth()) == 1
         assert running.simulator.truth()[0]["live"] == 3, "nobody asked for it to be kept down"
-    assert caplog.text.count("was revived after it was down") == 1
+    assert caplog.text.count("was revived after it had stopped") == 1
 
 
 async def test_it_is_kept_down_so_many_times(database_url: str) -> None:
@@ -75,11 +75,11 @@ async def test_it_is_kept_down_so_many_times(database_url: str) -> None:
         for _ in range(2):
             found = await revived(running, operation_id)
             operation_id = found["reterminated_by"]
-            assert f"{operation_id} brings it down again" in found["waiting_for"]
+            assert f"{operation_id} terminates it again" in found["waiting_for"]
             operation = await running.finished(operation_id)
             assert operation["outcome"] == "verified"
             assert (operation["reterminates_for"], operation["requested_by"]) == (first, "local")
-            assert operation["reason"] == f"kept down for {first}: a test"
+            assert operation["reason"] == f"terminated again for {first}: a test"
             assert 500 < operation["reterminate_for_s"] < left_s
             left_s = operation["reterminate_for_s"]
         found = await revived(running, operation_id)

@@ -1,4 +1,4 @@
-"""Lists in pages: ``limit`` and an opaque ``page_token``."""
+"""Pagination: ``limit`` and an opaque ``page_token``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POSITION_MAX: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which part of the list at ``path`` is asked for: ``limit`` rows after position ``after``."""
+    """The requested part of the list at ``path``: ``limit`` rows after position ``after``."""
 
     path: str
     after: int
@@ -32,18 +32,16 @@ class Page:
         return cls(request.path, _after(request), _limit(request))
 
     def next_token(self, positions: Sequence[int]) -> str | None:
-        """The token of the next page, given this page's positions; None where it is the last."""
+        """Return the token of the next page, given this page's positions; None on the last page."""
         if len(positions) < self.limit:
             return None
         return base64.urlsafe_b64encode(f"{self.path} {positions[-1]}".encode()).decode()
 
 
 def _limit(request: web.Request) -> int:
-    limit = _whole(request.query.get("limit", str(LIMIT_DEFAULT)))
+    limit = parse_int(request.query.get("limit", str(LIMIT_DEFAULT)))
     if limit is None or not 1 <= limit <= LIMIT_MAX:
-        raise Problem(
-            400, "bad-limit", "limit cannot be used", f"limit must be a number, 1 to {LIMIT_MAX}"
-        )
+        raise Problem(400, "bad-limit", "Invalid limit", f"use a number from 1 to {LIMIT_MAX}")
     return limit
 
 
@@ -56,17 +54,18 @@ def _after(request: web.Request) -> int:
     except ValueError:
         decoded = ""
     path, _, after = decoded.partition(" ")
-    position = _whole(after)
+    position = parse_int(after)
     if path != request.path or position is None or not 1 <= position <= POSITION_MAX:
         raise Problem(
             400,
             "bad-page-token",
-            "page_token cannot be used",
-            "use next_page_token of an earlier answer of this list, or none for the first page",
+            "Invalid page_token",
+            "use next_page_token of an earlier page of this list, or none for the first page",
         )
     return position
 
 
-def _whole(text: str) -> int | None:
+def parse_int(text: str) -> int | None:
+    """Return a number of at most 19 ASCII digits; None for any other text."""
     plain = text.isascii() and text.isdecimal() and len(text) <= len(str(POSITION_MAX))
     return int(text) if plain else None
