@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,6 +31,7 @@ from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
 from orchestrator.domain.pacing.quota import Quota
+from orchestrator.domain.progress.termination_forecast import with_forecast
 from orchestrator.engine.count_schedule import CountSchedule
 from orchestrator.engine.drain_statistics import DrainStatistics
 from orchestrator.engine.runtime.best_effort import BestEffort
@@ -40,6 +41,7 @@ from orchestrator.engine.runtime.wakeups import WakeupEvents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from datetime import datetime
     from random import Random
 
     from orchestrator.domain.decisions.transitions import Decision
@@ -210,27 +212,36 @@ class Partition:
 
     def policy(self) -> Policy:
         """Return the settings and statistics that decisions use now."""
-        now, past_durations = self.clock.monotonic(), None
+        now = self.clock.monotonic()
         while self._finishes and self._finishes[0] < now - FINISH_WINDOW_S:
             self._finishes.popleft()
-        with self._best_effort.leaving_out(f"calculating drain durations of {self.name}"):
-            past_durations = self._drain_statistics.durations(self.clock.now())
         return Policy(
             poll=self.poll,
             escalation=self.escalation,
             sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
             jitter=self.random.random(),
-            past_durations=past_durations,
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,
             compares=self.capture.when is not CaptureTiming.NONE and not self.captures_wait,
         )
 
+    def decide(self, termination: Termination, observation: Observation, at: datetime) -> Decision:
+        """Return the decision on an observation, with the forecast updated.
+
+        A forecast only informs: one that fails is left out of the decision and logged.
+        """
+        decision = decide(termination, observation, at, self.policy())
+        after = replace(decision.after, history=None, forecast=None)
+        with self._best_effort.leaving_out(f"a forecast of {self.name}"):
+            past_durations = self._drain_statistics.durations(at)
+            after = with_forecast(termination, decision.after, at, past_durations)
+        return replace(decision, after=after)
+
     async def apply_observations(self, seen: Sequence[tuple[Termination, Observation]]) -> None:
         """Decide on each observation, and write all decisions in one transaction."""
-        now, policy = self.clock.now(), self.policy()
+        now = self.clock.now()
         changes = [
-            (termination, decide(termination, observation, now, policy))
+            (termination, self.decide(termination, observation, now))
             for termination, observation in seen
         ]
         await self.store.apply(changes, now)
@@ -242,8 +253,6 @@ class Partition:
         if before.set_aside is not None:
             log.warning("%s: termination %s is no longer set aside", self.name, before.id)
         self.wakeups.on_decision(before, decision.after)
-        if decision.forecast_error is not None:
-            self._best_effort.failed(f"a forecast of {self.name}", decision.forecast_error)
         if self.counts.on_decision(decision.after):
             self.wakeups.single_polls.set()
         with self._best_effort.leaving_out(f"recording drain durations of {self.name}"):

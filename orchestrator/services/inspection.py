@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions import forecast_updates
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.progress import verified_forecast
+from orchestrator.domain.progress import termination_forecast, verified_forecast
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.services.explanation import UNEXPLAINED, ExplanationContext, explain
@@ -123,7 +122,7 @@ class Inspection:
             explanation = explain(termination, context)
         with self.best_effort("the forecast of a termination"):
             if record.trouble is None:
-                stopped = forecast_updates.current(
+                stopped = termination_forecast.current(
                     termination, explanation.next_action_at, past_durations, now
                 )
             verified = verified_forecast.of_termination(termination, stopped, now)

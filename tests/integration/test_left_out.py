@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.decisions import forecast_updates
+from orchestrator.domain.progress import termination_forecast
 from orchestrator.services import inspection
 from orchestrator.store.records.queries import SqlRecords
 from tests.integration.harness import service
@@ -29,7 +29,7 @@ async def async_fails(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("where", "name", "failing"),
     [
-        (forecast_updates, "current", fails),
+        (termination_forecast, "current", fails),
         (inspection, "explain", fails),
         (inspection, "forecast", fails),
         (SqlRecords, "progress", async_fails),

@@ -147,7 +147,7 @@ def test_warnings_are_logged_and_errors_end_it(tmp_path: Path) -> None:
     ).replace("ap-guangzhou", "ap-guangzhuo")
     with serving(tmp_path, config) as daemon:
         logged = daemon.until_logged("serving http://127.0.0.1:")
-        assert "configuration: accounts.test.regions: ap-guangzhuo is no region" in logged
+        assert "configuration: accounts.test.regions: ap-guangzhuo is not a region" in logged
     with serving(tmp_path, config.replace("/a.db", "/missing/a.db")) as daemon:
         assert daemon.process.wait(START_S) == 2
     told = (tmp_path / "log").read_text().splitlines()

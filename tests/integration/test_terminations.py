@@ -242,7 +242,7 @@ async def test_instances_that_stay_are_called_unless_that_was_not_wanted(
     async with service(database_url, job, engine=engine) as running:
         operation_id = await running.submit(JOB, **asked)
         termination = await running.until(operation_id, JOB, "verified", "unverified")
-        assert (termination["state"], termination["escalation"]["escalation_level"]) == (
+        assert (termination["state"], termination["escalation"]["level"]) == (
             state,
             escalation_level,
         )

@@ -324,7 +324,7 @@ class SimulatedLoop(BaseEventLoop):
         self._enqueue(handle)
         return handle
 
-    def terminate_after(
+    def call_at(
         self,
         when: float,
         callback: Callable[[*Ts], object],

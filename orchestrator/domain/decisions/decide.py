@@ -13,7 +13,6 @@ from orchestrator.domain.decisions.before_call import on_job_not_called, on_subm
 from orchestrator.domain.decisions.call_results import on_call_failed
 from orchestrator.domain.decisions.draining import on_job_draining
 from orchestrator.domain.decisions.failed_reads import on_missing, on_read_failed
-from orchestrator.domain.decisions.forecast_updates import with_forecast
 from orchestrator.domain.decisions.settling import on_job_settling
 from orchestrator.domain.decisions.transitions import (
     Decision,
@@ -65,22 +64,7 @@ def decide(termination: Termination, seen: Observation, now: datetime, policy: P
             decision = apply_event(termination, Event.WITHDRAWN, now)
         case _:
             decision = on_read(termination, seen, now, policy)
-    return _with_forecast(termination, _bounded_by_deadline(decision, now), now, policy)
-
-
-def _with_forecast(
-    termination: Termination, decision: Decision, now: datetime, policy: Policy
-) -> Decision:
-    """Return the decision with its forecast, or without one if computing it fails.
-
-    A forecast only informs, so its failure must not stop a decision.
-    """
-    try:
-        after = with_forecast(termination, decision.after, now, policy.past_durations)
-    except Exception as error:  # noqa: BLE001 - passed on, to be logged
-        without = replace(decision.after, history=None, forecast=None)
-        return replace(decision, after=without, forecast_error=error)
-    return replace(decision, after=after)
+    return _bounded_by_deadline(decision, now)
 
 
 def on_read(termination: Termination, seen: Read, now: datetime, policy: Policy) -> Decision:

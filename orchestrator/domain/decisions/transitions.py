@@ -16,7 +16,6 @@ from orchestrator.domain.pacing.backoff import backoff_s
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.escalation import EscalationPolicy
     from orchestrator.domain.errors import CloudError
-    from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.model.batch_job import JobSeen
     from orchestrator.domain.pacing.polling import PollPolicy
 
@@ -41,7 +40,6 @@ class Policy:
     """Everything that :func:`decide` may know beside the termination itself.
 
     ``sweep_s``: current interval between batch polls, in seconds. ``jitter``: one draw from [0, 1).
-    ``past_durations``: distribution of how long drains take, if any is known.
     ``appears_within_s``: time for which a job that was never read is polled before it ends as
     ``not_found``. ``permitted_within_s``: time for which a request that the account may not make is
     retried before the job ends as ``refused``. ``compares``: whether a job that was terminated is
@@ -55,7 +53,6 @@ class Policy:
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
-    past_durations: Durations | None = None
     appears_within_s: float = confirmation.APPEARS_WITHIN_S
     permitted_within_s: float = confirmation.FORBIDDEN_S
     compares: bool = False
@@ -63,15 +60,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The termination's next value, the event that led to it (None: the state stays), and why.
-
-    ``forecast_error``: the error for which the forecast was left out.
-    """
+    """The termination's next value, the event that led to it (None: the state stays), and why."""
 
     after: Termination
     event: Event | None = None
     why: str | None = None
-    forecast_error: Exception | None = None
 
 
 def apply_event(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError
 from orchestrator.domain.model.attempt import (
     ACCEPTED,
@@ -78,7 +77,7 @@ class Dispatcher:
                 if termination.id in self._under_way:
                     continue
                 async with partition.set_aside_on_error(termination.id):
-                    decision = decide(termination, CallInterrupted(), now, partition.policy())
+                    decision = partition.decide(termination, CallInterrupted(), now)
                     answer = AttemptResult(at=now, outcome=INTERRUPTED)
                     await self._finish(termination, decision, answer)
         except BaseException:
@@ -96,7 +95,7 @@ class Dispatcher:
         written: Decision | None = None
         try:
             async with partition.set_aside_on_error(termination.id):
-                decision = decide(termination, CallStarted(), now, partition.policy())
+                decision = partition.decide(termination, CallStarted(), now)
                 if await partition.store.start_attempt(termination, decision, attempt) is not None:
                     written = decision
         except BaseException:
@@ -130,7 +129,7 @@ class Dispatcher:
                 answer = AttemptResult(
                     at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id
                 )
-            decision = decide(termination, seen, answer.at, partition.policy())
+            decision = partition.decide(termination, seen, answer.at)
             await self._finish(termination, decision, answer)
         except BaseException:
             self._may_have_orphans = True

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, case, exists, func, literal, or_, select
 
 from orchestrator.domain.clock_steps import elapsed_s
-from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
 from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import Progress
+from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.mapping.termination_rows import forecast_from_row
 from orchestrator.store.schema import operation_terminations, terminations
 from orchestrator.store.sql import whole_seconds

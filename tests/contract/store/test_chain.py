@@ -320,10 +320,10 @@ async def test_an_operation_that_there_is_not(certification: Certification) -> N
         ("events", {"number": 3}, {"facts": None}, "event 3: the chain is broken"),
         ("events", {"number": 3}, {"hash": "0" * 64}, "event 4: the chain is broken"),
         ("attempts", {"number": 1}, {"request_id": "x"}, "attempt 1: "),
-        ("terminations", {}, {"job_state": "SUCCEED"}, "rests_on is not what "),
-        ("terminations", {}, {"evidence": 2}, "evidence 2 is not "),
+        ("terminations", {}, {"job_state": "SUCCEED"}, "rests_on does not match "),
+        ("terminations", {}, {"evidence": 2}, "evidence 2 does not match "),
         ("terminations", {}, {"job_id": "job-2"}, "job_id differs from the certificate"),
-        ("operations", {}, {"reason": "x"}, "for another reason"),
+        ("operations", {}, {"reason": "x"}, "its time or its reason differs"),
         ("operations", {}, {"outcome": "failed"}, "the outcome failed does not follow"),
     ],
 )

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.decisions import forecast_updates
-from orchestrator.domain.decisions.forecast_updates import FAILURES_MAX
 from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
+from orchestrator.domain.progress import termination_forecast
+from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
 from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.test_store import submit
@@ -167,7 +167,7 @@ async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
     assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
     forecasts = [
         [
-            forecast_updates.current(
+            termination_forecast.current(
                 await inspection.termination(f"job-{number}"), later(1001), TENS, ASKED_AT
             )
             for number in numbers

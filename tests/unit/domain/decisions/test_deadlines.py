@@ -22,6 +22,7 @@ from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallAccepted, CallStarted
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
+from orchestrator.domain.progress.termination_forecast import with_forecast
 from tests.unit.domain.build import NOW, POLICY, later, read, termination
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ class Drain:
         poll = replace(POLICY.poll, relook_min_s=max(0.5, self.give_up_after_s / 1000))
         policy = replace(POLICY, escalation=self.policy, poll=poll)
         decision = decide(known, seen, now, policy)
-        self.history = decision.after.history
+        after = with_forecast(known, decision.after, now, None)
+        self.history = after.history
         if decision.event is Event.ESCALATED:
-            self.levels.append(((now - NOW).total_seconds(), decision.after.escalation_level))
-        return decision.after
+            self.levels.append(((now - NOW).total_seconds(), after.escalation_level))
+        return after
 
 
 POLICIES = st.builds(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.decisions.forecast_updates import current
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import forecast
+from orchestrator.domain.progress.termination_forecast import current
 from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.decisions.decide import decide
-from orchestrator.domain.decisions.forecast_updates import current
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.forecasting.drain_history import DrainHistory
 from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
@@ -18,11 +17,12 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
 from orchestrator.domain.model.termination import EscalationLevel
+from orchestrator.domain.progress.termination_forecast import current, with_forecast
 from tests.unit.domain.build import NOW, POLICY, call_failed, later, read, swept, termination
 from tests.unit.domain.decisions.test_decide import error
 
 if TYPE_CHECKING:
-    from orchestrator.domain.decisions.transitions import Policy
+    from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.model.termination import Termination
 
 RUNNING, FAILED = JobState.RUNNING, JobState.FAILED
@@ -44,11 +44,12 @@ def counted(
 
 
 def after(
-    before: Termination, *seen: tuple[float, Observation], policy: Policy = POLICY
+    before: Termination, *seen: tuple[float, Observation], past_durations: Durations | None = None
 ) -> Termination:
     """Return ``before`` after these observations, each at its second."""
     for at_s, its in seen:
-        before = decide(before, its, later(at_s), policy).after
+        decided = decide(before, its, later(at_s), POLICY).after
+        before = with_forecast(before, decided, later(at_s), past_durations)
     return before
 
 
@@ -107,7 +108,7 @@ def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() 
 
 def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
     seen = (5, counted(80, at_s=5))
-    found = after(draining(), seen, policy=replace(POLICY, past_durations=TENS))
+    found = after(draining(), seen, past_durations=TENS)
     assert found.forecast is not None
     assert found.forecast.p50_at is not None
     assert later(7) < found.forecast.p50_at < later(14)
