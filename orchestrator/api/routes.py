@@ -357,7 +357,10 @@ async def livez(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Return 200 if requests can be stored; a cloud that does not answer only degrades it."""
+    """Return 200 if requests can be stored and jobs terminated, else 503.
+
+    An account that cannot reach the cloud only degrades it: requests are still accepted.
+    """
     reject_unknown_parameters(request)
     body = await request.app[CONTEXT].ready()
     return web.json_response(body)

@@ -203,7 +203,7 @@ def terminate(
         bool,
         typer.Option(
             "--escalate/--no-escalate",
-            help="Use more than TerminateJob on instances that do not stop, or only TerminateJob.",
+            help="Whether to go beyond TerminateJob for instances that do not stop.",
         ),
     ] = True,
     reterminate_for_s: Annotated[
@@ -211,7 +211,7 @@ def terminate(
         typer.Option(
             "--reterminate-for",
             callback=_finite,
-            help="Seconds after a job stopped in which it is terminated again if it is revived.",
+            help="For this many seconds after a job stopped, terminate it again if it is revived.",
         ),
     ] = None,
     on_submitted: Annotated[

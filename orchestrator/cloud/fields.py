@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.domain.bounds import COUNT_MAX, INDEX_MAX, NAME_MAX, storable
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.machine import MachineState
@@ -139,4 +139,4 @@ def require_same(response: Mapping[str, object], key: str, requested: str) -> No
 
 def bad_answer(reason: str) -> CloudError:
     """Return the CloudError of a reply that cannot be read."""
-    return catalogue.error(catalogue.BAD_ANSWER, reason)
+    return error_codes.error(error_codes.BAD_ANSWER, reason)

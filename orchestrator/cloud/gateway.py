@@ -7,7 +7,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from orchestrator.cloud import catalogue, wire
+from orchestrator.cloud import error_codes, wire
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.cloud.signing import signed_headers
 from orchestrator.cloud.state_filter import StateFilter
@@ -161,7 +161,7 @@ class TencentBatch:
         try:
             page = await self._call(Action.DESCRIBE_TASK, region, body, read)
         except CloudError as error:
-            filter_refused = states and error.code in catalogue.FILTER_REFUSED
+            filter_refused = states and error.code in error_codes.FILTER_REFUSED
             if filter_refused and self._state_filter.refused(task, name):
                 raise _retryable_with_other_filter_name(error) from error
             raise
@@ -274,7 +274,7 @@ class TencentBatch:
     def _learn(self, error: CloudError, credential: Credential) -> None:
         if error.kind in _KEY_IN_DOUBT:
             self._credentials.invalidate(credential)
-        if error.code not in self._unknown_codes and not catalogue.meaning_of(error.code).known:
+        if error.code not in self._unknown_codes and not error_codes.meaning_of(error.code).known:
             self._unknown_codes.add(error.code)
             _LOG.warning(
                 "the cloud returned an undocumented error code: %s (request %s); please report it",
@@ -306,7 +306,7 @@ def _clock_skew(error: CloudError, offset_s: float) -> CloudError:
     """Return ``error`` with the difference between the cloud's clock and the signing clock."""
     side = "behind" if offset_s > 0 else "ahead of"
     difference = f"the database's clock is {abs(offset_s):.0f} s {side} the cloud's"
-    return catalogue.error(
+    return error_codes.error(
         error.code,
         f"{error.message} ({difference})",
         request_id=error.request_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.signing import Credential
 
 if TYPE_CHECKING:
@@ -40,6 +40,6 @@ def unavailable(
     reason: str, *, advice: str | None = None, request_id: str | None = None
 ) -> CloudError:
     """Return the CloudError of a source that gives no credential."""
-    return catalogue.error(
-        catalogue.CREDENTIAL_UNAVAILABLE, reason, request_id=request_id, advice=advice
+    return error_codes.error(
+        error_codes.CREDENTIAL_UNAVAILABLE, reason, request_id=request_id, advice=advice
     )

@@ -7,7 +7,7 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.domain.errors import CloudError
 
 if TYPE_CHECKING:
@@ -125,4 +125,4 @@ class RefreshingProvider:
 
 
 def _unavailable(reason: str) -> CloudError:
-    return catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, reason)
+    return error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, reason)

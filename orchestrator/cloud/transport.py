@@ -1,4 +1,4 @@
-"""One POST over aiohttp: a reply, or a CloudError that states whether the request may have left."""
+"""One POST over aiohttp: a reply, or a CloudError that says whether the request was sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.egress import Egress
 from orchestrator.cloud.threads import Resolver
 
@@ -128,7 +128,7 @@ class AiohttpTransport:
                 read = await read_at_most(answer, ANSWER_BYTES_MAX)
                 return HttpAnswer(status=answer.status, headers=answer.headers, body=read)
         except AnswerTooLarge as error:
-            raise catalogue.error(catalogue.ANSWER_TOO_LARGE, str(error)) from error
+            raise error_codes.error(error_codes.ANSWER_TOO_LARGE, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             if sending.started:
                 raise _unanswered(error) from error
@@ -168,22 +168,22 @@ def _not_connected(error: Exception, proxy: Proxy | None) -> CloudError:
         reason = (
             f"the certificate of {error.host}:{error.port} is not trusted: {what_failed(error)}"
         )
-        return catalogue.error(catalogue.CERTIFICATE_NOT_TRUSTED, reason)
+        return error_codes.error(error_codes.CERTIFICATE_NOT_TRUSTED, reason)
     if proxy is None:
-        return catalogue.error(catalogue.CONNECT_FAILED, what_failed(error))
+        return error_codes.error(error_codes.CONNECT_FAILED, what_failed(error))
     return _proxy_failed(proxy, what_failed(error))
 
 
 def _proxy_failed(proxy: Proxy, reason: str) -> CloudError:
-    return catalogue.error(
-        catalogue.PROXY_FAILED, f"no connection through proxy {proxy.shown}: {reason}"
+    return error_codes.error(
+        error_codes.PROXY_FAILED, f"no connection through proxy {proxy.shown}: {reason}"
     )
 
 
 def _unanswered(error: Exception) -> CloudError:
     """Return the CloudError of a failure after the request may have left."""
     if isinstance(error, TimeoutError):
-        return catalogue.error(catalogue.TIMEOUT, "no reply within the timeout")
+        return error_codes.error(error_codes.TIMEOUT, "no reply within the timeout")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
-        return catalogue.error(catalogue.BAD_ANSWER, what_failed(error))
-    return catalogue.error(catalogue.DISCONNECTED, what_failed(error))
+        return error_codes.error(error_codes.BAD_ANSWER, what_failed(error))
+    return error_codes.error(error_codes.DISCONNECTED, what_failed(error))

@@ -15,7 +15,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cloud import catalogue, fields
+from orchestrator.cloud import error_codes, fields
 from orchestrator.domain.bounds import possible
 from orchestrator.domain.model.batch_job import (
     InstanceSeen,
@@ -137,7 +137,7 @@ def open_envelope(status: int, body: bytes) -> Mapping[str, object]:
     if response is not None and response.get("Error") is not None:
         raise _vendor_error(response)
     if status != HTTPStatus.OK:
-        raise catalogue.error(catalogue.HTTP_STATUS, f"the reply was HTTP {status}")
+        raise error_codes.error(error_codes.HTTP_STATUS, f"the reply was HTTP {status}")
     if response is None:
         raise fields.bad_answer("the body is not a JSON object with a Response")
     return response
@@ -299,7 +299,7 @@ def _vendor_error(response: Mapping[str, object]) -> CloudError:
     error = response["Error"]
     if not isinstance(error, dict):
         return fields.bad_answer("Error is not an object")
-    return catalogue.error(
+    return error_codes.error(
         fields.name(error, "Code"),
         fields.optional_text(error, "Message") or "",
         request_id=fields.optional_text(response, "RequestId"),

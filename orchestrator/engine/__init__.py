@@ -9,10 +9,11 @@ observation decided on; the decision is written in one transaction, with the fen
 A termination's way through the loops of its partition:
 
 1. The API stores it as ``queued`` and wakes the partition. ``job_poller`` and ``job_prober`` read
-   its job first: TerminateJob may be forbidden in that state, or the job may have finished before.
+   its job first: TerminateJob is forbidden while the job is SUBMITTED, and the job may have
+   finished before.
 2. ``instance_reader`` captures the machines of the job before TerminateJob, or along with it.
 3. ``dispatcher`` writes an attempt (``sending``), sends TerminateJob under the quota, and writes
-   the result. With an acknowledgement the termination is ``draining``.
+   the result. Once acknowledged, it becomes ``draining``.
 4. ``job_poller`` reads up to 100 draining jobs a call. When a job reads as finished, ``job_prober``
    counts its instances; if none is live, the termination is ``settling``. If instances do not stop,
    ``instance_reader`` rescans the live ones and ``escalator`` terminates them, or their machines.

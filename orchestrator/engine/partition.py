@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.decisions.revival import RETERMINATE_MAX
 from orchestrator.domain.decisions.transitions import Policy
+from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.errors import (
     CloudError,
     CloudErrorKind,

@@ -385,7 +385,7 @@ def _explain_poll(
     poll_at = termination.next_poll_at
     late = ""
     if poll_at is not None and context.now - poll_at > timedelta(seconds=LATE_S):
-        late = f"; the poll is overdue since {_time(poll_at)}"
+        late = f"; the poll has been overdue since {_time(poll_at)}"
         if context.trouble is None:
             late += ": other polls come first, or its database row is locked (see the log)"
     return Explanation(

@@ -30,9 +30,9 @@ from orchestrator.cloud.egress import Egress, Proxy, proxy_url
 from orchestrator.cloud.hosts import endpoint_for, host_for, is_loopback, region_name
 from orchestrator.cloud.profiles import DEFAULT_PROFILE
 from orchestrator.cloud.sts import STS_ENDPOINT, sts_url
-from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.decisions.escalation import READ_MAX_INSTANCES, EscalationPolicy
 from orchestrator.domain.decisions.revival import RETERMINATE_MAX
+from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S, FORBIDDEN_S
 from orchestrator.domain.leasing.lease import LeasePolicy
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.domain.pacing.polling import PollPolicy

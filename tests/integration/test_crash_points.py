@@ -25,7 +25,7 @@ from unittest.mock import patch
 import aiosqlite
 import pytest
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
@@ -260,13 +260,13 @@ class Wire:
         self, url: str, *, headers: Mapping[str, str], body: bytes, before_send: Callable[[], None]
     ) -> HttpAnswer:
         if self.fate.dead.is_set():
-            raise catalogue.error(catalogue.CONNECT_FAILED, "the process is dead")
+            raise error_codes.error(error_codes.CONNECT_FAILED, "the process is dead")
         request = HttpRequest("POST", "/", list(headers.items()), body)
         reply = self.world.simulator.handle(request)
         if reply.delivery is Delivery.TRUNCATED:
-            raise catalogue.error(catalogue.BAD_ANSWER, "half an answer")
+            raise error_codes.error(error_codes.BAD_ANSWER, "half an answer")
         if reply.delivery is Delivery.CUT:
-            raise catalogue.error(catalogue.DISCONNECTED, "no answer")
+            raise error_codes.error(error_codes.DISCONNECTED, "no answer")
         return HttpAnswer(status=reply.status, headers={}, body=reply.body)
 
 

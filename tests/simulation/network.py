@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.simulator.protocol.replies import Delivery
@@ -78,7 +78,7 @@ class Wire:
         await self.point("before a call")
         if network.weather.away:
             network.fired["cloud away"] += 1
-            raise catalogue.error(catalogue.CONNECT_FAILED, "connection refused")
+            raise error_codes.error(error_codes.CONNECT_FAILED, "connection refused")
         try:
             before_send()
         except LeaseLost:
@@ -96,10 +96,10 @@ class Wire:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 answer, call = await answered
         except TimeoutError as error:
-            raise catalogue.error(catalogue.TIMEOUT, "no reply within the timeout") from error
+            raise error_codes.error(error_codes.TIMEOUT, "no reply within the timeout") from error
         await self.point("an answer has come")
         if answer is None:
-            raise catalogue.error(catalogue.DISCONNECTED, "the connection was cut")
+            raise error_codes.error(error_codes.DISCONNECTED, "the connection was cut")
         network.unheard.discard(call.request_id)
         return answer
 

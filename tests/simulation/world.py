@@ -20,7 +20,7 @@ import aiosqlite
 
 from orchestrator import app
 from orchestrator.domain.audit.verification import verify
-from orchestrator.domain.decisions import confirmation, draining
+from orchestrator.domain.decisions import draining, unconfirmed_ends
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.domain.model import unconfirmed
 from orchestrator.engine.loops import job_poller, job_prober
@@ -358,9 +358,9 @@ def impatience() -> Iterator[None]:
             (set_aside, "AGAIN_AFTER_S"),
             (job_prober, "IDLE_MAX_S"),
             (job_poller, "SUSPECTED_S"),
-            (confirmation, "SEEN_JOB_MISSING_S"),
-            (confirmation, "UNREADABLE_S"),
-            (confirmation, "OUT_OF_REACH_S"),
+            (unconfirmed_ends, "SEEN_JOB_MISSING_S"),
+            (unconfirmed_ends, "UNREADABLE_S"),
+            (unconfirmed_ends, "OUT_OF_REACH_S"),
         ):
             stack.enter_context(patch.object(module, name, SOON_S))
         stack.enter_context(patch.object(unconfirmed, "FIRST_RETRY_S", SOON_S / 5))

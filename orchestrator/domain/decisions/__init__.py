@@ -23,13 +23,13 @@ A read confirms only what it carries; other values stay as they were. ``Describe
 state only, so it can raise a doubt or show a revival, but cannot prove a stop. A read counts from
 the time its request was sent. Time passing is never evidence.
 
-No final state rests on one answer, except ``refused`` if the refusal cannot change (a malformed
-id). At the end of the settle window the instances are counted and the captured machines read once
-more, where that is allowed; a live instance or a contradiction returns the job to ``draining``.
-``already_finished`` needs a comparison with the submission, where that may be read. ``not_found``,
-``refused`` for lack of permission, and ``unverified`` for a job that cannot be read need several
-agreeing answers over time (``confirmation``). Failed reads contradict nothing, so intermittent
-errors cannot postpone the end.
+No final state rests on one answer, except ``refused``: if the refusal cannot change (a malformed
+id), or if the job is SUBMITTED and the request asks to refuse such jobs. At the end of the settle
+window the instances are counted and the captured machines read once more, where that is allowed; a
+live instance or a contradiction returns the job to ``draining``. ``already_finished`` needs a
+comparison with the submission, where that may be read. ``not_found``, ``refused`` for lack of
+permission, and ``unverified`` for a job that cannot be read need several agreeing answers over time
+(``confirmation``). Failed reads contradict nothing, so intermittent errors cannot postpone the end.
 
 ``sending`` means that the outcome of TerminateJob is unknown until its result is stored. After a
 crash, a timeout or a conflict the job is read first; TerminateJob is sent again only if that read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from orchestrator.domain.decisions import confirmation
+from orchestrator.domain.decisions import unconfirmed_ends
 from orchestrator.domain.decisions.transitions import (
     Decision,
     apply_event,
@@ -59,7 +59,7 @@ def on_call_failed(
             | CloudErrorKind.JOB_NOT_FOUND
         ):
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-                failed = confirmation.missing(
+                failed = unconfirmed_ends.missing(
                     failed, TERMINATE_JOB, now, appears_within_s=policy.appears_within_s
                 )
             return Decision(after=in_doubt(failed, now), why=str(error))
@@ -94,7 +94,7 @@ def _on_call_forbidden(
 
     See :mod:`.confirmation`.
     """
-    updated = confirmation.with_answer(
+    updated = unconfirmed_ends.with_answer(
         termination, Verdict.FORBIDDEN, TERMINATE_JOB, now, window_s=policy.permitted_within_s
     )
     assert updated.unconfirmed is not None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 IN_USE: Final = "ResourceInUse"
 """Family of the codes with which the cloud refuses a second operation on a job."""
 CALL_AGAIN_AFTER_S: Final = 60.0
-"""Longest time that an acknowledged TerminateJob has to show an effect before it is repeated."""
+"""How long an acknowledged TerminateJob may take to show an effect before it is repeated."""
 
 
 def on_job_draining(
@@ -104,24 +104,24 @@ def _ignores_termination(termination: Termination, seen: JobSeen, policy: Policy
     """Return whether the job runs with nothing pending long after TerminateJob was acknowledged.
 
     RetryJobs may have revived it before it was observed stopped, or the cloud dropped the request.
-    One example alone documents what the cloud shows while it terminates a job (NextAction
+    Only one vendor example shows what the cloud shows while it terminates a job (NextAction
     TERMINATING, cloud.tencent.com/document/api/599/15904), so the interval between two TerminateJob
-    requests doubles. An escalation that the deadline leaves no time to postpone takes precedence
+    requests doubles. An escalation that can no longer wait, given the deadline, takes precedence
     over all repeats but the first.
     """
     if seen.instances is None or not seen.untouched:
         return False
     if not seen.instances.live and seen.instances.total:
         return False
-    if termination.last_sent_at is None or termination.job_state is JobState.SUBMITTED:
+    if termination.last_called_at is None or termination.job_state is JobState.SUBMITTED:
         return False
-    called_for = _called_for(termination)
+    called_for = _calling_span(termination)
     patience = max(_call_again_after(termination), called_for)
-    if called_for >= _call_again_after(termination) and escalation.presses(
+    if called_for >= _call_again_after(termination) and escalation.is_urgent(
         termination, seen.observed_at, policy.escalation
     ):
         return False
-    return seen.observed_at - termination.last_sent_at >= patience
+    return seen.observed_at - termination.last_called_at >= patience
 
 
 def _call_again_after(termination: Termination) -> timedelta:
@@ -146,12 +146,12 @@ def _live_count_increased_since_call(termination: Termination, seen: JobSeen) ->
     return since and seen.untouched and _live_count_increased(termination, seen)
 
 
-def _called_for(termination: Termination) -> timedelta:
+def _calling_span(termination: Termination) -> timedelta:
     """Return the time from the first TerminateJob to the last one."""
-    if termination.last_sent_at is None or termination.give_up_at is None:
+    if termination.last_called_at is None or termination.give_up_at is None:
         return timedelta()
     first_sent_at = termination.give_up_at - timedelta(seconds=termination.give_up_after_s)
-    return termination.last_sent_at - first_sent_at
+    return termination.last_called_at - first_sent_at
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
@@ -163,7 +163,7 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
         return decision
     finished = updated.job_state is not None and updated.job_state.finished
     untouched = not finished and seen.untouched
-    if untouched and _called_for(updated) < _call_again_after(updated):
+    if untouched and _calling_span(updated) < _call_again_after(updated):
         return decision  # TerminateJob is repeated first
     escalation_level = escalation.next_level(updated, seen.observed_at, policy.escalation)
     if escalation_level is None:

@@ -113,7 +113,7 @@ def last_progress_at(
 def stalled_for_s(termination: Termination, seen_at: datetime) -> float:
     """Return the seconds without progress, TerminateJob or finished round before a read."""
     known = (
-        termination.last_sent_at,
+        termination.last_called_at,
         termination.last_progress_at,
         termination.escalation_finished_at,
     )
@@ -182,7 +182,7 @@ def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
     return max(patience_s, MOVED_SHARE * (termination.last_progress_at - began_at).total_seconds())
 
 
-def presses(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> bool:
+def is_urgent(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> bool:
     """Return whether there is a next level that the deadline leaves no time to postpone."""
     must_begin = _must_begin(_level(termination), termination, seen_at, policy)
     return must_begin and next_level(termination, seen_at, policy) is not None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.decisions import confirmation
+from orchestrator.domain.decisions import unconfirmed_ends
 from orchestrator.domain.decisions.settling import (
     on_record_deleted,
     on_submission_unread,
@@ -47,7 +47,7 @@ def on_read_failed(
     late = overdue(termination, now) or _unread_too_long(termination, now)
     # CLOCK_SKEW concerns the clock of the signature, not the job: it must not end a termination.
     if late and error.kind is not CloudErrorKind.CLOCK_SKEW:
-        updated = confirmation.unreadable(updated, error.kind, now)
+        updated = unconfirmed_ends.unreadable(updated, error.kind, now)
         known = updated.unconfirmed
         if known is not None and known.confirms(Verdict.UNREADABLE, now):
             return given_up(updated, now, why=str(error))
@@ -78,7 +78,7 @@ def _on_denied(
 
 def on_missing(termination: Termination, source: str, now: datetime, policy: Policy) -> Decision:
     """Decide on an answer of the action ``source`` that there is no such job, or without it."""
-    updated = confirmation.missing(
+    updated = unconfirmed_ends.missing(
         termination, source, now, appears_within_s=policy.appears_within_s
     )
     known = updated.unconfirmed
@@ -96,9 +96,9 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
         return on_record_deleted(updated, now, policy)
     why = f"not found by {' and '.join(known.sources)} since {known.since:%H:%M:%SZ}"
     if termination.observed_at is not None:
-        updated = replace(updated, problem=confirmation.record_deleted(updated))
+        updated = replace(updated, problem=unconfirmed_ends.record_deleted(updated))
     elif updated.problem is None:
-        updated = replace(updated, problem=confirmation.NEVER_FOUND)
+        updated = replace(updated, problem=unconfirmed_ends.NEVER_FOUND)
     return apply_event(updated, Event.SEEN_MISSING, now, why=why)
 
 
@@ -109,7 +109,7 @@ def on_forbidden(
 
     A new permission takes seconds to spread, and one can be granted later.
     """
-    updated = confirmation.with_answer(
+    updated = unconfirmed_ends.with_answer(
         termination, Verdict.FORBIDDEN, source, now, window_s=policy.permitted_within_s
     )
     assert updated.unconfirmed is not None
@@ -122,12 +122,12 @@ def _on_submission_refused(
     termination: Termination, now: datetime, policy: Policy, *, refused: bool
 ) -> Decision:
     """Use the counters alone once it is confirmed that DescribeJobSubmitInfo may not be called."""
-    updated = confirmation.with_answer(
+    updated = unconfirmed_ends.with_answer(
         termination,
         Verdict.FORBIDDEN,
         "DescribeJobSubmitInfo",
         now,
-        window_s=confirmation.UNREADABLE_S,
+        window_s=unconfirmed_ends.UNREADABLE_S,
     )
     known = updated.unconfirmed
     if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):

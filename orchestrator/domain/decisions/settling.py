@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 COMPARED_WITHIN_S: Final = 60.0
-"""Longest time after its settle window that a job waits for the comparison with its submission."""
+"""How long after the settle window a job may wait for the comparison with its submission."""
 
 
 def on_job_settling(
@@ -67,7 +67,7 @@ def _on_denied(
     *,
     why: str,
 ) -> Decision:
-    """Return the job to draining because a read contradicts what was proven."""
+    """Return the job to draining, or give up after its deadline: a read contradicts the proof."""
     unproven = replace(updated, evidence=evidence.JOB_FINISHED)
     if termination.give_up_at is not None and now >= termination.give_up_at:
         # Without this, a job alternating between stopped and doubtful would never end.
@@ -113,7 +113,7 @@ def on_still_stopped(termination: Termination, now: datetime, policy: Policy) ->
     counted_at = updated.instances_observed_at
     proven_at = settle_until - timedelta(seconds=updated.settle_s)
     # However short the window is, a second count of all instances known by now is required.
-    counted = counted_at is not None and proven_at < counted_at >= settle_until
+    counted = counted_at is not None and proven_at < counted_at and counted_at >= settle_until
     counted = counted and _counts_all(updated)
     confirmed = machines.read_since(settle_until) or not machines.readable
     if counted and ((confirmed and not machines.remaining) or late):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.decisions import confirmation, escalation, evidence
+from orchestrator.domain.decisions import escalation, evidence, unconfirmed_ends
 from orchestrator.domain.decisions.instance_counts import contradiction
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State, next_state
@@ -53,8 +53,8 @@ class Policy:
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
-    appears_within_s: float = confirmation.APPEARS_WITHIN_S
-    permitted_within_s: float = confirmation.FORBIDDEN_S
+    appears_within_s: float = unconfirmed_ends.APPEARS_WITHIN_S
+    permitted_within_s: float = unconfirmed_ends.FORBIDDEN_S
     compares: bool = False
 
 
@@ -125,7 +125,7 @@ def with_observation(termination: Termination, seen: JobSeen) -> Termination:
         instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
         tasks=seen.tasks or termination.tasks,
         last_progress_at=escalation.last_progress_at(termination, seen.instances, seen.observed_at),
-        unconfirmed=confirmation.after_read(termination),
+        unconfirmed=unconfirmed_ends.after_read(termination),
     )
 
 

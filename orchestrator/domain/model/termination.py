@@ -152,7 +152,7 @@ class Termination:
     history: DrainHistory | None = None
     """History of the drain, from the first count of the instances on."""
     forecast: Forecast | None = None
-    """Forecast at the last count; ``decisions.forecast_updates.current`` projects it to now."""
+    """Forecast at the last count; ``progress.termination_forecast.current`` projects it to now."""
 
     last_progress_at: datetime | None = None
     """Time of the last count that showed another number of live instances than the one before."""
@@ -184,7 +184,7 @@ class Termination:
     decisions."""
 
     @property
-    def last_sent_at(self) -> datetime | None:
+    def last_called_at(self) -> datetime | None:
         """Time at which TerminateJob was last acknowledged, or first sent in a later run."""
         times = (self.acknowledged_at, self.first_sent_at)
         return max((at for at in times if at is not None), default=None)

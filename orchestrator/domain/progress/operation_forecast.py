@@ -32,7 +32,7 @@ class Progress:
     since the acknowledgement. ``ending``: the forecasts of the other draining jobs; the 32 with the
     latest p90 are enough.
     ``unknown``: jobs with an unknown end: held, late, or not read (the rule is in
-    ``decisions.forecast_updates``). ``stalled``: jobs whose own forecast is stalled; they are
+    ``progress.termination_forecast``). ``stalled``: jobs whose own forecast is stalled; they are
     not in ``draining``. ``last_progress_at``: the last progress of any of them.
     ``stopped_in_window``: jobs observed as stopped in the last ``window_s`` seconds.
     ``settle_until``: the end of the last settle window that runs. ``settle_s``: the longest settle

@@ -42,13 +42,13 @@ class Dispatcher:
         self._calls = BackgroundTasks(f"a TerminateJob call of {partition.name}")
         self._under_way: set[str] = set()
         self._may_have_orphans = True
-        """True if there may be open attempts whose result nothing will write."""
+        """True if there may be open attempts whose result will never be written."""
         self._taken_up = partition.taken_up
         """Value of ``partition.taken_up`` when open attempts were last searched for."""
         self.wake = partition.wakeups.calls
 
     async def step(self) -> float:
-        """Start one TerminateJob request if one is due; return the seconds until the next is."""
+        """Start one TerminateJob request if one is due; return the seconds until the next one."""
         partition = self._partition
         if self._may_have_orphans or self._taken_up != partition.taken_up:
             await self._recover()

@@ -44,7 +44,7 @@ PROOFS = PollFilter(
 LAST_COUNTS = PollFilter(PollKind.SINGLE, (State.SETTLING,))
 """Jobs proven as stopped, to be counted once more at the end of their settle window."""
 LAST_COUNT_WAITS_S = 60.0
-"""Time by which such a count may wait longer for quota than a proof."""
+"""How much longer than a proof such a count may wait for quota."""
 FIRST_READS = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=True)
 """Jobs that a batch poll has shown to exist."""
 UNLISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
@@ -52,7 +52,7 @@ UNLISTED = PollFilter(PollKind.SINGLE, PENDING_STATES, seen=False)
 UNLISTED_IN_TURN = replace(UNLISTED, in_turn=True)
 SUBMISSIONS = PollFilter(PollKind.SUBMIT_INFO)
 """Jobs that read as finished before any TerminateJob call, to compare with their definition."""
-LONG_UNCOUNTED = PollFilter(PollKind.BATCH, (State.DRAINING,))
+TO_COUNT = PollFilter(PollKind.BATCH, (State.DRAINING,))
 """Draining jobs, watched or not: a job that ignores its termination must be noticed."""
 PLANNED = (PROOFS, LAST_COUNTS, FIRST_READS, UNLISTED, SUBMISSIONS)
 
@@ -63,15 +63,15 @@ class JobProber:
     def __init__(self, partition: Partition) -> None:
         self.name = f"job prober of {partition.name}"
         self._partition = partition
-        self._by_job = partition.limiters["DescribeJob"]
-        self._by_task = partition.limiters["DescribeTask"]
-        self._by_submission = partition.limiters["DescribeJobSubmitInfo"]
+        self._job_limiter = partition.limiters["DescribeJob"]
+        self._task_limiter = partition.limiters["DescribeTask"]
+        self._submission_limiter = partition.limiters["DescribeJobSubmitInfo"]
         self.wake = partition.wakeups.single_polls
         self._calls = BackgroundTasks(f"a poll of one job of {partition.name}")
         self._under_way: set[str] = set()
-        self._turns = [PROOFS, FIRST_READS, UNLISTED, SUBMISSIONS, LONG_UNCOUNTED]
+        self._kinds = [PROOFS, FIRST_READS, UNLISTED, SUBMISSIONS, TO_COUNT]
         """Order of the kinds of jobs. They take turns: many of one kind do not delay another."""
-        self._read_at: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         """Start of the last poll (monotonic), by termination id; kept for COUNT_ALL_EVERY_S."""
         self._count_all_at = 0.0
         self._resume_at = 0.0
@@ -89,18 +89,18 @@ class JobProber:
         rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
         rows_of[PROOFS] = sorted(rows_of[PROOFS] + rows_of.pop(LAST_COUNTS), key=_wanted_at)
         next_s, blocked_s, proofs_wait = math.inf, list[float](), False
-        rows_of[LONG_UNCOUNTED] = []
+        rows_of[TO_COUNT] = []
         overdue = self._partition.counts.due(now, READS_PER_STEP)
         if overdue or self._partition.clock.monotonic() >= self._count_all_at:
-            if self._by_job.wait_s() > 0:
-                blocked_s.append(self._by_job.wait_s())
+            if self._job_limiter.wait_s() > 0:
+                blocked_s.append(self._job_limiter.wait_s())
             else:
-                rows_of[LONG_UNCOUNTED] = await self._to_count(overdue)
-        found = [(kind, rows_of[kind]) for kind in self._turns]
+                rows_of[TO_COUNT] = await self._to_count(overdue)
+        found = [(kind, rows_of[kind]) for kind in self._kinds]
         for kind, row in _by_turns(found):
             if row.id in under_way or row.id in self._under_way:
                 continue
-            due_s = 0.0 if kind is LONG_UNCOUNTED else _seconds_until(row.next_poll_at, now)
+            due_s = 0.0 if kind is TO_COUNT else _seconds_until(row.next_poll_at, now)
             limiter = min(self._limiters_for(row), key=lambda limiter: limiter.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
@@ -109,8 +109,8 @@ class JobProber:
                 proofs_wait = proofs_wait or (kind is PROOFS and row.state is not State.SETTLING)
             else:
                 self._start(row, limiter)
-                self._turns.remove(kind)
-                self._turns.append(kind)
+                self._kinds.remove(kind)
+                self._kinds.append(kind)
         self._set_proofs_wait(proofs_wait=proofs_wait)
         counts_s = self._partition.counts.wait_s(now)
         if blocked_s:
@@ -141,10 +141,10 @@ class JobProber:
     ) -> list[Termination]:
         """Return jobs neither counted nor polled for ``every_s``: some responses lack counters."""
         partition, now = self._partition, self._partition.clock.monotonic()
-        for id_, at in list(self._read_at.items()):
+        for id_, at in list(self._started_at.items()):
             if at <= now - COUNT_ALL_EVERY_S:
-                del self._read_at[id_]
-        recent = {id_ for id_, at in self._read_at.items() if at > now - every_s}
+                del self._started_at[id_]
+        recent = {id_ for id_, at in self._started_at.items() if at > now - every_s}
         recent |= self._under_way
         before = partition.clock.now() - timedelta(seconds=every_s)
         rows = await partition.store.with_stale_counters(before, operation_ids, limit + len(recent))
@@ -152,7 +152,7 @@ class JobProber:
 
     def _start(self, termination: Termination, limiter: RateLimiter) -> None:
         self._under_way.add(termination.id)
-        self._read_at[termination.id] = self._partition.clock.monotonic()
+        self._started_at[termination.id] = self._partition.clock.monotonic()
         self._partition.counts.started(termination, self._partition.clock.now())
         self._calls.start(partial(self._poll, termination, limiter, limiter.take()))
 
@@ -171,10 +171,10 @@ class JobProber:
         watched = partition.watched.operations()
         if not watched:
             return math.inf
-        if self._by_job.wait_s() > 0:
-            return self._by_job.wait_s()
+        if self._job_limiter.wait_s() > 0:
+            return self._job_limiter.wait_s()
         for row in await self._with_stale_counters(watched, COUNT_EVERY_S, 1):
-            self._start(row, self._by_job)
+            self._start(row, self._job_limiter)
             return 0.0
         return COUNT_EVERY_S / 4
 
@@ -184,13 +184,13 @@ class JobProber:
 
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
         if termination.poll_kind is PollKind.SUBMIT_INFO:
-            return [self._by_submission]
+            return [self._submission_limiter]
         finished = termination.job_state is not None and termination.job_state.finished
         followed = termination.state in (State.DRAINING, State.SETTLING)
         if followed and finished and _only_task(termination) is not None:
             forbidden = self._partition.forbids("DescribeJob")
-            return [self._by_task] if forbidden else [self._by_job, self._by_task]
-        return [self._by_job]
+            return [self._task_limiter] if forbidden else [self._job_limiter, self._task_limiter]
+        return [self._job_limiter]
 
     async def _poll(self, termination: Termination, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
@@ -205,7 +205,7 @@ class JobProber:
             failure = seen.error if isinstance(seen, ReadFailed) else None
             if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
                 # Nothing was read, so the job may be polled again at once.
-                self._read_at.pop(termination.id, None)
+                self._started_at.pop(termination.id, None)
             await partition.record_result(failure, limiter)
         except StoreUnavailable:
             # Pause polling while nothing can be written: results could not be stored.
@@ -217,9 +217,9 @@ class JobProber:
 
     async def _read(self, termination: Termination, limiter: RateLimiter) -> JobSeen | JobSubmitted:
         cloud = self._partition.cloud
-        if limiter is self._by_task:
+        if limiter is self._task_limiter:
             return await self._describe_task(termination)
-        if limiter is self._by_submission:
+        if limiter is self._submission_limiter:
             return await cloud.describe_job_submit_info(
                 region=termination.region, job_id=termination.job_id
             )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.shared_clock import SharedClock
 
 LEAVE_S = 0.5
-"""Time for a step, and for giving a partition back, at a stop; what is not given back expires."""
+"""Time for a step, and for releasing a partition, at a stop; leases not released then expire."""
 BRIEF_MAX = 200
 """Length in characters to which an error is cut for ``/readyz``."""
 
@@ -76,7 +76,7 @@ class LeaseManager:
         """Greatest error of that time."""
         self._stop_requested = asyncio.Event()
         self._failing: dict[str, Exception] = {}
-        self._ending: set[str] = set()
+        self._winding_down: set[str] = set()
         """Lost partitions whose calls may still be in flight."""
 
     def require_driving(self) -> None:
@@ -148,7 +148,7 @@ class LeaseManager:
                 partition.runner.stop()
         free = {
             name: snapshot.epochs[name]
-            for name in mine - self.running.keys() - self._ending
+            for name in mine - self.running.keys() - self._winding_down
             if snapshot.holders[name] in (None, self._replica)
         }
         if free:
@@ -206,7 +206,10 @@ class LeaseManager:
                 self._joined = True
                 return snapshot
             if self._joined:
-                log.error("leases of replica %s expired; rejoining with a new id", self._replica)
+                log.error(
+                    "leases of replica %s expired (not renewed in time); rejoining with a new id",
+                    self._replica,
+                )
             for name in list(self.running):
                 self._lose(name)
         self._replica, self._joined, self._follows_clock = self._new_id(), False, False
@@ -225,7 +228,9 @@ class LeaseManager:
                     partition.runner.wake()
             else:
                 if not partition.runner.stopping:
-                    log.error("another replica has taken partition %s", name)
+                    log.error(
+                        "partition %s is no longer held under epoch %d: its loops stop", name, epoch
+                    )
                 self._lose(name)
 
     def _lose(self, name: str) -> None:
@@ -233,7 +238,7 @@ class LeaseManager:
         partition.lease.lose()
         partition.runner.stop()
         # Its calls in flight count against its quotas, so it is not taken again before they end.
-        self._ending.add(name)
+        self._winding_down.add(name)
 
     def _start_partition(self, fence: FencingToken, *, until: float) -> None:
         lease = Lease(fence, until)
@@ -248,7 +253,7 @@ class LeaseManager:
         fence = partition.lease.fence
         await partition.runner.run()
         if self.running.get(fence.partition) is not partition:
-            self._ending.discard(fence.partition)
+            self._winding_down.discard(fence.partition)
             self.wake.set()
             return
         with suppress(StoreUnavailable, TimeoutError):
@@ -257,7 +262,7 @@ class LeaseManager:
                 log.info("released partition %s", fence.partition)
         partition.lease.lose()
         # A step may have found the partition lost in the meantime.
-        self._ending.discard(fence.partition)
+        self._winding_down.discard(fence.partition)
         if self.running.get(fence.partition) is partition:
             del self.running[fence.partition]
         self.wake.set()

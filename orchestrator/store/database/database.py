@@ -44,7 +44,7 @@ CONTENDED_BASE_S, CONTENDED_PAUSE_MAX_S = 0.02, 0.5
 READ_WAIT_S = 3.0
 """Longest wait of a read for a connection."""
 CALM_S = 1.0
-"""Time without failures after which an outage has ended: some connections may still fail."""
+"""An outage ends after this long without a failure: some connections may still fail."""
 LISTEN_AGAIN_S = 5.0
 CLOSE_S = 2.0
 """Time that queued writes have when the database is closed."""

@@ -121,11 +121,11 @@ async def _find_by_key(transaction: Transaction, new: NewOperation) -> str | Non
 async def _lock_live(
     transaction: Transaction, new: NewOperation, job_ids: Sequence[str]
 ) -> list[Row[Any]]:
-    """Lock the live terminations of these jobs, so that none ends; return turns.JOINED of each."""
+    """Lock the live terminations of these jobs, so that none ends; return their turns."""
     live = list[Row[Any]]()
     for batch in chunks(job_ids):
         found = await transaction.execute(
-            select(*turns.JOINED)
+            select(*turns.COLUMNS_FOR_JOIN)
             .where(
                 terminations.c.account == new.account,
                 terminations.c.region == new.region,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, select, update
 
 from orchestrator.domain.model.attempt import TERMINATE_INSTANCES, TERMINATE_TASK_INSTANCE
 from orchestrator.domain.model.lifecycle import Event, State
+from orchestrator.domain.model.operation import Outcome
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.schema import operation_terminations, operations
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from orchestrator.domain.decisions.transitions import Decision
-    from orchestrator.domain.model.operation import NewOperation, Outcome
+    from orchestrator.domain.model.operation import NewOperation
     from orchestrator.domain.model.termination import Revival, Termination
     from orchestrator.store.database.transaction import Transaction
 
@@ -74,9 +76,12 @@ def moved(transaction: Transaction, decision: Decision) -> None:
     after = decision.after
     match decision.event:
         case Event.ESCALATED:
-            _log_about(transaction, after, "is escalated: %s: %s", decision.why, _escalation(after))
+            line, facts = "is escalated: %s: %s", (decision.why, _escalation(after))
+            manual = after.escalation_level is EscalationLevel.MANUAL
+            _log_about(transaction, after, line, *facts, level=WARNING if manual else INFO)
         case Event.SEEN_LIVE_AGAIN:
-            _log_about(transaction, after, "is not stopped after all: %s", decision.why)
+            line = "is not stopped after all: %s"
+            _log_about(transaction, after, line, decision.why, level=WARNING)
 
 
 def revived(transaction: Transaction, termination: Termination, revival: Revival) -> None:
@@ -91,6 +96,7 @@ def revived(transaction: Transaction, termination: Termination, revival: Revival
         "was revived after it had stopped, and is %s: %s",
         revival.job_state,
         next_step,
+        level=WARNING,
     )
 
 
@@ -111,6 +117,7 @@ def finished(
         "" if took_s is None else f" after {took_s:.1f} s",
         _jobs(sum(jobs_by_state.values())),
         ", ".join(f"{state} {jobs_by_state[state]}" for state in State if state in jobs_by_state),
+        level=INFO if outcome is Outcome.VERIFIED else WARNING,
     )
 
 
@@ -129,15 +136,16 @@ def _escalation(after: Termination) -> str:
 
 
 def _log_about(
-    transaction: Transaction, termination: Termination, line: str, *args: object
+    transaction: Transaction, termination: Termination, line: str, *args: object, level: int
 ) -> None:
     _log(
         transaction,
         f"%s (%s, account %r in %s) {line}",
         *(termination.job_id, termination.id, termination.account, termination.region),
         *args,
+        level=level,
     )
 
 
-def _log(transaction: Transaction, line: str, *args: object) -> None:
-    transaction.after_commit(partial(log.info, line, *args))
+def _log(transaction: Transaction, line: str, *args: object, level: int = INFO) -> None:
+    transaction.after_commit(partial(log.log, level, line, *args))

@@ -155,7 +155,7 @@ async def called(transaction: Transaction, before: Termination, after: Terminati
 
 # A corrupt SQLite row may have a text as its turn, which counts as 0. Times are not decoded here.
 _TURN = cast(_T.turn, BigInteger)
-JOINED = (
+COLUMNS_FOR_JOIN = (
     _T.id,
     _T.job_id,
     _T.job_state,
@@ -197,7 +197,7 @@ async def join(
 ) -> None:
     """Give jobs that are being terminated already this operation's turns where these are earlier.
 
-    ``live``: the JOINED columns of their terminations.
+    ``live``: the COLUMNS_FOR_JOIN columns of their terminations.
     """
     last = current = await _current_turn(transaction, new.partition)
     end = current + len(new.job_ids)

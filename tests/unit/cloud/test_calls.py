@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import host_for
 from orchestrator.cloud.refreshing import RefreshingProvider
@@ -248,7 +248,7 @@ class Keyring:
 
 KEY_IN_DOUBT = [
     code
-    for code, meaning in catalogue.MEANINGS.items()
+    for code, meaning in error_codes.MEANINGS.items()
     if meaning.kind in {Kind.CREDENTIAL, Kind.UNAUTHORIZED} and not code.startswith("Client.")
 ]
 """Codes of errors that another key may end."""
@@ -256,7 +256,7 @@ KEY_IN_DOUBT = [
 
 def test_every_failure_of_authentication_is_one_of_the_key() -> None:
     """Every AuthFailure except a clock difference puts the key in doubt."""
-    assert {code for code in catalogue.MEANINGS if code.startswith("AuthFailure")} - {
+    assert {code for code in error_codes.MEANINGS if code.startswith("AuthFailure")} - {
         "AuthFailure.SignatureExpire"
     } <= set(KEY_IN_DOUBT)
 
@@ -307,7 +307,7 @@ async def test_nothing_is_sent_without_a_credential() -> None:
     """The request fails with the error of the credential provider."""
 
     async def stopped() -> Credential:
-        raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "stopped")
+        raise error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, "stopped")
 
     clock = ManualClock()
     server = Server(lambda _: said())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential
 from orchestrator.domain.errors import CloudError, CloudErrorKind
@@ -31,7 +31,7 @@ class Source:
         self.loads += 1
         await self.open.wait()
         if self.failing:
-            raise catalogue.error(catalogue.CREDENTIAL_UNAVAILABLE, "the source is unavailable")
+            raise error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, "the source is unavailable")
         expires_at = None
         if self.life_s is not None:
             expires_at = self.clock.now() + timedelta(seconds=self.life_s)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
@@ -167,13 +167,13 @@ class Network:
             await self.before_arrival(action)
         for (spoilt, id_), code in self._spoilt.items():
             if spoilt == action and id_.encode() in body:
-                raise catalogue.error(code, f"asked for {id_}")
+                raise error_codes.error(code, f"asked for {id_}")
         reply = self.simulator.handle(Request("POST", "/", list(headers.items()), body))
         self._arrived[action].release()
         if action in self._held:
             await self._held.pop(action).wait()
         if reply.delivery is Delivery.CUT:
-            raise catalogue.error(catalogue.DISCONNECTED, "the connection was cut")
+            raise error_codes.error(error_codes.DISCONNECTED, "the connection was cut")
         return HttpAnswer(status=reply.status, headers={}, body=reply.body)
 
 

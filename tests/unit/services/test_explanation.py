@@ -468,7 +468,7 @@ def test_a_look_behind_others_has_no_time(state: State) -> None:
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S - 1), "settle_until": later(30)}
     late |= {"problem": THROTTLED, "in_doubt": True}
     found = explained(state, **late)
-    due = f"{usual.waiting_for}; the poll is overdue since 2026-01-01T11:59:54Z"
+    due = f"{usual.waiting_for}; the poll has been overdue since 2026-01-01T11:59:54Z"
     known = "other polls come first, or its database row is locked (see the log)"
     assert found.waiting_for == f"{due}: {known}"
     assert (found.next_action, found.next_action_at) == (usual.next_action, None)

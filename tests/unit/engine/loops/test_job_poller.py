@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.cloud import catalogue
-from orchestrator.domain.decisions.confirmation import (
+from orchestrator.cloud import error_codes
+from orchestrator.domain.decisions.unconfirmed_ends import (
     APPEARS_WITHIN_S,
     FORBIDDEN_S,
     SEEN_JOB_MISSING_S,
@@ -544,9 +544,9 @@ async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> N
 FAILURES = [
     ("InternalError", True),
     ("ResourceNotFound.Job", True),
-    (catalogue.BAD_ANSWER, True),
-    (catalogue.TIMEOUT, True),
-    (catalogue.CONNECT_FAILED, False),
+    (error_codes.BAD_ANSWER, True),
+    (error_codes.TIMEOUT, True),
+    (error_codes.CONNECT_FAILED, False),
     ("RequestLimitExceeded", False),
     ("AuthFailure.SignatureExpire", False),
     ("AuthFailure.SignatureFailure", False),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.decisions.confirmation import APPEARS_WITHIN_S
+from orchestrator.domain.decisions.unconfirmed_ends import APPEARS_WITHIN_S
 from orchestrator.domain.model.batch_job import (
     InstanceCounters,
     JobSeen,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.domain.decisions.capture_coverage import missed
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineStatus
@@ -333,7 +333,7 @@ async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
     async def refusing_the_first(url: str, *, body: bytes, **more: Any) -> HttpAnswer:
         asked.append(len(json.loads(body)["InstanceIds"]))
         if len(asked) == 1:
-            raise catalogue.error("InvalidInstanceId.NotFound", "one of them")
+            raise error_codes.error("InvalidInstanceId.NotFound", "one of them")
         return await post(url, body=body, **more)
 
     monkeypatch.setattr(world.network, "post", refusing_the_first)
@@ -348,7 +348,7 @@ async def machine_id(world: World, job_id: str, index: int) -> str:
     return found.machine_id
 
 
-@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", catalogue.BAD_ANSWER])
+@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 4, 9])
 async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked_up(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
@@ -420,7 +420,7 @@ async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
     world.clock.advance(1)
     caplog.clear()
     id_ = await machine_id(world, JOB, 0)
-    for code in ("InternalError", catalogue.CONNECT_FAILED):
+    for code in ("InternalError", error_codes.CONNECT_FAILED):
         world.network.spoil(DESCRIBE_INSTANCES, id_, code)
         for _ in range(3):
             world.clock.advance(await world.machine_poller.step())
@@ -434,6 +434,6 @@ async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
     fails = f"{name}: DescribeInstances fails and is tried again: "
     assert [message for message in caplog.messages if message.startswith(name)] == [
         f"{fails}InternalError: asked for {id_}",
-        f"{fails}{catalogue.CONNECT_FAILED}: asked for {id_}",
+        f"{fails}{error_codes.CONNECT_FAILED}: asked for {id_}",
         f"{name} works again",
     ]

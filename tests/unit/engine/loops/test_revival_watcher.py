@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
@@ -441,7 +441,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
 
     async def away(action: str) -> None:
         asked.append(action)
-        raise catalogue.error(catalogue.CONNECT_FAILED, "nobody answers")
+        raise error_codes.error(error_codes.CONNECT_FAILED, "nobody answers")
 
     for failures in (9, 1):
         world.network.before_arrival = away
@@ -484,7 +484,7 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
     assert await revivals(world, bad) == []
 
 
-@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", catalogue.BAD_ANSWER])
+@pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 20, 39])
 async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str

@@ -403,7 +403,12 @@ async def test_back_after_its_lease_it_begins_anew(
     assert all(map(is_stopped, old)), "even where it cannot join again"
     assert await first.step() == 0.0
     await first.settled()
-    assert own_logs(caplog) == [("ERROR", "leases of replica a.1 expired; rejoining with a new id")]
+    assert own_logs(caplog) == [
+        (
+            "ERROR",
+            "leases of replica a.1 expired (not renewed in time); rejoining with a new id",
+        )
+    ]
     for loops in old:
         assert not loops.partition.lease.holds(float("-inf"))
         with pytest.raises(LeaseLost):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tencentcloud.batch.v20170312 import errorcodes
 
-from orchestrator.cloud import catalogue
+from orchestrator.cloud import error_codes
 from orchestrator.domain.errors import CloudErrorKind as Kind
 
 VENDOR_CODES = {value for name, value in vars(errorcodes).items() if name.isupper()}
@@ -108,24 +108,24 @@ def test_codes_of_our_actions_are_the_vendors_and_stand_in_the_catalogue(action)
     codes = set(CODES_OF_ACTIONS[action].split())
 
     assert codes <= VENDOR_CODES
-    assert codes <= catalogue.MEANINGS.keys()
+    assert codes <= error_codes.MEANINGS.keys()
 
 
 @pytest.mark.parametrize("action", CODES_OF_CVM)
 def test_codes_of_calls_for_machines_stand_in_the_catalogue(action) -> None:
     """CVM codes are in the catalogue themselves: CVM's families are wider than those of Batch."""
-    assert set(CODES_OF_CVM[action].split()) <= catalogue.MEANINGS.keys()
+    assert set(CODES_OF_CVM[action].split()) <= error_codes.MEANINGS.keys()
 
 
 @pytest.mark.parametrize("code", COMMON_CODES)
 def test_common_codes_stand_in_the_catalogue(code) -> None:
     """The common codes are in the catalogue themselves, too."""
-    assert code in catalogue.MEANINGS
+    assert code in error_codes.MEANINGS
 
 
 def test_each_code_is_classified_once() -> None:
     """A code in two groups would silently get the meaning of the last one."""
-    listed = [code for _, _, codes in catalogue.ERROR_GROUPS for code in codes]
+    listed = [code for _, _, codes in error_codes.ERROR_GROUPS for code in codes]
 
     assert len(listed) == len(set(listed))
 
@@ -135,9 +135,9 @@ def test_nothing_in_the_catalogue_is_made_up() -> None:
     of_cvm = {code for codes in CODES_OF_CVM.values() for code in codes.split()}
     documented = VENDOR_CODES | of_cvm | set(COMMON_CODES)
     families = {code.partition(".")[0] for code in documented}
-    own = {code for code in catalogue.MEANINGS if code.startswith("Client.")}
+    own = {code for code in error_codes.MEANINGS if code.startswith("Client.")}
 
-    assert catalogue.MEANINGS.keys() <= documented | families | own
+    assert error_codes.MEANINGS.keys() <= documented | families | own
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_nothing_in_the_catalogue_is_made_up() -> None:
 )
 def test_kind_of_a_code(code, kind) -> None:
     """The kinds on which the decisions about a termination depend."""
-    meaning = catalogue.meaning_of(code)
+    meaning = error_codes.meaning_of(code)
 
     assert (meaning.kind, meaning.known) == (kind, True)
 
@@ -201,14 +201,14 @@ def test_kind_of_a_code(code, kind) -> None:
 )
 def test_new_member_of_a_family_means_what_the_longest_known_prefix_means(code, kind) -> None:
     """The vendor may add codes to a family without notice."""
-    assert code not in catalogue.MEANINGS
-    assert catalogue.meaning_of(code).kind is kind
+    assert code not in error_codes.MEANINGS
+    assert error_codes.meaning_of(code).kind is kind
 
 
 @pytest.mark.parametrize("code", ["", ".", "Brandnew", "Brandnew.Internal", "InternalErrors"])
 def test_unknown_code_is_not_known_and_proves_nothing(code) -> None:
     """A request with an unknown error code may have been executed."""
-    meaning = catalogue.meaning_of(code)
+    meaning = error_codes.meaning_of(code)
 
     assert (meaning.kind, meaning.known) == (Kind.OUTCOME_UNKNOWN, False)
 
@@ -232,12 +232,12 @@ def test_unknown_code_is_not_known_and_proves_nothing(code) -> None:
 )
 def test_ceiling_is_read_out_of_the_message_where_it_is_there(message, ceiling) -> None:
     """The rate limiter uses the limit; nothing depends on it, because the text may change."""
-    assert catalogue.error("RequestLimitExceeded", message).quota_ceiling == ceiling
+    assert error_codes.error("RequestLimitExceeded", message).quota_ceiling == ceiling
 
 
 def test_ceiling_of_another_dimension_is_not_taken_for_the_actions() -> None:
     """A limit of the root account is not a limit of one action."""
-    error = catalogue.error(
+    error = error_codes.error(
         "RequestLimitExceeded.UinLimitExceeded", "exceeds the frequency limit `100`"
     )
 
@@ -246,12 +246,12 @@ def test_ceiling_of_another_dimension_is_not_taken_for_the_actions() -> None:
 
 def test_error_keeps_code_request_id_and_advice() -> None:
     """The error has what a support ticket needs, and advice."""
-    error = catalogue.error("ResourceNotFound.Job", "no such job", request_id="r-1")
+    error = error_codes.error("ResourceNotFound.Job", "no such job", request_id="r-1")
 
     assert (error.code, error.message, error.request_id) == (
         "ResourceNotFound.Job",
         "no such job",
         "r-1",
     )
-    assert error.advice == catalogue.MEANINGS["ResourceNotFound.Job"].advice
-    assert catalogue.error("InternalError", "", advice="call us").advice == "call us"
+    assert error.advice == error_codes.MEANINGS["ResourceNotFound.Job"].advice
+    assert error_codes.error("InternalError", "", advice="call us").advice == "call us"
