@@ -469,10 +469,10 @@ async def test_a_user_who_is_not_let_in_and_one_who_may_not_create_tables(
         problem = await refusal(changed(theirs, password=f"not {PASSWORD}"), caplog)
         assert problem.endswith(
             'password authentication failed for user "someone"; '
-            "see the user and the password of the URL"
+            "check the user and the password in the URL"
         )
         problem = await refusal(changed(url, username="nobody", password=PASSWORD), caplog)
-        assert problem.endswith("and what the server's pg_hba.conf lets in")
+        assert problem.endswith("check the user in the URL, and the server's pg_hba.conf")
 
 
 async def test_a_server_that_takes_no_writes_is_told_as_such(

@@ -19,6 +19,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted, Withdrawn
 from orchestrator.domain.model.termination import EscalationLevel
+from orchestrator.store.terminations import milestones
 from tests.contract.store.test_store import operation, submit
 from tests.known import know
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, read, swept
@@ -36,15 +37,16 @@ HERE = "account 'main' in ap-guangzhou"
 
 
 class Log:
-    """The lines logged since the last call of ``lines``."""
+    """The lines logged since the last call of ``lines``, and their levels."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self._caplog = caplog
         caplog.set_level(logging.INFO, "orchestrator.store")
+        self.levels: list[str] = []
 
-    def lines(self, level: int = logging.INFO) -> list[str]:
-        logged = self._caplog.records[:]
-        assert {record.levelno for record in logged} <= {level}
+    def lines(self) -> list[str]:
+        logged = [record for record in self._caplog.records if record.name == milestones.__name__]
+        self.levels = [record.levelname for record in logged]
         assert all(record.getMessage().isprintable() for record in logged)
         lines = [record.getMessage() for record in logged]
         self._caplog.clear()
@@ -162,8 +164,8 @@ async def test_stragglers_that_are_escalated_are_told(
     changes = [(before, replace(escalated, after=after))]
     await store.apply(changes, NOW)
     line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not go down: {step}"
-    manual = escalation_level is EscalationLevel.MANUAL
-    assert log.lines(logging.WARNING if manual else logging.INFO) == [line]
+    assert log.lines() == [line]
+    assert log.levels == ["WARNING" if escalation_level is EscalationLevel.MANUAL else "INFO"]
     await store.apply(changes, NOW)
     assert log.lines() == [], "it was written before"
 
@@ -181,9 +183,10 @@ async def test_a_job_that_runs_again_in_its_settle_window_is_told(
     assert log.lines() == []
     before = await found(records, 1, "job-1")
     await store.apply([(before, decide(before, swept(JobState.RUNNING), NOW, POLICY))], NOW)
-    assert log.lines(logging.WARNING) == [
+    assert log.lines() == [
         f"job-1 (trm_1_job-1, {HERE}) is not stopped after all: the job runs again"
     ]
+    assert log.levels == ["WARNING"]
 
 
 async def end(
@@ -217,6 +220,7 @@ async def test_an_operation_is_told_when_it_has_finished(
         f"operation op_2 {of} verified after 40.0 s, 1 job: already_finished 1",
         f"operation op_3 {of} verified, 1 job: already_finished 1",
     ]
+    assert log.levels == ["WARNING", "INFO", "INFO"]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +249,7 @@ async def test_a_job_that_came_back_is_told(
         [poll_kind], later(50), reterminate_max=reterminate_max, new_id=lambda prefix: f"{prefix}_9"
     )
     *accepted, line = log.lines()
+    assert log.levels == ["INFO"] * len(accepted) + ["WARNING"]
     assert line == (
         f"job-1 (trm_1_job-1, {HERE}) was revived after it had stopped, and is RUNNING: {step}"
     )

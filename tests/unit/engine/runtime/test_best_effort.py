@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.decisions import decide as deciding
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
+from orchestrator.engine import partition
 from orchestrator.engine.drain_statistics import DrainStatistics
 from orchestrator.engine.runtime.best_effort import BestEffort
 from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
@@ -24,8 +24,8 @@ def fails(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("where", "name", "message"),
     [
-        (deciding, "with_forecast", "a forecast of"),
-        (DrainStatistics, "durations", "calculating drain durations of"),
+        (partition, "with_forecast", "a forecast of"),
+        (DrainStatistics, "durations", "a forecast of"),
         (DrainStatistics, "on_decision", "recording drain durations of"),
     ],
 )
