@@ -185,7 +185,7 @@ async def list_operations(request: web.Request) -> web.Response:
     return _list(
         request,
         "operations",
-        [await _operation(context, record) for record in records],
+        [schemas.operation(each) for each in await context.inspection.operations(records)],
         page.next_token([record.seq for record in records]),
     )
 
@@ -242,8 +242,8 @@ async def _terminations(request: web.Request, operation_id: str | None) -> web.R
         request,
         "terminations",
         [
-            schemas.listed_termination(await context.inspection.listed_termination(record))
-            for record in records
+            schemas.listed_termination(each)
+            for each in await context.inspection.terminations(records)
         ],
         page.next_token([record.seq for record in records]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress import termination_forecast, verified_forecast
 from orchestrator.domain.progress.operation_forecast import forecast
@@ -12,13 +13,12 @@ from orchestrator.domain.progress.verified_forecast import Verification
 from orchestrator.services.explanation import UNEXPLAINED, ExplanationContext, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.forecasting.forecast import Forecast
-    from orchestrator.domain.model.termination import Termination
     from orchestrator.domain.pacing.quota import Rate
     from orchestrator.services.explanation import Explanation
     from orchestrator.services.ports import (
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         TerminationRecord,
         Unconfigured,
     )
+
+    Places = frozenset[tuple[str, str]]
+    """Accounts with a region of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +84,33 @@ class Inspection:
 
     async def operation(self, record: OperationRecord) -> InspectedOperation:
         """Add quota and forecast; there is no forecast while API calls of the partition fail."""
-        rate = self.rate(record.partition, record.allowed_per_s)
-        stopped, verified = None, Verification()
-        if record.finished_at is None and record.trouble is None and rate is not None:
-            with self.best_effort("the forecast of an operation"):
-                progress = await self.records.progress(record, rate.allowed_per_s)
-                now = self.now()
-                stopped = forecast(progress, now)
-                verified = verified_forecast.of_operation(progress, stopped, now)
-        return InspectedOperation(record=record, rate=rate, stopped=stopped, verified=verified)
+        (inspected,) = await self.operations([record])
+        return inspected
+
+    async def operations(self, records: Sequence[OperationRecord]) -> list[InspectedOperation]:
+        """Add quota and forecast to each.
+
+        Once the database cannot be read, the rest has no forecast: each read would wait for it.
+        """
+        inspected, readable = [], True
+        for record in records:
+            rate = self.rate(record.partition, record.allowed_per_s)
+            stopped, verified = None, Verification()
+            runs = record.finished_at is None and record.trouble is None
+            if readable and runs and rate is not None:
+                with self.best_effort("the forecast of an operation"):
+                    try:
+                        progress = await self.records.progress(record, rate.allowed_per_s)
+                    except StoreUnavailable:
+                        readable = False
+                        raise
+                    now = self.now()
+                    stopped = forecast(progress, now)
+                    verified = verified_forecast.of_operation(progress, stopped, now)
+            inspected.append(
+                InspectedOperation(record=record, rate=rate, stopped=stopped, verified=verified)
+            )
+        return inspected
 
     async def termination(self, record: TerminationRecord) -> InspectedTermination:
         """Add explanation and forecast; that of a queued job rests on past drains as well."""
@@ -97,29 +118,35 @@ class Inspection:
         if record.termination.state is State.QUEUED:
             with self.best_effort("reading the durations of past drains"):
                 past_durations = await self.records.past_durations(record.termination.partition)
-        return await self._inspect(record, past_durations)
+        places = await self._places_configured_nowhere([record])
+        return self._inspect(record, places, past_durations)
 
-    async def listed_termination(self, record: TerminationRecord) -> InspectedTermination:
-        """Add explanation and forecast without reading past drains, for one of many."""
-        return await self._inspect(record, None)
+    async def terminations(
+        self, records: Sequence[TerminationRecord]
+    ) -> list[InspectedTermination]:
+        """Add explanation and forecast to each, without reading past drains."""
+        places = await self._places_configured_nowhere(records)
+        return [self._inspect(record, places, None) for record in records]
 
-    async def _inspect(
-        self, record: TerminationRecord, past_durations: Durations | None
+    def _inspect(
+        self, record: TerminationRecord, places: Places | None, past_durations: Durations | None
     ) -> InspectedTermination:
         termination, now = record.termination, self.now()
         explanation, stopped, verified = UNEXPLAINED, None, Verification()
-        with self.best_effort("the explanation of a termination"):
-            rate = self.rate(termination.partition, record.allowed_per_s)
-            context = ExplanationContext(
-                now=now,
-                ahead=record.ahead,
-                rate=rate,
-                trouble=record.trouble,
-                capture_wait_s=self.capture_wait_s,
-                configured=rate is not None or not await self._configured_nowhere(termination),
-                elsewhere=self.elsewhere(termination.partition, record.holder),
-            )
-            explanation = explain(termination, context)
+        rate = self.rate(termination.partition, record.allowed_per_s)
+        if rate is not None or places is not None:
+            with self.best_effort("the explanation of a termination"):
+                place = termination.account, termination.region
+                context = ExplanationContext(
+                    now=now,
+                    ahead=record.ahead,
+                    rate=rate,
+                    trouble=record.trouble,
+                    capture_wait_s=self.capture_wait_s,
+                    configured=rate is not None or place not in (places or ()),
+                    elsewhere=self.elsewhere(termination.partition, record.holder),
+                )
+                explanation = explain(termination, context)
         with self.best_effort("the forecast of a termination"):
             if record.trouble is None:
                 stopped = termination_forecast.current(
@@ -130,8 +157,18 @@ class Inspection:
             record=record, now=now, explanation=explanation, stopped=stopped, verified=verified
         )
 
-    async def _configured_nowhere(self, termination: Termination) -> bool:
-        place = termination.account, termination.region
-        return any(
-            (each.account, each.region) == place for each in await self.unconfigured.waiting()
-        )
+    async def _places_configured_nowhere(
+        self, records: Sequence[TerminationRecord]
+    ) -> Places | None:
+        """Return where terminations wait that no replica is configured for; None: not known.
+
+        They are read only if this replica is not configured for one of ``records``.
+        """
+        rates = (self.rate(each.termination.partition, each.allowed_per_s) for each in records)
+        if None not in rates:
+            return frozenset()
+        known: list[Places] = []
+        with self.best_effort("the explanation of a termination"):
+            waiting = await self.unconfigured.waiting()
+            known.append(frozenset((each.account, each.region) for each in waiting))
+        return known[0] if known else None

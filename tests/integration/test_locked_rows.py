@@ -57,10 +57,12 @@ async def test_a_row_that_somebody_keeps_locked_holds_up_no_other(
             for job in OTHERS:
                 await running.until(many, job, "verified")
             # What failed for it is over, and is not met again.
-            (locked,) = [r.message for r in caplog.records if "operations' locked" in r.message]
+            (locked,) = [
+                r.message for r in caplog.records if "of their operations, locked" in r.message
+            ]
             assert (await running.terminations(alone))[ONE]["id"] in locked
             async with running.client.get("/readyz") as answer:
                 assert answer.status == 200, await answer.text()
         await running.until(alone, ONE, "verified")
-    (free,) = [r.message for r in caplog.records if "locked no longer" in r.message]
+    (free,) = [r.message for r in caplog.records if "are no longer locked" in r.message]
     assert "1 terminations" in free

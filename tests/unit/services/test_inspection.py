@@ -1,22 +1,63 @@
-"""Tests of inspection: the forecast of a termination whose account has trouble."""
+"""Tests of inspection: what is left out of operations and terminations, and when."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.pacing.quota import Rate
+from orchestrator.domain.progress.instance_totals import Tally
 from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.services.inspection import Inspection
-from orchestrator.services.ports import TerminationRecord
+from orchestrator.services.ports import MachinesProgress, OperationRecord, TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
+
+if TYPE_CHECKING:
+    from orchestrator.domain.progress.operation_forecast import Progress
 
 TROUBLE = ErrorDetail(code="AuthFailure.SignatureFailure", message="m", advice="a")
 UNUSED: Any = None
+OPERATION = OperationRecord(
+    seq=1,
+    id="op_1",
+    account="main",
+    region="ap-guangzhou",
+    reason="budget",
+    requested_by="me",
+    duplicates_merged=0,
+    outcome=None,
+    created_at=NOW,
+    finished_at=None,
+    jobs_by_state={State.DRAINING: 1},
+    instances=Tally(),
+    machines=MachinesProgress(total=0, up=0, gone=0),
+    revived=0,
+    observed_at=None,
+    partition="main@host",
+    calls_per_s=0.0,
+    allowed_per_s=None,
+    trouble=None,
+    reterminate_for_s=None,
+    reterminates_for=None,
+)
+
+
+def inspection() -> Inspection:
+    return Inspection(
+        records=UNUSED,
+        unconfigured=UNUSED,
+        rate=lambda *_: Rate(configured_per_s=2, allowed_per_s=2.0),
+        elsewhere=lambda *_: None,
+        capture_wait_s=0.0,
+        now=lambda: NOW,
+        best_effort=BestEffort().leaving_out,
+    )
 
 
 @pytest.mark.parametrize("trouble", [None, TROUBLE])
@@ -32,17 +73,29 @@ async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: ErrorDet
         holder=None,
         allowed_per_s=None,
     )
-    inspection = Inspection(
-        records=UNUSED,
-        unconfigured=UNUSED,
-        rate=lambda *_: Rate(configured_per_s=2, allowed_per_s=2.0),
-        elsewhere=lambda *_: None,
-        capture_wait_s=0.0,
-        now=lambda: NOW,
-        best_effort=BestEffort().leaving_out,
-    )
-    inspected = await inspection.termination(record)
+    inspected = await inspection().termination(record)
     assert (inspected.stopped, inspected.verified.p50_at is None) == (
         None if trouble else forecast,
         trouble is not None,
     )
+
+
+class Away:
+    """Records of a database that cannot be read."""
+
+    def __init__(self) -> None:
+        self.asked_for: list[int] = []
+
+    async def progress(self, record: OperationRecord, _: float | None) -> Progress:
+        self.asked_for.append(record.seq)
+        raise StoreUnavailable("it does not answer")
+
+
+async def test_a_database_that_cannot_be_read_is_asked_once_for_a_list() -> None:
+    """Else a page of operations would take as many timeouts as it has operations."""
+    records: Any = Away()
+    listed = [replace(OPERATION, seq=seq) for seq in range(1, 4)]
+    inspected = await replace(inspection(), records=records).operations(listed)
+    assert [each.record.seq for each in inspected] == [1, 2, 3]
+    assert {each.stopped for each in inspected} == {None}
+    assert records.asked_for == [1]
