@@ -8,7 +8,7 @@ sends the request once and decodes the reply::
     wire          request bodies and replies, without I/O
     fields        single values of a reply: each is valid, absent, or Client.BadAnswer
     state_filter  name of DescribeTask's filter by instance state, which differs between sites
-    catalogue     error codes: the kind of each, and advice for the operator
+    error_codes   error codes: the kind of each, and advice for the operator
     signing       TC3-HMAC-SHA256, without I/O and without a clock
     transport     one POST over aiohttp: a reply, or why there is none
     egress        proxy and certificate authorities of an account

@@ -31,9 +31,9 @@ class BestEffort:
         except StoreUnavailable:
             pass
         except Exception as error:  # noqa: BLE001 - logged
-            self.failed(what, error)
+            self._log(what, error)
 
-    def failed(self, what: str, error: Exception) -> None:
+    def _log(self, what: str, error: Exception) -> None:
         """Log the failure of ``what``, unless one of its failures was logged before."""
         if what not in self._logged:
             self._logged.add(what)

@@ -61,7 +61,7 @@ _WITHOUT_FORECAST: Final = and_(
 
 
 def _progress_bucket(now: datetime) -> ColumnElement[str | None]:
-    # Late or unread: the rule of forecast_updates.nobody_knows.
+    # Late or unread: the rule of termination_forecast.nobody_knows.
     passed_s = whole_seconds(literal(now, _T.created_at.type), _T.give_up_from)
     late = passed_s >= _T.give_up_after_s
     late_or_unread = or_(late, _T.unconfirmed.is_not(None), _T.failures >= FAILURES_MAX)
