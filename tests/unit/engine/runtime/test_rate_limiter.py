@@ -167,7 +167,7 @@ async def test_the_round_trip_does_not_count_the_wait_for_the_permit(clock: Manu
 async def test_the_round_trip_does_not_count_the_making_of_a_connection(clock: ManualClock) -> None:
     """The next call may use a connection that is kept open, and so arrive that much sooner."""
     paced = await accustomed(clock, 0.4, connects_s=0.2)
-    await paced.send(paced.take(), Call(clock, takes_s=0.4))
+    await paced.send(paced.take(), Call(clock, connects_s=0.2, takes_s=0.4))
     assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
 
 
