@@ -14,14 +14,14 @@ import pytest
 
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
-from tests.leases import hold
-from tests.postgres import any_server, folder_in_memory
+from tests.support.leases import hold
+from tests.support.postgres import any_server, folder_in_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 REPLICAS: Final = 3
 ACCOUNTS: Final = 6

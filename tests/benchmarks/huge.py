@@ -21,7 +21,7 @@ from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
 from tests.acceptance.test_kill import environment
 from tests.benchmarks.figures import Figure
-from tests.integration.harness import SECRETS
+from tests.support.service import SECRETS
 
 TASKS: Final = 20
 INSTANCES: Final = 200_000

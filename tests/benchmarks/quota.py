@@ -23,7 +23,7 @@ from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Call, Simulator
 from orchestrator.simulator.traffic.fault_injection import EVERY_ACTION, Fault, read_faults
 from tests.benchmarks.figures import Figure
-from tests.integration.harness import SECRETS, settings
+from tests.support.service import SECRETS, settings
 
 WAIT_S = 400
 FAST_QUOTAS = {"TerminateJob": 20, "DescribeJob": 50, "DescribeJobs": 10, "DescribeTask": 20}

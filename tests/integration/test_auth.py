@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from tests.integration.harness import service
-from tests.integration.rest import LEGAL, LEGAL_TEXT, OPERATIONS, Rest, assert_problem, tomorrow
+from tests.support.rest import LEGAL, LEGAL_TEXT, OPERATIONS, Rest, assert_problem, tomorrow
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.cli.demo.subprocesses import free_ports
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-START_S = 20.0
 SCENARIO = """
 [[credentials]]
 secret_id = "AKIDEXAMPLE"
@@ -74,7 +74,7 @@ def process(*arguments: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the block is left; entered once something answers at ``url``."""
     started = subprocess.Popen(command(*arguments), env=ENVIRONMENT)
     try:
-        end = time.monotonic() + START_S
+        end = time.monotonic() + HANG_S
         while not answers(url):
             assert started.poll() is None, f"{arguments} ended with {started.returncode}"
             assert time.monotonic() < end, f"{arguments} did not start"

@@ -48,7 +48,7 @@ from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.database.database import Database
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.leases import hold
+from tests.support.leases import hold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping

@@ -21,17 +21,17 @@ from sqlalchemy import make_url
 from orchestrator.api.problems import CONTENT_TYPE
 from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.store.database import database as module
-from tests.integration.harness import service
 from tests.integration.test_crash_points import called_unread
-from tests.postgres import own_server
-from tests.tcp_proxy import TcpProxy
+from tests.support.postgres import own_server
+from tests.support.service import service
+from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from orchestrator.simulator.simulator import Simulator
-    from tests.integration.harness import Service
-    from tests.postgres import OwnServer
+    from tests.support.postgres import OwnServer
+    from tests.support.service import Service
 
 OPERATIONS: Final = "/v1/operations"
 READYZ: Final = "/readyz"

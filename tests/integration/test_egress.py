@@ -14,8 +14,8 @@ from orchestrator.app import daemon
 from orchestrator.domain.errors import ConfigurationError
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
-from tests.http_proxy import HttpProxy
-from tests.integration.harness import Service, settings, simulator
+from tests.support.http_proxy import HttpProxy
+from tests.support.service import Service, settings, simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ import pytest
 from orchestrator.domain.progress import termination_forecast
 from orchestrator.services import inspection
 from orchestrator.store.records.queries import SqlRecords
-from tests.integration.harness import service
-from tests.integration.rest import OPERATIONS, Rest, tomorrow
+from tests.support.rest import OPERATIONS, Rest, tomorrow
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from pathlib import Path

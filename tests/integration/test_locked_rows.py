@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from tests.integration.harness import service
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 JOBS: Final = [f"job-many{n:04}" for n in range(1, 13)]
 ONE: Final = JOBS[6]

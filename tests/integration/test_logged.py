@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.integration.harness import service
+from tests.support.service import service
 
 if TYPE_CHECKING:
     import pytest

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.audit.verification import verify
-from tests.integration.harness import TIMEOUT_S, service, settings
-from tests.integration.rest import JSON, OPERATIONS, Rest, assert_problem
+from tests.support import HANG_S
+from tests.support.rest import JSON, OPERATIONS, Rest, assert_problem
+from tests.support.service import service, settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.integration.rest import Answer
-    from tests.postgres import Server
+    from tests.support.postgres import Server
+    from tests.support.rest import Answer
 
 GROUPS = (
     {"ids": ["job-called01", "job-called02"], "instances": 4, "drain_s": 3600},
@@ -57,7 +58,7 @@ async def stop(rest: Rest, operation_id: str, reason: str = "the account is gone
 
 
 async def in_state(rest: Rest, operation_id: str, **wanted: int) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         while True:
             if wanted.items() <= (await jobs(rest, operation_id)).items():
                 return
@@ -66,7 +67,7 @@ async def in_state(rest: Rest, operation_id: str, **wanted: int) -> None:
 
 async def counted(rest: Rest, job_id: str) -> None:
     """Until the instances of a job were counted."""
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         while True:
             found = await rest.service.get(f"/v1/terminations?job_id={job_id}")
             if found["terminations"][0]["instances"] is not None:

@@ -30,8 +30,9 @@ from orchestrator.engine.replica import partition_runner
 from orchestrator.engine.runtime import loop
 from orchestrator.services import storage_check
 from orchestrator.store.database import database as store
-from tests.integration.harness import TIMEOUT_S, service
-from tests.integration.rest import OPERATIONS, Rest, assert_problem, tomorrow
+from tests.support import HANG_S
+from tests.support.rest import OPERATIONS, Rest, assert_problem, tomorrow
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -439,7 +440,7 @@ async def in_every_state(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
 async def test_a_termination_says_why_it_is_where_it_is(in_every_state: Rest, state: State) -> None:
     listed = await in_every_state.get(f"/v1/terminations?job_id={job_id(state)}")
     (found,) = listed.document["terminations"]
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         while True:
             answer = await in_every_state.get(f"/v1/terminations/{found['id']}")
             termination = answer.document
@@ -475,7 +476,7 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
         accepted = await rest.accepted("job-slow0001", not_before=None)
         assert accepted["progress"]["eta"] is None
         path = f"{OPERATIONS}/{accepted['id']}"
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(HANG_S):
             while True:
                 progress = (await rest.get(path)).document["progress"]
                 if progress["eta"] is not None:
@@ -671,12 +672,12 @@ async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
     async with served(tmp_path, engine=engine) as rest:
         assert (await rest.get("/readyz")).status == 200
         await asyncio.to_thread(rename, rest.file, table, "elsewhere")
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(HANG_S):
             while (answer := await rest.get("/readyz")).status == 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert_problem(answer, 503, problem, detail)
         await asyncio.to_thread(rename, rest.file, "elsewhere", table)
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(HANG_S):
             while (await rest.get("/readyz")).status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
@@ -707,7 +708,7 @@ async def test_a_cloud_that_refuses_every_call_degrades_and_no_more(tmp_path: Pa
         keys = rest.service.simulator._secret_keys
         key = keys.pop("AKIDEXAMPLE")
         operation = await rest.service.submit("job-cloud001")
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(HANG_S):
             while True:
                 ready = await rest.get("/readyz")
                 assert ready.status == 200

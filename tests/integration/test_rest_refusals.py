@@ -13,8 +13,8 @@ import pytest_asyncio
 from hypothesis import given, settings, strategies
 
 from orchestrator.api import routes
-from tests.integration.harness import service
-from tests.integration.rest import (
+from tests.support import HANG_S
+from tests.support.rest import (
     JSON,
     LEGAL,
     LEGAL_TEXT,
@@ -23,6 +23,7 @@ from tests.integration.rest import (
     assert_problem,
     tomorrow,
 )
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -402,7 +403,7 @@ async def test_a_caller_who_hangs_up_is_no_fault_of_the_orchestrator(
     reader, writer = await asyncio.open_connection(untouched.base.host, untouched.base.port)
     writer.write(request_bytes(complete=False))
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         assert b"500" not in await reader.read()
     writer.close()
     assert faults(caplog) == []
@@ -417,7 +418,7 @@ async def test_a_body_that_goes_wrong_on_its_way_is_no_fault_of_the_orchestrator
         b"POST /v1/operations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         await reader.readuntil(b"100 Continue\r\n\r\n")
         writer.write(b"ZZ\r\n")
         response = await reader.readuntil(b"}")

@@ -7,12 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.audit.verification import verify
-from tests.integration.harness import TIMEOUT_S, service
+from tests.support import HANG_S
+from tests.support.service import service
 
 if TYPE_CHECKING:
     import pytest
 
-    from tests.integration.harness import Service
+    from tests.support.service import Service
 
 JOB = "job-revived1"
 REVIVED: dict[str, Any] = {"ids": [JOB], "instances": 3, "drain_s": 0.1, "revive_after_s": 1.5}
@@ -31,7 +32,7 @@ ENGINE: dict[str, Any] = {
 
 async def revived(running: Service, operation_id: str) -> Any:
     """The termination of the job once that was seen to have come back."""
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         while True:
             found = (await running.terminations(operation_id))[JOB]
             if found["revived_at"]:

@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 
 from tests.integration import test_stopping as stopping
-from tests.integration.test_stopping import ACCOUNTS, JOBS, POLL_S, STOP_MAX_S, WAIT_MAX_S
+from tests.integration.test_stopping import ACCOUNTS, JOBS, POLL_S, STOP_MAX_S
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -48,7 +49,7 @@ async def serving(
         env={k: v for k, v in os.environ.items() if not k.startswith("ORCHESTRATOR_")},
     )
     try:
-        async with asyncio.timeout(WAIT_MAX_S):
+        async with asyncio.timeout(HANG_S):
             while not await daemon._ready():
                 assert process.returncode is None
                 await asyncio.sleep(POLL_S)
@@ -73,7 +74,7 @@ async def stopped(process: Process) -> None:
     """Have it stop by SIGTERM, which it must within ten seconds and with exit code 0."""
     told_s = monotonic()
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(WAIT_MAX_S):
+    async with asyncio.timeout(HANG_S):
         assert await process.wait() == 0
     assert monotonic() - told_s < STOP_MAX_S
 

@@ -18,15 +18,15 @@ from sqlalchemy import make_url
 
 from orchestrator import app
 from orchestrator.cli.demo.subprocesses import free_ports
-from tests.integration.harness import service
-from tests.tcp_proxy import TcpProxy
+from tests.support import HANG_S
+from tests.support.service import service
+from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
-START_S = 20.0
 AT_ONCE_S = 2.0
 WAITING = "the daemon waits for the database"
 NEW_PROCESS_IDS = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
@@ -55,7 +55,7 @@ class Started:
         self._log = log
 
     def until_logged(self, text: str) -> str:
-        end = time.monotonic() + START_S
+        end = time.monotonic() + HANG_S
         while text not in (logged := self._log.read_text()):
             assert self.process.poll() is None, logged
             assert time.monotonic() < end, logged
@@ -149,7 +149,7 @@ def test_warnings_are_logged_and_errors_end_it(tmp_path: Path) -> None:
         logged = daemon.until_logged("serving http://127.0.0.1:")
         assert "configuration: accounts.test.regions: ap-guangzhuo is not a region" in logged
     with serving(tmp_path, config.replace("/a.db", "/missing/a.db")) as daemon:
-        assert daemon.process.wait(START_S) == 2
+        assert daemon.process.wait(HANG_S) == 2
     told = (tmp_path / "log").read_text().splitlines()
     assert [line.partition(": ")[0] for line in told] == ["database.url", "warning"]
 
@@ -179,7 +179,7 @@ async def test_a_server_that_refuses_is_waited_for(
                 return await running.submit("job-waits001")
 
         starting = asyncio.create_task(serve())
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(HANG_S):
             while proxy.refused < 3:  # noqa: ASYNC110 - the proxy only counts
                 await asyncio.sleep(0.01)
             proxy.refuse(on=False)

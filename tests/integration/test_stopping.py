@@ -21,6 +21,7 @@ from orchestrator.simulator.http.app import application
 from orchestrator.simulator.simulator import Call, Simulator
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.integration.test_crash_points import called_unread
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,7 +37,6 @@ ACCOUNTS: Final = ("first", "second")
 ANSWER_S: Final = 1.0
 STOP_MAX_S: Final = 10.0
 IDLE_STOP_MAX_S: Final = 2.0
-WAIT_MAX_S: Final = 30.0
 POLL_S: Final = 0.02
 HANG: Final = {"TerminateJob": {"hang": {"probability": 1.0, "hang_s": 300}}}
 ACCOUNT: Final = """
@@ -130,7 +130,7 @@ class Daemon:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Child]:
         async with self.started() as process:
-            async with asyncio.timeout(WAIT_MAX_S):
+            async with asyncio.timeout(HANG_S):
                 while not await self._ready():
                     process.check()
                     await asyncio.sleep(POLL_S)
@@ -156,7 +156,7 @@ class Daemon:
 
     async def reached(self, operation_id: str, condition: Callable[[Any], bool]) -> None:
         """Wait until this is so of the operation."""
-        async with asyncio.timeout(WAIT_MAX_S):
+        async with asyncio.timeout(HANG_S):
             while not condition(  # noqa: ASYNC110 - it is another process
                 await self._get(f"/v1/operations/{operation_id}")
             ):
@@ -187,7 +187,7 @@ async def daemon(tmp_path: Path, cloud: Cloud) -> AsyncIterator[Daemon]:
 
 
 async def until(condition: Callable[[], bool], process: Child) -> None:
-    async with asyncio.timeout(WAIT_MAX_S):
+    async with asyncio.timeout(HANG_S):
         while not condition():
             process.check()
             await asyncio.sleep(POLL_S)
@@ -202,7 +202,7 @@ async def stopped(process: Child, number: signal.Signals) -> float:
 
 
 async def gone(process: Child) -> None:
-    async with asyncio.timeout(WAIT_MAX_S):
+    async with asyncio.timeout(HANG_S):
         code = await process.process.wait()
     told = process.log.read_text()
     assert code == 0, told
@@ -218,7 +218,7 @@ async def half_a_request(daemon: Daemon) -> AsyncIterator[None]:
         b"Expect: 100-continue\r\nContent-Length: 100\r\n\r\n"
     )
     try:
-        async with asyncio.timeout(WAIT_MAX_S):
+        async with asyncio.timeout(HANG_S):
             assert b" 100 " in await reader.readline()
         yield
     finally:
@@ -316,7 +316,7 @@ async def test_told_at_birth(cloud: Cloud, daemon: Daemon) -> None:
     """Before there is anything to end, the signal itself may do it."""
     async with daemon.started() as process:
         process.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(WAIT_MAX_S):
+        async with asyncio.timeout(HANG_S):
             assert await process.process.wait() in (0, -signal.SIGTERM)
         assert "Traceback" not in process.log.read_text()
     async with daemon.serving() as process:

@@ -12,10 +12,11 @@ from pydantic import SecretStr
 
 from orchestrator.app import daemon
 from orchestrator.simulator.http.app import serve
-from tests.integration.harness import TIMEOUT_S, Service, settings, simulator
+from tests.support import HANG_S
+from tests.support.service import Service, settings, simulator
 
 if TYPE_CHECKING:
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 PROCESS = f"{socket.gethostname()}-{os.getpid()}"
 """Of both."""
@@ -25,7 +26,7 @@ JOBS = {"main": "job-main0001", "second": "job-second01"}
 
 
 async def troubles(replica: Service) -> Any:
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         while True:
             if told := (await replica.get("/readyz"))["troubles"]:
                 return told

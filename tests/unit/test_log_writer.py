@@ -19,6 +19,7 @@ from orchestrator.observability import log_writer, repeats
 from orchestrator.observability.log_writer import LogWriter
 from orchestrator.observability.metrics import Metrics
 from orchestrator.observability.repeats import Repeats
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,7 +184,7 @@ async def test_how_often_it_was_repeated_is_told_without_another_message(
     piped.now_s = repeats.WINDOW_S
     os.set_blocking(piped.reader, False)
     written = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while written.count(b"\n") < 2:
             await asyncio.sleep(0.01)
             with suppress(BlockingIOError):

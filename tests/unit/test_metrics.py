@@ -17,6 +17,7 @@ from orchestrator.engine.partition import ACTIONS
 from orchestrator.observability import metrics
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.ports import LiveTerminations
+from tests.support import HANG_S
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ async def test_a_database_that_cannot_be_read_fails_no_scrape(
         return {}
 
     of = made(live, ended={State.VERIFIED: 1})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         text = (await of.exposition()).decode()
     assert 'terminations_ended_total{state="verified"} 1.0' in text
     assert "\nterminations{" not in text

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from tests import postgres
-from tests.postgres import (
+from tests.support import HANG_S, postgres
+from tests.support.postgres import (
     BINARIES_VARIABLE,
     URL_VARIABLE,
     OwnServer,
@@ -102,7 +102,7 @@ async def test_nobody_writes_to_a_template(server: OwnServer, template: str) -> 
 async def test_a_database_is_dropped_though_somebody_is_connected(server: OwnServer) -> None:
     async with server.database() as url:
         user = asyncio.create_task(Server(url).fetch("SELECT pg_sleep(60)"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             while not await server.fetch(
                 "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND state = 'active'",
                 name_of(url),

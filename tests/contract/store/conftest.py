@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from orchestrator.store.database.database import Database
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 PARTITION = "main@host"
 

@@ -24,14 +24,14 @@ from orchestrator.store.schema import operations
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_chain import chains
 from tests.contract.store.test_store import submit, to_sweep
-from tests.leases import hold
+from tests.support.leases import hold
 from tests.unit.domain.build import NOW, POLICY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from orchestrator.store.database.transaction import Transaction
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 OTHER = "other@host"
 

@@ -17,7 +17,7 @@ from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.model.lifecycle import LIVE_STATES, State
 from orchestrator.domain.model.machine_capture import CapturePolicy
-from tests.unit.engine.support import AMPLE, World
+from tests.support.partition_world import AMPLE, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

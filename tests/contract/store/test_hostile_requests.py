@@ -16,13 +16,13 @@ import pytest_asyncio
 from yarl import URL
 
 from orchestrator.api.schemas import OperationRequest
-from tests.integration.harness import service
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.integration.harness import Service
-    from tests.postgres import Server
+    from tests.support.postgres import Server
+    from tests.support.service import Service
 
 TOMORROW: Final = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 LEGAL: Final = {"jobs": ["job-aaaaaaaa"], "reason": "a test", "not_before": TOMORROW}

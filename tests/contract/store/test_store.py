@@ -42,7 +42,7 @@ from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.contract.store.conftest import PARTITION
-from tests.known import know
+from tests.support.stored_fields import know
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, call_failed, later, read, swept
 
 if TYPE_CHECKING:

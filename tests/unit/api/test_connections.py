@@ -13,6 +13,7 @@ from aiohttp import web
 from orchestrator.api import protocol
 from orchestrator.api.connections import Connections
 from orchestrator.api.protocol import protocols
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,7 +85,7 @@ async def serving() -> AsyncIterator[Served]:
     made.port = listener.sockets[0].getsockname()[1]
     async with made.clients:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_S):
                 yield made
         finally:
             listener.close()

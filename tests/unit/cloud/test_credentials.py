@@ -17,6 +17,7 @@ from orchestrator.cloud.credentials import _Source, build_provider
 from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import CloudError, CloudErrorKind, ConfigurationError
+from tests.support import HANG_S
 from tests.unit.cloud.support import NOON, ManualClock, NoTransport, served
 
 if TYPE_CHECKING:
@@ -287,6 +288,6 @@ async def test_a_read_that_hangs_is_given_up_and_takes_one_thread(tmp_path) -> N
     ]
     (hanging,) = set(threading.enumerate()) - before
     path.write_text("[default]\nsecret_id=AKID\nsecret_key=key\n", encoding="utf-8")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while hanging.is_alive():  # noqa: ASYNC110 - it is a thread
             await asyncio.sleep(0.01)

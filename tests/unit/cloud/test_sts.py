@@ -20,6 +20,7 @@ from orchestrator.cloud.signing import Credential, authorization
 from orchestrator.cloud.sts import sts_url
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import CloudError, CloudErrorKind
+from tests.support import HANG_S
 from tests.unit.cloud.support import NOON, ManualClock, Server, served
 
 with warnings.catch_warnings():
@@ -298,7 +299,7 @@ async def test_a_short_life_is_renewed_at_its_half(life_s: int) -> None:
         assert len(server.arrived) == 1
         clock.passed_s = life_s / 2
         assert await asked.get() is first
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while await asked.get() is first:  # noqa: ASYNC110 - it is loaded behind the callers
                 await asyncio.sleep(0.01)
     assert len(server.arrived) == 2

@@ -14,6 +14,7 @@ import pytest
 from orchestrator.cloud.machine_role import from_machine_role
 from orchestrator.cloud.threads import OwnThread, Resolver, StillBlocked
 from orchestrator.cloud.transport import AiohttpTransport, HttpAnswer
+from tests.support import HANG_S
 from tests.unit.cloud.support import Server, said, served
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class NameServers:
     daemons: bool = True
 
     async def until_asked(self, times: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while len(self.asked) < times:  # noqa: ASYNC110 - it is asked in threads
                 await asyncio.sleep(0.01)
 
@@ -70,7 +71,7 @@ async def test_lookups_that_hang_delay_no_other(servers: NameServers) -> None:
     async with served(server.handle) as url:
         stuck = [asyncio.ensure_future(call(f"{number}.hangs")) for number in range(STUCK)]
         await servers.until_asked(STUCK)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             await call(urlsplit(url).netloc.replace("127.0.0.1", "fine.test"))
         assert not any(task.done() for task in stuck)
         for task in stuck:
@@ -112,7 +113,7 @@ async def test_one_call_at_a_time() -> None:
     with pytest.raises(StillBlocked):
         await thread.run(lambda: 1)
     release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while True:
             try:
                 assert await thread.run(lambda: 1) == 1

@@ -16,7 +16,7 @@ from aiohttp import web
 from orchestrator.cloud.egress import Egress, Proxy
 from orchestrator.cloud.transport import AiohttpTransport, HttpAnswer
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from tests.http_proxy import HttpProxy
+from tests.support.http_proxy import HttpProxy
 from tests.unit.cloud.support import Server, said
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.partition import DEGRADED_AFTER_FAILURES, FORBIDDEN_FOR_S
 from orchestrator.engine.runtime.recent_readers import RecentReaders
+from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, World, job_ids
 from tests.unit.domain.build import termination
-from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, World, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database

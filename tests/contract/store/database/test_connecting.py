@@ -16,13 +16,13 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.url import database_url
 from tests.contract.store.database.test_postgresql import replicas, works
-from tests.postgres import _give_away, own_server
-from tests.tcp_proxy import TcpProxy
+from tests.support.postgres import _give_away, own_server
+from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.postgres import OwnServer
+    from tests.support.postgres import OwnServer
 
 PASSWORD = r"a:b\c@d/e"
 

@@ -37,14 +37,14 @@ from tests.contract.store.database.test_postgresql import (
     works,
 )
 from tests.contract.store.test_store import submit, to_sweep
-from tests.leases import HOUR_S, hold
+from tests.support.leases import HOUR_S, hold
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from orchestrator.store.database.transaction import Transaction
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 __all__ = ["database_url"]
 

@@ -24,6 +24,7 @@ from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import partitions
 from tests.contract.store.test_store import submit
+from tests.support import HANG_S
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 NOTED = "SELECT name FROM partitions WHERE holder IS NULL"
-SOON_S = 5.0
 """Longer than anything here takes, unless it hangs."""
 
 
@@ -485,7 +485,7 @@ async def test_it_closes_while_another_process_holds_the_lock(
     database = await opened(path)
     with locked(path):
         tasks = await under_way(database, *(f"p{number}" for number in range(2 * GROUP_MAX)))
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(HANG_S):
             await database.__aexit__()
         failed = await asyncio.gather(*tasks, return_exceptions=True)
     assert {repr(error) for error in failed} == {"StoreUnavailable('the database is closed')"}
@@ -511,7 +511,7 @@ async def test_it_closes_while_its_disk_hangs(path: Path) -> None:
     waiting = asyncio.create_task(database.write(work))
     await asyncio.to_thread(hangs.wait)
     try:
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(HANG_S):
             await database.__aexit__()
         with pytest.raises(StoreUnavailable, match="closed"):
             await waiting
@@ -577,7 +577,7 @@ async def test_trouble_that_comes_and_goes_is_told_once(
     database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For example if some connections work and others do not."""
-    monkeypatch.setattr(module, "CALM_S", SOON_S)
+    monkeypatch.setattr(module, "CALM_S", HANG_S)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             async with database.read() as connection:
@@ -589,7 +589,7 @@ async def test_trouble_that_comes_and_goes_is_told_once(
 async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "READ_WAIT_S", SOON_S)
+    monkeypatch.setattr(module, "READ_WAIT_S", HANG_S)
     async with AsyncExitStack() as stack:
         for _ in range(READERS - 1):
             await stack.enter_async_context(database.read())
@@ -605,6 +605,6 @@ async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(
 async def test_nobody_waits_in_the_pool(database: Database) -> None:
     """The pool may lose a cancellation."""
     database._read_slots = asyncio.Semaphore(READERS + 1)
-    async with asyncio.timeout(SOON_S), AsyncExitStack() as stack:
+    async with asyncio.timeout(HANG_S), AsyncExitStack() as stack:
         for _ in range(READERS + 1):
             await stack.enter_async_context(database.read())

@@ -26,15 +26,15 @@ from tests.contract.store.database.test_postgresql import (
     replicas,
     works,
 )
-from tests.postgres import own_server
-from tests.tcp_proxy import TcpProxy
+from tests.support.postgres import own_server
+from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
-    from tests.postgres import OwnServer
+    from tests.support.postgres import OwnServer
 
 PORT = text("SELECT inet_server_port()")
 

@@ -35,13 +35,13 @@ from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
-from tests.leases import HOUR_S
+from tests.support.leases import HOUR_S
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 PACKAGED = "/usr/sbin/pgbouncer"
 START_TIMEOUT_S = 10.0

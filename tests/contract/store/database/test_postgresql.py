@@ -45,9 +45,9 @@ from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
-from tests.leases import HOUR_S, hold
-from tests.postgres import own_server
-from tests.tcp_proxy import TcpProxy
+from tests.support.leases import HOUR_S, hold
+from tests.support.postgres import own_server
+from tests.support.tcp_proxy import TcpProxy
 from tests.unit.domain.build import NOW, POLICY, read
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from orchestrator.store.database.transaction import Transaction
-    from tests.postgres import OwnServer, Server
+    from tests.support.postgres import OwnServer, Server
 
 HEAD = ScriptDirectory.from_config(alembic_config()).get_current_head()
 NEXT = """

@@ -26,7 +26,7 @@ from tests.contract.store.partition.test_machine_captures import (
     page,
 )
 from tests.contract.store.test_store import submit
-from tests.known import know
+from tests.support.stored_fields import know
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from orchestrator.domain.model.machine import MachineCounts, MachineStatus
 from orchestrator.domain.model.machine_capture import Capture, with_page
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
-from tests.known import know
+from tests.support.stored_fields import know
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from orchestrator.cli.demo.subprocesses import child, free_ports
 from orchestrator.cli.exit_codes import RunFailed
 from orchestrator.cli.signals import SIGNALS, Stopped, cancelled_by_signal, stop_event
 from orchestrator.domain.errors import ConfigurationError
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def gone(pid: int) -> bool:
 
 
 async def listening(started: subprocesses.Child) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while "jobs at" not in started.log.read_text():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
 
@@ -150,7 +151,7 @@ async def test_a_child_ends_when_its_parent_is_gone(tmp_path):
         await listening(started)
         assert started.process.stdin is not None
         started.process.stdin.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             assert await started.process.wait() == 0
 
 
@@ -160,7 +161,7 @@ async def test_a_child_that_ended_by_itself_tells_why(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         async with simulator(tmp_path, taken.getsockname()[1]) as started:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_S):
                 await started.process.wait()
             with pytest.raises(RunFailed, match=r"exit code 1.*cannot listen"):
                 started.check()

@@ -17,8 +17,9 @@ from orchestrator.domain.model.observation import Withdrawn
 from orchestrator.domain.model.termination import PollKind, Termination
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
+from tests.support import HANG_S
+from tests.support.partition_world import AMPLE, JOB, NOON, PARTITION, QUOTAS, World, job_ids
 from tests.unit.domain.build import POLICY
-from tests.unit.engine.support import AMPLE, END_S, JOB, NOON, PARTITION, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -401,7 +402,7 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
     held = world.network.hold("TerminateJob")
     await world.dispatcher.step()
     await world.network.arrival("TerminateJob")
-    ending = asyncio.ensure_future(world.dispatcher.drain(END_S))
+    ending = asyncio.ensure_future(world.dispatcher.drain(HANG_S))
     assert await world.outcomes(JOB) == [None]
     assert not ending.done()
     held.set()

@@ -11,8 +11,8 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import EscalationLevel
-from tests.known import know
-from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.stored_fields import know
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_prober import PAUSE_S
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
-from tests.unit.engine.support import AMPLE, PARTITION, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, PARTITION, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database

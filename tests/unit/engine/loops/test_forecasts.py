@@ -11,7 +11,7 @@ from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.termination_forecast import current
-from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database

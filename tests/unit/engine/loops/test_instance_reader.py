@@ -15,7 +15,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.engine.loops.instance_reader import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
-from tests.unit.engine.support import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime

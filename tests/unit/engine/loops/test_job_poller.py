@@ -29,8 +29,7 @@ from orchestrator.engine.loops.job_poller import (
     SUSPECTS_MAX,
 )
 from orchestrator.simulator.traffic.fault_injection import read_faults
-from tests.unit.domain.build import STOPPED
-from tests.unit.engine.support import (
+from tests.support.partition_world import (
     AMPLE,
     JOB,
     OTHER_REGION,
@@ -40,6 +39,7 @@ from tests.unit.engine.support import (
     World,
     job_ids,
 )
+from tests.unit.domain.build import STOPPED
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -27,7 +27,7 @@ from orchestrator.engine.loops.job_prober import (
     READS_PER_STEP,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
-from tests.unit.engine.support import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database

@@ -23,7 +23,7 @@ from orchestrator.engine.loops.machine_poller import (
 )
 from orchestrator.services.explanation import ExplanationContext, explain
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
-from tests.unit.engine.support import AMPLE, JOB, POLL, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, POLL, World, job_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,6 +15,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.simulator.traffic.fault_injection import read_faults
+from tests.support.partition_world import AMPLE, JOB, NO_CAPTURE, World
 from tests.unit.engine.loops.test_escalator import called as called_with_stragglers
 from tests.unit.engine.loops.test_escalator import until
 from tests.unit.engine.loops.test_instance_reader import callable_jobs
@@ -22,7 +23,6 @@ from tests.unit.engine.loops.test_job_prober import COUNTED, to_prove
 from tests.unit.engine.loops.test_machine_poller import called as called_with_machines
 from tests.unit.engine.loops.test_revival_watcher import verified
 from tests.unit.engine.loops.test_revival_watcher import watch as step_watch
-from tests.unit.engine.support import AMPLE, JOB, NO_CAPTURE, World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

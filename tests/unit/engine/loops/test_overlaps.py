@@ -13,7 +13,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.runtime.loop import run_until
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.unit.engine.support import AMPLE, JOB, NoJitter, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, NoJitter, World, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -16,8 +16,7 @@ from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.unit.domain.build import STOPPED
-from tests.unit.engine.support import (
+from tests.support.partition_world import (
     AMPLE,
     JOB,
     OTHER_REGION,
@@ -27,6 +26,7 @@ from tests.unit.engine.support import (
     World,
     job_ids,
 )
+from tests.unit.domain.build import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,8 @@ from orchestrator.domain.clock_steps import CLOCK_STEP_S
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.store.partition.lease_store import SqlLeaseStore
-from tests.unit.engine.replicas import POLICY, Cluster, is_stopped, own_logs
-from tests.unit.engine.support import JOB, PARTITION
+from tests.support.partition_world import JOB, PARTITION
+from tests.support.replica_world import POLICY, Cluster, is_stopped, own_logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -18,7 +18,9 @@ from orchestrator.engine.replica import lease_manager as engine_leases
 from orchestrator.engine.replica.lease_manager import running
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from orchestrator.store.partition.lease_store import SqlLeaseStore
-from tests.unit.engine.replicas import (
+from tests.support import HANG_S
+from tests.support.partition_world import JOB, PARTITION, NoJitter
+from tests.support.replica_world import (
     POLICY,
     Cluster,
     Gate,
@@ -28,7 +30,6 @@ from tests.unit.engine.replicas import (
     is_stopped,
     own_logs,
 )
-from tests.unit.engine.support import END_S, JOB, PARTITION, NoJitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,7 +49,7 @@ async def cluster(database_url: str) -> AsyncIterator[Cluster]:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until the condition is true."""
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         while not condition():  # noqa: ASYNC110 - no event is set for it
             await asyncio.sleep(0)
 
@@ -445,8 +446,8 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     first.paused = False
     first.machine.advance(POLICY.duration_s + 1.0)
     (loops,) = first.loops_of(PARTITION)
-    async with asyncio.timeout(END_S):
-        assert await loops.dispatcher.drain(END_S), "the call that waited for its permit has ended"
+    async with asyncio.timeout(HANG_S):
+        assert await loops.dispatcher.drain(HANG_S), "the call that waited for its permit has ended"
     partition = loops.partition
     for limiter in partition.limiters.values():
         assert math.isinf(limiter.wait_s())
@@ -621,7 +622,7 @@ async def test_steps_while_a_partition_is_given_back_do_no_harm(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, when: str, *, taker_lives: bool
 ) -> None:
     """The result may arrive late; if the taker leaves, the giver takes the partition again."""
-    monkeypatch.setattr(engine_leases, "LEAVE_S", END_S)
+    monkeypatch.setattr(engine_leases, "LEAVE_S", HANG_S)
     giver, taker = await _giving(cluster)
     released = giver.link.hold("release", when)
     _last_call(giver).open()
@@ -650,7 +651,7 @@ async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal was requested first, so it returns first."""
-    monkeypatch.setattr(engine_leases, "LEAVE_S", END_S)
+    monkeypatch.setattr(engine_leases, "LEAVE_S", HANG_S)
     giver, taker = await _giving(cluster)
     cluster.stop_stepping(giver)
     await cluster.play(POLICY.duration_s + 1.0)
@@ -732,7 +733,7 @@ async def test_stopped_it_gives_all_back_at_once(
 async def test_stopped_before_its_first_step_it_asks_for_nothing(cluster: Cluster) -> None:
     replica = await cluster.replica("a", SIX)
     replica.leases.stop()
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         await replica.leases.run(NoJitter())
     assert replica.link.asked == []
 
@@ -796,7 +797,7 @@ async def test_a_database_that_does_not_answer_delays_a_stop_by_little(
     monkeypatch.setattr(engine_leases, "LEAVE_S", 0.05)
     replica = await cluster.replica("a", TWO)
     held = []
-    async with asyncio.timeout(END_S) as patience:
+    async with asyncio.timeout(HANG_S) as patience:
         async with running(replica.leases, NoJitter()):
             await replica.machine.waits.get()
             held.append(replica.link.hold(what, "before"))
@@ -844,7 +845,7 @@ async def test_loops_that_die_take_the_others_and_the_block_with_them(
 
     replica = await cluster.replica("a", TWO, Idle)
     before = asyncio.all_tasks()
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - the block is what dies
             async with running(replica.leases, NoJitter()):
                 await eventually(lambda: len(replica.loops) == len(TWO))
@@ -863,7 +864,7 @@ async def test_cancelled_it_leaves_nothing_running(cluster: Cluster) -> None:
     await replica.machine.waits.get()
     assert len(asyncio.all_tasks() - before) > len(TWO)
     task.cancel()
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(asyncio.CancelledError):
             await task
     await asyncio.sleep(0)

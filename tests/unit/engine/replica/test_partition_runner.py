@@ -11,7 +11,8 @@ import pytest
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.replica import partition_runner
 from orchestrator.engine.replica.partition_runner import PartitionRunner
-from tests.unit.engine.support import AMPLE, END_S, JOB, World
+from tests.support import HANG_S
+from tests.support.partition_world import AMPLE, JOB, World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +41,7 @@ async def at_work(database: Database) -> tuple[World, PartitionRunner]:
 async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> None:
     world, loops = await at_work(database)
     held = world.network.hold("TerminateJob")
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         async with until_left(loops):
             await world.network.arrival("TerminateJob")
             loops.stop()
@@ -63,7 +64,7 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(
     world, loops = await at_work(database)
     await world.know(JOB, next_poll_at=world.clock.now())
     world.network.hold(action)
-    async with asyncio.timeout(END_S), until_left(loops):
+    async with asyncio.timeout(HANG_S), until_left(loops):
         await world.network.arrival(action)
     assert (
         "API calls of main@cloud were cancelled at the stop; their jobs are read first at the next "
@@ -74,7 +75,7 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(
 async def test_stopped_before_it_began_it_does_nothing(database: Database) -> None:
     world, loops = await at_work(database)
     loops.stop()
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         await loops.run()
     assert world.simulator.calls == []
 
@@ -86,7 +87,7 @@ async def test_cancelled_it_leaves_nothing_running(database: Database) -> None:
     task = asyncio.create_task(loops.run())
     await world.network.arrival("TerminateJob")
     task.cancel()
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         with pytest.raises(asyncio.CancelledError):
             await task
     await asyncio.sleep(0)

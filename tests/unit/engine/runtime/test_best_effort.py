@@ -11,7 +11,7 @@ from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine import partition
 from orchestrator.engine.drain_statistics import DrainStatistics
 from orchestrator.engine.runtime.best_effort import BestEffort
-from tests.unit.engine.support import AMPLE, JOB, PARTITION, World
+from tests.support.partition_world import AMPLE, JOB, PARTITION, World
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database

@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.engine.runtime.loop import BackgroundTasks, run_until
-from tests.unit.engine.support import END_S, ManualClock, NoJitter
+from tests.support import HANG_S
+from tests.support.partition_world import ManualClock, NoJitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,7 +56,7 @@ async def idle() -> None:
 async def running(steps: Steps, clock: ManualClock) -> AsyncIterator[None]:
     """Run the loop during the block; assert that it then ends by itself."""
     stop = asyncio.Event()
-    async with asyncio.timeout(END_S), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(HANG_S), asyncio.TaskGroup() as group:
         group.create_task(run_until(stop, steps, clock, NoJitter(), {}))
         try:
             yield
@@ -178,7 +179,7 @@ async def test_a_database_that_cannot_be_used_is_not_told_here(
             clock.advance(waits[-1])
         await steps.over.wait()
         calls.start(call)
-        assert await calls.drain(END_S)
+        assert await calls.drain(HANG_S)
     assert waits == [0.5, 1.0]
     assert caplog.records == []
 
@@ -252,7 +253,7 @@ async def test_a_step_that_passes_over_its_cancellation_is_the_last_one(
     await idle()
     stop.set()
     task.cancel()
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         await task
     assert swallowed.is_set()
 
@@ -269,7 +270,7 @@ async def test_a_loop_that_fails_again_and_again_is_known_for_it_until_it_works(
         wait_s = await clock.waits.get()
         known.append(failing.get(steps.name))
         clock.advance(wait_s)
-    async with asyncio.timeout(END_S):
+    async with asyncio.timeout(HANG_S):
         await steps.over.wait()
     assert known == [None, None, errors[2], errors[3]]
     assert failing == {}
@@ -302,7 +303,7 @@ async def test_a_call_that_fails_is_told_and_harms_no_other(
 
     calls.start(fails)
     calls.start(works)
-    assert await calls.drain(END_S) is True
+    assert await calls.drain(HANG_S) is True
     assert done.is_set()
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.ERROR, "a call failed")
@@ -320,13 +321,13 @@ async def test_the_end_waits_for_every_call_under_way() -> None:
 
     for _ in range(3):
         calls.start(work)
-    ending = asyncio.ensure_future(calls.drain(END_S))
+    ending = asyncio.ensure_future(calls.drain(HANG_S))
     await idle()
     assert (ending.done(), ended) == (False, [])
     may_end.set()
     assert await ending is True
     assert ended == [True] * 3
-    assert await calls.drain(END_S) is True, "nothing is under way any more"
+    assert await calls.drain(HANG_S) is True, "nothing is under way any more"
 
 
 async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:

@@ -13,7 +13,7 @@ from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.runtime.rate_limiter import RateLimiter, before_send
-from tests.unit.engine.support import ManualClock
+from tests.support.partition_world import ManualClock
 
 UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
 ANSWERED = [kind for kind in CloudErrorKind if kind not in UNANSWERED]

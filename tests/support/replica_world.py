@@ -27,9 +27,9 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.unit.engine.support import (
+from tests.support import HANG_S
+from tests.support.partition_world import (
     AMPLE,
-    END_S,
     NO_CAPTURE,
     SECRET_ID,
     SECRET_KEY,
@@ -67,7 +67,7 @@ class Gate:
         self._opened.set()
 
     async def reached(self) -> None:
-        async with asyncio.timeout(END_S):
+        async with asyncio.timeout(HANG_S):
             await self._reached.wait()
 
     async def passed(self) -> None:
@@ -270,13 +270,13 @@ class Replica:
         runs = zip(self.loops, self._tasks.all, strict=True)
         ending = [task for loops, task in runs if is_stopped(loops) and not is_held(loops)]
         if ending:
-            async with asyncio.timeout(END_S):
+            async with asyncio.timeout(HANG_S):
                 await asyncio.wait(ending)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the replica, rather than step it, during the block."""
-        async with asyncio.timeout(END_S), running(self.leases, NoJitter()):
+        async with asyncio.timeout(HANG_S), running(self.leases, NoJitter()):
             yield
 
 

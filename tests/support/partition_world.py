@@ -42,7 +42,8 @@ from orchestrator.simulator.simulator import Simulator
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.known import know
+from tests.support import HANG_S
+from tests.support.stored_fields import know
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -74,8 +75,6 @@ AMPLE = dict.fromkeys(QUOTAS, 50)
 POLL = PollPolicy()
 NO_CAPTURE = CapturePolicy(when=CaptureTiming.NONE)
 ESCALATION = EscalationPolicy()
-END_S = 10.0
-"""Real time in which a call in flight must end."""
 _TICK_S = 1e-6
 """Resolution of this clock, since every clock has one."""
 
@@ -365,7 +364,7 @@ class World:
 
     async def ended(self, loop: Dispatcher | JobProber | InstanceReader | Escalator) -> None:
         """Wait until the loop's calls in flight have ended."""
-        assert await loop.drain(END_S)
+        assert await loop.drain(HANG_S)
 
     async def dispatch(self) -> float:
         """Make one step of the dispatcher, and let the call end that it started."""

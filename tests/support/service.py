@@ -14,13 +14,13 @@ from orchestrator.settings import Settings
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
 from orchestrator.simulator.traffic.fault_injection import read_faults
+from tests.support import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SECRETS = {"AKIDEXAMPLE": "example-secret-key"}
 QUOTAS = {"TerminateJob": 50, "DescribeJob": 50, "DescribeJobs": 50, "DescribeTask": 50}
-TIMEOUT_S = 30
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Service:
 
     async def until(self, operation_id: str, job_id: str, *states: str) -> Any:
         """The termination once it is in one of these states."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(HANG_S):
             while True:
                 found = (await self.terminations(operation_id))[job_id]
                 if found["state"] in states:
@@ -57,7 +57,7 @@ class Service:
 
     async def finished(self, operation_id: str) -> Any:
         """The operation once it has finished."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(HANG_S):
             while True:
                 operation = await self.get(f"/v1/operations/{operation_id}")
                 if operation["state"] == "finished":

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
+from tests.support import HANG_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from tests.integration.harness import Service
+    from tests.support.service import Service
+
 
 OPERATIONS = "/v1/operations"
 JSON = {"Content-Type": "application/json"}
@@ -106,7 +109,7 @@ class Rest:
         reader, writer = await asyncio.open_connection(self.base.host, self.base.port)
         try:
             writer.write(data)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_S):
                 return await (reader.readuntil(until) if until else reader.read())
         finally:
             writer.close()
