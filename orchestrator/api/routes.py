@@ -280,7 +280,7 @@ async def list_instances(request: web.Request) -> web.Response:
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(REFRESH_TIMEOUT_S):
                 await request.app[CONTEXT].records.ask_for_instances(termination.id)
-    none_live = termination.instances is not None and not termination.instances.live
+    none_live = termination.drain.counters is not None and not termination.drain.counters.live
     states: Collection[JobState] | None = None
     if state is not None:
         wanted = machine_capture.LIVE if state == LIVE else (JobState(state),)

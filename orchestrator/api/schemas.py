@@ -307,7 +307,7 @@ def _used_per_s(record: OperationRecord, rate: Rate | None) -> float:
 
 def termination(inspected: InspectedTermination) -> dict[str, object]:
     """Format a single termination, with the first 1,000 of its tasks."""
-    tasks = inspected.record.termination.tasks[:TASKS_LISTED_MAX]
+    tasks = inspected.record.termination.drain.tasks[:TASKS_LISTED_MAX]
     return listed_termination(inspected) | {"tasks": [asdict(task) for task in tasks]}
 
 
@@ -321,33 +321,33 @@ def listed_termination(inspected: InspectedTermination) -> dict[str, object]:
         "account": t.account,
         "region": t.region,
         "job_id": t.job_id,
-        "job_name": t.job_name,
+        "job_name": t.job.name,
         "state": t.state,
         "evidence": t.evidence,
-        "job_state": t.job_state,
+        "job_state": t.job.state,
         "instances": _instances(record),
-        "tasks_by_state": Counter(task.state or NO_STATE for task in t.tasks),
+        "tasks_by_state": Counter(task.state or NO_STATE for task in t.drain.tasks),
         "machines": _machines(t),
         "escalation": {
-            "allowed": t.escalate,
-            "level": t.escalation_level,
-            "round": t.escalation_round,
-            "since": timestamp(t.escalation_started_at),
+            "allowed": t.request.escalate,
+            "level": t.escalation.level,
+            "round": t.escalation.round,
+            "since": timestamp(t.escalation.started_at),
         },
         "attempts": [_attempt(attempt) for attempt in record.attempts],
         "waiting_for": explanation.waiting_for,
         "next_action": explanation.next_action,
         "next_action_at": timestamp(explanation.next_action_at),
         **_forecast(inspected.stopped, inspected.verified),
-        "observed_at": timestamp(t.observed_at),
-        "age_s": _age_s(t.observed_at, inspected.now),
+        "observed_at": timestamp(t.job.observed_at),
+        "age_s": _age_s(t.job.observed_at, inspected.now),
         "error": asdict(t.problem) if t.problem else None,
-        "set_aside": t.set_aside,
-        "created_at": timestamp(t.created_at),
-        "give_up_at": timestamp(t.give_up_at),
+        "set_aside": t.schedule.set_aside,
+        "created_at": timestamp(t.request.created_at),
+        "give_up_at": timestamp(t.schedule.give_up_at),
         "finished_at": timestamp(t.finished_at),
-        "revived_at": timestamp(t.revival.at) if t.revival else None,
-        "reterminated_by": t.revival and t.revival.reterminated_by,
+        "revived_at": timestamp(t.watch.revival.at) if t.watch.revival else None,
+        "reterminated_by": t.watch.revival and t.watch.revival.reterminated_by,
     }
 
 
@@ -372,28 +372,29 @@ def _span(p50_at: datetime | None, p90_at: datetime | None) -> dict[str, object]
 
 
 def _instances(record: TerminationRecord) -> dict[str, object] | None:
-    instances = record.termination.instances
+    instances = record.termination.drain.counters
     if instances is None:
         return None
     return {
         **asdict(instances),
         "total": instances.total,
         "live": instances.live,
-        "observed_at": timestamp(record.termination.instances_observed_at),
+        "observed_at": timestamp(record.termination.drain.counted_at),
     }
 
 
 def _machines(t: Termination) -> dict[str, object]:
     """Format machine counts; nodes of compute environments are counted apart and never read."""
-    tasks = t.capture.tasks if t.capture else ()
+    capture = t.captures.machines
+    tasks = capture.tasks if capture else ()
     return {
-        "captured_at": timestamp(t.capture.ended_at) if t.capture else None,
+        "captured_at": timestamp(capture.ended_at) if capture else None,
         "not_captured": missed(t),
         "total": t.machines.total,
         "listed": t.machines.listed,
         "up": t.machines.up,
         "gone": t.machines.gone,
-        "nodes": t.capture.nodes if t.capture else 0,
+        "nodes": capture.nodes if capture else 0,
         "env_ids": sorted({task.env_id for task in tasks if task.env_id}),
         "observed_at": timestamp(t.machines.observed_at),
         "error": asdict(t.machines.problem) if t.machines.problem else None,

@@ -37,16 +37,16 @@ class DrainStatistics:
         after, event = decision.after, decision.event
         if event is Event.CALL_ACCEPTED:
             room = len(self._began_at) < FOLLOWED_MAX or after.id in self._began_at
-            if room and after.acknowledged_at is not None:
-                self._began_at[after.id] = after.acknowledged_at
+            if room and after.calls.acknowledged_at is not None:
+                self._began_at[after.id] = after.calls.acknowledged_at
         elif after.state not in (State.SENDING, State.DRAINING):
             began_at = self._began_at.pop(after.id, None)
             if (
                 event is Event.SEEN_STOPPED
                 and began_at is not None
-                and after.observed_at is not None
+                and after.job.observed_at is not None
             ):
-                self._count((after.observed_at - began_at).total_seconds())
+                self._count((after.job.observed_at - began_at).total_seconds())
 
     def _count(self, duration_s: float) -> None:
         self._stopped[bucket(duration_s)] += 1

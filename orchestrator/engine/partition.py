@@ -231,7 +231,9 @@ class Partition:
         A forecast only informs: one that fails is left out of the decision and logged.
         """
         decision = decide(termination, observation, at, self.policy())
-        after = replace(decision.after, history=None, forecast=None)
+        after = replace(
+            decision.after, drain=replace(decision.after.drain, history=None, forecast=None)
+        )
         with self._best_effort.leaving_out(f"a forecast of {self.name}"):
             past_durations = self._drain_statistics.durations(at)
             after = with_forecast(termination, decision.after, at, past_durations)
@@ -250,7 +252,7 @@ class Partition:
 
     def on_decision(self, before: Termination, decision: Decision) -> None:
         """Wake the loops that a decision concerns, and record ends of jobs and their durations."""
-        if before.set_aside is not None:
+        if before.schedule.set_aside is not None:
             log.warning("%s: termination %s is no longer set aside", self.name, before.id)
         self.wakeups.on_decision(before, decision.after)
         if self.counts.on_decision(decision.after):

@@ -75,9 +75,9 @@ class ExplanationContext:
 
 def explain(termination: Termination, context: ExplanationContext) -> Explanation:
     """Return what this termination waits for; defined for every state."""
-    if termination.set_aside is not None:
+    if (why := termination.schedule.set_aside) is not None:
         return Explanation(
-            waiting_for=f"a repair; this termination is set aside: {termination.set_aside}",
+            waiting_for=f"a repair; this termination is set aside: {why}",
             next_action="try it again every minute; report the fault with the daemon's log",
         )
     if not context.configured and not termination.state.final:
@@ -112,11 +112,11 @@ def explain(termination: Termination, context: ExplanationContext) -> Explanatio
 def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> Explanation:
     """Explain a verdict that ends the termination unless a later answer contradicts it."""
     sources = " and ".join(unconfirmed.sources)
-    until = _time(max(unconfirmed.until, termination.next_poll_at or unconfirmed.until))
+    until = _time(max(unconfirmed.until, termination.schedule.next_poll_at or unconfirmed.until))
     since = _time(unconfirmed.since)
     match unconfirmed.verdict:
         case Verdict.MISSING:
-            found = "found again" if termination.observed_at else "found"
+            found = "found again" if termination.job.observed_at else "found"
             waiting_for = f"the job to be {found}: missing from {sources} since {since}"
             end = f"the termination ends at {until} unless the job is found"
         case Verdict.FORBIDDEN:
@@ -130,32 +130,32 @@ def _explain_unconfirmed(termination: Termination, unconfirmed: Unconfirmed) -> 
     return Explanation(
         waiting_for=f"{waiting_for}; {end}{_last_error_suffix(termination)}",
         next_action="poll the job again",
-        next_action_at=termination.next_poll_at,
+        next_action_at=termination.schedule.next_poll_at,
     )
 
 
 def _explain_queued(termination: Termination, context: ExplanationContext) -> Explanation:
-    if termination.begins_after(context.now):
+    if termination.request.begins_after(context.now):
         return Explanation(
             waiting_for="its start time (not_before)",
             next_action="poll the job (DescribeJobs), then send TerminateJob",
-            next_action_at=termination.not_before,
+            next_action_at=termination.request.not_before,
         )
-    if termination.poll_kind is PollKind.SUBMIT_INFO:
+    if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
         return _explain_poll(
             termination,
             context,
             "the number of instances it was submitted with, because its state is already finished",
             "read that number (DescribeJobSubmitInfo), then count its instances (DescribeJob)",
         )
-    if termination.terminate_after is None:
+    if termination.schedule.terminate_after is None:
         return _explain_poll(
             termination,
             context,
             "a poll of the job before TerminateJob is sent",
             "poll the job, then send TerminateJob",
         )
-    return _queue_position(termination, termination.terminate_after, context)
+    return _queue_position(termination, termination.schedule.terminate_after, context)
 
 
 def _queue_position(
@@ -169,7 +169,7 @@ def _queue_position(
             next_action_at=terminate_after,
         )
     captured_by = terminate_after + timedelta(seconds=context.capture_wait_s)
-    if termination.awaits_capture and not captured(termination) and captured_by > context.now:
+    if termination.captures.awaited and not captured(termination) and captured_by > context.now:
         return Explanation(
             waiting_for="its machines to be captured before TerminateJob is sent, "
             f"{context.capture_wait_s:g} s at most{last_error}",
@@ -209,7 +209,7 @@ def _explain_held(termination: Termination, context: ExplanationContext) -> Expl
 
 
 def _explain_sending(termination: Termination, context: ExplanationContext) -> Explanation:
-    if termination.in_doubt:
+    if termination.calls.in_doubt:
         return _explain_poll(
             termination,
             context,
@@ -222,14 +222,14 @@ def _explain_sending(termination: Termination, context: ExplanationContext) -> E
 
 
 def _explain_draining(termination: Termination, context: ExplanationContext) -> Explanation:
-    if termination.terminate_after is not None:
-        position = _queue_position(termination, termination.terminate_after, context)
+    if termination.schedule.terminate_after is not None:
+        position = _queue_position(termination, termination.schedule.terminate_after, context)
         why = (
             "the job kept running, or was revived, after the last TerminateJob request: "
             f"{_status_suffix(termination)}"
         )
         return replace(position, waiting_for=f"{position.waiting_for}; {why}")
-    manual = termination.escalation_level is EscalationLevel.MANUAL
+    manual = termination.escalation.level is EscalationLevel.MANUAL
     return _explain_poll(
         termination,
         context,
@@ -243,18 +243,18 @@ def _explain_draining(termination: Termination, context: ExplanationContext) -> 
 def _escalation_suffix(termination: Termination) -> str:
     """Return what was done about instances that do not stop."""
     if (
-        termination.escalation_level is EscalationLevel.NONE
-        or termination.escalation_started_at is None
+        termination.escalation.level is EscalationLevel.NONE
+        or termination.escalation.started_at is None
     ):
         return ""
-    since, rounds = _time(termination.escalation_started_at), termination.escalation_round
-    if termination.escalation_level is EscalationLevel.INSTANCES:
+    since, rounds = _time(termination.escalation.started_at), termination.escalation.round
+    if termination.escalation.level is EscalationLevel.INSTANCES:
         status = _round_status(termination, "instance")
         return f"; since {since} TerminateTaskInstance {status} (round {rounds})"
-    if termination.escalation_level is EscalationLevel.MACHINES:
+    if termination.escalation.level is EscalationLevel.MACHINES:
         return f"; since {since} TerminateInstances {_round_status(termination, 'machine')}"
     manual = f"; manual action is required since {since}:"
-    if not termination.escalate:
+    if not termination.request.escalate:
         return f"{manual} the request allows TerminateJob only (`escalate` is false)"
     if not rounds:
         return f"{manual} instances are still live after TerminateJob"
@@ -284,13 +284,13 @@ def _round_status(termination: Termination, target: str) -> str:
 
 def _read_error_suffix(termination: Termination, words: str) -> str:
     """Return ``words`` and the error if the last read of the instances failed, else ""."""
-    problem = termination.reading and termination.reading.problem
+    problem = termination.captures.rescan and termination.captures.rescan.problem
     return f"{words}: {problem.code}: {problem.message}" if problem else ""
 
 
 def _manual_steps(termination: Termination) -> str:
     """Return what a person can do about the rest, with the vendor's command line."""
-    instances, machines = termination.instances, termination.machines
+    instances, machines = termination.drain.counters, termination.machines
     if instances is None or instances.live:
         return _instance_steps(termination)
     if machines.up:
@@ -324,33 +324,33 @@ def _instance_steps(termination: Termination) -> str:
 
 def _instances_can_be_listed(termination: Termination) -> bool:
     """Return whether the REST API lists instances: before the end, a request has them read."""
-    nodes = termination.capture.nodes if termination.capture else 0
+    nodes = termination.captures.machines.nodes if termination.captures.machines else 0
     return not termination.state.final or termination.machines.total + nodes > 0
 
 
 def _status_suffix(termination: Termination) -> str:
-    since = termination.forecast and termination.forecast.stalled_since
+    since = termination.drain.forecast and termination.drain.forecast.stalled_since
     stalled = f"; no progress since {_time(since)}" if since else ""
     return f"{_job_state(termination)}{stalled}"
 
 
 def _remaining(termination: Termination) -> str:
-    instances = termination.instances
+    instances = termination.drain.counters
     if instances is None:
         return "its instances, not counted yet, to stop"
     if instances.live:
         return f"{instances.live} of {instances.total} instances to stop"
-    if termination.job_next_action:
-        pending = f"the pending {termination.job_next_action}"
+    if termination.job.next_action:
+        pending = f"the pending {termination.job.next_action}"
         return f"{pending} to end; no instance was live at the last count"
-    if termination.job_state is not None and termination.job_state.finished:
+    if termination.job.state is not None and termination.job.state.finished:
         return "a count that proves all instances stopped; none was live at the last count"
     return "the job to finish; no instance was live at the last count"
 
 
 def _explain_settling(termination: Termination, context: ExplanationContext) -> Explanation:
-    settle_until, machines = termination.settle_until or context.now, termination.machines
-    counted_at = termination.instances_observed_at
+    settle_until, machines = termination.schedule.settle_until or context.now, termination.machines
+    counted_at = termination.drain.counted_at
     if settle_until > context.now:
         waiting_for = "the settle window to end"
     elif counted_at is None or counted_at < settle_until:
@@ -360,7 +360,7 @@ def _explain_settling(termination: Termination, context: ExplanationContext) -> 
         waiting_for += f" ({machines.up} of them up)" if machines.up else ""
     elif machines.readable and not machines.read_since(settle_until):
         waiting_for = "a read of its machines after the settle window (DescribeInstances)"
-    elif termination.poll_kind is PollKind.SUBMIT_INFO:
+    elif termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
         waiting_for = "the number of instances it was submitted with (DescribeJobSubmitInfo)"
     else:
         waiting_for = "a last poll, because the settle window has ended"
@@ -382,7 +382,7 @@ def _explain_poll(
     *,
     earliest: datetime | None = None,
 ) -> Explanation:
-    poll_at = termination.next_poll_at
+    poll_at = termination.schedule.next_poll_at
     late = ""
     if poll_at is not None and context.now - poll_at > timedelta(seconds=LATE_S):
         late = f"; the poll has been overdue since {_time(poll_at)}"
@@ -407,12 +407,12 @@ def _last_error_suffix(termination: Termination) -> str:
 
 
 def _job_state(termination: Termination) -> str:
-    state = termination.job_state
+    state = termination.job.state
     return f"the job state is {state}" if state else "the job state is not known"
 
 
 def _explain_verified(termination: Termination, _: ExplanationContext) -> Explanation:
-    read_at, settle_until = termination.observed_at, termination.settle_until
+    read_at, settle_until = termination.job.observed_at, termination.schedule.settle_until
     settled = read_at is not None and settle_until is not None and read_at >= settle_until
     since = "also after the settle window" if settled else "and the job was deleted since"
     return Explanation(
@@ -424,7 +424,7 @@ def _explain_verified(termination: Termination, _: ExplanationContext) -> Explan
 
 def _machine_status(termination: Termination) -> str:
     """Return what is known of the machines of a stopped job."""
-    capture, machines = termination.capture, termination.machines
+    capture, machines = termination.captures.machines, termination.machines
     if capture is not None and capture.nodes:
         environments = ", ".join(sorted({t.env_id for t in capture.tasks if t.env_id}))
         return f"work stopped; {capture.nodes} nodes of {environments} restart and stay billed"
@@ -442,7 +442,7 @@ def _machine_status(termination: Termination) -> str:
 
 
 def _node_steps(termination: Termination) -> str | None:
-    if termination.capture is None or not termination.capture.nodes:
+    if termination.captures.machines is None or not termination.captures.machines.nodes:
         return None
     return (
         "if the nodes are no longer needed, remove them from the compute environment in the "
@@ -451,13 +451,13 @@ def _node_steps(termination: Termination) -> str | None:
 
 
 def _explain_not_found(termination: Termination, _: ExplanationContext) -> Explanation:
-    if termination.acknowledged_at is not None:
+    if termination.calls.acknowledged_at is not None:
         ours = termination.evidence >= evidence.ACKNOWLEDGED
         how = "acknowledged TerminateJob" if ours else "acted on the job"
-        known = f"{how} at {_time(termination.acknowledged_at)}"
+        known = f"{how} at {_time(termination.calls.acknowledged_at)}"
         deleted = "it was observed stopped"
-    elif termination.observed_at is not None:
-        known = f"showed the job at {_time(termination.observed_at)}"
+    elif termination.job.observed_at is not None:
+        known = f"showed the job at {_time(termination.job.observed_at)}"
         deleted = "TerminateJob was acknowledged"
     else:
         return Explanation(
@@ -500,7 +500,7 @@ def _explain_unverified(termination: Termination, context: ExplanationContext) -
 
 
 def _live_count(termination: Termination) -> str:
-    instances = termination.instances
+    instances = termination.drain.counters
     if instances is None:
         return "its instances never counted"
     return f"{instances.live} of {instances.total} instances live at the last count"
@@ -518,7 +518,7 @@ def _explain_machines_up(termination: Termination, _: ExplanationContext) -> Exp
 
 def _with_revival(explanation: Explanation, termination: Termination) -> Explanation:
     """Add that the job was revived after the termination ended."""
-    revival = termination.revival
+    revival = termination.watch.revival
     if revival is None:
         return explanation
     observed_at = _time(revival.at)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.domain.errors import InvalidRequest
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.model.operation import NewOperation
+from orchestrator.domain.model.termination import TerminationRequest
 from orchestrator.domain.regions import zone_refused
 
 if TYPE_CHECKING:
@@ -92,17 +93,19 @@ class Submission:
             requested_by=requested_by,
             idempotency_key=idempotency_key,
             request_hash=_hash(request),
-            on_submitted=request.on_submitted,
-            not_before=request.not_before,
-            give_up_after_s=(
-                self.default_give_up_after_s
-                if request.give_up_after_s is None
-                else request.give_up_after_s
+            request=TerminationRequest(
+                created_at=created_at,
+                settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
+                give_up_after_s=(
+                    self.default_give_up_after_s
+                    if request.give_up_after_s is None
+                    else request.give_up_after_s
+                ),
+                on_submitted=request.on_submitted,
+                not_before=request.not_before,
+                revival_watch_s=max(self.revival_watch_s, request.reterminate_for_s or 0.0),
+                escalate=request.escalate,
             ),
-            settle_s=self.default_settle_s if request.settle_s is None else request.settle_s,
-            created_at=created_at,
-            escalate=request.escalate,
-            revival_watch_s=max(self.revival_watch_s, request.reterminate_for_s or 0.0),
             reterminate_for_s=request.reterminate_for_s,
         )
         termination_ids = [new_id("trm", self.random) for _ in job_ids]

@@ -153,7 +153,7 @@ def _ignores_next_action(termination: Termination, seen: JobSeen) -> bool:
 
 
 def _does_not_settle(told: Termination, now: datetime, policy: Policy) -> Decision:
-    counted = replace(told, settle_until=told.instances_observed_at)
+    counted = replace(told, schedule=replace(told.schedule, settle_until=told.drain.counted_at))
     return ON_STILL_STOPPED(counted, now, policy)
 
 
@@ -162,14 +162,18 @@ def _sees_no_revival(
 ) -> Decision:
     """As if each read had shown what was seen before."""
     again = replace(
-        termination, observed_at=seen.observed_at, instances_observed_at=seen.observed_at
+        termination,
+        job=replace(termination.job, observed_at=seen.observed_at),
+        drain=replace(termination.drain, counted_at=seen.observed_at),
     )
     return ON_STILL_STOPPED(again, now, policy)
 
 
 def _goes_by_the_state(told: Termination, now: datetime, policy: Policy) -> Decision:
     """As if each read of the window had counted the instances."""
-    return ON_STILL_STOPPED(replace(told, instances_observed_at=told.observed_at), now, policy)
+    return ON_STILL_STOPPED(
+        replace(told, drain=replace(told.drain, counted_at=told.job.observed_at)), now, policy
+    )
 
 
 def _forgets_machines(told: Termination, now: datetime, policy: Policy) -> Decision:

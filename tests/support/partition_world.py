@@ -20,8 +20,6 @@ from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
-from orchestrator.domain.model.operation import NewOperation
-from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.domain.pacing.polling import PollPolicy
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loops.dispatcher import Dispatcher
@@ -43,13 +41,15 @@ from orchestrator.simulator.traffic.fault_injection import read_faults
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support import HANG_S
-from tests.support.stored_fields import know
+from tests.support.operations import new_operation
+from tests.support.termination_fields import store_fields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from orchestrator.domain.errors import CloudError
+    from orchestrator.domain.model.operation import NewOperation
     from orchestrator.domain.model.termination import Termination
     from orchestrator.services.ports import InstanceRecord, TerminationRecord
     from orchestrator.simulator.simulator import Call
@@ -278,29 +278,13 @@ class World:
 
     def operation(self, operation_id: str, *ids: str, **asked: Any) -> NewOperation:
         """Return a new operation on these jobs."""
-        values: dict[str, Any] = {
-            "id": operation_id,
-            "account": "main",
-            "region": REGION,
-            "partition": PARTITION,
-            "job_ids": ids,
-            "duplicates_merged": 0,
-            "reason": "a test",
-            "requested_by": "me",
-            "idempotency_key": None,
-            "request_hash": "h",
-            "on_submitted": OnSubmitted.HOLD,
-            "not_before": None,
-            "give_up_after_s": 3600.0,
-            "settle_s": 30.0,
-            "created_at": self.clock.now(),
-        }
-        return NewOperation(**(values | asked))
+        values = {"region": REGION, "partition": PARTITION, "created_at": self.clock.now()} | asked
+        return new_operation(operation_id, *ids, **values)
 
     async def know(self, *ids: str, **known: Any) -> None:
         """Store these values for the terminations of these jobs."""
         befores = [r.termination for r in await self._records() if r.termination.job_id in ids]
-        afters = [await know(self.database, before, **known) for before in befores]
+        afters = [await store_fields(self.database, before, **known) for before in befores]
         stored = {record.termination.id: record.termination for record in await self._records()}
         for after in afters:
             assert stored[after.id] == after, "the engine never writes such a termination"

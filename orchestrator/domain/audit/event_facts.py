@@ -12,15 +12,16 @@ from orchestrator.domain.decisions.capture_coverage import missed
 if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Revival, Termination
 
-_COPIED: Final = (
+OBSERVATIONS: Final = (
     "job_state",
     "job_end_time",
     "job_next_action",
     "observed_at",
     "instances_observed_at",
     "acknowledged_at",
+    "instances",
+    "error_code",
 )
-OBSERVATIONS: Final = (*_COPIED, "instances", "error_code")
 
 
 def observations(termination: Termination) -> dict[str, object]:
@@ -32,8 +33,15 @@ def observations(termination: Termination) -> dict[str, object]:
     ``acknowledged_at`` is the last time at which a TerminateJob request was acknowledged or was
     observed to have had effect. ``error_code`` is the code of the last error.
     """
-    known = {name: getattr(termination, name) for name in _COPIED} | {
-        "instances": termination.instances and asdict(termination.instances),
+    job, drain = termination.job, termination.drain
+    known = {
+        "job_state": job.state,
+        "job_end_time": job.end_time,
+        "job_next_action": job.next_action,
+        "observed_at": job.observed_at,
+        "instances_observed_at": drain.counted_at,
+        "acknowledged_at": termination.calls.acknowledged_at,
+        "instances": drain.counters and asdict(drain.counters),
         "error_code": termination.problem and termination.problem.code,
     }
     return {
@@ -53,9 +61,9 @@ def machines(termination: Termination) -> dict[str, object]:
     machines may exist. ``hidden`` is the error code if DescribeInstances was refused. ``nodes``
     belong to compute environments; DescribeInstances is not called for them.
     """
-    if not termination.run:
+    if not termination.calls.run:
         return {}
-    known, capture = termination.machines, termination.capture
+    known, capture = termination.machines, termination.captures.machines
     return {
         "machines": {
             "total": known.total,

@@ -18,6 +18,7 @@ from orchestrator.domain.decisions.transitions import (
     schedule_poll,
     to_be_counted,
     with_observation,
+    with_run,
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobState, JobSubmitted
 from orchestrator.domain.model.error_detail import ErrorDetail
@@ -34,14 +35,20 @@ def on_job_not_called(
 ) -> Decision:
     """Decide on a read of a job that no TerminateJob request is known to have reached."""
     updated = with_observation(termination, seen)
-    if updated.job_state is JobState.SUBMITTED:
+    if updated.job.state is JobState.SUBMITTED:
         return _on_submitted(updated, now, policy)
     to_read = _with_required_read(termination, updated, seen, now, policy)
     if to_read is not None:
-        return Decision(after=replace(to_read, terminate_after=None))
+        return Decision(
+            after=replace(to_read, schedule=replace(to_read.schedule, terminate_after=None))
+        )
     if evidence.proves_stopped(termination, seen):
         return _on_stopped_not_called(updated, now, policy)
-    if updated.job_state is JobState.SUCCEED and not updated.acknowledged_at and _is_empty(seen):
+    if (
+        updated.job.state is JobState.SUCCEED
+        and not updated.calls.acknowledged_at
+        and _is_empty(seen)
+    ):
         # Without a counted instance, only the end of the job is proven.
         ended = replace(updated, evidence=evidence.JOB_FINISHED, problem=None)
         return apply_event(
@@ -61,7 +68,11 @@ def on_submission(
 ) -> Decision:
     """Store how many instances the job was submitted with, so that a count can be checked."""
     submitted = sum(task.instances for task in seen.tasks)
-    updated = replace(termination, instances_submitted=submitted, failures=0)
+    updated = replace(
+        termination,
+        drain=replace(termination.drain, submitted=submitted),
+        schedule=replace(termination.schedule, failures=0),
+    )
     if termination.state is State.SETTLING:
         return on_still_stopped(updated, now, policy)
     return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
@@ -75,9 +86,9 @@ def _with_required_read(
     A job that reads finished before any TerminateJob is compared with its submission. Where the
     state proves nothing, the counters or NextAction decide.
     """
-    state = updated.job_state
+    state = updated.job.state
     unclear = state is None or state.finished or not state.known
-    checked = updated.instances_submitted is not None or updated.acknowledged_at is not None
+    checked = updated.drain.submitted is not None or updated.calls.acknowledged_at is not None
     if unclear and not checked and termination.state is not State.SENDING:
         return schedule_poll(updated, PollKind.SUBMIT_INFO, now)
     if seen.instances is None and (unclear or termination.state is State.SENDING):
@@ -90,7 +101,7 @@ def _is_empty(seen: JobSeen) -> bool:
 
 
 def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> Decision:
-    if termination.on_submitted is OnSubmitted.REFUSE:
+    if termination.request.on_submitted is OnSubmitted.REFUSE:
         problem = ErrorDetail(
             code="Client.JobSubmitted",
             message="the job is SUBMITTED, and the cloud forbids TerminateJob in this state",
@@ -110,8 +121,8 @@ def _on_submitted(termination: Termination, now: datetime, policy: Policy) -> De
 
 def _on_stopped_not_called(termination: Termination, now: datetime, policy: Policy) -> Decision:
     # TerminateJob leaves a job FAILED: a request whose answer was lost may well have acted.
-    may_have_acted = termination.state is State.SENDING and termination.job_state is JobState.FAILED
-    if may_have_acted or termination.acknowledged_at:
+    may_have_acted = termination.state is State.SENDING and termination.job.state is JobState.FAILED
+    if may_have_acted or termination.calls.acknowledged_at:
         decision = accepted(termination, now, policy)
         after = replace(
             schedule_poll(decision.after, PollKind.SINGLE, now), evidence=evidence.JOB_FINISHED
@@ -123,7 +134,7 @@ def _on_stopped_not_called(termination: Termination, now: datetime, policy: Poli
 
 def _on_terminable(termination: Termination, now: datetime, policy: Policy) -> Decision:
     """Let a running job wait for its turn: TerminateJob may be sent from now on."""
-    priority = termination.priority or termination.state is State.HELD
+    priority = termination.schedule.priority or termination.state is State.HELD
     match termination.state:
         case State.HELD:
             decision = apply_event(termination, Event.SEEN_TERMINABLE, now)
@@ -141,10 +152,16 @@ def _on_terminable(termination: Termination, now: datetime, policy: Policy) -> D
         schedule_poll(
             decision.after, PollKind.BATCH, now + timedelta(seconds=policy.poll.queued_s)
         ),
-        terminate_after=(
-            termination.terminate_after or max(now + delay, termination.not_before or now)
+        schedule=replace(
+            decision.after.schedule,
+            poll_kind=PollKind.BATCH,
+            next_poll_at=now + timedelta(seconds=policy.poll.queued_s),
+            terminate_after=(
+                termination.schedule.terminate_after
+                or max(now + delay, termination.request.not_before or now)
+            ),
+            priority=priority,
         ),
-        priority=priority,
-        run=max(termination.run, 1),
+        calls=with_run(decision.after.calls),
     )
     return replace(decision, after=after)

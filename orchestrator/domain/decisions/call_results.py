@@ -14,6 +14,8 @@ from orchestrator.domain.decisions.transitions import (
     problem_of,
     schedule_poll,
     with_deadline,
+    with_failure,
+    with_run,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.attempt import TERMINATE_JOB
@@ -37,7 +39,7 @@ def on_call_failed(
 ) -> Decision:
     """Decide on a failed TerminateJob request by the kind of its error."""
     error = failure.error
-    failed = replace(termination, failures=termination.failures + 1, problem=problem_of(error))
+    failed = replace(with_failure(termination), problem=problem_of(error))
     match error.kind:
         case CloudErrorKind.THROTTLED:
             return _restore(termination, failure.before, error, now)
@@ -49,8 +51,10 @@ def on_call_failed(
             )
             after = replace(
                 decision.after,
-                acknowledged_at=termination.acknowledged_at or now,
-                run=max(termination.run, 1),
+                calls=replace(
+                    with_run(decision.after.calls),
+                    acknowledged_at=termination.calls.acknowledged_at or now,
+                ),
             )
             return replace(decision, after=schedule_poll(after, PollKind.SINGLE, now))
         case (
@@ -80,9 +84,14 @@ def _restore(
     """
     decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=str(error))
     after = replace(
-        schedule_poll(decision.after, before.poll_kind, before.next_poll_at),
-        terminate_after=before.terminate_after,
-        first_sent_at=before.first_sent_at,
+        decision.after,
+        schedule=replace(
+            decision.after.schedule,
+            poll_kind=before.schedule.poll_kind,
+            next_poll_at=before.schedule.next_poll_at,
+            terminate_after=before.schedule.terminate_after,
+        ),
+        calls=replace(decision.after.calls, first_sent_at=before.calls.first_sent_at),
     )
     return replace(decision, after=after)
 
@@ -111,4 +120,6 @@ def _already_terminating(termination: Termination, error: CloudError) -> bool:
     showed the job running.
     """
     last = termination.problem
-    return termination.acknowledged_at is not None or (last is not None and last.code == error.code)
+    return termination.calls.acknowledged_at is not None or (
+        last is not None and last.code == error.code
+    )

@@ -15,45 +15,45 @@ if TYPE_CHECKING:
 
 def due(termination: Termination) -> Capture:
     """Return the capture of the current run to continue, or a new one."""
-    capture = termination.capture
-    if capture is None or capture.run != termination.run:
-        return Capture(run=termination.run)
+    capture = termination.captures.machines
+    if capture is None or capture.run != termination.calls.run:
+        return Capture(run=termination.calls.run)
     return capture
 
 
 def reading(termination: Termination, now: datetime) -> Capture:
     """Return the read of live instances to continue, or a new one."""
-    reading = termination.reading
-    if reading is not None and reading.run == termination.run and reading.ended_at is None:
+    reading = termination.captures.rescan
+    if reading is not None and reading.run == termination.calls.run and reading.ended_at is None:
         return reading
-    known = termination.capture.tasks if termination.capture else ()
-    return Capture(run=termination.run, tasks=known, began_at=now)
+    known = termination.captures.machines.tasks if termination.captures.machines else ()
+    return Capture(run=termination.calls.run, tasks=known, began_at=now)
 
 
 def too_late(termination: Termination) -> bool:
     """Return whether no instance is left whose machine could be read."""
-    stopped = termination.instances is not None and termination.instances.live == 0
-    finished = termination.job_state is not None and termination.job_state.finished
+    stopped = termination.drain.counters is not None and termination.drain.counters.live == 0
+    finished = termination.job.state is not None and termination.job.state.finished
     return termination.state is State.SETTLING or (finished and stopped)
 
 
 def captured(termination: Termination) -> bool:
     """Return whether the next TerminateJob needs no capture, or its capture has ended."""
-    capture = termination.capture
+    capture = termination.captures.machines
     captured_run = capture.run if capture is not None and capture.ended_at is not None else 0
-    return captured_run >= termination.run
+    return captured_run >= termination.calls.run
 
 
 def submission_unread(termination: Termination) -> bool:
     """Return whether the number of submitted instances is unknown."""
-    capture = termination.capture
-    return termination.instances_submitted is None and (capture is None or not capture.tasks)
+    capture = termination.captures.machines
+    return termination.drain.submitted is None and (capture is None or not capture.tasks)
 
 
 def missed(termination: Termination) -> str | None:
     """Return why machines that the job had at TerminateJob may be unknown; None: all are known."""
-    capture = termination.capture
-    if capture is None or capture.run != termination.run:
+    capture = termination.captures.machines
+    if capture is None or capture.run != termination.calls.run:
         return "its machines were not captured"
     if capture.problem is not None:
         return f"capturing its machines failed: {capture.problem.code}: {capture.problem.message}"
@@ -70,6 +70,8 @@ def missed(termination: Termination) -> str | None:
 
 
 def _counted_before_the_call(termination: Termination, counted_at: datetime) -> bool:
-    if termination.first_sent_at is None:
-        return termination.state in PENDING_STATES or termination.terminate_after is not None
-    return counted_at <= termination.first_sent_at
+    if termination.calls.first_sent_at is None:
+        return (
+            termination.state in PENDING_STATES or termination.schedule.terminate_after is not None
+        )
+    return counted_at <= termination.calls.first_sent_at

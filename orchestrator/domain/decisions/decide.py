@@ -96,7 +96,7 @@ def on_job(termination: Termination, seen: JobSeen, now: datetime, policy: Polic
         case _:
             return Decision(after=termination)
     if decision.event is None and overdue(termination, now):
-        if seen.instances is None and termination.poll_kind is not PollKind.SINGLE:
+        if seen.instances is None and termination.schedule.poll_kind is not PollKind.SINGLE:
             # Do not report live instances without fresh counters: read the job once more.
             return Decision(after=schedule_poll(decision.after, PollKind.SINGLE, now))
         decision = given_up(decision.after, now, why="the deadline passed")
@@ -109,14 +109,18 @@ def _bounded_by_deadline(decision: Decision, now: datetime) -> Decision:
     Only retries of that last read may be planned later.
     """
     after = decision.after
-    if after.give_up_at is None or after.next_poll_at is None or after.state is State.SETTLING:
+    if (
+        after.schedule.give_up_at is None
+        or after.schedule.next_poll_at is None
+        or after.state is State.SETTLING
+    ):
         return decision
     # The read at the deadline was made: its retry stays as planned.
-    retried = now >= after.give_up_at and (
-        after.poll_kind is PollKind.SINGLE or after.unconfirmed is not None
+    retried = now >= after.schedule.give_up_at and (
+        after.schedule.poll_kind is PollKind.SINGLE or after.unconfirmed is not None
     )
-    if retried or after.next_poll_at <= after.give_up_at:
+    if retried or after.schedule.next_poll_at <= after.schedule.give_up_at:
         return decision
     return replace(
-        decision, after=schedule_poll(after, PollKind.SINGLE, max(now, after.give_up_at))
+        decision, after=schedule_poll(after, PollKind.SINGLE, max(now, after.schedule.give_up_at))
     )

@@ -10,12 +10,12 @@ from orchestrator.domain.decisions import escalation, evidence
 from orchestrator.domain.decisions.instance_counts import contradiction
 from orchestrator.domain.decisions.transitions import (
     Decision,
+    after_read,
     apply_event,
     overdue,
     schedule_poll,
     start_new_run,
     to_be_counted,
-    with_observation,
 )
 from orchestrator.domain.model.batch_job import JobSeen, JobState
 from orchestrator.domain.model.lifecycle import Event
@@ -43,48 +43,49 @@ def on_job_draining(
 def _on_draining(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    updated = replace(
-        with_observation(termination, seen), failures=0, problem=_conflict(termination)
-    )
+    updated = after_read(termination, seen, problem=_conflict(termination))
     if evidence.proves_stopped(termination, seen):
         proven = replace(updated, evidence=evidence.NO_INSTANCE_LIVE)
         decision = apply_event(proven, Event.SEEN_STOPPED, now)
-        settle_until = seen.observed_at + timedelta(seconds=updated.settle_s)
+        settle_until = seen.observed_at + timedelta(seconds=updated.request.settle_s)
         at = min(settle_until, now + timedelta(seconds=policy.poll.settling_s))
         after = replace(
-            schedule_poll(decision.after, PollKind.BATCH, at), settle_until=settle_until
+            decision.after,
+            schedule=replace(
+                decision.after.schedule,
+                poll_kind=PollKind.BATCH,
+                next_poll_at=at,
+                settle_until=settle_until,
+            ),
         )
         return replace(decision, after=after)
-    state = updated.job_state
+    state = updated.job.state
     live = seen.instances is not None and seen.instances.live > 0
     if state is not None and (state.finished or (not state.known and not live)):
         return Decision(after=_on_finished_not_stopped(termination, updated, seen, now, policy))
-    was_finished = termination.job_state is not None and termination.job_state.finished
+    was_finished = termination.job.state is not None and termination.job.state.finished
     runs = state is None or state.known
     revived = runs and was_finished and termination.evidence >= evidence.JOB_FINISHED
     revived = revived or _live_count_increased_since_call(termination, seen)
     if revived:
         updated = replace(updated, evidence=min(updated.evidence, evidence.ACKNOWLEDGED))
-    ignored = updated.terminate_after is None and _ignores_termination(updated, seen, policy)
+    ignored = updated.schedule.terminate_after is None and _ignores_termination(
+        updated, seen, policy
+    )
     if revived or ignored:
         known = updated
         updated = start_new_run(known)
         if not revived and not _live_count_increased(termination, seen):
             # The same instances are live that were escalated: keep their escalation.
-            updated = replace(
-                updated,
-                escalation_level=known.escalation_level,
-                escalation_started_at=known.escalation_started_at,
-                escalation_round=known.escalation_round,
-            )
-    left_submitted = termination.job_state is JobState.SUBMITTED and not seen.terminating
-    if updated.job_state is JobState.SUBMITTED:
-        updated = replace(updated, terminate_after=None)
+            updated = replace(updated, escalation=known.escalation)
+    left_submitted = termination.job.state is JobState.SUBMITTED and not seen.terminating
+    if updated.job.state is JobState.SUBMITTED:
+        updated = replace(updated, schedule=replace(updated.schedule, terminate_after=None))
     elif revived or left_submitted or ignored:
-        updated = replace(updated, terminate_after=now)
+        updated = replace(updated, schedule=replace(updated.schedule, terminate_after=now))
     elif seen.terminating:
-        updated = replace(updated, terminate_after=None)
-    age_s = (now - (updated.acknowledged_at or now)).total_seconds()
+        updated = replace(updated, schedule=replace(updated.schedule, terminate_after=None))
+    age_s = (now - (updated.calls.acknowledged_at or now)).total_seconds()
     interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
     # An undocumented state proves nothing; the counters decide.
     poll_kind = PollKind.BATCH if runs else PollKind.SINGLE
@@ -113,7 +114,7 @@ def _ignores_termination(termination: Termination, seen: JobSeen, policy: Policy
         return False
     if not seen.instances.live and seen.instances.total:
         return False
-    if termination.last_called_at is None or termination.job_state is JobState.SUBMITTED:
+    if termination.calls.last_called_at is None or termination.job.state is JobState.SUBMITTED:
         return False
     called_for = _calling_span(termination)
     patience = max(_call_again_after(termination), called_for)
@@ -121,7 +122,7 @@ def _ignores_termination(termination: Termination, seen: JobSeen, policy: Policy
         termination, seen.observed_at, policy.escalation
     ):
         return False
-    return seen.observed_at - termination.last_called_at >= patience
+    return seen.observed_at - termination.calls.last_called_at >= patience
 
 
 def _call_again_after(termination: Termination) -> timedelta:
@@ -132,7 +133,7 @@ def _call_again_after(termination: Termination) -> timedelta:
 
 def _live_count_increased(termination: Termination, seen: JobSeen) -> bool:
     """Return whether more instances are live than at the last count."""
-    known, counted = termination.instances, seen.instances
+    known, counted = termination.drain.counters, seen.instances
     return known is not None and counted is not None and counted.live > known.live
 
 
@@ -141,27 +142,33 @@ def _live_count_increased_since_call(termination: Termination, seen: JobSeen) ->
 
     Nothing may be pending for the job.
     """
-    counted_at, acknowledged_at = termination.instances_observed_at, termination.acknowledged_at
+    counted_at, acknowledged_at = termination.drain.counted_at, termination.calls.acknowledged_at
     since = counted_at is not None and acknowledged_at is not None and counted_at >= acknowledged_at
     return since and seen.untouched and _live_count_increased(termination, seen)
 
 
 def _calling_span(termination: Termination) -> timedelta:
     """Return the time from the first TerminateJob to the last one."""
-    if termination.last_called_at is None or termination.give_up_at is None:
+    if termination.calls.last_called_at is None or termination.schedule.give_up_at is None:
         return timedelta()
-    first_sent_at = termination.give_up_at - timedelta(seconds=termination.give_up_after_s)
-    return termination.last_called_at - first_sent_at
+    first_sent_at = termination.schedule.give_up_at - timedelta(
+        seconds=termination.request.give_up_after_s
+    )
+    return termination.calls.last_called_at - first_sent_at
 
 
 def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy) -> Decision:
     """Return the decision on a draining job with the escalation level that is due, if any."""
     updated = decision.after
-    if decision.event is not None or seen.instances is None or updated.terminate_after is not None:
+    if (
+        decision.event is not None
+        or seen.instances is None
+        or updated.schedule.terminate_after is not None
+    ):
         return decision
     if overdue(updated, now):
         return decision
-    finished = updated.job_state is not None and updated.job_state.finished
+    finished = updated.job.state is not None and updated.job.state.finished
     untouched = not finished and seen.untouched
     if untouched and _calling_span(updated) < _call_again_after(updated):
         return decision  # TerminateJob is repeated first
@@ -173,9 +180,12 @@ def _escalated(decision: Decision, seen: JobSeen, now: datetime, policy: Policy)
     escalated = apply_event(updated, Event.ESCALATED, now, why=why)
     after = replace(
         escalated.after,
-        escalation_level=escalation_level,
-        escalation_started_at=now,
-        escalation_round=updated.escalation_round + (escalation_level is EscalationLevel.INSTANCES),
+        escalation=replace(
+            escalated.after.escalation,
+            level=escalation_level,
+            started_at=now,
+            round=updated.escalation.round + (escalation_level is EscalationLevel.INSTANCES),
+        ),
     )
     return replace(escalated, after=after)
 
@@ -187,25 +197,27 @@ def _on_finished_not_stopped(
 
     Its instances were not counted, or some are live.
     """
-    finished = updated.job_state is not None and updated.job_state.finished
+    finished = updated.job.state is not None and updated.job.state.finished
     proven = evidence.JOB_FINISHED if finished else updated.evidence
     # A job that read finished before and waits for TerminateJob had an instance run again.
-    again = termination.job_state is not None and termination.job_state.finished
-    terminate_after = termination.terminate_after if again else None
+    again = termination.job.state is not None and termination.job.state.finished
+    terminate_after = termination.schedule.terminate_after if again else None
     updated = replace(
-        updated, evidence=max(updated.evidence, proven), terminate_after=terminate_after
+        updated,
+        evidence=max(updated.evidence, proven),
+        schedule=replace(updated.schedule, terminate_after=terminate_after),
     )
     if seen.instances is None or contradiction(termination, seen) is not None:
         return to_be_counted(termination, updated, seen, now, policy)
     wait_s = polling.relook_s(
         policy.poll,
-        before=termination.instances,
-        before_at=termination.instances_observed_at,
+        before=termination.drain.counters,
+        before_at=termination.drain.counted_at,
         after=seen.instances,
         after_at=seen.observed_at,
     )
     # Only the task was read. If no instance has stopped since, the job may have been revived.
-    stuck = termination.instances and seen.instances.live >= termination.instances.live
+    stuck = termination.drain.counters and seen.instances.live >= termination.drain.counters.live
     poll_kind = PollKind.BATCH if seen.state is None and stuck else PollKind.SINGLE
     wait_s = min(wait_s, escalation.count_every_s(updated))
     return schedule_poll(updated, poll_kind, now + timedelta(seconds=wait_s))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.domain.model.batch_job import InstanceCounters
-    from orchestrator.domain.model.termination import Termination
+    from orchestrator.domain.model.termination import Drain, Termination
 
 READ_MAX_INSTANCES: Final = 5000
 """Do not re-read instances of larger jobs: 5,000 rows are five DescribeTask requests."""
@@ -101,21 +101,21 @@ class RoundFinished:
 
 
 def last_progress_at(
-    termination: Termination, counted: InstanceCounters | None, observed_at: datetime
+    drain: Drain, counted: InstanceCounters | None, observed_at: datetime
 ) -> datetime | None:
     """Return when a count last showed another number of live instances than the one before."""
-    known = termination.instances
+    known = drain.counters
     if counted is None or (known is not None and known.live == counted.live):
-        return termination.last_progress_at
+        return drain.last_progress_at
     return observed_at
 
 
 def stalled_for_s(termination: Termination, seen_at: datetime) -> float:
     """Return the seconds without progress, TerminateJob or finished round before a read."""
     known = (
-        termination.last_called_at,
-        termination.last_progress_at,
-        termination.escalation_finished_at,
+        termination.calls.last_called_at,
+        termination.drain.last_progress_at,
+        termination.escalation.finished_at,
     )
     since = max((at for at in known if at is not None), default=seen_at)
     return (seen_at - since).total_seconds()
@@ -123,7 +123,7 @@ def stalled_for_s(termination: Termination, seen_at: datetime) -> float:
 
 def by_deadline_s(termination: Termination, usual_s: float, share: float) -> float:
     """Return ``usual_s``, or this share of the termination's deadline if that is shorter."""
-    return min(usual_s, share * termination.give_up_after_s)
+    return min(usual_s, share * termination.request.give_up_after_s)
 
 
 def count_every_s(termination: Termination) -> float:
@@ -138,11 +138,13 @@ def count_due_at(termination: Termination) -> datetime | None:
     already planned.
     """
     every_s = count_every_s(termination)
-    planned = termination.state is not State.DRAINING or termination.poll_kind is PollKind.SINGLE
+    planned = (
+        termination.state is not State.DRAINING or termination.schedule.poll_kind is PollKind.SINGLE
+    )
     if planned or every_s >= COUNTED_EVERY_S:
         return None
-    known = (termination.acknowledged_at, termination.instances_observed_at)
-    counted_at = max((at for at in known if at is not None), default=termination.created_at)
+    known = (termination.calls.acknowledged_at, termination.drain.counted_at)
+    counted_at = max((at for at in known if at is not None), default=termination.request.created_at)
     return counted_at + timedelta(seconds=every_s)
 
 
@@ -150,36 +152,38 @@ def next_level(
     termination: Termination, seen_at: datetime, policy: EscalationPolicy
 ) -> EscalationLevel | None:
     """Return the level that is due after a count that showed live instances; None: not yet."""
-    live = termination.instances.live if termination.instances else 0
+    live = termination.drain.counters.live if termination.drain.counters else 0
     if not live or going_on(termination):
         return None
     patient = stalled_for_s(termination, seen_at) < _patience_s(termination, policy)
     if patient and not _must_begin(_level(termination), termination, seen_at, policy):
         return None
-    may_call = termination.escalate and live <= policy.instances_max
+    may_call = termination.request.escalate and live <= policy.instances_max
     # Skip the rounds for which the deadline leaves no time.
     rounds = policy.rounds_max
     if _must_begin(rounds, termination, seen_at, policy):
         rounds = 0
-    if may_call and termination.escalation_round < rounds:
+    if may_call and termination.escalation.round < rounds:
         return EscalationLevel.INSTANCES
-    if termination.escalation_level is EscalationLevel.MANUAL:
+    if termination.escalation.level is EscalationLevel.MANUAL:
         return None
     may_terminate_machines = (
         may_call
         and policy.machines
-        and termination.escalation_level is not EscalationLevel.MACHINES
+        and termination.escalation.level is not EscalationLevel.MACHINES
     )
     return EscalationLevel.MACHINES if may_terminate_machines else EscalationLevel.MANUAL
 
 
 def _patience_s(termination: Termination, policy: EscalationPolicy) -> float:
-    counted, began_at = termination.instances, termination.acknowledged_at
+    counted, began_at = termination.drain.counters, termination.calls.acknowledged_at
     most = counted is not None and 2 * counted.live > counted.total
     patience_s = policy.after_s * (MOST_FACTOR if most else 1.0)
-    if began_at is None or termination.last_progress_at is None:
+    if began_at is None or termination.drain.last_progress_at is None:
         return patience_s
-    return max(patience_s, MOVED_SHARE * (termination.last_progress_at - began_at).total_seconds())
+    return max(
+        patience_s, MOVED_SHARE * (termination.drain.last_progress_at - began_at).total_seconds()
+    )
 
 
 def is_urgent(termination: Termination, seen_at: datetime, policy: EscalationPolicy) -> bool:
@@ -190,33 +194,33 @@ def is_urgent(termination: Termination, seen_at: datetime, policy: EscalationPol
 
 def _level(termination: Termination) -> int:
     """Return the number of levels before the next one."""
-    return termination.escalation_round + (termination.escalation_level is EscalationLevel.MACHINES)
+    return termination.escalation.round + (termination.escalation.level is EscalationLevel.MACHINES)
 
 
 def _must_begin(
     level: int, termination: Termination, seen_at: datetime, policy: EscalationPolicy
 ) -> bool:
     """Return whether the deadline leaves no time to postpone this level; the first one is 0."""
-    history, last_progress_at = termination.history, termination.last_progress_at
+    history, last_progress_at = termination.drain.history, termination.drain.last_progress_at
     if history is None or (last_progress_at is not None and last_progress_at >= seen_at):
         return False
     last_level = policy.rounds_max + policy.machines
     between = level / last_level if last_level else 0.0
     share = FIRST_SHARE + (LAST_SHARE - FIRST_SHARE) * min(1.0, between)
-    latest_s = share * termination.give_up_after_s
+    latest_s = share * termination.request.give_up_after_s
     to_spare_s = COUNTS_TO_SPARE * count_every_s(termination)
     return seen_at.timestamp() - history.last_progress_at >= latest_s - to_spare_s
 
 
 def going_on(termination: Termination) -> bool:
     """Return whether the current round still has requests to send."""
-    started_at, finished_at = termination.escalation_started_at, termination.escalation_finished_at
-    return termination.escalation_level in IN_ROUNDS and (
+    started_at, finished_at = termination.escalation.started_at, termination.escalation.finished_at
+    return termination.escalation.level in IN_ROUNDS and (
         finished_at is None or started_at is None or finished_at < started_at
     )
 
 
 def read_since(termination: Termination) -> bool:
     """Return whether the live instances have been read since the current round began."""
-    read_at, started_at = termination.read_at, termination.escalation_started_at
+    read_at, started_at = termination.captures.rescanned_at, termination.escalation.started_at
     return read_at is not None and started_at is not None and read_at >= started_at

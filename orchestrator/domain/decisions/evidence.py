@@ -59,7 +59,7 @@ def proves_settled(termination: Termination, settle_until: datetime) -> bool:
 
     That is the instance counters and every captured machine.
     """
-    counted_at, machines = termination.instances_observed_at, termination.machines
+    counted_at, machines = termination.drain.counted_at, termination.machines
     counted = counted_at is not None and counted_at >= settle_until
     return counted and machines_gone(termination) and machines.read_since(settle_until)
 
@@ -69,7 +69,7 @@ def machines_gone(termination: Termination) -> bool:
 
     Nodes of a compute environment restart and stay, so a job with such nodes never qualifies.
     """
-    capture, machines = termination.capture, termination.machines
+    capture, machines = termination.captures.machines, termination.machines
     return (
         capture is not None
         and missed(termination) is None
@@ -81,4 +81,4 @@ def machines_gone(termination: Termination) -> bool:
 
 def state_seen(termination: Termination, seen: JobSeen) -> JobState | None:
     """Return the job state after this read; a read without a state leaves the known one."""
-    return seen.state or termination.job_state
+    return seen.state or termination.job.state

@@ -38,7 +38,10 @@ def on_read_failed(
     """Decide on a failed read by the kind of its error, the state and the deadline."""
     updated = replace(termination, problem=problem_of(error))
     denied = error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-    if termination.state is State.SETTLING and termination.poll_kind is PollKind.SUBMIT_INFO:
+    if (
+        termination.state is State.SETTLING
+        and termination.schedule.poll_kind is PollKind.SUBMIT_INFO
+    ):
         return on_submission_unread(termination, error, now, policy)
     if error.kind is CloudErrorKind.JOB_NOT_FOUND:
         return on_missing(updated, DESCRIBE_JOB, now, policy)
@@ -54,7 +57,7 @@ def on_read_failed(
     elif error.kind is CloudErrorKind.THROTTLED:
         # Throttling shows nothing about the job: keep the planned poll.
         return Decision(after=termination)
-    if not late and denied and termination.poll_kind is PollKind.SINGLE:
+    if not late and denied and termination.schedule.poll_kind is PollKind.SINGLE:
         # DescribeJobs may still be allowed, and DescribeTask once the job reads finished.
         after = schedule_poll(
             updated, PollKind.BATCH, now + timedelta(seconds=policy.poll.drain_max_s)
@@ -69,7 +72,7 @@ def _on_denied(
 ) -> Decision:
     """Decide on a read that the cloud denied before any TerminateJob."""
     refused = error.kind is CloudErrorKind.REFUSED
-    if termination.poll_kind is PollKind.SUBMIT_INFO:
+    if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
         return _on_submission_refused(termination, now, policy, refused=refused)
     if refused:
         return apply_event(termination, Event.CALL_REFUSED, now, why=str(error))
@@ -85,17 +88,23 @@ def on_missing(termination: Termination, source: str, now: datetime, policy: Pol
     assert known is not None
     if not known.confirms(Verdict.MISSING, now):
         # Poll a job that was read before by both actions in turn.
-        by_job = termination.observed_at is not None and source == DESCRIBE_JOBS
+        by_job = termination.job.observed_at is not None and source == DESCRIBE_JOBS
         poll_kind = PollKind.SINGLE if by_job else PollKind.BATCH
         return Decision(
             after=replace(
-                schedule_poll(updated, poll_kind, known.next_read_at(now)), terminate_after=None
+                updated,
+                schedule=replace(
+                    updated.schedule,
+                    poll_kind=poll_kind,
+                    next_poll_at=known.next_read_at(now),
+                    terminate_after=None,
+                ),
             )
         )
     if termination.state is State.SETTLING:
         return on_record_deleted(updated, now, policy)
     why = f"not found by {' and '.join(known.sources)} since {known.since:%H:%M:%SZ}"
-    if termination.observed_at is not None:
+    if termination.job.observed_at is not None:
         updated = replace(updated, problem=unconfirmed_ends.record_deleted(updated))
     elif updated.problem is None:
         updated = replace(updated, problem=unconfirmed_ends.NEVER_FOUND)
@@ -132,7 +141,9 @@ def _on_submission_refused(
     known = updated.unconfirmed
     if refused or (known is not None and known.confirms(Verdict.FORBIDDEN, now)):
         return Decision(
-            after=schedule_poll(replace(updated, instances_submitted=0), PollKind.SINGLE, now)
+            after=schedule_poll(
+                replace(updated, drain=replace(updated.drain, submitted=0)), PollKind.SINGLE, now
+            )
         )
     return Decision(after=retry_poll(updated, now, policy))
 
@@ -142,7 +153,12 @@ def _unread_too_long(termination: Termination, now: datetime) -> bool:
 
     It has no deadline because TerminateJob was never sent.
     """
-    begun_at = max(termination.created_at, termination.not_before or termination.created_at)
-    read_at = termination.observed_at or begun_at
+    begun_at = max(
+        termination.request.created_at,
+        termination.request.not_before or termination.request.created_at,
+    )
+    read_at = termination.job.observed_at or begun_at
     unread_s = (now - max(begun_at, read_at)).total_seconds()
-    return termination.give_up_at is None and unread_s >= termination.give_up_after_s
+    return (
+        termination.schedule.give_up_at is None and unread_s >= termination.request.give_up_after_s
+    )

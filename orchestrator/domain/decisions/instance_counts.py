@@ -30,11 +30,13 @@ def known_instances(termination: Termination) -> int:
     Sources: DescribeJobSubmitInfo (TaskInstanceNum of all tasks), the counters of the capture, and
     the largest earlier count. The number of instances never decreases.
     """
-    counted = termination.instances.total if termination.instances else 0
-    submitted, captured = termination.instances_submitted or 0, 0
-    if termination.capture is not None:
-        submitted = max(submitted, sum(task.instances for task in termination.capture.tasks))
-        captured = termination.capture.occupying + termination.capture.waiting
+    counted = termination.drain.counters.total if termination.drain.counters else 0
+    submitted, captured = termination.drain.submitted or 0, 0
+    if termination.captures.machines is not None:
+        submitted = max(
+            submitted, sum(task.instances for task in termination.captures.machines.tasks)
+        )
+        captured = termination.captures.machines.occupying + termination.captures.machines.waiting
     return max(counted, submitted, captured)
 
 
@@ -48,7 +50,7 @@ def contradiction(termination: Termination, seen: JobSeen) -> ErrorDetail | None
     total = seen.instances.total
     if not total:
         return _NO_INSTANCES
-    known = max(len(seen.tasks or termination.tasks), known_instances(termination))
+    known = max(len(seen.tasks or termination.drain.tasks), known_instances(termination))
     if total >= known:
         return None
     return ErrorDetail(

@@ -51,7 +51,7 @@ def check(before: Termination, decision: Decision, at: datetime) -> None:
 
 
 def _check_proof(termination: Termination) -> None:
-    state, counters = termination.job_state, termination.instances
+    state, counters = termination.job.state, termination.drain.counters
     finished = state is not None and (state.finished or not state.known)
     none_live = counters is not None and counters.live == 0
     # For a job that reads SUCCEED and has no instance, only its end can be proven.
@@ -74,17 +74,17 @@ def _check_proof(termination: Termination) -> None:
 
 def _check_call(termination: Termination, at: datetime) -> None:
     # The job state is None if only DescribeTask has read the job.
-    was_read = termination.job_state is not None or termination.instances is not None
+    was_read = termination.job.state is not None or termination.drain.counters is not None
     if (
         not was_read
-        or termination.job_state is JobState.SUBMITTED
-        or termination.in_doubt
-        or termination.terminate_after is None
-        or termination.terminate_after > at
+        or termination.job.state is JobState.SUBMITTED
+        or termination.calls.in_doubt
+        or termination.schedule.terminate_after is None
+        or termination.schedule.terminate_after > at
     ):
         raise InvariantViolated(
             Invariant.CALL,
             f"TerminateJob of {termination.id} would be sent at {at} with job state "
-            f"{termination.job_state}, terminate_after {termination.terminate_after}, in doubt: "
-            f"{termination.in_doubt}",
+            f"{termination.job.state}, terminate_after {termination.schedule.terminate_after}, "
+            f"in doubt: {termination.calls.in_doubt}",
         )

@@ -50,7 +50,7 @@ def check_listed(termination: Termination, seen: JobSeen | None, now: datetime) 
     over = _is_over(termination, now)
     if seen is None:
         return RevivalCheck(termination=termination, count=over)
-    if _runs(seen) or (termination.revival is None and ran_again(termination, seen)):
+    if _runs(seen) or (termination.watch.revival is None and ran_again(termination, seen)):
         return RevivalCheck(termination=termination, ends=_runs(seen), came_back=seen)
     return RevivalCheck(termination=termination, count=over or is_doubtful(termination, seen))
 
@@ -77,7 +77,7 @@ def _runs(seen: JobSeen) -> bool:
 
 def _is_over(termination: Termination, now: datetime) -> bool:
     assert termination.finished_at is not None
-    return now >= termination.finished_at + timedelta(seconds=termination.revival_watch_s)
+    return now >= termination.finished_at + timedelta(seconds=termination.request.revival_watch_s)
 
 
 def revival_of(seen: JobSeen) -> Revival:

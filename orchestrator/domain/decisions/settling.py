@@ -16,13 +16,13 @@ from orchestrator.domain.decisions.capture_coverage import submission_unread
 from orchestrator.domain.decisions.instance_counts import contradiction, known_instances
 from orchestrator.domain.decisions.transitions import (
     Decision,
+    after_read,
     apply_event,
     given_up,
     overdue,
     schedule_poll,
     start_new_run,
     to_be_counted,
-    with_observation,
 )
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState
@@ -43,8 +43,8 @@ def on_job_settling(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
     """Decide on a read of a job in its settle window."""
-    updated = replace(with_observation(termination, seen), failures=0, problem=None)
-    state = updated.job_state
+    updated = after_read(termination, seen)
+    state = updated.job.state
     if state is None or (state.known and not state.finished) or seen.terminating:
         return _on_revived(updated, now, policy)
     doubt = _denial(termination, seen)
@@ -52,7 +52,7 @@ def on_job_settling(
         return _on_denied(termination, updated, seen, now, policy, why=doubt)
     if seen.instances is None and is_doubtful(termination, seen):
         return Decision(after=schedule_poll(updated, PollKind.SINGLE, now))
-    if seen.instances is None and termination.poll_kind is PollKind.SINGLE:
+    if seen.instances is None and termination.schedule.poll_kind is PollKind.SINGLE:
         # DescribeJob was sent for a count, and its answer had no counters.
         return Decision(after=to_be_counted(termination, updated, seen, now, policy))
     return on_still_stopped(updated, now, policy)
@@ -69,34 +69,47 @@ def _on_denied(
 ) -> Decision:
     """Return the job to draining, or give up after its deadline: a read contradicts the proof."""
     unproven = replace(updated, evidence=evidence.JOB_FINISHED)
-    if termination.give_up_at is not None and now >= termination.give_up_at:
+    if termination.schedule.give_up_at is not None and now >= termination.schedule.give_up_at:
         # Without this, a job alternating between stopped and doubtful would never end.
         return given_up(unproven, now, why=why)
-    unproven = replace(unproven, settle_until=None, confirm_from=None)
+    unproven = replace(
+        unproven, schedule=replace(unproven.schedule, settle_until=None, confirm_from=None)
+    )
     live = seen.instances is not None and seen.instances.live > 0
     if live or ran_again(termination, seen):
         unproven = start_new_run(unproven)
     decision = apply_event(unproven, Event.SEEN_LIVE_AGAIN, now, why=why)
     if live:
         # TerminateJob is sent again, although the job reads finished.
-        after = schedule_poll(
-            decision.after, PollKind.BATCH, now + timedelta(seconds=policy.sweep_s)
+        schedule = replace(
+            decision.after.schedule,
+            poll_kind=PollKind.BATCH,
+            next_poll_at=now + timedelta(seconds=policy.sweep_s),
+            terminate_after=now,
         )
-        return replace(decision, after=replace(after, terminate_after=now))
+        return replace(decision, after=replace(decision.after, schedule=schedule))
     return replace(decision, after=schedule_poll(decision.after, PollKind.SINGLE, now))
 
 
 def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Decision:
     revived = replace(
-        termination, evidence=evidence.ACKNOWLEDGED, settle_until=None, confirm_from=None
+        termination,
+        evidence=evidence.ACKNOWLEDGED,
+        schedule=replace(termination.schedule, settle_until=None, confirm_from=None),
     )
     decision = apply_event(
         start_new_run(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
     )
     at = now + timedelta(seconds=policy.sweep_s)
-    terminate_after = None if termination.job_state is JobState.SUBMITTED else now
+    terminate_after = None if termination.job.state is JobState.SUBMITTED else now
     after = replace(
-        schedule_poll(decision.after, PollKind.BATCH, at), terminate_after=terminate_after
+        decision.after,
+        schedule=replace(
+            decision.after.schedule,
+            poll_kind=PollKind.BATCH,
+            next_poll_at=at,
+            terminate_after=terminate_after,
+        ),
     )
     return replace(decision, after=after)
 
@@ -106,12 +119,12 @@ def on_still_stopped(termination: Termination, now: datetime, policy: Policy) ->
     gone = evidence.machines_gone(termination)
     proven = evidence.MACHINES_GONE if gone else evidence.NO_INSTANCE_LIVE
     updated = replace(termination, evidence=proven)
-    settle_until, machines = updated.settle_until or now, updated.machines
+    settle_until, machines = updated.schedule.settle_until or now, updated.machines
     late = overdue(updated, now)
     if late and machines.up:
         return _machines_stay(updated, now)
-    counted_at = updated.instances_observed_at
-    proven_at = settle_until - timedelta(seconds=updated.settle_s)
+    counted_at = updated.drain.counted_at
+    proven_at = settle_until - timedelta(seconds=updated.request.settle_s)
     # However short the window is, a second count of all instances known by now is required.
     counted = counted_at is not None and proven_at < counted_at and counted_at >= settle_until
     counted = counted and _counts_all(updated)
@@ -122,7 +135,7 @@ def on_still_stopped(termination: Termination, now: datetime, policy: Policy) ->
         if evidence.proves_settled(updated, settle_until):
             updated = replace(updated, evidence=evidence.SETTLED)
         return apply_event(replace(updated, problem=None), Event.SETTLED, now)
-    updated = replace(updated, confirm_from=settle_until)
+    updated = replace(updated, schedule=replace(updated.schedule, confirm_from=settle_until))
     soon = now + timedelta(seconds=policy.poll.settling_s)
     if not counted and soon >= settle_until:
         return Decision(after=schedule_poll(updated, PollKind.SINGLE, max(now, settle_until)))
@@ -140,17 +153,17 @@ def on_submission_unread(
         return Decision(after=termination)
     updated = termination
     if error.kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
-        updated = replace(updated, instances_submitted=0)
+        updated = replace(updated, drain=replace(updated.drain, submitted=0))
     soon = now + timedelta(seconds=policy.poll.settling_s)
     return Decision(after=schedule_poll(updated, PollKind.BATCH, soon))
 
 
 def _compared_by(termination: Termination, now: datetime) -> datetime:
-    return (termination.settle_until or now) + timedelta(seconds=COMPARED_WITHIN_S)
+    return (termination.schedule.settle_until or now) + timedelta(seconds=COMPARED_WITHIN_S)
 
 
 def _counts_all(termination: Termination) -> bool:
-    counters = termination.instances
+    counters = termination.drain.counters
     return counters is not None and counters.total >= known_instances(termination)
 
 
@@ -184,14 +197,14 @@ def is_doubtful(termination: Termination, seen: JobSeen) -> bool:
 
     Its EndTime was known and is missing now, or its state became one that is not documented.
     """
-    lost = termination.job_end_time is not None and seen.end_time is None
+    lost = termination.job.end_time is not None and seen.end_time is None
     new_word = seen.state is not None and not seen.state.known
-    return lost or (new_word and seen.state != termination.job_state)
+    return lost or (new_word and seen.state != termination.job.state)
 
 
 def ran_again(termination: Termination, seen: JobSeen) -> bool:
     """Return whether a finished job shows another EndTime than the known one."""
-    known, read = termination.job_end_time, seen.end_time
+    known, read = termination.job.end_time, seen.end_time
     return known is not None and read is not None and _instant(read) != _instant(known)
 
 

@@ -10,13 +10,14 @@ from orchestrator.domain.decisions import escalation, evidence, unconfirmed_ends
 from orchestrator.domain.decisions.instance_counts import contradiction
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event, State, next_state
-from orchestrator.domain.model.termination import EscalationLevel, PollKind, Termination
+from orchestrator.domain.model.termination import Escalation, PollKind, Termination
 from orchestrator.domain.pacing.backoff import backoff_s
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.escalation import EscalationPolicy
     from orchestrator.domain.errors import CloudError
     from orchestrator.domain.model.batch_job import JobSeen
+    from orchestrator.domain.model.termination import TerminateCalls
     from orchestrator.domain.pacing.polling import PollPolicy
 
 BEFORE_EFFECT: Final = (State.QUEUED, State.HELD, State.SENDING)
@@ -75,21 +76,27 @@ def apply_event(
     Raise IllegalTransition if the lifecycle table does not allow the event.
     """
     state = next_state(termination.state, event)
+    idle = state.final or state is State.SENDING
+    schedule, calls = termination.schedule, termination.calls
+    schedule = replace(
+        schedule,
+        next_poll_at=None if idle else schedule.next_poll_at,
+        terminate_after=None,
+        priority=schedule.priority and state in BEFORE_EFFECT,
+    )
+    if state is State.SENDING:
+        calls = replace(calls, first_sent_at=calls.first_sent_at or now)
+    if state is State.HELD and schedule.give_up_at is None:
+        schedule = replace(schedule, give_up_at=_deadline(termination, now))
     after = replace(
         termination,
         state=state,
         revision=termination.revision + 1,
-        terminate_after=None,
-        in_doubt=False,
-        unconfirmed=termination.unconfirmed if not state.final else None,
-        priority=termination.priority and state in BEFORE_EFFECT,
+        finished_at=now if state.final else termination.finished_at,
+        unconfirmed=None if state.final else termination.unconfirmed,
+        schedule=schedule,
+        calls=replace(calls, in_doubt=False),
     )
-    if state.final:
-        after = replace(after, next_poll_at=None, finished_at=now)
-    elif state is State.SENDING:
-        after = replace(after, next_poll_at=None, first_sent_at=after.first_sent_at or now)
-    if state is State.HELD and after.give_up_at is None:
-        after = replace(after, give_up_at=now + timedelta(seconds=after.give_up_after_s))
     return Decision(after=after, event=event, why=why)
 
 
@@ -97,50 +104,71 @@ def schedule_poll(
     termination: Termination, poll_kind: PollKind, at: datetime | None
 ) -> Termination:
     """Return the termination with its next poll planned."""
-    return replace(termination, poll_kind=poll_kind, next_poll_at=at)
+    return replace(
+        termination, schedule=replace(termination.schedule, poll_kind=poll_kind, next_poll_at=at)
+    )
+
+
+def with_failure(termination: Termination) -> Termination:
+    """Return the termination after one more request in a row that failed."""
+    schedule = termination.schedule
+    return replace(termination, schedule=replace(schedule, failures=schedule.failures + 1))
 
 
 def retry_poll(termination: Termination, now: datetime, policy: Policy) -> Termination:
     """Return the termination with a failed read planned again after a growing delay."""
-    failed = replace(termination, failures=termination.failures + 1)
-    poll_kind = (
-        PollKind.SINGLE if termination.poll_kind is PollKind.BATCH else termination.poll_kind
-    )
+    failed = with_failure(termination)
+    planned = termination.schedule.poll_kind
+    poll_kind = PollKind.SINGLE if planned is PollKind.BATCH else planned
     return schedule_poll(failed, poll_kind, now + backoff(failed, policy))
 
 
 def with_observation(termination: Termination, seen: JobSeen) -> Termination:
     """Return the termination with the values of this read; values it did not carry stay."""
+    job, drain = termination.job, termination.drain
     counted = seen.instances is not None
     return replace(
         termination,
-        job_name=seen.name or termination.job_name,
-        job_state=evidence.state_seen(termination, seen),
-        job_end_time=termination.job_end_time if counted else seen.end_time,
-        job_next_action=(
-            termination.job_next_action if seen.next_action is None else seen.next_action
+        job=replace(
+            job,
+            name=seen.name or job.name,
+            state=evidence.state_seen(termination, seen),
+            end_time=job.end_time if counted else seen.end_time,
+            next_action=job.next_action if seen.next_action is None else seen.next_action,
+            observed_at=seen.observed_at,
         ),
-        observed_at=seen.observed_at,
-        instances=seen.instances or termination.instances,
-        instances_observed_at=seen.observed_at if counted else termination.instances_observed_at,
-        tasks=seen.tasks or termination.tasks,
-        last_progress_at=escalation.last_progress_at(termination, seen.instances, seen.observed_at),
+        drain=replace(
+            drain,
+            counters=seen.instances or drain.counters,
+            counted_at=seen.observed_at if counted else drain.counted_at,
+            tasks=seen.tasks or drain.tasks,
+            last_progress_at=escalation.last_progress_at(drain, seen.instances, seen.observed_at),
+        ),
         unconfirmed=unconfirmed_ends.after_read(termination),
     )
+
+
+def after_read(
+    termination: Termination, seen: JobSeen, *, problem: ErrorDetail | None = None
+) -> Termination:
+    """Return the termination with the values of this read, which ends a row of failures."""
+    observed = with_observation(termination, seen)
+    return replace(observed, schedule=replace(observed.schedule, failures=0), problem=problem)
 
 
 def to_be_counted(
     termination: Termination, updated: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Termination:
     """Plan a count of the instances: at once, or later if this read was one and proves nothing."""
-    if termination.poll_kind is PollKind.BATCH and seen.instances is None:
+    if termination.schedule.poll_kind is PollKind.BATCH and seen.instances is None:
         return schedule_poll(updated, PollKind.SINGLE, now)
-    give_up_at = updated.give_up_at or now + timedelta(seconds=updated.give_up_after_s)
+    give_up_at = updated.schedule.give_up_at or _deadline(updated, now)
     uncounted = replace(
         updated,
-        failures=termination.failures,
+        schedule=replace(
+            updated.schedule, failures=termination.schedule.failures, give_up_at=give_up_at
+        ),
         problem=contradiction(termination, seen),
-        give_up_at=give_up_at,
     )
     return retry_poll(uncounted, now, policy)
 
@@ -150,9 +178,11 @@ def overdue(termination: Termination, now: datetime) -> bool:
 
     A job that was observed stopped has ``give_up_after_s`` once more after its settle window.
     """
-    deadline = termination.give_up_at
-    if termination.state is State.SETTLING and termination.settle_until is not None:
-        deadline = termination.settle_until + timedelta(seconds=termination.give_up_after_s)
+    deadline = termination.schedule.give_up_at
+    if termination.state is State.SETTLING and termination.schedule.settle_until is not None:
+        deadline = termination.schedule.settle_until + timedelta(
+            seconds=termination.request.give_up_after_s
+        )
     return deadline is not None and now >= deadline
 
 
@@ -161,12 +191,14 @@ def with_deadline(termination: Termination, now: datetime) -> Termination:
 
     Used once a request may have reached the cloud.
     """
-    if termination.give_up_at is not None:
+    if termination.schedule.give_up_at is not None:
         return termination
-    first_sent_at = termination.first_sent_at or now
-    return replace(
-        termination, give_up_at=first_sent_at + timedelta(seconds=termination.give_up_after_s)
-    )
+    give_up_at = _deadline(termination, termination.calls.first_sent_at or now)
+    return replace(termination, schedule=replace(termination.schedule, give_up_at=give_up_at))
+
+
+def _deadline(termination: Termination, since: datetime) -> datetime:
+    return since + timedelta(seconds=termination.request.give_up_after_s)
 
 
 def not_executed(termination: Termination, now: datetime, policy: Policy, *, why: str) -> Decision:
@@ -176,15 +208,16 @@ def not_executed(termination: Termination, now: datetime, policy: Policy, *, why
     any request was sent.
     """
     decision = apply_event(termination, Event.CALL_NOT_EXECUTED, now, why=why)
-    at = now + backoff(termination, policy)
-    first_sent_at = decision.after.first_sent_at if decision.after.give_up_at is not None else None
-    after = replace(schedule_poll(decision.after, PollKind.BATCH, at), first_sent_at=first_sent_at)
+    after = schedule_poll(decision.after, PollKind.BATCH, now + backoff(termination, policy))
+    if after.schedule.give_up_at is None:
+        after = replace(after, calls=replace(after.calls, first_sent_at=None))
     return replace(decision, after=after)
 
 
 def in_doubt(termination: Termination, at: datetime) -> Termination:
     """Return the termination after a TerminateJob with unknown outcome: the job is read first."""
-    doubtful = replace(with_deadline(termination, at), in_doubt=True)
+    doubtful = with_deadline(termination, at)
+    doubtful = replace(doubtful, calls=replace(doubtful.calls, in_doubt=True))
     return schedule_poll(doubtful, PollKind.SINGLE, at)
 
 
@@ -192,26 +225,32 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
     """Decide on a TerminateJob that the cloud acknowledged or was observed to act on."""
     decision = apply_event(with_deadline(termination, now), Event.CALL_ACCEPTED, now)
     after = replace(
-        schedule_poll(decision.after, PollKind.BATCH, now + timedelta(seconds=policy.sweep_s)),
+        decision.after,
         evidence=max(termination.evidence, evidence.ACKNOWLEDGED),
-        run=max(termination.run, 1),
-        acknowledged_at=now,
-        failures=0,
         problem=None,
         unconfirmed=None,
+        schedule=replace(
+            decision.after.schedule,
+            poll_kind=PollKind.BATCH,
+            next_poll_at=now + timedelta(seconds=policy.sweep_s),
+            failures=0,
+        ),
+        calls=replace(with_run(decision.after.calls), acknowledged_at=now),
     )
     return replace(decision, after=after)
+
+
+def with_run(calls: TerminateCalls) -> TerminateCalls:
+    """Return the calls of a job that was observed to run, or to be terminated."""
+    return replace(calls, run=max(calls.run, 1))
 
 
 def start_new_run(termination: Termination) -> Termination:
     """Return the termination of a revived job, whose machines must be captured again."""
     return replace(
         termination,
-        run=termination.run + 1,
-        first_sent_at=None,
-        escalation_level=EscalationLevel.NONE,
-        escalation_started_at=None,
-        escalation_round=0,
+        calls=replace(termination.calls, run=termination.calls.run + 1, first_sent_at=None),
+        escalation=Escalation(finished_at=termination.escalation.finished_at),
     )
 
 
@@ -233,7 +272,7 @@ def backoff(termination: Termination, policy: Policy) -> timedelta:
     """Return the wait after the termination's consecutive failures."""
     return timedelta(
         seconds=backoff_s(
-            termination.failures,
+            termination.schedule.failures,
             base_s=policy.backoff_base_s,
             max_s=policy.backoff_max_s,
             jitter=policy.jitter,

@@ -74,7 +74,7 @@ def missing(
 
     ``appears_within_s`` is the time that a job which was never read has to appear.
     """
-    read_before = termination.observed_at is not None
+    read_before = termination.job.observed_at is not None
     window_s = SEEN_JOB_MISSING_S if read_before else appears_within_s
     return with_answer(termination, Verdict.MISSING, source, now, window_s=window_s)
 
@@ -103,7 +103,7 @@ NEVER_FOUND: Final = ErrorDetail(
 
 def record_deleted(termination: Termination) -> ErrorDetail:
     """Return the error of a job whose record is gone although it was read or acknowledged."""
-    called = termination.acknowledged_at is not None
+    called = termination.calls.acknowledged_at is not None
     before = "its instances were observed stopped" if called else "TerminateJob was acknowledged"
     return ErrorDetail(
         code="Client.JobDeleted",

@@ -11,9 +11,8 @@ from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
-    from orchestrator.domain.model.termination import OnSubmitted
+    from orchestrator.domain.model.termination import TerminationRequest
 
 KEY_LIFETIME: Final = timedelta(days=7)
 """Time for which a request with the idempotency key of an operation returns that operation."""
@@ -61,13 +60,7 @@ class NewOperation:
     requested_by: str
     idempotency_key: str | None
     request_hash: str
-    on_submitted: OnSubmitted
-    not_before: datetime | None
-    give_up_after_s: float
-    settle_s: float
-    created_at: datetime
-    escalate: bool = True
-    revival_watch_s: float = 0.0
+    request: TerminationRequest
     reterminate_for_s: float | None = None
     """Time after a job stopped during which a revival is terminated again; None: never."""
     reterminates_for: str | None = None

@@ -90,19 +90,9 @@ class Revival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Termination:
-    """One job to be stopped.
+class TerminationRequest:
+    """What the operations that want the job stopped have asked for, in seconds."""
 
-    ``revision`` grows with every change of state; a write names the revision it was decided on.
-    ``terminate_after`` is None unless a read has shown that TerminateJob may be sent.
-    ``next_poll_at`` is None while TerminateJob is in flight and once the state is final.
-    """
-
-    id: str
-    account: str
-    region: str
-    partition: str
-    job_id: str
     created_at: datetime
     settle_s: float
     give_up_after_s: float
@@ -110,78 +100,78 @@ class Termination:
     not_before: datetime | None = None
     revival_watch_s: float = 0.0
     """Time after the job stopped during which it is watched for revival; 0: not watched."""
+    escalate: bool = True
+    """True if instances that do not stop may be escalated beyond TerminateJob."""
 
-    state: State = State.QUEUED
-    revision: int = 0
-    evidence: int = 0
+    def begins_after(self, time: datetime) -> bool:
+        """Return whether ``not_before`` is later than ``time``."""
+        return self.not_before is not None and self.not_before > time
 
-    job_name: str | None = None
-    job_state: JobState | None = None
-    job_end_time: str | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """The job as the last reads showed it."""
+
+    name: str | None = None
+    state: JobState | None = None
+    end_time: str | None = None
     """EndTime as the last batch poll showed it; a later change means that the job ran again."""
-    job_next_action: str | None = None
+    next_action: str | None = None
     observed_at: datetime | None = None
-    instances: InstanceCounters | None = None
-    instances_observed_at: datetime | None = None
-    instances_submitted: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """The task instances of the job, and how they stop."""
+
+    counters: InstanceCounters | None = None
+    counted_at: datetime | None = None
+    submitted: int | None = None
     """As DescribeJobSubmitInfo shows it; 0 if that may not be called; None if it was not read."""
     tasks: tuple[TaskSeen, ...] = ()
+    last_progress_at: datetime | None = None
+    """Time of the last count that showed another number of live instances than the one before."""
+    history: DrainHistory | None = None
+    """History of the drain, from the first count of the instances on."""
+    forecast: Forecast | None = None
+    """Forecast at the last count; ``progress.termination_forecast.current`` projects it to now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What is due next for a termination, and until when.
+
+    ``terminate_after`` is None unless a read has shown that TerminateJob may be sent.
+    ``next_poll_at`` is None while TerminateJob is in flight and once the state is final.
+    """
 
     poll_kind: PollKind = PollKind.BATCH
     next_poll_at: datetime | None = None
     terminate_after: datetime | None = None
     priority: bool = False
-    in_doubt: bool = False
-    """TerminateJob was sent and its outcome is unknown: the job is read before anything else."""
     failures: int = 0
     """Number of consecutive failed requests."""
+    give_up_at: datetime | None = None
+    settle_until: datetime | None = None
+    confirm_from: datetime | None = None
+    """Time from which the machines are read once more: the end of the settle window."""
+    set_aside: str | None = None
+    """Reason why the last decision could not be made or written and is retried later; not set by
+    decisions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminateCalls:
+    """The TerminateJob requests for the job."""
+
     run: int = 0
     """Number of times the job was observed to start running; machines are captured once per run."""
     first_sent_at: datetime | None = None
     """Time at which the first TerminateJob of this run was sent."""
     acknowledged_at: datetime | None = None
     """Time at which the cloud last acknowledged TerminateJob, or was observed to act on it."""
-    give_up_at: datetime | None = None
-    settle_until: datetime | None = None
-    confirm_from: datetime | None = None
-    """Time from which the machines are read once more: the end of the settle window."""
-    problem: ErrorDetail | None = None
-    unconfirmed: Unconfirmed | None = None
-    """Verdict that will end the termination once enough answers agree."""
-    finished_at: datetime | None = None
-    history: DrainHistory | None = None
-    """History of the drain, from the first count of the instances on."""
-    forecast: Forecast | None = None
-    """Forecast at the last count; ``progress.termination_forecast.current`` projects it to now."""
-
-    last_progress_at: datetime | None = None
-    """Time of the last count that showed another number of live instances than the one before."""
-    escalate: bool = True
-    """True if instances that do not stop may be escalated beyond TerminateJob."""
-    escalation_level: EscalationLevel = EscalationLevel.NONE
-    escalation_started_at: datetime | None = None
-    """Start of the current round of the current level."""
-    escalation_round: int = 0
-    """Number of rounds of TerminateTaskInstance so far."""
-    escalation_finished_at: datetime | None = None
-    """Time at which the last request of a round was answered; not set by decisions."""
-
-    capture: Capture | None = None
-    """Capture of the current run, or of an earlier one."""
-    awaits_capture: bool = True
-    """True if the first TerminateJob of each run waits for the capture of the machines."""
-    machines: MachineCounts = NO_MACHINES
-    reading: Capture | None = None
-    """Progress of reading the live instances again."""
-    read_at: datetime | None = None
-    """Start of the newest completed read of the live instances."""
-
-    revival_checked_at: datetime | None = None
-    """Last check of the revival watch, or its start; None: the job is not watched."""
-    revival: Revival | None = None
-    set_aside: str | None = None
-    """Reason why the last decision could not be made or written and is retried later; not set by
-    decisions."""
+    in_doubt: bool = False
+    """TerminateJob was sent and its outcome is unknown: the job is read before anything else."""
 
     @property
     def last_called_at(self) -> datetime | None:
@@ -189,6 +179,70 @@ class Termination:
         times = (self.acknowledged_at, self.first_sent_at)
         return max((at for at in times if at is not None), default=None)
 
-    def begins_after(self, time: datetime) -> bool:
-        """Return whether ``not_before`` is later than ``time``."""
-        return self.not_before is not None and self.not_before > time
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalation:
+    """How far the escalation of instances that do not stop has gone."""
+
+    level: EscalationLevel = EscalationLevel.NONE
+    started_at: datetime | None = None
+    """Start of the current round of the current level."""
+    round: int = 0
+    """Number of rounds of TerminateTaskInstance so far."""
+    finished_at: datetime | None = None
+    """Time at which the last request of a round was answered; not set by decisions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captures:
+    """Reads of the task instances with their machines; not set by decisions."""
+
+    machines: Capture | None = None
+    """Capture of the machines of the current run, or of an earlier one."""
+    awaited: bool = True
+    """True if the first TerminateJob of each run waits for the capture of the machines."""
+    rescan: Capture | None = None
+    """Progress of reading the live instances again."""
+    rescanned_at: datetime | None = None
+    """Start of the newest completed read of the live instances."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevivalWatch:
+    """The watch for a revival of the job after its termination has ended."""
+
+    checked_at: datetime | None = None
+    """Last check, or start of the watch; None: the job is not watched."""
+    revival: Revival | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Termination:
+    """One job to be stopped.
+
+    ``revision`` grows with every change of state; a write names the revision it was decided on.
+    """
+
+    id: str
+    account: str
+    region: str
+    partition: str
+    job_id: str
+    request: TerminationRequest
+
+    state: State = State.QUEUED
+    revision: int = 0
+    evidence: int = 0
+    finished_at: datetime | None = None
+    problem: ErrorDetail | None = None
+    unconfirmed: Unconfirmed | None = None
+    """Verdict that will end the termination once enough answers agree."""
+
+    job: JobStatus = JobStatus()
+    drain: Drain = Drain()
+    schedule: Schedule = Schedule()
+    calls: TerminateCalls = TerminateCalls()
+    escalation: Escalation = Escalation()
+    machines: MachineCounts = NO_MACHINES
+    captures: Captures = Captures()
+    watch: RevivalWatch = RevivalWatch()

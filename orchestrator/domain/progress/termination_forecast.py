@@ -33,40 +33,41 @@ def with_forecast(
     """
     drains = after.state in (State.DRAINING, State.SENDING)
     if not drains or after.evidence < before.evidence:
-        known = after.history or after.forecast
-        return replace(after, history=None, forecast=None) if known else after
-    at, counters = after.instances_observed_at, after.instances
-    if at is None or at == before.instances_observed_at or counters is None:
+        if after.drain.history is None and after.drain.forecast is None:
+            return after
+        return replace(after, drain=replace(after.drain, history=None, forecast=None))
+    at, counters = after.drain.counted_at, after.drain.counters
+    if at is None or at == before.drain.counted_at or counters is None:
         return after
     if after.state is State.SENDING or (
-        after.history is None and after.terminate_after is not None
+        after.drain.history is None and after.schedule.terminate_after is not None
     ):
         return after
-    history = observe(after.history or _begun(before, after, at), at, counters.live)
+    history = observe(after.drain.history or _begun(before, after, at), at, counters.live)
     waits = _waits_for_manual_action(after, history)
     forecast = stalled(history, now) if waits else of_drain(history, past_durations, now)
-    return replace(after, history=history, forecast=forecast)
+    return replace(after, drain=replace(after.drain, history=history, forecast=forecast))
 
 
 def _waits_for_manual_action(termination: Termination, history: DrainHistory) -> bool:
     """Return whether no instance has stopped since manual action became required."""
-    started_at = termination.escalation_started_at
-    if termination.escalation_level is not EscalationLevel.MANUAL or started_at is None:
+    started_at = termination.escalation.started_at
+    if termination.escalation.level is not EscalationLevel.MANUAL or started_at is None:
         return False
     return history.last_progress_at <= started_at.timestamp()
 
 
 def _begun(before: Termination, after: Termination, at: datetime) -> DrainHistory:
     """Return the start of the history of a drain whose instances are counted for the first time."""
-    assert after.instances is not None
-    live, began_at = after.instances.live, after.acknowledged_at
-    counted_at = before.instances_observed_at
+    assert after.drain.counters is not None
+    live, began_at = after.drain.counters.live, after.calls.acknowledged_at
+    counted_at = before.drain.counted_at
     if began_at is None or (counted_at is not None and counted_at >= began_at):
         return begin(at, live)
-    capture = after.capture
-    if capture and capture.run == after.run and capture.ended_at and capture.problem is None:
+    capture = after.captures.machines
+    if capture and capture.run == after.calls.run and capture.ended_at and capture.problem is None:
         return begin(began_at, max(live, capture.occupying + capture.waiting))
-    return begin(began_at, live + after.instances.failed)
+    return begin(began_at, live + after.drain.counters.failed)
 
 
 def current(
@@ -79,7 +80,7 @@ def current(
 
     ``turn_at``: time of the next action on the job; for a job that may be terminated, TerminateJob.
     """
-    forecast = termination.forecast
+    forecast = termination.drain.forecast
     has_stalled = forecast is not None and forecast.stalled_since is not None
     if nobody_knows(termination, now) and not has_stalled:
         return None
@@ -87,9 +88,9 @@ def current(
         return forecast.as_of(now)
     if termination.state is not State.QUEUED or turn_at is None:
         return None
-    if termination.begins_after(now):
+    if termination.request.begins_after(now):
         return replace(of_queued(0.0, past_durations, turn_at), made_at=now)
-    if termination.terminate_after is None:
+    if termination.schedule.terminate_after is None:
         return None
     return of_queued((turn_at - now).total_seconds(), past_durations, now)
 
@@ -99,5 +100,5 @@ def nobody_knows(termination: Termination, now: datetime) -> bool:
 
     ``store.records.operation_progress`` counts jobs by the same rule.
     """
-    unread = termination.unconfirmed is not None or termination.failures >= FAILURES_MAX
+    unread = termination.unconfirmed is not None or termination.schedule.failures >= FAILURES_MAX
     return unread or overdue(termination, now)

@@ -38,8 +38,8 @@ def of_termination(
 ) -> Verification:
     """Return when a termination is verified; ``forecast``: when its instances have stopped."""
     settling = termination.state is State.SETTLING
-    until = termination.settle_until if settling else None
-    return _verification(until, None if settling else termination.settle_s, forecast, now)
+    until = termination.schedule.settle_until if settling else None
+    return _verification(until, None if settling else termination.request.settle_s, forecast, now)
 
 
 def of_operation(progress: Progress, forecast: Forecast, now: datetime) -> Verification:

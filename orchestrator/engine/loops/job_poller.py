@@ -105,7 +105,7 @@ class JobPoller:
             return (), math.inf
         due_at = sweep_due_at(
             partition.poll,
-            [(row.state, row.next_poll_at) for row in rows if row.next_poll_at],
+            [(row.state, row.schedule.next_poll_at) for row in rows if row.schedule.next_poll_at],
             full=len(rows) == JOBS_PER_CALL,
             proofs_wait=partition.proofs_wait,
         )
@@ -117,7 +117,9 @@ class JobPoller:
         together = [
             row
             for row in rows
-            if row.region == rows[0].region and row.id not in apart and not row.begins_after(now)
+            if row.region == rows[0].region
+            and row.id not in apart
+            and not row.request.begins_after(now)
         ]
         return together, (due_at - now).total_seconds()
 

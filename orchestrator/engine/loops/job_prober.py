@@ -100,7 +100,7 @@ class JobProber:
         for kind, row in _by_turns(found):
             if row.id in under_way or row.id in self._under_way:
                 continue
-            due_s = 0.0 if kind is TO_COUNT else _seconds_until(row.next_poll_at, now)
+            due_s = 0.0 if kind is TO_COUNT else _seconds_until(row.schedule.next_poll_at, now)
             limiter = min(self._limiters_for(row), key=lambda limiter: limiter.wait_s())
             if due_s > 0:
                 next_s = min(next_s, due_s)
@@ -183,9 +183,9 @@ class JobProber:
         return await self._calls.drain(timeout_s)
 
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
-        if termination.poll_kind is PollKind.SUBMIT_INFO:
+        if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
             return [self._submission_limiter]
-        finished = termination.job_state is not None and termination.job_state.finished
+        finished = termination.job.state is not None and termination.job.state.finished
         followed = termination.state in (State.DRAINING, State.SETTLING)
         if followed and finished and _only_task(termination) is not None:
             forbidden = self._partition.forbids("DescribeJob")
@@ -250,17 +250,17 @@ def _by_turns(
 
 def _only_task(termination: Termination) -> str | None:
     """Return the name of the job's only task, from a count or its capture; None: not known."""
-    tasks = termination.tasks or (
-        termination.capture.tasks if termination.capture is not None else ()
+    tasks = termination.drain.tasks or (
+        termination.captures.machines.tasks if termination.captures.machines is not None else ()
     )
     return tasks[0].name if len(tasks) == 1 else None
 
 
 def _wanted_at(termination: Termination) -> datetime:
     """Return the time by which due counts are ordered while there is not quota for all of them."""
-    assert termination.next_poll_at is not None
+    assert termination.schedule.next_poll_at is not None
     waits_s = LAST_COUNT_WAITS_S if termination.state is State.SETTLING else 0.0
-    return termination.next_poll_at + timedelta(seconds=waits_s)
+    return termination.schedule.next_poll_at + timedelta(seconds=waits_s)
 
 
 def _seconds_until(time: datetime | None, now: datetime) -> float:

@@ -76,8 +76,8 @@ class RevivalWatcher:
         )
         if not rows:
             return COUNT_RETRY_S if self._to_count else partition.poll.stopped_s / 2
-        assert rows[0].revival_checked_at is not None
-        due_at = rows[0].revival_checked_at + every
+        assert rows[0].watch.checked_at is not None
+        due_at = rows[0].watch.checked_at + every
         wait_s = max(self._wait_s(), (due_at - partition.clock.now()).total_seconds())
         if wait_s <= 0:
             return await self._poll(rows)
@@ -125,7 +125,9 @@ class RevivalWatcher:
         for check in checks:
             termination = check.termination
             if check.count:
-                self._to_count[termination.id] = replace(termination, revival_checked_at=now)
+                self._to_count[termination.id] = replace(
+                    termination, watch=replace(termination.watch, checked_at=now)
+                )
             elif check.ends:
                 self._to_count.pop(termination.id, None)
 

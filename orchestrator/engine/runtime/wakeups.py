@@ -35,23 +35,24 @@ class WakeupEvents:
 
     def on_decision(self, before: Termination, after: Termination) -> None:
         """Wake the loops that have something to do because of this decision."""
-        if after.terminate_after not in (None, before.terminate_after):
+        old, new = before.schedule, after.schedule
+        if new.terminate_after not in (None, old.terminate_after):
             self.calls.set()
-        if (after.poll_kind, after.next_poll_at) != (before.poll_kind, before.next_poll_at):
-            (self.batch_polls if after.poll_kind is PollKind.BATCH else self.single_polls).set()
-        escalated = after.escalation_started_at != before.escalation_started_at
+        if (new.poll_kind, new.next_poll_at) != (old.poll_kind, old.next_poll_at):
+            (self.batch_polls if new.poll_kind is PollKind.BATCH else self.single_polls).set()
+        escalated = after.escalation.started_at != before.escalation.started_at
         progressed = (
-            after.escalation_started_at is not None
-            and after.last_progress_at != before.last_progress_at
+            after.escalation.started_at is not None
+            and after.drain.last_progress_at != before.drain.last_progress_at
         )
-        if after.run != before.run or escalated or progressed:
+        if after.calls.run != before.calls.run or escalated or progressed:
             self.captures.set()
         if after.state is State.SETTLING and after.machines.total:
             began = before.state is not State.SETTLING
-            confirms = after.confirm_from != before.confirm_from
+            confirms = new.confirm_from != old.confirm_from
             # The last count is made when machines may be confirmed.
-            counted = after.instances_observed_at != before.instances_observed_at
+            counted = after.drain.counted_at != before.drain.counted_at
             if began or confirms or counted:
                 self.machines.set()
-        if after.state in PROVEN_STATES and after.revival_watch_s:
+        if after.state in PROVEN_STATES and after.request.revival_watch_s:
             self.revivals.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from datetime import datetime, timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,11 +17,19 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import (
+    Captures,
+    Drain,
+    Escalation,
     EscalationLevel,
+    JobStatus,
     OnSubmitted,
     PollKind,
     Revival,
+    RevivalWatch,
+    Schedule,
+    TerminateCalls,
     Termination,
+    TerminationRequest,
 )
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.store.mapping.decoding import UNREADABLE, Unreadable, decoded
@@ -87,25 +96,28 @@ _FORECAST: Final = ("made_at", "rate_per_s", "p50_at", "p90_at", "stalled_since"
 
 
 def to_row(termination: Termination) -> dict[str, Any]:
-    row = {name: getattr(termination, name) for name in Termination.__dataclass_fields__}
-    instances = termination.instances
+    row = {name: getattr(termination, name) for name in _OWN_FIELDS}
+    for part, columns in _COLUMNS.items():
+        value = getattr(termination, part)
+        row |= {column: getattr(value, name) for name, column in columns.items()}
+    instances = termination.drain.counters
     row["instances"] = asdict(instances) if instances else None
     row["instances_total"] = instances.total if instances else None
     row["instances_live"] = instances.live if instances else None
-    row["tasks"] = [asdict(task) for task in termination.tasks]
+    row["tasks"] = [asdict(task) for task in termination.drain.tasks]
     row["problem"] = asdict(termination.problem) if termination.problem else None
     row["unconfirmed"] = _unconfirmed_to_row(row["unconfirmed"]) if row["unconfirmed"] else None
-    row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.give_up_after_s)
-    row["settle_from"] = _shifted(row.pop("settle_until"), -termination.settle_s)
+    row["give_up_from"] = _shifted(row.pop("give_up_at"), -termination.request.give_up_after_s)
+    row["settle_from"] = _shifted(row.pop("settle_until"), -termination.request.settle_s)
     for name in ("capture", "reading"):
         row[name] = capture_to_row(row[name]) if row[name] else None
     machines = row.pop("machines")
     row |= {f"machines_{name}": getattr(machines, name) for name in _MACHINES}
     row["machines_problem"] = asdict(machines.problem) if machines.problem else None
-    row["history"] = _history_to_row(termination.history) if termination.history else None
+    row["history"] = _history_to_row(row["history"]) if row["history"] else None
     forecast = row.pop("forecast")
     row |= {f"forecast_{name}": forecast and getattr(forecast, name) for name in _FORECAST}
-    row["revival"] = revival_to_row(termination.revival) if termination.revival else None
+    row["revival"] = revival_to_row(row["revival"]) if row["revival"] else None
     return row
 
 
@@ -113,7 +125,18 @@ def from_row(row: Mapping[str, Any]) -> Termination:
     """Decode a row; raises ValueError, with the faulty columns, if it cannot be decoded."""
     if wrong := [f"{name}: {why}" for name, why in faults(row)]:
         raise ValueError("; ".join(wrong))
-    return Termination(**{name: read(row) for name, read in _FIELD_READERS.items()})
+    return _termination({name: read(row) for name, read in _READERS.items()})
+
+
+def _termination(values: Mapping[str, Any]) -> Termination:
+    """Build a termination of decoded values; a part takes those of its fields that are present."""
+    parts = {
+        part: _PARTS[part](
+            **{name: values[column] for name, column in columns.items() if column in values}
+        )
+        for part, columns in _COLUMNS.items()
+    }
+    return Termination(**{name: values[name] for name in _OWN_FIELDS if name in values}, **parts)
 
 
 async def all_shown(
@@ -131,14 +154,14 @@ def _decode_partly(unreadable: Unreadable) -> Termination:
     """
     wrong = dict(faults(unreadable.row))
     row = {name: None if name in wrong else value for name, value in unreadable.row.items()}
-    values: dict[str, Any] = dict.fromkeys(_REQUIRED_FIELDS)
-    for name, read in _FIELD_READERS.items():
+    values: dict[str, Any] = dict.fromkeys(_REQUIRED)
+    for name, read in _READERS.items():
         with suppress(*UNREADABLE):
             value = read(row)
             if value is not None:
                 values[name] = value
     values["set_aside"] = f"its row in the database cannot be read: {unreadable.why}"
-    return Termination(**values)
+    return _termination(values)
 
 
 def _forecast(row: Mapping[str, Any]) -> Forecast | None:
@@ -228,12 +251,53 @@ def _unless_null(name: str, read: Callable[[Any], Any]) -> Callable[[Mapping[str
     return lambda row: None if row[name] is None else read(row[name])
 
 
-_FIELD_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
-    **{
-        field.name: itemgetter(field.name)
-        for field in fields(Termination)
-        if field.name in terminations.columns
+_PARTS: Final[Mapping[str, Any]] = {
+    "request": TerminationRequest,
+    "job": JobStatus,
+    "drain": Drain,
+    "schedule": Schedule,
+    "calls": TerminateCalls,
+    "escalation": Escalation,
+    "captures": Captures,
+    "watch": RevivalWatch,
+}
+"""The parts of a termination whose fields have columns of their own."""
+_RENAMED: Final = {
+    "job": {
+        "name": "job_name",
+        "state": "job_state",
+        "end_time": "job_end_time",
+        "next_action": "job_next_action",
     },
+    "drain": {
+        "counters": "instances",
+        "counted_at": "instances_observed_at",
+        "submitted": "instances_submitted",
+    },
+    "escalation": {
+        "level": "escalation_level",
+        "started_at": "escalation_started_at",
+        "round": "escalation_round",
+        "finished_at": "escalation_finished_at",
+    },
+    "captures": {
+        "machines": "capture",
+        "awaited": "awaits_capture",
+        "rescan": "reading",
+        "rescanned_at": "read_at",
+    },
+    "watch": {"checked_at": "revival_checked_at"},
+}
+_COLUMNS: Final = {
+    part: {field.name: _RENAMED.get(part, {}).get(field.name, field.name) for field in fields(kind)}
+    for part, kind in _PARTS.items()
+}
+"""The column, or the name in a decoded row, of each field of each part."""
+_OWN_FIELDS: Final = [field.name for field in fields(Termination) if field.name not in _PARTS]
+_NAMES: Final = (*_OWN_FIELDS, *chain.from_iterable(each.values() for each in _COLUMNS.values()))
+
+_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+    **{name: itemgetter(name) for name in _NAMES if name in terminations.columns},
     "give_up_at": lambda row: _shifted(row["give_up_from"], row["give_up_after_s"]),
     "settle_until": lambda row: _shifted(row["settle_from"], row["settle_s"]),
     "tasks": lambda row: tuple(_task(task) for task in row["tasks"]),
@@ -257,5 +321,10 @@ _FIELD_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
         )
     },
 }
-"""Reader of each field of a termination."""
-_REQUIRED_FIELDS: Final = [field.name for field in fields(Termination) if field.default is MISSING]
+"""Reader of each value of a row."""
+_REQUIRED: Final = [
+    field.name
+    for kind in (Termination, TerminationRequest)
+    for field in fields(kind)
+    if field.default is MISSING and field.name not in _PARTS
+]

@@ -138,7 +138,8 @@ async def read(
         select(_T.seq, _T.reading).where(_T.id == before.id, _T.partition == before.partition)
     )
     row = found.one_or_none()
-    if row is None or row.reading != (before.reading and capture_to_row(before.reading)):
+    known = before.captures.rescan
+    if row is None or row.reading != (known and capture_to_row(known)):
         return
     changes: dict[str, Any] = {"reading": capture_to_row(after), "reading_at": due_at}
     if page is not None and page.instances:

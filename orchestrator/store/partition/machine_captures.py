@@ -50,15 +50,14 @@ async def write(
     """Write the progress of a capture and the instances of its last page, or neither."""
     this = {"this_id": before.id, "this_partition": before.partition}
     row = (await transaction.execute(_STORED_CAPTURE, this)).one_or_none()
-    if row is None or row.capture != (before.capture and capture_to_row(before.capture)):
+    known = before.captures.machines
+    if row is None or row.capture != (known and capture_to_row(known)):
         return
     changes: dict[str, Any] = {"capture_at": due_at, "awaits_capture": awaits}
     if page is not None and page.instances:
-        assert before.capture is not None
-        task = before.capture.tasks[before.capture.task]
-        new, again = await write_instances(
-            transaction, row.seq, task, page, since=before.capture.began_at
-        )
+        assert known is not None
+        task = known.tasks[known.task]
+        new, again = await write_instances(transaction, row.seq, task, page, since=known.began_at)
         after = replace(after, captured=after.captured + new + again)
         if task.env_id is not None:
             after = replace(after, nodes=await _count_nodes(transaction, row.seq))

@@ -92,7 +92,7 @@ async def _write_revival(
         .where(
             terminations.c.id == before.id,
             terminations.c.partition == before.partition,
-            terminations.c.revival_checked_at == before.revival_checked_at,
+            terminations.c.revival_checked_at == before.watch.checked_at,
         )
         .values(
             revival=revival_to_row(revival),
@@ -148,13 +148,9 @@ def _next_operation(
         requested_by=requested.requested_by,
         idempotency_key=None,
         request_hash="",
-        on_submitted=OnSubmitted.HOLD,
-        not_before=None,
-        give_up_after_s=before.give_up_after_s,
-        settle_s=before.settle_s,
-        created_at=at,
-        escalate=before.escalate,
-        revival_watch_s=before.revival_watch_s,
+        request=replace(
+            before.request, created_at=at, on_submitted=OnSubmitted.HOLD, not_before=None
+        ),
         reterminate_for_s=_remaining_s(before, requested, seen_at),
         reterminates_for=first,
         reterminate_round=requested.reterminate_round + 1,

@@ -10,7 +10,7 @@ from orchestrator.domain.audit.hash_chain import ACCEPTED, lines_sha256
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.operation import KEY_LIFETIME
-from orchestrator.domain.model.termination import OnSubmitted, Termination
+from orchestrator.domain.model.termination import OnSubmitted, Schedule, Termination
 from orchestrator.services.ports import SubmissionResult
 from orchestrator.store.chunks import chunks
 from orchestrator.store.mapping.termination_rows import to_row
@@ -53,7 +53,7 @@ async def create(
         )
         for termination in fresh:
             transaction.record(
-                at=new.created_at,
+                at=new.request.created_at,
                 termination_id=termination.id,
                 type=ACCEPTED,
                 to_state=termination.state,
@@ -73,7 +73,7 @@ async def create(
         [{"operation_id": new.id, "termination_id": each} for each in by_job.values()],
     )
     transaction.record(
-        at=new.created_at,
+        at=new.request.created_at,
         operation_id=new.id,
         type=ACCEPTED,
         why=new.reason,
@@ -101,7 +101,7 @@ async def _find_by_key(transaction: Transaction, new: NewOperation) -> str | Non
     )
     await transaction.execute(
         update(operations)
-        .where(*same_key, operations.c.created_at <= new.created_at - KEY_LIFETIME)
+        .where(*same_key, operations.c.created_at <= new.request.created_at - KEY_LIFETIME)
         .values(idempotency_key=None)
     )
     found = await transaction.execute(
@@ -146,13 +146,13 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
     not undo this.
     """
     values: dict[str, Any] = {
-        "settle_s": greatest(terminations.c.settle_s, new.settle_s),
-        "give_up_after_s": greatest(terminations.c.give_up_after_s, new.give_up_after_s),
-        "revival_watch_s": greatest(terminations.c.revival_watch_s, new.revival_watch_s),
+        "settle_s": greatest(terminations.c.settle_s, new.request.settle_s),
+        "give_up_after_s": greatest(terminations.c.give_up_after_s, new.request.give_up_after_s),
+        "revival_watch_s": greatest(terminations.c.revival_watch_s, new.request.revival_watch_s),
     }
-    if new.on_submitted is OnSubmitted.HOLD:
+    if new.request.on_submitted is OnSubmitted.HOLD:
         values["on_submitted"] = OnSubmitted.HOLD
-    if new.escalate:
+    if new.request.escalate:
         values["escalate"] = True
     start = _start(new)
     for batch in chunks(ids):
@@ -161,7 +161,7 @@ async def _join(transaction: Transaction, new: NewOperation, ids: Sequence[str])
         await transaction.execute(
             update(terminations)
             .where(joined, terminations.c.state == State.QUEUED, terminations.c.not_before > start)
-            .values(not_before=new.not_before, next_poll_at=start)
+            .values(not_before=new.request.not_before, next_poll_at=start)
         )
 
 
@@ -178,7 +178,7 @@ def _operation_row(new: NewOperation) -> dict[str, Any]:
         "duplicates_merged": new.duplicates_merged,
         "jobs_total": len(new.job_ids),
         "jobs_unfinished": len(new.job_ids),
-        "created_at": new.created_at,
+        "created_at": new.request.created_at,
         "reterminate_for_s": new.reterminate_for_s,
         "reterminates_for": new.reterminates_for,
         "reterminate_round": new.reterminate_round,
@@ -192,16 +192,10 @@ def _termination(new: NewOperation, job_id: str, termination_id: str) -> Termina
         region=new.region,
         partition=new.partition,
         job_id=job_id,
-        created_at=new.created_at,
-        settle_s=new.settle_s,
-        give_up_after_s=new.give_up_after_s,
-        on_submitted=new.on_submitted,
-        not_before=new.not_before,
-        escalate=new.escalate,
-        revival_watch_s=new.revival_watch_s,
-        next_poll_at=_start(new),
+        request=new.request,
+        schedule=Schedule(next_poll_at=_start(new)),
     )
 
 
 def _start(new: NewOperation) -> datetime:
-    return max(new.created_at, new.not_before or new.created_at)
+    return max(new.request.created_at, new.request.not_before or new.request.created_at)

@@ -77,7 +77,7 @@ def moved(transaction: Transaction, decision: Decision) -> None:
     match decision.event:
         case Event.ESCALATED:
             line, facts = "is escalated: %s: %s", (decision.why, _escalation(after))
-            manual = after.escalation_level is EscalationLevel.MANUAL
+            manual = after.escalation.level is EscalationLevel.MANUAL
             _log_about(transaction, after, line, *facts, level=WARNING if manual else INFO)
         case Event.SEEN_LIVE_AGAIN:
             line = "is not stopped after all: %s"
@@ -126,9 +126,9 @@ def _jobs(count: int) -> str:
 
 
 def _escalation(after: Termination) -> str:
-    match after.escalation_level:
+    match after.escalation.level:
         case EscalationLevel.INSTANCES:
-            return f"{TERMINATE_TASK_INSTANCE} for each live one, round {after.escalation_round}"
+            return f"{TERMINATE_TASK_INSTANCE} for each live one, round {after.escalation.round}"
         case EscalationLevel.MACHINES:
             return f"{TERMINATE_INSTANCES} for the machine of each live one"
         case _:

@@ -69,8 +69,8 @@ def _parameters(before: Termination, after: Termination) -> dict[str, Any]:
         "guard_partition": before.partition,
         "guard_state": before.state,
         "guard_revision": before.revision,
-        "guard_observed_at": before.observed_at,
-        **{f"guard_{name}": getattr(before, name) for name in _REQUEST_COLUMNS},
+        "guard_observed_at": before.job.observed_at,
+        **{f"guard_{name}": getattr(before.request, name) for name in _REQUEST_COLUMNS},
         **{f"set_{name}": row[name] for name in SET_BY_ENGINE},
         f"set_{_REVIVAL_CHECKED_AT}": _revival_watch_from(after),
     }
@@ -81,7 +81,7 @@ def _revival_watch_from(after: Termination) -> datetime | None:
 
     A job that was found finished is watched as well: it may have failed, and RetryJobs revives it.
     """
-    watched = after.state in PROVEN_STATES and after.revival_watch_s > 0
+    watched = after.state in PROVEN_STATES and after.request.revival_watch_s > 0
     return after.finished_at if watched else None
 
 
@@ -137,7 +137,7 @@ async def _write_transition(
     after = decision.after
     # A termination without a planned poll is in a TerminateJob call, whose result is known once
     # only: it must be written.
-    polled = before.next_poll_at is not None
+    polled = before.schedule.next_poll_at is not None
     statement = (
         _UPDATE_IF_REQUEST_UNCHANGED if after.state.final and polled else _UPDATE_IF_UNCHANGED
     )

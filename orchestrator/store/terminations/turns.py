@@ -124,12 +124,12 @@ def _turn(termination_id: str, turn: int, last: int) -> dict[str, Any]:
 
 def _enters(before: Termination, after: Termination) -> bool:
     """Return whether its first call in this run of its job is allowed by this decision."""
-    new_in_run = after.run > before.run or after.state is State.DRAINING
+    new_in_run = after.calls.run > before.calls.run or after.state is State.DRAINING
     return (
         new_in_run
-        and before.terminate_after is None
-        and after.terminate_after is not None
-        and not after.priority
+        and before.schedule.terminate_after is None
+        and after.schedule.terminate_after is not None
+        and not after.schedule.priority
     )
 
 
@@ -140,7 +140,7 @@ async def _current_turn(transaction: Transaction, partition: str) -> int:
 
 async def called(transaction: Transaction, before: Termination, after: Termination) -> None:
     """Advance the current turn to that of a job whose call is over, never back."""
-    if before.priority or after.state in BEFORE_EFFECT:
+    if before.schedule.priority or after.state in BEFORE_EFFECT:
         return
     its_turn = select(_T.turn).where(_T.id == before.id).scalar_subquery()
     await transaction.execute(
@@ -177,7 +177,7 @@ async def for_first_polls(transaction: Transaction, new: NewOperation) -> dict[s
                     _T.partition == new.partition,
                     _T.poll_kind == poll_kind,
                     _T.job_state.is_(None),
-                    _T.next_poll_at <= new.created_at,
+                    _T.next_poll_at <= new.request.created_at,
                 )
                 .order_by(_T.turn)
                 .limit(1)

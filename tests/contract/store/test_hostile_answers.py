@@ -155,7 +155,7 @@ async def turn(world: World) -> None:
 
 async def live(world: World) -> set[str]:
     records = await world.records.terminations(after=0, limit=1000)
-    assert {record.termination.set_aside for record in records} <= {None}
+    assert {record.termination.schedule.set_aside for record in records} <= {None}
     states = {record.termination.state for record in records}
     assert states <= {*LIVE_STATES, State.VERIFIED, State.ALREADY_FINISHED}
     return {r.termination.job_id for r in records if not r.termination.state.final}

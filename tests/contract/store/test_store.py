@@ -33,8 +33,7 @@ from orchestrator.domain.model.observation import (
     ReadFailed,
     Withdrawn,
 )
-from orchestrator.domain.model.operation import NewOperation
-from orchestrator.domain.model.termination import OnSubmitted, PollFilter, PollKind, Termination
+from orchestrator.domain.model.termination import PollFilter, PollKind, Termination
 from orchestrator.engine.loops.job_poller import KINDS
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
@@ -42,11 +41,13 @@ from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.contract.store.conftest import PARTITION
-from tests.support.stored_fields import know
+from tests.support.operations import new_operation
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
+    from orchestrator.domain.model.operation import NewOperation
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
@@ -54,24 +55,8 @@ if TYPE_CHECKING:
 
 
 def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
-    values: dict[str, Any] = {
-        "id": f"op_{number}",
-        "account": "main",
-        "region": "ap-guangzhou",
-        "partition": PARTITION,
-        "job_ids": jobs,
-        "duplicates_merged": 0,
-        "reason": "budget",
-        "requested_by": "me",
-        "idempotency_key": None,
-        "request_hash": "h",
-        "on_submitted": OnSubmitted.HOLD,
-        "not_before": None,
-        "give_up_after_s": 3600.0,
-        "settle_s": 30.0,
-        "created_at": NOW,
-    }
-    return NewOperation(**(values | changes))
+    values = {"partition": PARTITION, "created_at": NOW} | changes
+    return new_operation(f"op_{number}", *jobs, **values)
 
 
 async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
@@ -109,15 +94,14 @@ async def test_a_termination_comes_back_as_it_was_written(
 ) -> None:
     await submit(records, 1, "job-1", not_before=later(7))
     before = await only(store)
-    assert before.next_poll_at == later(7)
+    assert before.schedule.next_poll_at == later(7)
     seen = decide(replace(before, state=State.DRAINING), read(None), later(1), POLICY).after
     full = replace(
         seen,
         state=State.QUEUED,
         problem=ErrorDetail(code="C", message="m", advice="a"),
-        give_up_at=later(9),
-        terminate_after=later(2),
-        job_end_time="E1",
+        schedule=replace(seen.schedule, give_up_at=later(9), terminate_after=later(2)),
+        job=replace(seen.job, end_time="E1"),
     )
     await store.apply([(before, Decision(after=full))], NOW)
     (after,), _ = await store.ready_to_terminate(later(2), 10, capture_wait_s=0)
@@ -175,7 +159,9 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
     for row in await to_sweep(store, 10):
-        after = replace(row, terminate_after=NOW, priority=row.job_id == "job-3")
+        after = replace(
+            row, schedule=replace(row.schedule, terminate_after=NOW, priority=row.job_id == "job-3")
+        )
         await store.apply([(row, Decision(after=after))], NOW)
     ready, _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
     assert [t.job_id for t in ready] == ["job-3", "job-1", "job-2"]
@@ -345,7 +331,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     assert (refused.message, refused.advice) == (f"about {refused.code}", f"against {refused.code}")
     assert lost is not None
     assert lost.message.endswith("last error: Client.Timeout: about Client.Timeout")
-    assert reported["job-lost"].instances == LIVE
+    assert reported["job-lost"].drain.counters == LIVE
 
 
 async def test_operations_share_a_live_termination_and_both_finish(
@@ -355,7 +341,11 @@ async def test_operations_share_a_live_termination_and_both_finish(
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
     rows = await to_sweep(store, 10)
     shared = next(row for row in rows if row.job_id == "job-1")
-    assert (shared.settle_s, shared.not_before, shared.next_poll_at) == (50.0, None, NOW)
+    assert (shared.request.settle_s, shared.request.not_before, shared.schedule.next_poll_at) == (
+        50.0,
+        None,
+        NOW,
+    )
     record = await records.termination(shared.id)
     assert record is not None
     assert sorted(record.operation_ids) == ["op_1", "op_2"]
@@ -392,7 +382,9 @@ async def test_those_that_have_not_ended_are_counted_by_state(
     await store.apply([(held, waits), (ended, decide(ended, Withdrawn(), NOW, POLICY))], NOW)
     live = await records.live()
     assert {state: each.count for state, each in live.items()} == {"queued": 1, "held": 1}
-    assert live["held"].since == max(held.created_at, held.not_before or held.created_at)
+    assert live["held"].since == max(
+        held.request.created_at, held.request.not_before or held.request.created_at
+    )
     assert database.ended == {State.WITHDRAWN: 1}
 
 
@@ -568,8 +560,8 @@ async def test_draining_jobs_are_found_by_their_ids_unless_a_count_is_planned(
     await submit(records, 1, *jobs)
     known = dict(zip(jobs, [record.termination for record in await listed(records)], strict=True))
     for job_id in jobs[:3]:
-        await know(database, known[job_id], state=State.DRAINING)
-    await know(database, known["job-3"], state=State.DRAINING, poll_kind=PollKind.SINGLE)
+        await store_fields(database, known[job_id], state=State.DRAINING)
+    await store_fields(database, known["job-3"], state=State.DRAINING, poll_kind=PollKind.SINGLE)
     asked = [known[job_id].id for job_id in ("job-4", "job-3", "job-2", "job-0")]
     found = await store.draining([*asked, "trm_nobody"])
     assert [each.job_id for each in found] == ["job-2", "job-0"]

@@ -12,8 +12,9 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallFailed
-from orchestrator.domain.model.termination import Termination
+from orchestrator.domain.model.termination import Schedule, Termination, TerminationRequest
 from orchestrator.domain.pacing.polling import PollPolicy
+from tests.support.termination_fields import with_fields
 
 if TYPE_CHECKING:
     from orchestrator.domain.errors import CloudError
@@ -29,19 +30,17 @@ def later(seconds: float) -> datetime:
 
 
 def termination(state: State = State.QUEUED, **changes: Any) -> Termination:
-    values: dict[str, Any] = {
-        "id": "trm_1",
-        "account": "main",
-        "region": "ap-guangzhou",
-        "partition": "main@host",
-        "job_id": "job-1",
-        "created_at": NOW,
-        "settle_s": 30.0,
-        "give_up_after_s": 3600.0,
-        "state": state,
-        "next_poll_at": NOW,
-    }
-    return Termination(**(values | changes))
+    new = Termination(
+        id="trm_1",
+        account="main",
+        region="ap-guangzhou",
+        partition="main@host",
+        job_id="job-1",
+        request=TerminationRequest(created_at=NOW, settle_s=30.0, give_up_after_s=3600.0),
+        state=state,
+        schedule=Schedule(next_poll_at=NOW),
+    )
+    return with_fields(new, **changes)
 
 
 def call_failed(error: CloudError) -> CallFailed:

@@ -285,7 +285,9 @@ async def test_what_is_locked_is_left_where_many_are_written_at_once(database_ur
                 await store.postpone(due, until_at)
             await connection.rollback()
         assert await store.take_up(again_at)
-        assert {row.job_id: row.next_poll_at == until_at for row in await to_sweep(store, 10)} == {
+        assert {
+            row.job_id: row.schedule.next_poll_at == until_at for row in await to_sweep(store, 10)
+        } == {
             "job-1": False,
             "job-2": True,
         }

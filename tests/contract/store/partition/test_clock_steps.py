@@ -62,8 +62,11 @@ def documents(base: datetime) -> Row:
     capture = Capture(run=1, counted_at=at, ended_at=at + HOUR)
     full = replace(
         termination(),
-        capture=capture,
-        reading=replace(capture, began_at=at - HOUR, ended_at=None),
+        captures=replace(
+            termination().captures,
+            machines=capture,
+            rescan=replace(capture, began_at=at - HOUR, ended_at=None),
+        ),
         unconfirmed=Unconfirmed(
             verdict=Verdict.MISSING,
             since=at,

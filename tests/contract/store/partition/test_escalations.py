@@ -26,7 +26,7 @@ from tests.contract.store.partition.test_machine_captures import (
     page,
 )
 from tests.contract.store.test_store import submit
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def escalated(
 ) -> None:
     await submit(records, 1, "job-1")
     await capture(store, records, "job-1", *(instance(n, f"ins-{n}") for n in range(3)))
-    await know(database, await found(records, ID), **(ESCALATED | known))
+    await store_fields(database, await found(records, ID), **(ESCALATED | known))
 
 
 async def looked_up(database: Database, index: int, sight: MachineStatus) -> None:
@@ -103,7 +103,7 @@ async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
     assert await to_read(store, at=14) == [ID], "it began before the round"
     await read(store, records, 1, 2, at=12)
     assert await to_read(store) == []
-    await know(database, await found(records, ID), last_progress_at=later(13))
+    await store_fields(database, await found(records, ID), last_progress_at=later(13))
     assert await to_read(store) == [ID], "fewer are live since"
 
 
@@ -118,7 +118,7 @@ async def test_a_person_who_asks_has_them_read_anew_once_in_a_while(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
-    await know(database, await found(records, ID), **DRAINING)
+    await store_fields(database, await found(records, ID), **DRAINING)
     assert await to_read(store) == []
     await records.ask_for_instances(ID)
     assert await to_read(store) == [ID]
@@ -162,8 +162,8 @@ async def test_each_live_instance_is_called_once_a_round(
     assert called == ["a/1", "a/2"]
     assert straggler == RoundFinished(ID)
     await store.instances.end_round(RoundFinished(ID), later(15))
-    assert (await found(records, ID)).escalation_finished_at == later(15)
-    await know(
+    assert (await found(records, ID)).escalation.finished_at == later(15)
+    await store_fields(
         database, await found(records, ID), escalation_started_at=later(80), escalation_round=2
     )
     assert await store.instances.next_escalation_target() is None
@@ -182,8 +182,8 @@ async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
         failed = ended(begun, later(at + 1), ErrorDetail(code="Unauthorized", message="no"))
         await store.instances.read(await found(records, ID), failed, due_at=later(at + 60))
         known = await found(records, ID)
-        assert known.escalation_finished_at == (done_at and later(done_at))
-    assert known.read_at is None
+        assert known.escalation.finished_at == (done_at and later(done_at))
+    assert known.captures.rescanned_at is None
     assert await store.instances.next_escalation_target() is None
 
 
@@ -246,7 +246,7 @@ async def test_a_round_is_over_although_another_one_goes_on(
     await read(store, records, 1, 2)
     await submit(records, 2, "job-2")
     other = "trm_2_job-2"
-    await know(database, await found(records, other), **ESCALATED)
+    await store_fields(database, await found(records, other), **ESCALATED)
     await read(store, records, termination_id=other)
     assert await store.instances.next_escalation_target() == RoundFinished(other)
     await store.instances.end_round(RoundFinished(other), later(13))

@@ -21,7 +21,7 @@ from orchestrator.domain.model.machine import MachineCounts, MachineStatus
 from orchestrator.domain.model.machine_capture import Capture, with_page
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit, to_sweep
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
@@ -72,9 +72,11 @@ async def capture(
     begun = Capture(run=run, tasks=(task,), began_at=began_at)
     await store.instances.capture(before, begun, awaits=True)
     before = await found(records, before.id)
-    assert before.capture is not None
+    assert before.captures.machines is not None
     read = page(*instances)
-    await store.instances.capture(before, with_page(before.capture, read, NOW), read, awaits=False)
+    await store.instances.capture(
+        before, with_page(before.captures.machines, read, NOW), read, awaits=False
+    )
     return await found(records, before.id)
 
 
@@ -102,10 +104,10 @@ async def test_a_page_is_written_with_how_far_it_brings_the_capture(
     after = await capture(
         store, records, "job-1", instance(1, "ins-1"), instance(0, reason="being created")
     )
-    assert after.capture == Capture(
+    assert after.captures.machines == Capture(
         run=1, tasks=(TASK,), task=1, occupying=2, captured=1, counted_at=NOW, ended_at=NOW
     )
-    assert (after.machines, after.awaits_capture) == (MachineCounts(total=1), False)
+    assert (after.machines, after.captures.awaited) == (MachineCounts(total=1), False)
     stored = await records.instances(
         after=0, limit=10, termination_id=after.id, states=None, machine=None
     )
@@ -124,8 +126,8 @@ async def test_what_is_read_again_is_counted_once(
     again = await capture(
         store, records, "job-1", starting, instance(1, "ins-3"), instance(2, "ins-4"), run=2
     )
-    assert again.capture is not None
-    assert (again.machines.total, again.capture.captured) == (4, 2)
+    assert again.captures.machines is not None
+    assert (again.machines.total, again.captures.machines.captured) == (4, 2)
     stored = await records.instances(
         after=0, limit=10, termination_id=again.id, states=[JobState.STARTING], machine=None
     )
@@ -140,9 +142,9 @@ async def test_a_machine_that_an_earlier_run_had_is_captured_again(
     await capture(store, records, "job-1", instance(0, "ins-1"))
     same, new = instance(0, "ins-1"), instance(1, "ins-2")
     again = await capture(store, records, "job-1", same, new, run=2, began_at=began_at)
-    assert again.capture is not None
+    assert again.captures.machines is not None
     # What was seen since it began stood on a page before.
-    assert (again.machines.total, again.capture.captured) == (2, captured)
+    assert (again.machines.total, again.captures.machines.captured) == (2, captured)
 
 
 async def test_a_page_is_written_only_on_what_it_was_asked_for(
@@ -152,7 +154,9 @@ async def test_a_page_is_written_only_on_what_it_was_asked_for(
     before = await found(records, "trm_1_job-1")
     after = await capture(store, records, "job-1", instance(0, "ins-1"))
     await store.instances.capture(before, Capture(run=1), awaits=True)
-    stale = replace(before, capture=Capture(run=1, tasks=(TASK,)))
+    stale = replace(
+        before, captures=replace(before.captures, machines=Capture(run=1, tasks=(TASK,)))
+    )
     await store.instances.capture(stale, Capture(run=1), page(instance(1, "ins-2")), awaits=True)
     assert await found(records, before.id) == after
 
@@ -163,7 +167,7 @@ async def test_no_decision_undoes_a_capture(
     await submit(records, 1, "job-1")
     before = await found(records, "trm_1_job-1")
     after = await capture(store, records, "job-1", instance(0, "ins-1"))
-    await know(database, before, evidence=1)
+    await store_fields(database, before, evidence=1)
     assert await found(records, before.id) == replace(after, evidence=1)
 
 
@@ -177,18 +181,20 @@ async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3", "job-4", "job-5")
     unseen, first, second, captured, over = await to_sweep(store, 10)
-    await know(database, second, run=1, priority=True)
+    await store_fields(database, second, run=1, priority=True)
     for each in (first, captured):
-        await know(database, each, run=1)
-    await know(database, over, run=1, state=State.WITHDRAWN, finished_at=NOW, next_poll_at=None)
+        await store_fields(database, each, run=1)
+    await store_fields(
+        database, over, run=1, state=State.WITHDRAWN, finished_at=NOW, next_poll_at=None
+    )
     await capture(store, records, captured.job_id)
     assert await to_capture(store) == [second.id, first.id]
     await store.instances.capture(first, Capture(run=1, failures=1), awaits=True, due_at=later(3))
     assert await to_capture(store, at=2.9) == [second.id]
     assert await to_capture(store, at=3) == [second.id, first.id]
-    await know(database, captured, run=2)
+    await store_fields(database, captured, run=2)
     assert captured.id in await to_capture(store)
-    assert unseen.run == 0
+    assert unseen.calls.run == 0
 
 
 # --- calling -------------------------------------------------------------------------------------
@@ -200,7 +206,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     await submit(records, 1, "job-1", "job-2")
     waiting, captured = await to_sweep(store, 10)
     for each in (waiting, captured):
-        await know(database, each, run=1, terminate_after=NOW, job_state=JobState.RUNNING)
+        await store_fields(database, each, run=1, terminate_after=NOW, job_state=JobState.RUNNING)
     await capture(store, records, captured.job_id, instance(0, "ins-1"))
 
     async def ready(at: float) -> tuple[list[str], datetime | None]:
@@ -210,7 +216,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     assert await ready(9.9) == ([captured.id], None)
     assert await ready(10) == ([waiting.id, captured.id], None)
     assert await ready(-1) == ([], NOW)
-    await know(database, await found(records, captured.id), terminate_after=None)
+    await store_fields(database, await found(records, captured.id), terminate_after=None)
     assert await ready(9.9) == ([], later(10))
     await store.instances.capture(
         await found(records, waiting.id), Capture(run=1, tasks=(TASK,)), awaits=False
@@ -232,7 +238,7 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
     (early,) = await store.instances.machines_due(NOW, NOW, 1)
     await store.instances.machines_seen([(early, MachineStatus.UP)], NOW)
     assert await due(store, at=60) == []
-    await know(database, job, **STOPPED)
+    await store_fields(database, job, **STOPPED)
     assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
     both = await store.instances.machines_due(later(1), later(1 - 5), 10)
     await store.instances.machines_seen([(machine, MachineStatus.UP) for machine in both], later(1))
@@ -257,7 +263,7 @@ async def test_what_was_seen_is_counted(
 
     await see(store, None)
     assert await counts() == (3, 0, 0, False)
-    await know(database, job, **STOPPED)
+    await store_fields(database, job, **STOPPED)
     machines = await see(store, MachineStatus.UP, at=5)
     assert {m.machine_id for m in machines if m.starting} == {"ins-3"}
     assert await counts() == (3, 3, 0, True)
@@ -284,12 +290,12 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
-    await know(database, job, next_poll_at=later(60), **STOPPED)
+    await store_fields(database, job, next_poll_at=later(60), **STOPPED)
     first, second = await store.instances.machines_due(NOW, NOW, 100)
     await store.instances.machines_seen([(first, MachineStatus.GONE)], later(1))
-    assert (await found(records, job.id)).next_poll_at == later(60)
+    assert (await found(records, job.id)).schedule.next_poll_at == later(60)
     await store.instances.machines_seen([(second, MachineStatus.GONE)], later(2))
-    assert (await found(records, job.id)).next_poll_at == later(2)
+    assert (await found(records, job.id)).schedule.next_poll_at == later(2)
 
 
 async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
@@ -302,22 +308,22 @@ async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_wind
         await store.instances.machines_seen([(machine, sight)], later(at))
         return await found(records, job.id)
 
-    await know(database, job, **STOPPED)
+    await store_fields(database, job, **STOPPED)
     first, second = await store.instances.machines_due(NOW, NOW, 10)
     assert (await sighted(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
     job = await sighted(second, MachineStatus.TERMINATED, 2)
     assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
     assert await due(store, at=99) == [], "nobody has asked yet"
-    job = await know(database, job, confirm_from=later(30), next_poll_at=later(60))
+    job = await store_fields(database, job, confirm_from=later(30), next_poll_at=later(60))
     assert await due(store, at=29.9) == []
     assert await due(store, at=30) == ["ins-1", "ins-2"]
     first, second = await store.instances.machines_due(later(30), later(25), 10)
     assert (first.sight, second.sight) == (MachineStatus.GONE, MachineStatus.TERMINATED)
     job = await sighted(first, MachineStatus.GONE, 30)
-    assert (job.machines.all_observed_at, job.next_poll_at) == (later(2), later(60))
+    assert (job.machines.all_observed_at, job.schedule.next_poll_at) == (later(2), later(60))
     assert await due(store, at=30) == ["ins-2"]
     job = await sighted(second, MachineStatus.GONE, 31)
-    assert (job.machines.all_observed_at, job.next_poll_at) == (later(30), later(31))
+    assert (job.machines.all_observed_at, job.schedule.next_poll_at) == (later(30), later(31))
     assert (job.machines.gone, job.machines.up) == (2, 0)
     assert await due(store, at=99) == []
 
@@ -327,7 +333,7 @@ async def test_a_machine_that_is_up_again_after_the_settle_window_is_left(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-2"))
-    await know(database, job, **STOPPED, confirm_from=later(30), next_poll_at=later(60))
+    await store_fields(database, job, **STOPPED, confirm_from=later(30), next_poll_at=later(60))
     await see(store, MachineStatus.GONE, at=1)
     first, second = await store.instances.machines_due(later(30), later(25), 10)
     await store.instances.machines_seen(
@@ -344,10 +350,10 @@ async def test_machines_of_a_job_that_was_revived_are_not_confirmed_gone(
 ) -> None:
     await submit(records, 1, "job-1")
     job = await capture(store, records, "job-1", instance(0, "ins-1"))
-    await know(database, job, **STOPPED, confirm_from=later(30))
+    await store_fields(database, job, **STOPPED, confirm_from=later(30))
     await see(store, MachineStatus.GONE, at=1)
     assert await due(store, at=30) == ["ins-1"]
-    await know(database, job, state=State.DRAINING, confirm_from=later(30))
+    await store_fields(database, job, state=State.DRAINING, confirm_from=later(30))
     assert await due(store, at=30) == []
 
 
@@ -357,7 +363,9 @@ async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs
     await submit(records, 1, "job-1", "job-2")
     await submit(records, 1, "job-3", id="op_2", region="ap-shanghai")
     for job, machine in (("job-1", "ins-1"), ("job-2", "ins-2"), ("job-3", "ins-3")):
-        await know(database, await capture(store, records, job, instance(0, machine)), **STOPPED)
+        await store_fields(
+            database, await capture(store, records, job, instance(0, machine)), **STOPPED
+        )
     assert await due(store) == ["ins-1", "ins-2"]
     await see(store, MachineStatus.GONE)
     assert await due(store) == ["ins-3"]
@@ -370,12 +378,16 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     nodes = await capture(
         store, records, "job-1", instance(0, "ins-1"), instance(1, "ins-1"), task=NODES
     )
-    assert nodes.capture is not None
-    assert (nodes.capture.captured, nodes.capture.nodes, nodes.machines.total) == (2, 1, 0)
+    assert nodes.captures.machines is not None
+    assert (
+        nodes.captures.machines.captured,
+        nodes.captures.machines.nodes,
+        nodes.machines.total,
+    ) == (2, 1, 0)
     hidden = await capture(store, records, "job-2", instance(0, "ins-2"))
     seen = await capture(store, records, "job-3", instance(0, "ins-3"))
     for each in (nodes, hidden, seen):
-        await know(database, each, **STOPPED)
+        await store_fields(database, each, **STOPPED)
     machines = await store.instances.machines_due(NOW, NOW, 100)
     assert [machine.machine_id for machine in machines] == ["ins-2", "ins-3"]
     problem = ErrorDetail(code="UnauthorizedOperation", message="no")

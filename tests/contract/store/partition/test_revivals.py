@@ -86,7 +86,7 @@ async def test_one_that_is_down_is_watched_from_its_end_on(
     await end(store, 3)
     assert await store.due_for_revival_check(later(2.9), 10) == []
     (found,) = await store.due_for_revival_check(later(3), 10)
-    assert (found.state, found.revival_checked_at) == (State.ALREADY_FINISHED, later(3))
+    assert (found.state, found.watch.checked_at) == (State.ALREADY_FINISHED, later(3))
     await check(store, swept(JobState.FAILED), 40)
     assert await store.due_for_revival_check(later(39), 10) == []
     (found,) = await store.due_for_revival_check(later(40), 10)
@@ -101,7 +101,13 @@ async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
     await end(store)
     await submit(records, 2, "job-2", **KEPT)
     before = await only(store)
-    missing = replace(before, state=State.NOT_FOUND, revision=1, next_poll_at=None, finished_at=NOW)
+    missing = replace(
+        before,
+        state=State.NOT_FOUND,
+        revision=1,
+        schedule=replace(before.schedule, next_poll_at=None),
+        finished_at=NOW,
+    )
     decision = replace(decide(before, read(JobState.FAILED), NOW, POLICY), after=missing)
     await store.apply([(before, replace(decision, event="seen_missing"))], NOW)  # type: ignore[arg-type]
     assert (await stored(records, "job-2"))[0].termination.state is State.NOT_FOUND
@@ -158,7 +164,7 @@ async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
     await end(store)
     await check(store, swept(JobState.RUNNING), 30)
     (record,) = await stored(records)
-    assert record.termination.revival == Revival(at=later(30), job_state=JobState.RUNNING)
+    assert record.termination.watch.revival == Revival(at=later(30), job_state=JobState.RUNNING)
     assert await store.due_for_revival_check(later(9999), 10) == []
     events = await records.events(
         after=0, limit=10, operation_id=None, termination_id=record.termination.id
@@ -184,10 +190,10 @@ async def test_that_it_ran_and_ended_is_certified_too(
     for at in (30, 60):
         await check(store, swept(JobState.FAILED, end_time="E2"), at)
     (record,) = await stored(records)
-    assert record.termination.revival == Revival(
+    assert record.termination.watch.revival == Revival(
         at=later(30), job_state=JobState.FAILED, job_end_time="E2"
     )
-    assert record.termination.revival_checked_at == later(60)
+    assert record.termination.watch.checked_at == later(60)
     certificates = Certification(histories=SqlHistories(database), now=lambda: later(99))
     made = await certificates.issue(operation_id)
     assert verify(made.data) == []
@@ -217,7 +223,7 @@ async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     await end(store, 10)
     await check(store, swept(JobState.RUNNING), 110)
     old, new = await stored(records)
-    revival = old.termination.revival
+    revival = old.termination.watch.revival
     assert revival is not None
     assert new.operation_ids == (revival.reterminated_by,)
     operation = await records.operation(new.operation_ids[0])
@@ -229,9 +235,10 @@ async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     assert (operation.reterminates_for, operation.reterminate_for_s) == ("op_2", 500.0)
     assert operation.created_at == later(110)
     again = new.termination
-    assert (again.state, again.next_poll_at) == (State.QUEUED, later(110))
-    assert again.revival_watch_s == 3600.0
-    same = ("settle_s", "give_up_after_s", "account", "region", "partition")
+    assert (again.state, again.schedule.next_poll_at) == (State.QUEUED, later(110))
+    assert again.request.revival_watch_s == 3600.0
+    assert again.request == replace(old.termination.request, created_at=later(110))
+    same = ("account", "region", "partition")
     assert [getattr(again, name) for name in same] == [
         getattr(old.termination, name) for name in same
     ]
@@ -249,7 +256,7 @@ async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_
     ]
     await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     old, new = await stored(records)
-    assert old.termination.revival == Revival(
+    assert old.termination.watch.revival == Revival(
         at=later(10),
         job_state=JobState.FAILED,
         instances_live=LIVE.live,
@@ -266,7 +273,11 @@ async def test_it_is_brought_down_so_many_times_in_a_row(
         await check(store, swept(JobState.RUNNING), 100 * number + 10, reterminate_max=2)
     found = [record.termination for record in await stored(records)]
     assert len(found) == 3
-    assert [each.revival and each.revival.limit_reached for each in found] == [False, False, True]
+    assert [each.watch.revival and each.watch.revival.limit_reached for each in found] == [
+        False,
+        False,
+        True,
+    ]
     # A person's own request begins anew.
     await submit(records, 9, "job-1", **KEPT)
     await end(store, 400)
@@ -289,9 +300,9 @@ async def test_none_is_brought_down_unasked_or_too_late(
     await end(store)
     await check(store, swept(JobState.RUNNING), at, reterminate_max=reterminate_max)
     (record,) = await stored(records)
-    assert record.termination.revival is not None
-    assert record.termination.revival.reterminated_by is None
-    assert record.termination.revival.limit_reached == (reterminate_max == 0)
+    assert record.termination.watch.revival is not None
+    assert record.termination.watch.revival.reterminated_by is None
+    assert record.termination.watch.revival.limit_reached == (reterminate_max == 0)
 
 
 async def test_a_look_that_is_written_twice_brings_it_down_once(
@@ -321,11 +332,11 @@ async def test_one_that_somebody_has_submitted_again_is_shared(
     await submit(records, 2, "job-1", not_before=later(9999))
     await check(store, swept(JobState.RUNNING), 10)
     old, live = await stored(records)
-    revival = old.termination.revival
+    revival = old.termination.watch.revival
     assert revival is not None
     assert set(live.operation_ids) == {"op_2", revival.reterminated_by}
-    assert live.termination.revival_watch_s == 3600.0
-    assert live.termination.next_poll_at == later(10), "the earlier start"
+    assert live.termination.request.revival_watch_s == 3600.0
+    assert live.termination.schedule.next_poll_at == later(10), "the earlier start"
 
 
 async def test_nothing_is_written_for_a_partition_that_has_passed_on(
@@ -340,7 +351,7 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
     with pytest.raises(LeaseLost):
         await stale.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
     (record,) = await stored(records)
-    assert record.termination.revival is None
+    assert record.termination.watch.revival is None
 
 
 async def test_a_watched_job_goes_along_to_another_host(

@@ -17,7 +17,7 @@ from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, ta
 from orchestrator.store.mapping.termination_rows import capture_to_row, revival_to_row
 from orchestrator.store.schema import terminations
 from tests.contract.store.test_store import submit
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def known(database: Database, records: SqlRecords, *jobs: dict[str, Any]) 
         }
         if State(values.get("state", before.state)).final:
             values |= {"finished_at": NOW, "next_poll_at": None}
-        await know(database, before, **values)
+        await store_fields(database, before, **values)
         await change(database, before.id, others)
     return operation_id
 

@@ -23,10 +23,12 @@ from orchestrator.domain.model.observation import (
     ReadFailed,
     Withdrawn,
 )
-from orchestrator.domain.model.operation import NewOperation
 from orchestrator.domain.model.termination import OnSubmitted, Termination
 from orchestrator.domain.model.unconfirmed import Verdict
+from orchestrator.store.mapping.termination_rows import to_row
 from orchestrator.store.records.queries import SqlRecords
+from tests.support.operations import new_operation
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
@@ -105,24 +107,9 @@ def records(database: Database) -> SqlRecords:
 
 
 async def submit(records: SqlRecords, number: int, jobs: Sequence[str], **known: Any) -> None:
-    values: dict[str, Any] = {
-        "id": f"op_{number}",
-        "account": "main",
-        "region": "ap-guangzhou",
-        "partition": "main@host",
-        "job_ids": tuple(jobs),
-        "duplicates_merged": 0,
-        "reason": "budget",
-        "requested_by": "me",
-        "idempotency_key": None,
-        "request_hash": "h",
-        "on_submitted": OnSubmitted.HOLD,
-        "not_before": None,
-        "created_at": NOW,
-        **SHORT,
-    }
+    values = {"partition": "main@host", "created_at": NOW, **SHORT} | known
     ids = [f"trm_{number}_{job}" for job in jobs]
-    await records.create(NewOperation(**(values | known)), ids)
+    await records.create(new_operation(f"op_{number}", *jobs, **values), ids)
 
 
 async def stored(records: SqlRecords, job_id: str) -> Termination:
@@ -159,14 +146,18 @@ def put_right_by_the_next_read(
 ) -> dict[str, Any]:
     """Ignore values that a decision derived from the shorter windows, and that finish nothing."""
     known: dict[str, Any] = {}
-    if after.confirm_from and expected.confirm_from:
+    if after.schedule.confirm_from and expected.schedule.confirm_from:
         # At worst its machines are looked up once more than necessary.
-        assert after.confirm_from <= expected.confirm_from
-        known["confirm_from"] = expected.confirm_from
+        assert after.schedule.confirm_from <= expected.schedule.confirm_from
+        known["confirm_from"] = expected.schedule.confirm_from
     unconfirmed = after.unconfirmed
     if unconfirmed and unconfirmed.verdict is Verdict.UNREADABLE and expected.unconfirmed is None:
         assert (unconfirmed.answers, unconfirmed.confirms(unconfirmed.verdict, at)) == (1, False)
-        known |= {"unconfirmed": None, "failures": expected.failures, "problem": expected.problem}
+        known |= {
+            "unconfirmed": None,
+            "failures": expected.schedule.failures,
+            "problem": expected.problem,
+        }
     return known
 
 
@@ -186,22 +177,26 @@ async def overtake(
     joined = await stored(records, overtaken)
     await write(store, before, seen, decision, at)
     after = await stored(records, overtaken)
-    if after == joined and joined.next_poll_at is not None:
+    if after == joined and joined.schedule.next_poll_at is not None:
         # It is still due, so it is polled again.
         await see(store, records, overtaken, seen, at)
         after = await stored(records, overtaken)
     await see(store, records, in_order, seen, at)
     expected = await stored(records, in_order)
     same: dict[str, Any] = {"id": expected.id, "job_id": in_order}
-    if after.next_poll_at and expected.next_poll_at:
+    if after.schedule.next_poll_at and expected.schedule.next_poll_at:
         # If the job could not be read, the confirming read is planned by the shorter deadline.
         confirms = after.unconfirmed is not None and expected.unconfirmed is None
-        latest = at + timedelta(seconds=2) if confirms else expected.next_poll_at
-        assert after.next_poll_at <= max(latest, expected.next_poll_at)
-        same |= {"next_poll_at": expected.next_poll_at, "poll_kind": expected.poll_kind}
+        latest = at + timedelta(seconds=2) if confirms else expected.schedule.next_poll_at
+        assert after.schedule.next_poll_at <= max(latest, expected.schedule.next_poll_at)
+        same |= {
+            "next_poll_at": expected.schedule.next_poll_at,
+            "poll_kind": expected.schedule.poll_kind,
+        }
     same |= put_right_by_the_next_read(after, expected, at)
-    assert replace(after, **same) == expected
-    assert {name: getattr(after, name) for name in more} == more
+    assert with_fields(after, **same) == expected
+    row = to_row(after)
+    assert {name: row[name] for name in more} == more
     unanswered = await store.with_open_attempts()
     assert (after in unanswered) == isinstance(seen, CallStarted)
 
@@ -254,7 +249,7 @@ async def test_the_next_read_plans_the_machines_for_the_end_of_the_longer_settle
     await overtake(store, records, 0, swept(JobState.FAILED), WITHIN, LONG)
     await see(store, records, "a-0", read(JobState.FAILED), PAST)
     after = await stored(records, "a-0")
-    assert after.confirm_from == after.settle_until == later(1000)
+    assert after.schedule.confirm_from == after.schedule.settle_until == later(1000)
 
 
 async def test_deadlines_that_run_move_by_what_is_asked_for_more(
@@ -264,10 +259,10 @@ async def test_deadlines_that_run_move_by_what_is_asked_for_more(
     for each in WAYS["settling"]:
         await see(store, records, "a-0", each, NOW)
     alone = await stored(records, "a-0")
-    assert (alone.settle_until, alone.give_up_at) == (later(10), later(20))
+    assert (alone.schedule.settle_until, alone.schedule.give_up_at) == (later(10), later(20))
     await submit(records, 2, ["a-0"], **LONG)
     joined = await stored(records, "a-0")
-    assert (joined.settle_until, joined.give_up_at) == (later(1000), later(2000))
+    assert (joined.schedule.settle_until, joined.schedule.give_up_at) == (later(1000), later(2000))
     await submit(records, 3, ["a-0"], **SHORT)
     assert await stored(records, "a-0") == joined
 
@@ -281,4 +276,4 @@ async def test_nobody_looks_at_a_job_while_it_is_called(
         await see(store, records, "a-0", seen, later(61))
     await submit(records, 2, ["a-0"])
     sending = await stored(records, "a-0")
-    assert (sending.state, sending.next_poll_at) == (State.SENDING, None)
+    assert (sending.state, sending.schedule.next_poll_at) == (State.SENDING, None)

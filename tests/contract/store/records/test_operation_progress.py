@@ -17,7 +17,7 @@ from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
 from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.test_store import submit
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Inspection:
         operation_id = await submit(self.records, self._operations, *ids, **more)
         for job_id, values in zip(ids, known, strict=True):
             if values:
-                await know(self._database, await self.termination(job_id), **values)
+                await store_fields(self._database, await self.termination(job_id), **values)
         return operation_id
 
     async def termination(self, job_id: str) -> Termination:
@@ -96,7 +96,7 @@ async def test_a_history_and_a_forecast_come_back_as_they_were_written(
     history = DrainHistory(samples=samples, seen_at=NOW.timestamp() + 0.7, pause_s=1 / 7)
     await inspection.submit(draining(0) | {"history": history, "forecast": forecast})
     found = await inspection.termination("job-0")
-    assert (found.history, found.forecast) == (history, forecast)
+    assert (found.drain.history, found.drain.forecast) == (history, forecast)
 
 
 async def test_every_job_is_counted_where_it_is(inspection: Inspection) -> None:

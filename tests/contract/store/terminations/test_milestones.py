@@ -21,7 +21,7 @@ from orchestrator.domain.model.observation import CallStarted, Withdrawn
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.terminations import milestones
 from tests.contract.store.test_store import operation, submit
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, read, swept
 
 if TYPE_CHECKING:
@@ -151,15 +151,15 @@ async def test_stragglers_that_are_escalated_are_told(
 ) -> None:
     await submit(records, 1, "job-1")
     draining = {"state": State.DRAINING, "instances": LIVE}
-    await know(database, await found(records, 1, "job-1"), **draining)
+    await store_fields(database, await found(records, 1, "job-1"), **draining)
     log.lines()
     before = await found(records, 1, "job-1")
     escalated = apply_event(before, Event.ESCALATED, NOW, why="3 of 9 instances did not go down")
     after = replace(
         escalated.after,
-        escalation_level=escalation_level,
-        escalation_started_at=NOW,
-        escalation_round=2,
+        escalation=replace(
+            escalated.after.escalation, level=escalation_level, started_at=NOW, round=2
+        ),
     )
     changes = [(before, replace(escalated, after=after))]
     await store.apply(changes, NOW)
@@ -176,7 +176,7 @@ async def test_a_job_that_runs_again_in_its_settle_window_is_told(
     """A poll that changes no state is not logged."""
     await submit(records, 1, "job-1")
     settling = {"state": State.SETTLING, "evidence": 3, "settle_until": later(30)}
-    await know(database, await found(records, 1, "job-1"), **settling)
+    await store_fields(database, await found(records, 1, "job-1"), **settling)
     log.lines()
     before = await found(records, 1, "job-1")
     await store.apply([(before, decide(before, swept(JobState.FAILED), NOW, POLICY))], NOW)
@@ -194,7 +194,7 @@ async def end(
 ) -> None:
     """End the job of the first operation; by default it was found finished."""
     before = await found(records, 1, job_id)
-    counted = replace(before, instances_submitted=STOPPED.total)
+    counted = replace(before, drain=replace(before.drain, submitted=STOPPED.total))
     decision = decide(counted, seen or read(JobState.FAILED), later(42), POLICY)
     await store.apply([(before, decision)], later(42))
 

@@ -23,7 +23,7 @@ from orchestrator.store.records.operation_history import SqlHistories
 from orchestrator.store.records.queries import SqlRecords
 from tests.contract.store.conftest import PARTITION
 from tests.contract.store.test_store import submit
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, POLICY, later
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ async def assert_alone_set_aside(database: Database, store: PartitionStore, oper
     for _ in range(2):
         shown = await records.terminations(after=0, limit=10)
         assert [record.termination.job_id for record in shown] == [BAD, GOOD, OTHER]
-        why = shown[0].termination.set_aside
+        why = shown[0].termination.schedule.set_aside
         assert why is not None
         assert why.startswith(unreadable(""))
-        assert [record.termination.set_aside for record in shown[1:]] == [None, None]
+        assert [record.termination.schedule.set_aside for record in shown[1:]] == [None, None]
         alone = await records.termination(shown[0].termination.id)
         assert alone is not None
         assert alone.termination == shown[0].termination
@@ -150,7 +150,7 @@ async def assert_the_others_go_along(database: Database, records: SqlRecords) ->
     await submit(records, 2, BAD, GOOD, OTHER)
     await database.write(step)
     _, *others = await records.terminations(after=0, limit=10)
-    assert [each.termination.acknowledged_at for each in others] == [later(hour_s)] * 2
+    assert [each.termination.calls.acknowledged_at for each in others] == [later(hour_s)] * 2
     assert [len(each.operation_ids) for each in others] == [2, 2]
 
 
@@ -164,7 +164,7 @@ async def planted(database: Database, records: SqlRecords, column: str, value: s
     """An operation of three jobs that drain; the row of one of them holds this value."""
     operation = await submit(records, 1, BAD, GOOD, OTHER)
     for record in await records.terminations(after=0, limit=10):
-        await know(
+        await store_fields(
             database,
             record.termination,
             state=State.DRAINING,
@@ -254,7 +254,7 @@ async def test_an_answer_that_was_lost_is_looked_for_again_then(
 ) -> None:
     await submit(records, 1, BAD)
     (row,) = await records.terminations(after=0, limit=10)
-    ready = await know(
+    ready = await store_fields(
         database, row.termination, job_state=JobState.RUNNING, terminate_after=NOW, next_poll_at=NOW
     )
     attempt = NewAttempt(action="TerminateJob", target=BAD, sent_at=NOW)
@@ -345,7 +345,7 @@ async def test_lists_hold_what_can_be_read_of_other_tables(
         pytest.skip("PostgreSQL does not hold it")
     operation = await submit(records, 1, GOOD)
     (record,) = await records.terminations(after=0, limit=10)
-    ready = await know(
+    ready = await store_fields(
         database,
         record.termination,
         job_state=JobState.RUNNING,

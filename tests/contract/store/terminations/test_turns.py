@@ -257,10 +257,13 @@ async def test_jobs_that_are_called_again_take_their_turns_anew(
     for number in range(1, 11):
         for seen in polls:
             row = await queue.found(f"A-{number}")
-            known = replace(row, acknowledged_at=later(-900), first_sent_at=later(-900))
+            known = replace(
+                row,
+                calls=replace(row.calls, acknowledged_at=later(-900), first_sent_at=later(-900)),
+            )
             decision = decide(known, seen, AT, POLICY)
             await queue.store.apply([(row, decision)], AT)
-        assert decision.after.terminate_after == AT
+        assert decision.after.schedule.terminate_after == AT
     made = by_operation(await queue.call_all())
     assert all(sorted(made[turn : turn + 2]) == ["A", "B"] for turn in range(0, 20, 2))
 
@@ -312,7 +315,13 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     await queue.submit("A", 500)
     await queue.submit("B", 3)
     polled = (await queue.store.next_polls(AT, 600, FIRST_POLLS))[FIRST_POLLS]
-    changes = [(row, Decision(after=replace(row, poll_kind=PollKind.SINGLE))) for row in polled]
+    changes = [
+        (
+            row,
+            Decision(after=replace(row, schedule=replace(row.schedule, poll_kind=PollKind.SINGLE))),
+        )
+        for row in polled
+    ]
     await queue.store.apply(changes, AT)
     rows = (await queue.store.next_polls(AT, 10, UNLISTED_IN_TURN))[UNLISTED_IN_TURN]
     assert by_operation([row.job_id for row in rows]).count("B") == 3

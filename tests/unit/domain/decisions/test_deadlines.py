@@ -67,21 +67,25 @@ class Drain:
             job_state=JobState.RUNNING,
         )
         now, known = NOW, self._decide(sent, CallAccepted("r-1"), NOW)
-        while known.escalation_level is not EscalationLevel.MANUAL:
+        while known.escalation.level is not EscalationLevel.MANUAL:
             assert not known.state.final, "it ended before manual action was required"
             now = max(now, self._counted_at(known)) + timedelta(seconds=self.lag_s)
-            known = replace(known, escalation_finished_at=now) if going_on(known) else known
+            known = (
+                replace(known, escalation=replace(known.escalation, finished_at=now))
+                if going_on(known)
+                else known
+            )
             known = self._decide(known, self._count(now), now)
-            if known.terminate_after is not None:
+            if known.schedule.terminate_after is not None:
                 self.calls_s.append((now - NOW).total_seconds())
                 known = self._decide(known, CallStarted(), now)
                 known = self._decide(known, CallAccepted("r-2"), now)
 
     def _counted_at(self, known: Termination) -> datetime:
         """Return when its counters are read next; polls that show only its state change nothing."""
-        if known.poll_kind is PollKind.SINGLE and known.next_poll_at is not None:
-            return known.next_poll_at
-        long_ago = (known.instances_observed_at or NOW) + timedelta(seconds=COUNTED_EVERY_S)
+        if known.schedule.poll_kind is PollKind.SINGLE and known.schedule.next_poll_at is not None:
+            return known.schedule.next_poll_at
+        long_ago = (known.drain.counted_at or NOW) + timedelta(seconds=COUNTED_EVERY_S)
         return count_due_at(known) or long_ago
 
     def _count(self, now: datetime) -> JobSeen:
@@ -95,9 +99,9 @@ class Drain:
         policy = replace(POLICY, escalation=self.policy, poll=poll)
         decision = decide(known, seen, now, policy)
         after = with_forecast(known, decision.after, now, None)
-        self.history = after.history
+        self.history = after.drain.history
         if decision.event is Event.ESCALATED:
-            self.levels.append(((now - NOW).total_seconds(), after.escalation_level))
+            self.levels.append(((now - NOW).total_seconds(), after.escalation.level))
         return after
 
 
@@ -169,4 +173,6 @@ def test_long_deadlines_hurry_nothing(
     )
     assert count_due_at(known) is None
     asked = later(moved_s + stalled_for_s), EscalationPolicy()
-    assert next_level(replace(known, history=history), *asked) is next_level(known, *asked)
+    assert next_level(
+        replace(known, drain=replace(known.drain, history=history)), *asked
+    ) is next_level(known, *asked)

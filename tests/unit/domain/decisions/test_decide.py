@@ -222,13 +222,15 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
 def test_what_was_seen_moves_the_termination(
     before: Termination, seen: Observation, event: Event
 ) -> None:
-    decision = decide(before, seen, NOW if before.give_up_at == NOW else later(1), POLICY)
+    decision = decide(before, seen, NOW if before.schedule.give_up_at == NOW else later(1), POLICY)
     after = decision.after
     assert decision.event is event
     assert after.state is TRANSITIONS[before.state][event]
     assert after.revision == before.revision + 1
     assert (after.finished_at is not None) == after.state.final
-    assert not (after.state.final and (after.next_poll_at or after.terminate_after))
+    assert not (
+        after.state.final and (after.schedule.next_poll_at or after.schedule.terminate_after)
+    )
 
 
 def test_the_cases_reach_every_transition_of_the_table() -> None:
@@ -270,8 +272,10 @@ def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
 
 
 def test_a_job_is_called_only_once_a_look_has_shown_that_it_may_be() -> None:
-    assert termination().terminate_after is None
-    assert decide(termination(), swept(RUNNING), later(1), POLICY).after.terminate_after == later(1)
+    assert termination().schedule.terminate_after is None
+    assert decide(
+        termination(), swept(RUNNING), later(1), POLICY
+    ).after.schedule.terminate_after == later(1)
 
 
 @pytest.mark.parametrize("kind", [CloudErrorKind.CREDENTIAL, CloudErrorKind.NOT_SENT])
@@ -279,8 +283,8 @@ def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
     kind: CloudErrorKind,
 ) -> None:
     after = decide(termination(State.SENDING), call_failed(error(kind)), NOW, POLICY).after
-    assert after.terminate_after is None
-    assert after.next_poll_at == later(1)
+    assert after.schedule.terminate_after is None
+    assert after.schedule.next_poll_at == later(1)
     assert after.problem is not None
     assert after.problem.advice == "do this"
 
@@ -327,7 +331,12 @@ def test_a_call_whose_outcome_is_not_known_is_resolved_by_reading_the_job(
     for seen in (call_failed(error(kind)), CallInterrupted()):
         decision = decide(termination(State.SENDING), seen, NOW, POLICY)
         after = decision.after
-        assert (after.state, after.in_doubt, after.poll_kind, after.next_poll_at) == (
+        assert (
+            after.state,
+            after.calls.in_doubt,
+            after.schedule.poll_kind,
+            after.schedule.next_poll_at,
+        ) == (
             State.SENDING,
             True,
             PollKind.SINGLE,
@@ -346,15 +355,22 @@ def test_a_call_that_conflicts_twice_is_taken_for_acted_upon_by_another_one() ->
     assert decide(again, other, later(4), POLICY).event is None
     twice = decide(again, conflict, later(4), POLICY)
     assert (twice.event, twice.after.evidence) == (Event.CALL_CONFLICTED, 0)
-    assert (twice.after.acknowledged_at, twice.after.next_poll_at) == (later(4), later(4))
+    assert (twice.after.calls.acknowledged_at, twice.after.schedule.next_poll_at) == (
+        later(4),
+        later(4),
+    )
     fewer = InstanceCounters(running=1, failed=9)
     still = decide(twice.after, read(RUNNING, fewer, at=later(5)), later(5), POLICY)
-    assert (still.event, still.after.terminate_after, still.after.evidence) == (None, None, 0)
+    assert (still.event, still.after.schedule.terminate_after, still.after.evidence) == (
+        None,
+        None,
+        0,
+    )
 
 
 def test_a_job_counted_while_it_is_submitted_begins_no_new_run() -> None:
     before = drained_for(300, job_state=SUBMITTED)
-    assert decide(before, read(SUBMITTED, LIVE), NOW, POLICY).after.run == before.run
+    assert decide(before, read(SUBMITTED, LIVE), NOW, POLICY).after.calls.run == before.calls.run
 
 
 def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
@@ -366,20 +382,25 @@ def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
             NOW,
             POLICY,
         ).after
-        assert after.terminate_after is not None
-        waits.append((after.terminate_after - NOW).total_seconds())
+        assert after.schedule.terminate_after is not None
+        waits.append((after.schedule.terminate_after - NOW).total_seconds())
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
     waiting = termination(terminate_after=later(30), failures=5)
-    assert decide(waiting, swept(RUNNING), later(1), POLICY).after.terminate_after == later(30)
+    assert decide(
+        waiting, swept(RUNNING), later(1), POLICY
+    ).after.schedule.terminate_after == later(30)
 
 
 def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
     decision = decide(termination(), JobsRefused(), NOW, POLICY)
     assert decision.event is None
-    assert (decision.after.poll_kind, decision.after.next_poll_at) == (PollKind.SINGLE, NOW)
+    assert (decision.after.schedule.poll_kind, decision.after.schedule.next_poll_at) == (
+        PollKind.SINGLE,
+        NOW,
+    )
 
 
 def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
@@ -388,7 +409,7 @@ def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
     throttled = decide(sent, call_failed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
     again = decide(throttled, swept(RUNNING), later(1), POLICY).after
     accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
-    assert [t.priority for t in (first, again, accepted)] == [True, True, False]
+    assert [t.schedule.priority for t in (first, again, accepted)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("known", "highest"), [(machines(), 5), ({}, 3)])
@@ -398,7 +419,7 @@ def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int)
     stopped = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
     verified = decide(stopped, read(FAILED, at=later(32)), later(32), POLICY).after
     assert [t.evidence for t in (accepted, finished, stopped, verified)] == [1, 2, 3, highest]
-    assert stopped.settle_until == later(32)
+    assert stopped.schedule.settle_until == later(32)
 
 
 def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
@@ -409,7 +430,11 @@ def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> No
 def test_the_state_alone_does_not_settle() -> None:
     """An instance can run again while the job still reads FAILED."""
     decision = decide(settling(), swept(FAILED, at=later(31), end_time="E1"), later(31), POLICY)
-    assert (decision.event, decision.after.poll_kind, decision.after.next_poll_at) == (
+    assert (
+        decision.event,
+        decision.after.schedule.poll_kind,
+        decision.after.schedule.next_poll_at,
+    ) == (
         None,
         PollKind.SINGLE,
         later(31),
@@ -418,16 +443,18 @@ def test_the_state_alone_does_not_settle() -> None:
 
 def test_a_revived_job_is_called_again() -> None:
     revived = decide(settling(), swept(RUNNING), NOW, POLICY).after
-    assert revived.terminate_after == NOW
+    assert revived.schedule.terminate_after == NOW
     assert revived.evidence == 1
     draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
-    assert decide(draining, swept(RUNNING), NOW, POLICY).after.terminate_after == NOW
+    assert decide(draining, swept(RUNNING), NOW, POLICY).after.schedule.terminate_after == NOW
 
 
 def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
     acted = decide(in_doubt(), read(FAILED), later(1), POLICY).after
-    assert (acted.evidence, acted.acknowledged_at) == (2, later(1))
-    assert decide(acted, read(RUNNING, LIVE), later(2), POLICY).after.terminate_after == later(2)
+    assert (acted.evidence, acted.calls.acknowledged_at) == (2, later(1))
+    assert decide(
+        acted, read(RUNNING, LIVE), later(2), POLICY
+    ).after.schedule.terminate_after == later(2)
 
 
 @pytest.mark.parametrize(
@@ -503,18 +530,18 @@ def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_an
     """
     decision = decide(before, seen, NOW, POLICY)
     assert decision.event is None
-    assert (decision.after.terminate_after is not None) is again
+    assert (decision.after.schedule.terminate_after is not None) is again
 
 
 def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:
     revived = decide(settling(), swept(SUBMITTED), NOW, POLICY)
-    assert (revived.event, revived.after.terminate_after) == (Event.SEEN_LIVE_AGAIN, None)
+    assert (revived.event, revived.after.schedule.terminate_after) == (Event.SEEN_LIVE_AGAIN, None)
     left = decide(revived.after, swept(RUNNING), later(2), POLICY)
-    assert left.after.terminate_after == later(2)
+    assert left.after.schedule.terminate_after == later(2)
 
 
 def test_counters_that_come_and_go_end_at_the_deadline() -> None:
-    flapping = replace(settling(), give_up_at=later(60))
+    flapping = replace(settling(), schedule=replace(settling().schedule, give_up_at=later(60)))
     doubted = decide(flapping, read(FAILED, LIVE, at=later(59)), later(59), POLICY)
     assert doubted.event is Event.SEEN_LIVE_AGAIN
     over = decide(flapping, read(FAILED, LIVE, at=later(60)), later(60), POLICY)
@@ -525,8 +552,10 @@ def test_counters_that_come_and_go_end_at_the_deadline() -> None:
 
 def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
     waiting = drained_for(300, terminate_after=later(-9))
-    assert decide(waiting, read(RUNNING, LIVE), NOW, POLICY).after.terminate_after == later(-9)
-    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.terminate_after == later(-9)
+    assert decide(
+        waiting, read(RUNNING, LIVE), NOW, POLICY
+    ).after.schedule.terminate_after == later(-9)
+    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.schedule.terminate_after == later(-9)
 
 
 def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_is_over() -> None:
@@ -537,13 +566,13 @@ def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_
         instances_observed_at=later(-4),
     )
     after = decide(before, read(FAILED, LIVE), NOW, POLICY).after
-    assert (after.poll_kind, after.next_poll_at) == (PollKind.SINGLE, later(4))
+    assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (PollKind.SINGLE, later(4))
 
 
 def test_no_look_is_planned_past_the_deadline() -> None:
     held = termination(State.HELD, give_up_at=later(1))
     after = decide(held, swept(SUBMITTED), NOW, POLICY).after
-    assert (after.poll_kind, after.next_poll_at) == (PollKind.SINGLE, later(1))
+    assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (PollKind.SINGLE, later(1))
 
 
 def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
@@ -555,21 +584,23 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
         CallInterrupted(),
     ):
         answered = decide(sent, answer, later(130), POLICY).after
-        assert answered.give_up_at == later(3700)
+        assert answered.schedule.give_up_at == later(3700)
         again = replace(answered, state=State.QUEUED)
-        assert decide(again, CallStarted(), later(200), POLICY).after.give_up_at == later(3700)
+        assert decide(again, CallStarted(), later(200), POLICY).after.schedule.give_up_at == later(
+            3700
+        )
     held = decide(termination(), swept(SUBMITTED), later(100), POLICY).after
-    assert held.give_up_at == later(3700)
+    assert held.schedule.give_up_at == later(3700)
 
 
 def test_the_deadline_does_not_run_from_a_call_that_never_left() -> None:
     sent = decide(termination(terminate_after=NOW), CallStarted(), later(100), POLICY).after
     for kind in (CloudErrorKind.NOT_SENT, CloudErrorKind.CREDENTIAL, CloudErrorKind.UNAUTHORIZED):
         failed = decide(sent, call_failed(error(kind)), later(101), POLICY).after
-        assert (failed.give_up_at, failed.first_sent_at) == (None, None)
+        assert (failed.schedule.give_up_at, failed.calls.first_sent_at) == (None, None)
         again = decide(failed, CallStarted(), later(9000), POLICY).after
         accepted = decide(again, CallAccepted("r"), later(9001), POLICY).after
-        assert accepted.give_up_at == later(9000 + 3600)
+        assert accepted.schedule.give_up_at == later(9000 + 3600)
 
 
 def test_a_job_deleted_while_settling_has_no_error() -> None:
@@ -610,9 +641,9 @@ def test_nothing_is_given_up_on_a_look_that_counted_nothing(
 ) -> None:
     after = decide(overdue(state), swept(job_state), later(9), POLICY).after
     assert not after.state.final
-    assert after.poll_kind is PollKind.SINGLE
-    assert after.next_poll_at is not None
-    assert after.next_poll_at <= later(9)
+    assert after.schedule.poll_kind is PollKind.SINGLE
+    assert after.schedule.next_poll_at is not None
+    assert after.schedule.next_poll_at <= later(9)
 
 
 @pytest.mark.parametrize(
@@ -633,7 +664,7 @@ def test_an_answer_without_counters_is_no_reason_to_ask_again_at_once(before: Te
         known = decide(known, read(FAILED, None), at, POLICY).after
         assert known.problem is not None
         reads.append(at)
-        at = known.next_poll_at or at
+        at = known.schedule.next_poll_at or at
         assert len(reads) < 100
     assert [(b - a).total_seconds() for a, b in pairwise(reads[:8])] == [1, 2, 4, 8, 16, 32, 60]
     assert (known.state, reads[-1]) == (State.UNVERIFIED, later(3600))
@@ -648,16 +679,18 @@ def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_to
     )
     by_task = replace(read(None, LIVE), next_action=None)
     fewer = replace(by_task, instances=InstanceCounters(running=3, failed=7))
-    assert decide(before, by_task, NOW, POLICY).after.poll_kind is PollKind.BATCH
-    assert decide(before, fewer, NOW, POLICY).after.poll_kind is PollKind.SINGLE
-    assert decide(before, read(FAILED, LIVE), NOW, POLICY).after.poll_kind is PollKind.SINGLE
+    assert decide(before, by_task, NOW, POLICY).after.schedule.poll_kind is PollKind.BATCH
+    assert decide(before, fewer, NOW, POLICY).after.schedule.poll_kind is PollKind.SINGLE
+    assert (
+        decide(before, read(FAILED, LIVE), NOW, POLICY).after.schedule.poll_kind is PollKind.SINGLE
+    )
 
 
 def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:
     draining = termination(State.DRAINING, evidence=1, give_up_at=NOW)
     swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
     assert swept_late.event is None
-    assert swept_late.after.poll_kind is PollKind.SINGLE
+    assert swept_late.after.schedule.poll_kind is PollKind.SINGLE
     assert decide(swept_late.after, read(JobState.FAILED, STOPPED), later(10), POLICY).event is (
         Event.SEEN_STOPPED
     )

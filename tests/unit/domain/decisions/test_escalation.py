@@ -17,15 +17,16 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.pacing.quota import Rate
 from orchestrator.services.explanation import ExplanationContext, explain
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
 STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, last_progress_at=later(10))
 IN_ROUND_1 = replace(
     STUCK,
-    escalation_level=EscalationLevel.INSTANCES,
-    escalation_started_at=later(70),
-    escalation_round=1,
+    escalation=replace(
+        STUCK.escalation, level=EscalationLevel.INSTANCES, started_at=later(70), round=1
+    ),
 )
 UNREADABLE = Capture(run=1, problem=ErrorDetail(code="Some.Code", message="why"))
 AROUND = ExplanationContext(
@@ -38,46 +39,86 @@ AROUND = ExplanationContext(
     [
         (STUCK, 69.9, None),
         (STUCK, 70, EscalationLevel.INSTANCES),
-        (replace(STUCK, acknowledged_at=later(20)), 79.9, None),
-        (replace(STUCK, acknowledged_at=later(20)), 80, EscalationLevel.INSTANCES),
-        (replace(STUCK, acknowledged_at=later(-90)), 99.9, None),
-        (replace(STUCK, acknowledged_at=later(-90)), 100, EscalationLevel.INSTANCES),
-        # Counted a little over a minute after TerminateJob, and as long after that.
-        (replace(STUCK, acknowledged_at=later(-51.8)), 71.7, EscalationLevel.INSTANCES),
+        (replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(20))), 79.9, None),
         (
-            replace(STUCK, instances=InstanceCounters(running=5, failed=5)),
+            replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(20))),
+            80,
+            EscalationLevel.INSTANCES,
+        ),
+        (replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(-90))), 99.9, None),
+        (
+            replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(-90))),
+            100,
+            EscalationLevel.INSTANCES,
+        ),
+        # Counted a little over a minute after TerminateJob, and as long after that.
+        (
+            replace(STUCK, calls=replace(STUCK.calls, acknowledged_at=later(-51.8))),
+            71.7,
+            EscalationLevel.INSTANCES,
+        ),
+        (
+            replace(
+                STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(running=5, failed=5))
+            ),
             70,
             EscalationLevel.MANUAL,
         ),
-        (replace(STUCK, instances=InstanceCounters(running=3, failed=2)), 609.9, None),
         (
-            replace(STUCK, instances=InstanceCounters(running=3, failed=2)),
+            replace(
+                STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(running=3, failed=2))
+            ),
+            609.9,
+            None,
+        ),
+        (
+            replace(
+                STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(running=3, failed=2))
+            ),
             610,
             EscalationLevel.INSTANCES,
         ),
-        (replace(STUCK, instances=InstanceCounters(failed=5)), 70, None),
+        (replace(STUCK, drain=replace(STUCK.drain, counters=InstanceCounters(failed=5))), 70, None),
         (IN_ROUND_1, 9999, None),
-        (replace(IN_ROUND_1, escalation_finished_at=later(60)), 9999, None),
-        (replace(IN_ROUND_1, escalation_finished_at=later(80)), 139.9, None),
-        (replace(IN_ROUND_1, escalation_finished_at=later(80)), 140, EscalationLevel.INSTANCES),
         (
-            replace(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2),
+            replace(IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(60))),
+            9999,
+            None,
+        ),
+        (
+            replace(IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(80))),
+            139.9,
+            None,
+        ),
+        (
+            replace(IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(80))),
+            140,
+            EscalationLevel.INSTANCES,
+        ),
+        (
+            replace(
+                IN_ROUND_1,
+                escalation=replace(IN_ROUND_1.escalation, finished_at=later(80), round=2),
+            ),
             140,
             EscalationLevel.MANUAL,
         ),
         (
             replace(
                 STUCK,
-                escalation_level=EscalationLevel.MANUAL,
-                escalation_started_at=later(70),
-                escalation_round=2,
+                escalation=replace(
+                    STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(70), round=2
+                ),
             ),
             9999,
             None,
         ),
         (
             replace(
-                STUCK, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70)
+                STUCK,
+                escalation=replace(
+                    STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(70)
+                ),
             ),
             9999,
             EscalationLevel.INSTANCES,
@@ -107,22 +148,25 @@ def test_a_rung_follows_when_nothing_moved_for_long(
 def test_machines_come_last_and_once_where_they_may_be_ended(
     changes: dict[str, Any], escalation_level: EscalationLevel
 ) -> None:
-    done = replace(IN_ROUND_1, escalation_finished_at=later(80), escalation_round=2)
+    done = replace(
+        IN_ROUND_1, escalation=replace(IN_ROUND_1.escalation, finished_at=later(80), round=2)
+    )
     allowed = replace(ESCALATION, machines=True)
-    assert next_level(replace(done, **changes), later(200), allowed) is escalation_level
+    assert next_level(with_fields(done, **changes), later(200), allowed) is escalation_level
     assert (
-        next_level(replace(done, **changes), later(200), ESCALATION) is not EscalationLevel.MACHINES
+        next_level(with_fields(done, **changes), later(200), ESCALATION)
+        is not EscalationLevel.MACHINES
     )
 
 
 def test_a_count_that_moves_puts_it_off() -> None:
     fewer = InstanceCounters(running=3, failed=7)
     after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
-    assert after.last_progress_at == later(69)
+    assert after.drain.last_progress_at == later(69)
     still = decide(after, read(JobState.FAILED, fewer, at=later(131)), later(131), POLICY)
-    assert (still.event, still.after.last_progress_at) == (None, later(69))
+    assert (still.event, still.after.drain.last_progress_at) == (None, later(69))
     stuck = decide(after, read(JobState.FAILED, fewer, at=later(132)), later(132), POLICY)
-    assert (stuck.event, stuck.after.escalation_level, stuck.after.escalation_started_at) == (
+    assert (stuck.event, stuck.after.escalation.level, stuck.after.escalation.started_at) == (
         Event.ESCALATED,
         EscalationLevel.INSTANCES,
         later(132),
@@ -131,25 +175,30 @@ def test_a_count_that_moves_puts_it_off() -> None:
 
 
 def test_a_job_that_runs_on_untouched_is_called_again_first() -> None:
-    untouched = replace(STUCK, give_up_at=later(3600))
+    untouched = replace(STUCK, schedule=replace(STUCK.schedule, give_up_at=later(3600)))
     again = decide(untouched, read(JobState.RUNNING, LIVE, at=later(80)), later(80), POLICY)
-    assert (again.event, again.after.terminate_after) == (None, later(80))
-    called_twice = replace(untouched, acknowledged_at=later(80))
+    assert (again.event, again.after.schedule.terminate_after) == (None, later(80))
+    called_twice = replace(untouched, calls=replace(untouched.calls, acknowledged_at=later(80)))
     seen = read(JobState.RUNNING, LIVE, at=later(140))
     assert decide(called_twice, seen, later(140), POLICY).event is Event.ESCALATED
 
 
 def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> None:
-    sent = replace(STUCK, state=State.SENDING, first_sent_at=later(80), give_up_at=later(3600))
+    sent = replace(
+        STUCK,
+        state=State.SENDING,
+        calls=replace(STUCK.calls, first_sent_at=later(80)),
+        schedule=replace(STUCK.schedule, give_up_at=later(3600)),
+    )
     in_use = CloudError(kind=CloudErrorKind.STATE_CONFLICT, code="ResourceInUse.Job", message="")
     refused = decide(sent, call_failed(in_use), later(81), POLICY).after
-    assert (refused.state, refused.poll_kind, refused.next_poll_at) == (
+    assert (refused.state, refused.schedule.poll_kind, refused.schedule.next_poll_at) == (
         State.DRAINING,
         PollKind.SINGLE,
         later(81),
     )
     early = decide(refused, read(JobState.RUNNING, LIVE, at=later(139)), later(139), POLICY)
-    assert (early.event, early.after.terminate_after) == (None, None)
+    assert (early.event, early.after.schedule.terminate_after) == (None, None)
     late = decide(early.after, read(JobState.RUNNING, LIVE, at=later(140)), later(140), POLICY)
     assert late.event is Event.ESCALATED
 
@@ -157,24 +206,32 @@ def test_a_job_that_refuses_to_be_called_again_is_escalated_after_as_long() -> N
 def test_more_that_run_than_were_counted_after_the_call_were_revived() -> None:
     left = replace(
         IN_ROUND_1,
-        escalation_level=EscalationLevel.MANUAL,
-        instances_observed_at=later(9),
-        first_sent_at=later(2600),
-        give_up_at=later(9999),
+        escalation=replace(IN_ROUND_1.escalation, level=EscalationLevel.MANUAL),
+        drain=replace(IN_ROUND_1.drain, counted_at=later(9)),
+        calls=replace(IN_ROUND_1.calls, first_sent_at=later(2600)),
+        schedule=replace(IN_ROUND_1.schedule, give_up_at=later(9999)),
     )
     more = InstanceCounters(running=9, failed=1)
     seen = read(JobState.RUNNING, more, at=later(2601))
     again = decide(left, seen, later(2601), POLICY).after
-    assert (again.terminate_after, again.run, again.escalation_level, again.escalation_round) == (
+    assert (
+        again.schedule.terminate_after,
+        again.calls.run,
+        again.escalation.level,
+        again.escalation.round,
+    ) == (
         later(2601),
-        left.run + 1,
+        left.calls.run + 1,
         EscalationLevel.NONE,
         0,
     )
     pending = replace(seen, next_action="TERMINATING")
-    for before, its in ((left, pending), (replace(left, instances_observed_at=later(-1)), seen)):
+    for before, its in (
+        (left, pending),
+        (replace(left, drain=replace(left.drain, counted_at=later(-1))), seen),
+    ):
         after = decide(before, its, later(2601), POLICY).after
-        assert (after.terminate_after, after.run) == (None, left.run)
+        assert (after.schedule.terminate_after, after.calls.run) == (None, left.calls.run)
 
 
 @pytest.mark.parametrize(
@@ -186,15 +243,15 @@ def test_calling_a_job_again_begins_no_new_rounds_for_those_that_were_escalated(
 ) -> None:
     left = replace(
         STUCK,
-        escalation_level=EscalationLevel.MANUAL,
-        escalation_started_at=later(200),
-        escalation_round=2,
-        give_up_at=later(3600),
+        escalation=replace(
+            STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(200), round=2
+        ),
+        schedule=replace(STUCK.schedule, give_up_at=later(3600)),
     )
     counted = InstanceCounters(running=live, failed=10 - live)
     again = decide(left, read(JobState.RUNNING, counted, at=later(900)), later(900), POLICY).after
-    assert again.terminate_after == later(900)
-    assert (again.escalation_level, again.escalation_round) == (escalation_level, rounds)
+    assert again.schedule.terminate_after == later(900)
+    assert (again.escalation.level, again.escalation.round) == (escalation_level, rounds)
 
 
 def test_a_pending_termination_is_not_made_again_but_escalated() -> None:
@@ -208,14 +265,17 @@ def test_nothing_is_escalated_on_less_than_a_count() -> None:
 
 def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
     settling = replace(
-        IN_ROUND_1, state=State.SETTLING, job_state=JobState.FAILED, settle_until=later(200)
+        IN_ROUND_1,
+        state=State.SETTLING,
+        job=replace(IN_ROUND_1.job, state=JobState.FAILED),
+        schedule=replace(IN_ROUND_1.schedule, settle_until=later(200)),
     )
     after = decide(settling, swept(JobState.RUNNING, at=later(150)), later(150), POLICY).after
     assert (
         after.state,
-        after.escalation_level,
-        after.escalation_started_at,
-        after.escalation_round,
+        after.escalation.level,
+        after.escalation.started_at,
+        after.escalation.round,
     ) == (
         State.DRAINING,
         EscalationLevel.NONE,
@@ -227,15 +287,20 @@ def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
 def test_a_person_is_told_the_commands() -> None:
     left = replace(
         STUCK,
-        escalation_level=EscalationLevel.MANUAL,
-        escalation_started_at=later(300),
-        escalation_round=2,
+        escalation=replace(
+            STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(300), round=2
+        ),
     )
     explanation = explain(left, AROUND)
     assert "manual action is required" in explanation.waiting_for
     assert "after 2 rounds of TerminateTaskInstance" in explanation.waiting_for
     assert "tccli batch TerminateTaskInstance" in str(explanation.next_action)
-    given_up = replace(left, state=State.UNVERIFIED, finished_at=later(3600), next_poll_at=None)
+    given_up = replace(
+        left,
+        state=State.UNVERIFIED,
+        finished_at=later(3600),
+        schedule=replace(left.schedule, next_poll_at=None),
+    )
     explanation = explain(given_up, AROUND)
     assert "4 of 10 instances live" in explanation.waiting_for
     assert "--JobId job-1" in str(explanation.next_action)
@@ -243,11 +308,14 @@ def test_a_person_is_told_the_commands() -> None:
 
 
 def test_nothing_more_is_called_where_that_was_asked_for() -> None:
-    asked = replace(STUCK, escalate=False)
+    asked = replace(STUCK, request=replace(STUCK.request, escalate=False))
     assert (
         next_level(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
     )
-    left = replace(asked, escalation_level=EscalationLevel.MANUAL, escalation_started_at=later(70))
+    left = replace(
+        asked,
+        escalation=replace(asked.escalation, level=EscalationLevel.MANUAL, started_at=later(70)),
+    )
     assert next_level(left, later(9999), ESCALATION) is None
     explanation = explain(left, AROUND)
     assert "the request allows TerminateJob only" in explanation.waiting_for
@@ -256,7 +324,12 @@ def test_nothing_more_is_called_where_that_was_asked_for() -> None:
 
 def test_that_machines_are_ended_is_told() -> None:
     explanation = explain(
-        replace(IN_ROUND_1, escalation_level=EscalationLevel.MACHINES, read_at=later(70)), AROUND
+        replace(
+            IN_ROUND_1,
+            escalation=replace(IN_ROUND_1.escalation, level=EscalationLevel.MACHINES),
+            captures=replace(IN_ROUND_1.captures, rescanned_at=later(70)),
+        ),
+        AROUND,
     )
     assert "TerminateInstances is being sent for each machine" in explanation.waiting_for
     assert explanation.next_action is not None
@@ -264,10 +337,10 @@ def test_that_machines_are_ended_is_told() -> None:
 
 
 def test_nothing_is_escalated_that_is_given_up() -> None:
-    late = replace(STUCK, give_up_at=later(900))
+    late = replace(STUCK, schedule=replace(STUCK.schedule, give_up_at=later(900)))
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
     decision = decide(late, seen, later(900), POLICY)
-    assert (decision.event, decision.after.escalation_level) == (
+    assert (decision.event, decision.after.escalation.level) == (
         Event.GAVE_UP,
         EscalationLevel.NONE,
     )
@@ -305,7 +378,7 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
     ],
 )
 def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
-    waiting_for = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
+    waiting_for = explain(with_fields(IN_ROUND_1, **known), AROUND).waiting_for
     assert f"TerminateTaskInstance {said}" in waiting_for
     assert " (round 1)" in waiting_for
 
@@ -313,9 +386,9 @@ def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
 def test_a_person_is_told_that_instances_cannot_be_read() -> None:
     left = replace(
         STUCK,
-        escalation_level=EscalationLevel.MANUAL,
-        escalation_started_at=later(300),
-        escalation_round=3,
-        reading=UNREADABLE,
+        escalation=replace(
+            STUCK.escalation, level=EscalationLevel.MANUAL, started_at=later(300), round=3
+        ),
+        captures=replace(STUCK.captures, rescan=UNREADABLE),
     )
     assert "; the instances cannot be read: Some.Code: why" in explain(left, AROUND).waiting_for

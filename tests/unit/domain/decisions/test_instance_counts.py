@@ -74,28 +74,35 @@ def test_fewer_instances_than_are_known_prove_nothing(
 
 def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
     first = decide(termination(), swept(FAILED), NOW, POLICY)
-    assert (first.event, first.after.poll_kind, first.after.next_poll_at) == (
+    assert (first.event, first.after.schedule.poll_kind, first.after.schedule.next_poll_at) == (
         None,
         PollKind.SUBMIT_INFO,
         NOW,
     )
     submitted = JobSubmitted(observed_at=NOW, job_id="job-1", tasks=TEN)
     known = decide(first.after, submitted, later(1), POLICY).after
-    assert (known.instances_submitted, known.poll_kind) == (10, PollKind.SINGLE)
+    assert (known.drain.submitted, known.schedule.poll_kind) == (10, PollKind.SINGLE)
     short = decide(known, read(FAILED, THREE), later(2), POLICY)
-    assert (short.event, short.after.terminate_after) == (None, later(2)), "it is terminated"
+    assert (short.event, short.after.schedule.terminate_after) == (None, later(2)), (
+        "it is terminated"
+    )
     whole = decide(known, read(FAILED, STOPPED), later(2), POLICY)
     assert whole.event is Event.SEEN_STOPPED
 
 
 def test_where_the_submission_may_not_be_read_the_counters_are_taken_alone() -> None:
     """One answer is not enough for that."""
-    known, at_s = replace(termination(), poll_kind=PollKind.SUBMIT_INFO), 0.0
+    known, at_s = (
+        replace(
+            termination(), schedule=replace(termination().schedule, poll_kind=PollKind.SUBMIT_INFO)
+        ),
+        0.0,
+    )
     forbidden = ReadFailed(CloudError(CloudErrorKind.UNAUTHORIZED, "Unauthorized", "no"))
-    while known.poll_kind is PollKind.SUBMIT_INFO:
+    while known.schedule.poll_kind is PollKind.SUBMIT_INFO:
         known = decide(known, forbidden, later(at_s), POLICY).after
-        assert known.next_poll_at is not None
-        at_s = (known.next_poll_at - NOW).total_seconds()
+        assert known.schedule.next_poll_at is not None
+        at_s = (known.schedule.next_poll_at - NOW).total_seconds()
     assert 60 <= at_s <= 125
     counted = decide(known, read(FAILED, STOPPED), later(at_s), POLICY)
     assert counted.event is Event.SEEN_STOPPED
@@ -128,7 +135,7 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
 ) -> None:
     seen = read(FAILED, counted, at=AT_ITS_END)
     asks = decide(stopped(counted, **known), seen, AT_ITS_END, COMPARES)
-    assert (asks.event, asks.after.poll_kind, asks.after.next_poll_at) == (
+    assert (asks.event, asks.after.schedule.poll_kind, asks.after.schedule.next_poll_at) == (
         None,
         PollKind.SUBMIT_INFO,
         AT_ITS_END,
@@ -137,7 +144,7 @@ def test_a_job_is_verified_once_it_is_compared_with_its_submission(
     compared = decide(asks.after, submitted, later(31), COMPARES)
     assert compared.event is event
     if event is None:
-        assert (compared.after.poll_kind, compared.after.next_poll_at) == (
+        assert (compared.after.schedule.poll_kind, compared.after.schedule.next_poll_at) == (
             PollKind.SINGLE,
             later(31),
         )
@@ -173,13 +180,13 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
     asked = 0
     while decision.event is None:
         before = decision.after
-        if before.poll_kind is PollKind.SUBMIT_INFO:
+        if before.schedule.poll_kind is PollKind.SUBMIT_INFO:
             asked += 1
             now += timedelta(seconds=1)
             decision = decide(before, failure, now, COMPARES)
         else:
-            assert before.next_poll_at is not None
-            now = max(now, before.next_poll_at)
+            assert before.schedule.next_poll_at is not None
+            now = max(now, before.schedule.next_poll_at)
             decision = decide(before, swept(FAILED, at=now), now, COMPARES)
     assert decision.event is Event.SETTLED
     if kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
@@ -197,15 +204,19 @@ def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
     assert all(state.known for state in JobState)
     before = draining(job_state=RUNNING, observed_at=NOW)
     after = decide(before, swept(PAUSED, at=later(5)), later(5), POLICY).after
-    assert (after.job_state, after.observed_at) == (PAUSED, later(5))
+    assert (after.job.state, after.job.observed_at) == (PAUSED, later(5))
 
 
 def test_where_the_state_is_not_documented_the_counters_decide() -> None:
     before = draining(job_state=RUNNING)
     swept_ = decide(before, swept(CANCELLED), later(1), POLICY)
-    assert (swept_.event, swept_.after.poll_kind) == (None, PollKind.SINGLE)
+    assert (swept_.event, swept_.after.schedule.poll_kind) == (None, PollKind.SINGLE)
     live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
-    assert (live.event, live.after.poll_kind, live.after.evidence) == (None, PollKind.SINGLE, 0)
+    assert (live.event, live.after.schedule.poll_kind, live.after.evidence) == (
+        None,
+        PollKind.SINGLE,
+        0,
+    )
     stopped = decide(live.after, read(CANCELLED, STOPPED), later(3), POLICY)
     assert (stopped.event, stopped.after.evidence) == (Event.SEEN_STOPPED, 3)
     invariants.check(live.after, stopped, later(3))
@@ -215,7 +226,7 @@ def test_where_the_state_is_not_documented_the_counters_decide() -> None:
 
 def test_a_job_in_a_state_that_is_not_documented_is_called_if_instances_live() -> None:
     known = termination(poll_kind=PollKind.SINGLE, instances_submitted=10)
-    assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.terminate_after == NOW
+    assert decide(known, read(PAUSED, LIVE), NOW, POLICY).after.schedule.terminate_after == NOW
     assert decide(known, read(CANCELLED, STOPPED), NOW, POLICY).event is Event.SEEN_STOPPED
 
 
@@ -224,13 +235,19 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
         State.SETTLING, job_state=FAILED, instances=STOPPED, settle_until=later(30), evidence=3
     )
     doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
-    assert (doubtful.event, doubtful.after.poll_kind, doubtful.after.next_poll_at) == (
+    assert (
+        doubtful.event,
+        doubtful.after.schedule.poll_kind,
+        doubtful.after.schedule.next_poll_at,
+    ) == (
         None,
         PollKind.SINGLE,
         later(5),
     )
     same = decide(doubtful.after, read(CANCELLED, STOPPED, at=later(5)), later(5), POLICY).after
-    assert decide(same, swept(CANCELLED), later(10), POLICY).after.poll_kind is PollKind.BATCH
+    assert (
+        decide(same, swept(CANCELLED), later(10), POLICY).after.schedule.poll_kind is PollKind.BATCH
+    )
 
 
 def settling(*, job_end_time: str) -> Termination:
@@ -246,7 +263,7 @@ def settling(*, job_end_time: str) -> Termination:
 
 def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
     doubtful = decide(settling(job_end_time="E1"), swept(FAILED), later(5), POLICY)
-    assert (doubtful.event, doubtful.after.poll_kind) == (None, PollKind.SINGLE)
+    assert (doubtful.event, doubtful.after.schedule.poll_kind) == (None, PollKind.SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -269,16 +286,16 @@ def test_an_end_time_that_is_written_in_another_way_is_the_same(
 
 def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
     stopped = decide(draining(settle_s=0.0), read(FAILED, STOPPED, at=later(1)), later(1), POLICY)
-    assert (stopped.event, stopped.after.settle_until) == (Event.SEEN_STOPPED, later(1))
+    assert (stopped.event, stopped.after.schedule.settle_until) == (Event.SEEN_STOPPED, later(1))
     swept_stopped = decide(stopped.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
-    assert (swept_stopped.event, swept_stopped.after.poll_kind) == (None, PollKind.SINGLE)
+    assert (swept_stopped.event, swept_stopped.after.schedule.poll_kind) == (None, PollKind.SINGLE)
     counted = read(FAILED, STOPPED, at=later(2))
     assert decide(swept_stopped.after, counted, later(2), POLICY).event is Event.SETTLED
 
 
 def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
     stopped = decide(draining(), read(FAILED, STOPPED, next_action="WHATEVER"), later(1), POLICY)
-    assert (stopped.event, stopped.after.job_next_action) == (Event.SEEN_STOPPED, "WHATEVER")
+    assert (stopped.event, stopped.after.job.next_action) == (Event.SEEN_STOPPED, "WHATEVER")
     doubt = termination(State.SENDING, in_doubt=True, give_up_at=later(3600))
     runs = decide(doubt, read(RUNNING, LIVE, next_action="WHATEVER"), later(1), POLICY)
     assert runs.event is Event.CALL_NOT_EXECUTED
@@ -299,25 +316,25 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again()
     )
     one = InstanceCounters(running=1, failed=9)
     again = decide(settling, read(FAILED, one, at=later(30)), later(30), POLICY)
-    assert (again.event, again.after.terminate_after, again.after.run) == (
+    assert (again.event, again.after.schedule.terminate_after, again.after.calls.run) == (
         Event.SEEN_LIVE_AGAIN,
         later(30),
         2,
     )
     still = decide(again.after, swept(FAILED), later(31), POLICY).after
-    assert still.terminate_after == later(30), "that it reads finished is nothing new"
+    assert still.schedule.terminate_after == later(30), "that it reads finished is nothing new"
 
 
 def test_a_job_without_instances_backs_off_and_ends_in_its_own_words() -> None:
     known, at_s, reads = termination(poll_kind=PollKind.SINGLE, instances_submitted=0), 0.0, 0
     known = decide(known, read(FAILED, NONE), NOW, POLICY).after
-    assert known.terminate_after == NOW
+    assert known.schedule.terminate_after == NOW
     known = decide(known, CallStarted(), NOW, POLICY).after
     known = decide(known, CallAccepted("r"), NOW, POLICY).after
     while not known.state.final:
         reads += 1
-        assert known.next_poll_at is not None
-        at_s = (known.next_poll_at - NOW).total_seconds()
+        assert known.schedule.next_poll_at is not None
+        at_s = (known.schedule.next_poll_at - NOW).total_seconds()
         known = decide(known, read(FAILED, NONE, at=later(at_s)), later(at_s), POLICY).after
     assert (known.state, known.evidence) == (State.UNVERIFIED, 2)
     assert reads < 80

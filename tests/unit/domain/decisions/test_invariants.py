@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from orchestrator.domain.errors import InvariantViolated
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, machines, read, termination
 
 CALLABLE = {"job_state": JobState.RUNNING, "terminate_after": NOW}
@@ -23,7 +23,7 @@ PROVEN = {"job_state": JobState.FAILED, "instances": STOPPED, "evidence": 3}
 def violated(before: Any, after: dict[str, Any], event: Event | None = None) -> str | None:
     """Return the invariant that this change of fields violates."""
     moved = {"revision": before.revision + 1} if event else {}
-    decision = Decision(after=replace(before, **(moved | after)), event=event)
+    decision = Decision(after=with_fields(before, **(moved | after)), event=event)
     try:
         check(before, decision, NOW)
     except InvariantViolated as error:

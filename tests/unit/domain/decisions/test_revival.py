@@ -99,14 +99,17 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -
 
 
 def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
-    known = replace(STOPPED, revival=Revival(at=later(60), job_state=JobState.FAILED))
+    known = replace(
+        STOPPED,
+        watch=replace(STOPPED.watch, revival=Revival(at=later(60), job_state=JobState.FAILED)),
+    )
     ended = swept(JobState.FAILED, at=later(120), end_time="E3")
     assert check_listed(known, ended, later(120)).came_back is None
     assert check_listed(known, swept(JobState.RUNNING), later(120)).came_back is not None
 
 
 def test_without_an_end_time_there_is_nothing_to_compare() -> None:
-    unknown = replace(STOPPED, job_end_time=None)
+    unknown = replace(STOPPED, job=replace(STOPPED.job, end_time=None))
     assert check_listed(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
 
 
@@ -151,7 +154,12 @@ def test_it_is_said_beside_how_it_ended(
     around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)
     before = explain(replace(STOPPED, state=state), around)
     explanation = explain(
-        replace(STOPPED, state=state, revival=Revival(at=later(60), **known)), around
+        replace(
+            STOPPED,
+            state=state,
+            watch=replace(STOPPED.watch, revival=Revival(at=later(60), **known)),
+        ),
+        around,
     )
     assert explanation.waiting_for.startswith(f"{before.waiting_for}; but ")
     assert explanation.waiting_for.endswith(said)

@@ -46,11 +46,11 @@ class Asked:
         return self
 
     def read_once(self, by_job: Observation, by_jobs: Observation) -> None:
-        assert self.termination.next_poll_at is not None
+        assert self.termination.schedule.next_poll_at is not None
         assert len(self.polls) < 100
-        self.at_s = max(self.at_s, (self.termination.next_poll_at - NOW).total_seconds())
-        self.polls.append((self.termination.poll_kind, self.at_s))
-        seen = by_jobs if self.termination.poll_kind is PollKind.BATCH else by_job
+        self.at_s = max(self.at_s, (self.termination.schedule.next_poll_at - NOW).total_seconds())
+        self.polls.append((self.termination.schedule.poll_kind, self.at_s))
+        seen = by_jobs if self.termination.schedule.poll_kind is PollKind.BATCH else by_job
         self.last = decide(self.termination, seen, later(self.at_s), POLICY)
         self.termination = self.last.after
 
@@ -103,7 +103,7 @@ def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) 
     """The record was deleted; past the deadline, three of ten DescribeJob requests fail."""
     asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
     while not asked.termination.state.final:
-        fails = asked.termination.poll_kind is PollKind.SINGLE and random.random() < 0.3
+        fails = asked.termination.schedule.poll_kind is PollKind.SINGLE and random.random() < 0.3
         asked.read_once(FAILS if fails else UNKNOWN, JobUnlisted())
     assert asked.termination.state is State.NOT_FOUND
     assert 60 <= asked.at_s <= 120
@@ -148,9 +148,9 @@ def test_a_job_that_one_action_does_not_list_and_the_other_may_not_read_ends_too
 
 def test_a_job_that_is_found_again_is_driven_on() -> None:
     missing = decide(termination(terminate_after=NOW, **READ), JobUnlisted(), NOW, POLICY).after
-    assert (missing.unconfirmed is not None, missing.terminate_after) == (True, None)
+    assert (missing.unconfirmed is not None, missing.schedule.terminate_after) == (True, None)
     found = decide(missing, swept(RUNNING), later(5), POLICY).after
-    assert (found.unconfirmed, found.terminate_after) == (None, later(5))
+    assert (found.unconfirmed, found.schedule.terminate_after) == (None, later(5))
     again = decide(found, JobUnlisted(), later(61), POLICY)
     assert again.event is None, "the answer of a minute ago does not count any more"
 
@@ -159,7 +159,7 @@ def test_a_job_that_terminate_job_did_not_find_is_read_before_it_ends() -> None:
     sending = decide(termination(terminate_after=NOW, **READ), CallStarted(), NOW, POLICY).after
     unknown = call_failed(UNKNOWN.error)
     doubtful = decide(sending, unknown, later(1), POLICY)
-    assert (doubtful.event, doubtful.after.in_doubt, doubtful.after.poll_kind) == (
+    assert (doubtful.event, doubtful.after.calls.in_doubt, doubtful.after.schedule.poll_kind) == (
         None,
         True,
         PollKind.SINGLE,
@@ -179,7 +179,9 @@ def test_answers_from_before_a_long_silence_do_not_count() -> None:
 
 def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
     missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
-    asked = Asked(replace(missing, next_poll_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
+    asked = Asked(
+        replace(missing, schedule=replace(missing.schedule, next_poll_at=NOW))
+    ).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.at_s == 60
 
 
@@ -222,8 +224,8 @@ def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_
         assert calls < 30
         sending = decide(known, CallStarted(), later(at_s), POLICY).after
         known = decide(sending, call_failed(error), later(at_s), POLICY).after
-        if known.next_poll_at is not None:
-            at_s = (known.next_poll_at - NOW).total_seconds()
+        if known.schedule.next_poll_at is not None:
+            at_s = (known.schedule.next_poll_at - NOW).total_seconds()
             known = decide(known, swept(RUNNING, at=later(at_s)), later(at_s), POLICY).after
     assert known.state is State.REFUSED
     assert 600 <= at_s <= 660
@@ -234,7 +236,7 @@ def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_
 def test_a_permission_that_is_granted_in_time_changes_nothing() -> None:
     forbidden = decide(termination(), failed(CloudErrorKind.UNAUTHORIZED), NOW, POLICY).after
     allowed = decide(forbidden, swept(RUNNING), later(1), POLICY).after
-    assert (allowed.unconfirmed, allowed.terminate_after) == (None, later(1))
+    assert (allowed.unconfirmed, allowed.schedule.terminate_after) == (None, later(1))
 
 
 # --- deadlines -----------------------------------------------------------------------------------
@@ -274,8 +276,8 @@ def test_nothing_ends_because_of_a_clock(before: Termination) -> None:
     for _ in range(50):
         known = decide(known, failed(CloudErrorKind.CLOCK_SKEW), later(at_s), POLICY).after
         assert not known.state.final
-        assert known.next_poll_at is not None
-        at_s = (known.next_poll_at - NOW).total_seconds()
+        assert known.schedule.next_poll_at is not None
+        at_s = (known.schedule.next_poll_at - NOW).total_seconds()
     assert at_s > 2000
 
 
@@ -293,4 +295,4 @@ def test_a_job_that_could_never_be_read_has_its_time_from_when_it_may_begin() ->
         assert late.unconfirmed is not None
     assert decide(
         termination(), swept(RUNNING), later(9999), POLICY
-    ).after.terminate_after == later(9999)
+    ).after.schedule.terminate_after == later(9999)

@@ -20,6 +20,7 @@ from orchestrator.domain.model.machine import (
     classify_machine,
 )
 from orchestrator.domain.model.observation import JobUnlisted
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import NOW, POLICY, STOPPED, later, machines, read, swept, termination
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> N
 
 def test_what_waits_for_its_machines_is_looked_at_again_soon() -> None:
     waiting = still_stopped(settling(**machines(gone=3)), 40).after
-    assert waiting.next_poll_at == later(40 + POLICY.poll.settling_s)
+    assert waiting.schedule.next_poll_at == later(40 + POLICY.poll.settling_s)
 
 
 def test_machines_that_stay_up_end_it_unverified_at_its_deadline() -> None:
@@ -167,7 +168,7 @@ def test_a_job_that_is_deleted_waits_for_its_machines_too() -> None:
         decision = decide(waiting, JobUnlisted(), later(at_s), POLICY)
         assert decision.event is None
         waiting = decision.after
-    gone = replace(waiting, **machines())
+    gone = with_fields(waiting, **machines())
     settled = decide(gone, JobUnlisted(), later(70), POLICY)
     assert (settled.event, settled.after.evidence) == (Event.SETTLED, 4)
     assert settled.after.problem is None
@@ -185,10 +186,14 @@ def test_nodes_of_a_compute_environment_are_never_gone() -> None:
 
 def test_a_job_that_runs_again_has_other_machines() -> None:
     revived = decide(settling(**machines()), swept(JobState.RUNNING), later(5), POLICY).after
-    assert (revived.run, revived.first_sent_at) == (2, None)
+    assert (revived.calls.run, revived.calls.first_sent_at) == (2, None)
 
 
 def test_a_job_that_ran_and_ended_again_unseen_has_too() -> None:
     again = swept(JobState.FAILED, at=later(5), end_time="E2")
     doubted = decide(settling(**machines()), again, later(5), POLICY).after
-    assert (doubted.state, doubted.run, doubted.first_sent_at) == (State.DRAINING, 2, None)
+    assert (doubted.state, doubted.calls.run, doubted.calls.first_sent_at) == (
+        State.DRAINING,
+        2,
+        None,
+    )

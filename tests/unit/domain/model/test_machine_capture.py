@@ -20,6 +20,7 @@ from orchestrator.domain.model.batch_job import (
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, CaptureTiming
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED, later, termination
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ def test_an_answer_ends_the_trouble_before_it() -> None:
 
 def test_a_job_that_runs_again_is_captured_again() -> None:
     first = called(ended())
-    assert capture_coverage.due(first) == first.capture
-    assert capture_coverage.due(replace(first, run=2)) == Capture(run=2)
+    assert capture_coverage.due(first) == first.captures.machines
+    assert capture_coverage.due(replace(first, calls=replace(first.calls, run=2))) == Capture(run=2)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_job_that_runs_again_is_captured_again() -> None:
     ],
 )
 def test_what_has_ended_shows_no_machines(changes: dict[str, Any], *, late: bool) -> None:
-    assert capture_coverage.too_late(replace(called(None), **changes)) == late
+    assert capture_coverage.too_late(with_fields(called(None), **changes)) == late
 
 
 # --- what is missing -----------------------------------------------------------------------------

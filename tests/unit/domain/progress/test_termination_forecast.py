@@ -60,8 +60,8 @@ def after_counts(before: Termination, *shown: tuple[float, int], total: int = 10
 
 def lives(found: Termination) -> list[tuple[float, int]]:
     """Return the samples, in seconds since NOW."""
-    assert found.history is not None
-    return [(at - NOW.timestamp(), live) for at, live in found.history.samples]
+    assert found.drain.history is not None
+    return [(at - NOW.timestamp(), live) for at, live in found.drain.history.samples]
 
 
 # --- the history ---------------------------------------------------------------------------------
@@ -91,67 +91,82 @@ def test_it_begins_with_what_was_captured_as_live(capture: Capture | None, live:
 def test_a_look_that_counts_nothing_changes_nothing() -> None:
     before = after_counts(draining(), (5, 90))
     found = after(before, (7, swept(RUNNING, at=later(7))))
-    assert (found.history, found.forecast) == (before.history, before.forecast)
-    assert after(draining(), (7, swept(RUNNING, at=later(7)))).history is None
+    assert (found.drain.history, found.drain.forecast) == (
+        before.drain.history,
+        before.drain.forecast,
+    )
+    assert after(draining(), (7, swept(RUNNING, at=later(7)))).drain.history is None
 
 
 def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() -> None:
     still = after_counts(draining(capture=ENDED), (5, 80))
-    assert still.forecast is not None
-    assert (still.forecast.made_at, still.forecast.p50_at) == (later(5), None)
+    assert still.drain.forecast is not None
+    assert (still.drain.forecast.made_at, still.drain.forecast.p50_at) == (later(5), None)
     moving = after_counts(still, (10, 60), (15, 40))
     assert lives(moving) == [(0, 80), (10, 60), (15, 40)]
-    assert moving.forecast is not None
-    assert moving.forecast.p50_at is not None
-    assert later(20) < moving.forecast.p50_at < later(30)
+    assert moving.drain.forecast is not None
+    assert moving.drain.forecast.p50_at is not None
+    assert later(20) < moving.drain.forecast.p50_at < later(30)
 
 
 def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
     seen = (5, counted(80, at_s=5))
     found = after(draining(), seen, past_durations=TENS)
-    assert found.forecast is not None
-    assert found.forecast.p50_at is not None
-    assert later(7) < found.forecast.p50_at < later(14)
+    assert found.drain.forecast is not None
+    assert found.drain.forecast.p50_at is not None
+    assert later(7) < found.drain.forecast.p50_at < later(14)
 
 
 def test_it_ends_when_the_job_is_down() -> None:
     stopped = after(
         after_counts(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100)))
     )
-    assert (stopped.state, stopped.history, stopped.forecast) == (State.SETTLING, None, None)
+    assert (stopped.state, stopped.drain.history, stopped.drain.forecast) == (
+        State.SETTLING,
+        None,
+        None,
+    )
 
 
 def test_it_ends_when_the_job_is_not_called_after_all() -> None:
     """The request was not executed, so it had no effect."""
     sending = after(
-        replace(after_counts(draining(), (5, 50)), terminate_after=NOW), (6, CallStarted())
+        replace(
+            after_counts(draining(), (5, 50)),
+            schedule=replace(after_counts(draining(), (5, 50)).schedule, terminate_after=NOW),
+        ),
+        (6, CallStarted()),
     )
-    assert sending.history is not None
+    assert sending.drain.history is not None
     for kind in (CloudErrorKind.THROTTLED, CloudErrorKind.NOT_SENT):
         found = after(sending, (7, call_failed(error(kind))))
-        assert (found.history, found.forecast) == (None, None)
+        assert (found.drain.history, found.drain.forecast) == (None, None)
 
 
 def test_one_that_runs_on_has_not_moved_since_before_it_is_called_again() -> None:
     """Its TerminateJob may have been lost: nothing shows a revival."""
     before = after_counts(draining(), (5, 50))
     runs_on = after(before, (70, counted(50, 50, at_s=70, next_action="")))
-    assert runs_on.terminate_after == later(70)
+    assert runs_on.schedule.terminate_after == later(70)
     again = after(runs_on, (71, CallStarted()), (72, CallAccepted("r")))
-    assert again.acknowledged_at == later(72)
+    assert again.calls.acknowledged_at == later(72)
     assert lives(after_counts(again, (80, 50))) == [(0, 100), (5, 50)]
     stalled = after_counts(again, (80, 50), (1000, 50))
-    assert stalled.forecast is not None
-    assert stalled.forecast.stalled_since == later(5)
+    assert stalled.drain.forecast is not None
+    assert stalled.drain.forecast.stalled_since == later(5)
 
 
 def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
     finished = after(after_counts(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
     assert finished.evidence == 2
     revived = after_counts(finished, (20, 100))
-    assert (revived.terminate_after, revived.history, revived.forecast) == (later(20), None, None)
+    assert (revived.schedule.terminate_after, revived.drain.history, revived.drain.forecast) == (
+        later(20),
+        None,
+        None,
+    )
     untouched = after(revived, (25, counted(100, at_s=25, next_action="")))
-    assert untouched.history is None
+    assert untouched.drain.history is None
     called = after(untouched, (30, CallStarted()), (31, CallAccepted("r")))
     assert lives(after_counts(called, (35, 90))) == [(31, 100), (35, 90)]
 
@@ -162,7 +177,7 @@ def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
     doubted = after(
         stopped, (20, read(FAILED, InstanceCounters(running=3, failed=97), at=later(20)))
     )
-    assert (doubted.state, doubted.history) == (State.DRAINING, None)
+    assert (doubted.state, doubted.drain.history) == (State.DRAINING, None)
     called = after(doubted, (21, CallStarted()), (22, CallAccepted("r")))
     live = read(FAILED, InstanceCounters(running=2, failed=98), at=later(25))
     assert lives(after(called, (25, live))) == [(22, 100), (25, 2)]
@@ -213,22 +228,22 @@ def test_a_history_is_small() -> None:
         found = after_counts(
             found, (number + 1.123456, 10_000_000 - number * 1000), total=10_000_000
         )
-    assert isinstance(found.history, DrainHistory)
-    assert len(found.history.samples) == 16
+    assert isinstance(found.drain.history, DrainHistory)
+    assert len(found.drain.history.samples) == 16
 
 
 def test_what_is_left_to_a_person_has_no_end() -> None:
     moving = after_counts(draining(), (10.0, 90), (20.0, 30))
     left = replace(
         moving,
-        escalation_level=EscalationLevel.MANUAL,
-        escalation_started_at=later(50),
-        escalation_round=3,
+        escalation=replace(
+            moving.escalation, level=EscalationLevel.MANUAL, started_at=later(50), round=3
+        ),
     )
-    still = after(left, (51.0, counted(30, 70, at_s=51.0))).forecast
+    still = after(left, (51.0, counted(30, 70, at_s=51.0))).drain.forecast
     assert still is not None
     assert (still.p50_at, still.rate_per_s, still.stalled_since) == (None, 0.0, later(20))
-    on = after(left, (52.0, counted(10, 90, at_s=52.0))).forecast
+    on = after(left, (52.0, counted(10, 90, at_s=52.0))).drain.forecast
     assert on is not None
     assert on.p50_at is not None
     assert on.stalled_since is None, "instances have stopped since"

@@ -46,7 +46,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
     (record,) = written
     (attempt,) = record.attempts
     assert record.termination.state is State.SENDING
-    assert record.termination.first_sent_at == NOON.replace(second=1)
+    assert record.termination.calls.first_sent_at == NOON.replace(second=1)
     assert (attempt.number, attempt.action, attempt.target) == (1, "TerminateJob", JOB)
     assert (attempt.sent_at, attempt.answered_at, attempt.outcome) == (
         NOON.replace(second=1),
@@ -55,8 +55,8 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
     )
     assert world.called("TerminateJob") == [JOB]
     # Its deadline counts from the request, once that may have reached the cloud.
-    assert record.termination.give_up_at is None
-    assert (await world.termination(JOB)).give_up_at == NOON.replace(hour=13, second=1)
+    assert record.termination.schedule.give_up_at is None
+    assert (await world.termination(JOB)).schedule.give_up_at == NOON.replace(hour=13, second=1)
 
 
 async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Database) -> None:
@@ -69,13 +69,17 @@ async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Databa
     assert (call.code, attempt.outcome, attempt.request_id) == ("OK", "accepted", call.request_id)
     assert attempt.answered_at == world.clock.now()
     after = record.termination
-    assert (after.state, after.evidence, after.failures) == (State.DRAINING, 1, 0)
-    assert (after.poll_kind, after.next_poll_at, after.terminate_after) == (
+    assert (after.state, after.evidence, after.schedule.failures) == (State.DRAINING, 1, 0)
+    assert (
+        after.schedule.poll_kind,
+        after.schedule.next_poll_at,
+        after.schedule.terminate_after,
+    ) == (
         PollKind.BATCH,
         world.clock.later(2),
         None,
     )
-    assert after.acknowledged_at == world.clock.now()
+    assert after.calls.acknowledged_at == world.clock.now()
 
 
 @pytest.mark.parametrize(
@@ -93,8 +97,12 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     await world.ready(JOB)
     await world.dispatch()
     after = await world.termination(JOB)
-    assert (after.state, after.in_doubt, after.poll_kind) == (State.SENDING, True, PollKind.SINGLE)
-    assert after.next_poll_at == world.clock.now()
+    assert (after.state, after.calls.in_doubt, after.schedule.poll_kind) == (
+        State.SENDING,
+        True,
+        PollKind.SINGLE,
+    )
+    assert after.schedule.next_poll_at == world.clock.now()
     assert await world.outcomes(JOB) == [outcome]
     world.clock.advance(600)
     assert math.isinf(await world.dispatch())
@@ -269,8 +277,11 @@ async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_a
     (attempt,) = record.attempts
     assert (attempt.outcome, attempt.answered_at) == (INTERRUPTED, world.clock.now())
     after = record.termination
-    assert (after.state, after.in_doubt) == (State.SENDING, True)
-    assert (after.poll_kind, after.next_poll_at) == (PollKind.SINGLE, world.clock.now())
+    assert (after.state, after.calls.in_doubt) == (State.SENDING, True)
+    assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (
+        PollKind.SINGLE,
+        world.clock.now(),
+    )
 
 
 async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -> None:
@@ -279,7 +290,7 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
     await cut_off(world, JOB)
     world.start()
     assert await world.dispatcher.step() > 0
-    assert (await world.termination(JOB)).in_doubt
+    assert (await world.termination(JOB)).calls.in_doubt
     assert world.woken() == {"single_polls"}, "the job prober is to read the job"
 
 
@@ -325,8 +336,12 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     world.clock.advance(10)
     assert math.isinf(await world.dispatch())
     after = await world.termination(JOB)
-    assert (after.state, after.in_doubt, after.poll_kind) == (State.SENDING, True, PollKind.SINGLE)
-    assert after.next_poll_at == world.clock.now()
+    assert (after.state, after.calls.in_doubt, after.schedule.poll_kind) == (
+        State.SENDING,
+        True,
+        PollKind.SINGLE,
+    )
+    assert after.schedule.next_poll_at == world.clock.now()
     assert await world.outcomes(JOB) == [INTERRUPTED]
     assert world.called("TerminateJob") == [JOB]
 
@@ -346,13 +361,13 @@ async def test_what_was_left_open_and_cannot_be_written_is_not_called_before_it_
     await world.execute("DROP TRIGGER broken")
     await world.dispatch()
     assert await world.outcomes(first) == [None]
-    assert (await world.termination(first)).set_aside == "IntegrityError: broken"
+    assert (await world.termination(first)).schedule.set_aside == "IntegrityError: broken"
     assert world.called("TerminateJob") == [first, second]
     world.clock.advance(AGAIN_AFTER_S)
     assert await world.set_aside.step() == 0
     await world.dispatch()
     assert await world.outcomes(first) == [INTERRUPTED]
-    assert (await world.termination(first)).set_aside is None
+    assert (await world.termination(first)).schedule.set_aside is None
     assert world.called("TerminateJob") == [first, second]
 
 

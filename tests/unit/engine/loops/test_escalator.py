@@ -12,7 +12,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import EscalationLevel
 from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
-from tests.support.stored_fields import know
+from tests.support.termination_fields import store_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,9 +66,9 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
     escalated = await until(
-        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
+        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
     )
-    assert (escalated.state, escalated.escalation_round) == (State.DRAINING, 1)
+    assert (escalated.state, escalated.escalation.round) == (State.DRAINING, 1)
     assert world.calls(ACTION) == []
     done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=120)
     assert done.evidence == 3
@@ -90,33 +90,35 @@ async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Datab
     world = World(database, quotas=SLOW)
     await called(world, JOB, instances=20_000, stuck=40)
     escalated = await until(
-        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
+        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
     )
-    assert escalated.escalation_started_at is not None
+    assert escalated.escalation.started_at is not None
     await until(world, lambda t: t.state is State.SETTLING, timeout_s=60, step_s=0.25)
     first, *_, last = (call.at for call in world.calls(ACTION))
     assert len(world.calls(ACTION)) == 40
     assert last - first <= 1.1 * 40 / 2
-    assert first - escalated.escalation_started_at.timestamp() <= 2.0
+    assert first - escalated.escalation.started_at.timestamp() <= 2.0
 
 
 async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, immortal=2)
-    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=600)
-    assert left.escalation_round == EscalationPolicy().rounds_max
-    assert len(world.calls(ACTION)) == 2 * left.escalation_round
+    left = await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=600)
+    assert left.escalation.round == EscalationPolicy().rounds_max
+    assert len(world.calls(ACTION)) == 2 * left.escalation.round
     await until(
         world,
         lambda t: bool(
-            t.read_at and t.escalation_started_at and t.read_at >= t.escalation_started_at
+            t.captures.rescanned_at
+            and t.escalation.started_at
+            and t.captures.rescanned_at >= t.escalation.started_at
         ),
         timeout_s=30,
     )
     live = [each for each in await world.instances(JOB) if each.state == JobState.RUNNING]
     assert [each.index for each in live] == [8, 9]
     given_up = await until(world, lambda t: t.state is State.UNVERIFIED, timeout_s=4000, step_s=30)
-    assert len(world.calls(ACTION)) == 2 * given_up.escalation_round
+    assert len(world.calls(ACTION)) == 2 * given_up.escalation.round
 
 
 async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
@@ -125,10 +127,10 @@ async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MACHINES, timeout_s=600)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.MACHINES, timeout_s=600)
     assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
     done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=600)
-    assert done.escalation_level is EscalationLevel.MACHINES
+    assert done.escalation.level is EscalationLevel.MACHINES
     record = await world.record(JOB)
     ended = [each.target for each in record.attempts if each.action == MACHINES]
     assert ended == [each.machine_id for each in await world.instances(JOB) if each.index > 7]
@@ -139,14 +141,14 @@ async def test_nodes_of_a_compute_environment_are_left_alone(database: Database)
     policy = EscalationPolicy(rounds_max=1, machines=True)
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2, env_id="env-example1")
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
     assert world.calls(MACHINES) == []
 
 
 async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
     world = World(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
     await called(world, JOB, instances=10, stuck=5)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
@@ -160,7 +162,7 @@ async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> 
 async def test_no_rounds_means_no_calls(database: Database) -> None:
     world = World(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
@@ -170,7 +172,7 @@ async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
     world = World(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
     await called(world, JOB, instances=10, stuck=1)
     done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=240)
-    assert done.escalation_round == 1
+    assert done.escalation.round == 1
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
     assert outcomes == ["throttled", "throttled", "accepted"]
@@ -181,7 +183,7 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, immortal=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
     straggler = await world.store.instances.next_escalation_target()
@@ -189,7 +191,7 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
     await world.store.instances.start(straggler, world.clock.now())
     world.start()
     world.clock.advance(1)
-    await until(world, lambda t: t.escalation_round == 2, timeout_s=120)
+    await until(world, lambda t: t.escalation.round == 2, timeout_s=120)
     record = await world.record(JOB)
     first = next(each for each in record.attempts if each.action == ACTION)
     assert first.outcome == "interrupted"
@@ -200,13 +202,13 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
     straggler = await world.store.instances.next_escalation_target()
     assert isinstance(straggler, Straggler)
     await world.store.instances.start(straggler, world.clock.now())
-    await know(database, await world.termination(JOB), state=State.SETTLING)
+    await store_fields(database, await world.termination(JOB), state=State.SETTLING)
     world.start()
     await world.escalator.step()
     record = await world.record(JOB)
@@ -218,7 +220,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
 ) -> None:
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
     for _ in range(2):
         await world.capture()
 
@@ -232,7 +234,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
     await world.escalate()
     record = await world.record(JOB)
     assert [each.outcome for each in record.attempts] == ["accepted", "interrupted"]
-    assert (await world.termination(JOB)).escalation_finished_at is not None
+    assert (await world.termination(JOB)).escalation.finished_at is not None
 
 
 async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
@@ -241,8 +243,8 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     world = World(database, quotas=SLOW)
     await called(world, JOB, instances=100, stuck=40)
     world.simulator.forbidden_actions = frozenset({ACTION})
-    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
-    assert left.escalation_round == 3
+    left = await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
+    assert left.escalation.round == 3
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
     assert outcomes == 3 * ["unauthorized"]
@@ -255,7 +257,7 @@ async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Dat
     world = World(database, quotas=AMPLE, escalation=policy)
     await called(world, JOB, instances=10, immortal=2)
     world.simulator.forbidden_actions = frozenset({MACHINES})
-    await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
+    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == MACHINES]
     assert outcomes == 2 * ["unauthorized"]
@@ -267,8 +269,8 @@ async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
     world = World(database, quotas=AMPLE)
     await called(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
-    left = await until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
-    assert left.escalation_round == 3
+    left = await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
+    assert left.escalation.round == 3
     assert world.calls(ACTION) == []
     assert caplog.text.count(f"the live instances of job {JOB} cannot be read: Unauthorized") == 3
 
@@ -324,11 +326,11 @@ async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
     last_sent_at = world.calls("TerminateJob")[-1].at
     left = await until(
         world,
-        lambda t: t.escalation_level is EscalationLevel.MANUAL,
+        lambda t: t.escalation.level is EscalationLevel.MANUAL,
         timeout_s=deadline_s,
         step_s=0.25,
         job_id=job_id,
     )
-    assert left.escalation_round == policy.rounds_max
-    assert left.escalation_started_at is not None
-    assert left.escalation_started_at.timestamp() - last_sent_at <= deadline_s * 2 / 3
+    assert left.escalation.round == policy.rounds_max
+    assert left.escalation.started_at is not None
+    assert left.escalation.started_at.timestamp() - last_sent_at <= deadline_s * 2 / 3

@@ -48,8 +48,8 @@ async def test_what_was_swept_with_it_is_written(
     await world.submit(FAULTY, GOOD, next_poll_at=world.clock.now())
     await world.execute(FAULT)
     assert await world.job_poller.step() == 0
-    assert (await world.termination(GOOD)).job_state is JobState.RUNNING
-    why = (await world.termination(FAULTY)).set_aside
+    assert (await world.termination(GOOD)).job.state is JobState.RUNNING
+    why = (await world.termination(FAULTY)).schedule.set_aside
     assert why is not None
     assert why.startswith("IntegrityError: ")
     assert "a fault" in why
@@ -72,7 +72,7 @@ async def test_what_was_swept_with_it_is_written(
     await world.set_aside.step()
     await world.job_poller.step()
     found = await world.termination(FAULTY)
-    assert (found.set_aside, found.job_state) == (None, JobState.RUNNING)
+    assert (found.schedule.set_aside, found.job.state) == (None, JobState.RUNNING)
     assert caplog.records[-1].getMessage().endswith("is no longer set aside")
     assert await world.set_aside.step() == math.inf
 
@@ -103,7 +103,7 @@ async def test_the_next_in_line_is_called(database: Database) -> None:
     for _ in range(2):
         await world.dispatch()
     assert world.called("TerminateJob") == [GOOD]
-    assert (await world.termination(FAULTY)).set_aside is not None
+    assert (await world.termination(FAULTY)).schedule.set_aside is not None
 
 
 async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Database) -> None:
@@ -125,6 +125,6 @@ async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Datab
     assert await world.probe() == PAUSE_S
     assert len(world.called("DescribeJob")) == 2, "nothing is read that cannot be stored"
     after = [await world.termination(job_id) for job_id in (FAULTY, GOOD)]
-    assert [(t.next_poll_at, t.terminate_after) for t in after] == [
-        (t.next_poll_at, t.terminate_after) for t in before
+    assert [(t.schedule.next_poll_at, t.schedule.terminate_after) for t in after] == [
+        (t.schedule.next_poll_at, t.schedule.terminate_after) for t in before
     ]

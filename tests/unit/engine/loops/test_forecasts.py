@@ -59,7 +59,7 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
     world.cloud_runs(JOB, instances=100, drain_s=100.0)
     await world.submit(JOB)
     await live(world, 10)
-    first_sent_at = (await world.termination(JOB)).acknowledged_at
+    first_sent_at = (await world.termination(JOB)).calls.acknowledged_at
     assert first_sent_at is not None
     for _ in range(3):
         await live(world, 20)
@@ -72,7 +72,11 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
         assert in_s(world, await of_operation(world)) == pytest.approx((p50_s, p90_s), rel=0.02)
     await live(world, 60)
     stopped = await world.termination(JOB)
-    assert (stopped.state, stopped.history, stopped.forecast) == (State.SETTLING, None, None)
+    assert (stopped.state, stopped.drain.history, stopped.drain.forecast) == (
+        State.SETTLING,
+        None,
+        None,
+    )
     assert (await of_operation(world)).p50_at is None
 
 
@@ -86,7 +90,7 @@ async def test_a_drain_that_stalls_is_told_with_since_when(database: Database) -
     await live(world, 100)
     found = await world.termination(JOB)
     stuck = await foretold(world, JOB)
-    assert found.acknowledged_at is not None
+    assert found.calls.acknowledged_at is not None
     assert stuck.stalled_since is not None
     assert stuck.stalled_since < world.clock.later(-80)
     assert (stuck.p50_at, stuck.rate_per_s) == (None, 0.0)
@@ -125,11 +129,12 @@ async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Databas
     drains = [
         found
         for job_id in ids
-        if (found := await world.termination(job_id)).state is State.DRAINING and found.forecast
+        if (found := await world.termination(job_id)).state is State.DRAINING
+        and found.drain.forecast
     ]
     assert drains
     for found in drains:
-        assert found.acknowledged_at is not None
+        assert found.calls.acknowledged_at is not None
         p50_s, _ = in_s(world, await foretold(world, found.job_id))
-        left_s = 20 - (world.clock.now() - found.acknowledged_at).total_seconds()
+        left_s = 20 - (world.clock.now() - found.calls.acknowledged_at).total_seconds()
         assert p50_s == pytest.approx(left_s, abs=6)

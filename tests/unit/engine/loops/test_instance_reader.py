@@ -36,7 +36,7 @@ async def callable_jobs(world: World, *ids: str, **spec: Any) -> None:
 
 
 async def known(world: World, job_id: str = JOB) -> Capture:
-    capture = (await world.termination(job_id)).capture
+    capture = (await world.termination(job_id)).captures.machines
     assert capture is not None
     return capture
 
@@ -263,7 +263,7 @@ async def test_captures_are_made_in_the_order_of_the_calls(database: Database) -
     world = World(database, quotas=QUOTAS, capture=POLICY)
     jobs = job_ids(5)
     await callable_jobs(world, *jobs)
-    while (await world.termination(jobs[-1])).capture is None:
+    while (await world.termination(jobs[-1])).captures.machines is None:
         await world.capture()
         world.clock.advance(0.5)
     assert world.called(SUBMIT_INFO) == jobs
@@ -359,7 +359,7 @@ async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> No
     await world.records.ask_for_instances((await world.termination(JOB)).id)
     await world.capture()
     found = await world.termination(JOB)
-    assert (found.capture is None, found.reading) == (False, None)
+    assert (found.captures.machines is None, found.captures.rescan) == (False, None)
     assert world.called(SUBMIT_INFO) == [JOB]
 
 

@@ -88,8 +88,8 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
     assert call.job_ids == (due, other_due, later)
     for job_id in call.job_ids:
         seen = await world.termination(job_id)
-        assert (seen.job_state, seen.observed_at) == (JobState.RUNNING, world.clock.now())
-        assert seen.terminate_after == world.clock.now()
+        assert (seen.job.state, seen.job.observed_at) == (JobState.RUNNING, world.clock.now())
+        assert seen.schedule.terminate_after == world.clock.now()
 
 
 async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
@@ -129,7 +129,7 @@ async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Dat
         (REGION, set(here)),
     ]
     for job_id in (*here, *there):
-        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+        assert (await world.termination(job_id)).job.state is JobState.RUNNING
 
 
 async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database) -> None:
@@ -235,7 +235,7 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     await due_in(world, 0, held)
     await world.job_poller.step()
     at = await world.termination(held)
-    assert (at.state, at.next_poll_at) == (State.HELD, world.clock.later(POLL.held_s))
+    assert (at.state, at.schedule.next_poll_at) == (State.HELD, world.clock.later(POLL.held_s))
     world.clock.advance(3)
     world.woken()
     await world.job_poller.step()
@@ -253,8 +253,12 @@ async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> No
     await world.job_poller.step()
     at = await world.termination(unlisted)
     soon = world.clock.later(FIRST_RETRY_S)
-    assert (at.state, at.poll_kind, at.next_poll_at) == (State.QUEUED, PollKind.BATCH, soon)
-    assert (await world.termination(listed)).next_poll_at != soon
+    assert (at.state, at.schedule.poll_kind, at.schedule.next_poll_at) == (
+        State.QUEUED,
+        PollKind.BATCH,
+        soon,
+    )
+    assert (await world.termination(listed)).schedule.next_poll_at != soon
 
 
 async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_sweeps_only(
@@ -298,7 +302,7 @@ async def test_a_job_that_appears_late_is_terminated(database: Database) -> None
     await world.submit(JOB)
     await world.polled(APPEARS_WITHIN_S)
     seen = await world.termination(JOB)
-    assert (seen.state, seen.job_state, seen.unconfirmed) == (State.QUEUED, JobState.RUNNING, None)
+    assert (seen.state, seen.job.state, seen.unconfirmed) == (State.QUEUED, JobState.RUNNING, None)
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
 
@@ -360,7 +364,7 @@ async def test_what_could_not_be_written_is_swept_again(database: Database) -> N
     await world.execute("DROP TRIGGER broken")
     assert await world.job_poller.step() == 0
     assert sizes(world) == [1, 1]
-    assert (await world.termination(JOB)).terminate_after == world.clock.now()
+    assert (await world.termination(JOB)).schedule.terminate_after == world.clock.now()
 
 
 # --- batch polls that fail -----------------------------------------------------------------------
@@ -390,14 +394,14 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
     suspects = [spoiler, good[0]]
     for job_id in suspects:
         suspect = await world.termination(job_id)
-        assert (suspect.state, suspect.poll_kind) == (State.QUEUED, PollKind.SINGLE)
+        assert (suspect.state, suspect.schedule.poll_kind) == (State.QUEUED, PollKind.SINGLE)
     await world.probe()
     if "forbidden" in spec:
         assert (await world.termination(spoiler)).state is State.QUEUED, "it may be allowed later"
         await world.polled(2 * FORBIDDEN_S)
     assert (await world.termination(spoiler)).state is State.REFUSED
     for job_id in good:
-        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+        assert (await world.termination(job_id)).job.state is JobState.RUNNING
 
 
 @pytest.mark.parametrize("place", [0, 5, 6, 11, 12, 24])
@@ -409,7 +413,9 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
     await due_in(world, -1, *jobs)
     while await world.job_poller.step() == 0:
         assert len(batch_polls(world)) < 20
-    suspects = [j for j in jobs if (await world.termination(j)).poll_kind is PollKind.SINGLE]
+    suspects = [
+        j for j in jobs if (await world.termination(j)).schedule.poll_kind is PollKind.SINGLE
+    ]
     assert jobs[place] in suspects
     assert len(suspects) <= SUSPECTS_MAX
     polled = [job_id for call in batch_polls(world) if call.code == "OK" for job_id in call.job_ids]
@@ -440,7 +446,7 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
         world.clock.advance(wait_s)
     assert sizes(world) == asked
     for job_id in good[2:]:
-        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+        assert (await world.termination(job_id)).job.state is JobState.RUNNING
 
 
 async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
@@ -456,9 +462,9 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
     for _ in range(3):
         await world.job_poller.step()
     for job_id in good:
-        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+        assert (await world.termination(job_id)).job.state is JobState.RUNNING
     suspect = await world.termination(bad[0])
-    assert suspect.next_poll_at == world.clock.later(SUSPECTED_S)
+    assert suspect.schedule.next_poll_at == world.clock.later(SUSPECTED_S)
 
 
 async def test_suspects_that_were_forgotten_are_swept_again(database: Database) -> None:
@@ -484,7 +490,7 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
     while await world.job_poller.step() == 0:
         assert len(batch_polls(world)) < 40
     assert len(batch_polls(world)) == REFUSED_MAX + 7, "the halves of what was suspected until then"
-    assert [(await world.termination(job_id)).poll_kind for job_id in jobs] == [
+    assert [(await world.termination(job_id)).schedule.poll_kind for job_id in jobs] == [
         PollKind.SINGLE
     ] * 60
     forbidden, refused = caplog.records
@@ -497,7 +503,7 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
 
 
 async def due_at(world: World) -> datetime | None:
-    return (await world.termination(JOB)).next_poll_at
+    return (await world.termination(JOB)).schedule.next_poll_at
 
 
 async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
@@ -514,10 +520,10 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
         planned = await due_at(world)
         assert planned is not None
         assert planned <= world.clock.later(SUSPECTED_S)
-        assert (await world.termination(JOB)).poll_kind is PollKind.BATCH
+        assert (await world.termination(JOB)).schedule.poll_kind is PollKind.BATCH
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert await world.job_poller.step() == 0
-    assert (await world.termination(JOB)).terminate_after == world.clock.now()
+    assert (await world.termination(JOB)).schedule.terminate_after == world.clock.now()
 
 
 async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> None:
@@ -574,16 +580,16 @@ async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
     await due_in(world, -1, *jobs)
     await world.submit(other, region=OTHER_REGION, next_poll_at=world.clock.now())
     await run(world, 60)
-    read = [j for j in (*jobs, other) if (await world.termination(j)).job_state is not None]
+    read = [j for j in (*jobs, other) if (await world.termination(j)).job.state is not None]
     if not search:
         assert read == []
-        assert (await world.termination(jobs[place])).poll_kind is PollKind.BATCH
+        assert (await world.termination(jobs[place])).schedule.poll_kind is PollKind.BATCH
         return
     assert read == [*jobs[:place], *jobs[place + 1 :], other]
     spoiler = await world.termination(jobs[place])
-    assert (spoiler.state, spoiler.poll_kind) == (State.QUEUED, PollKind.SINGLE)
+    assert (spoiler.state, spoiler.schedule.poll_kind) == (State.QUEUED, PollKind.SINGLE)
     await world.probe()
-    assert (await world.termination(jobs[place])).job_state is JobState.RUNNING
+    assert (await world.termination(jobs[place])).job.state is JobState.RUNNING
 
 
 async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_with(
@@ -599,7 +605,7 @@ async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_wi
     unread = await world.termination(spoiler)
     assert unread.problem is not None
     assert (unread.state, unread.problem.code) == (State.QUEUED, "InternalError")
-    assert (await world.termination(good)).job_state is JobState.RUNNING
+    assert (await world.termination(good)).job.state is JobState.RUNNING
 
 
 async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
@@ -635,11 +641,13 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
     await due_in(world, -1, *jobs)
     await run(world, 900)
     assert len(batch_polls(world)) < 900 / BACKOFF_MAX_S + 10
-    assert {(await world.termination(job_id)).poll_kind for job_id in jobs} == {PollKind.BATCH}
+    assert {(await world.termination(job_id)).schedule.poll_kind for job_id in jobs} == {
+        PollKind.BATCH
+    }
     world.simulator.faults.replace({}, now=world.simulator.now())
     await run(world, 2 * SUSPECTED_S)
     for job_id in jobs:
-        assert (await world.termination(job_id)).job_state is JobState.RUNNING
+        assert (await world.termination(job_id)).job.state is JobState.RUNNING
 
 
 # --- turns ---------------------------------------------------------------------------------------

@@ -68,9 +68,9 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
     assert world.called("DescribeJob") == [JOB]
     stopped = await world.termination(JOB)
     assert (stopped.state, stopped.evidence) == (State.SETTLING, 3)
-    assert stopped.instances == InstanceCounters(failed=10)
-    assert stopped.settle_until == world.clock.later(30)
-    assert (stopped.poll_kind, stopped.next_poll_at) == (
+    assert stopped.drain.counters == InstanceCounters(failed=10)
+    assert stopped.schedule.settle_until == world.clock.later(30)
+    assert (stopped.schedule.poll_kind, stopped.schedule.next_poll_at) == (
         PollKind.BATCH,
         world.clock.later(POLL.settling_s),
     )
@@ -83,8 +83,8 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
     await world.probe()
     still = await world.termination(JOB)
     assert (still.state, still.evidence) == (State.DRAINING, 2)
-    assert still.instances == InstanceCounters(running=3, failed=7)
-    assert (still.poll_kind, still.next_poll_at) == (
+    assert still.drain.counters == InstanceCounters(running=3, failed=7)
+    assert (still.schedule.poll_kind, still.schedule.next_poll_at) == (
         PollKind.SINGLE,
         world.clock.later(2 * POLL.relook_min_s),
     )
@@ -224,7 +224,7 @@ async def test_a_look_that_failed_is_made_again_later(database: Database) -> Non
     assert waits == [1.0, 2.0]
     await world.probe()
     proven = await world.termination(JOB)
-    assert (proven.state, proven.problem, proven.failures) == (State.SETTLING, None, 0)
+    assert (proven.state, proven.problem, proven.schedule.failures) == (State.SETTLING, None, 0)
 
 
 async def test_what_could_not_be_written_is_read_again(
@@ -259,8 +259,8 @@ async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_ta
     for job_id in jobs[:2]:
         proven = await world.termination(job_id)
         assert (proven.state, proven.evidence) == (State.SETTLING, 3)
-        assert proven.instances == InstanceCounters(failed=10)
-        assert proven.job_state is JobState.FAILED
+        assert proven.drain.counters == InstanceCounters(failed=10)
+        assert proven.job.state is JobState.FAILED
     assert (await world.termination(jobs[2])).state is State.DRAINING
 
 
@@ -301,7 +301,7 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
     shown = tuple(TaskSubmitted(name=f"task-{n}", instances=10 // tasks) for n in range(tasks))
     for job_id in jobs:
         row = await world.termination(job_id)
-        capture = Capture(run=row.run, tasks=shown, ended_at=world.clock.now())
+        capture = Capture(run=row.calls.run, tasks=shown, ended_at=world.clock.now())
         await world.partition.store.instances.capture(row, capture, awaits=False)
     await world.probe()
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], by_task)
@@ -318,8 +318,8 @@ async def test_a_task_with_live_instances_is_no_proof(database: Database) -> Non
     assert world.called("DescribeTask") == [live]
     still = await world.termination(live)
     assert (still.state, still.evidence) == (State.DRAINING, 2)
-    assert still.instances == InstanceCounters(running=2, failed=8)
-    assert still.instances_observed_at == world.clock.now()
+    assert still.drain.counters == InstanceCounters(running=2, failed=8)
+    assert still.drain.counted_at == world.clock.now()
 
 
 async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: Database) -> None:
@@ -428,8 +428,8 @@ async def test_the_instances_of_a_watched_operation_are_counted(database: Databa
     assert await world.probe() == 0
     counted = await world.termination(JOB)
     assert world.called("DescribeJob") == [JOB]
-    assert counted.instances == InstanceCounters(running=10)
-    assert counted.instances_observed_at == world.clock.now()
+    assert counted.drain.counters == InstanceCounters(running=10)
+    assert counted.drain.counted_at == world.clock.now()
     assert (counted.state, counted.evidence) == (State.DRAINING, planned.evidence)
 
 
@@ -595,7 +595,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
     world.clock.advance(IDLE_MAX_S / 2)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
-    assert (await world.termination(JOB)).terminate_after == world.clock.now()
+    assert (await world.termination(JOB)).schedule.terminate_after == world.clock.now()
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
     assert (await world.termination(JOB)).state is State.DRAINING
@@ -650,7 +650,7 @@ async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database)
         await world.probe()
         assert world.called("DescribeJob") == [JOB] * count
         assert await world.probe() == SHORT_EVERY_S
-    assert (await world.termination(JOB)).poll_kind is PollKind.BATCH
+    assert (await world.termination(JOB)).schedule.poll_kind is PollKind.BATCH
 
 
 async def test_one_without_counters_is_not_read_all_the_time(

@@ -122,7 +122,7 @@ async def test_a_job_settles_only_once_its_machines_are_gone(database: Database)
 
 async def settled_at(world: World) -> datetime:
     """Return the end of the job's settle window."""
-    settle_until = (await world.termination(JOB)).settle_until
+    settle_until = (await world.termination(JOB)).schedule.settle_until
     assert settle_until is not None
     return settle_until
 
@@ -148,7 +148,7 @@ async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_
     await polled_until(world, end - timedelta(seconds=0.1))
     assert len(world.calls(DESCRIBE_INSTANCES)) == before, "they are gone"
     waiting = await world.termination(JOB)
-    assert (waiting.state, waiting.confirm_from) == (State.SETTLING, end)
+    assert (waiting.state, waiting.schedule.confirm_from) == (State.SETTLING, end)
     world.clock.advance(0.1)
     await world.polled(0)
     assert (await world.termination(JOB)).state is State.SETTLING, "they are to be confirmed"

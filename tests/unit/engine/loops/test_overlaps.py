@@ -91,8 +91,8 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     store.gate.set()
     await step
     await world.dispatch()
-    assert (await world.termination(slow)).in_doubt
-    assert (await world.termination(lost)).in_doubt
+    assert (await world.termination(slow)).calls.in_doubt
+    assert (await world.termination(lost)).calls.in_doubt
 
 
 async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) -> None:
@@ -130,10 +130,10 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
     world.clock.advance(0.1)
     await world.probe()
     counted = await world.termination(JOB)
-    assert counted.instances
+    assert counted.drain.counters
     held.set()
     await sweep
-    assert (await world.termination(JOB)).instances == counted.instances
+    assert (await world.termination(JOB)).drain.counters == counted.drain.counters
 
 
 async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Database) -> None:
@@ -148,7 +148,7 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     world.cloud_runs(JOB, state="FAILED")
     await world.job_poller.step()
     swept = await world.termination(JOB)
-    assert (swept.evidence, swept.poll_kind) == (2, PollKind.SINGLE)
+    assert (swept.evidence, swept.schedule.poll_kind) == (2, PollKind.SINGLE)
     held.set()
     await world.ended(world.job_prober)
     assert await world.termination(JOB) == swept

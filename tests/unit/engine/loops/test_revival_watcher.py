@@ -98,14 +98,14 @@ async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database:
     await verified(world, JOB, revive_after_s=90.0)
     await watched(world, 80)
     assert await revivals(world) == []
-    assert (await world.termination(JOB)).revival is None
+    assert (await world.termination(JOB)).watch.revival is None
     await watched(world, 70)
     (revival,) = await revivals(world)
     after = await world.termination(JOB)
-    assert after.revival is not None
+    assert after.watch.revival is not None
     assert (after.state, after.evidence) == (State.VERIFIED, 3)
-    assert (revival["job_state"], after.revival.job_state) == ("RUNNING", JobState.RUNNING)
-    assert after.revival_checked_at is None
+    assert (revival["job_state"], after.watch.revival.job_state) == ("RUNNING", JobState.RUNNING)
+    assert after.watch.checked_at is None
     calls = len(polls(world))
     await watched(world, 600)
     assert len(polls(world)) == calls
@@ -128,8 +128,8 @@ async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_e
     await watch(world)
     (revival,) = await revivals(world)
     assert revival["job_state"] == "FAILED"
-    assert revival["job_end_time"] != (await world.termination(JOB)).job_end_time
-    assert (await world.termination(JOB)).revival_checked_at is not None
+    assert revival["job_end_time"] != (await world.termination(JOB)).job.end_time
+    assert (await world.termination(JOB)).watch.checked_at is not None
     await watched(world, 140)
     assert [each["job_state"] for each in await revivals(world)] == ["FAILED", "RUNNING"]
 
@@ -141,10 +141,10 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     world = World(database)
     await verified(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
     await watched(world, 590)
-    assert (await world.termination(JOB)).revival_checked_at is not None
+    assert (await world.termination(JOB)).watch.checked_at is not None
     assert world.called("DescribeJob") == []
     await watched(world, 120)
-    assert (await world.termination(JOB)).revival_checked_at is None
+    assert (await world.termination(JOB)).watch.checked_at is None
     assert len(polls(world)) == 11
     assert world.called("DescribeJob") == [JOB]
     assert await revivals(world) == []
@@ -156,11 +156,11 @@ async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Data
     await verified(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
     assert len(polls(world)) == 2
-    assert (await world.termination(JOB)).revival_checked_at is not None
+    assert (await world.termination(JOB)).watch.checked_at is not None
     world.clock.advance(5000)
     await watched(world, 1000)
     assert len(polls(world)) == 3
-    assert (await world.termination(JOB)).revival_checked_at is None
+    assert (await world.termination(JOB)).watch.checked_at is None
 
 
 async def test_where_none_is_asked_for_none_is_watched(database: Database) -> None:
@@ -213,7 +213,7 @@ async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_co
     assert await revivals(world, jobs[2]) == []
     for job_id in jobs:
         ended = await world.termination(job_id)
-        assert (ended.state, ended.revival_checked_at) == (State.VERIFIED, None)
+        assert (ended.state, ended.watch.checked_at) == (State.VERIFIED, None)
     await watched(world, 600)
     assert len(world.calls("DescribeJob")) == 3
 
@@ -224,13 +224,13 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
 ) -> None:
     world = World(database)
     await verified(world, JOB, relapse_after_s=30.0 if relapses else None)
-    assert (await world.termination(JOB)).job_end_time is not None
+    assert (await world.termination(JOB)).job.end_time is not None
     (job,) = world.simulator._jobs.values()
     monkeypatch.setattr(type(job), "end_time", lambda *_: None)
     await watched(world, 65)
     assert world.called("DescribeJob") == [JOB]
     assert [revival["instances_live"] for revival in await revivals(world)] == [1] * relapses
-    assert ((await world.termination(JOB)).revival_checked_at is None) == relapses
+    assert ((await world.termination(JOB)).watch.checked_at is None) == relapses
 
 
 async def test_what_a_count_finds_is_written_although_time_passes_between_two_lines(
@@ -474,13 +474,13 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
     job.spec = type(job.spec)(job_id=bad, forbidden=True, state="FAILED")
     with caplog.at_level(logging.WARNING):
         await watched(world, 200)
-    assert (await world.termination(bad)).revival_checked_at is not None, "it may change"
+    assert (await world.termination(bad)).watch.checked_at is not None, "it may change"
     assert [len(await revivals(world, job_id)) for job_id in good] == [1] * len(good)
     logged = [message for message in caplog.messages if "watched" in message]
     assert len(logged) == 1
     assert f"{bad} cannot be watched for a revival: UnauthorizedOperation" in logged[0]
     await watched(world, 3600)
-    assert (await world.termination(bad)).revival_checked_at is None
+    assert (await world.termination(bad)).watch.checked_at is None
     assert await revivals(world, bad) == []
 
 
@@ -525,7 +525,7 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
     await run(world, 900)
     records = await world.records.terminations(after=0, limit=10, job_id=JOB)
     assert [r.termination.state for r in records] == [State.VERIFIED] * 3
-    *followed, last = [r.termination.revival for r in records]
+    *followed, last = [r.termination.watch.revival for r in records]
     operations = {
         o.id: o
         for o in await world.records.operations(after=0, limit=10, finished=None, account=None)
@@ -537,7 +537,7 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
         assert record.operation_ids == (revival.reterminated_by,)
         again = operations[record.operation_ids[0]]
         assert (again.reterminates_for, again.requested_by) == ("op_1", "me")
-        assert again.reason == "terminated again for op_1: a test"
+        assert again.reason == "terminated again for op_1: budget"
         assert again.reterminate_for_s is not None
         left_s.append(again.reterminate_for_s)
         assert [attempt.outcome for attempt in record.attempts] == ["accepted"]
@@ -564,7 +564,9 @@ async def test_nothing_is_brought_down_once_that_time_is_over(database: Database
     world = World(database, quotas=AMPLE)
     await verified(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
     await run(world, 300)
-    (revival,) = [r.termination.revival for r in await world.records.terminations(after=0, limit=9)]
+    (revival,) = [
+        r.termination.watch.revival for r in await world.records.terminations(after=0, limit=9)
+    ]
     assert revival is not None
     assert (revival.reterminated_by, revival.limit_reached) == (None, False)
     assert world.calls("TerminateJob") == []
@@ -580,7 +582,7 @@ async def test_what_somebody_has_submitted_again_is_joined(database: Database) -
     await run(world, 60, step_s=0.5)
     records = await world.records.terminations(after=0, limit=10, job_id=JOB)
     assert len(records) == 2
-    revival = records[0].termination.revival
+    revival = records[0].termination.watch.revival
     assert revival is not None
     assert set(records[1].operation_ids) == {"op_theirs", revival.reterminated_by}
     assert len(world.calls("TerminateJob")) == 1

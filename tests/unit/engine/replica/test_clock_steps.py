@@ -36,9 +36,9 @@ async def cluster(database_url: str) -> AsyncIterator[Cluster]:
 async def times(cluster: Cluster) -> tuple[datetime, datetime]:
     """Return the end of the job's settle window, and its deadline."""
     stored = await cluster.world.termination(JOB)
-    assert stored.settle_until is not None
-    assert stored.give_up_at is not None
-    return stored.settle_until, stored.give_up_at
+    assert stored.schedule.settle_until is not None
+    assert stored.schedule.give_up_at is not None
+    return stored.schedule.settle_until, stored.schedule.give_up_at
 
 
 async def with_times(cluster: Cluster) -> tuple[datetime, datetime]:
@@ -69,7 +69,7 @@ async def test_times_move_along_with_a_step_of_the_clock_and_back_again(
         assert [*await times(cluster)] != expected, "recorded, and not followed yet"
         await replica.step()
         assert [*await times(cluster)] == expected
-        planned = (await cluster.world.termination(JOB)).next_poll_at
+        planned = (await cluster.world.termination(JOB)).schedule.next_poll_at
         assert planned is not None
         assert planned <= cluster.world.clock.now(), "it is read at once"
         assert replica.clock.now() == cluster.world.clock.now()
@@ -96,7 +96,7 @@ async def test_replicas_note_a_step_once_and_all_follow_it(cluster: Cluster) -> 
     await cluster.play(5 * POLICY.retry_s)
     await cluster.world.submit(JOB, partition=SIX[0])
     await cluster.world.know(JOB, **DRAINING, give_up_at=cluster.world.clock.later(3600))
-    before = (await cluster.world.termination(JOB)).give_up_at
+    before = (await cluster.world.termination(JOB)).schedule.give_up_at
     assert before is not None
     for step_s, moved in ((EIGHT_HOURS_S, EIGHT_HOURS), (-EIGHT_HOURS_S, timedelta())):
         cluster.step_clock(step_s)
@@ -106,7 +106,7 @@ async def test_replicas_note_a_step_once_and_all_follow_it(cluster: Cluster) -> 
                 await replica.step()
             cluster.advance(POLICY.retry_s)
         assert await cluster.shares() == {each.id: 2 for each in replicas}
-        assert (await cluster.world.termination(JOB)).give_up_at == before + moved
+        assert (await cluster.world.termination(JOB)).schedule.give_up_at == before + moved
         for replica in replicas:
             assert replica.clock.now() == cluster.world.clock.now()
     await cluster.check_sound(*replicas)
@@ -216,7 +216,7 @@ async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_rest
         (after - at).total_seconds() for after, at in zip(await times(cluster), before, strict=True)
     ]
     assert off == [pytest.approx(stopped_s if noted else 0.0)] * 2
-    assert (await cluster.world.termination(JOB)).next_poll_at == cluster.world.clock.now()
+    assert (await cluster.world.termination(JOB)).schedule.next_poll_at == cluster.world.clock.now()
     assert await cluster.steps_s() == 0
 
 
@@ -226,8 +226,8 @@ async def test_a_restart_notes_nothing_where_the_clock_went_on(cluster: Cluster)
     cluster.stop_stepping(first)
     cluster.advance(3600)
     before = await with_times(cluster)
-    planned = (await cluster.world.termination(JOB)).next_poll_at
+    planned = (await cluster.world.termination(JOB)).schedule.next_poll_at
     await (await cluster.replica("b", TWO)).begin()
     assert await cluster.steps_s() == 0
     assert await times(cluster) == before
-    assert (await cluster.world.termination(JOB)).next_poll_at == planned
+    assert (await cluster.world.termination(JOB)).schedule.next_poll_at == planned

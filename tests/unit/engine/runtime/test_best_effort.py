@@ -46,7 +46,7 @@ async def test_a_decision_is_written_without_it(
         await world.know(JOB, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.now())
         await world.probe()
     found = await world.termination(JOB)
-    assert (found.state, found.set_aside) == (State.SETTLING, None)
+    assert (found.state, found.schedule.set_aside) == (State.SETTLING, None)
     assert len([record for record in caplog.records if record.exc_info]) == 1
     assert f"{message} {PARTITION}" in caplog.text
 

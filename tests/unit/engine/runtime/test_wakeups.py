@@ -11,6 +11,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.runtime.wakeups import WakeupEvents
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import later, termination
 
 BEFORE = termination(state=State.DRAINING, poll_kind=PollKind.BATCH, next_poll_at=later(1), run=1)
@@ -43,18 +44,22 @@ def test_a_decision_wakes_the_loops_that_it_concerns(
     changes: dict[str, Any], wakeups: set[str]
 ) -> None:
     made = WakeupEvents()
-    made.on_decision(BEFORE, replace(BEFORE, **changes))
+    made.on_decision(BEFORE, with_fields(BEFORE, **changes))
     assert woken(made) == wakeups
 
 
 def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_last_count() -> None:
     settling = replace(BEFORE, state=State.SETTLING, machines=MachineCounts(total=1, gone=1))
-    confirmed = replace(settling, confirm_from=later(5))
+    confirmed = replace(settling, schedule=replace(settling.schedule, confirm_from=later(5)))
     for before, after, wakeups in (
         (settling, settling, set()),
         (settling, confirmed, {"machines"}),
         (confirmed, confirmed, set()),
-        (confirmed, replace(confirmed, instances_observed_at=later(5)), {"machines"}),
+        (
+            confirmed,
+            replace(confirmed, drain=replace(confirmed.drain, counted_at=later(5))),
+            {"machines"},
+        ),
     ):
         made = WakeupEvents()
         made.on_decision(before, after)
@@ -63,7 +68,9 @@ def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_la
 
 def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
     made = WakeupEvents()
-    made.on_decision(replace(BEFORE, terminate_after=later(0)), BEFORE)
+    made.on_decision(
+        replace(BEFORE, schedule=replace(BEFORE.schedule, terminate_after=later(0))), BEFORE
+    )
     assert not woken(made)
 
 
