@@ -10,7 +10,8 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress import termination_forecast, verified_forecast
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.verified_forecast import Verification
-from orchestrator.services.explanation import UNEXPLAINED, ExplanationContext, explain
+from orchestrator.services.explanation.explain import explain
+from orchestrator.services.explanation.values import UNEXPLAINED, ExplanationContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.domain.pacing.quota import Rate
-    from orchestrator.services.explanation import Explanation
+    from orchestrator.services.explanation.values import Explanation
     from orchestrator.services.ports import (
         OperationRecord,
         Records,

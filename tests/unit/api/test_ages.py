@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.api.schemas import listed_termination
 from orchestrator.domain.progress.verified_forecast import Verification
-from orchestrator.services.explanation import UNEXPLAINED
+from orchestrator.services.explanation.values import UNEXPLAINED
 from orchestrator.services.inspection import InspectedTermination
 from orchestrator.services.ports import TerminationRecord
 from tests.unit.domain.build import NOW, later, termination

@@ -14,7 +14,9 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.services.explanation import LATE_S, Explanation, ExplanationContext, explain
+from orchestrator.services.explanation.explain import explain
+from orchestrator.services.explanation.phrases import LATE_S
+from orchestrator.services.explanation.values import Explanation, ExplanationContext
 from tests.unit.domain.build import LIVE, NOW, STOPPED, later, machines, termination
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.termination import EscalationLevel, PollKind
 from orchestrator.domain.pacing.quota import Rate
-from orchestrator.services.explanation import ExplanationContext, explain
+from orchestrator.services.explanation.explain import explain
+from orchestrator.services.explanation.values import ExplanationContext
 from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
 

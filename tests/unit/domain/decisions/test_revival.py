@@ -16,7 +16,8 @@ from orchestrator.domain.decisions.revival import (
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Revival
-from orchestrator.services.explanation import ExplanationContext, explain
+from orchestrator.services.explanation.explain import explain
+from orchestrator.services.explanation.values import ExplanationContext
 from tests.unit.domain.build import LIVE, NOW, later, read, swept, termination
 
 if TYPE_CHECKING:

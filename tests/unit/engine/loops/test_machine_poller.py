@@ -21,7 +21,8 @@ from orchestrator.engine.loops.machine_poller import (
     BACKOFF_MAX_S,
     MACHINES_PER_CALL,
 )
-from orchestrator.services.explanation import ExplanationContext, explain
+from orchestrator.services.explanation.explain import explain
+from orchestrator.services.explanation.values import ExplanationContext
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from tests.support.partition_world import AMPLE, JOB, POLL, World, job_ids
 
