@@ -7,7 +7,6 @@ what it logged, against what the daemon says over its REST API.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
 from collections import Counter
@@ -21,15 +20,14 @@ import pytest
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.simulator.simulator import Call
-from tests.integration.test_crash_points import called_unread, judge_attempts, judge_events
+from tests.support.call_checks import called_unread, judge_attempts, judge_events
+from tests.support.processes import WAIT_MAX_S, environment, killed, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 UNKNOWN: Final = [f"job-nobody0{number}" for number in range(1, 5)]
 JOBS: Final = 200
-WAIT_MAX_S: Final = 60.0
-POLL_S: Final = 0.01
 IN_FLIGHT: Final = 3
 EVIDENCE: Final = {"verified": 5, "already_finished": 3, "refused": 0, "not_found": 0}
 CODES: Final = {
@@ -227,23 +225,6 @@ class Stage:
         found = (await self.asked(f"calls?since={len(self.calls)}"))["calls"]
         self.calls += [Call(**each | {"job_ids": tuple(each["job_ids"])}) for each in found]
         return sum(call.action == "TerminateJob" for call in self.calls)
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if "ORCHESTRATOR_" not in name}
-
-
-async def until(condition: Callable[[], Awaitable[bool]], process: Child) -> None:
-    async with asyncio.timeout(WAIT_MAX_S):
-        while not await condition():
-            process.check()
-            await asyncio.sleep(POLL_S)
-
-
-async def killed(process: Child) -> None:
-    process.check()
-    process.process.kill()
-    assert await process.process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.simulator.simulator import Call
-from tests.acceptance.test_kill import POLL_S, WAIT_MAX_S, environment, killed, until
-from tests.integration.test_crash_points import called_unread
+from tests.support.call_checks import called_unread
+from tests.support.processes import POLL_S, WAIT_MAX_S, environment, killed, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

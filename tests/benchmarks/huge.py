@@ -19,8 +19,8 @@ from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
-from tests.acceptance.test_kill import environment
 from tests.benchmarks.figures import Figure
+from tests.support.processes import environment
 from tests.support.service import SECRETS
 
 TASKS: Final = 20

@@ -13,8 +13,7 @@ import pytest_asyncio
 
 from orchestrator import __version__
 from orchestrator.domain.audit.verification import verify
-from tests.integration.test_rest import served
-from tests.support.rest import OPERATIONS, Rest, assert_problem
+from tests.support.rest import OPERATIONS, Rest, assert_problem, served
 from tests.support.service import service
 
 if TYPE_CHECKING:

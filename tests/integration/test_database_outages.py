@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from orchestrator.api.problems import CONTENT_TYPE
 from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.store.database import database as module
-from tests.integration.test_crash_points import called_unread
+from tests.support.call_checks import called_unread
 from tests.support.postgres import own_server
 from tests.support.service import service
 from tests.support.tcp_proxy import TcpProxy

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from orchestrator.cli.demo.subprocesses import free_ports
-from tests.integration.test_stopping import (
+from tests.support.daemon_process import (
     ACCOUNT,
     CONFIG,
     REGION,
@@ -23,7 +23,6 @@ from tests.integration.test_stopping import (
     STOP_MAX_S,
     Cloud,
     Daemon,
-    cloud,
     stopped,
     until,
 )
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.demo.subprocesses import Child
 
-__all__ = ["cloud"]
 
 HEALTHY: Final = "healthy"
 FIRST_CALL_MAX_S: Final = 5.0

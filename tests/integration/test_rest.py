@@ -9,7 +9,7 @@ import re
 import sqlite3
 import time
 from codecs import BOM_UTF8
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,7 @@ from orchestrator.engine.runtime import loop
 from orchestrator.services import storage_check
 from orchestrator.store.database import database as store
 from tests.support import HANG_S
-from tests.support.rest import OPERATIONS, Rest, assert_problem, tomorrow
-from tests.support.service import service
+from tests.support.rest import OPERATIONS, Rest, assert_problem, served, tomorrow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,13 +40,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 READY = {"status": "ready", "troubles": {}, "set_aside": {"terminations": 0, "ids": []}}
-
-
-@asynccontextmanager
-async def served(directory: Path, *jobs: dict[str, Any], **more: Any) -> AsyncIterator[Rest]:
-    file = directory / "orchestrator.db"
-    async with service(f"sqlite:///{file}", *jobs, **more) as running:
-        yield Rest(running, file)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

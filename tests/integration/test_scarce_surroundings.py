@@ -15,19 +15,15 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 import pytest
 
-from tests.integration import test_stopping as stopping
-from tests.integration.test_stopping import ACCOUNTS, JOBS, POLL_S, STOP_MAX_S
 from tests.support import HANG_S
+from tests.support.daemon_process import ACCOUNTS, JOBS, POLL_S, STOP_MAX_S
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.integration.test_stopping import Cloud, Daemon
-
-cloud = stopping.cloud
-daemon = stopping.daemon
+    from tests.support.daemon_process import Cloud, Daemon
 
 DESCRIPTORS: Final = 256
 IDLE_CLIENTS: Final = 330

@@ -13,7 +13,7 @@ from orchestrator.cli import main
 from orchestrator.cli.commands import check_config
 from orchestrator.domain.tokens import digest
 from orchestrator.settings.advice import NEEDED_VARIABLES
-from tests.unit.test_config_example import SHOWN
+from tests.support.config_example import SHOWN
 
 if TYPE_CHECKING:
     from pathlib import Path

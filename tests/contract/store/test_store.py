@@ -23,7 +23,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
-from orchestrator.domain.model.batch_job import JobState, JobSubmitted, TaskSubmitted
+from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
@@ -33,17 +33,25 @@ from orchestrator.domain.model.observation import (
     ReadFailed,
     Withdrawn,
 )
-from orchestrator.domain.model.operation import NewOperation
-from orchestrator.domain.model.termination import OnSubmitted, PollFilter, PollKind, Termination
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import KINDS
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.contract.store.conftest import PARTITION
 from tests.support.stored_fields import know
-from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, call_failed, later, read, swept
+from tests.support.stored_operations import (
+    PARTITION,
+    SUBMISSION,
+    only,
+    operation,
+    ready_to_call,
+    start,
+    submit,
+    to_sweep,
+)
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
@@ -51,57 +59,6 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
     from orchestrator.store.records.queries import SqlRecords
-
-
-def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
-    values: dict[str, Any] = {
-        "id": f"op_{number}",
-        "account": "main",
-        "region": "ap-guangzhou",
-        "partition": PARTITION,
-        "job_ids": jobs,
-        "duplicates_merged": 0,
-        "reason": "budget",
-        "requested_by": "me",
-        "idempotency_key": None,
-        "request_hash": "h",
-        "on_submitted": OnSubmitted.HOLD,
-        "not_before": None,
-        "give_up_after_s": 3600.0,
-        "settle_s": 30.0,
-        "created_at": NOW,
-    }
-    return NewOperation(**(values | changes))
-
-
-async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
-    kind = PollFilter(PollKind.BATCH)
-    return (await store.next_polls(NOW, limit, kind))[kind]
-
-
-async def submit(records: SqlRecords, number: int, *jobs: str, **changes: Any) -> str:
-    ids = [f"trm_{number}_{job}" for job in jobs]
-    return (await records.create(operation(number, *jobs, **changes), ids)).operation_id
-
-
-async def only(store: PartitionStore) -> Termination:
-    (termination,) = await to_sweep(store, 10)
-    return termination
-
-
-async def ready_to_call(store: PartitionStore) -> Termination:
-    queued = await only(store)
-    looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
-    await store.apply([(queued, looked)], NOW)
-    (ready,), _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
-    return ready
-
-
-async def start(store: PartitionStore, ready: Termination) -> Termination:
-    started = decide(ready, CallStarted(), NOW, POLICY)
-    attempt = NewAttempt(action="TerminateJob", target=ready.job_id, sent_at=NOW)
-    assert await store.start_attempt(ready, started, attempt) == 1
-    return started.after
 
 
 async def test_a_termination_comes_back_as_it_was_written(
@@ -258,10 +215,6 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
 UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
-SUBMISSION = JobSubmitted(
-    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=STOPPED.total),)
-)
-"""A submitted job with as many instances as a read of the stopped job counts."""
 WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-verified": (
         State.VERIFIED,

@@ -15,8 +15,8 @@ from sqlalchemy import make_url, text
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.url import database_url
-from tests.contract.store.database.test_postgresql import replicas, works
 from tests.support.postgres import _give_away, own_server
+from tests.support.postgresql_replicas import replicas, works
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert, text
 
-from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database import database as module
 from orchestrator.store.database import sqlite
 from orchestrator.store.database.database import GROUP_MAX, Database
@@ -23,8 +23,9 @@ from orchestrator.store.database.dialect import READERS
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import partitions
-from tests.contract.store.test_store import submit
 from tests.support import HANG_S
+from tests.support.sqlite_refusals import refusal
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -126,18 +127,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 # --- upgrading -----------------------------------------------------------------------------------
 
 
-async def refusal(path: Path) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        await upgrade(f"sqlite+aiosqlite:///{path}")
-    for thread in threading.enumerate():
-        if "_connection_worker_thread" in thread.name:
-            # The driver ends the thread by itself, and needs this loop for that.
-            await asyncio.to_thread(thread.join)
-    (problem,) = caught.value.problems
-    assert problem.startswith(f"database.url: {path} cannot be used: ")
-    return problem
-
-
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     problem = await refusal(tmp_path / "nowhere" / "x.db")
     assert "unable to open database file; give the path of a database of this program" in problem
@@ -236,8 +225,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.test_store import submit
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW
 
 folder = Path(sys.argv[1])

@@ -14,19 +14,9 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store.database import database as module
 from orchestrator.store.database import postgresql
 from orchestrator.store.database.migrations import upgrade
-from tests.contract.store.database.test_contention import fails
-from tests.contract.store.database.test_postgresql import (
-    SOON_S,
-    Heard,
-    changed,
-    listens,
-    note,
-    noted,
-    notify,
-    replicas,
-    works,
-)
+from tests.support.notifications import Heard, listens, notify
 from tests.support.postgres import own_server
+from tests.support.postgresql_replicas import SOON_S, changed, fails, note, noted, replicas, works
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:

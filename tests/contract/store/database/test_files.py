@@ -15,7 +15,7 @@ from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.process_lock import only_process
 from orchestrator.store.database.url import dialect_of
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.database.test_database import refusal
+from tests.support.sqlite_refusals import refusal
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:

@@ -33,9 +33,8 @@ from orchestrator.store.database.url import dialect_of
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit, to_sweep
 from tests.support.leases import HOUR_S
+from tests.support.stored_operations import PARTITION, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
 from orchestrator.store.schema import clock_steps as steps
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import PARTITION, submit
 from tests.unit.domain.build import NOW, termination
 
 if TYPE_CHECKING:

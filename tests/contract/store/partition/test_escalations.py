@@ -18,15 +18,9 @@ from orchestrator.domain.model.machine_capture import LIVE, Capture, ended, with
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import instances
-from tests.contract.store.partition.test_machine_captures import (
-    TASK,
-    capture,
-    found,
-    instance,
-    page,
-)
-from tests.contract.store.test_store import submit
+from tests.support.captures import TASK, capture, found, instance, page
 from tests.support.stored_fields import know
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:

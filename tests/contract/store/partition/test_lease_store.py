@@ -26,8 +26,7 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import only, ready_to_call, start, submit, to_sweep
+from tests.support.stored_operations import PARTITION, only, ready_to_call, start, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from orchestrator.services.certification import Certification
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.operation_history import SqlHistories
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import SUBMISSION, only, submit, to_sweep
+from tests.support.stored_operations import PARTITION, SUBMISSION, only, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:

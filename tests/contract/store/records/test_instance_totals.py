@@ -16,8 +16,8 @@ from orchestrator.domain.model.termination import Revival
 from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, tally
 from orchestrator.store.mapping.termination_rows import capture_to_row, revival_to_row
 from orchestrator.store.schema import terminations
-from tests.contract.store.test_store import submit
 from tests.support.stored_fields import know
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import LIVE, NOW, STOPPED
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from orchestrator.domain.progress import termination_forecast
 from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.test_store import submit
 from tests.support.stored_fields import know
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:

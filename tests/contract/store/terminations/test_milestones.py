@@ -20,8 +20,8 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted, Withdrawn
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.terminations import milestones
-from tests.contract.store.test_store import operation, submit
 from tests.support.stored_fields import know
+from tests.support.stored_operations import operation, submit
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, read, swept
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from orchestrator.store import schema
 from orchestrator.store.partition import clock_steps
 from orchestrator.store.records.operation_history import SqlHistories
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit
 from tests.support.stored_fields import know
+from tests.support.stored_operations import PARTITION, submit
 from tests.unit.domain.build import NOW, POLICY, later
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from orchestrator.engine.loops.job_poller import FIRST_POLLS
 from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import operation
+from tests.support.stored_operations import PARTITION, operation
 from tests.unit.domain.build import LIVE, POLICY, later, read, swept
 
 if TYPE_CHECKING:

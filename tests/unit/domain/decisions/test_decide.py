@@ -31,6 +31,7 @@ from tests.unit.domain.build import (
     POLICY,
     STOPPED,
     call_failed,
+    error,
     later,
     machines,
     read,
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITTED
 
 TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
-
-
-def error(kind: CloudErrorKind) -> CloudError:
-    return CloudError(kind, "Some.Code", "what happened", advice="do this")
 
 
 def in_doubt() -> Termination:

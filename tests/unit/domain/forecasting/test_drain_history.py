@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from orchestrator.domain.forecasting.drain_history import (
     SAMPLES_MAX,
@@ -18,17 +17,7 @@ from orchestrator.domain.forecasting.drain_history import (
     observe,
 )
 from tests.unit.domain.build import NOW, later
-
-POLLS = st.lists(st.tuples(st.floats(0.01, 1000), st.integers(0, 100_000)), max_size=60)
-
-
-def history_of(*polls: tuple[float, int]) -> DrainHistory:
-    """Return a history of polls at these seconds; the first is the acknowledgement."""
-    (began, live), *rest = polls
-    history = begin(later(began), live)
-    for at, live in rest:
-        history = observe(history, later(at), live)
-    return history
+from tests.unit.domain.drains import POLLS, history_of
 
 
 def kept(history: DrainHistory) -> list[tuple[float, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from orchestrator.domain.forecasting.duration_distribution import (
     kaplan_meier,
     middle_s,
 )
+from tests.unit.domain.drains import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(0, 5000), max_size=30)
-
-
-def counted(durations_s: Iterable[float]) -> Counter[int]:
-    return Counter(bucket(duration_s) for duration_s in durations_s)
 
 
 def known(stopped: Iterable[float], draining: Iterable[float] = ()) -> Durations:

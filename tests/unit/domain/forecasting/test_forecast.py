@@ -24,7 +24,7 @@ from orchestrator.domain.forecasting.forecast import (
 )
 from orchestrator.domain.forecasting.lognormal import LogNormal
 from tests.unit.domain.build import NOW, later
-from tests.unit.domain.forecasting.test_drain_history import POLLS, history_of
+from tests.unit.domain.drains import POLLS, ends_s, history_of
 
 if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
@@ -34,13 +34,6 @@ def others(*takes_s: float) -> Durations:
     durations = kaplan_meier(Counter(bucket(each) for each in takes_s), {})
     assert durations is not None
     return durations
-
-
-def ends_s(forecast: Forecast) -> tuple[float, float]:
-    """Return p50 and p90, in seconds from the acknowledgement."""
-    assert forecast.p50_at is not None
-    assert forecast.p90_at is not None
-    return (forecast.p50_at - NOW).total_seconds(), (forecast.p90_at - NOW).total_seconds()
 
 
 def even(until_s: int, *, instances: int = 1000, drain_s: int = 100) -> DrainHistory:

@@ -11,33 +11,12 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.forecasting.duration_distribution import BUCKETS_S, bucket
 from orchestrator.domain.forecasting.forecast import Forecast
-from orchestrator.domain.progress.operation_forecast import Progress, forecast
+from orchestrator.domain.progress.operation_forecast import forecast
 from tests.unit.domain.build import NOW, later
-from tests.unit.domain.forecasting.test_duration_distribution import counted
-from tests.unit.domain.forecasting.test_forecast import ends_s
+from tests.unit.domain.drains import counted, ends_s, own, progress
 
 TENS = counted([10.0] * 100)
 """A hundred jobs that took 10 s to stop."""
-
-
-def progress(**changes: Any) -> Progress:
-    values: dict[str, Any] = {
-        "pending": 0,
-        "last_dispatch_s": 0.0,
-        "stopped": {},
-        "draining": {},
-        "ending": (),
-        "unknown": 0,
-        "stalled": 0,
-        "last_progress_at": None,
-        "stopped_in_window": 0,
-        "window_s": 60.0,
-    }
-    return Progress(**(values | changes))
-
-
-def own(p50_s: float, p90_s: float) -> Forecast:
-    return Forecast(made_at=NOW, p50_at=later(p50_s), p90_at=later(p90_s))
 
 
 def test_what_waits_in_the_queue_is_waited_for_first() -> None:

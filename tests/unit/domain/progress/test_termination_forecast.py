@@ -18,8 +18,7 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.domain.progress.termination_forecast import current, with_forecast
-from tests.unit.domain.build import NOW, POLICY, call_failed, later, read, swept, termination
-from tests.unit.domain.decisions.test_decide import error
+from tests.unit.domain.build import NOW, POLICY, call_failed, error, later, read, swept, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations

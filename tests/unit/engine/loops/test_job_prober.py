@@ -27,6 +27,7 @@ from orchestrator.engine.loops.job_prober import (
     READS_PER_STEP,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
+from tests.support.loop_scenarios import COUNTED, DRAINING, TO_PROVE, store_finished
 from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
 
 if TYPE_CHECKING:
@@ -34,26 +35,7 @@ if TYPE_CHECKING:
 
 ONE_A_SECOND = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
 HOUR_S = 3600.0
-DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
-TO_PROVE: dict[str, Any] = DRAINING | {
-    "evidence": 2,
-    "job_state": JobState.FAILED,
-    "poll_kind": PollKind.SINGLE,
-}
-COUNTED: dict[str, Any] = {
-    "instances": InstanceCounters(running=4, failed=6),
-    "tasks": (TaskSeen(name="task-0"),),
-}
-"""Known values of a job with one task."""
 SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
-
-
-async def to_prove(world: World, *ids: str, seconds: float = 0.0, **known: Any) -> None:
-    """Store finished jobs that are to be read one by one so long from now, in this order."""
-    world.cloud_runs(*ids, state="FAILED")
-    await world.submit(*ids, **(TO_PROVE | known))
-    for number, job_id in enumerate(ids):
-        await world.know(job_id, next_poll_at=world.clock.later(seconds + number / 1000))
 
 
 # --- which job, and when -------------------------------------------------------------------------
@@ -63,7 +45,7 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
     database: Database,
 ) -> None:
     world = World(database)
-    await to_prove(world, JOB, settle_s=30.0)
+    await store_finished(world, JOB, settle_s=30.0)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
     stopped = await world.termination(JOB)
@@ -92,7 +74,7 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
 
 async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
     world = World(database)
-    await to_prove(world, JOB, seconds=5)
+    await store_finished(world, JOB, seconds=5)
     assert await world.probe() == 5.0
     world.clock.advance(4)
     assert await world.probe() == 1.0
@@ -117,7 +99,7 @@ async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_de
     world = World(database, quotas=AMPLE)
     ids = job_ids(5)
     world.simulator.forbidden_actions = frozenset({"DescribeJob"})
-    await to_prove(world, *ids, **COUNTED)
+    await store_finished(world, *ids, **COUNTED)
     await world.polled(60)
     states = {(await world.termination(job_id)).state for job_id in ids}
     assert states == {State.VERIFIED}
@@ -128,8 +110,8 @@ async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_de
 async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     first, second, third = job_ids(3)
-    await to_prove(world, second, third)
-    await to_prove(world, first, seconds=-1)
+    await store_finished(world, second, third)
+    await store_finished(world, first, seconds=-1)
     for _ in range(3):
         await world.probe()
         world.clock.advance(1)
@@ -139,7 +121,7 @@ async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
 async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> None:
     world = World(database, quotas=AMPLE)
     jobs = job_ids(2 * READS_PER_STEP + 5)
-    await to_prove(world, *jobs, seconds=-1)
+    await store_finished(world, *jobs, seconds=-1)
     assert [await world.job_prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
     await world.ended(world.job_prober)
     assert sorted(world.called("DescribeJob")) == jobs
@@ -152,15 +134,15 @@ async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
 ) -> None:
     world = World(database, quotas=AMPLE)
     *due, later = job_ids(READS_PER_STEP)
-    await to_prove(world, *due, seconds=-1)
-    await to_prove(world, later, seconds=3)
+    await store_finished(world, *due, seconds=-1)
+    await store_finished(world, later, seconds=3)
     assert await world.probe() == 3.0
     assert sorted(world.called("DescribeJob")) == due
 
 
 async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> None:
     world = World(database, quotas=AMPLE)
-    await to_prove(world, JOB)
+    await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -176,11 +158,11 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 ) -> None:
     world = World(database)
     slow, other = job_ids(2)
-    await to_prove(world, slow, seconds=-1)
+    await store_finished(world, slow, seconds=-1)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
-    await to_prove(world, other, seconds=-1)
+    await store_finished(world, other, seconds=-1)
     await world.job_prober.step()
     await world.job_prober.wake.wait()
     assert (await world.termination(other)).state is State.SETTLING
@@ -212,7 +194,7 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
 
 async def test_a_look_that_failed_is_made_again_later(database: Database) -> None:
     world = World(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
-    await to_prove(world, JOB)
+    await store_finished(world, JOB)
     waits = []
     for _ in range(2):
         await world.probe()
@@ -231,7 +213,7 @@ async def test_what_could_not_be_written_is_read_again(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(database)
-    await to_prove(world, JOB)
+    await store_finished(world, JOB)
     await world.execute(
         "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
@@ -252,7 +234,7 @@ async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_ta
 ) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     jobs = job_ids(3)
-    await to_prove(world, *jobs, seconds=-1, **COUNTED)
+    await store_finished(world, *jobs, seconds=-1, **COUNTED)
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], [jobs[1]])
@@ -283,7 +265,7 @@ async def test_a_task_does_not_speak_for_every_job(
     """DescribeTask is not used if tasks or state are unknown, or if only DescribeJob can answer."""
     world = World(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
-    await to_prove(world, *jobs, seconds=-1, **(COUNTED | known))
+    await store_finished(world, *jobs, seconds=-1, **(COUNTED | known))
     await world.probe()
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], [])
     world.clock.advance(1)
@@ -297,7 +279,7 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
 ) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
-    await to_prove(world, *jobs, seconds=-1)
+    await store_finished(world, *jobs, seconds=-1)
     shown = tuple(TaskSubmitted(name=f"task-{n}", instances=10 // tasks) for n in range(tasks))
     for job_id in jobs:
         row = await world.termination(job_id)
@@ -312,7 +294,7 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
 async def test_a_task_with_live_instances_is_no_proof(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     proven, live = job_ids(2)
-    await to_prove(world, proven, live, seconds=-1, **COUNTED)
+    await store_finished(world, proven, live, seconds=-1, **COUNTED)
     world.cloud_runs(live, state="FAILED", mix={"RUNNING": 0.2})
     await world.probe()
     assert world.called("DescribeTask") == [live]
@@ -324,7 +306,7 @@ async def test_a_task_with_live_instances_is_no_proof(database: Database) -> Non
 
 async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
-    await to_prove(world, *job_ids(2), seconds=-1, **COUNTED)
+    await store_finished(world, *job_ids(2), seconds=-1, **COUNTED)
     held = world.network.hold("DescribeTask")
     await world.job_prober.step()
     await world.network.arrival("DescribeTask")
@@ -346,7 +328,7 @@ async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
     database: Database,
 ) -> None:
     world = World(database)
-    await to_prove(world, *job_ids(3), seconds=-1)
+    await store_finished(world, *job_ids(3), seconds=-1)
     assert not proofs_wait(world)
     await world.probe()
     assert proofs_wait(world)
@@ -359,8 +341,8 @@ async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
 async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     due, waiting, later = job_ids(3)
-    await to_prove(world, due, waiting, seconds=-1)
-    await to_prove(world, later, seconds=3)
+    await store_finished(world, due, waiting, seconds=-1)
+    await store_finished(world, later, seconds=3)
     await world.probe()
     assert proofs_wait(world)
     world.clock.advance(1)
@@ -373,7 +355,7 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
 ) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     proving, draining = job_ids(3)[:2], job_ids(3)[2]
-    await to_prove(world, *proving, seconds=-1)
+    await store_finished(world, *proving, seconds=-1)
     world.cloud_runs(draining)
     await world.submit(draining, next_poll_at=world.clock.now(), **DRAINING)
     await world.probe()
@@ -394,9 +376,13 @@ async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -
     world = World(database, quotas=ONE_A_SECOND)
     late, later, *proofs = job_ids(4)
     ends_at = world.clock.later(-LAST_COUNT_WAITS_S)
-    await to_prove(world, late, seconds=-LAST_COUNT_WAITS_S - 2, **SETTLING, settle_until=ends_at)
-    await to_prove(world, later, seconds=2 - LAST_COUNT_WAITS_S, **SETTLING, settle_until=ends_at)
-    await to_prove(world, *proofs, seconds=-1)
+    await store_finished(
+        world, late, seconds=-LAST_COUNT_WAITS_S - 2, **SETTLING, settle_until=ends_at
+    )
+    await store_finished(
+        world, later, seconds=2 - LAST_COUNT_WAITS_S, **SETTLING, settle_until=ends_at
+    )
+    await store_finished(world, *proofs, seconds=-1)
     for _ in range(4):
         await world.probe()
         world.clock.advance(1)
@@ -406,7 +392,7 @@ async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -
 async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     ends_at = world.clock.later(-1)
-    await to_prove(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
+    await store_finished(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
     assert not proofs_wait(world)
@@ -503,7 +489,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
     world = World(database, quotas=ONE_A_SECOND)
     proving, watched = job_ids(3)[:2], job_ids(3)[2]
     await draining(world, watched)
-    await to_prove(world, *proving, seconds=-1)
+    await store_finished(world, *proving, seconds=-1)
     world.watched.record("op_1")
     for _ in range(3):
         await world.probe()
@@ -546,11 +532,11 @@ async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
 ) -> None:
     world = World(database)
     *others, one = job_ids(4)
-    await to_prove(world, *others)
+    await store_finished(world, *others)
     world.clock.advance(1)
     await world.probe()
     assert world.called("DescribeJob") == others[:2]
-    await to_prove(world, one, **COUNTED)
+    await store_finished(world, one, **COUNTED)
     await world.know(one, next_poll_at=world.clock.later(0.1))
     assert await world.job_prober.step() == pytest.approx(0.1)
 
@@ -574,7 +560,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
 
 async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
     world = World(database)
-    await to_prove(world, JOB, seconds=0.2)
+    await store_finished(world, JOB, seconds=0.2)
     world.watched.record("op_1")
     assert await world.probe() == 0.2
 
@@ -681,7 +667,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
     await hurried(world, *jobs)
     world.clock.advance(SHORT_EVERY_S)
     await world.probe()
-    await to_prove(world, proven, seconds=-1)
+    await store_finished(world, proven, seconds=-1)
     for _ in range(5):
         assert await world.probe() == pytest.approx(1.0)
         world.clock.advance(1)
@@ -718,7 +704,7 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
         "job_state": JobState.FAILED,
     }
     await world.submit(*found, **known)
-    await to_prove(world, *finished, seconds=-1)
+    await store_finished(world, *finished, seconds=-1)
     await draining(world, *running, acknowledged_at=world.clock.later(-HOUR_S))
     for _ in range(8):
         await world.probe()
@@ -755,7 +741,7 @@ async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps
 
 async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Database) -> None:
     world = World(database)
-    await to_prove(world, JOB)
+    await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -768,7 +754,7 @@ async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     database: Database,
 ) -> None:
     world = World(database)
-    await to_prove(world, JOB)
+    await store_finished(world, JOB)
     world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")

@@ -23,10 +23,10 @@ from orchestrator.engine.loops.machine_poller import (
 )
 from orchestrator.services.explanation import ExplanationContext, explain
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
+from tests.support.loop_scenarios import DRAIN_S, terminate_captured
 from tests.support.partition_world import AMPLE, JOB, POLL, World, job_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from orchestrator.cloud.transport import HttpAnswer
@@ -36,24 +36,7 @@ if TYPE_CHECKING:
 
 POLICY = CapturePolicy()
 DESCRIBE_INSTANCES = "DescribeInstances"
-DRAIN_S = 10.0
 SETTLES_LONG: dict[str, Any] = {"settle_s": 120.0}
-
-
-async def called(
-    world: World, *ids: str, asked: Mapping[str, Any] | None = None, **spec: Any
-) -> None:
-    """Capture the machines of jobs, poll them for the first time, and send TerminateJob."""
-    world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
-    await world.submit(*ids, asked=asked, next_poll_at=world.clock.now())
-    await world.job_poller.step()
-    for _ in range(2):
-        while not math.isinf(await world.capture()):
-            world.clock.advance(1)
-    while not math.isinf(await world.machine_poller.step()):
-        world.clock.advance(1)
-    while await world.dispatch() <= POLICY.before_max_s:
-        world.clock.advance(1)
 
 
 async def stopped(world: World, *ids: str) -> None:
@@ -95,7 +78,7 @@ def explained(termination: Termination, world: World) -> str:
 
 async def test_machines_that_are_gone_bring_the_highest_evidence(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     assert await counts(world) == (10, 10, 0)
     await stopped(world, JOB)
     await poll_machines(world)
@@ -107,7 +90,7 @@ async def test_machines_that_are_gone_bring_the_highest_evidence(database: Datab
 
 async def test_a_job_settles_only_once_its_machines_are_gone(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, machine_linger_s=300.0)
+    await terminate_captured(world, JOB, machine_linger_s=300.0)
     await stopped(world, JOB)
     await poll_machines(world)
     assert await counts(world) == (10, 10, 0)
@@ -139,7 +122,7 @@ async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_
     database: Database,
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, asked=SETTLES_LONG)
+    await terminate_captured(world, JOB, asked=SETTLES_LONG)
     await stopped(world, JOB)
     await poll_machines(world)
     assert await counts(world) == (10, 0, 10)
@@ -167,7 +150,7 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
 ) -> None:
     """DescribeInstances left them out once, as a stale response does."""
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
+    await terminate_captured(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
     await stopped(world, JOB)
 
     async def lags(**_: object) -> dict[str, MachineState]:
@@ -189,7 +172,7 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
 
 async def test_machines_that_stay_are_named_at_the_deadline(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, machines_stay=2)
+    await terminate_captured(world, JOB, machines_stay=2)
     await stopped(world, JOB)
     await poll_machines(world)
     world.clock.advance(3600 + 60)
@@ -203,7 +186,7 @@ async def test_machines_that_stay_are_named_at_the_deadline(database: Database) 
 
 async def test_without_the_permission_no_more_is_claimed(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"])
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     await poll_machines(world)
     done = await ended(world)
@@ -213,7 +196,7 @@ async def test_without_the_permission_no_more_is_claimed(database: Database) -> 
 
 async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY, cvm_endpoint=None)
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
@@ -224,7 +207,7 @@ async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
 async def test_machines_that_were_never_shown_are_not_gone(database: Database) -> None:
     """They may belong to another account, or be invisible to this credential."""
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
     await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
     await stopped(world, JOB)
@@ -236,7 +219,7 @@ async def test_machines_that_were_never_shown_are_not_gone(database: Database) -
 
 async def test_a_machine_that_was_being_created_is_watched_longer(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, mix={"STARTING": 0.2})
+    await terminate_captured(world, JOB, mix={"STARTING": 0.2})
     await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
     await world.execute("UPDATE terminations SET machines_up = 8")
     await stopped(world, JOB)
@@ -251,7 +234,7 @@ async def test_a_machine_that_was_being_created_is_watched_longer(database: Data
 
 async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
+    await terminate_captured(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
     await stopped(world, JOB)
     await poll_machines(world)
     done = await ended(world)
@@ -261,7 +244,7 @@ async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Databa
 
 async def test_nodes_of_a_compute_environment_stay_billed(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, env_id="env-example1")
+    await terminate_captured(world, JOB, env_id="env-example1")
     await stopped(world, JOB)
     await poll_machines(world)
     done = await ended(world)
@@ -278,7 +261,7 @@ async def test_nodes_of_a_compute_environment_stay_billed(database: Database) ->
 async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     jobs = job_ids(5)
-    await called(world, *jobs, instances=50)
+    await terminate_captured(world, *jobs, instances=50)
     await stopped(world, *jobs)
     before = len(world.calls(DESCRIBE_INSTANCES))
     await poll_machines(world)
@@ -287,7 +270,7 @@ async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
 
 async def test_a_call_that_failed_is_made_again_later(database: Database) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     world.start()
     world.clock.advance(1)
@@ -308,7 +291,7 @@ async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
-    await called(world, *jobs)
+    await terminate_captured(world, *jobs)
     await stopped(world, *jobs)
     await world.execute(
         "UPDATE instances SET machine_id = 'malformed' WHERE termination_seq = 1"
@@ -326,7 +309,7 @@ async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, instances=5 * MACHINES_PER_CALL)
+    await terminate_captured(world, JOB, instances=5 * MACHINES_PER_CALL)
     await stopped(world, JOB)
     asked, post = list[int](), world.network.post
 
@@ -355,7 +338,7 @@ async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
-    await called(world, *jobs)
+    await terminate_captured(world, *jobs)
     await stopped(world, *jobs)
     spoiler = await machine_id(world, spoilt, place)
     world.network.spoil(DESCRIBE_INSTANCES, spoiler, code)
@@ -376,7 +359,7 @@ async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
     database: Database,
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, instances=1)
+    await terminate_captured(world, JOB, instances=1)
     await stopped(world, JOB)
     failing = {DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
     world.simulator.faults.replace(failing, now=0)
@@ -398,7 +381,7 @@ async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine
     database: Database,
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     before = len(world.calls(DESCRIBE_INSTANCES))
     world.simulator.faults.replace({DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
@@ -414,7 +397,7 @@ async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     world.start()
     world.clock.advance(1)

@@ -15,14 +15,17 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.simulator.traffic.fault_injection import read_faults
+from tests.support.loop_scenarios import (
+    COUNTED,
+    step_revival_watcher,
+    step_until,
+    store_finished,
+    store_terminable,
+    terminate_captured,
+    terminate_with_stragglers,
+    verify,
+)
 from tests.support.partition_world import AMPLE, JOB, NO_CAPTURE, World
-from tests.unit.engine.loops.test_escalator import called as called_with_stragglers
-from tests.unit.engine.loops.test_escalator import until
-from tests.unit.engine.loops.test_instance_reader import callable_jobs
-from tests.unit.engine.loops.test_job_prober import COUNTED, to_prove
-from tests.unit.engine.loops.test_machine_poller import called as called_with_machines
-from tests.unit.engine.loops.test_revival_watcher import verified
-from tests.unit.engine.loops.test_revival_watcher import watch as step_watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,13 +44,13 @@ async def poll_unseen(world: World) -> Callable[[], Awaitable[float]]:
 
 
 async def prove(world: World) -> Callable[[], Awaitable[float]]:
-    await to_prove(world, JOB)
+    await store_finished(world, JOB)
     return world.probe
 
 
 async def prove_by_task(world: World) -> Callable[[], Awaitable[float]]:
     """Prove a job by DescribeTask while the quota of DescribeJob is used up."""
-    await to_prove(world, JOB, **COUNTED)
+    await store_finished(world, JOB, **COUNTED)
     for _ in range(AMPLE["DescribeJob"]):
         world.partition.limiters["DescribeJob"].take()
     return world.probe
@@ -66,18 +69,18 @@ async def count_for_watcher(world: World) -> Callable[[], Awaitable[float]]:
 
 
 async def submit_info(world: World) -> Callable[[], Awaitable[float]]:
-    await callable_jobs(world, JOB)
+    await store_terminable(world, JOB)
     return world.capture
 
 
 async def page(world: World) -> Callable[[], Awaitable[float]]:
-    await callable_jobs(world, JOB)
+    await store_terminable(world, JOB)
     await world.capture()
     return world.capture
 
 
 async def machines(world: World) -> Callable[[], Awaitable[float]]:
-    await called_with_machines(world, JOB)
+    await terminate_captured(world, JOB)
     await world.know(JOB, state=State.SETTLING, settle_until=world.clock.later(30))
     world.clock.advance(10)
     return world.machine_poller.step
@@ -89,17 +92,19 @@ async def call(world: World) -> Callable[[], Awaitable[float]]:
 
 
 async def call_for_one(world: World) -> Callable[[], Awaitable[float]]:
-    await called_with_stragglers(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120)
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
+    await step_until(
+        world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
+    )
     for _ in range(2):
         await world.capture()
     return world.escalate
 
 
 async def watch(world: World) -> Callable[[], Awaitable[float]]:
-    await verified(world, JOB)
+    await verify(world, JOB)
     world.clock.advance(120)
-    return lambda: step_watch(world)
+    return lambda: step_revival_watcher(world)
 
 
 @dataclass(frozen=True)
