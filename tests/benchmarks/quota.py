@@ -35,7 +35,7 @@ REFUSED_SHARE = 0.04
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class QuotaRun:
     """What the cloud saw, and what the daemon recorded."""
 
     calls: list[Call]
@@ -89,14 +89,14 @@ async def _with_refusals(name: str, jobs: int, quotas: dict[str, int]) -> list[F
     ]
 
 
-def _use(name: str, seen: Run, *, use_least: float, refused_most: float) -> list[Figure]:
+def _use(name: str, seen: QuotaRun, *, use_least: float, refused_most: float) -> list[Figure]:
     return [
         Figure(name=f"{name}: TerminateJob used", value=seen.use, least=use_least),
         Figure(name=f"{name}: over the quota", value=seen.refused_share, most=refused_most),
     ]
 
 
-def _price(name: str, seen: Run, *, most: float | None = None) -> list[Figure]:
+def _price(name: str, seen: QuotaRun, *, most: float | None = None) -> list[Figure]:
     counts = (
         Figure(name=f"    of which {action}", value=len(seen.calls_of(action)) / seen.verified)
         for action in ACTIONS
@@ -105,7 +105,7 @@ def _price(name: str, seen: Run, *, most: float | None = None) -> list[Figure]:
     return [Figure(name=f"{name}: calls a verified job", value=total, most=most), *counts]
 
 
-def _delay(name: str, seen: Run, *, most_s: float | None = None) -> list[Figure]:
+def _delay(name: str, seen: QuotaRun, *, most_s: float | None = None) -> list[Figure]:
     """From the last instance down to the recorded end of draining."""
     median_s = statistics.median(seen.proof_delays_s)
     p99_s = statistics.quantiles(seen.proof_delays_s, n=100)[98]
@@ -122,7 +122,7 @@ async def _measure(
     drain_s: list[float],
     capture: CaptureTiming = DEFAULT_CAPTURE,
     refused_share: float = 0.0,
-) -> Run:
+) -> QuotaRun:
     faults = read_faults({EVERY_ACTION: {Fault.THROTTLE.value: refused_share}})
     cloud = Simulator(secret_keys=SECRETS, limits_per_s=quotas, faults=faults, seed=1)
     job_ids = cloud.add_groups([{"count": jobs, "instances": [50, 500], "drain_s": drain_s}])
@@ -143,7 +143,7 @@ async def _measure(
         str(job["job_id"]): job["last_stopped_at"] for job in cloud.truth()
     }
     verified = [t for t in listed if t["state"] == "verified"]
-    return Run(
+    return QuotaRun(
         calls=cloud.calls,
         rate_per_s=quotas["TerminateJob"],
         verified=len(verified),

@@ -20,8 +20,8 @@ from tests.support.daemon_process import (
     REGION,
     SECRET_ID,
     SECRET_KEY,
-    Cloud,
     Daemon,
+    DelayableCloud,
 )
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def cloud() -> AsyncIterator[Cloud]:
+async def cloud() -> AsyncIterator[DelayableCloud]:
     simulator = Simulator(secret_keys={SECRET_ID: SECRET_KEY}, limits_per_s=QUOTAS, seed=1)
     simulator.add_groups([{"ids": list(JOBS), "instances": 5, "drain_s": 0.5}])
-    made = Cloud(simulator)
+    made = DelayableCloud(simulator)
     made.answers.set()
     app = application(simulator)
 
@@ -58,7 +58,7 @@ async def cloud() -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path, cloud: Cloud) -> AsyncIterator[Daemon]:
+async def daemon(tmp_path: Path, cloud: DelayableCloud) -> AsyncIterator[Daemon]:
     (port,) = free_ports(1)
     parts = [CONFIG.format(port=port, directory=tmp_path)] + [
         ACCOUNT.format(

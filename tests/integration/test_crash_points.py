@@ -15,7 +15,6 @@ import sqlite3
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum, auto
 from itertools import count
 from random import Random
@@ -48,6 +47,7 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.call_checks import called_unread, judge_attempts, judge_events
+from tests.support.clock import SelfAdvancingClock
 from tests.support.leases import hold
 
 if TYPE_CHECKING:
@@ -147,22 +147,6 @@ class Ending(Enum):
         return self in (Ending.DIES_AFTER, Ending.FAILS_AFTER)
 
 
-class Clock:
-    """Time for cloud and processes alike; it passes where somebody waits, and at once."""
-
-    def __init__(self) -> None:
-        self.started_s = self.time_s = 1_800_000_000.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.time_s, UTC)
-
-    def monotonic(self) -> float:
-        return self.time_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.time_s += seconds
-
-
 @dataclass(slots=True)
 class Fate:
     """How the commit of this number (of those that change anything) ends."""
@@ -199,19 +183,19 @@ COMMIT: Final = aiosqlite.Connection.commit
 
 
 @dataclass(slots=True)
-class World:
+class CrashWorld:
     """What outlives a process: the cloud, time, the client, and the disk."""
 
     directory: Path
-    clock: Clock
+    clock: SelfAdvancingClock
     simulator: Simulator
     disks: int = 0
     operation_id: str | None = None
     """None until the client has been told."""
 
     @classmethod
-    def made(cls, directory: Path, template: Path) -> World:
-        clock = Clock()
+    def made(cls, directory: Path, template: Path) -> CrashWorld:
+        clock = SelfAdvancingClock()
         simulator = Simulator(
             secret_keys={SECRET_ID: SECRET_KEY},
             limits_per_s=QUOTAS,
@@ -219,7 +203,7 @@ class World:
                 action: [Rule(fault, 1.0, first_n=n) for n, fault in enumerate(faults, start=1)]
                 for action, faults in FAULTS.items()
             },
-            now=clock.monotonic,
+            now=lambda: clock.now().timestamp(),
         )
         simulator.add_groups(GROUPS)
         world = cls(directory, clock, simulator)
@@ -249,10 +233,10 @@ class World:
 
 
 @dataclass(slots=True)
-class Wire:
+class ProcessTransport:
     """One process's way to the cloud, without sockets."""
 
-    world: World
+    world: CrashWorld
     fate: Fate
 
     async def post(
@@ -273,7 +257,7 @@ class Wire:
 class Process:
     """One life of the daemon, as far as it is needed here."""
 
-    world: World
+    world: CrashWorld
     records: SqlRecords
     loops: PartitionRunner
     submission: Submission
@@ -283,18 +267,18 @@ class Process:
         world = self.world
         while world.operation_id is None:
             world.operation_id = await tried(self._submit())
-        due_s = dict.fromkeys(self._each(), world.clock.time_s)
+        due_s = dict.fromkeys(self._each(), world.clock.passed_s)
         while True:
             for each in self._each():
-                if each.wake.is_set() or due_s[each] <= world.clock.time_s:
+                if each.wake.is_set() or due_s[each] <= world.clock.passed_s:
                     each.wake.clear()
-                    due_s[each] = world.clock.time_s + min(await self._step(each), IDLE_MAX_S)
+                    due_s[each] = world.clock.passed_s + min(await self._step(each), IDLE_MAX_S)
             if any(each.wake.is_set() for each in self._each()):
                 continue
             if await self._finished(world.operation_id):
                 return
-            await world.clock.sleep(max(0.0, min(due_s.values()) - world.clock.time_s))
-            assert world.clock.time_s < world.clock.started_s + RUN_MAX_S, world.states()
+            await world.clock.sleep(max(0.0, min(due_s.values()) - world.clock.passed_s))
+            assert world.clock.passed_s < RUN_MAX_S, world.states()
 
     def _each(self) -> tuple[Loop, ...]:
         return self.loops.loops
@@ -336,7 +320,7 @@ async def tried(work: Awaitable[T]) -> T | None:
 
 
 @asynccontextmanager
-async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
+async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
     """A process as app.py puts it together, with its commits in the hands of ``fate``."""
     clock = world.clock
 
@@ -349,7 +333,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         database = await stack.enter_async_context(Database(url, clock.now))
         (fence,) = await hold(database, PARTITION)
         random = Random(world.disks)
-        wire = Wire(world, fate)
+        wire = ProcessTransport(world, fate)
         loops = PartitionRunner(
             Partition(
                 lease=Lease(fence, math.inf),
@@ -386,7 +370,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         yield Process(world, records, loops, submission)
 
 
-async def live(world: World, fate: Fate) -> bool:
+async def live(world: CrashWorld, fate: Fate) -> bool:
     """One life of the daemon; whether it lasted until everything was finished."""
 
     async def life() -> bool:
@@ -410,7 +394,7 @@ async def live(world: World, fate: Fate) -> bool:
     return await living
 
 
-async def lives(world: World, fate: Fate) -> None:
+async def lives(world: CrashWorld, fate: Fate) -> None:
     """The first life with this fate, and those after it with none, until all is finished."""
     while not await live(world, fate):
         fate = Fate()
@@ -419,7 +403,7 @@ async def lives(world: World, fate: Fate) -> None:
 # --- the judge -----------------------------------------------------------------------------------
 
 
-def judge(world: World) -> None:
+def judge(world: CrashWorld) -> None:
     """Everything that must be so at the end, whatever happened on the way."""
     assert world.states() == EXPECTED
     calls = world.simulator.calls
@@ -480,7 +464,7 @@ async def test_any_commit_can_end_so(
 ) -> None:
     """Every commit in turn, until a run does not get as far as the next."""
     for number in count(1, EVERY) if EVERY else count(first, every):
-        world, fate = World.made(tmp_path / str(number), sqlite_template), Fate(number, ending)
+        world, fate = CrashWorld.made(tmp_path / str(number), sqlite_template), Fate(number, ending)
         await lives(world, fate)
         try:
             judge(world)
@@ -498,7 +482,7 @@ async def test_a_process_that_never_lives_long(
     tmp_path: Path, sqlite_template: Path, commits: int
 ) -> None:
     """It gets on by a few commits a life, beside those of its lease, until one is its last."""
-    world = World.made(tmp_path, sqlite_template)
+    world = CrashWorld.made(tmp_path, sqlite_template)
     while not await live(world, Fate(commits, Ending.DIES_BEFORE)):
         assert world.disks < LIVES_MAX, world.states()
     assert world.disks > 2

@@ -70,7 +70,7 @@ CONNECTIONS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TimedAnswer:
     """What the daemon said to a request, and when by this machine's clock."""
 
     path: str
@@ -92,7 +92,7 @@ class Clients:
 
     session: aiohttp.ClientSession
     operation_id: str
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[TimedAnswer] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     acknowledged: dict[str, str] = field(default_factory=dict)
     """Ids by Idempotency-Key."""
@@ -120,7 +120,7 @@ class Clients:
                 requests.create_task(self.ask("GET", LIVEZ))
                 await asyncio.sleep(ASK_EVERY_S)
 
-    async def ask(self, method: str, path: str, **more: Any) -> Answer | None:
+    async def ask(self, method: str, path: str, **more: Any) -> TimedAnswer | None:
         """Ask once; None where no answer came, which is told in ``wrong``."""
         asked_at = time.time()
         try:
@@ -129,7 +129,7 @@ class Clients:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             self.wrong.append(f"{method} {path} after {time.time() - asked_at:.1f} s: {error!r}")
             return None
-        made = Answer(
+        made = TimedAnswer(
             path,
             asked_at,
             time.time(),

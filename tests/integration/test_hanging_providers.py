@@ -21,8 +21,8 @@ from tests.support.daemon_process import (
     SECRET_ID,
     SECRET_KEY,
     STOP_MAX_S,
-    Cloud,
     Daemon,
+    DelayableCloud,
     stopped,
     until,
 )
@@ -100,7 +100,7 @@ def accounts() -> dict[str, str]:
 
 @pytest.fixture
 async def daemon(
-    tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cloud: DelayableCloud, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Daemon, list[StreamWriter]]]:
     token_file = tmp_path / "token"
     token_file.write_text("jwt")
@@ -130,7 +130,7 @@ async def all_hang(made: Daemon, arrived: list[StreamWriter], process: Child) ->
 
 @pytest.mark.timeout(120)
 async def test_providers_that_hang_harm_their_own_accounts(
-    cloud: Cloud, daemon: tuple[Daemon, list[StreamWriter]]
+    cloud: DelayableCloud, daemon: tuple[Daemon, list[StreamWriter]]
 ) -> None:
     """The host of another one is looked up, called, and its job brought down meanwhile."""
     made, arrived = daemon
@@ -151,7 +151,7 @@ async def test_providers_that_hang_harm_their_own_accounts(
 
 @pytest.mark.timeout(120)
 async def test_it_stops_in_time_while_they_hang(
-    cloud: Cloud, daemon: tuple[Daemon, list[StreamWriter]]
+    cloud: DelayableCloud, daemon: tuple[Daemon, list[StreamWriter]]
 ) -> None:
     made, arrived = daemon
     async with made.serving() as process:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.support.daemon_process import Cloud, Daemon
+    from tests.support.daemon_process import Daemon, DelayableCloud
 
 DESCRIPTORS: Final = 256
 IDLE_CLIENTS: Final = 330
@@ -77,7 +77,7 @@ async def stopped(process: Process) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"])
 async def test_more_idle_connections_than_descriptors_stop_nothing(
-    cloud: Cloud, daemon: Daemon, tmp_path: Path, sent: bytes
+    cloud: DelayableCloud, daemon: Daemon, tmp_path: Path, sent: bytes
 ) -> None:
     log = tmp_path / "limited.log"
     limited = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
@@ -112,7 +112,9 @@ async def test_the_soft_limit_of_descriptors_is_raised(daemon: Daemon, tmp_path:
     assert "the API accepts up to 256 connections" in log.read_text()
 
 
-async def test_nothing_waits_for_whoever_reads_standard_error(cloud: Cloud, daemon: Daemon) -> None:
+async def test_nothing_waits_for_whoever_reads_standard_error(
+    cloud: DelayableCloud, daemon: Daemon
+) -> None:
     """A pipe that is full from the start."""
     reader, writer = os.pipe()
     try:

@@ -17,8 +17,8 @@ from tests.support.daemon_process import (
     ACCOUNTS,
     JOBS,
     STOP_MAX_S,
-    Cloud,
     Daemon,
+    DelayableCloud,
     gone,
     stopped,
     until,
@@ -51,7 +51,7 @@ async def half_a_request(daemon: Daemon) -> AsyncIterator[None]:
 
 
 @pytest.mark.timeout(120)
-async def test_what_hangs_does_not_keep_it(cloud: Cloud, daemon: Daemon) -> None:
+async def test_what_hangs_does_not_keep_it(cloud: DelayableCloud, daemon: Daemon) -> None:
     """Calls of two partitions and a request; the next process reads the jobs in doubt first."""
     cloud.simulator.faults.replace(read_faults(HANG), now=cloud.simulator.now())
     async with daemon.serving() as process:
@@ -72,7 +72,9 @@ async def test_what_hangs_does_not_keep_it(cloud: Cloud, daemon: Daemon) -> None
     assert called_unread(cloud.simulator.calls) == []
 
 
-async def test_jobs_that_are_waited_for_do_not_keep_it(cloud: Cloud, daemon: Daemon) -> None:
+async def test_jobs_that_are_waited_for_do_not_keep_it(
+    cloud: DelayableCloud, daemon: Daemon
+) -> None:
     """Held, draining, and an idle client: no call is under way."""
     cloud.simulator.add_groups(
         [{"ids": ["job-held0001"], "state": "SUBMITTED"}, {"ids": ["job-long0001"], "drain_s": 300}]
@@ -102,7 +104,7 @@ async def test_with_nothing_to_do_it_stops_at_once(daemon: Daemon, number: signa
     ids=["once", "SIGTERM first", "SIGINT first"],
 )
 async def test_answers_under_way_are_written(
-    cloud: Cloud, daemon: Daemon, first: signal.Signals, more: tuple[signal.Signals, ...]
+    cloud: DelayableCloud, daemon: Daemon, first: signal.Signals, more: tuple[signal.Signals, ...]
 ) -> None:
     """However often it is told meanwhile; the next process has nothing to doubt."""
     cloud.answers.clear()
@@ -125,7 +127,7 @@ async def test_answers_under_way_are_written(
     assert len(cloud.calls("TerminateJob")) == len(JOBS)
 
 
-async def test_told_while_it_starts(cloud: Cloud, daemon: Daemon) -> None:
+async def test_told_while_it_starts(cloud: DelayableCloud, daemon: Daemon) -> None:
     """From the moment on that it listens to signals it ends with 0, without a call to the cloud."""
     async with daemon.started() as process:
         await until(lambda: catches(process.process.pid, signal.SIGTERM), process)
@@ -135,7 +137,7 @@ async def test_told_while_it_starts(cloud: Cloud, daemon: Daemon) -> None:
         await stopped(process, signal.SIGTERM)
 
 
-async def test_told_at_birth(cloud: Cloud, daemon: Daemon) -> None:
+async def test_told_at_birth(cloud: DelayableCloud, daemon: Daemon) -> None:
     """Before there is anything to end, the signal itself may do it."""
     async with daemon.started() as process:
         process.process.send_signal(signal.SIGTERM)

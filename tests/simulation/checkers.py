@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from orchestrator.simulator.simulator import Call, Simulator
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT, holder TEXT, UNIQUE (partition, holder));
@@ -63,7 +63,7 @@ def watch(path: Path) -> None:
 class Checkers:
     """One run's; ``violations`` says what was wrong, each with its time."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self.violations: list[str] = []
         self._connection: sqlite3.Connection | None = None

@@ -14,7 +14,7 @@ from tests.simulation.network import REGIONS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 OPERATIONS: Final = 2
 CLIENT_WAITS_S: Final = 0.5
@@ -32,7 +32,7 @@ class Acknowledged:
 class Client:
     """Its log is its own, not the service's word."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self._loop, self._random, self._fired = world.loop, world.random, world.fired
         self.acknowledged: list[Acknowledged] = []

@@ -312,7 +312,7 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ErrorRow:
     """One line of the table; all but ``drains`` in per cent."""
 
     drains: int
@@ -324,7 +324,7 @@ class Row:
     told: float
 
     @classmethod
-    def of(cls, misses: Sequence[Miss]) -> Row:
+    def of(cls, misses: Sequence[Miss]) -> ErrorRow:
         whole = sum(miss.weight for miss in misses)
         return cls(
             drains=round(whole),
@@ -392,11 +392,11 @@ def main() -> int:
     early_rows = []
     for name in FAMILIES | OTHERS:
         misses, early = measure(name, seeds=range(DRAINS))
-        print(f"{name:22}{Row.of(misses)}")
-        early_rows.append(f"{name:22}{Row.of(early)}")
+        print(f"{name:22}{ErrorRow.of(misses)}")
+        early_rows.append(f"{name:22}{ErrorRow.of(early)}")
         if name in FAMILIES:
             target += misses
-    row = Row.of(target)
+    row = ErrorRow.of(target)
     print(f"{'the first four':22}{row}")
     print(f"\n{'':22}{titles}   (once a tenth is down)", *early_rows, sep="\n")
     return 0 if row.on_target else 1

@@ -33,7 +33,7 @@ from tests.simulation.world import HASTY, REPLICAS, SOON_S, make_template, simul
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tests.simulation.world import Result, World
+    from tests.simulation.world import Result, SimulatedWorld
 
 Table = dict[str, Any]
 
@@ -318,7 +318,7 @@ def troubled(seed: int) -> bool:
     return seed % TROUBLED_EVERY == 0
 
 
-async def of_kinds(world: World) -> None:
+async def of_kinds(world: SimulatedWorld) -> None:
     """Jobs of several kinds, asked for at once."""
     truth = world.checkers
     assert isinstance(truth, Truth)

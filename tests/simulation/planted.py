@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.domain.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 GARBAGE: Final = {
     "instances": '{"running": "many"}',
@@ -48,7 +48,7 @@ class Planted:
     before: Any
 
 
-async def plant(world: World) -> None:
+async def plant(world: SimulatedWorld) -> None:
     """In some runs, spoil the row of a termination that is under way."""
     if world.random.random() >= SHARE_OF_RUNS:
         return
@@ -64,7 +64,7 @@ async def plant(world: World) -> None:
         world.fired["row planted"] += 1
 
 
-async def repair(world: World) -> None:
+async def repair(world: SimulatedWorld) -> None:
     """See all others end, and the one shown; then put it right, if nobody has written it since."""
     planted = world.planted
     if planted is None:
@@ -86,7 +86,7 @@ async def repair(world: World) -> None:
         world.fired["row repaired"] += 1
 
 
-async def _see(world: World, *, set_aside: bool) -> None:
+async def _see(world: SimulatedWorld, *, set_aside: bool) -> None:
     """Everybody who asks is answered, and told of the row."""
     found = world.some_life()
     if found is None or found[1].made is None:
@@ -103,7 +103,7 @@ async def _see(world: World, *, set_aside: bool) -> None:
             world.checkers.violated("planted", f"{count} rows are told as set aside")
 
 
-async def _write(world: World, planted: Planted, value: Any) -> None:
+async def _write(world: SimulatedWorld, planted: Planted, value: Any) -> None:
     """As by somebody with an editor: whoever holds the partition has nothing to do with it."""
     while True:
         try:

@@ -24,7 +24,7 @@ from tests.simulation.world import REPLICAS, make_template, simulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 HOUR_S: Final = 3600.0
 EVERY_S: Final = 60.0
@@ -93,7 +93,7 @@ class Soak:
         self._hours, self._jobs = hours, jobs
         self.measured: list[Hour] = []
 
-    async def run(self, world: World) -> None:
+    async def run(self, world: SimulatedWorld) -> None:
         for place in range(REPLICAS):
             world.start(place)
         await asyncio.sleep(5.0)
@@ -113,11 +113,11 @@ class Soak:
         if late:
             world.checkers.violated("stop", f"{len(late)} replicas did not stop")
 
-    async def _submit(self, world: World, group: dict[str, object]) -> None:
+    async def _submit(self, world: SimulatedWorld, group: dict[str, object]) -> None:
         jobs = world.clouds[f"{REGION}.cloud"].add_groups([group | {"region": REGION}])
         await world.client.hand_over(jobs, REGION)
 
-    def _measure(self, world: World, number: int) -> Hour:
+    def _measure(self, world: SimulatedWorld, number: int) -> Hour:
         ((in_flight, ended),) = world.checkers.rows(
             "SELECT count(*) FILTER (WHERE finished_at IS NULL),"
             " count(*) FILTER (WHERE state = 'verified') FROM terminations"
@@ -143,7 +143,7 @@ class Soak:
     def _ended_before(self) -> int:
         return sum(hour.ended for hour in self.measured)
 
-    def _forget(self, world: World) -> None:
+    def _forget(self, world: SimulatedWorld) -> None:
         """What only a simulation keeps: the cloud's log, and its jobs that are over for us."""
         world.checkers.forget_calls()
         world.client.acknowledged.clear()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.app import Replica
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 MINUTES: Final = 10
 JOBS: Final = 8
@@ -40,7 +40,7 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
 ) -> None:
     told: Counter[str] = Counter()
 
-    async def outage(world: World) -> None:
+    async def outage(world: SimulatedWorld) -> None:
         world.start(0)
         await asyncio.sleep(1.0)
         cloud = world.clouds[f"{REGIONS[0]}.cloud"]
@@ -79,5 +79,5 @@ async def status(replica: Replica) -> str:
     return str((await replica.context.ready())["status"])
 
 
-def calls(world: World) -> int:
+def calls(world: SimulatedWorld) -> int:
     return sum(len(cloud.calls) for cloud in world.clouds.values())

@@ -15,7 +15,7 @@ from tests.simulation.world import HASTY, REPLICAS, make_template, simulate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 SEEDS: Final = 20
 LATEST_S: Final = 8.0
@@ -28,7 +28,7 @@ ENGINE: Final[dict[str, Any]] = HASTY | {
 }
 
 
-async def coming_back(world: World) -> None:
+async def coming_back(world: SimulatedWorld) -> None:
     """Two operations, one of which is to be kept down, of jobs that are revived twice."""
     for place in range(REPLICAS):
         world.start(place)

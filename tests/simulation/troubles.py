@@ -10,7 +10,7 @@ from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from tests.simulation.world import Running, World
+    from tests.simulation.world import Running, SimulatedWorld
 
 FAULTS_S: Final = 4.5
 IDLE_IN_TRANSACTION_S: Final = 0.3
@@ -44,7 +44,7 @@ RARE_POINTS: Final = (
 class Troubles:
     """Of one run, on the world's own chance."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self._loop, self._random, self._fired = world.loop, world.random, world.fired
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from orchestrator.simulator.cloud.instance_ranges import InstanceRange
     from orchestrator.simulator.cloud.job import Job
     from orchestrator.simulator.simulator import Call, Simulator
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 EVERY_S: Final = 0.1
 """Between two glances."""
@@ -409,7 +409,7 @@ def _stays_stopped(glance: Glance, end: End) -> bool:
 class Truth(Checkers):
     """Judges what is written of each job that it follows."""
 
-    def __init__(self, world: World, *, bounds: Bounds) -> None:
+    def __init__(self, world: SimulatedWorld, *, bounds: Bounds) -> None:
         super().__init__(world)
         self._bounds = bounds
         self._stories: dict[tuple[str, str], Story] = {}

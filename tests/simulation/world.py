@@ -111,7 +111,7 @@ class Running:
     """The point at which it will be paused."""
 
 
-class World:
+class SimulatedWorld:
     """Everything that outlives a replica."""
 
     def __init__(
@@ -122,7 +122,7 @@ class World:
         folder: Path,
         engine: Mapping[str, Any],
         quotas: Mapping[str, int],
-        checkers: Callable[[World], Checkers],
+        checkers: Callable[[SimulatedWorld], Checkers],
     ) -> None:
         self.seed = seed
         self.loop = loop
@@ -383,15 +383,15 @@ def simulate(
     impatient: bool = True,
     engine: Mapping[str, Any] = HASTY,
     quotas: Mapping[str, int] = QUOTAS,
-    run: Callable[[World], Coroutine[Any, Any, None]] = World.run,
-    checkers: Callable[[World], Checkers] = Checkers,
+    run: Callable[[SimulatedWorld], Coroutine[Any, Any, None]] = SimulatedWorld.run,
+    checkers: Callable[[SimulatedWorld], Checkers] = Checkers,
 ) -> Result:
     """Run one seed on a copy of the ``template`` database."""
     folder.mkdir()
     shutil.copyfile(template, folder / "orchestrator.db")
     loop = SimulatedLoop(Random(f"order {seed}"), max_turns=max_turns, story_turns=story_turns)
     with InlineSqlite(loop) as sqlite, loop:
-        world = World(seed, loop, sqlite, folder, engine, quotas, checkers)
+        world = SimulatedWorld(seed, loop, sqlite, folder, engine, quotas, checkers)
 
         async def commit(connection: aiosqlite.Connection) -> None:
             await world.commit(connection)

@@ -54,7 +54,7 @@ poll = {{ sweep_min_s = 0.05, sweep_max_s = 0.1, held_s = 0.1 }}
 
 
 @dataclass(slots=True)
-class Cloud:
+class DelayableCloud:
     """The simulator in this process; a TerminateJob waits until ``answers`` is set."""
 
     simulator: Simulator

@@ -9,7 +9,7 @@ from orchestrator.domain.model.batch_job import InstanceCounters, JobState, Task
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import PollKind
-from tests.support.partition_world import JOB, POLL, World
+from tests.support.partition_world import JOB, POLL, PartitionWorld
 from tests.unit.domain.build import STOPPED
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def terminate_with_stragglers(
-    world: World, *ids: str, asked: dict[str, Any] | None = None, **spec: Any
+    world: PartitionWorld, *ids: str, asked: dict[str, Any] | None = None, **spec: Any
 ) -> None:
     """Send TerminateJob for jobs some of whose instances do not stop."""
     world.cloud_runs(*ids, **{"drain_s": 10.0, "failed_early_s": 1e6, "again": "ok"} | spec)
@@ -32,7 +32,7 @@ async def terminate_with_stragglers(
 
 
 async def step_until(
-    world: World,
+    world: PartitionWorld,
     holds: Callable[[Termination], bool],
     *,
     timeout_s: float,
@@ -55,7 +55,7 @@ async def step_until(
     raise AssertionError(f"not within {timeout_s} s: {await world.termination(job_id)}")
 
 
-async def store_terminable(world: World, *ids: str, **spec: Any) -> None:
+async def store_terminable(world: PartitionWorld, *ids: str, **spec: Any) -> None:
     """Store running jobs that a batch poll has shown to be terminable."""
     world.cloud_runs(*ids, **spec)
     await world.submit(*ids, next_poll_at=world.clock.now())
@@ -75,7 +75,9 @@ COUNTED: dict[str, Any] = {
 """Known values of a job with one task."""
 
 
-async def store_finished(world: World, *ids: str, seconds: float = 0.0, **known: Any) -> None:
+async def store_finished(
+    world: PartitionWorld, *ids: str, seconds: float = 0.0, **known: Any
+) -> None:
     """Store finished jobs that are to be read one by one so long from now, in this order."""
     world.cloud_runs(*ids, state="FAILED")
     await world.submit(*ids, **(TO_PROVE | known))
@@ -87,7 +89,7 @@ DRAIN_S = 10.0
 
 
 async def terminate_captured(
-    world: World, *ids: str, asked: Mapping[str, Any] | None = None, **spec: Any
+    world: PartitionWorld, *ids: str, asked: Mapping[str, Any] | None = None, **spec: Any
 ) -> None:
     """Capture the machines of jobs, poll them for the first time, and send TerminateJob."""
     world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
@@ -106,7 +108,9 @@ WATCHED: dict[str, Any] = {"revival_watch_s": 3600.0}
 ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}
 
 
-async def verify(world: World, *ids: str, asked: Mapping[str, Any] = WATCHED, **spec: Any) -> None:
+async def verify(
+    world: PartitionWorld, *ids: str, asked: Mapping[str, Any] = WATCHED, **spec: Any
+) -> None:
     """Have jobs verified now, which were counted at the end of their settle window."""
     world.cloud_runs(*ids, **(ENDED | spec))
     now = world.clock.now()
@@ -122,12 +126,12 @@ async def verify(world: World, *ids: str, asked: Mapping[str, Any] = WATCHED, **
         assert (await world.termination(job_id)).state is State.VERIFIED
 
 
-async def live(world: World) -> list[str]:
+async def live(world: PartitionWorld) -> list[str]:
     records = await world.records.terminations(after=0, limit=1000)
     return [r.termination.job_id for r in records if not r.termination.state.final]
 
 
-async def step_revival_watcher(world: World) -> float:
+async def step_revival_watcher(world: PartitionWorld) -> float:
     """Make a step of the job poller, which has priority, then one of the revival watcher."""
     await world.job_poller.step()
     return await world.revival_watcher.step()

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from orchestrator import settings
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS, build_provider
 from orchestrator.domain.errors import ConfigurationError
+from tests.support.clock import ManualClock
 from tests.support.config_example import FILE, SHOWN
-from tests.unit.cloud.support import ManualClock, NoTransport
+from tests.unit.cloud.support import NoTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

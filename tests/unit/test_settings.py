@@ -18,7 +18,8 @@ from orchestrator.cli import main
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock, NoTransport
+from tests.support.clock import ManualClock
+from tests.unit.cloud.support import NoTransport
 
 SECRET = "NobodyMayReadThis"
 DIGEST = hashlib.sha256(b"token").hexdigest()

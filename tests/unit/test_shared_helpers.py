@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-IMPORT = re.compile(r"^ *(from tests[\w.]*\.test_\w+ import|from tests[\w.]* import test_)", re.MULTILINE)
+IMPORT = re.compile(
+    r"^ *(from tests[\w.]*\.test_\w+ import|from tests[\w.]* import test_)", re.MULTILINE
+)
 
 
 def test_no_module_imports_a_test_module() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.services.storage_check import StorageCheck
-from tests.unit.cloud.support import ManualClock
+from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
     from orchestrator.services.ports import Records

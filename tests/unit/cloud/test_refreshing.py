@@ -13,7 +13,7 @@ from orchestrator.cloud import error_codes
 from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from tests.unit.cloud.support import ManualClock
+from tests.support.clock import ManualClock
 
 
 class Source:

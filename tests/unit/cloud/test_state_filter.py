@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.cloud.state_filter import CHINA_NAME, INTERNATIONAL_NAME, StateFilter
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState, TaskPage
-from tests.unit.cloud.support import REGION, Server, gateway_to, refused, said
+from tests.unit.cloud.support import REGION, ScriptedServer, gateway_to, refused, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,17 +31,17 @@ def page(*rows: dict[str, object]) -> web.Response:
     return said(JobId="job-1", TaskName="t", TaskInstanceSet=list(rows))
 
 
-def site(knows: str, code: str = "InvalidParameterValue.InvalidFilter") -> Server:
+def site(knows: str, code: str = "InvalidParameterValue.InvalidFilter") -> ScriptedServer:
     """Return a cloud that accepts one filter name and refuses the other."""
 
     def reply(_: web.Request) -> web.Response:
         return page(RUNNING) if names_sent(server)[-1] in (knows, None) else refused(code)
 
-    server = Server(reply)
+    server = ScriptedServer(reply)
     return server
 
 
-def names_sent(server: Server) -> list[str | None]:
+def names_sent(server: ScriptedServer) -> list[str | None]:
     bodies = [json.loads(body) for _, body in server.arrived]
     return [body["Filters"][0]["Name"] if "Filters" in body else None for body in bodies]
 
@@ -96,7 +96,7 @@ async def test_other_tasks_go_by_the_other_name_at_once() -> None:
             return refused("InvalidFilter")
         return said(JobId=job_id, TaskName="t", TaskInstanceSet=[])
 
-    server = Server(reply)
+    server = ScriptedServer(reply)
     async with gateway_to(server) as gateway:
         await failed_describe(gateway)
         await describe(gateway, JobState.RUNNING, job_id="job-2")
@@ -125,7 +125,7 @@ async def test_other_refusals_say_nothing_about_the_name(code: str) -> None:
 
 
 async def test_call_without_a_filter_is_refused_for_itself() -> None:
-    server = Server(lambda _: refused("InvalidParameterValue"))
+    server = ScriptedServer(lambda _: refused("InvalidParameterValue"))
     async with gateway_to(server) as gateway:
         with pytest.raises(CloudError) as caught:
             await describe(gateway)
@@ -140,7 +140,7 @@ async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_othe
     def reply(_: web.Request) -> web.Response:
         return page(RUNNING) if names_sent(server)[-1] == INTERNATIONAL_NAME else page(FAILED)
 
-    server = Server(reply)
+    server = ScriptedServer(reply)
     async with gateway_to(server) as gateway:
         ignored = await describe(gateway, JobState.RUNNING, JobState.STARTING)
         obeyed = await describe(gateway, JobState.RUNNING, JobState.STARTING)

@@ -14,7 +14,7 @@ from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.partition import DEGRADED_AFTER_FAILURES, FORBIDDEN_FOR_S
 from orchestrator.engine.runtime.recent_readers import RecentReaders
-from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, PartitionWorld, job_ids
 from tests.unit.domain.build import termination
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def error(kind: CloudErrorKind, code: str = "Some.Code") -> CloudError:
 PUBLISHED = ErrorDetail(code="Some.Code", message="what happened", advice="do this")
 
 
-async def world_with_a_job(database: Database) -> World:
-    world = World(database, quotas=AMPLE)
+async def world_with_a_job(database: Database) -> PartitionWorld:
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
     return world
 
 
-async def published(world: World) -> ErrorDetail | None:
+async def published(world: PartitionWorld) -> ErrorDetail | None:
     """Return the published trouble."""
     stored = (await world.record(JOB)).trouble
     assert world.partition.trouble == stored
@@ -232,7 +232,7 @@ async def test_a_cloud_that_is_out_of_reach_is_told_before_a_permission_that_lac
 
 async def test_an_account_that_may_not_terminate_is_told_so(database: Database) -> None:
     faults = {"TerminateJob": {"forbidden": {"first_n": 3}}}
-    world = World(database, quotas=AMPLE, faults=faults)
+    world = PartitionWorld(database, quotas=AMPLE, faults=faults)
     jobs = job_ids(5)
     await world.ready(*jobs)
     for _ in range(3):
@@ -271,7 +271,7 @@ async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_
 async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     world.cloud_ahead_s = 412.0
     await world.dispatch()
@@ -288,7 +288,7 @@ async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
 async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     database: Database, loop: str
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     if loop != "dispatcher":
         poll_kind = PollKind.SINGLE if loop == "job_prober" else PollKind.BATCH
@@ -305,7 +305,7 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
 
 
 async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database: Database) -> None:
-    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
+    world = PartitionWorld(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
     (slowed, other) = job_ids(2)
     await world.ready(slowed, other)
     quota = world.partition.limiters["TerminateJob"].quota
@@ -326,7 +326,7 @@ async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database:
 async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
     database: Database,
 ) -> None:
-    world = World(database, faults={"*": {"reset": 1.0}})
+    world = PartitionWorld(database, faults={"*": {"reset": 1.0}})
     await world.ready(JOB)
     await world.dispatch()
     await world.probe()
@@ -346,7 +346,7 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
 # --- pace ----------------------------------------------------------------------------------------
 
 
-def finishes(world: World, event: Event | None) -> None:
+def finishes(world: PartitionWorld, event: Event | None) -> None:
     for _ in range(60):
         world.partition.on_decision(termination(), Decision(after=termination(), event=event))
 
@@ -354,7 +354,7 @@ def finishes(world: World, event: Event | None) -> None:
 async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
     finishes(world, Event.SEEN_STOPPED)
     assert world.partition.policy().sweep_s == POLL.sweep_min_s
@@ -366,7 +366,7 @@ async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
 
 @pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_STOPPED)])
 async def test_nothing_else_counts_as_a_finish(database: Database, event: Event | None) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     finishes(world, event)
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
 
@@ -374,7 +374,7 @@ async def test_nothing_else_counts_as_a_finish(database: Database, event: Event 
 async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(10)
     world.cloud_runs(*jobs, state="FAILED")
     await world.submit(*jobs)
@@ -391,7 +391,7 @@ async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
 async def test_an_operation_is_watched_for_ten_seconds_after_it_was_asked_for(
     database: Database,
 ) -> None:
-    clock = World(database).clock
+    clock = PartitionWorld(database).clock
     watched = RecentReaders(clock)
     watched.record("op_1")
     clock.advance(4)

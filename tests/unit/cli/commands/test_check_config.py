@@ -15,7 +15,7 @@ from aiohttp import web
 from typer.testing import CliRunner
 
 from orchestrator.cli import main
-from tests.unit.cloud.support import Server, served
+from tests.unit.cloud.support import ScriptedServer, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ def test_keys_that_are_not(file: Path, credentials: str, expected: str) -> None:
 async def test_what_the_cloud_says_is_told_once_and_on_one_line(file: Path) -> None:
     """The command runs in its own process, where logging has no handler."""
     error = {"Code": "AuthFailure", "Message": "no\x1b[31m\r\nwarning: all is \x07well"}
-    refusing = Server(lambda _: web.json_response({"Response": {"Error": error}}))
+    refusing = ScriptedServer(lambda _: web.json_response({"Response": {"Error": error}}))
     async with served(refusing.handle) as url:
         sts = f"{STATIC.replace('static', 'sts')}, role_arn = 'r', endpoint = '{url}'"
         write(file, account(sts), 0o600)

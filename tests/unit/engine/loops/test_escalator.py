@@ -12,7 +12,7 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import EscalationLevel
 from tests.support.loop_scenarios import step_until, terminate_with_stragglers
-from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
 from tests.support.stored_fields import know
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SLOW = AMPLE | {ACTION: 2}
 async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
     escalated = await step_until(
         world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
@@ -43,14 +43,14 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
 
 
 async def test_nothing_is_called_while_the_drain_moves(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=100, drain_s=600.0)
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=700)
     assert world.calls(ACTION) == []
 
 
 async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Database) -> None:
-    world = World(database, quotas=SLOW)
+    world = PartitionWorld(database, quotas=SLOW)
     await terminate_with_stragglers(world, JOB, instances=20_000, stuck=40)
     escalated = await step_until(
         world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
@@ -64,7 +64,7 @@ async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Datab
 
 
 async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     left = await step_until(
         world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=600
@@ -90,7 +90,7 @@ async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
     database: Database,
 ) -> None:
     policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     await step_until(world, lambda t: t.escalation_level is EscalationLevel.MACHINES, timeout_s=600)
     assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
@@ -104,28 +104,28 @@ async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
 
 async def test_nodes_of_a_compute_environment_are_left_alone(database: Database) -> None:
     policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2, env_id="env-example1")
     await step_until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
     assert world.calls(MACHINES) == []
 
 
 async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
-    world = World(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
+    world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
     await terminate_with_stragglers(world, JOB, instances=10, stuck=5)
     await step_until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
 async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=4, drain_s=1200.0)
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
     assert world.calls(ACTION) == []
 
 
 async def test_no_rounds_means_no_calls(database: Database) -> None:
-    world = World(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
+    world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
     await step_until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
@@ -134,7 +134,7 @@ async def test_no_rounds_means_no_calls(database: Database) -> None:
 async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
+    world = PartitionWorld(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
     done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=240)
     assert done.escalation_round == 1
@@ -146,7 +146,7 @@ async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
 async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes_on(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=1)
     await step_until(
         world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
@@ -167,7 +167,7 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
 async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
     await step_until(
         world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
@@ -187,7 +187,7 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
 async def test_so_is_one_whose_answer_could_not_be_written(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
     await step_until(
         world, lambda t: t.escalation_level is EscalationLevel.INSTANCES, timeout_s=120
@@ -211,7 +211,7 @@ async def test_so_is_one_whose_answer_could_not_be_written(
 async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=SLOW)
+    world = PartitionWorld(database, quotas=SLOW)
     await terminate_with_stragglers(world, JOB, instances=100, stuck=40)
     world.simulator.forbidden_actions = frozenset({ACTION})
     left = await step_until(
@@ -227,7 +227,7 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
 async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Database) -> None:
     """Unlike Batch, CVM authorises its actions machine by machine."""
     policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     world.simulator.forbidden_actions = frozenset({MACHINES})
     await step_until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=900)
@@ -239,7 +239,7 @@ async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Dat
 async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
     left = await step_until(
@@ -251,7 +251,7 @@ async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
-    world = World(database, quotas=QUOTAS)
+    world = PartitionWorld(database, quotas=QUOTAS)
     one, two = job_ids(2)
     await terminate_with_stragglers(world, one, two, instances=10, stuck=2)
     await step_until(
@@ -273,7 +273,7 @@ async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
     database: Database, deadline_s: float, shown: dict[str, Any]
 ) -> None:
     """No client reads the operation."""
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     asked = {"give_up_after_s": deadline_s, "settle_s": 1.0}
     job = {"instances": 10, "stuck": 6, "drain_s": 0.1, "instance_drain_s": 0.1}
     await terminate_with_stragglers(world, JOB, asked=asked, **job, **shown)
@@ -296,7 +296,7 @@ async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
 ) -> None:
     """Every round comes before that, and the termination of its machines: nodes, which stay."""
     policy = EscalationPolicy(machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     *others, job_id = job_ids(jobs)
     job = {"instances": 10, "immortal": 1, "drain_s": 0.1, "env_id": "env-example1"}
     await terminate_with_stragglers(

@@ -28,7 +28,15 @@ from orchestrator.engine.loops.job_prober import (
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
 from tests.support.loop_scenarios import COUNTED, DRAINING, TO_PROVE, store_finished
-from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
+from tests.support.partition_world import (
+    AMPLE,
+    JOB,
+    PARTITION,
+    POLL,
+    QUOTAS,
+    PartitionWorld,
+    job_ids,
+)
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
@@ -44,7 +52,7 @@ SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
 async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, JOB, settle_s=30.0)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
@@ -59,7 +67,7 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
 
 
 async def test_a_finished_job_with_live_instances_is_read_again(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.submit(JOB, next_poll_at=world.clock.now(), **TO_PROVE)
     world.cloud_runs(JOB, state="FAILED", mix={"RUNNING": 0.3})
     await world.probe()
@@ -73,7 +81,7 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
 
 
 async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, JOB, seconds=5)
     assert await world.probe() == 5.0
     world.clock.advance(4)
@@ -85,7 +93,7 @@ async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
 
 
 async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.submit(JOB, next_poll_at=world.clock.later(-1))
     assert math.isinf(await world.probe()), "for the job poller"
     await world.submit("job-elsewhere", partition="other@cloud", poll_kind=PollKind.SINGLE)
@@ -96,7 +104,7 @@ async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None
 async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_describe_task(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     ids = job_ids(5)
     world.simulator.forbidden_actions = frozenset({"DescribeJob"})
     await store_finished(world, *ids, **COUNTED)
@@ -108,7 +116,7 @@ async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_de
 
 
 async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     first, second, third = job_ids(3)
     await store_finished(world, second, third)
     await store_finished(world, first, seconds=-1)
@@ -119,7 +127,7 @@ async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
 
 
 async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(2 * READS_PER_STEP + 5)
     await store_finished(world, *jobs, seconds=-1)
     assert [await world.job_prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
@@ -132,7 +140,7 @@ async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> 
 async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     *due, later = job_ids(READS_PER_STEP)
     await store_finished(world, *due, seconds=-1)
     await store_finished(world, later, seconds=3)
@@ -141,7 +149,7 @@ async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
 
 
 async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
@@ -156,7 +164,7 @@ async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> N
 async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     slow, other = job_ids(2)
     await store_finished(world, slow, seconds=-1)
     held = world.network.hold("DescribeJob")
@@ -176,7 +184,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 
 
 async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.submit(JOB, poll_kind=PollKind.SINGLE)
     await world.probe()
     gone = await world.termination(JOB)
@@ -193,7 +201,7 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
 
 
 async def test_a_look_that_failed_is_made_again_later(database: Database) -> None:
-    world = World(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
+    world = PartitionWorld(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
     await store_finished(world, JOB)
     waits = []
     for _ in range(2):
@@ -212,7 +220,7 @@ async def test_a_look_that_failed_is_made_again_later(database: Database) -> Non
 async def test_what_could_not_be_written_is_read_again(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, JOB)
     await world.execute(
         "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
@@ -232,7 +240,7 @@ async def test_what_could_not_be_written_is_read_again(
 async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_task(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = job_ids(3)
     await store_finished(world, *jobs, seconds=-1, **COUNTED)
     await world.probe()
@@ -263,7 +271,7 @@ async def test_a_task_does_not_speak_for_every_job(
     database: Database, known: dict[str, Any]
 ) -> None:
     """DescribeTask is not used if tasks or state are unknown, or if only DescribeJob can answer."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
     await store_finished(world, *jobs, seconds=-1, **(COUNTED | known))
     await world.probe()
@@ -277,7 +285,7 @@ async def test_a_task_does_not_speak_for_every_job(
 async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capture(
     database: Database, tasks: int, by_task: list[str]
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
     await store_finished(world, *jobs, seconds=-1)
     shown = tuple(TaskSubmitted(name=f"task-{n}", instances=10 // tasks) for n in range(tasks))
@@ -292,7 +300,7 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
 
 
 async def test_a_task_with_live_instances_is_no_proof(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     proven, live = job_ids(2)
     await store_finished(world, proven, live, seconds=-1, **COUNTED)
     world.cloud_runs(live, state="FAILED", mix={"RUNNING": 0.2})
@@ -305,7 +313,7 @@ async def test_a_task_with_live_instances_is_no_proof(database: Database) -> Non
 
 
 async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await store_finished(world, *job_ids(2), seconds=-1, **COUNTED)
     held = world.network.hold("DescribeTask")
     await world.job_prober.step()
@@ -320,14 +328,14 @@ async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: 
 # --- effect on the job poller --------------------------------------------------------------------
 
 
-def proofs_wait(world: World) -> bool:
+def proofs_wait(world: PartitionWorld) -> bool:
     return world.partition.proofs_wait
 
 
 async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, *job_ids(3), seconds=-1)
     assert not proofs_wait(world)
     await world.probe()
@@ -339,7 +347,7 @@ async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
 
 
 async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     due, waiting, later = job_ids(3)
     await store_finished(world, due, waiting, seconds=-1)
     await store_finished(world, later, seconds=3)
@@ -353,7 +361,7 @@ async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> No
 async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_do_not(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     proving, draining = job_ids(3)[:2], job_ids(3)[2]
     await store_finished(world, *proving, seconds=-1)
     world.cloud_runs(draining)
@@ -373,7 +381,7 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
 
 
 async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     late, later, *proofs = job_ids(4)
     ends_at = world.clock.later(-LAST_COUNT_WAITS_S)
     await store_finished(
@@ -390,7 +398,7 @@ async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -
 
 
 async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     ends_at = world.clock.later(-1)
     await store_finished(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
     await world.probe()
@@ -401,13 +409,13 @@ async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Datab
 # --- operations that somebody watches ------------------------------------------------------------
 
 
-async def draining(world: World, *ids: str, **known: Any) -> None:
+async def draining(world: PartitionWorld, *ids: str, **known: Any) -> None:
     world.cloud_runs(*ids)
     await world.submit(*ids, **({"next_poll_at": world.clock.later(60)} | DRAINING | known))
 
 
 async def test_the_instances_of_a_watched_operation_are_counted(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     world.watched.record("op_1")
     planned = await world.termination(JOB)
@@ -420,7 +428,7 @@ async def test_the_instances_of_a_watched_operation_are_counted(database: Databa
 
 
 async def test_an_operation_that_nobody_watches_is_not_counted(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     assert math.isinf(await world.probe())
     world.watched.record("op_other")
@@ -429,7 +437,7 @@ async def test_an_operation_that_nobody_watches_is_not_counted(database: Databas
 
 
 async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     world.watched.record("op_1")
     world.clock.advance(9.9)
@@ -440,7 +448,7 @@ async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Databa
 
 
 async def test_counters_are_not_read_again_while_they_are_fresh(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     world.watched.record("op_1")
     await world.probe()
@@ -452,7 +460,7 @@ async def test_counters_are_not_read_again_while_they_are_fresh(database: Databa
 
 
 async def test_the_job_counted_longest_ago_is_counted_first(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(4)
     await draining(world, *jobs)
     for job_id, ago_s in zip(jobs, (3, 5, None, 4), strict=True):
@@ -478,7 +486,7 @@ async def test_the_job_counted_longest_ago_is_counted_first(database: Database) 
 async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
     database: Database, known: dict[str, Any]
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB, **known)
     world.watched.record("op_1")
     assert await world.probe() == COUNT_EVERY_S / 4
@@ -486,7 +494,7 @@ async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
 
 
 async def test_counting_waits_behind_every_proof(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     proving, watched = job_ids(3)[:2], job_ids(3)[2]
     await draining(world, watched)
     await store_finished(world, *proving, seconds=-1)
@@ -498,7 +506,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
 
 
 async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, *job_ids(3))
     world.watched.record("op_1")
     assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
@@ -509,7 +517,7 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They remain the jobs that were never counted."""
-    world = World(database)
+    world = PartitionWorld(database)
     *uncountable, countable = job_ids(5)
     asked = {"acknowledged_at": world.clock.later(-300), "next_poll_at": world.clock.later(9000)}
     await draining(world, *uncountable, countable, **asked)
@@ -530,7 +538,7 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
 async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     *others, one = job_ids(4)
     await store_finished(world, *others)
     world.clock.advance(1)
@@ -544,7 +552,7 @@ async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
 async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     first, second = job_ids(2)
     await draining(world, first, second)
     world.watched.record("op_1")
@@ -559,7 +567,7 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
 
 
 async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, JOB, seconds=0.2)
     world.watched.record("op_1")
     assert await world.probe() == 0.2
@@ -570,7 +578,7 @@ async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -
 
 async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: Database) -> None:
     """RetryJobs can revive a job before a poll shows that it stopped."""
-    world = World(database)
+    world = PartitionWorld(database)
     called = {"acknowledged_at": world.clock.now(), "give_up_at": world.clock.later(HOUR_S)}
     await draining(world, JOB, **called)
     world.clock.advance(COUNT_ALL_EVERY_S)
@@ -588,7 +596,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
 
 
 async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB, next_poll_at=world.clock.later(HOUR_S))
     world.cloud_runs(JOB, drain_s=HOUR_S)
     await world.dispatch()
@@ -601,7 +609,7 @@ async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database)
 
 
 async def test_a_job_that_runs_on_is_seen_however_much_is_watched(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *watched, other = job_ids(5)
     await draining(world, *watched, acknowledged_at=world.clock.now())
     await draining(world, other, acknowledged_at=world.clock.later(-HOUR_S))
@@ -618,7 +626,7 @@ SHORT: dict[str, Any] = {"give_up_after_s": 160.0}
 SHORT_EVERY_S = 10.0
 
 
-async def hurried(world: World, *ids: str) -> None:
+async def hurried(world: PartitionWorld, *ids: str) -> None:
     """Store draining jobs with a short deadline that a first poll has shown."""
     world.cloud_runs(*ids, drain_s=HOUR_S)
     called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
@@ -628,7 +636,7 @@ async def hurried(world: World, *ids: str) -> None:
 
 
 async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await hurried(world, JOB)
     assert await world.probe() == SHORT_EVERY_S
     for count in (1, 2):
@@ -643,7 +651,7 @@ async def test_one_without_counters_is_not_read_all_the_time(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next turn comes after the same time, and no step of the loop is wasted."""
-    world = World(database)
+    world = PartitionWorld(database)
     await hurried(world, JOB)
     read = world.partition.cloud.describe_job
 
@@ -662,7 +670,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
     database: Database,
 ) -> None:
     """They take turns with each other and with proofs; the loop waits for the quota."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *jobs, proven = job_ids(6)
     await hurried(world, *jobs)
     world.clock.advance(SHORT_EVERY_S)
@@ -678,7 +686,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
 
 
 async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await hurried(world, JOB)
     await world.know(JOB, state=State.HELD, next_poll_at=world.clock.later(60))
     world.clock.advance(SHORT_EVERY_S)
@@ -693,7 +701,7 @@ async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> Non
 
 async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) -> None:
     """A thousand unlisted ids in one request delay no other kind."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = iter(job_ids(40))
     unlisted, found, finished, running = ([next(jobs) for _ in range(8)] for _ in range(4))
     long_ago = world.clock.later(-60)
@@ -716,7 +724,7 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
 
 async def test_operations_take_turns_in_first_looks(database: Database) -> None:
     """A few unlisted ids do not wait for thousands of another operation."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)
     await world.submit(*many, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
     await world.submit(one, another, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-5))
@@ -729,7 +737,7 @@ async def test_operations_take_turns_in_first_looks(database: Database) -> None:
 async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await world.submit(*job_ids(5), poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
@@ -740,7 +748,7 @@ async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps
 
 
 async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
@@ -753,7 +761,7 @@ async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Datab
 async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await store_finished(world, JOB)
     world.network.hold("DescribeJob")
     await world.job_prober.step()

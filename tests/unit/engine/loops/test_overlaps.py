@@ -13,7 +13,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.runtime.loop import run_until
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.support.partition_world import AMPLE, JOB, NoJitter, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, NoJitter, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -70,7 +70,7 @@ class Late(PartitionStore):
 async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, store=Gated)
+    world = PartitionWorld(database, quotas=AMPLE, store=Gated)
     store = world.partition.store
     assert isinstance(store, Gated)
     slow, lost = job_ids(2)
@@ -96,7 +96,7 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
 
 
 async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
     await world.record_result(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
@@ -111,7 +111,7 @@ async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) 
 async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await world.ready(JOB)
     await world.record_result(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
@@ -120,7 +120,7 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
 
 
 async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.record("op_1")
@@ -137,7 +137,7 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
 
 
 async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.record("op_1")
@@ -157,7 +157,7 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
 async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, store=Late)
+    world = PartitionWorld(database, quotas=AMPLE, store=Late)
     store = world.partition.store
     assert isinstance(store, Late)
     world.cloud_runs(JOB)
@@ -180,7 +180,7 @@ async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
 async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
+    world = PartitionWorld(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now())
     loop = asyncio.create_task(

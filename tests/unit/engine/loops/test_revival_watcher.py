@@ -16,6 +16,7 @@ from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
+from tests.support.clock import ManualClock
 from tests.support.loop_scenarios import ENDED, WATCHED, step_revival_watcher, verify
 from tests.support.partition_world import (
     AMPLE,
@@ -23,8 +24,7 @@ from tests.support.partition_world import (
     OTHER_REGION,
     POLL,
     QUOTAS,
-    ManualClock,
-    World,
+    PartitionWorld,
     job_ids,
 )
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 
-async def watched(world: World, seconds: float) -> None:
+async def watched(world: PartitionWorld, seconds: float) -> None:
     """Advance the clock while the revival watcher runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
@@ -44,7 +44,7 @@ async def watched(world: World, seconds: float) -> None:
     await step_revival_watcher(world)
 
 
-async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
+async def revivals(world: PartitionWorld, job_id: str = JOB) -> list[dict[str, Any]]:
     """Return the facts of the revival events."""
     found = await world.termination(job_id)
     events = await world.records.events(
@@ -53,7 +53,7 @@ async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
     return [dict(event.facts or {}) for event in events if event.type == REVIVED]
 
 
-def polls(world: World) -> list[tuple[str, ...]]:
+def polls(world: PartitionWorld) -> list[tuple[str, ...]]:
     return [call.job_ids for call in world.calls("DescribeJobs")]
 
 
@@ -61,7 +61,7 @@ def polls(world: World) -> list[tuple[str, ...]]:
 
 
 async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 80)
     assert await revivals(world) == []
@@ -85,7 +85,7 @@ async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_e
     database: Database,
 ) -> None:
     """A later run is recorded as well."""
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=70.0, revivals=2)
     (job,) = world.simulator._jobs.values()
     world.clock.advance(80.0)
@@ -105,7 +105,7 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A response without the job does not prove that it was deleted."""
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
     await watched(world, 590)
     assert (await world.termination(JOB)).revival_checked_at is not None
@@ -119,7 +119,7 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
 
 
 async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
     assert len(polls(world)) == 2
@@ -131,14 +131,14 @@ async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Data
 
 
 async def test_where_none_is_asked_for_none_is_watched(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked={}, revive_after_s=10.0)
     await watched(world, 600)
     assert len(polls(world)) == 1
 
 
 async def test_one_that_was_found_finished_is_watched_as_well(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
     await world.submit(JOB, asked=WATCHED)
     await world.polled(1)
@@ -148,7 +148,7 @@ async def test_one_that_was_found_finished_is_watched_as_well(database: Database
 
 
 async def test_another_process_watches_on(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 70)
     world.start()
@@ -165,7 +165,7 @@ SHORT: dict[str, Any] = {"revival_watch_s": 300.0}
 async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_count_at_the_end(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(3)
     await verify(world, *jobs[:2], asked=SHORT, relapse_after_s=100.0)
     await verify(world, jobs[2], asked=SHORT)
@@ -189,7 +189,7 @@ async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_co
 async def test_a_job_that_lost_its_end_time_is_counted_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch, *, relapses: bool
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, relapse_after_s=30.0 if relapses else None)
     assert (await world.termination(JOB)).job_end_time is not None
     (job,) = world.simulator._jobs.values()
@@ -203,7 +203,7 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
 async def test_what_a_count_finds_is_written_although_time_passes_between_two_lines(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     now = ManualClock.now
 
@@ -220,7 +220,7 @@ async def test_what_a_count_finds_is_written_although_time_passes_between_two_li
 async def test_a_job_that_came_back_while_its_count_waited_is_not_counted(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked=SHORT, revive_after_s=330.0)
     world.partition.proofs_wait = True
     await watched(world, 400)
@@ -231,7 +231,7 @@ async def test_a_job_that_came_back_while_its_count_waited_is_not_counted(
 
 
 async def test_no_job_is_counted_while_a_proof_waits(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     world.partition.proofs_wait = True
     await watched(world, 600)
@@ -243,7 +243,7 @@ async def test_no_job_is_counted_while_a_proof_waits(database: Database) -> None
 
 
 async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
-    world = World(database, quotas=QUOTAS | {"DescribeJob": 1})
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJob": 1})
     await verify(world, *job_ids(3), asked=SHORT)
     await watched(world, 310)
     spent_at = world.partition.limiters["DescribeJob"].take()
@@ -259,7 +259,7 @@ async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
 
 @pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.LOST_ANSWER])
 async def test_a_count_that_failed_is_made_again(database: Database, fault: Fault) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     fails = {"DescribeJob": [Rule(fault, 1.0, first_n=2)]}
     world.simulator.faults.replace(fails, now=0)
@@ -270,7 +270,7 @@ async def test_a_count_that_failed_is_made_again(database: Database, fault: Faul
 
 
 async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=90.0)
     fails = {"DescribeJobs": [Rule(Fault.NOT_FOUND, 1.0, first_n=1)]}
     world.simulator.faults.replace(fails, now=0)
@@ -286,7 +286,7 @@ async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database
 
 
 async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     ids = job_ids(150)
     await verify(world, *ids)
     before = len(polls(world))
@@ -299,7 +299,7 @@ async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) 
 
 
 async def test_jobs_of_one_region_go_together(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     here, there = job_ids(2)
     await verify(world, here)
     await verify(world, there, region=OTHER_REGION)
@@ -311,7 +311,7 @@ async def test_jobs_of_one_region_go_together(database: Database) -> None:
 async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) -> None:
     """5,000 jobs are polled first; the watched jobs of yesterday only after them."""
     bulk = [f"job-bulk{number:04}" for number in range(5000)]
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, *job_ids(120)[1:])
     await watched(world, 30)
     world.clock.advance(100)
@@ -336,7 +336,7 @@ async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) ->
 
 async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> None:
     """At one call a second, the watcher has just made one when a job is submitted."""
-    world = World(database, quotas=QUOTAS | {"DescribeJobs": 1})
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJobs": 1})
     ids = job_ids(201)
     await verify(world, *ids[:200])
     world.clock.advance(100)
@@ -353,7 +353,7 @@ async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> N
 
 
 async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB)
     world.start()
     world.clock.advance(500)
@@ -374,7 +374,7 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
             await world.job_poller.step()
             return rows
 
-    world = World(database, quotas=QUOTAS | {"DescribeJobs": 1}, store=Meanwhile)
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJobs": 1}, store=Meanwhile)
     old, new = job_ids(2)
     await verify(world, old)
     world.clock.advance(100)
@@ -387,7 +387,7 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
 
 
 async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=20.0)
     before = len(world.simulator.calls)
     world.simulator.faults.replace({"*": [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
@@ -400,7 +400,7 @@ async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Databa
 
 
 async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB)
     world.clock.advance(2 * POLL.stopped_s)
     await world.job_poller.step()
@@ -424,7 +424,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
         await passed(world, 2 * POLL.stopped_s)
 
 
-async def passed(world: World, seconds: float) -> None:
+async def passed(world: PartitionWorld, seconds: float) -> None:
     """Advance the clock to a moment at which the job poller has nothing to do."""
     world.clock.advance(seconds)
     await world.job_poller.step()
@@ -433,7 +433,7 @@ async def passed(world: World, seconds: float) -> None:
 async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     bad, *good = job_ids(40)
     await verify(world, *good, revive_after_s=90.0)
     await verify(world, bad)
@@ -456,7 +456,7 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
 async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(40)
     await verify(world, *jobs, revive_after_s=90.0)
     spoiler = jobs[place]
@@ -473,7 +473,7 @@ async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
 KEPT: dict[str, Any] = {"revival_watch_s": 3600.0, "reterminate_for_s": 1800.0}
 
 
-async def run(world: World, seconds: float, *, step_s: float = 2.0) -> None:
+async def run(world: PartitionWorld, seconds: float, *, step_s: float = 2.0) -> None:
     """Advance the clock while all loops run."""
     until = world.clock.passed_s + seconds
     while world.clock.passed_s < until:
@@ -486,7 +486,7 @@ async def run(world: World, seconds: float, *, step_s: float = 2.0) -> None:
 async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_allowed(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.partition.reterminate_max = 2
     await verify(world, JOB, asked=KEPT, revive_after_s=100.0, revivals=9)
     await run(world, 900)
@@ -518,7 +518,7 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
 async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(70)
     await world.job_poller.step()
@@ -528,7 +528,7 @@ async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
 
 
 async def test_nothing_is_brought_down_once_that_time_is_over(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await verify(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
     await run(world, 300)
     (revival,) = [r.termination.revival for r in await world.records.terminations(after=0, limit=9)]
@@ -538,7 +538,7 @@ async def test_nothing_is_brought_down_once_that_time_is_over(database: Database
 
 
 async def test_what_somebody_has_submitted_again_is_joined(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(58)
     await world.records.create(

@@ -25,8 +25,8 @@ from tests.support.replica_world import (
     Cluster,
     Gate,
     IdleLoops,
+    PartitionRow,
     Replica,
-    Row,
     is_stopped,
     own_logs,
 )
@@ -165,7 +165,7 @@ async def test_a_partition_that_nobody_is_configured_for_stays_alone(cluster: Cl
     after = await cluster.replica("after", ["kept@cloud"])
     await cluster.play(2 * POLICY.duration_s)
     assert after.runs == {"kept@cloud"}
-    assert (await cluster.rows())["old@cloud"] == Row(before.id, 1)
+    assert (await cluster.rows())["old@cloud"] == PartitionRow(before.id, 1)
     assert await cluster.live() == {after.id}
     assert "release" not in after.link.asked
 
@@ -176,7 +176,7 @@ async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster)
     await second.begin()
     (fence,) = await SqlLeaseStore(second._database).take(first.id, {"other@cloud": 1})
     await first.step()
-    assert (await cluster.rows())["other@cloud"] == Row(None, fence.epoch)
+    assert (await cluster.rows())["other@cloud"] == PartitionRow(None, fence.epoch)
     for _ in range(2):
         await second.step()
         await second.settled()
@@ -211,7 +211,7 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     answer.set()
     await giving
     assert await world.outcomes(JOB) == ["accepted"], "written while it was held"
-    assert (await cluster.rows())[PARTITION] == Row(None, 1)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(None, 1)
     assert giver.runs == {"a@cloud"}
     assert not giver.holds(PARTITION)
 
@@ -254,7 +254,7 @@ async def test_it_is_taken_again_where_the_one_that_should_have_it_has_died(
     await giver.settled()
     await giver.step()
     assert giver.runs == set(TWO)
-    assert (await cluster.rows())[PARTITION] == Row(giver.id, 2)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(giver.id, 2)
     await cluster.check_sound(giver)
 
 
@@ -502,7 +502,7 @@ async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) 
     assert len(replica.loops_of(PARTITION)) == 1, "its calls have not ended"
     await replica.settled()
     await replica.step()
-    assert (await cluster.rows())[PARTITION] == Row(replica.id, 3)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(replica.id, 3)
     assert len(replica.loops_of(PARTITION)) == 2
     await cluster.check_sound(replica)
 
@@ -576,7 +576,7 @@ async def test_giving_back_in_a_step_told_as_failed_is_made_good_by_the_next(
     with pytest.raises(StoreUnavailable):
         await first.step()
     await first.step()
-    assert (await cluster.rows())["other@cloud"] == Row(None, 2)
+    assert (await cluster.rows())["other@cloud"] == PartitionRow(None, 2)
     await cluster.check_sound(first)
 
 
@@ -608,9 +608,9 @@ async def test_loops_that_end_during_a_step_are_given_back_once(
         await taker.step()
         await giver.step()
     rows = await cluster.rows()
-    assert rows[PARTITION] == Row(taker.id, 2)
-    assert rows["a@cloud"] == Row(giver.id, 1)
-    assert rows["own@cloud"] == Row(giver.id, 2)
+    assert rows[PARTITION] == PartitionRow(taker.id, 2)
+    assert rows["a@cloud"] == PartitionRow(giver.id, 1)
+    assert rows["own@cloud"] == PartitionRow(giver.id, 2)
     assert rows["other@cloud"].holder is None
     assert len(giver.loops_of(PARTITION)) == 1
     await cluster.check_sound(giver, taker)
@@ -643,7 +643,7 @@ async def test_steps_while_a_partition_is_given_back_do_no_harm(
             await taker.step()
     rows = await cluster.rows()
     assert rows[PARTITION].holder == (taker.id if taker_lives else giver.id)
-    assert rows["a@cloud"] == Row(giver.id, 1)
+    assert rows["a@cloud"] == PartitionRow(giver.id, 1)
     await cluster.check_sound(giver, *[taker] * taker_lives)
 
 
@@ -666,7 +666,7 @@ async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
     assert giver.runs == set()
     released.open()
     await giver.settled()
-    assert (await cluster.rows())[PARTITION] == Row(taker.id, 2)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(taker.id, 2)
     for _ in range(2):
         await giver.step()
         await taker.step()

@@ -13,7 +13,8 @@ import pytest
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.engine.runtime.loop import BackgroundTasks, run_until
 from tests.support import HANG_S
-from tests.support.partition_world import ManualClock, NoJitter
+from tests.support.clock import ManualClock
+from tests.support.partition_world import NoJitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

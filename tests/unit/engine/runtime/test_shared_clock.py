@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestrator.engine.runtime.shared_clock import SharedClock
-from tests.support.partition_world import NOON, ManualClock
+from tests.support.clock import NOON, ManualClock
 
 
 class WrongClock(ManualClock):
