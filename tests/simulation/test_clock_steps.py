@@ -1,4 +1,4 @@
-"""The database's clock steps for some seconds and is put right: nothing ends early, or late."""
+"""The database's clock steps for some seconds and is corrected: nothing ends early, or late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well ends are foretold, on drains that no constant was fitted to."""
+"""The accuracy of forecasts, on drains that no constant was fitted to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_of_500_drains_p90_covers_85_to_95_per_cent_and_p50_is_less_than_20_off(
     row = ErrorRow.of([miss for name in FAMILIES for miss in misses(name)])
     assert row.drains == 500
     assert row.on_target, row
-    assert row.told > 99, row
+    assert row.made > 99, row
 
 
 @pytest.mark.parametrize("name", FAMILIES)
