@@ -70,7 +70,7 @@ async def test_throttling_that_names_its_ceiling_passes_it_on() -> None:
         assert (await failure(gateway)).quota_ceiling == 2
 
 
-async def test_code_that_nobody_documented_is_logged_once(caplog) -> None:
+async def test_undocumented_code_is_logged_once(caplog) -> None:
     """Loud, and not once per call."""
     server = ScriptedServer(lambda _: refused("Brandnew.Code"))
     async with gateway_to(server) as gateway:
@@ -172,7 +172,7 @@ async def test_call_that_is_not_answered_in_time_may_have_been_executed() -> Non
 
 
 async def test_call_to_a_closed_port_was_not_sent(unused_tcp_port) -> None:
-    """Nobody can have executed it."""
+    """The call cannot have been executed."""
     async with gateway_at(f"http://127.0.0.1:{unused_tcp_port}") as gateway:
         error = await failure(gateway)
 

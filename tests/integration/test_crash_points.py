@@ -1,7 +1,7 @@
 """A process that dies at any commit of its work: the next one on the same disk ends it right.
 
-The loops are driven step by step in time that passes only where somebody waits, so that one commit
-follows another in every run alike and each of them can be the last.  Every few commits are tried;
+The loops are stepped in time that passes only in a wait, so that every run makes the same commits
+in the same order and each of them can be the last.  Every few commits are tried;
 CRASH_POINTS_EVERY=1 in the environment tries them all, which takes some minutes.
 """
 
@@ -46,7 +46,7 @@ from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.database.database import Database
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.support.call_checks import called_unread, judge_attempts, judge_events
+from tests.support.call_checks import called_unread, check_attempts, check_events
 from tests.support.clock import SelfAdvancingClock
 from tests.support.leases import hold
 
@@ -75,12 +75,12 @@ QUOTAS: Final = {
 FILE: Final = "orchestrator.db"
 EVERY: Final = int(os.environ.get("CRASH_POINTS_EVERY", "0"))
 RUN_MAX_S: Final = 600.0
-"""Of the time that the clock shows; it passes as fast as the loops ask for it."""
+"""Limit by the test's clock, which advances at once."""
 CALLS_MAX_S: Final = 20.0
-"""Of real time; the calls of one step end at once."""
+"""Limit in real time; the calls of one step end at once."""
 
 COMMITS_AT_LEAST: Final = 40
-"""A run of so few would not have been worth breaking."""
+"""The least number of commits of a run."""
 LIVES_MAX: Final = 200
 
 GROUPS: Final[list[dict[str, Any]]] = [
@@ -118,25 +118,25 @@ FAULTS: Final = {
     "DescribeJob": [Fault.INTERNAL_ERROR, Fault.LOST_ANSWER],
     "DescribeJobs": [Fault.TRUNCATE],
 }
-"""What the first calls of an action meet, one after the other."""
+"""Faults of the first calls of an action, one after the other."""
 TERMINATE_JOB_CODES: Final = {
     "",
     "OK",
     "UnsupportedOperation.TerminateOperationWithEnvId",
 }
-"""What a TerminateJob may have met here: never a job that was SUBMITTED or going down already."""
+"""Codes of TerminateJob here: it never reaches a job that is SUBMITTED or already stopping."""
 
 
 class Ending(Enum):
-    """What becomes of a commit, and of the process that makes it."""
+    """The outcome of a commit, and of the process that makes it."""
 
     DIES_BEFORE = auto()
     DIES_AFTER = auto()
-    """It is on the disk, and nobody in the process has learnt of it."""
+    """It is on the disk, and no code of the process has learnt of it."""
     FAILS_BEFORE = auto()
-    """The process lives on and is told that the commit failed, which is so."""
+    """The process continues, and gets the error that the commit failed, which is so."""
     FAILS_AFTER = auto()
-    """It is told the same, but the commit is on the disk."""
+    """The process gets the same error, but the commit is on the disk."""
 
     @property
     def dies(self) -> bool:
@@ -149,7 +149,7 @@ class Ending(Enum):
 
 @dataclass(slots=True)
 class Fate:
-    """How the commit of this number (of those that change anything) ends."""
+    """How the commit of this number ends; only those with changes are counted."""
 
     number: int | None = None
     ending: Ending = Ending.DIES_BEFORE
@@ -174,7 +174,7 @@ class Fate:
         if not self.ending.dies:
             raise sqlite3.OperationalError("disk I/O error")
         self.dead.set()
-        # What the process does after it is buried, its successor neither sees nor suffers from.
+        # What the process does afterwards has no effect on its successor.
         await self.buried.wait()
         await COMMIT(connection)
 
@@ -191,7 +191,7 @@ class CrashWorld:
     simulator: Simulator
     disks: int = 0
     operation_id: str | None = None
-    """None until the client has been told."""
+    """None until the client has got the id."""
 
     @classmethod
     def made(cls, directory: Path, template: Path) -> CrashWorld:
@@ -223,7 +223,7 @@ class CrashWorld:
         return dict(self.rows("SELECT job_id, state FROM terminations"))
 
     def lose_power(self) -> None:
-        """What is on the disk now is all that is left; the old one is the dead process's own."""
+        """Keep only what is on the disk now; the old files remain the dead process's own."""
         old = self.disk
         self.disks += 1
         self.disk.mkdir()
@@ -234,7 +234,7 @@ class CrashWorld:
 
 @dataclass(slots=True)
 class ProcessTransport:
-    """One process's way to the cloud, without sockets."""
+    """One process's transport to the cloud, without sockets."""
 
     world: CrashWorld
     fate: Fate
@@ -263,7 +263,7 @@ class Process:
     submission: Submission
 
     async def run(self) -> None:
-        """Take the request if the client has no answer yet, then work until all is finished."""
+        """Submit the request if the client has no answer yet, then work until all is finished."""
         world = self.world
         while world.operation_id is None:
             world.operation_id = await tried(self._submit())
@@ -299,7 +299,7 @@ class Process:
 
     async def _finished(self, operation_id: str) -> bool:
         operation = await self.records.operation(operation_id)
-        assert operation is not None, "an operation that the client was told of is gone"
+        assert operation is not None, "an operation that the client got an id for is missing"
         return operation.finished_at is not None
 
     async def _step(self, loop: Loop) -> float:
@@ -312,7 +312,7 @@ class Process:
 
 
 async def tried(work: Awaitable[T]) -> T | None:
-    """What comes of it; None where the database failed, after which everyone tries again."""
+    """Return the result; None if the database failed, after which every caller tries again."""
     try:
         return await work
     except StoreUnavailable:
@@ -321,7 +321,7 @@ async def tried(work: Awaitable[T]) -> T | None:
 
 @asynccontextmanager
 async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
-    """A process as app.py puts it together, with its commits in the hands of ``fate``."""
+    """Run a process as app.py builds it; ``fate`` decides how its commits end."""
     clock = world.clock
 
     async def commit(connection: aiosqlite.Connection) -> None:
@@ -371,7 +371,7 @@ async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
 
 
 async def live(world: CrashWorld, fate: Fate) -> bool:
-    """One life of the daemon; whether it lasted until everything was finished."""
+    """Run one life of the daemon; return whether it lasted until everything was finished."""
 
     async def life() -> bool:
         try:
@@ -395,16 +395,16 @@ async def live(world: CrashWorld, fate: Fate) -> bool:
 
 
 async def lives(world: CrashWorld, fate: Fate) -> None:
-    """The first life with this fate, and those after it with none, until all is finished."""
+    """Run the first life with this fate, and the next ones with none, until all is finished."""
     while not await live(world, fate):
         fate = Fate()
 
 
-# --- the judge -----------------------------------------------------------------------------------
+# --- the checks ----------------------------------------------------------------------------------
 
 
-def judge(world: CrashWorld) -> None:
-    """Everything that must be so at the end, whatever happened on the way."""
+def check_result(world: CrashWorld) -> None:
+    """Check everything that must be true at the end."""
     assert world.states() == EXPECTED
     calls = world.simulator.calls
     assert called_unread(calls) == []
@@ -420,7 +420,7 @@ def judge(world: CrashWorld) -> None:
     assert world.rows("PRAGMA foreign_key_check") == []
     operations = world.rows("SELECT id, outcome, jobs_unfinished FROM operations")
     assert operations == [(world.operation_id, "partial", 0)]
-    judge_attempts(
+    check_attempts(
         world.rows(
             "SELECT job_id, number, outcome FROM attempts"
             " JOIN terminations t ON t.id = termination_id ORDER BY job_id, number"
@@ -429,7 +429,7 @@ def judge(world: CrashWorld) -> None:
     )
     found = world.rows("SELECT operation_id, type FROM events WHERE termination_id IS NULL")
     assert found == [(world.operation_id, "accepted"), (world.operation_id, "finished")]
-    ends = judge_events(
+    ends = check_events(
         world.rows(
             "SELECT job_id, type, from_state, to_state FROM events"
             " JOIN terminations t ON t.id = termination_id ORDER BY events.id"
@@ -443,7 +443,7 @@ def judge(world: CrashWorld) -> None:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on is called again sooner: each commit until then would be one more to break."""
+    """Repeat calls sooner: each commit until then would be one more to break."""
     monkeypatch.setattr(draining, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
     monkeypatch.setattr(job_prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
 
@@ -462,12 +462,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_any_commit_can_end_so(
     tmp_path: Path, sqlite_template: Path, ending: Ending, first: int, every: int
 ) -> None:
-    """Every commit in turn, until a run does not get as far as the next."""
+    """Every commit in turn, until a run ends before the next."""
     for number in count(1, EVERY) if EVERY else count(first, every):
         world, fate = CrashWorld.made(tmp_path / str(number), sqlite_template), Fate(number, ending)
         await lives(world, fate)
         try:
-            judge(world)
+            check_result(world)
         except AssertionError as error:
             error.add_note(f"{ending.name} at commit {number}")
             raise
@@ -481,24 +481,24 @@ async def test_any_commit_can_end_so(
 async def test_a_process_that_never_lives_long(
     tmp_path: Path, sqlite_template: Path, commits: int
 ) -> None:
-    """It gets on by a few commits a life, beside those of its lease, until one is its last."""
+    """Each life makes a few commits, beside those of its lease, until one life is the last."""
     world = CrashWorld.made(tmp_path, sqlite_template)
     while not await live(world, Fate(commits, Ending.DIES_BEFORE)):
         assert world.disks < LIVES_MAX, world.states()
     assert world.disks > 2
-    judge(world)
+    check_result(world)
 
 
 def test_the_checker_finds_a_call_without_an_answered_look() -> None:
     def call(action: str, code: str = "OK", fault: str = "") -> Call:
         return Call(0.0, "", action=action, job_ids=("job-a",), code=code, fault=fault)
 
-    looked, called = call("DescribeJob"), call("TerminateJob")
+    was_read, called = call("DescribeJob"), call("TerminateJob")
     lost = call("DescribeJobs", fault=Fault.LOST_ANSWER)
     failed = call("DescribeJob", code="", fault=Fault.INTERNAL_ERROR)
-    assert called_unread([looked, called, lost, looked, called]) == []
-    assert called_unread([looked, called, called]) == ["job-a"]
-    assert called_unread([looked, called, lost, failed, called]) == ["job-a"]
+    assert called_unread([was_read, called, lost, was_read, called]) == []
+    assert called_unread([was_read, called, called]) == ["job-a"]
+    assert called_unread([was_read, called, lost, failed, called]) == ["job-a"]
     refused = call("TerminateJob", code="", fault=Fault.THROTTLE)
-    assert called_unread([looked, refused, called]) == []
+    assert called_unread([was_read, refused, called]) == []
     assert called_unread([refused]) == called_unread([called]) == ["job-a"]

@@ -1,4 +1,4 @@
-"""The daemon as a process while the providers of some accounts hang: who is harmed by it."""
+"""The daemon as a process while the credential providers of some accounts hang."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ credentials = {{ provider = "{provider}", {options} }}
 
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, list[StreamWriter]]]:
-    """A server that takes what is sent and never answers; its URL, and the connections."""
+    """A server that accepts requests and never answers; its URL, and the connections."""
     arrived: list[StreamWriter] = []
 
     def accept(_: StreamReader, writer: StreamWriter) -> None:
@@ -71,7 +71,7 @@ async def silent() -> AsyncIterator[tuple[str, list[StreamWriter]]]:
 
 
 def configuration(port: int, directory: Path, cloud_url: str, silent_url: str) -> str:
-    """Eight accounts whose providers hang, and one that is reached by a name."""
+    """Return the settings of eight accounts whose providers hang, and of one reached by a name."""
     by_name = cloud_url.replace("127.0.0.1", "localhost")
     healthy = ACCOUNT.format(
         name=HEALTHY, cloud=by_name, region=REGION, secret_id=SECRET_ID, secret_key=SECRET_KEY
@@ -90,7 +90,7 @@ def configuration(port: int, directory: Path, cloud_url: str, silent_url: str) -
 
 
 def accounts() -> dict[str, str]:
-    """The provider of each account that hangs."""
+    """Return the provider of each account that hangs."""
     return {
         f"{provider}-{number}": provider
         for provider in HANGING
@@ -121,7 +121,7 @@ async def daemon(
 
 
 async def all_hang(made: Daemon, arrived: list[StreamWriter], process: Child) -> None:
-    """A job for each, until every provider that can be seen to wait does."""
+    """Submit a job for each, and wait until every provider that sends requests waits."""
     for number, account in enumerate(accounts()):
         await made.submit(f"job-hangs{number:03}", account=account)
     over_http = sum(provider != "profile" for provider in accounts().values())
@@ -129,10 +129,10 @@ async def all_hang(made: Daemon, arrived: list[StreamWriter], process: Child) ->
 
 
 @pytest.mark.timeout(120)
-async def test_providers_that_hang_harm_their_own_accounts(
+async def test_providers_that_hang_affect_only_their_own_accounts(
     cloud: DelayableCloud, daemon: tuple[Daemon, list[StreamWriter]]
 ) -> None:
-    """The host of another one is looked up, called, and its job brought down meanwhile."""
+    """The host of another account is resolved and called, and its job is terminated meanwhile."""
     made, arrived = daemon
     host = urlsplit(cloud.url).netloc.replace("127.0.0.1", "localhost")
     async with made.serving() as process:

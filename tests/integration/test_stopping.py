@@ -1,4 +1,4 @@
-"""The daemon as a process that is told to stop: how long it takes, and what it leaves behind."""
+"""The daemon as a process that is stopped: how long it takes, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HANG: Final = {"TerminateJob": {"hang": {"probability": 1.0, "hang_s": 300}}}
 
 @asynccontextmanager
 async def half_a_request(daemon: Daemon) -> AsyncIterator[None]:
-    """A client that began to submit and does not go on."""
+    """A client that began to submit and does not continue."""
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     writer.write(
         b"POST /v1/operations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -51,7 +51,7 @@ async def half_a_request(daemon: Daemon) -> AsyncIterator[None]:
 
 
 @pytest.mark.timeout(120)
-async def test_what_hangs_does_not_keep_it(cloud: DelayableCloud, daemon: Daemon) -> None:
+async def test_hanging_calls_do_not_delay_the_stop(cloud: DelayableCloud, daemon: Daemon) -> None:
     """Calls of two partitions and a request; the next process reads the jobs in doubt first."""
     cloud.simulator.faults.replace(read_faults(HANG), now=cloud.simulator.now())
     async with daemon.serving() as process:
@@ -72,7 +72,7 @@ async def test_what_hangs_does_not_keep_it(cloud: DelayableCloud, daemon: Daemon
     assert called_unread(cloud.simulator.calls) == []
 
 
-async def test_jobs_that_are_waited_for_do_not_keep_it(
+async def test_jobs_that_are_waited_for_do_not_delay_the_stop(
     cloud: DelayableCloud, daemon: Daemon
 ) -> None:
     """Held, draining, and an idle client: no call is under way."""
@@ -106,7 +106,7 @@ async def test_with_nothing_to_do_it_stops_at_once(daemon: Daemon, number: signa
 async def test_answers_under_way_are_written(
     cloud: DelayableCloud, daemon: Daemon, first: signal.Signals, more: tuple[signal.Signals, ...]
 ) -> None:
-    """However often it is told meanwhile; the next process has nothing to doubt."""
+    """Any number of signals meanwhile changes nothing; the next process has nothing in doubt."""
     cloud.answers.clear()
     async with daemon.serving() as process:
         operation_id = await daemon.submit(*JOBS, account=ACCOUNTS[0])
@@ -127,8 +127,8 @@ async def test_answers_under_way_are_written(
     assert len(cloud.calls("TerminateJob")) == len(JOBS)
 
 
-async def test_told_while_it_starts(cloud: DelayableCloud, daemon: Daemon) -> None:
-    """From the moment on that it listens to signals it ends with 0, without a call to the cloud."""
+async def test_stopped_while_it_starts(cloud: DelayableCloud, daemon: Daemon) -> None:
+    """Once it handles signals it ends with 0, without a call to the cloud."""
     async with daemon.started() as process:
         await until(lambda: catches(process.process.pid, signal.SIGTERM), process)
         await stopped(process, signal.SIGTERM)
@@ -137,8 +137,8 @@ async def test_told_while_it_starts(cloud: DelayableCloud, daemon: Daemon) -> No
         await stopped(process, signal.SIGTERM)
 
 
-async def test_told_at_birth(cloud: DelayableCloud, daemon: Daemon) -> None:
-    """Before there is anything to end, the signal itself may do it."""
+async def test_stopped_at_its_first_instruction(cloud: DelayableCloud, daemon: Daemon) -> None:
+    """Before there is anything to end, the signal itself may end the process."""
     async with daemon.started() as process:
         process.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(HANG_S):
@@ -149,7 +149,7 @@ async def test_told_at_birth(cloud: DelayableCloud, daemon: Daemon) -> None:
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for this signal."""
+    """Return whether the process has a handler for this signal."""
     status = Path(f"/proc/{pid}/status").read_text()
     (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
     return bool(int(mask, 16) & 1 << number - 1)

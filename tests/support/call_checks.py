@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 HARMLESS: Final = ("", Fault.CHARSET)
 
 
-def judge_attempts(
+def check_attempts(
     attempts: Iterable[tuple[str, int, str | None]], arrived: Mapping[str, int]
 ) -> None:
-    """Every attempt is answered, and none reached the cloud without having been written.
+    """Check that every attempt has an outcome, and that none reached the cloud unrecorded.
 
     ``attempts`` are job, number and outcome; ``arrived`` counts each job's TerminateJob calls.
     """
@@ -35,8 +35,11 @@ def judge_attempts(
         assert len(surely) <= arrived.get(job_id, 0) <= len(written), job_id
 
 
-def judge_events(events: Iterable[tuple[str, str, str | None, str]]) -> dict[str, str]:
-    """Where each job came by the lifecycle table; ``events`` are job, type, and both states."""
+def check_events(events: Iterable[tuple[str, str, str | None, str]]) -> dict[str, str]:
+    """Return the final state of each job by the lifecycle table.
+
+    ``events`` are job, type, and both states.
+    """
     at: dict[str, str] = {}
     for job_id, event, origin, target in events:
         assert origin == at.get(job_id), job_id
@@ -47,9 +50,9 @@ def judge_events(events: Iterable[tuple[str, str, str | None, str]]) -> dict[str
 
 
 def called_unread(calls: Iterable[Call]) -> list[str]:
-    """Jobs that a TerminateJob reached with no answered look at them since the last one.
+    """Return jobs that a TerminateJob reached with no answered read since the last one.
 
-    One that was refused as one too many reached no job: it may be made again.
+    A call that the rate limit refused reached no job: it may be made again.
     """
     seen: set[str] = set()
     wrong = []

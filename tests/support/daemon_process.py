@@ -69,13 +69,13 @@ class DelayableCloud:
         return [call for call in self.simulator.calls if call.action == action]
 
     def called(self, *jobs: str) -> bool:
-        """Whether a TerminateJob of each of these has arrived."""
+        """Return whether a TerminateJob of each of these has arrived."""
         return {*jobs} <= {job_id for call in self.calls("TerminateJob") for job_id in call.job_ids}
 
 
 @dataclass(slots=True)
 class Daemon:
-    """Where the daemon runs, however often it is started."""
+    """The files and the port of a daemon, for any number of starts."""
 
     directory: Path
     port: int
@@ -84,7 +84,7 @@ class Daemon:
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[Child]:
-        """A new process, as soon as there is one; stopped at the end of the block."""
+        """Start a new process, which is stopped at the end of the block."""
         self.starts += 1
         arguments = ("serve", "--config", str(self.directory / "orchestrator.toml"))
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ORCHESTRATOR_")}
@@ -118,13 +118,13 @@ class Daemon:
             return str((await answer.json())["id"])
 
     async def finished(self, operation_id: str) -> dict[str, Any]:
-        """Its terminations by job, once it has finished."""
+        """Return its terminations by job, once it has finished."""
         await self.reached(operation_id, lambda operation: operation["state"] == "finished")
         found = await self._get(f"/v1/operations/{operation_id}/terminations")
         return {each["job_id"]: each for each in found["terminations"]}
 
     async def reached(self, operation_id: str, condition: Callable[[Any], bool]) -> None:
-        """Wait until this is so of the operation."""
+        """Wait until the operation fulfils the condition."""
         async with asyncio.timeout(HANG_S):
             while not condition(  # noqa: ASYNC110 - it is another process
                 await self._get(f"/v1/operations/{operation_id}")
@@ -149,16 +149,16 @@ async def until(condition: Callable[[], bool], process: Child) -> None:
 
 
 async def stopped(process: Child, number: signal.Signals) -> float:
-    """Tell it to stop; the seconds until it is gone, which it must be with exit code 0."""
-    told_s = monotonic()
+    """Stop it; return the seconds until it has ended, which it must with exit code 0."""
+    signalled_s = monotonic()
     process.process.send_signal(number)
     await gone(process)
-    return monotonic() - told_s
+    return monotonic() - signalled_s
 
 
 async def gone(process: Child) -> None:
     async with asyncio.timeout(HANG_S):
         code = await process.process.wait()
-    told = process.log.read_text()
-    assert code == 0, told
-    assert "Traceback" not in told
+    logged = process.log.read_text()
+    assert code == 0, logged
+    assert "Traceback" not in logged

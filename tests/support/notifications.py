@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 
-class Heard(list[str]):
+class Notifications(list[str]):
     """Notifications received, in order."""
 
     async def until(self, notice: str) -> list[str]:
@@ -20,16 +20,16 @@ class Heard(list[str]):
         return list(self)
 
 
-async def listens(database: Database, heard: Heard) -> None:
+async def wait_until_listening(database: Database, received: Notifications) -> None:
     """Wait until notifications arrive."""
     async with asyncio.timeout(SOON_S):
-        while "listening?" not in heard:
+        while "listening?" not in received:
             await notify(database, "listening?")
             await asyncio.sleep(0.02)
     # Wait for notifications that are still under way.
     await notify(database, "yes")
-    await heard.until("yes")
-    heard.clear()
+    await received.until("yes")
+    received.clear()
 
 
 async def notify(database: Database, notice: str) -> None:

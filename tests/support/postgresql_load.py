@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store import schema
-from tests.support.postgresql_replicas import SOON_S, note, noted, until
+from tests.support.postgresql_replicas import SOON_S, until, write_name, written_names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -55,7 +55,7 @@ class Load:
 
     async def _write(self, name: str) -> None:
         try:
-            await self.database.write(note(name))
+            await self.database.write(write_name(name))
         except StoreUnavailable:
             self.failed.add(name)
             raise
@@ -69,7 +69,7 @@ class Load:
     async def check(self) -> None:
         """Assert that no acknowledged write is lost; one reported as failed may be there or not."""
         assert self.wrong == []
-        there = await noted(self.database)
+        there = await written_names(self.database)
         assert self.written <= there
         assert there <= self.written | self.failed
         assert len(self.written) > 10

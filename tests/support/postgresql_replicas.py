@@ -51,7 +51,7 @@ async def replicas(url: str, count: int) -> AsyncIterator[list[Database]]:
 
 
 @asynccontextmanager
-async def somebody(url: str) -> AsyncIterator[AsyncConnection]:
+async def another_session(url: str) -> AsyncIterator[AsyncConnection]:
     """Another session, in a transaction."""
     engine = create_async_engine(url)
     try:
@@ -61,7 +61,7 @@ async def somebody(url: str) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
-def note(name: str) -> Callable[[Transaction], Awaitable[str]]:
+def write_name(name: str) -> Callable[[Transaction], Awaitable[str]]:
     """Make one write."""
 
     async def work(transaction: Transaction) -> str:
@@ -71,7 +71,7 @@ def note(name: str) -> Callable[[Transaction], Awaitable[str]]:
     return work
 
 
-async def noted(database: Database) -> set[str]:
+async def written_names(database: Database) -> set[str]:
     async with database.read() as connection:
         return set((await connection.execute(select(schema.partitions.c.name))).scalars())
 
@@ -82,7 +82,7 @@ async def until(happened: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def works(database: Database) -> None:
+async def wait_until_available(database: Database) -> None:
     """Wait until the database can be written and read again, within the promised time."""
     async with asyncio.timeout(SOON_S):
         while True:
@@ -109,7 +109,7 @@ async def blocked(server: Server, url: str, count: int = 1) -> None:
             await asyncio.sleep(0.01)
 
 
-async def cut_off(server: Server, url: str) -> int:
+async def end_sessions(server: Server, url: str) -> int:
     """Make the server end all connections to a database."""
     found = await server.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",

@@ -417,4 +417,4 @@ class Cluster:
             for name, each in driven.items():
                 assert not is_stopped(each.runner), name
                 assert not runs.pop(id(each.runner)).done(), name
-            assert all(run.done() for run in runs.values()), "loops run that nobody can stop"
+            assert all(run.done() for run in runs.values()), "loops run that cannot be stopped"

@@ -1,4 +1,4 @@
-"""What a test has known of a job, however little of it was really seen."""
+"""Stored fields that a test sets, whether they were observed or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def know(database: Database, before: Termination, **known: Any) -> Termination:
-    """Store it with these fields; returns it so."""
+    """Store it with these fields; return it so."""
     after = replace(before, **known)
     row = to_row(after)
 

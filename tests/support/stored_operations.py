@@ -63,8 +63,8 @@ async def only(store: PartitionStore) -> Termination:
 
 async def ready_to_call(store: PartitionStore) -> Termination:
     queued = await only(store)
-    looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
-    await store.apply([(queued, looked)], NOW)
+    polled = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
+    await store.apply([(queued, polled)], NOW)
     (ready,), _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
     return ready
 

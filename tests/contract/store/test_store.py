@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from orchestrator.store.records.queries import SqlRecords
 
 
-async def test_a_termination_comes_back_as_it_was_written(
+async def test_a_termination_is_read_as_it_was_written(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", not_before=later(7))
@@ -89,8 +89,8 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
     withdrawn = decide(before, Withdrawn(), later(1), POLICY)
     assert await store.apply([(before, withdrawn)], later(1)) == 1
     assert await store.apply([(before, withdrawn)], later(1)) == 0
-    looked = decide(before, swept(None), later(2), POLICY)
-    await store.apply([(before, looked)], later(2))
+    polled = decide(before, swept(None), later(2), POLICY)
+    await store.apply([(before, polled)], later(2))
     record = await records.termination(before.id)
     assert record is not None
     assert record.termination.state is State.WITHDRAWN
@@ -388,7 +388,7 @@ async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
     assert sum(not m.replayed for m in made) == 1
 
 
-async def test_one_failing_write_does_not_harm_those_that_shared_its_transaction(
+async def test_a_failing_write_fails_no_other_of_its_transaction(
     database: Database, records: SqlRecords
 ) -> None:
     async def fails(_: object) -> None:
@@ -467,7 +467,7 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
 
 
 @pytest.mark.parametrize("condition", [(ErrorDetail(code="C", message="m"), 2.85), (None, None)])
-async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
+async def test_the_health_of_a_partition_is_returned_with_its_operations_and_terminations(
     records: SqlRecords, store: PartitionStore, condition: tuple[ErrorDetail | None, float | None]
 ) -> None:
     await submit(records, 1, "job-1")
@@ -481,7 +481,7 @@ async def test_a_partitions_condition_is_told_with_its_operations_and_terminatio
     assert [each.allowed_per_s for each in operations] == [None, condition[1]]
 
 
-async def test_a_condition_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
+async def test_the_health_of_a_partition_is_cleared_when_another_replica_takes_it(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     """Of this partition only; it is not known whether the problem lasts."""

@@ -19,7 +19,13 @@ from orchestrator.store import schema
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import hold
-from tests.support.postgresql_replicas import blocked, counts, replicas, somebody, withdraw_all
+from tests.support.postgresql_replicas import (
+    another_session,
+    blocked,
+    counts,
+    replicas,
+    withdraw_all,
+)
 from tests.support.stored_operations import PARTITION, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, read
 
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("key", [None, "k-{turn}", "one that ends between two turns"])
-async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
+async def test_two_replicas_receive_requests_for_the_same_jobs_at_once(
     postgresql_url: str, key: str | None
 ) -> None:
     rounds = 60
@@ -53,7 +59,7 @@ async def test_two_replicas_are_asked_for_the_same_jobs_at_once(
         assert await counts(both[1]) == (operations, 0, 2 * rounds, 0)
 
 
-async def test_what_joins_a_termination_that_is_ending_is_not_left_unfinished(
+async def test_an_operation_that_joins_an_ending_termination_is_not_left_unfinished(
     postgresql_url: str,
 ) -> None:
     """In either order: the live termination is joined before its end, or a new one is created."""
@@ -74,7 +80,7 @@ async def test_what_joins_a_termination_that_is_ending_is_not_left_unfinished(
         assert (await counts(both[0]))[:2] == (2 * rounds, 0)
 
 
-async def test_what_joins_waits_for_an_end_that_is_being_written(
+async def test_joining_waits_for_an_end_that_is_being_written(
     postgres: Server, postgresql_url: str
 ) -> None:
     async with replicas(postgresql_url, 2) as (one, other):
@@ -82,7 +88,7 @@ async def test_what_joins_waits_for_an_end_that_is_being_written(
         records = SqlRecords(other, lambda: NOW)
         await submit(records, 1, "job-1")
         (before,) = await to_sweep(PartitionStore(one, fence), 10)
-        async with somebody(postgresql_url) as connection:
+        async with another_session(postgresql_url) as connection:
             # The end of a termination as another replica writes it, up to its commit.
             await connection.execute(
                 update(schema.terminations).values(
@@ -114,7 +120,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
         stores = [PartitionStore(one, old), PartitionStore(other, new)]
         rows = [(await to_sweep(store, 10))[0] for store in stores]
         ends = [(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows]
-        async with somebody(postgresql_url) as connection:
+        async with another_session(postgresql_url) as connection:
             # Both have counted the unfinished jobs before either goes on.
             await connection.exec_driver_sql("SELECT FROM operations WHERE id = 'op_2' FOR UPDATE")
             writing = [
@@ -129,7 +135,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
         assert (second.outcome, second.finished_at) == ("withdrawn", NOW)
 
 
-async def test_what_is_taken_from_an_answer_can_be_stored(postgresql_url: str) -> None:
+async def test_the_largest_counts_can_be_stored(postgresql_url: str) -> None:
     async with replicas(postgresql_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
         store, records = PartitionStore(database, fence), SqlRecords(database, lambda: NOW)

@@ -25,15 +25,15 @@ from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import HOUR_S, hold
 from tests.support.postgresql_replicas import (
     SOON_S,
+    another_session,
     counts,
     fails,
     logged,
-    note,
-    noted,
     replicas,
-    somebody,
     until,
-    works,
+    wait_until_available,
+    write_name,
+    written_names,
 )
 from tests.support.stored_operations import PARTITION, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
@@ -51,7 +51,7 @@ CONFLICTS = ("40001", "40P01", "23505")
 
 
 @pytest.mark.parametrize("state", CONFLICTS)
-async def test_a_write_that_loses_often_is_written_in_the_end(
+async def test_a_write_that_conflicts_often_is_written_in_the_end(
     postgresql_url: str, state: str
 ) -> None:
     tries: list[float] = []
@@ -61,7 +61,7 @@ async def test_a_write_that_loses_often_is_written_in_the_end(
 
 
 @pytest.mark.parametrize("state", CONFLICTS)
-async def test_a_write_that_always_loses_fails_alone_and_in_time(
+async def test_a_write_that_always_conflicts_fails_alone_and_in_time(
     postgresql_url: str,
     state: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -73,12 +73,12 @@ async def test_a_write_that_always_loses_fails_alone_and_in_time(
     async with replicas(postgresql_url, 1) as (database,):
         began = asyncio.get_running_loop().time()
         losing = asyncio.create_task(database.write(fails(state, tries)))
-        await asyncio.gather(database.write(note("a")), database.write(note("b")))
-        await works(database)
+        await asyncio.gather(database.write(write_name("a")), database.write(write_name("b")))
+        await wait_until_available(database)
         assert not losing.done()
         with pytest.raises(StoreUnavailable, match="conflicts with other transactions did not end"):
             await losing
-        assert await noted(database) == {"a", "b"}
+        assert await written_names(database) == {"a", "b"}
     assert tries[-1] - began >= module.CONTENDED_MAX_S - module.CONTENDED_PAUSE_MAX_S
     assert tries[-1] - tries[0] < module.CONTENDED_MAX_S
     ((level, said),) = logged(caplog)
@@ -87,7 +87,7 @@ async def test_a_write_that_always_loses_fails_alone_and_in_time(
     assert f"conflicted with other transactions {len(tries) - 1} times: " in said
 
 
-async def test_it_waits_longer_each_time_by_chance(
+async def test_the_wait_after_a_conflict_grows_and_is_random(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CONTENDED_BASE_S", 0.05)
@@ -105,7 +105,7 @@ async def test_it_waits_longer_each_time_by_chance(
     assert sum(gaps) < sum(pauses) + 1.0
 
 
-async def test_what_is_to_run_again_is_given_up_at_the_end(
+async def test_a_write_that_waits_to_be_retried_is_dropped_at_the_close(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_S", 0.2)
@@ -130,7 +130,9 @@ async def test_what_is_to_run_again_is_given_up_at_the_end(
         ("57014", False),  # took too long
     ],
 )
-async def test_what_counts_as_in_the_way(postgresql_url: str, state: str, conflict: bool) -> None:
+async def test_which_errors_count_as_conflicts(
+    postgresql_url: str, state: str, conflict: bool
+) -> None:
     """Only such a failure is retried."""
     tries: list[float] = []
     async with replicas(postgresql_url, 1) as (database,):
@@ -165,10 +167,10 @@ def grow(*names: str) -> Callable[[Transaction], Awaitable[None]]:
     return work
 
 
-async def test_of_two_that_wait_for_each_other_both_are_written(postgresql_url: str) -> None:
+async def test_of_two_deadlocked_writes_both_are_written(postgresql_url: str) -> None:
     async with replicas(postgresql_url, 2) as (one, other):
-        await one.write(note("a"))
-        await one.write(note("b"))
+        await one.write(write_name("a"))
+        await one.write(write_name("b"))
         async with asyncio.timeout(SOON_S):
             await asyncio.gather(one.write(grow("a", "b")), other.write(grow("b", "a")))
         async with one.read() as connection:
@@ -230,7 +232,7 @@ async def test_operations_that_share_jobs_never_wait_for_each_other(
     assert deadlocks == 0
 
 
-async def test_those_that_share_a_transaction_lock_in_one_order(
+async def test_writes_that_share_a_transaction_lock_in_one_order(
     postgresql_url: str,
 ) -> None:
     ran: list[str] = []
@@ -250,7 +252,7 @@ async def test_those_that_share_a_transaction_lock_in_one_order(
 # --- rows that another session keeps locked ------------------------------------------------------
 
 
-async def test_what_is_locked_is_left_where_many_are_written_at_once(postgresql_url: str) -> None:
+async def test_locked_rows_are_skipped_by_writes_of_many_rows(postgresql_url: str) -> None:
     async with replicas(postgresql_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
         store = PartitionStore(database, fence)
@@ -260,7 +262,7 @@ async def test_what_is_locked_is_left_where_many_are_written_at_once(postgresql_
             await store.set_aside(row.id, ValueError("a fault"))
         due, until_at = [row.id for row in rows], later(60)
         again_at = later(10**9)
-        async with somebody(postgresql_url) as connection:
+        async with another_session(postgresql_url) as connection:
             await connection.exec_driver_sql(
                 "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
             )
@@ -275,7 +277,7 @@ async def test_what_is_locked_is_left_where_many_are_written_at_once(postgresql_
         }
 
 
-async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
+async def test_a_write_of_many_rows_names_the_locked_ones_and_no_loop_reads_them(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with replicas(postgresql_url, 1) as (database,):
@@ -284,18 +286,18 @@ async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
         await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
         rows = await to_sweep(store, 10)
         changes = [(row, decide(row, read(JobState.RUNNING), NOW, POLICY)) for row in rows]
-        async with somebody(postgresql_url) as connection:
+        async with another_session(postgresql_url) as connection:
             await connection.exec_driver_sql(
                 "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
             )
             writing = asyncio.create_task(store.apply(changes, NOW))
-            await asyncio.gather(database.write(note("a")), database.write(note("b")))
+            await asyncio.gather(database.write(write_name("a")), database.write(write_name("b")))
             with pytest.raises(RowsLocked, match="is locked by another session") as caught:
                 await writing
             assert caught.value.termination_ids == {rows[0].id}
             assert [row.job_id for row in await to_sweep(store, 10)] == ["job-2"]
             assert not await store.let_go()
-            assert {"a", "b"} < await noted(database)
+            assert {"a", "b"} < await written_names(database)
             await connection.rollback()
         assert await store.let_go()
         assert [row.job_id for row in await to_sweep(store, 10)] == ["job-1", "job-2"]

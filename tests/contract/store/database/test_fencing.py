@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.postgres import Server
 
 
-async def test_nobody_takes_a_partition_while_its_holder_writes(
+async def test_a_partition_is_not_taken_while_its_holder_writes(
     postgres: Server, postgresql_url: str
 ) -> None:
     async with replicas(postgresql_url, 2) as (one, other):
@@ -99,7 +99,7 @@ class Rivals:
         return seen
 
 
-async def test_whatever_order_they_come_in_nothing_stale_is_written(postgresql_url: str) -> None:
+async def test_nothing_stale_is_written_in_any_order_of_writes(postgresql_url: str) -> None:
     """Each write stores its epoch, which never decreases."""
     rivals = Rivals()
     async with replicas(postgresql_url, 3) as (*drivers, watcher):
@@ -113,7 +113,7 @@ async def test_whatever_order_they_come_in_nothing_stale_is_written(postgresql_u
     assert len(set(seen)) > 10
 
 
-async def test_nothing_is_taken_from_who_joins_and_takes_while_a_renewal_reads(
+async def test_nothing_is_taken_from_a_replica_that_joins_during_a_renewal(
     postgresql_url: str,
 ) -> None:
     """Each of the two reads of a renewal sees what was committed before it."""

@@ -16,13 +16,13 @@ from orchestrator.store.database import database as module
 from tests.support.postgresql_load import more, under_load
 from tests.support.postgresql_replicas import (
     SOON_S,
-    cut_off,
+    end_sessions,
     logged,
-    note,
-    noted,
     replicas,
     until,
-    works,
+    wait_until_available,
+    write_name,
+    written_names,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def test_connections_that_the_server_ends_lose_nothing(
         async with under_load(database) as load:
             for _ in range(10):
                 await more(load)
-                assert await cut_off(postgres, postgresql_url) > 0
+                assert await end_sessions(postgres, postgresql_url) > 0
             await more(load)
         await load.check()
     assert load.longest_s < SOON_S
@@ -51,13 +51,13 @@ async def test_connections_that_the_server_ends_lose_nothing(
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_session_that_ends_between_statements_is_told_as_a_lost_connection(
+async def test_a_session_that_ends_between_statements_is_reported_as_a_lost_connection(
     postgres: Server, postgresql_url: str, turns: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The message names no protocol states of the driver, after any ``turns`` of the loop."""
 
     async def ended() -> None:
-        while await cut_off(postgres, postgresql_url):
+        while await end_sessions(postgres, postgresql_url):
             pass
 
     async def use(connection: AsyncConnection | Transaction) -> None:
@@ -81,18 +81,18 @@ async def test_a_session_that_ends_between_statements_is_told_as_a_lost_connecti
     assert "state" not in caplog.text.replace("statement", "")
 
 
-async def test_connections_that_ended_while_nobody_used_them_are_replaced_unnoticed(
+async def test_connections_that_ended_while_idle_are_replaced_without_an_error(
     postgres: Server, postgresql_url: str
 ) -> None:
     async with replicas(postgresql_url, 1) as (database,):
         for number in range(3):
-            await database.write(note(f"p{number}"))
-            await asyncio.gather(*(noted(database) for _ in range(4)))
-            assert await cut_off(postgres, postgresql_url) > 1
-        assert await noted(database) == {"p0", "p1", "p2"}
+            await database.write(write_name(f"p{number}"))
+            await asyncio.gather(*(written_names(database) for _ in range(4)))
+            assert await end_sessions(postgres, postgresql_url) > 1
+        assert await written_names(database) == {"p0", "p1", "p2"}
 
 
-async def test_what_fails_in_its_commit_is_not_run_again(
+async def test_a_write_that_fails_in_its_commit_is_not_run_again(
     proxied: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit may have been applied."""
@@ -102,7 +102,7 @@ async def test_what_fails_in_its_commit_is_not_run_again(
     async def work(transaction: Transaction) -> str:
         nonlocal runs
         runs += 1
-        return await note("a")(transaction)
+        return await write_name("a")(transaction)
 
     async with replicas(url, 1) as (database,):
         with monkeypatch.context() as patched:
@@ -111,7 +111,7 @@ async def test_what_fails_in_its_commit_is_not_run_again(
             with pytest.raises(StoreUnavailable):
                 await database.write(work)
         assert runs == 1
-        await works(database)
+        await wait_until_available(database)
 
 
 async def test_a_server_that_stops_and_starts_again_under_load(

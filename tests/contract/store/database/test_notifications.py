@@ -15,8 +15,15 @@ from orchestrator.store.database import postgresql
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import HOUR_S
-from tests.support.notifications import Heard, listens
-from tests.support.postgresql_replicas import changed, cut_off, logged, replicas, until, works
+from tests.support.notifications import Notifications, wait_until_listening
+from tests.support.postgresql_replicas import (
+    changed,
+    end_sessions,
+    logged,
+    replicas,
+    until,
+    wait_until_available,
+)
 from tests.support.stored_operations import PARTITION, submit
 from tests.unit.domain.build import NOW
 
@@ -30,19 +37,19 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("log_from_info")
 
 
-async def test_what_is_told_is_heard_after_the_commit_and_never_without_one(
+async def test_a_notification_arrives_after_the_commit_and_never_without_one(
     postgresql_url: str,
 ) -> None:
-    heard = Heard()
-    async with replicas(postgresql_url, 2) as (one, other), other.listening(heard.append):
-        await listens(one, heard)
-        told_before = asyncio.Event()
+    received = Notifications()
+    async with replicas(postgresql_url, 2) as (one, other), other.listening(received.append):
+        await wait_until_listening(one, received)
+        notified = asyncio.Event()
 
         async def work(transaction: Transaction) -> None:
             await transaction.notify("committed")
-            told_before.set()
+            notified.set()
             await transaction.execute(text("SELECT pg_sleep(0.2)"))
-            assert heard == []
+            assert received == []
 
         async def undone(transaction: Transaction) -> None:
             await transaction.notify("undone")
@@ -51,37 +58,37 @@ async def test_what_is_told_is_heard_after_the_commit_and_never_without_one(
         with pytest.raises(LookupError):
             await one.write(undone)
         await one.write(work)
-        assert told_before.is_set()
+        assert notified.is_set()
         await submit(SqlRecords(one, lambda: NOW), 1, "job-1")
-        assert await heard.until(PARTITION) == ["committed", PARTITION]
+        assert await received.until(PARTITION) == ["committed", PARTITION]
 
 
-async def test_who_comes_and_what_is_given_back_is_told_of(postgresql_url: str) -> None:
-    heard = Heard()
-    async with replicas(postgresql_url, 2) as (one, other), other.listening(heard.append):
-        await listens(one, heard)
+async def test_joining_releasing_and_leaving_send_notifications(postgresql_url: str) -> None:
+    received = Notifications()
+    async with replicas(postgresql_url, 2) as (one, other), other.listening(received.append):
+        await wait_until_listening(one, received)
         leases = SqlLeaseStore(one)
         for change in (
             leases.join("me", [PARTITION], HOUR_S),
             leases.release(FencingToken(PARTITION, 1)),
             leases.leave("me"),
         ):
-            heard.clear()
+            received.clear()
             await change
-            assert await heard.until("") == [""]
+            assert await received.until("") == [""]
 
 
 async def test_a_listener_goes_on_after_its_connection_is_lost(
     postgres: Server, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LISTEN_AGAIN_S", 0.05)
-    heard = Heard()
-    async with replicas(postgresql_url, 2) as (one, other), other.listening(heard.append):
+    received = Notifications()
+    async with replicas(postgresql_url, 2) as (one, other), other.listening(received.append):
         for _ in range(3):
-            await listens(one, heard)
-            await cut_off(postgres, postgresql_url)
-            await works(one)
-        await listens(one, heard)
+            await wait_until_listening(one, received)
+            await end_sessions(postgres, postgresql_url)
+            await wait_until_available(one)
+        await wait_until_listening(one, received)
 
 
 @pytest.fixture
@@ -97,7 +104,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return began
 
 
-async def test_a_listener_notices_that_nothing_passes_any_more(
+async def test_a_listener_notices_a_silent_network(
     proxied: tuple[TcpProxy, str],
     own_url: str,
     impatient: float,
@@ -106,22 +113,22 @@ async def test_a_listener_notices_that_nothing_passes_any_more(
 ) -> None:
     monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.2)
     proxy, url = proxied
-    heard = Heard()
+    received = Notifications()
     async with (
         replicas(own_url, 1) as (one,),
         replicas(url, 1) as (other,),
-        other.listening(heard.append),
+        other.listening(received.append),
     ):
-        await listens(one, heard)
+        await wait_until_listening(one, received)
         proxy.blackhole(True)
         before = len(tries)
         await until(lambda: len(tries) > before)
         proxy.cut()
         proxy.blackhole(False)
-        await listens(one, heard)
+        await wait_until_listening(one, received)
 
 
-async def test_a_listener_that_cannot_connect_says_so_once(
+async def test_a_listener_that_cannot_connect_logs_it_once(
     own_url: str,
     tries: list[float],
     monkeypatch: pytest.MonkeyPatch,
@@ -129,7 +136,7 @@ async def test_a_listener_that_cannot_connect_says_so_once(
 ) -> None:
     monkeypatch.setattr(module, "LISTEN_AGAIN_S", 0.02)
     gone = changed(own_url, port=1)
-    async with replicas(gone, 1) as (database,), database.listening(Heard().append):
+    async with replicas(gone, 1) as (database,), database.listening(Notifications().append):
         await until(lambda: len(tries) >= 5)
     assert len(logged(caplog)) == 1
 
@@ -139,10 +146,10 @@ async def test_a_listener_ends_at_once(
     proxied: tuple[TcpProxy, str], own_url: str, hole: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy, url = proxied
-    heard = Heard()
+    received = Notifications()
     async with replicas(own_url, 1) as (one,), replicas(url, 1) as (other,):
-        async with other.listening(heard.append):
-            await listens(one, heard)
+        async with other.listening(received.append):
+            await wait_until_listening(one, received)
             proxy.blackhole(hole)
             began = time.monotonic()
         took = time.monotonic() - began

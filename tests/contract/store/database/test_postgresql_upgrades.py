@@ -21,7 +21,7 @@ from orchestrator.store.database import migrations, postgresql
 from orchestrator.store.database.migrations import alembic_config, upgrade
 from orchestrator.store.database.url import dialect_of
 from orchestrator.store.records.queries import SqlRecords
-from tests.support.postgresql_replicas import SOON_S, blocked, replicas, somebody
+from tests.support.postgresql_replicas import SOON_S, another_session, blocked, replicas
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def upgrade():
 """A migration of a later version."""
 
 
-async def made_of(url: str) -> dict[str, list[Any]]:
+async def description_of(url: str) -> dict[str, list[Any]]:
     """Return the server's own description of the tables, except Alembic's."""
     asked = {
         "columns": (
@@ -63,7 +63,7 @@ async def made_of(url: str) -> dict[str, list[Any]]:
             "AND tablename <> 'alembic_version'"
         ),
     }
-    async with somebody(url) as connection:
+    async with another_session(url) as connection:
         return {
             name: sorted(tuple(row) for row in await connection.exec_driver_sql(statement))
             for name, statement in asked.items()
@@ -80,16 +80,16 @@ async def test_an_upgraded_database_is_what_the_tables_say(
     postgres: Server, postgresql_url: str
 ) -> None:
     """Includes what Alembic does not compare: the text of a CHECK, the WHERE of an index."""
-    async with somebody(postgresql_url) as connection:
+    async with another_session(postgresql_url) as connection:
         assert await connection.run_sync(differences) == []
     async with postgres.database() as url:
-        async with somebody(url) as connection:
+        async with another_session(url) as connection:
             await connection.run_sync(schema.metadata.create_all)
             # Only so that both can be described by the same queries.
             await connection.exec_driver_sql("CREATE TABLE alembic_version ()")
             await connection.commit()
-        made = await made_of(url)
-    assert await made_of(postgresql_url) == made
+        made = await description_of(url)
+    assert await description_of(postgresql_url) == made
     assert any("CHECK" in definition for _, _, definition in made["constraints"])
     assert any("WHERE (finished_at IS NULL)" in definition for _, definition in made["indexes"])
 
@@ -136,7 +136,7 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
     if limit:
         theirs = make_url(postgresql_url).database
         await postgres.fetch(f'ALTER DATABASE "{theirs}" SET {limit} = 200')
-    async with somebody(postgresql_url) as connection:
+    async with another_session(postgresql_url) as connection:
         await connection.exec_driver_sql("SET statement_timeout = 0")
         await dialect_of(postgresql_url).before_upgrade(connection)
         waiting = asyncio.create_task(upgrade(postgresql_url))
@@ -151,7 +151,7 @@ async def test_an_upgrade_waits_for_another_one_as_long_as_that_takes(
     "holding",
     ["SELECT count(*) FROM terminations", "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"],
 )
-async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
+async def test_an_upgrade_waits_for_locked_tables_without_delaying_others(
     postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holding: str
 ) -> None:
     """All sessions that want the table wait behind an upgrade that waits for it."""
@@ -160,7 +160,7 @@ async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
     (versions / "versions" / "next.py").write_text(NEXT.format(head=HEAD))
     async with replicas(postgresql_url, 1) as (running,):
         monkeypatch.setattr(migrations, "MIGRATIONS", versions)
-        async with somebody(postgresql_url) as connection:
+        async with another_session(postgresql_url) as connection:
             await connection.exec_driver_sql(holding)
             async with asyncio.timeout(SOON_S):
                 with pytest.raises(StoreUnavailable, match="in pg_stat_activity"):
@@ -172,7 +172,7 @@ async def test_an_upgrade_waits_for_what_is_locked_without_holding_up_others(
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
-async def test_an_upgrade_that_others_were_in_the_way_of_is_tried_again(
+async def test_an_upgrade_that_conflicts_with_other_sessions_is_tried_again(
     postgresql_url: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loses(connection: SyncConnection) -> None:
@@ -185,10 +185,10 @@ async def test_an_upgrade_that_others_were_in_the_way_of_is_tried_again(
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_alone(postgresql_url: str) -> None:
-    async with somebody(postgresql_url) as connection:
+    async with another_session(postgresql_url) as connection:
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
         await connection.commit()
-    before = await made_of(postgresql_url)
+    before = await description_of(postgresql_url)
     with pytest.raises(ConfigurationError, match="schema revision 9999, unknown to this version"):
         await upgrade(postgresql_url)
-    assert await made_of(postgresql_url) == before
+    assert await description_of(postgresql_url) == before

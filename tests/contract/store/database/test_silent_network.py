@@ -14,7 +14,15 @@ from orchestrator.store.database import postgresql, sqlite
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.postgresql_connections import Connection
 from tests.support.postgresql_load import more, under_load
-from tests.support.postgresql_replicas import SOON_S, logged, note, noted, replicas, until, works
+from tests.support.postgresql_replicas import (
+    SOON_S,
+    logged,
+    replicas,
+    until,
+    wait_until_available,
+    write_name,
+    written_names,
+)
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("log_from_info")
 
 
 @pytest.mark.parametrize("cut", [False, True])
-async def test_in_a_black_hole_every_call_ends_and_afterwards_it_works_again(
+async def test_in_a_silent_network_every_call_ends_and_afterwards_the_database_works(
     proxied: tuple[TcpProxy, str], impatient: float, cut: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy, url = proxied
@@ -40,7 +48,7 @@ async def test_in_a_black_hole_every_call_ends_and_afterwards_it_works_again(
             if cut:
                 proxy.cut()
             proxy.blackhole(False)
-            await works(database)
+            await wait_until_available(database)
             await more(load, 20)
         await load.check()
         # The machine itself may pause the test.
@@ -49,20 +57,20 @@ async def test_in_a_black_hole_every_call_ends_and_afterwards_it_works_again(
     assert len(logged(caplog)) <= 4
 
 
-async def test_with_the_real_limits_a_write_in_a_black_hole_ends_in_time(
+async def test_with_the_real_limits_a_write_in_a_silent_network_ends_in_time(
     proxied: tuple[TcpProxy, str],
 ) -> None:
     """So does a write that waits behind it."""
     proxy, url = proxied
     async with replicas(url, 1) as (database,):
-        await works(database)
+        await wait_until_available(database)
         proxy.blackhole(True)
 
         async def late(after: float) -> float:
             await asyncio.sleep(after)
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="does not answer"):
-                await database.write(note(f"p{after}"))
+                await database.write(write_name(f"p{after}"))
             return time.monotonic() - began
 
         took = await asyncio.gather(late(0.0), late(0.05), late(1.0))
@@ -71,7 +79,7 @@ async def test_with_the_real_limits_a_write_in_a_black_hole_ends_in_time(
     assert max(took) < SOON_S
 
 
-async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once(
+async def test_a_connection_that_becomes_silent_during_its_ping_is_waited_for_once(
     proxied: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is lost after BEGIN and before the query, so the pre-ping has to roll back."""
@@ -84,11 +92,11 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
         return await fetchrow(*args)
 
     async with replicas(url, 1) as (database,):
-        await works(database)
+        await wait_until_available(database)
         monkeypatch.setattr(Connection, "fetchrow", swallowed)
         calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: database.write(note("a")),
-            lambda: noted(database),
+            lambda: database.write(write_name("a")),
+            lambda: written_names(database),
         ]
         for call in calls:
             proxy.blackhole(False)
@@ -98,15 +106,15 @@ async def test_a_connection_that_falls_silent_as_it_is_pinged_is_waited_for_once
             assert time.monotonic() - began < 1.5 * postgresql.STATEMENT_TIMEOUT_S
 
 
-async def test_in_a_black_hole_it_closes_in_time_and_leaves_nothing_behind(
+async def test_in_a_silent_network_the_database_closes_in_time_and_leaves_nothing_behind(
     proxied: tuple[TcpProxy, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy, url = proxied
     database = await Database(url, lambda: NOW).__aenter__()
-    await works(database)
-    await asyncio.gather(*(noted(database) for _ in range(8)))
+    await wait_until_available(database)
+    await asyncio.gather(*(written_names(database) for _ in range(8)))
     proxy.blackhole(True)
-    waiting = [asyncio.create_task(database.write(note(name))) for name in ("a", "b")]
+    waiting = [asyncio.create_task(database.write(write_name(name))) for name in ("a", "b")]
     await asyncio.sleep(0)
     began = time.monotonic()
     await database.__aexit__()

@@ -17,7 +17,7 @@ from orchestrator.store.database import postgresql
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import hold
-from tests.support.postgresql_replicas import replicas, works
+from tests.support.postgresql_replicas import replicas, wait_until_available
 from tests.support.stored_operations import PARTITION
 from tests.unit.domain.build import NOW
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
 
 
-async def test_a_reader_who_goes_on_after_an_event_misses_none(postgresql_url: str) -> None:
+async def test_a_reader_that_continues_after_an_event_misses_none(postgresql_url: str) -> None:
     """With many writers, some of which take long between their events and their commits."""
     async with replicas(postgresql_url, 4) as (*writers, reader):
         seen: list[int] = []
@@ -87,7 +87,7 @@ _OPERATION: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("within_a_statement", [False, True])
-async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short_time(
+async def test_a_replica_paused_within_a_transaction_delays_others_for_a_short_time(
     postgresql_url: str, *, within_a_statement: bool
 ) -> None:
     """The delay is shorter than their lock timeout, and the paused replica has written nothing."""
@@ -122,7 +122,7 @@ async def test_a_replica_paused_within_a_transaction_holds_others_up_for_a_short
             await paused
         assert runs == 2
         assert await SqlRecords(other, lambda: NOW).troubles() == {}
-        await works(one)
+        await wait_until_available(one)
 
 
 async def test_each_transaction_has_its_limits_and_leaves_none_behind(postgresql_url: str) -> None:

@@ -23,11 +23,11 @@ from tests.support.postgresql_replicas import (
     PASSWORD,
     SOON_S,
     changed,
-    note,
-    noted,
     ran,
     replicas,
-    works,
+    wait_until_available,
+    write_name,
+    written_names,
 )
 from tests.support.tcp_proxy import TcpProxy
 from tests.unit.domain.build import NOW
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("log_from_info")
 
 
-async def test_a_database_that_lets_nobody_in_is_waited_for(own: OwnServer, own_url: str) -> None:
+async def test_a_database_that_accepts_no_connections_is_waited_for(
+    own: OwnServer, own_url: str
+) -> None:
     name = make_url(own_url).database
     await own.fetch(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
     with pytest.raises(StoreUnavailable, match="let it accept connections: ALTER DATABASE"):
@@ -147,7 +149,7 @@ async def strict(own: OwnServer) -> AsyncIterator[OwnServer]:
     await own.fetch("DROP ROLE someone")
 
 
-async def test_a_user_who_is_not_let_in_and_one_who_may_not_create_tables(
+async def test_a_user_who_may_not_connect_and_one_who_may_not_create_tables(
     strict: OwnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with strict.database() as url:
@@ -165,7 +167,7 @@ async def test_a_user_who_is_not_let_in_and_one_who_may_not_create_tables(
         assert problem.endswith("check the user in the URL, and the server's pg_hba.conf")
 
 
-async def test_a_server_that_takes_no_writes_is_told_as_such(
+async def test_a_server_that_accepts_no_writes_is_refused_with_that_reason(
     own: OwnServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For example a standby that the URL names by mistake."""
@@ -191,21 +193,21 @@ async def test_no_connections_left(own: OwnServer, own_url: str) -> None:
             with pytest.raises(StoreUnavailable, match="let the server have more connections"):
                 await upgrade(own_url)
             with pytest.raises(StoreUnavailable, match="too many clients"):
-                await database.write(note("a"))
+                await database.write(write_name("a"))
             with pytest.raises(StoreUnavailable, match="too many clients"):
-                await noted(database)
+                await written_names(database)
             assert time.monotonic() - began < SOON_S
             await stack.aclose()
             await engine.dispose()
-            await works(database)
-            assert await noted(database) == set()
+            await wait_until_available(database)
+            assert await written_names(database) == set()
     finally:
         await engine.dispose()
 
 
 @pytest.mark.parametrize("tls", ["disable", "prefer", "require"])
 @pytest.mark.parametrize("agrees", [b"", b"S"], ids=["at once", "when TLS begins"])
-async def test_a_server_that_hangs_up_on_whoever_connects_is_waited_for(
+async def test_a_server_that_closes_every_new_connection_is_waited_for(
     tls: str, agrees: bytes
 ) -> None:
     """A load balancer without a server behind it does so."""

@@ -113,7 +113,7 @@ async def take(world: LeaseWorld, replica: str, *names: str) -> list[FencingToke
 # --- live replicas -------------------------------------------------------------------------------
 
 
-async def test_who_joins_lives_and_holds_nothing(world: LeaseWorld) -> None:
+async def test_a_replica_that_joins_is_live_and_holds_nothing(world: LeaseWorld) -> None:
     await world.leases.join("a", {"p2", "p1"}, LEASE_S)
     standing = await world.leases.renew("a", LEASE_S)
     assert standing is not None
@@ -144,7 +144,7 @@ async def test_many_join_at_once(world: LeaseWorld) -> None:
     assert len(await world.lives()) == (8 if world.database.dialect.shared else 1)
 
 
-async def test_a_renewal_puts_the_end_off(world: LeaseWorld) -> None:
+async def test_a_renewal_extends_the_lease(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     for _ in range(3):
         await world.passes(0.9 * LEASE_S)
@@ -153,7 +153,7 @@ async def test_a_renewal_puts_the_end_off(world: LeaseWorld) -> None:
     assert await world.lives() == {"a", "b"}
 
 
-async def test_who_has_expired_is_dead_once_another_renews(world: LeaseWorld) -> None:
+async def test_an_expired_replica_is_dead_once_another_renews(world: LeaseWorld) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     await take(world, "a", "p1")
     await take(world, "b", "p2")
@@ -170,7 +170,9 @@ async def test_who_has_expired_is_dead_once_another_renews(world: LeaseWorld) ->
     assert await world.leases.take("b", {"p1": 1}) == [FencingToken("p1", 2)]
 
 
-async def test_a_late_renewal_finds_nothing_once_somebody_saw_it_dead(world: LeaseWorld) -> None:
+async def test_a_late_renewal_finds_nothing_once_another_replica_saw_the_expiry(
+    world: LeaseWorld,
+) -> None:
     await world.live("p1", replicas=("a", "b"), lease_s=1.0)
     await world.leases.renew("b", LEASE_S)
     await world.passes(2.0)
@@ -179,7 +181,9 @@ async def test_a_late_renewal_finds_nothing_once_somebody_saw_it_dead(world: Lea
     assert await world.lives() == {"b"}
 
 
-async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: LeaseWorld) -> None:
+async def test_a_late_renewal_that_no_replica_noticed_keeps_its_partitions(
+    world: LeaseWorld,
+) -> None:
     await world.live("p1", replicas=("a", "b"))
     (fence,) = await take(world, "a", "p1")
     await world.passes(2 * LEASE_S)
@@ -203,7 +207,7 @@ async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: LeaseWo
             await world.leases.leave(replica)
 
 
-async def test_who_never_joined_lives_not(world: LeaseWorld) -> None:
+async def test_a_replica_that_never_joined_is_not_live(world: LeaseWorld) -> None:
     assert await world.leases.renew("nobody", LEASE_S) is None
     assert await world.lives() == set()
 
@@ -220,7 +224,7 @@ async def test_the_next_to_expire_is_another_one_and_the_soonest(world: LeaseWor
 
 
 @pytest.mark.parametrize(("lasts_s", "live"), [(1.9 * LEASE_S, True), (2.1 * LEASE_S, False)])
-async def test_a_lease_of_before_the_clock_was_put_back_is_over(
+async def test_a_lease_from_before_the_clock_was_set_back_has_ended(
     world: LeaseWorld, lasts_s: float, *, live: bool
 ) -> None:
     await world.live("p1", replicas=("a",))
@@ -232,7 +236,7 @@ async def test_a_lease_of_before_the_clock_was_put_back_is_over(
     assert await world.lives() == ({"a", "b"} if live else {"a"})
 
 
-async def test_who_leaves_has_given_everything_back(world: LeaseWorld) -> None:
+async def test_a_replica_that_leaves_has_released_everything(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     await take(world, "a", "p1")
     await world.leases.leave("a")
@@ -260,14 +264,14 @@ async def test_of_many_takers_one_gets_a_partition(world: LeaseWorld) -> None:
     assert await world.held() == {name: (holders[name], 1) for name in ("p1", "p2")}
 
 
-async def test_only_what_is_as_it_was_read_is_taken(world: LeaseWorld) -> None:
+async def test_only_partitions_unchanged_since_they_were_read_are_taken(world: LeaseWorld) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     await take(world, "a", "p1")
     assert await world.leases.take("b", {"p1": 0, "p2": 0, "p3": 0}) == [FencingToken("p2", 1)]
     assert await world.held() == {"p1": ("a", 1), "p2": ("b", 1)}
 
 
-async def test_what_is_given_back_is_free_at_once_and_keeps_its_epoch(world: LeaseWorld) -> None:
+async def test_a_released_partition_is_free_at_once_and_keeps_its_epoch(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     (fence,) = await take(world, "a", "p1")
     await world.leases.release(fence)
@@ -275,7 +279,7 @@ async def test_what_is_given_back_is_free_at_once_and_keeps_its_epoch(world: Lea
     assert await world.leases.take("b", {"p1": 1}) == [FencingToken("p1", 2)]
 
 
-async def test_what_has_passed_on_cannot_be_given_back(world: LeaseWorld) -> None:
+async def test_a_partition_held_by_another_replica_cannot_be_released(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     (stale,) = await take(world, "a", "p1")
     await take(world, "b", "p1")
@@ -298,7 +302,9 @@ async def test_partitions_of_one_replica_pass_on_one_by_one(world: LeaseWorld) -
 @pytest.mark.parametrize(
     "fence", [FencingToken("p1", 0), FencingToken("p1", 1), FencingToken("p2", 0)]
 )
-async def test_what_nobody_holds_is_held_by_nobody(world: LeaseWorld, fence: FencingToken) -> None:
+async def test_a_free_partition_accepts_no_fencing_token(
+    world: LeaseWorld, fence: FencingToken
+) -> None:
     await world.live("p1", replicas=("a",))
 
     async def work(transaction: Transaction) -> None:
@@ -308,7 +314,7 @@ async def test_what_nobody_holds_is_held_by_nobody(world: LeaseWorld, fence: Fen
         await world.database.write(work)
 
 
-async def test_each_fence_of_a_transaction_is_asked_for(world: LeaseWorld) -> None:
+async def test_each_fencing_token_of_a_transaction_is_checked(world: LeaseWorld) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     mine, lost = await take(world, "a", "p1", "p2")
     await take(world, "b", "p2")
@@ -417,7 +423,7 @@ async def lose(world: LeaseWorld, fence: FencingToken, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["given back", "passed on"])
 @pytest.mark.parametrize("ready", WRITES)
-async def test_no_write_of_who_has_lost_the_lease_changes_anything(
+async def test_no_write_changes_anything_after_the_lease_is_lost(
     world: LeaseWorld, ready: Ready, how: str
 ) -> None:
     await world.live(PARTITION, OTHER, replicas=("a", "b"))

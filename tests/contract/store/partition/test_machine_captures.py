@@ -1,4 +1,4 @@
-"""Instances and their machines: stored page by page, looked up together."""
+"""Instances and their machines: stored page by page, read together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def due(store: PartitionStore, *, at: float = 0.0, limit: int = 100) -> li
 async def see(
     store: PartitionStore, sight: MachineStatus | None, *, at: float = 0.0
 ) -> list[CapturedMachine]:
-    """Look up all machines that are due, and store this status for each."""
+    """Read all machines that are due, and store this status for each."""
     machines = await store.instances.machines_due(later(at), later(at - 5), 100)
     await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
     return machines
@@ -173,7 +173,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
 # --- looking up ----------------------------------------------------------------------------------
 
 
-async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down(
+async def test_machines_are_read_once_early_and_then_when_their_job_has_stopped(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -184,7 +184,7 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
     await store.instances.machines_seen([(early, MachineStatus.UP)], NOW)
     assert await due(store, at=60) == []
     await know(database, job, **STOPPED)
-    assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
+    assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it had stopped"
     both = await store.instances.machines_due(later(1), later(1 - 5), 10)
     await store.instances.machines_seen([(machine, MachineStatus.UP) for machine in both], later(1))
     assert await due(store, at=5.9) == []
@@ -230,7 +230,7 @@ async def test_what_was_seen_is_counted(
     assert await due(store, at=99) == []
 
 
-async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
+async def test_a_job_is_polled_once_the_last_of_its_machines_is_gone(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -243,7 +243,7 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
     assert (await found(records, job.id)).next_poll_at == later(2)
 
 
-async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
+async def test_machines_that_were_gone_are_read_again_after_the_settle_window(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -257,8 +257,8 @@ async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_wind
     first, second = await store.instances.machines_due(NOW, NOW, 10)
     assert (await sighted(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
     job = await sighted(second, MachineStatus.TERMINATED, 2)
-    assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
-    assert await due(store, at=99) == [], "nobody has asked yet"
+    assert job.machines.all_observed_at == later(1), "the one that was read the longest ago"
+    assert await due(store, at=99) == [], "no caller has asked yet"
     job = await know(database, job, confirm_from=later(30), next_poll_at=later(60))
     assert await due(store, at=29.9) == []
     assert await due(store, at=30) == ["ins-1", "ins-2"]
@@ -314,7 +314,7 @@ async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs
     assert await due(store) == ["ins-3"]
 
 
-async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
+async def test_nodes_and_hidden_machines_are_not_read(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
@@ -336,7 +336,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     assert hidden.partition == PARTITION
 
 
-async def test_instances_are_listed_by_what_is_known_of_them(
+async def test_instances_are_listed_by_state_and_machine(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
@@ -361,7 +361,7 @@ async def test_instances_are_listed_by_what_is_known_of_them(
     assert await listed(after=2) == [2]
     assert await listed(states=[JobState.STARTING]) == [1]
     assert await listed(states=[]) == []
-    assert await listed(machine=MachineStatus.UP) == [1], "it is looked up first"
+    assert await listed(machine=MachineStatus.UP) == [1], "it is read first"
 
 
 async def test_machines_that_are_left_out_are_not_due(

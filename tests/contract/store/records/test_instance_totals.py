@@ -56,7 +56,7 @@ async def change(database: Database, termination_id: str, values: dict[str, Any]
     await database.write(work)
 
 
-async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
+async def test_the_sums_equal_those_of_the_domain_for_every_kind_of_termination(
     database: Database, records: SqlRecords
 ) -> None:
     counts = (None, LIVE, STOPPED)

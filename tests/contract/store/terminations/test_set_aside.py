@@ -248,7 +248,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     assert await records.set_aside(10) == (0, [])
 
 
-async def test_an_answer_that_was_lost_is_looked_for_again_then(
+async def test_a_lost_answer_is_read_for_again_then(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, BAD)
@@ -296,7 +296,7 @@ async def captured(database: Database, seq: int, *indices: int) -> None:
         )
 
 
-async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
+async def test_an_invalid_time_does_not_hide_other_drains(
     database: Database, records: SqlRecords
 ) -> None:
     if database.dialect.shared:
