@@ -21,14 +21,14 @@ class Echo:
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.ends: asyncio.Queue[str] = asyncio.Queue()
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.accepted += 1
         try:
             while piece := await reader.read(1000):
-                self.heard.append(piece)
+                self.received.append(piece)
                 writer.write(piece)
             self.ends.put_nowait("closed")
         except ConnectionResetError:
@@ -108,7 +108,7 @@ async def test_blackhole_holds_back_and_delivers_afterwards(
     client.send(b"during")
     with pytest.raises(TimeoutError):
         await client.receive(NOTHING_S)
-    assert echo.heard == [b"before"]
+    assert echo.received == [b"before"]
 
     proxy.blackhole(False)
     assert await client.receive() == b"during"
@@ -168,7 +168,7 @@ async def test_cut_loses_what_a_blackhole_held_back(
     proxy.blackhole(False)
 
     assert await asyncio.wait_for(echo.ends.get(), SOON_S) == "reset"
-    assert echo.heard == [b"before"]
+    assert echo.received == [b"before"]
 
 
 async def test_cut_is_possible_at_any_moment_of_an_ending(proxy: TcpProxy) -> None:
@@ -220,7 +220,7 @@ async def test_delay_holds_for_each_direction(proxy: TcpProxy, client: TcpClient
     assert asyncio.get_running_loop().time() - started >= 0.1
 
 
-async def test_a_server_that_is_down_resets_the_client() -> None:
+async def test_a_stopped_server_resets_the_client() -> None:
     gone = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = gone.sockets[0].getsockname()[1]
     gone.close()

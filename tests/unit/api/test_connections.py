@@ -121,7 +121,7 @@ async def test_no_connection_whose_request_is_being_answered_is_closed_for_anoth
             assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-async def test_where_none_is_idle_a_new_one_is_told_so_and_closed() -> None:
+async def test_where_none_is_idle_a_new_one_gets_an_error_and_is_closed() -> None:
     """The refusal is a problem; a new connection is accepted once a request is answered."""
     async with serving() as served:
         busy = [await served.busy_client() for _ in range(MOST)]

@@ -73,7 +73,7 @@ async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() ->
     )
 
 
-async def test_every_call_is_signed_anew() -> None:
+async def test_every_call_gets_a_new_signature() -> None:
     """A request one second later has another timestamp and another signature."""
     server = ScriptedServer(lambda _: said())
     clock = ManualClock()
@@ -134,7 +134,7 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
     assert json.loads(server.arrived[6][1]) == {"InstanceIds": ["ins-2"]}
 
 
-async def test_sighting_is_as_old_as_its_call() -> None:
+async def test_observation_is_as_old_as_its_call() -> None:
     """``observed_at`` is the time of the request, not of the reply."""
     clock = ManualClock()
 

@@ -62,7 +62,7 @@ async def test_credential_without_end_is_loaded_once() -> None:
     assert (ids, source.loads) == (["id-1"] * 3, 1)
 
 
-async def test_refresh_runs_ahead_of_the_expiry_and_keeps_nobody_waiting() -> None:
+async def test_refresh_runs_before_the_expiry_and_delays_no_caller() -> None:
     """Within the margin, callers get the old credential while the new one is loaded."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, margin_s=300)

@@ -134,7 +134,7 @@ async def test_call_without_a_filter_is_refused_for_itself() -> None:
     assert names_sent(server) == [None]
 
 
-async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_other_name() -> None:
+async def test_cloud_that_ignores_the_filter_is_asked_by_the_other_name() -> None:
     """Rows in other states are dropped but counted: the page may not be the last one."""
 
     def reply(_: web.Request) -> web.Response:
@@ -154,7 +154,7 @@ async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_othe
 # --- the rule, without a wire --------------------------------------------------------------------
 
 
-def test_task_refused_for_itself_does_not_have_another_refused_for_good() -> None:
+def test_task_refused_for_itself_does_not_cause_the_refusal_of_another() -> None:
     """Other tasks, switched to a name that fails, still have the first name to try."""
     names = StateFilter()
     assert names.refused(ONE, names.name_for(ONE))
@@ -164,7 +164,7 @@ def test_task_refused_for_itself_does_not_have_another_refused_for_good() -> Non
     assert names.name_for(TWO) == CHINA_NAME
 
 
-def test_task_is_repeated_by_the_other_name_whatever_was_learnt_meanwhile() -> None:
+def test_task_is_repeated_by_the_other_name_even_if_the_name_was_learnt_meanwhile() -> None:
     names = StateFilter()
     names.refused(ONE, CHINA_NAME)
     names.answered(TWO, CHINA_NAME, obeyed=True)
@@ -193,9 +193,7 @@ def asked(names: StateFilter, task: tuple[str, str], works: Callable[[str], bool
 
 
 @given(data=st.data(), knows=st.sampled_from(NAMES))
-def test_good_task_is_answered_within_two_calls_whatever_the_others_do(
-    data: Any, knows: str
-) -> None:
+def test_valid_task_is_answered_within_two_calls_beside_any_others(data: Any, knows: str) -> None:
     """A bad task is given up within two, also if an earlier caller never repeated its request."""
     names = StateFilter()
     for what in data.draw(st.lists(st.sampled_from(["good", "bad", "left"]), max_size=8)):

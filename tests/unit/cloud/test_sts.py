@@ -230,7 +230,7 @@ JSON_VALUES = st.recursive(
     keys=JSON_VALUES | st.fixed_dictionaries(dict.fromkeys(KEYS, JSON_VALUES)),
     expired_time=JSON_VALUES,
 )
-def test_whatever_it_answers(keys: object, expired_time: object) -> None:
+def test_any_answer(keys: object, expired_time: object) -> None:
     """The result is keys with an expiry, or a CloudError with advice."""
     found = outcome({"Credentials": keys, "ExpiredTime": expired_time, "RequestId": "r"})
     if isinstance(found, CloudError):

@@ -94,7 +94,7 @@ async def test_lookups_of_the_metadata_that_hang_delay_no_other(servers: NameSer
     await asyncio.wait(stuck)
 
 
-async def test_a_name_is_looked_up(servers: NameServers) -> None:
+async def test_a_name_is_resolved(servers: NameServers) -> None:
     (found,) = await Resolver().resolve("fine.test", 443)
     assert (found["host"], found["port"], found["hostname"]) == ("127.0.0.1", 443, "fine.test")
 

@@ -24,7 +24,7 @@ def kept(history: DrainHistory) -> list[tuple[float, int]]:
     return [(round(at - NOW.timestamp(), 3), live) for at, live in history.samples]
 
 
-def test_looks_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None:
+def test_polls_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None:
     history = history_of((0, 10), (1, 10), (4, 7), (5, 7), (6, 6), (9, 6))
     assert kept(history) == [(0, 10), (4, 7), (6, 6)]
     assert history.seen_at == later(9).timestamp()
@@ -39,7 +39,7 @@ def test_more_live_than_before_begin_a_new_history() -> None:
 
 
 @pytest.mark.parametrize("at", [4, 5])
-def test_a_look_that_is_not_later_than_the_last_changes_nothing(at: float) -> None:
+def test_a_poll_that_is_not_later_than_the_last_changes_nothing(at: float) -> None:
     history = history_of((0, 10), (5, 8))
     assert observe(history, later(at), 1) == history
 

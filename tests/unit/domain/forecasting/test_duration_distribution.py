@@ -40,18 +40,18 @@ def test_every_duration_has_a_bucket() -> None:
 
 
 @pytest.mark.parametrize("stopped", [{}, {3: 0}])
-def test_where_no_job_is_down_nothing_is_known(stopped: dict[int, int]) -> None:
+def test_where_no_job_has_stopped_nothing_is_known(stopped: dict[int, int]) -> None:
     assert kaplan_meier(stopped, {10: 5}) is None
 
 
-def test_many_that_are_down_tell_how_long_the_next_takes() -> None:
+def test_many_stopped_jobs_predict_how_long_the_next_takes() -> None:
     random = Random(1)
     durations = known(random.lognormvariate(4, 0.5) for _ in range(2000))
     assert durations.rest(0).quantile_s(0.5) == pytest.approx(54.6, rel=0.1)
     assert durations.rest(0).quantile_s(0.9) == pytest.approx(103.6, rel=0.1)
 
 
-def test_one_that_is_down_tells_less_than_many() -> None:
+def test_one_stopped_job_predicts_less_than_many() -> None:
     one, many = known([60]).rest(0), known([60] * 1000).rest(0)
     assert one.median_s == pytest.approx(many.median_s, rel=0.3)
     assert one.spread > 3 * many.spread

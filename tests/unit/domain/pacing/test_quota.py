@@ -137,7 +137,7 @@ def test_the_quota_is_used_and_hardly_a_call_is_one_too_many(
 
 @pytest.mark.parametrize("counts", [FixedSeconds, SlidingSecond])
 @pytest.mark.parametrize("rate", [2, 10, 20, 200])
-def test_no_second_holds_more_than_the_permits_whatever_is_refused(
+def test_no_second_holds_more_calls_than_permits_with_any_refusals(
     rate: int, counts: type[FixedSeconds | SlidingSecond]
 ) -> None:
     result = run(

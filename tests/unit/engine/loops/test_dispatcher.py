@@ -102,7 +102,7 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     assert [call.acted for call in world.calls("TerminateJob")] == [acted]
 
 
-async def test_a_refusal_for_good_is_kept_with_its_advice(database: Database) -> None:
+async def test_a_permanent_refusal_is_kept_with_its_advice(database: Database) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB)
     world.cloud_runs(JOB, env_id="env-1", refuse_env=True)
@@ -145,7 +145,7 @@ async def test_no_job_is_called_before_its_time(database: Database) -> None:
     assert world.called("TerminateJob") == [JOB]
 
 
-async def test_a_job_that_no_look_has_shown_to_be_callable_is_not_called(
+async def test_a_job_that_no_poll_has_shown_to_be_callable_is_not_called(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -296,7 +296,7 @@ async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> N
     await world.dispatch()
     assert await world.termination(JOB) == before
     assert await world.outcomes(JOB) == [INTERRUPTED]
-    assert not world.woken(), "a step that does nothing wakes nobody"
+    assert not world.woken(), "a step that does nothing wakes no loop"
 
 
 async def test_what_was_answered_is_not_taken_for_left_open(database: Database) -> None:
@@ -378,7 +378,7 @@ async def test_a_call_under_way_is_not_taken_for_one_left_open(database: Databas
     assert await world.outcomes(slow) == ["accepted"]
 
 
-async def test_a_failing_write_of_an_attempt_calls_nobody_and_costs_no_permit(
+async def test_a_failing_write_of_an_attempt_sends_no_call_and_costs_no_permit(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
@@ -412,7 +412,7 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
     assert (await world.termination(JOB)).state is State.DRAINING
 
 
-async def test_the_loops_are_told_of_every_end(database: Database) -> None:
+async def test_the_loops_are_woken_at_every_end(database: Database) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB, run=1)
     await world.dispatcher.step()

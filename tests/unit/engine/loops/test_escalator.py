@@ -23,7 +23,7 @@ MACHINES = "TerminateInstances"
 SLOW = AMPLE | {ACTION: 2}
 
 
-async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
+async def test_instances_that_stay_are_called_one_by_one_and_the_job_stops(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -49,7 +49,7 @@ async def test_nothing_is_called_while_the_drain_moves(database: Database) -> No
     assert world.calls(ACTION) == []
 
 
-async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Database) -> None:
+async def test_a_few_of_many_stop_as_fast_as_the_quota_allows(database: Database) -> None:
     world = PartitionWorld(database, quotas=SLOW)
     await terminate_with_stragglers(world, JOB, instances=20_000, stuck=40)
     escalated = await step_until(
@@ -63,7 +63,9 @@ async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Datab
     assert first - escalated.escalation_started_at.timestamp() <= 2.0
 
 
-async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
+async def test_instances_that_ignore_all_calls_are_left_to_manual_action_and_named(
+    database: Database,
+) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     left = await step_until(
@@ -86,7 +88,7 @@ async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Databas
     assert len(world.calls(ACTION)) == 2 * given_up.escalation_round
 
 
-async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
+async def test_machines_of_instances_that_ignore_all_calls_are_ended_where_that_is_allowed(
     database: Database,
 ) -> None:
     policy = EscalationPolicy(rounds_max=1, machines=True)
@@ -110,14 +112,16 @@ async def test_nodes_of_a_compute_environment_are_left_alone(database: Database)
     assert world.calls(MACHINES) == []
 
 
-async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
+async def test_more_stragglers_than_the_limit_are_left_to_manual_action_at_once(
+    database: Database,
+) -> None:
     world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
     await terminate_with_stragglers(world, JOB, instances=10, stuck=5)
     await step_until(world, lambda t: t.escalation_level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
-async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> None:
+async def test_a_job_that_stops_slowly_is_not_escalated(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=4, drain_s=1200.0)
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
@@ -143,7 +147,7 @@ async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
     assert outcomes == ["throttled", "throttled", "accepted"]
 
 
-async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes_on(
+async def test_an_attempt_of_a_dead_process_is_closed_and_the_round_continues(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -164,7 +168,7 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
     assert first.outcome == "interrupted"
 
 
-async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
+async def test_such_an_attempt_is_closed_too_where_the_job_has_stopped_by_then(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -236,7 +240,7 @@ async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Dat
     assert outcomes == 2 * ["unauthorized"]
 
 
-async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
+async def test_unreadable_instances_are_left_to_manual_action_without_a_call(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -291,7 +295,7 @@ async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
 
 
 @pytest.mark.parametrize(("jobs", "deadline_s"), [(1, 30.0), (8, 60.0)])
-async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
+async def test_instances_that_ignore_all_calls_are_left_to_manual_action_before_a_short_deadline(
     database: Database, jobs: int, deadline_s: float
 ) -> None:
     """Every round comes before that, and the termination of its machines: nodes, which stay."""

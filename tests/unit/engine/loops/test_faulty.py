@@ -106,7 +106,7 @@ async def test_the_next_in_line_is_called(database: Database) -> None:
     assert (await world.termination(FAULTY)).set_aside is not None
 
 
-async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Database) -> None:
+async def test_nothing_is_postponed_where_the_database_fails(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE, store=Unavailable)
     world.cloud_runs(FAULTY, GOOD)
     now = world.clock.now()

@@ -31,7 +31,7 @@ async def live(world: PartitionWorld, seconds: float) -> None:
         world.clock.advance(TICK_S)
 
 
-async def foretold(world: PartitionWorld, job_id: str) -> Forecast:
+async def forecast_of(world: PartitionWorld, job_id: str) -> Forecast:
     found = await world.termination(job_id)
     now = current(found, None, None, world.clock.now())
     assert now is not None
@@ -53,7 +53,7 @@ def in_s(world: PartitionWorld, made: Forecast) -> tuple[float, float]:
     return (made.p50_at - now).total_seconds(), (made.p90_at - now).total_seconds()
 
 
-async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database) -> None:
+async def test_a_drain_has_a_forecast_from_its_first_progress_on(database: Database) -> None:
     """A job of 100 instances that takes 100 s."""
     world = PartitionWorld(database)
     world.cloud_runs(JOB, instances=100, drain_s=100.0)
@@ -64,7 +64,7 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
     for _ in range(3):
         await live(world, 20)
         left_s = (first_sent_at + timedelta(seconds=100) - world.clock.now()).total_seconds()
-        made = await foretold(world, JOB)
+        made = await forecast_of(world, JOB)
         p50_s, p90_s = in_s(world, made)
         assert p50_s == pytest.approx(left_s, rel=0.2)
         assert left_s < p90_s < 2 * left_s
@@ -76,16 +76,16 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
     assert (await of_operation(world)).p50_at is None
 
 
-async def test_a_drain_that_stalls_is_told_with_since_when(database: Database) -> None:
+async def test_a_stalled_drain_is_reported_with_its_begin(database: Database) -> None:
     """One of 20 instances does not stop; the others stop after 20 s."""
     world = PartitionWorld(database)
     world.cloud_runs(JOB, instances=20, drain_s=20.0, immortal=1, again="ok")
     await world.submit(JOB)
     await live(world, 15)
-    assert (await foretold(world, JOB)).p50_at is not None
+    assert (await forecast_of(world, JOB)).p50_at is not None
     await live(world, 100)
     found = await world.termination(JOB)
-    stuck = await foretold(world, JOB)
+    stuck = await forecast_of(world, JOB)
     assert found.acknowledged_at is not None
     assert stuck.stalled_since is not None
     assert stuck.stalled_since < world.clock.later(-80)
@@ -115,7 +115,7 @@ async def test_what_is_queued_waits_for_its_quota_first(database: Database) -> N
     assert (await of_operation(world, "op_2")).p50_at is not None
 
 
-async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Database) -> None:
+async def test_past_drains_forecast_one_without_progress(database: Database) -> None:
     """Jobs of one instance show no progress before they have stopped."""
     world = PartitionWorld(database, quotas=AMPLE | {"TerminateJob": 2})
     ids = job_ids(30)
@@ -130,6 +130,6 @@ async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Databas
     assert drains
     for found in drains:
         assert found.acknowledged_at is not None
-        p50_s, _ = in_s(world, await foretold(world, found.job_id))
+        p50_s, _ = in_s(world, await forecast_of(world, found.job_id))
         left_s = 20 - (world.clock.now() - found.acknowledged_at).total_seconds()
         assert p50_s == pytest.approx(left_s, abs=6)

@@ -160,10 +160,10 @@ async def test_one_refusal_for_lack_of_permission_ends_no_capture(
     await store_terminable(world, JOB)
     while not world.called(action):
         await world.capture()
-    put_off = await known(world)
-    assert (put_off.failures, put_off.ended_at) == (1, None)
-    assert put_off.problem is not None
-    assert put_off.problem.code == "UnauthorizedOperation"
+    postponed = await known(world)
+    assert (postponed.failures, postponed.ended_at) == (1, None)
+    assert postponed.problem is not None
+    assert postponed.problem.code == "UnauthorizedOperation"
     assert math.isinf(await world.capture()), "not before its time"
     assert world.called(action) == [JOB]
     await world.dispatch()
@@ -263,7 +263,7 @@ async def test_captures_are_made_in_the_order_of_the_calls(database: Database) -
     assert world.called(SUBMIT_INFO) == jobs
 
 
-async def test_a_job_that_is_down_shows_no_machines(database: Database) -> None:
+async def test_a_stopped_job_shows_no_machines(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(world, JOB)
     await world.know(JOB, state=State.SETTLING, job_state=JobState.FAILED, evidence=3)

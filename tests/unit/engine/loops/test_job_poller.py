@@ -105,7 +105,7 @@ async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
     assert sizes(world) == [1]
 
 
-async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> None:
+async def test_with_no_job_to_poll_nothing_is_called(database: Database) -> None:
     world = PartitionWorld(database)
     assert math.isinf(await world.job_poller.step())
     await due_in(world, 0, JOB, poll_kind=PollKind.SINGLE)
@@ -162,7 +162,7 @@ async def test_the_quota_is_kept(database: Database) -> None:
 # --- waiting for a full batch --------------------------------------------------------------------
 
 
-async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
+async def test_a_settling_job_joins_the_next_batch_poll_that_others_need(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -178,7 +178,7 @@ async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
     assert [call.job_ids for call in batch_polls(world)] == [(settling, draining)]
 
 
-async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweeps(
+async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_interval(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -196,7 +196,7 @@ async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweep
     ("jobs", "calls", "wait_s"),
     [(JOBS_PER_CALL - 1, [], POLL.sweep_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
 )
-async def test_a_full_call_waits_for_nobody(
+async def test_a_full_call_is_sent_without_waiting(
     database: Database, jobs: int, calls: list[int], wait_s: float
 ) -> None:
     world = PartitionWorld(database)
@@ -208,7 +208,7 @@ async def test_a_full_call_waits_for_nobody(
     assert sizes(world) == calls
 
 
-async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_for(
+async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_polled(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -257,7 +257,7 @@ async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> No
     assert (await world.termination(listed)).next_poll_at != soon
 
 
-async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_sweeps_only(
+async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_batch_polls_only(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -373,7 +373,7 @@ SPOILERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("spoiler", "spec"), SPOILERS, ids=["forbidden", "malformed"])
-async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_by_one(
+async def test_a_job_that_makes_a_batch_fail_is_among_few_that_are_read_one_by_one(
     database: Database, spoiler: str, spec: dict[str, Any]
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -474,7 +474,7 @@ async def test_suspects_that_were_forgotten_are_swept_again(database: Database) 
     assert sizes(world) == [10, 10]
 
 
-async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told_once(
+async def test_where_no_batch_poll_is_allowed_jobs_are_read_one_by_one_and_it_is_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -586,7 +586,7 @@ async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
     assert (await world.termination(jobs[place])).job_state is JobState.RUNNING
 
 
-async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_with(
+async def test_a_job_that_neither_action_can_read_shows_the_error_of_its_reads(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)

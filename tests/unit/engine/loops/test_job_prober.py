@@ -49,7 +49,7 @@ SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
 # --- which job, and when -------------------------------------------------------------------------
 
 
-async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
+async def test_a_job_that_reads_failed_is_proven_stopped_by_its_counters(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -200,7 +200,7 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
     assert gone.problem.code == "ResourceNotFound.Job"
 
 
-async def test_a_look_that_failed_is_made_again_later(database: Database) -> None:
+async def test_a_failed_read_is_repeated_later(database: Database) -> None:
     world = PartitionWorld(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
     await store_finished(world, JOB)
     waits = []
@@ -312,7 +312,9 @@ async def test_a_task_with_live_instances_is_no_proof(database: Database) -> Non
     assert still.instances_observed_at == world.clock.now()
 
 
-async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: Database) -> None:
+async def test_the_loops_are_woken_at_the_end_of_a_read_by_either_action(
+    database: Database,
+) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await store_finished(world, *job_ids(2), seconds=-1, **COUNTED)
     held = world.network.hold("DescribeTask")
@@ -358,7 +360,7 @@ async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> No
     assert not proofs_wait(world)
 
 
-async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_do_not(
+async def test_the_job_poller_waits_while_proofs_wait_and_is_woken_when_they_do_not(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
@@ -397,7 +399,7 @@ async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -
     assert world.called("DescribeJob") == [late, proofs[0], proofs[1], later]
 
 
-async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Database) -> None:
+async def test_last_counts_that_wait_do_not_delay_the_batch_polls(database: Database) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     ends_at = world.clock.later(-1)
     await store_finished(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
@@ -406,7 +408,7 @@ async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Datab
     assert not proofs_wait(world)
 
 
-# --- operations that somebody watches ------------------------------------------------------------
+# --- operations that are watched -----------------------------------------------------------------
 
 
 async def draining(world: PartitionWorld, *ids: str, **known: Any) -> None:
@@ -427,7 +429,7 @@ async def test_the_instances_of_a_watched_operation_are_counted(database: Databa
     assert (counted.state, counted.evidence) == (State.DRAINING, planned.evidence)
 
 
-async def test_an_operation_that_nobody_watches_is_not_counted(database: Database) -> None:
+async def test_an_unwatched_operation_is_not_counted(database: Database) -> None:
     world = PartitionWorld(database)
     await draining(world, JOB)
     assert math.isinf(await world.probe())
@@ -566,14 +568,14 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     await world.ended(world.job_prober)
 
 
-async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
+async def test_a_due_read_shortens_the_wait_for_counting(database: Database) -> None:
     world = PartitionWorld(database)
     await store_finished(world, JOB, seconds=0.2)
     world.watched.record("op_1")
     assert await world.probe() == 0.2
 
 
-# --- jobs that nobody watches ---------------------------------------------------------------------
+# --- jobs that are not watched --------------------------------------------------------------------
 
 
 async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: Database) -> None:
@@ -699,7 +701,7 @@ async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> Non
 # --- turns ---------------------------------------------------------------------------------------
 
 
-async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) -> None:
+async def test_many_reads_of_one_kind_delay_no_other_kind(database: Database) -> None:
     """A thousand unlisted ids in one request delay no other kind."""
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = iter(job_ids(40))
@@ -734,7 +736,7 @@ async def test_operations_take_turns_in_first_looks(database: Database) -> None:
     assert world.called("DescribeJob") == [many[0], many[1], one, many[2], another]
 
 
-async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps(
+async def test_first_reads_that_wait_for_their_quota_do_not_delay_the_batch_polls(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
@@ -747,7 +749,7 @@ async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps
 # --- the end -------------------------------------------------------------------------------------
 
 
-async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Database) -> None:
+async def test_at_a_stop_the_reads_under_way_end_and_are_written(database: Database) -> None:
     world = PartitionWorld(database)
     await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
@@ -758,7 +760,7 @@ async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Datab
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
-async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
+async def test_a_read_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)

@@ -118,7 +118,7 @@ async def polled_until(world: PartitionWorld, at: datetime) -> None:
         await poll_machines(world)
 
 
-async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_settle_window(
+async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_window(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
@@ -288,7 +288,7 @@ async def test_a_call_that_failed_is_made_again_later(database: Database) -> Non
     assert await counts(world) == (10, 0, 10)
 
 
-async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
+async def test_one_id_that_makes_a_call_fail_hides_the_machines_of_its_own_job_only(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
@@ -335,7 +335,7 @@ async def machine_id(world: PartitionWorld, job_id: str, index: int) -> str:
 
 @pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 4, 9])
-async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked_up(
+async def test_a_machine_that_makes_calls_fail_prevents_no_read_of_others(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
@@ -395,7 +395,7 @@ async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine
     assert await counts(world) == (10, 0, 10)
 
 
-async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
+async def test_failing_calls_are_logged_when_the_failure_begins_changes_and_ends(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)

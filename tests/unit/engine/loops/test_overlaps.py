@@ -95,7 +95,7 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     assert (await world.termination(lost)).in_doubt
 
 
-async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) -> None:
+async def test_the_end_of_a_failure_is_written_once_it_can_be(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
@@ -108,7 +108,7 @@ async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) 
     assert (await world.record(JOB)).trouble is None
 
 
-async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
+async def test_an_answer_is_kept_although_the_end_of_the_failure_cannot_be_written(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -119,7 +119,7 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
     assert await world.outcomes(JOB) == ["accepted"]
 
 
-async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Database) -> None:
+async def test_an_earlier_batch_poll_does_not_undo_a_count(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
@@ -136,7 +136,7 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
     assert (await world.termination(JOB)).instances == counted.instances
 
 
-async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Database) -> None:
+async def test_an_earlier_count_does_not_undo_a_batch_poll(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
@@ -154,7 +154,7 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     assert await world.termination(JOB) == swept
 
 
-async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
+async def test_a_poll_that_ends_while_the_plan_is_read_is_not_repeated(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, store=Late)
@@ -177,7 +177,7 @@ async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
     assert world.called("DescribeJob") == [JOB]
 
 
-async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
+async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_polls(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})

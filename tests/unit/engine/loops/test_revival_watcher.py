@@ -60,7 +60,7 @@ def polls(world: PartitionWorld) -> list[tuple[str, ...]]:
 # --- observations --------------------------------------------------------------------------------
 
 
-async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database: Database) -> None:
+async def test_a_revived_job_is_recorded_and_watched_no_longer(database: Database) -> None:
     world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 80)
@@ -81,7 +81,7 @@ async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database:
     assert operation.revived == 1
 
 
-async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_end_time(
+async def test_a_job_that_ran_again_and_ended_between_two_polls_is_found_by_its_end_time(
     database: Database,
 ) -> None:
     """A later run is recorded as well."""
@@ -118,7 +118,7 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     assert not caplog.messages
 
 
-async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Database) -> None:
+async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(database: Database) -> None:
     world = PartitionWorld(database)
     await verify(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
@@ -217,7 +217,7 @@ async def test_what_a_count_finds_is_written_although_time_passes_between_two_li
     assert len(await revivals(world)) == 1
 
 
-async def test_a_job_that_came_back_while_its_count_waited_is_not_counted(
+async def test_a_job_that_revived_while_its_count_waited_is_not_counted(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -334,7 +334,7 @@ async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) ->
     assert JOB in {job_id for call in polls(world)[before + 50 :] for job_id in call}
 
 
-async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> None:
+async def test_the_only_permit_goes_to_the_loop_that_waits_for_it(database: Database) -> None:
     """At one call a second, the watcher has just made one when a job is submitted."""
     world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJobs": 1})
     ids = job_ids(201)
@@ -352,7 +352,7 @@ async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> N
     assert polls(world)[-1] == (new,)
 
 
-async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database) -> None:
+async def test_no_permit_is_spent_before_the_job_poller_has_polled(database: Database) -> None:
     world = PartitionWorld(database)
     await verify(world, JOB)
     world.start()
@@ -361,7 +361,7 @@ async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database
     assert len(polls(world)) == 1
 
 
-async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Database) -> None:
+async def test_it_gives_way_to_a_job_poll_that_begins_while_it_reads(database: Database) -> None:
     """Both use one quota, and the job poller has just taken its last permit."""
 
     class Meanwhile(PartitionStore):
@@ -408,7 +408,7 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
 
     async def away(action: str) -> None:
         asked.append(action)
-        raise error_codes.error(error_codes.CONNECT_FAILED, "nobody answers")
+        raise error_codes.error(error_codes.CONNECT_FAILED, "no answer")
 
     for failures in (9, 1):
         world.network.before_arrival = away
@@ -430,7 +430,7 @@ async def passed(world: PartitionWorld, seconds: float) -> None:
     await world.job_poller.step()
 
 
-async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
+async def test_one_forbidden_job_is_logged_and_ends_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = PartitionWorld(database)
@@ -453,7 +453,7 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
 
 @pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 20, 39])
-async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
+async def test_a_job_that_makes_calls_fail_is_counted_and_ends_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -483,7 +483,7 @@ async def run(world: PartitionWorld, seconds: float, *, step_s: float = 2.0) -> 
         world.clock.advance(step_s)
 
 
-async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_allowed(
+async def test_a_revived_job_is_terminated_again_and_no_oftener_than_allowed(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
@@ -515,7 +515,7 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
     assert world.simulator.truth()[0]["live"] == 10
 
 
-async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
+async def test_the_job_poller_is_woken_for_the_job_that_is_terminated_again(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -527,7 +527,7 @@ async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
     assert world.woken() == {"batch_polls"}
 
 
-async def test_nothing_is_brought_down_once_that_time_is_over(database: Database) -> None:
+async def test_nothing_is_terminated_again_after_that_time(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await verify(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
     await run(world, 300)
@@ -537,7 +537,7 @@ async def test_nothing_is_brought_down_once_that_time_is_over(database: Database
     assert world.calls("TerminateJob") == []
 
 
-async def test_what_somebody_has_submitted_again_is_joined(database: Database) -> None:
+async def test_a_revived_job_that_was_submitted_again_is_joined(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(58)

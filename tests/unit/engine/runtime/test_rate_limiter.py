@@ -116,7 +116,7 @@ async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None
     assert paced.wait_s() == 0.0, "a wait is never negative"
 
 
-async def test_while_every_permit_is_out_there_is_no_telling_how_long(clock: ManualClock) -> None:
+async def test_while_every_permit_is_in_use_the_wait_is_unknown(clock: ManualClock) -> None:
     paced = limiter(clock, 2)
     clock.advance(1)
     paced.take()
@@ -145,7 +145,7 @@ async def test_a_call_whose_time_has_passed_leaves_at_once(clock: ManualClock) -
     assert call.left_at == 7.0
 
 
-async def test_a_permit_comes_back_a_second_after_the_answer_less_the_round_trip(
+async def test_a_permit_is_returned_a_second_after_the_answer_less_the_round_trip(
     clock: ManualClock,
 ) -> None:
     paced = await accustomed(clock, 0.4)
@@ -258,7 +258,7 @@ async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None
 
 
 @pytest.mark.parametrize("fails", [None, *map(error, CloudErrorKind), LookupError("a bug")])
-async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
+async def test_a_permit_is_returned_at_the_end_of_a_call_and_not_at_its_start(
     clock: ManualClock, fails: Exception | None
 ) -> None:
     paced, answered = limiter(clock), asyncio.Event()
@@ -277,7 +277,7 @@ async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
     assert not math.isinf(paced.wait_s())
 
 
-async def test_throttling_is_told_once_in_ten_minutes(
+async def test_throttling_is_logged_once_in_ten_minutes(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     paced = limiter(clock, 20)
