@@ -1,4 +1,4 @@
-"""``orchestrator demo``: it comes out well within a minute, and leaves nothing behind."""
+"""``orchestrator demo``: it ends well within a minute, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_signal_in_the_middle_leaves_nothing(demo, tmp_path, number):
 
 
 def test_children_do_not_outlive_a_demo_that_is_killed(demo):
-    """They see the end of their standard input."""
+    """Its child processes see the end of their standard input."""
     wait_until_under_way(demo)
     children = children_of(demo.pid)
     demo.kill()

@@ -1,13 +1,12 @@
 """kill -9, ten times, while 200 jobs are terminated on a cloud that loses answers and throttles.
 
-Simulator and daemon are processes; what came of it is judged by what the simulator knows and by
-what it logged, against what the daemon says over its REST API.
+Simulator and daemon are processes; the result is checked by the simulator's truth and log, against
+the answers of the daemon's REST API.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
 from collections import Counter
@@ -21,15 +20,14 @@ import pytest
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.simulator.simulator import Call
-from tests.integration.test_crash_points import called_unread, judge_attempts, judge_events
+from tests.support.call_checks import called_unread, check_attempts, check_events
+from tests.support.processes import WAIT_MAX_S, environment, killed, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 UNKNOWN: Final = [f"job-nobody0{number}" for number in range(1, 5)]
 JOBS: Final = 200
-WAIT_MAX_S: Final = 60.0
-POLL_S: Final = 0.01
 IN_FLIGHT: Final = 3
 EVIDENCE: Final = {"verified": 5, "already_finished": 3, "refused": 0, "not_found": 0}
 CODES: Final = {
@@ -38,7 +36,7 @@ CODES: Final = {
     "RequestLimitExceeded",
     "UnsupportedOperation.TerminateOperationWithEnvId",
 }
-"""What a TerminateJob may have met: never a job that was SUBMITTED or going down already."""
+"""Codes of TerminateJob: it never reaches a job that is SUBMITTED or already stopping."""
 SCENARIO: Final = """
 seed = 11
 [[credentials]]
@@ -157,7 +155,7 @@ credentials = {{ provider = "static", secret_id = "AKIDEXAMPLE", secret_key = "e
 
 @dataclass(slots=True)
 class Stage:
-    """The cloud, the daemon that lives now, and the client of both."""
+    """The cloud, the running daemon, and the client of both."""
 
     directory: Path
     port: int
@@ -171,7 +169,7 @@ class Stage:
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[Child]:
-        """Another life of the daemon, from when it serves."""
+        """Start another process of the daemon, and wait until it serves."""
         name = f"daemon-{len(self.lives) + 1}"
         arguments = ("serve", "--config", str(self.directory / "orchestrator.toml"))
         async with child(
@@ -190,7 +188,7 @@ class Stage:
     async def submit(
         self, jobs: list[str], client: aiohttp.ClientSession | None = None
     ) -> tuple[str, bool]:
-        """The operation's id, and whether it had been taken before."""
+        """Return the operation's id, and whether it had been accepted before."""
         body = {"jobs": jobs, "reason": "kill"}
         headers = {"Idempotency-Key": "kill-1"}
         async with (client or self.client).post(
@@ -208,7 +206,7 @@ class Stage:
         return await self.get(f"/v1/operations/{self.operation_id}")
 
     async def listed(self, path: str, name: str) -> list[Any]:
-        """All pages of a list."""
+        """Return all pages of a list."""
         found: list[Any] = []
         token: str | None = ""
         while token is not None:
@@ -223,27 +221,10 @@ class Stage:
             return await answer.json()
 
     async def arrived(self) -> int:
-        """How many TerminateJob calls have reached the cloud."""
+        """Return how many TerminateJob calls have reached the cloud."""
         found = (await self.asked(f"calls?since={len(self.calls)}"))["calls"]
         self.calls += [Call(**each | {"job_ids": tuple(each["job_ids"])}) for each in found]
         return sum(call.action == "TerminateJob" for call in self.calls)
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if "ORCHESTRATOR_" not in name}
-
-
-async def until(condition: Callable[[], Awaitable[bool]], process: Child) -> None:
-    async with asyncio.timeout(WAIT_MAX_S):
-        while not await condition():
-            process.check()
-            await asyncio.sleep(POLL_S)
-
-
-async def killed(process: Child) -> None:
-    process.check()
-    process.process.kill()
-    assert await process.process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -278,7 +259,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 async def while_it_is_submitted(stage: Stage, process: Child, jobs: list[str]) -> None:
-    """The request has been sent; whether it is taken, nobody will have heard."""
+    """Kill it once the request has been sent; the client does not learn whether it was accepted."""
     sent = asyncio.Event()
     trace = aiohttp.TraceConfig()
 
@@ -295,7 +276,7 @@ async def while_it_is_submitted(stage: Stage, process: Child, jobs: list[str]) -
 
 
 async def once_called(stage: Stage, process: Child, calls: int) -> None:
-    """So many calls have reached the cloud."""
+    """Kill it once this number of calls has reached the cloud."""
 
     async def enough() -> bool:
         return await stage.arrived() >= calls
@@ -305,7 +286,7 @@ async def once_called(stage: Stage, process: Child, calls: int) -> None:
 
 
 async def with_calls_in_flight(stage: Stage, process: Child, calls: int) -> None:
-    """After so many calls, the next ones have left and have no answer; they arrive after all."""
+    """Kill it after this number of calls; the next ones are sent, unanswered, and arrive later."""
 
     async def enough() -> bool:
         return await stage.arrived() >= calls
@@ -325,7 +306,7 @@ async def with_calls_in_flight(stage: Stage, process: Child, calls: int) -> None
 
 
 async def once_finished(stage: Stage, process: Child, jobs: int) -> None:
-    """So many jobs are in their final state."""
+    """Kill it once this number of jobs is in a final state."""
 
     async def enough() -> bool:
         counts = (await stage.operation())["progress"]["jobs"]
@@ -346,7 +327,7 @@ MOMENTS: Final = [
     (with_calls_in_flight, 125),
     (once_finished, 150),
 ]
-"""Those after the first, which is while the operation is submitted."""
+"""Moments after the first, which is during the submission of the operation."""
 
 
 @pytest.mark.thorough
@@ -367,11 +348,11 @@ async def test_ten_kills_lose_and_repeat_nothing(stage: Stage) -> None:
             await moment(stage, process, mark)
     async with stage.daemon() as process:
         await until(lambda: finished(stage), process)
-        await judge(stage)
+        await check_result(stage)
         process.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(WAIT_MAX_S):
             assert await process.process.wait() == 0
-    judge_what_is_left(stage)
+    check_processes(stage)
 
 
 async def finished(stage: Stage) -> bool:
@@ -379,7 +360,7 @@ async def finished(stage: Stage) -> bool:
 
 
 def evidence(termination: dict[str, Any]) -> int:
-    """Where a kill came between, not every machine is known from before the call."""
+    """Return the expected evidence: after a kill some machines may be unknown."""
     machines = termination["machines"]
     known = machines["not_captured"] is None and machines["listed"]
     if termination["state"] == "verified" and not known:
@@ -387,8 +368,8 @@ def evidence(termination: dict[str, Any]) -> int:
     return EVIDENCE[termination["state"]]
 
 
-async def judge(stage: Stage) -> None:
-    """One operation, one termination a job, and each in the state that the cloud's truth wants."""
+async def check_result(stage: Stage) -> None:
+    """Check one operation, one termination a job, and each in the state that the truth requires."""
     operations = await stage.listed("/v1/operations", "operations")
     assert [each["id"] for each in operations] == [stage.operation_id]
     terminations = await stage.listed("/v1/terminations", "terminations")
@@ -400,15 +381,15 @@ async def judge(stage: Stage) -> None:
     assert states == expected | dict.fromkeys(UNKNOWN, "not_found")
     assert [job["job_id"] for job in truth if job["live"] and job["expect"] != ["refused"]] == []
     assert [each for each in terminations if each["evidence"] != evidence(each)] == []
-    await judge_calls(stage, by_job)
-    await judge_history(stage, {each["id"]: each["job_id"] for each in terminations}, states)
+    await check_calls(stage, by_job)
+    await check_history(stage, {each["id"]: each["job_id"] for each in terminations}, states)
 
 
-async def judge_history(stage: Stage, job_of: dict[str, str], states: dict[str, str]) -> None:
+async def check_history(stage: Stage, job_of: dict[str, str], states: dict[str, str]) -> None:
     events = await stage.listed(f"/v1/operations/{stage.operation_id}/events", "events")
     own = [each["type"] for each in events if each["operation_id"]]
     assert own == ["accepted", "finished"]
-    ends = judge_events(
+    ends = check_events(
         (job_of[each["termination_id"]], each["type"], each["from_state"], each["to_state"])
         for each in events
         if each["termination_id"]
@@ -416,7 +397,7 @@ async def judge_history(stage: Stage, job_of: dict[str, str], states: dict[str, 
     assert ends == states
 
 
-async def judge_calls(stage: Stage, by_job: dict[str, Any]) -> None:
+async def check_calls(stage: Stage, by_job: dict[str, Any]) -> None:
     await stage.arrived()
     assert called_unread(stage.calls) == []
     terminate = [call for call in stage.calls if call.action == "TerminateJob"]
@@ -425,7 +406,7 @@ async def judge_calls(stage: Stage, by_job: dict[str, Any]) -> None:
     assert called == {
         job for job, each in by_job.items() if each["state"] in ("verified", "refused")
     }
-    judge_attempts(
+    check_attempts(
         (
             (job, attempt["number"], attempt["outcome"])
             for job, each in by_job.items()
@@ -433,13 +414,13 @@ async def judge_calls(stage: Stage, by_job: dict[str, Any]) -> None:
         ),
         Counter(call.job_ids[0] for call in terminate),
     )
-    # The kills did hit calls that acted and whose answers nobody was there to read.
-    heard = {attempt["request_id"] for each in by_job.values() for attempt in each["attempts"]}
-    unheard = [c for c in terminate if c.acted and not c.fault and c.request_id not in heard]
-    assert unheard
+    # The kills did hit calls that acted and whose answers no process received.
+    received = {attempt["request_id"] for each in by_job.values() for attempt in each["attempts"]}
+    unreceived = [c for c in terminate if c.acted and not c.fault and c.request_id not in received]
+    assert unreceived
 
 
-def judge_what_is_left(stage: Stage) -> None:
+def check_processes(stage: Stage) -> None:
     assert len(stage.lives) == len(MOMENTS) + 2
     for each in stage.lives:
         assert "Traceback" not in each.log.read_text()

@@ -1,6 +1,7 @@
 """Three daemons on one PostgreSQL, killed, stopped and frozen while they share the work.
 
-Judged by the cloud's own log, by the database, and by what the daemons say over their REST API.
+The result is checked by the cloud's own log, by the database, and by the answers of their REST
+APIs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.cli.demo.subprocesses import Child, child, free_ports
 from orchestrator.simulator.simulator import Call
-from tests.acceptance.test_kill import POLL_S, WAIT_MAX_S, environment, killed, until
-from tests.integration.test_crash_points import called_unread
+from tests.support.call_checks import called_unread
+from tests.support.processes import POLL_S, WAIT_MAX_S, environment, killed, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -34,12 +35,12 @@ REPLICAS: Final = 3
 ACCOUNTS: Final = 6
 JOBS: Final = 500
 LEASE_S: Final = 4.0
-"""Longer than locks of a replica that is frozen in a transaction keep the others waiting, 3.5 s."""
+"""Longer than locks of a replica that is frozen in a transaction delay the others, 3.5 s."""
 KILLS: Final = 6
 KILL_EVERY_S: Final = 2.0
 FREEZES: Final = 4
 WATCHED_S: Final = 1.2
-"""How long a replica that wakes is watched while the others are frozen: less than their leases."""
+"""Time for which a resumed replica is watched while the others are frozen: less than a lease."""
 SCENARIO: Final = """
 seed = 12
 {credentials}
@@ -107,7 +108,7 @@ class Fleet:
             return (await connection.execute(text(query))).all()
 
     async def holders(self) -> dict[str, int | None]:
-        """Which process drives each partition, None: none that lives."""
+        """Return the process that drives each partition, None: no running one."""
         found = await self.rows(
             "SELECT p.name, r.id FROM partitions p LEFT JOIN replicas r ON r.id = p.holder"
         )
@@ -124,7 +125,7 @@ class Fleet:
         return [Call(**each | {"job_ids": tuple(each["job_ids"])}) for each in found]
 
     async def request(self, method: str, path: str, **more: Any) -> Any:
-        """The answer of whichever replica gives one."""
+        """Return the answer of any replica that gives one."""
         while True:
             for url in self.urls:
                 with suppress(aiohttp.ClientError, TimeoutError):
@@ -147,7 +148,7 @@ class Fleet:
 
     @asynccontextmanager
     async def replica(self, place: int) -> AsyncIterator[Child]:
-        """A life of a replica, from when it serves."""
+        """Start a process of a replica, and wait until it serves."""
         config = self.directory / f"orchestrator{place}.toml"
         async with child(
             f"replica-{place}",
@@ -175,7 +176,7 @@ class Fleet:
                 self.alive.pop(place, None)
 
     async def all_held(self, by: int) -> None:
-        """Return once every partition is driven, evenly, by so many replicas."""
+        """Return once every partition is driven, evenly, by this number of replicas."""
         async with asyncio.timeout(WAIT_MAX_S):
             while True:
                 held = list((await self.holders()).values())
@@ -233,7 +234,7 @@ def template(postgres: Server, postgres_template: str) -> tuple[Server, str]:
 
 
 async def submit_all(made: Fleet) -> list[str]:
-    """One operation an account, each with its share of the jobs; their ids."""
+    """Submit one operation an account, each with its share of the jobs; return their ids."""
     jobs = [each["job_id"] for each in (await made.asked("truth"))["jobs"]]
     ids = []
     for number in range(ACCOUNTS):
@@ -245,8 +246,8 @@ async def submit_all(made: Fleet) -> list[str]:
     return ids
 
 
-async def judge(made: Fleet, ids: list[str]) -> None:
-    """All is verified and true, nothing was called unread, and no quota was overrun by us."""
+async def check_result(made: Fleet, ids: list[str]) -> None:
+    """Check that all is verified and true, nothing was called unread, and no quota was exceeded."""
     truth = {each["job_id"]: each for each in (await made.asked("truth"))["jobs"]}
     rows = await made.rows("SELECT job_id, state FROM terminations")
     assert {row.job_id for row in rows} == truth.keys()
@@ -276,7 +277,7 @@ async def test_kills_lose_and_repeat_nothing_and_overrun_no_quota(
         over = asyncio.Event()
 
         async def lives(place: int) -> None:
-            """One life after the other, each until it is killed or all is over."""
+            """Run one process after the other, each until it is killed or all has ended."""
             while not over.is_set():
                 async with made.replica(place) as process:
                     ends = asyncio.ensure_future(process.process.wait())
@@ -302,15 +303,15 @@ async def test_kills_lose_and_repeat_nothing_and_overrun_no_quota(
                 await taken_over(made, held, pid)
             await made.finished(ids)
             over.set()
-        await judge(made, ids)
+        await check_result(made, ids)
         assert await made.rows("SELECT 1 FROM replicas") == [], "they gave back what they held"
 
 
 async def taken_over(made: Fleet, held: list[str], pid: int) -> None:
     """Return once others drive all of these partitions.
 
-    That they do so as soon as the leases have expired, ``test_lease_manager.py`` shows on a clock
-    of its own.
+    ``test_lease_manager.py`` shows on a clock of its own that they do so as soon as the leases have
+    expired.
     """
     async with asyncio.timeout(WAIT_MAX_S):
         while True:
@@ -333,7 +334,7 @@ GROUP BY t.seq ORDER BY t.seq
 async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
     tmp_path: Path, template: tuple[Server, str]
 ) -> None:
-    """It wakes while the others are frozen in turn: whatever happens then would be its doing."""
+    """It resumes while the others are frozen in turn: whatever happens then would be its doing."""
     server, name = template
     async with (
         server.database(name) as url,
@@ -367,7 +368,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
             assert "draining" in {row.state for row in after[0]}, "there was nothing to do"
             await made.all_held(by=REPLICAS)
         await made.finished(ids)
-        await judge(made, ids)
+        await check_result(made, ids)
         for process in (frozen, *others):
             log = process.log.read_text()
             assert "Traceback" not in log
@@ -377,7 +378,7 @@ async def test_a_replica_that_was_frozen_neither_calls_nor_writes(
 async def test_a_replica_that_is_stopped_hands_over_at_once(
     tmp_path: Path, template: tuple[Server, str]
 ) -> None:
-    """It gives back what it holds, so that nobody waits for its leases to expire."""
+    """It releases its partitions, so that the others need not wait for its leases to expire."""
     server, name = template
     async with (
         server.database(name) as url,

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks NAME``: figures of the built thing, each beside its target."""
+"""``python -m tests.benchmarks NAME``: measured figures, each beside its target."""
 
 from __future__ import annotations
 

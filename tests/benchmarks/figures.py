@@ -1,4 +1,4 @@
-"""A measured figure and what it should be."""
+"""A measured figure and its target."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from orchestrator.engine.partition import ACTIONS
 from orchestrator.settings import Quotas
 from orchestrator.simulator.http.app import serve
 from orchestrator.simulator.simulator import Simulator
-from tests.acceptance.test_kill import environment
 from tests.benchmarks.figures import Figure
+from tests.support.processes import environment
 from tests.support.service import SECRETS
 
 TASKS: Final = 20
@@ -59,8 +59,8 @@ async def run() -> list[Figure]:
         directory = Path(name)
         config = directory / "orchestrator.toml"
         async with serve(cloud) as url:
-            told = {"port": port, "directory": directory, "cloud": url}
-            config.write_text(CONFIG.format(**told, secret_id=secret_id, secret_key=secret_key))
+            values = {"port": port, "directory": directory, "cloud": url}
+            config.write_text(CONFIG.format(**values, secret_id=secret_id, secret_key=secret_key))
             async with (
                 child(
                     "daemon",
@@ -86,7 +86,7 @@ async def run() -> list[Figure]:
 
 
 async def _ended(client: aiohttp.ClientSession, daemon: Child, job_id: str) -> Any:
-    """The termination of this job once it has ended."""
+    """Return the termination of this job once it has ended."""
     body = {"jobs": [job_id], "reason": "benchmark"}
     async with asyncio.timeout(WAIT_S):
         while True:
@@ -111,7 +111,7 @@ def _size_bytes(directory: Path) -> int:
 
 
 def _peak_bytes(process: Child) -> int:
-    """Of its memory (Linux, proc(5): VmHWM)."""
+    """Return the peak of its memory (Linux, proc(5): VmHWM)."""
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

@@ -1,7 +1,7 @@
 """How much of the quota is used, at what price, and how fresh the proof is.
 
-The simulator counts as the cloud does; the clock is one for both sides, so that the time from the
-last instance down to the recorded end of ``draining`` can be taken.
+The simulator counts as the cloud does; both sides share one clock, so that the time from the end of
+the last instance to the recorded end of ``draining`` can be measured.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tests.support.service import SECRETS, settings
 
 WAIT_S = 400
 FAST_QUOTAS = {"TerminateJob": 20, "DescribeJob": 50, "DescribeJobs": 10, "DescribeTask": 20}
-"""TerminateJob as asked; the others as the vendor's China site documents them."""
+"""Quotas: TerminateJob as given; the others as the vendor's China site documents them."""
 TEN_A_SECOND = dict.fromkeys([*FAST_QUOTAS, "DescribeJobSubmitInfo", "TerminateTaskInstance"], 10)
 DEFAULT_CAPTURE = CapturePolicy().when
 REFUSED_SHARE = 0.04
-"""Of all calls, at random, where refusals are measured: RequestLimitExceeded with room left."""
+"""Share of random refusals, where they are measured: RequestLimitExceeded with room left."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What the cloud saw, and what the daemon recorded."""
+class QuotaRun:
+    """The calls that the cloud received, and what the daemon recorded."""
 
     calls: list[Call]
     rate_per_s: int
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def use(self) -> float:
-        """Calls sent over calls allowed, from the first call to the last."""
+        """Return calls sent over calls allowed, from the first call to the last."""
         sent = [call.at for call in self.calls_of("TerminateJob")]
         return (len(sent) - 1) / (max(sent) - min(sent)) / self.rate_per_s
 
@@ -71,7 +71,7 @@ async def run() -> list[Figure]:
         *_delay("2/s, 100 jobs, drains of 5-60 s", mixed, most_s=1.0),
         *_price("2/s, 100 jobs, drains of 5-60 s", mixed),
         # Without capture each proof takes one of the two DescribeJob calls a second, and jobs stop
-        # at that rate: they queue.  3.3 calls a job leave 36 sweeps for all, one in two seconds.
+        # at that rate: they queue.  3.3 calls a job leave 36 batch polls, one in two seconds.
         *_delay("2/s, 120 jobs, no capture", slow),
         *_delay("20/s, 600 jobs, drains of 5-20 s", fast),
         *await _with_refusals("2/s, 120 jobs, 4 % refused", 120, default),
@@ -80,7 +80,7 @@ async def run() -> list[Figure]:
 
 
 async def _with_refusals(name: str, jobs: int, quotas: dict[str, int]) -> list[Figure]:
-    """Every action is refused now and then as one too many; the learnt rate must not follow."""
+    """Refuse calls of every action at random; the learnt rate must not follow."""
     seen = await _measure(jobs, quotas, drain_s=[5, 20], refused_share=REFUSED_SHARE)
     return [
         *_use(name, seen, use_least=0.90, refused_most=0.002),
@@ -89,14 +89,14 @@ async def _with_refusals(name: str, jobs: int, quotas: dict[str, int]) -> list[F
     ]
 
 
-def _use(name: str, seen: Run, *, use_least: float, refused_most: float) -> list[Figure]:
+def _use(name: str, seen: QuotaRun, *, use_least: float, refused_most: float) -> list[Figure]:
     return [
         Figure(name=f"{name}: TerminateJob used", value=seen.use, least=use_least),
         Figure(name=f"{name}: over the quota", value=seen.refused_share, most=refused_most),
     ]
 
 
-def _price(name: str, seen: Run, *, most: float | None = None) -> list[Figure]:
+def _price(name: str, seen: QuotaRun, *, most: float | None = None) -> list[Figure]:
     counts = (
         Figure(name=f"    of which {action}", value=len(seen.calls_of(action)) / seen.verified)
         for action in ACTIONS
@@ -105,13 +105,13 @@ def _price(name: str, seen: Run, *, most: float | None = None) -> list[Figure]:
     return [Figure(name=f"{name}: calls a verified job", value=total, most=most), *counts]
 
 
-def _delay(name: str, seen: Run, *, most_s: float | None = None) -> list[Figure]:
-    """From the last instance down to the recorded end of draining."""
+def _delay(name: str, seen: QuotaRun, *, most_s: float | None = None) -> list[Figure]:
+    """Return the time from the end of the last instance to the recorded end of draining."""
     median_s = statistics.median(seen.proof_delays_s)
     p99_s = statistics.quantiles(seen.proof_delays_s, n=100)[98]
     return [
-        Figure(name=f"{name}: down to proven, median", value=median_s, unit="s", most=most_s),
-        Figure(name=f"{name}: down to proven, p99", value=p99_s, unit="s"),
+        Figure(name=f"{name}: stopped to proven, median", value=median_s, unit="s", most=most_s),
+        Figure(name=f"{name}: stopped to proven, p99", value=p99_s, unit="s"),
     ]
 
 
@@ -122,7 +122,7 @@ async def _measure(
     drain_s: list[float],
     capture: CaptureTiming = DEFAULT_CAPTURE,
     refused_share: float = 0.0,
-) -> Run:
+) -> QuotaRun:
     faults = read_faults({EVERY_ACTION: {Fault.THROTTLE.value: refused_share}})
     cloud = Simulator(secret_keys=SECRETS, limits_per_s=quotas, faults=faults, seed=1)
     job_ids = cloud.add_groups([{"count": jobs, "instances": [50, 500], "drain_s": drain_s}])
@@ -143,7 +143,7 @@ async def _measure(
         str(job["job_id"]): job["last_stopped_at"] for job in cloud.truth()
     }
     verified = [t for t in listed if t["state"] == "verified"]
-    return Run(
+    return QuotaRun(
         calls=cloud.calls,
         rate_per_s=quotas["TerminateJob"],
         verified=len(verified),
@@ -168,7 +168,7 @@ async def _terminations(client: aiohttp.ClientSession, path: str) -> list[dict[s
 
 
 async def _ends_of_draining(client: aiohttp.ClientSession, path: str) -> dict[str, float]:
-    """When each termination was recorded to be down, in seconds since the epoch."""
+    """Return when each termination was recorded as stopped, in seconds since the epoch."""
     ends: dict[str, float] = {}
     url: str | None = f"{path}/events?limit=1000"
     while url is not None:

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 
 from orchestrator.domain.errors import CloudErrorKind as Kind
+from tests.support.clock import NOON
 from tests.unit.cloud.support import (
-    NOON,
     REGION,
-    Server,
+    ScriptedServer,
     failure,
     gateway_at,
     gateway_to,
@@ -38,7 +38,7 @@ async def test_error_in_a_body_counts_whatever_its_type_and_status(
     reply = web.Response(
         body=text.encode(), content_type=content_type, charset=charset, status=status
     )
-    async with gateway_to(Server(reply)) as gateway:
+    async with gateway_to(ScriptedServer(reply)) as gateway:
         error = await failure(gateway)
 
     assert (error.kind, error.request_id) == (Kind.STATE_CONFLICT, "r")
@@ -59,20 +59,20 @@ async def test_error_in_a_body_counts_whatever_its_type_and_status(
 )
 async def test_named_error_has_its_kind(code, kind) -> None:
     """One of each; the catalogue's own test has them all."""
-    async with gateway_to(Server(refused(code))) as gateway:
+    async with gateway_to(ScriptedServer(refused(code))) as gateway:
         assert (await failure(gateway)).kind is kind
 
 
 async def test_throttling_that_names_its_ceiling_passes_it_on() -> None:
     """The limiter learns from it."""
     reply = refused("RequestLimitExceeded", "which exceeds the frequency limit `2` in a second")
-    async with gateway_to(Server(reply)) as gateway:
+    async with gateway_to(ScriptedServer(reply)) as gateway:
         assert (await failure(gateway)).quota_ceiling == 2
 
 
-async def test_code_that_nobody_documented_is_logged_once(caplog) -> None:
+async def test_undocumented_code_is_logged_once(caplog) -> None:
     """Loud, and not once per call."""
-    server = Server(lambda _: refused("Brandnew.Code"))
+    server = ScriptedServer(lambda _: refused("Brandnew.Code"))
     async with gateway_to(server) as gateway:
         kinds = {(await failure(gateway)).kind for _ in range(3)}
 
@@ -86,7 +86,7 @@ async def test_clock_that_is_off_is_measured_and_named(ahead_s, words) -> None:
     """By the Date header; positive when the cloud's clock is ahead of ours."""
     reply = refused("AuthFailure.SignatureExpire")
     reply.headers["Date"] = format_datetime(NOON + timedelta(seconds=ahead_s), usegmt=True)
-    async with gateway_to(Server(reply)) as gateway:
+    async with gateway_to(ScriptedServer(reply)) as gateway:
         assert gateway.clock_offset_s is None
         error = await failure(gateway)
         assert gateway.clock_offset_s == ahead_s
@@ -148,7 +148,7 @@ def reset(request: web.Request) -> web.Response:
 )
 async def test_call_without_a_readable_answer_may_have_been_executed(reply, code) -> None:
     """It is said so, and the call is never sent again: it arrived exactly once."""
-    server = Server(reply)
+    server = ScriptedServer(reply)
     async with gateway_to(server) as gateway:
         error = await failure(gateway)
 
@@ -163,7 +163,7 @@ async def test_call_that_is_not_answered_in_time_may_have_been_executed() -> Non
         await asyncio.Event().wait()
         return said()
 
-    server = Server(never)
+    server = ScriptedServer(never)
     async with gateway_to(server, total_timeout_s=0.05) as gateway:
         error = await failure(gateway)
 
@@ -172,7 +172,7 @@ async def test_call_that_is_not_answered_in_time_may_have_been_executed() -> Non
 
 
 async def test_call_to_a_closed_port_was_not_sent(unused_tcp_port) -> None:
-    """Nobody can have executed it."""
+    """The call cannot have been executed."""
     async with gateway_at(f"http://127.0.0.1:{unused_tcp_port}") as gateway:
         error = await failure(gateway)
 
@@ -199,7 +199,7 @@ async def test_call_over_a_connection_that_is_never_made_was_not_sent() -> None:
 
 async def test_call_to_a_port_without_tls_was_not_sent() -> None:
     """The keys never leave over a connection that is not the one configured."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with (
         served(server.handle) as url,
         gateway_at(url.replace("http:", "https:")) as gateway,
@@ -214,7 +214,7 @@ async def test_call_to_a_port_without_tls_was_not_sent() -> None:
 
 async def test_connection_is_used_again() -> None:
     """Five calls, one connection."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with gateway_to(server) as gateway:
         for _ in range(5):
             await gateway.terminate_job(region=REGION, job_id="job-1")
@@ -224,8 +224,8 @@ async def test_connection_is_used_again() -> None:
 
 async def test_connection_that_is_seen_to_be_closed_is_replaced() -> None:
     """The call then goes out once, over a new one."""
-    server = Server(lambda _: said())
-    other = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
+    other = ScriptedServer(lambda _: said())
     async with gateway_to(server) as gateway, gateway_to(other) as passing_time:
         await gateway.terminate_job(region=REGION, job_id="job-1")
         server.connections[0].close()
@@ -237,7 +237,7 @@ async def test_connection_that_is_seen_to_be_closed_is_replaced() -> None:
 
 async def test_connection_that_was_closed_unseen_leaves_the_outcome_unknown() -> None:
     """The server's end was on its way when the call left; no second try is made."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with gateway_to(server) as gateway:
         await gateway.terminate_job(region=REGION, job_id="job-1")
         server.connections[0].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
@@ -251,7 +251,7 @@ async def test_environments_proxy_is_not_asked(monkeypatch, unused_tcp_port) -> 
     """A call goes where the configuration says."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{unused_tcp_port}")
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with gateway_to(server) as gateway:
         await gateway.terminate_job(region=REGION, job_id="job-1")
 

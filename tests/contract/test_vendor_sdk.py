@@ -204,7 +204,7 @@ async def test_a_wrong_key_is_refused(url, sign, method):
     assert await refused(made, "DescribeJob", JobId=RUNNING) == "AuthFailure.SignatureFailure"
 
 
-async def test_a_used_up_quota_is_told():
+async def test_a_used_up_quota_is_reported():
     moment = time.time()
     simulator = Simulator(
         secret_keys={SECRET_ID: SECRET_KEY}, limits_per_s={"DescribeJobs": 1}, now=lambda: moment
@@ -215,7 +215,7 @@ async def test_a_used_up_quota_is_told():
         assert await refused(made, "DescribeJobs") == "RequestLimitExceeded"
 
 
-async def test_an_unknown_task_and_instance_are_told_apart(url):
+async def test_an_unknown_task_and_an_unknown_instance_are_distinguished(url):
     made = client(url)
     task = {"JobId": RUNNING, "TaskName": "task-9"}
     assert await refused(made, "DescribeTask", **task) == "ResourceNotFound.Task"

@@ -91,7 +91,7 @@ async def test_what_is_no_token_is_refused(guarded: Rest, authorization: str) ->
         ("token-of-echo", "it is the digest of the token and a line break"),
     ],
 )
-async def test_a_digest_that_was_not_made_of_the_token_is_told_once(
+async def test_a_digest_of_something_else_than_the_token_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, reason: str
 ) -> None:
     """The reason is in the log, for the operator, and not in the response."""
@@ -140,7 +140,7 @@ async def test_bytes_that_are_no_text_are_refused(guarded: Rest, token: bytes) -
         ("GET", "/readyz/../v1/operations"),
     ],
 )
-async def test_nothing_is_told_to_strangers(guarded: Rest, method: str, path: str) -> None:
+async def test_unauthenticated_callers_learn_nothing(guarded: Rest, method: str, path: str) -> None:
     """The response does not even show which paths exist."""
     answer = await guarded.call(method, path)
     assert answer.status == 401

@@ -13,8 +13,7 @@ import pytest_asyncio
 
 from orchestrator import __version__
 from orchestrator.domain.audit.verification import verify
-from tests.integration.test_rest import served
-from tests.support.rest import OPERATIONS, Rest, assert_problem
+from tests.support.rest import OPERATIONS, Rest, assert_problem, served
 from tests.support.service import service
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ async def rest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def path(rest: Rest) -> str:
-    """That of the certificate of a finished operation."""
+    """Return the path of the certificate of a finished operation."""
     operation_id = await rest.service.submit(*JOBS)
     await rest.service.finished(operation_id)
     return f"{OPERATIONS}/{operation_id}/certificate"
@@ -72,7 +71,7 @@ async def test_it_holds_the_calls_that_the_cloud_knows_of(rest: Rest, path: str)
         "job-deny0001": ("refused", 0),
         "job-none0001": ("not_found", 0),
     }
-    told = {
+    certified_ids = {
         attempt["request_id"]
         for job in certified["jobs"]
         for attempt in job["attempts"]
@@ -83,7 +82,7 @@ async def test_it_holds_the_calls_that_the_cloud_knows_of(rest: Rest, path: str)
         for call in rest.service.simulator.calls
         if call.action == "TerminateJob" and call.acted and call.job_ids == ("job-good0001",)
     }
-    assert told == known != set()
+    assert certified_ids == known != set()
     (good,) = [job for job in certified["jobs"] if job["state"] == "verified"]
     assert good["rests_on"]["instances"]["failed"] == 3
 
@@ -100,7 +99,7 @@ async def test_its_events_are_those_of_the_lists(rest: Rest, path: str) -> None:
             assert event[name] == same[name]
 
 
-async def test_who_knows_the_digest_is_told_that_nothing_has_changed(rest: Rest, path: str) -> None:
+async def test_a_known_digest_gets_not_modified(rest: Rest, path: str) -> None:
     first = await rest.get(path)
     tag = first.headers["ETag"]
     for known in (tag, f'"other", {tag}', "*"):
@@ -111,7 +110,7 @@ async def test_who_knows_the_digest_is_told_that_nothing_has_changed(rest: Rest,
     assert other.headers["ETag"] == tag
 
 
-async def test_head_tells_the_same_without_the_file(rest: Rest, path: str) -> None:
+async def test_head_returns_the_same_headers_without_the_file(rest: Rest, path: str) -> None:
     answer = await rest.call("HEAD", path)
     assert (answer.status, answer.text) == (200, "")
     assert answer.headers["ETag"] == (await rest.get(path)).headers["ETag"]

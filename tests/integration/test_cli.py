@@ -136,7 +136,7 @@ def run(url: str, *arguments: str, input_text: str = "") -> subprocess.Completed
 
 
 def test_terminate_and_watch_to_the_end(url):
-    """Exit code 0 once every job is proven down."""
+    """Exit code 0 once every job is proven stopped."""
     result = run(url, "terminate", "job-run00001", "job-run00002", "--reason", "r", "--watch")
     assert result.returncode == 0, result.stderr
     assert re.match(r"op_\w+\n", result.stdout)
@@ -157,38 +157,38 @@ def test_what_is_certified_can_be_verified_with_no_daemon(url, place):
     offline = ("certificate", operation, "--verify", str(path))
     assert run(nowhere, *offline).stderr == result.stderr
     path.write_bytes(path.read_bytes().replace(b"settled", b"settLed"))
-    told = run(nowhere, *offline)
-    assert told.returncode == 1
-    assert "job job-run00004: event 5: the chain is broken" in told.stderr
+    verified = run(nowhere, *offline)
+    assert verified.returncode == 1
+    assert "job job-run00004: event 5: the chain is broken" in verified.stderr
 
 
 def test_a_job_that_the_cloud_does_not_know(url):
-    """Never counted as success: exit code 1, and status tells which."""
+    """Never counted as success: exit code 1, and status names the job."""
     arguments = ("job-run00003", "job-nobody01", "--reason", "r", "--watch")
     result = run(url, "terminate", *arguments)
     assert result.returncode == 1
     operation = result.stdout.splitlines()[0]
-    told = run(url, "status", operation)
-    assert told.returncode == 0
-    assert "job-nobody01  not_found" in told.stdout
-    assert "job-run00003" not in told.stdout
+    status = run(url, "status", operation)
+    assert status.returncode == 0
+    assert "job-nobody01  not_found" in status.stdout
+    assert "job-run00003" not in status.stdout
 
 
-def test_status_tells_what_a_held_job_waits_for(url):
-    """With the cloud's name for it, its escapes left out."""
+def test_status_shows_what_a_held_job_waits_for(url):
+    """With the cloud's name for it, without its escapes."""
     result = run(url, "terminate", "-", "--reason", "r", input_text="job-held0001\n")
     assert result.returncode == 0, result.stderr
     operation = result.stdout.strip()
     end = time.monotonic() + 20
-    while "  held  " not in (told := run(url, "status", operation).stdout):
-        assert time.monotonic() < end, told
-    last = told.splitlines()[-1]
+    while "  held  " not in (shown := run(url, "status", operation).stdout):
+        assert time.monotonic() < end, shown
+    last = shown.splitlines()[-1]
     assert re.match(r"job-held0001 \(evil-\d\)  held  evidence 0  waits for the job to leave", last)
     assert re.search(r"  next at \S+Z: poll the job again", last)
 
 
 def test_a_malformed_id_is_refused_with_its_place(url):
-    """The request as a whole is not taken."""
+    """The request as a whole is refused."""
     result = run(url, "terminate", "job-run00004", "no job", "--reason", "r")
     assert result.returncode == 2
     assert "argument 2: 'no' is not a job id" in result.stderr
@@ -196,7 +196,7 @@ def test_a_malformed_id_is_refused_with_its_place(url):
 
 
 def test_a_key_used_twice_is_one_operation(url):
-    """The same id is printed, and what it is; another request under it is refused."""
+    """The same id is printed, with its state; another request under it is refused."""
     arguments = ("--reason", "r", "--idempotency-key", "cli-1")
     first = run(url, "terminate", "job-run00005", *arguments)
     assert run(url, "watch", first.stdout.strip()).returncode == first.returncode == 0
@@ -221,7 +221,7 @@ def test_an_operation_that_there_is_not(url):
 
 
 def test_watch_survives_a_restart_of_the_daemon(place, ports, cloud):
-    """It tells that the daemon is away and back, and Ctrl-C ends watching only."""
+    """It prints that the daemon stops and returns, and Ctrl-C ends watching only."""
     at = f"http://127.0.0.1:{ports[1]}"
     serve = ("serve", "--config", str(place / "orchestrator.toml"))
     with process(*serve, url=f"{at}/readyz"):
@@ -241,15 +241,15 @@ def test_watch_survives_a_restart_of_the_daemon(place, ports, cloud):
         while "the daemon answers again" not in watching.stdout.readline():
             assert watching.poll() is None
         watching.send_signal(signal.SIGINT)
-        _, told = watching.communicate(timeout=20)
+        _, errors = watching.communicate(timeout=20)
         assert watching.returncode == 130
-        assert f"operation {operation} continues" in told
+        assert f"operation {operation} continues" in errors
         assert f"operation  {operation}" in run(at, "status", operation).stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_ends_clean_however_often_it_is_told(place, ports, number):
-    """Until it is gone: neither the drain nor the end after it is cut short."""
+def test_serve_ends_cleanly_after_any_number_of_signals(place, ports, number):
+    """Until it has ended: neither the drain nor the end after it is cut short."""
     arguments = ("serve", "--config", str(place / "orchestrator.toml"))
     with process(*arguments, url=f"http://127.0.0.1:{ports[1]}/livez") as daemon:
         end = time.monotonic() + 20

@@ -1,7 +1,7 @@
 """A process that dies at any commit of its work: the next one on the same disk ends it right.
 
-The loops are driven step by step in time that passes only where somebody waits, so that one commit
-follows another in every run alike and each of them can be the last.  Every few commits are tried;
+The loops are stepped in time that passes only in a wait, so that every run makes the same commits
+in the same order and each of them can be the last.  Every few commits are tried;
 CRASH_POINTS_EVERY=1 in the environment tries them all, which takes some minutes.
 """
 
@@ -15,7 +15,6 @@ import sqlite3
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum, auto
 from itertools import count
 from random import Random
@@ -31,8 +30,7 @@ from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions import draining
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
-from orchestrator.domain.model.attempt import INTERRUPTED
-from orchestrator.domain.model.lifecycle import PROVEN_STATES, Event, State, next_state
+from orchestrator.domain.model.lifecycle import PROVEN_STATES, State
 from orchestrator.domain.model.termination import OnSubmitted
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.loops import job_prober
@@ -48,10 +46,12 @@ from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.database.database import Database
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
+from tests.support.call_checks import called_unread, check_attempts, check_events
+from tests.support.clock import SelfAdvancingClock
 from tests.support.leases import hold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     from orchestrator.engine.runtime.loop import Loop
@@ -75,12 +75,12 @@ QUOTAS: Final = {
 FILE: Final = "orchestrator.db"
 EVERY: Final = int(os.environ.get("CRASH_POINTS_EVERY", "0"))
 RUN_MAX_S: Final = 600.0
-"""Of the time that the clock shows; it passes as fast as the loops ask for it."""
+"""Limit by the test's clock, which advances at once."""
 CALLS_MAX_S: Final = 20.0
-"""Of real time; the calls of one step end at once."""
+"""Limit in real time; the calls of one step end at once."""
 
 COMMITS_AT_LEAST: Final = 40
-"""A run of so few would not have been worth breaking."""
+"""The least number of commits of a run."""
 LIVES_MAX: Final = 200
 
 GROUPS: Final[list[dict[str, Any]]] = [
@@ -118,26 +118,25 @@ FAULTS: Final = {
     "DescribeJob": [Fault.INTERNAL_ERROR, Fault.LOST_ANSWER],
     "DescribeJobs": [Fault.TRUNCATE],
 }
-"""What the first calls of an action meet, one after the other."""
-HARMLESS: Final = ("", Fault.CHARSET)
+"""Faults of the first calls of an action, one after the other."""
 TERMINATE_JOB_CODES: Final = {
     "",
     "OK",
     "UnsupportedOperation.TerminateOperationWithEnvId",
 }
-"""What a TerminateJob may have met here: never a job that was SUBMITTED or going down already."""
+"""Codes of TerminateJob here: it never reaches a job that is SUBMITTED or already stopping."""
 
 
 class Ending(Enum):
-    """What becomes of a commit, and of the process that makes it."""
+    """The outcome of a commit, and of the process that makes it."""
 
     DIES_BEFORE = auto()
     DIES_AFTER = auto()
-    """It is on the disk, and nobody in the process has learnt of it."""
+    """It is on the disk, and no code of the process has learnt of it."""
     FAILS_BEFORE = auto()
-    """The process lives on and is told that the commit failed, which is so."""
+    """The process continues, and gets the error that the commit failed, which is so."""
     FAILS_AFTER = auto()
-    """It is told the same, but the commit is on the disk."""
+    """The process gets the same error, but the commit is on the disk."""
 
     @property
     def dies(self) -> bool:
@@ -148,25 +147,9 @@ class Ending(Enum):
         return self in (Ending.DIES_AFTER, Ending.FAILS_AFTER)
 
 
-class Clock:
-    """Time for cloud and processes alike; it passes where somebody waits, and at once."""
-
-    def __init__(self) -> None:
-        self.started_s = self.time_s = 1_800_000_000.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.time_s, UTC)
-
-    def monotonic(self) -> float:
-        return self.time_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.time_s += seconds
-
-
 @dataclass(slots=True)
 class Fate:
-    """How the commit of this number (of those that change anything) ends."""
+    """How the commit of this number ends; only those with changes are counted."""
 
     number: int | None = None
     ending: Ending = Ending.DIES_BEFORE
@@ -191,7 +174,7 @@ class Fate:
         if not self.ending.dies:
             raise sqlite3.OperationalError("disk I/O error")
         self.dead.set()
-        # What the process does after it is buried, its successor neither sees nor suffers from.
+        # What the process does afterwards has no effect on its successor.
         await self.buried.wait()
         await COMMIT(connection)
 
@@ -200,19 +183,19 @@ COMMIT: Final = aiosqlite.Connection.commit
 
 
 @dataclass(slots=True)
-class World:
+class CrashWorld:
     """What outlives a process: the cloud, time, the client, and the disk."""
 
     directory: Path
-    clock: Clock
+    clock: SelfAdvancingClock
     simulator: Simulator
     disks: int = 0
     operation_id: str | None = None
-    """None until the client has been told."""
+    """None until the client has got the id."""
 
     @classmethod
-    def made(cls, directory: Path, template: Path) -> World:
-        clock = Clock()
+    def made(cls, directory: Path, template: Path) -> CrashWorld:
+        clock = SelfAdvancingClock()
         simulator = Simulator(
             secret_keys={SECRET_ID: SECRET_KEY},
             limits_per_s=QUOTAS,
@@ -220,7 +203,7 @@ class World:
                 action: [Rule(fault, 1.0, first_n=n) for n, fault in enumerate(faults, start=1)]
                 for action, faults in FAULTS.items()
             },
-            now=clock.monotonic,
+            now=lambda: clock.now().timestamp(),
         )
         simulator.add_groups(GROUPS)
         world = cls(directory, clock, simulator)
@@ -240,7 +223,7 @@ class World:
         return dict(self.rows("SELECT job_id, state FROM terminations"))
 
     def lose_power(self) -> None:
-        """What is on the disk now is all that is left; the old one is the dead process's own."""
+        """Keep only what is on the disk now; the old files remain the dead process's own."""
         old = self.disk
         self.disks += 1
         self.disk.mkdir()
@@ -250,10 +233,10 @@ class World:
 
 
 @dataclass(slots=True)
-class Wire:
-    """One process's way to the cloud, without sockets."""
+class ProcessTransport:
+    """One process's transport to the cloud, without sockets."""
 
-    world: World
+    world: CrashWorld
     fate: Fate
 
     async def post(
@@ -274,28 +257,28 @@ class Wire:
 class Process:
     """One life of the daemon, as far as it is needed here."""
 
-    world: World
+    world: CrashWorld
     records: SqlRecords
     loops: PartitionRunner
     submission: Submission
 
     async def run(self) -> None:
-        """Take the request if the client has no answer yet, then work until all is finished."""
+        """Submit the request if the client has no answer yet, then work until all is finished."""
         world = self.world
         while world.operation_id is None:
             world.operation_id = await tried(self._submit())
-        due_s = dict.fromkeys(self._each(), world.clock.time_s)
+        due_s = dict.fromkeys(self._each(), world.clock.passed_s)
         while True:
             for each in self._each():
-                if each.wake.is_set() or due_s[each] <= world.clock.time_s:
+                if each.wake.is_set() or due_s[each] <= world.clock.passed_s:
                     each.wake.clear()
-                    due_s[each] = world.clock.time_s + min(await self._step(each), IDLE_MAX_S)
+                    due_s[each] = world.clock.passed_s + min(await self._step(each), IDLE_MAX_S)
             if any(each.wake.is_set() for each in self._each()):
                 continue
             if await self._finished(world.operation_id):
                 return
-            await world.clock.sleep(max(0.0, min(due_s.values()) - world.clock.time_s))
-            assert world.clock.time_s < world.clock.started_s + RUN_MAX_S, world.states()
+            await world.clock.sleep(max(0.0, min(due_s.values()) - world.clock.passed_s))
+            assert world.clock.passed_s < RUN_MAX_S, world.states()
 
     def _each(self) -> tuple[Loop, ...]:
         return self.loops.loops
@@ -316,7 +299,7 @@ class Process:
 
     async def _finished(self, operation_id: str) -> bool:
         operation = await self.records.operation(operation_id)
-        assert operation is not None, "an operation that the client was told of is gone"
+        assert operation is not None, "an operation that the client got an id for is missing"
         return operation.finished_at is not None
 
     async def _step(self, loop: Loop) -> float:
@@ -329,7 +312,7 @@ class Process:
 
 
 async def tried(work: Awaitable[T]) -> T | None:
-    """What comes of it; None where the database failed, after which everyone tries again."""
+    """Return the result; None if the database failed, after which every caller tries again."""
     try:
         return await work
     except StoreUnavailable:
@@ -337,8 +320,8 @@ async def tried(work: Awaitable[T]) -> T | None:
 
 
 @asynccontextmanager
-async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
-    """A process as app.py puts it together, with its commits in the hands of ``fate``."""
+async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
+    """Run a process as app.py builds it; ``fate`` decides how its commits end."""
     clock = world.clock
 
     async def commit(connection: aiosqlite.Connection) -> None:
@@ -350,7 +333,7 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         database = await stack.enter_async_context(Database(url, clock.now))
         (fence,) = await hold(database, PARTITION)
         random = Random(world.disks)
-        wire = Wire(world, fate)
+        wire = ProcessTransport(world, fate)
         loops = PartitionRunner(
             Partition(
                 lease=Lease(fence, math.inf),
@@ -387,8 +370,8 @@ async def process(world: World, fate: Fate) -> AsyncIterator[Process]:
         yield Process(world, records, loops, submission)
 
 
-async def live(world: World, fate: Fate) -> bool:
-    """One life of the daemon; whether it lasted until everything was finished."""
+async def live(world: CrashWorld, fate: Fate) -> bool:
+    """Run one life of the daemon; return whether it lasted until everything was finished."""
 
     async def life() -> bool:
         try:
@@ -411,17 +394,17 @@ async def live(world: World, fate: Fate) -> bool:
     return await living
 
 
-async def lives(world: World, fate: Fate) -> None:
-    """The first life with this fate, and those after it with none, until all is finished."""
+async def lives(world: CrashWorld, fate: Fate) -> None:
+    """Run the first life with this fate, and the next ones with none, until all is finished."""
     while not await live(world, fate):
         fate = Fate()
 
 
-# --- the judge -----------------------------------------------------------------------------------
+# --- the checks ----------------------------------------------------------------------------------
 
 
-def judge(world: World) -> None:
-    """Everything that must be so at the end, whatever happened on the way."""
+def check_result(world: CrashWorld) -> None:
+    """Check everything that must be true at the end."""
     assert world.states() == EXPECTED
     calls = world.simulator.calls
     assert called_unread(calls) == []
@@ -437,7 +420,7 @@ def judge(world: World) -> None:
     assert world.rows("PRAGMA foreign_key_check") == []
     operations = world.rows("SELECT id, outcome, jobs_unfinished FROM operations")
     assert operations == [(world.operation_id, "partial", 0)]
-    judge_attempts(
+    check_attempts(
         world.rows(
             "SELECT job_id, number, outcome FROM attempts"
             " JOIN terminations t ON t.id = termination_id ORDER BY job_id, number"
@@ -446,7 +429,7 @@ def judge(world: World) -> None:
     )
     found = world.rows("SELECT operation_id, type FROM events WHERE termination_id IS NULL")
     assert found == [(world.operation_id, "accepted"), (world.operation_id, "finished")]
-    ends = judge_events(
+    ends = check_events(
         world.rows(
             "SELECT job_id, type, from_state, to_state FROM events"
             " JOIN terminations t ON t.id = termination_id ORDER BY events.id"
@@ -455,58 +438,12 @@ def judge(world: World) -> None:
     assert ends == EXPECTED
 
 
-def judge_attempts(
-    attempts: Iterable[tuple[str, int, str | None]], arrived: Mapping[str, int]
-) -> None:
-    """Every attempt is answered, and none reached the cloud without having been written.
-
-    ``attempts`` are job, number and outcome; ``arrived`` counts each job's TerminateJob calls.
-    """
-    outcomes: dict[str, list[str]] = {}
-    for job_id, number, outcome in attempts:
-        assert outcome is not None, job_id
-        outcomes.setdefault(job_id, []).append(outcome)
-        assert number == len(outcomes[job_id]), job_id
-    for job_id in {*arrived, *outcomes}:
-        written = outcomes.get(job_id, [])
-        surely = [outcome for outcome in written if outcome not in (INTERRUPTED, "not_sent")]
-        assert len(surely) <= arrived.get(job_id, 0) <= len(written), job_id
-
-
-def judge_events(events: Iterable[tuple[str, str, str | None, str]]) -> dict[str, str]:
-    """Where each job came by the lifecycle table; ``events`` are job, type, and both states."""
-    at: dict[str, str] = {}
-    for job_id, event, origin, target in events:
-        assert origin == at.get(job_id), job_id
-        expected = State.QUEUED if origin is None else next_state(State(origin), Event(event))
-        assert target == expected, job_id
-        at[job_id] = target
-    return at
-
-
-def called_unread(calls: Iterable[Call]) -> list[str]:
-    """Jobs that a TerminateJob reached with no answered look at them since the last one.
-
-    One that was refused as one too many reached no job: it may be made again.
-    """
-    seen: set[str] = set()
-    wrong = []
-    for call in calls:
-        if call.action == "TerminateJob":
-            wrong += [job_id for job_id in call.job_ids if job_id not in seen]
-            if call.fault != Fault.THROTTLE:
-                seen.difference_update(call.job_ids)
-        elif call.code == "OK" and call.fault in HARMLESS:
-            seen.update(call.job_ids)
-    return wrong
-
-
 # --- the tests -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on is called again sooner: each commit until then would be one more to break."""
+    """Repeat calls sooner: each commit until then would be one more to break."""
     monkeypatch.setattr(draining, "CALL_AGAIN_AFTER_S", CALL_AGAIN_AFTER_S)
     monkeypatch.setattr(job_prober, "COUNT_ALL_EVERY_S", CALL_AGAIN_AFTER_S)
 
@@ -525,12 +462,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_any_commit_can_end_so(
     tmp_path: Path, sqlite_template: Path, ending: Ending, first: int, every: int
 ) -> None:
-    """Every commit in turn, until a run does not get as far as the next."""
+    """Every commit in turn, until a run ends before the next."""
     for number in count(1, EVERY) if EVERY else count(first, every):
-        world, fate = World.made(tmp_path / str(number), sqlite_template), Fate(number, ending)
+        world, fate = CrashWorld.made(tmp_path / str(number), sqlite_template), Fate(number, ending)
         await lives(world, fate)
         try:
-            judge(world)
+            check_result(world)
         except AssertionError as error:
             error.add_note(f"{ending.name} at commit {number}")
             raise
@@ -544,24 +481,24 @@ async def test_any_commit_can_end_so(
 async def test_a_process_that_never_lives_long(
     tmp_path: Path, sqlite_template: Path, commits: int
 ) -> None:
-    """It gets on by a few commits a life, beside those of its lease, until one is its last."""
-    world = World.made(tmp_path, sqlite_template)
+    """Each life makes a few commits, beside those of its lease, until one life is the last."""
+    world = CrashWorld.made(tmp_path, sqlite_template)
     while not await live(world, Fate(commits, Ending.DIES_BEFORE)):
         assert world.disks < LIVES_MAX, world.states()
     assert world.disks > 2
-    judge(world)
+    check_result(world)
 
 
 def test_the_checker_finds_a_call_without_an_answered_look() -> None:
     def call(action: str, code: str = "OK", fault: str = "") -> Call:
         return Call(0.0, "", action=action, job_ids=("job-a",), code=code, fault=fault)
 
-    looked, called = call("DescribeJob"), call("TerminateJob")
+    was_read, called = call("DescribeJob"), call("TerminateJob")
     lost = call("DescribeJobs", fault=Fault.LOST_ANSWER)
     failed = call("DescribeJob", code="", fault=Fault.INTERNAL_ERROR)
-    assert called_unread([looked, called, lost, looked, called]) == []
-    assert called_unread([looked, called, called]) == ["job-a"]
-    assert called_unread([looked, called, lost, failed, called]) == ["job-a"]
+    assert called_unread([was_read, called, lost, was_read, called]) == []
+    assert called_unread([was_read, called, called]) == ["job-a"]
+    assert called_unread([was_read, called, lost, failed, called]) == ["job-a"]
     refused = call("TerminateJob", code="", fault=Fault.THROTTLE)
-    assert called_unread([looked, refused, called]) == []
+    assert called_unread([was_read, refused, called]) == []
     assert called_unread([refused]) == called_unread([called]) == ["job-a"]

@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from orchestrator.api.problems import CONTENT_TYPE
 from orchestrator.domain.model.attempt import TERMINATE_JOB
 from orchestrator.store.database import database as module
-from tests.integration.test_crash_points import called_unread
+from tests.support.call_checks import called_unread
 from tests.support.postgres import own_server
 from tests.support.service import service
 from tests.support.tcp_proxy import TcpProxy
@@ -40,7 +40,7 @@ WHY: Final = re.compile(
     "(.+ fails: |the leases cannot be renewed: )?"
     "the database (cannot be (read|written): .+|is read by too many at once); "
 )
-"""Nothing is driven again at once: each loop tries within five seconds."""
+"""Errors of /readyz during an outage and shortly after: each loop tries within five seconds."""
 RENEWAL_DEADLINE_S: Final = 2.0
 ENGINE: Final = {
     "settle_s": 0.2,
@@ -51,27 +51,27 @@ ENGINE: Final = {
 MANY: Final = [f"job-many{n:04}" for n in range(60)]
 MORE: Final = [f"job-more{n:04}" for n in range(200)]
 CALLED_BEFORE: Final = 8
-"""So many of the many are called before the outage begins; the others are not."""
+"""Number of MANY that are called before the outage begins; the others are not."""
 
 ASK_EVERY_S: Final = 0.4
-TELL_AGAIN_S: Final = 1.0
-"""How long a client waits with what was told 503: less than Retry-After, which is to be kind."""
+REPEAT_AFTER_S: Final = 1.0
+"""Time after which a client repeats a request that got 503: less than Retry-After."""
 ANSWER_MAX_S: Final = 12.0
 READYZ_MAX_S: Final = 10.0
 AGAIN_MAX_S: Final = 15.0
 ON_ITS_WAY_S: Final = 0.5
-"""How long a call that has left may take to be logged by the cloud, in one busy process."""
+"""Limit of the time until the cloud logs a call that has left, in one busy process."""
 END_MAX_S: Final = 30.0
 KILLED_FOR_S: Final = 4.0
 KILLED_EVERY_S: Final = 0.05
 BLACK_HOLE_S: Final = 20.0
 CONNECTIONS: Final = 12
-"""What the server has; the daemon needs six."""
+"""Connections of the server; the daemon needs six."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the daemon said to a request, and when by this machine's clock."""
+class TimedAnswer:
+    """An answer of the daemon, with its times by this machine's clock."""
 
     path: str
     asked_at: float
@@ -88,20 +88,20 @@ class Answer:
 
 @dataclass(slots=True)
 class Clients:
-    """Who asks, a few times a second, whatever the answers; and what they were told."""
+    """Clients that send requests a few times a second, with the answers that they got."""
 
     session: aiohttp.ClientSession
     operation_id: str
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[TimedAnswer] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     acknowledged: dict[str, str] = field(default_factory=dict)
     """Ids by Idempotency-Key."""
     refused: set[str] = field(default_factory=set)
-    """Keys that were told 503 before that."""
+    """Keys whose requests got 503 before that."""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stop(self) -> None:
-        """Ask nothing new; what was told 503 is told again until it is acknowledged."""
+        """Send no new request; those that got 503 are repeated until they are acknowledged."""
         self._stop.set()
 
     async def run(self) -> None:
@@ -120,8 +120,8 @@ class Clients:
                 requests.create_task(self.ask("GET", LIVEZ))
                 await asyncio.sleep(ASK_EVERY_S)
 
-    async def ask(self, method: str, path: str, **more: Any) -> Answer | None:
-        """Ask once; None where no answer came, which is told in ``wrong``."""
+    async def ask(self, method: str, path: str, **more: Any) -> TimedAnswer | None:
+        """Send one request; return None if no answer came, which ``wrong`` then names."""
         asked_at = time.time()
         try:
             async with self.session.request(method, path, **more) as answer:
@@ -129,7 +129,7 @@ class Clients:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             self.wrong.append(f"{method} {path} after {time.time() - asked_at:.1f} s: {error!r}")
             return None
-        made = Answer(
+        made = TimedAnswer(
             path,
             asked_at,
             time.time(),
@@ -142,7 +142,7 @@ class Clients:
         return made
 
     async def _post(self, job_id: str) -> None:
-        """Tell it under one key until it is acknowledged."""
+        """Submit it under one key until it is acknowledged."""
         body = {"jobs": [job_id], "reason": "a test"}
         while True:
             made = await self.ask(
@@ -152,10 +152,10 @@ class Clients:
                 self.acknowledged[job_id] = made.body["id"]
                 return
             self.refused.add(job_id)
-            await asyncio.sleep(TELL_AGAIN_S)
+            await asyncio.sleep(REPEAT_AFTER_S)
 
     async def ready_again(self) -> None:
-        """Wait until /readyz says 200 to a question asked from now on."""
+        """Wait until /readyz answers 200 to a request sent from now on."""
         now = time.time()
         async with asyncio.timeout(AGAIN_MAX_S):
             while not any(  # noqa: ASYNC110 - of another process
@@ -167,12 +167,12 @@ class Clients:
 
 @dataclass(slots=True)
 class Outage:
-    """From when until when nothing of the database could be reached, by this machine's clock."""
+    """Begin and end of the time in which the database was unreachable, by this machine's clock."""
 
     began_at: float = 0.0
     ended_at: float = 0.0
     lasts: bool = True
-    """False where it could be reached again at once, time after time."""
+    """False if the database was reachable again at once, time after time."""
 
     def begins(self) -> None:
         self.began_at = time.time()
@@ -183,7 +183,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The server, the way to it, and the daemon's database on it."""
+    """The server, the proxy in front of it, and the daemon's database on it."""
 
     server: OwnServer
     proxy: TcpProxy
@@ -215,7 +215,7 @@ async def restarted(place: Place, outage: Outage) -> None:
 
 
 async def full(place: Place, outage: Outage) -> None:
-    """Others take every connection as the daemon's are ended, and keep them for a while."""
+    """End the daemon's connections, while others take every free one and keep it for a while."""
     async with AsyncExitStack() as stack:
         administrator = await _somebody(place.server, stack)
         while await _kill(administrator, place.database):
@@ -231,27 +231,27 @@ async def full(place: Place, outage: Outage) -> None:
 
 
 async def killed(place: Place, outage: Outage) -> None:
-    """Somebody ends the daemon's connections again and again, whatever they do just then."""
+    """End the daemon's connections again and again, at any point of their work."""
     async with AsyncExitStack() as stack:
         administrator = await _somebody(place.server, stack)
         until_s, ended = time.monotonic() + KILLED_FOR_S, 0
         while time.monotonic() < until_s:
             ended += await _kill(administrator, place.database)
             await asyncio.sleep(KILLED_EVERY_S)
-        assert ended > CONNECTIONS  # more than it ever has at once: it came back
+        assert ended > CONNECTIONS  # more than it ever has at once: it reconnected
         outage.lasts = False
         outage.begins()
         outage.ends()
 
 
 async def held(place: Place, outage: Outage) -> None:
-    """Nothing passes; afterwards all that was sent meanwhile arrives, late."""
+    """Let nothing pass; afterwards all that was sent meanwhile arrives, late."""
     await _black_hole(place, outage)
     place.proxy.blackhole(False)
 
 
 async def lost(place: Place, outage: Outage) -> None:
-    """Nothing passes; afterwards connections are reset, and what was sent meanwhile is gone."""
+    """Let nothing pass; afterwards connections are reset, and what was sent meanwhile is lost."""
     await _black_hole(place, outage)
     place.proxy.cut()
     place.proxy.blackhole(False)
@@ -265,7 +265,7 @@ async def _black_hole(place: Place, outage: Outage) -> None:
 
 
 async def _kill(administrator: Any, database: str) -> int:
-    """End all connections to a database, and tell how many there were."""
+    """End all connections to a database, and return their number."""
     count: int = await administrator.fetchval(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1",
         database,
@@ -280,7 +280,7 @@ async def _somebody(server: OwnServer, stack: AsyncExitStack) -> Any:
     return connection
 
 
-# --- the judge -----------------------------------------------------------------------------------
+# --- the checks ----------------------------------------------------------------------------------
 
 
 def judge_answers(clients: Clients, outage: Outage) -> None:
@@ -313,7 +313,7 @@ def judge_calls(cloud: Simulator, outage: Outage) -> None:
 
 
 async def judge_operations(running: Service, clients: Clients) -> None:
-    """Every key is one operation, and each of them has come to its one end."""
+    """Check that every key is one operation, and that each has ended once."""
     stored = await listed(running)
     assert {made["id"] for made in stored} == {clients.operation_id, *clients.acknowledged.values()}
     assert len(set(clients.acknowledged.values())) == len(clients.acknowledged)
@@ -331,19 +331,19 @@ async def judge_operations(running: Service, clients: Clients) -> None:
 
 
 def judge_log(caplog: pytest.LogCaptureFixture, outage: Outage) -> None:
-    gc.collect()  # which is when asyncio tells of an error that nobody asked for
+    gc.collect()  # which is when asyncio logs an error that was never retrieved
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
     others = [record for record in caplog.records if record.name != module.__name__]
     assert [record.getMessage() for record in others if record.levelno >= logging.ERROR] == []
-    begins, ends = told(caplog)
+    begins, ends = logged_outages(caplog)
     assert begins == ends
     if outage.lasts:
         assert begins["database writes"] == 1
         assert set(begins.values()) == {1}
 
 
-def told(caplog: pytest.LogCaptureFixture) -> tuple[Counter[str], Counter[str]]:
-    """How often it was told of what that it fails, and that it works again."""
+def logged_outages(caplog: pytest.LogCaptureFixture) -> tuple[Counter[str], Counter[str]]:
+    """Return how often each failure was logged, and how often its end."""
     texts = [record.getMessage() for record in caplog.records if record.name == module.__name__]
     begins = (re.match("(.+) fail: .", text) for text in texts)
     ends = (re.match("(.+) work again after ", text) for text in texts)
@@ -366,7 +366,7 @@ async def listed(running: Service) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def under_load(running: Service) -> AsyncIterator[Clients]:
-    """Have them ask until the block is left, and all that was asked is answered."""
+    """Run the clients until the block is left, and all their requests are answered."""
     unlimited = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=2 * ANSWER_MAX_S)
     async with aiohttp.ClientSession(
@@ -388,7 +388,7 @@ async def until(happened: Callable[[], bool]) -> None:
 
 
 def called(cloud: Simulator, *, after: float = 0.0) -> int:
-    """How many of the many were called."""
+    """Return how many of MANY were called."""
     calls = [call for call in cloud.calls if call.action == TERMINATE_JOB and call.at > after]
     return len({job_id for call in calls for job_id in call.job_ids} & set(MANY))
 
@@ -404,7 +404,7 @@ def called(cloud: Simulator, *, after: float = 0.0) -> int:
         pytest.param(lost, marks=pytest.mark.timeout(120)),
     ],
 )
-async def test_an_outage_is_told_and_loses_nothing(
+async def test_an_outage_is_reported_and_loses_nothing(
     breaks: Callable[[Place, Outage], Awaitable[None]],
     server: OwnServer,
     caplog: pytest.LogCaptureFixture,
@@ -426,7 +426,9 @@ async def test_an_outage_is_told_and_loses_nothing(
                 await clients.ready_again()
             for operation_id in (clients.operation_id, *clients.acknowledged.values()):
                 await running.finished(operation_id)
-            await until(lambda: len({sum(counts.values()) for counts in told(caplog)}) == 1)
+            await until(
+                lambda: len({sum(counts.values()) for counts in logged_outages(caplog)}) == 1
+            )
             assert called(cloud, after=broken_at) > len(MANY) / 4
             judge_answers(clients, outage)
             judge_calls(cloud, outage)

@@ -1,4 +1,4 @@
-"""A daemon whose calls leave through a proxy, and what it says of that at its start."""
+"""A daemon whose calls leave through a proxy, and its log of that at its start."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says of the account's way."""
+def logged_proxies(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the log messages about the account's proxy."""
     lines = [record.getMessage() for record in caplog.records]
     prefix = "account main "
     return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
@@ -44,7 +44,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @asynccontextmanager
 async def proxied_cloud(**proxy: str) -> AsyncIterator[tuple[Simulator, HttpProxy]]:
-    """A cloud with one job, which is known by no name but to a proxy."""
+    """A cloud with one job, at a name that only a proxy resolves."""
     cloud = simulator({"ids": [JOB], "instances": 2, "drain_s": 0.1})
     async with serve(cloud) as url:
         port = urlsplit(url).port
@@ -63,14 +63,14 @@ async def stopped_it(made: Settings) -> None:
 async def test_every_call_goes_through_the_proxy_that_is_configured(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told at the start, without its password."""
+    """The proxy is logged at the start, without its password."""
     caplog.set_level(logging.INFO)
     async with proxied_cloud(user="me", password=SECRET) as (cloud, proxy):
         url = f"http://me:{SECRET}@127.0.0.1:{proxy.port}"
         await stopped_it(settings(CLOUD, sqlite_url, egress={"proxy": url}))
     assert {line.split()[1] for line in proxy.asked} == {f"{CLOUD}/"}
     assert {call.action for call in cloud.calls} >= {"TerminateJob", "DescribeInstances"}
-    assert told(caplog) == [f"calls batch.test through proxy {proxy.url} (egress.proxy)"]
+    assert logged_proxies(caplog) == [f"calls batch.test through proxy {proxy.url} (egress.proxy)"]
     assert SECRET not in caplog.text
 
 
@@ -82,10 +82,10 @@ async def test_every_call_goes_through_the_proxy_of_the_environment(
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "elsewhere.test")
         await stopped_it(settings(CLOUD, sqlite_url))
-    assert told(caplog) == [f"calls batch.test through proxy {proxy.url} (HTTP_PROXY)"]
+    assert logged_proxies(caplog) == [f"calls batch.test through proxy {proxy.url} (HTTP_PROXY)"]
 
 
-async def test_what_cannot_be_used_is_told_before_anything_is_called(
+async def test_an_unusable_proxy_is_reported_before_any_call(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = tmp_path / "none.pem"

@@ -1,4 +1,4 @@
-"""The daemon as a process while the providers of some accounts hang: who is harmed by it."""
+"""The daemon as a process while the credential providers of some accounts hang."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import aiohttp
 import pytest
 
 from orchestrator.cli.demo.subprocesses import free_ports
-from tests.integration.test_stopping import (
+from tests.support.daemon_process import (
     ACCOUNT,
     CONFIG,
     REGION,
     SECRET_ID,
     SECRET_KEY,
     STOP_MAX_S,
-    Cloud,
     Daemon,
-    cloud,
+    DelayableCloud,
     stopped,
     until,
 )
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.demo.subprocesses import Child
 
-__all__ = ["cloud"]
 
 HEALTHY: Final = "healthy"
 FIRST_CALL_MAX_S: Final = 5.0
@@ -57,7 +55,7 @@ credentials = {{ provider = "{provider}", {options} }}
 
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, list[StreamWriter]]]:
-    """A server that takes what is sent and never answers; its URL, and the connections."""
+    """A server that accepts requests and never answers; its URL, and the connections."""
     arrived: list[StreamWriter] = []
 
     def accept(_: StreamReader, writer: StreamWriter) -> None:
@@ -73,7 +71,7 @@ async def silent() -> AsyncIterator[tuple[str, list[StreamWriter]]]:
 
 
 def configuration(port: int, directory: Path, cloud_url: str, silent_url: str) -> str:
-    """Eight accounts whose providers hang, and one that is reached by a name."""
+    """Return the settings of eight accounts whose providers hang, and of one reached by a name."""
     by_name = cloud_url.replace("127.0.0.1", "localhost")
     healthy = ACCOUNT.format(
         name=HEALTHY, cloud=by_name, region=REGION, secret_id=SECRET_ID, secret_key=SECRET_KEY
@@ -92,7 +90,7 @@ def configuration(port: int, directory: Path, cloud_url: str, silent_url: str) -
 
 
 def accounts() -> dict[str, str]:
-    """The provider of each account that hangs."""
+    """Return the provider of each account that hangs."""
     return {
         f"{provider}-{number}": provider
         for provider in HANGING
@@ -102,7 +100,7 @@ def accounts() -> dict[str, str]:
 
 @pytest.fixture
 async def daemon(
-    tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cloud: DelayableCloud, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Daemon, list[StreamWriter]]]:
     token_file = tmp_path / "token"
     token_file.write_text("jwt")
@@ -123,7 +121,7 @@ async def daemon(
 
 
 async def all_hang(made: Daemon, arrived: list[StreamWriter], process: Child) -> None:
-    """A job for each, until every provider that can be seen to wait does."""
+    """Submit a job for each, and wait until every provider that sends requests waits."""
     for number, account in enumerate(accounts()):
         await made.submit(f"job-hangs{number:03}", account=account)
     over_http = sum(provider != "profile" for provider in accounts().values())
@@ -131,10 +129,10 @@ async def all_hang(made: Daemon, arrived: list[StreamWriter], process: Child) ->
 
 
 @pytest.mark.timeout(120)
-async def test_providers_that_hang_harm_their_own_accounts(
-    cloud: Cloud, daemon: tuple[Daemon, list[StreamWriter]]
+async def test_providers_that_hang_affect_only_their_own_accounts(
+    cloud: DelayableCloud, daemon: tuple[Daemon, list[StreamWriter]]
 ) -> None:
-    """The host of another one is looked up, called, and its job brought down meanwhile."""
+    """The host of another account is resolved and called, and its job is terminated meanwhile."""
     made, arrived = daemon
     host = urlsplit(cloud.url).netloc.replace("127.0.0.1", "localhost")
     async with made.serving() as process:
@@ -153,7 +151,7 @@ async def test_providers_that_hang_harm_their_own_accounts(
 
 @pytest.mark.timeout(120)
 async def test_it_stops_in_time_while_they_hang(
-    cloud: Cloud, daemon: tuple[Daemon, list[StreamWriter]]
+    cloud: DelayableCloud, daemon: tuple[Daemon, list[StreamWriter]]
 ) -> None:
     made, arrived = daemon
     async with made.serving() as process:

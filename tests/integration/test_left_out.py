@@ -1,4 +1,4 @@
-"""What only informs, and rows that cannot be read: every request is answered all the same."""
+"""Details and rows that cannot be read: every request is answered without them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_a_request_is_answered_without_what_only_informs(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_a_row_that_cannot_be_read_is_told_and_shown_and_ends_once_it_is_repaired(
+async def test_an_unreadable_row_is_logged_and_shown_and_ends_once_it_is_repaired(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "orchestrator.db"

@@ -1,4 +1,4 @@
-"""PostgreSQL: somebody keeps one row locked, and all other jobs are brought down meanwhile."""
+"""PostgreSQL: another session keeps one row locked, and all other jobs are terminated meanwhile."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def somebody_locks(url: str, query: str) -> AsyncIterator[None]:
     ids=["its own", "its operation's"],
 )
 @pytest.mark.parametrize("called", [False, True], ids=["before its call", "after its call"])
-async def test_a_row_that_somebody_keeps_locked_holds_up_no_other(
+async def test_a_row_that_another_session_keeps_locked_delays_no_other(
     postgres: Server, caplog: pytest.LogCaptureFixture, query: str, *, called: bool
 ) -> None:
     async with postgres.database() as url, service(url, GROUP) as running:
@@ -56,7 +56,7 @@ async def test_a_row_that_somebody_keeps_locked_holds_up_no_other(
             many = await running.submit(*OTHERS)
             for job in OTHERS:
                 await running.until(many, job, "verified")
-            # What failed for it is over, and is not met again.
+            # The failures that it caused have ended, and do not occur again.
             (locked,) = [
                 r.message for r in caplog.records if "of their operations, locked" in r.message
             ]

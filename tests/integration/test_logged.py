@@ -1,4 +1,4 @@
-"""What the daemon logs and counts of an operation: its milestones, its calls and its end."""
+"""The log and the metrics of an operation: its milestones, its calls and its end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OF_THE_DAEMON = (
     "orchestrator.engine.replica.lease_manager",
     "orchestrator.store.database.sqlite",
 )
-"""These tell that it starts, what it drives, and that it stops."""
+"""Loggers of the messages that it starts, what it drives, and that it stops."""
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """All else that is logged at info and above."""
+def milestones(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return all else that is logged at info and above."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -34,7 +34,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_an_operation_is_three_lines(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often its jobs are polled."""
+    """The number of polls makes no difference."""
     caplog.set_level(logging.INFO)
     jobs = {"prefix": "run", "count": 3, "instances": 5, "drain_s": 1.5}
     async with service(database_url, jobs) as running:
@@ -42,7 +42,7 @@ async def test_an_operation_is_three_lines(
         operation_id = await running.submit(*ids, reason="over budget\nfor ever")
         finished = await running.finished(operation_id)
         polls = [call for call in running.simulator.calls if call.action.startswith("Describe")]
-    accepted, called, ended = told(caplog)
+    accepted, called, ended = milestones(caplog)
     assert accepted == (
         f"operation {operation_id} accepted: 3 jobs of account 'main' in ap-guangzhou, "
         r"requested by 'local': 'over budget\nfor ever'"
@@ -57,7 +57,7 @@ async def test_an_operation_is_three_lines(
 
 
 async def test_every_call_that_the_cloud_had_is_counted(database_url: str) -> None:
-    """By action, with how it ended; and the terminations by how they ended."""
+    """Return the calls by action and outcome, and the terminations by outcome."""
     engine = {"revival_watch_s": 0, "settle_s": 0.2, "poll": {"sweep_min_s": 0.05}}
     jobs = {"prefix": "run", "count": 2, "instances": 5, "drain_s": 0.3}
     faults = {"TerminateJob": {"throttle": {"probability": 1, "first_n": 1}}}

@@ -1,4 +1,4 @@
-"""An account that the configuration no longer names: what waits for it is told, and is ended."""
+"""An account that the configuration no longer names: its terminations are reported, and ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
 
 
 def renamed(database_url: str) -> dict[str, Any]:
-    """The configuration's accounts once ``main`` has another name."""
+    """Return the configuration's accounts once ``main`` has another name."""
     account = settings("http://127.0.0.1:1", database_url).accounts["main"]
     return {"accounts": {"other": account}}
 
@@ -66,7 +66,7 @@ async def in_state(rest: Rest, operation_id: str, **wanted: int) -> None:
 
 
 async def counted(rest: Rest, job_id: str) -> None:
-    """Until the instances of a job were counted."""
+    """Wait until the instances of a job were counted."""
     async with asyncio.timeout(HANG_S):
         while True:
             found = await rest.service.get(f"/v1/terminations?job_id={job_id}")
@@ -79,10 +79,10 @@ async def jobs(rest: Rest, operation_id: str) -> Any:
     return (await rest.service.get(f"{OPERATIONS}/{operation_id}"))["progress"]["jobs"]
 
 
-async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
+async def test_terminations_of_a_removed_account_are_reported_and_can_be_ended(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was never called is withdrawn; what was is not verified, and says by whom and why."""
+    """Jobs never called are withdrawn; called ones are unverified, with the name and the reason."""
     async with served(url, *GROUPS) as rest:
         mixed = await rest.service.submit("job-called01", "job-held0001")
         await in_state(rest, mixed, draining=1, held=1)
@@ -94,12 +94,12 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
         assert (await jobs(rest, mixed))["draining"] == 1
     caplog.clear()
     async with served(url, **renamed(url)) as rest:
-        told = WAIT.format("3 terminations wait")
+        problem = WAIT.format("3 terminations wait")
         assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [
-            told
+            problem
         ]
         ready = await rest.service.get("/readyz")
-        assert (ready["status"], ready["troubles"]) == ("degraded", {"main/ap-guangzhou": told})
+        assert (ready["status"], ready["troubles"]) == ("degraded", {"main/ap-guangzhou": problem})
 
         ended = (await stop(rest, mixed)).document
         assert (ended["state"], ended["outcome"]) == ("finished", "failed")
@@ -124,14 +124,16 @@ async def test_what_waits_for_an_account_that_is_gone_is_told_and_can_be_ended(
         ready = await rest.service.get("/readyz")
         assert (ready["status"], ready["troubles"]) == ("ready", {})
         again = await stop(rest, mixed)
-        told = again.document
-        for each in (told, ended):
+        repeated = again.document
+        for each in (repeated, ended):
             # A rate since the operation was created falls as time passes.
             del each["progress"]["quota"]["used_per_s"]
-        assert (again.status, told) == (200, ended)
+        assert (again.status, repeated) == (200, ended)
 
 
-async def test_stopped_jobs_that_nobody_watches_for_a_revival_any_more_are_told(url: str) -> None:
+async def test_stopped_jobs_of_a_removed_account_that_cannot_be_watched_are_reported(
+    url: str,
+) -> None:
     stopping = {"ids": ["job-stops001"], "drain_s": 0.1}
     async with served(url, stopping) as rest:
         watched = await rest.service.submit("job-stops001", reterminate_for_s=3600.0)
@@ -139,9 +141,9 @@ async def test_stopped_jobs_that_nobody_watches_for_a_revival_any_more_are_told(
     async with served(url, **renamed(url)) as rest:
         ready = await rest.service.get("/readyz")
         assert ready["status"] == "degraded"
-        (told,) = ready["troubles"].values()
-        assert told.startswith("1 stopped job of account 'main' and its region")
-        assert "cannot be watched for a revival" in told
+        (problem,) = ready["troubles"].values()
+        assert problem.startswith("1 stopped job of account 'main' and its region")
+        assert "cannot be watched for a revival" in problem
 
 
 async def valid(rest: Rest, operation_id: str) -> bool:
@@ -150,8 +152,8 @@ async def valid(rest: Rest, operation_id: str) -> bool:
     return not verify(certificate.text.encode())
 
 
-async def test_a_call_whose_answer_nobody_heard_is_told_as_interrupted(tmp_path: Path) -> None:
-    """As it is where its partition is driven on."""
+async def test_a_call_without_a_received_answer_is_reported_as_interrupted(tmp_path: Path) -> None:
+    """As it is where its partition is still driven."""
     url = f"sqlite:///{tmp_path}/orchestrator.db"
     hangs = {"TerminateJob": {"hang": {"probability": 1.0}}}
     async with served(url, *GROUPS, faults=hangs, engine={"call_timeout_s": 60.0}) as rest:

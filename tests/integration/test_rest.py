@@ -9,7 +9,7 @@ import re
 import sqlite3
 import time
 from codecs import BOM_UTF8
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,7 @@ from orchestrator.engine.runtime import loop
 from orchestrator.services import storage_check
 from orchestrator.store.database import database as store
 from tests.support import HANG_S
-from tests.support.rest import OPERATIONS, Rest, assert_problem, tomorrow
-from tests.support.service import service
+from tests.support.rest import OPERATIONS, Rest, assert_problem, served, tomorrow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,13 +40,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 READY = {"status": "ready", "troubles": {}, "set_aside": {"terminations": 0, "ids": []}}
-
-
-@asynccontextmanager
-async def served(directory: Path, *jobs: dict[str, Any], **more: Any) -> AsyncIterator[Rest]:
-    file = directory / "orchestrator.db"
-    async with service(f"sqlite:///{file}", *jobs, **more) as running:
-        yield Rest(running, file)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -59,7 +51,7 @@ async def rest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rest]:
 # --- requests ------------------------------------------------------------------------------------
 
 
-async def test_an_accepted_request_says_where_to_look(rest: Rest) -> None:
+async def test_an_accepted_request_returns_the_location_of_its_operation(rest: Rest) -> None:
     body = {"jobs": ["job-where001"], "reason": "over budget", "not_before": tomorrow()}
     answer = await rest.post(body)
     assert answer.status == 202
@@ -176,7 +168,7 @@ async def test_what_is_null_is_not_given(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("field", ["jobs", "reason"])
-async def test_what_is_needed_and_null_is_told_as_missing(rest: Rest, field: str) -> None:
+async def test_a_required_field_that_is_null_is_reported_as_missing(rest: Rest, field: str) -> None:
     answer = await rest.post({"jobs": ["job-nulls002"], "reason": "r", field: None})
     problem = assert_problem(answer, 422, "invalid-request", f"{field}: is required")
     assert [error["field"] for error in problem["errors"]] == [field]
@@ -338,7 +330,7 @@ async def test_a_token_that_was_tampered_with_is_refused(listed: Rest, position:
 # --- events --------------------------------------------------------------------------------------
 
 
-async def test_events_tell_what_happened_in_order(tmp_path: Path) -> None:
+async def test_events_list_what_happened_in_order(tmp_path: Path) -> None:
     jobs = [
         {"ids": ["job-good0001"], "drain_s": 0.1},
         {"ids": ["job-deny0001"], "env_id": "env-1", "refuse_env": True},
@@ -456,7 +448,7 @@ async def test_a_termination_says_why_it_is_where_it_is(in_every_state: Rest, st
     assert (termination["finished_at"] is not None) == (state in FINAL_STATES)
 
 
-async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Path) -> None:
+async def test_progress_shows_the_quota_learnt_from_throttling(tmp_path: Path) -> None:
     """The allowed rate is shown beside the configured one, and is lower after throttling."""
     faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 60}}}
     async with served(tmp_path, {"ids": ["job-less0001"], "drain_s": 0.1}, faults=faults) as rest:
@@ -469,7 +461,7 @@ async def test_progress_tells_the_quota_that_throttling_has_taught(tmp_path: Pat
             assert taught["allowed_per_s"] < taught["configured_per_s"] == 50
 
 
-async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) -> None:
+async def test_an_end_is_forecast_once_an_instance_has_stopped(tmp_path: Path) -> None:
     """The operation and the job have an ETA in the future, and none once they have finished."""
     jobs = {"ids": ["job-slow0001"], "instances": 50, "drain_s": 5.0}
     async with served(tmp_path, jobs) as rest:
@@ -500,7 +492,7 @@ async def test_when_it_is_over_is_told_once_something_went_down(tmp_path: Path) 
             assert (shown["eta"], shown["rate_per_s"], shown["stalled_since"]) == (None, None, None)
 
 
-async def test_the_settle_window_is_counted_down_once_all_instances_are_down(
+async def test_the_settle_window_is_counted_down_once_all_instances_have_stopped(
     tmp_path: Path,
 ) -> None:
     """The operation and the job show when their settle window ends."""
@@ -534,7 +526,7 @@ async def test_live_instances_of_a_refused_job_are_not_forgotten(tmp_path: Path)
         }
 
 
-async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> None:
+async def test_a_replica_that_drives_nothing_answers_the_same(tmp_path: Path) -> None:
     """An idle replica shows the rate that another one has learnt, and why a job waits."""
     faults = {"TerminateJob": {"throttle": {"probability": 1.0, "first_n": 60}}}
     jobs = {"ids": ["job-less0001"], "drain_s": 0.1}
@@ -567,7 +559,7 @@ async def test_a_replica_that_drives_nothing_tells_the_same(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("query", ["pretty", "pretty=", "pretty=true"])
-async def test_every_get_indents_its_json_for_people(listed: Rest, query: str) -> None:
+async def test_every_get_can_indent_its_json(listed: Rest, query: str) -> None:
     (newest,) = (await listed.get(f"{OPERATIONS}?limit=1")).document["operations"]
     (some,) = (await listed.get("/v1/terminations?limit=1")).document["terminations"]
     one = (f"{OPERATIONS}/{newest['id']}", f"/v1/terminations/{some['id']}")
@@ -682,7 +674,7 @@ async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
                 await asyncio.sleep(0.05)
 
 
-async def test_whoever_asks_for_readiness_often_has_little_written(tmp_path: Path) -> None:
+async def test_frequent_readiness_checks_cause_few_writes(tmp_path: Path) -> None:
     async with served(tmp_path) as rest:
         began = time.monotonic()
         for _ in range(5):

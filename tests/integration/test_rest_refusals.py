@@ -14,15 +14,7 @@ from hypothesis import given, settings, strategies
 
 from orchestrator.api import routes
 from tests.support import HANG_S
-from tests.support.rest import (
-    JSON,
-    LEGAL,
-    LEGAL_TEXT,
-    OPERATIONS,
-    Rest,
-    assert_problem,
-    tomorrow,
-)
+from tests.support.rest import JSON, LEGAL, LEGAL_TEXT, OPERATIONS, Rest, assert_problem, tomorrow
 from tests.support.service import service
 
 if TYPE_CHECKING:
@@ -213,7 +205,7 @@ async def test_what_cannot_be_done_is_refused(
     assert_problem(await untouched.post(LEGAL | named), 422, "invalid-request", detail)
 
 
-async def test_every_mistake_is_told_at_once(untouched: Rest) -> None:
+async def test_all_mistakes_are_reported_at_once(untouched: Rest) -> None:
     body = {"jobs": ["job-a", 5], "reason": " ", "settle_s": -1, "lane": "urgent", "region": ""}
     problem = assert_problem(await untouched.post(body), 422, "invalid-request", "2 more mistakes")
     fields = {error["field"] for error in problem["errors"]}
@@ -241,7 +233,7 @@ async def test_an_answer_repeats_little_of_what_was_sent(untouched: Rest) -> Non
 
 
 @pytest.mark.parametrize("path", [OPERATIONS, f"{OPERATIONS}/op_1:stop"])
-async def test_mistakes_are_counted_and_few_of_them_told(untouched: Rest, path: str) -> None:
+async def test_mistakes_are_counted_and_only_a_few_are_listed(untouched: Rest, path: str) -> None:
     """The limits hold for the bodies of all POST requests."""
     unknown = {f"field{number}": 1 for number in range(1_000)}
     many = await untouched.call("POST", path, body=LEGAL | unknown, headers=JSON)
@@ -383,7 +375,7 @@ async def test_a_target_that_there_is_not(
 
 
 @pytest.mark.parametrize("line", ["GET /livez", "GET /nothing", "GET /v1/terminations", "nonsense"])
-async def test_no_answer_tells_the_versions_of_what_serves_it(untouched: Rest, line: str) -> None:
+async def test_no_answer_names_the_versions_of_the_server(untouched: Rest, line: str) -> None:
     data = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     assert (await untouched.answer_to(data.encode())).headers["Server"] == "orchestrator"
 
@@ -397,7 +389,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
     assert b"urn:orchestrator:problem:body-timeout" in response
 
 
-async def test_a_caller_who_hangs_up_is_no_fault_of_the_orchestrator(
+async def test_a_caller_who_disconnects_is_not_logged_as_an_error(
     untouched: Rest, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader, writer = await asyncio.open_connection(untouched.base.host, untouched.base.port)
@@ -409,7 +401,7 @@ async def test_a_caller_who_hangs_up_is_no_fault_of_the_orchestrator(
     assert faults(caplog) == []
 
 
-async def test_a_body_that_goes_wrong_on_its_way_is_no_fault_of_the_orchestrator(
+async def test_a_body_that_is_damaged_on_its_way_is_not_logged_as_an_error(
     untouched: Rest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.1)
@@ -443,9 +435,7 @@ ANY_JSON = strategies.recursive(
 
 @settings(max_examples=100)
 @given(body=ANY_JSON.map(lambda document: json.dumps(document).encode()) | strategies.binary())
-async def test_no_body_whatever_is_a_fault_of_the_orchestrator(
-    untouched: Rest, body: bytes
-) -> None:
+async def test_no_body_causes_an_internal_error(untouched: Rest, body: bytes) -> None:
     answer = await untouched.post(body)
     assert answer.status in (400, 422), answer.text
 

@@ -31,7 +31,7 @@ ENGINE: dict[str, Any] = {
 
 
 async def revived(running: Service, operation_id: str) -> Any:
-    """The termination of the job once that was seen to have come back."""
+    """Return the termination of the job once its revival was recorded."""
     async with asyncio.timeout(HANG_S):
         while True:
             found = (await running.terminations(operation_id))[JOB]
@@ -63,12 +63,12 @@ async def test_it_is_noticed_and_said_everywhere(
         assert verify(data) == []
         assert b"NOT STOPPED FOR GOOD: 1 revived after the end" in data
         assert len(running.simulator.truth()) == 1
-        assert running.simulator.truth()[0]["live"] == 3, "nobody asked for it to be kept down"
+        assert running.simulator.truth()[0]["live"] == 3, "no request asked to terminate it again"
     assert caplog.text.count("was revived after it had stopped") == 1
 
 
-async def test_it_is_kept_down_so_many_times(database_url: str) -> None:
-    """Also where nothing else is watched."""
+async def test_a_revived_job_is_terminated_again_up_to_the_limit(database_url: str) -> None:
+    """Also if nothing else is watched."""
     job, engine = REVIVED | {"revivals": 9}, ENGINE | {"revival_watch_s": 0, "reterminate_max": 2}
     async with service(database_url, job, engine=engine) as running:
         first = await running.submit(JOB, reterminate_for_s=600)

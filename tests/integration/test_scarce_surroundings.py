@@ -1,4 +1,4 @@
-"""The daemon as a process with few descriptors, and one whose standard error nobody reads."""
+"""The daemon as a process with few descriptors, or with a standard error that is not read."""
 
 from __future__ import annotations
 
@@ -15,19 +15,15 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 import pytest
 
-from tests.integration import test_stopping as stopping
-from tests.integration.test_stopping import ACCOUNTS, JOBS, POLL_S, STOP_MAX_S
 from tests.support import HANG_S
+from tests.support.daemon_process import ACCOUNTS, JOBS, POLL_S, STOP_MAX_S
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.integration.test_stopping import Cloud, Daemon
-
-cloud = stopping.cloud
-daemon = stopping.daemon
+    from tests.support.daemon_process import Daemon, DelayableCloud
 
 DESCRIPTORS: Final = 256
 IDLE_CLIENTS: Final = 330
@@ -39,7 +35,7 @@ ANSWER_MAX_S: Final = 5.0
 async def serving(
     daemon: Daemon, *, stderr: int, wrapper: Sequence[str] = ()
 ) -> AsyncIterator[Process]:
-    """A daemon that is ready, started by ``wrapper``; killed at the end if it still runs."""
+    """Start a daemon by ``wrapper`` and wait until it is ready; kill it if it runs at the end."""
     process = await asyncio.create_subprocess_exec(
         *(*wrapper, sys.executable, "-m", "orchestrator", "serve"),
         *("--config", str(daemon.directory / "orchestrator.toml")),
@@ -61,7 +57,7 @@ async def serving(
 
 
 async def alive(daemon: Daemon) -> bool:
-    """Whether /livez answers on a connection of its own."""
+    """Return whether /livez answers on a connection of its own."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_MAX_S)
     async with (
         aiohttp.ClientSession(daemon.client._base_url, timeout=timeout) as client,
@@ -71,17 +67,17 @@ async def alive(daemon: Daemon) -> bool:
 
 
 async def stopped(process: Process) -> None:
-    """Have it stop by SIGTERM, which it must within ten seconds and with exit code 0."""
-    told_s = monotonic()
+    """Stop it by SIGTERM, which must take less than ten seconds and end with exit code 0."""
+    signalled_s = monotonic()
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(HANG_S):
         assert await process.wait() == 0
-    assert monotonic() - told_s < STOP_MAX_S
+    assert monotonic() - signalled_s < STOP_MAX_S
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"])
 async def test_more_idle_connections_than_descriptors_stop_nothing(
-    cloud: Cloud, daemon: Daemon, tmp_path: Path, sent: bytes
+    cloud: DelayableCloud, daemon: Daemon, tmp_path: Path, sent: bytes
 ) -> None:
     log = tmp_path / "limited.log"
     limited = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
@@ -99,10 +95,10 @@ async def test_more_idle_connections_than_descriptors_stop_nothing(
             assert await alive(daemon)
             await stopped(process)
     assert cloud.called(*JOBS)
-    told = log.read_text()
-    assert "the API accepts up to 128 connections; 128 of 256 file descriptors are kept" in told
-    assert "the limit of 128 connections to the API is reached" in told
-    assert len(told) < LOG_BYTES_MAX
+    logged = log.read_text()
+    assert "the API accepts up to 128 connections; 128 of 256 file descriptors are kept" in logged
+    assert "the limit of 128 connections to the API is reached" in logged
+    assert len(logged) < LOG_BYTES_MAX
 
 
 async def test_the_soft_limit_of_descriptors_is_raised(daemon: Daemon, tmp_path: Path) -> None:
@@ -116,7 +112,9 @@ async def test_the_soft_limit_of_descriptors_is_raised(daemon: Daemon, tmp_path:
     assert "the API accepts up to 256 connections" in log.read_text()
 
 
-async def test_nothing_waits_for_whoever_reads_standard_error(cloud: Cloud, daemon: Daemon) -> None:
+async def test_nothing_waits_for_the_reader_of_standard_error(
+    cloud: DelayableCloud, daemon: Daemon
+) -> None:
     """A pipe that is full from the start."""
     reader, writer = os.pipe()
     try:

@@ -1,4 +1,4 @@
-"""The daemon until it serves: what it waits for, what ends it meanwhile, and what it says."""
+"""The start of the daemon: what it waits for, what ends it meanwhile, and what it logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 AT_ONCE_S = 2.0
 WAITING = "the daemon waits for the database"
 NEW_PROCESS_IDS = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
-"""The command after it is PID 1 of a namespace of its own, as the first process of a container."""
+"""Run the command as PID 1 of a namespace of its own, as the first process of a container."""
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -48,7 +48,7 @@ def command(*arguments: str) -> list[str]:
 
 
 class Started:
-    """A daemon in a process of its own, and what it has logged."""
+    """A daemon in a process of its own, and its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -87,7 +87,7 @@ def without_server(port: int) -> str:
 
 
 def test_sigterm_ends_a_daemon_that_waits_for_its_database(tmp_path: Path) -> None:
-    """At once, and SIGHUP does not."""
+    """It ends at once; SIGHUP does not end it."""
     with serving(tmp_path, without_server(free_ports(1)[0])) as daemon:
         logged = daemon.until_logged(WAITING)
         assert "see whether the server runs and can be reached" in logged
@@ -104,7 +104,7 @@ def test_sigterm_ends_a_daemon_that_waits_for_its_database(tmp_path: Path) -> No
     reason="this user may not make process namespaces",
 )
 def test_sigterm_ends_it_also_as_the_first_process_of_a_container(tmp_path: Path) -> None:
-    """For which the kernel has no default."""
+    """As PID 1 it has no default handler of the kernel."""
     with serving(tmp_path, without_server(free_ports(1)[0]), *NEW_PROCESS_IDS) as daemon:
         daemon.until_logged(WAITING)
         parent = daemon.process.pid
@@ -114,7 +114,7 @@ def test_sigterm_ends_it_also_as_the_first_process_of_a_container(tmp_path: Path
 
 
 def test_sighup_changes_nothing_of_a_daemon_that_starts(tmp_path: Path) -> None:
-    """While it imports, too; it then waits for a configuration that nobody writes."""
+    """Also while it imports; it then waits for a configuration that is never written."""
     pipe = tmp_path / "orchestrator.toml"
     os.mkfifo(pipe)
     arguments = [sys.executable, "-X", "importtime", "-m", "orchestrator", "serve", "--config"]
@@ -150,12 +150,12 @@ def test_warnings_are_logged_and_errors_end_it(tmp_path: Path) -> None:
         assert "configuration: accounts.test.regions: ap-guangzhuo is not a region" in logged
     with serving(tmp_path, config.replace("/a.db", "/missing/a.db")) as daemon:
         assert daemon.process.wait(HANG_S) == 2
-    told = (tmp_path / "log").read_text().splitlines()
-    assert [line.partition(": ")[0] for line in told] == ["database.url", "warning"]
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["database.url", "warning"]
 
 
 def test_an_upgrade_by_hand_does_not_wait(tmp_path: Path) -> None:
-    """Whoever asked for it sees why; it is no mistake in the configuration."""
+    """The caller sees the reason; it is no mistake in the configuration."""
     path = tmp_path / "orchestrator.toml"
     path.write_text(without_server(free_ports(1)[0]))
     upgrade = command("db", "upgrade", "--config", str(path))
@@ -168,7 +168,7 @@ def test_an_upgrade_by_hand_does_not_wait(tmp_path: Path) -> None:
 async def test_a_server_that_refuses_is_waited_for(
     postgres: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Told once, and once it is over."""
+    """The wait is logged once, and its end once."""
     monkeypatch.setattr(app, "DATABASE_RETRY_S", 0.05)
     async with postgres.database() as url, TcpProxy(make_url(url).port or 0) as proxy:
         through = make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
@@ -184,6 +184,6 @@ async def test_a_server_that_refuses_is_waited_for(
                 await asyncio.sleep(0.01)
             proxy.refuse(on=False)
             assert await starting
-    told = [each.getMessage() for each in caplog.records if each.name == app.__name__]
-    assert sum(WAITING in each for each in told) == 1
-    assert sum("the database is available" in each for each in told) == 1
+    logged = [each.getMessage() for each in caplog.records if each.name == app.__name__]
+    assert sum(WAITING in each for each in logged) == 1
+    assert sum("the database is available" in each for each in logged) == 1

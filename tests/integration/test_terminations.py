@@ -1,4 +1,4 @@
-"""Jobs of every kind, from the request to the honest end, against the simulated cloud."""
+"""Jobs of every kind, from the request to the right final state, against the simulated cloud."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ async def test_a_call_that_goes_wrong_is_read_before_it_is_repeated(
 
 
 def calls_without_a_look_between(cloud: Simulator) -> list[str]:
-    """Jobs that were called again without having been read since, by the cloud's own log.
+    """Return jobs called again without a read in between, by the cloud's own log.
 
-    A call that is refused as one too many never reaches the back end: it may be made again.
+    A call that the rate limit refuses never reaches the back end: it may be made again.
     """
     read_since: dict[str, bool] = {}
     wrong = []
@@ -137,7 +137,7 @@ async def test_an_operation_reports_each_job_that_went_wrong(database_url: str) 
         assert (counts["total"], counts["verified"], counts["refused"]) == (3, 1, 1)
 
 
-async def test_a_forbidden_job_does_not_keep_the_others_from_being_looked_at(
+async def test_a_forbidden_job_does_not_prevent_reads_of_the_others(
     database_url: str,
 ) -> None:
     good = [f"job-good{n:04}" for n in range(9)]
@@ -149,7 +149,7 @@ async def test_a_forbidden_job_does_not_keep_the_others_from_being_looked_at(
         assert states == dict.fromkeys(good, "verified") | {"job-deny0001": "refused"}
 
 
-async def test_a_job_revived_in_the_settle_window_is_brought_down_again(database_url: str) -> None:
+async def test_a_job_revived_in_the_settle_window_is_terminated_again(database_url: str) -> None:
     async with service(database_url, group(revive_after_s=0.5)) as running:
         operation_id = await running.submit(JOB, settle_s=3)
         await running.until(operation_id, JOB, "settling")
@@ -260,10 +260,10 @@ async def test_a_submitted_job_can_be_refused_instead_of_held(database_url: str)
         assert termination["attempts"] == []
 
 
-async def test_a_job_is_left_alone_until_its_time_whoever_else_is_looked_at(
+async def test_a_job_is_not_called_before_its_time_while_others_are_polled(
     database_url: str,
 ) -> None:
-    """Or one that is SUBMITTED would be refused, or given up, before it was wanted."""
+    """Otherwise a SUBMITTED one would be refused, or given up, before its time."""
     jobs = [group(state="SUBMITTED", submitted_s=0.5), group(ids=["job-other001"])]
     async with service(database_url, *jobs) as running:
         today = datetime.now(UTC).replace(microsecond=0)
@@ -302,7 +302,7 @@ async def test_work_goes_on_where_it_was_after_a_stop(database_url: str) -> None
         assert (await running.finished(operation_id))["outcome"] == "verified"
 
 
-async def test_a_second_daemon_on_the_database_is_refused_and_harms_nothing(
+async def test_a_second_daemon_on_the_database_is_refused_and_changes_nothing(
     database_url: str,
 ) -> None:
     async with service(database_url, group()) as running:
@@ -322,8 +322,8 @@ async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
     for _ in range(2):
         async with service("sqlite:///new.db", group()):
             pass
-    told = [text for text in caplog.messages if text.startswith("database ")]
-    assert [text.rpartition(" ")[0] for text in told] == [
+    logged = [text for text in caplog.messages if text.startswith("database ")]
+    assert [text.rpartition(" ")[0] for text in logged] == [
         f"database {tmp_path}/new.db: created, at schema revision",
         f"database {tmp_path}/new.db: at schema revision",
     ]
@@ -331,10 +331,10 @@ async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
 
 def test_the_checker_finds_a_call_without_a_look() -> None:
     cloud = simulator(group())
-    looked = Call(0.0, "r1", action="DescribeJob", job_ids=(JOB,))
+    was_read = Call(0.0, "r1", action="DescribeJob", job_ids=(JOB,))
     refused = Call(0.0, "r0", action="TerminateJob", job_ids=(JOB,), fault=Fault.THROTTLE)
     called = Call(0.0, "r2", action="TerminateJob", job_ids=(JOB,))
-    cloud.calls += [looked, refused, called]
+    cloud.calls += [was_read, refused, called]
     assert calls_without_a_look_between(cloud) == []
     cloud.calls += [called]
     assert calls_without_a_look_between(cloud) == [JOB]

@@ -1,4 +1,4 @@
-"""Two replicas, of which one has a key that the cloud refuses: everybody is told which."""
+"""Two replicas, of which one has a key that the cloud refuses: each of them reports which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.support.postgres import Server
 
 PROCESS = f"{socket.gethostname()}-{os.getpid()}"
-"""Of both."""
+"""Settings of both."""
 CODE = "AuthFailure.SignatureFailure"
 FAIL, ADVICE = f"; cloud API calls fail ({CODE}: ", "; check the account's key"
 JOBS = {"main": "job-main0001", "second": "job-second01"}
@@ -28,13 +28,13 @@ JOBS = {"main": "job-main0001", "second": "job-second01"}
 async def troubles(replica: Service) -> Any:
     async with asyncio.timeout(HANG_S):
         while True:
-            if told := (await replica.get("/readyz"))["troubles"]:
-                return told
+            if troubles := (await replica.get("/readyz"))["troubles"]:
+                return troubles
             await asyncio.sleep(0.05)
 
 
-async def test_trouble_names_the_replica_that_meets_it(postgres: Server) -> None:
-    """Each drives one of two accounts."""
+async def test_a_failure_names_the_replica_that_has_it(postgres: Server) -> None:
+    """Run two replicas, each of which drives one of two accounts."""
     cloud = simulator({"ids": list(JOBS.values()), "drain_s": 3600})
     async with postgres.database() as url, serve(cloud) as cloud_url:
         account = settings(cloud_url, url).accounts["main"]
@@ -56,9 +56,11 @@ async def test_trouble_names_the_replica_that_meets_it(postgres: Server) -> None
             assert await troubles(here) == {place: CODE}
             assert await troubles(there) == {place: f"{CODE}, at replica {PROCESS}"}
             operation = submitted[place.partition("@")[0]]
-            (told,) = (await here.terminations(operation)).values()
-            assert FAIL in told["waiting_for"]
-            assert ADVICE in told["next_action"]
-            (told,) = (await there.terminations(operation)).values()
-            assert FAIL.replace(" fail", f" of replica {PROCESS} fail") in told["waiting_for"]
-            assert ADVICE.replace("; ", f"; at replica {PROCESS}: ") in told["next_action"]
+            (termination,) = (await here.terminations(operation)).values()
+            assert FAIL in termination["waiting_for"]
+            assert ADVICE in termination["next_action"]
+            (termination,) = (await there.terminations(operation)).values()
+            assert (
+                FAIL.replace(" fail", f" of replica {PROCESS} fail") in termination["waiting_for"]
+            )
+            assert ADVICE.replace("; ", f"; at replica {PROCESS}: ") in termination["next_action"]

@@ -19,9 +19,9 @@ from tests.simulation.world import Result, make_template, simulate
 
 SEEDS_OF_A_RUN = 2000
 FIRED_AT_LEAST = 100
-"""In so many seeds: what never happened proves nothing."""
+"""Number of seeds in which each fault must have happened: one that never did proves nothing."""
 UNREACHED = (Event.GAVE_UP, Event.WITHDRAWN)
-"""Nobody takes anything back yet, and no job keeps the engine from its end here."""
+"""States that cannot occur here: no withdrawal, and no job that keeps the engine from its end."""
 MUST_FIRE = (
     *("killed", "stopped", "paused", "paused beyond its lease", "paused in a transaction"),
     *(f"killed {point}" for point in POINTS),
@@ -31,15 +31,15 @@ MUST_FIRE = (
     *("cloud away", "lost request", "lost answer", "lost answer to TerminateJob", "silent call"),
     "slow way",
     *(f"cloud: {fault}" for fault in Fault if fault is not Fault.HANG),
-    *("database away", "commit fails", "commit is told as failed"),
-    *("client was told 503", "client was not answered", "client was answered again"),
+    *("database away", "commit fails", "commit is reported as failed"),
+    *("client got 503", "client was not answered", "client was answered again"),
     *("asked again for the same jobs", "a partition passed on", "a stale write was refused"),
     *("row planted", "row set aside", "row repaired"),
     *(
         "a call was held back",
         "attempt: outcome_unknown",
         "attempt: interrupted",
-        "a replica began anew",
+        "a replica rejoined",
     ),
     *(f"event: {event}" for event in (*Event, "accepted", "finished") if event not in UNREACHED),
 )

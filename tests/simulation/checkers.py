@@ -1,4 +1,4 @@
-"""What must be so, judged by the clouds' logs, the database and the client's own log."""
+"""Invariants, checked against the clouds' logs, the database and the client's own log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from orchestrator.simulator.simulator import Call, Simulator
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 WATCHED: Final = """
 CREATE TABLE engine_writes (partition TEXT, holder TEXT, UNIQUE (partition, holder));
@@ -49,7 +49,7 @@ CREATE TRIGGER answered AFTER UPDATE ON attempts
 BEGIN INSERT OR IGNORE INTO engine_writes
 SELECT name, holder FROM partitions WHERE name = NEW.partition; END;
 """
-"""Which partitions a transaction decides for, and who holds them then: the database notes it."""
+"""Partitions a transaction decides for, and their holders then; the database records it."""
 HARMLESS: Final = ("", Fault.CHARSET)
 ANSWERS_A_LOOK: Final = ("OK", "ResourceNotFound.Job", "UnauthorizedOperation")
 STOPPED: Final = (State.VERIFIED, State.ALREADY_FINISHED)
@@ -61,9 +61,9 @@ def watch(path: Path) -> None:
 
 
 class Checkers:
-    """One run's; ``violations`` says what was wrong, each with its time."""
+    """Checkers of one run; ``violations`` describes each failure, with its time."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self.violations: list[str] = []
         self._connection: sqlite3.Connection | None = None
@@ -72,16 +72,16 @@ class Checkers:
         self._read_calls: Counter[str] = Counter()
         self._looked_at: dict[tuple[str, str], float] = {}
         self._seen: defaultdict[str, set[str]] = defaultdict(set)
-        """Jobs by region that were read since they were last called."""
+        """Jobs by region that were read since their last call."""
 
     def violated(self, what: str, why: str) -> None:
         self.violations.append(f"{self._world.loop.time():.3f} s: {what}: {why}")
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Read the database, and the log."""
+        """Connect to the database, and to the log."""
         handler = _Log(self)
-        # What it says of connections that were dropped.
+        # Its messages about dropped connections.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         root = logging.getLogger("orchestrator")
         propagates, level = root.propagate, root.level
@@ -105,7 +105,7 @@ class Checkers:
     # --- at every call, and at every commit -------------------------------------------------------
 
     def on_call(self, action: str, host: str, body: bytes) -> None:
-        """A call leaves only from the partition's holder, TerminateJob once that is on record."""
+        """Check that a call comes from the partition's holder, and a TerminateJob is recorded."""
         found = self.rows(
             "SELECT r.id FROM partitions p JOIN replicas r ON r.id = p.holder WHERE p.name = ?",
             f"main@{host}",
@@ -125,12 +125,12 @@ class Checkers:
                 self.violated("attempt", f"{job_id} is called, and no open attempt says so")
 
     def before_commit(self, connection: aiosqlite.Connection) -> None:
-        """What decides for a partition comes from its holder."""
+        """Check that a decision for a partition comes from its holder."""
         raw = connection._conn
         try:
             written = raw.execute("SELECT partition, holder FROM engine_writes").fetchall()
         except sqlite3.ProgrammingError:
-            return  # it was dropped, and nothing will be committed
+            return  # it was dropped: nothing will be committed
         for partition, holder in written:
             if holder is None or _process(holder) != REPLICA.get():
                 self.violated("fence", f"{REPLICA.get()} writes {partition}, which {holder} holds")
@@ -159,7 +159,7 @@ class Checkers:
                 self._check_end(event)
 
     def _check_accepted(self, event: sqlite3.Row) -> None:
-        """A call that nobody heard of is called accepted only where it was, or the job is down."""
+        """Check that an attempt is recorded as accepted only where it was, or the job stopped."""
         cloud = self._world.clouds[f"{event['region']}.cloud"]
         job_id, job, now = event["job_id"], cloud._jobs.get(event["job_id"]), cloud.now()
         acted = any(
@@ -170,11 +170,11 @@ class Checkers:
             self.violated("acknowledged", f"{job_id}, which no call has reached")
 
     def _check_end(self, event: sqlite3.Row) -> None:
-        """A final state is true of the cloud when it is written, as far as anybody could know."""
+        """Check that a final state is true of the cloud when written, as far as can be known."""
         cloud = self._world.clouds[f"{event['region']}.cloud"]
         job_id, state = event["job_id"], State(event["to_state"])
         job, now = cloud._jobs.get(job_id), cloud.now()
-        self._read_looks(event["region"], cloud)
+        self._note_reads(event["region"], cloud)
         if job is not None:
             job.advance(now)
         match state:
@@ -197,28 +197,28 @@ class Checkers:
         if not true:
             self.violated("truth", f"{job_id} ends {state}: {event['why']}: {job and job.spec}")
 
-    def _read_looks(self, region: str, cloud: Simulator) -> None:
+    def _note_reads(self, region: str, cloud: Simulator) -> None:
         for call in cloud.calls[self._read_calls[region] :]:
             if self._shows(call):
                 self._looked_at.update({(region, job_id): call.at for job_id in call.job_ids})
         self._read_calls[region] = len(cloud.calls)
 
     def forget_calls(self) -> None:
-        """Have the clouds' logs begin anew, once they are checked."""
+        """Clear the clouds' logs, once they are checked."""
         for region, cloud in self._world.clouds.items():
-            self._read_looks(region.removesuffix(".cloud"), cloud)
+            self._note_reads(region.removesuffix(".cloud"), cloud)
         self.check_calls()
         for cloud in self._world.clouds.values():
             cloud.calls.clear()
         self._read_calls.clear()
 
     def _shows(self, call: Call) -> bool:
-        """Did somebody hear how these jobs are?"""
+        """Return whether a replica received the states of these jobs."""
         return (
             call.action.startswith("Describe")
             and call.code in ANSWERS_A_LOOK
             and call.fault in HARMLESS
-            and call.request_id not in self._world.network.unheard
+            and call.request_id not in self._world.network.unreceived
         )
 
     # --- at the end ------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Checkers:
         return not self.rows("SELECT 1 FROM operations WHERE finished_at IS NULL LIMIT 1")
 
     def all_noticed(self) -> bool:
-        """Is none live that was down, is watched, and is not known to have come back?"""
+        """Check that no stopped job is live, if it is watched and has no recorded revival."""
         for row in self.rows(
             "SELECT job_id, region, finished_at, revival_watch_s FROM terminations"
             " WHERE state IN (?, ?) AND revival IS NULL AND revival_watch_s > 0",
@@ -266,7 +266,7 @@ class Checkers:
                 self.violated(check, str(found))
 
     def _check_acknowledged(self) -> None:
-        """Everything that the client was told of is there, and has an end."""
+        """Check that each operation the client got an id for is stored, and has ended."""
         for each in self._world.client.acknowledged:
             rows = self.rows(
                 "SELECT t.job_id, t.region, o.finished_at FROM operations o"
@@ -299,17 +299,17 @@ class Checkers:
                 self.violated("outcome", f"{dict(row)} has {states}")
 
     def _check_chains(self) -> None:
-        """Each event holds the hash of the one before it, whoever wrote the two."""
+        """Check that each event holds the hash of the one before it, in any order of writers."""
         chains: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows("SELECT * FROM events ORDER BY id"):
             subject_id = row["termination_id"] or row["operation_id"]
             events = chains[subject_id]
-            told = {
+            facts = {
                 "at": row["at"].replace(" ", "T") + "Z",
                 "facts": row["facts"] and json.loads(row["facts"]),
                 "previous": events[-1]["hash"] if events else subject_id,
             }
-            events.append({**dict(row), **told})
+            events.append({**dict(row), **facts})
         for subject_id, events in chains.items():
             for fault in chain_errors(subject_id, events):
                 self.violated("chain", f"{subject_id}: {fault}")
@@ -320,15 +320,15 @@ class Checkers:
                 self.violated("quota", f"{region}: {quota}")
 
     def check_calls(self) -> None:
-        """Of all in the clouds' logs since they were last forgotten."""
+        """Return the calls in the clouds' logs since they were last cleared."""
         for region, cloud in self._world.clouds.items():
             self._check_quota(region, cloud)
             self._check_read(region, cloud)
 
     def _check_read(self, region: str, cloud: Simulator) -> None:
-        """No TerminateJob follows another one on a job without an answered look in between.
+        """Check that between two TerminateJob calls on a job there is an answered read.
 
-        One that was heard to be refused by the rate limit did nothing.
+        A call whose answer says that the rate limit refused it did nothing.
         """
         seen = self._seen[region]
         for call in cloud.calls:
@@ -342,15 +342,15 @@ class Checkers:
                         if unseen[0] in c.job_ids
                     )
                     self.violated("unread", f"{region}: {unseen} called unread:\n{log}")
-                heard = call.request_id not in self._world.network.unheard
-                if not (heard and call.fault == Fault.THROTTLE):
+                received = call.request_id not in self._world.network.unreceived
+                if not (received and call.fault == Fault.THROTTLE):
                     seen.difference_update(call.job_ids)
             elif self._shows(call):
                 seen.update(call.job_ids)
 
 
 class _Log(logging.Handler):
-    """Nothing may be told that nobody expects."""
+    """Check that nothing unexpected is logged."""
 
     def __init__(self, checkers: Checkers) -> None:
         super().__init__(logging.WARNING)
@@ -361,7 +361,7 @@ class _Log(logging.Handler):
         if not world.loop.is_alive(REPLICA.get()):
             return
         world.loop.note(f"{record.levelname}: {record.getMessage()}")
-        world.fired["a replica began anew"] += "rejoining with a new id" in record.getMessage()
+        world.fired["a replica rejoined"] += "rejoining with a new id" in record.getMessage()
         if record.exc_info:
             self._checkers.violated("log", f"{record.getMessage()}: {record.exc_info[1]!r}")
 

@@ -1,4 +1,4 @@
-"""Who hands over jobs: to any replica, again and again until it is told that they are taken."""
+"""A client that submits jobs to any replica, and repeats each request until it is accepted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.simulation.network import REGIONS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 OPERATIONS: Final = 2
 CLIENT_WAITS_S: Final = 0.5
@@ -22,7 +22,7 @@ CLIENT_WAITS_S: Final = 0.5
 
 @dataclass(slots=True)
 class Acknowledged:
-    """What the client was told."""
+    """What the client got as an answer."""
 
     operation_id: str
     jobs: tuple[str, ...]
@@ -30,15 +30,15 @@ class Acknowledged:
 
 
 class Client:
-    """Its log is its own, not the service's word."""
+    """A client with a log of its own, which does not rely on the service."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self._loop, self._random, self._fired = world.loop, world.random, world.fired
         self.acknowledged: list[Acknowledged] = []
 
     def _jobs(self, region: str, number: int) -> tuple[str, ...]:
-        """Some jobs of the seed's choice, told to the cloud."""
+        """Return some jobs of the seed's choice, after adding them to the cloud."""
         kinds: list[dict[str, Any]] = [
             {"instances": 4, "drain_s": [0.2, 3]},
             {"instances": 3, "tasks": 3, "drain_s": 2, "failed_early_s": 1},
@@ -81,7 +81,7 @@ class Client:
         return (*ids, *unknown)
 
     async def ask(self) -> None:
-        """Hand over operations, until each is acknowledged, to whichever replica answers."""
+        """Submit operations to whichever replica answers, until each is acknowledged."""
         for number in range(OPERATIONS):
             await asyncio.sleep(self._random.uniform(0.0, 1.5))
             region = self._random.choice(REGIONS)
@@ -102,7 +102,7 @@ class Client:
         give_up_after_s: float | None = None,
         reterminate_for_s: float | None = None,
     ) -> None:
-        """Ask until it is acknowledged."""
+        """Repeat the request until it is acknowledged."""
         request = Request(
             jobs=tuple(jobs),
             account=None,
@@ -129,7 +129,7 @@ class Client:
                     try:
                         created = posted.result()
                     except StoreUnavailable:
-                        self._fired["client was told 503"] += 1
+                        self._fired["client got 503"] += 1
                     else:
                         self._fired["client was answered again"] += created.replayed
                         self.acknowledged.append(

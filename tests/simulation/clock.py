@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from tests.simulation.loop import SimulatedLoop
 
 TICK_S = 1e-6
-"""What a clock can tell apart: without it, time would never reach what is nearer than that."""
+"""Resolution of a clock: without it, time would never reach anything nearer than that."""
 START = datetime(2027, 1, 15, 8, tzinfo=UTC)
 
 
 class MachineClock:
-    """Virtual time; ``ahead_s`` is how far the machine's wall clock is wrong."""
+    """Virtual time; ``ahead_s`` is the error of the machine's wall clock."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop

@@ -1,9 +1,10 @@
 """``python -m tests.simulation.forecast``: how far forecasts are off, on simulated drains.
 
-A drain is looked at as the polling policy does.  At up to FORECASTS of its looks, spread evenly
-over those from the first on that finds a quarter down, its end is forecast, and each drain weighs
-the same.  Errors are shares of the whole drain, from the acknowledgement to the end, and beside it
-of what is left of it.  What is not told counts as not covered and as wrong by the whole.
+A drain is polled as the polling policy does.  At up to FORECASTS of its polls, spread evenly over
+those from the first on that finds a quarter of the instances stopped, its end is forecast, and each
+drain weighs the same.  Errors are shares of the whole drain, from the acknowledgement to the end,
+and beside it of what is left of it.  A missing forecast counts as not covered and as wrong by the
+whole.
 
 A quota-bound drain is an operation: most of its time its jobs wait to be called.
 """
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.forecast import Forecast
 
     Ends = Callable[[Random, int], list[float]]
-    """When each of so many instances goes down, in any unit and order."""
+    """Function that returns when each of this number of instances stops, in any unit and order."""
 
 BEGAN_AT: Final = datetime(2026, 3, 1, tzinfo=UTC)
 POLICY: Final = PollPolicy()
 FORECASTS: Final = 10
 DRAINS: Final = 125
-"""Of each family."""
+"""Number of drains of each family."""
 DRAIN_S: Final = (5.0, 7200.0)
 INSTANCES: Final = (1, 100_000)
 JOBS: Final = (20, 10_000)
@@ -50,13 +51,13 @@ JOBS: Final = (20, 10_000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
-    """A drain that is over, and what was told of it, each with the second at which it was."""
+    """A drain that has ended, and its forecasts, each with the second at which it was made."""
 
     end_s: float
-    told: list[tuple[float, Forecast]]
-    """Once a quarter was down."""
-    told_early: list[tuple[float, Forecast]]
-    """Once a tenth was."""
+    forecasts: list[tuple[float, Forecast]]
+    """Made once a quarter had stopped."""
+    early_forecasts: list[tuple[float, Forecast]]
+    """Made once a tenth had stopped."""
 
 
 # --- drains of one job ---------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def log_uniform(random: Random, least: float, most: float) -> float:
 
 
 def linear(random: Random, instances: int) -> list[float]:
-    """One after the other, after a while, at a speed that wanders."""
+    """Instances stop one after the other, after a while, at a speed that wanders."""
     begins = random.choice([0.0, random.uniform(0, 0.2)])
     wanders, jitter = random.uniform(0, 0.4), random.uniform(0, 0.02)
     parts = random.randint(3, 20)
@@ -77,13 +78,13 @@ def linear(random: Random, instances: int) -> list[float]:
 
 
 def tail_heavy(random: Random, instances: int) -> list[float]:
-    """Most soon, the last ones late."""
+    """Most instances stop soon, the last ones late."""
     spread = random.uniform(0.3, 1.5)
     return [random.lognormvariate(0, spread) for _ in range(instances)]
 
 
 def stepwise(random: Random, instances: int) -> list[float]:
-    """In batches, of nearly one size and at nearly equal distances."""
+    """Instances stop in batches, of nearly one size and at nearly equal distances."""
     uneven, jitter = random.uniform(0, 0.5), random.uniform(0, 0.3)
     sizes = [random.lognormvariate(0, uneven) for _ in range(random.randint(4, 60))]
     ends: list[float] = []
@@ -96,7 +97,7 @@ def stepwise(random: Random, instances: int) -> list[float]:
 
 
 def waiting_at_once(random: Random, instances: int) -> list[float]:
-    """Those that wait for a machine fail at once, the others go one after the other."""
+    """Those that wait for a machine fail at once, the others stop one after the other."""
     waiting = random.uniform(0, 0.7)
     return [
         0.001 * random.random() if random.random() < waiting else end
@@ -111,44 +112,44 @@ def two_speeds(random: Random, instances: int) -> list[float]:
 
 
 def all_alike(random: Random, instances: int) -> list[float]:
-    """None soon, most at about the same time."""
+    """No instance stops soon, most stop at about the same time."""
     shape = random.uniform(0.6, 4)
     return [random.weibullvariate(1, shape) for _ in range(instances)]
 
 
 def drain(random: Random, ends: Ends) -> Drained:
-    """A drain of which a look found a quarter down before it was over."""
+    """Return a drain of which a poll found a quarter stopped before its end."""
     while True:
         instances = round(log_uniform(random, *INSTANCES))
         unscaled = sorted(ends(random, instances))
         scale = log_uniform(random, *DRAIN_S) / unscaled[-1]
         ends_s = [end * scale for end in unscaled]
-        looks = _looks(random, ends_s)
-        if any(live <= 0.75 * instances for _, live in looks):
-            return _forecast_drain(instances, looks, ends_s[-1])
+        polls = _polls(random, ends_s)
+        if any(live <= 0.75 * instances for _, live in polls):
+            return _forecast_drain(instances, polls, ends_s[-1])
 
 
-def _looks(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
-    """Seconds and instances live, as one of the engine's reasons to look would show them."""
+def _polls(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
+    """Return seconds and live instances, as one of the engine's reasons to poll would show them."""
     reason = random.randrange(4)
     sweep_s = log_uniform(random, POLICY.sweep_min_s, POLICY.sweep_max_s)
     watched_s = log_uniform(random, COUNT_EVERY_S, COUNT_ALL_EVERY_S)
-    looks: list[tuple[float, int]] = []
+    polls: list[tuple[float, int]] = []
     at = random.uniform(0, POLICY.sweep_max_s)
     while at < ends_s[-1]:
-        looks.append((at, len(ends_s) - bisect_right(ends_s, at)))
+        polls.append((at, len(ends_s) - bisect_right(ends_s, at)))
         if reason == 0:
             wait_s = drain_look_s(POLICY, sweep_s=sweep_s, age_s=at)
         elif reason == 1:
-            wait_s = _relook_s(looks)
+            wait_s = _poll_again_s(polls)
         else:
             wait_s = watched_s if reason == 2 else COUNT_ALL_EVERY_S
         at += wait_s * random.uniform(1, 1.15)
-    return looks
+    return polls
 
 
-def _relook_s(looks: Sequence[tuple[float, int]]) -> float:
-    (before_s, before), (after_s, after) = looks[-2:] if len(looks) > 1 else (looks[-1], looks[-1])
+def _poll_again_s(polls: Sequence[tuple[float, int]]) -> float:
+    (before_s, before), (after_s, after) = polls[-2:] if len(polls) > 1 else (polls[-1], polls[-1])
     return relook_s(
         POLICY,
         before=InstanceCounters(running=before),
@@ -158,22 +159,24 @@ def _relook_s(looks: Sequence[tuple[float, int]]) -> float:
     )
 
 
-def _forecast_drain(instances: int, looks: Sequence[tuple[float, int]], end_s: float) -> Drained:
-    early = next(at for at, live in looks if live <= 0.9 * instances)
-    chosen = _spread([at for at, live in looks if live <= 0.75 * instances])
-    told = {}
+def _forecast_drain(instances: int, polls: Sequence[tuple[float, int]], end_s: float) -> Drained:
+    early = next(at for at, live in polls if live <= 0.9 * instances)
+    chosen = _spread([at for at, live in polls if live <= 0.75 * instances])
+    made = {}
     history = drain_history.begin(BEGAN_AT, instances)
-    for at, live in looks:
+    for at, live in polls:
         history = drain_history.observe(history, _at(at), live)
         if at == early or at in chosen:
-            told[at] = of_drain(history, None, _at(at))
+            made[at] = of_drain(history, None, _at(at))
     return Drained(
-        end_s=end_s, told=[(at, told[at]) for at in chosen], told_early=[(early, told[early])]
+        end_s=end_s,
+        forecasts=[(at, made[at]) for at in chosen],
+        early_forecasts=[(early, made[early])],
     )
 
 
 def _spread(times: Sequence[float]) -> list[float]:
-    """FORECASTS of these at most, from the first to the last."""
+    """Return at most FORECASTS of these, from the first to the last."""
     if len(times) <= FORECASTS:
         return list(times)
     return [times[index * (len(times) - 1) // (FORECASTS - 1)] for index in range(FORECASTS)]
@@ -188,18 +191,21 @@ def _at(seconds: float) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``calls_s``: when each job is called.  ``ends_s``: when it is seen down."""
+    """Jobs of an operation.
+
+    ``calls_s``: when each job is called.  ``ends_s``: when it is read as stopped.
+    """
 
     allowed_per_s: int
     calls_s: list[float]
     ends_s: list[float]
 
     def progress(self, now_s: float) -> Progress:
-        """What a database could count."""
+        """Return what a database could count."""
         called = bisect_right(self.calls_s, now_s)
-        called_lately = called - bisect_right(self.calls_s, now_s - 60)
+        called_recently = called - bisect_right(self.calls_s, now_s - 60)
         long_enough = now_s >= self.calls_s[0] + 60
-        calls_per_s = max(called_lately / 60, 0.1) if long_enough else self.allowed_per_s
+        calls_per_s = max(called_recently / 60, 0.1) if long_enough else self.allowed_per_s
         jobs = list(zip(self.calls_s[:called], self.ends_s, strict=False))
         window_s = max(60.0, now_s / 4)
         return Progress(
@@ -226,7 +232,7 @@ def quota_bound(random: Random) -> Drained:
 
 
 def called_at_once(random: Random) -> Drained:
-    """Calls take less time than most drains, and nobody counts instances."""
+    """Calls take less time than most drains, and instances are not counted."""
     while True:
         operation = _operation(random, round(log_uniform(random, 4, 300)), drain_s=DRAIN_S)
         calls_s, takes_s = operation.calls_s, _drains_s(operation)
@@ -269,13 +275,16 @@ def _forecast_operation(random: Random, operation: Operation) -> Drained:
     tenth_s, quarter_s = (ends_s[math.ceil(len(ends_s) * share) - 1] for share in (0.1, 0.25))
     step_s = (ends_s[-1] - quarter_s) / FORECASTS
 
-    def told(at: float) -> tuple[float, Forecast]:
+    def forecast_at(at: float) -> tuple[float, Forecast]:
         return at, operation_forecast.forecast(operation.progress(at), _at(at))
 
     return Drained(
         end_s=ends_s[-1],
-        told=[told(quarter_s + step_s * (index + random.random())) for index in range(FORECASTS)],
-        told_early=[told(tenth_s)],
+        forecasts=[
+            forecast_at(quarter_s + step_s * (index + random.random()))
+            for index in range(FORECASTS)
+        ],
+        early_forecasts=[forecast_at(tenth_s)],
     )
 
 
@@ -290,29 +299,29 @@ class Miss:
     within_p50: bool
     within_p90: bool
     of_whole: float
-    """By what share of the whole p50 was off."""
+    """Error of p50, as a share of the whole."""
     of_left: float
-    told: bool
+    made: bool
 
     @classmethod
-    def of(cls, at: float, told: Forecast, end_s: float, *, weight: float) -> Miss:
-        if told.p50_at is None or told.p90_at is None:
+    def of(cls, at: float, forecast: Forecast, end_s: float, *, weight: float) -> Miss:
+        if forecast.p50_at is None or forecast.p90_at is None:
             off_s, p50, p90 = end_s, False, False
         else:
-            off_s = abs((told.p50_at - _at(end_s)).total_seconds())
-            p50, p90 = told.p50_at >= _at(end_s), told.p90_at >= _at(end_s)
+            off_s = abs((forecast.p50_at - _at(end_s)).total_seconds())
+            p50, p90 = forecast.p50_at >= _at(end_s), forecast.p90_at >= _at(end_s)
         return cls(
             weight=weight,
             within_p50=p50,
             within_p90=p90,
             of_whole=off_s / end_s,
             of_left=off_s / (end_s - at),
-            told=told.p50_at is not None,
+            made=forecast.p50_at is not None,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ErrorRow:
     """One line of the table; all but ``drains`` in per cent."""
 
     drains: int
@@ -321,10 +330,10 @@ class Row:
     off: float
     """Median error of p50, of the whole."""
     off_left: float
-    told: float
+    made: float
 
     @classmethod
-    def of(cls, misses: Sequence[Miss]) -> Row:
+    def of(cls, misses: Sequence[Miss]) -> ErrorRow:
         whole = sum(miss.weight for miss in misses)
         return cls(
             drains=round(whole),
@@ -332,7 +341,7 @@ class Row:
             within_p50=100 * sum(miss.weight for miss in misses if miss.within_p50) / whole,
             off=100 * _median((miss.of_whole, miss.weight) for miss in misses),
             off_left=100 * _median((miss.of_left, miss.weight) for miss in misses),
-            told=100 * sum(miss.weight for miss in misses if miss.told) / whole,
+            made=100 * sum(miss.weight for miss in misses if miss.made) / whole,
         )
 
     @property
@@ -342,7 +351,7 @@ class Row:
     def __str__(self) -> str:
         return (
             f"{self.drains:6} {self.within_p90:7.1f} {self.within_p50:7.1f} {self.off:8.1f} "
-            f"{self.off_left:8.1f} {self.told:7.1f}"
+            f"{self.off_left:8.1f} {self.made:7.1f}"
         )
 
 
@@ -368,37 +377,38 @@ OTHERS: Final[dict[str, Callable[[Random], Drained]]] = {
     "all alike": _of(all_alike),
     "called at once": called_at_once,
 }
-"""What the four leave out; the target says nothing of them."""
+"""Drains that the four leave out; the target does not apply to them."""
 
 
 def measure(name: str, *, seeds: range) -> tuple[list[Miss], list[Miss]]:
-    """The misses of one family's drains, one a seed: once a quarter was down, and a tenth."""
+    """Return the misses of one family's drains: from a quarter, and from a tenth stopped."""
     family = (FAMILIES | OTHERS)[name]
     misses: list[Miss] = []
     early: list[Miss] = []
     for seed in seeds:
         drained = family(Random(f"{name} {seed}"))
-        for told, into in ((drained.told, misses), (drained.told_early, early)):
+        for forecasts, into in ((drained.forecasts, misses), (drained.early_forecasts, early)):
             into += [
-                Miss.of(at, forecast, drained.end_s, weight=1 / len(told)) for at, forecast in told
+                Miss.of(at, forecast, drained.end_s, weight=1 / len(forecasts))
+                for at, forecast in forecasts
             ]
     return misses, early
 
 
 def main() -> int:
-    titles = "drains  in p90  in p50  p50 off  of left    told"
-    print(f"{'':22}{titles}   (%; once a quarter is down)")
+    titles = "drains  in p90  in p50  p50 off  of left    made"
+    print(f"{'':22}{titles}   (%; once a quarter has stopped)")
     target: list[Miss] = []
     early_rows = []
     for name in FAMILIES | OTHERS:
         misses, early = measure(name, seeds=range(DRAINS))
-        print(f"{name:22}{Row.of(misses)}")
-        early_rows.append(f"{name:22}{Row.of(early)}")
+        print(f"{name:22}{ErrorRow.of(misses)}")
+        early_rows.append(f"{name:22}{ErrorRow.of(early)}")
         if name in FAMILIES:
             target += misses
-    row = Row.of(target)
+    row = ErrorRow.of(target)
     print(f"{'the first four':22}{row}")
-    print(f"\n{'':22}{titles}   (once a tenth is down)", *early_rows, sep="\n")
+    print(f"\n{'':22}{titles}   (once a tenth has stopped)", *early_rows, sep="\n")
     return 0 if row.on_target else 1
 
 

@@ -1,4 +1,4 @@
-"""aiosqlite without its threads: a call is done at once, and its answer comes some turns later."""
+"""aiosqlite without threads: a call is done at once, and its answer arrives some turns later."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 AT_ONCE = ("cursor", "close", "fetchall", "rollback")
-"""What changes nothing that others see, and would only take turns."""
+"""Statements that change nothing others can read, and would only take turns."""
 
 
 class InlineSqlite:
-    """The connections of a simulation; leaving its ``with`` block closes the loop, too.
+    """Connections of a simulation; leaving its ``with`` block closes the loop, too.
 
     A call takes no virtual time.  Where SQLite would wait for a lock, for as long as the timeout
     given at connect, the call waits in virtual time until a transaction ends.  SQLite's own lock
-    decides, so no second one can be left behind; the seed decides who of those who wait is next.
-    A transaction that began with a read waits for no lock, here as there.
+    decides, so no second lock can be left behind; the seed decides which waiting call is next.  A
+    transaction that began with a read waits for no lock, as in SQLite.
 
-    A kill closes the connections of the replica, which rolls back.  ``drop`` does that to one that
-    is paused, as a server does to who idles in a transaction.
+    A kill closes the connections of the replica, which rolls back.  ``drop`` does that to a paused
+    replica, as a server does to a session that idles in a transaction.
     """
 
     def __init__(self, loop: SimulatedLoop) -> None:
@@ -59,7 +59,7 @@ class InlineSqlite:
                 connection.drop()
 
     def connections_of(self, replica: str | None) -> list[sqlite3.Connection]:
-        """Those that are open."""
+        """Open connections."""
         mine = self._connections[replica]
         return [each.raw for each in mine if each.raw is not None and _is_open(each.raw)]
 
@@ -73,7 +73,7 @@ class InlineSqlite:
         self._waiting.append(connection)
 
     def wake(self) -> None:
-        """Have tried again what waits, each in its own replica: who is paused holds up nobody."""
+        """Retry the calls that wait, each in its own replica: a paused one delays no other."""
         waiting, self._waiting = self._waiting, []
         for connection in waiting:
             self.loop.call_soon(connection.work, context=connection.context)
@@ -87,7 +87,7 @@ class InlineSqlite:
 
 
 class _Connection(aiosqlite.core.Connection):
-    """One whose calls are done where its thread would have been handed them."""
+    """A connection whose calls are done where its thread would have received them."""
 
     def __init__(
         self,
@@ -105,13 +105,13 @@ class _Connection(aiosqlite.core.Connection):
         self._calls: deque[Call] = deque()
         self._dropped = False
         self._changes = 0
-        """Of ``raw``, when its last transaction ended."""
+        """``total_changes`` of ``raw`` when its last transaction ended."""
         self._timeout_s = 0.0
         self._gives_up: asyncio.TimerHandle | None = None
-        """While the first of the calls waits for a lock."""
+        """Whether the first of the calls waits for a lock."""
 
     def __del__(self) -> None:
-        """Say nothing about being left open: who is killed closes nothing."""
+        """Do not warn about being left open: a killed replica closes nothing."""
 
     def _open(self, connector: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
         self.raw = connector()
@@ -124,7 +124,7 @@ class _Connection(aiosqlite.core.Connection):
         self._dropped = True
         if self.raw is not None:
             if not self._is_idle():
-                # A close alone keeps the lock for as long as anybody has a cursor.
+                # A close alone keeps the lock for as long as any cursor is open.
                 self.raw.rollback()
             self.raw.close()
 
@@ -134,7 +134,7 @@ class _Connection(aiosqlite.core.Connection):
 
     def work(self) -> None:
         """Do the calls in their order, up to one that has to wait."""
-        # The dead do nothing, and are told nothing.
+        # A killed replica makes no call and gets no answer.
         while self._calls and self._sqlite.loop.is_alive(self._replica):
             future, function = self._calls[0]
             idle = self._is_idle()
@@ -159,7 +159,7 @@ class _Connection(aiosqlite.core.Connection):
                 self._sqlite.wake()
 
     def _waits(self, *, idle: bool) -> bool:
-        """Does a call that has just met a lock wait, or go on to?"""
+        """Return whether a call that has just met a lock waits, or continues to."""
         loop = self._sqlite.loop
         if self._gives_up is None:
             if not idle or self._timeout_s == 0:
@@ -174,7 +174,7 @@ class _Connection(aiosqlite.core.Connection):
         result: Any,
         error: Exception | None,
     ) -> None:
-        # In a later turn, so that a replica can be stopped between what is done and its answer.
+        # In a later turn, so that a replica can be stopped between a call and its answer.
         if error is None and self._is_unseen(function):
             future.set_result(result)
         elif error is None:
@@ -183,7 +183,7 @@ class _Connection(aiosqlite.core.Connection):
             self._sqlite.loop.call_soon(aiosqlite.core.set_exception, future, error)
 
     def _is_unseen(self, function: Callable[[], Any]) -> bool:
-        """Did it change nothing that others see?"""
+        """Return whether it changed nothing that others can read."""
         name = _name(function)
         if name == "commit" and self.raw is not None:
             before, self._changes = self._changes, self.raw.total_changes
@@ -191,7 +191,7 @@ class _Connection(aiosqlite.core.Connection):
         return name in AT_ONCE or (name == "execute" and _sql(function) == "BEGIN")
 
     def _is_idle(self) -> bool:
-        """Is it in no transaction?"""
+        """Return whether it is in no transaction."""
         return self.raw is None or not _is_open(self.raw) or not self.raw.in_transaction
 
 
@@ -211,15 +211,15 @@ def _sql(function: Callable[[], Any]) -> str:
 
 
 def _lost(function: Callable[[], Any]) -> Exception | None:
-    """What a call on a dropped connection raises; None: nothing, it closes a cursor."""
+    """Return the error of a call on a dropped connection; None: no error, it closes a cursor."""
     if _name(function) == "close":
         return None
-    # In words by which SQLAlchemy knows a lost connection.
+    # The words by which SQLAlchemy recognises a lost connection.
     return sqlite3.OperationalError("connection closed by the other side")
 
 
 def _is_busy(error: Exception | None) -> bool:
-    # Not SQLITE_BUSY_SNAPSHOT, which no wait helps.
+    # Not SQLITE_BUSY_SNAPSHOT, for which waiting does not help.
     return isinstance(error, sqlite3.OperationalError) and (
         getattr(error, "sqlite_errorname", None) == "SQLITE_BUSY"
     )

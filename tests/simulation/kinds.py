@@ -1,9 +1,9 @@
-"""``python -m tests.simulation.kinds --seeds 1000``: every kind of job there is, ended and judged.
+"""``python -m tests.simulation.kinds --seeds 1000``: every kind of job, ended and checked.
 
 A kind is a name and the ``[[jobs]]`` table of a scenario (``simulator.cloud.job_spec`` has what
-each field means).  Most shapes and courses come twice, for the vendor documents two lives for them:
-on machines of a job's own, and on the nodes of a compute environment, which outlive it.
-``tests.simulation.truth`` works out what is true of each and what could be known.
+each field means).  Most shapes and courses exist twice, for the vendor documents two lifetimes: on
+machines of a job's own, and on the nodes of a compute environment, which outlive it.
+``tests.simulation.truth`` computes what is true of each and what could be known.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tests.simulation.world import HASTY, REPLICAS, SOON_S, make_template, simul
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tests.simulation.world import Result, World
+    from tests.simulation.world import Result, SimulatedWorld
 
 Table = dict[str, Any]
 
 NEVER_S: Final = 1e6
-"""As good as never."""
+"""A time that no run reaches."""
 SETTLE_S: Final = 4.0
 GIVE_UP_AFTER_S: Final = 40.0
 OWN: Final[Table] = {}
@@ -70,7 +70,7 @@ SHAPES: Final[Mapping[str, Table]] = {
     "150 instances": {"instances": 150},
     "1200 instances in one task": {"instances": 1200},
 }
-"""What a job is when it is asked for."""
+"""States of a job when its termination is requested."""
 SHAPES_OF_OWN_MACHINES: Final[Mapping[str, Table]] = {
     "starting, no machine shown": {"state": "STARTING", "starting_without_machine": True},
     "half starting, those machines not shown": {
@@ -106,7 +106,7 @@ COURSES: Final[Mapping[str, Table]] = {
         "instance_drain_s": NEVER_S,
     },
 }
-"""What TerminateJob makes of four running instances."""
+"""Effects of TerminateJob on four running instances."""
 COURSES_OF_OWN_MACHINES: Final[Mapping[str, Table]] = {
     "machines outlive it for a while": {"machine_linger_s": [5, 8]},
     "machines outlive it, reads FAILED early": {
@@ -122,8 +122,8 @@ COURSES_OF_OWN_MACHINES: Final[Mapping[str, Table]] = {
 
 HIDDEN: Final[Table] = {"next_action_hidden": True}
 LIES: Final[Mapping[str, Table]] = {
-    "counters are down too early": {"drain_s": 6, "lying_counters_s": 5},
-    "counters are down too early, reads FAILED": {
+    "counters read stopped too early": {"drain_s": 6, "lying_counters_s": 5},
+    "counters read stopped too early, reads FAILED": {
         "drain_s": 6,
         "lying_counters_s": 5,
         **SEEN_FAILED_AT_ONCE,
@@ -134,13 +134,13 @@ LIES: Final[Mapping[str, Table]] = {
     "NextAction hidden, one stubborn": {"stuck": 1, **HIDDEN},
     "NextAction hidden, one stubborn, accepts every call": {"stuck": 1, "again": "ok", **HIDDEN},
     "NextAction hidden, one immortal": {"immortal": 1, **HIDDEN},
-    "all say down, but not yet": {
+    "all say stopped, but not yet": {
         "drain_s": 12,
         "lying_counters_s": 12,
         **SEEN_FAILED_AT_ONCE,
         **HIDDEN,
     },
-    "all say down, one lives on": {
+    "all say stopped, one lives on": {
         "immortal": 1,
         "lying_counters_s": NEVER_S,
         **SEEN_FAILED_AT_ONCE,
@@ -187,7 +187,7 @@ LIES: Final[Mapping[str, Table]] = {
     "one runs again, failed before": {"state": "FAILED", "relapse_after_s": 25},
     "CANCELLED before": {"state": "FAILED", "finished_word": "CANCELLED"},
 }
-"""Where the cloud does not tell what is so."""
+"""Jobs of which the cloud does not show the truth."""
 
 REVIVED_AT_ONCE: Final[Table] = {"revive_after_s": 0.05}
 REVIVED_SETTLING: Final[Table] = {"revive_after_s": 3}
@@ -204,8 +204,8 @@ OTHERS: Final[Mapping[str, Table]] = {
     "revived as it settles, then pending": REVIVED_SETTLING | {"revived_state": "PENDING"},
     "revived as it settles, then starting": REVIVED_SETTLING | {"revived_state": "STARTING"},
     "revived after all": {"revive_after_s": 25},
-    "deleted once down": {"vanish_after_s": 0},
-    "deleted once down, reads FAILED early": {
+    "deleted once stopped": {"vanish_after_s": 0},
+    "deleted once stopped, reads FAILED early": {
         "drain_s": 6,
         "failed_early_s": 4,
         "vanish_after_s": 0,
@@ -213,7 +213,7 @@ OTHERS: Final[Mapping[str, Table]] = {
     "deleted as it settles": DELETED_SETTLING,
     "deleted after all": {"vanish_after_s": 25},
 }
-"""What RetryJobs and DeleteJob by somebody else do to it after TerminateJob."""
+"""Effects of RetryJobs and DeleteJob by another client after TerminateJob."""
 OTHERS_WITH_OWN_MACHINES: Final[Mapping[str, Table]] = {
     "revived as it settles, machines outlive each run": REVIVED_SETTLING | {"machine_linger_s": 2},
     "revived as it settles, then starting, no machine shown": REVIVED_SETTLING
@@ -245,7 +245,7 @@ BEFORE: Final[Mapping[str, Table]] = {
     "fails as it is called": {"fails_after_s": [0.05, 1]},
     "would succeed while it drains": {"succeeds_after_s": 4, "drain_s": 8},
 }
-"""What happens without any call."""
+"""Events without any call."""
 REFUSED: Final[Mapping[str, Table]] = {
     "refused on nodes": NODES | {"refuse_env": True},
     "refused on nodes, failed before": NODES | {"refuse_env": True, "state": "FAILED"},
@@ -259,7 +259,7 @@ UNKNOWN: Final = "unknown to the cloud"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``table`` is None where there is no such job."""
+    """A kind of job; ``table`` is None where there is no such job."""
 
     name: str
     table: Table | None
@@ -287,11 +287,11 @@ KINDS: Final = (
 
 JOBS_OF_A_RUN: Final = 8
 SHARED_S: Final = 4.0
-"""By when the replicas have shared the partitions, and may use their quotas."""
+"""Time by which the replicas have shared the partitions, and may use their quotas."""
 TROUBLED_EVERY: Final = 4
-"""Of so many seeds one has everything go wrong; in the others the weather is calm."""
+"""One of this number of seeds has all faults; the others have none."""
 NO_CVM_EVERY: Final = 5
-"""Of so many seeds one may not look machines up."""
+"""One of this number of seeds may not read machines."""
 CVM: Final = frozenset({"DescribeInstances", "TerminateInstances"})
 ENGINE: Final[Table] = HASTY | {
     "settle_s": SETTLE_S,
@@ -300,11 +300,11 @@ ENGINE: Final[Table] = HASTY | {
     "poll": HASTY["poll"] | {"drain_max_s": 1.0},
 }
 QUOTAS: Final = dict.fromkeys(LOWEST_DOCUMENTED.keys() - {"TerminateInstances"}, 20)
-"""Enough that no look waits for another."""
+"""Quotas so large that no read waits for another."""
 
 
 def of_a_run(seed: int) -> list[Kind]:
-    """Those of a seed: seeds in a row go through all of them, in an order that changes."""
+    """Return the kinds of a seed: consecutive seeds go through all of them, in changing orders."""
     first = JOBS_OF_A_RUN * (seed - 1)
     chosen = []
     for place in range(first, first + JOBS_OF_A_RUN):
@@ -318,8 +318,8 @@ def troubled(seed: int) -> bool:
     return seed % TROUBLED_EVERY == 0
 
 
-async def of_kinds(world: World) -> None:
-    """Jobs of several kinds, asked for at once."""
+async def of_kinds(world: SimulatedWorld) -> None:
+    """Jobs of several kinds, submitted at once."""
     truth = world.checkers
     assert isinstance(truth, Truth)
     for place in range(REPLICAS):
@@ -347,7 +347,7 @@ async def of_kinds(world: World) -> None:
             await Troubles(world).run()
             world.all_is_well()
     await watched
-    truth.judge()
+    truth.check_ends()
     # Calls that left before the last end are still to be answered.
     await asyncio.sleep(2 * CALL_TIMEOUT_S)
     await world.end()
@@ -401,7 +401,7 @@ def many(seeds: range, template: Path, folder: Path, processes: int, *, at_least
     rare = tell(fired, at_least=at_least)
     judged = sum(fired[how] for how in JUDGED)
     print(*(f"{fired[how]:6} of {judged} {how}" for how in JUDGED), sep="\n")
-    print(f"{fired[DECEIVED]:6} times the cloud said of a live job that it is down")
+    print(f"{fired[DECEIVED]:6} times the cloud said of a live job that it has stopped")
     seconds = time.monotonic() - began
     print(
         f"{len(seeds)} seeds in {seconds:.0f} s, {failed} with a violation; {len(KINDS)} kinds,"
@@ -411,7 +411,7 @@ def many(seeds: range, template: Path, folder: Path, processes: int, *, at_least
 
 
 def tell(fired: Counter[str], *, at_least: int) -> list[str]:
-    """Print a line per kind; returns those that were run too seldom."""
+    """Print a line per kind; return those that ran too seldom."""
     rare = []
     for kind in KINDS:
         ends = {
@@ -420,8 +420,8 @@ def tell(fired: Counter[str], *, at_least: int) -> list[str]:
             if what.startswith(f"{kind.name} ended ")
         }
         runs = sum(ends.values())
-        told = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
-        print(f"{runs:6} {kind.name}: {told}")
+        counted = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+        print(f"{runs:6} {kind.name}: {counted}")
         if runs < at_least:
             rare.append(kind.name)
     if rare:

@@ -1,18 +1,18 @@
-"""An event loop on virtual time, whose seed says what runs next, with replicas that can be killed.
+"""An event loop on virtual time, whose seed picks what runs next, with replicas that can be killed.
 
 What the seed decides and what it does not:
 
 - A turn runs one ready callback, picked by the seed.  Time stands still while anything is ready,
   then jumps to the next timer; what is due at the same time is ready at the same time.
-- asyncio's own primitives are right under any order, for a task has one wake-up under way at most
-  and each of them looks at its state again once woken.  Two promises of asyncio are kept, because
-  code may rely on them: the callbacks of one future run in the order in which they were added (who
+- asyncio's own primitives work in any order, for a task has at most one wake-up under way and each
+  of them checks its state again once woken.  Two promises of asyncio are kept, because code may
+  rely on them: the callbacks of one future run in the order in which they were added (code that
   awaits a task finds that its earlier done-callbacks have run), and so do the callbacks that one
-  replica gave to ``call_soon`` itself.  Not kept: that ``sleep(0)`` lets everybody else run once,
+  replica gave to ``call_soon`` itself.  Not kept: that ``sleep(0)`` lets all other tasks run once,
   that tasks start in the order in which they were made, that waiters wake in the order in which
-  they came.
+  they arrived.
 - Tasks and futures have a serial number for a hash: asyncio keeps them in sets, and by address
-  those would be in another order in another process.  Sets of strings are not helped by that.
+  those would be in another order in another process.  This does not apply to sets of strings.
 - No garbage is collected during a run: when that happens depends on what the process did before.
 """
 
@@ -42,13 +42,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 REPLICA: ContextVar[str | None] = ContextVar("replica", default=None)
-"""The replica that runs; None: the world around them."""
+"""The replica that runs; None: the world around the replicas."""
 _CLOSES_MAX = 100
 """How often a coroutine may answer its end with one more await."""
 
 
 class Stuck(RuntimeError):
-    """Everything waits for ever."""
+    """Every task waits for ever."""
 
 
 class LimitExceeded(RuntimeError):
@@ -60,12 +60,12 @@ class DeterminismLeak(RuntimeError):
 
 
 class Killed(BaseException):
-    """Raised by the world's seams in code of a process that is no more."""
+    """Raised by the world's seams in code of a killed process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unhandled:
-    """What asyncio would have logged, or a failed task that nobody had looked at in the end."""
+    """What asyncio would have logged, or a failed task whose result was never retrieved."""
 
     at_s: float
     replica: str | None
@@ -74,7 +74,7 @@ class Unhandled:
 
 
 class _Handle(asyncio.Handle):
-    """One that may have to wait for another in its lane."""
+    """A callback that may have to wait for another in its lane."""
 
     __slots__ = ("after", "lane")
     after: _Handle | None
@@ -118,11 +118,12 @@ class _Task(asyncio.Task[Any]):
 class SimulatedLoop(BaseEventLoop):
     """Runs a world and its replicas; leaving its ``with`` block ends what has not ended.
 
-    SIGKILL runs no ``finally``, but Python runs those of a coroutine that it throws away.  So all
-    of what is killed is kept until the loop is closed, after the run has been judged.  Then each
-    coroutine is closed in its own context, where an await never returns, nothing is logged and no
-    warning is shown.  What its ``finally`` blocks do without an await they still do, that late: a
-    seam that records calls or changes something begins with ``require_alive()``.
+    SIGKILL runs no ``finally``, but Python runs those of a coroutine that it discards.  So all
+    coroutines of a killed replica are kept until the loop is closed, after the run has been
+    checked.  Then each coroutine is closed in its own context, where an await never returns,
+    nothing is logged and no warning is shown.  What its ``finally`` blocks do without an await they
+    still do, that late: a seam that records calls or changes something begins with
+    ``require_alive()``.
     """
 
     _stopping: bool
@@ -140,7 +141,7 @@ class SimulatedLoop(BaseEventLoop):
         self.set_debug(False)
         self.turns = 0
         self.fingerprint = 0
-        """Of every turn so far: two runs that differ in one have another."""
+        """Digest of every turn so far: two runs that differ in one turn have different digests."""
         self.unhandled: list[Unhandled] = []
         self.on_kill: list[Callable[[str], object]] = []
         """Called with the name of a replica that has just been killed."""
@@ -157,7 +158,7 @@ class SimulatedLoop(BaseEventLoop):
         self._tasks: weakref.WeakSet[_Task] = weakref.WeakSet()
         self._replicas: set[str] = set()
         self._parked: dict[str | None, list[_Handle | _Timer]] = {}
-        """What would be ready of those who are paused or killed."""
+        """Callbacks of paused or killed replicas that would be ready."""
         self._killed: set[str | None] = set()
         self._graves: list[_Task] = []
         self._ended = False
@@ -165,7 +166,7 @@ class SimulatedLoop(BaseEventLoop):
     def __enter__(self) -> Self:
         self._collects = gc.isenabled()
         gc.disable()
-        gc.freeze()  # so that collecting looks at this run alone
+        gc.freeze()  # so that the collector examines this run alone
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,13 +187,13 @@ class SimulatedLoop(BaseEventLoop):
             gc.collect()
             for task in sorted(self._tasks, key=lambda task: task.serial):
                 if task.done() and task._log_traceback and task.replica not in self._killed:
-                    what = f"{task.get_name()} failed, and nobody had looked in the end"
+                    what = f"{task.get_name()} failed, and its result was never retrieved"
                     self._tell(task.replica, what, task.exception())
 
     def spawn(
         self, replica: str | None, coro: Coroutine[Any, Any, T], *, name: str | None = None
     ) -> asyncio.Task[T]:
-        """Start a task of a replica, or of the world (None), whoever asks for it."""
+        """Start a task of a replica, or of the world (None), from any context."""
         if replica in self._killed:
             coro.close()
             raise ValueError(f"{replica} was killed: what is started again has another name")
@@ -203,13 +204,13 @@ class SimulatedLoop(BaseEventLoop):
         return self.create_task(coro, name=name, context=context)
 
     def pause(self, replica: str) -> None:
-        """Run none of it until it is resumed; what runs now goes on to its next await."""
+        """Run none of its callbacks until it is resumed; a running one runs to its next await."""
         self._check_runs(replica)
         self._parked[replica] = self._take_timers(replica)
         self.note(f"{replica} is paused")
 
     def resume(self, replica: str) -> None:
-        """Let it run again; all of its timers that have become overdue are due at once."""
+        """Let it run again; all of its overdue timers are due at once."""
         if not self.is_paused(replica):
             raise ValueError(f"{replica} is not paused")
         for handle in self._parked.pop(replica):
@@ -220,7 +221,7 @@ class SimulatedLoop(BaseEventLoop):
         self.note(f"{replica} is resumed")
 
     def kill(self, replica: str) -> None:
-        """Never run any of it again; what runs now goes on to its next await."""
+        """Never run any of its callbacks again; the running one continues to its next await."""
         if not self.is_paused(replica):
             self._check_runs(replica)
         self._killed.add(replica)
@@ -229,13 +230,13 @@ class SimulatedLoop(BaseEventLoop):
             task for task in self._tasks if task.replica == replica and not task.done()
         ]
         self.note(f"{replica} is killed")
-        for told in self.on_kill:
-            told(replica)
+        for callback in self.on_kill:
+            callback(replica)
 
     async def pass_turns(self, turns: int) -> None:
-        """Return after so many turns, or when there is nothing else left to run.
+        """Return after this number of turns, or when nothing else is left to run.
 
-        A world that picks the time of a kill finds everybody asleep: what happens takes no time.
+        A world that picks the time of a kill finds every task asleep: steps take no time.
         """
         passed = self.create_future()
         heapq.heappush(self._turns_awaited, (self.turns + turns, next(self._serials), passed))
@@ -256,21 +257,21 @@ class SimulatedLoop(BaseEventLoop):
         return replica in self._killed
 
     def is_alive(self, replica: str | None) -> bool:
-        """Neither killed nor past the end of the run."""
+        """Return whether the running code is neither killed nor past the end of the run."""
         return not self._ended and replica not in self._killed
 
     def require_alive(self) -> None:
-        """Raise Killed where the code that runs belongs to no living process."""
+        """Raise Killed if the code that runs belongs to no living process."""
         if not self.is_alive(REPLICA.get()):
             raise Killed
 
     def note(self, what: str) -> None:
-        """Have this in the story and in the fingerprint."""
+        """Add this to the story and to the fingerprint."""
         self._record(None, what)
 
     @property
     def story(self) -> str:
-        """The last turns and what was noted between them."""
+        """Return the last turns and what was recorded between them."""
         return "\n".join(
             f"{at_s:12.6f} s  {replica or '-'}: {what}" for at_s, replica, what in self._story
         )
@@ -349,8 +350,8 @@ class SimulatedLoop(BaseEventLoop):
 
     @contextmanager
     def _seemingly_running(self) -> Iterator[None]:
-        # Else every call of asyncio in a ``finally`` block fails at once, and what tries again for
-        # ever would do so in here.
+        # Otherwise every call of asyncio in a ``finally`` block fails at once, and code that
+        # retries for ever would do so in here.
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
@@ -424,7 +425,7 @@ class SimulatedLoop(BaseEventLoop):
                 continue
             self.turns += 1
             if self.turns > self._max_turns:
-                raise LimitExceeded(self._told(f"more than {self._max_turns} turns"))
+                raise LimitExceeded(self._described(f"more than {self._max_turns} turns"))
             self._record(replica, _label(handle._callback))
             handle._run()
 
@@ -437,10 +438,10 @@ class SimulatedLoop(BaseEventLoop):
             self._tell_turns()
             return
         if not timers:
-            raise Stuck(self._told("everything waits for ever"))
+            raise Stuck(self._described("everything waits for ever"))
         at_s = timers[0][0]
         if at_s > self._max_s:
-            raise LimitExceeded(self._told(f"more than {self._max_s} s of virtual time"))
+            raise LimitExceeded(self._described(f"more than {self._max_s} s of virtual time"))
         self._now_s, self._now = at_s, repr(at_s)
         while timers and timers[0][0] <= at_s:
             self._ready.append(heapq.heappop(timers)[2])
@@ -474,7 +475,7 @@ class SimulatedLoop(BaseEventLoop):
     def _tell(self, replica: str | None, message: str, error: BaseException | None) -> None:
         self.unhandled.append(Unhandled(self._now_s, replica, message, error))
 
-    def _told(self, why: str) -> str:
+    def _described(self, why: str) -> str:
         paused = sorted(name for name in self._replicas if self.is_paused(name))
         waiting = [
             f"{task.replica or '-'}: {task.get_name()} in {task.get_coro()!r}"
@@ -511,7 +512,7 @@ for _name in (
 
 
 def _lane(callback: object, args: tuple[object, ...], context: Context) -> int | str | None:
-    """What this has to stay in order with; None: with nothing, as a step of a task."""
+    """Return what this has to stay in order with; None: with nothing, as a step of a task."""
     if args and isinstance(args[0], asyncio.Future):
         return id(args[0])
     if not args and isinstance(getattr(callback, "__self__", None), asyncio.Task):
@@ -520,7 +521,7 @@ def _lane(callback: object, args: tuple[object, ...], context: Context) -> int |
 
 
 def _label(callback: object) -> str:
-    """A name without an address."""
+    """Return a name without an address."""
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
         return owner.get_name()

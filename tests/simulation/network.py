@@ -1,4 +1,4 @@
-"""The way from a replica to the cloud: what leaves arrives, is answered and comes back, or not."""
+"""The network from a replica to the cloud: requests arrive and are answered, or are lost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from tests.simulation.loop import SimulatedLoop
 
 REGIONS: Final = ("ap-guangzhou", "ap-shanghai")
-"""Each with a cloud of its own."""
+"""Regions, each with a cloud of its own."""
 CALL_TIMEOUT_S: Final = 1.0
 WAY_S: Final = (0.002, 0.09)
 FASTEST_SHARE: Final = 1 / 3
-"""Of the messages, which take the shortest way that there is: the pacing rule relies on it."""
+"""Transit times of messages; all use the shortest route, which the pacing rule relies on."""
 SLOW_WAY_S: Final = (0.06, 0.6)
-"""Less than a lease outlives the trust in it: a call never arrives in its successor's time."""
+"""Less than the time a lease outlives its trust: a call never arrives in its successor's time."""
 
 
 @dataclass(slots=True)
@@ -42,29 +42,29 @@ class Weather:
     lost_termination: float = 0.0
     """The answer to a TerminateJob is lost."""
     silent: float = 0.0
-    """It arrives and is carried out, and nothing ever comes back."""
+    """The request arrives and is carried out, and no answer returns."""
     away: bool = False
     """No connection can be made."""
 
 
 @dataclass(slots=True)
 class Network:
-    """Between all replicas and the clouds, by host name."""
+    """The network between all replicas and the clouds, by host name."""
 
     loop: SimulatedLoop
     random: Random
     clouds: Mapping[str, Simulator]
     weather: Weather = field(default_factory=Weather)
     fired: Counter[str] = field(default_factory=Counter)
-    unheard: set[str] = field(default_factory=set)
-    """RequestIds of calls that nobody was told the outcome of."""
+    unreceived: set[str] = field(default_factory=set)
+    """RequestIds of calls whose outcome no replica received."""
     arrived: Callable[[str, Call], None] | None = None
-    """Told of each call once a cloud has answered it, with the host's name."""
+    """Called with each call once a cloud has answered it, and the host's name."""
 
 
 @dataclass(slots=True)
 class Wire:
-    """One replica's transport.  ``point`` is called where the replica may die."""
+    """Transport of one replica; ``point`` is called where the replica may die."""
 
     network: Network
     point: Callable[[str], Awaitable[None]]
@@ -89,7 +89,7 @@ class Wire:
         answered: asyncio.Future[tuple[HttpAnswer | None, Call]] = loop.create_future()
         loop.note(f"{headers['X-TC-Action']} to {host} leaves {REPLICA.get()}")
         request = Request("POST", "/", list(headers.items()), body)
-        # What has left goes on, whatever becomes of the replica.
+        # A request that has left continues, even if the replica dies.
         loop.spawn(None, self._carry(host, request, answered), name="a call")
         await self.point("a call has left")
         try:
@@ -100,7 +100,7 @@ class Wire:
         await self.point("an answer has come")
         if answer is None:
             raise error_codes.error(error_codes.DISCONNECTED, "the connection was cut")
-        network.unheard.discard(call.request_id)
+        network.unreceived.discard(call.request_id)
         return answer
 
     async def _carry(
@@ -118,7 +118,7 @@ class Wire:
         reply = cloud.handle(request)
         network.loop.note(f"{cloud.calls[-1].action} arrives at {host}: {cloud.calls[-1].code}")
         call = cloud.calls[-1]
-        network.unheard.add(call.request_id)
+        network.unreceived.add(call.request_id)
         if network.arrived is not None:
             network.arrived(host, call)
         if draw() < weather.silent:

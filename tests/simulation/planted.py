@@ -1,6 +1,6 @@
-"""A row that nobody can read: every other termination ends as if it were not there.
+"""A row that cannot be read: every other termination ends as if it were not there.
 
-It is repaired once they have; then it ends as well.
+It is repaired once they have ended; then it ends as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.domain.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 GARBAGE: Final = {
     "instances": '{"running": "many"}',
@@ -32,7 +32,7 @@ GARBAGE: Final = {
     "give_up_after_s": "long",
     "failures": "a few",
 }
-"""By column: corrupt, of the wrong type, of another version, or at the edge of its type."""
+"""Bad values by column: corrupt, of the wrong type, of another version, or at its type's limit."""
 SHARE_OF_RUNS: Final = 0.4
 AFTER_S: Final = (0.3, 4.0)
 OTHERS_END_WITHIN_S: Final = 60.0
@@ -41,15 +41,15 @@ BUSY_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """What was in a row's column before."""
+    """The value that a row's column had before."""
 
     seq: int
     column: str
     before: Any
 
 
-async def plant(world: World) -> None:
-    """In some runs, spoil the row of a termination that is under way."""
+async def plant(world: SimulatedWorld) -> None:
+    """In some runs, corrupt the row of a termination that is under way."""
     if world.random.random() >= SHARE_OF_RUNS:
         return
     await asyncio.sleep(world.random.uniform(*AFTER_S))
@@ -64,8 +64,8 @@ async def plant(world: World) -> None:
         world.fired["row planted"] += 1
 
 
-async def repair(world: World) -> None:
-    """See all others end, and the one shown; then put it right, if nobody has written it since."""
+async def repair(world: SimulatedWorld) -> None:
+    """Wait until all others have ended and it is shown; then repair it, unless it was rewritten."""
     planted = world.planted
     if planted is None:
         return
@@ -86,8 +86,8 @@ async def repair(world: World) -> None:
         world.fired["row repaired"] += 1
 
 
-async def _see(world: World, *, set_aside: bool) -> None:
-    """Everybody who asks is answered, and told of the row."""
+async def _see(world: SimulatedWorld, *, set_aside: bool) -> None:
+    """Check that every request is answered, and that readiness names the row."""
     found = world.some_life()
     if found is None or found[1].made is None:
         return
@@ -100,11 +100,11 @@ async def _see(world: World, *, set_aside: bool) -> None:
             world.checkers.violated("planted", f"{len(listed)} of {stored['n']} rows are listed")
         count, _ = await world.loop.spawn(life.name, context.records.set_aside(10))
         if set_aside and count != 1:
-            world.checkers.violated("planted", f"{count} rows are told as set aside")
+            world.checkers.violated("planted", f"{count} rows are reported as set aside")
 
 
-async def _write(world: World, planted: Planted, value: Any) -> None:
-    """As by somebody with an editor: whoever holds the partition has nothing to do with it."""
+async def _write(world: SimulatedWorld, planted: Planted, value: Any) -> None:
+    """Write as by hand: the holder of the partition does not take part in it."""
     while True:
         try:
             with closing(sqlite3.connect(world.path, timeout=0, isolation_level=None)) as editor:

@@ -1,8 +1,8 @@
 """``python -m tests.simulation.soak``: hours with many terminations in flight, on virtual time.
 
-Most jobs drain for longer than it takes; some come and go all the time.  What must stay level is
-measured every hour: memory, objects, database connections and file descriptors, tasks, and what
-each loop does.  The checkers of the simulation watch all the while.
+Most jobs drain for longer than the run takes; some are added and end all the time.  What must stay
+level is measured every hour: memory, objects, database connections and file descriptors, tasks, and
+the work of each loop.  The checkers of the simulation run all the while.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tests.simulation.world import REPLICAS, make_template, simulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 HOUR_S: Final = 3600.0
 EVERY_S: Final = 60.0
 COMING: Final = 10
-"""Jobs that come in every minute, and are over within it or two."""
+"""Jobs added every minute, which end within a minute or two."""
 DAYS_S: Final = 10 * 86400.0
 GROWTH_MAX: Final = 1.05
-"""By how much an hour's figure may lie above the second hour's."""
+"""Limit of an hour's figure above the second hour's."""
 ENGINE: Final = {
     "escalation": {"rounds_max": 0},
     "give_up_after_s": 2 * DAYS_S,
@@ -40,7 +40,7 @@ ENGINE: Final = {
     "poll": {"sweep_max_s": 30.0, "drain_max_s": 300.0},
 }
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 1, "DescribeJobs": 2, "DescribeTask": 1}
-"""Few looks, so that hours are over soon."""
+"""Few polls, so that the simulated hours take little time."""
 ACTIONS: Final = ("TerminateJob", "DescribeJobs", "DescribeJob")
 REGION: Final = REGIONS[0]
 
@@ -50,14 +50,14 @@ class Hour:
     number: int
     in_flight: int
     ended: int
-    """Terminations in the hour that ended verified."""
+    """Terminations of the hour that ended verified."""
     calls: dict[str, int]
-    """By action, in the hour."""
+    """Calls of the hour, by action."""
     tasks: int
     connections: int
     descriptors: int
     objects: int
-    """Without the simulated cloud's log."""
+    """Objects, without those of the simulated cloud's log."""
     resident_mb: float
     database_mb: float
     live_replicas: int
@@ -72,9 +72,9 @@ class Hour:
 
 
 def not_level(hours: Sequence[Hour], *, jobs: int) -> list[str]:
-    """What has grown since the second hour, and what no longer works.
+    """Return what has grown since the second hour, and what no longer works.
 
-    In the first one, those that come stand in line behind the many.
+    In the first hour the added jobs wait in the queue behind the many.
     """
     found = []
     for name in ("tasks", "connections", "descriptors", "objects", "resident_mb"):
@@ -93,7 +93,7 @@ class Soak:
         self._hours, self._jobs = hours, jobs
         self.measured: list[Hour] = []
 
-    async def run(self, world: World) -> None:
+    async def run(self, world: SimulatedWorld) -> None:
         for place in range(REPLICAS):
             world.start(place)
         await asyncio.sleep(5.0)
@@ -113,11 +113,11 @@ class Soak:
         if late:
             world.checkers.violated("stop", f"{len(late)} replicas did not stop")
 
-    async def _submit(self, world: World, group: dict[str, object]) -> None:
+    async def _submit(self, world: SimulatedWorld, group: dict[str, object]) -> None:
         jobs = world.clouds[f"{REGION}.cloud"].add_groups([group | {"region": REGION}])
         await world.client.hand_over(jobs, REGION)
 
-    def _measure(self, world: World, number: int) -> Hour:
+    def _measure(self, world: SimulatedWorld, number: int) -> Hour:
         ((in_flight, ended),) = world.checkers.rows(
             "SELECT count(*) FILTER (WHERE finished_at IS NULL),"
             " count(*) FILTER (WHERE state = 'verified') FROM terminations"
@@ -143,8 +143,8 @@ class Soak:
     def _ended_before(self) -> int:
         return sum(hour.ended for hour in self.measured)
 
-    def _forget(self, world: World) -> None:
-        """What only a simulation keeps: the cloud's log, and its jobs that are over for us."""
+    def _forget(self, world: SimulatedWorld) -> None:
+        """Clear what only a simulation keeps: the cloud's log, and its jobs that have ended."""
         world.checkers.forget_calls()
         world.client.acknowledged.clear()
         jobs = world.clouds[f"{REGION}.cloud"]._jobs

@@ -1,4 +1,4 @@
-"""The database's clock steps for some seconds and is put right: nothing ends early, or late."""
+"""The database's clock steps for some seconds and is corrected: nothing ends early, or late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.simulation.world import make_template, simulate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 STEP_S: Final = 8 * HOUR_S
 CALLS_PASS_S: Final = 240.0
@@ -53,7 +53,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_asked_for_before_and_between_steps_is_verified_in_time(
     template: Path, tmp_path: Path, steps_s: list[float], apart_s: float
 ) -> None:
-    async def stepping(world: World) -> None:
+    async def stepping(world: SimulatedWorld) -> None:
         world.replicas = 1
         world.start(0)
         await asyncio.sleep(1.0)

@@ -1,4 +1,4 @@
-"""How well ends are foretold, on drains that no constant was fitted to."""
+"""The accuracy of forecasts, on drains that no constant was fitted to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from tests.simulation.forecast import DRAINS, FAMILIES, OTHERS, Miss, Row, measure
+from tests.simulation.forecast import DRAINS, FAMILIES, OTHERS, ErrorRow, Miss, measure
 
 SEEDS = range(DRAINS)
 
@@ -19,15 +19,15 @@ def misses(name: str) -> list[Miss]:
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_of_500_drains_p90_covers_85_to_95_per_cent_and_p50_is_less_than_20_off() -> None:
-    row = Row.of([miss for name in FAMILIES for miss in misses(name)])
+    row = ErrorRow.of([miss for name in FAMILIES for miss in misses(name)])
     assert row.drains == 500
     assert row.on_target, row
-    assert row.told > 99, row
+    assert row.made > 99, row
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_family_is_sane(name: str) -> None:
-    row = Row.of(misses(name))
+    row = ErrorRow.of(misses(name))
     assert row.drains == DRAINS
     assert 75 <= row.within_p90 < 100, row
     assert row.off < 35, row
@@ -35,6 +35,6 @@ def test_each_family_is_sane(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_so_are_drains_of_other_kinds(name: str) -> None:
-    row = Row.of(measure(name, seeds=range(40))[0])
+    row = ErrorRow.of(measure(name, seeds=range(40))[0])
     assert 70 <= row.within_p90 < 100, row
     assert row.off < 40, row

@@ -1,4 +1,4 @@
-"""Every kind of job once, judged by what is true of it; and engines that are broken are found."""
+"""Every kind of job once, checked against what is true of it; and broken engines are found."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ ENDS: Final = {
     "one immortal: own machines": "unverified with 1",
     "one immortal, reads FAILED: nodes": "unverified with 2",
     "drains beyond its deadline, reads FAILED: own machines": "unverified with 2",
-    "counters are down too early, reads FAILED: nodes": "verified with 3",
-    "all say down, one lives on: nodes": "verified with 3",
+    "counters read stopped too early, reads FAILED: nodes": "verified with 3",
+    "all say stopped, one lives on: nodes": "verified with 3",
     "counters never move: own machines": "unverified with 2",
     "counters are empty: nodes": "unverified with 2",
     "revived as it settles, then pending: own machines": "verified with 3",
-    "deleted once down: nodes": "not_found with 1",
-    "deleted once down, reads FAILED early: own machines": "not_found with 2",
+    "deleted once stopped: nodes": "not_found with 1",
+    "deleted once stopped, reads FAILED early: own machines": "not_found with 2",
     "failed before: own machines": "already_finished with 3",
     "failed before, deleted: nodes": "not_found with 0",
     "SUBMITTED for ever: nodes": "unverified with 0",
@@ -67,18 +67,18 @@ ENDS: Final = {
     "no instance is counted, succeeded before: nodes": "already_finished with 2",
     "one runs again as it settles: nodes": "verified with 3",
 }
-"""As DESIGN.md has it, whether machines can be looked up or not: written down without the truth."""
+"""Ends by DESIGN.md, whether machines can be read or not: written without ``truth``."""
 BEST: Final = {
     "running: own machines",
     "interrupted: own machines",
     "all stubborn: own machines",
     "machines outlive it for a while",
-    "all say down, but not yet: own machines",
+    "all say stopped, but not yet: own machines",
     "NextAction hidden, drains for long: own machines",
     "revived at once, twice: own machines",
     "revived as it settles, machines outlive each run",
 }
-"""What is proven to the end where machines can be looked up."""
+"""Kinds proven to the highest evidence where machines can be read."""
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +132,9 @@ def test_what_they_come_to_is_what_the_levels_mean(
     of_one_kind(monkeypatch, *ENDS, *BEST)
     result = kinds.run(1, template, tmp_path)
     assert result.violations == []
-    told = {what.partition(" ended ")[::2] for what in result.fired if " ended " in what}
+    ended = {what.partition(" ended ")[::2] for what in result.fired if " ended " in what}
     best = dict.fromkeys(BEST, "verified with 5")
-    assert {(kind, end) for kind, end in told if kind in ENDS | best} == set((ENDS | best).items())
+    assert {(kind, end) for kind, end in ended if kind in ENDS | best} == set((ENDS | best).items())
 
 
 # --- engines that are broken ---------------------------------------------------------------------
@@ -152,15 +152,17 @@ def _ignores_next_action(termination: Termination, seen: JobSeen) -> bool:
     return _proves_stopped(termination, replace(seen, next_action=""))
 
 
-def _does_not_settle(told: Termination, now: datetime, policy: Policy) -> Decision:
-    counted = replace(told, schedule=replace(told.schedule, settle_until=told.drain.counted_at))
+def _does_not_settle(updated: Termination, now: datetime, policy: Policy) -> Decision:
+    counted = replace(
+        updated, schedule=replace(updated.schedule, settle_until=updated.drain.counted_at)
+    )
     return ON_STILL_STOPPED(counted, now, policy)
 
 
 def _sees_no_revival(
     termination: Termination, seen: JobSeen, now: datetime, policy: Policy
 ) -> Decision:
-    """As if each read had shown what was seen before."""
+    """Behave as if each read had shown the earlier state."""
     again = replace(
         termination,
         job=replace(termination.job, observed_at=seen.observed_at),
@@ -169,15 +171,17 @@ def _sees_no_revival(
     return ON_STILL_STOPPED(again, now, policy)
 
 
-def _goes_by_the_state(told: Termination, now: datetime, policy: Policy) -> Decision:
-    """As if each read of the window had counted the instances."""
+def _goes_by_the_state(updated: Termination, now: datetime, policy: Policy) -> Decision:
+    """Behave as if each read of the window had counted the instances."""
     return ON_STILL_STOPPED(
-        replace(told, drain=replace(told.drain, counted_at=told.job.observed_at)), now, policy
+        replace(updated, drain=replace(updated.drain, counted_at=updated.job.observed_at)),
+        now,
+        policy,
     )
 
 
-def _forgets_machines(told: Termination, now: datetime, policy: Policy) -> Decision:
-    return ON_STILL_STOPPED(replace(told, machines=NO_MACHINES), now, policy)
+def _forgets_machines(updated: Termination, now: datetime, policy: Policy) -> Decision:
+    return ON_STILL_STOPPED(replace(updated, machines=NO_MACHINES), now, policy)
 
 
 def _is_impatient(termination: Termination, now: datetime) -> bool:
@@ -189,14 +193,14 @@ ON_STILL_STOPPED: Final = settling.on_still_stopped
 
 Breaks = tuple[object, str, "Callable[..., Any] | property | int"]
 BROKEN: Final[dict[str, tuple[Breaks, str, str]]] = {
-    "FAILED is taken for down": (
+    "FAILED is taken for stopped": (
         (draining, "_on_finished_not_stopped", _is_too_sure),
         "reads FAILED early: nodes",
         "truth",
     ),
     "NextAction is ignored": (
         (evidence, "proves_stopped", _ignores_next_action),
-        "counters are down too early, reads FAILED: nodes",
+        "counters read stopped too early, reads FAILED: nodes",
         "truth",
     ),
     "counters need not add up": (

@@ -1,4 +1,4 @@
-"""Ten minutes of nothing but one fault of the cloud, on virtual time; then all ends as it must."""
+"""Ten minutes of one fault of the cloud, on virtual time; then all jobs end as they must."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.app import Replica
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 MINUTES: Final = 10
 JOBS: Final = 8
 ENDS_WITHIN_S: Final = 150.0
-"""After it: a job that failed so often is tried again after a minute at most."""
+"""Time after the fault: a job that failed so often is tried again after a minute at most."""
 NETWORK: Final = ("away", "lost_request", "lost_answer", "silent")
 TROUBLE: Final = (*NETWORK, *(f for f in Fault if f not in (Fault.THROTTLE, Fault.CHARSET)))
-"""What is told as trouble: the others are answers."""
+"""Faults that degrade the health: the others are answers."""
 OF_ONE_JOB: Final = (Fault.NOT_FOUND, Fault.FORBIDDEN)
-"""What is answered of one job: it ends the termination after a while, as it should."""
+"""Answers about one job: they end its termination after a while, as they should."""
 OBJECTS_MORE: Final = 1.2
-"""By how much the objects alive may have grown since the second to fourth minutes."""
+"""Limit of the growth of live objects since the second to fourth minutes."""
 
 
 @pytest.mark.thorough
@@ -38,9 +38,9 @@ OBJECTS_MORE: Final = 1.2
 def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
     tmp_path: Path, fault: str
 ) -> None:
-    told: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
 
-    async def outage(world: World) -> None:
+    async def outage(world: SimulatedWorld) -> None:
         world.start(0)
         await asyncio.sleep(1.0)
         cloud = world.clouds[f"{REGIONS[0]}.cloud"]
@@ -57,11 +57,11 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
             await asyncio.sleep(60.0)
             life = world.lives[0]
             assert life.made is not None
-            told[await world.loop.spawn(life.name, status(life.made))] += 1
+            statuses[await world.loop.spawn(life.name, status(life.made))] += 1
             gc.collect()
-            # What the cloud logs is the cloud's.
+            # The cloud's log is not the engine's.
             alive.append(len(gc.get_objects()) - calls(world))
-        # Between two steps there are fewer than in one; what leaks is there in both.
+        # Between two steps there are fewer objects than in one; leaked ones are there in both.
         assert min(alive[-3:]) < OBJECTS_MORE * min(alive[1:4]), alive
         world.network.weather = type(world.network.weather)()
         cloud.faults.replace({}, now=cloud.now())
@@ -70,14 +70,14 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
     make_template(tmp_path / "template.db")
     result = simulate(1, tmp_path / "template.db", tmp_path / "run", run=outage)
     assert result.violations == []
-    assert told.total() == MINUTES
-    # What is known as down by then is not called any more.
-    assert fault not in TROUBLE or told["degraded"]
+    assert statuses.total() == MINUTES
+    # A job recorded as stopped by then is no longer called.
+    assert fault not in TROUBLE or statuses["degraded"]
 
 
 async def status(replica: Replica) -> str:
     return str((await replica.context.ready())["status"])
 
 
-def calls(world: World) -> int:
+def calls(world: SimulatedWorld) -> int:
     return sum(len(cloud.calls) for cloud in world.clouds.values())

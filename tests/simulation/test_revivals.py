@@ -1,4 +1,4 @@
-"""Jobs that come back after they were verified, while everything goes wrong that a seed picks."""
+"""Jobs that are revived after they were verified, with all the faults that a seed picks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.simulation.world import HASTY, REPLICAS, make_template, simulate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 SEEDS: Final = 20
 LATEST_S: Final = 8.0
-"""From when a job is down until it is revived."""
+"""Time from the stop of a job to its revival."""
 RETERMINATE_MAX: Final = 1
 ENGINE: Final[dict[str, Any]] = HASTY | {
     "revival_watch_s": 60.0,
@@ -28,8 +28,8 @@ ENGINE: Final[dict[str, Any]] = HASTY | {
 }
 
 
-async def coming_back(world: World) -> None:
-    """Two operations, one of which is to be kept down, of jobs that are revived twice."""
+async def with_revivals(world: SimulatedWorld) -> None:
+    """Two operations, one with ``reterminate_for_s``, of jobs that are revived twice."""
     for place in range(REPLICAS):
         world.start(place)
     async with asyncio.TaskGroup() as group:
@@ -51,22 +51,22 @@ async def coming_back(world: World) -> None:
         " JOIN terminations t ON t.id = l.termination_id"
         " WHERE o.reterminates_for IS NOT NULL GROUP BY t.job_id"
     ):
-        world.fired["kept down"] += 1
+        world.fired["terminated again"] += 1
         if row["n"] > RETERMINATE_MAX:
-            world.checkers.violated("cap", f"{row['job_id']} was brought down again {row['n']} x")
+            world.checkers.violated("cap", f"{row['job_id']} was terminated again {row['n']} x")
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
-def test_every_come_back_is_noticed_and_what_is_to_be_kept_down_is(tmp_path: Path) -> None:
+def test_every_revival_is_recorded_and_terminated_again_where_asked(tmp_path: Path) -> None:
     make_template(tmp_path / "template.db")
     fired: Counter[str] = Counter()
     for seed in range(1, SEEDS + 1):
         result = simulate(
-            seed, tmp_path / "template.db", tmp_path / "run", engine=ENGINE, run=coming_back
+            seed, tmp_path / "template.db", tmp_path / "run", engine=ENGINE, run=with_revivals
         )
         assert result.violations == [], f"seed {seed}"
         fired += result.fired
     assert fired["event: revived"] > 4 * SEEDS
-    assert fired["kept down"] > SEEDS
+    assert fired["terminated again"] > SEEDS
     assert fired["a partition passed on"] > SEEDS / 2

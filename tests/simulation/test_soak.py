@@ -1,4 +1,4 @@
-"""The soak itself: it runs, and what grows or stops is told."""
+"""The soak itself: it runs, and reports growth and stopped loops."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ LEVEL = Hour(
 )
 
 
-def test_hours_alike_are_level_whatever_the_database_keeps() -> None:
+def test_equal_hours_are_level_whatever_the_database_keeps() -> None:
     hours = [LEVEL, LEVEL, replace(LEVEL, objects=1049, database_mb=9.0)]
     assert not_level(hours, jobs=10) == []
 
 
 @pytest.mark.parametrize("name", ["tasks", "connections", "descriptors", "objects", "resident_mb"])
-def test_what_grows_is_told(name: str) -> None:
+def test_growth_is_reported(name: str) -> None:
     first = getattr(LEVEL, name)
     grown: dict[str, Any] = {name: first * 1.06}
     (found,) = not_level([LEVEL, LEVEL, replace(LEVEL, **grown)], jobs=10)
@@ -51,7 +51,7 @@ def test_what_grows_is_told(name: str) -> None:
         {"ended": 0},
     ],
 )
-def test_a_loop_that_stops_is_told(change: dict[str, Any]) -> None:
+def test_a_stopped_loop_is_reported(change: dict[str, Any]) -> None:
     (found,) = not_level([LEVEL, replace(LEVEL, **change), LEVEL], jobs=10)
     assert found.startswith("not all works: hour 1")
 

@@ -1,4 +1,4 @@
-"""What a seed has go wrong: replicas die, stall and stop; clouds, network and database are bad."""
+"""Faults that a seed picks, of replicas, clouds, network and database."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from tests.simulation.world import Running, World
+    from tests.simulation.world import Running, SimulatedWorld
 
 FAULTS_S: Final = 4.5
 IDLE_IN_TRANSACTION_S: Final = 0.3
-"""After which the transaction of a paused replica is ended, as a server does."""
+"""Time after which the transaction of a paused replica is ended, as a server does."""
 SHORT: Final = (Fault.NOT_FOUND, Fault.FORBIDDEN)
-"""What is answered of one job is believed once it lasts: then it is no lie any more."""
+"""Answers about one job count once they last: then they are no fault any more."""
 LIES: Final = (*(each for each in Fault if each is not Fault.HANG), *SHORT)
-"""Those that do not last long are told more often."""
+"""Faults that do not last long, which are reported more often."""
 AIMS_S: Final = 2.0
-"""How long a replica has to come to the point at which it dies or is paused."""
+"""Time for a replica to reach the point at which it dies or is paused."""
 HOUR_S: Final = 3600.0
 POINTS: Final = (
     "before a call",
@@ -30,7 +30,7 @@ POINTS: Final = (
     "after a commit",
     "in a transaction",
 )
-"""Where a replica can be killed or paused, beside between any two callbacks."""
+"""Points at which a replica can be killed or paused, beside between any two callbacks."""
 RARE_POINTS: Final = (
     *POINTS,
     *2 * ("before a call",),
@@ -38,18 +38,18 @@ RARE_POINTS: Final = (
     *2 * ("an answer has come",),
     *2 * ("in a transaction",),
 )
-"""Those that a replica comes to less often are aimed at more often."""
+"""Points that a replica reaches less often, which are picked more often."""
 
 
 class Troubles:
-    """Of one run, on the world's own chance."""
+    """Faults of one run, picked by the world's own random numbers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self._loop, self._random, self._fired = world.loop, world.random, world.fired
 
     async def run(self) -> None:
-        """One fault after the other, now and then several at once, for FAULTS_S."""
+        """Run one fault after the other, now and then several at once, for FAULTS_S."""
         shares: dict[Callable[[], Coroutine[Any, Any, None]], int] = {
             self._kill: 2,
             self._die_somewhere: 4,
@@ -111,7 +111,7 @@ class Troubles:
         await self._paused(life, paused_s)
 
     async def _pause_somewhere(self) -> None:
-        """For about as long as its leases last: another one has just taken over, or is about to."""
+        """Pause a replica for about its lease: another one has just taken over, or is about to."""
         found = self._world.some_life()
         if found:
             _, life = found
@@ -134,7 +134,7 @@ class Troubles:
             self._loop.resume(life.name)
 
     async def _stop(self) -> None:
-        """As by SIGTERM."""
+        """Stop a replica as by SIGTERM."""
         found = self._world.some_life()
         if found:
             place, life = found
@@ -150,7 +150,7 @@ class Troubles:
                 self._world.start(place)
 
     async def _jump(self) -> None:
-        """A machine's wall clock goes an hour ahead, or back, and is put right later."""
+        """Step a machine's wall clock by an hour, and correct it later."""
         found = self._world.some_life()
         if found:
             _, life = found
@@ -162,9 +162,9 @@ class Troubles:
             life.clock.ahead_s = 0.0
 
     async def _step(self) -> None:
-        """The database's clock goes hours ahead, or back, and is put right later.
+        """Step the database's clock by hours, and correct it later.
 
-        The promise is for a daemon that lives meanwhile: one that starts takes any time for the
+        The promise is for a daemon that runs meanwhile: one that starts takes any time for the
         right one.  So none starts then, and there is one replica, which has its machine's clock.
         """
         wall = self._world.wall
@@ -176,7 +176,7 @@ class Troubles:
         self._world.wall_is_put_right.set()
 
     async def _storm(self) -> None:
-        """A cloud answers badly for a while."""
+        """Have a cloud answer badly for a while."""
         cloud = self._world.clouds[self._random.choice(sorted(self._world.clouds))]
         fault = self._random.choice(LIES)
         rule = Rule(fault, self._random.choice((0.5, 1.0)), after=self._random.random() < 0.5)

@@ -1,31 +1,31 @@
-"""What is true of each job, what could be known of it, and whether the engine said just that.
+"""The truth about each job, what could be known of it, and whether the engine said exactly that.
 
-The simulator is asked, never the engine.  Ten times a second, and whenever the engine writes, each
-job is glanced at: what the cloud shows of it, and what is so.  From these two follows
+The simulator is read, never the engine.  Ten times a second, and whenever the engine writes, each
+job is sampled: what the cloud shows of it, and what is true.  From these two follows
 
 - what is TRUE: no evidence may ever be written that is above it (:meth:`Truth.after_commit`);
 - what COULD BE KNOWN (:class:`Observer`) by the calls that the engine may make: how the termination
   must end, with which evidence, and not before when.  Nothing may be given up with instances live
-  that a call would have brought down (:func:`hopeless`).
+  that a call would have stopped (:func:`hopeless`).
 
-Levels mean what ``domain.decisions.evidence`` says.  Trusted is what DESIGN.md has each level
-rest on: JobState, the instance counters and NextAction for "no instance is live", DescribeTask
-before TerminateJob and DescribeInstances for "the machines are gone".  Where one of the three tells
-of life, nobody may call the job down; where all three say that it is down and it is not, nobody
-could know better, and the evidence of level 3 is counted as ``deceived`` and is no violation.
-MachineRange are not believed gone on anybody's word: level 4 is judged by what is so.
+Levels mean what ``domain.decisions.evidence`` says.  Trusted is what DESIGN.md has each level rest
+on: JobState, the instance counters and NextAction for "no instance is live", DescribeTask before
+TerminateJob and DescribeInstances for "the machines are gone".  Where one of the three shows a live
+instance, the job may not be called stopped; where all three show it stopped and it is not, no
+reader could know better, and the evidence of level 3 is counted as ``deceived`` and is no
+violation. No answer proves that machines are gone: level 4 is checked against the truth.
 
 A machine could be known if DescribeTask showed it as TerminateJob arrived.  An instance that still
-waits for one then might be given one that nobody sees, and one that is STARTING may hide its own:
-then not every machine is known, and 3 is the highest.  So it is with nodes, which stay.
+waits for one then might be given one that no call shows, and one that is STARTING may hide its own:
+then not every machine is known, and 3 is the highest.  The same holds for nodes, which stay.
 
-Nobody looks all the time.  What could be known is so worked out twice: for somebody who sees all at
-once, and for somebody who sees only what was so for ``patience_s``.  Where both come to the same
-end, and in calm weather they nearly always do, it is the only right one: the termination is judged
-``exactly``.  Else (a job ends by itself as it is called; more than a hundred instances are read
-along with TerminateJob and not before it) it must lie between the two.  In a seed with troubles
-nobody surely captures a machine, and a termination of which a TerminateJob was lost, or its answer,
-is judged by what is true alone, as is one whose two ends differ.
+No reader polls all the time.  So what could be known is computed twice: for a reader that sees
+everything at once, and for a reader that sees only what was true for ``patience_s``.  Where both
+arrive at the same end, and without faults they nearly always do, it is the only right one: the
+termination is checked ``exactly``.  Otherwise (a job ends by itself as it is called; more than a
+hundred instances are read along with TerminateJob and not before it) it must lie between the two.
+In a seed with faults no machine is surely captured, and a termination of which a TerminateJob was
+lost, or its answer, is checked against the truth alone, as is one whose two ends differ.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ if TYPE_CHECKING:
     from orchestrator.simulator.cloud.instance_ranges import InstanceRange
     from orchestrator.simulator.cloud.job import Job
     from orchestrator.simulator.simulator import Call, Simulator
-    from tests.simulation.world import World
+    from tests.simulation.world import SimulatedWorld
 
 EVERY_S: Final = 0.1
-"""Between two glances."""
+"""Time between two samples."""
 PAGE: Final = 1000
 BEFORE_MAX: Final = 100
-"""Instances of a job whose machines are captured before TerminateJob, whatever it takes."""
+"""Instances of a job whose machines are captured before TerminateJob in any case."""
 WAYS_S: Final = 0.3
-"""From when an answer leaves the cloud until the next call that rests on it may arrive."""
-LOOKS_APART_S: Final = 0.7
-"""By how much less than the settle window its first and its last look may arrive apart."""
+"""Time from when an answer leaves the cloud until the next call that rests on it may arrive."""
+READS_APART_S: Final = 0.7
+"""Limit of the time by which the first and last read of a settle window may arrive closer."""
 EXACTLY: Final = "judged exactly"
 BETWEEN: Final = "judged to lie between two ends"
 TRUE_ALONE: Final = "judged by what is true alone"
@@ -76,19 +76,19 @@ JUDGED: Final = (EXACTLY, BETWEEN, TRUE_ALONE)
 DECEIVED: Final = "deceived"
 REFUSAL: Final = "UnsupportedOperation.TerminateOperationWithEnvId"
 CONFIRMED_S: Final = SOON_S
-"""For how long a job must be missing, or forbidden, until that is believed."""
+"""Time for which a job must be missing, or forbidden, until that counts."""
 JUST_BEFORE_S: Final = 1e-3
 
 
 class Shown(StrEnum):
-    """What the cloud shows of a job to those who ask."""
+    """What the cloud shows of a job."""
 
     FORBIDDEN = "forbidden"
     MISSING = "missing"
     SUBMITTED = "submitted"
     LIVE = "live"
     FINISHED = "finished"
-    """JobState is final; its counters, or NextAction, do not say that all are down."""
+    """JobState is final; its counters, or NextAction, do not say that all have stopped."""
     EMPTY = "empty"
     """JobState is SUCCEED, and no instance is counted."""
     STOPPED = "stopped"
@@ -96,24 +96,24 @@ class Shown(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
-    """One job at one moment.  ``live`` and ``machines`` are so, whatever is shown."""
+    """One job at one moment; ``live`` and ``machines`` are the truth, whatever is shown."""
 
     at: float
     shown: Shown
     live: int = 0
     machines: int = 0
-    """That exist and are not being destroyed, of all runs."""
+    """Machines of all runs that exist and are not being destroyed."""
     known_machines: int = 0
-    """Of these, the ones that DescribeTask showed as TerminateJob arrived."""
+    """Those of these that DescribeTask showed as TerminateJob arrived."""
     all_known: bool = False
     """Whether these were all that the run called last had then, and it had some."""
     all_were_known: bool = False
-    """The same of the moment before it ended by itself, where it was called only after that."""
+    """The same at the moment before it ended by itself, where it was called only after that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What the engine was asked for, and whether the seed brings troubles."""
+    """The request to the engine, and whether the seed has faults."""
 
     settle_s: float
     give_up_after_s: float
@@ -121,19 +121,19 @@ class Bounds:
 
     @property
     def patience_s(self) -> float:
-        """For how long something must be shown until everybody has seen it."""
+        """Return for how long something must be shown until every reader has seen it."""
         return 12.0 if self.troubled else 2.5
 
     @property
     def lag_s(self) -> float:
-        """From when something was so until it is written down at the latest."""
+        """Return the longest time from when something was true until it is written."""
         return 8.0 if self.troubled else 0.5
 
     @property
     def early_s(self) -> float:
-        """How much earlier than somebody who sees all at once may begin to count a time.
+        """Return how much earlier than a reader that sees everything at once a time may begin.
 
-        Both do so as a call leaves; in troubles the engine does even where it cannot leave.
+        Both begin as a call leaves; with faults the engine does even where it cannot leave.
         """
         return 8.0 if self.troubled else 0.7
 
@@ -165,12 +165,12 @@ def shown(job: Job, now: float) -> Shown:
         return Shown.STOPPED
     if state == "SUCCEED" and not any(counts.values()):
         return Shown.EMPTY
-    # A state that is not documented tells nothing: only the counters do.
+    # A state that is not documented proves nothing: only the counters do.
     return Shown.LIVE if job.spec.finished_word else Shown.FINISHED
 
 
 def live_before(job: Job, run: int, at: float) -> list[InstanceRange]:
-    """The instances of a run that had not ended just before ``at``."""
+    """Return the instances of a run that had not ended just before ``at``."""
     left = []
     for span in job.runs[run]:
         ended = 0
@@ -182,7 +182,7 @@ def live_before(job: Job, run: int, at: float) -> list[InstanceRange]:
 
 
 def nameable(job: Job, spans: Sequence[InstanceRange]) -> list[InstanceRange]:
-    """Those whose machines DescribeTask shows, and that are the job's own."""
+    """Return those whose machines DescribeTask shows, and that are the job's own."""
     return [
         span
         for span in spans
@@ -193,7 +193,7 @@ def nameable(job: Job, spans: Sequence[InstanceRange]) -> list[InstanceRange]:
 
 
 def hopeless(job: Job, now: float) -> bool:
-    """Whether no call that may be made brings down what is live."""
+    """Return whether no call that may be made stops what is live."""
     return job.submitted or all(
         part.state in FINISHED or part.span.unkillable or part.span.ending is not None
         for part in job.parts(now, 0, job.spec.instances)
@@ -204,7 +204,7 @@ def hopeless(job: Job, now: float) -> bool:
 
 
 class Observer:
-    """Comes to the end that the lifecycle has for what is shown, seen at once or if it lasts."""
+    """Derives the lifecycle's end for what is shown, seen at once or only if it lasts."""
 
     def __init__(self, bounds: Bounds, *, patience_s: float) -> None:
         self.end: End | None = None
@@ -219,15 +219,15 @@ class Observer:
         self._stopped_since: float | None = None
 
     def see(self, glance: Glance, calls: Sequence[Call], *, captured: bool, left: bool) -> None:
-        """Take in a glance; ``calls`` are those of TerminateJob so far that were looked into.
+        """Apply a sample; ``calls`` are the TerminateJob calls examined so far.
 
         ``captured``: whether the machines of the run called last could be read in time.  ``left``:
-        whether one has left for the cloud, whatever became of it.
+        whether a call has left for the cloud, with any outcome.
         """
         if self._deadline is None and left:
             self._deadline = glance.at + self._bounds.give_up_after_s
         if self._shown is None:
-            # Whoever looks first sees what was so before anybody asked.
+            # The first read sees what was true before the request.
             self._seen = glance.shown
         if glance.shown is not self._shown:
             self._shown, self._shown_since = glance.shown, glance.at
@@ -267,7 +267,7 @@ class Observer:
         return End(State.NOT_FOUND, self._level) if missing else self._late(now)
 
     def _lasts(self, now: float) -> bool:
-        """Whether what is shown was so for as long as it takes to be believed."""
+        """Return whether what is shown has lasted for as long as it takes to count."""
         return now - self._shown_since >= CONFIRMED_S
 
     def _not_called(self, now: float, seen: Shown, calls: Sequence[Call]) -> End | None:
@@ -297,7 +297,7 @@ class Observer:
 
 
 class Story:
-    """All that is so of one job, from when it is asked for."""
+    """The truth about one job, from the time of its request."""
 
     def __init__(
         self, kind: str, cloud: Simulator, region: str, job_id: str, bounds: Bounds
@@ -308,16 +308,16 @@ class Story:
         self.left = 0
         """How often TerminateJob left for the cloud."""
         self.calls: list[Call] = []
-        """TerminateJob, as they arrived."""
+        """TerminateJob calls, as they arrived."""
         self.reads: list[Call] = []
-        """DescribeTask."""
+        """DescribeTask calls."""
         self.began: dict[int, float] = {}
-        """When each run was first glanced at."""
+        """When each run was first sampled."""
         self.called: dict[int, float] = {}
         """When the first TerminateJob of each run was carried out."""
         self.claimed = 0
         self.left_up = False
-        """Whether it was given up with instances live that a call would have brought down."""
+        """Whether it was given up with instances live that a call would have stopped."""
         self.end: End | None = None
         self.ended_at = 0.0
         self._cloud, self._bounds = cloud, bounds
@@ -375,9 +375,9 @@ class Story:
         )
 
     def _captured(self, *, surely: bool) -> bool:
-        """Whether the machines of the run called last could be read before it was called.
+        """Return whether the machines of the run called last could be read before it was called.
 
-        Of more instances than are captured before the call the cloud's log tells.
+        For more instances than are captured before the call the cloud's log decides.
         """
         if self.job is None or not self.called:
             return False
@@ -407,9 +407,9 @@ def _stays_stopped(glance: Glance, end: End) -> bool:
 
 
 class Truth(Checkers):
-    """Judges what is written of each job that it follows."""
+    """Checks what is written of each job that it follows."""
 
-    def __init__(self, world: World, *, bounds: Bounds) -> None:
+    def __init__(self, world: SimulatedWorld, *, bounds: Bounds) -> None:
         super().__init__(world)
         self._bounds = bounds
         self._stories: dict[tuple[str, str], Story] = {}
@@ -426,7 +426,7 @@ class Truth(Checkers):
                 story.arrived(call)
 
     async def watch(self) -> None:
-        """Until all have ended, and it is known how they had to."""
+        """Follow the jobs until all have ended, and the right ends are known."""
         until = self._world.loop.time() + 4 * self._bounds.give_up_after_s
         while self._world.loop.time() < until:
             going = [story for story in self._stories.values() if not story.over]
@@ -458,28 +458,28 @@ class Truth(Checkers):
             story.claimed = row["evidence"]
 
     def _check_claim(self, story: Story, evidence: int) -> None:
-        """Evidence is raised: that must have been so when it was last looked."""
+        """Check raised evidence: it must have been true when the job was last read."""
         story.glance()
-        # That machines are gone is told with the next read of the job.
-        told_later_s = HASTY["poll"]["settling_s"] if evidence == MACHINES_GONE else 0.0
-        lately = story.since(story.glances[-1].at - self._bounds.lag_s - told_later_s)
+        # That machines are gone is written with the next read of the job.
+        written_later_s = HASTY["poll"]["settling_s"] if evidence == MACHINES_GONE else 0.0
+        recent = story.since(story.glances[-1].at - self._bounds.lag_s - written_later_s)
         if evidence == ACKNOWLEDGED:
-            true = any(call.code == "OK" and self._heard(call) for call in story.calls)
+            true = any(call.code == "OK" and self._received(call) for call in story.calls)
         elif evidence == JOB_FINISHED:
             finished = (Shown.FINISHED, Shown.STOPPED, Shown.EMPTY)
-            true = any(each.shown in finished for each in lately)
+            true = any(each.shown in finished for each in recent)
         else:
-            true = any(self._stopped(story, each, evidence) for each in lately)
+            true = any(self._stopped(story, each, evidence) for each in recent)
         if not true:
             self.violated(
-                "truth", f"{story.kind}: {story.job_id} has evidence {evidence}: {lately[0]}"
+                "truth", f"{story.kind}: {story.job_id} has evidence {evidence}: {recent[0]}"
             )
 
     def _stopped(self, story: Story, glance: Glance, evidence: int) -> bool:
         if evidence >= MACHINES_GONE and glance.machines:
             return False
         if evidence == SETTLED:
-            settled_s = self._bounds.settle_s - LOOKS_APART_S
+            settled_s = self._bounds.settle_s - READS_APART_S
             window = [each for each in story.since(glance.at - settled_s) if each.at <= glance.at]
             # One that is not found for a moment is found again before it counts as settled.
             still = all(each.shown in (Shown.STOPPED, Shown.MISSING) for each in window)
@@ -490,19 +490,19 @@ class Truth(Checkers):
             evidence == MACHINES_GONE and glance.shown is Shown.MISSING
         )
 
-    def _heard(self, call: Call) -> bool:
-        return call.fault in HARMLESS and call.request_id not in self._world.network.unheard
+    def _received(self, call: Call) -> bool:
+        return call.fault in HARMLESS and call.request_id not in self._world.network.unreceived
 
     def _check_end(self, event: sqlite3.Row) -> None:
         story = self._stories[event["region"], event["job_id"]]
         story.glance()
         story.end = End(State(event["to_state"]), event["evidence"])
         story.ended_at = story.glances[-1].at
-        lately = story.since(story.ended_at - self._bounds.lag_s)
+        recent = story.since(story.ended_at - self._bounds.lag_s)
         if story.end.state in STOPPED and not any(
-            _stays_stopped(each, story.end) for each in lately
+            _stays_stopped(each, story.end) for each in recent
         ):
-            self.violated("truth", f"{story.kind}: {story.job_id} ends {story.end}: {lately[0]}")
+            self.violated("truth", f"{story.kind}: {story.job_id} ends {story.end}: {recent[0]}")
         story.left_up = (
             story.end.state is State.UNVERIFIED
             and story.job is not None
@@ -511,8 +511,8 @@ class Truth(Checkers):
 
     # --- at the end ------------------------------------------------------------------------------
 
-    def judge(self) -> None:
-        """Every end is the one that could be known."""
+    def check_ends(self) -> None:
+        """Check that every end is the one that could be known."""
         for story in self._stories.values():
             if not story.over:
                 continue
@@ -552,9 +552,10 @@ class Truth(Checkers):
         return BETWEEN, end == best or more
 
     def _lost(self, story: Story) -> bool:
-        """Whether a TerminateJob never arrived, or what became of it was not written down.
+        """Return whether a TerminateJob never arrived, or its outcome was not recorded.
 
-        The engine's own record tells, for who heard an answer may have died with it.
+        The engine's own record decides, for the replica that received an answer may have died with
+        it.
         """
         tried = self.rows(
             "SELECT a.request_id FROM attempts a JOIN terminations t ON t.id = a.termination_id"

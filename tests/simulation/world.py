@@ -1,7 +1,7 @@
-"""One run: clouds, a database, replicas and a client, and what a seed has happen to them.
+"""One run: clouds, a database, replicas and a client, with the faults that a seed picks.
 
-First everything goes wrong that the seed picks; then nothing does any more, and all work must end
-in bounded time.
+First there are all the faults that the seed picks; then there are none, and all work must end in
+bounded time.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ SECRET_ID, SECRET_KEY = "AKIDEXAMPLE", "example-secret-key"
 QUOTAS: Final = {"TerminateJob": 2, "DescribeJob": 4, "DescribeJobs": 2, "DescribeTask": 3}
 REPLICAS: Final = 3
 REPLICAS_OF_A_RUN: Final = (1, 2, 2, 3, 3)
-"""One for all, one for each partition, or one to spare."""
+"""Numbers of replicas: one for all partitions, one for each, or one more."""
 LEASE: Final = {"duration_s": 3.0, "renewal_deadline_s": 2.6, "retry_s": 1.3}
 SETTLE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 600.0
 ENDS_WITHIN_S: Final = 60.0
-"""After the faults: a look that was put off, a job that is called again, and the settle window."""
+"""Time after the faults: for a postponed poll, a repeated call, and the settle window."""
 SOON_S: Final = 2.0
 
 
@@ -111,7 +111,7 @@ class Running:
     """The point at which it will be paused."""
 
 
-class World:
+class SimulatedWorld:
     """Everything that outlives a replica."""
 
     def __init__(
@@ -122,7 +122,7 @@ class World:
         folder: Path,
         engine: Mapping[str, Any],
         quotas: Mapping[str, int],
-        checkers: Callable[[World], Checkers],
+        checkers: Callable[[SimulatedWorld], Checkers],
     ) -> None:
         self.seed = seed
         self.loop = loop
@@ -144,7 +144,7 @@ class World:
         self.network = Network(loop, Random(f"network {seed}"), self.clouds, fired=self.fired)
         self.replicas = REPLICAS
         self.wall = MachineClock(loop)
-        """The database's."""
+        """The database's clock."""
         self.wall_is_put_right = asyncio.Event()
         self.wall_is_put_right.set()
         self.lives: dict[int, Running] = {}
@@ -160,14 +160,14 @@ class World:
 
     def start(self, place: int) -> None:
         self._births += 1
-        # What a process dies as is never born again.
+        # A new process has a new name.
         name = f"replica{place}-{self._births}"
         life = Running(name, MachineClock(self.loop), asyncio.Event())
         self.lives[place] = life
         life.task = self.loop.spawn(name, self._live(life), name="the daemon")
 
     async def _live(self, life: Running) -> None:
-        """As orchestrator.app.daemon puts a replica together, but for sockets."""
+        """Start a replica as orchestrator.app.daemon does, but without sockets."""
         chance = Random(f"{life.name} {self.seed}")
         while not life.stop.is_set():
             try:
@@ -188,12 +188,12 @@ class World:
                     await stack.enter_async_context(running(life.made.leases, chance))
                     await life.stop.wait()
             except StoreUnavailable:
-                # It cannot start: whatever keeps it alive starts it again.
+                # It cannot start: its supervisor starts it again.
                 self.fired["could not start"] += 1
                 await asyncio.sleep(0.5)
 
     async def point(self, name: str) -> None:
-        """Die here, where that is this replica's fate."""
+        """Die here, if that is this replica's fate."""
         replica = REPLICA.get()
         for life in self.lives.values():
             if life.name == replica and life.dies_at == name:
@@ -237,7 +237,7 @@ class World:
         await COMMIT(connection)
         self.checkers.after_commit()
         if fails == "after":
-            self.fired["commit is told as failed"] += 1
+            self.fired["commit is reported as failed"] += 1
             raise sqlite3.OperationalError("disk I/O error")
         await self.point("after a commit")
 
@@ -253,7 +253,7 @@ class World:
     # --- a run -----------------------------------------------------------------------------------
 
     def all_is_well(self) -> None:
-        """No fault any more, and every place has its replica."""
+        """End all faults, and start a replica in every place."""
         self.network.weather = Weather()
         self.database_is_away, self.commits_fail = False, None
         self.wall.ahead_s = 0.0
@@ -281,7 +281,7 @@ class World:
         await self.end()
 
     async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
-        """All work ends in bounded time, and all replicas stop."""
+        """Check that all work ends in bounded time, and that all replicas stop."""
         ends_at = self.loop.time() + within_s
         while not (self.checkers.all_ended() and self.checkers.all_noticed()):
             if self.loop.time() > ends_at:
@@ -298,7 +298,7 @@ class World:
             self.checkers.violated("stop", f"{len(late)} replicas did not stop")
 
     async def _certify(self) -> None:
-        """Whatever has happened, the certificates verify."""
+        """Check that the certificates verify."""
         found = self.some_life()
         if found is None or found[1].made is None:
             return
@@ -321,7 +321,7 @@ HOLD: Final = Transaction.hold
 
 @dataclass(slots=True)
 class Result:
-    """What came of a seed."""
+    """The outcome of a seed."""
 
     seed: int
     violations: list[str]
@@ -335,7 +335,7 @@ _COMPILED: Final[dict[str, Any]] = {}
 
 
 def share_compiled(database: Database) -> None:
-    """Have all replicas of all runs compile a statement once: it is most of what a run takes."""
+    """Have all replicas of all runs compile a statement once: that is most of the time of a run."""
     for role in ("writers", "readers"):
         engine: Any = getattr(database.dialect, role).sync_engine
         first = _COMPILED.setdefault(role, engine)
@@ -345,7 +345,7 @@ def share_compiled(database: Database) -> None:
 
 @contextmanager
 def impatience() -> Iterator[None]:
-    """A run is over sooner: waits of a minute last a few seconds, and a replica reads one by one.
+    """Shorten a run: waits of a minute last a few seconds, and a replica has one reader.
 
     Opening more connections takes longer than reading by them.
     """
@@ -368,7 +368,7 @@ def impatience() -> Iterator[None]:
 
 
 def make_template(path: Path) -> None:
-    """An empty database for runs to copy, which notes what is written."""
+    """Create an empty database for runs to copy, which records what is written."""
     asyncio.run(upgrade(f"sqlite+aiosqlite:///{path}"))
     watch(path)
 
@@ -383,15 +383,15 @@ def simulate(
     impatient: bool = True,
     engine: Mapping[str, Any] = HASTY,
     quotas: Mapping[str, int] = QUOTAS,
-    run: Callable[[World], Coroutine[Any, Any, None]] = World.run,
-    checkers: Callable[[World], Checkers] = Checkers,
+    run: Callable[[SimulatedWorld], Coroutine[Any, Any, None]] = SimulatedWorld.run,
+    checkers: Callable[[SimulatedWorld], Checkers] = Checkers,
 ) -> Result:
     """Run one seed on a copy of the ``template`` database."""
     folder.mkdir()
     shutil.copyfile(template, folder / "orchestrator.db")
     loop = SimulatedLoop(Random(f"order {seed}"), max_turns=max_turns, story_turns=story_turns)
     with InlineSqlite(loop) as sqlite, loop:
-        world = World(seed, loop, sqlite, folder, engine, quotas, checkers)
+        world = SimulatedWorld(seed, loop, sqlite, folder, engine, quotas, checkers)
 
         async def commit(connection: aiosqlite.Connection) -> None:
             await world.commit(connection)

@@ -15,13 +15,13 @@ PIECE_BYTES: Final = 2**16
 
 
 class HttpProxy:
-    """Whatever host is asked for, what is reached is ``server_port`` on loopback."""
+    """A proxy that connects to ``server_port`` on loopback for any host that is asked for."""
 
     def __init__(self, server_port: int, *, user: str = "", password: str = "") -> None:
         self.asked: list[str] = []
         """The request lines that arrived, each with its method and target."""
         self.answer: bytes | None = None
-        """Sent in place of a connection, after which the proxy hangs up; empty: it just does."""
+        """Sent before the proxy disconnects, in place of a connection; empty: nothing is sent."""
         self.hangs = False
         self._server_port = server_port
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -87,7 +87,7 @@ class HttpProxy:
 
 
 async def _message(reader: StreamReader) -> tuple[str, dict[str, str], bytes]:
-    """One request or answer: its first line, its headers by small names, and its body."""
+    """Read one request or answer: its first line, its headers by small names, and its body."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.strip().split("\r\n")
     pairs = (line.partition(":") for line in lines)

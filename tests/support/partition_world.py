@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections import defaultdict
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ from orchestrator.simulator.traffic.fault_injection import read_faults
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support import HANG_S
+from tests.support.clock import NOON, ManualClock
 from tests.support.operations import new_operation
 from tests.support.termination_fields import store_fields
 
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from orchestrator.simulator.simulator import Call
     from orchestrator.store.database.database import Database
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PARTITION = "main@cloud"
 FENCE = FencingToken(PARTITION, 1)
 """The partition that tests/conftest.py holds."""
@@ -75,8 +74,6 @@ AMPLE = dict.fromkeys(QUOTAS, 50)
 POLL = PollPolicy()
 NO_CAPTURE = CapturePolicy(when=CaptureTiming.NONE)
 ESCALATION = EscalationPolicy()
-_TICK_S = 1e-6
-"""Resolution of this clock, since every clock has one."""
 
 
 def job_ids(count: int) -> list[str]:
@@ -96,41 +93,7 @@ class NoJitter(Random):
         return Random(self.getrandbits(64)).choices(population, *args, **kwargs)
 
 
-class ManualClock:
-    """Clock that tests advance; a sleeper wakes once its time has passed."""
-
-    def __init__(self) -> None:
-        self.passed_s = 0.0
-        self.waits: asyncio.Queue[float] = asyncio.Queue()
-        """Seconds of every sleep, in the order of their starts."""
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def now(self) -> datetime:
-        return NOON + timedelta(seconds=self.passed_s)
-
-    def monotonic(self) -> float:
-        return self.passed_s
-
-    def later(self, seconds: float) -> datetime:
-        return self.now() + timedelta(seconds=seconds)
-
-    async def sleep(self, seconds: float) -> None:
-        self.waits.put_nowait(seconds)
-        if seconds > _TICK_S:
-            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._sleepers.append((self.passed_s + seconds, woken))
-            await woken
-
-    def advance(self, seconds: float) -> None:
-        self.passed_s += max(seconds, _TICK_S)
-        due = [each for each in self._sleepers if each[0] <= self.passed_s + _TICK_S]
-        self._sleepers = [each for each in self._sleepers if each not in due]
-        for _, woken in due:
-            if not woken.done():
-                woken.set_result(None)
-
-
-class Network:
+class SimulatorTransport:
     """Transport of the gateway's calls to the simulated cloud, without a socket."""
 
     def __init__(self, simulator: Simulator) -> None:
@@ -176,7 +139,7 @@ class Network:
         return HttpAnswer(status=reply.status, headers={}, body=reply.body)
 
 
-class World:
+class PartitionWorld:
     """A database, a cloud and the loops of one partition.
 
     The first second, in which every permit counts as spent, has passed.
@@ -207,7 +170,7 @@ class World:
             now=lambda: self.clock.now().timestamp() + self.cloud_ahead_s,
             **cloud,
         )
-        self.network = Network(self.simulator)
+        self.network = SimulatorTransport(self.simulator)
         self.store = store(database, FENCE)
         self.records = SqlRecords(database, self.clock.now)
         self._quotas = quotas

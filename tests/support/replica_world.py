@@ -28,15 +28,15 @@ from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support import HANG_S
+from tests.support.clock import ManualClock
 from tests.support.partition_world import (
     AMPLE,
     NO_CAPTURE,
     SECRET_ID,
     SECRET_KEY,
-    ManualClock,
-    Network,
     NoJitter,
-    World,
+    PartitionWorld,
+    SimulatorTransport,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class _Tasks(asyncio.TaskGroup):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PartitionRow:
     """The stored row of a partition."""
 
     holder: str | None
@@ -172,7 +172,7 @@ class Replica:
     def __init__(
         self,
         name: str,
-        world: World,
+        world: PartitionWorld,
         database: Database,
         names: Collection[str],
         *,
@@ -183,7 +183,7 @@ class Replica:
         self.machine.passed_s = world.clock.passed_s
         self.clock = SharedClock(self.machine)
         self.link = Link(SqlLeaseStore(database))
-        self.network = Network(world.simulator)
+        self.network = SimulatorTransport(world.simulator)
         self.loops: list[PartitionRunner] = []
         """All runners that it ever started, the latest last."""
         self.ids: list[str] = []
@@ -307,7 +307,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         await upgrade(self.url)
-        self.world = World(await self._open())
+        self.world = PartitionWorld(await self._open())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -371,10 +371,10 @@ class Cluster:
 
     # --- outcome ---------------------------------------------------------------------------------
 
-    async def rows(self) -> dict[str, Row]:
+    async def rows(self) -> dict[str, PartitionRow]:
         async with self.world.database.read() as connection:
             found = await connection.execute(text("SELECT name, holder, epoch FROM partitions"))
-            return {name: Row(holder, epoch) for name, holder, epoch in found}
+            return {name: PartitionRow(holder, epoch) for name, holder, epoch in found}
 
     async def live(self) -> set[str]:
         async with self.world.database.read() as connection:
@@ -417,4 +417,4 @@ class Cluster:
             for name, each in driven.items():
                 assert not is_stopped(each.runner), name
                 assert not runs.pop(id(each.runner)).done(), name
-            assert all(run.done() for run in runs.values()), "loops run that nobody can stop"
+            assert all(run.done() for run in runs.values()), "loops run that cannot be stopped"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from yarl import URL
 
 from tests.support import HANG_S
+from tests.support.service import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from tests.support.service import Service
-
 
 OPERATIONS = "/v1/operations"
 JSON = {"Content-Type": "application/json"}
@@ -135,3 +135,10 @@ def assert_problem(answer: Answer, status: int, slug: str, *texts: str) -> Any:
     for text in texts:
         assert text in problem["detail"]
     return problem
+
+
+@asynccontextmanager
+async def served(directory: Path, *jobs: dict[str, Any], **more: Any) -> AsyncIterator[Rest]:
+    file = directory / "orchestrator.db"
+    async with service(f"sqlite:///{file}", *jobs, **more) as running:
+        yield Rest(running, file)

@@ -47,7 +47,7 @@ class Service:
         return {t["job_id"]: t for t in listed["terminations"]}
 
     async def until(self, operation_id: str, job_id: str, *states: str) -> Any:
-        """The termination once it is in one of these states."""
+        """Return the termination once it is in one of these states."""
         async with asyncio.timeout(HANG_S):
             while True:
                 found = (await self.terminations(operation_id))[job_id]
@@ -56,7 +56,7 @@ class Service:
                 await asyncio.sleep(0.05)
 
     async def finished(self, operation_id: str) -> Any:
-        """The operation once it has finished."""
+        """Return the operation once it has finished."""
         async with asyncio.timeout(HANG_S):
             while True:
                 operation = await self.get(f"/v1/operations/{operation_id}")

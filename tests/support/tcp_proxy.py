@@ -40,7 +40,7 @@ class TcpProxy:
     def blackhole(self, on: bool) -> None:
         """Let nothing through, not even that an end has closed; new connections are accepted.
 
-        As with a broken network, what was sent meanwhile arrives when it is over. To lose it, call
+        As with a broken network, what was sent meanwhile arrives when it ends. To lose it, call
         `cut` first.
         """
         if on:
@@ -49,11 +49,11 @@ class TcpProxy:
             self._passing.set()
 
     def refuse(self, on: bool) -> None:
-        """Reset new connections; those that are open go on."""
+        """Reset new connections; open ones continue."""
         self._refusing = on
 
     def lead_to(self, server_port: int) -> None:
-        """Have new connections go to another server; those that are open stay where they are."""
+        """Have new connections go to another server; open ones stay as they are."""
         self._server_port = server_port
 
     def cut(self) -> None:

@@ -13,7 +13,7 @@ from orchestrator.cli import main
 from orchestrator.cli.commands import check_config
 from orchestrator.domain.tokens import digest
 from orchestrator.settings.advice import NEEDED_VARIABLES
-from tests.unit.test_config_example import SHOWN
+from tests.support.config_example import SHOWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ STATIC = '{ provider = "static", secret_id = "AKID1", secret_key = "k" }'
         ('{ provider = "cvm-role" }', '{ provider = "cvm-role" }', True),
     ],
 )
-def test_accounts_that_share_a_quota_unseen_are_told(
+def test_accounts_that_share_a_quota_unseen_are_reported(
     file: Path, one: str, two: str, *, shared: bool
 ) -> None:
     """The cloud counts requests by key and host, not by account name."""
@@ -97,7 +97,7 @@ def test_accounts_that_share_a_quota_unseen_are_told(
         ("none", []),
     ],
 )
-def test_accounts_that_share_a_quota_of_machines_are_told(
+def test_accounts_that_share_a_quota_of_machines_are_reported(
     file: Path, cvm_of_two: str, expected: list[str]
 ) -> None:
     """One warning per host, also if the host serves both regions of an account."""
@@ -189,7 +189,7 @@ def test_the_sts_of_the_other_site(
         ("na-siliconvalley", []),
     ],
 )
-def test_a_region_that_nobody_knows(file: Path, region: str, expected: list[str]) -> None:
+def test_an_unknown_region(file: Path, region: str, expected: list[str]) -> None:
     """It is only a warning: the region may be new."""
     text = f"[accounts.a]\n{KEYS}".replace("ap-guangzhou", region)
     assert advised(file, text) == settings.Advice(
@@ -214,7 +214,7 @@ def test_a_region_that_nobody_knows(file: Path, region: str, expected: list[str]
     ],
 )
 @pytest.mark.parametrize("site", [CHINA, INTL])
-def test_a_host_of_a_region_that_nobody_knows(
+def test_a_host_of_an_unknown_region(
     file: Path, site: str, setting: str, host: str, meant: str | None
 ) -> None:
     hosts = {"endpoint": "batch.{site}", "cvm_endpoint": "cvm.{site}"}

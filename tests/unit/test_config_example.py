@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import pytest
@@ -14,13 +13,14 @@ from pydantic import BaseModel
 from orchestrator import settings
 from orchestrator.cloud.credentials import REQUIRED_OPTIONS, build_provider
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock, NoTransport
+from tests.support.clock import ManualClock
+from tests.support.config_example import FILE, SHOWN
+from tests.unit.cloud.support import NoTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-FILE = Path(__file__).parents[2] / "config" / "orchestrator.toml"
-SHOWN = FILE.read_text(encoding="utf-8")
 OPENED = re.sub(r"^# (?=\w+ = |\[)", "", SHOWN, flags=re.MULTILINE)
 OPENED = OPENED.replace("...", "1").replace("USER:PASSWORD", "me:word")
 """The file with all settings uncommented and the placeholders replaced."""

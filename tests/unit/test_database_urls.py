@@ -217,7 +217,7 @@ def test_a_password_file_is_read_as_the_tools_of_postgresql_do(
     assert password_for(host, port, database, user) == "from the environment"
 
 
-def test_a_password_file_that_others_may_read_is_ignored_and_told(
+def test_a_password_file_that_others_may_read_is_ignored_and_logged(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = home / "passwords"

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator import settings
 from orchestrator.access import credentials_of
-from tests.unit.cloud.support import ManualClock, NoTransport
+from tests.support.clock import ManualClock
+from tests.unit.cloud.support import NoTransport
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -110,7 +110,7 @@ def test_who_logs_does_not_wait_and_what_does_not_fit_is_dropped(piped: Piped) -
     assert piped.written() == LINES[:WAITING_LINES]
 
 
-def test_once_they_are_read_again_it_is_told_how_many_were_dropped(piped: Piped) -> None:
+def test_once_they_are_read_again_the_number_of_dropped_lines_is_logged(piped: Piped) -> None:
     piped.fill()
     for line in LINES:
         piped.log(line)
@@ -122,7 +122,7 @@ def test_once_they_are_read_again_it_is_told_how_many_were_dropped(piped: Piped)
     assert piped.handler.dropped == 950
 
 
-def test_flush_waits_for_what_is_read_but_not_for_what_nobody_reads(piped: Piped) -> None:
+def test_flush_waits_for_lines_only_while_they_are_read(piped: Piped) -> None:
     piped.log("short")
     piped.handler.flush()
     assert os.read(piped.reader, 100) == b"short\n"
@@ -139,7 +139,7 @@ def test_lines_that_cannot_be_written_are_counted(piped: Piped) -> None:
     assert piped.handler.dropped == 1
 
 
-def test_a_pipe_that_somebody_made_non_blocking_gets_whole_lines(piped: Piped) -> None:
+def test_a_pipe_that_was_made_non_blocking_gets_whole_lines(piped: Piped) -> None:
     os.set_blocking(piped.writer, False)
     piped.fill()
     piped.log("x" * 3000)
@@ -147,7 +147,7 @@ def test_a_pipe_that_somebody_made_non_blocking_gets_whole_lines(piped: Piped) -
     assert piped.written() == ["x" * 3000, "y" * 1500]
 
 
-def test_a_message_that_cannot_be_formatted_is_told_in_the_log(piped: Piped) -> None:
+def test_a_message_that_cannot_be_formatted_is_named_in_the_log(piped: Piped) -> None:
     piped.log("%d jobs", "three")
     piped.log("next")
     first, second = piped.written()
@@ -175,7 +175,7 @@ def test_a_repeated_message_is_logged_once_and_then_how_often_it_was_repeated(
     assert written == [*once, *summaries, "none left"]
 
 
-async def test_how_often_it_was_repeated_is_told_without_another_message(
+async def test_the_number_of_repeats_is_logged_without_another_message(
     piped: Piped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_writer, "TICK_S", 0.01)
@@ -192,7 +192,7 @@ async def test_how_often_it_was_repeated_is_told_without_another_message(
     assert written.splitlines()[1] == b"none left (repeated 2 times within 10 s)"
 
 
-def test_how_often_it_was_repeated_is_told_at_the_end(piped: Piped) -> None:
+def test_the_number_of_repeats_is_logged_at_the_end(piped: Piped) -> None:
     for _ in range(3):
         piped.log("none left")
     piped.handler.flush()

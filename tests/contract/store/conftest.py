@@ -9,6 +9,7 @@ import pytest
 from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
+from tests.support.stored_operations import PARTITION
 from tests.unit.domain.build import later
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from orchestrator.store.database.database import Database
     from tests.support.postgres import Server
-
-PARTITION = "main@host"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import event, insert, text, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.audit.hash_chain import chain_errors, lines_sha256
+from orchestrator.domain.audit.hash_chain import lines_sha256
 from orchestrator.domain.audit.verification import verify
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudError, CloudErrorKind, NotFound
@@ -24,7 +24,7 @@ from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
 from orchestrator.store.records.operation_history import TERMINATIONS_AT_ONCE, SqlHistories
-from tests.contract.store.test_store import ready_to_call, submit, to_sweep
+from tests.support.stored_operations import chains, ready_to_call, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
@@ -44,21 +44,6 @@ UNSURE = CloudError(CloudErrorKind.THROTTLED, "RequestLimitExceeded", "m", reque
 @pytest.fixture
 def certification(database: Database) -> Certification:
     return Certification(histories=SqlHistories(database), now=lambda: later(100))
-
-
-async def chains(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """Return the events of each subject in the order of their ids, after checking the chains."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    async with database.read() as connection:
-        rows = await connection.execute(select(schema.events).order_by(schema.events.c.id))
-        for row in rows.mappings():
-            subject_id = row["termination_id"] or row["operation_id"]
-            before = found.setdefault(subject_id, [])
-            previous = before[-1]["hash"] if before else subject_id
-            before.append({**row, "previous": previous})
-    for subject_id, each in found.items():
-        assert list(chain_errors(subject_id, each)) == [], subject_id
-    return found
 
 
 async def see(

@@ -21,10 +21,8 @@ from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.operation_history import SqlHistories
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import operations
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_chain import chains
-from tests.contract.store.test_store import submit, to_sweep
 from tests.support.leases import hold
+from tests.support.stored_operations import PARTITION, chains, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.model.lifecycle import LIVE_STATES, State
 from orchestrator.domain.model.machine_capture import CapturePolicy
-from tests.support.partition_world import AMPLE, World
+from tests.support.partition_world import AMPLE, PartitionWorld
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,7 +118,7 @@ def mutated(document: Any, path: str, value: Any) -> Any:
 class Lying:
     """Mutates each reply, with one mutation of its action's table after the other."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PartitionWorld) -> None:
         self._post = world.network.post
         names = STORED if world.database.dialect.shared else HOSTILE
         self.left = {action: list(mutations(action, names)) for action in FIELDS}
@@ -135,7 +135,7 @@ class Lying:
         return HttpAnswer(status=answer.status, headers=headers, body=body)
 
 
-async def turn(world: World) -> None:
+async def turn(world: PartitionWorld) -> None:
     """Run a step of every loop, several of those that call for one job each, and pass a minute."""
     some = [world.dispatcher.step, world.escalator.step, world.job_poller.step]
     some += [world.machine_poller.step, world.instance_reader.step]
@@ -153,7 +153,7 @@ async def turn(world: World) -> None:
     world.clock.advance(61)
 
 
-async def live(world: World) -> set[str]:
+async def live(world: PartitionWorld) -> set[str]:
     records = await world.records.terminations(after=0, limit=1000)
     assert {record.termination.schedule.set_aside for record in records} <= {None}
     states = {record.termination.state for record in records}
@@ -167,7 +167,7 @@ async def test_no_value_of_an_answer_stops_a_loop_or_is_stored_beyond_reading(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     rounds = EscalationPolicy(rounds_max=1000, after_s=1.0)
-    world = World(database, quotas=AMPLE, capture=CapturePolicy(), escalation=rounds)
+    world = PartitionWorld(database, quotas=AMPLE, capture=CapturePolicy(), escalation=rounds)
     lying, turns = Lying(world), 0
     while any(lying.left.values()):
         if turns % TURNS_OF_A_BATCH == 0:

@@ -133,7 +133,7 @@ async def test_no_value_of_a_field_is_stored_beyond_reading(daemon: Service, fie
 
 
 @pytest.mark.parametrize("at", TIMES)
-async def test_a_time_that_cannot_be_is_refused_and_told(daemon: Service, at: Any) -> None:
+async def test_an_impossible_time_is_refused_and_named(daemon: Service, at: Any) -> None:
     status, text = await asked(
         daemon, "/v1/operations", json.dumps(LEGAL | {"not_before": at}).encode()
     )

@@ -23,7 +23,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.model.attempt import AttemptResult, NewAttempt
-from orchestrator.domain.model.batch_job import JobState, JobSubmitted, TaskSubmitted
+from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.observation import (
@@ -33,63 +33,35 @@ from orchestrator.domain.model.observation import (
     ReadFailed,
     Withdrawn,
 )
-from orchestrator.domain.model.termination import PollFilter, PollKind, Termination
+from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_poller import KINDS
 from orchestrator.engine.loops.job_prober import PLANNED, UNLISTED_IN_TURN
 from orchestrator.services.ports import LiveTerminations
 from orchestrator.store import schema
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.contract.store.conftest import PARTITION
-from tests.support.operations import new_operation
+from tests.support.stored_operations import (
+    PARTITION,
+    SUBMISSION,
+    only,
+    operation,
+    ready_to_call,
+    start,
+    submit,
+    to_sweep,
+)
 from tests.support.termination_fields import store_fields
-from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, call_failed, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
-    from orchestrator.domain.model.operation import NewOperation
     from orchestrator.services.ports import TerminationRecord
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
     from orchestrator.store.records.queries import SqlRecords
 
 
-def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
-    values = {"partition": PARTITION, "created_at": NOW} | changes
-    return new_operation(f"op_{number}", *jobs, **values)
-
-
-async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
-    kind = PollFilter(PollKind.BATCH)
-    return (await store.next_polls(NOW, limit, kind))[kind]
-
-
-async def submit(records: SqlRecords, number: int, *jobs: str, **changes: Any) -> str:
-    ids = [f"trm_{number}_{job}" for job in jobs]
-    return (await records.create(operation(number, *jobs, **changes), ids)).operation_id
-
-
-async def only(store: PartitionStore) -> Termination:
-    (termination,) = await to_sweep(store, 10)
-    return termination
-
-
-async def ready_to_call(store: PartitionStore) -> Termination:
-    queued = await only(store)
-    looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
-    await store.apply([(queued, looked)], NOW)
-    (ready,), _ = await store.ready_to_terminate(NOW, 10, capture_wait_s=0)
-    return ready
-
-
-async def start(store: PartitionStore, ready: Termination) -> Termination:
-    started = decide(ready, CallStarted(), NOW, POLICY)
-    attempt = NewAttempt(action="TerminateJob", target=ready.job_id, sent_at=NOW)
-    assert await store.start_attempt(ready, started, attempt) == 1
-    return started.after
-
-
-async def test_a_termination_comes_back_as_it_was_written(
+async def test_a_termination_is_read_as_it_was_written(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", not_before=later(7))
@@ -116,8 +88,8 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
     withdrawn = decide(before, Withdrawn(), later(1), POLICY)
     assert await store.apply([(before, withdrawn)], later(1)) == 1
     assert await store.apply([(before, withdrawn)], later(1)) == 0
-    looked = decide(before, swept(None), later(2), POLICY)
-    await store.apply([(before, looked)], later(2))
+    polled = decide(before, swept(None), later(2), POLICY)
+    await store.apply([(before, polled)], later(2))
     record = await records.termination(before.id)
     assert record is not None
     assert record.termination.state is State.WITHDRAWN
@@ -244,10 +216,6 @@ def failure(kind: CloudErrorKind, code: str) -> CloudError:
 
 WITH_ENV_ID = "UnsupportedOperation.TerminateOperationWithEnvId"
 UNREAD = ReadFailed(failure(CloudErrorKind.OUTCOME_UNKNOWN, "Client.Timeout"))
-SUBMISSION = JobSubmitted(
-    observed_at=NOW, job_id="a job", tasks=(TaskSubmitted(name="t1", instances=STOPPED.total),)
-)
-"""A submitted job with as many instances as a read of the stopped job counts."""
 WENT: dict[str, tuple[State, str | None, list[tuple[float, Observation]]]] = {
     "job-verified": (
         State.VERIFIED,
@@ -427,7 +395,7 @@ async def test_a_hundred_requests_at_once_with_one_key_are_one_operation(
     assert sum(not m.replayed for m in made) == 1
 
 
-async def test_one_failing_write_does_not_harm_those_that_shared_its_transaction(
+async def test_a_failing_write_fails_no_other_of_its_transaction(
     database: Database, records: SqlRecords
 ) -> None:
     async def fails(_: object) -> None:
@@ -506,7 +474,7 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
 
 
 @pytest.mark.parametrize("condition", [(ErrorDetail(code="C", message="m"), 2.85), (None, None)])
-async def test_a_partitions_condition_is_told_with_its_operations_and_terminations(
+async def test_the_health_of_a_partition_is_returned_with_its_operations_and_terminations(
     records: SqlRecords, store: PartitionStore, condition: tuple[ErrorDetail | None, float | None]
 ) -> None:
     await submit(records, 1, "job-1")
@@ -520,7 +488,7 @@ async def test_a_partitions_condition_is_told_with_its_operations_and_terminatio
     assert [each.allowed_per_s for each in operations] == [None, condition[1]]
 
 
-async def test_a_condition_that_another_holder_stored_is_forgotten_when_the_partition_passes_on(
+async def test_the_health_of_a_partition_is_cleared_when_another_replica_takes_it(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     """Of this partition only; it is not known whether the problem lasts."""

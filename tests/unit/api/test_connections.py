@@ -24,7 +24,7 @@ LARGE: Final = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SLOW: Final = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Client:
+class RawHttpClient:
     """A client with one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,12 +59,12 @@ class Served:
             await self.go_on.wait()
         return web.Response(body=bytes(64 * 1024 * 1024) if request.path == "/large" else b"")
 
-    async def client(self) -> Client:
+    async def client(self) -> RawHttpClient:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.clients.callback(writer.close)
-        return Client(reader, writer)
+        return RawHttpClient(reader, writer)
 
-    async def busy_client(self) -> Client:
+    async def busy_client(self) -> RawHttpClient:
         """Return a client whose request is being answered."""
         client = await self.client()
         self.asked.clear()
@@ -121,7 +121,7 @@ async def test_no_connection_whose_request_is_being_answered_is_closed_for_anoth
             assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-async def test_where_none_is_idle_a_new_one_is_told_so_and_closed() -> None:
+async def test_where_none_is_idle_a_new_one_gets_an_error_and_is_closed() -> None:
     """The refusal is a problem; a new connection is accepted once a request is answered."""
     async with serving() as served:
         busy = [await served.busy_client() for _ in range(MOST)]

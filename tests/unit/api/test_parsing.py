@@ -62,7 +62,9 @@ def test_body_full_of_mistakes_costs_little_more_than_reading_it(mistakes) -> No
         ("both", "jobs.0", "59,997"),
     ],
 )
-def test_first_hundred_mistakes_are_told_and_how_many_more_there_are(mistakes, first, more) -> None:
+def test_first_hundred_mistakes_are_listed_with_the_number_of_the_others(
+    mistakes, first, more
+) -> None:
     problem = refusal(json.dumps(MANY[mistakes]).encode())
     assert problem.status == 422
     assert problem.detail.endswith(f"; and {more} more mistakes")

@@ -62,7 +62,7 @@ def problem(title: str, detail: str, **more: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Call:
+class ReceivedRequest:
     path: str
     query: dict[str, str]
     headers: dict[str, str]
@@ -78,7 +78,7 @@ class FakeDaemon:
 
     url: str = ""
     answers: dict[str, list[Any]] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ReceivedRequest] = field(default_factory=list)
 
     def answer(self, what: str, *answers: Any) -> None:
         """Set the successive responses of "METHOD path".
@@ -91,7 +91,7 @@ class FakeDaemon:
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.read()
         self.calls.append(
-            Call(
+            ReceivedRequest(
                 request.path,
                 dict(request.query),
                 dict(request.headers),

@@ -246,7 +246,7 @@ def texts():
 
 
 @pytest.mark.parametrize(("command", "arguments"), list(texts()))
-def test_an_argument_that_is_no_text_is_told_so(daemon, monkeypatch, command, arguments):
+def test_an_argument_that_is_no_text_is_refused(daemon, monkeypatch, command, arguments):
     """Bytes that are not UTF-8 are refused before anything is sent."""
     monkeypatch.setenv("ORCHESTRATOR_URL", daemon.url)
     result = run(command, *arguments, "a\udcff")
@@ -297,7 +297,7 @@ def test_a_configuration_that_the_environment_names_was_given(monkeypatch, tmp_p
     assert result.stderr == f"{path} cannot be read: No such file or directory\n"
 
 
-def test_check_config_tells_what_it_says(config):
+def test_check_config_prints_the_cloud_s_answer(config):
     """The summary has accounts, hosts, quotas and warnings, but no secret."""
     result = run("check-config", "--config", str(config))
     assert result.exit_code == 0

@@ -91,7 +91,7 @@ def test_a_standard_output_that_was_closed_before(url, name):
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("closed", [False, True])
-def test_notes_that_nobody_can_read_keep_nothing_from_being_sent(url, closed):
+def test_unreadable_messages_prevent_no_request(url, closed):
     """Duplicates are reported on standard error before the request is sent."""
     with FULL.open("w") as full:
         more = {"preexec_fn": lambda: os.close(2)} if closed else {"stderr": full}

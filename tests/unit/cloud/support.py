@@ -1,10 +1,9 @@
-"""Test doubles: a manual clock, a scripted server on 127.0.0.1, and a gateway to it."""
+"""Test doubles: a scripted server on 127.0.0.1, and a gateway to it."""
 
 from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from orchestrator.cloud.credentials import build_provider
 from orchestrator.cloud.gateway import TencentBatch
 from orchestrator.cloud.transport import AiohttpTransport, HttpAnswer
 from orchestrator.domain.errors import CloudError
+from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,27 +29,8 @@ if TYPE_CHECKING:
     )
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
 REGION = "ap-guangzhou"
 KEYS: dict[str, str | int | Path | None] = {"secret_id": "AKIDexample", "secret_key": "secret"}
-
-
-class ManualClock:
-    """Clock that only a test advances; wall and monotonic time advance together."""
-
-    def __init__(self) -> None:
-        self.passed_s = 0.0
-
-    def now(self) -> datetime:
-        return NOON + timedelta(seconds=self.passed_s)
-
-    def monotonic(self) -> float:
-        return self.passed_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed_s += seconds
 
 
 class NoTransport:
@@ -89,7 +70,7 @@ def refused(code: str, message: str = "m") -> web.Response:
     return said(Error={"Code": code, "Message": message})
 
 
-class Server:
+class ScriptedServer:
     """Server that records requests and sends the scripted replies in order, then the last again."""
 
     def __init__(self, *replies: Reply) -> None:
@@ -136,7 +117,7 @@ async def gateway_at(
 
 @asynccontextmanager
 async def gateway_to(
-    server: Server,
+    server: ScriptedServer,
     *,
     credentials: CredentialProvider | None = None,
     clock: ManualClock | None = None,

@@ -15,13 +15,12 @@ from orchestrator.cloud.signing import Credential, authorization
 from orchestrator.domain.errors import CloudErrorKind as Kind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.machine import MachineState
+from tests.support.clock import NOON, ManualClock
 from tests.unit.cloud.support import (
     KEYS,
-    NOON,
     REGION,
-    ManualClock,
     NoTransport,
-    Server,
+    ScriptedServer,
     failure,
     gateway_at,
     gateway_to,
@@ -47,7 +46,7 @@ ZEROS = dict.fromkeys(
 
 async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() -> None:
     """The signature is valid for the body and the Host header that arrived."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     token = {"token": "tok"}
     async with gateway_to(
         server, credentials=build_provider("static", KEYS | token, ManualClock(), NoTransport())
@@ -74,9 +73,9 @@ async def test_call_carries_what_the_vendor_asks_for_and_signs_what_is_sent() ->
     )
 
 
-async def test_every_call_is_signed_anew() -> None:
+async def test_every_call_gets_a_new_signature() -> None:
     """A request one second later has another timestamp and another signature."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     clock = ManualClock()
     async with gateway_to(server, clock=clock) as gateway:
         for _ in range(2):
@@ -89,7 +88,7 @@ async def test_every_call_is_signed_anew() -> None:
 
 async def test_all_calls_of_the_port_reach_their_action() -> None:
     """Each method calls its action and decodes its reply."""
-    server = Server(
+    server = ScriptedServer(
         lambda _: said(),
         lambda _: said(JobId="job-1", JobState="FAILED", TaskSet=[], TaskInstanceMetrics=ZEROS),
         lambda _: said(JobSet=[{"JobId": "job-2", "JobState": "RUNNING"}], TotalCount=1),
@@ -135,7 +134,7 @@ async def test_all_calls_of_the_port_reach_their_action() -> None:
     assert json.loads(server.arrived[6][1]) == {"InstanceIds": ["ins-2"]}
 
 
-async def test_sighting_is_as_old_as_its_call() -> None:
+async def test_observation_is_as_old_as_its_call() -> None:
     """``observed_at`` is the time of the request, not of the reply."""
     clock = ManualClock()
 
@@ -143,7 +142,7 @@ async def test_sighting_is_as_old_as_its_call() -> None:
         clock.passed_s += 9
         return said(JobId="job-1", JobState="RUNNING", TaskSet=[])
 
-    async with gateway_to(Server(slowly), clock=clock) as gateway:
+    async with gateway_to(ScriptedServer(slowly), clock=clock) as gateway:
         seen = await gateway.describe_job(region=REGION, job_id="job-1")
 
     assert seen.observed_at == NOON
@@ -151,7 +150,7 @@ async def test_sighting_is_as_old_as_its_call() -> None:
 
 async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
     """Without ids the cloud would list every job of the account."""
-    server = Server(lambda _: said(JobSet=[]))
+    server = ScriptedServer(lambda _: said(JobSet=[]))
     ids = [f"job-{number}" for number in range(101)]
     async with gateway_to(server) as gateway:
         assert await gateway.describe_jobs(region=REGION, job_ids=ids[:100]) == {}
@@ -166,8 +165,8 @@ async def test_hundred_ids_are_one_call_more_are_a_mistake_and_none_is_no_call()
 async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
     """CVM requests go to the CVM host and are signed for cvm; Batch requests to the other."""
     of_jobs, of_machines = (
-        Server(lambda _: said()),
-        Server(lambda _: said(InstanceSet=[], TotalCount=0)),
+        ScriptedServer(lambda _: said()),
+        ScriptedServer(lambda _: said(InstanceSet=[], TotalCount=0)),
     )
     async with (
         served(of_jobs.handle) as jobs_url,
@@ -195,7 +194,7 @@ async def test_machines_are_asked_for_where_they_are_signed_for() -> None:
 
 async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_call() -> None:
     """Without ids the cloud would list every machine of the account."""
-    server = Server(lambda _: said(InstanceSet=[], TotalCount=0))
+    server = ScriptedServer(lambda _: said(InstanceSet=[], TotalCount=0))
     ids = [f"ins-{number}" for number in range(101)]
     async with gateway_to(server) as gateway:
         assert await gateway.describe_machines(region=REGION, machine_ids=ids[:100]) == {}
@@ -208,7 +207,7 @@ async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_c
 
 async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> None:
     """No request goes to the host of Batch instead."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with served(server.handle) as url, gateway_at(url) as gateway:
         assert not gateway.sees_machines
         with pytest.raises(ValueError, match="no endpoint for cvm"):
@@ -266,7 +265,7 @@ async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> 
     """Ten concurrent failures keep their errors and cause one refresh."""
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
-    server = Server(*[refused(code) for _ in range(10)], lambda _: said())
+    server = ScriptedServer(*[refused(code) for _ in range(10)], lambda _: said())
     async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
         await credentials.get()
         clock.passed_s = 60
@@ -282,7 +281,7 @@ async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> 
 async def test_what_another_key_cannot_end_refreshes_nothing(code) -> None:
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
-    server = Server(lambda _: refused(code))
+    server = ScriptedServer(lambda _: refused(code))
     async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
         for _ in range(2):
             await failure(gateway)
@@ -295,7 +294,7 @@ async def test_a_source_that_goes_on_giving_a_wrong_key_is_read_every_30_s() -> 
     """The number of refused requests in between makes no difference."""
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
-    server = Server(lambda _: refused("AuthFailure.SignatureFailure"))
+    server = ScriptedServer(lambda _: refused("AuthFailure.SignatureFailure"))
     async with gateway_to(server, clock=clock, credentials=credentials) as gateway:
         for clock.passed_s in range(91):
             await failure(gateway)
@@ -310,7 +309,7 @@ async def test_nothing_is_sent_without_a_credential() -> None:
         raise error_codes.error(error_codes.CREDENTIAL_UNAVAILABLE, "stopped")
 
     clock = ManualClock()
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with gateway_to(
         server, clock=clock, credentials=RefreshingProvider(stopped, clock=clock)
     ) as gateway:

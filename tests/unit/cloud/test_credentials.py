@@ -18,7 +18,8 @@ from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import CloudError, CloudErrorKind, ConfigurationError
 from tests.support import HANG_S
-from tests.unit.cloud.support import NOON, ManualClock, NoTransport, served
+from tests.support.clock import NOON, ManualClock
+from tests.unit.cloud.support import NoTransport, served
 
 if TYPE_CHECKING:
     from pathlib import Path

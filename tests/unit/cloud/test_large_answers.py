@@ -16,13 +16,8 @@ from aiohttp import web
 from orchestrator.cloud import error_codes, gateway, wire
 from orchestrator.cloud.transport import ANSWER_BYTES_MAX, MIB
 from orchestrator.domain.errors import CloudErrorKind as Kind
-from tests.unit.cloud.support import (
-    NOON,
-    REGION,
-    Server,
-    failure,
-    gateway_to,
-)
+from tests.support.clock import NOON
+from tests.unit.cloud.support import REGION, ScriptedServer, failure, gateway_to
 
 MEMORY_BYTES_MAX: Final = 4 * ANSWER_BYTES_MAX
 BOMB_MIB: Final = 256
@@ -62,7 +57,7 @@ class EndlessBody:
 
 @pytest.mark.parametrize("encoding", WBITS)
 async def test_small_answer_that_decompresses_into_a_huge_one_takes_little_memory(encoding) -> None:
-    async with gateway_to(Server(sent_packed(encoding))) as cloud:
+    async with gateway_to(ScriptedServer(sent_packed(encoding))) as cloud:
         tracemalloc.start()
         try:
             error = await failure(cloud)
@@ -78,7 +73,7 @@ async def test_small_answer_that_decompresses_into_a_huge_one_takes_little_memor
 async def test_endless_answer_is_cut_off() -> None:
     """The connection is closed; the next request succeeds on a new one."""
     endless = EndlessBody()
-    async with gateway_to(Server(endless.send, acknowledged())) as cloud:
+    async with gateway_to(ScriptedServer(endless.send, acknowledged())) as cloud:
         error = await failure(cloud)
         await endless.cut.wait()
         assert await cloud.terminate_job(region=REGION, job_id="job-1") == "r-1"
@@ -89,7 +84,7 @@ async def test_endless_answer_is_cut_off() -> None:
 
 @pytest.mark.parametrize("more_bytes", [0, 1])
 async def test_answer_is_read_up_to_the_bound(more_bytes) -> None:
-    async with gateway_to(Server(acknowledged(ANSWER_BYTES_MAX + more_bytes))) as cloud:
+    async with gateway_to(ScriptedServer(acknowledged(ANSWER_BYTES_MAX + more_bytes))) as cloud:
         if more_bytes:
             assert (await failure(cloud)).code == error_codes.ANSWER_TOO_LARGE
         else:
@@ -113,7 +108,7 @@ async def test_large_answer_is_read_in_a_thread_and_a_small_one_in_the_loop(
     for name in ("open_envelope", "read_jobs"):
         monkeypatch.setattr(wire, name, noting(getattr(wire, name)))
     body = page_of_jobs(gateway.READ_IN_THREAD_FROM_BYTES if large else 1000)
-    async with gateway_to(Server(web.Response(body=body))) as cloud:
+    async with gateway_to(ScriptedServer(web.Response(body=body))) as cloud:
         jobs = await cloud.describe_jobs(region=REGION, job_ids=["job-00000000"])
 
     assert jobs["job-00000000"].name == "n"

@@ -61,7 +61,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("text", FORMS.values(), ids=FORMS)
-def test_as_people_have_it(tmp_path: Path, text: str) -> None:
+def test_a_file_as_the_vendor_s_cli_writes_it(tmp_path: Path, text: str) -> None:
     assert read(written(tmp_path / "credentials", text)) == WANTED
 
 
@@ -157,7 +157,7 @@ LINES = st.lists(
 
 
 @given(lines=LINES)
-def test_whatever_it_holds(lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_file_of_any_content(lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     """The result is keys or a CloudError with advice."""
     path = tmp_path_factory.mktemp("any") / "credentials"
     found = outcome(written(path, "\n".join(lines)))

@@ -13,7 +13,7 @@ from orchestrator.cloud import error_codes
 from orchestrator.cloud.refreshing import RefreshingProvider
 from orchestrator.cloud.signing import Credential
 from orchestrator.domain.errors import CloudError, CloudErrorKind
-from tests.unit.cloud.support import ManualClock
+from tests.support.clock import ManualClock
 
 
 class Source:
@@ -62,7 +62,7 @@ async def test_credential_without_end_is_loaded_once() -> None:
     assert (ids, source.loads) == (["id-1"] * 3, 1)
 
 
-async def test_refresh_runs_ahead_of_the_expiry_and_keeps_nobody_waiting() -> None:
+async def test_refresh_runs_before_the_expiry_and_delays_no_caller() -> None:
     """Within the margin, callers get the old credential while the new one is loaded."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, margin_s=300)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.cloud.state_filter import CHINA_NAME, INTERNATIONAL_NAME, StateFilter
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import JobState, TaskPage
-from tests.unit.cloud.support import REGION, Server, gateway_to, refused, said
+from tests.unit.cloud.support import REGION, ScriptedServer, gateway_to, refused, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,17 +31,17 @@ def page(*rows: dict[str, object]) -> web.Response:
     return said(JobId="job-1", TaskName="t", TaskInstanceSet=list(rows))
 
 
-def site(knows: str, code: str = "InvalidParameterValue.InvalidFilter") -> Server:
+def site(knows: str, code: str = "InvalidParameterValue.InvalidFilter") -> ScriptedServer:
     """Return a cloud that accepts one filter name and refuses the other."""
 
     def reply(_: web.Request) -> web.Response:
         return page(RUNNING) if names_sent(server)[-1] in (knows, None) else refused(code)
 
-    server = Server(reply)
+    server = ScriptedServer(reply)
     return server
 
 
-def names_sent(server: Server) -> list[str | None]:
+def names_sent(server: ScriptedServer) -> list[str | None]:
     bodies = [json.loads(body) for _, body in server.arrived]
     return [body["Filters"][0]["Name"] if "Filters" in body else None for body in bodies]
 
@@ -96,7 +96,7 @@ async def test_other_tasks_go_by_the_other_name_at_once() -> None:
             return refused("InvalidFilter")
         return said(JobId=job_id, TaskName="t", TaskInstanceSet=[])
 
-    server = Server(reply)
+    server = ScriptedServer(reply)
     async with gateway_to(server) as gateway:
         await failed_describe(gateway)
         await describe(gateway, JobState.RUNNING, job_id="job-2")
@@ -125,7 +125,7 @@ async def test_other_refusals_say_nothing_about_the_name(code: str) -> None:
 
 
 async def test_call_without_a_filter_is_refused_for_itself() -> None:
-    server = Server(lambda _: refused("InvalidParameterValue"))
+    server = ScriptedServer(lambda _: refused("InvalidParameterValue"))
     async with gateway_to(server) as gateway:
         with pytest.raises(CloudError) as caught:
             await describe(gateway)
@@ -134,13 +134,13 @@ async def test_call_without_a_filter_is_refused_for_itself() -> None:
     assert names_sent(server) == [None]
 
 
-async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_other_name() -> None:
+async def test_cloud_that_ignores_the_filter_is_asked_by_the_other_name() -> None:
     """Rows in other states are dropped but counted: the page may not be the last one."""
 
     def reply(_: web.Request) -> web.Response:
         return page(RUNNING) if names_sent(server)[-1] == INTERNATIONAL_NAME else page(FAILED)
 
-    server = Server(reply)
+    server = ScriptedServer(reply)
     async with gateway_to(server) as gateway:
         ignored = await describe(gateway, JobState.RUNNING, JobState.STARTING)
         obeyed = await describe(gateway, JobState.RUNNING, JobState.STARTING)
@@ -154,7 +154,7 @@ async def test_cloud_that_does_not_obey_misleads_nobody_and_is_asked_by_the_othe
 # --- the rule, without a wire --------------------------------------------------------------------
 
 
-def test_task_refused_for_itself_does_not_have_another_refused_for_good() -> None:
+def test_task_refused_for_itself_does_not_cause_the_refusal_of_another() -> None:
     """Other tasks, switched to a name that fails, still have the first name to try."""
     names = StateFilter()
     assert names.refused(ONE, names.name_for(ONE))
@@ -164,7 +164,7 @@ def test_task_refused_for_itself_does_not_have_another_refused_for_good() -> Non
     assert names.name_for(TWO) == CHINA_NAME
 
 
-def test_task_is_repeated_by_the_other_name_whatever_was_learnt_meanwhile() -> None:
+def test_task_is_repeated_by_the_other_name_even_if_the_name_was_learnt_meanwhile() -> None:
     names = StateFilter()
     names.refused(ONE, CHINA_NAME)
     names.answered(TWO, CHINA_NAME, obeyed=True)
@@ -193,9 +193,7 @@ def asked(names: StateFilter, task: tuple[str, str], works: Callable[[str], bool
 
 
 @given(data=st.data(), knows=st.sampled_from(NAMES))
-def test_good_task_is_answered_within_two_calls_whatever_the_others_do(
-    data: Any, knows: str
-) -> None:
+def test_valid_task_is_answered_within_two_calls_beside_any_others(data: Any, knows: str) -> None:
     """A bad task is given up within two, also if an earlier caller never repeated its request."""
     names = StateFilter()
     for what in data.draw(st.lists(st.sampled_from(["good", "bad", "left"]), max_size=8)):

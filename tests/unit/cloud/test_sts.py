@@ -21,7 +21,8 @@ from orchestrator.cloud.sts import sts_url
 from orchestrator.cloud.transport import AiohttpTransport
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from tests.support import HANG_S
-from tests.unit.cloud.support import NOON, ManualClock, Server, served
+from tests.support.clock import NOON, ManualClock
+from tests.unit.cloud.support import ScriptedServer, served
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -67,7 +68,7 @@ async def get(kind: str, url: str, **options: Any) -> Credential:
         return await asked.get()
 
 
-async def failure(server: Server, kind: str = "sts") -> CloudError:
+async def failure(server: ScriptedServer, kind: str = "sts") -> CloudError:
     async with served(server.handle) as url:
         with pytest.raises(CloudError) as caught:
             await get(kind, url)
@@ -93,7 +94,7 @@ def rotate(token_file: Path) -> None:
 
 async def test_a_role_is_assumed_by_one_signed_call() -> None:
     """The signature fits host and body; the keys expire when STS says."""
-    server = Server(lambda _: answered(**GIVEN))
+    server = ScriptedServer(lambda _: answered(**GIVEN))
     async with served(server.handle) as url:
         found = await get("sts", url, session_name="s", duration_s=7200)
         host = urlsplit(url).netloc
@@ -119,7 +120,7 @@ async def test_a_role_is_assumed_by_one_signed_call() -> None:
 
 async def test_the_keys_of_a_pod_are_asked_for_by_its_token(pod: Path) -> None:
     """The request is unsigned and has the role of the variables; a rotated token is read again."""
-    server, clock = Server(lambda _: answered(**GIVEN)), ManualClock()
+    server, clock = ScriptedServer(lambda _: answered(**GIVEN)), ManualClock()
     async with (
         served(server.handle) as url,
         provider("tke-oidc", url, clock, session_name="s", duration_s=900) as asked,
@@ -143,7 +144,7 @@ async def test_the_keys_of_a_pod_are_asked_for_by_its_token(pod: Path) -> None:
     assert "long" not in str(headers)
 
 
-def shape(server: Server) -> list[tuple[dict[str, str], dict[str, Any]]]:
+def shape(server: ScriptedServer) -> list[tuple[dict[str, str], dict[str, Any]]]:
     """Return the requests without their times, program names and signatures, which may differ."""
     names = ("Content-Type", "X-TC-Action", "X-TC-Version", "X-TC-Region")
     return [
@@ -158,7 +159,10 @@ def shape(server: Server) -> list[tuple[dict[str, str], dict[str, Any]]]:
 
 @pytest.mark.parametrize("kind", ["sts", "tke-oidc"])
 async def test_the_vendors_sdk_asks_the_same(kind: str, pod: Path) -> None:
-    ours, theirs = Server(lambda _: answered(**GIVEN)), Server(lambda _: answered(**GIVEN))
+    ours, theirs = (
+        ScriptedServer(lambda _: answered(**GIVEN)),
+        ScriptedServer(lambda _: answered(**GIVEN)),
+    )
     async with served(ours.handle) as our_url, served(theirs.handle) as their_url:
         await get(kind, our_url, duration_s=7200)
         if kind == "sts":
@@ -212,7 +216,7 @@ async def test_the_vendors_sdk_asks_the_same(kind: str, pod: Path) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_a_wrong_answer_is_named(answer: web.Response, expected: str) -> None:
-    assert expected in (await failure(Server(answer))).message
+    assert expected in (await failure(ScriptedServer(answer))).message
 
 
 JSON_VALUES = st.recursive(
@@ -226,7 +230,7 @@ JSON_VALUES = st.recursive(
     keys=JSON_VALUES | st.fixed_dictionaries(dict.fromkeys(KEYS, JSON_VALUES)),
     expired_time=JSON_VALUES,
 )
-def test_whatever_it_answers(keys: object, expired_time: object) -> None:
+def test_any_answer(keys: object, expired_time: object) -> None:
     """The result is keys with an expiry, or a CloudError with advice."""
     found = outcome({"Credentials": keys, "ExpiredTime": expired_time, "RequestId": "r"})
     if isinstance(found, CloudError):
@@ -257,7 +261,7 @@ def outcome(response: dict[str, object]) -> Credential | CloudError:
 async def test_a_refusal_keeps_its_code_and_its_request(code: str, advice: str) -> None:
     """The advice is about STS, not about a request for a job."""
     error = {"Code": code, "Message": "no"}
-    found = await failure(Server(lambda _: answered(Error=error, RequestId="r-9")))
+    found = await failure(ScriptedServer(lambda _: answered(Error=error, RequestId="r-9")))
     assert found.message == f"STS AssumeRole: {code}: no"
     assert found.request_id == "r-9"
     assert advice in str(found.advice)
@@ -273,7 +277,7 @@ async def test_a_pod_without_its_variables(monkeypatch: pytest.MonkeyPatch) -> N
     """All missing variables are named, and no request is sent."""
     for name in (*POD, "TKE_WEB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-    server = Server(lambda _: answered(**GIVEN))
+    server = ScriptedServer(lambda _: answered(**GIVEN))
     found = await failure(server, "tke-oidc")
     assert all(name in found.message for name in POD)
     assert server.arrived == []
@@ -281,7 +285,7 @@ async def test_a_pod_without_its_variables(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_a_pod_without_its_token(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TKE_WEB_IDENTITY_TOKEN_FILE", f"{pod}.gone")
-    found = await failure(Server(lambda _: answered(**GIVEN)), "tke-oidc")
+    found = await failure(ScriptedServer(lambda _: answered(**GIVEN)), "tke-oidc")
     assert f"{pod}.gone cannot be read" in found.message
 
 
@@ -289,7 +293,7 @@ async def test_a_pod_without_its_token(pod: Path, monkeypatch: pytest.MonkeyPatc
 async def test_a_short_life_is_renewed_at_its_half(life_s: int) -> None:
     """The keys are replaced before they expire, without delaying a caller."""
     clock = ManualClock()
-    server = Server(
+    server = ScriptedServer(
         lambda _: answered(Credentials=KEYS, ExpiredTime=NOON.timestamp() + clock.passed_s + life_s)
     )
     async with served(server.handle) as url, provider("sts", url, clock) as asked:

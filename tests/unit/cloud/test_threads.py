@@ -15,7 +15,7 @@ from orchestrator.cloud.machine_role import from_machine_role
 from orchestrator.cloud.threads import OwnThread, Resolver, StillBlocked
 from orchestrator.cloud.transport import AiohttpTransport, HttpAnswer
 from tests.support import HANG_S
-from tests.unit.cloud.support import Server, said, served
+from tests.unit.cloud.support import ScriptedServer, said, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -60,7 +60,7 @@ async def servers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NameServers]
 
 async def test_lookups_that_hang_delay_no_other(servers: NameServers) -> None:
     """Many blocked lookups of a transport delay no other lookup, nor the end of the process."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     transport = AiohttpTransport(connect_timeout_s=30, total_timeout_s=30)
 
     def call(host: str) -> Awaitable[HttpAnswer]:
@@ -94,7 +94,7 @@ async def test_lookups_of_the_metadata_that_hang_delay_no_other(servers: NameSer
     await asyncio.wait(stuck)
 
 
-async def test_a_name_is_looked_up(servers: NameServers) -> None:
+async def test_a_name_is_resolved(servers: NameServers) -> None:
     (found,) = await Resolver().resolve("fine.test", 443)
     assert (found["host"], found["port"], found["hostname"]) == ("127.0.0.1", 443, "fine.test")
 

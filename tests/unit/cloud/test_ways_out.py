@@ -17,7 +17,7 @@ from orchestrator.cloud.egress import Egress, Proxy
 from orchestrator.cloud.transport import AiohttpTransport, HttpAnswer
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from tests.support.http_proxy import HttpProxy
-from tests.unit.cloud.support import Server, said
+from tests.unit.cloud.support import ScriptedServer, said
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +52,9 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def listening(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def listening(
+    server: ScriptedServer, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Run ``server`` on loopback, over TLS if a context is given; yield the port."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.handle)
@@ -106,7 +108,7 @@ def through(proxy: HttpProxy, user: str = "", **more: Any) -> Egress:
 
 
 async def test_a_plain_call_goes_through_the_proxy_with_its_password_percent_decoded() -> None:
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with (
         listening(server) as port,
         HttpProxy(port, user="me", password="pr@xy-secret") as proxy,
@@ -123,7 +125,7 @@ async def test_a_tls_call_is_tunnelled_and_the_password_stays_with_the_proxy(
     authority: trustme.CA, ca_file: Path
 ) -> None:
     """Two requests share one tunnel; the proxy sees the content of neither."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with (
         listening(server, certified(authority, HOST)) as port,
         HttpProxy(port, user="me", password="pr@xy-secret") as proxy,
@@ -136,7 +138,7 @@ async def test_a_tls_call_is_tunnelled_and_the_password_stays_with_the_proxy(
 
 
 async def test_the_proxy_of_the_environment_is_used() -> None:
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with listening(server) as port, HttpProxy(port) as proxy:
         environment = {"HTTP_PROXY": proxy.url, "NO_PROXY": "other.test"}
         await call(f"http://{HOST}/", Egress(environment=environment))
@@ -146,7 +148,7 @@ async def test_the_proxy_of_the_environment_is_used() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_does_not_know_the_user(scheme: str) -> None:
     """Nothing was sent, and the advice is about the proxy."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with (
         listening(server) as port,
         HttpProxy(port, user="me", password="another") as proxy,
@@ -160,7 +162,7 @@ async def test_a_proxy_that_does_not_know_the_user(scheme: str) -> None:
 
 
 async def test_a_proxy_that_refuses_the_tunnel() -> None:
-    async with listening(Server()) as port, HttpProxy(port) as proxy:
+    async with listening(ScriptedServer()) as port, HttpProxy(port) as proxy:
         proxy.answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
         error = await failure(f"https://{HOST}/", through(proxy))
     assert (error.kind, error.code) == (CloudErrorKind.NOT_SENT, "Client.ProxyFailed")
@@ -172,7 +174,7 @@ async def test_a_proxy_that_refuses_the_tunnel() -> None:
 async def test_a_proxy_whose_answer_cannot_be_read(scheme: str, answer: bytes) -> None:
     """The error has one line without the password; through a tunnel, nothing was sent."""
     async with (
-        listening(Server()) as port,
+        listening(ScriptedServer()) as port,
         HttpProxy(port, user="me", password="pr@xy-secret") as proxy,
     ):
         proxy.answer = answer
@@ -185,7 +187,7 @@ async def test_a_proxy_whose_answer_cannot_be_read(scheme: str, answer: bytes) -
 
 
 async def test_a_proxy_that_says_nothing() -> None:
-    async with listening(Server(said())) as port, HttpProxy(port) as proxy:
+    async with listening(ScriptedServer(said())) as port, HttpProxy(port) as proxy:
         proxy.hangs = True
         error = await failure(f"https://{HOST}/", through(proxy), timeout_s=0.2)
     assert (error.kind, error.code) == (CloudErrorKind.NOT_SENT, "Client.ProxyFailed")
@@ -211,7 +213,7 @@ async def test_nothing_is_sent_twice_through_a_proxy(
         return said()
 
     for calls, replies in ((1, [breaks_off]), (2, [lambda _: said(), breaks_off])):
-        server = Server(*replies)
+        server = ScriptedServer(*replies)
         tls = certified(authority, HOST) if scheme == "https" else None
         async with listening(server, tls) as port, HttpProxy(port) as proxy:
             egress = through(proxy, ca_file=ca_file)
@@ -226,7 +228,7 @@ async def test_nothing_is_sent_twice_through_a_proxy(
 async def test_an_authority_of_ones_own_is_trusted_where_it_is_named(
     authority: trustme.CA, ca_file: Path
 ) -> None:
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with listening(server, certified(authority, "127.0.0.1")) as port:
         answer = await call(f"https://127.0.0.1:{port}/", Egress(ca_file=ca_file))
     assert answer.status == 200
@@ -237,7 +239,7 @@ async def test_a_certificate_that_is_not_trusted(
     named: bool, authority: trustme.CA, ca_file: Path
 ) -> None:
     """Nothing was sent, and the advice is about certificates."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     names = ("other.test",) if named else ("127.0.0.1",)
     async with listening(server, certified(authority, *names)) as port:
         egress = Egress(ca_file=ca_file if named else None)
@@ -255,7 +257,7 @@ async def test_a_certificate_that_is_not_trusted_at_the_end_of_a_tunnel(
     authority: trustme.CA,
 ) -> None:
     """The error is about the certificate, not about the proxy."""
-    server = Server(lambda _: said())
+    server = ScriptedServer(lambda _: said())
     async with listening(server, certified(authority, HOST)) as port, HttpProxy(port) as proxy:
         error = await failure(f"https://{HOST}/", through(proxy))
     assert error.code == "Client.CertificateNotTrusted"

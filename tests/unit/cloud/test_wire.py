@@ -24,7 +24,7 @@ from orchestrator.domain.model.batch_job import (
     TaskSubmitted,
 )
 from orchestrator.domain.model.machine import MachineSeen, MachineState
-from tests.unit.cloud.support import NOON
+from tests.support.clock import NOON
 
 COUNTERS: dict[str, object] = {
     "SubmittedCount": 1,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.domain.decisions.escalation import EscalationPolicy
 from orchestrator.domain.decisions.transitions import Policy
+from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import InstanceCounters, JobSeen, JobState, TaskSeen
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts
@@ -15,9 +16,6 @@ from orchestrator.domain.model.observation import CallFailed
 from orchestrator.domain.model.termination import Schedule, Termination, TerminationRequest
 from orchestrator.domain.pacing.polling import PollPolicy
 from tests.support.termination_fields import with_fields
-
-if TYPE_CHECKING:
-    from orchestrator.domain.errors import CloudError
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 POLICY = Policy(poll=PollPolicy(), escalation=EscalationPolicy(), sweep_s=1.0, jitter=0.0)
@@ -82,3 +80,7 @@ def machines(total: int = 4, gone: int = 4, **known: Any) -> dict[str, Any]:
         "capture": capture,
         "machines": MachineCounts(total=total, gone=gone, **values),
     }
+
+
+def error(kind: CloudErrorKind) -> CloudError:
+    return CloudError(kind, "Some.Code", "what happened", advice="do this")

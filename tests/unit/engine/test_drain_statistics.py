@@ -45,14 +45,14 @@ def half_s(durations: Durations | None) -> float:
     return durations.rest(0).quantile_s(0.5)
 
 
-def test_nothing_is_known_before_one_is_down() -> None:
+def test_nothing_is_known_before_one_job_has_stopped() -> None:
     assert learnt_of([], 100) is None
     assert learnt_of([begun(1)], 100) is None
     gone = termination(State.NOT_FOUND, id="trm_1")
     assert learnt_of([begun(1), Decision(after=gone, event=Event.SEEN_MISSING)], 100) is None
 
 
-def test_from_the_acknowledgement_until_seen_down() -> None:
+def test_a_duration_is_from_the_acknowledgement_until_the_job_is_read_stopped() -> None:
     drains = [each for number in range(50) for each in (begun(number), stopped(number, 10))]
     assert half_s(learnt_of(drains, 20)) == pytest.approx(10, rel=0.2)
 
@@ -73,11 +73,11 @@ def test_those_that_still_drain_take_longer() -> None:
     assert half_s(learnt_of(quick + slow, 60)) > 2 * half_s(learnt_of(quick, 60))
 
 
-def test_what_was_down_when_it_was_taken_over_is_not_counted() -> None:
+def test_jobs_that_had_stopped_before_the_takeover_are_not_counted() -> None:
     assert learnt_of([stopped(1, 5)], 10) is None
 
 
-def test_it_is_computed_anew_only_now_and_then() -> None:
+def test_it_is_recomputed_only_at_intervals() -> None:
     made = DrainStatistics()
     for each in (begun(1), stopped(1, 10)):
         made.on_decision(each)

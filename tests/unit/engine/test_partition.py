@@ -14,7 +14,7 @@ from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.partition import DEGRADED_AFTER_FAILURES, FORBIDDEN_FOR_S
 from orchestrator.engine.runtime.recent_readers import RecentReaders
-from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, PartitionWorld, job_ids
 from tests.unit.domain.build import termination
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def error(kind: CloudErrorKind, code: str = "Some.Code") -> CloudError:
 PUBLISHED = ErrorDetail(code="Some.Code", message="what happened", advice="do this")
 
 
-async def world_with_a_job(database: Database) -> World:
-    world = World(database, quotas=AMPLE)
+async def world_with_a_job(database: Database) -> PartitionWorld:
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
     return world
 
 
-async def published(world: World) -> ErrorDetail | None:
+async def published(world: PartitionWorld) -> ErrorDetail | None:
     """Return the published trouble."""
     stored = (await world.record(JOB)).trouble
     assert world.partition.trouble == stored
@@ -51,7 +51,7 @@ async def published(world: World) -> ErrorDetail | None:
 
 
 @pytest.mark.parametrize("kind", PASSING)
-async def test_the_third_failure_in_a_row_is_trouble(
+async def test_the_third_failure_in_a_row_degrades_the_health(
     database: Database, kind: CloudErrorKind
 ) -> None:
     world = await world_with_a_job(database)
@@ -63,7 +63,7 @@ async def test_the_third_failure_in_a_row_is_trouble(
 
 
 @pytest.mark.parametrize("kind", LASTING)
-async def test_what_the_next_call_will_meet_as_well_is_trouble_at_once(
+async def test_an_error_that_the_next_call_will_meet_too_degrades_the_health_at_once(
     database: Database, kind: CloudErrorKind
 ) -> None:
     world = await world_with_a_job(database)
@@ -84,7 +84,9 @@ async def test_failures_are_in_a_row_only_with_no_answer_between_them(
 
 
 @pytest.mark.parametrize("kind", [k for k in THE_JOBS_OWN if k is not FORBIDDEN])
-async def test_what_is_one_jobs_own_is_no_trouble(database: Database, kind: CloudErrorKind) -> None:
+async def test_an_error_of_one_job_does_not_degrade_the_health(
+    database: Database, kind: CloudErrorKind
+) -> None:
     world = await world_with_a_job(database)
     for _ in range(5):
         await world.record_result(error(kind))
@@ -92,7 +94,7 @@ async def test_what_is_one_jobs_own_is_no_trouble(database: Database, kind: Clou
 
 
 @pytest.mark.parametrize("answer", [None, *THE_JOBS_OWN])
-async def test_an_answer_of_any_kind_ends_trouble(
+async def test_any_answer_restores_the_health(
     database: Database, answer: CloudErrorKind | None
 ) -> None:
     world = await world_with_a_job(database)
@@ -101,7 +103,7 @@ async def test_an_answer_of_any_kind_ends_trouble(
     assert await published(world) is None
 
 
-async def test_trouble_of_another_kind_takes_the_place_of_the_one_before(
+async def test_a_failure_of_another_kind_replaces_the_one_before(
     database: Database,
 ) -> None:
     world = await world_with_a_job(database)
@@ -110,7 +112,7 @@ async def test_trouble_of_another_kind_takes_the_place_of_the_one_before(
         assert await published(world) == replace(PUBLISHED, code=code)
 
 
-async def test_trouble_is_logged_when_it_begins_and_when_it_ends(
+async def test_degraded_health_is_logged_when_it_begins_and_when_it_ends(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = await world_with_a_job(database)
@@ -143,7 +145,9 @@ def not_allowed(action: str) -> ErrorDetail:
     return replace(PUBLISHED, message=f"{action} of {PARTITION}: what happened")
 
 
-async def test_the_third_refusal_of_an_action_in_a_row_is_trouble(database: Database) -> None:
+async def test_the_third_refusal_of_an_action_in_a_row_degrades_the_health(
+    database: Database,
+) -> None:
     world = await world_with_a_job(database)
     for _ in range(DEGRADED_AFTER_FAILURES - 1):
         await world.record_result(error(FORBIDDEN), "DescribeTask")
@@ -202,7 +206,7 @@ async def test_a_permission_that_lacks_is_logged_when_it_is_missed_and_when_it_i
     ]
 
 
-async def test_an_action_that_is_not_called_any_more_is_told_as_forbidden_for_a_while_only(
+async def test_an_action_that_is_no_longer_called_is_reported_as_forbidden_for_a_while_only(
     database: Database,
 ) -> None:
     world = await world_with_a_job(database)
@@ -218,7 +222,7 @@ async def test_an_action_that_is_not_called_any_more_is_told_as_forbidden_for_a_
     assert await published(world) == not_allowed("DescribeTask")
 
 
-async def test_a_cloud_that_is_out_of_reach_is_told_before_a_permission_that_lacks(
+async def test_an_unreachable_cloud_is_reported_before_a_missing_permission(
     database: Database,
 ) -> None:
     world = await world_with_a_job(database)
@@ -230,9 +234,9 @@ async def test_a_cloud_that_is_out_of_reach_is_told_before_a_permission_that_lac
     assert await published(world) == not_allowed("DescribeJob")
 
 
-async def test_an_account_that_may_not_terminate_is_told_so(database: Database) -> None:
+async def test_an_account_that_may_not_terminate_is_reported(database: Database) -> None:
     faults = {"TerminateJob": {"forbidden": {"first_n": 3}}}
-    world = World(database, quotas=AMPLE, faults=faults)
+    world = PartitionWorld(database, quotas=AMPLE, faults=faults)
     jobs = job_ids(5)
     await world.ready(*jobs)
     for _ in range(3):
@@ -250,7 +254,7 @@ async def test_an_account_that_may_not_terminate_is_told_so(database: Database) 
 # --- outages met by the loops --------------------------------------------------------------------
 
 
-async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_that_works(
+async def test_a_wrong_key_is_reported_at_the_first_call_and_cleared_at_the_first_that_works(
     database: Database,
 ) -> None:
     world = await world_with_a_job(database)
@@ -268,10 +272,10 @@ async def test_a_wrong_key_is_told_at_the_first_call_and_forgotten_at_the_first_
     assert await published(world) is None
 
 
-async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
+async def test_a_wrong_clock_is_reported_by_whichever_loop_meets_it(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     world.cloud_ahead_s = 412.0
     await world.dispatch()
@@ -285,10 +289,10 @@ async def test_a_clock_that_is_off_is_told_by_whichever_loop_meets_it(
 
 
 @pytest.mark.parametrize("loop", ["dispatcher", "job_poller", "job_prober"])
-async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
+async def test_a_call_that_works_restores_the_health_whichever_loop_made_it(
     database: Database, loop: str
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     if loop != "dispatcher":
         poll_kind = PollKind.SINGLE if loop == "job_prober" else PollKind.BATCH
@@ -304,29 +308,31 @@ async def test_a_call_that_works_ends_trouble_whichever_loop_made_it(
     assert await published(world) is None
 
 
-async def test_what_throttling_teaches_is_told_until_the_cloud_is_calm(database: Database) -> None:
-    world = World(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
+async def test_the_rate_learnt_from_throttling_is_reported_until_throttling_ends(
+    database: Database,
+) -> None:
+    world = PartitionWorld(database, faults={"TerminateJob": {"throttle": {"first_n": 5}}})
     (slowed, other) = job_ids(2)
     await world.ready(slowed, other)
     quota = world.partition.limiters["TerminateJob"].quota
     while len(world.calls("TerminateJob")) < 5:
         assert (await world.record(other)).allowed_per_s is None, "so few calls show nothing"
         world.clock.advance(await world.dispatch())
-    told_per_s = []
+    reported_per_s = []
     while (allowed_per_s := (await world.record(other)).allowed_per_s) is not None:
-        told_per_s.append(allowed_per_s)
+        reported_per_s.append(allowed_per_s)
         world.clock.advance(0.5)
         await world.partition.publish_health()
     assert quota.learnt_per_s(world.clock.monotonic()) == pytest.approx(2, abs=0.05)
-    assert told_per_s[0] == 0.1
-    assert told_per_s == sorted(told_per_s), "it climbs"
-    assert len(set(told_per_s)) == 19, "in steps: not every call writes it"
+    assert reported_per_s[0] == 0.1
+    assert reported_per_s == sorted(reported_per_s), "it climbs"
+    assert len(set(reported_per_s)) == 19, "in steps: not every call writes it"
 
 
-async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
+async def test_three_interrupted_calls_of_different_loops_degrade_the_health(
     database: Database,
 ) -> None:
-    world = World(database, faults={"*": {"reset": 1.0}})
+    world = PartitionWorld(database, faults={"*": {"reset": 1.0}})
     await world.ready(JOB)
     await world.dispatch()
     await world.probe()
@@ -346,15 +352,15 @@ async def test_three_calls_of_different_loops_that_are_cut_are_trouble(
 # --- pace ----------------------------------------------------------------------------------------
 
 
-def finishes(world: World, event: Event | None) -> None:
+def finishes(world: PartitionWorld, event: Event | None) -> None:
     for _ in range(60):
         world.partition.on_decision(termination(), Decision(after=termination(), event=event))
 
 
-async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
+async def test_finishes_shorten_the_poll_interval_for_fifteen_seconds(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
     finishes(world, Event.SEEN_STOPPED)
     assert world.partition.policy().sweep_s == POLL.sweep_min_s
@@ -366,15 +372,15 @@ async def test_finishes_bring_the_sweeps_closer_together_for_fifteen_seconds(
 
 @pytest.mark.parametrize("event", [None, *(e for e in Event if e is not Event.SEEN_STOPPED)])
 async def test_nothing_else_counts_as_a_finish(database: Database, event: Event | None) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     finishes(world, event)
     assert world.partition.policy().sweep_s == POLL.sweep_max_s
 
 
-async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
+async def test_reads_that_prove_jobs_stopped_shorten_the_poll_interval(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(10)
     world.cloud_runs(*jobs, state="FAILED")
     await world.submit(*jobs)
@@ -391,7 +397,7 @@ async def test_looks_that_prove_jobs_down_bring_the_sweeps_closer_together(
 async def test_an_operation_is_watched_for_ten_seconds_after_it_was_asked_for(
     database: Database,
 ) -> None:
-    clock = World(database).clock
+    clock = PartitionWorld(database).clock
     watched = RecentReaders(clock)
     watched.record("op_1")
     clock.advance(4)

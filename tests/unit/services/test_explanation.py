@@ -66,14 +66,14 @@ def test_every_state_says_why(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", [State.NOT_FOUND, State.REFUSED, State.UNVERIFIED], ids=str)
-def test_an_end_that_is_no_success_says_what_a_person_can_do(state: State) -> None:
+def test_an_end_without_success_says_what_to_do(state: State) -> None:
     assert "submit" in str(explained(state).next_action)
 
 
 @pytest.mark.parametrize(
     "state", [State.VERIFIED, State.ALREADY_FINISHED, State.WITHDRAWN], ids=str
 )
-def test_a_good_end_leaves_nothing_to_do(state: State) -> None:
+def test_a_successful_end_leaves_nothing_to_do(state: State) -> None:
     assert explained(state).next_action is None
 
 
@@ -455,7 +455,7 @@ def test_what_a_live_one_waits_for(
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
-def test_a_look_that_is_a_little_late_is_due_now(state: State) -> None:
+def test_a_poll_that_is_a_little_late_is_due_now(state: State) -> None:
     """The time of the next action is never in the past."""
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S), "settle_until": later(-LATE_S)}
     found = explained(state, **late, in_doubt=True)
@@ -464,7 +464,7 @@ def test_a_look_that_is_a_little_late_is_due_now(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
-def test_a_look_behind_others_has_no_time(state: State) -> None:
+def test_a_poll_behind_others_has_no_time(state: State) -> None:
     """Otherwise it would read as due now in every response, for minutes."""
     usual = explained(state, in_doubt=True, settle_until=later(30), problem=THROTTLED)
     late: dict[str, Any] = {"next_poll_at": later(-LATE_S - 1), "settle_until": later(30)}
@@ -513,7 +513,7 @@ def test_what_waits_for_its_call_waits_for_no_look(state: State) -> None:
         (State.UNVERIFIED, {"evidence": 3}, NOT_READ_AGAIN),
     ],
 )
-def test_an_answer_without_counters_is_told(
+def test_an_answer_without_counters_is_reported(
     state: State, changes: dict[str, Any], waiting_for: str
 ) -> None:
     found = explained(state, **changes, job_state=JobState.FAILED, problem=UNCOUNTED)
@@ -705,7 +705,7 @@ def test_of_a_job_that_is_gone_its_machines_are_to_be_checked_not_its_id(known: 
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
-def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) -> None:
+def test_a_failing_cloud_is_reported_with_what_to_do(state: State) -> None:
     usual, troubled = explained(state), explained(state, {"trouble": TROUBLE})
     assert troubled.waiting_for == (
         f"{usual.waiting_for}; cloud API calls fail (Client.Timeout: no answer)"
@@ -717,7 +717,7 @@ def test_trouble_with_the_cloud_is_told_with_what_a_person_can_do(state: State) 
 
 
 @pytest.mark.parametrize("state", LIVE_STATES, ids=str)
-def test_trouble_of_another_replica_names_it(state: State) -> None:
+def test_a_failure_of_another_replica_names_it(state: State) -> None:
     """The advice is about that replica's machine and configuration, not this one's."""
     usual = explained(state)
     troubled = explained(state, {"trouble": TROUBLE, "elsewhere": "host-7"})
@@ -751,6 +751,6 @@ def test_an_account_that_is_configured_no_longer(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", FINAL_STATES, ids=str)
-def test_an_end_is_the_same_whatever_goes_on_around_it(state: State) -> None:
+def test_a_final_state_is_explained_the_same_in_every_context(state: State) -> None:
     context = {"rate": None, "trouble": TROUBLE, "ahead": None, "configured": False}
     assert explained(state, context) == explained(state)

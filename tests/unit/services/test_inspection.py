@@ -61,7 +61,7 @@ def inspection() -> Inspection:
 
 
 @pytest.mark.parametrize("trouble", [None, TROUBLE])
-async def test_nothing_is_foretold_of_a_drain_while_calls_fail(trouble: ErrorDetail | None) -> None:
+async def test_no_drain_has_a_forecast_while_calls_fail(trouble: ErrorDetail | None) -> None:
     forecast = Forecast(made_at=NOW, rate_per_s=0.6, p50_at=later(50), p90_at=later(60))
     record = TerminationRecord(
         seq=1,

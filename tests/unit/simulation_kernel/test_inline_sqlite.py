@@ -126,7 +126,7 @@ def test_a_writer_waits_in_virtual_time(loop, sqlite, path):
         first, second = engine_of(path), engine_of(path)
         holding = loop.spawn("a", hold(first, 1.5))
         await asyncio.sleep(0.5)
-        assert await count(path) == 0, "a reader waits for nobody"
+        assert await count(path) == 0, "a reader does not wait"
         await loop.spawn("b", hold(second, 0))
         assert await count(path) == 2
         await holding
@@ -148,7 +148,7 @@ def test_a_writer_waits_no_longer_than_its_timeout(loop, sqlite, path):
     loop.run(world())
 
 
-def test_a_reader_that_turns_to_writing_waits_for_nobody(loop, sqlite, path):
+def test_a_reader_that_begins_to_write_does_not_wait(loop, sqlite, path):
     async def world() -> None:
         first, second = engine_of(path), engine_of(path, begin="BEGIN")
         loop.spawn("a", hold(first, 60))
@@ -177,7 +177,7 @@ def test_who_gives_up_a_wait_leaves_no_lock_behind(loop, sqlite, path):
 
 
 @pytest.mark.parametrize("stop", ["pause", "kill"])
-def test_a_stopped_waiter_holds_up_nobody(path, stop):
+def test_a_stopped_waiter_delays_no_other(path, stop):
     async def world(loop: SimulatedLoop) -> None:
         first, second, third = (engine_of(path) for _ in range(3))
         loop.spawn("a", hold(first, 1))
@@ -246,7 +246,7 @@ def test_a_kill_leaves_no_lock_behind_with_an_open_cursor(loop, sqlite, path):
     loop.run(world())
 
 
-def test_nothing_is_heard_of_the_killed(path, recwarn, caplog):
+def test_a_killed_replica_does_nothing_more(path, recwarn, caplog):
     engines = []
 
     async def world(loop: SimulatedLoop) -> None:
@@ -316,8 +316,8 @@ def test_a_dropped_connection_says_so_and_a_new_one_works(loop, sqlite, path, ca
         await loop.spawn("b", hold(others, 0))
         assert loop.time() == 0.5
         loop.resume("a")
-        told = "connection closed by the other side"
-        assert await task == (sqlite3.OperationalError, told, True)
+        message = "connection closed by the other side"
+        assert await task == (sqlite3.OperationalError, message, True)
         assert not caplog.records
         assert await count(path) == 2
 
@@ -421,7 +421,7 @@ def counted(path: Path, seed: int) -> tuple[Counting, int, int]:
         return counting, n, loop.fingerprint
 
 
-def test_no_update_is_lost_whoever_is_stopped(path):
+def test_no_update_is_lost_when_replicas_are_stopped(path):
     locked = dropped = unknown = unanswered = 0
     for seed in range(100):
         counting, n, _ = counted(path, seed)
@@ -430,8 +430,8 @@ def test_no_update_is_lost_whoever_is_stopped(path):
         dropped += counting.dropped
         unknown += counting.unknown
         unanswered += n - counting.acknowledged
-    assert locked, "nobody ever waited too long"
-    assert dropped, "nobody was ever cut off in a transaction"
+    assert locked, "no call waited too long"
+    assert dropped, "no connection was dropped in a transaction"
     assert unknown > unanswered > 0, "kills hit before and after the commit"
 
 

@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.simulation.loop import (
-    DeterminismLeak,
-    Killed,
-    LimitExceeded,
-    SimulatedLoop,
-    Stuck,
-)
+from tests.simulation.loop import DeterminismLeak, Killed, LimitExceeded, SimulatedLoop, Stuck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -185,7 +179,7 @@ def test_what_a_replica_calls_soon_keeps_its_order_through_a_pause():
 # --- time ----------------------------------------------------------------------------------------
 
 
-def test_time_passes_while_everybody_waits(loop):
+def test_time_passes_while_all_tasks_wait(loop):
     async def world() -> None:
         assert loop.time() == 0
         await asyncio.sleep(DAY_S)
@@ -200,7 +194,7 @@ def test_time_passes_while_everybody_waits(loop):
     loop.run(world())
 
 
-def test_time_stands_still_while_anybody_runs():
+def test_time_stands_still_while_any_task_runs():
     async def world(loop: SimulatedLoop) -> None:
         tick = asyncio.ensure_future(asyncio.sleep(1e-9))
         for _ in range(1000):
@@ -212,7 +206,7 @@ def test_time_stands_still_while_anybody_runs():
     under_all_orders(world)
 
 
-def test_time_does_not_pass_for_a_timer_that_nobody_waits_for(loop):
+def test_time_does_not_pass_for_a_timer_without_a_waiter(loop):
     async def world() -> None:
         loop.call_later(DAY_S, print).cancel()
         loop.spawn("a", asyncio.sleep(2 * DAY_S))
@@ -414,7 +408,7 @@ async def beat(loop: SimulatedLoop, beats: list[float]) -> None:
         await asyncio.sleep(1)
 
 
-def test_who_is_paused_stands_still_and_then_is_late(loop):
+def test_a_paused_replica_stands_still_and_then_is_late(loop):
     async def world() -> None:
         mine: list[float] = []
         others: list[float] = []
@@ -524,7 +518,7 @@ def test_a_kill_runs_no_finally():
         assert "after an await" not in effects
 
 
-def test_nothing_is_heard_of_the_killed(recwarn, caplog):
+def test_a_killed_replica_does_nothing_more(recwarn, caplog):
     kept: list[asyncio.Future[Any]] = []
 
     async def world(loop: SimulatedLoop) -> None:
@@ -656,7 +650,7 @@ def test_only_a_replica_that_is_there_can_be_stopped(loop):
         loop.resume("a")
 
 
-# --- what is wrong is told -----------------------------------------------------------------------
+# --- unhandled errors ----------------------------------------------------------------------------
 
 
 def test_waiting_for_ever_is_an_error(loop):
@@ -670,7 +664,7 @@ def test_waiting_for_ever_is_an_error(loop):
         loop.run(world())
 
 
-def test_waiting_for_who_is_paused_is_an_error(loop):
+def test_waiting_for_a_paused_replica_is_an_error(loop):
     async def world() -> None:
         task = loop.spawn("a", asyncio.sleep(5))
         await asyncio.sleep(1)
@@ -726,9 +720,9 @@ def test_no_failure_is_lost(loop):
         raise ValueError(what)
 
     async def replica() -> None:
-        asyncio.ensure_future(fail("nobody has it"))  # noqa: RUF006
+        asyncio.ensure_future(fail("unreferenced"))  # noqa: RUF006
         asyncio.get_running_loop().call_later(1, int, "a callback")
-        await asyncio.gather(fail("looked at"), return_exceptions=True)
+        await asyncio.gather(fail("retrieved"), return_exceptions=True)
 
     async def ring() -> None:
         future: Any = loop.create_future()
@@ -738,16 +732,16 @@ def test_no_failure_is_lost(loop):
     async def world() -> None:
         loop.spawn("a", replica())
         loop.spawn("b", ring())
-        kept.append(loop.spawn("c", fail("nobody looks")))
+        kept.append(loop.spawn("c", fail("never retrieved")))
         await asyncio.sleep(2)
 
     loop.run(world())
-    told = sorted((each.replica, each.at_s, str(each.exception)) for each in loop.unhandled)
-    assert told == [
+    unhandled = sorted((each.replica, each.at_s, str(each.exception)) for each in loop.unhandled)
+    assert unhandled == [
         ("a", 1.0, "invalid literal for int() with base 10: 'a callback'"),
-        ("a", 1.0, "nobody has it"),
+        ("a", 1.0, "unreferenced"),
         ("b", 2.0, "in a cycle"),
-        ("c", 2.0, "nobody looks"),
+        ("c", 2.0, "never retrieved"),
     ]
 
 

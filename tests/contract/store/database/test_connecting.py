@@ -15,8 +15,8 @@ from sqlalchemy import make_url, text
 from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.url import database_url
-from tests.contract.store.database.test_postgresql import replicas, works
 from tests.support.postgres import _give_away, own_server
+from tests.support.postgresql_replicas import replicas, wait_until_available
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ async def name(server: OwnServer) -> AsyncIterator[str]:
     await server.fetch("DROP ROLE someone")
 
 
-async def test_a_password_file_with_colons_and_backslashes_lets_in(
+async def test_a_password_with_colons_and_backslashes_in_a_password_file_works(
     server: OwnServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "passwords"
@@ -91,7 +91,7 @@ async def test_a_password_file_with_colons_and_backslashes_lets_in(
     path.chmod(0o600)
     await upgrade(url)
     async with replicas(url, 1) as (database,):
-        await works(database)
+        await wait_until_available(database)
 
 
 async def test_a_password_in_the_url_is_decoded(server: OwnServer, name: str) -> None:
@@ -100,7 +100,7 @@ async def test_a_password_in_the_url_is_decoded(server: OwnServer, name: str) ->
 
 
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-async def test_the_authority_named_is_the_one_believed(
+async def test_the_named_authority_is_the_one_trusted(
     server: OwnServer, name: str, certificate: Path, mode: str
 ) -> None:
     asked = f"sslmode={mode}&sslrootcert={certificate.name}"
@@ -109,7 +109,7 @@ async def test_the_authority_named_is_the_one_believed(
     )
     await upgrade(url)
     async with replicas(url, 1) as (database,):
-        await works(database)
+        await wait_until_available(database)
         async with database.read() as connection:
             found = await connection.scalar(
                 text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -117,7 +117,7 @@ async def test_the_authority_named_is_the_one_believed(
     assert found is True
 
 
-async def test_another_authority_is_not_believed(
+async def test_another_authority_is_not_trusted(
     server: OwnServer, name: str, tmp_path: Path
 ) -> None:
     other = signed_by_itself(tmp_path / "other.crt", "-subj", "/CN=other")
@@ -126,7 +126,7 @@ async def test_another_authority_is_not_believed(
         await upgrade(f"postgresql://postgres@127.0.0.1:{server.port}/{name}?{asked}")
 
 
-async def test_a_server_that_does_not_answer_is_waited_for_as_long_as_was_said(
+async def test_a_server_that_does_not_answer_is_waited_for_as_long_as_configured(
     server: OwnServer, name: str
 ) -> None:
     async with TcpProxy(server.port) as proxy:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,21 +22,20 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.database.test_postgresql import (
-    SOON_S,
-    counts,
-    database_url,
-    logged,
-    note,
-    noted,
-    replicas,
-    somebody,
-    until,
-    works,
-)
-from tests.contract.store.test_store import submit, to_sweep
 from tests.support.leases import HOUR_S, hold
+from tests.support.postgresql_replicas import (
+    SOON_S,
+    another_session,
+    counts,
+    fails,
+    logged,
+    replicas,
+    until,
+    wait_until_available,
+    write_name,
+    written_names,
+)
+from tests.support.stored_operations import PARTITION, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -46,40 +44,25 @@ if TYPE_CHECKING:
     from orchestrator.store.database.transaction import Transaction
     from tests.support.postgres import Server
 
-__all__ = ["database_url"]
-
 CONFLICTS = ("40001", "40P01", "23505")
 
 
 # --- one write that conflicts with others --------------------------------------------------------
 
 
-def fails(
-    state: str, tries: list[float], *, times: int = 2**31
-) -> Callable[[Transaction], Awaitable[None]]:
-    """A write that fails with this SQLSTATE a number of times."""
-
-    async def work(transaction: Transaction) -> None:
-        tries.append(time.monotonic())
-        if len(tries) <= times:
-            await transaction.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
-
-    return work
-
-
 @pytest.mark.parametrize("state", CONFLICTS)
-async def test_a_write_that_loses_often_is_written_in_the_end(
-    database_url: str, state: str
+async def test_a_write_that_conflicts_often_is_written_in_the_end(
+    postgresql_url: str, state: str
 ) -> None:
     tries: list[float] = []
-    async with replicas(database_url, 1) as (database,):
+    async with replicas(postgresql_url, 1) as (database,):
         await database.write(fails(state, tries, times=5))
     assert len(tries) == 6
 
 
 @pytest.mark.parametrize("state", CONFLICTS)
-async def test_a_write_that_always_loses_fails_alone_and_in_time(
-    database_url: str,
+async def test_a_write_that_always_conflicts_fails_alone_and_in_time(
+    postgresql_url: str,
     state: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -87,15 +70,15 @@ async def test_a_write_that_always_loses_fails_alone_and_in_time(
     """Writes that shared its transaction are made, and its retries delay no other write."""
     monkeypatch.setattr(module, "CONTENDED_MAX_S", 1.0)
     tries: list[float] = []
-    async with replicas(database_url, 1) as (database,):
+    async with replicas(postgresql_url, 1) as (database,):
         began = asyncio.get_running_loop().time()
         losing = asyncio.create_task(database.write(fails(state, tries)))
-        await asyncio.gather(database.write(note("a")), database.write(note("b")))
-        await works(database)
+        await asyncio.gather(database.write(write_name("a")), database.write(write_name("b")))
+        await wait_until_available(database)
         assert not losing.done()
         with pytest.raises(StoreUnavailable, match="conflicts with other transactions did not end"):
             await losing
-        assert await noted(database) == {"a", "b"}
+        assert await written_names(database) == {"a", "b"}
     assert tries[-1] - began >= module.CONTENDED_MAX_S - module.CONTENDED_PAUSE_MAX_S
     assert tries[-1] - tries[0] < module.CONTENDED_MAX_S
     ((level, said),) = logged(caplog)
@@ -104,12 +87,12 @@ async def test_a_write_that_always_loses_fails_alone_and_in_time(
     assert f"conflicted with other transactions {len(tries) - 1} times: " in said
 
 
-async def test_it_waits_longer_each_time_by_chance(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+async def test_the_wait_after_a_conflict_grows_and_is_random(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CONTENDED_BASE_S", 0.05)
     tries: list[float] = []
-    async with Database(database_url, lambda: NOW, Random(1)) as database:
+    async with Database(postgresql_url, lambda: NOW, Random(1)) as database:
         await database.write(fails("40P01", tries, times=4))
     chance = Random(1)
     pauses = [
@@ -122,12 +105,12 @@ async def test_it_waits_longer_each_time_by_chance(
     assert sum(gaps) < sum(pauses) + 1.0
 
 
-async def test_what_is_to_run_again_is_given_up_at_the_end(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_write_that_waits_to_be_retried_is_dropped_at_the_close(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_S", 0.2)
     tries: list[float] = []
-    async with replicas(database_url, 1) as (database,):
+    async with replicas(postgresql_url, 1) as (database,):
         losing = asyncio.create_task(database.write(fails("40P01", tries)))
         await until(lambda: len(tries) > 1)
     with pytest.raises(StoreUnavailable, match="closed"):
@@ -147,10 +130,12 @@ async def test_what_is_to_run_again_is_given_up_at_the_end(
         ("57014", False),  # took too long
     ],
 )
-async def test_what_counts_as_in_the_way(database_url: str, state: str, conflict: bool) -> None:
+async def test_which_errors_count_as_conflicts(
+    postgresql_url: str, state: str, conflict: bool
+) -> None:
     """Only such a failure is retried."""
     tries: list[float] = []
-    async with replicas(database_url, 1) as (database,):
+    async with replicas(postgresql_url, 1) as (database,):
         if conflict:
             await database.write(fails(state, tries, times=1))
         else:
@@ -182,10 +167,10 @@ def grow(*names: str) -> Callable[[Transaction], Awaitable[None]]:
     return work
 
 
-async def test_of_two_that_wait_for_each_other_both_are_written(database_url: str) -> None:
-    async with replicas(database_url, 2) as (one, other):
-        await one.write(note("a"))
-        await one.write(note("b"))
+async def test_of_two_deadlocked_writes_both_are_written(postgresql_url: str) -> None:
+    async with replicas(postgresql_url, 2) as (one, other):
+        await one.write(write_name("a"))
+        await one.write(write_name("b"))
         async with asyncio.timeout(SOON_S):
             await asyncio.gather(one.write(grow("a", "b")), other.write(grow("b", "a")))
         async with one.read() as connection:
@@ -193,8 +178,8 @@ async def test_of_two_that_wait_for_each_other_both_are_written(database_url: st
             assert found.scalars().all() == [2, 2]
 
 
-async def test_two_late_renewals_at_once_end_with_one_of_them_alive(database_url: str) -> None:
-    async with replicas(database_url, 2) as both:
+async def test_two_late_renewals_at_once_end_with_one_of_them_alive(postgresql_url: str) -> None:
+    async with replicas(postgresql_url, 2) as both:
         leases = [SqlLeaseStore(each) for each in both]
         for turn in range(4):
             names = [f"replica-{turn}-{n}" for n in range(2)]
@@ -228,26 +213,27 @@ async def overlapping(replicas: list[Database], *, operations: int, jobs: int, e
     assert await counts(replicas[0]) == (operations, operations, jobs, jobs)
 
 
-async def test_operations_that_share_jobs_are_all_stored(database_url: str) -> None:
-    async with replicas(database_url, 4) as all_of_them:
+async def test_operations_that_share_jobs_are_all_stored(postgresql_url: str) -> None:
+    async with replicas(postgresql_url, 4) as all_of_them:
         await overlapping(all_of_them, operations=120, jobs=100, each=50)
 
 
 async def test_operations_that_share_jobs_never_wait_for_each_other(
-    postgres: Server, database_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Server, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each transaction locks jobs in one order; here each has a single operation."""
     monkeypatch.setattr(module, "GROUP_MAX", 1)
-    async with replicas(database_url, 4) as all_of_them:
+    async with replicas(postgresql_url, 4) as all_of_them:
         await overlapping(all_of_them, operations=120, jobs=40, each=20)
     ((deadlocks,),) = await postgres.fetch(
-        "SELECT deadlocks FROM pg_stat_database WHERE datname = $1", make_url(database_url).database
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = $1",
+        make_url(postgresql_url).database,
     )
     assert deadlocks == 0
 
 
-async def test_those_that_share_a_transaction_lock_in_one_order(
-    database_url: str,
+async def test_writes_that_share_a_transaction_lock_in_one_order(
+    postgresql_url: str,
 ) -> None:
     ran: list[str] = []
 
@@ -257,7 +243,7 @@ async def test_those_that_share_a_transaction_lock_in_one_order(
 
         return run
 
-    async with replicas(database_url, 1) as (database,):
+    async with replicas(postgresql_url, 1) as (database,):
         names = ["c", "a", "", "b"]
         await asyncio.gather(*(database.write(work(name), locks_from=name) for name in names))
     assert ran == sorted(names)
@@ -266,8 +252,8 @@ async def test_those_that_share_a_transaction_lock_in_one_order(
 # --- rows that another session keeps locked ------------------------------------------------------
 
 
-async def test_what_is_locked_is_left_where_many_are_written_at_once(database_url: str) -> None:
-    async with replicas(database_url, 1) as (database,):
+async def test_locked_rows_are_skipped_by_writes_of_many_rows(postgresql_url: str) -> None:
+    async with replicas(postgresql_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
         store = PartitionStore(database, fence)
         await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
@@ -276,7 +262,7 @@ async def test_what_is_locked_is_left_where_many_are_written_at_once(database_ur
             await store.set_aside(row.id, ValueError("a fault"))
         due, until_at = [row.id for row in rows], later(60)
         again_at = later(10**9)
-        async with somebody(database_url) as connection:
+        async with another_session(postgresql_url) as connection:
             await connection.exec_driver_sql(
                 "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
             )
@@ -293,27 +279,27 @@ async def test_what_is_locked_is_left_where_many_are_written_at_once(database_ur
         }
 
 
-async def test_a_write_of_many_names_those_that_are_locked_and_no_loop_has_them(
-    database_url: str, caplog: pytest.LogCaptureFixture
+async def test_a_write_of_many_rows_names_the_locked_ones_and_no_loop_reads_them(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with replicas(database_url, 1) as (database,):
+    async with replicas(postgresql_url, 1) as (database,):
         (fence,) = await hold(database, PARTITION)
         store = PartitionStore(database, fence)
         await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
         rows = await to_sweep(store, 10)
         changes = [(row, decide(row, read(JobState.RUNNING), NOW, POLICY)) for row in rows]
-        async with somebody(database_url) as connection:
+        async with another_session(postgresql_url) as connection:
             await connection.exec_driver_sql(
                 "SELECT FROM terminations WHERE job_id = 'job-1' FOR UPDATE"
             )
             writing = asyncio.create_task(store.apply(changes, NOW))
-            await asyncio.gather(database.write(note("a")), database.write(note("b")))
+            await asyncio.gather(database.write(write_name("a")), database.write(write_name("b")))
             with pytest.raises(RowsLocked, match="is locked by another session") as caught:
                 await writing
             assert caught.value.termination_ids == {rows[0].id}
             assert [row.job_id for row in await to_sweep(store, 10)] == ["job-2"]
             assert not await store.let_go()
-            assert {"a", "b"} < await noted(database)
+            assert {"a", "b"} < await written_names(database)
             await connection.rollback()
         assert await store.let_go()
         assert [row.job_id for row in await to_sweep(store, 10)] == ["job-1", "job-2"]

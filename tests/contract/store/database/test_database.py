@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert, text
 
-from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database import database as module
 from orchestrator.store.database import sqlite
 from orchestrator.store.database.database import GROUP_MAX, Database
@@ -23,8 +23,9 @@ from orchestrator.store.database.dialect import READERS
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import partitions
-from tests.contract.store.test_store import submit
 from tests.support import HANG_S
+from tests.support.sqlite_refusals import refusal
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -126,24 +127,12 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 # --- upgrading -----------------------------------------------------------------------------------
 
 
-async def refusal(path: Path) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        await upgrade(f"sqlite+aiosqlite:///{path}")
-    for thread in threading.enumerate():
-        if "_connection_worker_thread" in thread.name:
-            # The driver ends the thread by itself, and needs this loop for that.
-            await asyncio.to_thread(thread.join)
-    (problem,) = caught.value.problems
-    assert problem.startswith(f"database.url: {path} cannot be used: ")
-    return problem
-
-
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     problem = await refusal(tmp_path / "nowhere" / "x.db")
     assert "unable to open database file; give the path of a database of this program" in problem
 
 
-async def test_a_database_that_somebody_else_writes(path: Path) -> None:
+async def test_a_database_that_another_process_writes(path: Path) -> None:
     with locked(path):
         problem = await refusal(path)
     assert "database is locked; another process holds its write lock" in problem
@@ -236,8 +225,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.store.database.database import Database
 from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.test_store import submit
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import submit
 from tests.unit.domain.build import NOW
 
 folder = Path(sys.argv[1])
@@ -350,7 +338,7 @@ async def test_a_log_that_was_moved_back_is_written_again(database: Database, pa
     assert await noted(database) == {"before", "after"}
 
 
-async def test_a_log_that_sqlite_empties_or_makes_anew_is_written_on(
+async def test_a_log_that_sqlite_empties_or_recreates_is_continued(
     database: Database, path: Path
 ) -> None:
     """SQLite does so at a checkpoint, and after the only connection was opened again."""
@@ -439,7 +427,7 @@ async def test_a_statement_that_is_wrong_is_a_fault_of_its_own(
     assert logged(caplog) == []
 
 
-async def test_a_write_whose_caller_has_gone_is_written_all_the_same(database: Database) -> None:
+async def test_a_write_whose_caller_was_cancelled_is_written(database: Database) -> None:
     (gone,) = await under_way(database, "gone")
     gone.cancel()
     await database.write(note("after"))
@@ -525,7 +513,7 @@ async def test_it_closes_while_its_disk_hangs(path: Path) -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 
-async def test_too_many_readers_are_told_to_come_again(database: Database) -> None:
+async def test_too_many_readers_get_an_error_that_asks_for_a_retry(database: Database) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(READERS):
             await stack.enter_async_context(database.read())
@@ -545,7 +533,7 @@ async def test_requests_leave_a_connection_to_the_loops(
         assert await noted(database) == set()
 
 
-async def test_reads_that_fail_are_told_when_they_begin_to_and_when_they_work_again(
+async def test_failing_reads_are_logged_when_they_begin_and_when_they_end(
     database: Database, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with moved(path, another=True):
@@ -560,7 +548,7 @@ async def test_reads_that_fail_are_told_when_they_begin_to_and_when_they_work_ag
     assert ends[1].startswith("database reads work again after ")
 
 
-async def test_too_many_readers_are_told_once(
+async def test_too_many_readers_are_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -573,7 +561,7 @@ async def test_too_many_readers_are_told_once(
     assert logged(caplog)[0][1] == "database reads fail: the database is read by too many at once"
 
 
-async def test_trouble_that_comes_and_goes_is_told_once(
+async def test_an_intermittent_outage_is_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For example if some connections work and others do not."""
@@ -602,7 +590,7 @@ async def test_a_reader_cancelled_as_its_turn_comes_hands_it_on(
         assert first.cancelled()
 
 
-async def test_nobody_waits_in_the_pool(database: Database) -> None:
+async def test_no_read_waits_in_the_pool(database: Database) -> None:
     """The pool may lose a cancellation."""
     database._read_slots = asyncio.Semaphore(READERS + 1)
     async with asyncio.timeout(HANG_S), AsyncExitStack() as stack:

@@ -14,19 +14,17 @@ from orchestrator.domain.errors import ConfigurationError, StoreUnavailable
 from orchestrator.store.database import database as module
 from orchestrator.store.database import postgresql
 from orchestrator.store.database.migrations import upgrade
-from tests.contract.store.database.test_contention import fails
-from tests.contract.store.database.test_postgresql import (
-    SOON_S,
-    Heard,
-    changed,
-    listens,
-    note,
-    noted,
-    notify,
-    replicas,
-    works,
-)
+from tests.support.notifications import Notifications, notify, wait_until_listening
 from tests.support.postgres import own_server
+from tests.support.postgresql_replicas import (
+    SOON_S,
+    changed,
+    fails,
+    replicas,
+    wait_until_available,
+    write_name,
+    written_names,
+)
 from tests.support.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
@@ -110,33 +108,33 @@ async def test_sessions_on_the_old_primary_are_replaced_at_once(
     """The address leads to the new primary, while sessions to the old one stay open."""
     monkeypatch.setattr(module, "LISTEN_AGAIN_S", 0.05)
     monkeypatch.setattr(postgresql, "STALLED_CHECK_S", 0.05)
-    heard = Heard()
+    received = Notifications()
     async with TcpProxy(primary.port) as proxy:
         address = changed(url, port=proxy.port)
-        async with replicas(address, 2) as (database, other), database.listening(heard.append):
-            await database.write(note("before"))
+        async with replicas(address, 2) as (database, other), database.listening(received.append):
+            await database.write(write_name("before"))
             assert await ports(database) == {primary.port}
-            await listens(other, heard)
+            await wait_until_listening(other, received)
             await catches_up(standby, primary)
             await promote(standby)
             proxy.lead_to(standby.port)
             try:
                 await takes_writes(primary, False)
                 began = time.monotonic()
-                await database.write(note("after"))
-                assert await noted(database) == {"before", "after"}
+                await database.write(write_name("after"))
+                assert await written_names(database) == {"before", "after"}
                 assert await ports(database) == {standby.port}
                 assert time.monotonic() - began < postgresql.CONNECT_TIMEOUT_S
-                await works(other)
+                await wait_until_available(other)
                 async with asyncio.timeout(SOON_S):
-                    while "again" not in heard:
+                    while "again" not in received:
                         await notify(other, "again")
                         await asyncio.sleep(0.02)
             finally:
                 await takes_writes(primary, True)
 
 
-async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+async def test_of_several_hosts_the_one_that_accepts_writes_is_used(
     primary: OwnServer, standby: OwnServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In any position, also if the first host does not answer at all."""
@@ -148,21 +146,21 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
         several = f"postgresql://postgres@{hosts}/{name}"
         await upgrade(several)
         async with replicas(several, 1) as (database,):
-            await database.write(note("before"))
+            await database.write(write_name("before"))
             assert await ports(database) == {primary.port}
             await catches_up(standby, primary)
             await asyncio.to_thread(primary.stop)
             try:
                 with pytest.raises(StoreUnavailable) as caught:
-                    await database.write(note("meanwhile"))
+                    await database.write(write_name("meanwhile"))
                 said = str(caught.value)
                 assert f"127.0.0.1:{silent.port} does not answer" in said
                 assert f"127.0.0.1:{standby.port} accepts no writes" in said
                 assert f"127.0.0.1:{primary.port} cannot be used" in said
                 await promote(standby)
-                await works(database)
-                await database.write(note("after"))
-                assert await noted(database) == {"before", "after"}
+                await wait_until_available(database)
+                await database.write(write_name("after"))
+                assert await written_names(database) == {"before", "after"}
                 assert await ports(database) == {standby.port}
             finally:
                 silent.blackhole(False)
@@ -177,7 +175,7 @@ async def test_a_standby_alone_is_refused_at_the_start(standby: OwnServer, url: 
 
 
 @pytest.mark.parametrize("state", ["25006", "57P01", "57P02", "57P03", "57P05"])
-async def test_a_session_of_no_more_use_is_replaced_and_the_write_runs_again(
+async def test_an_unusable_session_is_replaced_and_the_write_runs_again(
     url: str, state: str
 ) -> None:
     """Also if a pooler returns the error and keeps the session open."""

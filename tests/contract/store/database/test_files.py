@@ -15,7 +15,7 @@ from orchestrator.store.database.migrations import upgrade
 from orchestrator.store.database.process_lock import only_process
 from orchestrator.store.database.url import dialect_of
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.database.test_database import refusal
+from tests.support.sqlite_refusals import refusal
 from tests.unit.domain.build import NOW
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _generous() -> Iterator[None]:
-    """A service manager whose umask lets everybody read new files."""
+    """A service manager whose umask lets all users read new files."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -62,7 +62,7 @@ def modes(folder: Path) -> dict[str, int]:
 SUFFIXES = ("", "-wal", "-shm", ".lock")
 
 
-async def test_nobody_else_can_read_them(path: Path, named: Path) -> None:
+async def test_other_users_cannot_read_them(path: Path, named: Path) -> None:
     url = url_of(named)
     with only_process(url):
         await upgrade(url)
@@ -71,7 +71,7 @@ async def test_nobody_else_can_read_them(path: Path, named: Path) -> None:
             assert modes(path.parent) == {f"{path.name}{suffix}": 0o600 for suffix in SUFFIXES}
 
 
-async def test_those_that_others_could_read_are_closed_to_them_and_it_is_told(
+async def test_those_that_others_could_read_become_private_and_that_is_logged(
     path: Path, named: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = url_of(named)
@@ -164,7 +164,7 @@ async def test_a_link_that_leads_elsewhere_now_is_noticed(path: Path) -> None:
             await records.ping()
 
 
-async def test_it_is_told_whether_it_is_new(path: Path, named: Path) -> None:
+async def test_the_upgrade_reports_whether_the_database_is_new(path: Path, named: Path) -> None:
     first, second = await upgrade(url_of(named)), await upgrade(url_of(named))
     assert str(first) == f"{named}: created, at schema revision {first.revision}"
     assert str(second) == f"{named}: at schema revision {first.revision}"

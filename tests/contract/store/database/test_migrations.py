@@ -281,7 +281,7 @@ async def test_nonsense_is_refused(
 
 
 @pytest.mark.parametrize(("table", "check", "changes"), NONSENSE, ids=named)
-async def test_nothing_but_the_one_check_stands_against_it(
+async def test_only_the_one_check_refuses_it(
     upgraded: Engine, table: str, check: str, changes: dict[str, Any]
 ) -> None:
     with upgraded.begin() as connection:
@@ -364,7 +364,7 @@ async def test_a_caller_uses_an_idempotency_key_once(upgraded: Engine) -> None:
     )
 
 
-async def test_another_caller_may_use_the_same_key_and_nobody_needs_one(upgraded: Engine) -> None:
+async def test_another_caller_may_use_the_same_key_and_a_key_is_optional(upgraded: Engine) -> None:
     put_all(
         upgraded,
         ("operations", {"idempotency_key": "k"}),
@@ -429,7 +429,7 @@ async def test_nothing_is_said_about_what_is_not_there(
     assert refused(upgraded, table, **changes) == "FOREIGN KEY constraint failed"
 
 
-async def test_tables_without_a_schema_revision_are_refused_and_told_as_such(
+async def test_tables_without_a_schema_revision_are_refused_with_that_reason(
     upgraded: Engine, database_url: str
 ) -> None:
     with upgraded.begin() as connection:

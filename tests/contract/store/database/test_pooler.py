@@ -33,9 +33,8 @@ from orchestrator.store.database.url import dialect_of
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit, to_sweep
 from tests.support.leases import HOUR_S
+from tests.support.stored_operations import PARTITION, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ async def test_many_upgrade_at_once(postgres: Server, empty: tuple[str, str]) ->
     assert await left_behind(postgres, empty[0]) == CLEAN
 
 
-async def test_a_job_is_brought_down(
+async def test_a_job_is_terminated(
     postgres: Server, urls: tuple[str, str], replicas: list[Database]
 ) -> None:
     database, other, _ = replicas
@@ -205,8 +204,8 @@ async def test_a_job_is_brought_down(
     queued = {each.job_id: each for each in await to_sweep(store, 10)}
     await store.postpone([queued["job-2"].id], later(99))
     seen = read(JobState.RUNNING, LIVE, at=later(1))
-    looked = decide(queued["job-1"], seen, later(1), POLICY)
-    await store.apply([(queued["job-1"], looked)], later(1))
+    polled = decide(queued["job-1"], seen, later(1), POLICY)
+    await store.apply([(queued["job-1"], polled)], later(1))
     (ready, _) = await to_sweep(store, 10)
     started = decide(ready, CallStarted(), later(2), POLICY)
     attempt = NewAttempt(action="TerminateJob", target="job-1", sent_at=later(2))
@@ -225,7 +224,7 @@ async def test_a_job_is_brought_down(
     assert await left_behind(postgres, urls[0]) == CLEAN
 
 
-async def test_leases_pass_on(replicas: list[Database]) -> None:
+async def test_leases_pass_to_another_replica(replicas: list[Database]) -> None:
     one, other = (SqlLeaseStore(each) for each in replicas[:2])
     await asyncio.gather(one.join("a", [PARTITION], HOUR_S), other.join("b", [PARTITION], HOUR_S))
     taken = await asyncio.gather(one.take("a", {PARTITION: 0}), other.take("b", {PARTITION: 0}))
@@ -266,7 +265,7 @@ async def test_many_at_once(
     assert await left_behind(postgres, urls[0]) == CLEAN
 
 
-async def test_listening_does_no_harm(
+async def test_listening_causes_no_errors(
     replicas: list[Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Behind a pooler all notifications may be lost."""

@@ -51,14 +51,14 @@ async def refusing(code: str, message: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("code", PASSING)
-async def test_what_passes_is_waited_for(code: str) -> None:
+async def test_a_temporary_error_is_waited_for(code: str) -> None:
     async with refusing(code, PASSING[code]) as url:
         with pytest.raises(StoreUnavailable, match=PASSING[code]):
             await upgrade(url)
 
 
 @pytest.mark.parametrize("code", FOR_GOOD)
-async def test_what_only_a_person_can_mend_is_not(code: str) -> None:
+async def test_an_error_that_needs_manual_action_is_not_waited_for(code: str) -> None:
     async with refusing(code, FOR_GOOD[code]) as url:
         with pytest.raises(ConfigurationError, match=FOR_GOOD[code]):
             await upgrade(url)

@@ -20,8 +20,7 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import UtcDateTime, instances, partitions, terminations
 from orchestrator.store.schema import clock_steps as steps
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import PARTITION, submit
 from tests.unit.domain.build import NOW, termination
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ async def test_after_any_step_reads_and_calls_are_planned_for_now(
 
 
 @pytest.mark.parametrize("steps", [[-STEP_S], [60], [STEP_S], [60, 0]])
-async def test_what_is_to_begin_later_begins_then(
+async def test_a_later_start_follows_the_step_of_the_clock(
     database: Database, base: datetime, steps: list[int]
 ) -> None:
     not_before = await clock(database) + 10 * HOUR
@@ -372,7 +371,7 @@ async def kept(database: Database) -> Row:
         return dict((await connection.execute(select(steps))).mappings().one())
 
 
-async def started_anew(database: Database) -> SqlLeaseStore:
+async def restarted(database: Database) -> SqlLeaseStore:
     leases = SqlLeaseStore(database)
     await leases.leave("a replica")
     await leases.join("another", [PARTITION], 60.0)
@@ -385,7 +384,7 @@ async def test_a_clock_that_went_on_while_no_replica_lived_made_no_step(
 ) -> None:
     await see(database, ahead_s)
     since = await clock(database)
-    await started_anew(database)
+    await restarted(database)
     row = await kept(database)
     assert row["steps_s"] == 0
     assert since <= row["began_at"] == row["seen_at"] <= await clock(database)
@@ -400,7 +399,7 @@ async def test_all_times_follow_a_clock_that_was_put_back_while_no_replica_lived
     before = (await stored(database))["live"]
     await wrote(database, update(steps).values(began_at=base + HOUR + HOUR, away_s=away_s))
     await see(database, STEP_S)
-    await started_anew(database)
+    await restarted(database)
     row, after = await kept(database), (await stored(database))["live"]
     assert (row["steps_s"], row["away_s"], row["began_at"]) == (0, 0, row["seen_at"])
     by_s = (after["give_up_from"] - before["give_up_from"]).total_seconds()
@@ -415,7 +414,7 @@ async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
     before = (await stored(database))["live"]
     await note(database, 0, -STEP_S)
     await see(database, -since_s)
-    await started_anew(database)
+    await restarted(database)
     row, by_s = await kept(database), STEP_S if undone else 0
     assert (row["steps_s"], row["began_at"]) == (0, row["seen_at"])
     assert max(0, since_s - by_s) <= row["away_s"] <= max(0, since_s - by_s) + 2
@@ -424,12 +423,12 @@ async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
 
 
 @pytest.mark.parametrize("step_s", [STEP_S, -STEP_S])
-async def test_a_step_that_was_noted_is_followed_before_the_sum_begins_anew(
+async def test_a_recorded_step_is_followed_before_the_sum_restarts(
     database: Database, base: datetime, step_s: int
 ) -> None:
     before = await stored(database)
     await note(database, 0, step_s)
-    await started_anew(database)
+    await restarted(database)
     moved, after = Moved(base, step_s, step_s), await stored(database)
     assert [after[job]["give_up_from"] for job in ("live", "elsewhere")] == [
         moved.live(before[job])["give_up_from"] for job in ("live", "elsewhere")
@@ -440,12 +439,12 @@ async def test_a_step_that_was_noted_is_followed_before_the_sum_begins_anew(
 
 async def test_nothing_is_noted_before_any_replica_lived(database: Database) -> None:
     await wrote(database, update(steps).values(seen_at=None))
-    await started_anew(database)
+    await restarted(database)
     row = await kept(database)
     assert (row["steps_s"], row["away_s"]) == (0, clock_steps.UNKNOWN_S)
 
 
-async def test_a_step_back_is_noted_once_whoever_dies_around_it(database: Database) -> None:
+async def test_a_step_back_is_recorded_once_even_if_replicas_die(database: Database) -> None:
     """By a replica that is live and sees it, or by the next one that starts."""
     standing = await SqlLeaseStore(database).renew("a replica", 60.0)
     assert standing is not None
@@ -455,5 +454,5 @@ async def test_a_step_back_is_noted_once_whoever_dies_around_it(database: Databa
     await SqlLeaseStore(database).renew("a replica", 60.0)
     assert (await kept(database))["seen_at"] == ahead
     await note(database, 0, -STEP_S)
-    await started_anew(database)
+    await restarted(database)
     assert await noted(database) == 0

@@ -18,14 +18,8 @@ from orchestrator.domain.model.machine_capture import LIVE, Capture, ended, with
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import instances
-from tests.contract.store.partition.test_machine_captures import (
-    TASK,
-    capture,
-    found,
-    instance,
-    page,
-)
-from tests.contract.store.test_store import submit
+from tests.support.captures import TASK, capture, found, instance, page
+from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
@@ -85,7 +79,7 @@ async def escalated(
     await store_fields(database, await found(records, ID), **(ESCALATED | known))
 
 
-async def looked_up(database: Database, index: int, sight: MachineStatus) -> None:
+async def store_status(database: Database, index: int, sight: MachineStatus) -> None:
     async def work(transaction: Transaction) -> None:
         this = instances.c.instance_index == index
         await transaction.execute(update(instances).where(this).values(machine=sight))
@@ -93,7 +87,7 @@ async def looked_up(database: Database, index: int, sight: MachineStatus) -> Non
     await database.write(work)
 
 
-async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
+async def test_escalated_instances_are_rescanned_until_a_read_has_begun_since(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
@@ -107,14 +101,14 @@ async def test_what_is_escalated_is_read_anew_until_a_reading_has_begun_since(
     assert await to_read(store) == [ID], "fewer are live since"
 
 
-async def test_too_many_live_ones_are_not_read_anew(
+async def test_too_many_live_instances_are_not_rescanned(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database, instances=InstanceCounters(running=5001))
     assert await to_read(store) == []
 
 
-async def test_a_person_who_asks_has_them_read_anew_once_in_a_while(
+async def test_watched_instances_are_rescanned_at_intervals(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -173,7 +167,7 @@ async def test_each_live_instance_is_called_once_a_round(
     assert straggler.target == "a/2"
 
 
-async def test_a_reading_that_fails_for_good_ends_its_round_and_no_other(
+async def test_a_read_that_fails_permanently_ends_its_round_and_no_other(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
@@ -266,7 +260,7 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     done = with_page(begun, seen, later(12))
     await store.instances.read(await found(records, ID), done, seen, due_at=None)
     for index, sight in ((1, MachineStatus.UP), (2, MachineStatus.GONE), (3, MachineStatus.NODE)):
-        await looked_up(database, index, sight)
+        await store_status(database, index, sight)
     called = []
     while isinstance(straggler := await store.instances.next_escalation_target(), Straggler):
         called.append((straggler.action, straggler.target))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,8 @@ from orchestrator.store.database.database import Database
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import only, ready_to_call, start, submit, to_sweep
+from tests.support.clock import ManualClock
+from tests.support.stored_operations import PARTITION, only, ready_to_call, start, submit, to_sweep
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -41,20 +41,12 @@ LEASE_S = 100.0
 """Far longer than a test takes: the server's clock advances while the test's does not."""
 
 
-@dataclass(slots=True)
-class Clock:
-    """The test's clock, until the database turns out to have its own."""
-
-    time: datetime = NOW
-
-    def now(self) -> datetime:
-        return self.time
-
-
 @dataclass(frozen=True, slots=True)
-class World:
+class LeaseWorld:
+    """A database with leases, and its clock: the test's, unless the database has its own."""
+
     database: Database
-    clock: Clock
+    clock: ManualClock
 
     @property
     def leases(self) -> SqlLeaseStore:
@@ -63,7 +55,7 @@ class World:
     async def passes(self, seconds: float) -> None:
         """Let time pass; if the clock is the server's, move all stored deadlines instead."""
         if not self.database.dialect.shared:
-            self.clock.time += timedelta(seconds=seconds)
+            self.clock.advance(seconds)
             return
 
         async def work(transaction: Transaction) -> None:
@@ -107,13 +99,13 @@ class World:
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    clock = Clock()
+async def world(database_url: str) -> AsyncIterator[LeaseWorld]:
+    clock = ManualClock()
     async with Database(database_url, clock.now) as database:
-        yield World(database, clock)
+        yield LeaseWorld(database, clock)
 
 
-async def take(world: World, replica: str, *names: str) -> list[FencingToken]:
+async def take(world: LeaseWorld, replica: str, *names: str) -> list[FencingToken]:
     held = await world.held()
     return await world.leases.take(replica, {name: held[name][1] for name in names})
 
@@ -121,7 +113,7 @@ async def take(world: World, replica: str, *names: str) -> list[FencingToken]:
 # --- live replicas -------------------------------------------------------------------------------
 
 
-async def test_who_joins_lives_and_holds_nothing(world: World) -> None:
+async def test_a_replica_that_joins_is_live_and_holds_nothing(world: LeaseWorld) -> None:
     await world.leases.join("a", {"p2", "p1"}, LEASE_S)
     standing = await world.leases.renew("a", LEASE_S)
     assert standing is not None
@@ -131,7 +123,9 @@ async def test_who_joins_lives_and_holds_nothing(world: World) -> None:
     assert standing.next_expiry_s == math.inf
 
 
-async def test_partitions_that_are_known_stay_as_they_are_when_another_joins(world: World) -> None:
+async def test_partitions_that_are_known_stay_as_they_are_when_another_joins(
+    world: LeaseWorld,
+) -> None:
     await world.leases.join("a", ["p1"], LEASE_S)
     await take(world, "a", "p1")
     await world.leases.join("b", ["p1", "p2"], LEASE_S)
@@ -141,7 +135,7 @@ async def test_partitions_that_are_known_stay_as_they_are_when_another_joins(wor
     assert await world.lives() == ({"a", "b"} if shared else {"b"})
 
 
-async def test_many_join_at_once(world: World) -> None:
+async def test_many_join_at_once(world: LeaseWorld) -> None:
     names = [f"p{number}" for number in range(5)]
     await asyncio.gather(
         *(world.leases.join(replica, names, LEASE_S) for replica in "abcdefgh"),
@@ -150,7 +144,7 @@ async def test_many_join_at_once(world: World) -> None:
     assert len(await world.lives()) == (8 if world.database.dialect.shared else 1)
 
 
-async def test_a_renewal_puts_the_end_off(world: World) -> None:
+async def test_a_renewal_extends_the_lease(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     for _ in range(3):
         await world.passes(0.9 * LEASE_S)
@@ -159,7 +153,7 @@ async def test_a_renewal_puts_the_end_off(world: World) -> None:
     assert await world.lives() == {"a", "b"}
 
 
-async def test_who_has_expired_is_dead_once_another_renews(world: World) -> None:
+async def test_an_expired_replica_is_dead_once_another_renews(world: LeaseWorld) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     await take(world, "a", "p1")
     await take(world, "b", "p2")
@@ -176,7 +170,9 @@ async def test_who_has_expired_is_dead_once_another_renews(world: World) -> None
     assert await world.leases.take("b", {"p1": 1}) == [FencingToken("p1", 2)]
 
 
-async def test_a_late_renewal_finds_nothing_once_somebody_saw_it_dead(world: World) -> None:
+async def test_a_late_renewal_finds_nothing_once_another_replica_saw_the_expiry(
+    world: LeaseWorld,
+) -> None:
     await world.live("p1", replicas=("a", "b"), lease_s=1.0)
     await world.leases.renew("b", LEASE_S)
     await world.passes(2.0)
@@ -185,7 +181,9 @@ async def test_a_late_renewal_finds_nothing_once_somebody_saw_it_dead(world: Wor
     assert await world.lives() == {"b"}
 
 
-async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: World) -> None:
+async def test_a_late_renewal_that_no_replica_noticed_keeps_its_partitions(
+    world: LeaseWorld,
+) -> None:
     await world.live("p1", replicas=("a", "b"))
     (fence,) = await take(world, "a", "p1")
     await world.passes(2 * LEASE_S)
@@ -196,7 +194,7 @@ async def test_a_late_renewal_that_nobody_noticed_keeps_all_it_held(world: World
     await PartitionStore(world.database, fence).set_health(None, None)
 
 
-async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: World) -> None:
+async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: LeaseWorld) -> None:
     for _ in range(5):
         await world.live("p1", replicas=("a", "b"))
         await world.passes(2 * LEASE_S)
@@ -209,12 +207,12 @@ async def test_of_two_late_renewals_at_once_one_finds_itself_dead(world: World) 
             await world.leases.leave(replica)
 
 
-async def test_who_never_joined_lives_not(world: World) -> None:
+async def test_a_replica_that_never_joined_is_not_live(world: LeaseWorld) -> None:
     assert await world.leases.renew("nobody", LEASE_S) is None
     assert await world.lives() == set()
 
 
-async def test_the_next_to_expire_is_another_one_and_the_soonest(world: World) -> None:
+async def test_the_next_to_expire_is_another_one_and_the_soonest(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("b",), lease_s=50.0)
     await world.live("p1", replicas=("c",), lease_s=70.0)
     await world.live("p1", replicas=("a",), lease_s=1.0)
@@ -226,8 +224,8 @@ async def test_the_next_to_expire_is_another_one_and_the_soonest(world: World) -
 
 
 @pytest.mark.parametrize(("lasts_s", "live"), [(1.9 * LEASE_S, True), (2.1 * LEASE_S, False)])
-async def test_a_lease_of_before_the_clock_was_put_back_is_over(
-    world: World, lasts_s: float, *, live: bool
+async def test_a_lease_from_before_the_clock_was_set_back_has_ended(
+    world: LeaseWorld, lasts_s: float, *, live: bool
 ) -> None:
     await world.live("p1", replicas=("a",))
     await world.live("p1", replicas=("b",), lease_s=lasts_s)
@@ -238,7 +236,7 @@ async def test_a_lease_of_before_the_clock_was_put_back_is_over(
     assert await world.lives() == ({"a", "b"} if live else {"a"})
 
 
-async def test_who_leaves_has_given_everything_back(world: World) -> None:
+async def test_a_replica_that_leaves_has_released_everything(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     await take(world, "a", "p1")
     await world.leases.leave("a")
@@ -253,7 +251,7 @@ async def test_who_leaves_has_given_everything_back(world: World) -> None:
 # --- holding -------------------------------------------------------------------------------------
 
 
-async def test_of_many_takers_one_gets_a_partition(world: World) -> None:
+async def test_of_many_takers_one_gets_a_partition(world: LeaseWorld) -> None:
     takers = [f"replica-{number}" for number in range(8)]
     await world.live("p1", "p2", replicas=tuple(takers))
     taken = await asyncio.gather(
@@ -266,14 +264,14 @@ async def test_of_many_takers_one_gets_a_partition(world: World) -> None:
     assert await world.held() == {name: (holders[name], 1) for name in ("p1", "p2")}
 
 
-async def test_only_what_is_as_it_was_read_is_taken(world: World) -> None:
+async def test_only_partitions_unchanged_since_they_were_read_are_taken(world: LeaseWorld) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     await take(world, "a", "p1")
     assert await world.leases.take("b", {"p1": 0, "p2": 0, "p3": 0}) == [FencingToken("p2", 1)]
     assert await world.held() == {"p1": ("a", 1), "p2": ("b", 1)}
 
 
-async def test_what_is_given_back_is_free_at_once_and_keeps_its_epoch(world: World) -> None:
+async def test_a_released_partition_is_free_at_once_and_keeps_its_epoch(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     (fence,) = await take(world, "a", "p1")
     await world.leases.release(fence)
@@ -281,7 +279,7 @@ async def test_what_is_given_back_is_free_at_once_and_keeps_its_epoch(world: Wor
     assert await world.leases.take("b", {"p1": 1}) == [FencingToken("p1", 2)]
 
 
-async def test_what_has_passed_on_cannot_be_given_back(world: World) -> None:
+async def test_a_partition_held_by_another_replica_cannot_be_released(world: LeaseWorld) -> None:
     await world.live("p1", replicas=("a", "b"))
     (stale,) = await take(world, "a", "p1")
     await take(world, "b", "p1")
@@ -289,7 +287,7 @@ async def test_what_has_passed_on_cannot_be_given_back(world: World) -> None:
     assert await world.held() == {"p1": ("b", 2)}
 
 
-async def test_partitions_of_one_replica_pass_on_one_by_one(world: World) -> None:
+async def test_partitions_of_one_replica_pass_on_one_by_one(world: LeaseWorld) -> None:
     await world.live("p1", "p2", "p3", replicas=("a", "b"))
     p1, p2, p3 = await take(world, "a", "p1", "p2", "p3")
     await world.leases.release(p1)
@@ -304,7 +302,9 @@ async def test_partitions_of_one_replica_pass_on_one_by_one(world: World) -> Non
 @pytest.mark.parametrize(
     "fence", [FencingToken("p1", 0), FencingToken("p1", 1), FencingToken("p2", 0)]
 )
-async def test_what_nobody_holds_is_held_by_nobody(world: World, fence: FencingToken) -> None:
+async def test_a_free_partition_accepts_no_fencing_token(
+    world: LeaseWorld, fence: FencingToken
+) -> None:
     await world.live("p1", replicas=("a",))
 
     async def work(transaction: Transaction) -> None:
@@ -314,7 +314,7 @@ async def test_what_nobody_holds_is_held_by_nobody(world: World, fence: FencingT
         await world.database.write(work)
 
 
-async def test_each_fence_of_a_transaction_is_asked_for(world: World) -> None:
+async def test_each_fencing_token_of_a_transaction_is_checked(world: LeaseWorld) -> None:
     await world.live("p1", "p2", replicas=("a", "b"))
     mine, lost = await take(world, "a", "p1", "p2")
     await take(world, "b", "p2")
@@ -414,7 +414,7 @@ WRITES = [
 ]
 
 
-async def lose(world: World, fence: FencingToken, how: str) -> None:
+async def lose(world: LeaseWorld, fence: FencingToken, how: str) -> None:
     if how == "given back":
         await world.leases.release(fence)
     else:
@@ -423,8 +423,8 @@ async def lose(world: World, fence: FencingToken, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["given back", "passed on"])
 @pytest.mark.parametrize("ready", WRITES)
-async def test_no_write_of_who_has_lost_the_lease_changes_anything(
-    world: World, ready: Ready, how: str
+async def test_no_write_changes_anything_after_the_lease_is_lost(
+    world: LeaseWorld, ready: Ready, how: str
 ) -> None:
     await world.live(PARTITION, OTHER, replicas=("a", "b"))
     (fence,) = await take(world, "a", PARTITION)
@@ -439,7 +439,7 @@ async def test_no_write_of_who_has_lost_the_lease_changes_anything(
 
 
 @pytest.mark.parametrize("ready", WRITES)
-async def test_each_of_these_writes_changes_something(world: World, ready: Ready) -> None:
+async def test_each_of_these_writes_changes_something(world: LeaseWorld, ready: Ready) -> None:
     """While the lease is held; otherwise the test above would prove nothing."""
     await world.live(PARTITION, replicas=("a", "b"))
     (fence,) = await take(world, "a", PARTITION)
@@ -452,7 +452,7 @@ async def test_each_of_these_writes_changes_something(world: World, ready: Ready
 
 @pytest.mark.parametrize("how", ["given back", "passed on"])
 async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
-    world: World, how: str
+    world: LeaseWorld, how: str
 ) -> None:
     await world.live(PARTITION, OTHER, replicas=("a", "b"))
     lost, mine = await take(world, "a", PARTITION, OTHER)
@@ -477,7 +477,9 @@ async def test_a_lost_lease_fails_no_write_that_shared_its_transaction(
 # --- handing over --------------------------------------------------------------------------------
 
 
-async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(world: World) -> None:
+async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(
+    world: LeaseWorld,
+) -> None:
     await world.live(PARTITION, "main@new", replicas=("a",))
     old, new = await take(world, "a", PARTITION, "main@new")
     records = SqlRecords(world.database, lambda: NOW)

@@ -1,4 +1,4 @@
-"""Instances and their machines: stored page by page, looked up together."""
+"""Instances and their machines: stored page by page, read together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.domain.model.batch_job import (
-    InstanceCounters,
-    InstanceSeen,
-    JobState,
-    TaskPage,
-    TaskSeen,
-    TaskSubmitted,
-)
+from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts, MachineStatus
-from orchestrator.domain.model.machine_capture import Capture, with_page
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit, to_sweep
+from orchestrator.domain.model.machine_capture import Capture
+from tests.support.captures import NODES, TASK, capture, found, instance, page
+from tests.support.stored_operations import PARTITION, submit, to_sweep
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
@@ -33,51 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.store.partition.partition_store import PartitionStore
     from orchestrator.store.records.queries import SqlRecords
 
-TASK, NODES = TaskSubmitted(name="a", instances=4), TaskSubmitted(name="b", instances=4, env_id="e")
 STOPPED: dict[str, Any] = {"state": State.SETTLING, "settle_until": later(30), "evidence": 3}
-
-
-def instance(index: int, machine_id: str | None = None, **shown: Any) -> InstanceSeen:
-    values: dict[str, Any] = {"state": JobState.RUNNING} | shown
-    return InstanceSeen(index=index, machine_id=machine_id, **values)
-
-
-def page(*instances: InstanceSeen) -> TaskPage:
-    return TaskPage(
-        observed_at=NOW,
-        task=TaskSeen(name="a", instances=InstanceCounters(running=len(instances))),
-        instances=instances,
-        rows=len(instances),
-        instances_total=None,
-    )
-
-
-async def found(records: SqlRecords, termination_id: str) -> Termination:
-    record = await records.termination(termination_id)
-    assert record is not None
-    return record.termination
-
-
-async def capture(
-    store: PartitionStore,
-    records: SqlRecords,
-    job_id: str,
-    *instances: InstanceSeen,
-    task: TaskSubmitted = TASK,
-    run: int = 1,
-    began_at: datetime | None = None,
-) -> Termination:
-    """Capture a run of the job in one page."""
-    before = await found(records, f"trm_1_{job_id}")
-    begun = Capture(run=run, tasks=(task,), began_at=began_at)
-    await store.instances.capture(before, begun, awaits=True)
-    before = await found(records, before.id)
-    assert before.captures.machines is not None
-    read = page(*instances)
-    await store.instances.capture(
-        before, with_page(before.captures.machines, read, NOW), read, awaits=False
-    )
-    return await found(records, before.id)
 
 
 async def due(store: PartitionStore, *, at: float = 0.0, limit: int = 100) -> list[str]:
@@ -88,7 +37,7 @@ async def due(store: PartitionStore, *, at: float = 0.0, limit: int = 100) -> li
 async def see(
     store: PartitionStore, sight: MachineStatus | None, *, at: float = 0.0
 ) -> list[CapturedMachine]:
-    """Look up all machines that are due, and store this status for each."""
+    """Read all machines that are due, and store this status for each."""
     machines = await store.instances.machines_due(later(at), later(at - 5), 100)
     await store.instances.machines_seen([(machine, sight) for machine in machines], later(at))
     return machines
@@ -228,7 +177,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
 # --- looking up ----------------------------------------------------------------------------------
 
 
-async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down(
+async def test_machines_are_read_once_early_and_then_when_their_job_has_stopped(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -239,7 +188,7 @@ async def test_machines_are_looked_up_once_early_and_then_when_their_job_is_down
     await store.instances.machines_seen([(early, MachineStatus.UP)], NOW)
     assert await due(store, at=60) == []
     await store_fields(database, job, **STOPPED)
-    assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it was down"
+    assert await due(store, at=1) == ["ins-2", "ins-1"], "seen before it had stopped"
     both = await store.instances.machines_due(later(1), later(1 - 5), 10)
     await store.instances.machines_seen([(machine, MachineStatus.UP) for machine in both], later(1))
     assert await due(store, at=5.9) == []
@@ -285,7 +234,7 @@ async def test_what_was_seen_is_counted(
     assert await due(store, at=99) == []
 
 
-async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
+async def test_a_job_is_polled_once_the_last_of_its_machines_is_gone(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -298,7 +247,7 @@ async def test_a_job_is_looked_at_once_the_last_of_its_machines_is_gone(
     assert (await found(records, job.id)).schedule.next_poll_at == later(2)
 
 
-async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_window(
+async def test_machines_that_were_gone_are_read_again_after_the_settle_window(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")
@@ -312,8 +261,8 @@ async def test_machines_that_were_gone_are_looked_up_again_after_the_settle_wind
     first, second = await store.instances.machines_due(NOW, NOW, 10)
     assert (await sighted(first, MachineStatus.GONE, 1)).machines.all_observed_at is None
     job = await sighted(second, MachineStatus.TERMINATED, 2)
-    assert job.machines.all_observed_at == later(1), "the one that was looked up the longest ago"
-    assert await due(store, at=99) == [], "nobody has asked yet"
+    assert job.machines.all_observed_at == later(1), "the one that was read the longest ago"
+    assert await due(store, at=99) == [], "no caller has asked yet"
     job = await store_fields(database, job, confirm_from=later(30), next_poll_at=later(60))
     assert await due(store, at=29.9) == []
     assert await due(store, at=30) == ["ins-1", "ins-2"]
@@ -371,7 +320,7 @@ async def test_one_call_is_for_the_machines_of_one_region_and_any_number_of_jobs
     assert await due(store) == ["ins-3"]
 
 
-async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
+async def test_nodes_and_hidden_machines_are_not_read(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
@@ -397,7 +346,7 @@ async def test_nodes_and_machines_that_are_hidden_are_not_looked_up(
     assert hidden.partition == PARTITION
 
 
-async def test_instances_are_listed_by_what_is_known_of_them(
+async def test_instances_are_listed_by_state_and_machine(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
@@ -422,7 +371,7 @@ async def test_instances_are_listed_by_what_is_known_of_them(
     assert await listed(after=2) == [2]
     assert await listed(states=[JobState.STARTING]) == [1]
     assert await listed(states=[]) == []
-    assert await listed(machine=MachineStatus.UP) == [1], "it is looked up first"
+    assert await listed(machine=MachineStatus.UP) == [1], "it is read first"
 
 
 async def test_machines_that_are_left_out_are_not_due(

@@ -21,8 +21,7 @@ from orchestrator.services.certification import Certification
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.operation_history import SqlHistories
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import SUBMISSION, only, submit, to_sweep
+from tests.support.stored_operations import PARTITION, SUBMISSION, only, submit, to_sweep
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ async def stored(records: SqlRecords, job_id: str = "job-1") -> list[Termination
     return await records.terminations(after=0, limit=100, job_id=job_id)
 
 
-async def test_one_that_is_down_is_watched_from_its_end_on(
+async def test_a_stopped_job_is_watched_from_its_end_on(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", revival_watch_s=60.0)
@@ -94,7 +93,7 @@ async def test_one_that_is_down_is_watched_from_its_end_on(
     assert await store.due_for_revival_check(later(9999), 10) == []
 
 
-async def test_one_that_nobody_has_watched_or_that_did_not_come_down_is_not(
+async def test_unwatched_jobs_and_jobs_that_did_not_stop_are_not_watched(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
@@ -157,7 +156,7 @@ async def test_only_what_is_due_is_read(database: Database) -> None:
     assert "USING INDEX ix_terminations_revival (partition=? AND" in step.detail
 
 
-async def test_a_revival_is_told_in_the_chain_and_the_certificate_says_so(
+async def test_a_revival_is_recorded_in_the_chain_and_in_the_certificate(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     operation_id = await submit(records, 1, "job-1", revival_watch_s=60.0)
@@ -200,7 +199,7 @@ async def test_that_it_ran_and_ended_is_certified_too(
     assert made.data.count(b"it had run again and ended when it was observed at") == 1
 
 
-async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked(
+async def test_a_clock_that_was_set_back_extends_no_revival_watch(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
@@ -214,7 +213,7 @@ async def test_a_clock_that_was_put_back_keeps_no_job_down_for_longer_than_asked
     assert operation.reterminate_for_s == 600.0
 
 
-async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
+async def test_a_revived_job_is_terminated_again_for_the_longest_request(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", revival_watch_s=3600.0)
@@ -244,17 +243,17 @@ async def test_a_job_is_brought_down_again_by_who_asked_for_it_longest(
     ]
 
 
-async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_as_well(
+async def test_an_instance_that_runs_again_under_a_finished_job_is_terminated_as_well(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     counted = read(JobState.FAILED, LIVE, at=later(10))
-    looks = [
+    checks = [
         check_counted(each, counted, later(10))
         for each in await store.due_for_revival_check(later(10), 10)
     ]
-    await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+    await store.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)
     old, new = await stored(records)
     assert old.termination.watch.revival == Revival(
         at=later(10),
@@ -264,7 +263,7 @@ async def test_an_instance_that_runs_again_under_a_finished_job_is_brought_down_
     )
 
 
-async def test_it_is_brought_down_so_many_times_in_a_row(
+async def test_a_job_is_terminated_again_up_to_the_limit(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
@@ -278,7 +277,7 @@ async def test_it_is_brought_down_so_many_times_in_a_row(
         False,
         True,
     ]
-    # A person's own request begins anew.
+    # A person's own request restarts it.
     await submit(records, 9, "job-1", **KEPT)
     await end(store, 400)
     await check(store, swept(JobState.RUNNING), 410, reterminate_max=2)
@@ -293,7 +292,7 @@ async def test_it_is_brought_down_so_many_times_in_a_row(
         (KEPT, 599, 0),
     ],
 )
-async def test_none_is_brought_down_unasked_or_too_late(
+async def test_no_job_is_terminated_again_unasked_or_too_late(
     store: PartitionStore, records: SqlRecords, asked: dict[str, Any], at: int, reterminate_max: int
 ) -> None:
     await submit(records, 1, "job-1", **asked)
@@ -305,7 +304,7 @@ async def test_none_is_brought_down_unasked_or_too_late(
     assert record.termination.watch.revival.limit_reached == (reterminate_max == 0)
 
 
-async def test_a_look_that_is_written_twice_brings_it_down_once(
+async def test_an_observation_written_twice_terminates_it_once(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     """This happens if a commit was applied although it raised an error."""
@@ -313,9 +312,9 @@ async def test_a_look_that_is_written_twice_brings_it_down_once(
     await end(store)
     found = await store.due_for_revival_check(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
-    looks = [check_listed(each, runs, later(10)) for each in found]
+    checks = [check_listed(each, runs, later(10)) for each in found]
     for _ in range(2):
-        await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+        await store.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)
     assert len(await stored(records)) == 2
     (old, _) = await stored(records)
     events = await records.events(
@@ -324,7 +323,7 @@ async def test_a_look_that_is_written_twice_brings_it_down_once(
     assert [event.type for event in events].count(REVIVED) == 1
 
 
-async def test_one_that_somebody_has_submitted_again_is_shared(
+async def test_a_revived_job_that_was_submitted_again_is_shared(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1", **KEPT)
@@ -346,10 +345,10 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
     await end(store)
     found = await store.due_for_revival_check(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
-    looks = [check_listed(each, runs, later(10)) for each in found]
+    checks = [check_listed(each, runs, later(10)) for each in found]
     stale = PartitionStore(database, FencingToken(PARTITION, 0))
     with pytest.raises(LeaseLost):
-        await stale.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+        await stale.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)
     (record,) = await stored(records)
     assert record.termination.watch.revival is None
 
@@ -371,7 +370,7 @@ async def test_a_watched_job_goes_along_to_another_host(
     ]
 
 
-async def test_those_that_came_back_are_counted_and_listed(
+async def test_revived_jobs_are_counted_and_listed(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     operation_id = await submit(records, 1, "job-1", "job-2", revival_watch_s=60.0)
@@ -379,8 +378,8 @@ async def test_those_that_came_back_are_counted_and_listed(
     found = await store.due_for_revival_check(later(10), 10)
     runs = swept(JobState.RUNNING, at=later(10))
     shown = {"job-2": runs}
-    looks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
-    await store.record_revival_checks(looks, later(10), reterminate_max=3, new_id=NEW_ID)
+    checks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
+    await store.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)
     operation = await records.operation(operation_id)
     assert operation is not None
     assert operation.revived == 1

@@ -16,7 +16,7 @@ from orchestrator.domain.model.termination import Revival
 from orchestrator.domain.progress.instance_totals import InstanceGroup, Left, tally
 from orchestrator.store.mapping.termination_rows import capture_to_row, revival_to_row
 from orchestrator.store.schema import terminations
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED
 
@@ -56,7 +56,7 @@ async def change(database: Database, termination_id: str, values: dict[str, Any]
     await database.write(work)
 
 
-async def test_every_way_a_termination_can_stand_is_summed_as_the_domain_has_it(
+async def test_the_sums_equal_those_of_the_domain_for_every_kind_of_termination(
     database: Database, records: SqlRecords
 ) -> None:
     counts = (None, LIVE, STOPPED)

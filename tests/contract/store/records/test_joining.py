@@ -79,7 +79,7 @@ ANSWERS: list[Observation] = [
     CallInterrupted(),
     *[call_failed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
-LOOKS: list[Observation] = [
+READS: list[Observation] = [
     JobUnlisted(),
     *[swept(state) for state in (JobState.SUBMITTED, JobState.RUNNING, JobState.FAILED)],
     read(JobState.SUBMITTED, LIVE),
@@ -91,13 +91,13 @@ LOOKS: list[Observation] = [
     *[ReadFailed(CloudError(kind, "C", "m")) for kind in CloudErrorKind],
 ]
 SIGHTINGS: dict[str, list[Observation]] = {
-    "queued": [*LOOKS, Withdrawn()],
-    "callable": [*LOOKS, CallStarted()],
-    "held": [*LOOKS, Withdrawn()],
+    "queued": [*READS, Withdrawn()],
+    "callable": [*READS, CallStarted()],
+    "held": [*READS, Withdrawn()],
     "sending": ANSWERS,
-    "in doubt": LOOKS,
-    "draining": LOOKS,
-    "settling": LOOKS,
+    "in doubt": READS,
+    "draining": READS,
+    "settling": READS,
 }
 
 
@@ -147,7 +147,7 @@ def put_right_by_the_next_read(
     """Ignore values that a decision derived from the shorter windows, and that finish nothing."""
     known: dict[str, Any] = {}
     if after.schedule.confirm_from and expected.schedule.confirm_from:
-        # At worst its machines are looked up once more than necessary.
+        # At worst its machines are read once more than necessary.
         assert after.schedule.confirm_from <= expected.schedule.confirm_from
         known["confirm_from"] = expected.schedule.confirm_from
     unconfirmed = after.unconfirmed
@@ -203,7 +203,7 @@ async def overtake(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
-async def test_no_decision_under_way_undoes_what_a_second_operation_asks_for_or_is_lost(
+async def test_a_concurrent_decision_and_a_second_operation_are_both_kept(
     records: SqlRecords, store: PartitionStore, way: str
 ) -> None:
     cases = list(product(SIGHTINGS[way], [WITHIN, PAST]))
@@ -267,7 +267,7 @@ async def test_deadlines_that_run_move_by_what_is_asked_for_more(
     assert await stored(records, "a-0") == joined
 
 
-async def test_nobody_looks_at_a_job_while_it_is_called(
+async def test_a_job_is_not_polled_while_it_is_called(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     """A clock that was put back makes the poll seem due although the call is being made."""

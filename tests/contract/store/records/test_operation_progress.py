@@ -16,7 +16,7 @@ from orchestrator.domain.progress import termination_forecast
 from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
@@ -88,7 +88,7 @@ def inspection(database: Database) -> Inspection:
     return Inspection(database)
 
 
-async def test_a_history_and_a_forecast_come_back_as_they_were_written(
+async def test_a_history_and_a_forecast_are_read_as_they_were_written(
     inspection: Inspection,
 ) -> None:
     forecast = Forecast(made_at=later(3.000001), rate_per_s=1 / 3, p50_at=later(4), p90_at=NOW)
@@ -143,7 +143,7 @@ LATE_OR_UNREAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("known", LATE_OR_UNREAD, ids=lambda known: next(iter(known)))
-async def test_of_what_is_late_or_not_read_nobody_knows_the_end(
+async def test_late_and_unread_jobs_have_no_known_end(
     inspection: Inspection, known: dict[str, Any]
 ) -> None:
     """The job's own forecast agrees with the operation's; a stall was observed before."""
@@ -208,7 +208,9 @@ async def test_of_others_the_last_ones_count(inspection: Inspection) -> None:
 
 
 @pytest.mark.parametrize("took_s", [0.2, 127, 128, 1000, 80_000])
-async def test_how_long_drains_took_is_told_nearly(inspection: Inspection, took_s: float) -> None:
+async def test_durations_of_drains_are_counted_in_buckets(
+    inspection: Inspection, took_s: float
+) -> None:
     operation_id = await inspection.submit(*[stopped(0, took_s)] * FEW)
     ((index, jobs),) = (await inspection.progress(operation_id)).stopped.items()
     assert jobs == FEW
@@ -236,7 +238,7 @@ async def test_calls_ahead_are_waited_for(inspection: Inspection) -> None:
     assert (await inspection.progress(mine)).begins_at is None
 
 
-async def test_one_that_begins_later_waits_for_its_own_calls_from_then_on(
+async def test_an_operation_that_starts_later_waits_for_its_own_calls_from_then_on(
     inspection: Inspection,
 ) -> None:
     await inspection.submit({}, {}, {})
@@ -273,13 +275,15 @@ async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
     assert (found.stopped_in_window, found.window_s) == (1, 60.0)
 
 
-async def test_what_ended_otherwise_tells_nothing_of_drains(inspection: Inspection) -> None:
+async def test_jobs_that_ended_otherwise_count_in_no_drain_statistics(
+    inspection: Inspection,
+) -> None:
     ended = {"state": State.ALREADY_FINISHED, "next_poll_at": None, "finished_at": NOW}
     await inspection.submit(ended, ended | {"state": State.VERIFIED})
     assert (await inspection.progress(await inspection.submit({}))).stopped == {}
 
 
-async def test_settle_windows_are_told_apart_from_what_is_not_down_yet(
+async def test_settle_windows_are_counted_apart_from_live_jobs(
     inspection: Inspection,
 ) -> None:
     """Another operation that joins a job may extend its window."""

@@ -10,8 +10,7 @@ from sqlalchemy import insert
 from orchestrator.domain.model.attempt import TERMINATE_JOB, TERMINATE_TASK_INSTANCE
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import attempts
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import PARTITION, submit
 from tests.unit.domain.build import NOW, later
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted, Withdrawn
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.terminations import milestones
-from tests.contract.store.test_store import operation, submit
+from tests.support.stored_operations import operation, submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, read, swept
 
@@ -67,7 +67,7 @@ async def found(records: SqlRecords, number: int, job_id: str) -> Termination:
     return record.termination
 
 
-async def test_an_operation_is_told_when_it_is_accepted(records: SqlRecords, log: Log) -> None:
+async def test_an_accepted_operation_is_logged(records: SqlRecords, log: Log) -> None:
     """Text that people typed is quoted, so that no part of it looks like a log line."""
     typed = {"requested_by": FORGED, "reason": FORGED, "account": FORGED}
     await submit(records, 1, "job-1", "job-2", **typed, idempotency_key="k")
@@ -104,7 +104,7 @@ def straggler(number: int, index: int = 0) -> Straggler:
     )
 
 
-async def test_the_first_call_of_an_operation_is_told(
+async def test_the_first_call_of_an_operation_is_logged(
     store: PartitionStore, records: SqlRecords, log: Log
 ) -> None:
     """Once for each operation, for any of its jobs, but not for the jobs of other operations."""
@@ -141,7 +141,7 @@ async def test_the_first_call_of_an_operation_is_told(
         (EscalationLevel.MANUAL, "manual action is required"),
     ],
 )
-async def test_stragglers_that_are_escalated_are_told(
+async def test_escalated_stragglers_are_logged(
     store: PartitionStore,
     records: SqlRecords,
     database: Database,
@@ -154,7 +154,7 @@ async def test_stragglers_that_are_escalated_are_told(
     await store_fields(database, await found(records, 1, "job-1"), **draining)
     log.lines()
     before = await found(records, 1, "job-1")
-    escalated = apply_event(before, Event.ESCALATED, NOW, why="3 of 9 instances did not go down")
+    escalated = apply_event(before, Event.ESCALATED, NOW, why="3 of 9 instances did not stop")
     after = replace(
         escalated.after,
         escalation=replace(
@@ -163,14 +163,14 @@ async def test_stragglers_that_are_escalated_are_told(
     )
     changes = [(before, replace(escalated, after=after))]
     await store.apply(changes, NOW)
-    line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not go down: {step}"
+    line = f"job-1 (trm_1_job-1, {HERE}) is escalated: 3 of 9 instances did not stop: {step}"
     assert log.lines() == [line]
     assert log.levels == ["WARNING" if escalation_level is EscalationLevel.MANUAL else "INFO"]
     await store.apply(changes, NOW)
     assert log.lines() == [], "it was written before"
 
 
-async def test_a_job_that_runs_again_in_its_settle_window_is_told(
+async def test_a_job_that_runs_again_in_its_settle_window_is_logged(
     store: PartitionStore, records: SqlRecords, database: Database, log: Log
 ) -> None:
     """A poll that changes no state is not logged."""
@@ -199,7 +199,7 @@ async def end(
     await store.apply([(before, decision)], later(42))
 
 
-async def test_an_operation_is_told_when_it_has_finished(
+async def test_a_finished_operation_is_logged(
     store: PartitionStore, records: SqlRecords, log: Log
 ) -> None:
     """When its last job ends, for every operation that this finishes.
@@ -231,7 +231,7 @@ async def test_an_operation_is_told_when_it_has_finished(
         (1, 600.0, "operation op_9 terminates it again"),
     ],
 )
-async def test_a_job_that_came_back_is_told(
+async def test_a_revived_job_is_logged(
     store: PartitionStore,
     records: SqlRecords,
     log: Log,
@@ -259,7 +259,7 @@ async def test_a_job_that_came_back_is_told(
     assert [each[: len(again[0])] for each in accepted] == again * ("op_9" in step)
 
 
-async def test_what_is_not_committed_is_not_told(
+async def test_uncommitted_changes_are_not_logged(
     records: SqlRecords, database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither if a write fails, nor if the database is lost right before the commit."""

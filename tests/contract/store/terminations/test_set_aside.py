@@ -21,8 +21,7 @@ from orchestrator.store import schema
 from orchestrator.store.partition import clock_steps
 from orchestrator.store.records.operation_history import SqlHistories
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import submit
+from tests.support.stored_operations import PARTITION, submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, POLICY, later
 
@@ -249,7 +248,7 @@ async def test_it_is_logged_once_and_read_again_after_a_while_and_once_it_is_rep
     assert await records.set_aside(10) == (0, [])
 
 
-async def test_an_answer_that_was_lost_is_looked_for_again_then(
+async def test_a_lost_answer_is_read_for_again_then(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, BAD)
@@ -297,7 +296,7 @@ async def captured(database: Database, seq: int, *indices: int) -> None:
         )
 
 
-async def test_what_is_no_time_keeps_nobody_from_learning_of_other_drains(
+async def test_an_invalid_time_does_not_hide_other_drains(
     database: Database, records: SqlRecords
 ) -> None:
     if database.dialect.shared:

@@ -21,8 +21,7 @@ from orchestrator.engine.loops.job_poller import FIRST_POLLS
 from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.contract.store.conftest import PARTITION
-from tests.contract.store.test_store import operation
+from tests.support.stored_operations import PARTITION, operation
 from tests.unit.domain.build import LIVE, POLICY, later, read, swept
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ async def test_the_jobs_of_one_operation_are_called_in_the_order_of_submission(
 
 
 @pytest.mark.parametrize("called", [0, 7, 40])
-async def test_one_that_comes_later_begins_at_the_current_turn(queue: Queue, called: int) -> None:
+async def test_a_later_operation_begins_at_the_current_turn(queue: Queue, called: int) -> None:
     """It neither waits for earlier operations, nor makes up for the turns before it."""
     await queue.queued("A", 40)
     await queue.call_all(at_most=called)
@@ -165,7 +164,7 @@ async def test_one_that_comes_later_begins_at_the_current_turn(queue: Queue, cal
     assert all(sorted(by_operation(turn)) == ["A", "B", "C"] for turn in both)
 
 
-async def test_who_came_late_while_nobody_waited_is_no_better_off(queue: Queue) -> None:
+async def test_a_late_operation_gains_nothing_from_an_empty_queue(queue: Queue) -> None:
     await queue.submit("A", 20)
     rows = (await queue.store.next_polls(AT, 10, FIRST_POLLS))[FIRST_POLLS]
     await queue.see(rows, JobState.RUNNING)
@@ -176,7 +175,7 @@ async def test_who_came_late_while_nobody_waited_is_no_better_off(queue: Queue) 
 
 
 @pytest.mark.parametrize(("singles", "called"), [(10, 10), (20, 5)])
-async def test_a_stream_of_single_cancels_stops_nobody(
+async def test_a_stream_of_single_cancels_blocks_no_other(
     queue: Queue, singles: int, called: int
 ) -> None:
     """With one new cancel for each call, more and more operations share each turn."""
@@ -247,9 +246,7 @@ RAN_AGAIN = [swept(JobState.SUBMITTED, at=AT), swept(JobState.RUNNING, at=AT)]
 
 
 @pytest.mark.parametrize("polls", [[RUNS_ON], RAN_AGAIN], ids=["runs on", "was submitted again"])
-async def test_jobs_that_are_called_again_take_their_turns_anew(
-    queue: Queue, polls: list[JobSeen]
-) -> None:
+async def test_jobs_that_are_called_again_get_new_turns(queue: Queue, polls: list[JobSeen]) -> None:
     """They do not go before other operations' jobs."""
     await queue.queued("A", 10)
     await queue.call_all()
@@ -279,7 +276,7 @@ async def test_one_that_was_to_begin_later_takes_no_turns_back(queue: Queue) -> 
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_place_that_is_told_is_the_place_it_has(queue: Queue, seed: int) -> None:
+async def test_the_reported_queue_position_is_the_real_one(queue: Queue, seed: int) -> None:
     """Whatever was submitted and called before, as long as nothing else is submitted."""
     random = Random(seed)
     for number in range(8):
@@ -339,7 +336,7 @@ async def test_first_polls_of_one_that_comes_later_begin_where_the_others_are(
     assert abs(names.count("A") - names.count("B")) <= 2
 
 
-async def test_what_is_not_due_waits_for_nobody_and_keeps_nobody(queue: Queue) -> None:
+async def test_jobs_that_are_not_due_neither_wait_for_turns_nor_block_others(queue: Queue) -> None:
     await queue.submit("L", 5, not_before=later(900))
     await queue.submit("A", 5)
     assert by_operation(await queue.poll()) == "AAAAA"

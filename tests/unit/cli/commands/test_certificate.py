@@ -69,7 +69,7 @@ def test_a_terminal_is_shown_no_escapes(daemon, monkeypatch):
     assert '"type":"odd","why":""' in text
 
 
-def test_one_that_is_not_valid_is_written_and_told(daemon, run, tmp_path):
+def test_an_invalid_certificate_is_written_and_reported(daemon, run, tmp_path):
     daemon.answer(GET, CHANGED)
     path = tmp_path / "made.json"
     result = run("certificate", "op_1", "--output", str(path))
@@ -112,7 +112,7 @@ def test_a_file_is_verified_without_a_daemon(file):
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", VALID)
 
 
-def test_every_fault_of_a_file_is_told(file):
+def test_every_fault_of_a_file_is_reported(file):
     """Each fault has its own line, without terminal control characters."""
     text = MADE.data.decode()
     text = text.replace('"reason":"budget"', '"reason":"\x9b31mb"')

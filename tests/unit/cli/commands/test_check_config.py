@@ -15,7 +15,7 @@ from aiohttp import web
 from typer.testing import CliRunner
 
 from orchestrator.cli import main
-from tests.unit.cloud.support import Server, served
+from tests.unit.cloud.support import ScriptedServer, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,10 +100,10 @@ def test_keys_that_are_not(file: Path, credentials: str, expected: str) -> None:
     assert "warning: accounts.prod.credentials" not in result.stderr
 
 
-async def test_what_the_cloud_says_is_told_once_and_on_one_line(file: Path) -> None:
+async def test_the_cloud_s_answer_is_printed_once_and_on_one_line(file: Path) -> None:
     """The command runs in its own process, where logging has no handler."""
     error = {"Code": "AuthFailure", "Message": "no\x1b[31m\r\nwarning: all is \x07well"}
-    refusing = Server(lambda _: web.json_response({"Response": {"Error": error}}))
+    refusing = ScriptedServer(lambda _: web.json_response({"Response": {"Error": error}}))
     async with served(refusing.handle) as url:
         sts = f"{STATIC.replace('static', 'sts')}, role_arn = 'r', endpoint = '{url}'"
         write(file, account(sts), 0o600)
@@ -147,7 +147,7 @@ def test_sources_that_hang(file: Path, home: Path) -> None:
 # --- routes --------------------------------------------------------------------------------------
 
 
-def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_of_each_account_is_printed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each route is shown with the setting that configures it, and without passwords."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@env.test:3128")
     monkeypatch.setenv("NO_PROXY", "cvm.ap-guangzhou.tencentcloudapi.com")
@@ -183,7 +183,7 @@ def test_the_way_of_each_account_is_told(file: Path, monkeypatch: pytest.MonkeyP
         ("", "HTTPS_PROXY: must be http(s)://"),
     ],
 )
-def test_a_way_that_cannot_be_used(
+def test_a_proxy_that_cannot_be_used(
     file: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     if not text:

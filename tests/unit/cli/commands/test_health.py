@@ -37,7 +37,7 @@ def test_not_ready(daemon, run):
     assert result.stdout == "not ready: Database unavailable: it is locked\n"
 
 
-def test_nobody_there(run):
+def test_no_server_answers(run):
     (port,) = free_ports(1)
     result = run("health", "--url", f"http://127.0.0.1:{port}")
     assert result.exit_code == 1
@@ -47,7 +47,7 @@ def test_nobody_there(run):
     assert len(result.stdout.splitlines()) == 1
 
 
-def test_somebody_else_there(daemon, run):
+def test_another_server_answers(daemon, run):
     daemon.answer(READYZ, b"<html>hello</html>")
     result = run("health")
     assert result.exit_code == 1

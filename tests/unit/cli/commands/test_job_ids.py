@@ -138,7 +138,7 @@ def test_each_mistake_is_named_once():
     ]
 
 
-def test_not_more_mistakes_are_told_than_anybody_reads():
+def test_the_number_of_printed_mistakes_is_limited():
     mistakes = refused(("standard input", "\n".join(f"x{number}" for number in range(10_000))))
     assert len(mistakes) == MISTAKES_SHOWN + 1
     assert mistakes[-1] == f"and {10_000 - MISTAKES_SHOWN} more mistakes"

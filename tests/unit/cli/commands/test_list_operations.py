@@ -45,7 +45,7 @@ def test_asks_for_what_is_wanted(daemon, run):
     assert daemon.calls[0].query == {"limit": "7", "state": "running", "account": "a&b"}
 
 
-def test_that_there_is_none_is_told(daemon, run):
+def test_an_empty_list_is_reported(daemon, run):
     daemon.answer(LIST, page())
     result = run("list")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -72,7 +72,7 @@ def test_what_cannot_be_asked_for(daemon, run, arguments):
     assert not daemon.calls
 
 
-def test_an_error_of_the_daemon_is_told(daemon, run):
+def test_an_error_of_the_daemon_is_printed(daemon, run):
     daemon.answer(LIST, (401, problem("Authentication required", "send a token")))
     result = run("list")
     assert result.exit_code == 2

@@ -20,7 +20,7 @@ def page(*terminations, following=None):
     return {"terminations": list(terminations), "next_page_token": following}
 
 
-def test_tells_what_every_job_waits_for(daemon, run):
+def test_shows_what_every_job_waits_for(daemon, run):
     """Jobs that have not stopped are listed with state, evidence and reason."""
     daemon.answer(GET, operation(draining=1, verified=2))
     daemon.answer(
@@ -34,7 +34,7 @@ def test_tells_what_every_job_waits_for(daemon, run):
     assert "2 of 3 jobs ended, 20 of 30 (1 job not counted) instances stopped" in result.stdout
 
 
-def test_tells_what_comes_next_and_when(daemon, run):
+def test_shows_what_comes_next_and_when(daemon, run):
     """If no time is known, only the action is shown."""
     daemon.answer(GET, operation(held=1, sending=1))
     at = "2026-01-01T00:00:07.250Z"
@@ -59,7 +59,7 @@ def test_a_job_that_has_ended_waits_for_nothing(daemon, run):
     )
 
 
-def test_tells_of_jobs_that_came_back(daemon, run):
+def test_shows_revived_jobs(daemon, run):
     """Revived jobs are requested although their state is proven stopped."""
     answer = operation("finished", "verified", verified=3)
     answer["progress"]["revived"] = 1
@@ -86,7 +86,7 @@ def test_a_narrow_terminal_breaks_between_words(daemon):
     assert lines[-2:] == ["job-a (a name that ends beside the ", "state)  draining  evidence 1"]
 
 
-def test_asks_for_no_job_that_is_down(daemon, run):
+def test_requests_no_job_that_has_stopped(daemon, run):
     """Ten thousand verified jobs cost no request."""
     daemon.answer(GET, operation("finished", "verified", verified=2, already_finished=1))
     assert run("status", "op_1").exit_code == 0
@@ -148,7 +148,7 @@ def test_an_id_cannot_leave_its_place_in_the_path(daemon, run):
     assert (result.exit_code, result.stderr) == (2, "Not found: no\n")
 
 
-def test_a_stranger_at_the_url_is_told_so(daemon, run):
+def test_another_server_at_the_url_is_reported(daemon, run):
     """A server that answers 200 is not an orchestrator."""
     daemon.answer(GET, {"hello": "world"})
     result = run("status", "op_1")

@@ -287,7 +287,7 @@ def test_a_busy_daemon_is_a_request_error_in_the_end(daemon, run):
     assert "--idempotency-key mine" in result.stderr
 
 
-def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
+def test_a_problem_is_printed_in_full_and_not_sent_again(daemon, run):
     """Title, detail and every mistake are printed on standard error."""
     errors = [{"field": "jobs.0", "message": "no job id"}, {"field": "", "message": "too odd"}]
     daemon.answer(SUBMIT, (422, problem("Invalid request", "two", errors=errors)))
@@ -303,7 +303,7 @@ def test_a_problem_is_told_in_full_and_not_sent_again(daemon, run):
 
 
 @pytest.mark.parametrize("mistakes", [1, 3, 5, 5000])
-def test_no_mistake_is_told_twice(daemon, run, mistakes):
+def test_no_mistake_is_printed_twice(daemon, run, mistakes):
     """The detail names the first mistakes and the number of the others, which follow."""
     body = json.dumps({"jobs": ["x"] * mistakes, "reason": "r"}).encode()
     with pytest.raises(Problem) as refused:
@@ -338,7 +338,7 @@ def test_an_operation_that_there_is_not_has_nothing_to_do_with_the_url(daemon):
     assert result.stderr == "Nothing: no operation op_1\n"
 
 
-def test_an_error_that_is_no_problem_document_is_told_too(daemon, run):
+def test_an_error_that_is_no_problem_document_is_printed_too(daemon, run):
     """A proxy in between has its own error documents."""
     daemon.answer(SUBMIT, (403, b"<html>"))
     result = run(*ARGUMENTS)
@@ -353,7 +353,7 @@ def test_redirects_are_not_followed(daemon, run):
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("verified", 0), ("partial", 1), ("failed", 1)])
-def test_watch_tells_by_its_exit_code_how_it_came_out(daemon, run, outcome, code):
+def test_the_exit_code_of_watch_is_the_outcome(daemon, run, outcome, code):
     """The exit code is 0 only if every job is proven stopped."""
     daemon.answer(SUBMIT, (202, operation(queued=1)))
     daemon.answer(GET, operation(queued=1), operation("finished", outcome, verified=1))
@@ -405,7 +405,7 @@ def test_an_operation_that_had_finished_before_is_no_success(daemon, run, watch)
     )
 
 
-def test_a_replay_tells_of_jobs_that_came_back(daemon, run):
+def test_a_replay_shows_revived_jobs(daemon, run):
     finished = operation("finished", "verified", verified=1)
     finished["progress"]["revived"] = 1
     daemon.answer(SUBMIT, (202, finished, REPLAYED))

@@ -33,7 +33,7 @@ def on_a_terminal(shown: Operation, *, width: int = 120) -> str:
     return console.file.getvalue()
 
 
-def test_tells_each_change_once(daemon, run):
+def test_prints_each_change_once(daemon, run):
     """A poll without changes prints nothing."""
     same = operation(draining=2)
     end = operation("finished", "verified", verified=2)
@@ -67,7 +67,7 @@ def test_an_operation_that_vanished_ends_it(daemon, run):
     assert (result.exit_code, result.stderr) == (2, "Not found: gone\n")
 
 
-def test_a_finished_operation_is_told_at_once(daemon, run):
+def test_a_finished_operation_is_printed_at_once(daemon, run):
     """The table of outcomes is printed, and a wider line with the command for details."""
     operation_id = "op_cvhn50m9r6yjcq1t8gwz"
     end = operation("finished", "partial", verified=1, refused=2)
@@ -81,7 +81,7 @@ def test_a_finished_operation_is_told_at_once(daemon, run):
 
 
 @pytest.mark.parametrize("outcome", ["verified", "partial"])
-def test_jobs_that_came_back_are_no_success(daemon, run, outcome):
+def test_revived_jobs_are_no_success(daemon, run, outcome):
     """Revivals are shown beside any outcome, with the command for details."""
     end = operation("finished", outcome, verified=3)
     end["progress"]["revived"] = 2
@@ -99,7 +99,7 @@ def test_jobs_that_came_back_are_no_success(daemon, run, outcome):
     assert lines[-1] == "which jobs and why: orchestrator status op_1"
 
 
-def test_a_job_that_comes_back_meanwhile_is_told_at_once(daemon, run):
+def test_a_job_that_revives_meanwhile_is_printed_at_once(daemon, run):
     """A line is printed although neither states nor counts change."""
     going, back = operation(draining=1, verified=1), operation(draining=1, verified=1)
     back["progress"]["revived"] = 1
@@ -108,7 +108,7 @@ def test_a_job_that_comes_back_meanwhile_is_told_at_once(daemon, run):
     assert [line.endswith("verified 1, 1 REVIVED") for line in lines] == [False, True]
 
 
-def test_a_time_that_the_clock_makes_impossible_is_not_told():
+def test_a_time_that_the_clock_makes_impossible_is_not_printed():
     """The clock was set back while the operation ran."""
     end = operation("finished", "verified", verified=1)
     shown = Operation.model_validate(end | {"finished_at": "2025-12-31T23:58:26.200Z"})
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_watching_only(daemon, run):
     assert "operation op_1 continues: orchestrator watch op_1" in result.stderr
 
 
-def test_nobody_there_at_first_is_an_error(run, daemon):
+def test_no_answer_at_first_is_an_error(run, daemon):
     """The command does not wait for a daemon at a wrong URL."""
     daemon.answer(GET, RESET)
     assert run("watch", "op_1").exit_code == 3
@@ -236,7 +236,7 @@ def test_no_bar_is_full_while_an_instance_is_live_or_not_counted(instances, expe
         assert f"instances: {part}" in console.file.getvalue()
 
 
-def test_bars_are_full_once_all_is_down():
+def test_bars_are_full_once_all_has_stopped():
     document = operation("finished", "verified", verified=2)
     document["progress"]["instances"] = left_over("refused") | {"left_by_final_state": {}}
     ended, stopped, _ = bars(Operation.model_validate(document)).tasks
@@ -303,14 +303,14 @@ STOPPED = {"total": 30, "live": 0, "stopped": 30, "jobs_not_counted": 0}
         ({"settling": 1, "held": 1}, {}, {"settle_until": 23.4}, "elapsed: "),
     ],
 )
-def test_it_is_told_what_the_time_that_is_left_is_for(jobs, instances, seconds, expected):
+def test_the_cause_of_the_remaining_time_is_printed(jobs, instances, seconds, expected):
     """Longer times are shown in whole minutes."""
     document = operation(**jobs)
     document["progress"]["instances"] |= instances
     assert expected in as_line(Operation.model_validate(expecting(document, **seconds)))
 
 
-def test_one_that_stalls_is_told_once_and_with_the_time(daemon, run):
+def test_a_stalled_job_is_printed_once_and_with_the_time(daemon, run):
     """A stall is printed although no count changes."""
     going, stuck = operation(draining=1), operation(draining=1)
     stuck["progress"]["stalled_since"] = "2026-01-01T12:03:09.000Z"
@@ -324,7 +324,7 @@ def test_one_that_stalls_is_told_once_and_with_the_time(daemon, run):
     ("seconds", "text"),
     [(-3, "0 s"), (99, "1 min 39 s"), (100, "2 min"), (181, "4 min"), (7500, "2 h 5 min")],
 )
-def test_what_is_foretold_is_rounded_up(seconds, text):
+def test_a_forecast_is_rounded_up(seconds, text):
     """Long times are rounded to minutes."""
     assert roughly(seconds) == text
 
@@ -349,7 +349,7 @@ def test_durations(seconds, text):
         ({"allowed_per_s": None, "configured_per_s": None}, "TerminateJob 9.5 of ? per second"),
     ],
 )
-def test_what_is_used_is_told_of_what_is_configured(quota, shown):
+def test_the_used_quota_is_shown_beside_the_configured_one(quota, shown):
     """A rate that was learnt just now says nothing about earlier calls."""
     document = operation(draining=1)
     document["progress"]["quota"] |= {"configured_per_s": 20} | quota

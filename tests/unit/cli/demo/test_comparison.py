@@ -46,7 +46,7 @@ def test_another_final_state_is_wrong():
     assert rows[0].got == {"verified": 1, "refused": 1}
 
 
-def test_called_down_while_live_is_wrong():
+def test_reported_stopped_while_live_is_wrong():
     """The ground truth decides, even if the scenario expects the state."""
     assert not judge(job("a", live=1), a="verified")[0].ok
     assert judge(job("a", live=1, expect=("refused",)), a="refused")[0].ok

@@ -155,7 +155,7 @@ async def test_a_child_ends_when_its_parent_is_gone(tmp_path):
             assert await started.process.wait() == 0
 
 
-async def test_a_child_that_ended_by_itself_tells_why(tmp_path):
+async def test_a_child_that_ended_by_itself_is_reported_with_its_output(tmp_path):
     """The error contains the end of the child's log."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -70,7 +70,7 @@ def test_the_set_is_the_jobs_sorted() -> None:
     assert content["set"]["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
 
 
-def test_a_job_stands_there_with_all_that_its_state_rests_on() -> None:
+def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
     job = job_of(verified())
     assert (job["job_id"], job["termination_id"]) == ("job-verified", "trm_job-verified")
     assert (job["state"], job["evidence"]) == ("verified", 5)
@@ -305,7 +305,7 @@ def test_a_revived_job_that_is_driven_on_has_not_ended() -> None:
     ]
 
 
-def test_a_revived_job_that_was_proven_down_once_more_counts_as_down() -> None:
+def test_a_revived_job_that_was_proven_stopped_again_counts_as_stopped() -> None:
     made = revived(type=REVIVED, from_state="verified", to_state="draining", evidence=1, facts={})
     last = made.events[-2]
     again = {name: last[name] for name in ("to_state", "evidence", "facts", "type")}
@@ -327,7 +327,7 @@ def test_an_operation_that_has_not_finished_is_said_to_go_on_before_all_else() -
     assert (content["operation"]["state"], content["operation"]["outcome"]) == ("running", None)
 
 
-def test_a_finished_operation_tells_its_outcome_and_how_many_are_down() -> None:
+def test_a_finished_operation_has_its_outcome_and_the_number_of_stopped_jobs() -> None:
     content = certificate_of(*one_of_each_end())
     assert content["conclusion"] == "2 of 6 jobs proven stopped"
     assert {job["state"] for job in content["jobs"]} == {state for state in State if state.final}
@@ -336,7 +336,7 @@ def test_a_finished_operation_tells_its_outcome_and_how_many_are_down() -> None:
     assert [event["type"] for event in content["events"]] == ["accepted", "finished"]
 
 
-def test_a_call_whose_answer_was_lost_stands_there_unanswered() -> None:
+def test_a_call_whose_answer_was_lost_is_listed_as_unanswered() -> None:
     sending = history("job-1", read(JobState.RUNNING, LIVE), CallStarted())
     (attempt,) = job_of(sending)["attempts"]
     assert (attempt["answered_at"], attempt["request_id"]) == (None, None)

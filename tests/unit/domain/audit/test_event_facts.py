@@ -8,7 +8,7 @@ from orchestrator.domain.model.termination import Revival
 from tests.unit.domain.build import NOW
 
 
-def test_the_event_of_a_revival_tells_what_was_seen_and_nothing_that_was_not() -> None:
+def test_the_event_of_a_revival_holds_what_was_observed_and_nothing_else() -> None:
     assert of_revival(Revival(at=NOW, job_state=JobState.RUNNING)) == {
         "job_state": "RUNNING",
         "observed_at": "2026-01-01T12:00:00.000000Z",

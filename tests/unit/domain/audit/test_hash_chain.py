@@ -71,7 +71,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_the_canonical_form_tells_all_and_is_one(value: Any) -> None:
+def test_the_canonical_form_is_complete_and_unique(value: Any) -> None:
     assert json.loads(canonical(value)) == value
     assert canonical(json.loads(canonical(value))) == canonical(value)
 
@@ -107,7 +107,7 @@ def test_what_an_event_says_cannot_be_changed(name: str) -> None:
     assert all(error.startswith("event 2: ") for error in errors)
 
 
-def test_an_event_cannot_be_made_anew_without_the_ones_after_it() -> None:
+def test_an_event_cannot_be_replaced_without_the_ones_after_it() -> None:
     events = chain("a", "b", "c")
     forged = Head(1, events[0]["hash"]).append(events[1] | {"type": "x"})
     events[1] = forged | {"previous": events[0]["hash"]}

@@ -128,7 +128,7 @@ def test_what_is_wrong_with_a_file_is_said(data: bytes, expected: str) -> None:
 
 
 @pytest.mark.parametrize("nested", [50, 200, 400, 800, 940, 960, 980, 990])
-def test_nesting_as_deep_as_can_just_be_read_is_told(nested: int) -> None:
+def test_nesting_as_deep_as_can_just_be_read_is_reported(nested: int) -> None:
     """Depths around the recursion limit of the interpreter."""
     deep = "[" * nested + "]" * nested
     marked = json.loads(FINISHED)
@@ -444,7 +444,7 @@ def test_an_attempt_whose_answer_was_lost_is_none_the_worse() -> None:
     assert made.events[-1]["at"] == NOW
 
 
-def test_calls_for_single_instances_stand_between_those_that_events_tell_of() -> None:
+def test_calls_for_single_instances_are_listed_between_those_of_events() -> None:
     data = forgery(
         lambda content: job(content, "job-lost").update(
             attempts=_with_two(job(content, "job-lost"))

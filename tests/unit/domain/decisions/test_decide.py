@@ -31,6 +31,7 @@ from tests.unit.domain.build import (
     POLICY,
     STOPPED,
     call_failed,
+    error,
     later,
     machines,
     read,
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 FAILED, RUNNING, SUBMITTED = JobState.FAILED, JobState.RUNNING, JobState.SUBMITTED
 
 TERMINATING = read(RUNNING, LIVE, next_action="TERMINATING")
-
-
-def error(kind: CloudErrorKind) -> CloudError:
-    return CloudError(kind, "Some.Code", "what happened", advice="do this")
 
 
 def in_doubt() -> Termination:
@@ -271,7 +268,7 @@ def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
     assert decide(before, read(FAILED, InstanceCounters(failed=11)), NOW, POLICY).event is not None
 
 
-def test_a_job_is_called_only_once_a_look_has_shown_that_it_may_be() -> None:
+def test_a_job_is_called_only_once_a_poll_has_shown_that_it_may_be() -> None:
     assert termination().schedule.terminate_after is None
     assert decide(
         termination(), swept(RUNNING), later(1), POLICY
@@ -387,7 +384,7 @@ def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_a_look_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
+def test_a_poll_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
     waiting = termination(terminate_after=later(30), failures=5)
     assert decide(
         waiting, swept(RUNNING), later(1), POLICY
@@ -422,7 +419,7 @@ def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int)
     assert stopped.schedule.settle_until == later(32)
 
 
-def test_a_look_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
+def test_a_read_from_before_the_end_of_the_settle_window_does_not_settle() -> None:
     decision = decide(settling(), read(FAILED, at=later(29.9)), later(31), POLICY)
     assert decision.event is None
 
@@ -569,7 +566,7 @@ def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_
     assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (PollKind.SINGLE, later(4))
 
 
-def test_no_look_is_planned_past_the_deadline() -> None:
+def test_no_poll_is_planned_past_the_deadline() -> None:
     held = termination(State.HELD, give_up_at=later(1))
     after = decide(held, swept(SUBMITTED), NOW, POLICY).after
     assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (PollKind.SINGLE, later(1))
@@ -619,7 +616,7 @@ def test_giving_up_says_why_and_what_to_do() -> None:
     assert problem.message == "the job was not observed stopped by its deadline"
 
 
-def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
+def test_a_job_read_stopped_is_not_reported_as_live() -> None:
     hidden = ReadFailed(error(CloudErrorKind.UNAUTHORIZED))
     before = replace(settling(settle_until=later(-4000)), unconfirmed=twice(Verdict.UNREADABLE))
     late = decide(before, hidden, NOW, POLICY)
@@ -628,7 +625,7 @@ def test_what_was_seen_down_is_not_said_to_have_been_live() -> None:
     assert late.after.problem.message.startswith("the job was observed stopped, but ")
 
 
-def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() -> None:
+def test_a_revived_job_that_succeeds_had_been_stopped_by_an_earlier_call() -> None:
     again = termination(State.SENDING, in_doubt=True, evidence=1, acknowledged_at=NOW)
     decision = decide(again, read(JobState.SUCCEED, InstanceCounters(succeed=10)), later(1), POLICY)
     assert decision.after.state is State.DRAINING
@@ -636,7 +633,7 @@ def test_a_revived_job_that_succeeds_had_been_brought_down_by_an_earlier_call() 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.HELD, State.SENDING, State.DRAINING])
 @pytest.mark.parametrize("job_state", [SUBMITTED, RUNNING, FAILED])
-def test_nothing_is_given_up_on_a_look_that_counted_nothing(
+def test_nothing_is_given_up_on_a_read_that_counted_nothing(
     state: State, job_state: JobState
 ) -> None:
     after = decide(overdue(state), swept(job_state), later(9), POLICY).after
@@ -672,7 +669,7 @@ def test_an_answer_without_counters_is_no_reason_to_ask_again_at_once(before: Te
     assert "no instance counters" in known.problem.message
 
 
-def test_where_only_the_task_was_read_and_nothing_went_down_the_state_is_read_too() -> None:
+def test_where_only_the_task_was_read_and_nothing_stopped_the_state_is_read_too() -> None:
     """DescribeTask shows no job state: the job may have been revived since it read FAILED."""
     before = termination(
         State.DRAINING, job_state=FAILED, instances=LIVE, instances_observed_at=later(-1)

@@ -126,7 +126,7 @@ AROUND = ExplanationContext(
         ),
     ],
 )
-def test_a_rung_follows_when_nothing_moved_for_long(
+def test_the_next_level_follows_when_nothing_has_stopped_for_long(
     before: Any, at_s: float, escalation_level: EscalationLevel
 ) -> None:
     assert next_level(before, later(at_s), ESCALATION) is escalation_level
@@ -264,7 +264,7 @@ def test_nothing_is_escalated_on_less_than_a_count() -> None:
     assert decide(STUCK, swept(JobState.RUNNING, at=later(900)), later(900), POLICY).event is None
 
 
-def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
+def test_a_job_that_runs_again_begins_at_the_first_level() -> None:
     settling = replace(
         IN_ROUND_1,
         state=State.SETTLING,
@@ -285,7 +285,7 @@ def test_a_job_that_runs_again_begins_at_the_first_rung() -> None:
     )
 
 
-def test_a_person_is_told_the_commands() -> None:
+def test_manual_action_is_described_with_its_commands() -> None:
     left = replace(
         STUCK,
         escalation=replace(
@@ -323,7 +323,7 @@ def test_nothing_more_is_called_where_that_was_asked_for() -> None:
     assert "tccli batch TerminateTaskInstance" in (explanation.next_action or "")
 
 
-def test_that_machines_are_ended_is_told() -> None:
+def test_ended_machines_are_reported() -> None:
     explanation = explain(
         replace(
             IN_ROUND_1,
@@ -378,13 +378,13 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
         ),
     ],
 )
-def test_how_far_a_round_is_is_told(known: dict[str, Any], said: str) -> None:
-    waiting_for = explain(with_fields(IN_ROUND_1, **known), AROUND).waiting_for
+def test_the_progress_of_a_round_is_reported(known: dict[str, Any], said: str) -> None:
+    waiting_for = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
     assert f"TerminateTaskInstance {said}" in waiting_for
     assert " (round 1)" in waiting_for
 
 
-def test_a_person_is_told_that_instances_cannot_be_read() -> None:
+def test_unreadable_instances_are_reported() -> None:
     left = replace(
         STUCK,
         escalation=replace(

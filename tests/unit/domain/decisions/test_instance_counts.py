@@ -304,7 +304,7 @@ def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> 
 # --- instances that run again, and none at all ----------------------------------------------------
 
 
-def test_an_instance_that_runs_again_under_a_finished_job_is_called_down_again() -> None:
+def test_an_instance_that_runs_again_under_a_finished_job_is_terminated_again() -> None:
     settling = termination(
         State.SETTLING,
         job_state=FAILED,

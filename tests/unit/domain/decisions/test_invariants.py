@@ -69,7 +69,7 @@ ENDS = [
     ids=repr,
 )
 @pytest.mark.parametrize(("state", "event", "to"), ENDS)
-def test_what_counts_as_down_is_proven(
+def test_what_counts_as_stopped_is_proven(
     state: State, event: Event, to: State, lacks: dict[str, Any]
 ) -> None:
     assert violated(termination(state), {"state": to} | PROVEN, event) is None
@@ -101,7 +101,7 @@ def test_no_more_is_claimed_while_a_machine_may_be_left(
     ids=repr,
 )
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING])
-def test_a_call_follows_a_look_that_allowed_it(state: State, lacks: dict[str, Any]) -> None:
+def test_a_call_follows_a_poll_that_allowed_it(state: State, lacks: dict[str, Any]) -> None:
     sending = {"state": State.SENDING}
     assert violated(termination(state, **CALLABLE), sending, Event.CALL_STARTED) is None
     before = termination(state, **(CALLABLE | lacks))
@@ -113,8 +113,8 @@ def test_a_job_in_a_state_that_is_not_known_here_may_be_called_once_it_is_counte
     assert violated(before, {"state": State.SENDING}, Event.CALL_STARTED) is None
 
 
-def test_what_is_decided_on_looks_and_calls_passes() -> None:
+def test_decisions_on_polls_and_calls_are_valid() -> None:
     queued = termination()
-    looked = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
-    check(queued, looked, NOW)
-    check(looked.after, decide(looked.after, CallStarted(), NOW, POLICY), NOW)
+    polled = decide(queued, read(JobState.RUNNING, LIVE), NOW, POLICY)
+    check(queued, polled, NOW)
+    check(polled.after, decide(polled.after, CallStarted(), NOW, POLICY), NOW)

@@ -92,14 +92,14 @@ def test_a_job_that_may_not_be_read_is_watched_until_its_time_is_over(
     assert check_refused(STOPPED, later(at_s)).ends is ends
 
 
-def test_an_instance_that_runs_again_under_a_finished_job_is_told_as_running() -> None:
+def test_an_instance_that_runs_again_under_a_finished_job_is_recorded_as_running() -> None:
     revival = revival_of(read(JobState.FAILED, LIVE))
     assert (revival.ended, revival.instances_live, revival.job_end_time) == (False, 4, None)
     ended = revival_of(swept(JobState.FAILED, end_time="E2"))
     assert (ended.ended, ended.job_end_time) == (True, "E2")
 
 
-def test_that_it_ran_and_ended_is_told_once_and_that_it_runs_then_as_well() -> None:
+def test_an_ended_revival_is_recorded_once_and_a_running_one_after_it_as_well() -> None:
     known = replace(
         STOPPED,
         watch=replace(STOPPED.watch, revival=Revival(at=later(60), job_state=JobState.FAILED)),

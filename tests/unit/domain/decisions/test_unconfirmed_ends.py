@@ -99,7 +99,7 @@ FAILS, FORBIDS = failed(CloudErrorKind.OUTCOME_UNKNOWN), failed(CloudErrorKind.U
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) -> None:
+def test_a_read_that_fails_now_and_then_does_not_restart_the_time(seed: int) -> None:
     """The record was deleted; past the deadline, three of ten DescribeJob requests fail."""
     asked, random = Asked(termination(State.DRAINING, **OVERDUE)), Random(seed)
     while not asked.termination.state.final:
@@ -118,7 +118,7 @@ def test_a_read_that_fails_now_and_then_does_not_begin_the_time_anew(seed: int) 
     ],
     ids=lambda each: each.state,
 )
-def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
+def test_a_job_that_cannot_be_read_ends_after_its_deadline_with_any_answers(
     before: Termination, seed: int
 ) -> None:
     asked, random = Asked(before), Random(seed)
@@ -130,7 +130,7 @@ def test_whatever_the_answers_a_job_that_cannot_be_read_ends_after_its_deadline(
     assert asked.at_s <= 1800
 
 
-def test_one_refusal_by_chance_holds_up_nothing() -> None:
+def test_one_refusal_by_chance_delays_nothing() -> None:
     """The job was never read, and the cloud does not know it."""
     asked = Asked(termination(poll_kind=PollKind.SINGLE))
     asked.read_once(FORBIDS, FORBIDS)

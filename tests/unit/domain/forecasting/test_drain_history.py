@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from orchestrator.domain.forecasting.drain_history import (
     SAMPLES_MAX,
@@ -18,24 +17,14 @@ from orchestrator.domain.forecasting.drain_history import (
     observe,
 )
 from tests.unit.domain.build import NOW, later
-
-POLLS = st.lists(st.tuples(st.floats(0.01, 1000), st.integers(0, 100_000)), max_size=60)
-
-
-def history_of(*polls: tuple[float, int]) -> DrainHistory:
-    """Return a history of polls at these seconds; the first is the acknowledgement."""
-    (began, live), *rest = polls
-    history = begin(later(began), live)
-    for at, live in rest:
-        history = observe(history, later(at), live)
-    return history
+from tests.unit.domain.drains import POLLS, history_of
 
 
 def kept(history: DrainHistory) -> list[tuple[float, int]]:
     return [(round(at - NOW.timestamp(), 3), live) for at, live in history.samples]
 
 
-def test_looks_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None:
+def test_polls_that_show_fewer_live_are_kept_and_the_last_one_is_known() -> None:
     history = history_of((0, 10), (1, 10), (4, 7), (5, 7), (6, 6), (9, 6))
     assert kept(history) == [(0, 10), (4, 7), (6, 6)]
     assert history.seen_at == later(9).timestamp()
@@ -50,7 +39,7 @@ def test_more_live_than_before_begin_a_new_history() -> None:
 
 
 @pytest.mark.parametrize("at", [4, 5])
-def test_a_look_that_is_not_later_than_the_last_changes_nothing(at: float) -> None:
+def test_a_poll_that_is_not_later_than_the_last_changes_nothing(at: float) -> None:
     history = history_of((0, 10), (5, 8))
     assert observe(history, later(at), 1) == history
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from orchestrator.domain.forecasting.duration_distribution import (
     kaplan_meier,
     middle_s,
 )
+from tests.unit.domain.drains import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
 
 COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(0, 5000), max_size=30)
-
-
-def counted(durations_s: Iterable[float]) -> Counter[int]:
-    return Counter(bucket(duration_s) for duration_s in durations_s)
 
 
 def known(stopped: Iterable[float], draining: Iterable[float] = ()) -> Durations:
@@ -44,18 +40,18 @@ def test_every_duration_has_a_bucket() -> None:
 
 
 @pytest.mark.parametrize("stopped", [{}, {3: 0}])
-def test_where_no_job_is_down_nothing_is_known(stopped: dict[int, int]) -> None:
+def test_where_no_job_has_stopped_nothing_is_known(stopped: dict[int, int]) -> None:
     assert kaplan_meier(stopped, {10: 5}) is None
 
 
-def test_many_that_are_down_tell_how_long_the_next_takes() -> None:
+def test_many_stopped_jobs_predict_how_long_the_next_takes() -> None:
     random = Random(1)
     durations = known(random.lognormvariate(4, 0.5) for _ in range(2000))
     assert durations.rest(0).quantile_s(0.5) == pytest.approx(54.6, rel=0.1)
     assert durations.rest(0).quantile_s(0.9) == pytest.approx(103.6, rel=0.1)
 
 
-def test_one_that_is_down_tells_less_than_many() -> None:
+def test_one_stopped_job_predicts_less_than_many() -> None:
     one, many = known([60]).rest(0), known([60] * 1000).rest(0)
     assert one.median_s == pytest.approx(many.median_s, rel=0.3)
     assert one.spread > 3 * many.spread

@@ -24,7 +24,7 @@ from orchestrator.domain.forecasting.forecast import (
 )
 from orchestrator.domain.forecasting.lognormal import LogNormal
 from tests.unit.domain.build import NOW, later
-from tests.unit.domain.forecasting.test_drain_history import POLLS, history_of
+from tests.unit.domain.drains import POLLS, ends_s, history_of
 
 if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
@@ -34,13 +34,6 @@ def others(*takes_s: float) -> Durations:
     durations = kaplan_meier(Counter(bucket(each) for each in takes_s), {})
     assert durations is not None
     return durations
-
-
-def ends_s(forecast: Forecast) -> tuple[float, float]:
-    """Return p50 and p90, in seconds from the acknowledgement."""
-    assert forecast.p50_at is not None
-    assert forecast.p90_at is not None
-    return (forecast.p50_at - NOW).total_seconds(), (forecast.p90_at - NOW).total_seconds()
 
 
 def even(until_s: int, *, instances: int = 1000, drain_s: int = 100) -> DrainHistory:
@@ -67,7 +60,7 @@ def test_a_drain_that_slows_down_is_not_taken_for_an_even_one() -> None:
     assert p90_s > 200
 
 
-def test_batches_are_foretold_by_their_distance() -> None:
+def test_batches_are_forecast_by_their_distance() -> None:
     polls = [(second, 100 - 10 * (second // 30)) for second in range(0, 125, 5)]
     p50_s, p90_s = ends_s(of_drain(history_of(*polls), None, later(120)))
     assert p50_s == pytest.approx(300, rel=0.15)
@@ -81,11 +74,11 @@ def test_those_that_fail_at_once_are_not_taken_for_the_pace() -> None:
     assert p50_s == pytest.approx(400, rel=0.15)
 
 
-def test_nothing_is_told_where_nothing_went_down_and_no_job_is_known() -> None:
+def test_there_is_no_forecast_without_progress_and_without_past_jobs() -> None:
     assert of_drain(history_of((0, 10), (20, 10)), None, later(20)) == Forecast(made_at=later(20))
 
 
-def test_others_tell_where_nothing_went_down_yet() -> None:
+def test_past_jobs_give_the_forecast_before_any_progress() -> None:
     p50_s, p90_s = ends_s(of_drain(history_of((0, 10), (20, 10)), others(*[100] * 50), later(20)))
     assert p50_s == pytest.approx(100, rel=0.2)
     assert p50_s <= p90_s
@@ -109,14 +102,14 @@ def test_a_job_that_waits_for_its_call_is_over_that_much_later() -> None:
     assert of_queued(300, None, NOW) == Forecast(made_at=NOW)
 
 
-def test_once_all_are_down_it_is_over() -> None:
+def test_once_all_have_stopped_the_drain_has_ended() -> None:
     assert ends_s(of_drain(history_of((0, 10), (5, 0)), None, later(6))) == (6, 6)
 
 
 # --- elapsed time --------------------------------------------------------------------------------
 
 
-def test_an_end_that_has_passed_is_pushed_on_and_never_told() -> None:
+def test_an_end_that_has_passed_is_moved_into_the_future() -> None:
     forecast = of_drain(even(50), None, later(50))
     pushed = [ends_s(forecast.as_of(later(at)))[0] for at in (50, 80, 100, 120, 200, 5000)]
     assert pushed == sorted(pushed)
@@ -150,7 +143,7 @@ def test_the_longer_it_takes_the_later_it_ends(
 
 
 @given(POLLS, st.floats(0, 1e5), st.none() | st.lists(st.floats(0.1, 1e5), min_size=1))
-def test_whatever_was_seen_the_end_lies_ahead_or_is_not_told(
+def test_for_any_history_the_end_lies_ahead_or_is_unknown(
     polls: list[tuple[float, int]], since_s: float, takes_s: list[float] | None
 ) -> None:
     history, at = begin(NOW, 50_000), 0.0
@@ -210,7 +203,7 @@ def test_before_a_first_movement_others_say_how_long_is_too_long() -> None:
     assert stalled_since(history_of((0, 10), (at_s + 1, 10)), others(*[1000] * 20)) is None
 
 
-def test_time_without_looks_is_no_stall() -> None:
+def test_time_without_polls_is_no_stall() -> None:
     forecast = of_drain(even(50), None, later(5000))
     assert forecast.stalled_since is None
     assert ends_s(forecast)[0] > 5000

@@ -87,7 +87,7 @@ def snapshots(draw, *, configured_alike: bool | None = None):
 # --- examples ------------------------------------------------------------------------------------
 
 
-def test_three_replicas_share_evenly_when_one_leaves_and_when_it_comes_back() -> None:
+def test_three_replicas_share_evenly_when_one_leaves_and_when_it_returns() -> None:
     three, two = alike("abc"), alike("ab")
     first = assign_partitions(dict.fromkeys(NAMES), three)
     assert loads(first, three) == [20, 20, 20]
@@ -114,7 +114,7 @@ def test_a_replica_may_have_one_more_than_another() -> None:
     assert assign_partitions(holders, alike("ab", holders)) == holders
 
 
-def test_a_partition_that_nobody_serves_is_left_out() -> None:
+def test_a_partition_that_no_replica_serves_is_left_out() -> None:
     assert assign_partitions({"p1": "a", "p2": None}, {"a": ["p2", "p3"]}) == {"p2": "a"}
     assert assign_partitions({"p1": "a", "p2": None}, {}) == {}
 
@@ -186,7 +186,7 @@ def test_processes_that_hash_differently_come_to_the_same() -> None:
 
 
 @given(snapshots())
-def test_what_anyone_serves_is_given_to_one_who_does(snapshot) -> None:
+def test_a_partition_is_given_to_a_replica_that_serves_it(snapshot) -> None:
     holders, candidates = snapshot
     assigned = assign_partitions(holders, candidates)
     assert assigned.keys() == {p for p in holders if any(p in own for own in candidates.values())}

@@ -73,7 +73,7 @@ RUNNING, SHUTDOWN = listed(MachineState.RUNNING), listed(MachineState.SHUTDOWN)
         (captured(starting=True), SHUTDOWN, MachineStatus.TERMINATED),
     ],
 )
-def test_what_a_look_shows(
+def test_what_a_read_shows(
     machine: CapturedMachine, seen: MachineSeen | None, sight: MachineStatus | None
 ) -> None:
     assert classify_machine(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
@@ -145,7 +145,7 @@ def test_machines_that_are_gone_count_before_the_settle_window_has_passed() -> N
     assert ends(settling(**machines()), 5) == (None, evidence.MACHINES_GONE)
 
 
-def test_what_waits_for_its_machines_is_looked_at_again_soon() -> None:
+def test_a_job_that_waits_for_its_machines_is_polled_again_soon() -> None:
     waiting = still_stopped(settling(**machines(gone=3)), 40).after
     assert waiting.schedule.next_poll_at == later(40 + POLICY.poll.settling_s)
 
@@ -158,7 +158,7 @@ def test_machines_that_stay_up_end_it_unverified_at_its_deadline() -> None:
     assert "1 of 4 machines were still up" in str(decision.why)
 
 
-def test_machines_that_nobody_could_look_up_by_then_do_not() -> None:
+def test_machines_that_could_not_be_read_by_then_do_not() -> None:
     assert ends(settling(**machines(gone=3)), 30 + 3600) == (Event.SETTLED, 3)
 
 

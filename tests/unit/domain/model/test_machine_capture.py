@@ -94,7 +94,7 @@ def test_a_job_without_tasks_has_no_machines_to_capture() -> None:
     assert machine_capture.with_tasks(Capture(run=1), submitted(), NOW).ended_at == NOW
 
 
-def test_an_answer_ends_the_trouble_before_it() -> None:
+def test_an_answer_ends_the_failure_before_it() -> None:
     problem = ErrorDetail(code="X", message="y")
     failed = machine_capture.failed(
         machine_capture.failed(Capture(run=1, tasks=TASKS), problem), problem

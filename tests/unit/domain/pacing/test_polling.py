@@ -28,7 +28,7 @@ def running(live: int) -> InstanceCounters:
     return InstanceCounters(running=live, failed=100 - live)
 
 
-def test_more_finishes_mean_more_sweeps_within_bounds() -> None:
+def test_more_finishes_mean_more_batch_polls_within_bounds() -> None:
     intervals = [sweep_interval_s(POLICY, finishes_in_window=n) for n in (0, 5, 20, 80, 10_000)]
     assert intervals == sorted(intervals, reverse=True)
     assert len(set(intervals)) > 3
@@ -36,17 +36,17 @@ def test_more_finishes_mean_more_sweeps_within_bounds() -> None:
     assert intervals[-1] == POLICY.sweep_min_s
 
 
-def test_a_settling_job_waits_for_a_sweep_that_others_need() -> None:
+def test_a_settling_job_waits_for_a_batch_poll_that_others_need() -> None:
     planned = [(State.SETTLING, at(0)), (State.DRAINING, at(1.5))]
     assert sweep_due_at(POLICY, planned, full=False, proofs_wait=False) == at(1.5)
 
 
-def test_a_settling_job_alone_waits_no_longer_than_between_two_sweeps() -> None:
+def test_a_settling_job_alone_waits_no_longer_than_one_poll_interval() -> None:
     planned = [(State.SETTLING, at(0)), (State.SETTLING, at(1)), (State.DRAINING, at(60))]
     assert sweep_due_at(POLICY, planned, full=False, proofs_wait=False) == at(POLICY.sweep_max_s)
 
 
-def test_while_proofs_wait_more_finished_jobs_are_not_looked_for() -> None:
+def test_while_proofs_wait_no_more_finished_jobs_are_polled_for() -> None:
     planned = [(State.DRAINING, at(0)), (State.DRAINING, at(3))]
     assert sweep_due_at(POLICY, planned, full=False, proofs_wait=True) == at(2 * POLICY.sweep_max_s)
 
@@ -64,14 +64,14 @@ def test_a_full_call_leaves_once_all_of_it_is_due(last_s: float) -> None:
     assert due_at == at(min(last_s, 2 * POLICY.sweep_max_s))
 
 
-def test_a_long_drain_is_looked_at_less_often_up_to_a_bound() -> None:
+def test_a_long_drain_is_polled_less_often_up_to_a_bound() -> None:
     intervals_s = [
         drain_look_s(POLICY, sweep_s=1.0, age_s=age_s) for age_s in (0, 100, 300, 10_000)
     ]
     assert intervals_s == [1.0, 2.0, 6.0, POLICY.drain_max_s]
 
 
-def test_counters_are_read_again_when_their_rate_says_that_all_is_down() -> None:
+def test_counters_are_read_again_when_their_rate_says_that_all_has_stopped() -> None:
     assert relook_s(
         POLICY, before=running(60), before_at=at(0), after=running(40), after_at=at(4)
     ) == pytest.approx(8.0)

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.pacing.quota import (
-    JUDGED_CALLS_MIN,
-    RATE_SHARE_MIN,
-    SECONDS_NEEDED,
-    Quota,
-)
+from orchestrator.domain.pacing.quota import JUDGED_CALLS_MIN, RATE_SHARE_MIN, SECONDS_NEEDED, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +46,7 @@ class SlidingSecond:
 
 
 @dataclass
-class Run:
+class PacedRun:
     """Results of the calls that were sent as soon as the quota allowed them."""
 
     sent: int = 0
@@ -76,12 +71,12 @@ def run(
     random_refusals: float = 0.0,
     others_per_s: float = 0.0,
     held_up_s: Callable[[float], float] = lambda _: 0.0,
-) -> Run:
+) -> PacedRun:
     """Send as fast as the quota allows, beside another client that sends at random (Poisson).
 
     ``held_up_s``: the additional delay on the way to the cloud, by the time of sending.
     """
-    random, result, now = Random(seed), Run(), 0.0
+    random, result, now = Random(seed), PacedRun(), 0.0
     events: list[tuple[float, str, float, bool]] = []
 
     def one_way_s() -> float:
@@ -142,7 +137,7 @@ def test_the_quota_is_used_and_hardly_a_call_is_one_too_many(
 
 @pytest.mark.parametrize("counts", [FixedSeconds, SlidingSecond])
 @pytest.mark.parametrize("rate", [2, 10, 20, 200])
-def test_no_second_holds_more_than_the_permits_whatever_is_refused(
+def test_no_second_holds_more_calls_than_permits_with_any_refusals(
     rate: int, counts: type[FixedSeconds | SlidingSecond]
 ) -> None:
     result = run(

@@ -11,33 +11,12 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.forecasting.duration_distribution import BUCKETS_S, bucket
 from orchestrator.domain.forecasting.forecast import Forecast
-from orchestrator.domain.progress.operation_forecast import Progress, forecast
+from orchestrator.domain.progress.operation_forecast import forecast
 from tests.unit.domain.build import NOW, later
-from tests.unit.domain.forecasting.test_duration_distribution import counted
-from tests.unit.domain.forecasting.test_forecast import ends_s
+from tests.unit.domain.drains import counted, ends_s, own, progress
 
 TENS = counted([10.0] * 100)
 """A hundred jobs that took 10 s to stop."""
-
-
-def progress(**changes: Any) -> Progress:
-    values: dict[str, Any] = {
-        "pending": 0,
-        "last_dispatch_s": 0.0,
-        "stopped": {},
-        "draining": {},
-        "ending": (),
-        "unknown": 0,
-        "stalled": 0,
-        "last_progress_at": None,
-        "stopped_in_window": 0,
-        "window_s": 60.0,
-    }
-    return Progress(**(values | changes))
-
-
-def own(p50_s: float, p90_s: float) -> Forecast:
-    return Forecast(made_at=NOW, p50_at=later(p50_s), p90_at=later(p90_s))
 
 
 def test_what_waits_in_the_queue_is_waited_for_first() -> None:
@@ -76,7 +55,7 @@ def test_one_that_ends_last_by_its_own_forecast_decides() -> None:
     assert ends_s(result) == pytest.approx((1000, 1200), rel=0.01)
 
 
-def test_own_forecasts_are_enough_where_no_job_is_down() -> None:
+def test_own_forecasts_are_enough_where_no_job_has_stopped() -> None:
     result = forecast(progress(ending=[own(50, 60)]), NOW)
     assert ends_s(result) == pytest.approx((50, 60), rel=0.01)
     assert result.rate_per_s is None
@@ -97,17 +76,17 @@ def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
         {"ending": [own(50, 60)], "unknown": 1},
     ],
 )
-def test_no_end_is_told_where_nobody_knows_one(changes: dict[str, Any]) -> None:
+def test_no_end_is_forecast_where_it_is_unknown(changes: dict[str, Any]) -> None:
     result = forecast(progress(**changes), NOW)
     assert (result.p50_at, result.p90_at, result.stalled_since) == (None, None, None)
 
 
-def test_once_all_are_down_no_end_is_left_to_tell() -> None:
+def test_once_all_have_stopped_there_is_no_end_to_forecast() -> None:
     result = forecast(progress(stopped=TENS, stopped_in_window=6), NOW)
     assert result == Forecast(made_at=NOW, rate_per_s=0.1)
 
 
-def test_what_begins_later_begins_then_for_sure() -> None:
+def test_a_later_start_is_part_of_the_forecast() -> None:
     """Only the time of the calls from then on is uncertain."""
     waiting: dict[str, Any] = {"stopped": TENS, "pending": 100, "last_dispatch_s": 50.0}
     soon = forecast(progress(**waiting), NOW)
@@ -139,7 +118,7 @@ COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(1, 5000
 
 
 @given(COUNTS, COUNTS, st.integers(0, 10_000), st.floats(0.1, 100))
-def test_whatever_is_counted_the_end_lies_ahead_and_later_with_more_calls(
+def test_for_any_counts_the_end_lies_ahead_and_later_with_more_calls(
     stopped: dict[int, int], draining: dict[int, int], pending: int, calls_per_s: float
 ) -> None:
     ends = []

@@ -18,8 +18,7 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.domain.progress.termination_forecast import current, with_forecast
-from tests.unit.domain.build import NOW, POLICY, call_failed, later, read, swept, termination
-from tests.unit.domain.decisions.test_decide import error
+from tests.unit.domain.build import NOW, POLICY, call_failed, error, later, read, swept, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
@@ -88,7 +87,7 @@ def test_it_begins_with_what_was_captured_as_live(capture: Capture | None, live:
     assert lives(after_counts(draining(capture=capture), (5, 70)))[0] == (0, live)
 
 
-def test_a_look_that_counts_nothing_changes_nothing() -> None:
+def test_a_poll_that_counts_nothing_changes_nothing() -> None:
     before = after_counts(draining(), (5, 90))
     found = after(before, (7, swept(RUNNING, at=later(7))))
     assert (found.drain.history, found.drain.forecast) == (
@@ -98,7 +97,7 @@ def test_a_look_that_counts_nothing_changes_nothing() -> None:
     assert after(draining(), (7, swept(RUNNING, at=later(7)))).drain.history is None
 
 
-def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() -> None:
+def test_each_count_is_in_the_history_and_the_end_is_forecast_once_there_is_progress() -> None:
     still = after_counts(draining(capture=ENDED), (5, 80))
     assert still.drain.forecast is not None
     assert (still.drain.forecast.made_at, still.drain.forecast.p50_at) == (later(5), None)
@@ -109,7 +108,7 @@ def test_each_count_goes_into_it_and_the_end_is_foretold_once_something_moved() 
     assert later(20) < moving.drain.forecast.p50_at < later(30)
 
 
-def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
+def test_past_durations_give_the_forecast_before_any_progress() -> None:
     seen = (5, counted(80, at_s=5))
     found = after(draining(), seen, past_durations=TENS)
     assert found.drain.forecast is not None
@@ -117,7 +116,7 @@ def test_what_is_known_of_others_is_told_before_anything_moves() -> None:
     assert later(7) < found.drain.forecast.p50_at < later(14)
 
 
-def test_it_ends_when_the_job_is_down() -> None:
+def test_the_history_ends_when_the_job_has_stopped() -> None:
     stopped = after(
         after_counts(draining(), (5, 50)), (9, read(FAILED, InstanceCounters(failed=100)))
     )
@@ -156,7 +155,7 @@ def test_one_that_runs_on_has_not_moved_since_before_it_is_called_again() -> Non
     assert stalled.drain.forecast.stalled_since == later(5)
 
 
-def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
+def test_a_revived_drain_restarts_with_its_next_call() -> None:
     finished = after(after_counts(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
     assert finished.evidence == 2
     revived = after_counts(finished, (20, 100))
@@ -171,7 +170,7 @@ def test_one_that_was_revived_begins_anew_with_its_next_call() -> None:
     assert lives(after_counts(called, (35, 90))) == [(31, 100), (35, 90)]
 
 
-def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
+def test_a_stopped_drain_that_is_counted_live_restarts_then() -> None:
     """The time for which it was stopped is not part of its drain after the next TerminateJob."""
     stopped = after(draining(), (5, read(FAILED, InstanceCounters(failed=100), at=later(5))))
     doubted = after(
@@ -186,7 +185,7 @@ def test_one_that_was_down_and_is_counted_live_begins_anew_then() -> None:
 # --- forecasts ---------------------------------------------------------------------------------
 
 
-def test_what_is_told_of_a_drain_has_not_passed() -> None:
+def test_the_forecast_of_a_drain_lies_ahead() -> None:
     found = after_counts(draining(), (5, 90), (10, 80), (15, 70))
     for at_s in (15, 60, 600):
         now = current(found, None, None, later(at_s))
@@ -195,7 +194,7 @@ def test_what_is_told_of_a_drain_has_not_passed() -> None:
         assert now.p50_at > later(at_s)
 
 
-def test_of_one_that_may_be_called_its_turn_and_the_drain_are_told() -> None:
+def test_a_callable_job_has_forecasts_of_its_turn_and_its_drain() -> None:
     queued = termination(terminate_after=NOW)
     found = current(queued, later(100), TENS, NOW)
     assert found is not None
@@ -204,12 +203,12 @@ def test_of_one_that_may_be_called_its_turn_and_the_drain_are_told() -> None:
     assert current(queued, None, TENS, NOW) is None
 
 
-def test_nothing_is_told_of_one_that_waits_for_a_look() -> None:
+def test_a_job_that_waits_for_a_poll_has_no_forecast() -> None:
     assert current(termination(), later(1), TENS, NOW) is None
     assert current(termination(State.HELD), later(1), TENS, NOW) is None
 
 
-def test_one_that_begins_later_begins_then_for_sure() -> None:
+def test_a_job_with_a_later_start_begins_then() -> None:
     """The forecast does not depend on when it is requested."""
     tomorrow = later(86400)
     waiting = termination(not_before=tomorrow)
@@ -232,7 +231,7 @@ def test_a_history_is_small() -> None:
     assert len(found.drain.history.samples) == 16
 
 
-def test_what_is_left_to_a_person_has_no_end() -> None:
+def test_a_job_left_to_manual_action_has_no_forecast() -> None:
     moving = after_counts(draining(), (10.0, 90), (20.0, 30))
     left = replace(
         moving,

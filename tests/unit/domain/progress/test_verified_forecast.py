@@ -14,7 +14,7 @@ from orchestrator.domain.progress.verified_forecast import (
     of_termination,
 )
 from tests.unit.domain.build import NOW, later, termination
-from tests.unit.domain.progress.test_operation_forecast import own, progress
+from tests.unit.domain.drains import own, progress
 
 NOTHING = Forecast(made_at=NOW)
 

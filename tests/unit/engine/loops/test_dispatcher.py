@@ -18,7 +18,8 @@ from orchestrator.domain.model.termination import PollKind, Termination
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
 from tests.support import HANG_S
-from tests.support.partition_world import AMPLE, JOB, NOON, PARTITION, QUOTAS, World, job_ids
+from tests.support.clock import NOON
+from tests.support.partition_world import AMPLE, JOB, PARTITION, QUOTAS, PartitionWorld, job_ids
 from tests.unit.domain.build import POLICY
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ANSWERS_CANNOT_BE_WRITTEN = (
 
 
 async def test_the_attempt_is_written_before_the_call_leaves(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     written = []
 
@@ -60,7 +61,7 @@ async def test_the_attempt_is_written_before_the_call_leaves(database: Database)
 
 
 async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB, failures=3)
     await world.dispatch()
     record = await world.record(JOB)
@@ -93,7 +94,7 @@ async def test_an_accepted_call_drains_and_keeps_its_request_id(database: Databa
 async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     database: Database, fault: str, outcome: str, acted: bool
 ) -> None:
-    world = World(database, faults={"TerminateJob": {fault: {"first_n": 1}}})
+    world = PartitionWorld(database, faults={"TerminateJob": {fault: {"first_n": 1}}})
     await world.ready(JOB)
     await world.dispatch()
     after = await world.termination(JOB)
@@ -109,8 +110,8 @@ async def test_a_call_of_unknown_outcome_is_in_doubt_and_not_repeated(
     assert [call.acted for call in world.calls("TerminateJob")] == [acted]
 
 
-async def test_a_refusal_for_good_is_kept_with_its_advice(database: Database) -> None:
-    world = World(database)
+async def test_a_permanent_refusal_is_kept_with_its_advice(database: Database) -> None:
+    world = PartitionWorld(database)
     await world.ready(JOB)
     world.cloud_runs(JOB, env_id="env-1", refuse_env=True)
     await world.dispatch()
@@ -128,7 +129,7 @@ async def test_a_refusal_for_good_is_kept_with_its_advice(database: Database) ->
 async def test_first_in_line_is_called_first_then_the_order_of_submission(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     first, second, third = job_ids(3)
     await world.ready(first, second)
     await world.ready(third, priority=True)
@@ -141,7 +142,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
 
 
 async def test_no_job_is_called_before_its_time(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB, terminate_after=world.clock.later(3))
     assert await world.dispatch() == 3.0
     world.clock.advance(2.999)
@@ -152,10 +153,10 @@ async def test_no_job_is_called_before_its_time(database: Database) -> None:
     assert world.called("TerminateJob") == [JOB]
 
 
-async def test_a_job_that_no_look_has_shown_to_be_callable_is_not_called(
+async def test_a_job_that_no_poll_has_shown_to_be_callable_is_not_called(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await world.submit(JOB)
     assert math.isinf(await world.dispatch())
@@ -163,14 +164,14 @@ async def test_a_job_that_no_look_has_shown_to_be_callable_is_not_called(
 
 
 async def test_the_job_of_another_partition_is_left_alone(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB, partition="other@cloud")
     assert math.isinf(await world.dispatch())
     assert await world.outcomes(JOB) == []
 
 
 async def test_the_quota_is_spent_evenly_and_wholly(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(20)
     await world.ready(*jobs)
     world.start()
@@ -186,7 +187,7 @@ async def test_the_quota_is_spent_evenly_and_wholly(database: Database) -> None:
 
 
 async def test_nothing_is_called_in_the_first_second_after_a_start(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     world.start()
     assert await world.dispatcher.step() == pytest.approx(1.0 - 0.05)
@@ -197,7 +198,7 @@ async def test_nothing_is_called_in_the_first_second_after_a_start(database: Dat
 
 
 async def test_an_attempt_taken_up_ahead_leaves_when_its_permit_says(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     world.start()
     world.clock.advance(0.951)
@@ -232,7 +233,7 @@ class Overtaken(PartitionStore):
 async def test_a_job_taken_back_meanwhile_is_not_called_and_costs_no_permit(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND, store=Overtaken)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND, store=Overtaken)
     jobs = job_ids(2)
     await world.ready(*jobs)
     assert await world.dispatch() == 0
@@ -247,7 +248,7 @@ async def test_a_job_taken_back_meanwhile_is_not_called_and_costs_no_permit(
 # --- open attempts -------------------------------------------------------------------------------
 
 
-async def cut_off(world: World, job_id: str) -> None:
+async def cut_off(world: PartitionWorld, job_id: str) -> None:
     """End the process while the response to this job's request is in flight."""
     world.network.hold("TerminateJob")
     await world.dispatcher.step()
@@ -259,7 +260,7 @@ async def cut_off(world: World, job_id: str) -> None:
 async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_any_call(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     first, second = job_ids(2)
     await world.ready(first, second)
     await cut_off(world, first)
@@ -285,7 +286,7 @@ async def test_an_attempt_that_an_earlier_process_left_open_is_in_doubt_before_a
 
 
 async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     await cut_off(world, JOB)
     world.start()
@@ -295,7 +296,7 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
 
 
 async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     await cut_off(world, JOB)
     world.start()
@@ -306,11 +307,11 @@ async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> N
     await world.dispatch()
     assert await world.termination(JOB) == before
     assert await world.outcomes(JOB) == [INTERRUPTED]
-    assert not world.woken(), "a step that does nothing wakes nobody"
+    assert not world.woken(), "a step that does nothing wakes no loop"
 
 
 async def test_what_was_answered_is_not_taken_for_left_open(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     await world.dispatch()
     before = await world.termination(JOB)
@@ -324,7 +325,7 @@ async def test_what_was_answered_is_not_taken_for_left_open(database: Database) 
 async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     await world.execute(ANSWERS_CANNOT_BE_WRITTEN)
     await world.dispatch()
@@ -350,7 +351,7 @@ async def test_what_was_left_open_and_cannot_be_written_is_not_called_before_it_
     database: Database,
 ) -> None:
     """It is set aside; TerminateJob is sent for other jobs meanwhile."""
-    world = World(database)
+    world = PartitionWorld(database)
     first, second = job_ids(2)
     await world.ready(first, second)
     await cut_off(world, first)
@@ -372,7 +373,7 @@ async def test_what_was_left_open_and_cannot_be_written_is_not_called_before_it_
 
 
 async def test_a_call_under_way_is_not_taken_for_one_left_open(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     slow, broken = job_ids(2)
     await world.ready(slow, broken)
     held = world.network.hold("TerminateJob")
@@ -392,10 +393,10 @@ async def test_a_call_under_way_is_not_taken_for_one_left_open(database: Databas
     assert await world.outcomes(slow) == ["accepted"]
 
 
-async def test_a_failing_write_of_an_attempt_calls_nobody_and_costs_no_permit(
+async def test_a_failing_write_of_an_attempt_sends_no_call_and_costs_no_permit(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await world.ready(JOB)
     await world.execute("ALTER TABLE attempts RENAME TO away")
     with pytest.raises(StoreUnavailable):
@@ -412,7 +413,7 @@ async def test_a_failing_write_of_an_attempt_calls_nobody_and_costs_no_permit(
 
 
 async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB)
     held = world.network.hold("TerminateJob")
     await world.dispatcher.step()
@@ -426,8 +427,8 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
     assert (await world.termination(JOB)).state is State.DRAINING
 
 
-async def test_the_loops_are_told_of_every_end(database: Database) -> None:
-    world = World(database)
+async def test_the_loops_are_woken_at_every_end(database: Database) -> None:
+    world = PartitionWorld(database)
     await world.ready(JOB, run=1)
     await world.dispatcher.step()
     world.woken()

@@ -11,13 +11,11 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import EscalationLevel
-from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.loop_scenarios import step_until, terminate_with_stragglers
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
 from tests.support.termination_fields import store_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
 
 ACTION = "TerminateTaskInstance"
@@ -25,52 +23,17 @@ MACHINES = "TerminateInstances"
 SLOW = AMPLE | {ACTION: 2}
 
 
-async def called(world: World, *ids: str, asked: dict[str, Any] | None = None, **spec: Any) -> None:
-    """Send TerminateJob for jobs some of whose instances do not stop."""
-    world.cloud_runs(*ids, **{"drain_s": 10.0, "failed_early_s": 1e6, "again": "ok"} | spec)
-    await world.submit(*ids, asked=asked)
-    await world.job_poller.step()
-    await world.probe()
-    for _ in ids:
-        await world.dispatch()
-        world.clock.advance(1)
-
-
-async def until(
-    world: World,
-    holds: Callable[[Termination], bool],
-    *,
-    timeout_s: float,
-    job_id: str = JOB,
-    step_s: float = 5.0,
-) -> Termination:
-    """Step every loop repeatedly until ``holds`` is true of the termination."""
-    ends_at = world.clock.passed_s + timeout_s
-    while world.clock.passed_s < ends_at:
-        await world.job_poller.step()
-        await world.probe()
-        await world.dispatch()
-        await world.capture()
-        await world.machine_poller.step()
-        await world.escalate()
-        termination = await world.termination(job_id)
-        if holds(termination):
-            return termination
-        world.clock.advance(step_s)
-    raise AssertionError(f"not within {timeout_s} s: {await world.termination(job_id)}")
-
-
-async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
+async def test_instances_that_stay_are_called_one_by_one_and_the_job_stops(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=100, stuck=3)
-    escalated = await until(
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
+    escalated = await step_until(
         world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
     )
     assert (escalated.state, escalated.escalation.round) == (State.DRAINING, 1)
     assert world.calls(ACTION) == []
-    done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=120)
+    done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=120)
     assert done.evidence == 3
     assert len(world.calls(ACTION)) == 3
     record = await world.record(JOB)
@@ -80,33 +43,37 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_goes_down(
 
 
 async def test_nothing_is_called_while_the_drain_moves(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=100, drain_s=600.0)
-    await until(world, lambda t: t.state is State.SETTLING, timeout_s=700)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=100, drain_s=600.0)
+    await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=700)
     assert world.calls(ACTION) == []
 
 
-async def test_a_few_of_many_go_down_as_fast_as_the_quota_allows(database: Database) -> None:
-    world = World(database, quotas=SLOW)
-    await called(world, JOB, instances=20_000, stuck=40)
-    escalated = await until(
+async def test_a_few_of_many_stop_as_fast_as_the_quota_allows(database: Database) -> None:
+    world = PartitionWorld(database, quotas=SLOW)
+    await terminate_with_stragglers(world, JOB, instances=20_000, stuck=40)
+    escalated = await step_until(
         world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
     )
     assert escalated.escalation.started_at is not None
-    await until(world, lambda t: t.state is State.SETTLING, timeout_s=60, step_s=0.25)
+    await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=60, step_s=0.25)
     first, *_, last = (call.at for call in world.calls(ACTION))
     assert len(world.calls(ACTION)) == 40
     assert last - first <= 1.1 * 40 / 2
     assert first - escalated.escalation.started_at.timestamp() <= 2.0
 
 
-async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=10, immortal=2)
-    left = await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=600)
+async def test_instances_that_ignore_all_calls_are_left_to_manual_action_and_named(
+    database: Database,
+) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
+    left = await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=600
+    )
     assert left.escalation.round == EscalationPolicy().rounds_max
     assert len(world.calls(ACTION)) == 2 * left.escalation.round
-    await until(
+    await step_until(
         world,
         lambda t: bool(
             t.captures.rescanned_at
@@ -117,19 +84,21 @@ async def test_what_obeys_nobody_is_left_to_a_person_and_named(database: Databas
     )
     live = [each for each in await world.instances(JOB) if each.state == JobState.RUNNING]
     assert [each.index for each in live] == [8, 9]
-    given_up = await until(world, lambda t: t.state is State.UNVERIFIED, timeout_s=4000, step_s=30)
+    given_up = await step_until(
+        world, lambda t: t.state is State.UNVERIFIED, timeout_s=4000, step_s=30
+    )
     assert len(world.calls(ACTION)) == 2 * given_up.escalation.round
 
 
-async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
+async def test_machines_of_instances_that_ignore_all_calls_are_ended_where_that_is_allowed(
     database: Database,
 ) -> None:
     policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
-    await called(world, JOB, instances=10, immortal=2)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.MACHINES, timeout_s=600)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
+    await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
+    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MACHINES, timeout_s=600)
     assert [len(world.calls(action)) for action in (ACTION, MACHINES)] == [2, 0]
-    done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=600)
+    done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=600)
     assert done.escalation.level is EscalationLevel.MACHINES
     record = await world.record(JOB)
     ended = [each.target for each in record.attempts if each.action == MACHINES]
@@ -139,51 +108,55 @@ async def test_machines_of_what_obeys_nobody_are_ended_where_that_is_allowed(
 
 async def test_nodes_of_a_compute_environment_are_left_alone(database: Database) -> None:
     policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
-    await called(world, JOB, instances=10, immortal=2, env_id="env-example1")
-    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
+    await terminate_with_stragglers(world, JOB, instances=10, immortal=2, env_id="env-example1")
+    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
     assert world.calls(MACHINES) == []
 
 
-async def test_more_than_the_limit_is_left_to_a_person_at_once(database: Database) -> None:
-    world = World(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
-    await called(world, JOB, instances=10, stuck=5)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
+async def test_more_stragglers_than_the_limit_are_left_to_manual_action_at_once(
+    database: Database,
+) -> None:
+    world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(instances_max=4))
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=5)
+    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
-async def test_a_job_that_goes_down_slowly_is_left_alone(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=4, drain_s=1200.0)
-    await until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
+async def test_a_job_that_stops_slowly_is_not_escalated(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=4, drain_s=1200.0)
+    await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=1300, step_s=10)
     assert world.calls(ACTION) == []
 
 
 async def test_no_rounds_means_no_calls(database: Database) -> None:
-    world = World(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
-    await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=EscalationPolicy(rounds_max=0))
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
+    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=120)
     assert world.calls(ACTION) == []
 
 
 async def test_a_call_that_was_throttled_is_made_again_in_the_same_round(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
-    await called(world, JOB, instances=10, stuck=1)
-    done = await until(world, lambda t: t.state is State.VERIFIED, timeout_s=240)
+    world = PartitionWorld(database, quotas=AMPLE, faults={ACTION: {"throttle": {"first_n": 2}}})
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
+    done = await step_until(world, lambda t: t.state is State.VERIFIED, timeout_s=240)
     assert done.escalation.round == 1
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
     assert outcomes == ["throttled", "throttled", "accepted"]
 
 
-async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes_on(
+async def test_an_attempt_of_a_dead_process_is_closed_and_the_round_continues(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=10, immortal=1)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=10, immortal=1)
+    await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
+    )
     for _ in range(2):
         await world.capture()
     straggler = await world.store.instances.next_escalation_target()
@@ -191,18 +164,20 @@ async def test_an_answer_that_a_process_never_heard_is_closed_and_the_round_goes
     await world.store.instances.start(straggler, world.clock.now())
     world.start()
     world.clock.advance(1)
-    await until(world, lambda t: t.escalation.round == 2, timeout_s=120)
+    await step_until(world, lambda t: t.escalation.round == 2, timeout_s=120)
     record = await world.record(JOB)
     first = next(each for each in record.attempts if each.action == ACTION)
     assert first.outcome == "interrupted"
 
 
-async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
+async def test_such_an_attempt_is_closed_too_where_the_job_has_stopped_by_then(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
+    await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
+    )
     for _ in range(2):
         await world.capture()
     straggler = await world.store.instances.next_escalation_target()
@@ -218,9 +193,11 @@ async def test_such_an_answer_is_closed_too_where_the_job_is_down_by_then(
 async def test_so_is_one_whose_answer_could_not_be_written(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
+    await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
+    )
     for _ in range(2):
         await world.capture()
 
@@ -240,10 +217,12 @@ async def test_so_is_one_whose_answer_could_not_be_written(
 async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=SLOW)
-    await called(world, JOB, instances=100, stuck=40)
+    world = PartitionWorld(database, quotas=SLOW)
+    await terminate_with_stragglers(world, JOB, instances=100, stuck=40)
     world.simulator.forbidden_actions = frozenset({ACTION})
-    left = await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
+    left = await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900
+    )
     assert left.escalation.round == 3
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == ACTION]
@@ -254,32 +233,36 @@ async def test_a_call_that_is_forbidden_ends_its_round_and_is_logged_once(
 async def test_one_machine_that_may_not_be_ended_keeps_no_other_up(database: Database) -> None:
     """Unlike Batch, CVM authorises its actions machine by machine."""
     policy = EscalationPolicy(rounds_max=1, machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
-    await called(world, JOB, instances=10, immortal=2)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
+    await terminate_with_stragglers(world, JOB, instances=10, immortal=2)
     world.simulator.forbidden_actions = frozenset({MACHINES})
-    await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
+    await step_until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
     record = await world.record(JOB)
     outcomes = [each.outcome for each in record.attempts if each.action == MACHINES]
     assert outcomes == 2 * ["unauthorized"]
 
 
-async def test_what_cannot_be_read_is_left_to_a_person_with_no_call(
+async def test_unreadable_instances_are_left_to_manual_action_without_a_call(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=AMPLE)
-    await called(world, JOB, instances=100, stuck=3)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await terminate_with_stragglers(world, JOB, instances=100, stuck=3)
     world.simulator.forbidden_actions = frozenset({"DescribeTask"})
-    left = await until(world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900)
+    left = await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.MANUAL, timeout_s=900
+    )
     assert left.escalation.round == 3
     assert world.calls(ACTION) == []
     assert caplog.text.count(f"the live instances of job {JOB} cannot be read: Unauthorized") == 3
 
 
 async def test_terminations_take_turns_by_when_their_round_began(database: Database) -> None:
-    world = World(database, quotas=QUOTAS)
+    world = PartitionWorld(database, quotas=QUOTAS)
     one, two = job_ids(2)
-    await called(world, one, two, instances=10, stuck=2)
-    await until(world, lambda t: t.state is State.SETTLING, timeout_s=300, job_id=two, step_s=0.5)
+    await terminate_with_stragglers(world, one, two, instances=10, stuck=2)
+    await step_until(
+        world, lambda t: t.state is State.SETTLING, timeout_s=300, job_id=two, step_s=0.5
+    )
     assert [call.job_ids[0] for call in world.calls(ACTION)] == [one, one, two, two]
 
 
@@ -296,12 +279,12 @@ async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
     database: Database, deadline_s: float, shown: dict[str, Any]
 ) -> None:
     """No client reads the operation."""
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     asked = {"give_up_after_s": deadline_s, "settle_s": 1.0}
     job = {"instances": 10, "stuck": 6, "drain_s": 0.1, "instance_drain_s": 0.1}
-    await called(world, JOB, asked=asked, **job, **shown)
+    await terminate_with_stragglers(world, JOB, asked=asked, **job, **shown)
     first_call_at = world.calls("TerminateJob")[0].at
-    done = await until(
+    done = await step_until(
         world, lambda t: t.state.final, timeout_s=2 * deadline_s, step_s=deadline_s / 150
     )
     assert done.state is State.VERIFIED
@@ -314,17 +297,19 @@ async def test_stragglers_are_called_one_by_one_before_a_short_deadline(
 
 
 @pytest.mark.parametrize(("jobs", "deadline_s"), [(1, 30.0), (8, 60.0)])
-async def test_what_obeys_nobody_is_left_to_a_person_before_a_short_deadline(
+async def test_instances_that_ignore_all_calls_are_left_to_manual_action_before_a_short_deadline(
     database: Database, jobs: int, deadline_s: float
 ) -> None:
     """Every round comes before that, and the termination of its machines: nodes, which stay."""
     policy = EscalationPolicy(machines=True)
-    world = World(database, quotas=AMPLE, escalation=policy)
+    world = PartitionWorld(database, quotas=AMPLE, escalation=policy)
     *others, job_id = job_ids(jobs)
     job = {"instances": 10, "immortal": 1, "drain_s": 0.1, "env_id": "env-example1"}
-    await called(world, *others, job_id, asked={"give_up_after_s": deadline_s}, **job)
+    await terminate_with_stragglers(
+        world, *others, job_id, asked={"give_up_after_s": deadline_s}, **job
+    )
     last_sent_at = world.calls("TerminateJob")[-1].at
-    left = await until(
+    left = await step_until(
         world,
         lambda t: t.escalation.level is EscalationLevel.MANUAL,
         timeout_s=deadline_s,

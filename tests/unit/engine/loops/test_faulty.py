@@ -14,7 +14,7 @@ from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.loops.job_prober import PAUSE_S
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
-from tests.support.partition_world import AMPLE, PARTITION, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, PARTITION, QUOTAS, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
@@ -43,7 +43,7 @@ class Unavailable(PartitionStore):
 async def test_what_was_swept_with_it_is_written(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(FAULTY, GOOD)
     await world.submit(FAULTY, GOOD, next_poll_at=world.clock.now())
     await world.execute(FAULT)
@@ -79,7 +79,7 @@ async def test_what_was_swept_with_it_is_written(
 
 async def test_it_is_read_by_itself_now_and_then_only(database: Database) -> None:
     one_a_second = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
-    world = World(database, quotas=one_a_second)
+    world = PartitionWorld(database, quotas=one_a_second)
     world.cloud_runs(FAULTY, GOOD, state="FAILED")
     await world.submit(FAULTY, next_poll_at=world.clock.later(-2), **TO_PROVE)
     await world.submit(GOOD, next_poll_at=world.clock.later(-1), **TO_PROVE)
@@ -97,7 +97,7 @@ async def test_it_is_read_by_itself_now_and_then_only(database: Database) -> Non
 
 
 async def test_the_next_in_line_is_called(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await world.ready(FAULTY, GOOD)
     await world.execute(FAULT)
     for _ in range(2):
@@ -106,8 +106,8 @@ async def test_the_next_in_line_is_called(database: Database) -> None:
     assert (await world.termination(FAULTY)).schedule.set_aside is not None
 
 
-async def test_nothing_is_put_off_where_the_database_is_at_fault(database: Database) -> None:
-    world = World(database, quotas=AMPLE, store=Unavailable)
+async def test_nothing_is_postponed_where_the_database_fails(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE, store=Unavailable)
     world.cloud_runs(FAULTY, GOOD)
     now = world.clock.now()
     await world.submit(FAULTY, GOOD)

@@ -11,7 +11,7 @@ from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import forecast
 from orchestrator.domain.progress.termination_forecast import current
-from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TICK_S = 0.5
 
 
-async def live(world: World, seconds: float) -> None:
+async def live(world: PartitionWorld, seconds: float) -> None:
     """Run the loops for so long, while a client watches the first operation."""
     until = world.clock.later(seconds)
     while world.clock.now() < until:
@@ -31,21 +31,21 @@ async def live(world: World, seconds: float) -> None:
         world.clock.advance(TICK_S)
 
 
-async def foretold(world: World, job_id: str) -> Forecast:
+async def forecast_of(world: PartitionWorld, job_id: str) -> Forecast:
     found = await world.termination(job_id)
     now = current(found, None, None, world.clock.now())
     assert now is not None
     return now
 
 
-async def of_operation(world: World, operation_id: str = "op_1") -> Forecast:
+async def of_operation(world: PartitionWorld, operation_id: str = "op_1") -> Forecast:
     record = await world.records.operation(operation_id)
     assert record is not None
     progress = await world.records.progress(record, QUOTAS["TerminateJob"])
     return forecast(progress, world.clock.now())
 
 
-def in_s(world: World, made: Forecast) -> tuple[float, float]:
+def in_s(world: PartitionWorld, made: Forecast) -> tuple[float, float]:
     """Return p50 and p90, in seconds from now."""
     assert made.p50_at is not None
     assert made.p90_at is not None
@@ -53,9 +53,9 @@ def in_s(world: World, made: Forecast) -> tuple[float, float]:
     return (made.p50_at - now).total_seconds(), (made.p90_at - now).total_seconds()
 
 
-async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database) -> None:
+async def test_a_drain_has_a_forecast_from_its_first_progress_on(database: Database) -> None:
     """A job of 100 instances that takes 100 s."""
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB, instances=100, drain_s=100.0)
     await world.submit(JOB)
     await live(world, 10)
@@ -64,7 +64,7 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
     for _ in range(3):
         await live(world, 20)
         left_s = (first_sent_at + timedelta(seconds=100) - world.clock.now()).total_seconds()
-        made = await foretold(world, JOB)
+        made = await forecast_of(world, JOB)
         p50_s, p90_s = in_s(world, made)
         assert p50_s == pytest.approx(left_s, rel=0.2)
         assert left_s < p90_s < 2 * left_s
@@ -80,16 +80,16 @@ async def test_a_drain_is_foretold_from_its_first_movement_on(database: Database
     assert (await of_operation(world)).p50_at is None
 
 
-async def test_a_drain_that_stalls_is_told_with_since_when(database: Database) -> None:
+async def test_a_stalled_drain_is_reported_with_its_begin(database: Database) -> None:
     """One of 20 instances does not stop; the others stop after 20 s."""
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB, instances=20, drain_s=20.0, immortal=1, again="ok")
     await world.submit(JOB)
     await live(world, 15)
-    assert (await foretold(world, JOB)).p50_at is not None
+    assert (await forecast_of(world, JOB)).p50_at is not None
     await live(world, 100)
     found = await world.termination(JOB)
-    stuck = await foretold(world, JOB)
+    stuck = await forecast_of(world, JOB)
     assert found.calls.acknowledged_at is not None
     assert stuck.stalled_since is not None
     assert stuck.stalled_since < world.clock.later(-80)
@@ -101,7 +101,7 @@ async def test_a_drain_that_stalls_is_told_with_since_when(database: Database) -
 
 async def test_what_is_queued_waits_for_its_quota_first(database: Database) -> None:
     """At two calls a second 80 jobs take 40 s, and the last of them 5 s more."""
-    world = World(database, quotas=AMPLE | {"TerminateJob": 2})
+    world = PartitionWorld(database, quotas=AMPLE | {"TerminateJob": 2})
     ids = job_ids(80)
     world.cloud_runs(*ids, instances=1, drain_s=5.0)
     await world.submit(*ids)
@@ -119,9 +119,9 @@ async def test_what_is_queued_waits_for_its_quota_first(database: Database) -> N
     assert (await of_operation(world, "op_2")).p50_at is not None
 
 
-async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Database) -> None:
+async def test_past_drains_forecast_one_without_progress(database: Database) -> None:
     """Jobs of one instance show no progress before they have stopped."""
-    world = World(database, quotas=AMPLE | {"TerminateJob": 2})
+    world = PartitionWorld(database, quotas=AMPLE | {"TerminateJob": 2})
     ids = job_ids(30)
     world.cloud_runs(*ids, instances=1, drain_s=20.0)
     await world.submit(*ids)
@@ -135,6 +135,6 @@ async def test_drains_of_others_tell_of_one_that_has_not_moved(database: Databas
     assert drains
     for found in drains:
         assert found.calls.acknowledged_at is not None
-        p50_s, _ = in_s(world, await foretold(world, found.job_id))
+        p50_s, _ = in_s(world, await forecast_of(world, found.job_id))
         left_s = 20 - (world.clock.now() - found.calls.acknowledged_at).total_seconds()
         assert p50_s == pytest.approx(left_s, abs=6)

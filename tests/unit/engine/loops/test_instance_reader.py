@@ -15,7 +15,8 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
 from orchestrator.engine.loops.instance_reader import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import read_faults
-from tests.support.partition_world import AMPLE, JOB, QUOTAS, World, job_ids
+from tests.support.loop_scenarios import store_terminable
+from tests.support.partition_world import AMPLE, JOB, QUOTAS, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,22 +29,15 @@ POLICY = CapturePolicy()
 SUBMIT_INFO, PAGE = "DescribeJobSubmitInfo", "DescribeTask"
 
 
-async def callable_jobs(world: World, *ids: str, **spec: Any) -> None:
-    """Store running jobs that a batch poll has shown to be terminable."""
-    world.cloud_runs(*ids, **spec)
-    await world.submit(*ids, next_poll_at=world.clock.now())
-    await world.job_poller.step()
-
-
-async def known(world: World, job_id: str = JOB) -> Capture:
+async def known(world: PartitionWorld, job_id: str = JOB) -> Capture:
     capture = (await world.termination(job_id)).captures.machines
     assert capture is not None
     return capture
 
 
 async def test_a_small_job_is_called_once_its_machines_are_captured(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB)
     assert await world.dispatch() == POLICY.before_max_s
     for _ in range(2):
         assert world.called("TerminateJob") == []
@@ -57,8 +51,8 @@ async def test_a_small_job_is_called_once_its_machines_are_captured(database: Da
 
 
 async def test_what_is_stored_is_what_the_cloud_shows(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(
         world, JOB, mix={"STARTING": 0.2, "SUCCEED": 0.3, "FAILED_INTERRUPTED": 0.1}
     )
     await world.capture()
@@ -73,8 +67,8 @@ async def test_what_is_stored_is_what_the_cloud_shows(database: Database) -> Non
 
 
 async def test_a_large_job_is_called_meanwhile(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB, instances=POLICY.before_max_instances + 1, drain_s=3600.0)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB, instances=POLICY.before_max_instances + 1, drain_s=3600.0)
     await world.capture()
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
@@ -87,8 +81,8 @@ async def test_a_large_job_is_called_meanwhile(database: Database) -> None:
 async def test_a_large_job_is_called_after_its_capture_where_that_is_configured(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
-    await callable_jobs(world, JOB, instances=2500, tasks=2)
+    world = PartitionWorld(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
+    await store_terminable(world, JOB, instances=2500, tasks=2)
     for _ in range(1 + 2 * 2):
         assert await world.dispatch() == POLICY.before_max_s
         await world.capture()
@@ -100,8 +94,8 @@ async def test_a_large_job_is_called_after_its_capture_where_that_is_configured(
 
 
 async def test_no_call_waits_for_a_capture_longer_than_it_may(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
     await world.instance_reader.step()
     world.clock.advance(POLICY.before_max_s - 1)
@@ -114,8 +108,8 @@ async def test_no_call_waits_for_a_capture_longer_than_it_may(database: Database
 
 
 async def test_what_is_not_captured_is_called_at_once(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await store_terminable(world, JOB)
     await world.dispatch()
     assert world.called("TerminateJob") == [JOB]
     assert missed(await world.termination(JOB)) == "its machines were not captured"
@@ -126,8 +120,8 @@ async def test_what_is_not_captured_is_called_at_once(database: Database) -> Non
 
 async def test_a_read_that_failed_is_made_again_later(database: Database) -> None:
     faults = {SUBMIT_INFO: {"lost_answer": {"first_n": 1}}, PAGE: {"lost_answer": {"first_n": 1}}}
-    world = World(database, quotas=AMPLE, capture=POLICY, faults=faults)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY, faults=faults)
+    await store_terminable(world, JOB)
     await world.capture()
     assert (await known(world)).failures == 1
     assert math.isinf(await world.capture())
@@ -142,8 +136,8 @@ async def test_a_read_that_failed_is_made_again_later(database: Database) -> Non
 
 
 async def test_a_job_that_may_not_be_read_is_called_without_a_capture(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB)
     world.cloud_runs(JOB, forbidden=True)
     waited_s = 0
     while not world.called("TerminateJob"):
@@ -162,14 +156,14 @@ async def test_one_refusal_for_lack_of_permission_ends_no_capture(
 ) -> None:
     """A new permission takes seconds to spread, and a capture is made only once."""
     faults = {action: {"forbidden": {"first_n": 1}}}
-    world = World(database, quotas=AMPLE, capture=POLICY, faults=faults)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY, faults=faults)
+    await store_terminable(world, JOB)
     while not world.called(action):
         await world.capture()
-    put_off = await known(world)
-    assert (put_off.failures, put_off.ended_at) == (1, None)
-    assert put_off.problem is not None
-    assert put_off.problem.code == "UnauthorizedOperation"
+    postponed = await known(world)
+    assert (postponed.failures, postponed.ended_at) == (1, None)
+    assert postponed.problem is not None
+    assert postponed.problem.code == "UnauthorizedOperation"
     assert math.isinf(await world.capture()), "not before its time"
     assert world.called(action) == [JOB]
     await world.dispatch()
@@ -185,8 +179,8 @@ async def test_one_refusal_for_lack_of_permission_ends_no_capture(
 
 @pytest.mark.parametrize("name", ["task-instance-state", "task-instance-type"])
 async def test_either_name_of_the_filter_will_do(database: Database, name: str) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY, filter_name=name)
-    await callable_jobs(world, JOB, mix={"SUCCEED": 0.5})
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY, filter_name=name)
+    await store_terminable(world, JOB, mix={"SUCCEED": 0.5})
     for _ in range(3):
         await world.capture()
         world.clock.advance(BACKOFF_BASE_S)
@@ -201,15 +195,15 @@ BEGIN SELECT RAISE(ABORT, 'broken'); END"""
 async def test_a_capture_that_cannot_be_written_keeps_nothing_else_from_being_captured(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     broken, other = job_ids(2)
-    await callable_jobs(world, broken)
+    await store_terminable(world, broken)
     await world.capture()
     await world.execute(BREAK_CAPTURES)
     await world.capture()
     await world.execute("DROP TRIGGER broken")
     assert (await known(world, broken)).problem is not None
-    await callable_jobs(world, other)
+    await store_terminable(world, other)
     await world.capture()
     await world.capture()
     assert missed(await world.termination(other)) is None
@@ -219,8 +213,8 @@ async def test_a_capture_that_cannot_be_written_keeps_nothing_else_from_being_ca
 async def test_pages_without_end_are_neither_read_nor_stored(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB, instances=1010)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB, instances=1010)
     await world.capture()
     post = world.network.post
 
@@ -246,8 +240,8 @@ async def test_pages_without_end_are_neither_read_nor_stored(
 
 
 async def test_a_capture_goes_on_where_another_process_left_it(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
-    await callable_jobs(world, JOB, instances=2500)
+    world = PartitionWorld(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
+    await store_terminable(world, JOB, instances=2500)
     for _ in range(2):
         await world.capture()
     world.start()
@@ -260,18 +254,18 @@ async def test_a_capture_goes_on_where_another_process_left_it(database: Databas
 
 
 async def test_captures_are_made_in_the_order_of_the_calls(database: Database) -> None:
-    world = World(database, quotas=QUOTAS, capture=POLICY)
+    world = PartitionWorld(database, quotas=QUOTAS, capture=POLICY)
     jobs = job_ids(5)
-    await callable_jobs(world, *jobs)
+    await store_terminable(world, *jobs)
     while (await world.termination(jobs[-1])).captures.machines is None:
         await world.capture()
         world.clock.advance(0.5)
     assert world.called(SUBMIT_INFO) == jobs
 
 
-async def test_a_job_that_is_down_shows_no_machines(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB)
+async def test_a_stopped_job_shows_no_machines(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB)
     await world.know(JOB, state=State.SETTLING, job_state=JobState.FAILED, evidence=3)
     await world.capture()
     assert world.called(SUBMIT_INFO) == []
@@ -283,8 +277,8 @@ async def test_a_job_that_is_down_shows_no_machines(database: Database) -> None:
 async def test_a_job_that_runs_again_is_captured_again_on_other_machines(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB, drain_s=1.0, revive_after_s=1.0)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB, drain_s=1.0, revive_after_s=1.0)
     await world.capture()
     await world.capture()
     await world.dispatch()
@@ -301,8 +295,8 @@ async def test_a_job_that_runs_again_is_captured_again_on_other_machines(
 async def test_it_is_captured_again_before_it_is_called_again(
     database: Database, again: dict[str, Any]
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB, again="ok", **again)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB, again="ok", **again)
     await world.capture()
     await world.capture()
     await world.dispatch()
@@ -319,8 +313,8 @@ async def test_it_is_captured_again_before_it_is_called_again(
 
 
 async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB, env_id="env-example1")
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB, env_id="env-example1")
     await world.capture()
     await world.capture()
     found = await world.termination(JOB)
@@ -330,8 +324,8 @@ async def test_nodes_are_counted_once_and_are_no_machines_to_wait_for(database: 
 
 async def test_a_read_under_way_is_not_made_a_second_time(database: Database) -> None:
     """Neither a step during the call nor one whose rows were read before its end repeats it."""
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB)
     held = world.network.hold(SUBMIT_INFO)
     await world.instance_reader.step()
     await world.network.arrival(SUBMIT_INFO)
@@ -354,8 +348,8 @@ async def test_a_read_under_way_is_not_made_a_second_time(database: Database) ->
 
 async def test_a_job_is_read_for_one_purpose_at_a_time(database: Database) -> None:
     """Both its capture and a rescan of its live instances are due."""
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await callable_jobs(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await store_terminable(world, JOB)
     await world.records.ask_for_instances((await world.termination(JOB)).id)
     await world.capture()
     found = await world.termination(JOB)
@@ -367,11 +361,11 @@ async def test_a_job_whose_submission_was_not_read_before_its_call_is_compared_w
     database: Database,
 ) -> None:
     """The cloud counts four of its five instances; the fifth is still live."""
-    world = World(database, quotas=AMPLE, capture=POLICY)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     refused = {SUBMIT_INFO: {"throttle": 1.0}}
     world.simulator.faults.replace(read_faults(refused), now=world.simulator.now())
     lie = {"counted_max": 4, "immortal": 1, "failed_early_s": 1e3, "next_action_hidden": True}
-    await callable_jobs(world, JOB, instances=5, drain_s=3.0, **lie)
+    await store_terminable(world, JOB, instances=5, drain_s=3.0, **lie)
     await world.capture()
     world.clock.advance(POLICY.before_max_s)
     await world.dispatch()

@@ -36,7 +36,7 @@ from tests.support.partition_world import (
     PARTITION,
     POLL,
     REGION,
-    World,
+    PartitionWorld,
     job_ids,
 )
 from tests.unit.domain.build import STOPPED
@@ -56,18 +56,18 @@ SETTLING: dict[str, Any] = {
 }
 
 
-async def due_in(world: World, seconds: float, *ids: str, **known: Any) -> None:
+async def due_in(world: PartitionWorld, seconds: float, *ids: str, **known: Any) -> None:
     """Store jobs whose batch polls are due so long from now, in this order."""
     await world.submit(*ids)
     for number, job_id in enumerate(ids):
         await world.know(job_id, next_poll_at=world.clock.later(seconds + number / 1000), **known)
 
 
-def batch_polls(world: World) -> list[Call]:
+def batch_polls(world: PartitionWorld) -> list[Call]:
     return world.calls("DescribeJobs")
 
 
-def sizes(world: World) -> list[int]:
+def sizes(world: PartitionWorld) -> list[int]:
     return [len(call.job_ids) for call in batch_polls(world)]
 
 
@@ -77,7 +77,7 @@ def sizes(world: World) -> list[int]:
 async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     later, due, other_due = job_ids(3)
     world.cloud_runs(later, due, other_due)
     await due_in(world, 30, later)
@@ -93,7 +93,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
 
 
 async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 5, JOB)
     assert await world.job_poller.step() == 5.0
@@ -105,8 +105,8 @@ async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
     assert sizes(world) == [1]
 
 
-async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> None:
-    world = World(database)
+async def test_with_no_job_to_poll_nothing_is_called(database: Database) -> None:
+    world = PartitionWorld(database)
     assert math.isinf(await world.job_poller.step())
     await due_in(world, 0, JOB, poll_kind=PollKind.SINGLE)
     assert math.isinf(await world.job_poller.step()), "for the job prober"
@@ -116,7 +116,7 @@ async def test_with_no_job_to_sweep_nothing_is_called(database: Database) -> Non
 
 
 async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     here, there = job_ids(4)[:2], job_ids(4)[2:]
     world.cloud_runs(*here)
     world.cloud_runs(*there, region=OTHER_REGION)
@@ -133,7 +133,7 @@ async def test_each_region_has_its_own_calls_the_soonest_due_first(database: Dat
 
 
 async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(2 * JOBS_PER_CALL + 50)
     world.cloud_runs(*jobs)
     await world.submit(*jobs)
@@ -145,7 +145,7 @@ async def test_more_jobs_than_a_call_takes_are_read_once_each(database: Database
 
 
 async def test_the_quota_is_kept(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(2 * JOBS_PER_CALL + 1)
     world.cloud_runs(*jobs)
     await world.submit(*jobs)
@@ -162,10 +162,10 @@ async def test_the_quota_is_kept(database: Database) -> None:
 # --- waiting for a full batch --------------------------------------------------------------------
 
 
-async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
+async def test_a_settling_job_joins_the_next_batch_poll_that_others_need(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     settling, draining = job_ids(2)
     world.cloud_runs(settling, state="FAILED")
     world.cloud_runs(draining)
@@ -178,10 +178,10 @@ async def test_a_settling_job_goes_with_the_next_sweep_that_others_need(
     assert [call.job_ids for call in batch_polls(world)] == [(settling, draining)]
 
 
-async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweeps(
+async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_interval(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB, state="FAILED")
     await due_in(world, 0, JOB, settle_until=world.clock.now(), **SETTLING)
     assert await world.job_poller.step() == POLL.sweep_max_s
@@ -196,10 +196,10 @@ async def test_a_settling_job_waits_for_company_no_longer_than_between_two_sweep
     ("jobs", "calls", "wait_s"),
     [(JOBS_PER_CALL - 1, [], POLL.sweep_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
 )
-async def test_a_full_call_waits_for_nobody(
+async def test_a_full_call_is_sent_without_waiting(
     database: Database, jobs: int, calls: list[int], wait_s: float
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     ids = job_ids(jobs)
     world.cloud_runs(*ids, state="FAILED")
     until = world.clock.later(30)
@@ -208,10 +208,10 @@ async def test_a_full_call_waits_for_nobody(
     assert sizes(world) == calls
 
 
-async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_for(
+async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_polled(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB, **DRAINING)
     world.partition.proofs_wait = True
@@ -228,7 +228,7 @@ async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_looked_fo
 async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_first(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     waiting, held = job_ids(2)
     await world.ready(waiting)
     world.cloud_runs(held, state="SUBMITTED", submitted_s=3)
@@ -246,7 +246,7 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
 
 async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> None:
     """DescribeJobs may leave out unknown jobs: one response alone proves nothing."""
-    world = World(database)
+    world = PartitionWorld(database)
     listed, unlisted = job_ids(2)
     world.cloud_runs(listed)
     await due_in(world, 0, listed, unlisted)
@@ -261,10 +261,10 @@ async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> No
     assert (await world.termination(listed)).schedule.next_poll_at != soon
 
 
-async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_sweeps_only(
+async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_batch_polls_only(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     unknown = job_ids(2 * JOBS_PER_CALL)
     await world.submit(*unknown)
     submitted_at = world.clock.now()
@@ -280,13 +280,13 @@ async def test_unknown_ids_are_not_found_once_they_had_time_to_appear_and_cost_s
     assert len(batch_polls(world)) <= 20
 
 
-async def states(world: World) -> Counter[State]:
+async def states(world: PartitionWorld) -> Counter[State]:
     records = await world.records.terminations(after=0, limit=1000)
     return Counter(record.termination.state for record in records)
 
 
 async def test_a_setting_says_how_long_a_job_has_to_appear(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.partition.appears_within_s = 600.0
     await world.submit(JOB)
     await world.polled(599)
@@ -297,7 +297,7 @@ async def test_a_setting_says_how_long_a_job_has_to_appear(database: Database) -
 
 async def test_a_job_that_appears_late_is_terminated(database: Database) -> None:
     """SubmitJob has just responded, and DescribeJobs does not list the job yet."""
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB, hidden_s=APPEARS_WITHIN_S - 10)
     await world.submit(JOB)
     await world.polled(APPEARS_WITHIN_S)
@@ -311,7 +311,7 @@ async def test_a_job_that_appears_late_is_terminated(database: Database) -> None
 async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
     database: Database, before: str
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     fault = {"not_found": {"first_n": 1}}
     world.simulator.faults.replace(
         read_faults({"DescribeJobs": fault, "DescribeJob": fault}), now=world.simulator.now()
@@ -337,7 +337,7 @@ async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
 async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB, next_poll_at=None)
     await world.know(JOB, next_poll_at=world.clock.now())
     held = world.network.hold("DescribeJobs")
@@ -352,7 +352,7 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
 
 
 async def test_what_could_not_be_written_is_swept_again(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB)
     await world.execute(
@@ -377,10 +377,10 @@ SPOILERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("spoiler", "spec"), SPOILERS, ids=["forbidden", "malformed"])
-async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_by_one(
+async def test_a_job_that_makes_a_batch_fail_is_among_few_that_are_read_one_by_one(
     database: Database, spoiler: str, spec: dict[str, Any]
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     good = job_ids(40)[1:]
     world.cloud_runs(*good)
     world.cloud_runs(spoiler, **spec)
@@ -406,7 +406,7 @@ async def test_a_job_that_spoils_a_call_for_all_is_among_few_that_are_read_one_b
 
 @pytest.mark.parametrize("place", [0, 5, 6, 11, 12, 24])
 async def test_it_is_found_wherever_it_stands(database: Database, place: int) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(25)
     for number, job_id in enumerate(jobs):
         world.cloud_runs(job_id, forbidden=number == place)
@@ -434,7 +434,7 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
     database: Database, fault: str, asked: list[int]
 ) -> None:
     """It does not wait until the jobs that were kept apart are due again."""
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     spoiler, *good = job_ids(20)
     world.cloud_runs(*good)
     world.cloud_runs(spoiler, forbidden=True)
@@ -451,7 +451,7 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
 
 async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
     """Neither jobs with a sent TerminateJob nor jobs submitted later are delayed."""
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     bad, good = job_ids(40)[:38], job_ids(40)[38:]
     world.cloud_runs(*bad, forbidden=True)
     await due_in(world, -1, *bad)
@@ -469,7 +469,7 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
 
 async def test_suspects_that_were_forgotten_are_swept_again(database: Database) -> None:
     """Another process, or a failed poll of them, can lose the suspects."""
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(10)
     world.cloud_runs(*jobs, forbidden=True)
     await due_in(world, -1, *jobs)
@@ -480,10 +480,10 @@ async def test_suspects_that_were_forgotten_are_swept_again(database: Database) 
     assert sizes(world) == [10, 10]
 
 
-async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told_once(
+async def test_where_no_batch_poll_is_allowed_jobs_are_read_one_by_one_and_it_is_logged_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(60)
     world.cloud_runs(*jobs, forbidden=True)
     await due_in(world, -1, *jobs)
@@ -502,7 +502,7 @@ async def test_where_no_sweep_is_allowed_jobs_are_read_one_by_one_and_it_is_told
     )
 
 
-async def due_at(world: World) -> datetime | None:
+async def due_at(world: PartitionWorld) -> datetime | None:
     return (await world.termination(JOB)).schedule.next_poll_at
 
 
@@ -510,7 +510,7 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
     database: Database,
 ) -> None:
     faults = {"DescribeJobs": {"internal_error": {"first_n": 7}}}
-    world = World(database, quotas=AMPLE, faults=faults)
+    world = PartitionWorld(database, quotas=AMPLE, faults=faults)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB)
     waits = []
@@ -527,7 +527,7 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
 
 
 async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     waits: list[float] = []
     for fault in ("http_500", "lost_answer", None, "reset"):
@@ -559,7 +559,7 @@ FAILURES = [
 ]
 
 
-async def run(world: World, seconds: float) -> None:
+async def run(world: PartitionWorld, seconds: float) -> None:
     """Advance the clock while only the job poller runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
@@ -571,7 +571,7 @@ async def run(world: World, seconds: float) -> None:
 async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
     database: Database, code: str, place: int, *, search: bool
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(40)
     other = "job-99999999"
     world.cloud_runs(*jobs)
@@ -592,10 +592,10 @@ async def test_a_job_that_makes_calls_fail_keeps_no_others_from_being_read(
     assert (await world.termination(jobs[place])).job.state is JobState.RUNNING
 
 
-async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_with(
+async def test_a_job_that_neither_action_can_read_shows_the_error_of_its_reads(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     spoiler, good = job_ids(2)
     world.cloud_runs(spoiler, good)
     for action in ("DescribeJobs", "DescribeJob"):
@@ -611,7 +611,7 @@ async def test_a_job_that_neither_action_can_read_is_told_what_its_reads_fail_wi
 async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     spoiler, *_ = jobs = job_ids(8)
     world.cloud_runs(*jobs)
     world.network.spoil("DescribeJobs", spoiler, "InternalError")
@@ -635,7 +635,7 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
     database: Database,
 ) -> None:
     faults = {"DescribeJobs": {"internal_error": 1.0}}
-    world = World(database, quotas=AMPLE, faults=faults)
+    world = PartitionWorld(database, quotas=AMPLE, faults=faults)
     jobs = job_ids(JOBS_PER_CALL + 1)
     world.cloud_runs(*jobs)
     await due_in(world, -1, *jobs)
@@ -655,7 +655,7 @@ async def test_while_no_call_works_none_is_read_by_another_action_and_few_calls_
 
 async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> None:
     """Held jobs do not wait either: each kind of poll has its turn."""
-    world = World(database)
+    world = PartitionWorld(database)
     held, good, *stale = job_ids(1002)
     world.cloud_runs(good)
     world.cloud_runs(held, state="SUBMITTED")
@@ -673,7 +673,7 @@ async def test_few_ids_wait_for_no_first_polls_of_many(database: Database) -> No
 async def test_first_polls_cost_no_call_of_their_own_where_one_carries_all(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(90)
     world.cloud_runs(*jobs)
     await world.submit(*jobs[:45])

@@ -27,43 +27,33 @@ from orchestrator.engine.loops.job_prober import (
     READS_PER_STEP,
 )
 from orchestrator.engine.runtime.loop import IDLE_MAX_S
-from tests.support.partition_world import AMPLE, JOB, PARTITION, POLL, QUOTAS, World, job_ids
+from tests.support.loop_scenarios import COUNTED, DRAINING, TO_PROVE, store_finished
+from tests.support.partition_world import (
+    AMPLE,
+    JOB,
+    PARTITION,
+    POLL,
+    QUOTAS,
+    PartitionWorld,
+    job_ids,
+)
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 ONE_A_SECOND = QUOTAS | {"DescribeJob": 1, "DescribeTask": 1}
 HOUR_S = 3600.0
-DRAINING: dict[str, Any] = {"state": State.DRAINING, "evidence": 1}
-TO_PROVE: dict[str, Any] = DRAINING | {
-    "evidence": 2,
-    "job_state": JobState.FAILED,
-    "poll_kind": PollKind.SINGLE,
-}
-COUNTED: dict[str, Any] = {
-    "instances": InstanceCounters(running=4, failed=6),
-    "tasks": (TaskSeen(name="task-0"),),
-}
-"""Known values of a job with one task."""
 SETTLING: dict[str, Any] = {"state": State.SETTLING, "evidence": 3}
-
-
-async def to_prove(world: World, *ids: str, seconds: float = 0.0, **known: Any) -> None:
-    """Store finished jobs that are to be read one by one so long from now, in this order."""
-    world.cloud_runs(*ids, state="FAILED")
-    await world.submit(*ids, **(TO_PROVE | known))
-    for number, job_id in enumerate(ids):
-        await world.know(job_id, next_poll_at=world.clock.later(seconds + number / 1000))
 
 
 # --- which job, and when -------------------------------------------------------------------------
 
 
-async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
+async def test_a_job_that_reads_failed_is_proven_stopped_by_its_counters(
     database: Database,
 ) -> None:
-    world = World(database)
-    await to_prove(world, JOB, settle_s=30.0)
+    world = PartitionWorld(database)
+    await store_finished(world, JOB, settle_s=30.0)
     await world.probe()
     assert world.called("DescribeJob") == [JOB]
     stopped = await world.termination(JOB)
@@ -77,7 +67,7 @@ async def test_a_job_that_reads_failed_is_proven_down_by_its_counters(
 
 
 async def test_a_finished_job_with_live_instances_is_read_again(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.submit(JOB, next_poll_at=world.clock.now(), **TO_PROVE)
     world.cloud_runs(JOB, state="FAILED", mix={"RUNNING": 0.3})
     await world.probe()
@@ -91,8 +81,8 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
 
 
 async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
-    world = World(database)
-    await to_prove(world, JOB, seconds=5)
+    world = PartitionWorld(database)
+    await store_finished(world, JOB, seconds=5)
     assert await world.probe() == 5.0
     world.clock.advance(4)
     assert await world.probe() == 1.0
@@ -103,7 +93,7 @@ async def test_no_job_is_read_before_it_is_due(database: Database) -> None:
 
 
 async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.submit(JOB, next_poll_at=world.clock.later(-1))
     assert math.isinf(await world.probe()), "for the job poller"
     await world.submit("job-elsewhere", partition="other@cloud", poll_kind=PollKind.SINGLE)
@@ -114,10 +104,10 @@ async def test_with_no_job_to_read_nothing_is_called(database: Database) -> None
 async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_describe_task(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     ids = job_ids(5)
     world.simulator.forbidden_actions = frozenset({"DescribeJob"})
-    await to_prove(world, *ids, **COUNTED)
+    await store_finished(world, *ids, **COUNTED)
     await world.polled(60)
     states = {(await world.termination(job_id)).state for job_id in ids}
     assert states == {State.VERIFIED}
@@ -126,10 +116,10 @@ async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_de
 
 
 async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     first, second, third = job_ids(3)
-    await to_prove(world, second, third)
-    await to_prove(world, first, seconds=-1)
+    await store_finished(world, second, third)
+    await store_finished(world, first, seconds=-1)
     for _ in range(3):
         await world.probe()
         world.clock.advance(1)
@@ -137,9 +127,9 @@ async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
 
 
 async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(2 * READS_PER_STEP + 5)
-    await to_prove(world, *jobs, seconds=-1)
+    await store_finished(world, *jobs, seconds=-1)
     assert [await world.job_prober.step() for _ in range(3)] == [0.0, 0.0, math.inf]
     await world.ended(world.job_prober)
     assert sorted(world.called("DescribeJob")) == jobs
@@ -150,17 +140,17 @@ async def test_more_than_a_steps_worth_is_read_once_each(database: Database) -> 
 async def test_a_steps_worth_of_which_some_are_due_later_waits_for_them(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     *due, later = job_ids(READS_PER_STEP)
-    await to_prove(world, *due, seconds=-1)
-    await to_prove(world, later, seconds=3)
+    await store_finished(world, *due, seconds=-1)
+    await store_finished(world, later, seconds=3)
     assert await world.probe() == 3.0
     assert sorted(world.called("DescribeJob")) == due
 
 
 async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await to_prove(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE)
+    await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -174,13 +164,13 @@ async def test_a_job_is_not_read_twice_at_the_same_time(database: Database) -> N
 async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     slow, other = job_ids(2)
-    await to_prove(world, slow, seconds=-1)
+    await store_finished(world, slow, seconds=-1)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
-    await to_prove(world, other, seconds=-1)
+    await store_finished(world, other, seconds=-1)
     await world.job_prober.step()
     await world.job_prober.wake.wait()
     assert (await world.termination(other)).state is State.SETTLING
@@ -194,7 +184,7 @@ async def test_an_answer_that_is_awaited_keeps_no_other_job_from_being_read(
 
 
 async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.submit(JOB, poll_kind=PollKind.SINGLE)
     await world.probe()
     gone = await world.termination(JOB)
@@ -210,9 +200,9 @@ async def test_a_job_that_the_cloud_does_not_know_is_not_found(database: Databas
     assert gone.problem.code == "ResourceNotFound.Job"
 
 
-async def test_a_look_that_failed_is_made_again_later(database: Database) -> None:
-    world = World(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
-    await to_prove(world, JOB)
+async def test_a_failed_read_is_repeated_later(database: Database) -> None:
+    world = PartitionWorld(database, faults={"DescribeJob": {"lost_answer": {"first_n": 2}}})
+    await store_finished(world, JOB)
     waits = []
     for _ in range(2):
         await world.probe()
@@ -230,8 +220,8 @@ async def test_a_look_that_failed_is_made_again_later(database: Database) -> Non
 async def test_what_could_not_be_written_is_read_again(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database)
-    await to_prove(world, JOB)
+    world = PartitionWorld(database)
+    await store_finished(world, JOB)
     await world.execute(
         "CREATE TRIGGER broken BEFORE UPDATE ON terminations "
         "BEGIN SELECT RAISE(ABORT, 'broken'); END"
@@ -250,9 +240,9 @@ async def test_what_could_not_be_written_is_read_again(
 async def test_while_describe_job_is_spent_a_job_of_one_task_is_proven_by_its_task(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = job_ids(3)
-    await to_prove(world, *jobs, seconds=-1, **COUNTED)
+    await store_finished(world, *jobs, seconds=-1, **COUNTED)
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], [jobs[1]])
@@ -281,9 +271,9 @@ async def test_a_task_does_not_speak_for_every_job(
     database: Database, known: dict[str, Any]
 ) -> None:
     """DescribeTask is not used if tasks or state are unknown, or if only DescribeJob can answer."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
-    await to_prove(world, *jobs, seconds=-1, **(COUNTED | known))
+    await store_finished(world, *jobs, seconds=-1, **(COUNTED | known))
     await world.probe()
     assert (world.called("DescribeJob"), world.called("DescribeTask")) == ([jobs[0]], [])
     world.clock.advance(1)
@@ -295,9 +285,9 @@ async def test_a_task_does_not_speak_for_every_job(
 async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capture(
     database: Database, tasks: int, by_task: list[str]
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = job_ids(2)
-    await to_prove(world, *jobs, seconds=-1)
+    await store_finished(world, *jobs, seconds=-1)
     shown = tuple(TaskSubmitted(name=f"task-{n}", instances=10 // tasks) for n in range(tasks))
     for job_id in jobs:
         row = await world.termination(job_id)
@@ -310,9 +300,9 @@ async def test_the_tasks_of_a_job_that_was_never_counted_are_known_from_its_capt
 
 
 async def test_a_task_with_live_instances_is_no_proof(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     proven, live = job_ids(2)
-    await to_prove(world, proven, live, seconds=-1, **COUNTED)
+    await store_finished(world, proven, live, seconds=-1, **COUNTED)
     world.cloud_runs(live, state="FAILED", mix={"RUNNING": 0.2})
     await world.probe()
     assert world.called("DescribeTask") == [live]
@@ -322,9 +312,11 @@ async def test_a_task_with_live_instances_is_no_proof(database: Database) -> Non
     assert still.drain.counted_at == world.clock.now()
 
 
-async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
-    await to_prove(world, *job_ids(2), seconds=-1, **COUNTED)
+async def test_the_loops_are_woken_at_the_end_of_a_read_by_either_action(
+    database: Database,
+) -> None:
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
+    await store_finished(world, *job_ids(2), seconds=-1, **COUNTED)
     held = world.network.hold("DescribeTask")
     await world.job_prober.step()
     await world.network.arrival("DescribeTask")
@@ -338,15 +330,15 @@ async def test_the_loops_are_told_of_the_end_of_a_look_by_either_road(database: 
 # --- effect on the job poller --------------------------------------------------------------------
 
 
-def proofs_wait(world: World) -> bool:
+def proofs_wait(world: PartitionWorld) -> bool:
     return world.partition.proofs_wait
 
 
 async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
     database: Database,
 ) -> None:
-    world = World(database)
-    await to_prove(world, *job_ids(3), seconds=-1)
+    world = PartitionWorld(database)
+    await store_finished(world, *job_ids(3), seconds=-1)
     assert not proofs_wait(world)
     await world.probe()
     assert proofs_wait(world)
@@ -357,10 +349,10 @@ async def test_proofs_wait_from_when_their_quota_is_spent_until_none_is_due(
 
 
 async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     due, waiting, later = job_ids(3)
-    await to_prove(world, due, waiting, seconds=-1)
-    await to_prove(world, later, seconds=3)
+    await store_finished(world, due, waiting, seconds=-1)
+    await store_finished(world, later, seconds=3)
     await world.probe()
     assert proofs_wait(world)
     world.clock.advance(1)
@@ -368,12 +360,12 @@ async def test_proofs_that_are_not_due_yet_do_not_wait(database: Database) -> No
     assert not proofs_wait(world)
 
 
-async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_do_not(
+async def test_the_job_poller_waits_while_proofs_wait_and_is_woken_when_they_do_not(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     proving, draining = job_ids(3)[:2], job_ids(3)[2]
-    await to_prove(world, *proving, seconds=-1)
+    await store_finished(world, *proving, seconds=-1)
     world.cloud_runs(draining)
     await world.submit(draining, next_poll_at=world.clock.now(), **DRAINING)
     await world.probe()
@@ -391,37 +383,41 @@ async def test_the_sweeper_holds_back_while_proofs_wait_and_is_woken_when_they_d
 
 
 async def test_last_counts_let_proofs_go_first_for_a_while(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     late, later, *proofs = job_ids(4)
     ends_at = world.clock.later(-LAST_COUNT_WAITS_S)
-    await to_prove(world, late, seconds=-LAST_COUNT_WAITS_S - 2, **SETTLING, settle_until=ends_at)
-    await to_prove(world, later, seconds=2 - LAST_COUNT_WAITS_S, **SETTLING, settle_until=ends_at)
-    await to_prove(world, *proofs, seconds=-1)
+    await store_finished(
+        world, late, seconds=-LAST_COUNT_WAITS_S - 2, **SETTLING, settle_until=ends_at
+    )
+    await store_finished(
+        world, later, seconds=2 - LAST_COUNT_WAITS_S, **SETTLING, settle_until=ends_at
+    )
+    await store_finished(world, *proofs, seconds=-1)
     for _ in range(4):
         await world.probe()
         world.clock.advance(1)
     assert world.called("DescribeJob") == [late, proofs[0], proofs[1], later]
 
 
-async def test_last_counts_that_wait_do_not_hold_back_the_sweeps(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+async def test_last_counts_that_wait_do_not_delay_the_batch_polls(database: Database) -> None:
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     ends_at = world.clock.later(-1)
-    await to_prove(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
+    await store_finished(world, *job_ids(3), seconds=-1, **SETTLING, settle_until=ends_at)
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
     assert not proofs_wait(world)
 
 
-# --- operations that somebody watches ------------------------------------------------------------
+# --- operations that are watched -----------------------------------------------------------------
 
 
-async def draining(world: World, *ids: str, **known: Any) -> None:
+async def draining(world: PartitionWorld, *ids: str, **known: Any) -> None:
     world.cloud_runs(*ids)
     await world.submit(*ids, **({"next_poll_at": world.clock.later(60)} | DRAINING | known))
 
 
 async def test_the_instances_of_a_watched_operation_are_counted(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     world.watched.record("op_1")
     planned = await world.termination(JOB)
@@ -433,8 +429,8 @@ async def test_the_instances_of_a_watched_operation_are_counted(database: Databa
     assert (counted.state, counted.evidence) == (State.DRAINING, planned.evidence)
 
 
-async def test_an_operation_that_nobody_watches_is_not_counted(database: Database) -> None:
-    world = World(database)
+async def test_an_unwatched_operation_is_not_counted(database: Database) -> None:
+    world = PartitionWorld(database)
     await draining(world, JOB)
     assert math.isinf(await world.probe())
     world.watched.record("op_other")
@@ -443,7 +439,7 @@ async def test_an_operation_that_nobody_watches_is_not_counted(database: Databas
 
 
 async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     world.watched.record("op_1")
     world.clock.advance(9.9)
@@ -454,7 +450,7 @@ async def test_it_is_watched_for_a_while_after_it_was_asked_for(database: Databa
 
 
 async def test_counters_are_not_read_again_while_they_are_fresh(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB)
     world.watched.record("op_1")
     await world.probe()
@@ -466,7 +462,7 @@ async def test_counters_are_not_read_again_while_they_are_fresh(database: Databa
 
 
 async def test_the_job_counted_longest_ago_is_counted_first(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(4)
     await draining(world, *jobs)
     for job_id, ago_s in zip(jobs, (3, 5, None, 4), strict=True):
@@ -492,7 +488,7 @@ async def test_the_job_counted_longest_ago_is_counted_first(database: Database) 
 async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
     database: Database, known: dict[str, Any]
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, JOB, **known)
     world.watched.record("op_1")
     assert await world.probe() == COUNT_EVERY_S / 4
@@ -500,10 +496,10 @@ async def test_only_what_drains_and_is_not_to_be_read_anyway_is_counted(
 
 
 async def test_counting_waits_behind_every_proof(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     proving, watched = job_ids(3)[:2], job_ids(3)[2]
     await draining(world, watched)
-    await to_prove(world, *proving, seconds=-1)
+    await store_finished(world, *proving, seconds=-1)
     world.watched.record("op_1")
     for _ in range(3):
         await world.probe()
@@ -512,7 +508,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
 
 
 async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await draining(world, *job_ids(3))
     world.watched.record("op_1")
     assert [await world.probe() for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
@@ -523,7 +519,7 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They remain the jobs that were never counted."""
-    world = World(database)
+    world = PartitionWorld(database)
     *uncountable, countable = job_ids(5)
     asked = {"acknowledged_at": world.clock.later(-300), "next_poll_at": world.clock.later(9000)}
     await draining(world, *uncountable, countable, **asked)
@@ -544,13 +540,13 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
 async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     *others, one = job_ids(4)
-    await to_prove(world, *others)
+    await store_finished(world, *others)
     world.clock.advance(1)
     await world.probe()
     assert world.called("DescribeJob") == others[:2]
-    await to_prove(world, one, **COUNTED)
+    await store_finished(world, one, **COUNTED)
     await world.know(one, next_poll_at=world.clock.later(0.1))
     assert await world.job_prober.step() == pytest.approx(0.1)
 
@@ -558,7 +554,7 @@ async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
 async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     first, second = job_ids(2)
     await draining(world, first, second)
     world.watched.record("op_1")
@@ -572,19 +568,19 @@ async def test_a_count_that_is_awaited_keeps_no_other_job_from_being_counted(
     await world.ended(world.job_prober)
 
 
-async def test_a_due_look_cuts_the_wait_for_counting_short(database: Database) -> None:
-    world = World(database)
-    await to_prove(world, JOB, seconds=0.2)
+async def test_a_due_read_shortens_the_wait_for_counting(database: Database) -> None:
+    world = PartitionWorld(database)
+    await store_finished(world, JOB, seconds=0.2)
     world.watched.record("op_1")
     assert await world.probe() == 0.2
 
 
-# --- jobs that nobody watches ---------------------------------------------------------------------
+# --- jobs that are not watched --------------------------------------------------------------------
 
 
 async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: Database) -> None:
     """RetryJobs can revive a job before a poll shows that it stopped."""
-    world = World(database)
+    world = PartitionWorld(database)
     called = {"acknowledged_at": world.clock.now(), "give_up_at": world.clock.later(HOUR_S)}
     await draining(world, JOB, **called)
     world.clock.advance(COUNT_ALL_EVERY_S)
@@ -602,7 +598,7 @@ async def test_a_job_that_runs_on_unwatched_is_seen_and_called_again(database: D
 
 
 async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await world.ready(JOB, next_poll_at=world.clock.later(HOUR_S))
     world.cloud_runs(JOB, drain_s=HOUR_S)
     await world.dispatch()
@@ -615,7 +611,7 @@ async def test_a_job_that_the_cloud_ends_is_not_called_again(database: Database)
 
 
 async def test_a_job_that_runs_on_is_seen_however_much_is_watched(database: Database) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *watched, other = job_ids(5)
     await draining(world, *watched, acknowledged_at=world.clock.now())
     await draining(world, other, acknowledged_at=world.clock.later(-HOUR_S))
@@ -632,7 +628,7 @@ SHORT: dict[str, Any] = {"give_up_after_s": 160.0}
 SHORT_EVERY_S = 10.0
 
 
-async def hurried(world: World, *ids: str) -> None:
+async def hurried(world: PartitionWorld, *ids: str) -> None:
     """Store draining jobs with a short deadline that a first poll has shown."""
     world.cloud_runs(*ids, drain_s=HOUR_S)
     called: dict[str, Any] = {"acknowledged_at": world.clock.now()}
@@ -642,7 +638,7 @@ async def hurried(world: World, *ids: str) -> None:
 
 
 async def test_a_job_with_a_short_deadline_is_counted_sooner(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await hurried(world, JOB)
     assert await world.probe() == SHORT_EVERY_S
     for count in (1, 2):
@@ -657,7 +653,7 @@ async def test_one_without_counters_is_not_read_all_the_time(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next turn comes after the same time, and no step of the loop is wasted."""
-    world = World(database)
+    world = PartitionWorld(database)
     await hurried(world, JOB)
     read = world.partition.cloud.describe_job
 
@@ -676,12 +672,12 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
     database: Database,
 ) -> None:
     """They take turns with each other and with proofs; the loop waits for the quota."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *jobs, proven = job_ids(6)
     await hurried(world, *jobs)
     world.clock.advance(SHORT_EVERY_S)
     await world.probe()
-    await to_prove(world, proven, seconds=-1)
+    await store_finished(world, proven, seconds=-1)
     for _ in range(5):
         assert await world.probe() == pytest.approx(1.0)
         world.clock.advance(1)
@@ -692,7 +688,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
 
 
 async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     await hurried(world, JOB)
     await world.know(JOB, state=State.HELD, next_poll_at=world.clock.later(60))
     world.clock.advance(SHORT_EVERY_S)
@@ -705,9 +701,9 @@ async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> Non
 # --- turns ---------------------------------------------------------------------------------------
 
 
-async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) -> None:
+async def test_many_reads_of_one_kind_delay_no_other_kind(database: Database) -> None:
     """A thousand unlisted ids in one request delay no other kind."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     jobs = iter(job_ids(40))
     unlisted, found, finished, running = ([next(jobs) for _ in range(8)] for _ in range(4))
     long_ago = world.clock.later(-60)
@@ -718,7 +714,7 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
         "job_state": JobState.FAILED,
     }
     await world.submit(*found, **known)
-    await to_prove(world, *finished, seconds=-1)
+    await store_finished(world, *finished, seconds=-1)
     await draining(world, *running, acknowledged_at=world.clock.later(-HOUR_S))
     for _ in range(8):
         await world.probe()
@@ -730,7 +726,7 @@ async def test_many_looks_of_one_kind_hold_up_no_other_kind(database: Database) 
 
 async def test_operations_take_turns_in_first_looks(database: Database) -> None:
     """A few unlisted ids do not wait for thousands of another operation."""
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)
     await world.submit(*many, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
     await world.submit(one, another, poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-5))
@@ -740,10 +736,10 @@ async def test_operations_take_turns_in_first_looks(database: Database) -> None:
     assert world.called("DescribeJob") == [many[0], many[1], one, many[2], another]
 
 
-async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps(
+async def test_first_reads_that_wait_for_their_quota_do_not_delay_the_batch_polls(
     database: Database,
 ) -> None:
-    world = World(database, quotas=ONE_A_SECOND)
+    world = PartitionWorld(database, quotas=ONE_A_SECOND)
     await world.submit(*job_ids(5), poll_kind=PollKind.SINGLE, next_poll_at=world.clock.later(-60))
     await world.probe()
     assert await world.probe() == pytest.approx(1.0)
@@ -753,9 +749,9 @@ async def test_first_looks_that_wait_for_their_quota_do_not_hold_back_the_sweeps
 # --- the end -------------------------------------------------------------------------------------
 
 
-async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Database) -> None:
-    world = World(database)
-    await to_prove(world, JOB)
+async def test_at_a_stop_the_reads_under_way_end_and_are_written(database: Database) -> None:
+    world = PartitionWorld(database)
+    await store_finished(world, JOB)
     held = world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
@@ -764,11 +760,11 @@ async def test_at_a_stop_the_looks_under_way_end_and_are_written(database: Datab
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
-async def test_a_look_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
+async def test_a_read_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     database: Database,
 ) -> None:
-    world = World(database)
-    await to_prove(world, JOB)
+    world = PartitionWorld(database)
+    await store_finished(world, JOB)
     world.network.hold("DescribeJob")
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")

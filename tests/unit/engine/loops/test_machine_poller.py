@@ -24,10 +24,10 @@ from orchestrator.engine.loops.machine_poller import (
 from orchestrator.services.explanation.explain import explain
 from orchestrator.services.explanation.values import ExplanationContext
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
-from tests.support.partition_world import AMPLE, JOB, POLL, World, job_ids
+from tests.support.loop_scenarios import DRAIN_S, terminate_captured
+from tests.support.partition_world import AMPLE, JOB, POLL, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from orchestrator.cloud.transport import HttpAnswer
@@ -37,27 +37,10 @@ if TYPE_CHECKING:
 
 POLICY = CapturePolicy()
 DESCRIBE_INSTANCES = "DescribeInstances"
-DRAIN_S = 10.0
 SETTLES_LONG: dict[str, Any] = {"settle_s": 120.0}
 
 
-async def called(
-    world: World, *ids: str, asked: Mapping[str, Any] | None = None, **spec: Any
-) -> None:
-    """Capture the machines of jobs, poll them for the first time, and send TerminateJob."""
-    world.cloud_runs(*ids, drain_s=DRAIN_S, **spec)
-    await world.submit(*ids, asked=asked, next_poll_at=world.clock.now())
-    await world.job_poller.step()
-    for _ in range(2):
-        while not math.isinf(await world.capture()):
-            world.clock.advance(1)
-    while not math.isinf(await world.machine_poller.step()):
-        world.clock.advance(1)
-    while await world.dispatch() <= POLICY.before_max_s:
-        world.clock.advance(1)
-
-
-async def stopped(world: World, *ids: str) -> None:
+async def stopped(world: PartitionWorld, *ids: str) -> None:
     """Have polls show that the terminated jobs have stopped."""
     world.clock.advance(DRAIN_S)
     for _ in range(3):
@@ -69,25 +52,25 @@ async def stopped(world: World, *ids: str) -> None:
         assert (await world.termination(job_id)).state in (State.SETTLING, State.VERIFIED)
 
 
-async def poll_machines(world: World) -> None:
+async def poll_machines(world: PartitionWorld) -> None:
     """Poll all machines that are due."""
     while not math.isinf(wait_s := await world.machine_poller.step()):
         world.clock.advance(wait_s)
 
 
-async def counts(world: World, job_id: str = JOB) -> tuple[int, int, int]:
+async def counts(world: PartitionWorld, job_id: str = JOB) -> tuple[int, int, int]:
     machines = (await world.termination(job_id)).machines
     return machines.total, machines.up, machines.gone
 
 
-async def ended(world: World, job_id: str = JOB) -> Termination:
+async def ended(world: PartitionWorld, job_id: str = JOB) -> Termination:
     """Return the termination after its settle window and another poll of the job."""
     world.clock.advance(60)
     await world.job_poller.step()
     return await world.termination(job_id)
 
 
-def explained(termination: Termination, world: World) -> str:
+def explained(termination: Termination, world: PartitionWorld) -> str:
     around = ExplanationContext(
         now=world.clock.now(), ahead=0, rate=Rate(2, 2), trouble=None, capture_wait_s=0.0
     )
@@ -95,8 +78,8 @@ def explained(termination: Termination, world: World) -> str:
 
 
 async def test_machines_that_are_gone_bring_the_highest_evidence(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB)
     assert await counts(world) == (10, 10, 0)
     await stopped(world, JOB)
     await poll_machines(world)
@@ -107,8 +90,8 @@ async def test_machines_that_are_gone_bring_the_highest_evidence(database: Datab
 
 
 async def test_a_job_settles_only_once_its_machines_are_gone(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, machine_linger_s=300.0)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, machine_linger_s=300.0)
     await stopped(world, JOB)
     await poll_machines(world)
     assert await counts(world) == (10, 10, 0)
@@ -121,14 +104,14 @@ async def test_a_job_settles_only_once_its_machines_are_gone(database: Database)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)
 
 
-async def settled_at(world: World) -> datetime:
+async def settled_at(world: PartitionWorld) -> datetime:
     """Return the end of the job's settle window."""
     settle_until = (await world.termination(JOB)).schedule.settle_until
     assert settle_until is not None
     return settle_until
 
 
-async def polled_until(world: World, at: datetime) -> None:
+async def polled_until(world: PartitionWorld, at: datetime) -> None:
     """Poll the job, and its machines that are due, until then."""
     while (left_s := (at - world.clock.now()).total_seconds()) > 0:
         world.clock.advance(min(left_s, POLL.settling_s))
@@ -136,11 +119,11 @@ async def polled_until(world: World, at: datetime) -> None:
         await poll_machines(world)
 
 
-async def test_machines_that_are_gone_are_looked_up_once_more_at_the_end_of_the_settle_window(
+async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_window(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, asked=SETTLES_LONG)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, asked=SETTLES_LONG)
     await stopped(world, JOB)
     await poll_machines(world)
     assert await counts(world) == (10, 0, 10)
@@ -167,8 +150,8 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DescribeInstances left them out once, as a stale response does."""
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, asked=SETTLES_LONG, machine_linger_s=600.0)
     await stopped(world, JOB)
 
     async def lags(**_: object) -> dict[str, MachineState]:
@@ -189,8 +172,8 @@ async def test_a_machine_that_is_up_again_at_the_end_keeps_the_job_from_being_ve
 
 
 async def test_machines_that_stay_are_named_at_the_deadline(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, machines_stay=2)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, machines_stay=2)
     await stopped(world, JOB)
     await poll_machines(world)
     world.clock.advance(3600 + 60)
@@ -203,8 +186,10 @@ async def test_machines_that_stay_are_named_at_the_deadline(database: Database) 
 
 
 async def test_without_the_permission_no_more_is_claimed(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"])
-    await called(world, JOB)
+    world = PartitionWorld(
+        database, quotas=AMPLE, capture=POLICY, forbidden_actions=["DescribeInstances"]
+    )
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     await poll_machines(world)
     done = await ended(world)
@@ -213,8 +198,8 @@ async def test_without_the_permission_no_more_is_claimed(database: Database) -> 
 
 
 async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY, cvm_endpoint=None)
-    await called(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY, cvm_endpoint=None)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     done = await ended(world)
     assert (done.state, done.evidence) == (State.VERIFIED, 3)
@@ -224,8 +209,8 @@ async def test_without_an_endpoint_no_call_is_made(database: Database) -> None:
 
 async def test_machines_that_were_never_shown_are_not_gone(database: Database) -> None:
     """They may belong to another account, or be invisible to this credential."""
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB)
     await world.execute("UPDATE terminations SET machines_listed = 0, machines_up = 0")
     await world.execute("UPDATE instances SET machine = NULL, machine_observed_at = NULL")
     await stopped(world, JOB)
@@ -236,8 +221,8 @@ async def test_machines_that_were_never_shown_are_not_gone(database: Database) -
 
 
 async def test_a_machine_that_was_being_created_is_watched_longer(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, mix={"STARTING": 0.2})
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, mix={"STARTING": 0.2})
     await world.execute("UPDATE instances SET machine = NULL WHERE state = 'STARTING'")
     await world.execute("UPDATE terminations SET machines_up = 8")
     await stopped(world, JOB)
@@ -251,8 +236,8 @@ async def test_a_machine_that_was_being_created_is_watched_longer(database: Data
 
 
 async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, mix={"STARTING": 0.2}, starting_without_machine=True)
     await stopped(world, JOB)
     await poll_machines(world)
     done = await ended(world)
@@ -261,8 +246,8 @@ async def test_a_machine_without_an_id_leaves_the_rest_unproven(database: Databa
 
 
 async def test_nodes_of_a_compute_environment_stay_billed(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, env_id="env-example1")
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, env_id="env-example1")
     await stopped(world, JOB)
     await poll_machines(world)
     done = await ended(world)
@@ -277,9 +262,9 @@ async def test_nodes_of_a_compute_environment_stay_billed(database: Database) ->
 
 
 async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     jobs = job_ids(5)
-    await called(world, *jobs, instances=50)
+    await terminate_captured(world, *jobs, instances=50)
     await stopped(world, *jobs)
     before = len(world.calls(DESCRIBE_INSTANCES))
     await poll_machines(world)
@@ -287,8 +272,8 @@ async def test_machines_of_many_jobs_share_calls(database: Database) -> None:
 
 
 async def test_a_call_that_failed_is_made_again_later(database: Database) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     world.start()
     world.clock.advance(1)
@@ -304,12 +289,12 @@ async def test_a_call_that_failed_is_made_again_later(database: Database) -> Non
     assert await counts(world) == (10, 0, 10)
 
 
-async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
+async def test_one_id_that_makes_a_call_fail_hides_the_machines_of_its_own_job_only(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
-    await called(world, *jobs)
+    await terminate_captured(world, *jobs)
     await stopped(world, *jobs)
     await world.execute(
         "UPDATE instances SET machine_id = 'malformed' WHERE termination_seq = 1"
@@ -326,8 +311,8 @@ async def test_one_id_that_spoils_a_call_hides_the_machines_of_its_own_job_only(
 async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, instances=5 * MACHINES_PER_CALL)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, instances=5 * MACHINES_PER_CALL)
     await stopped(world, JOB)
     asked, post = list[int](), world.network.post
 
@@ -343,7 +328,7 @@ async def test_calls_grow_back_to_what_the_cloud_takes_and_no_further(
     assert asked == [most, most // 2, most, most, most, most, most // 2]
 
 
-async def machine_id(world: World, job_id: str, index: int) -> str:
+async def machine_id(world: PartitionWorld, job_id: str, index: int) -> str:
     (found,) = [i for i in await world.instances(job_id) if i.index == index]
     assert found.machine_id is not None
     return found.machine_id
@@ -351,12 +336,12 @@ async def machine_id(world: World, job_id: str, index: int) -> str:
 
 @pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 4, 9])
-async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked_up(
+async def test_a_machine_that_makes_calls_fail_prevents_no_read_of_others(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     spoilt, *others = jobs = job_ids(4)
-    await called(world, *jobs)
+    await terminate_captured(world, *jobs)
     await stopped(world, *jobs)
     spoiler = await machine_id(world, spoilt, place)
     world.network.spoil(DESCRIBE_INSTANCES, spoiler, code)
@@ -376,8 +361,8 @@ async def test_a_machine_that_makes_calls_fail_keeps_no_others_from_being_looked
 async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB, instances=1)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB, instances=1)
     await stopped(world, JOB)
     failing = {DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}
     world.simulator.faults.replace(failing, now=0)
@@ -388,7 +373,7 @@ async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
     assert await counts(world) == (1, 0, 1)
 
 
-async def passed(world: World, seconds: float) -> None:
+async def passed(world: PartitionWorld, seconds: float) -> None:
     """Advance the clock while the machine poller runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
@@ -398,8 +383,8 @@ async def passed(world: World, seconds: float) -> None:
 async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     before = len(world.calls(DESCRIBE_INSTANCES))
     world.simulator.faults.replace({DESCRIBE_INSTANCES: [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
@@ -411,11 +396,11 @@ async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine
     assert await counts(world) == (10, 0, 10)
 
 
-async def test_calls_that_fail_are_told_when_it_begins_changes_and_ends(
+async def test_failing_calls_are_logged_when_the_failure_begins_changes_and_ends(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=POLICY)
-    await called(world, JOB)
+    world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
+    await terminate_captured(world, JOB)
     await stopped(world, JOB)
     world.start()
     world.clock.advance(1)

@@ -16,14 +16,17 @@ from orchestrator.domain.model.machine_capture import CapturePolicy
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from orchestrator.store.mapping.termination_rows import to_row
-from tests.support.partition_world import AMPLE, JOB, NO_CAPTURE, World
-from tests.unit.engine.loops.test_escalator import called as called_with_stragglers
-from tests.unit.engine.loops.test_escalator import until
-from tests.unit.engine.loops.test_instance_reader import callable_jobs
-from tests.unit.engine.loops.test_job_prober import COUNTED, to_prove
-from tests.unit.engine.loops.test_machine_poller import called as called_with_machines
-from tests.unit.engine.loops.test_revival_watcher import verified
-from tests.unit.engine.loops.test_revival_watcher import watch as step_watch
+from tests.support.loop_scenarios import (
+    COUNTED,
+    step_revival_watcher,
+    step_until,
+    store_finished,
+    store_terminable,
+    terminate_captured,
+    terminate_with_stragglers,
+    verify,
+)
+from tests.support.partition_world import AMPLE, JOB, NO_CAPTURE, PartitionWorld
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,26 +38,26 @@ SOON_S = 0.1
 """All of these have 50 calls a second."""
 
 
-async def poll_unseen(world: World) -> Callable[[], Awaitable[float]]:
+async def poll_unseen(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
     world.cloud_runs(JOB)
     await world.submit(JOB)
     return world.job_poller.step
 
 
-async def prove(world: World) -> Callable[[], Awaitable[float]]:
-    await to_prove(world, JOB)
+async def prove(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
+    await store_finished(world, JOB)
     return world.probe
 
 
-async def prove_by_task(world: World) -> Callable[[], Awaitable[float]]:
+async def prove_by_task(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
     """Prove a job by DescribeTask while the quota of DescribeJob is used up."""
-    await to_prove(world, JOB, **COUNTED)
+    await store_finished(world, JOB, **COUNTED)
     for _ in range(AMPLE["DescribeJob"]):
         world.partition.limiters["DescribeJob"].take()
     return world.probe
 
 
-async def count_for_watcher(world: World) -> Callable[[], Awaitable[float]]:
+async def count_for_watcher(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
     world.cloud_runs(JOB)
     drains: dict[str, Any] = {
         "state": State.DRAINING,
@@ -66,47 +69,49 @@ async def count_for_watcher(world: World) -> Callable[[], Awaitable[float]]:
     return world.probe
 
 
-async def submit_info(world: World) -> Callable[[], Awaitable[float]]:
-    await callable_jobs(world, JOB)
+async def submit_info(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
+    await store_terminable(world, JOB)
     return world.capture
 
 
-async def page(world: World) -> Callable[[], Awaitable[float]]:
-    await callable_jobs(world, JOB)
+async def page(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
+    await store_terminable(world, JOB)
     await world.capture()
     return world.capture
 
 
-async def machines(world: World) -> Callable[[], Awaitable[float]]:
-    await called_with_machines(world, JOB)
+async def machines(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
+    await terminate_captured(world, JOB)
     await world.know(JOB, state=State.SETTLING, settle_until=world.clock.later(30))
     world.clock.advance(10)
     return world.machine_poller.step
 
 
-async def call(world: World) -> Callable[[], Awaitable[float]]:
+async def call(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
     await world.ready(JOB)
     return world.dispatch
 
 
-async def call_for_one(world: World) -> Callable[[], Awaitable[float]]:
-    await called_with_stragglers(world, JOB, instances=10, stuck=1)
-    await until(world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120)
+async def call_for_one(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
+    await terminate_with_stragglers(world, JOB, instances=10, stuck=1)
+    await step_until(
+        world, lambda t: t.escalation.level is EscalationLevel.INSTANCES, timeout_s=120
+    )
     for _ in range(2):
         await world.capture()
     return world.escalate
 
 
-async def watch(world: World) -> Callable[[], Awaitable[float]]:
-    await verified(world, JOB)
+async def watch(world: PartitionWorld) -> Callable[[], Awaitable[float]]:
+    await verify(world, JOB)
     world.clock.advance(120)
-    return lambda: step_watch(world)
+    return lambda: step_revival_watcher(world)
 
 
 @dataclass(frozen=True)
 class Case:
     action: str
-    prepare: Callable[[World], Awaitable[Callable[[], Awaitable[float]]]]
+    prepare: Callable[[PartitionWorld], Awaitable[Callable[[], Awaitable[float]]]]
     soon_s: float = SOON_S
     capture: CapturePolicy = CAPTURE
 
@@ -129,7 +134,7 @@ CASES = [
 async def test_a_call_that_is_refused_is_made_again_at_once_and_nothing_else_changes(
     database: Database, case: Case
 ) -> None:
-    world = World(database, quotas=AMPLE, capture=case.capture)
+    world = PartitionWorld(database, quotas=AMPLE, capture=case.capture)
     step = await case.prepare(world)
     before, made = await world.record(JOB), len(world.calls(case.action))
     refuse = {case.action: {"throttle": {"first_n": 5}}}

@@ -13,7 +13,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine.runtime.loop import run_until
 from orchestrator.store.partition.partition_store import PartitionStore
-from tests.support.partition_world import AMPLE, JOB, NoJitter, World, job_ids
+from tests.support.partition_world import AMPLE, JOB, NoJitter, PartitionWorld, job_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -70,7 +70,7 @@ class Late(PartitionStore):
 async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, store=Gated)
+    world = PartitionWorld(database, quotas=AMPLE, store=Gated)
     store = world.partition.store
     assert isinstance(store, Gated)
     slow, lost = job_ids(2)
@@ -95,8 +95,8 @@ async def test_an_answer_lost_while_another_is_recovered_is_recovered_too(
     assert (await world.termination(lost)).calls.in_doubt
 
 
-async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+async def test_the_end_of_a_failure_is_written_once_it_can_be(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB)
     await world.record_result(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
@@ -108,10 +108,10 @@ async def test_the_end_of_trouble_is_written_once_it_can_be(database: Database) 
     assert (await world.record(JOB)).trouble is None
 
 
-async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
+async def test_an_answer_is_kept_although_the_end_of_the_failure_cannot_be_written(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await world.ready(JOB)
     await world.record_result(CloudError(CloudErrorKind.CREDENTIAL, "X.Y", "m"))
     await world.execute(BREAK_PARTITIONS)
@@ -119,8 +119,8 @@ async def test_an_answer_is_kept_although_the_end_of_trouble_cannot_be_written(
     assert await world.outcomes(JOB) == ["accepted"]
 
 
-async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+async def test_an_earlier_batch_poll_does_not_undo_a_count(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.record("op_1")
@@ -136,8 +136,8 @@ async def test_a_sweep_that_left_earlier_does_not_undo_a_count(database: Databas
     assert (await world.termination(JOB)).drain.counters == counted.drain.counters
 
 
-async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
+async def test_an_earlier_count_does_not_undo_a_batch_poll(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.record("op_1")
@@ -154,10 +154,10 @@ async def test_a_count_that_left_earlier_does_not_undo_a_sweep(database: Databas
     assert await world.termination(JOB) == swept
 
 
-async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
+async def test_a_poll_that_ends_while_the_plan_is_read_is_not_repeated(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, store=Late)
+    world = PartitionWorld(database, quotas=AMPLE, store=Late)
     store = world.partition.store
     assert isinstance(store, Late)
     world.cloud_runs(JOB)
@@ -177,10 +177,10 @@ async def test_a_look_that_ends_while_the_plan_is_read_is_not_made_again(
     assert world.called("DescribeJob") == [JOB]
 
 
-async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_sweeps(
+async def test_a_wake_up_does_not_shorten_the_backoff_of_failing_polls(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
+    world = PartitionWorld(database, quotas=AMPLE, faults={"DescribeJobs": {"internal_error": 1.0}})
     world.cloud_runs(JOB)
     await world.submit(JOB, next_poll_at=world.clock.now())
     loop = asyncio.create_task(

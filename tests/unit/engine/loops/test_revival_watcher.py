@@ -16,68 +16,35 @@ from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
+from tests.support.clock import ManualClock
+from tests.support.loop_scenarios import ENDED, WATCHED, step_revival_watcher, verify
 from tests.support.partition_world import (
     AMPLE,
     JOB,
     OTHER_REGION,
     POLL,
     QUOTAS,
-    ManualClock,
-    World,
+    PartitionWorld,
     job_ids,
 )
-from tests.unit.domain.build import STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from orchestrator.domain.model.termination import Termination
     from orchestrator.store.database.database import Database
 
-WATCHED: dict[str, Any] = {"revival_watch_s": 3600.0}
-ENDED: dict[str, Any] = {"state": "FAILED", "instances": 10}
 
-
-async def verified(
-    world: World, *ids: str, asked: Mapping[str, Any] = WATCHED, **spec: Any
-) -> None:
-    """Have jobs verified now, which were counted at the end of their settle window."""
-    world.cloud_runs(*ids, **(ENDED | spec))
-    now = world.clock.now()
-    settled = {"evidence": 3, "job_state": JobState.FAILED, "instances": STOPPED}
-    settled |= {"instances_observed_at": now, "instances_submitted": STOPPED.total}
-    await world.submit(*ids, asked=asked, region=spec.get("region", "ap-guangzhou"))
-    await world.know(*ids, state=State.SETTLING, next_poll_at=now, settle_until=now, **settled)
-    world.clock.advance(POLL.sweep_max_s)
-    while await live(world):
-        await world.job_poller.step()
-        world.clock.advance(1)
-    for job_id in ids:
-        assert (await world.termination(job_id)).state is State.VERIFIED
-
-
-async def live(world: World) -> list[str]:
-    records = await world.records.terminations(after=0, limit=1000)
-    return [r.termination.job_id for r in records if not r.termination.state.final]
-
-
-async def watch(world: World) -> float:
-    """Make a step of the job poller, which has priority, then one of the revival watcher."""
-    await world.job_poller.step()
-    return await world.revival_watcher.step()
-
-
-async def watched(world: World, seconds: float) -> None:
+async def watched(world: PartitionWorld, seconds: float) -> None:
     """Advance the clock while the revival watcher runs."""
     until = world.clock.passed_s + seconds
     while (left_s := until - world.clock.passed_s) > 0:
-        wait_s = await watch(world)
+        wait_s = await step_revival_watcher(world)
         world.clock.advance(min(left_s, wait_s or 0.001, 5.0))
-    await watch(world)
+    await step_revival_watcher(world)
 
 
-async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
+async def revivals(world: PartitionWorld, job_id: str = JOB) -> list[dict[str, Any]]:
     """Return the facts of the revival events."""
     found = await world.termination(job_id)
     events = await world.records.events(
@@ -86,16 +53,16 @@ async def revivals(world: World, job_id: str = JOB) -> list[dict[str, Any]]:
     return [dict(event.facts or {}) for event in events if event.type == REVIVED]
 
 
-def polls(world: World) -> list[tuple[str, ...]]:
+def polls(world: PartitionWorld) -> list[tuple[str, ...]]:
     return [call.job_ids for call in world.calls("DescribeJobs")]
 
 
 # --- observations --------------------------------------------------------------------------------
 
 
-async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, revive_after_s=90.0)
+async def test_a_revived_job_is_recorded_and_watched_no_longer(database: Database) -> None:
+    world = PartitionWorld(database)
+    await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 80)
     assert await revivals(world) == []
     assert (await world.termination(JOB)).watch.revival is None
@@ -114,18 +81,18 @@ async def test_a_revived_job_is_noticed_and_told_and_watched_no_longer(database:
     assert operation.revived == 1
 
 
-async def test_a_job_that_ran_again_and_ended_between_two_looks_is_told_by_its_end_time(
+async def test_a_job_that_ran_again_and_ended_between_two_polls_is_found_by_its_end_time(
     database: Database,
 ) -> None:
     """A later run is recorded as well."""
-    world = World(database)
-    await verified(world, JOB, revive_after_s=70.0, revivals=2)
+    world = PartitionWorld(database)
+    await verify(world, JOB, revive_after_s=70.0, revivals=2)
     (job,) = world.simulator._jobs.values()
     world.clock.advance(80.0)
     job.advance(world.clock.now().timestamp())
     job.terminate(world.clock.now().timestamp())
     world.clock.advance(12)
-    await watch(world)
+    await step_revival_watcher(world)
     (revival,) = await revivals(world)
     assert revival["job_state"] == "FAILED"
     assert revival["job_end_time"] != (await world.termination(JOB)).job.end_time
@@ -138,8 +105,8 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A response without the job does not prove that it was deleted."""
-    world = World(database)
-    await verified(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked={"revival_watch_s": 600.0}, vanish_after_s=30.0)
     await watched(world, 590)
     assert (await world.termination(JOB)).watch.checked_at is not None
     assert world.called("DescribeJob") == []
@@ -151,9 +118,9 @@ async def test_a_deleted_job_is_watched_to_the_end_and_says_nothing(
     assert not caplog.messages
 
 
-async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, asked={"revival_watch_s": 100.0})
+async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(database: Database) -> None:
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked={"revival_watch_s": 100.0})
     await watched(world, 110)
     assert len(polls(world)) == 2
     assert (await world.termination(JOB)).watch.checked_at is not None
@@ -164,14 +131,14 @@ async def test_the_watch_ends_with_a_look_at_its_end_however_late(database: Data
 
 
 async def test_where_none_is_asked_for_none_is_watched(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, asked={}, revive_after_s=10.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked={}, revive_after_s=10.0)
     await watched(world, 600)
     assert len(polls(world)) == 1
 
 
 async def test_one_that_was_found_finished_is_watched_as_well(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
     await world.submit(JOB, asked=WATCHED)
     await world.polled(1)
@@ -181,8 +148,8 @@ async def test_one_that_was_found_finished_is_watched_as_well(database: Database
 
 
 async def test_another_process_watches_on(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, revive_after_s=90.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, revive_after_s=90.0)
     await watched(world, 70)
     world.start()
     world.clock.advance(1)
@@ -198,10 +165,10 @@ SHORT: dict[str, Any] = {"revival_watch_s": 300.0}
 async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_count_at_the_end(
     database: Database,
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     jobs = job_ids(3)
-    await verified(world, *jobs[:2], asked=SHORT, relapse_after_s=100.0)
-    await verified(world, jobs[2], asked=SHORT)
+    await verify(world, *jobs[:2], asked=SHORT, relapse_after_s=100.0)
+    await verify(world, jobs[2], asked=SHORT)
     await watched(world, 290)
     assert world.called("DescribeJob") == []
     assert [await revivals(world, job_id) for job_id in jobs] == [[], [], []]
@@ -222,8 +189,8 @@ async def test_an_instance_that_runs_again_under_a_failed_job_is_found_by_the_co
 async def test_a_job_that_lost_its_end_time_is_counted_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch, *, relapses: bool
 ) -> None:
-    world = World(database)
-    await verified(world, JOB, relapse_after_s=30.0 if relapses else None)
+    world = PartitionWorld(database)
+    await verify(world, JOB, relapse_after_s=30.0 if relapses else None)
     assert (await world.termination(JOB)).job.end_time is not None
     (job,) = world.simulator._jobs.values()
     monkeypatch.setattr(type(job), "end_time", lambda *_: None)
@@ -236,8 +203,8 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
 async def test_what_a_count_finds_is_written_although_time_passes_between_two_lines(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(database)
-    await verified(world, JOB, asked=SHORT, relapse_after_s=100.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     now = ManualClock.now
 
     def running(clock: ManualClock) -> datetime:
@@ -250,11 +217,11 @@ async def test_what_a_count_finds_is_written_although_time_passes_between_two_li
     assert len(await revivals(world)) == 1
 
 
-async def test_a_job_that_came_back_while_its_count_waited_is_not_counted(
+async def test_a_job_that_revived_while_its_count_waited_is_not_counted(
     database: Database,
 ) -> None:
-    world = World(database)
-    await verified(world, JOB, asked=SHORT, revive_after_s=330.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked=SHORT, revive_after_s=330.0)
     world.partition.proofs_wait = True
     await watched(world, 400)
     assert len(await revivals(world)) == 1
@@ -264,8 +231,8 @@ async def test_a_job_that_came_back_while_its_count_waited_is_not_counted(
 
 
 async def test_no_job_is_counted_while_a_proof_waits(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, asked=SHORT, relapse_after_s=100.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     world.partition.proofs_wait = True
     await watched(world, 600)
     assert world.called("DescribeJob") == []
@@ -276,8 +243,8 @@ async def test_no_job_is_counted_while_a_proof_waits(database: Database) -> None
 
 
 async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
-    world = World(database, quotas=QUOTAS | {"DescribeJob": 1})
-    await verified(world, *job_ids(3), asked=SHORT)
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJob": 1})
+    await verify(world, *job_ids(3), asked=SHORT)
     await watched(world, 310)
     spent_at = world.partition.limiters["DescribeJob"].take()
     assert spent_at is not None
@@ -292,8 +259,8 @@ async def test_no_job_is_counted_without_a_permit(database: Database) -> None:
 
 @pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.LOST_ANSWER])
 async def test_a_count_that_failed_is_made_again(database: Database, fault: Fault) -> None:
-    world = World(database)
-    await verified(world, JOB, asked=SHORT, relapse_after_s=100.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked=SHORT, relapse_after_s=100.0)
     fails = {"DescribeJob": [Rule(fault, 1.0, first_n=2)]}
     world.simulator.faults.replace(fails, now=0)
     await watched(world, 900)
@@ -303,8 +270,8 @@ async def test_a_count_that_failed_is_made_again(database: Database, fault: Faul
 
 
 async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, revive_after_s=90.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, revive_after_s=90.0)
     fails = {"DescribeJobs": [Rule(Fault.NOT_FOUND, 1.0, first_n=1)]}
     world.simulator.faults.replace(fails, now=0)
     before = len(polls(world))
@@ -319,9 +286,9 @@ async def test_a_job_that_one_answer_leaves_out_stays_watched(database: Database
 
 
 async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     ids = job_ids(150)
-    await verified(world, *ids)
+    await verify(world, *ids)
     before = len(polls(world))
     await watched(world, 65)
     made = polls(world)[before:]
@@ -332,10 +299,10 @@ async def test_a_hundred_are_read_by_one_call_once_a_minute(database: Database) 
 
 
 async def test_jobs_of_one_region_go_together(database: Database) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     here, there = job_ids(2)
-    await verified(world, here)
-    await verified(world, there, region=OTHER_REGION)
+    await verify(world, here)
+    await verify(world, there, region=OTHER_REGION)
     before = len(polls(world))
     await watched(world, 70)
     assert sorted(polls(world)[before:]) == [(here,), (there,)]
@@ -344,8 +311,8 @@ async def test_jobs_of_one_region_go_together(database: Database) -> None:
 async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) -> None:
     """5,000 jobs are polled first; the watched jobs of yesterday only after them."""
     bulk = [f"job-bulk{number:04}" for number in range(5000)]
-    world = World(database)
-    await verified(world, JOB, *job_ids(120)[1:])
+    world = PartitionWorld(database)
+    await verify(world, JOB, *job_ids(120)[1:])
     await watched(world, 30)
     world.clock.advance(100)
     world.cloud_runs(*bulk, instances=1)
@@ -367,11 +334,11 @@ async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) ->
     assert JOB in {job_id for call in polls(world)[before + 50 :] for job_id in call}
 
 
-async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> None:
+async def test_the_only_permit_goes_to_the_loop_that_waits_for_it(database: Database) -> None:
     """At one call a second, the watcher has just made one when a job is submitted."""
-    world = World(database, quotas=QUOTAS | {"DescribeJobs": 1})
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJobs": 1})
     ids = job_ids(201)
-    await verified(world, *ids[:200])
+    await verify(world, *ids[:200])
     world.clock.advance(100)
     await world.job_poller.step()
     assert await world.revival_watcher.step() == 1.0
@@ -385,16 +352,16 @@ async def test_the_only_permit_goes_to_who_waits_for_it(database: Database) -> N
     assert polls(world)[-1] == (new,)
 
 
-async def test_nothing_is_spent_before_the_sweeper_has_looked(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB)
+async def test_no_permit_is_spent_before_the_job_poller_has_polled(database: Database) -> None:
+    world = PartitionWorld(database)
+    await verify(world, JOB)
     world.start()
     world.clock.advance(500)
     assert await world.revival_watcher.step() > 0
     assert len(polls(world)) == 1
 
 
-async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Database) -> None:
+async def test_it_gives_way_to_a_job_poll_that_begins_while_it_reads(database: Database) -> None:
     """Both use one quota, and the job poller has just taken its last permit."""
 
     class Meanwhile(PartitionStore):
@@ -407,9 +374,9 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
             await world.job_poller.step()
             return rows
 
-    world = World(database, quotas=QUOTAS | {"DescribeJobs": 1}, store=Meanwhile)
+    world = PartitionWorld(database, quotas=QUOTAS | {"DescribeJobs": 1}, store=Meanwhile)
     old, new = job_ids(2)
-    await verified(world, old)
+    await verify(world, old)
     world.clock.advance(100)
     await world.job_poller.step()
     assert await world.revival_watcher.step() > 0
@@ -420,8 +387,8 @@ async def test_it_gives_way_to_a_sweep_that_begins_while_it_reads(database: Data
 
 
 async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB, revive_after_s=20.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, revive_after_s=20.0)
     before = len(world.simulator.calls)
     world.simulator.faults.replace({"*": [Rule(Fault.INTERNAL_ERROR, 1.0)]}, now=0)
     await watched(world, 600)
@@ -433,15 +400,15 @@ async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Databa
 
 
 async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: Database) -> None:
-    world = World(database)
-    await verified(world, JOB)
+    world = PartitionWorld(database)
+    await verify(world, JOB)
     world.clock.advance(2 * POLL.stopped_s)
     await world.job_poller.step()
     asked = list[str]()
 
     async def away(action: str) -> None:
         asked.append(action)
-        raise error_codes.error(error_codes.CONNECT_FAILED, "nobody answers")
+        raise error_codes.error(error_codes.CONNECT_FAILED, "no answer")
 
     for failures in (9, 1):
         world.network.before_arrival = away
@@ -457,19 +424,19 @@ async def test_each_failure_in_a_row_doubles_the_wait_up_to_a_minute(database: D
         await passed(world, 2 * POLL.stopped_s)
 
 
-async def passed(world: World, seconds: float) -> None:
+async def passed(world: PartitionWorld, seconds: float) -> None:
     """Advance the clock to a moment at which the job poller has nothing to do."""
     world.clock.advance(seconds)
     await world.job_poller.step()
 
 
-async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
+async def test_one_forbidden_job_is_logged_and_ends_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = World(database)
+    world = PartitionWorld(database)
     bad, *good = job_ids(40)
-    await verified(world, *good, revive_after_s=90.0)
-    await verified(world, bad)
+    await verify(world, *good, revive_after_s=90.0)
+    await verify(world, bad)
     job = world.simulator._jobs[bad]
     job.spec = type(job.spec)(job_id=bad, forbidden=True, state="FAILED")
     with caplog.at_level(logging.WARNING):
@@ -486,12 +453,12 @@ async def test_one_forbidden_job_is_told_and_spoils_no_other_watch(
 
 @pytest.mark.parametrize("code", ["InternalError", "ResourceNotFound.Job", error_codes.BAD_ANSWER])
 @pytest.mark.parametrize("place", [0, 20, 39])
-async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
+async def test_a_job_that_makes_calls_fail_is_counted_and_ends_no_other_watch(
     database: Database, caplog: pytest.LogCaptureFixture, place: int, code: str
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(40)
-    await verified(world, *jobs, revive_after_s=90.0)
+    await verify(world, *jobs, revive_after_s=90.0)
     spoiler = jobs[place]
     world.network.spoil("DescribeJobs", spoiler, code)
     await watched(world, 400)
@@ -506,22 +473,22 @@ async def test_a_job_that_makes_calls_fail_is_counted_and_spoils_no_other_watch(
 KEPT: dict[str, Any] = {"revival_watch_s": 3600.0, "reterminate_for_s": 1800.0}
 
 
-async def run(world: World, seconds: float, *, step_s: float = 2.0) -> None:
+async def run(world: PartitionWorld, seconds: float, *, step_s: float = 2.0) -> None:
     """Advance the clock while all loops run."""
     until = world.clock.passed_s + seconds
     while world.clock.passed_s < until:
-        await watch(world)
+        await step_revival_watcher(world)
         await world.dispatch()
         await world.probe()
         world.clock.advance(step_s)
 
 
-async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_allowed(
+async def test_a_revived_job_is_terminated_again_and_no_oftener_than_allowed(
     database: Database,
 ) -> None:
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     world.partition.reterminate_max = 2
-    await verified(world, JOB, asked=KEPT, revive_after_s=100.0, revivals=9)
+    await verify(world, JOB, asked=KEPT, revive_after_s=100.0, revivals=9)
     await run(world, 900)
     records = await world.records.terminations(after=0, limit=10, job_id=JOB)
     assert [r.termination.state for r in records] == [State.VERIFIED] * 3
@@ -548,11 +515,11 @@ async def test_a_job_to_be_kept_down_is_brought_down_again_and_no_oftener_than_a
     assert world.simulator.truth()[0]["live"] == 10
 
 
-async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
+async def test_the_job_poller_is_woken_for_the_job_that_is_terminated_again(
     database: Database,
 ) -> None:
-    world = World(database)
-    await verified(world, JOB, asked=KEPT, revive_after_s=30.0)
+    world = PartitionWorld(database)
+    await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(70)
     await world.job_poller.step()
     world.woken()
@@ -560,9 +527,9 @@ async def test_the_sweeper_is_woken_for_the_job_that_is_brought_down_again(
     assert world.woken() == {"batch_polls"}
 
 
-async def test_nothing_is_brought_down_once_that_time_is_over(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await verified(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
+async def test_nothing_is_terminated_again_after_that_time(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
+    await verify(world, JOB, asked=KEPT | {"reterminate_for_s": 100.0}, revive_after_s=90.0)
     await run(world, 300)
     (revival,) = [
         r.termination.watch.revival for r in await world.records.terminations(after=0, limit=9)
@@ -572,9 +539,9 @@ async def test_nothing_is_brought_down_once_that_time_is_over(database: Database
     assert world.calls("TerminateJob") == []
 
 
-async def test_what_somebody_has_submitted_again_is_joined(database: Database) -> None:
-    world = World(database, quotas=AMPLE)
-    await verified(world, JOB, asked=KEPT, revive_after_s=30.0)
+async def test_a_revived_job_that_was_submitted_again_is_joined(database: Database) -> None:
+    world = PartitionWorld(database, quotas=AMPLE)
+    await verify(world, JOB, asked=KEPT, revive_after_s=30.0)
     world.clock.advance(58)
     await world.records.create(
         world.operation("op_theirs", JOB, requested_by="you"), ["trm_theirs"]

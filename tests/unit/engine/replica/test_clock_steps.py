@@ -173,7 +173,7 @@ async def test_a_small_difference_is_no_step_and_is_gone_by(
     assert {row.epoch for row in (await cluster.rows()).values()} == {1 + noted}
 
 
-async def test_a_step_that_was_noted_and_not_followed_is_followed_by_who_comes_next(
+async def test_a_recorded_step_that_was_not_followed_is_followed_by_the_next_replica(
     cluster: Cluster,
 ) -> None:
     await (first := await cluster.replica("a", TWO)).begin()
@@ -188,7 +188,7 @@ async def test_a_step_that_was_noted_and_not_followed_is_followed_by_who_comes_n
 
 
 @pytest.mark.parametrize("noted", [True, False])
-async def test_a_clock_that_was_put_back_while_nobody_lived_is_noted_at_the_restart(
+async def test_a_clock_that_was_set_back_without_live_replicas_is_recorded_at_the_restart(
     cluster: Cluster, *, noted: bool
 ) -> None:
     """It was wrong from the start, or a recorded step ahead is undone now."""

@@ -25,8 +25,8 @@ from tests.support.replica_world import (
     Cluster,
     Gate,
     IdleLoops,
+    PartitionRow,
     Replica,
-    Row,
     is_stopped,
     own_logs,
 )
@@ -158,14 +158,14 @@ async def test_each_drives_only_what_it_is_configured_for(cluster: Cluster) -> N
     await cluster.check_sound(first, second)
 
 
-async def test_a_partition_that_nobody_is_configured_for_stays_alone(cluster: Cluster) -> None:
+async def test_a_partition_that_no_replica_is_configured_for_stays_free(cluster: Cluster) -> None:
     before = await cluster.replica("before", ["kept@cloud", "old@cloud"])
     await before.begin()
     cluster.stop_stepping(before)
     after = await cluster.replica("after", ["kept@cloud"])
     await cluster.play(2 * POLICY.duration_s)
     assert after.runs == {"kept@cloud"}
-    assert (await cluster.rows())["old@cloud"] == Row(before.id, 1)
+    assert (await cluster.rows())["old@cloud"] == PartitionRow(before.id, 1)
     assert await cluster.live() == {after.id}
     assert "release" not in after.link.asked
 
@@ -176,7 +176,7 @@ async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster)
     await second.begin()
     (fence,) = await SqlLeaseStore(second._database).take(first.id, {"other@cloud": 1})
     await first.step()
-    assert (await cluster.rows())["other@cloud"] == Row(None, fence.epoch)
+    assert (await cluster.rows())["other@cloud"] == PartitionRow(None, fence.epoch)
     for _ in range(2):
         await second.step()
         await second.settled()
@@ -211,7 +211,7 @@ async def test_it_passes_on_once_its_calls_have_ended_and_are_written(cluster: C
     answer.set()
     await giving
     assert await world.outcomes(JOB) == ["accepted"], "written while it was held"
-    assert (await cluster.rows())[PARTITION] == Row(None, 1)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(None, 1)
     assert giver.runs == {"a@cloud"}
     assert not giver.holds(PARTITION)
 
@@ -254,7 +254,7 @@ async def test_it_is_taken_again_where_the_one_that_should_have_it_has_died(
     await giver.settled()
     await giver.step()
     assert giver.runs == set(TWO)
-    assert (await cluster.rows())[PARTITION] == Row(giver.id, 2)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(giver.id, 2)
     await cluster.check_sound(giver)
 
 
@@ -381,7 +381,7 @@ async def test_back_within_the_lease_it_goes_on(cluster: Cluster, others: int) -
     await cluster.check_sound(replica)
 
 
-async def test_back_after_its_lease_it_begins_anew(
+async def test_a_replica_that_resumes_after_its_lease_rejoins_with_a_new_id(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -472,7 +472,7 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     await cluster.check_sound(first, second)
 
 
-async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_once(
+async def test_a_partition_that_another_replica_took_is_lost_and_logged_once(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A person can change the database so."""
@@ -492,7 +492,7 @@ async def test_a_partition_that_another_one_took_all_the_same_is_lost_and_told_o
     assert [level for level, _ in own_logs(caplog) if level != "INFO"] == ["ERROR"]
 
 
-async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) -> None:
+async def test_a_partition_held_under_another_epoch_is_taken_again(cluster: Cluster) -> None:
     """Nothing could be written under the old epoch."""
     await (replica := await cluster.replica("a", TWO)).begin()
     (old,) = replica.loops_of(PARTITION)
@@ -502,7 +502,7 @@ async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) 
     assert len(replica.loops_of(PARTITION)) == 1, "its calls have not ended"
     await replica.settled()
     await replica.step()
-    assert (await cluster.rows())[PARTITION] == Row(replica.id, 3)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(replica.id, 3)
     assert len(replica.loops_of(PARTITION)) == 2
     await cluster.check_sound(replica)
 
@@ -512,7 +512,7 @@ async def test_what_is_held_under_another_epoch_is_taken_anew(cluster: Cluster) 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("what", ["join", "renew", "take"])
-async def test_what_is_told_as_failed_is_made_good_by_the_next_steps(
+async def test_writes_reported_as_failed_are_repaired_by_the_next_steps(
     cluster: Cluster, what: str, when: str
 ) -> None:
     """It was committed or not; at worst two steps follow, as at the start of a replica."""
@@ -531,7 +531,7 @@ async def test_what_is_told_as_failed_is_made_good_by_the_next_steps(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_joining_told_as_failed_takes_nothing_from_others(
+async def test_a_join_reported_as_failed_takes_nothing_from_others(
     cluster: Cluster, when: str
 ) -> None:
     others = [await cluster.replica(name, SIX) for name in "ab"]
@@ -549,7 +549,7 @@ async def test_joining_told_as_failed_takes_nothing_from_others(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_giving_back_told_as_failed_is_made_good_by_the_next_step(
+async def test_a_release_reported_as_failed_is_repaired_by_the_next_step(
     cluster: Cluster, when: str
 ) -> None:
     giver, taker = [await cluster.replica(name, TWO) for name in "ab"]
@@ -566,7 +566,7 @@ async def test_giving_back_told_as_failed_is_made_good_by_the_next_step(
     await cluster.check_sound(giver, taker)
 
 
-async def test_giving_back_in_a_step_told_as_failed_is_made_good_by_the_next(
+async def test_a_release_in_a_step_reported_as_failed_is_repaired_by_the_next(
     cluster: Cluster,
 ) -> None:
     await (first := await cluster.replica("a", SIX)).begin()
@@ -576,7 +576,7 @@ async def test_giving_back_in_a_step_told_as_failed_is_made_good_by_the_next(
     with pytest.raises(StoreUnavailable):
         await first.step()
     await first.step()
-    assert (await cluster.rows())["other@cloud"] == Row(None, 2)
+    assert (await cluster.rows())["other@cloud"] == PartitionRow(None, 2)
     await cluster.check_sound(first)
 
 
@@ -608,9 +608,9 @@ async def test_loops_that_end_during_a_step_are_given_back_once(
         await taker.step()
         await giver.step()
     rows = await cluster.rows()
-    assert rows[PARTITION] == Row(taker.id, 2)
-    assert rows["a@cloud"] == Row(giver.id, 1)
-    assert rows["own@cloud"] == Row(giver.id, 2)
+    assert rows[PARTITION] == PartitionRow(taker.id, 2)
+    assert rows["a@cloud"] == PartitionRow(giver.id, 1)
+    assert rows["own@cloud"] == PartitionRow(giver.id, 2)
     assert rows["other@cloud"].holder is None
     assert len(giver.loops_of(PARTITION)) == 1
     await cluster.check_sound(giver, taker)
@@ -618,7 +618,7 @@ async def test_loops_that_end_during_a_step_are_given_back_once(
 
 @pytest.mark.parametrize("taker_lives", [True, False])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_steps_while_a_partition_is_given_back_do_no_harm(
+async def test_steps_during_a_release_cause_no_errors(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, when: str, *, taker_lives: bool
 ) -> None:
     """The result may arrive late; if the taker leaves, the giver takes the partition again."""
@@ -643,11 +643,11 @@ async def test_steps_while_a_partition_is_given_back_do_no_harm(
             await taker.step()
     rows = await cluster.rows()
     assert rows[PARTITION].holder == (taker.id if taker_lives else giver.id)
-    assert rows["a@cloud"] == Row(giver.id, 1)
+    assert rows["a@cloud"] == PartitionRow(giver.id, 1)
     await cluster.check_sound(giver, *[taker] * taker_lives)
 
 
-async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
+async def test_a_release_while_a_renewal_finds_the_lease_expired_causes_no_errors(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal was requested first, so it returns first."""
@@ -666,7 +666,7 @@ async def test_giving_back_while_a_renewal_finds_the_lease_expired_does_no_harm(
     assert giver.runs == set()
     released.open()
     await giver.settled()
-    assert (await cluster.rows())[PARTITION] == Row(taker.id, 2)
+    assert (await cluster.rows())[PARTITION] == PartitionRow(taker.id, 2)
     for _ in range(2):
         await giver.step()
         await taker.step()
@@ -768,7 +768,7 @@ async def test_stopped_during_a_step_it_gives_all_back(
     assert all(map(is_stopped, replica.loops))
 
 
-async def test_stopped_after_a_join_that_was_told_as_failed_it_is_gone(cluster: Cluster) -> None:
+async def test_a_replica_stopped_after_a_join_reported_as_failed_is_gone(cluster: Cluster) -> None:
     replica = await cluster.replica("a", SIX)
     replica.link.fail("join", "after")
     async with replica.running():
@@ -776,7 +776,7 @@ async def test_stopped_after_a_join_that_was_told_as_failed_it_is_gone(cluster: 
     assert await cluster.live() == set()
 
 
-async def test_stopped_during_a_step_no_call_starts_any_more(cluster: Cluster) -> None:
+async def test_after_a_stop_during_a_step_no_call_starts(cluster: Cluster) -> None:
     replica = await cluster.replica("a", SIX)
     async with replica.running():
         await replica.machine.waits.get()

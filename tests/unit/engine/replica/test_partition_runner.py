@@ -12,7 +12,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.replica import partition_runner
 from orchestrator.engine.replica.partition_runner import PartitionRunner
 from tests.support import HANG_S
-from tests.support.partition_world import AMPLE, JOB, World
+from tests.support.partition_world import AMPLE, JOB, PartitionWorld
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,9 +31,9 @@ async def until_left(loops: PartitionRunner) -> AsyncIterator[None]:
             loops.stop()
 
 
-async def at_work(database: Database) -> tuple[World, PartitionRunner]:
+async def at_work(database: Database) -> tuple[PartitionWorld, PartitionRunner]:
     """Return a world with a job that may be terminated now, and the loops that do so."""
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await world.ready(JOB)
     return world, PartitionRunner(world.partition)
 
@@ -54,7 +54,7 @@ async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> 
 
 
 @pytest.mark.parametrize("action", ["TerminateJob", "DescribeJobs"])
-async def test_what_does_not_end_in_time_is_cut_off_and_told(
+async def test_what_does_not_end_in_time_is_cancelled_and_logged(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

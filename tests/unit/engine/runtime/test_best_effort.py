@@ -11,7 +11,7 @@ from orchestrator.domain.model.termination import PollKind
 from orchestrator.engine import partition
 from orchestrator.engine.drain_statistics import DrainStatistics
 from orchestrator.engine.runtime.best_effort import BestEffort
-from tests.support.partition_world import AMPLE, JOB, PARTITION, World
+from tests.support.partition_world import AMPLE, JOB, PARTITION, PartitionWorld
 
 if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
@@ -38,7 +38,7 @@ async def test_a_decision_is_written_without_it(
     message: str,
 ) -> None:
     monkeypatch.setattr(where, name, fails)
-    world = World(database, quotas=AMPLE)
+    world = PartitionWorld(database, quotas=AMPLE)
     await world.ready(JOB)
     await world.dispatch()
     for _ in range(3):

@@ -13,7 +13,8 @@ import pytest
 from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.engine.runtime.loop import BackgroundTasks, run_until
 from tests.support import HANG_S
-from tests.support.partition_world import ManualClock, NoJitter
+from tests.support.clock import ManualClock
+from tests.support.partition_world import NoJitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,9 +94,7 @@ async def test_a_step_that_asks_for_no_wait_is_followed_at_once(clock: ManualClo
 
 
 @pytest.mark.parametrize("wait_s", [math.inf, 60.0])
-async def test_a_loop_with_nothing_to_do_looks_again_all_the_same(
-    clock: ManualClock, wait_s: float
-) -> None:
+async def test_a_loop_with_nothing_to_do_steps_again(clock: ManualClock, wait_s: float) -> None:
     steps = Steps(wait_s)
     async with running(steps, clock):
         assert await clock.waits.get() == 5.0
@@ -144,7 +143,7 @@ async def test_a_step_that_fails_is_tried_again_after_longer_and_longer(
     assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
 
 
-async def test_failures_are_told_when_they_begin_and_when_they_end(
+async def test_failures_are_logged_when_they_begin_and_when_they_end(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, other = LookupError("broken"), LookupError("broken differently")
@@ -163,7 +162,7 @@ async def test_failures_are_told_when_they_begin_and_when_they_end(
     ]
 
 
-async def test_a_database_that_cannot_be_used_is_not_told_here(
+async def test_an_unusable_database_is_not_logged_here(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database logs its own outage; the waits grow anyway."""
@@ -184,7 +183,7 @@ async def test_a_database_that_cannot_be_used_is_not_told_here(
     assert caplog.records == []
 
 
-async def test_a_failure_is_told_after_one_of_the_database(
+async def test_a_failure_is_logged_after_one_of_the_database(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     full = StoreUnavailable("the disk is full")
@@ -277,7 +276,7 @@ async def test_a_loop_that_fails_again_and_again_is_known_for_it_until_it_works(
     task.cancel()
 
 
-async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
+async def test_a_loop_that_is_stopped_before_it_runs_takes_no_step(
     clock: ManualClock,
 ) -> None:
     stop, steps = asyncio.Event(), Steps(0.0)
@@ -289,7 +288,7 @@ async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
 # --- calls beside a loop -------------------------------------------------------------------------
 
 
-async def test_a_call_that_fails_is_told_and_harms_no_other(
+async def test_a_call_that_fails_is_logged_and_fails_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls, done = BackgroundTasks("a call"), asyncio.Event()

@@ -13,7 +13,7 @@ from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.domain.pacing.quota import SECONDS_NEEDED, Quota
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.runtime.rate_limiter import RateLimiter, before_send
-from tests.support.partition_world import ManualClock
+from tests.support.clock import ManualClock
 
 UNANSWERED = [CloudErrorKind.NOT_SENT, CloudErrorKind.OUTCOME_UNKNOWN]
 ANSWERED = [kind for kind in CloudErrorKind if kind not in UNANSWERED]
@@ -40,7 +40,7 @@ def error(kind: CloudErrorKind, *, quota_ceiling: int | None = None) -> CloudErr
     return CloudError(kind, "Some.Code", "what happened", quota_ceiling=quota_ceiling)
 
 
-class Call:
+class TimedCall:
     """A call that takes some time of the clock, then returns or raises."""
 
     def __init__(
@@ -75,7 +75,7 @@ async def accustomed(
     paced = limiter(clock)
     for _ in range(SECONDS_NEEDED):
         clock.advance(5)
-        call = Call(clock, connects_s=connects_s, takes_s=round_trip_s)
+        call = TimedCall(clock, connects_s=connects_s, takes_s=round_trip_s)
         await paced.send(paced.take(), call)
     clock.advance(5)
     return paced
@@ -101,7 +101,7 @@ async def test_each_call_is_counted_with_how_it_ended(
     )
     clock.advance(1)
     with nullcontext() if fails is None else pytest.raises(type(fails)):
-        await paced.send(paced.take(), Call(clock, fails=fails))
+        await paced.send(paced.take(), TimedCall(clock, fails=fails))
     assert outcomes == counted
 
 
@@ -116,7 +116,7 @@ async def test_no_call_may_leave_in_the_first_second(clock: ManualClock) -> None
     assert paced.wait_s() == 0.0, "a wait is never negative"
 
 
-async def test_while_every_permit_is_out_there_is_no_telling_how_long(clock: ManualClock) -> None:
+async def test_while_every_permit_is_in_use_the_wait_is_unknown(clock: ManualClock) -> None:
     paced = limiter(clock, 2)
     clock.advance(1)
     paced.take()
@@ -126,7 +126,7 @@ async def test_while_every_permit_is_out_there_is_no_telling_how_long(clock: Man
 
 
 async def test_a_call_leaves_when_its_permit_says_and_no_sooner(clock: ManualClock) -> None:
-    paced, call = limiter(clock), Call(clock)
+    paced, call = limiter(clock), TimedCall(clock)
     clock.advance(0.25)
     sending = asyncio.ensure_future(paced.send(paced.take(), call))
     assert await clock.waits.get() == 0.75
@@ -138,27 +138,27 @@ async def test_a_call_leaves_when_its_permit_says_and_no_sooner(clock: ManualClo
 
 
 async def test_a_call_whose_time_has_passed_leaves_at_once(clock: ManualClock) -> None:
-    paced, call = limiter(clock), Call(clock)
+    paced, call = limiter(clock), TimedCall(clock)
     permit = paced.take()
     clock.advance(7)
     await paced.send(permit, call)
     assert call.left_at == 7.0
 
 
-async def test_a_permit_comes_back_a_second_after_the_answer_less_the_round_trip(
+async def test_a_permit_is_returned_a_second_after_the_answer_less_the_round_trip(
     clock: ManualClock,
 ) -> None:
     paced = await accustomed(clock, 0.4)
-    await paced.send(paced.take(), Call(clock, takes_s=0.4))
+    await paced.send(paced.take(), TimedCall(clock, takes_s=0.4))
     assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
 
 
 async def test_the_round_trip_does_not_count_the_wait_for_the_permit(clock: ManualClock) -> None:
     paced = await accustomed(clock, 0.4)
-    await paced.send(paced.take(), Call(clock, takes_s=0.4))
+    await paced.send(paced.take(), TimedCall(clock, takes_s=0.4))
     while not clock.waits.empty():
         clock.waits.get_nowait()
-    sending = asyncio.ensure_future(paced.send(paced.take(), Call(clock, takes_s=0.4)))
+    sending = asyncio.ensure_future(paced.send(paced.take(), TimedCall(clock, takes_s=0.4)))
     clock.advance(await clock.waits.get())
     await sending
     assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
@@ -167,7 +167,7 @@ async def test_the_round_trip_does_not_count_the_wait_for_the_permit(clock: Manu
 async def test_the_round_trip_does_not_count_the_making_of_a_connection(clock: ManualClock) -> None:
     """The next call may use a connection that is kept open, and so arrive that much sooner."""
     paced = await accustomed(clock, 0.4, connects_s=0.2)
-    await paced.send(paced.take(), Call(clock, connects_s=0.2, takes_s=0.4))
+    await paced.send(paced.take(), TimedCall(clock, connects_s=0.2, takes_s=0.4))
     assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
 
 
@@ -175,7 +175,7 @@ async def test_the_round_trip_does_not_count_the_making_of_a_connection(clock: M
 async def test_a_refusal_is_an_answer(clock: ManualClock, kind: CloudErrorKind) -> None:
     paced, refusal = await accustomed(clock, 0.4), error(kind)
     with pytest.raises(CloudError) as caught:
-        await paced.send(paced.take(), Call(clock, takes_s=0.4, fails=refusal))
+        await paced.send(paced.take(), TimedCall(clock, takes_s=0.4, fails=refusal))
     assert caught.value is refusal
     assert paced.wait_s() == pytest.approx(1.0 - 0.95 * 0.4)
 
@@ -189,11 +189,11 @@ async def test_a_call_that_failed_without_an_answer_gives_its_permit_back_after_
     paced = limiter(clock)
     clock.advance(60)
     with pytest.raises(type(failure)) as caught:
-        await paced.send(paced.take(), Call(clock, takes_s=0.4, fails=failure))
+        await paced.send(paced.take(), TimedCall(clock, takes_s=0.4, fails=failure))
     assert caught.value is failure
     assert paced.wait_s() == 1.0
     clock.advance(1)
-    assert await paced.send(paced.take(), Call(clock)) == "the answer"
+    assert await paced.send(paced.take(), TimedCall(clock)) == "the answer"
 
 
 async def test_a_call_that_was_cut_off_gives_its_permit_back(clock: ManualClock) -> None:
@@ -216,7 +216,7 @@ async def test_the_ceiling_of_a_refusal_spaces_the_calls_and_one_refusal_alone_d
     clock.advance(1)
     throttled = error(CloudErrorKind.THROTTLED, quota_ceiling=ceiling)
     with pytest.raises(CloudError):
-        await paced.send(paced.take(), Call(clock, fails=throttled))
+        await paced.send(paced.take(), TimedCall(clock, fails=throttled))
     paced.take()
     assert paced.wait_s() == pytest.approx(gap_s, abs=1e-3)
 
@@ -229,7 +229,7 @@ async def test_refusals_teach_a_rate_and_no_other_failure_does(
     clock.advance(1)
     for number in range(20):
         clock.advance(0.1)
-        call = Call(clock, fails=error(kind) if number % 2 else None)
+        call = TimedCall(clock, fails=error(kind) if number % 2 else None)
         await asyncio.gather(paced.send(paced.take(), call), return_exceptions=True)
     learnt = 5.0 if kind is CloudErrorKind.THROTTLED else 10.0
     assert paced.quota.learnt_per_s(clock.monotonic()) == pytest.approx(learnt)
@@ -242,7 +242,7 @@ async def test_another_failure_takes_no_permit_away(
     paced = limiter(clock, 3)
     clock.advance(1)
     with pytest.raises(CloudError):
-        await paced.send(paced.take(), Call(clock, fails=error(kind, quota_ceiling=1)))
+        await paced.send(paced.take(), TimedCall(clock, fails=error(kind, quota_ceiling=1)))
     clock.advance(1)
     for _ in range(3):
         assert paced.wait_s() == 0.0
@@ -258,7 +258,7 @@ async def test_an_unused_permit_can_be_taken_at_once(clock: ManualClock) -> None
 
 
 @pytest.mark.parametrize("fails", [None, *map(error, CloudErrorKind), LookupError("a bug")])
-async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
+async def test_a_permit_is_returned_at_the_end_of_a_call_and_not_at_its_start(
     clock: ManualClock, fails: Exception | None
 ) -> None:
     paced, answered = limiter(clock), asyncio.Event()
@@ -277,18 +277,18 @@ async def test_a_permit_comes_back_at_the_end_of_a_call_and_not_at_its_start(
     assert not math.isinf(paced.wait_s())
 
 
-async def test_throttling_is_told_once_in_ten_minutes(
+async def test_throttling_is_logged_once_in_ten_minutes(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     paced = limiter(clock, 20)
     clock.advance(60)
     for _ in range(5):
-        call = Call(clock, fails=error(CloudErrorKind.THROTTLED, quota_ceiling=7))
+        call = TimedCall(clock, fails=error(CloudErrorKind.THROTTLED, quota_ceiling=7))
         with pytest.raises(CloudError):
             await paced.send(paced.take(), call)
         clock.advance(130)
     with pytest.raises(CloudError):
-        await paced.send(paced.take(), Call(clock, fails=error(CloudErrorKind.NOT_SENT)))
+        await paced.send(paced.take(), TimedCall(clock, fails=error(CloudErrorKind.NOT_SENT)))
     logged = [r.getMessage() for r in caplog.records]
     assert len(logged) == 1
     assert (
@@ -306,7 +306,7 @@ async def test_no_call_leaves_once_the_lease_has_ended(clock: ManualClock) -> No
     assert paced.wait_s() == 0
     permit = paced.take()
     clock.advance(0.5)
-    call = Call(clock)
+    call = TimedCall(clock)
     with pytest.raises(LeaseLost, match="not renewed in time"):
         await paced.send(permit, call)
     assert call.left_at is None
@@ -320,8 +320,8 @@ async def test_no_call_leaves_where_the_lease_ends_while_it_waits_for_its_time(
     paced = limiter(clock, 2, spread=True, lease_ends_s=1.25)
     clock.advance(1.0)
     first, second = paced.take(), paced.take()
-    await paced.send(first, Call(clock))
-    late = Call(clock)
+    await paced.send(first, TimedCall(clock))
+    late = TimedCall(clock)
     sending = asyncio.ensure_future(paced.send(second, late))
     await asyncio.sleep(0)
     clock.advance(0.5)
@@ -333,7 +333,7 @@ async def test_no_call_leaves_where_the_lease_ends_while_it_waits_for_its_time(
 async def test_no_call_leaves_where_the_lease_ends_while_a_connection_is_made(
     clock: ManualClock,
 ) -> None:
-    paced, call = limiter(clock, lease_ends_s=1.5), Call(clock, connects_s=0.6)
+    paced, call = limiter(clock, lease_ends_s=1.5), TimedCall(clock, connects_s=0.6)
     clock.advance(1)
     with pytest.raises(LeaseLost):
         await paced.send(paced.take(), call)

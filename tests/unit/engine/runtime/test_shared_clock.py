@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestrator.engine.runtime.shared_clock import SharedClock
-from tests.support.partition_world import NOON, ManualClock
+from tests.support.clock import NOON, ManualClock
 
 
 class WrongClock(ManualClock):
@@ -17,7 +17,7 @@ class WrongClock(ManualClock):
         return super().now() + self.ahead
 
 
-def test_it_goes_on_from_what_it_was_told_whatever_the_machine_shows() -> None:
+def test_it_continues_from_the_time_that_was_set_and_ignores_the_machines() -> None:
     machine = WrongClock()
     clock = SharedClock(machine)
     assert clock.now() == NOON

@@ -48,7 +48,7 @@ def test_a_decision_wakes_the_loops_that_it_concerns(
     assert woken(made) == wakeups
 
 
-def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_last_count() -> None:
+def test_machines_to_be_confirmed_wake_the_machine_poller_once_and_at_the_last_count() -> None:
     settling = replace(BEFORE, state=State.SETTLING, machines=MachineCounts(total=1, gone=1))
     confirmed = replace(settling, schedule=replace(settling.schedule, confirm_from=later(5)))
     for before, after, wakeups in (
@@ -66,7 +66,7 @@ def test_machines_that_are_to_be_confirmed_wake_their_sweeper_once_and_at_the_la
         assert woken(made) == wakeups
 
 
-def test_a_call_that_is_no_longer_due_wakes_nobody() -> None:
+def test_a_call_that_is_no_longer_due_wakes_no_loop() -> None:
     made = WakeupEvents()
     made.on_decision(
         replace(BEFORE, schedule=replace(BEFORE.schedule, terminate_after=later(0))), BEFORE

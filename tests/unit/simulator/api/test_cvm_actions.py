@@ -35,7 +35,7 @@ def test_an_instance_has_the_fields_that_matter():
     }
 
 
-def test_a_node_is_named_after_its_environment_and_tells_that_it_restarts():
+def test_a_node_is_named_after_its_environment_and_shows_that_it_restarts():
     world = cloud(job(env_id="env-example1", node_restart_s=5.0))
     world.call("TerminateJob", JobId=ID)
     seen = []
@@ -73,7 +73,7 @@ def test_naming_only_unknown_ids_finds_nothing():
     assert cloud(job()).call("DescribeInstances", InstanceIds=[UNKNOWN])["TotalCount"] == 0
 
 
-def test_a_page_has_twenty_machines_unless_told_otherwise():
+def test_a_page_has_twenty_machines_by_default():
     world = cloud(job(instances=100))
     every = machines(world, *range(100))
     page = world.call("DescribeInstances", InstanceIds=every)

@@ -87,7 +87,7 @@ def test_naming_only_unknown_ids_or_one_id_twice_finds_no_more():
     assert world.call("DescribeJobs", JobIds=[ID, ID])["TotalCount"] == 1
 
 
-def test_describe_jobs_cuts_at_twenty_unless_told_otherwise():
+def test_describe_jobs_returns_twenty_by_default():
     world = cloud(*many(100))
     ids = [f"job-{number:08}" for number in range(100)]
     cut = world.call("DescribeJobs", JobIds=ids)
@@ -191,7 +191,7 @@ def test_a_cloud_can_have_one_name_alone_for_the_filter(filter_name, other):
     assert (seen(filter_name), seen(other)) == ("OK", "InvalidParameterValue.InvalidFilter")
 
 
-def test_describe_task_shows_100_rows_unless_told_otherwise():
+def test_describe_task_shows_100_rows_by_default():
     world = cloud(job(instances=1500))
     assert len(world.call("DescribeTask", JobId=ID, TaskName="task-0")["TaskInstanceSet"]) == 100
     page = world.call("DescribeTask", JobId=ID, TaskName="task-0", Limit=1000)

@@ -10,7 +10,7 @@ ID = "job-aaaaaaaa"
 MIX = {"SUBMITTED": 0.1, "PENDING": 0.1, "RUNNABLE": 0.1, "STARTING": 0.1, "SUCCEED": 0.2}
 
 
-def test_running_instances_go_down_evenly_over_the_drain():
+def test_running_instances_stop_evenly_over_the_drain():
     world = cloud(job())
     assert world.code("TerminateJob", JobId=ID) == "OK"
     seen = []
@@ -62,7 +62,7 @@ def test_interrupted_instances_hold_their_machines_until_they_are_terminated():
     assert world.counters() == {"FailedInterrupted": 5, "Failed": 5}
 
 
-def test_a_job_without_machines_is_down_at_once():
+def test_a_job_without_machines_stops_at_once():
     world = cloud(job(state="RUNNABLE"))
     world.call("TerminateJob", JobId=ID)
     assert world.job_state() == "FAILED"
@@ -163,7 +163,7 @@ def test_any_code_can_be_a_refusal():
     assert world.truth()["terminations_accepted"] == 0
 
 
-def test_one_instance_goes_down_alone():
+def test_one_instance_stops_alone():
     world = cloud(job(instance_drain_s=3.0))
     world.call("TerminateTaskInstance", JobId=ID, TaskName="task-0", TaskInstanceIndex=4)
     world.clock.at(2.9)

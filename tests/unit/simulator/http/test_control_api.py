@@ -81,7 +81,7 @@ def test_faults_can_be_set_and_counted():
     assert world.code("DescribeJob", JobId=ID) == "OK"
 
 
-def test_truth_and_quotas_are_told():
+def test_truth_and_quotas_are_returned():
     world = cloud(job(label="one", expect=("verified",)))
     world.call("TerminateJob", JobId=ID)
     world.clock.at(10)

@@ -107,7 +107,7 @@ def test_timestamps_may_be_five_minutes_off(skew_s, expected):
     assert judged(plain_request("DescribeJobs", timestamp=START + skew_s)) == expected
 
 
-def test_an_unknown_secret_id_is_told_apart():
+def test_an_unknown_secret_id_has_an_error_of_its_own():
     request = tc3_request("DescribeJobs", secret_id="AKIDOTHER")
     assert judged(request) == "AuthFailure.SecretIdNotFound"
 

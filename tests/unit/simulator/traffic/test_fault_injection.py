@@ -92,7 +92,7 @@ def test_faults_can_end_with_time():
     assert world.code("TerminateJob", JobId=ID) == "OK"
 
 
-def test_bounds_start_anew_when_faults_are_replaced():
+def test_bounds_restart_when_faults_are_replaced():
     world = failing("internal_error", first_n=1)
     rules = {"TerminateJob": [Rule(Fault.INTERNAL_ERROR, 1.0, first_n=1)]}
     assert world.code("TerminateJob", JobId=ID) == "InternalError"
@@ -120,7 +120,7 @@ def test_the_seed_decides_which_calls_fail():
     assert drawn(1) != drawn(2)
 
 
-def test_faults_happen_as_often_as_told():
+def test_faults_happen_as_often_as_configured():
     seen = drawn(3)
     assert 0.07 < seen.count(Fault.RESET) / len(seen) < 0.13
     assert 0.26 < seen.count(Fault.HANG) / len(seen) < 0.34

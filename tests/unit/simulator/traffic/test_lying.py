@@ -14,7 +14,7 @@ def rows(world: Cloud) -> list[str]:
     return [row["TaskInstanceState"] for row in page["TaskInstanceSet"]]
 
 
-def test_counters_lie_for_a_while_and_all_else_tells_the_truth():
+def test_counters_are_wrong_for_a_while_and_all_else_is_right():
     world = cloud(job(mix={"SUCCEED": 0.2}, lying_counters_s=5.0))
     assert world.counters() == {"Running": 8, "Succeed": 2}
     world.call("TerminateJob", JobId=ID)
@@ -37,7 +37,7 @@ def test_counters_are_true_again_after_it(seconds, running):
     assert world.counters().get("Running", 0) == rows(world).count("RUNNING") == running
 
 
-def test_nobody_lies_of_a_job_that_was_revived():
+def test_a_revived_job_has_right_counters():
     world = cloud(job(drain_s=1.0, revive_after_s=1.0, lying_counters_s=100.0))
     world.call("TerminateJob", JobId=ID)
     world.clock.at(2)
@@ -47,7 +47,7 @@ def test_nobody_lies_of_a_job_that_was_revived():
 @pytest.mark.parametrize(
     ("counters", "shown"), [("stale", {"Running": 8, "Succeed": 2}), ("empty", {})]
 )
-def test_counters_may_never_tell_that_all_is_down(counters, shown):
+def test_counters_may_never_show_that_all_has_stopped(counters, shown):
     world = cloud(job(mix={"SUCCEED": 0.2}, lying_counters_s=5.0, counters=counters))
     world.call("TerminateJob", JobId=ID)
     assert world.counters() == {"Failed": 8, "Succeed": 2}
