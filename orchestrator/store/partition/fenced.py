@@ -100,10 +100,10 @@ class Fenced:
         return bool(await self._set_aside({termination_id: error_text(error)}))
 
     async def _set_aside(self, reasons: Mapping[str, str]) -> list[str]:
-        async def work(transaction: Transaction) -> list[str]:
-            return await set_aside.write(transaction, self._fence.partition, reasons)
-
-        return await self._write(work, terminations.c.id.in_(reasons))
+        return await self._write(
+            lambda transaction: set_aside.write(transaction, self._fence.partition, reasons),
+            terminations.c.id.in_(reasons),
+        )
 
     async def _fetch(self, statement: Select[Any], **parameters: object) -> list[Termination]:
         return await self._readable(statement, from_row, parameters)

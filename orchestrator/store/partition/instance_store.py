@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.machine import CapturedMachine, MachineStatus
     from orchestrator.domain.model.machine_capture import Capture
     from orchestrator.domain.model.termination import Termination
-    from orchestrator.store.database.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +62,12 @@ class SqlInstanceStore(Fenced):
         awaits: bool,
         due_at: datetime | None = None,
     ) -> None:
-        async def work(transaction: Transaction) -> None:
-            await machine_captures.write(
+        await self._write(
+            lambda transaction: machine_captures.write(
                 transaction, before, after, page, awaits=awaits, due_at=due_at
-            )
-
-        await self._write(work, terminations.c.id == before.id)
+            ),
+            terminations.c.id == before.id,
+        )
 
     async def read(
         self,
@@ -78,20 +77,20 @@ class SqlInstanceStore(Fenced):
         *,
         due_at: datetime | None,
     ) -> None:
-        async def work(transaction: Transaction) -> None:
-            await escalations.read(transaction, before, after, page, due_at=due_at)
-
-        await self._write(work, terminations.c.id == before.id)
+        await self._write(
+            lambda transaction: escalations.read(transaction, before, after, page, due_at=due_at),
+            terminations.c.id == before.id,
+        )
 
     async def next_escalation_target(self) -> Straggler | RoundFinished | None:
         async with self._database.read() as connection:
             return await escalations.next_escalation_target(connection, self.in_partition)
 
     async def end_round(self, finished: RoundFinished, at: datetime) -> None:
-        async def work(transaction: Transaction) -> None:
-            await escalations.end_round(transaction, finished, at)
-
-        await self._write(work, terminations.c.id == finished.termination_id)
+        await self._write(
+            lambda transaction: escalations.end_round(transaction, finished, at),
+            terminations.c.id == finished.termination_id,
+        )
 
     async def close_orphaned_attempts(self, under_way: Collection[Straggler], at: datetime) -> None:
         async with self._database.read() as connection:
@@ -101,22 +100,23 @@ class SqlInstanceStore(Fenced):
         if not orphaned:
             return
 
-        async def work(transaction: Transaction) -> None:
-            await escalations.close_orphaned_attempts(transaction, orphaned, at)
-
-        await self._write(work)
+        await self._write(
+            lambda transaction: escalations.close_orphaned_attempts(transaction, orphaned, at)
+        )
 
     async def start(self, straggler: Straggler, at: datetime) -> None:
-        async def work(transaction: Transaction) -> None:
-            await escalations.start(transaction, straggler, self._fence.partition, at)
-
-        await self._write(work, terminations.c.id == straggler.termination_id)
+        await self._write(
+            lambda transaction: escalations.start(
+                transaction, straggler, self._fence.partition, at
+            ),
+            terminations.c.id == straggler.termination_id,
+        )
 
     async def finish(self, straggler: Straggler, answer: AttemptResult, *, again: bool) -> None:
-        async def work(transaction: Transaction) -> None:
-            await escalations.finish(transaction, straggler, answer, again=again)
-
-        await self._write(work, terminations.c.id == straggler.termination_id)
+        await self._write(
+            lambda transaction: escalations.finish(transaction, straggler, answer, again=again),
+            terminations.c.id == straggler.termination_id,
+        )
 
     async def machines_due(
         self,
@@ -145,11 +145,11 @@ class SqlInstanceStore(Fenced):
     async def machines_seen(
         self, seen: Sequence[tuple[CapturedMachine, MachineStatus | None]], at: datetime
     ) -> None:
-        async def work(transaction: Transaction) -> None:
-            await machine_captures.machines_seen(transaction, seen, at)
-
         seqs = {machine.termination_seq for machine, _ in seen}
-        await self._write(work, terminations.c.seq.in_(seqs))
+        await self._write(
+            lambda transaction: machine_captures.machines_seen(transaction, seen, at),
+            terminations.c.seq.in_(seqs),
+        )
 
     async def record_machines_invisible(
         self, machine: CapturedMachine, problem: ErrorDetail
@@ -157,11 +157,11 @@ class SqlInstanceStore(Fenced):
         await self._write_machines_problem(machine.termination_seq, problem)
 
     async def _write_machines_problem(self, termination_seq: int, problem: ErrorDetail) -> None:
-        async def work(transaction: Transaction) -> None:
-            await transaction.execute(
+        await self._write(
+            lambda transaction: transaction.execute(
                 update(terminations)
                 .where(terminations.c.seq == termination_seq)
                 .values(machines_problem=asdict(problem))
-            )
-
-        await self._write(work, terminations.c.seq == termination_seq)
+            ),
+            terminations.c.seq == termination_seq,
+        )

@@ -62,11 +62,7 @@ class SqlLeaseStore:
 
     async def now(self) -> datetime:
         """Return the time by the database's clock."""
-
-        async def work(transaction: Transaction) -> datetime:
-            return await transaction.clock()
-
-        return await self._database.write(work)
+        return await self._database.write(lambda transaction: transaction.clock())
 
     async def join(self, replica: str, names: Collection[str], lease_s: float) -> None:
         async def work(transaction: Transaction) -> None:
@@ -124,10 +120,9 @@ class SqlLeaseStore:
         return await self._database.write(work)
 
     async def note_step(self, known_steps_s: int, by_s: int) -> None:
-        async def work(transaction: Transaction) -> None:
-            await clock_steps.note(transaction, known_steps_s, by_s)
-
-        await self._database.write(work)
+        await self._database.write(
+            lambda transaction: clock_steps.note(transaction, known_steps_s, by_s)
+        )
 
     async def take(self, replica: str, epochs: Mapping[str, int]) -> list[FencingToken]:
         """Take those of these partitions that no replica took since their epochs were read.

@@ -222,12 +222,12 @@ class PartitionStore(Fenced):
         reterminate_max: int,
         new_id: Callable[[str], str],
     ) -> None:
-        async def work(transaction: Transaction) -> None:
-            await revivals.write(
+        await self._write(
+            lambda transaction: revivals.write(
                 transaction, checks, at, reterminate_max=reterminate_max, new_id=new_id
-            )
-
-        await self._write(work, terminations.c.id.in_({check.termination.id for check in checks}))
+            ),
+            terminations.c.id.in_({check.termination.id for check in checks}),
+        )
 
     async def with_open_attempts(self) -> list[Termination]:
         return await self._fetch(_WITH_OPEN_ATTEMPTS)
@@ -248,10 +248,10 @@ class PartitionStore(Fenced):
         return [*never, *long_ago][:limit]
 
     async def apply(self, changes: Sequence[tuple[Termination, Decision]], at: datetime) -> int:
-        async def work(transaction: Transaction) -> int:
-            return await write_decisions(transaction, changes, at)
-
-        return await self._write(work, terminations.c.id.in_({before.id for before, _ in changes}))
+        return await self._write(
+            lambda transaction: write_decisions(transaction, changes, at),
+            terminations.c.id.in_({before.id for before, _ in changes}),
+        )
 
     async def postpone(self, termination_ids: Sequence[str], until: datetime) -> None:
         """Make no poll of these due before ``until``, except for rows that are locked."""
@@ -262,12 +262,11 @@ class PartitionStore(Fenced):
             t.next_poll_at < until,
         )
 
-        async def work(transaction: Transaction) -> None:
-            await transaction.execute(
+        await self._write(
+            lambda transaction: transaction.execute(
                 update(terminations).where(t.id.in_(unlocked(*these))).values(next_poll_at=until)
             )
-
-        await self._write(work)
+        )
 
     async def let_go(self) -> bool:
         return await self._locks.let_go()
@@ -277,10 +276,9 @@ class PartitionStore(Fenced):
             return await set_aside.next_at(connection, self._fence.partition, now)
 
     async def take_up(self, now: datetime) -> bool:
-        async def work(transaction: Transaction) -> bool:
-            return await set_aside.take_up(transaction, self._fence.partition, now)
-
-        return await self._write(work)
+        return await self._write(
+            lambda transaction: set_aside.take_up(transaction, self._fence.partition, now)
+        )
 
     async def start_attempt(
         self, before: Termination, decision: Decision, attempt: NewAttempt
@@ -325,8 +323,8 @@ class PartitionStore(Fenced):
         await self._write(work, terminations.c.id == before.id)
 
     async def set_health(self, trouble: ErrorDetail | None, allowed_per_s: float | None) -> None:
-        async def work(transaction: Transaction) -> None:
-            await transaction.execute(
+        await self._write(
+            lambda transaction: transaction.execute(
                 update(partitions)
                 .where(partitions.c.name == self._fence.partition)
                 .values(
@@ -336,5 +334,4 @@ class PartitionStore(Fenced):
                     allowed_per_s=allowed_per_s,
                 )
             )
-
-        await self._write(work)
+        )

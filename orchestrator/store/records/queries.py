@@ -97,11 +97,11 @@ class SqlRecords:
         self._now = now
 
     async def create(self, operation: NewOperation, termination_ids: list[str]) -> SubmissionResult:
-        async def work(transaction: Transaction) -> SubmissionResult:
-            return await submission.create(transaction, operation, termination_ids)
-
         first = f"{operation.account} {operation.region} {min(operation.job_ids)}"
-        return await self._database.write(work, locks_from=first)
+        return await self._database.write(
+            lambda transaction: submission.create(transaction, operation, termination_ids),
+            locks_from=first,
+        )
 
     async def live(self) -> dict[str, LiveTerminations]:
         async with self._database.read(for_request=True) as connection:

@@ -379,7 +379,7 @@ def test_nothing_is_escalated_that_is_given_up() -> None:
     ],
 )
 def test_the_progress_of_a_round_is_reported(known: dict[str, Any], said: str) -> None:
-    waiting_for = explain(replace(IN_ROUND_1, **known), AROUND).waiting_for
+    waiting_for = explain(with_fields(IN_ROUND_1, **known), AROUND).waiting_for
     assert f"TerminateTaskInstance {said}" in waiting_for
     assert " (round 1)" in waiting_for
 
