@@ -294,7 +294,7 @@ async def test_many_jobs_at_once_with_faults_on_everything(
         assert all(job["live"] == 0 for job in running.simulator.truth())
 
 
-async def test_work_goes_on_where_it_was_after_a_stop(database_url: str) -> None:
+async def test_work_continues_where_it_was_after_a_stop(database_url: str) -> None:
     async with service(database_url, group(state="SUBMITTED")) as running:
         operation_id = await running.submit(JOB)
         await running.until(operation_id, JOB, "held")
@@ -329,7 +329,7 @@ async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
     ]
 
 
-def test_the_checker_finds_a_call_without_a_look() -> None:
+def test_the_checker_finds_a_call_without_a_read() -> None:
     cloud = simulator(group())
     was_read = Call(0.0, "r1", action="DescribeJob", job_ids=(JOB,))
     refused = Call(0.0, "r0", action="TerminateJob", job_ids=(JOB,), fault=Fault.THROTTLE)

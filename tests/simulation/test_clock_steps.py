@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=str,
 )
-def test_what_is_asked_for_before_and_between_steps_is_verified_in_time(
+def test_jobs_submitted_before_and_between_steps_are_verified_in_time(
     template: Path, tmp_path: Path, steps_s: list[float], apart_s: float
 ) -> None:
     async def stepping(world: SimulatedWorld) -> None:

@@ -109,7 +109,7 @@ def test_reads_every_page_of_every_state(daemon, run):
     assert asked == [("queued", None), ("queued", "more"), ("draining", None)]
 
 
-def test_an_error_comes_with_its_advice(daemon, run):
+def test_an_error_is_printed_with_its_advice(daemon, run):
     """The code, the message, and what a person can do are shown."""
     daemon.answer(GET, operation("finished", "failed", refused=1))
     error = {"code": "Unauthorized", "message": "no", "advice": "ask for the right"}

@@ -216,7 +216,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
 @pytest.mark.parametrize(
     ("before", "seen", "event"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_what_was_seen_moves_the_termination(
+def test_an_observation_changes_the_state_by_the_table(
     before: Termination, seen: Observation, event: Event
 ) -> None:
     decision = decide(before, seen, NOW if before.give_up_at == NOW else later(1), POLICY)
@@ -272,7 +272,7 @@ def test_a_job_is_called_only_once_a_poll_has_shown_that_it_may_be() -> None:
 
 
 @pytest.mark.parametrize("kind", [CloudErrorKind.CREDENTIAL, CloudErrorKind.NOT_SENT])
-def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
+def test_a_call_that_was_not_executed_is_repeated_only_after_another_read(
     kind: CloudErrorKind,
 ) -> None:
     after = decide(termination(State.SENDING), call_failed(error(kind)), NOW, POLICY).after

@@ -242,7 +242,7 @@ def test_manual_action_is_described_with_its_commands() -> None:
     assert "tccli cvm TerminateInstances" in str(explanation.next_action)
 
 
-def test_nothing_more_is_called_where_that_was_asked_for() -> None:
+def test_no_escalation_calls_are_made_where_the_request_excludes_them() -> None:
     asked = replace(STUCK, escalate=False)
     assert (
         next_level(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
@@ -263,7 +263,7 @@ def test_ended_machines_are_reported() -> None:
     assert "tccli" not in explanation.next_action
 
 
-def test_nothing_is_escalated_that_is_given_up() -> None:
+def test_a_termination_that_is_given_up_is_not_escalated() -> None:
     late = replace(STUCK, give_up_at=later(900))
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
     decision = decide(late, seen, later(900), POLICY)

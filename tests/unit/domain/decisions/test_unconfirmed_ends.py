@@ -177,7 +177,7 @@ def test_answers_from_before_a_long_silence_do_not_count() -> None:
     assert asked.at_s == 9060
 
 
-def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
+def test_answers_from_before_the_clock_was_set_back_do_not_count() -> None:
     missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
     asked = Asked(replace(missing, next_poll_at=NOW)).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.at_s == 60

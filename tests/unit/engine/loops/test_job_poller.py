@@ -92,7 +92,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
         assert seen.terminate_after == world.clock.now()
 
 
-async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
+async def test_nothing_is_polled_before_a_job_is_due(database: Database) -> None:
     world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 5, JOB)
@@ -244,7 +244,7 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     assert world.called("TerminateJob") == [held]
 
 
-async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> None:
+async def test_an_id_that_is_not_listed_is_polled_again(database: Database) -> None:
     """DescribeJobs may leave out unknown jobs: one response alone proves nothing."""
     world = PartitionWorld(database)
     listed, unlisted = job_ids(2)
@@ -347,7 +347,7 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     assert called.state is State.DRAINING
 
 
-async def test_what_could_not_be_written_is_swept_again(database: Database) -> None:
+async def test_a_poll_that_could_not_be_written_is_repeated(database: Database) -> None:
     world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB)
@@ -424,7 +424,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
         ("reset", [20, 10, 10, 5, 5, 2, 3]),
     ],
 )
-async def test_the_search_for_it_goes_on_after_a_call_that_fails(
+async def test_the_search_for_it_continues_after_a_call_that_fails(
     database: Database, fault: str, asked: list[int]
 ) -> None:
     """It does not wait until the jobs that were kept apart are due again."""
@@ -461,7 +461,7 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
     assert suspect.next_poll_at == world.clock.later(SUSPECTED_S)
 
 
-async def test_suspects_that_were_forgotten_are_swept_again(database: Database) -> None:
+async def test_lost_suspects_are_polled_again(database: Database) -> None:
     """Another process, or a failed poll of them, can lose the suspects."""
     world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(10)
