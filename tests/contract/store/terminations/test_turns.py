@@ -222,7 +222,7 @@ async def test_two_operations_that_want_the_same_jobs_have_two_calls_a_turn(queu
     assert [job_id for job_id in made if job_id[0] == "A"] == [f"A-{n}" for n in range(1, 7)]
 
 
-async def test_a_call_that_was_one_too_many_keeps_its_turn(queue: Queue) -> None:
+async def test_a_throttled_call_keeps_its_turn(queue: Queue) -> None:
     await queue.queued("A", 5)
     await queue.queued("B", 5)
     first = await queue.call(failure(CloudErrorKind.THROTTLED))

@@ -283,7 +283,7 @@ def test_a_call_that_was_not_executed_is_repeated_only_after_another_read(
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING])
-def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
+def test_a_throttled_call_changes_only_the_state(
     state: State,
 ) -> None:
     before = termination(
@@ -306,9 +306,7 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
 
 @pytest.mark.parametrize("poll_kind", PollKind)
 @pytest.mark.parametrize("state", LIVE_STATES)
-def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(
-    state: State, poll_kind: PollKind
-) -> None:
+def test_a_throttled_poll_changes_nothing(state: State, poll_kind: PollKind) -> None:
     before = termination(
         state, poll_kind=poll_kind, next_poll_at=later(-2), failures=2, settle_until=later(9)
     )
