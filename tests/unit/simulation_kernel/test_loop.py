@@ -96,7 +96,7 @@ def test_a_seed_replays_in_another_process():
     assert trace_elsewhere(7, hash_seed=2) == here
 
 
-def test_other_seeds_take_other_ways():
+def test_other_seeds_run_in_other_orders():
     assert len({trace(seed) for seed in range(20)}) == 20
 
 

@@ -376,7 +376,7 @@ async def restarted(database: Database) -> SqlLeaseStore:
 
 
 @pytest.mark.parametrize("ahead_s", [-STEP_S, 0, CLOCK_STEP_S - 1])
-async def test_a_clock_that_went_on_while_no_replica_lived_made_no_step(
+async def test_a_clock_that_continued_without_live_replicas_made_no_step(
     database: Database, ahead_s: float
 ) -> None:
     await see(database, ahead_s)
@@ -405,7 +405,7 @@ async def test_all_times_follow_a_clock_that_was_set_back_without_live_replicas(
 
 
 @pytest.mark.parametrize(("since_s", "undone"), [(STEP_S - 3, False), (STEP_S - 1, True)])
-async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
+async def test_a_step_back_may_have_been_undone_without_live_replicas(
     database: Database, base: datetime, since_s: int, *, undone: bool
 ) -> None:
     before = (await stored(database))["live"]

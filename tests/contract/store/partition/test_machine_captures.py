@@ -96,7 +96,7 @@ async def test_a_machine_that_an_earlier_run_had_is_captured_again(
     assert (again.machines.total, again.capture.captured) == (2, captured)
 
 
-async def test_a_page_is_written_only_on_what_it_was_asked_for(
+async def test_a_page_is_written_only_on_the_capture_it_was_read_for(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")

@@ -119,7 +119,7 @@ def test_an_error_is_printed_with_its_advice(daemon, run):
     )
 
 
-def test_names_from_the_cloud_are_made_harmless(daemon, run):
+def test_names_from_the_cloud_are_escaped(daemon, run):
     """Escapes are removed, line breaks become spaces, and rich markup stays text."""
     daemon.answer(GET, operation(draining=1))
     name = "\x1b]0;title\x07[red]x[/red]\n\x1b[2Jy\u202e:boom:\x9b1m"

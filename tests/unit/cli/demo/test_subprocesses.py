@@ -95,7 +95,7 @@ async def test_a_signal_cancels_and_cleaning_up_ends_first():
     assert done == [True]
 
 
-async def test_without_a_signal_the_result_comes_through():
+async def test_without_a_signal_the_result_is_returned():
     async def main() -> int:
         return 7
 

@@ -311,7 +311,7 @@ def test_an_answered_attempt_is_as_the_events_tell(name: str, value: object) -> 
     assert all(fault.startswith("job job-verified: attempt 1: it") for fault in faults)
 
 
-def test_an_attempt_cannot_be_left_out_or_put_in() -> None:
+def test_an_attempt_cannot_be_removed_or_inserted() -> None:
     faults = forged(lambda content: job(content, "job-lost")["attempts"].pop())
     assert "job job-lost: attempt 2: it differs from event 5" in faults
 

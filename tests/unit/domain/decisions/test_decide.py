@@ -255,12 +255,12 @@ def test_nothing_moves_a_final_state(state: State) -> None:
     ],
     ids=lambda seen: f"{seen.state} {seen.instances} {seen.next_action}",
 )
-def test_less_than_full_proof_is_not_down(seen: JobSeen) -> None:
+def test_less_than_full_proof_does_not_count_as_stopped(seen: JobSeen) -> None:
     """A finished job state, counters that do not add up or a pending action are no proof."""
     assert decide(termination(State.DRAINING), seen, later(1), POLICY).event is None
 
 
-def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
+def test_instances_that_vanish_from_the_counters_have_not_stopped() -> None:
     before = termination(State.DRAINING, instances=InstanceCounters(running=11))
     assert decide(before, read(FAILED), later(1), POLICY).event is None
     assert decide(before, read(FAILED, InstanceCounters(failed=11)), NOW, POLICY).event is not None

@@ -115,7 +115,7 @@ def test_machines_come_last_and_once_where_they_may_be_ended(
     )
 
 
-def test_a_count_that_moves_puts_it_off() -> None:
+def test_a_count_with_progress_postpones_it() -> None:
     fewer = InstanceCounters(running=3, failed=7)
     after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
     assert after.last_progress_at == later(69)

@@ -119,7 +119,7 @@ def test_an_end_that_has_passed_is_moved_into_the_future() -> None:
     assert Forecast(made_at=NOW).as_of(later(5)) == Forecast(made_at=later(5))
 
 
-def test_a_forecast_pushed_on_is_the_one_made_later_of_the_same_looks() -> None:
+def test_a_moved_forecast_equals_one_made_later_of_the_same_polls() -> None:
     history = even(50)
     made_later = of_drain(history, None, later(95))
     pushed = of_drain(history, None, later(50)).as_of(later(95))

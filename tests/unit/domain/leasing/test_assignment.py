@@ -163,7 +163,7 @@ def test_a_free_partition_is_assigned_before_a_held_one() -> None:
     assert assign_partitions(holders, candidates) == {"p1": "a", "p2": "b", "p3": "b", "p4": "a"}
 
 
-def test_processes_that_hash_differently_come_to_the_same() -> None:
+def test_processes_with_different_hashes_give_the_same_result() -> None:
     code = """if True:
         from orchestrator.domain.leasing.assignment import assign_partitions
         holders = {f"p{n}": f"r{n % 3}" if n % 2 else None for n in range(40)}
@@ -276,7 +276,7 @@ def apply_in_turn(holders, candidates, chance: Random) -> int:
 
 
 @given(snapshots(), strategies.randoms())
-def test_replicas_that_apply_it_each_in_its_turn_come_to_rest(snapshot, chance: Random) -> None:
+def test_replicas_that_apply_it_in_turn_reach_a_stable_assignment(snapshot, chance: Random) -> None:
     holders, candidates = snapshot
     apply_in_turn(holders, candidates, chance)
     assigned = assign_partitions(holders, candidates)

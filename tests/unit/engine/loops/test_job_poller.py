@@ -443,7 +443,7 @@ async def test_the_search_for_it_continues_after_a_call_that_fails(
         assert (await world.termination(job_id)).job_state is JobState.RUNNING
 
 
-async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
+async def test_jobs_that_make_their_polls_fail_delay_no_others(database: Database) -> None:
     """Neither jobs with a sent TerminateJob nor jobs submitted later are delayed."""
     world = PartitionWorld(database, quotas=AMPLE)
     bad, good = job_ids(40)[:38], job_ids(40)[38:]
@@ -500,7 +500,7 @@ async def due_at(world: PartitionWorld) -> datetime | None:
     return (await world.termination(JOB)).next_poll_at
 
 
-async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
+async def test_failing_polls_wait_longer_each_time_and_lose_nothing(
     database: Database,
 ) -> None:
     faults = {"DescribeJobs": {"internal_error": {"first_n": 7}}}
@@ -520,7 +520,7 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
     assert (await world.termination(JOB)).terminate_after == world.clock.now()
 
 
-async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> None:
+async def test_a_poll_that_works_ends_the_longer_waits(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     waits: list[float] = []
@@ -602,7 +602,7 @@ async def test_a_job_that_neither_action_can_read_shows_the_error_of_its_reads(
     assert (await world.termination(good)).job_state is JobState.RUNNING
 
 
-async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
+async def test_a_job_that_failed_alone_is_read_alone_until_that_works(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)

@@ -724,7 +724,7 @@ async def test_many_reads_of_one_kind_delay_no_other_kind(database: Database) ->
         assert [job_id for job_id in asked if job_id in kind] == kind[:2]
 
 
-async def test_operations_take_turns_in_first_looks(database: Database) -> None:
+async def test_operations_take_turns_in_first_polls(database: Database) -> None:
     """A few unlisted ids do not wait for thousands of another operation."""
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)

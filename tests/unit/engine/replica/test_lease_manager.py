@@ -677,7 +677,7 @@ async def test_a_release_while_a_renewal_finds_the_lease_expired_causes_no_error
     await cluster.check_sound(giver, taker)
 
 
-async def test_giving_back_that_is_not_answered_holds_nothing_up(
+async def test_an_unanswered_release_delays_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_leases, "LEAVE_S", 0.05)

@@ -34,7 +34,7 @@ def states(world: Cloud, machines: list[str]) -> list[str]:
     return [found.get(machine, "gone") for machine in machines]
 
 
-def test_a_machine_goes_with_its_instance_and_not_before():
+def test_a_machine_ends_with_its_instance_and_not_before():
     world = cloud(job())
     machines = shown(world)
     world.call("TerminateJob", JobId=ID)
