@@ -75,7 +75,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("authorization", WRONG.values(), ids=WRONG.keys())
-async def test_what_is_no_token_is_refused(guarded: Rest, authorization: str) -> None:
+async def test_an_invalid_token_is_refused(guarded: Rest, authorization: str) -> None:
     before = guarded.rows()
     answer = await submit(guarded, authorization)
     assert_problem(answer, 401, "unauthorized", "Authorization: Bearer TOKEN")

@@ -116,7 +116,7 @@ async def test_head_returns_the_same_headers_without_the_file(rest: Rest, path: 
     assert answer.headers["ETag"] == (await rest.get(path)).headers["ETag"]
 
 
-async def test_an_operation_that_goes_on_is_certified_as_such(rest: Rest) -> None:
+async def test_a_running_operation_is_certified_as_running(rest: Rest) -> None:
     operation_id = await rest.service.submit("job-held0001")
     await rest.service.until(operation_id, "job-held0001", "held")
     answer = await rest.get(f"{OPERATIONS}/{operation_id}/certificate")
@@ -127,7 +127,7 @@ async def test_an_operation_that_goes_on_is_certified_as_such(rest: Rest) -> Non
     assert certified["jobs"][0]["not_proven"] == [caveat]
 
 
-async def test_what_is_not_understood_is_refused(rest: Rest, path: str) -> None:
+async def test_an_unknown_parameter_is_refused(rest: Rest, path: str) -> None:
     answer = await rest.get(f"{path}?format=pdf")
     assert_problem(answer, 400, "unknown-parameter", "unknown: format")
 
@@ -138,7 +138,7 @@ async def test_many_at_once_are_the_same(rest: Rest, path: str) -> None:
     assert len({json.loads(answer.text)["digest"] for answer in answers}) == 1
 
 
-async def test_calls_for_single_instances_are_in_one_that_verifies(tmp_path: Path) -> None:
+async def test_a_valid_certificate_holds_calls_for_single_instances(tmp_path: Path) -> None:
     stuck = {"ids": ["job-stuck001"], "instances": 5, "stuck": 1, "drain_s": 0.1}
     engine = {
         "settle_s": 0.1,

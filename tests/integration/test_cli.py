@@ -144,7 +144,7 @@ def test_terminate_and_watch_to_the_end(url):
     assert "proven stopped" in result.stdout
 
 
-def test_what_is_certified_can_be_verified_with_no_daemon(url, place):
+def test_a_certificate_is_verified_without_a_daemon(url, place):
     """Exit code 1 once a byte of it was changed."""
     arguments = ("terminate", "job-run00004", "--reason", "r", "--watch")
     operation = run(url, *arguments).stdout.splitlines()[0]

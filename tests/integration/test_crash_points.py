@@ -489,7 +489,7 @@ async def test_a_process_that_never_lives_long(
     check_result(world)
 
 
-def test_the_checker_finds_a_call_without_an_answered_look() -> None:
+def test_the_checker_finds_a_call_without_an_answered_read() -> None:
     def call(action: str, code: str = "OK", fault: str = "") -> Call:
         return Call(0.0, "", action=action, job_ids=("job-a",), code=code, fault=fault)
 

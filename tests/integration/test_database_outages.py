@@ -182,7 +182,7 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DatabaseServer:
     """The server, the proxy in front of it, and the daemon's database on it."""
 
     server: OwnServer
@@ -206,7 +206,7 @@ def _listening(caplog: pytest.LogCaptureFixture) -> None:
 # --- the outages ---------------------------------------------------------------------------------
 
 
-async def restarted(place: Place, outage: Outage) -> None:
+async def restarted(place: DatabaseServer, outage: Outage) -> None:
     await asyncio.to_thread(place.server.stop)
     outage.begins()
     await asyncio.sleep(3)
@@ -214,12 +214,12 @@ async def restarted(place: Place, outage: Outage) -> None:
     await asyncio.to_thread(place.server.start)
 
 
-async def full(place: Place, outage: Outage) -> None:
+async def full(place: DatabaseServer, outage: Outage) -> None:
     """End the daemon's connections, while others take every free one and keep it for a while."""
     async with AsyncExitStack() as stack:
-        administrator = await _somebody(place.server, stack)
+        administrator = await _administrator(place.server, stack)
         while await _kill(administrator, place.database):
-            takers = (_somebody(place.server, stack) for _ in range(CONNECTIONS))
+            takers = (_administrator(place.server, stack) for _ in range(CONNECTIONS))
             taken = await asyncio.gather(*takers, return_exceptions=True)
             assert {type(each) for each in taken} <= {
                 asyncpg.Connection,
@@ -230,10 +230,10 @@ async def full(place: Place, outage: Outage) -> None:
         outage.ends()
 
 
-async def killed(place: Place, outage: Outage) -> None:
+async def killed(place: DatabaseServer, outage: Outage) -> None:
     """End the daemon's connections again and again, at any point of their work."""
     async with AsyncExitStack() as stack:
-        administrator = await _somebody(place.server, stack)
+        administrator = await _administrator(place.server, stack)
         until_s, ended = time.monotonic() + KILLED_FOR_S, 0
         while time.monotonic() < until_s:
             ended += await _kill(administrator, place.database)
@@ -244,20 +244,20 @@ async def killed(place: Place, outage: Outage) -> None:
         outage.ends()
 
 
-async def held(place: Place, outage: Outage) -> None:
+async def held(place: DatabaseServer, outage: Outage) -> None:
     """Let nothing pass; afterwards all that was sent meanwhile arrives, late."""
     await _black_hole(place, outage)
     place.proxy.blackhole(False)
 
 
-async def lost(place: Place, outage: Outage) -> None:
+async def lost(place: DatabaseServer, outage: Outage) -> None:
     """Let nothing pass; afterwards connections are reset, and what was sent meanwhile is lost."""
     await _black_hole(place, outage)
     place.proxy.cut()
     place.proxy.blackhole(False)
 
 
-async def _black_hole(place: Place, outage: Outage) -> None:
+async def _black_hole(place: DatabaseServer, outage: Outage) -> None:
     place.proxy.blackhole(True)
     outage.begins()
     await asyncio.sleep(BLACK_HOLE_S)
@@ -273,7 +273,7 @@ async def _kill(administrator: Any, database: str) -> int:
     return count
 
 
-async def _somebody(server: OwnServer, stack: AsyncExitStack) -> Any:
+async def _administrator(server: OwnServer, stack: AsyncExitStack) -> Any:
     url = make_url(server.url).set(drivername="postgresql").render_as_string()
     connection = await asyncpg.connect(url)
     stack.push_async_callback(connection.close)
@@ -283,7 +283,7 @@ async def _somebody(server: OwnServer, stack: AsyncExitStack) -> Any:
 # --- the checks ----------------------------------------------------------------------------------
 
 
-def judge_answers(clients: Clients, outage: Outage) -> None:
+def check_answers(clients: Clients, outage: Outage) -> None:
     assert clients.wrong == []
     for answer in clients.answers:
         assert answer.took_s < (READYZ_MAX_S if answer.path == READYZ else ANSWER_MAX_S), answer
@@ -303,7 +303,7 @@ def judge_answers(clients: Clients, outage: Outage) -> None:
     assert ready[0].status == 200
 
 
-def judge_calls(cloud: Simulator, outage: Outage) -> None:
+def check_calls(cloud: Simulator, outage: Outage) -> None:
     assert called_unread(cloud.calls) == []
     may_leave_until = outage.began_at + RENEWAL_DEADLINE_S + ON_ITS_WAY_S
     assert [call for call in cloud.calls if may_leave_until < call.at < outage.ended_at] == []
@@ -312,7 +312,7 @@ def judge_calls(cloud: Simulator, outage: Outage) -> None:
     assert {job["live"] for job in cloud.truth() if job["terminations_acted"]} == {0}
 
 
-async def judge_operations(running: Service, clients: Clients) -> None:
+async def check_operations(running: Service, clients: Clients) -> None:
     """Check that every key is one operation, and that each has ended once."""
     stored = await listed(running)
     assert {made["id"] for made in stored} == {clients.operation_id, *clients.acknowledged.values()}
@@ -330,7 +330,7 @@ async def judge_operations(running: Service, clients: Clients) -> None:
     assert stopped == Counter(MANY)
 
 
-def judge_log(caplog: pytest.LogCaptureFixture, outage: Outage) -> None:
+def check_log(caplog: pytest.LogCaptureFixture, outage: Outage) -> None:
     gc.collect()  # which is when asyncio logs an error that was never retrieved
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
     others = [record for record in caplog.records if record.name != module.__name__]
@@ -405,7 +405,7 @@ def called(cloud: Simulator, *, after: float = 0.0) -> int:
     ],
 )
 async def test_an_outage_is_reported_and_loses_nothing(
-    breaks: Callable[[Place, Outage], Awaitable[None]],
+    breaks: Callable[[DatabaseServer, Outage], Awaitable[None]],
     server: OwnServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -415,7 +415,7 @@ async def test_an_outage_is_reported_and_loses_nothing(
         {"ids": MORE, "instances": 2, "drain_s": 0.1},
     ]
     async with server.database() as url, TcpProxy(server.port) as proxy:
-        place = Place(server, proxy, str(make_url(url).database))
+        place = DatabaseServer(server, proxy, str(make_url(url).database))
         proxied = make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
         async with service(proxied, *groups, engine=ENGINE) as running:
             cloud = running.simulator
@@ -430,9 +430,9 @@ async def test_an_outage_is_reported_and_loses_nothing(
                 lambda: len({sum(counts.values()) for counts in logged_outages(caplog)}) == 1
             )
             assert called(cloud, after=broken_at) > len(MANY) / 4
-            judge_answers(clients, outage)
-            judge_calls(cloud, outage)
-            await judge_operations(running, clients)
-    judge_log(caplog, outage)
+            check_answers(clients, outage)
+            check_calls(cloud, outage)
+            await check_operations(running, clients)
+    check_log(caplog, outage)
     await asyncio.sleep(0)
     assert {str(task.get_coro()) for task in asyncio.all_tasks() - before} == set()

@@ -170,7 +170,7 @@ async def test_a_call_without_a_received_answer_is_reported_as_interrupted(tmp_p
         assert await valid(rest, operation_id)
 
 
-async def test_what_another_replica_is_configured_for_does_not_wait(postgres: Server) -> None:
+async def test_an_account_configured_on_another_replica_does_not_wait(postgres: Server) -> None:
     """Each may have a configuration of its own."""
     async with postgres.database() as url, served(url, *GROUPS) as first:
         operation_id = await first.service.submit("job-held0001")
@@ -195,7 +195,7 @@ async def test_what_another_replica_is_configured_for_does_not_wait(postgres: Se
         ("op_none", {"reason": "r", "jobs": []}, 422, "invalid-request"),
     ],
 )
-async def test_what_cannot_be_stopped(
+async def test_an_operation_that_cannot_be_stopped(
     tmp_path: Path, operation_id: str, body: dict[str, Any], status: int, slug: str
 ) -> None:
     async with served(f"sqlite:///{tmp_path}/orchestrator.db") as rest:

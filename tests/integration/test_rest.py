@@ -71,7 +71,7 @@ async def test_an_accepted_request_returns_the_location_of_its_operation(rest: R
     assert (operation["requested_by"], operation["duplicates_merged"]) == ("local", 0)
 
 
-async def test_ids_given_twice_are_merged_and_the_answer_says_so(rest: Rest) -> None:
+async def test_duplicate_ids_are_merged_and_counted_in_the_answer(rest: Rest) -> None:
     operation = await rest.accepted("job-twice001", "job-twice002", "job-twice001", "job-twice001")
     assert operation["duplicates_merged"] == 2
     assert operation["progress"]["jobs"]["total"] == 2
@@ -156,7 +156,7 @@ async def test_another_request_under_the_same_key_is_refused(
     assert first.document["id"] in problem["detail"]
 
 
-async def test_what_is_null_is_not_given(rest: Rest) -> None:
+async def test_null_counts_as_absent(rest: Rest) -> None:
     """A null counts as absent for an unknown field too; a byte order mark is ignored."""
     bare = {"jobs": ["job-nulls001"], "reason": "null", "not_before": tomorrow()}
     first = await rest.post(bare, Idempotency_Key="nulls")
@@ -653,7 +653,7 @@ def rename(file: Path, table: str, name: str) -> None:
         ],
     ],
 )
-async def test_what_keeps_every_account_from_being_driven_makes_it_unready(
+async def test_a_failure_that_stops_all_accounts_makes_it_unready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, problem: str, detail: str
 ) -> None:
     """With a table missing, a request could be stored, and its jobs would wait for ever."""

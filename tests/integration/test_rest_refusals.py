@@ -79,7 +79,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_what_is_no_json_is_refused(untouched: Rest, body: bytes) -> None:
+async def test_invalid_json_is_refused(untouched: Rest, body: bytes) -> None:
     assert_problem(await untouched.post(body), 400, "malformed-json", "send one JSON object")
 
 
@@ -199,7 +199,7 @@ async def test_an_unknown_field_is_refused_not_passed_over(untouched: Rest, fiel
     ],
     ids=repr,
 )
-async def test_what_cannot_be_done_is_refused(
+async def test_an_impossible_request_is_refused(
     untouched: Rest, named: dict[str, str], detail: str
 ) -> None:
     assert_problem(await untouched.post(LEGAL | named), 422, "invalid-request", detail)
@@ -344,7 +344,7 @@ def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_what_is_no_http_request_is_refused(
+async def test_an_invalid_http_request_is_refused(
     untouched: Rest, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     """By default aiohttp would answer in plain text and log a traceback."""
@@ -494,7 +494,7 @@ async def test_a_request_is_accepted_if_and_only_if_all_of_it_is_legal(
     ],
     ids=["none", "10,001"],
 )
-async def test_how_many_jobs_a_request_may_name_is_said(
+async def test_the_limit_of_jobs_in_a_request_is_named(
     rest: Rest, jobs: list[str], message: str
 ) -> None:
     answer = await rest.post({"jobs": jobs, "reason": "r"})

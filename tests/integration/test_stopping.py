@@ -103,7 +103,7 @@ async def test_with_nothing_to_do_it_stops_at_once(daemon: Daemon, number: signa
     ],
     ids=["once", "SIGTERM first", "SIGINT first"],
 )
-async def test_answers_under_way_are_written(
+async def test_pending_answers_are_written(
     cloud: DelayableCloud, daemon: Daemon, first: signal.Signals, more: tuple[signal.Signals, ...]
 ) -> None:
     """Any number of signals meanwhile changes nothing; the next process has nothing in doubt."""

@@ -94,10 +94,10 @@ async def test_a_call_that_goes_wrong_is_read_before_it_is_repeated(
     async with service(database_url, group(), faults=faults) as running:
         operation_id = await running.submit(JOB)
         assert (await running.finished(operation_id))["outcome"] == "verified"
-        assert calls_without_a_look_between(running.simulator) == []
+        assert calls_without_a_read_between(running.simulator) == []
 
 
-def calls_without_a_look_between(cloud: Simulator) -> list[str]:
+def calls_without_a_read_between(cloud: Simulator) -> list[str]:
     """Return jobs called again without a read in between, by the cloud's own log.
 
     A call that the rate limit refuses never reaches the back end: it may be made again.
@@ -290,11 +290,11 @@ async def test_many_jobs_at_once_with_faults_on_everything(
     async with service(database_url, group(ids=jobs), faults={"*": fault}) as running:
         operation_id = await running.submit(*jobs)
         assert (await running.finished(operation_id))["outcome"] == "verified"
-        assert calls_without_a_look_between(running.simulator) == []
+        assert calls_without_a_read_between(running.simulator) == []
         assert all(job["live"] == 0 for job in running.simulator.truth())
 
 
-async def test_work_goes_on_where_it_was_after_a_stop(database_url: str) -> None:
+async def test_work_continues_where_it_was_after_a_stop(database_url: str) -> None:
     async with service(database_url, group(state="SUBMITTED")) as running:
         operation_id = await running.submit(JOB)
         await running.until(operation_id, JOB, "held")
@@ -329,12 +329,12 @@ async def test_the_log_says_which_database_it_is_and_whether_it_is_new(
     ]
 
 
-def test_the_checker_finds_a_call_without_a_look() -> None:
+def test_the_checker_finds_a_call_without_a_read() -> None:
     cloud = simulator(group())
     was_read = Call(0.0, "r1", action="DescribeJob", job_ids=(JOB,))
     refused = Call(0.0, "r0", action="TerminateJob", job_ids=(JOB,), fault=Fault.THROTTLE)
     called = Call(0.0, "r2", action="TerminateJob", job_ids=(JOB,))
     cloud.calls += [was_read, refused, called]
-    assert calls_without_a_look_between(cloud) == []
+    assert calls_without_a_read_between(cloud) == []
     cloud.calls += [called]
-    assert calls_without_a_look_between(cloud) == [JOB]
+    assert calls_without_a_read_between(cloud) == [JOB]

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.simulator.traffic.fault_injection import Fault
-from tests.simulation.troubles import POINTS
+from tests.simulation.faults import POINTS
 from tests.simulation.world import Result, make_template, simulate
 
 SEEDS_OF_A_RUN = 2000

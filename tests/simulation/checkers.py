@@ -226,7 +226,7 @@ class Checkers:
     def all_ended(self) -> bool:
         return not self.rows("SELECT 1 FROM operations WHERE finished_at IS NULL LIMIT 1")
 
-    def all_noticed(self) -> bool:
+    def all_revivals_recorded(self) -> bool:
         """Check that no stopped job is live, if it is watched and has no recorded revival."""
         for row in self.rows(
             "SELECT job_id, region, finished_at, revival_watch_s FROM terminations"
@@ -251,7 +251,7 @@ class Checkers:
             )
         )
 
-    def at_the_end(self) -> None:
+    def check_end(self) -> None:
         self._check_acknowledged()
         self._check_operations()
         self._check_chains()

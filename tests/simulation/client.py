@@ -91,9 +91,9 @@ class Client:
                 self._fired["asked again for the same jobs"] += 1
                 jobs = (*jobs, *self._random.choice(again).jobs[:2])
             key = f"key {number}" if self._random.random() < 0.9 else None
-            await self.hand_over(jobs, region, key=key)
+            await self.submit(jobs, region, key=key)
 
-    async def hand_over(
+    async def submit(
         self,
         jobs: Sequence[str],
         region: str,

@@ -25,8 +25,8 @@ from unittest.mock import patch
 
 from orchestrator.engine.runtime import loop
 from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
+from tests.simulation.faults import FaultInjection
 from tests.simulation.network import CALL_TIMEOUT_S, REGIONS
-from tests.simulation.troubles import Troubles
 from tests.simulation.truth import DECEIVED, EXACTLY, JUDGED, Bounds, Truth
 from tests.simulation.world import HASTY, REPLICAS, SOON_S, make_template, simulate
 
@@ -314,7 +314,7 @@ def of_a_run(seed: int) -> list[Kind]:
     return chosen
 
 
-def troubled(seed: int) -> bool:
+def faulty(seed: int) -> bool:
     return seed % TROUBLED_EVERY == 0
 
 
@@ -342,10 +342,10 @@ async def of_kinds(world: SimulatedWorld) -> None:
     watched = asyncio.create_task(truth.watch())
     async with asyncio.TaskGroup() as group:
         for region, its in jobs.items():
-            group.create_task(world.client.hand_over(its, region, key=region))
-        if troubled(world.seed):
-            await Troubles(world).run()
-            world.all_is_well()
+            group.create_task(world.client.submit(its, region, key=region))
+        if faulty(world.seed):
+            await FaultInjection(world).run()
+            world.end_faults()
     await watched
     truth.check_ends()
     # Calls that left before the last end are still to be answered.
@@ -354,7 +354,7 @@ async def of_kinds(world: SimulatedWorld) -> None:
 
 
 def run(seed: int, template: Path, folder: Path) -> Result:
-    bounds = Bounds(settle_s=SETTLE_S, give_up_after_s=GIVE_UP_AFTER_S, troubled=troubled(seed))
+    bounds = Bounds(settle_s=SETTLE_S, give_up_after_s=GIVE_UP_AFTER_S, faulty=faulty(seed))
     with patch.object(loop, "IDLE_MAX_S", SOON_S):  # else half of its time passes between counts
         return simulate(
             seed,
@@ -398,7 +398,7 @@ def many(seeds: range, template: Path, folder: Path, processes: int, *, at_least
                 print(f"seed {result.seed}: {result.violations[0][:600]}")
                 print(f"  replay: python -m tests.simulation.kinds --first {result.seed} --seeds 1")
                 sys.stdout.flush()
-    rare = tell(fired, at_least=at_least)
+    rare = print_counts(fired, at_least=at_least)
     judged = sum(fired[how] for how in JUDGED)
     print(*(f"{fired[how]:6} of {judged} {how}" for how in JUDGED), sep="\n")
     print(f"{fired[DECEIVED]:6} times the cloud said of a live job that it has stopped")
@@ -410,7 +410,7 @@ def many(seeds: range, template: Path, folder: Path, processes: int, *, at_least
     return 1 if failed or rare else 0
 
 
-def tell(fired: Counter[str], *, at_least: int) -> list[str]:
+def print_counts(fired: Counter[str], *, at_least: int) -> list[str]:
     """Print a line per kind; return those that ran too seldom."""
     rare = []
     for kind in KINDS:

@@ -33,7 +33,7 @@ SLOW_WAY_S: Final = (0.06, 0.6)
 
 
 @dataclass(slots=True)
-class Weather:
+class NetworkFaults:
     """Shares of calls that meet a fault of the network now."""
 
     lost_request: float = 0.0
@@ -54,7 +54,7 @@ class Network:
     loop: SimulatedLoop
     random: Random
     clouds: Mapping[str, Simulator]
-    weather: Weather = field(default_factory=Weather)
+    faults: NetworkFaults = field(default_factory=NetworkFaults)
     fired: Counter[str] = field(default_factory=Counter)
     unreceived: set[str] = field(default_factory=set)
     """RequestIds of calls whose outcome no replica received."""
@@ -76,7 +76,7 @@ class Wire:
         network, loop = self.network, self.network.loop
         loop.require_alive()
         await self.point("before a call")
-        if network.weather.away:
+        if network.faults.away:
             network.fired["cloud away"] += 1
             raise error_codes.error(error_codes.CONNECT_FAILED, "connection refused")
         try:
@@ -109,10 +109,10 @@ class Wire:
         request: Request,
         answered: asyncio.Future[tuple[HttpAnswer | None, Call]],
     ) -> None:
-        network, weather = self.network, self.network.weather
+        network, faults = self.network, self.network.faults
         cloud, draw = network.clouds[host], network.random.random
         await asyncio.sleep(self._way_s())
-        if draw() < weather.lost_request:
+        if draw() < faults.lost_request:
             network.fired["lost request"] += 1
             return
         reply = cloud.handle(request)
@@ -121,12 +121,12 @@ class Wire:
         network.unreceived.add(call.request_id)
         if network.arrived is not None:
             network.arrived(host, call)
-        if draw() < weather.silent:
+        if draw() < faults.silent:
             network.fired["silent call"] += 1
             return
-        lost = draw() < weather.lost_answer
+        lost = draw() < faults.lost_answer
         network.fired["lost answer"] += lost
-        if call.action == "TerminateJob" and draw() < weather.lost_termination:
+        if call.action == "TerminateJob" and draw() < faults.lost_termination:
             network.fired["lost answer to TerminateJob"] += 1
             lost = True
         await asyncio.sleep(self._way_s() + reply.delay_s)
@@ -138,7 +138,7 @@ class Wire:
 
     def _way_s(self) -> float:
         network = self.network
-        if network.random.random() < network.weather.slow:
+        if network.random.random() < network.faults.slow:
             network.fired["slow way"] += 1
             return network.random.uniform(*SLOW_WAY_S)
         least_s, most_s = WAY_S

@@ -115,7 +115,7 @@ class Soak:
 
     async def _submit(self, world: SimulatedWorld, group: dict[str, object]) -> None:
         jobs = world.clouds[f"{REGION}.cloud"].add_groups([group | {"region": REGION}])
-        await world.client.hand_over(jobs, REGION)
+        await world.client.submit(jobs, REGION)
 
     def _measure(self, world: SimulatedWorld, number: int) -> Hour:
         ((in_flight, ended),) = world.checkers.rows(

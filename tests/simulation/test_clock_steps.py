@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.simulation.faults import HOUR_S
 from tests.simulation.network import REGIONS
-from tests.simulation.troubles import HOUR_S
 from tests.simulation.world import make_template, simulate
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=str,
 )
-def test_what_is_asked_for_before_and_between_steps_is_verified_in_time(
+def test_jobs_submitted_before_and_between_steps_are_verified_in_time(
     template: Path, tmp_path: Path, steps_s: list[float], apart_s: float
 ) -> None:
     async def stepping(world: SimulatedWorld) -> None:
@@ -62,7 +62,7 @@ def test_what_is_asked_for_before_and_between_steps_is_verified_in_time(
             jobs = world.clouds[f"{REGIONS[0]}.cloud"].add_groups(
                 [{"instances": 3, "prefix": f"x{number}{n}"} | k for n, k in enumerate(KINDS)]
             )
-            await world.client.hand_over(
+            await world.client.submit(
                 jobs, REGIONS[0], key=str(number), give_up_after_s=GIVE_UP_AFTER_S
             )
             await asyncio.sleep(apart_s)

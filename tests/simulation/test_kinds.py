@@ -126,7 +126,7 @@ def of_one_kind(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(kinds, "of_a_run", of_a_run)
 
 
-def test_what_they_come_to_is_what_the_levels_mean(
+def test_the_ends_of_all_kinds_match_the_meaning_of_the_levels(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_one_kind(monkeypatch, *ENDS, *BEST)

@@ -45,10 +45,10 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
         await asyncio.sleep(1.0)
         cloud = world.clouds[f"{REGIONS[0]}.cloud"]
         jobs = cloud.add_groups([{"count": JOBS, "instances": 5, "drain_s": [1, 8]}])
-        await world.client.hand_over(jobs, REGIONS[0], give_up_after_s=7200.0)
+        await world.client.submit(jobs, REGIONS[0], give_up_after_s=7200.0)
         await asyncio.sleep(4.0)
         if fault in NETWORK:
-            setattr(world.network.weather, fault, 1.0)
+            setattr(world.network.faults, fault, 1.0)
         else:
             rule = Rule(Fault(fault), 1.0)
             cloud.faults.replace({"*": [rule]}, now=cloud.now())
@@ -63,7 +63,7 @@ def test_the_daemon_is_ready_all_the_time_and_works_again_by_itself(
             alive.append(len(gc.get_objects()) - calls(world))
         # Between two steps there are fewer objects than in one; leaked ones are there in both.
         assert min(alive[-3:]) < OBJECTS_MORE * min(alive[1:4]), alive
-        world.network.weather = type(world.network.weather)()
+        world.network.faults = type(world.network.faults)()
         cloud.faults.replace({}, now=cloud.now())
         await world.end(ENDS_WITHIN_S)
 

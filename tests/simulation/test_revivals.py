@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.simulation.faults import FaultInjection
 from tests.simulation.network import REGIONS
-from tests.simulation.troubles import Troubles
 from tests.simulation.world import HASTY, REPLICAS, make_template, simulate
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ async def with_revivals(world: SimulatedWorld) -> None:
             after_s = [1.2, LATEST_S]
             job = {"count": 3, "drain_s": [0.2, 1], "revive_after_s": after_s, "revivals": 2}
             jobs = world.clouds[f"{region}.cloud"].add_groups([job | {"region": region}])
-            asked = world.client.hand_over(
+            asked = world.client.submit(
                 jobs, region, key=region, reterminate_for_s=reterminate_for_s
             )
             group.create_task(asked)
-        await Troubles(world).run()
-        world.all_is_well()
+        await FaultInjection(world).run()
+        world.end_faults()
     await asyncio.sleep(LATEST_S)
     await world.end()
     for row in world.checkers.rows(

@@ -95,7 +95,7 @@ class Shown(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class Sample:
     """One job at one moment; ``live`` and ``machines`` are the truth, whatever is shown."""
 
     at: float
@@ -117,17 +117,17 @@ class Bounds:
 
     settle_s: float
     give_up_after_s: float
-    troubled: bool
+    faulty: bool
 
     @property
     def patience_s(self) -> float:
         """Return for how long something must be shown until every reader has seen it."""
-        return 12.0 if self.troubled else 2.5
+        return 12.0 if self.faulty else 2.5
 
     @property
     def lag_s(self) -> float:
         """Return the longest time from when something was true until it is written."""
-        return 8.0 if self.troubled else 0.5
+        return 8.0 if self.faulty else 0.5
 
     @property
     def early_s(self) -> float:
@@ -135,7 +135,7 @@ class Bounds:
 
         Both begin as a call leaves; with faults the engine does even where it cannot leave.
         """
-        return 8.0 if self.troubled else 0.7
+        return 8.0 if self.faulty else 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,29 +218,29 @@ class Observer:
         self._level = 0
         self._stopped_since: float | None = None
 
-    def see(self, glance: Glance, calls: Sequence[Call], *, captured: bool, left: bool) -> None:
+    def see(self, sample: Sample, calls: Sequence[Call], *, captured: bool, left: bool) -> None:
         """Apply a sample; ``calls`` are the TerminateJob calls examined so far.
 
         ``captured``: whether the machines of the run called last could be read in time.  ``left``:
         whether a call has left for the cloud, with any outcome.
         """
         if self._deadline is None and left:
-            self._deadline = glance.at + self._bounds.give_up_after_s
+            self._deadline = sample.at + self._bounds.give_up_after_s
         if self._shown is None:
             # The first read sees what was true before the request.
-            self._seen = glance.shown
-        if glance.shown is not self._shown:
-            self._shown, self._shown_since = glance.shown, glance.at
-        if glance.at - self._shown_since >= self._patience_s:
-            self._seen = glance.shown
-        if glance.known_machines:
-            self._machine_at = glance.at
+            self._seen = sample.shown
+        if sample.shown is not self._shown:
+            self._shown, self._shown_since = sample.shown, sample.at
+        if sample.at - self._shown_since >= self._patience_s:
+            self._seen = sample.shown
+        if sample.known_machines:
+            self._machine_at = sample.at
         if self._seen is not None and self.end is None:
-            all_known = glance.all_known or (glance.all_were_known and not self._patience_s)
+            all_known = sample.all_known or (sample.all_were_known and not self._patience_s)
             self.end = self._concluded(
-                glance.at, self._seen, calls, all_known=captured and all_known
+                sample.at, self._seen, calls, all_known=captured and all_known
             )
-            self.ended_at = glance.at
+            self.ended_at = sample.at
 
     def _concluded(
         self, now: float, seen: Shown, calls: Sequence[Call], *, all_known: bool
@@ -304,7 +304,7 @@ class Story:
     ) -> None:
         self.kind, self.region, self.job_id = kind, region, job_id
         self.job = cloud._jobs.get(job_id)
-        self.glances: list[Glance] = []
+        self.samples: list[Sample] = []
         self.left = 0
         """How often TerminateJob left for the cloud."""
         self.calls: list[Call] = []
@@ -332,21 +332,21 @@ class Story:
             self.calls.append(call)
             if self.job is not None and call.code == "OK":
                 self.called.setdefault(len(self.job.runs) - 1, call.at)
-        self.glance()
+        self.sample()
 
-    def glance(self) -> None:
+    def sample(self) -> None:
         now = self._cloud.now()
-        seen = Glance(at=now, shown=Shown.MISSING)
+        seen = Sample(at=now, shown=Shown.MISSING)
         if self.job is not None:
-            seen = self._glance(self.job, now)
-        self.glances.append(seen)
+            seen = self._sampled(self.job, now)
+        self.samples.append(seen)
         left = self.left > 0
         self.at_once.see(seen, self.calls, captured=self._captured(surely=False), left=left)
-        if self._bounds.troubled:
+        if self._bounds.faulty:
             seen = replace(seen, known_machines=0, all_known=False)
         self.patient.see(seen, self.calls, captured=self._captured(surely=True), left=left)
 
-    def _glance(self, job: Job, now: float) -> Glance:
+    def _sampled(self, job: Job, now: float) -> Sample:
         job.advance(now)
         self.began.setdefault(len(job.runs) - 1, now)
         known, all_known, all_were_known = 0, False, False
@@ -364,7 +364,7 @@ class Story:
             if not before and ended_at > self._began_at:
                 before = live_before(job, run, ended_at)
                 all_were_known = before == nameable(job, before) != []
-        return Glance(
+        return Sample(
             at=now,
             shown=shown(job, now),
             live=job.live(now),
@@ -397,13 +397,13 @@ class Story:
     def over(self) -> bool:
         return None not in (self.end, self.at_once.end, self.patient.end)
 
-    def since(self, at: float) -> list[Glance]:
-        return list(takewhile(lambda each: each.at >= at, reversed(self.glances)))
+    def since(self, at: float) -> list[Sample]:
+        return list(takewhile(lambda each: each.at >= at, reversed(self.samples)))
 
 
-def _stays_stopped(glance: Glance, end: End) -> bool:
-    stopped = glance.shown in (Shown.STOPPED, Shown.MISSING, Shown.EMPTY)
-    return stopped and (end.evidence < MACHINES_GONE or not glance.machines)
+def _stays_stopped(sample: Sample, end: End) -> bool:
+    stopped = sample.shown in (Shown.STOPPED, Shown.MISSING, Shown.EMPTY)
+    return stopped and (end.evidence < MACHINES_GONE or not sample.machines)
 
 
 class Truth(Checkers):
@@ -433,7 +433,7 @@ class Truth(Checkers):
             if not going:
                 return
             for story in going:
-                story.glance()
+                story.sample()
             await asyncio.sleep(EVERY_S)
         for story in self._stories.values():
             if not story.over:
@@ -459,10 +459,10 @@ class Truth(Checkers):
 
     def _check_claim(self, story: Story, evidence: int) -> None:
         """Check raised evidence: it must have been true when the job was last read."""
-        story.glance()
+        story.sample()
         # That machines are gone is written with the next read of the job.
         written_later_s = HASTY["poll"]["settling_s"] if evidence == MACHINES_GONE else 0.0
-        recent = story.since(story.glances[-1].at - self._bounds.lag_s - written_later_s)
+        recent = story.since(story.samples[-1].at - self._bounds.lag_s - written_later_s)
         if evidence == ACKNOWLEDGED:
             true = any(call.code == "OK" and self._received(call) for call in story.calls)
         elif evidence == JOB_FINISHED:
@@ -475,19 +475,19 @@ class Truth(Checkers):
                 "truth", f"{story.kind}: {story.job_id} has evidence {evidence}: {recent[0]}"
             )
 
-    def _stopped(self, story: Story, glance: Glance, evidence: int) -> bool:
-        if evidence >= MACHINES_GONE and glance.machines:
+    def _stopped(self, story: Story, sample: Sample, evidence: int) -> bool:
+        if evidence >= MACHINES_GONE and sample.machines:
             return False
         if evidence == SETTLED:
             settled_s = self._bounds.settle_s - READS_APART_S
-            window = [each for each in story.since(glance.at - settled_s) if each.at <= glance.at]
+            window = [each for each in story.since(sample.at - settled_s) if each.at <= sample.at]
             # One that is not found for a moment is found again before it counts as settled.
             still = all(each.shown in (Shown.STOPPED, Shown.MISSING) for each in window)
-            return still and glance.shown is Shown.STOPPED
-        if glance.shown is Shown.STOPPED and glance.live:
+            return still and sample.shown is Shown.STOPPED
+        if sample.shown is Shown.STOPPED and sample.live:
             self._world.fired[DECEIVED] += 1
-        return glance.shown is Shown.STOPPED or (
-            evidence == MACHINES_GONE and glance.shown is Shown.MISSING
+        return sample.shown is Shown.STOPPED or (
+            evidence == MACHINES_GONE and sample.shown is Shown.MISSING
         )
 
     def _received(self, call: Call) -> bool:
@@ -495,9 +495,9 @@ class Truth(Checkers):
 
     def _check_end(self, event: sqlite3.Row) -> None:
         story = self._stories[event["region"], event["job_id"]]
-        story.glance()
+        story.sample()
         story.end = End(State(event["to_state"]), event["evidence"])
-        story.ended_at = story.glances[-1].at
+        story.ended_at = story.samples[-1].at
         recent = story.since(story.ended_at - self._bounds.lag_s)
         if story.end.state in STOPPED and not any(
             _stays_stopped(each, story.end) for each in recent
@@ -538,7 +538,7 @@ class Truth(Checkers):
         assert best is not None
         assert surely is not None
         assert end is not None
-        if self._bounds.troubled and (best != surely or story.left_up or self._lost(story)):
+        if self._bounds.faulty and (best != surely or story.left_up or self._lost(story)):
             return TRUE_ALONE, True
         if story.left_up:
             return EXACTLY, False

@@ -34,11 +34,11 @@ from orchestrator.store.terminations import set_aside
 from tests.simulation.checkers import Checkers, watch
 from tests.simulation.client import Client
 from tests.simulation.clock import START, MachineClock
+from tests.simulation.faults import FaultInjection
 from tests.simulation.inline_sqlite import InlineSqlite
 from tests.simulation.loop import REPLICA, SimulatedLoop
-from tests.simulation.network import REGIONS, Network, Weather, Wire
+from tests.simulation.network import REGIONS, Network, NetworkFaults, Wire
 from tests.simulation.planted import Planted, plant, repair
-from tests.simulation.troubles import Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -145,8 +145,8 @@ class SimulatedWorld:
         self.replicas = REPLICAS
         self.wall = MachineClock(loop)
         """The database's clock."""
-        self.wall_is_put_right = asyncio.Event()
-        self.wall_is_put_right.set()
+        self.wall_is_right = asyncio.Event()
+        self.wall_is_right.set()
         self.lives: dict[int, Running] = {}
         self.client = Client(self)
         self.checkers = checkers(self)
@@ -252,12 +252,12 @@ class SimulatedWorld:
 
     # --- a run -----------------------------------------------------------------------------------
 
-    def all_is_well(self) -> None:
+    def end_faults(self) -> None:
         """End all faults, and start a replica in every place."""
-        self.network.weather = Weather()
+        self.network.faults = NetworkFaults()
         self.database_is_away, self.commits_fail = False, None
         self.wall.ahead_s = 0.0
-        self.wall_is_put_right.set()
+        self.wall_is_right.set()
         for cloud in self.clouds.values():
             cloud.faults.replace({}, now=cloud.now())
         for place, life in sorted(self.lives.items()):
@@ -274,8 +274,8 @@ class SimulatedWorld:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.client.ask())
             group.create_task(plant(self))
-            await Troubles(self).run()
-            self.all_is_well()
+            await FaultInjection(self).run()
+            self.end_faults()
         self.loop.note("all is well")
         await repair(self)
         await self.end()
@@ -283,13 +283,13 @@ class SimulatedWorld:
     async def end(self, within_s: float = ENDS_WITHIN_S) -> None:
         """Check that all work ends in bounded time, and that all replicas stop."""
         ends_at = self.loop.time() + within_s
-        while not (self.checkers.all_ended() and self.checkers.all_noticed()):
+        while not (self.checkers.all_ended() and self.checkers.all_revivals_recorded()):
             if self.loop.time() > ends_at:
                 self.checkers.violated("liveness", self.checkers.unfinished())
                 break
             await asyncio.sleep(0.25)
         await self._certify()
-        self.checkers.at_the_end()
+        self.checkers.check_end()
         for life in self.lives.values():
             life.stop.set()
         tasks = [life.task for life in self.lives.values() if life.task is not None]

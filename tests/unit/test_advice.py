@@ -326,7 +326,7 @@ MEANT = "give the path of the file with the keys"
         ("device", True, False),
     ],
 )
-def test_a_file_of_keys_that_everybody_can_read(
+def test_a_file_of_keys_that_all_users_can_read(
     file: Path, tmp_path: Path, kind: str, *, error: bool, warning: bool
 ) -> None:
     """chmod of a device or a folder could break the machine, so it is not advised."""

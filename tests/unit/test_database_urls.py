@@ -120,7 +120,7 @@ def test_parameters_that_the_tools_of_postgresql_know(certificate: Path) -> None
     assert parsed(str(url)) == url
 
 
-def test_of_several_hosts_one_that_takes_writes_is_asked_for() -> None:
+def test_several_hosts_ask_for_one_that_accepts_writes() -> None:
     assert parsed("postgresql://a,b/name").target == "read-write"
     assert parsed("postgresql://a,b/name?target_session_attrs=any").target == "any"
     assert parsed("postgresql://a/name").target is None

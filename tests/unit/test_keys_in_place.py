@@ -60,7 +60,7 @@ async def test_it_is_taken_over(file: Path) -> None:
         ({"credentials": "provider ="}, "is not TOML"),
     ],
 )
-async def test_what_is_more_than_a_key_waits_for_a_restart(
+async def test_changes_beside_the_key_wait_for_a_restart(
     file: Path, edit: dict[str, str], expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The previous key stays in use, and the log has the reason."""

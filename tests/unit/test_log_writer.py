@@ -102,7 +102,7 @@ def piped() -> Iterator[Piped]:
 LINES: Final = [f"{number:099}" for number in range(1000)]
 
 
-def test_who_logs_does_not_wait_and_what_does_not_fit_is_dropped(piped: Piped) -> None:
+def test_logging_does_not_wait_and_drops_what_does_not_fit(piped: Piped) -> None:
     piped.fill()
     for line in LINES:
         piped.log(line)
@@ -231,7 +231,7 @@ logs.configure(level="info", json=True)
 """
 
 
-def test_what_was_logged_last_comes_out_before_a_crash() -> None:
+def test_the_last_line_is_written_before_a_crash() -> None:
     code = (
         f"{CONFIGURED}\nlogging.getLogger().info('last')\nlogs.flush()\nraise SystemError('crash')"
     )
@@ -240,7 +240,7 @@ def test_what_was_logged_last_comes_out_before_a_crash() -> None:
     assert lines[-1] == "SystemError: crash"
 
 
-def test_what_was_logged_last_comes_out_at_the_end_of_the_interpreter() -> None:
+def test_the_last_line_is_written_at_the_end_of_the_interpreter() -> None:
     lines = run(f"{CONFIGURED}\nfor n in range(1000): logging.getLogger().info('line %d', n)")
     assert len(lines) == 1000
     assert '"event": "line 999"' in lines[-1]

@@ -123,7 +123,7 @@ def test_a_profile_that_no_file_can_be_named_after(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "code"), [("sqlite:///PATH", 0), ("postgresql://h/n?sslrootcert=PATH", 2)]
 )
-def test_a_folder_where_this_user_may_not_look(tmp_path: Path, url: str, code: int) -> None:
+def test_a_folder_that_this_user_may_not_read(tmp_path: Path, url: str, code: int) -> None:
     """It is not an error: the daemon's user may have access."""
     folder, file = tmp_path / "closed", tmp_path / "orchestrator.toml"
     folder.mkdir(0)

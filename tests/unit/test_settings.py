@@ -249,7 +249,7 @@ def test_a_placeholder_that_was_not_filled_in_is_named(
 @pytest.mark.parametrize(
     "text", ["Gu5t9xGARNpq86cd98joQYCN3EXAMPLE", "p$ss<w>rd%", "1<2>1", "a{b}c", "mykey", "$", "x"]
 )
-def test_what_only_looks_odd_is_no_placeholder(file: Path, text: str) -> None:
+def test_an_unusual_value_is_no_placeholder(file: Path, text: str) -> None:
     keys = f'{{ provider = "static", secret_id = "AKID1", secret_key = "{text}" }}'
     loaded = load(file, ACCOUNT.replace('{ provider = "environment" }', keys))
     assert loaded.accounts["prod"].credentials.options()["secret_key"] == text
@@ -293,7 +293,7 @@ def test_words_and_digests_are_taken_in_any_letter_case(file: Path) -> None:
         ("proxy", 'proxy = ""', "must be http(s)://HOST:PORT"),
     ],
 )
-def test_a_mistake_in_the_way_to_the_cloud_or_its_keys(
+def test_a_mistake_in_the_endpoint_or_the_keys(
     file: Path, name: str, setting: str, expected: str
 ) -> None:
     account = "[accounts.prod]\nregions = ['ap-guangzhou']\ncredentials.provider = 'tke-oidc'\n"
@@ -330,7 +330,7 @@ def test_the_loopback_address_needs_no_tokens(file: Path, host: str) -> None:
         ("environment", []),
     ],
 )
-def test_what_a_provider_cannot_do_without(
+def test_required_options_of_a_provider(
     file: Path, provider: str, needed: list[str], blank: str
 ) -> None:
     """A blank value, as from an unset variable, counts as missing."""
@@ -692,7 +692,7 @@ async def test_the_vendors_variables_are_the_keys_of_an_account(
         "https://[::1",
     ],
 )
-def test_what_is_no_endpoint(file: Path, endpoint: str) -> None:
+def test_an_invalid_endpoint(file: Path, endpoint: str) -> None:
     with pytest.raises(ValueError, match=r"must be http\(s\)://HOST"):
         host_for(endpoint, "ap-guangzhou")
     text = ACCOUNT.replace("regions", f"endpoint = {json.dumps(endpoint)}\nregions")
@@ -736,7 +736,7 @@ def test_reading_machines_is_optional(file: Path, endpoint: str) -> None:
     assert "machines: not read" in result.output
 
 
-def test_machines_are_ended_only_where_an_account_says_so(file: Path) -> None:
+def test_machines_are_ended_only_where_an_account_allows_it(file: Path) -> None:
     assert not load(file, ACCOUNT).accounts["prod"].terminate_machines
     allowed = ACCOUNT.replace("regions", "terminate_machines = true\nregions")
     assert load(file, allowed).accounts["prod"].terminate_machines
@@ -761,7 +761,7 @@ def test_machines_are_ended_only_where_an_account_says_so(file: Path) -> None:
         (BATCH, f"https://user:{SECRET}@cvm.tencentcloudapi.com", "must be http(s)://HOST"),
     ],
 )
-def test_what_is_no_endpoint_of_machines(
+def test_an_invalid_endpoint_of_machines(
     file: Path, endpoint: str, cvm_endpoint: str, expected: str
 ) -> None:
     """Keys and machine ids must not be sent to a cloud that was not intended."""
@@ -771,9 +771,7 @@ def test_what_is_no_endpoint_of_machines(
 
 
 @pytest.mark.parametrize("cvm_endpoint", ["", "none", "https://cvm.tencentcloudapi.com"])
-def test_of_a_wrong_endpoint_nothing_is_said_of_that_of_machines(
-    file: Path, cvm_endpoint: str
-) -> None:
+def test_a_wrong_endpoint_hides_that_of_machines(file: Path, cvm_endpoint: str) -> None:
     wrong = of_site("https://batch.tencentcloudapi.com/v1", cvm_endpoint)
     assert names(mistakes(file, wrong)) == ["accounts.prod.endpoint"]
 
@@ -806,7 +804,7 @@ def test_one_host_has_one_name(endpoint: str, host: str) -> None:
 @pytest.mark.parametrize(
     "region", ["", "guangzhou", "ap_guangzhou", "AP-GUANGZHOU", "ap-guangzhou\n", "x.evil.com/"]
 )
-def test_what_is_no_region(region: str) -> None:
+def test_an_invalid_region(region: str) -> None:
     for function in (host_for, endpoint_for):
         with pytest.raises(ValueError, match="must be a region such as ap-guangzhou"):
             function("https://batch.{region}.tencentcloudapi.com", region)

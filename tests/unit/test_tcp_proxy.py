@@ -233,7 +233,7 @@ async def test_a_stopped_server_resets_the_client() -> None:
         await client.close()
 
 
-async def test_leaving_resets_connections_and_ends_all_tasks(echo: Echo) -> None:
+async def test_the_end_of_the_proxy_resets_connections_and_ends_all_tasks(echo: Echo) -> None:
     before = asyncio.all_tasks()
     async with await asyncio.start_server(echo.serve, "127.0.0.1", 0) as server:
         async with TcpProxy(server.sockets[0].getsockname()[1]) as proxy:

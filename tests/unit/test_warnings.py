@@ -84,7 +84,7 @@ def test_plain_http_to_another_sts(file: Path) -> None:
         (account('provider = "environment"', 'proxy = "http://x:1"'), []),
     ],
 )
-def test_a_configuration_with_secrets_that_everybody_can_read(
+def test_a_configuration_with_secrets_that_all_users_can_read(
     file: Path, text: str, held: list[str], mode: int
 ) -> None:
     warnings = warned(file, text, mode)
@@ -95,7 +95,7 @@ def test_a_configuration_with_secrets_that_everybody_can_read(
 
 
 @pytest.mark.parametrize("name", [".tencentcloud/credentials", ".tccli/default.credential", "own"])
-def test_a_profile_that_everybody_can_read(file: Path, home: Path, name: str) -> None:
+def test_a_profile_that_all_users_can_read(file: Path, home: Path, name: str) -> None:
     path = home / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"secretId": "AKID", "secretKey": SECRET}))

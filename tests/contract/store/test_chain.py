@@ -312,7 +312,7 @@ async def test_an_operation_that_there_is_not(certification: Certification) -> N
         ("operations", {}, {"outcome": "failed"}, "the outcome failed does not follow"),
     ],
 )
-async def test_what_was_changed_in_the_database_is_found(
+async def test_changes_in_the_database_are_found(
     database: Database,
     records: SqlRecords,
     store: PartitionStore,
@@ -339,7 +339,7 @@ async def test_what_was_changed_in_the_database_is_found(
     assert any(fault in each for each in found), found
 
 
-async def test_all_of_it_is_of_one_moment(
+async def test_a_certificate_shows_one_moment(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     jobs = [f"job-{number:03}" for number in range(2 * TERMINATIONS_AT_ONCE + 1)]

@@ -65,14 +65,16 @@ async def write(database: Database, count: int, *, locked: bool) -> int:
     return stored
 
 
-async def test_who_holds_the_row_is_always_linked(replicas: list[Database]) -> None:
+async def test_events_written_under_the_row_lock_are_always_linked(
+    replicas: list[Database],
+) -> None:
     await submit(SqlRecords(replicas[0], lambda: NOW), 1, "job-1")
     stored = await asyncio.gather(*(write(each, 25, locked=True) for each in replicas))
     assert stored == [25] * 4
     assert len((await chains(replicas[0]))["op_1"]) == 1 + 4 * 25
 
 
-async def test_who_forgets_to_hold_the_row_may_fail_and_never_forks(
+async def test_events_written_without_the_row_lock_may_fail_and_never_fork(
     replicas: list[Database],
 ) -> None:
     await submit(SqlRecords(replicas[0], lambda: NOW), 1, "job-1")

@@ -194,7 +194,7 @@ async def test_no_value_of_a_header_is_the_daemon_s_fault(daemon: Service, name:
         await asked(daemon, path, None, **{name: value})
 
 
-async def test_what_the_others_have_stored_is_read(daemon: Service) -> None:
+async def test_all_stored_rows_are_readable(daemon: Service) -> None:
     for name in ("operations", "terminations"):
         _, text = await asked(daemon, f"/v1/{name}?limit=1000")
         rows = json.loads(text)[name]

@@ -154,7 +154,7 @@ async def queued(database: Database, records: SqlRecords, jobs: int, unseen: int
     await database.write(work)
 
 
-async def test_what_is_next_is_found_without_sorting_all_there_is(
+async def test_the_next_terminations_are_found_without_sorting_all(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     asked: list[tuple[str, Any]] = []
@@ -336,7 +336,7 @@ async def test_the_same_key_is_the_same_operation_and_another_body_a_conflict(
     assert other == "op_4"
 
 
-async def test_those_that_have_not_ended_are_counted_by_state(
+async def test_live_terminations_are_counted_by_state(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     """The oldest is the one callable first; ended ones are counted by this process."""
@@ -508,7 +508,7 @@ async def test_the_health_of_a_partition_is_cleared_when_another_replica_takes_i
     assert await records.troubles() == {"other@host": ("C", "a replica")}
 
 
-async def test_what_an_operation_counts_is_whole_numbers(
+async def test_counts_of_an_operation_are_integers(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1")

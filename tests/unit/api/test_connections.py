@@ -140,7 +140,9 @@ async def test_where_none_is_idle_a_new_one_gets_an_error_and_is_closed() -> Non
         assert (await (await served.client()).ask()).startswith(b"HTTP/1.1 200")
 
 
-async def test_who_does_not_read_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(protocol, "SEND_TIMEOUT_S", 0.2)
     async with serving() as served:
         stalled = [await served.client() for _ in range(MOST)]
@@ -164,7 +166,7 @@ async def test_a_connection_that_its_client_closed_takes_no_room() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\x00" * 10, b"GET / HTTP/9.9\r\n\r\n"])
-async def test_what_is_not_http_takes_no_room(junk: bytes) -> None:
+async def test_invalid_http_occupies_no_connection(junk: bytes) -> None:
     async with serving() as served:
         for _ in range(2 * MOST):
             client = await served.client()

@@ -297,7 +297,7 @@ def test_a_configuration_that_the_environment_names_was_given(monkeypatch, tmp_p
     assert result.stderr == f"{path} cannot be read: No such file or directory\n"
 
 
-def test_check_config_prints_the_cloud_s_answer(config):
+def test_check_config_prints_the_answer_of_the_cloud(config):
     """The summary has accounts, hosts, quotas and warnings, but no secret."""
     result = run("check-config", "--config", str(config))
     assert result.exit_code == 0

@@ -67,7 +67,7 @@ def test_a_full_standard_output(url, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_reader_who_has_left(url, name):
+def test_a_closed_reader(url, name):
     """Nothing is printed, except the id of an operation that would be lost."""
     reader, writer = os.pipe()
     os.close(reader)

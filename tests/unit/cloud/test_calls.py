@@ -205,7 +205,7 @@ async def test_hundred_machines_are_one_call_more_are_a_mistake_and_none_is_no_c
     assert [json.loads(body)["InstanceIds"] for _, body in server.arrived] == [ids[:100]]
 
 
-async def test_no_machine_is_asked_for_where_there_is_no_endpoint_for_it() -> None:
+async def test_no_machine_is_read_without_an_endpoint_for_machines() -> None:
     """No request goes to the host of Batch instead."""
     server = ScriptedServer(lambda _: said())
     async with served(server.handle) as url, gateway_at(url) as gateway:
@@ -278,7 +278,7 @@ async def test_outdated_credential_is_refreshed_once_for_the_next_call(code) -> 
 
 
 @pytest.mark.parametrize("code", ["AuthFailure.SignatureExpire", "RequestLimitExceeded"])
-async def test_what_another_key_cannot_end_refreshes_nothing(code) -> None:
+async def test_an_error_that_another_key_cannot_end_causes_no_refresh(code) -> None:
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)
     server = ScriptedServer(lambda _: refused(code))
@@ -290,7 +290,7 @@ async def test_what_another_key_cannot_end_refreshes_nothing(code) -> None:
     assert keyring.loads == 1
 
 
-async def test_a_source_that_goes_on_giving_a_wrong_key_is_read_every_30_s() -> None:
+async def test_a_source_that_keeps_returning_a_wrong_key_is_read_every_30_s() -> None:
     """The number of refused requests in between makes no difference."""
     clock, keyring = ManualClock(), Keyring()
     credentials = RefreshingProvider(keyring.load, clock=clock)

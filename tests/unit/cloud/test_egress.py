@@ -108,7 +108,7 @@ def test_a_variable_that_names_no_proxy_is_named_and_not_repeated(value) -> None
         "http://próxy:1",
     ],
 )
-def test_what_is_no_proxy(text) -> None:
+def test_an_invalid_proxy(text) -> None:
     with pytest.raises(ValueError, match=r"must be http\(s\)://HOST:PORT") as caught:
         proxy_url(text)
     assert "cret" not in str(caught.value)
@@ -123,7 +123,7 @@ def test_what_is_no_proxy(text) -> None:
         ("none", DIRECT),
     ],
 )
-def test_what_is_a_proxy(text, taken) -> None:
+def test_a_valid_proxy(text, taken) -> None:
     assert proxy_url(text) == taken
 
 

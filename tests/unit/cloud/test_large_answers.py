@@ -116,7 +116,7 @@ async def test_large_answer_is_read_in_a_thread_and_a_small_one_in_the_loop(
     assert len(readers) == 1
 
 
-async def test_event_loop_goes_on_while_a_large_answer_is_parsed() -> None:
+async def test_event_loop_runs_while_a_large_answer_is_parsed() -> None:
     """json.loads in a thread would block the loop, because it holds the interpreter's lock."""
     body = page_of_jobs(ANSWER_BYTES_MAX - 1000)
     turns_at_s = [perf_counter()]

@@ -61,7 +61,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("text", FORMS.values(), ids=FORMS)
-def test_a_file_as_the_vendor_s_cli_writes_it(tmp_path: Path, text: str) -> None:
+def test_a_file_written_by_the_cli_of_the_vendor(tmp_path: Path, text: str) -> None:
     assert read(written(tmp_path / "credentials", text)) == WANTED
 
 
@@ -89,7 +89,7 @@ def test_where_the_vendors_tools_write(home: Path, profile: str) -> None:
     assert read(None, profile) == WANTED
 
 
-def test_keys_of_a_login_end_when_the_file_says_so(home: Path) -> None:
+def test_keys_of_a_login_expire_at_the_time_in_the_file(home: Path) -> None:
     """`tccli auth login` writes such a file."""
     document = {
         "type": "oauth",
@@ -122,7 +122,7 @@ def test_keys_of_a_login_end_when_the_file_says_so(home: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
 )
-def test_one_that_cannot_be_used(tmp_path: Path, text: str | bytes | None, expected: str) -> None:
+def test_an_unusable_profile(tmp_path: Path, text: str | bytes | None, expected: str) -> None:
     """The message has the path and the reason, and no content of the file."""
     path = tmp_path / "credentials"
     if text is not None:

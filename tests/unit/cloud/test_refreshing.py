@@ -254,7 +254,7 @@ async def test_late_rejections_of_the_old_credential_do_not_reach_the_new_one() 
     assert source.loads == 2
 
 
-async def test_source_that_goes_on_giving_a_rejected_credential_is_asked_in_turns() -> None:
+async def test_source_that_keeps_returning_a_rejected_credential_is_read_once_per_pause() -> None:
     """Although every request is refused, the source is read only once per pause."""
     source = Source(ManualClock(), life_s=7200)
     provider = provider_of(source, retry_s=30)

@@ -128,6 +128,6 @@ async def test_calls_may_follow_each_other_at_once() -> None:
     assert [await thread.run(lambda: 1) for _ in range(1000)] == [1] * 1000
 
 
-async def test_what_it_raises_is_raised() -> None:
+async def test_an_exception_is_passed_on() -> None:
     with pytest.raises(ZeroDivisionError):
         await OwnThread("test").run(lambda: 1 // 0)

@@ -412,7 +412,7 @@ def test_submitted_job_is_read_with_its_tasks() -> None:
 
 @pytest.mark.parametrize("number", [{}, {"TaskInstanceNum": None}])
 @pytest.mark.parametrize("env", [{}, {"EnvId": None}, {"EnvId": ""}])
-def test_what_a_task_was_submitted_without_is_the_vendors_default(number, env) -> None:
+def test_omitted_fields_of_a_submitted_task_get_the_vendors_defaults(number, env) -> None:
     (task,) = read_submitted(Tasks=[{"TaskName": "t"} | number | env]).tasks
     assert (task.instances, task.env_id) == (1, None)
 
@@ -521,7 +521,7 @@ def test_a_task_whose_name_cannot_be_is_refused(name) -> None:
     assert caught.value.kind is CloudErrorKind.OUTCOME_UNKNOWN
 
 
-def test_what_stands_twice_is_refused() -> None:
+def test_duplicate_rows_are_refused() -> None:
     """Duplicates contradict each other, or replace another row."""
     two = [{"TaskName": "t"}, {"TaskName": "t"}]
     jobs = [{"JobId": "job-1", "JobState": state} for state in ("RUNNING", "FAILED")]

@@ -12,7 +12,7 @@ from tests.unit.domain.build import NOW, later
     ("until_s", "expected_s"),
     [(90.5, 90.5), (0, 0.0), (-0.4, 0.0), (-2, 0.0), (-2.1, None), (-93.8, None)],
 )
-def test_a_clock_that_was_put_back_leaves_it_unknown(
+def test_a_clock_that_was_set_back_leaves_the_time_unknown(
     until_s: float, expected_s: float | None
 ) -> None:
     """Clocks that differ by less than a step have no effect."""

@@ -66,7 +66,7 @@ def test_a_call_that_is_made_again_is_counted_from_then_on() -> None:
     assert half_s(learnt_of(drains, 80)) == pytest.approx(10, rel=0.2)
 
 
-def test_those_that_still_drain_take_longer() -> None:
+def test_running_drains_raise_the_estimate() -> None:
     """Otherwise the first jobs of a bulk to stop would stand for all of it."""
     quick = [begun(0), stopped(0, 5)]
     slow = [begun(number) for number in range(1, 100)]

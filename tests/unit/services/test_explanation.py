@@ -440,7 +440,7 @@ SITUATIONS: list[tuple[str, State, dict[str, Any], dict[str, Any], str, str, dat
     [case[1:] for case in SITUATIONS],
     ids=[f"{case[1]}: {case[0]}" for case in SITUATIONS],
 )
-def test_what_a_live_one_waits_for(
+def test_the_wait_of_a_live_termination(
     state: State,
     context: dict[str, Any],
     changes: dict[str, Any],
@@ -480,7 +480,7 @@ def test_a_poll_behind_others_has_no_time(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING], ids=str)
-def test_what_waits_for_its_call_waits_for_no_look(state: State) -> None:
+def test_a_termination_that_waits_for_its_call_waits_for_no_poll(state: State) -> None:
     found = explained(state, next_poll_at=later(-300), terminate_after=later(-300))
     assert "overdue since" not in found.waiting_for
     assert found.next_action_at == NOW
@@ -542,7 +542,7 @@ def test_an_answer_without_counters_is_reported(
         ({"evidence": 3}, NOT_READ_AGAIN),
     ],
 )
-def test_that_the_deadline_passed_is_said_once(
+def test_a_passed_deadline_is_stated_once(
     changes: dict[str, Any], given_up: str, more: str, why: str
 ) -> None:
     message = f"the job was not observed stopped by its deadline{more}"

@@ -160,7 +160,7 @@ def test_a_reader_that_begins_to_write_does_not_wait(loop, sqlite, path):
     loop.run(world())
 
 
-def test_who_gives_up_a_wait_leaves_no_lock_behind(loop, sqlite, path):
+def test_a_cancelled_wait_leaves_no_lock_behind(loop, sqlite, path):
     async def world() -> None:
         first, second, third = (engine_of(path) for _ in range(3))
         holding = loop.spawn("a", hold(first, 1))
@@ -271,7 +271,7 @@ def test_a_killed_replica_does_nothing_more(path, recwarn, caplog):
     checked.close()
 
 
-def test_what_finally_blocks_do_after_the_end_has_no_effect(path):
+def test_finally_blocks_have_no_effect_after_the_end(path):
     async def replica() -> None:
         connection = await aiosqlite.connect(path, isolation_level=None)
         try:
@@ -295,7 +295,7 @@ def test_what_finally_blocks_do_after_the_end_has_no_effect(path):
     checked.close()
 
 
-def test_a_dropped_connection_says_so_and_a_new_one_works(loop, sqlite, path, caplog):
+def test_a_dropped_connection_raises_and_a_new_one_works(loop, sqlite, path, caplog):
     async def replica(engine: AsyncEngine) -> tuple[object, ...]:
         try:
             async with engine.begin() as connection:

@@ -96,11 +96,11 @@ def test_a_seed_replays_in_another_process():
     assert trace_elsewhere(7, hash_seed=2) == here
 
 
-def test_other_seeds_take_other_ways():
+def test_other_seeds_run_in_other_orders():
     assert len({trace(seed) for seed in range(20)}) == 20
 
 
-def test_what_ran_before_changes_nothing():
+def test_earlier_runs_change_nothing():
     first = trace(3)
     trace(4)
     gc.collect()
@@ -145,7 +145,7 @@ def test_callbacks_of_one_future_keep_their_order():
     under_all_orders(world)
 
 
-def test_who_awaits_a_task_finds_its_callbacks_done():
+def test_done_callbacks_of_a_task_run_before_its_awaiter():
     async def world(loop: SimulatedLoop) -> None:
         running: set[asyncio.Task[None]] = set()
         for _ in range(5):
@@ -158,7 +158,7 @@ def test_who_awaits_a_task_finds_its_callbacks_done():
     under_all_orders(world)
 
 
-def test_what_a_replica_calls_soon_keeps_its_order_through_a_pause():
+def test_call_soon_keeps_its_order_through_a_pause():
     async def world(loop: SimulatedLoop) -> None:
         said: list[int] = []
 
@@ -694,7 +694,7 @@ def test_turns_and_time_have_a_limit():
         assert loop.time() == DAY_S
 
 
-def test_what_would_not_replay_is_refused(loop):
+def test_operations_that_cannot_be_replayed_are_refused(loop):
     async def world() -> None:
         with pytest.raises(DeterminismLeak, match="run_in_executor"):
             await asyncio.to_thread(print)

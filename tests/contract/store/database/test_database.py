@@ -166,7 +166,7 @@ async def test_a_disk_that_is_full(path: Path) -> None:
 # --- its files ------------------------------------------------------------------------------------
 
 
-async def test_what_is_written_is_durable(database: Database) -> None:
+async def test_written_data_is_durable(database: Database) -> None:
     async with database.read() as connection:
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(text("PRAGMA synchronous")) == 2
@@ -454,7 +454,7 @@ async def opened(path: Path) -> Database:
     return await Database(url, lambda: NOW).__aenter__()
 
 
-async def test_what_waits_is_written_before_it_closes(
+async def test_waiting_writes_are_made_before_the_close(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However slow the machine is."""

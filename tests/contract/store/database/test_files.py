@@ -119,7 +119,7 @@ async def test_it_is_locked_under_another_name_of_the_file_itself(path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["text", "short text", "pipe", "folder"])
-def test_what_is_no_database_is_refused_and_stays_as_it_is(path: Path, kind: str) -> None:
+def test_a_file_that_is_no_database_is_refused_and_unchanged(path: Path, kind: str) -> None:
     path.parent.mkdir()
     match kind:
         case "pipe":

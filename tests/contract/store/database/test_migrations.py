@@ -314,7 +314,7 @@ def test_every_check_of_the_schema_is_among_them() -> None:
     ],
     ids=named,
 )
-async def test_what_makes_sense_is_taken(
+async def test_a_valid_row_is_accepted(
     upgraded: Engine, table: str, changes: dict[str, Any]
 ) -> None:
     before = len(contents(upgraded)[table])
@@ -423,7 +423,7 @@ async def test_no_two_have_one_name(
     ],
     ids=named,
 )
-async def test_nothing_is_said_about_what_is_not_there(
+async def test_rows_about_missing_rows_are_refused(
     upgraded: Engine, table: str, changes: dict[str, Any]
 ) -> None:
     assert refused(upgraded, table, **changes) == "FOREIGN KEY constraint failed"

@@ -78,7 +78,7 @@ async def test_joining_releasing_and_leaving_send_notifications(postgresql_url: 
             assert await received.until("") == [""]
 
 
-async def test_a_listener_goes_on_after_its_connection_is_lost(
+async def test_a_listener_continues_after_its_connection_is_lost(
     postgres: Server, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LISTEN_AGAIN_S", 0.05)

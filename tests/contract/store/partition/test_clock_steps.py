@@ -303,7 +303,7 @@ async def test_a_later_start_follows_the_step_of_the_clock(
     assert base < not_before
 
 
-async def test_what_has_begun_is_read_now_although_its_time_lies_ahead_again(
+async def test_started_terminations_are_polled_now_although_their_start_lies_ahead_again(
     database: Database, base: datetime
 ) -> None:
     now = await clock(database)
@@ -314,7 +314,7 @@ async def test_what_has_begun_is_read_now_although_its_time_lies_ahead_again(
     assert base < (await stored(database))["live"]["next_poll_at"] <= await clock(database)
 
 
-async def test_what_was_followed_is_not_followed_again(database: Database, base: datetime) -> None:
+async def test_a_step_is_followed_only_once(database: Database, base: datetime) -> None:
     await follow(database, STEP_S)
     await known(database, "live", next_poll_at=await clock(database) + HOUR)
     before = await stored(database)
@@ -379,7 +379,7 @@ async def restarted(database: Database) -> SqlLeaseStore:
 
 
 @pytest.mark.parametrize("ahead_s", [-STEP_S, 0, CLOCK_STEP_S - 1])
-async def test_a_clock_that_went_on_while_no_replica_lived_made_no_step(
+async def test_a_clock_that_continued_without_live_replicas_made_no_step(
     database: Database, ahead_s: float
 ) -> None:
     await see(database, ahead_s)
@@ -392,7 +392,7 @@ async def test_a_clock_that_went_on_while_no_replica_lived_made_no_step(
 
 
 @pytest.mark.parametrize(("away_s", "moves"), [(0, True), (STEP_S + 60, False)])
-async def test_all_times_follow_a_clock_that_was_put_back_while_no_replica_lived(
+async def test_all_times_follow_a_clock_that_was_set_back_without_live_replicas(
     database: Database, base: datetime, away_s: int, *, moves: bool
 ) -> None:
     """Except those stored before a replica started with a wrong clock."""
@@ -408,7 +408,7 @@ async def test_all_times_follow_a_clock_that_was_put_back_while_no_replica_lived
 
 
 @pytest.mark.parametrize(("since_s", "undone"), [(STEP_S - 3, False), (STEP_S - 1, True)])
-async def test_a_step_back_may_have_been_undone_while_no_replica_lived(
+async def test_a_step_back_may_have_been_undone_without_live_replicas(
     database: Database, base: datetime, since_s: int, *, undone: bool
 ) -> None:
     before = (await stored(database))["live"]
@@ -437,7 +437,7 @@ async def test_a_recorded_step_is_followed_before_the_sum_restarts(
     assert set((await followed(database)).values()) == {0}
 
 
-async def test_nothing_is_noted_before_any_replica_lived(database: Database) -> None:
+async def test_no_step_is_recorded_before_the_first_replica(database: Database) -> None:
     await wrote(database, update(steps).values(seen_at=None))
     await restarted(database)
     row = await kept(database)

@@ -124,7 +124,7 @@ async def test_watched_instances_are_rescanned_at_intervals(
     assert await to_read(store) == [ID]
 
 
-async def test_what_a_reading_does_not_show_is_live_no_more(
+async def test_instances_missing_from_a_read_are_no_longer_live(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
@@ -233,7 +233,7 @@ async def test_an_instance_that_got_a_machine_is_not_called_while_a_call_for_it_
     await store.instances.start(straggler, later(16))
 
 
-async def test_a_round_is_over_although_another_one_goes_on(
+async def test_a_round_ends_while_another_one_continues(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)
@@ -274,7 +274,7 @@ async def test_only_machines_that_may_run_for_the_job_alone_are_ended(
     assert [each.outcome for each in record.attempts] == ["accepted", "accepted"]
 
 
-async def test_what_is_stale_is_not_written(
+async def test_stale_data_is_not_written(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await escalated(store, records, database)

@@ -66,7 +66,7 @@ async def test_a_page_is_written_with_how_far_it_brings_the_capture(
     ]
 
 
-async def test_what_is_read_again_is_counted_once(
+async def test_an_instance_read_again_is_counted_once(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
@@ -96,7 +96,7 @@ async def test_a_machine_that_an_earlier_run_had_is_captured_again(
     assert (again.machines.total, again.captures.machines.captured) == (2, captured)
 
 
-async def test_a_page_is_written_only_on_what_it_was_asked_for(
+async def test_a_page_is_written_only_on_the_capture_it_was_read_for(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     await submit(records, 1, "job-1")
@@ -125,7 +125,7 @@ async def to_capture(store: PartitionStore, *, at: float = 0.0) -> list[str]:
     return [row.id for row in rows]
 
 
-async def test_what_is_to_be_captured_comes_in_the_order_of_the_calls(
+async def test_captures_are_due_in_the_order_of_the_calls(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3", "job-4", "job-5")
@@ -197,7 +197,7 @@ async def test_machines_are_read_once_early_and_then_when_their_job_has_stopped(
     assert {machine.stopped_at for machine in again} == {NOW}
 
 
-async def test_what_was_seen_is_counted(
+async def test_machines_are_counted_by_status(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1")

@@ -113,7 +113,7 @@ async def test_unwatched_jobs_and_jobs_that_did_not_stop_are_not_watched(
     assert await store.due_for_revival_check(later(9999), 10) == []
 
 
-async def test_one_that_is_asked_to_be_watched_as_it_ends_is_watched(
+async def test_a_watch_requested_as_the_job_ends_is_kept(
     store: PartitionStore, records: SqlRecords
 ) -> None:
     """The poll that ends it came before the request, so the job is polled again."""
@@ -177,7 +177,7 @@ async def test_a_revival_is_recorded_in_the_chain_and_in_the_certificate(
     assert b"that it stayed stopped: it was observed running again at" in made.data
 
 
-async def test_that_it_ran_and_ended_is_certified_too(
+async def test_an_ended_revival_is_certified_too(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     operation_id = await submit(records, 1, "job-1", **KEPT)

@@ -229,7 +229,7 @@ async def test_a_concurrent_decision_and_a_second_operation_are_both_kept(
         ("queued", swept(JobState.SUBMITTED), {"on_submitted": OnSubmitted.HOLD}),
     ],
 )
-async def test_each_thing_asked_for_counts_alone(
+async def test_each_requested_option_counts_alone(
     records: SqlRecords, store: PartitionStore, way: str, seen: Observation, more: dict[str, Any]
 ) -> None:
     asked = {"on_submitted": OnSubmitted.REFUSE}

@@ -264,7 +264,7 @@ async def test_the_rate_of_a_young_operation_is_that_of_its_whole_time(database:
     assert (found.stopped_in_window, found.window_s) == (2, 20.0)
 
 
-async def test_a_clock_that_was_put_back_leaves_the_rate_of_the_last_minute(
+async def test_a_clock_that_was_set_back_leaves_the_rate_of_the_last_minute(
     database: Database,
 ) -> None:
     """Jobs that stopped later than now do not count."""

@@ -186,7 +186,7 @@ async def test_one_row_that_cannot_be_read_stops_no_other(
 
 
 @pytest.mark.parametrize(("column", "value"), [*ON_SQLITE, *ON_POSTGRESQL])
-async def test_nor_does_one_that_only_this_database_can_hold(
+async def test_a_bad_value_of_this_database_alone_blocks_no_other(
     database: Database, store: PartitionStore, records: SqlRecords, column: str, value: str
 ) -> None:
     here = ON_POSTGRESQL if database.dialect.shared else ON_SQLITE
@@ -196,7 +196,7 @@ async def test_nor_does_one_that_only_this_database_can_hold(
     await assert_alone_set_aside(database, store, operation)
 
 
-async def test_one_that_a_wrong_clock_set_aside_is_read_again_once_that_is_put_right(
+async def test_a_termination_set_aside_by_a_wrong_clock_is_read_again_once_it_is_corrected(
     database: Database, store: PartitionStore, records: SqlRecords
 ) -> None:
     await planted(database, records, "escalation_level", "'upstairs'")

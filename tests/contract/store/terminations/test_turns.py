@@ -137,7 +137,7 @@ async def test_in_each_turn_the_one_with_the_fewest_jobs_left_goes_first(
     assert by_operation(await queue.call_all()) == "CBABAAAA"
 
 
-async def test_what_was_called_already_does_not_count(queue: Queue) -> None:
+async def test_earlier_calls_do_not_count(queue: Queue) -> None:
     await queue.queued("A", 5)
     await queue.call_all(at_most=4)
     await queue.queued("B", 3)
@@ -187,7 +187,7 @@ async def test_a_stream_of_single_cancels_blocks_no_other(
     assert by_operation(queue.calls).count("A") == called
 
 
-async def test_what_was_held_is_called_before_all_and_takes_no_turn(queue: Queue) -> None:
+async def test_held_jobs_are_called_first_and_take_no_turn(queue: Queue) -> None:
     await queue.submit("H", 10)
     await queue.poll(JobState.SUBMITTED)
     await queue.queued("A", 3)
@@ -222,7 +222,7 @@ async def test_two_operations_that_want_the_same_jobs_have_two_calls_a_turn(queu
     assert [job_id for job_id in made if job_id[0] == "A"] == [f"A-{n}" for n in range(1, 7)]
 
 
-async def test_a_call_that_was_one_too_many_keeps_its_turn(queue: Queue) -> None:
+async def test_a_throttled_call_keeps_its_turn(queue: Queue) -> None:
     await queue.queued("A", 5)
     await queue.queued("B", 5)
     first = await queue.call(failure(CloudErrorKind.THROTTLED))
@@ -265,7 +265,7 @@ async def test_jobs_that_are_called_again_get_new_turns(queue: Queue, polls: lis
     assert all(sorted(made[turn : turn + 2]) == ["A", "B"] for turn in range(0, 20, 2))
 
 
-async def test_one_that_was_to_begin_later_takes_no_turns_back(queue: Queue) -> None:
+async def test_an_operation_with_a_later_start_takes_no_turns_back(queue: Queue) -> None:
     await queue.submit("L", 10, not_before=later(50))
     await queue.queued("A", 10)
     await queue.call_all(at_most=5)
@@ -324,7 +324,7 @@ async def test_few_ids_do_not_wait_for_the_reads_of_many_that_are_not_listed(que
     assert by_operation([row.job_id for row in rows]).count("B") == 3
 
 
-async def test_first_polls_of_one_that_comes_later_begin_where_the_others_are(
+async def test_first_polls_of_a_later_operation_begin_where_the_others_are(
     queue: Queue,
 ) -> None:
     await queue.submit("A", 100)

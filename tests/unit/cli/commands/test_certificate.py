@@ -82,7 +82,7 @@ def test_an_invalid_certificate_is_written_and_reported(daemon, run, tmp_path):
     assert path.read_bytes() == CHANGED
 
 
-def test_that_of_another_operation_is_not_valid(daemon, run):
+def test_the_certificate_of_another_operation_is_not_valid(daemon, run):
     daemon.answer(GET.replace("op_1", "op_2"), MADE.data)
     result = run("certificate", "op_2")
     assert result.exit_code == 1
@@ -148,7 +148,7 @@ def test_a_file_that_is_not_there(tmp_path):
         (("op_1", "--verify", "a", "--output", "b"), "give one of the two"),
     ],
 )
-def test_what_is_asked_for_must_make_sense(arguments, expected):
+def test_contradictory_arguments_are_refused(arguments, expected):
     result = offline(*arguments)
     assert result.exit_code == 2
     assert expected in result.stderr

@@ -100,7 +100,7 @@ def test_keys_that_are_not(file: Path, credentials: str, expected: str) -> None:
     assert "warning: accounts.prod.credentials" not in result.stderr
 
 
-async def test_the_cloud_s_answer_is_printed_once_and_on_one_line(file: Path) -> None:
+async def test_the_answer_of_the_cloud_is_printed_once_and_on_one_line(file: Path) -> None:
     """The command runs in its own process, where logging has no handler."""
     error = {"Code": "AuthFailure", "Message": "no\x1b[31m\r\nwarning: all is \x07well"}
     refusing = ScriptedServer(lambda _: web.json_response({"Response": {"Error": error}}))
@@ -193,7 +193,7 @@ def test_a_proxy_that_cannot_be_used(
     assert expected in result.stderr
 
 
-def test_what_may_be_meant_is_a_warning(file: Path) -> None:
+def test_a_doubtful_setting_is_a_warning(file: Path) -> None:
     """Warnings are printed beside the summary and do not end the command."""
     result = checked(file, account(STATIC, 'endpoint = "http://x.test"', CVM_NONE), 0o644)
     assert result.exit_code == 0

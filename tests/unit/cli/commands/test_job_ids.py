@@ -112,7 +112,7 @@ def test_both_ids_are_read(text):
         ),
     ],
 )
-def test_what_is_no_id_is_named_with_its_line(text, line, expected):
+def test_an_invalid_id_is_named_with_its_line(text, line, expected):
     """Mistakes are shown in ASCII, which reveals escapes and look-alike characters."""
     mistakes = read(text).mistakes
     at, why = next(each for each in mistakes if expected in each[1])
@@ -205,7 +205,7 @@ FORMS = st.sampled_from([as_words, as_json, as_csv])
 
 
 @given(st.data(), IDS, FORMS, st.booleans(), st.sampled_from(["\n", "\r\n"]))
-def test_what_tools_print_is_read_whole(data, ids, form, mark, newline):
+def test_output_of_tools_is_read_completely(data, ids, form, mark, newline):
     """Every id is read in order, and nothing else."""
     text = data.draw(form(ids)).replace("\n", newline)
     reading = read("\ufeff" * mark + text)

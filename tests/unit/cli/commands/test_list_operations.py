@@ -67,7 +67,7 @@ def test_page_after_page_until_there_are_enough(daemon, run):
 
 
 @pytest.mark.parametrize("arguments", [("--limit", "0"), ("--state", "done")])
-def test_what_cannot_be_asked_for(daemon, run, arguments):
+def test_invalid_arguments(daemon, run, arguments):
     assert run("list", *arguments).exit_code == 2
     assert not daemon.calls
 

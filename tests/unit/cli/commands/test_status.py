@@ -109,7 +109,7 @@ def test_reads_every_page_of_every_state(daemon, run):
     assert asked == [("queued", None), ("queued", "more"), ("draining", None)]
 
 
-def test_an_error_comes_with_its_advice(daemon, run):
+def test_an_error_is_printed_with_its_advice(daemon, run):
     """The code, the message, and what a person can do are shown."""
     daemon.answer(GET, operation("finished", "failed", refused=1))
     error = {"code": "Unauthorized", "message": "no", "advice": "ask for the right"}
@@ -119,7 +119,7 @@ def test_an_error_comes_with_its_advice(daemon, run):
     )
 
 
-def test_names_from_the_cloud_are_made_harmless(daemon, run):
+def test_names_from_the_cloud_are_escaped(daemon, run):
     """Escapes are removed, line breaks become spaces, and rich markup stays text."""
     daemon.answer(GET, operation(draining=1))
     name = "\x1b]0;title\x07[red]x[/red]\n\x1b[2Jy\u202e:boom:\x9b1m"

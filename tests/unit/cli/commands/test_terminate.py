@@ -257,7 +257,7 @@ def test_a_refused_connection_carried_nothing():
     assert "--idempotency-key" not in result.stderr
 
 
-def test_what_was_sent_once_may_have_been_accepted():
+def test_a_request_sent_once_may_have_been_accepted():
     """The request may have been accepted even if every later connection is refused."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -67,7 +67,7 @@ async def test_a_second_signal_changes_nothing(number):
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*SIGNALS}
 
 
-async def test_what_ended_by_itself_leaves_signals_as_they_were():
+async def test_signal_handlers_are_restored_after_the_end():
     with stop_event():
         pass
     assert [signal.getsignal(number) for number in SIGNALS] == [
@@ -95,7 +95,7 @@ async def test_a_signal_cancels_and_cleaning_up_ends_first():
     assert done == [True]
 
 
-async def test_without_a_signal_the_result_comes_through():
+async def test_without_a_signal_the_result_is_returned():
     async def main() -> int:
         return 7
 

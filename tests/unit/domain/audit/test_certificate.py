@@ -246,7 +246,7 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
         ),
     ],
 )
-def test_what_is_not_proven_is_said(made: History, expected: list[str]) -> None:
+def test_unproven_facts_are_listed(made: History, expected: list[str]) -> None:
     assert job_of(made)["not_proven"] == expected
 
 
@@ -282,13 +282,13 @@ def test_a_revived_job_makes_it_say_so() -> None:
     assert job["state"] == "verified"
 
 
-def test_one_that_ran_again_and_ended_is_not_said_to_run() -> None:
+def test_a_revived_job_that_ended_is_not_listed_as_running() -> None:
     job = job_of(revived(type=REVIVED, facts={"job_state": "FAILED"}))
     revival = "it had run again and ended when it was observed at 2026-01-01T12:01:30.000000Z"
     assert job["not_proven"] == [f"that it stayed stopped: {revival}"]
 
 
-def test_any_event_after_the_end_is_said() -> None:
+def test_any_event_after_the_end_is_listed() -> None:
     job = job_of(revived(type="a new one", facts={}))
     caveat = "that it stayed verified: a new one followed the end, at 2026-01-01T12:01:30.000000Z"
     assert job["not_proven"][0] == caveat
@@ -318,7 +318,7 @@ def test_a_revived_job_that_was_proven_stopped_again_counts_as_stopped() -> None
 # --- the operation -------------------------------------------------------------------------------
 
 
-def test_an_operation_that_has_not_finished_is_said_to_go_on_before_all_else() -> None:
+def test_an_unfinished_operation_is_stated_first() -> None:
     made = certified([verified(), history("job-1", *CALLED), history("job-2")])
     begins = b'{"certificate":{"conclusion":"NOT FINISHED: 2 of 3 jobs not ended; '
     assert made.data.startswith(begins)

@@ -77,7 +77,7 @@ def test_the_canonical_form_is_complete_and_unique(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["\ud800", float("nan"), float("inf"), {"\udfff": 1}])
-def test_what_has_no_canonical_form(value: object) -> None:
+def test_values_without_a_canonical_form(value: object) -> None:
     with pytest.raises(ValueError, match=r"surrogates|JSON compliant"):
         canonical(value)
 
@@ -99,7 +99,7 @@ def test_a_chain_is_of_one_subject() -> None:
 
 
 @pytest.mark.parametrize("name", CONTENT)
-def test_what_an_event_says_cannot_be_changed(name: str) -> None:
+def test_the_content_of_an_event_cannot_be_changed(name: str) -> None:
     events = chain("a", "b", "c")
     events[1][name] = 7
     errors = list(chain_errors("trm_1", events))

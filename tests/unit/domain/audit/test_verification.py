@@ -70,7 +70,7 @@ def job(certified: Any, job_id: str) -> Any:
 
 
 @pytest.mark.parametrize("data", [FINISHED, UNFINISHED])
-def test_what_was_issued_is_valid(data: bytes) -> None:
+def test_an_issued_certificate_is_valid(data: bytes) -> None:
     assert verify(data) == []
 
 
@@ -100,7 +100,7 @@ def test_bytes_more_or_fewer_are_found(chance: st.DataObject) -> None:
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_what_is_no_certificate_is_none(data: bytes) -> None:
+def test_another_document_is_not_valid(data: bytes) -> None:
     assert verify(data)
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_certificate_is_none(data: bytes) -> None:
     ],
     ids=lambda value: str(value[:12]),
 )
-def test_what_is_wrong_with_a_file_is_said(data: bytes, expected: str) -> None:
+def test_a_fault_of_a_file_is_described(data: bytes, expected: str) -> None:
     assert verify(data)[0].startswith(expected)
 
 
@@ -157,7 +157,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @given(st.data())
-def test_nothing_can_be_put_anywhere_that_makes_it_raise(chance: st.DataObject) -> None:
+def test_no_value_in_any_place_makes_the_verification_raise(chance: st.DataObject) -> None:
     document = json.loads(FINISHED)
     container, key = chance.draw(st.sampled_from(places(document)))
     put = chance.draw(JSON)
@@ -311,7 +311,7 @@ def test_an_answered_attempt_is_as_the_events_tell(name: str, value: object) -> 
     assert all(fault.startswith("job job-verified: attempt 1: it") for fault in faults)
 
 
-def test_an_attempt_cannot_be_left_out_or_put_in() -> None:
+def test_an_attempt_cannot_be_removed_or_inserted() -> None:
     faults = forged(lambda content: job(content, "job-lost")["attempts"].pop())
     assert "job job-lost: attempt 2: it differs from event 5" in faults
 
@@ -347,9 +347,7 @@ def test_an_attempt_cannot_be_left_out_or_put_in() -> None:
         ({"more": 1}, "job job-verified: unknown member 'more'"),
     ],
 )
-def test_what_is_said_of_a_job_is_what_its_events_tell(
-    change: dict[str, object], fault: str
-) -> None:
+def test_facts_about_a_job_must_match_its_events(change: dict[str, object], fault: str) -> None:
     assert fault in forged(lambda content: job(content, "job-verified").update(change))
 
 
@@ -383,9 +381,7 @@ def test_the_conclusion_follows_from_the_jobs() -> None:
         ("outcome", "verified", "the outcome verified does not follow from the states of its jobs"),
     ],
 )
-def test_what_is_said_of_the_operation_is_what_its_events_tell(
-    name: str, value: str, fault: str
-) -> None:
+def test_facts_about_the_operation_must_match_its_events(name: str, value: str, fault: str) -> None:
     faults = forged(lambda content: content["operation"].update({name: value}))
     assert f"operation {value if name == 'id' else 'op_1'}: {fault}" in faults
 
@@ -416,7 +412,7 @@ def test_the_set_is_that_of_the_jobs() -> None:
     assert verify(sealed(content)) == ["jobs: not in the order of the set"]
 
 
-def test_when_and_by_what_it_was_issued_is_sealed() -> None:
+def test_the_time_and_the_issuer_are_sealed() -> None:
     changed = FINISHED.replace(b'"by":"orchestrator 1"', b'"by":"orchestrator 2"')
     assert verify(changed) == [
         "file: seal does not match digest and issued: one of them was changed"

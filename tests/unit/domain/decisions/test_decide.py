@@ -216,7 +216,7 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
 @pytest.mark.parametrize(
     ("before", "seen", "event"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_what_was_seen_moves_the_termination(
+def test_an_observation_changes_the_state_by_the_table(
     before: Termination, seen: Observation, event: Event
 ) -> None:
     decision = decide(before, seen, NOW if before.schedule.give_up_at == NOW else later(1), POLICY)
@@ -257,12 +257,12 @@ def test_nothing_moves_a_final_state(state: State) -> None:
     ],
     ids=lambda seen: f"{seen.state} {seen.instances} {seen.next_action}",
 )
-def test_less_than_full_proof_is_not_down(seen: JobSeen) -> None:
+def test_less_than_full_proof_does_not_count_as_stopped(seen: JobSeen) -> None:
     """A finished job state, counters that do not add up or a pending action are no proof."""
     assert decide(termination(State.DRAINING), seen, later(1), POLICY).event is None
 
 
-def test_instances_that_vanish_from_the_counters_are_not_down() -> None:
+def test_instances_that_vanish_from_the_counters_have_not_stopped() -> None:
     before = termination(State.DRAINING, instances=InstanceCounters(running=11))
     assert decide(before, read(FAILED), later(1), POLICY).event is None
     assert decide(before, read(FAILED, InstanceCounters(failed=11)), NOW, POLICY).event is not None
@@ -276,7 +276,7 @@ def test_a_job_is_called_only_once_a_poll_has_shown_that_it_may_be() -> None:
 
 
 @pytest.mark.parametrize("kind", [CloudErrorKind.CREDENTIAL, CloudErrorKind.NOT_SENT])
-def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
+def test_a_call_that_was_not_executed_is_repeated_only_after_another_read(
     kind: CloudErrorKind,
 ) -> None:
     after = decide(termination(State.SENDING), call_failed(error(kind)), NOW, POLICY).after
@@ -287,7 +287,7 @@ def test_a_call_that_was_not_executed_is_repeated_only_after_another_look(
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.DRAINING])
-def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
+def test_a_throttled_call_changes_only_the_state(
     state: State,
 ) -> None:
     before = termination(
@@ -310,9 +310,7 @@ def test_a_call_that_was_one_too_many_leaves_everything_but_the_state_as_it_was(
 
 @pytest.mark.parametrize("poll_kind", PollKind)
 @pytest.mark.parametrize("state", LIVE_STATES)
-def test_a_poll_that_was_one_too_many_leaves_everything_as_it_was(
-    state: State, poll_kind: PollKind
-) -> None:
+def test_a_throttled_poll_changes_nothing(state: State, poll_kind: PollKind) -> None:
     before = termination(
         state, poll_kind=poll_kind, next_poll_at=later(-2), failures=2, settle_until=later(9)
     )

@@ -160,7 +160,7 @@ def test_machines_come_last_and_once_where_they_may_be_ended(
     )
 
 
-def test_a_count_that_moves_puts_it_off() -> None:
+def test_a_count_with_progress_postpones_it() -> None:
     fewer = InstanceCounters(running=3, failed=7)
     after = decide(STUCK, read(JobState.FAILED, fewer, at=later(69)), later(69), POLICY).after
     assert after.drain.last_progress_at == later(69)
@@ -308,7 +308,7 @@ def test_manual_action_is_described_with_its_commands() -> None:
     assert "tccli cvm TerminateInstances" in str(explanation.next_action)
 
 
-def test_nothing_more_is_called_where_that_was_asked_for() -> None:
+def test_no_escalation_calls_are_made_where_the_request_excludes_them() -> None:
     asked = replace(STUCK, request=replace(STUCK.request, escalate=False))
     assert (
         next_level(asked, later(70), replace(ESCALATION, machines=True)) is EscalationLevel.MANUAL
@@ -337,7 +337,7 @@ def test_ended_machines_are_reported() -> None:
     assert "tccli" not in explanation.next_action
 
 
-def test_nothing_is_escalated_that_is_given_up() -> None:
+def test_a_termination_that_is_given_up_is_not_escalated() -> None:
     late = replace(STUCK, schedule=replace(STUCK.schedule, give_up_at=later(900)))
     seen = read(JobState.RUNNING, LIVE, next_action="TERMINATING", at=later(900))
     decision = decide(late, seen, later(900), POLICY)

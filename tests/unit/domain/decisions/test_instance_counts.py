@@ -350,7 +350,7 @@ def test_a_job_that_succeeded_without_an_instance_had_finished() -> None:
     invariants.check(before, decision, NOW)
 
 
-def test_a_job_that_stays_in_use_says_so_at_its_deadline() -> None:
+def test_a_job_that_stays_in_use_has_that_error_at_its_deadline() -> None:
     in_use = CloudError(CloudErrorKind.STATE_CONFLICT, "ResourceInUse.Job", "The job is in use.")
     again = termination(State.SENDING, acknowledged_at=later(-60), give_up_at=later(60))
     known = decide(again, call_failed(in_use), NOW, POLICY).after

@@ -56,7 +56,7 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
         (swept(JobState.RUNNING), 9000, RUNS, "ends"),
     ],
 )
-def test_what_describe_jobs_shows(
+def test_answers_of_describe_jobs(
     seen: JobSeen | None, at_s: float, came_back: str | None, then: str
 ) -> None:
     check = check_listed(STOPPED, seen, later(at_s))
@@ -77,7 +77,7 @@ def test_what_describe_jobs_shows(
         (read(JobState.FAILED, None), 3600, NEITHER, False),
     ],
 )
-def test_what_a_count_shows(
+def test_answers_of_a_count(
     seen: JobSeen | None, at_s: float, came_back: str | None, *, ends: bool
 ) -> None:
     check = check_counted(STOPPED, seen, later(at_s))
@@ -149,7 +149,7 @@ def test_without_an_end_time_there_is_nothing_to_compare() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("state", [State.VERIFIED, State.ALREADY_FINISHED])
-def test_it_is_said_beside_how_it_ended(
+def test_a_revival_is_explained_beside_the_final_state(
     known: dict[str, Any], said: str, to_do: str, state: State
 ) -> None:
     around = ExplanationContext(now=later(90), ahead=0, rate=None, trouble=None, capture_wait_s=0.0)

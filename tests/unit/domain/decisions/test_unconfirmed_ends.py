@@ -58,7 +58,7 @@ class Asked:
 # --- jobs that are not found ---------------------------------------------------------------------
 
 
-def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_jobs() -> None:
+def test_a_job_that_was_never_read_is_polled_for_two_minutes_by_describe_jobs() -> None:
     """10,000 outdated ids cost no DescribeJob request."""
     asked = Asked(termination()).until_it_ends(UNKNOWN, JobUnlisted())
     assert asked.polls == [(PollKind.BATCH, at_s) for at_s in (0, 5, 15, 45, 120)]
@@ -79,7 +79,7 @@ def test_a_job_that_was_never_read_is_asked_for_two_minutes_long_by_describe_job
     ],
     ids=lambda each: each.state,
 )
-def test_a_job_that_was_read_before_is_asked_for_by_both_actions_over_a_minute(
+def test_a_job_that_was_read_before_is_read_by_both_actions_for_a_minute(
     before: Termination,
 ) -> None:
     asked = Asked(before).until_it_ends(UNKNOWN, JobUnlisted())
@@ -88,7 +88,7 @@ def test_a_job_that_was_read_before_is_asked_for_by_both_actions_over_a_minute(
     assert {poll_kind for poll_kind, _ in asked.polls} == {PollKind.BATCH, PollKind.SINGLE}
 
 
-def test_a_job_of_which_describe_jobs_is_refused_is_asked_for_more_often() -> None:
+def test_a_job_of_which_describe_jobs_is_refused_is_read_more_often() -> None:
     asked = Asked(termination(**READ)).until_it_ends(UNKNOWN, UNKNOWN)
     assert asked.termination.state is State.NOT_FOUND
     assert len(asked.polls) >= 5
@@ -177,7 +177,7 @@ def test_answers_from_before_a_long_silence_do_not_count() -> None:
     assert asked.at_s == 9060
 
 
-def test_answers_from_before_the_clock_was_put_back_do_not_count() -> None:
+def test_answers_from_before_the_clock_was_set_back_do_not_count() -> None:
     missing = decide(termination(**READ), JobUnlisted(), later(9000), POLICY).after
     asked = Asked(
         replace(missing, schedule=replace(missing.schedule, next_poll_at=NOW))

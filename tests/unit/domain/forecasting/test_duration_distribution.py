@@ -62,7 +62,7 @@ def test_drains_longer_than_any_bucket_are_known_to_be_long() -> None:
     assert known([1e6]).longer_than(BUCKETS_S[-1]) == pytest.approx(0.5)
 
 
-def test_those_that_drain_for_long_make_the_quick_ones_count_for_less() -> None:
+def test_long_drains_lower_the_weight_of_quick_ones() -> None:
     """One call per second and equal drains: the first jobs to stop are the quick ones."""
     random = Random(2)
     takes_s = [random.lognormvariate(5, 0.7) for _ in range(200)]
@@ -72,7 +72,7 @@ def test_those_that_drain_for_long_make_the_quick_ones_count_for_less() -> None:
     assert known(stopped, draining).rest(0).median_s == pytest.approx(148, rel=0.15)
 
 
-def test_one_that_has_outlasted_all_others_takes_a_while_yet() -> None:
+def test_a_drain_longer_than_all_others_takes_a_while_yet() -> None:
     durations = known([50, 60, 70])
     rest = [durations.rest(passed_s).median_s for passed_s in (0, 200, 2000, 1e6)]
     assert rest[1] > 1

@@ -43,7 +43,7 @@ def even(until_s: int, *, instances: int = 1000, drain_s: int = 100) -> DrainHis
 
 
 @pytest.mark.parametrize("until_s", [10, 25, 50, 90])
-def test_an_even_drain_goes_on_as_it_did(until_s: int) -> None:
+def test_an_even_drain_continues_at_its_rate(until_s: int) -> None:
     forecast = of_drain(even(until_s), None, later(until_s))
     p50_s, p90_s = ends_s(forecast)
     assert p50_s == pytest.approx(100, abs=0.1 * (100 - until_s))
@@ -67,7 +67,7 @@ def test_batches_are_forecast_by_their_distance() -> None:
     assert p90_s < 450
 
 
-def test_those_that_fail_at_once_are_not_taken_for_the_pace() -> None:
+def test_instances_that_fail_at_once_do_not_set_the_rate() -> None:
     """8000 of 10000 instances were waiting for a machine; the others take 400 s."""
     polls = [(second, 2000 - 5 * second) for second in range(2, 102, 2)]
     p50_s, _ = ends_s(of_drain(history_of((0, 10_000), *polls), None, later(100)))
@@ -119,7 +119,7 @@ def test_an_end_that_has_passed_is_moved_into_the_future() -> None:
     assert Forecast(made_at=NOW).as_of(later(5)) == Forecast(made_at=later(5))
 
 
-def test_a_forecast_pushed_on_is_the_one_made_later_of_the_same_looks() -> None:
+def test_a_moved_forecast_equals_one_made_later_of_the_same_polls() -> None:
     history = even(50)
     made_later = of_drain(history, None, later(95))
     pushed = of_drain(history, None, later(50)).as_of(later(95))
@@ -209,7 +209,7 @@ def test_time_without_polls_is_no_stall() -> None:
     assert ends_s(forecast)[0] > 5000
 
 
-def test_what_moves_again_has_stalled_no_longer() -> None:
+def test_progress_ends_a_stall() -> None:
     history = observe(even(50), later(500), 500)
     assert stalled_since(history) is not None
     assert stalled_since(observe(history, later(501), 480)) is None

@@ -119,7 +119,7 @@ def test_a_partition_that_no_replica_serves_is_left_out() -> None:
     assert assign_partitions({"p1": "a", "p2": None}, {}) == {}
 
 
-def test_a_holder_that_is_dead_or_no_longer_configured_gives_way() -> None:
+def test_a_dead_or_unconfigured_holder_loses_its_partition() -> None:
     holders: Holders = {"p1": "dead", "p2": "a"}
     assert assign_partitions(holders, {"a": ["p1"], "b": ["p2"]}) == {"p1": "a", "p2": "b"}
 
@@ -130,7 +130,7 @@ def test_a_load_is_passed_on_through_a_replica_between() -> None:
     assert assign_partitions(holders, candidates) == {**holders, "p3": "b", "p5": "c"}
 
 
-def test_a_load_is_passed_on_by_the_shortest_way() -> None:
+def test_a_load_moves_by_the_shortest_way() -> None:
     holders: Holders = {"p1": "a", "p2": "a", "p3": "b", "p4": "c", "p5": "d"}
     candidates = {"a": ["p1", "p2"], "b": ["p2", "p3"], "c": ["p2", "p4"], "d": ["p4", "p5"]}
     assert assign_partitions(holders, {**candidates, "e": ["p3", "p5"]}) == {
@@ -157,13 +157,13 @@ def test_of_two_that_are_as_full_the_one_next_to_the_room_passes_on() -> None:
     assert assign_partitions(holders, candidates) == {**holders, "p4": "c"}
 
 
-def test_a_partition_that_was_free_is_passed_on_before_one_that_is_held() -> None:
+def test_a_free_partition_is_assigned_before_a_held_one() -> None:
     holders: Holders = {"p1": "a", "p2": "b", "p3": None, "p4": None}
     candidates = {"a": ["p1", "p3", "p4"], "b": ["p1", "p2", "p3"]}
     assert assign_partitions(holders, candidates) == {"p1": "a", "p2": "b", "p3": "b", "p4": "a"}
 
 
-def test_processes_that_hash_differently_come_to_the_same() -> None:
+def test_processes_with_different_hashes_give_the_same_result() -> None:
     code = """if True:
         from orchestrator.domain.leasing.assignment import assign_partitions
         holders = {f"p{n}": f"r{n % 3}" if n % 2 else None for n in range(40)}
@@ -200,7 +200,7 @@ def test_it_is_as_even_as_the_configurations_allow(snapshot) -> None:
 
 
 @given(snapshots())
-def test_what_is_even_stays_as_it_is(snapshot) -> None:
+def test_an_even_assignment_is_unchanged(snapshot) -> None:
     holders, candidates = snapshot
     assigned = assign_partitions(holders, candidates)
     assert assign_partitions(assigned, candidates) == assigned
@@ -276,7 +276,7 @@ def apply_in_turn(holders, candidates, chance: Random) -> int:
 
 
 @given(snapshots(), strategies.randoms())
-def test_replicas_that_apply_it_each_in_its_turn_come_to_rest(snapshot, chance: Random) -> None:
+def test_replicas_that_apply_it_in_turn_reach_a_stable_assignment(snapshot, chance: Random) -> None:
     holders, candidates = snapshot
     apply_in_turn(holders, candidates, chance)
     assigned = assign_partitions(holders, candidates)

@@ -62,7 +62,7 @@ def test_every_pair_leads_where_it_should_or_nowhere(state: State, event: Event)
         assert next_state(state, event) == target
 
 
-def test_a_final_state_is_one_that_nothing_leaves() -> None:
+def test_a_final_state_has_no_transitions() -> None:
     assert set(FINAL_STATES) == {
         "verified",
         "already_finished",

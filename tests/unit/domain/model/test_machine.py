@@ -79,7 +79,7 @@ def test_what_a_read_shows(
     assert classify_machine(machine, seen, NOW, starting_watch_s=WATCH_S) is sight
 
 
-def test_only_machines_that_nothing_will_run_on_again_are_going() -> None:
+def test_only_machines_without_further_instances_are_terminating() -> None:
     """A machine that is stopped, rebooting or migrating may run again."""
     assert {state.name for state in MachineState if state.is_terminating} == {
         "SHUTDOWN",

@@ -20,7 +20,6 @@ from orchestrator.domain.model.batch_job import (
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, CaptureTiming
-from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED, later, termination
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def test_a_job_that_runs_again_is_captured_again() -> None:
         ({"job_state": JobState.RUNNING, "instances": STOPPED}, False),
     ],
 )
-def test_what_has_ended_shows_no_machines(changes: dict[str, Any], *, late: bool) -> None:
+def test_an_ended_job_shows_no_machines(changes: dict[str, Any], *, late: bool) -> None:
     assert capture_coverage.too_late(with_fields(called(None), **changes)) == late
 
 
@@ -131,7 +130,7 @@ def test_nothing_is_missing_where_all_were_read_before_the_call() -> None:
     assert capture_coverage.missed(called(ended())) is None
 
 
-def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
+def test_nothing_is_missing_before_the_call() -> None:
     assert capture_coverage.missed(termination(run=1, capture=ended())) is None
     assert capture_coverage.missed(called(ended(), first_sent_at=None, terminate_after=NOW)) is None
 
@@ -150,7 +149,7 @@ def test_nothing_is_missing_of_what_is_yet_to_be_called() -> None:
         (called(ended(captured=3)), "2 of 5 instances"),
     ],
 )
-def test_what_is_missing_is_said(after: Termination, why: str) -> None:
+def test_missing_machines_are_explained(after: Termination, why: str) -> None:
     assert why in str(capture_coverage.missed(after))
 
 

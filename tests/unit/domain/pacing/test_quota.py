@@ -116,7 +116,7 @@ def run(
     ("round_trip_s", "jitter_s", "use_least"),
     [(0.001, 0.0005, 0.985), (0.03, 0.005, 0.985), (0.1, 0.02, 0.96), (0.2, 0.1, 0.89)],
 )
-def test_the_quota_is_used_and_hardly_a_call_is_one_too_many(
+def test_the_quota_is_used_and_few_calls_are_throttled(
     rate: int,
     spread: bool,
     round_trip_s: float,

@@ -50,7 +50,7 @@ def expected(group: InstanceGroup) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("state", State)
-def test_what_one_job_adds(state: State) -> None:
+def test_the_counts_of_one_job(state: State) -> None:
     for group in (each for each in EVERY if each.state is state):
         found = tally([group])
         live, stopped, uncounted = expected(group)
@@ -61,7 +61,7 @@ def test_what_one_job_adds(state: State) -> None:
         assert found.left_by_final_state == ({state: left} if listed else {}), group
 
 
-def test_all_of_them_are_summed() -> None:
+def test_the_counts_of_all_jobs_are_summed() -> None:
     """Final states are listed by their names, other states are not listed."""
     found = tally(EVERY)
     one_by_one = [tally([group]) for group in EVERY]

@@ -19,7 +19,7 @@ TENS = counted([10.0] * 100)
 """A hundred jobs that took 10 s to stop."""
 
 
-def test_what_waits_in_the_queue_is_waited_for_first() -> None:
+def test_the_forecast_includes_the_queue() -> None:
     """600 jobs at two calls per second, each stopped 10 s after its call."""
     result = forecast(
         progress(pending=600, last_dispatch_s=300.0, stopped=TENS, stopped_in_window=120), NOW
@@ -41,7 +41,7 @@ def test_the_more_drain_the_later_the_last_of_them_ends() -> None:
     assert ends[2] > 35
 
 
-def test_those_that_have_drained_for_longer_are_nearer_to_their_end() -> None:
+def test_older_drains_are_nearer_to_their_end() -> None:
     young, old = (
         ends_s(forecast(progress(stopped=TENS, draining={bucket(age): 20}), NOW))[0]
         for age in (1.5, 9.0)
@@ -49,7 +49,7 @@ def test_those_that_have_drained_for_longer_are_nearer_to_their_end() -> None:
     assert young > old + 5
 
 
-def test_one_that_ends_last_by_its_own_forecast_decides() -> None:
+def test_the_latest_own_forecast_decides() -> None:
     ending = [own(50, 60)] * 20 + [own(1000, 1200)]
     result = forecast(progress(pending=2, last_dispatch_s=1.0, stopped=TENS, ending=ending), NOW)
     assert ends_s(result) == pytest.approx((1000, 1200), rel=0.01)
@@ -98,7 +98,7 @@ def test_a_later_start_is_part_of_the_forecast() -> None:
     assert ends_s(past) == pytest.approx([5 + s for s in ends_s(soon)])
 
 
-def test_what_drains_while_others_begin_later_may_end_last() -> None:
+def test_a_running_drain_may_end_after_one_with_a_later_start() -> None:
     begins: dict[str, Any] = {"pending": 1, "begins_at": later(60)}
     alone = ends_s(forecast(progress(stopped=TENS, **begins), NOW))
     assert alone == pytest.approx((70, 71), abs=1)

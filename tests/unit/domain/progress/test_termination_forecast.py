@@ -142,7 +142,7 @@ def test_it_ends_when_the_job_is_not_called_after_all() -> None:
         assert (found.drain.history, found.drain.forecast) == (None, None)
 
 
-def test_one_that_runs_on_has_not_moved_since_before_it_is_called_again() -> None:
+def test_a_job_that_ignored_its_call_has_no_progress_before_the_next_call() -> None:
     """Its TerminateJob may have been lost: nothing shows a revival."""
     before = after_counts(draining(), (5, 50))
     runs_on = after(before, (70, counted(50, 50, at_s=70, next_action="")))

@@ -295,7 +295,7 @@ async def test_it_is_in_doubt_even_while_no_call_may_leave(database: Database) -
     assert world.woken() == {"single_polls"}, "the job prober is to read the job"
 
 
-async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> None:
+async def test_an_open_attempt_is_closed_once(database: Database) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB)
     await cut_off(world, JOB)
@@ -310,7 +310,7 @@ async def test_what_was_left_open_is_taken_note_of_once(database: Database) -> N
     assert not world.woken(), "a step that does nothing wakes no loop"
 
 
-async def test_what_was_answered_is_not_taken_for_left_open(database: Database) -> None:
+async def test_an_answered_attempt_is_not_taken_for_an_open_one(database: Database) -> None:
     world = PartitionWorld(database)
     await world.ready(JOB)
     await world.dispatch()
@@ -347,7 +347,7 @@ async def test_an_answer_that_could_not_be_written_is_in_doubt_at_the_next_step(
     assert world.called("TerminateJob") == [JOB]
 
 
-async def test_what_was_left_open_and_cannot_be_written_is_not_called_before_it_was_read(
+async def test_an_open_attempt_that_cannot_be_closed_is_not_repeated_before_a_read(
     database: Database,
 ) -> None:
     """It is set aside; TerminateJob is sent for other jobs meanwhile."""

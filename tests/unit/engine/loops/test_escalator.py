@@ -42,7 +42,7 @@ async def test_instances_that_stay_are_called_one_by_one_and_the_job_stops(
     assert made[1:] == [(ACTION, f"task-0/{index}", "accepted") for index in (97, 98, 99)]
 
 
-async def test_nothing_is_called_while_the_drain_moves(database: Database) -> None:
+async def test_nothing_is_escalated_while_the_drain_makes_progress(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await terminate_with_stragglers(world, JOB, instances=100, drain_s=600.0)
     await step_until(world, lambda t: t.state is State.SETTLING, timeout_s=700)

@@ -99,7 +99,7 @@ async def test_a_stalled_drain_is_reported_with_its_begin(database: Database) ->
     )
 
 
-async def test_what_is_queued_waits_for_its_quota_first(database: Database) -> None:
+async def test_the_forecast_of_queued_jobs_includes_their_quota(database: Database) -> None:
     """At two calls a second 80 jobs take 40 s, and the last of them 5 s more."""
     world = PartitionWorld(database, quotas=AMPLE | {"TerminateJob": 2})
     ids = job_ids(80)

@@ -50,7 +50,7 @@ async def test_a_small_job_is_called_once_its_machines_are_captured(database: Da
     assert (stopped.machines.total, stopped.machines.gone) == (10, 0)
 
 
-async def test_what_is_stored_is_what_the_cloud_shows(database: Database) -> None:
+async def test_instances_are_stored_as_the_cloud_shows_them(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
     await store_terminable(
         world, JOB, mix={"STARTING": 0.2, "SUCCEED": 0.3, "FAILED_INTERRUPTED": 0.1}
@@ -107,7 +107,7 @@ async def test_no_call_waits_for_a_capture_longer_than_it_may(database: Database
     await world.ended(world.instance_reader)
 
 
-async def test_what_is_not_captured_is_called_at_once(database: Database) -> None:
+async def test_a_job_without_capture_is_called_at_once(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     await store_terminable(world, JOB)
     await world.dispatch()
@@ -239,7 +239,7 @@ async def test_pages_without_end_are_neither_read_nor_stored(
 # --- concurrent calls ----------------------------------------------------------------------------
 
 
-async def test_a_capture_goes_on_where_another_process_left_it(database: Database) -> None:
+async def test_a_capture_continues_where_another_process_stopped(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=CapturePolicy(when=CaptureTiming.BEFORE))
     await store_terminable(world, JOB, instances=2500)
     for _ in range(2):

@@ -92,7 +92,7 @@ async def test_one_call_carries_what_is_due_and_what_will_be_soonest_first(
         assert seen.schedule.terminate_after == world.clock.now()
 
 
-async def test_nothing_is_swept_before_a_job_is_due(database: Database) -> None:
+async def test_nothing_is_polled_before_a_job_is_due(database: Database) -> None:
     world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 5, JOB)
@@ -244,7 +244,7 @@ async def test_a_job_that_left_submitted_is_called_before_those_that_were_there_
     assert world.called("TerminateJob") == [held]
 
 
-async def test_an_id_that_is_not_listed_is_swept_again(database: Database) -> None:
+async def test_an_id_that_is_not_listed_is_polled_again(database: Database) -> None:
     """DescribeJobs may leave out unknown jobs: one response alone proves nothing."""
     world = PartitionWorld(database)
     listed, unlisted = job_ids(2)
@@ -351,7 +351,7 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     assert called.state is State.DRAINING
 
 
-async def test_what_could_not_be_written_is_swept_again(database: Database) -> None:
+async def test_a_poll_that_could_not_be_written_is_repeated(database: Database) -> None:
     world = PartitionWorld(database)
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB)
@@ -430,7 +430,7 @@ async def test_it_is_found_wherever_it_stands(database: Database, place: int) ->
         ("reset", [20, 10, 10, 5, 5, 2, 3]),
     ],
 )
-async def test_the_search_for_it_goes_on_after_a_call_that_fails(
+async def test_the_search_for_it_continues_after_a_call_that_fails(
     database: Database, fault: str, asked: list[int]
 ) -> None:
     """It does not wait until the jobs that were kept apart are due again."""
@@ -449,7 +449,7 @@ async def test_the_search_for_it_goes_on_after_a_call_that_fails(
         assert (await world.termination(job_id)).job.state is JobState.RUNNING
 
 
-async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database) -> None:
+async def test_jobs_that_make_their_polls_fail_delay_no_others(database: Database) -> None:
     """Neither jobs with a sent TerminateJob nor jobs submitted later are delayed."""
     world = PartitionWorld(database, quotas=AMPLE)
     bad, good = job_ids(40)[:38], job_ids(40)[38:]
@@ -467,7 +467,7 @@ async def test_jobs_that_spoil_their_sweeps_hold_up_no_others(database: Database
     assert suspect.schedule.next_poll_at == world.clock.later(SUSPECTED_S)
 
 
-async def test_suspects_that_were_forgotten_are_swept_again(database: Database) -> None:
+async def test_lost_suspects_are_polled_again(database: Database) -> None:
     """Another process, or a failed poll of them, can lose the suspects."""
     world = PartitionWorld(database, quotas=AMPLE)
     jobs = job_ids(10)
@@ -506,7 +506,7 @@ async def due_at(world: PartitionWorld) -> datetime | None:
     return (await world.termination(JOB)).schedule.next_poll_at
 
 
-async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
+async def test_failing_polls_wait_longer_each_time_and_lose_nothing(
     database: Database,
 ) -> None:
     faults = {"DescribeJobs": {"internal_error": {"first_n": 7}}}
@@ -526,7 +526,7 @@ async def test_sweeps_that_fail_wait_longer_each_time_and_lose_nothing(
     assert (await world.termination(JOB)).schedule.terminate_after == world.clock.now()
 
 
-async def test_a_sweep_that_works_ends_the_longer_waits(database: Database) -> None:
+async def test_a_poll_that_works_ends_the_longer_waits(database: Database) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
     world.cloud_runs(JOB)
     waits: list[float] = []
@@ -608,7 +608,7 @@ async def test_a_job_that_neither_action_can_read_shows_the_error_of_its_reads(
     assert (await world.termination(good)).job.state is JobState.RUNNING
 
 
-async def test_a_job_that_failed_alone_is_asked_for_alone_until_that_works(
+async def test_a_job_that_failed_alone_is_read_alone_until_that_works(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)

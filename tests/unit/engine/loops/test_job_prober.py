@@ -115,7 +115,7 @@ async def test_where_describe_job_is_forbidden_a_job_of_one_task_is_proven_by_de
     assert set(world.called("DescribeTask")) == set(ids)
 
 
-async def test_what_is_due_soonest_is_read_first(database: Database) -> None:
+async def test_the_job_that_is_due_first_is_read_first(database: Database) -> None:
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     first, second, third = job_ids(3)
     await store_finished(world, second, third)
@@ -217,7 +217,7 @@ async def test_a_failed_read_is_repeated_later(database: Database) -> None:
     assert (proven.state, proven.problem, proven.schedule.failures) == (State.SETTLING, None, 0)
 
 
-async def test_what_could_not_be_written_is_read_again(
+async def test_a_read_that_could_not_be_written_is_repeated(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = PartitionWorld(database)
@@ -507,7 +507,7 @@ async def test_counting_waits_behind_every_proof(database: Database) -> None:
     assert world.called("DescribeJob") == [*proving, watched]
 
 
-async def test_counting_keeps_the_quota_and_says_when_it_goes_on(database: Database) -> None:
+async def test_counting_keeps_the_quota_and_returns_its_next_time(database: Database) -> None:
     world = PartitionWorld(database)
     await draining(world, *job_ids(3))
     world.watched.record("op_1")
@@ -537,7 +537,7 @@ async def test_jobs_without_counters_keep_no_other_from_being_counted(
     assert sorted(world.called("DescribeJob")) == sorted([*uncountable, countable])
 
 
-async def test_what_waits_for_a_permit_hides_nothing_that_is_due_sooner(
+async def test_a_job_that_waits_for_a_permit_hides_no_earlier_one(
     database: Database,
 ) -> None:
     world = PartitionWorld(database)
@@ -687,7 +687,7 @@ async def test_more_with_short_deadlines_than_the_quota_can_count_take_turns(
     assert called.index(proven) <= 2
 
 
-async def test_one_that_drains_no_longer_is_forgotten(database: Database) -> None:
+async def test_a_job_that_no_longer_drains_is_dropped(database: Database) -> None:
     world = PartitionWorld(database)
     await hurried(world, JOB)
     await world.know(JOB, state=State.HELD, next_poll_at=world.clock.later(60))
@@ -724,7 +724,7 @@ async def test_many_reads_of_one_kind_delay_no_other_kind(database: Database) ->
         assert [job_id for job_id in asked if job_id in kind] == kind[:2]
 
 
-async def test_operations_take_turns_in_first_looks(database: Database) -> None:
+async def test_operations_take_turns_in_first_polls(database: Database) -> None:
     """A few unlisted ids do not wait for thousands of another operation."""
     world = PartitionWorld(database, quotas=ONE_A_SECOND)
     *many, one, another = job_ids(102)

@@ -358,7 +358,7 @@ async def test_a_machine_that_makes_calls_fail_prevents_no_read_of_others(
     assert await counts(world, spoilt) == (10, 0, 10), "it is polled again"
 
 
-async def test_a_machine_that_failed_alone_by_chance_is_asked_for_again_soon(
+async def test_a_machine_that_failed_alone_by_chance_is_read_again_soon(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)
@@ -380,7 +380,7 @@ async def passed(world: PartitionWorld, seconds: float) -> None:
         world.clock.advance(min(left_s, await world.machine_poller.step(), 5.0))
 
 
-async def test_a_cloud_that_answers_no_call_is_asked_seldom_and_hides_no_machine(
+async def test_a_cloud_that_answers_no_call_is_called_seldom_and_hides_no_machine(
     database: Database,
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE, capture=POLICY)

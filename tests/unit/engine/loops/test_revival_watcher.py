@@ -130,14 +130,14 @@ async def test_the_watch_ends_with_a_poll_at_its_end_even_if_late(database: Data
     assert (await world.termination(JOB)).watch.checked_at is None
 
 
-async def test_where_none_is_asked_for_none_is_watched(database: Database) -> None:
+async def test_without_a_request_nothing_is_watched(database: Database) -> None:
     world = PartitionWorld(database)
     await verify(world, JOB, asked={}, revive_after_s=10.0)
     await watched(world, 600)
     assert len(polls(world)) == 1
 
 
-async def test_one_that_was_found_finished_is_watched_as_well(database: Database) -> None:
+async def test_an_already_finished_job_is_watched_as_well(database: Database) -> None:
     world = PartitionWorld(database)
     world.cloud_runs(JOB, **ENDED, revive_after_s=90.0)
     await world.submit(JOB, asked=WATCHED)
@@ -200,7 +200,7 @@ async def test_a_job_that_lost_its_end_time_is_counted_at_once(
     assert ((await world.termination(JOB)).watch.checked_at is None) == relapses
 
 
-async def test_what_a_count_finds_is_written_although_time_passes_between_two_lines(
+async def test_the_result_of_a_count_is_written_although_time_passes_meanwhile(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = PartitionWorld(database)
@@ -308,7 +308,7 @@ async def test_jobs_of_one_region_go_together(database: Database) -> None:
     assert sorted(polls(world)[before:]) == [(here,), (there,)]
 
 
-async def test_a_bulk_is_swept_as_if_nothing_were_watched(database: Database) -> None:
+async def test_a_bulk_is_polled_as_if_nothing_were_watched(database: Database) -> None:
     """5,000 jobs are polled first; the watched jobs of yesterday only after them."""
     bulk = [f"job-bulk{number:04}" for number in range(5000)]
     world = PartitionWorld(database)
@@ -361,7 +361,7 @@ async def test_no_permit_is_spent_before_the_job_poller_has_polled(database: Dat
     assert len(polls(world)) == 1
 
 
-async def test_it_gives_way_to_a_job_poll_that_begins_while_it_reads(database: Database) -> None:
+async def test_it_yields_to_a_job_poll_that_begins_while_it_reads(database: Database) -> None:
     """Both use one quota, and the job poller has just taken its last permit."""
 
     class Meanwhile(PartitionStore):
@@ -386,7 +386,7 @@ async def test_it_gives_way_to_a_job_poll_that_begins_while_it_reads(database: D
 # --- failures ------------------------------------------------------------------------------------
 
 
-async def test_it_backs_off_from_a_cloud_that_fails_and_goes_on(database: Database) -> None:
+async def test_it_backs_off_from_a_failing_cloud_and_continues(database: Database) -> None:
     world = PartitionWorld(database)
     await verify(world, JOB, revive_after_s=20.0)
     before = len(world.simulator.calls)

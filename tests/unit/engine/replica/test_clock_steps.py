@@ -220,7 +220,7 @@ async def test_a_clock_that_was_set_back_without_live_replicas_is_recorded_at_th
     assert await cluster.steps_s() == 0
 
 
-async def test_a_restart_notes_nothing_where_the_clock_went_on(cluster: Cluster) -> None:
+async def test_a_restart_records_nothing_if_the_clock_continued(cluster: Cluster) -> None:
     await (first := await cluster.replica("a", TWO)).begin()
     await SqlLeaseStore(first._database).leave(first.id)
     cluster.stop_stepping(first)

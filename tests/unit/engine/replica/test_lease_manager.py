@@ -58,9 +58,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("lost", range(3))
-async def test_three_share_evenly_and_make_up_for_one_that_is_lost(
-    cluster: Cluster, lost: int
-) -> None:
+async def test_three_share_evenly_and_replace_a_lost_one(cluster: Cluster, lost: int) -> None:
     replicas = []
     for name in "abc":
         replicas.append(await cluster.replica(name, SIXTY))
@@ -112,7 +110,7 @@ async def test_the_first_takes_all_at_once_and_gives_half_to_the_second(cluster:
     await cluster.check_sound(first, second)
 
 
-async def test_what_two_find_free_only_one_of_them_takes(cluster: Cluster) -> None:
+async def test_of_two_replicas_one_takes_a_free_partition(cluster: Cluster) -> None:
     """The first replica has read a snapshot without others, and is slow."""
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
     await first.step()
@@ -129,7 +127,9 @@ async def test_what_two_find_free_only_one_of_them_takes(cluster: Cluster) -> No
     await cluster.check_sound(first, second)
 
 
-async def test_who_is_dead_is_followed_as_soon_as_its_lease_has_expired(cluster: Cluster) -> None:
+async def test_a_dead_replica_is_replaced_as_soon_as_its_lease_has_expired(
+    cluster: Cluster,
+) -> None:
     """That is sooner than the next regular step, after ``retry_s``."""
     first, second = [await cluster.replica(name, SIX) for name in "ab"]
     await first.begin()
@@ -170,7 +170,7 @@ async def test_a_partition_that_no_replica_is_configured_for_stays_free(cluster:
     assert "release" not in after.link.asked
 
 
-async def test_what_is_held_and_not_to_be_driven_is_given_back(cluster: Cluster) -> None:
+async def test_a_held_partition_that_is_not_configured_is_released(cluster: Cluster) -> None:
     await (first := await cluster.replica("a", SIX)).begin()
     second = await cluster.replica("b", ["other@cloud"])
     await second.begin()
@@ -240,7 +240,7 @@ async def test_while_its_last_call_ends_it_is_renewed(cluster: Cluster) -> None:
     await cluster.check_sound(giver, taker)
 
 
-async def test_it_is_taken_again_where_the_one_that_should_have_it_has_died(
+async def test_a_released_partition_is_taken_again_if_its_new_holder_dies(
     cluster: Cluster,
 ) -> None:
     giver, taker = await _giving(cluster)
@@ -344,7 +344,7 @@ async def _never() -> None:
     raise AssertionError("it was called")
 
 
-async def test_what_is_taken_counts_from_when_it_was_asked_for(cluster: Cluster) -> None:
+async def test_a_lease_counts_from_when_it_was_requested(cluster: Cluster) -> None:
     replica = await cluster.replica("a", TWO)
     await replica.step()
     asked_at, slow = cluster.now_s, replica.link.hold("take", "after")
@@ -360,7 +360,9 @@ async def test_what_is_taken_counts_from_when_it_was_asked_for(cluster: Cluster)
 
 
 @pytest.mark.parametrize("others", [0, 1])
-async def test_back_within_the_lease_it_goes_on(cluster: Cluster, others: int) -> None:
+async def test_a_replica_that_resumes_within_its_lease_continues(
+    cluster: Cluster, others: int
+) -> None:
     """It is the only replica, so after any time away nothing has been taken."""
     await (replica := await cluster.replica("a", TWO)).begin()
     for _ in range(others):
@@ -425,7 +427,7 @@ async def test_a_replica_that_resumes_after_its_lease_rejoins_with_a_new_id(
     await cluster.check_sound(first, second)
 
 
-async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
+async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     cluster: Cluster,
 ) -> None:
     first = await cluster.replica("a", TWO, PartitionRunner)
@@ -584,7 +586,7 @@ async def test_a_release_in_a_step_reported_as_failed_is_repaired_by_the_next(
 
 
 @pytest.mark.parametrize(("what", "when"), POINTS)
-async def test_loops_that_end_during_a_step_are_given_back_once(
+async def test_partitions_whose_loops_end_during_a_step_are_released_once(
     cluster: Cluster, what: str, when: str
 ) -> None:
     """The step takes one partition, releases another, and waits somewhere in between."""
@@ -675,7 +677,7 @@ async def test_a_release_while_a_renewal_finds_the_lease_expired_causes_no_error
     await cluster.check_sound(giver, taker)
 
 
-async def test_giving_back_that_is_not_answered_holds_nothing_up(
+async def test_an_unanswered_release_delays_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_leases, "LEAVE_S", 0.05)
@@ -693,7 +695,7 @@ async def test_giving_back_that_is_not_answered_holds_nothing_up(
 # --- run and stop --------------------------------------------------------------------------------
 
 
-async def test_it_renews_by_itself_and_steps_at_once_when_something_was_given_back(
+async def test_it_renews_by_itself_and_steps_at_once_after_a_release(
     cluster: Cluster,
 ) -> None:
     giver, taker = [await cluster.replica(name, TWO) for name in "ab"]

@@ -54,7 +54,7 @@ async def test_a_call_under_way_ends_and_no_other_starts(database: Database) -> 
 
 
 @pytest.mark.parametrize("action", ["TerminateJob", "DescribeJobs"])
-async def test_what_does_not_end_in_time_is_cancelled_and_logged(
+async def test_calls_that_do_not_end_in_time_are_cancelled_and_logged(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

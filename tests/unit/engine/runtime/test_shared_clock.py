@@ -17,7 +17,7 @@ class WrongClock(ManualClock):
         return super().now() + self.ahead
 
 
-def test_it_continues_from_the_time_that_was_set_and_ignores_the_machines() -> None:
+def test_it_continues_from_the_time_that_was_set_and_ignores_the_machine_clock() -> None:
     machine = WrongClock()
     clock = SharedClock(machine)
     assert clock.now() == NOON

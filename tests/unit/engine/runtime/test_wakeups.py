@@ -74,7 +74,7 @@ def test_a_call_that_is_no_longer_due_wakes_no_loop() -> None:
     assert not woken(made)
 
 
-def test_what_comes_from_outside_wakes_every_loop() -> None:
+def test_an_outside_event_wakes_every_loop() -> None:
     made = WakeupEvents()
     made.all()
     assert woken(made) == {each.name for each in fields(WakeupEvents)}

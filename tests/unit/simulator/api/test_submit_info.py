@@ -44,7 +44,7 @@ def test_a_job_on_nodes_of_an_environment_names_it_and_has_none_inline():
 @pytest.mark.parametrize(
     "values", [{"state": "FAILED_INTERRUPTED"}, {"mix": {"FAILED_INTERRUPTED": 0.2}}]
 )
-def test_what_keeps_its_machine_after_a_failure_was_submitted_so(values):
+def test_an_instance_that_keeps_its_machine_was_submitted_with_interrupt(values):
     (task,) = cloud(job(**values)).call("DescribeJobSubmitInfo", JobId=ID)["Tasks"]
     assert task["FailedAction"] == "INTERRUPT"
 

@@ -34,7 +34,7 @@ def states(world: Cloud, machines: list[str]) -> list[str]:
     return [found.get(machine, "gone") for machine in machines]
 
 
-def test_a_machine_goes_with_its_instance_and_not_before():
+def test_a_machine_ends_with_its_instance_and_not_before():
     world = cloud(job())
     machines = shown(world)
     world.call("TerminateJob", JobId=ID)
@@ -81,7 +81,7 @@ def test_machines_outlive_a_job_that_another_actor_deleted():
     assert set(states(world, machines)) == {"RUNNING"}
 
 
-def test_some_machines_are_never_given_back():
+def test_some_machines_are_never_released():
     world = cloud(job(machines_stay=2))
     machines = shown(world)
     world.call("TerminateJob", JobId=ID)
@@ -147,7 +147,7 @@ def test_a_revived_job_runs_on_new_machines_and_the_old_ones_keep_their_ids():
     assert states(world, old + new) == ["gone"] * 10 + ["RUNNING"] * 10
 
 
-def test_what_the_api_shows_and_what_is_true_agree_at_every_moment():
+def test_the_api_and_the_truth_agree_at_every_moment():
     mix = {"STARTING": 0.2, "RUNNABLE": 0.1, "FAILED_INTERRUPTED": 0.1}
     world = cloud(job(instances=97, tasks=3, mix=mix, drain_s=3.3, machine_linger_s=0.7))
     world.call("TerminateTaskInstance", JobId=ID, TaskName="task-1", TaskInstanceIndex=20)

@@ -97,7 +97,7 @@ def test_a_submitted_job_without_a_time_stays_submitted():
     assert world.job_state() == "SUBMITTED"
 
 
-def test_an_instance_terminated_while_submitted_stays_down():
+def test_an_instance_terminated_while_submitted_stays_stopped():
     world = cloud(job(state="SUBMITTED", submitted_s=5.0))
     world.call("TerminateTaskInstance", JobId=ID, TaskName="task-0", TaskInstanceIndex=4)
     world.clock.at(6)

@@ -163,7 +163,7 @@ def test_a_mistake_in_a_group_is_named(table, problem):
     assert problems(table) == [problem]
 
 
-def test_what_machines_do_is_read_and_drawn():
+def test_behaviour_of_machines_is_read_and_drawn():
     group = {
         "count": 20,
         "machine_linger_s": [10, 20],

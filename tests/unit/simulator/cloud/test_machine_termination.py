@@ -106,7 +106,7 @@ def test_a_machine_left_of_an_earlier_run_can_be_taken_alone():
         ({"machines_stay": 10}, "OK"),
     ],
 )
-def test_a_state_can_be_in_the_way_of_taking(values, expected):
+def test_a_state_can_prevent_the_termination_of_machines(values, expected):
     world = cloud(job(**values))
     if values.get("state") != "STARTING":
         world.call("TerminateJob", JobId=ID)

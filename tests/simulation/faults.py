@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 FAULTS_S: Final = 4.5
 IDLE_IN_TRANSACTION_S: Final = 0.3
 """Time after which the transaction of a paused replica is ended, as a server does."""
-SHORT: Final = (Fault.NOT_FOUND, Fault.FORBIDDEN)
+SHORT_FAULTS: Final = (Fault.NOT_FOUND, Fault.FORBIDDEN)
 """Answers about one job count once they last: then they are no fault any more."""
-LIES: Final = (*(each for each in Fault if each is not Fault.HANG), *SHORT)
+CLOUD_FAULTS: Final = (*(each for each in Fault if each is not Fault.HANG), *SHORT_FAULTS)
 """Faults that do not last long, which are reported more often."""
 AIMS_S: Final = 2.0
 """Time for a replica to reach the point at which it dies or is paused."""
@@ -41,7 +41,7 @@ RARE_POINTS: Final = (
 """Points that a replica reaches less often, which are picked more often."""
 
 
-class Troubles:
+class FaultInjection:
     """Faults of one run, picked by the world's own random numbers."""
 
     def __init__(self, world: SimulatedWorld) -> None:
@@ -52,17 +52,17 @@ class Troubles:
         """Run one fault after the other, now and then several at once, for FAULTS_S."""
         shares: dict[Callable[[], Coroutine[Any, Any, None]], int] = {
             self._kill: 2,
-            self._die_somewhere: 4,
+            self._kill_at_point: 4,
             self._pause: 1,
-            self._pause_somewhere: 4,
+            self._pause_at_point: 4,
             self._stop: 1,
-            self._jump: 1,
-            self._step: 6 if self._world.replicas == 1 else 0,
-            self._storm: 4,
+            self._step_machine_clock: 1,
+            self._step_database_clock: 6 if self._world.replicas == 1 else 0,
+            self._bad_answers: 4,
             self._bad_network: 4,
-            self._no_cloud: 1,
-            self._no_database: 1,
-            self._bad_commit: 2,
+            self._cloud_outage: 1,
+            self._database_outage: 1,
+            self._failing_commit: 2,
         }
         kinds = [kind for kind, share in shares.items() for _ in range(share)]
         ends_at = self._loop.time() + FAULTS_S
@@ -81,7 +81,7 @@ class Troubles:
                 self._loop.kill(life.name)
             await self._start_again(place, life)
 
-    async def _die_somewhere(self) -> None:
+    async def _kill_at_point(self) -> None:
         found = self._world.some_life()
         if found:
             place, life = found
@@ -92,7 +92,7 @@ class Troubles:
 
     async def _start_again(self, place: int, life: Running) -> None:
         await asyncio.sleep(self._random.choice((0.1, 1.0, 4.0)))
-        await self._world.wall_is_put_right.wait()
+        await self._world.wall_is_right.wait()
         if self._world.lives[place] is life and not self._loop.is_alive(life.name):
             self._world.start(place)
 
@@ -110,7 +110,7 @@ class Troubles:
         self._loop.pause(life.name)
         await self._paused(life, paused_s)
 
-    async def _pause_somewhere(self) -> None:
+    async def _pause_at_point(self) -> None:
         """Pause a replica for about its lease: another one has just taken over, or is about to."""
         found = self._world.some_life()
         if found:
@@ -143,13 +143,13 @@ class Troubles:
             assert life.task is not None
             await asyncio.wait([life.task], timeout=10.0)
             await asyncio.sleep(self._random.choice((0.1, 2.0)))
-            await self._world.wall_is_put_right.wait()
+            await self._world.wall_is_right.wait()
             if self._world.lives[place] is life:
                 if self._loop.is_paused(life.name):
                     self._loop.resume(life.name)
                 self._world.start(place)
 
-    async def _jump(self) -> None:
+    async def _step_machine_clock(self) -> None:
         """Step a machine's wall clock by an hour, and correct it later."""
         found = self._world.some_life()
         if found:
@@ -161,27 +161,27 @@ class Troubles:
             await asyncio.sleep(self._random.uniform(0.5, 3.0))
             life.clock.ahead_s = 0.0
 
-    async def _step(self) -> None:
+    async def _step_database_clock(self) -> None:
         """Step the database's clock by hours, and correct it later.
 
         The promise is for a daemon that runs meanwhile: one that starts takes any time for the
         right one.  So none starts then, and there is one replica, which has its machine's clock.
         """
         wall = self._world.wall
-        self._world.wall_is_put_right.clear()
+        self._world.wall_is_right.clear()
         wall.ahead_s = self._random.choice((-8 * HOUR_S, -60.0, 60.0, 8 * HOUR_S))
         self._fired["database's clock stepped " + ("ahead" if wall.ahead_s > 0 else "back")] += 1
         await asyncio.sleep(self._random.uniform(0.5, 4.0))
         wall.ahead_s = 0.0
-        self._world.wall_is_put_right.set()
+        self._world.wall_is_right.set()
 
-    async def _storm(self) -> None:
+    async def _bad_answers(self) -> None:
         """Have a cloud answer badly for a while."""
         cloud = self._world.clouds[self._random.choice(sorted(self._world.clouds))]
-        fault = self._random.choice(LIES)
+        fault = self._random.choice(CLOUD_FAULTS)
         rule = Rule(fault, self._random.choice((0.5, 1.0)), after=self._random.random() < 0.5)
         cloud.faults.replace({"*": [rule]}, now=cloud.now())
-        await asyncio.sleep(1.0 if fault in SHORT else self._random.uniform(1.0, 4.0))
+        await asyncio.sleep(1.0 if fault in SHORT_FAULTS else self._random.uniform(1.0, 4.0))
         cloud.faults.replace({}, now=cloud.now())
 
     async def _bad_network(self) -> None:
@@ -195,20 +195,20 @@ class Troubles:
                 "silent",
             )
         )
-        setattr(self._world.network.weather, kind, self._random.choice((0.3, 0.8)))
+        setattr(self._world.network.faults, kind, self._random.choice((0.3, 0.8)))
         await asyncio.sleep(self._random.uniform(0.5, 3.0))
-        setattr(self._world.network.weather, kind, 0.0)
+        setattr(self._world.network.faults, kind, 0.0)
 
-    async def _no_cloud(self) -> None:
-        self._world.network.weather.away = True
+    async def _cloud_outage(self) -> None:
+        self._world.network.faults.away = True
         await asyncio.sleep(self._random.uniform(0.3, 4.0))
-        self._world.network.weather.away = False
+        self._world.network.faults.away = False
 
-    async def _no_database(self) -> None:
+    async def _database_outage(self) -> None:
         self._world.database_is_away = True
         await asyncio.sleep(self._random.uniform(0.1, 4.0))
         self._world.database_is_away = False
 
-    async def _bad_commit(self) -> None:
+    async def _failing_commit(self) -> None:
         self._world.commits_fail = self._random.choice(("before", "after", "after"))
         await asyncio.sleep(0.5)

@@ -40,7 +40,7 @@ class Unavailable(PartitionStore):
         raise StoreUnavailable("full")
 
 
-async def test_what_was_swept_with_it_is_written(
+async def test_other_jobs_of_the_same_poll_are_written(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = PartitionWorld(database, quotas=AMPLE)
