@@ -10,7 +10,7 @@ check are independent implementations, so that each side detects mistakes of the
 From the outside in, ``http`` serves the API and the control API over aiohttp, ``simulator`` answers
 one request, ``protocol`` parses requests, checks signatures and builds replies, ``api`` executes
 the actions, ``cloud`` holds the jobs and their machines, ``traffic`` counts quotas and injects
-faults, and ``scenario`` reads scenario files.
+faults, and ``scenario`` reads scenario files. ``validation`` names every mistake in a document.
 
 ``simulator.Simulator.handle`` answers one request synchronously, without a socket. No background
 task runs: the state of a job is computed from the clock at each read, and one clock and one seed

@@ -5,7 +5,8 @@ observations that the decision was based on (``event_facts``). The events of one
 chain (``hash_chain``): the hash of an event covers its content and the hash of the event before it.
 A certificate (``certificate``) is one JSON file with these events, the evidence level of each job,
 and one sentence for each thing that is not proven (``caveats``). ``verification`` checks a file
-offline; ``document_schema`` checks its shape first.
+offline. Its shape is published as a JSON Schema, ``certificate.schema.json``, so that an auditor's
+own tools can check it; ``certificate_schema`` does so before the verification.
 
 How the parts of a certificate are tied together:
 

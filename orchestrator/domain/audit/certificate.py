@@ -22,6 +22,8 @@ white space::
      "issued": {"at", "by": the program and its version},
      "seal":   SHA-256 of the canonical form of {"digest", "issued"}}
 
+``certificate.schema.json`` has the same as a JSON Schema.
+
 An event has the members that its hash covers (:data:`.hash_chain.CONTENT`), ``previous`` and
 ``hash``. ``set.sha256`` is the SHA-256 of the ids sorted by their bytes, each followed by a line
 feed::

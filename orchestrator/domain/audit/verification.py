@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import fields
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.audit import certificate, hash_chain
 from orchestrator.domain.audit.caveats import conclusion, ended, verdict
-from orchestrator.domain.audit.document_schema import NOTHING, OTHERS, Shape, validation_errors
+from orchestrator.domain.audit.certificate_schema import (
+    CERTIFICATE,
+    FILE,
+    place_of_job,
+    shape_faults,
+)
 from orchestrator.domain.audit.event_facts import OBSERVATIONS
-from orchestrator.domain.audit.hash_chain import CONTENT, canonical, lines_sha256, sha256
-from orchestrator.domain.decisions import evidence
+from orchestrator.domain.audit.hash_chain import canonical, lines_sha256, sha256
 from orchestrator.domain.model.attempt import PER_INSTANCE_ACTIONS
-from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.operation import outcome
 
@@ -25,65 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     Object = Mapping[str, Any]
+    Part = str | int
 
-_TEXT: Final[Shape] = (str, NOTHING)
-_STATE: Final = frozenset(State)
-_MACHINES: Final[dict[str, Shape]] = {
-    **dict.fromkeys(("total", "up", "gone", "nodes"), int),
-    **dict.fromkeys(("not_captured", "hidden", "observed_at"), _TEXT),
-    "listed": bool,
-}
-_FACTS: Final[dict[str, Shape]] = {
-    "attempt?": dict,
-    "answer?": dict,
-    "machines?": _MACHINES,
-    OTHERS: object,
-}
-_EVENT: Final[dict[str, Shape]] = {
-    **dict.fromkeys(CONTENT, _TEXT),
-    "number": int,
-    "at": str,
-    "type": str,
-    "from_state": (_STATE, NOTHING),
-    "to_state": (_STATE, NOTHING),
-    "evidence": (int, NOTHING),
-    "facts": (_FACTS, NOTHING),
-    "previous": str,
-    "hash": str,
-}
-_ATTEMPT: Final[dict[str, Shape]] = {
-    **dict.fromkeys(certificate.ATTEMPT, _TEXT),
-    "number": int,
-}
-_RESTS_ON: Final[dict[str, Shape]] = {
-    **{f"{name}?": str for name in OBSERVATIONS},
-    "instances?": {field.name: int for field in fields(InstanceCounters)},
-}
-_JOB: Final[dict[str, Shape]] = {
-    "job_id": str,
-    "termination_id": str,
-    "state": _STATE,
-    "evidence": frozenset(evidence.MEANINGS),
-    "evidence_means": str,
-    "rests_on": _RESTS_ON,
-    "not_proven": [str],
-    "attempts": [_ATTEMPT],
-    "events": [_EVENT],
-}
-_CERTIFICATE: Final[dict[str, Shape]] = {
-    "conclusion": str,
-    "events": [_EVENT],
-    "format": str,
-    "jobs": [dict],
-    "operation": dict.fromkeys(certificate.OPERATION, _TEXT) | {"id": str},
-    "set": {"job_ids": [str], "sha256": str},
-}
-_FILE: Final[dict[str, Shape]] = {
-    "certificate": dict,
-    "digest": str,
-    "issued": {"at": str, "by": str},
-    "seal": str,
-}
+_MISSING: Final = object()
 
 
 def verify(data: bytes) -> list[str]:
@@ -103,8 +49,11 @@ def _faults(data: bytes) -> Iterator[str]:
     except ValueError as error:
         yield f"file: it is not JSON in UTF-8: {error}"
         return
-    if faults := list(validation_errors(document, _FILE, "file")):
-        yield from faults
+    shape: defaultdict[Part, list[str]] = defaultdict(list)
+    for part, fault in shape_faults(document):
+        shape[part].append(fault)
+    if FILE in shape:
+        yield from shape[FILE]
         return
     certified = document["certificate"]
     if certified.get("format") != certificate.FORMAT:
@@ -127,7 +76,7 @@ def _faults(data: bytes) -> Iterator[str]:
         yield "file: digest does not match the certificate: the certificate was changed"
     if document["seal"] != certificate.seal(document["digest"], document["issued"]):
         yield "file: seal does not match digest and issued: one of them was changed"
-    yield from _certificate_faults(certified)
+    yield from _certificate_faults(certified, shape)
 
 
 def _first_difference(data: bytes, expected: bytes) -> int:
@@ -136,21 +85,20 @@ def _first_difference(data: bytes, expected: bytes) -> int:
     return next((number for number, (one, other) in pairs if one != other), shorter)
 
 
-def _certificate_faults(certified: Object) -> Iterator[str]:
-    if faults := list(validation_errors(certified, _CERTIFICATE, "certificate")):
-        yield from faults
+def _certificate_faults(certified: Object, shape: Mapping[Part, Sequence[str]]) -> Iterator[str]:
+    """Yield the faults of the certificate; ``shape`` has those of the shape of each part."""
+    if CERTIFICATE in shape:
+        yield from shape[CERTIFICATE]
         return
     yield from _set_faults(certified)
-    jobs = []
-    for number, job in enumerate(certified["jobs"], start=1):
-        where = f"job {job['job_id']}" if isinstance(job.get("job_id"), str) else f"job {number}"
-        faults = list(validation_errors(job, _JOB, where))
-        if not faults:
-            jobs.append(job)
-            faults = [f"{where}: {fault}" for fault in _job_faults(job, certified["operation"])]
-        yield from faults
-    if len(jobs) == len(certified["jobs"]):
-        yield from _operation_faults(certified, jobs)
+    for index, job in enumerate(certified["jobs"]):
+        if index in shape:
+            yield from shape[index]
+        else:
+            where = place_of_job(job, index)
+            yield from (f"{where}: {fault}" for fault in _job_faults(job, certified["operation"]))
+    if not shape:
+        yield from _operation_faults(certified, certified["jobs"])
 
 
 def _set_faults(certified: Object) -> Iterator[str]:
@@ -240,7 +188,7 @@ def _attempt_faults(job: Object) -> Iterator[str]:
         else:
             continue
         place, attempt = requests[made - 1] if 0 < made <= len(requests) else (made, {})
-        if any(attempt.get(name, NOTHING) != stated[name] for name in stated):
+        if any(attempt.get(name, _MISSING) != stated[name] for name in stated):
             yield f"attempt {place}: it differs from event {number}"
     if len(requests) > made:
         yield f"attempt {requests[made][0]}: no event records it"

@@ -3,25 +3,74 @@
 from __future__ import annotations
 
 import tomllib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field, TypeAdapter, ValidationInfo, field_validator
 
 from orchestrator.simulator.cloud.region import FILTER_NAMES
 from orchestrator.simulator.errors import ScenarioError
-from orchestrator.simulator.scenario.job_groups import read_jobs
-from orchestrator.simulator.table_reader import TableReader
-from orchestrator.simulator.traffic.fault_injection import Rule, read_faults
+from orchestrator.simulator.scenario.job_groups import REGIONS, JobGroups, draw_jobs
+from orchestrator.simulator.traffic.fault_injection import Faults, rules_of
 from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
+from orchestrator.simulator.validation import (
+    LISTED,
+    Count,
+    Positive,
+    Table,
+    Text,
+    one_of,
+    validated,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator.simulator.cloud.job_spec import JobSpec
+    from orchestrator.simulator.traffic.fault_injection import Rule
 
 DEFAULT_REGION: Final = "ap-guangzhou"
+Action = Annotated[str, one_of(LOWEST_DOCUMENTED)]
+
+
+class Credentials(Table):
+    """A ``[[credentials]]`` table: a key that the cloud accepts."""
+
+    secret_id: Text
+    secret_key: Text
+
+
+class ScenarioFile(Table):
+    """The content of a scenario file; nothing is drawn yet."""
+
+    seed: Count = 0
+    regions: Annotated[tuple[Text, ...], LISTED] = ()
+    credentials: Annotated[tuple[Credentials, ...], LISTED, Field(validate_default=True)] = ()
+    quotas: dict[Action, Positive] = Field(default_factory=dict)
+    filter_name: Annotated[str, one_of(FILTER_NAMES)] = "either"
+    forbidden_actions: Annotated[tuple[Action, ...], LISTED] = ()
+    faults: Faults = Field(default_factory=dict)
+    jobs: JobGroups = ()
+
+    @field_validator("regions")
+    @classmethod
+    def _for_the_jobs(cls, regions: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Let the jobs, which are validated later, be in these regions."""
+        if regions and info.context:
+            info.context[REGIONS] = regions
+        return regions
+
+    @field_validator("credentials")
+    @classmethod
+    def _at_least_one(cls, credentials: tuple[Credentials, ...]) -> tuple[Credentials, ...]:
+        if not credentials:
+            raise ValueError("at least one is needed, as [[credentials]]")
+        return credentials
+
+
+_FILE: Final = TypeAdapter(ScenarioFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,65 +102,16 @@ def load_scenario(path: Path) -> Scenario:
 
 def read_scenario(document: Mapping[str, object]) -> Scenario:
     """Read the content of a scenario file; raise ``ScenarioError`` with every mistake."""
-    problems: list[str] = []
-    reader = TableReader(document, "scenario", problems)
-    seed = reader.whole("seed", 0, minimum=0)
-    regions = reader.texts("regions") or (DEFAULT_REGION,)
-    secret_keys = _read_credentials(reader.take("credentials"), problems)
-    limits_per_s = _read_quotas(TableReader(reader.take("quotas") or {}, "quotas", problems))
-    filter_name = reader.choice("filter_name", FILTER_NAMES, "either")
-    forbidden_actions = reader.choices("forbidden_actions", LOWEST_DOCUMENTED)
-    faults: dict[str, list[Rule]] = {}
-    with _collected(problems):
-        faults = read_faults(reader.take("faults") or {})
-    jobs: list[JobSpec] = []
-    with _collected(problems):
-        random = Random(f"scenario {seed}")  # noqa: S311 - repeatable on purpose
-        jobs = read_jobs(reader.take("jobs") or [], regions=regions, random=random, taken=set())
-    reader.finish()
-    if problems:
-        raise ScenarioError(problems)
+    file = validated(_FILE, document, at="", context={REGIONS: (DEFAULT_REGION,)})
+    regions = file.regions or (DEFAULT_REGION,)
+    random = Random(f"scenario {file.seed}")  # noqa: S311 - repeatable on purpose
     return Scenario(
-        seed=seed,
+        seed=file.seed,
         regions=regions,
-        secret_keys=secret_keys,
-        limits_per_s=limits_per_s,
-        filter_name=filter_name,
-        forbidden_actions=forbidden_actions,
-        faults=faults,
-        jobs=tuple(jobs),
+        secret_keys={each.secret_id: each.secret_key for each in file.credentials},
+        limits_per_s={**LOWEST_DOCUMENTED, **file.quotas},
+        filter_name=file.filter_name,
+        forbidden_actions=file.forbidden_actions,
+        faults=rules_of(file.faults),
+        jobs=tuple(draw_jobs(file.jobs, regions=regions, random=random, taken=set())),
     )
-
-
-def _read_credentials(tables: object, problems: list[str]) -> dict[str, str]:
-    if not isinstance(tables, list) or not tables:
-        problems.append("scenario.credentials: at least one is needed, as [[credentials]]")
-        return {}
-    secret_keys: dict[str, str] = {}
-    for number, table in enumerate(tables):
-        reader = TableReader(table, f"credentials[{number}]", problems)
-        secret_id = reader.text("secret_id")
-        secret_key = reader.text("secret_key")
-        reader.finish()
-        if secret_id is None or secret_key is None:
-            problems.append(f"credentials[{number}]: secret_id and secret_key are needed")
-        else:
-            secret_keys[secret_id] = secret_key
-    return secret_keys
-
-
-def _read_quotas(reader: TableReader) -> dict[str, int]:
-    limits_per_s = {
-        action: reader.whole(action, lowest, minimum=1)
-        for action, lowest in LOWEST_DOCUMENTED.items()
-    }
-    reader.finish()
-    return limits_per_s
-
-
-@contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except ScenarioError as error:
-        problems.extend(error.problems)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from orchestrator.simulator.errors import ScenarioError
-from orchestrator.simulator.table_reader import TableReader
+from pydantic import BeforeValidator, TypeAdapter, ValidationInfo, field_validator
+
 from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
+from orchestrator.simulator.validation import Amount, Count, Table, one_of, validated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,44 +108,70 @@ class FaultInjector:
         return {fault.value: count for fault, count in self._fired.items()}
 
 
+class _Options(Table):
+    """How a fault happens; ``Rule`` explains the keys."""
+
+    probability: Amount = 1.0
+    first_n: Count | None = None
+    until_s: Amount | None = None
+
+
+class _HangOptions(_Options):
+    hang_s: Amount = HANG_S
+
+
+class _Http500Options(_Options):
+    after: bool = False
+
+
+def _in_full(value: object) -> object:
+    return value if isinstance(value, dict) else {"probability": value}
+
+
+_IN_SHORT: Final = BeforeValidator(_in_full)
+"""Accepts a probability in place of a table."""
+Options = Annotated[_Options, _IN_SHORT]
+
+
+class ActionFaults(Table):
+    """The faults of an action: one option or table for each ``Fault``."""
+
+    throttle: Options | None = None
+    not_found: Options | None = None
+    forbidden: Options | None = None
+    internal_error: Options | None = None
+    http_500: Annotated[_Http500Options, _IN_SHORT] | None = None
+    reset: Options | None = None
+    hang: Annotated[_HangOptions, _IN_SHORT] | None = None
+    truncate: Options | None = None
+    lost_answer: Options | None = None
+    charset: Options | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _one_at_most(cls, options: _Options | None, info: ValidationInfo) -> _Options | None:
+        before = sum(each.probability for each in info.data.values() if each)
+        if options and before + options.probability > 1:
+            raise ValueError("the probabilities add up to more than 1")
+        return options
+
+
+Faults = dict[Annotated[str, one_of((EVERY_ACTION, *LOWEST_DOCUMENTED))], ActionFaults]
+_FAULTS: Final = TypeAdapter(Faults)
+
+
 def read_faults(table: object) -> dict[str, list[Rule]]:
     """Return the rules of a ``[faults]`` table; raise ``ScenarioError`` with every mistake."""
-    problems: list[str] = []
-    reader = TableReader(table, "faults", problems)
-    rules: dict[str, list[Rule]] = {}
-    for action in (EVERY_ACTION, *LOWEST_DOCUMENTED):
-        if action in reader:
-            inner = TableReader(reader.take(action), f"faults.{action}", problems)
-            rules[action] = _read_action(inner, problems)
-    reader.finish()
-    if problems:
-        raise ScenarioError(problems)
-    return rules
+    return rules_of(validated(_FAULTS, table, at="faults"))
 
 
-def _read_action(reader: TableReader, problems: list[str]) -> list[Rule]:
-    rules = []
-    for fault in Fault:
-        if fault.value in reader:
-            value = reader.take(fault.value)
-            table = value if isinstance(value, dict) else {"probability": value}
-            rules.append(_read_rule(fault, TableReader(table, f"{reader.where}.{fault}", problems)))
-    reader.finish()
-    if sum(rule.probability for rule in rules) > 1:
-        problems.append(f"{reader.where}: the probabilities add up to more than 1")
-    return rules
-
-
-def _read_rule(fault: Fault, reader: TableReader) -> Rule:
-    until = reader.take("until_s")
-    first = reader.take("first_n")
-    rule = Rule(
-        fault=fault,
-        probability=reader.number("probability", 1.0),
-        first_n=None if first is None else reader.whole("first_n", 0, minimum=0),
-        until_s=None if until is None else reader.number("until_s", 0.0),
-        hang_s=reader.number("hang_s", HANG_S) if fault is Fault.HANG else HANG_S,
-        after=reader.flag("after") if fault is Fault.HTTP_500 else False,
-    )
-    reader.finish()
-    return rule
+def rules_of(faults: Faults) -> dict[str, list[Rule]]:
+    """Return the rules of each action in the order of ``Fault``, which decides what is drawn."""
+    return {
+        action: [
+            Rule(fault, **options.model_dump())
+            for fault in Fault
+            if (options := getattr(each, fault)) is not None
+        ]
+        for action, each in faults.items()
+    }

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy import JSON, Boolean, Float, Integer
 
-from orchestrator.domain.audit.document_schema import NOTHING, validation_errors
 from orchestrator.domain.bounds import SECONDS_MAX, possible
-from orchestrator.domain.model.batch_job import InstanceCounters
-from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.unconfirmed import Verdict
 from orchestrator.domain.regions import REGION, zone_refused
 from orchestrator.store.schema import UtcDateTime, terminations
@@ -21,50 +18,95 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column
 
-    from orchestrator.domain.audit.document_schema import Shape
 
-_TEXT: Final[Shape] = (str, NOTHING)
-_NUMBER: Final[Shape] = (int, float)
-_PROBLEM: Final[Shape] = {"code": str, "message": str, "advice": _TEXT}
-_COUNTERS: Final[Shape] = {field.name: int for field in fields(InstanceCounters)}
-_TASK: Final[Shape] = {"name": str, "state": _TEXT, "instances": (_COUNTERS, NOTHING)}
-_SUBMITTED: Final[Shape] = {"name": str, "instances": int, "env_id?": _TEXT}
-_CAPTURE_KINDS: Final[dict[str, Shape]] = {
-    "tasks": [_SUBMITTED],
-    "problem": (_PROBLEM, NOTHING),
-    **dict.fromkeys(("counted_at", "began_at", "ended_at"), _TEXT),
-}
-# A capture stored by an earlier version lacks the fields that were added since.
-_CAPTURE: Final[Shape] = {
-    field.name + ("" if field.default is MISSING else "?"): _CAPTURE_KINDS.get(field.name, int)
-    for field in fields(Capture)
-}
-_REVIVAL: Final[Shape] = {
-    "at": str,
-    "job_state": str,
-    "job_end_time?": _TEXT,
-    "instances_live?": (int, NOTHING),
-    "reterminated_by?": _TEXT,
-    "limit_reached?": bool,
-}
-_UNCONFIRMED: Final[Shape] = {
-    "verdict": frozenset(Verdict),
-    **dict.fromkeys(("since", "last_at", "until"), str),
-    "answers": int,
-    "sources": [str],
-}
-_DOCUMENTS: Final[Mapping[str, Shape]] = {
-    "instances": _COUNTERS,
-    "tasks": [_TASK],
-    "problem": _PROBLEM,
-    "machines_problem": _PROBLEM,
-    "unconfirmed": _UNCONFIRMED,
-    "capture": _CAPTURE,
-    "reading": _CAPTURE,
-    "history": {"samples": [[_NUMBER]], "seen_at": _NUMBER, "pause_s?": _NUMBER},
-    "revival": _REVIVAL,
-}
+class _Document(BaseModel):
+    """A JSON document: members with a default may be missing, and there are no others."""
 
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Problem(_Document):
+    code: str
+    message: str
+    advice: str | None
+
+
+class _Counters(_Document):
+    submitted: int
+    pending: int
+    runnable: int
+    starting: int
+    running: int
+    succeed: int
+    failed: int
+    failed_interrupted: int
+
+
+class _Task(_Document):
+    name: str
+    state: str | None
+    instances: _Counters | None
+
+
+class _TaskSubmitted(_Document):
+    name: str
+    instances: int
+    env_id: str | None = None
+
+
+class _Capture(_Document):
+    """A capture stored by an earlier version lacks the fields that were added since."""
+
+    run: int
+    tasks: list[_TaskSubmitted] = []
+    task: int = 0
+    offset: int = 0
+    occupying: int = 0
+    waiting: int = 0
+    captured: int = 0
+    nodes: int = 0
+    counted_at: str | None = None
+    failures: int = 0
+    problem: _Problem | None = None
+    began_at: str | None = None
+    ended_at: str | None = None
+
+
+class _Revival(_Document):
+    at: str
+    job_state: str
+    job_end_time: str | None = None
+    instances_live: int | None = None
+    reterminated_by: str | None = None
+    limit_reached: bool = False
+
+
+class _Unconfirmed(_Document):
+    verdict: Annotated[Verdict, Field(strict=False)]
+    since: str
+    last_at: str
+    until: str
+    answers: int
+    sources: list[str]
+
+
+class _History(_Document):
+    samples: list[list[float]]
+    seen_at: float
+    pause_s: float = 0.0
+
+
+_DOCUMENTS: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "instances": TypeAdapter(_Counters),
+    "tasks": TypeAdapter(list[_Task]),
+    "problem": TypeAdapter(_Problem),
+    "machines_problem": TypeAdapter(_Problem),
+    "unconfirmed": TypeAdapter(_Unconfirmed),
+    "capture": TypeAdapter(_Capture),
+    "reading": TypeAdapter(_Capture),
+    "history": TypeAdapter(_History),
+    "revival": TypeAdapter(_Revival),
+}
 _ANY: Final = frozenset({bool, int, str})
 """Types of which every value is valid."""
 
@@ -90,7 +132,7 @@ def _is_region(value: object) -> bool:
 
 def _fault(name: str, value: object, kind: type) -> str | None:
     if name in _DOCUMENTS:
-        return next(validation_errors(value, _DOCUMENTS[name], "it"), None)
+        return _document_fault(_DOCUMENTS[name], value)
     if kind is float and type(value) is int:
         return None
     if type(value) is not kind:
@@ -99,6 +141,17 @@ def _fault(name: str, value: object, kind: type) -> str | None:
         return f"{value} is not a possible time"
     if isinstance(value, float) and not abs(value) <= SECONDS_MAX:
         return f"{value} is not a possible number"
+    return None
+
+
+def _document_fault(kind: TypeAdapter[Any], value: object) -> str | None:
+    """Return what is wrong with a JSON document at its first faulty place; it names no value."""
+    try:
+        kind.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place or 'it'}: {first['msg']}"
     return None
 
 

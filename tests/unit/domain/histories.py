@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from jsonschema import Draft202012Validator
+
 from orchestrator.domain.audit.certificate import Certificate, Entry, certificate, entry
+from orchestrator.domain.audit.certificate_schema import SCHEMA
 from orchestrator.domain.audit.event_facts import machines, observations
 from orchestrator.domain.audit.hash_chain import Head, lines_sha256
 from orchestrator.domain.decisions.decide import decide
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 ISSUED_AT = later(1000)
+CONFORMING = Draft202012Validator(SCHEMA)
 
 
 @dataclass
@@ -144,7 +149,10 @@ def one_of_each_end() -> list[History]:
 
 
 def certified(histories: Sequence[History]) -> Certificate:
-    """Return the certificate of an operation of these jobs; it has finished if they have."""
+    """Return the certificate of an operation of these jobs; it has finished if they have.
+
+    Its file conforms to the published schema, as any tool for JSON Schema would find.
+    """
     job_ids = [each.termination.job_id for each in histories]
     states = [each.termination.state for each in histories]
     operation_history = History(termination(id="op_1"))
@@ -173,10 +181,12 @@ def certified(histories: Sequence[History]) -> Certificate:
         "state": "finished" if end else "running",
         "outcome": end,
     }
-    return certificate(
+    made = certificate(
         operation,
         operation_history.events,
         [each.entry() for each in histories],
         issued_at=ISSUED_AT,
         issued_by="orchestrator 1",
     )
+    CONFORMING.validate(json.loads(made.data))
+    return made

@@ -20,6 +20,7 @@ from orchestrator.domain.model.batch_job import (
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture, CapturePolicy, CaptureTiming
+from tests.support.termination_fields import with_fields
 from tests.unit.domain.build import LIVE, NOW, STOPPED, later, termination
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.simulator.cloud.instance_ranges import STATES
 from orchestrator.simulator.errors import ScenarioError
 from orchestrator.simulator.scenario.job_groups import read_jobs
 from orchestrator.simulator.scenario.scenario import load_scenario, read_scenario
 from orchestrator.simulator.simulator import Simulator
+from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
 from tests.unit.simulator.support import Clock, code, tc3_request
 
 if TYPE_CHECKING:
@@ -81,6 +83,16 @@ def test_the_seed_decides_ids_and_sizes():
     assert len({spec.instances for spec in jobs(group)}) > 1
 
 
+def test_the_jobs_of_a_seed_stay_what_they_are():
+    """Ids are drawn first, then each job's values in the order of the fields of a group."""
+    drawn = {"orphan_s": [0, 9], "drain_s": [0, 9], "instances": [1, 99], "hidden_s": [0, 9]}
+    first, second = jobs({"count": 2, "starting_without_machine": True, **drawn}, seed=3)
+    assert (first.job_id, second.job_id) == ("job-itnvwca4", "job-ji9q4rxf")
+    assert (first.instances, second.instances) == (95, 76)
+    values = [round(each, 3) for each in (second.drain_s, second.hidden_s, second.orphan_s)]
+    assert values == [6.043, 0.576, 6.824]
+
+
 def test_ids_are_given_numbered_or_drawn():
     assert [spec.job_id for spec in jobs({"ids": ["job-abcd1234"]})] == ["job-abcd1234"]
     assert [spec.job_id for spec in jobs({"prefix": "run", "count": 2})] == [
@@ -94,8 +106,8 @@ def test_ids_are_given_numbered_or_drawn():
     ("table", "problem"),
     [
         ({"colour": 1}, "jobs[0].colour: unknown key"),
-        ({"count": 0}, "jobs[0].count: must be a whole number, 1 or more"),
-        ({"count": True}, "jobs[0].count: must be a whole number, 1 or more"),
+        ({"count": 0}, "jobs[0].count: must be greater than or equal to 1"),
+        ({"count": True}, "jobs[0].count: must be a valid integer"),
         ({"drain_s": [5, 1]}, "jobs[0].drain_s: must be a number, 0 or more, or [from, to]"),
         ({"drain_s": -1}, "jobs[0].drain_s: must be a number, 0 or more, or [from, to]"),
         ({"instances": 1.5}, "jobs[0].instances: must be a whole number, 1 or more, or [from, to]"),
@@ -104,14 +116,15 @@ def test_ids_are_given_numbered_or_drawn():
         ({"refuse_env": True}, "jobs[0].refuse_env: needs env_id"),
         ({"submitted_s": 5}, 'jobs[0].submitted_s: needs state = "SUBMITTED"'),
         ({"mix": {"RUNNABLE": 2}}, "jobs[0].mix: the shares must not add up to more than 1"),
-        ({"mix": {"DANCING": 0.1}}, "jobs[0].mix.DANCING: unknown key"),
+        ({"mix": {"DANCING": 0.1}}, f"jobs[0].mix.DANCING: must be one of {', '.join(STATES)}"),
         ({"mix": 3}, "jobs[0].mix: must be a table"),
-        ({"tags": {"team": 3}}, "jobs[0].tags.team: must be a non-empty string"),
-        ({"label": 3}, "jobs[0].label: must be a non-empty string"),
-        ({"ids": [1]}, "jobs[0].ids: must be a list of non-empty strings"),
+        ({"tags": {"team": 3}}, "jobs[0].tags.team: must be a valid string"),
+        ({"label": 3}, "jobs[0].label: must be a valid string"),
+        ({"label": ""}, "jobs[0].label: must have at least 1 character"),
+        ({"ids": [1]}, "jobs[0].ids[0]: must be a valid string"),
         (
             {"ids": ["job-1"]},
-            "jobs[0].ids: job-1 is not `job-` and 8 characters of a-z and 0-9",
+            "jobs[0].ids[0]: job-1 is not `job-` and 8 characters of a-z and 0-9",
         ),
         ({"ids": ["job-abcd1234"], "count": 2}, "jobs[0].count: differs from the number of ids"),
         ({"prefix": "toolong"}, "jobs[0].prefix: must be 1 to 5 characters of a-z and 0-9"),
@@ -119,12 +132,12 @@ def test_ids_are_given_numbered_or_drawn():
         (
             {"expect": "bliss"},
             (
-                "jobs[0].expect: bliss is not one of "
+                "jobs[0].expect[0]: must be one of "
                 "verified, already_finished, refused, not_found, unverified"
             ),
         ),
-        ({"immortal": -1}, "jobs[0].immortal: must be a whole number, 0 or more"),
-        ({"machines_stay": 0.5}, "jobs[0].machines_stay: must be a whole number, 0 or more"),
+        ({"immortal": -1}, "jobs[0].immortal: must be greater than or equal to 0"),
+        ({"machines_stay": 0.5}, "jobs[0].machines_stay: must be a valid integer"),
         (
             {"lying_counters_s": [2, 1]},
             "jobs[0].lying_counters_s: must be a number, 0 or more, or [from, to]",
@@ -195,19 +208,21 @@ def test_all_mistakes_of_a_scenario_are_named_at_once():
                 "credentials": [{"secret_id": "AKIDEXAMPLE", "password": "x"}],
                 "quotas": {"TerminateJob": 0, "Terminate": 1},
                 "faults": {"DescribeJob": 3},
-                "jobs": [{"drain_s": "long"}, 7],
+                "regions": "ap-shanghai",
+                "jobs": [{"drain_s": "long", "region": "ap-guangzhou"}, 7],
             }
         )
     assert caught.value.problems == [
-        "scenario.seed: must be a whole number, 0 or more",
+        "seed: must be greater than or equal to 0",
+        "credentials[0].secret_key: is required",
         "credentials[0].password: unknown key",
-        "credentials[0]: secret_id and secret_key are needed",
-        "quotas.TerminateJob: must be a whole number, 1 or more",
-        "quotas.Terminate: unknown key",
+        "quotas.TerminateJob: must be greater than or equal to 1",
+        f"quotas.Terminate: must be one of {', '.join(LOWEST_DOCUMENTED)}",
         "faults.DescribeJob: must be a table",
+        "jobs[0].region: must be one of ap-shanghai",
         "jobs[0].drain_s: must be a number, 0 or more, or [from, to]",
         "jobs[1]: must be a table",
-        "scenario.planet: unknown key",
+        "planet: unknown key",
     ]
 
 
@@ -247,7 +262,7 @@ def test_a_filter_of_no_cloud_is_named():
     with pytest.raises(ScenarioError) as caught:
         read_scenario({"credentials": CREDENTIALS, "filter_name": "state"})
     assert caught.value.problems == [
-        "scenario.filter_name: must be one of either, task-instance-state, task-instance-type"
+        "filter_name: must be one of either, task-instance-state, task-instance-type"
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.simulator.errors import ScenarioError
 from orchestrator.simulator.protocol.replies import Delivery, Reply
 from orchestrator.simulator.traffic.fault_injection import Fault, FaultInjector, Rule, read_faults
+from orchestrator.simulator.traffic.quota import LOWEST_DOCUMENTED
 from tests.unit.simulator.support import Cloud, cloud, job, tc3_request
 
 ID = "job-aaaaaaaa"
@@ -146,10 +147,10 @@ def test_every_mistake_in_faults_is_named():
     }
     with pytest.raises(ScenarioError) as caught:
         read_faults(table)
-    assert sorted(caught.value.problems) == [
-        "faults.DescribeJob.charset.hang_s: unknown key",
-        "faults.DescribeJob.charset.until_s: must be a number, 0 or more",
-        "faults.Terminate: unknown key",
+    assert caught.value.problems == [
+        f"faults.Terminate: must be one of *, {', '.join(LOWEST_DOCUMENTED)}",
+        "faults.TerminateJob.reset: the probabilities add up to more than 1",
         "faults.TerminateJob.explode: unknown key",
-        "faults.TerminateJob: the probabilities add up to more than 1",
+        "faults.DescribeJob.charset.until_s: must be a valid number",
+        "faults.DescribeJob.charset.hang_s: unknown key",
     ]
