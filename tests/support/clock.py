@@ -49,4 +49,4 @@ class SelfAdvancingClock(ManualClock):
     """Clock that a sleep advances at once, by the time that it would have taken."""
 
     async def sleep(self, seconds: float) -> None:
-        self.passed_s += seconds
+        self.advance(seconds)
