@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from orchestrator.domain.decisions.transitions import problem_of
 from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine import classify_machine
-from orchestrator.domain.pacing.backoff import backoff_s
 from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
@@ -49,10 +47,8 @@ class MachinePoller:
         self._partition = partition
         self._limiter = partition.limiters["DescribeInstances"]
         self._batch = BatchSize(MACHINES_PER_CALL)
-        self._apart: dict[str, float] = {}
-        """Machines that alone made a call fail, and when to poll them again (monotonic)."""
-        self._failures_alone = Counter[str]()
-        """Failures of each such machine, until a call with its id works."""
+        self._apart: dict[str, RetryTimer] = {}
+        """Machines that alone made a call fail, until a call with their id works."""
         self._logged: str | None = None
         """Error code of the failure that was logged last; None: the calls work."""
         self._backoff = RetryTimer(
@@ -67,10 +63,9 @@ class MachinePoller:
             return wait_s
         now = partition.clock.now()
         seen_before = now - timedelta(seconds=partition.poll.settling_s)
-        passed_s = partition.clock.monotonic()
-        self._apart = {id_: until for id_, until in self._apart.items() if until > passed_s}
+        apart = [id_ for id_, timer in self._apart.items() if timer.wait_s() > 0]
         due = await partition.store.instances.machines_due(
-            now, seen_before, self._batch.at_once, without=self._apart
+            now, seen_before, self._batch.at_once, without=apart
         )
         if not due:
             return math.inf
@@ -94,7 +89,7 @@ class MachinePoller:
         self._backoff.worked()
         self._batch.worked()
         for machine in due:
-            del self._failures_alone[machine.machine_id]
+            self._apart.pop(machine.machine_id, None)
         now, watch_s = partition.clock.now(), partition.capture.starting_watch_s
         statuses = [
             (
@@ -111,15 +106,11 @@ class MachinePoller:
 
     def _set_apart(self, machine_id: str, pause_s: float) -> float:
         """Leave a machine out of polls for the pause and some time after it; return the seconds."""
-        self._failures_alone[machine_id] += 1
-        apart_s = pause_s + backoff_s(
-            self._failures_alone[machine_id],
-            base_s=APART_BASE_S,
-            max_s=APART_MAX_S,
-            jitter=self._partition.random.random(),
+        clock, random = self._partition.clock, self._partition.random
+        timer = self._apart.setdefault(
+            machine_id, RetryTimer(clock, random, base_s=APART_BASE_S, max_s=APART_MAX_S)
         )
-        self._apart[machine_id] = self._partition.clock.monotonic() + apart_s
-        return apart_s
+        return timer.failed(after_s=pause_s)
 
     async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:
         """Back off; ask for fewer machines if one of them may be why the call failed."""

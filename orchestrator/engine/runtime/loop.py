@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.domain.pacing.backoff import backoff_s
+from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,26 +56,24 @@ async def run_until(
     step may swallow the cancellation, as ``asyncio.wait_for``, and with it the queue of a database
     pool, does up to Python 3.11.
     """
-    failures, logged = 0, False
+    retry, logged = RetryTimer(clock, random, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S), False
     while not stop.is_set():
         loop.wake.clear()
         try:
             wait_s = min(await loop.step(), IDLE_MAX_S)
         except Exception as error:  # noqa: BLE001 - logged, and tried again
-            failures += 1
-            if failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
+            pause_s = retry.failed()
+            if retry.failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
                 failing[loop.name] = error
             if not logged and not isinstance(error, _LOGGED_ELSEWHERE):
                 logged = True
                 log_failure(error, "%s fails and is tried again until it works", loop.name)
-            wait_s = backoff_s(
-                failures, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S, jitter=random.random()
-            )
-            await _wait(clock, wait_s, stop)
+            await _wait(clock, pause_s, stop)
         else:
             if logged:
-                log.warning("%s works again after %d failures", loop.name, failures)
-            failures, logged = 0, False
+                log.warning("%s works again after %d failures", loop.name, retry.failures)
+            retry.worked()
+            logged = False
             failing.pop(loop.name, None)
             if wait_s > 0:
                 await _wait(clock, wait_s, stop, loop.wake)
