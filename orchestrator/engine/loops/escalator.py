@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import NOT_EXECUTED, REFUSALS, CloudError, CloudErrorKind
 from orchestrator.domain.model.attempt import ACCEPTED, PER_INSTANCE_ACTIONS, AttemptResult
 from orchestrator.engine.runtime.loop import BackgroundTasks
 from orchestrator.engine.runtime.retry_timer import RetryTimer
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
-
-_NOT_EXECUTED = (
-    CloudErrorKind.THROTTLED,
-    CloudErrorKind.NOT_SENT,
-    CloudErrorKind.CREDENTIAL,
-    CloudErrorKind.CLOCK_SKEW,
-)
-"""Failures after which the call is repeated in the same round."""
-_PERMANENT = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-"""Failures that a repetition of the same call would meet again."""
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +115,7 @@ class Escalator:
                 )
             self._back_off(error)
             self._log_refusal(straggler, error)
-            again = error is not None and error.kind in _NOT_EXECUTED
+            again = error is not None and error.kind in NOT_EXECUTED
             await partition.store.instances.finish(straggler, answer, again=again)
             forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED
             if forbidden and straggler.machine_id is None:
@@ -155,7 +145,7 @@ class Escalator:
 
     def _log_refusal(self, straggler: Straggler, error: CloudError | None) -> None:
         """Log the first permanent refusal of a series: retries will not help."""
-        refused = error is not None and error.kind in _PERMANENT
+        refused = error is not None and error.kind in REFUSALS
         if refused and not self._logged:
             log.warning(
                 "%s: %s is refused for job %s: %s",
@@ -168,7 +158,7 @@ class Escalator:
 
     def _back_off(self, error: CloudError | None) -> None:
         """Pause longer after each failure; after THROTTLED, the quota alone makes it wait."""
-        if error is None or error.kind not in _NOT_EXECUTED:
+        if error is None or error.kind not in NOT_EXECUTED:
             self._backoff.worked()
         elif error.kind is not CloudErrorKind.THROTTLED:
             self._backoff.failed()

@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.transitions import problem_of
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import REFUSALS, CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine import classify_machine
-from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
+from orchestrator.engine.paced_calls import PacedCalls
+from orchestrator.engine.runtime.faulty_ids import BatchSize
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
@@ -45,21 +46,19 @@ class MachinePoller:
         self.name = f"machine poller of {partition.name}"
         self.wake = partition.wakeups.machines
         self._partition = partition
-        self._limiter = partition.limiters["DescribeInstances"]
+        self._calls = PacedCalls(
+            partition, "DescribeInstances", base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
+        )
         self._batch = BatchSize(MACHINES_PER_CALL)
         self._apart: dict[str, RetryTimer] = {}
         """Machines that alone made a call fail, until a call with their id works."""
         self._logged: str | None = None
         """Error code of the failure that was logged last; None: the calls work."""
-        self._backoff = RetryTimer(
-            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
-        )
 
     async def step(self) -> float:
         """Poll the next machines; return the seconds until more may be polled."""
         partition = self._partition
-        wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
-        if wait_s > 0:
+        if (wait_s := self._calls.wait_s()) > 0:
             return wait_s
         now = partition.clock.now()
         seen_before = now - timedelta(seconds=partition.poll.settling_s)
@@ -73,20 +72,17 @@ class MachinePoller:
             await partition.store.instances.record_machines_invisible(due[0], _NO_CVM_ENDPOINT)
             return 0.0
         try:
-            seen = await self._limiter.send(
-                self._limiter.take(),
+            seen = await self._calls.send(
                 lambda: partition.cloud.describe_machines(
                     region=due[0].region, machine_ids=[machine.machine_id for machine in due]
-                ),
+                )
             )
         except CloudError as error:
-            await partition.record_result(error, self._limiter)
-            return await self._on_failure(due, error)
-        await partition.record_result(None, self._limiter)
+            await self._on_failure(due, error)
+            return self._calls.pause_s()
         if self._logged is not None:
             log.warning("%s works again", self.name)
         self._logged = None
-        self._backoff.worked()
         self._batch.worked()
         for machine in due:
             self._apart.pop(machine.machine_id, None)
@@ -104,35 +100,31 @@ class MachinePoller:
         partition.wakeups.batch_polls.set()
         return 0.0
 
-    def _set_apart(self, machine_id: str, pause_s: float) -> float:
-        """Leave a machine out of polls for the pause and some time after it; return the seconds."""
+    async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> None:
+        """Ask for fewer machines if one of them may be why the call failed; log what is new."""
+        alone = self._batch.failed(len(due), error)
+        if error.kind in REFUSALS:
+            if alone:
+                instances = self._partition.store.instances
+                await instances.record_machines_invisible(due[0], problem_of(error))
+        elif error.kind is not CloudErrorKind.THROTTLED:
+            if error.code != self._logged:
+                self._logged = error.code
+                log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
+            if alone:
+                self._set_apart(due[0].machine_id, error)
+
+    def _set_apart(self, machine_id: str, error: CloudError) -> None:
+        """Leave a machine out of polls during the pause of the loop and some time after it."""
         clock, random = self._partition.clock, self._partition.random
         timer = self._apart.setdefault(
             machine_id, RetryTimer(clock, random, base_s=APART_BASE_S, max_s=APART_MAX_S)
         )
-        return timer.failed(after_s=pause_s)
-
-    async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:
-        """Back off; ask for fewer machines if one of them may be why the call failed."""
-        partition = self._partition
-        alone = self._batch.failed(len(due), error)
-        if error.kind in REFUSALS:
-            if alone:
-                await partition.store.instances.record_machines_invisible(due[0], problem_of(error))
-            return 0.0
-        if error.kind is CloudErrorKind.THROTTLED:
-            return 0.0
-        if error.code != self._logged:
-            self._logged = error.code
-            log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
-        pause_s = self._backoff.failed()
-        if alone:
-            apart_s = self._set_apart(due[0].machine_id, pause_s)
-            log.warning(
-                "%s: DescribeInstances fails for machine %s, which is polled again in %.0f s: %s",
-                self.name,
-                due[0].machine_id,
-                apart_s,
-                error,
-            )
-        return pause_s
+        apart_s = timer.failed(after_s=self._calls.pause_s())
+        log.warning(
+            "%s: DescribeInstances fails for machine %s, which is polled again in %.0f s: %s",
+            self.name,
+            machine_id,
+            apart_s,
+            error,
+        )

@@ -1,1 +1,1 @@
-"""Step runner, retries, batch sizes, rate limits, wake-up events and clock, shared by all loops."""
+"""Step runner, retries, faulty ids, rate limits, wake-up events and clock, shared by all loops."""
