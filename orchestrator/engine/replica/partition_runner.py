@@ -120,7 +120,7 @@ class PartitionRunner:
         finally:
             left_s = max(0.0, until - time())
             calling = (self.dispatcher, self.job_prober, self.instance_reader, self.escalator)
-            ended = await asyncio.gather(*(loop.drain(left_s) for loop in calling))
+            ended = await asyncio.gather(*(loop.calls.drain(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning(
                     "API calls of %s were cancelled at the stop; their jobs are read first at the "

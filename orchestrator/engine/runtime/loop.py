@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.engine.runtime.retry_timer import RetryTimer
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
     from orchestrator.engine.ports import Clock
 
+K = TypeVar("K")
+
 FAILURE_BASE_S = 0.5
 FAILURE_MAX_S = 5.0
 FAILING_AFTER = 3
 """Failures in a row after which a loop counts as failing: about three seconds."""
+PAUSE_S = 5.0
+"""Pause of a loop after the result of a call could not be stored."""
 IDLE_MAX_S = 5.0
 """Longest wait of a loop without work before its next step; a wake-up only shortens it."""
 
@@ -95,26 +99,42 @@ async def _wait(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
             wait.cancel()
 
 
-class BackgroundTasks:
+class BackgroundTasks(Generic[K]):
     """API calls in flight beside a loop: their failures are logged, and a stop waits for them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Clock, wake: asyncio.Event) -> None:
+        """Name the calls for the log; ``wake`` is set at the end of each."""
+        self.under_way: set[K] = set()
+        """What the calls in flight are for."""
         self._name = name
+        self._clock = clock
+        self._wake = wake
+        self._resume_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run ``work`` in a task of its own."""
-        task = asyncio.ensure_future(self._guarded(work))
+    def pause_s(self) -> float:
+        """Return the seconds until a result may be stored again; 0 or less means now."""
+        return self._resume_at - self._clock.monotonic()
+
+    def start(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
+        """Run ``work`` for ``key`` in a task of its own."""
+        self.under_way.add(key)
+        task = asyncio.ensure_future(self._guarded(key, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except _LOGGED_ELSEWHERE:
+        except StoreUnavailable:
+            self._resume_at = self._clock.monotonic() + PAUSE_S
+        except LeaseLost:
             pass
         except Exception as error:  # noqa: BLE001 - logged
             log_failure(error, "%s failed", self._name)
+        finally:
+            self.under_way.discard(key)
+            self._wake.set()
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until all tasks have ended, and cancel those that have not after ``timeout_s``.

@@ -447,7 +447,9 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     first.machine.advance(POLICY.duration_s + 1.0)
     (loops,) = first.loops_of(PARTITION)
     async with asyncio.timeout(HANG_S):
-        assert await loops.dispatcher.drain(HANG_S), "the call that waited for its permit has ended"
+        assert await loops.dispatcher.calls.drain(HANG_S), (
+            "the call that waited for its permit has ended"
+        )
     partition = loops.partition
     for limiter in partition.limiters.values():
         assert math.isinf(limiter.wait_s())
@@ -457,7 +459,7 @@ async def test_one_that_was_paused_calls_and_writes_nothing_when_it_wakes(
     for write in (
         partition.store.set_health(None, None),
         partition.store.postpone([before.id], world.clock.now()),
-        loops.dispatcher._recover(),
+        loops.dispatcher._close([]),
     ):
         with pytest.raises(LeaseLost):
             await write

@@ -167,7 +167,8 @@ async def test_a_database_that_cannot_be_used_is_not_told_here(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database logs its own outage; the waits grow anyway."""
-    calls, full, waits = BackgroundTasks("a call"), StoreUnavailable("the disk is full"), []
+    full, waits = StoreUnavailable("the disk is full"), list[float]()
+    calls = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event())
 
     async def call() -> None:
         raise full
@@ -178,7 +179,7 @@ async def test_a_database_that_cannot_be_used_is_not_told_here(
             waits.append(await clock.waits.get())
             clock.advance(waits[-1])
         await steps.over.wait()
-        calls.start(call)
+        calls.start(1, call)
         assert await calls.drain(HANG_S)
     assert waits == [0.5, 1.0]
     assert caplog.records == []
@@ -292,7 +293,7 @@ async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
 async def test_a_call_that_fails_is_told_and_harms_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls, done = BackgroundTasks("a call"), asyncio.Event()
+    calls, done = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event()), asyncio.Event()
     broken = LookupError("broken")
 
     async def fails() -> None:
@@ -301,8 +302,8 @@ async def test_a_call_that_fails_is_told_and_harms_no_other(
     async def works() -> None:
         done.set()
 
-    calls.start(fails)
-    calls.start(works)
+    calls.start(1, fails)
+    calls.start(2, works)
     assert await calls.drain(HANG_S) is True
     assert done.is_set()
     (record,) = caplog.records
@@ -312,15 +313,15 @@ async def test_a_call_that_fails_is_told_and_harms_no_other(
 
 
 async def test_the_end_waits_for_every_call_under_way() -> None:
-    calls, may_end = BackgroundTasks("a call"), asyncio.Event()
+    calls, may_end = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event()), asyncio.Event()
     ended = []
 
     async def work() -> None:
         await may_end.wait()
         ended.append(True)
 
-    for _ in range(3):
-        calls.start(work)
+    for number in range(3):
+        calls.start(number, work)
     ending = asyncio.ensure_future(calls.drain(HANG_S))
     await idle()
     assert (ending.done(), ended) == (False, [])
@@ -330,8 +331,32 @@ async def test_the_end_waits_for_every_call_under_way() -> None:
     assert await calls.drain(HANG_S) is True, "nothing is under way any more"
 
 
+@pytest.mark.parametrize("error", [None, LookupError("broken"), StoreUnavailable("full")])
+async def test_a_call_is_under_way_until_it_ends_which_wakes_the_loop(
+    error: Exception | None,
+) -> None:
+    wake, may_end, clock = asyncio.Event(), asyncio.Event(), ManualClock()
+    calls = BackgroundTasks[str]("a call", clock, wake)
+
+    async def work() -> None:
+        await may_end.wait()
+        if error is not None:
+            raise error
+
+    calls.start("job-1", work)
+    await idle()
+    assert (calls.under_way, wake.is_set()) == ({"job-1"}, False)
+    may_end.set()
+    async with asyncio.timeout(HANG_S):
+        await wake.wait()
+    assert calls.under_way == set()
+    assert calls.pause_s() == (5.0 if isinstance(error, StoreUnavailable) else 0.0)
+    clock.advance(5.0)
+    assert calls.pause_s() <= 0
+
+
 async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
-    calls, cut_off = BackgroundTasks("a call"), asyncio.Event()
+    calls, cut_off = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event()), asyncio.Event()
 
     async def never() -> None:
         try:
@@ -339,7 +364,7 @@ async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
         finally:
             cut_off.set()
 
-    calls.start(never)
+    calls.start(1, never)
     await idle()
     assert await calls.drain(0.0) is False
     assert cut_off.is_set()
