@@ -17,6 +17,7 @@ from orchestrator.domain.model.observation import (
     CallInterrupted,
     CallStarted,
 )
+from orchestrator.engine.runtime.loop import LoopKind
 from orchestrator.engine.runtime.open_attempts import OpenAttempts
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ WRITE_AHEAD_S = 0.05
 
 class Dispatcher:
     """Loop that sends the TerminateJob requests of one partition."""
+
+    kind = LoopKind.DISPATCHER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"dispatcher of {partition.name}"

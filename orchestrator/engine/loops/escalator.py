@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
 from orchestrator.domain.errors import NOT_EXECUTED, REFUSALS, CloudError, CloudErrorKind
 from orchestrator.domain.model.attempt import PER_INSTANCE_ACTIONS
+from orchestrator.engine.runtime.loop import LoopKind
 from orchestrator.engine.runtime.open_attempts import OpenAttempts
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
@@ -31,6 +32,8 @@ class Escalator:
     A call whose response is lost needs no check: it has no effect on a stopped instance
     (cloud.tencent.com/document/api/599/15908), and the next round repeats it for live ones.
     """
+
+    kind = LoopKind.ESCALATOR
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"escalator of {partition.name}"

@@ -17,7 +17,7 @@ from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine_capture import CaptureTiming
 from orchestrator.domain.pacing.backoff import backoff_s
-from orchestrator.engine.runtime.loop import BackgroundTasks
+from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -57,6 +57,8 @@ class _InstanceRead:
 
 class InstanceReader:
     """Loop that reads task instances: DescribeJobSubmitInfo, then DescribeTask page by page."""
+
+    kind = LoopKind.INSTANCE_READER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"instance reader of {partition.name}"

@@ -13,6 +13,7 @@ from orchestrator.domain.model.termination import PollFilter, PollKind
 from orchestrator.domain.pacing.polling import sweep_due_at
 from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
 from orchestrator.engine.runtime.faulty_ids import SuspectJobs, Verdict
+from orchestrator.engine.runtime.loop import LoopKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ KINDS = (PollFilter(PollKind.BATCH, SENT_STATES), NOT_YET_CALLED, FIRST_POLLS)
 
 class JobPoller:
     """Loop that makes the batch polls of one partition."""
+
+    kind = LoopKind.JOB_POLLER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"job poller of {partition.name}"

@@ -19,7 +19,7 @@ from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import PENDING_STATES, SENT_STATES, State
 from orchestrator.domain.model.observation import ReadFailed
 from orchestrator.domain.model.termination import PollFilter, PollKind
-from orchestrator.engine.runtime.loop import IDLE_MAX_S, BackgroundTasks
+from orchestrator.engine.runtime.loop import IDLE_MAX_S, BackgroundTasks, LoopKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,6 +58,8 @@ PLANNED = (PROOFS, LAST_COUNTS, FIRST_READS, UNLISTED, SUBMISSIONS)
 
 class JobProber:
     """Loop that polls single jobs of one partition (DescribeJob, DescribeTask)."""
+
+    kind = LoopKind.JOB_PROBER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"job prober of {partition.name}"

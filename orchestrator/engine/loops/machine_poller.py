@@ -13,6 +13,7 @@ from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine import classify_machine
 from orchestrator.engine.paced_calls import PacedCalls
 from orchestrator.engine.runtime.faulty_ids import BatchSize
+from orchestrator.engine.runtime.loop import LoopKind
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 class MachinePoller:
     """Loop that polls the captured machines of one partition."""
+
+    kind = LoopKind.MACHINE_POLLER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"machine poller of {partition.name}"

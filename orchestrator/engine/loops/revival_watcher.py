@@ -24,6 +24,7 @@ from orchestrator.domain.ids import new_id
 from orchestrator.domain.pacing.quota import WINDOW_S
 from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
 from orchestrator.engine.runtime.faulty_ids import BatchSize
+from orchestrator.engine.runtime.loop import LoopKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 class RevivalWatcher:
     """Loop that polls the jobs of one partition whose terminations have ended."""
+
+    kind = LoopKind.REVIVAL_WATCHER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"revival watcher of {partition.name}"

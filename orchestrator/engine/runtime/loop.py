@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from enum import StrEnum, auto
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from random import Random
 
     from orchestrator.engine.ports import Clock
+
+    OnStep = Callable[["LoopKind", float, bool], None]
+    """Callback that gets the kind of loop, the seconds of a step, and whether the step failed."""
 
 K = TypeVar("K")
 
@@ -31,9 +35,24 @@ _LOGGED_ELSEWHERE = (StoreUnavailable, LeaseLost)
 log = logging.getLogger(__name__)
 
 
-class Loop(Protocol):
-    """A loop: a name for the log, one step, and the event that wakes it."""
+class LoopKind(StrEnum):
+    """Name of a loop in ``/metrics``, the same in every partition."""
 
+    DISPATCHER = auto()
+    ESCALATOR = auto()
+    INSTANCE_READER = auto()
+    JOB_POLLER = auto()
+    JOB_PROBER = auto()
+    LEASE_MANAGER = auto()
+    MACHINE_POLLER = auto()
+    REVIVAL_WATCHER = auto()
+    SET_ASIDE_RETRIER = auto()
+
+
+class Loop(Protocol):
+    """A loop: its kind, a name for the log, one step, and the event that wakes it."""
+
+    kind: LoopKind
     name: str
     wake: asyncio.Event
 
@@ -47,11 +66,14 @@ async def run_until(
     clock: Clock,
     random: Random,
     failing: dict[str, Exception],
+    *,
+    on_step: OnStep = lambda *_: None,
 ) -> None:
     """Run a loop until ``stop``; log a series of failures when it begins and when it ends.
 
     After FAILING_AFTER failures in a row, ``failing`` holds the last error under the loop's name
-    until a step works.
+    until a step works. ``on_step`` gets the time of each step; calls in flight beside the loop are
+    not part of it. A step that raises LeaseLost has not failed.
 
     StoreUnavailable and LeaseLost are not logged here: the database and the lease manager log them
     once for all loops.
@@ -63,17 +85,20 @@ async def run_until(
     retry, logged = RetryTimer(clock, random, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S), False
     while not stop.is_set():
         loop.wake.clear()
+        began_at = clock.monotonic()
         try:
             wait_s = min(await loop.step(), IDLE_MAX_S)
         except Exception as error:  # noqa: BLE001 - logged, and tried again
-            pause_s = retry.failed()
-            if retry.failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
+            pause_s, failed = retry.failed(), not isinstance(error, LeaseLost)
+            on_step(loop.kind, clock.monotonic() - began_at, failed)
+            if failed and retry.failures >= FAILING_AFTER:
                 failing[loop.name] = error
             if not logged and not isinstance(error, _LOGGED_ELSEWHERE):
                 logged = True
                 log_failure(error, "%s fails and is tried again until it works", loop.name)
             await _wait(clock, pause_s, stop)
         else:
+            on_step(loop.kind, clock.monotonic() - began_at, False)
             if logged:
                 log.warning("%s works again after %d failures", loop.name, retry.failures)
             retry.worked()

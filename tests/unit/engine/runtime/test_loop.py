@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.engine.runtime.loop import BackgroundTasks, run_until
+from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind, run_until
 from tests.support import HANG_S
 from tests.support.partition_world import ManualClock, NoJitter
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Steps:
     """A loop with scripted steps; the step after them lasts until the end."""
 
+    kind = LoopKind.DISPATCHER
     name = "the loop"
 
     def __init__(self, *script: float | Exception) -> None:
@@ -276,6 +277,37 @@ async def test_a_loop_that_fails_again_and_again_is_known_for_it_until_it_works(
     assert known == [None, None, errors[2], errors[3]]
     assert failing == {}
     task.cancel()
+
+
+async def test_each_step_is_timed_and_those_that_fail_are_counted(clock: ManualClock) -> None:
+    """The wait between two steps is no part of either; a lost lease is no failure of a loop."""
+    script = (0.25, 1.0), (0.5, LookupError("broken")), (2.0, LeaseLost("taken over")), (4.0, 0.0)
+    seconds = [taken_s for taken_s, _ in script]
+    steps, recorded = Steps(*[result for _, result in script]), list[tuple[str, float, bool]]()
+    step = steps.step
+
+    async def takes_time() -> float:
+        if seconds:
+            clock.advance(seconds.pop(0))
+        return await step()
+
+    steps.step = takes_time  # type: ignore[method-assign]
+    on_step = lambda *values: recorded.append(values)  # noqa: E731
+    task = asyncio.create_task(
+        run_until(asyncio.Event(), steps, clock, NoJitter(), {}, on_step=on_step)
+    )
+    for _ in range(3):
+        clock.advance(await clock.waits.get())
+    async with asyncio.timeout(HANG_S):
+        await steps.over.wait()
+    task.cancel()
+    kind = LoopKind.DISPATCHER
+    assert recorded == [
+        (kind, 0.25, False),
+        (kind, 0.5, True),
+        (kind, 2.0, False),
+        (kind, 4.0, False),
+    ]
 
 
 async def test_a_loop_that_is_told_to_stop_before_it_runs_takes_no_step(
