@@ -31,6 +31,7 @@ from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.engine.runtime.rate_limiter import before_send
 from orchestrator.engine.runtime.recent_readers import RecentReaders
 from orchestrator.engine.runtime.shared_clock import SharedClock
+from orchestrator.observability.loop_steps import LoopSteps
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.certification import Certification
 from orchestrator.services.inspection import Inspection
@@ -197,16 +198,20 @@ async def replica(name: str, env: Environment) -> Replica:
     env = replace(env, clock=clock)
     watched = RecentReaders(clock)
     calls: Counter[tuple[str, str]] = Counter()
+    steps = LoopSteps()
     factories = _partition_factories(env, watched, calls)
     leases = LeaseManager(
         lease_store,
         env.settings.engine.lease.policy(),
         factories.keys(),
-        make_runner=lambda lease: PartitionRunner(factories[lease.fence.partition](lease)),
+        make_runner=lambda lease: PartitionRunner(
+            factories[lease.fence.partition](lease), on_step=steps.record
+        ),
         new_id=lambda: new_id(name, env.random),
         clock=clock,
+        on_step=steps.record,
     )
-    context = _context(env, leases, watched, calls)
+    context = _context(env, leases, watched, calls, steps)
     for waiting in await context.unconfigured.waiting():
         log.warning("%s", waiting.message)
     return Replica(context, leases)
@@ -261,7 +266,11 @@ def _partition_factories(
 
 
 def _context(
-    env: Environment, leases: LeaseManager, watched: RecentReaders, calls: Counter[tuple[str, str]]
+    env: Environment,
+    leases: LeaseManager,
+    watched: RecentReaders,
+    calls: Counter[tuple[str, str]],
+    steps: LoopSteps,
 ) -> Context:
     settings, now = env.settings, env.clock.now
     configured_per_s = {
@@ -339,6 +348,7 @@ def _context(
             violations=env.database.violations,
             calls=calls,
             ended=env.database.ended,
+            steps=steps,
             live=records.live,
             now=now,
         ).exposition,

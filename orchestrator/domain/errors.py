@@ -21,7 +21,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -118,6 +118,17 @@ class CloudErrorKind(StrEnum):
     """The credential itself is rejected: every call of the account fails in the same way."""
     CLOCK_SKEW = "clock_skew"
     """The signature's time is too far from the cloud's clock: not executed."""
+
+
+NOT_EXECUTED: Final = (
+    CloudErrorKind.THROTTLED,
+    CloudErrorKind.NOT_SENT,
+    CloudErrorKind.CREDENTIAL,
+    CloudErrorKind.CLOCK_SKEW,
+)
+"""Failures of calls that had no effect, and that no id in the call can have caused."""
+REFUSALS: Final = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
+"""Failures that a repetition of the same call would meet again."""
 
 
 class CloudError(OrchestratorError):

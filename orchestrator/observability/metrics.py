@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from orchestrator.observability.loop_steps import LoopSteps
     from orchestrator.services.ports import LiveTerminations
 
 OUTCOMES: Final = (ACCEPTED, *CloudErrorKind)
@@ -43,17 +44,20 @@ class Metrics:
         violations: Mapping[Invariant, int],
         calls: Mapping[tuple[str, str], int],
         ended: Mapping[State, int],
+        steps: LoopSteps,
         live: Callable[[], Awaitable[Mapping[str, LiveTerminations]]],
         now: Callable[[], datetime],
     ) -> None:
         """Keep the mappings; each scrape reads their values at that time.
 
         ``violations``: violations by invariant. ``calls``: API calls by action and outcome.
-        ``ended``: finished terminations by state. ``live`` reads the unfinished ones.
+        ``ended``: finished terminations by state. ``steps``: those of all loops. ``live`` reads the
+        unfinished terminations.
         """
         self._live = _Live(live, now)
         self._registry = CollectorRegistry()
         self._registry.register(_Counts(violations, calls, ended))
+        self._registry.register(steps)
         self._registry.register(self._live)
         ProcessCollector(registry=self._registry)
 

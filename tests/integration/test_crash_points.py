@@ -304,10 +304,10 @@ class Process:
 
     async def _step(self, loop: Loop) -> float:
         wait_s = await tried(loop.step())
-        assert await self.loops.dispatcher.drain(CALLS_MAX_S)
-        assert await self.loops.job_prober.drain(CALLS_MAX_S)
-        assert await self.loops.instance_reader.drain(CALLS_MAX_S)
-        assert await self.loops.escalator.drain(CALLS_MAX_S)
+        assert await self.loops.dispatcher.calls.drain(CALLS_MAX_S)
+        assert await self.loops.job_prober.calls.drain(CALLS_MAX_S)
+        assert await self.loops.instance_reader.calls.drain(CALLS_MAX_S)
+        assert await self.loops.escalator.calls.drain(CALLS_MAX_S)
         return FAILURE_BASE_S if wait_s is None else wait_s
 
 
@@ -353,9 +353,9 @@ async def process(world: CrashWorld, fate: Fate) -> AsyncIterator[Process]:
                 watched=RecentReaders(clock),
             )
         )
-        stack.push_async_callback(loops.job_prober.drain, CALLS_MAX_S)
-        stack.push_async_callback(loops.instance_reader.drain, CALLS_MAX_S)
-        stack.push_async_callback(loops.dispatcher.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.job_prober.calls.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.instance_reader.calls.drain, CALLS_MAX_S)
+        stack.push_async_callback(loops.dispatcher.calls.drain, CALLS_MAX_S)
         records = SqlRecords(database, clock.now)
         submission = Submission(
             records=records,

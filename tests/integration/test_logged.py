@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from orchestrator.engine.runtime.loop import LoopKind
 from tests.support.service import service
 
 if TYPE_CHECKING:
@@ -71,10 +72,13 @@ async def test_every_call_that_the_cloud_had_is_counted(database_url: str) -> No
     for action, value in re.findall(r'\ncloud_calls_total\{action="(\w+)",.*\} (.*)', text):
         counted[action] += int(float(value))
     assert +counted == arrived
+    stepped = re.findall(r'\nloop_step_seconds_count\{loop="(\w+)"\} (.*)', text)
+    assert {loop for loop, count in stepped if float(count) > 0} == {*LoopKind}
     for line in (
         'cloud_calls_total{action="TerminateJob",outcome="accepted"} 2.0',
         'cloud_calls_total{action="TerminateJob",outcome="throttled"} 1.0',
         'terminations_ended_total{state="verified"} 2.0',
+        'loop_step_failures_total{loop="dispatcher"} 0.0',
         'terminations{state="queued"} 0.0',
         'oldest_waiting_seconds{state="held"} 0.0',
     ):

@@ -311,7 +311,7 @@ class PartitionWorld:
 
     async def ended(self, loop: Dispatcher | JobProber | InstanceReader | Escalator) -> None:
         """Wait until the loop's calls in flight have ended."""
-        assert await loop.drain(HANG_S)
+        assert await loop.calls.drain(HANG_S)
 
     async def dispatch(self) -> float:
         """Make one step of the dispatcher, and let the call end that it started."""

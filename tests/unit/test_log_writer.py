@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.observability import log_writer, repeats
 from orchestrator.observability.log_writer import LogWriter
+from orchestrator.observability.loop_steps import LoopSteps
 from orchestrator.observability.metrics import Metrics
 from orchestrator.observability.repeats import Repeats
 from tests.support import HANG_S
@@ -219,7 +220,12 @@ async def test_metrics_count_dropped_lines(piped: Piped, monkeypatch: pytest.Mon
     for line in LINES:
         piped.log(line)
     metrics = Metrics(
-        violations={}, calls={}, ended={}, live=no_live, now=lambda: datetime.now(UTC)
+        violations={},
+        calls={},
+        ended={},
+        steps=LoopSteps(),
+        live=no_live,
+        now=lambda: datetime.now(UTC),
     )
     assert "log_lines_dropped_total 950.0" in (await metrics.exposition()).decode()
 

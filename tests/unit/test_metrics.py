@@ -14,7 +14,9 @@ from orchestrator.domain.errors import CloudErrorKind, StoreUnavailable
 from orchestrator.domain.model.attempt import ACCEPTED
 from orchestrator.domain.model.lifecycle import FINAL_STATES, LIVE_STATES, State
 from orchestrator.engine.partition import ACTIONS
+from orchestrator.engine.runtime.loop import LoopKind
 from orchestrator.observability import metrics
+from orchestrator.observability.loop_steps import LoopSteps
 from orchestrator.observability.metrics import Metrics
 from orchestrator.services.ports import LiveTerminations
 from tests.support import HANG_S
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def made(live: Callable[[], Awaitable[Live]], **counted: Any) -> Metrics:
-    nothing: dict[str, Any] = {"violations": {}, "calls": {}, "ended": {}}
+    nothing: dict[str, Any] = {"violations": {}, "calls": {}, "ended": {}, "steps": LoopSteps()}
     return Metrics(**(nothing | counted), live=live, now=lambda: NOW)
 
 
@@ -71,6 +73,27 @@ async def test_terminations_by_state() -> None:
     ended = await scraped(of, "terminations_ended_total")
     assert ended == dict.fromkeys(FINAL_STATES, 0) | {"verified": 7}
     assert await scraped(of, "oldest_waiting_seconds") == {"queued": 90, "held": 0}
+
+
+async def test_steps_by_loop() -> None:
+    """Every loop has its series from the start; each bucket counts the shorter steps as well."""
+    steps = LoopSteps()
+    of = made(no_live, steps=steps)
+    assert await scraped(of, "loop_step_seconds_count") == dict.fromkeys(LoopKind, 0)
+    assert await scraped(of, "loop_step_failures_total") == dict.fromkeys(LoopKind, 0)
+    for seconds, failed in ((0.0, False), (0.1, True), (30.0, True)):
+        steps.record(LoopKind.JOB_POLLER, seconds, failed)
+    steps.record(LoopKind.DISPATCHER, 2.0, False)
+    buckets = await scraped(of, "loop_step_seconds_bucket")
+    of_poller = {key.split()[0]: n for key, n in buckets.items() if key.endswith("job_poller")}
+    assert of_poller == dict.fromkeys(("0.001", "0.005", "0.025"), 1) | dict.fromkeys(
+        ("0.1", "0.5", "2.5", "10.0"), 2
+    ) | {"+Inf": 3}
+    assert (await scraped(of, "loop_step_seconds_sum"))["job_poller"] == 30.1
+    counted = {"job_poller": 3, "dispatcher": 1}
+    assert await scraped(of, "loop_step_seconds_count") == dict.fromkeys(LoopKind, 0) | counted
+    failed_steps = await scraped(of, "loop_step_failures_total")
+    assert failed_steps == dict.fromkeys(LoopKind, 0) | {"job_poller": 2}
 
 
 class Hangs(Exception):

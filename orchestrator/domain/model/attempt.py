@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain.errors import CloudError
+
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from orchestrator.domain.errors import CloudError
 
 TERMINATE_JOB: Final = "TerminateJob"
 TERMINATE_TASK_INSTANCE: Final = "TerminateTaskInstance"
@@ -39,12 +39,14 @@ class AttemptResult:
     request_id: str | None = None
 
     @classmethod
-    def from_error(cls, error: CloudError, at: datetime) -> AttemptResult:
-        """Return the result of a request that failed with ``error``."""
+    def of(cls, answer: str | CloudError, at: datetime) -> AttemptResult:
+        """Return the result of a request, which was answered with a RequestId or failed."""
+        if not isinstance(answer, CloudError):
+            return cls(at=at, outcome=ACCEPTED, request_id=answer)
         return cls(
             at=at,
-            outcome=error.kind,
-            code=error.code,
-            message=error.message,
-            request_id=error.request_id,
+            outcome=answer.kind,
+            code=answer.code,
+            message=answer.message,
+            request_id=answer.request_id,
         )

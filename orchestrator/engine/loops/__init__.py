@@ -1,7 +1,7 @@
 """The loops of one partition, one file each.
 
-Each loop has a name, an event ``wake`` and a method ``step()``, which does what is due and returns
-the seconds until more is due. Loops share the ``Partition`` and never call each other.
+Each loop has a kind, a name, an event ``wake`` and a method ``step()``, which does what is due and
+returns the seconds until more is due. Loops share the ``Partition`` and never call each other.
 
 - ``job_poller`` reads the state of up to 100 jobs a call (DescribeJobs).
 - ``job_prober`` reads one job with its instance counters (DescribeJob, DescribeTask).

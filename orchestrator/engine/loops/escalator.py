@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.escalation import RoundFinished, Straggler
-from orchestrator.domain.errors import CloudError, CloudErrorKind
-from orchestrator.domain.model.attempt import ACCEPTED, PER_INSTANCE_ACTIONS, AttemptResult
-from orchestrator.engine.runtime.loop import BackgroundTasks
+from orchestrator.domain.errors import NOT_EXECUTED, REFUSALS, CloudError, CloudErrorKind
+from orchestrator.domain.model.attempt import PER_INSTANCE_ACTIONS
+from orchestrator.engine.runtime.loop import LoopKind
+from orchestrator.engine.runtime.open_attempts import OpenAttempts
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
-    from orchestrator.domain.pacing.quota import Permit
+    from collections.abc import Collection
+
+    from orchestrator.domain.model.attempt import AttemptResult
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
-
-_NOT_EXECUTED = (
-    CloudErrorKind.THROTTLED,
-    CloudErrorKind.NOT_SENT,
-    CloudErrorKind.CREDENTIAL,
-    CloudErrorKind.CLOCK_SKEW,
-)
-"""Failures after which the call is repeated in the same round."""
-_PERMANENT = (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED)
-"""Failures that a repetition of the same call would meet again."""
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +33,17 @@ class Escalator:
     (cloud.tencent.com/document/api/599/15908), and the next round repeats it for live ones.
     """
 
+    kind = LoopKind.ESCALATOR
+
     def __init__(self, partition: Partition) -> None:
         self.name = f"escalator of {partition.name}"
         self.wake = partition.wakeups.escalations
         self._partition = partition
         self._limiters = {action: partition.limiters[action] for action in PER_INSTANCE_ACTIONS}
-        self._calls = BackgroundTasks(f"an escalation call of {partition.name}")
-        self._under_way: set[Straggler] = set()
-        self._may_have_orphans = True
-        """True if there may be open attempts whose result nothing will write."""
+        self._attempts = OpenAttempts[Straggler](
+            f"an escalation call of {partition.name}", partition.clock, self.wake, self._close
+        )
+        self.calls = self._attempts.calls
         self._backoff = RetryTimer(
             partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
         )
@@ -58,8 +53,7 @@ class Escalator:
     async def step(self) -> float:
         """Start one call if a target is left; return the seconds until the next may start."""
         partition, store = self._partition, self._partition.store.instances
-        if self._may_have_orphans:
-            await self._recover()
+        await self._attempts.close_orphans(partition.taken_up)
         wait_s = max(
             self._backoff.wait_s(), min(limiter.wait_s() for limiter in self._limiters.values())
         )
@@ -76,69 +70,40 @@ class Escalator:
                 return math.inf
         return 0.0
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Wait for the calls in flight; return False if one had to be cancelled."""
-        return await self._calls.drain(timeout_s)
-
-    async def _recover(self) -> None:
-        """Close the attempts whose result was never written, by an earlier process or this one."""
+    async def _close(self, under_way: Collection[Straggler]) -> None:
+        """Close the open attempts for all targets but these."""
         partition = self._partition
-        self._may_have_orphans = False
-        try:
-            await partition.store.instances.close_orphaned_attempts(
-                self._under_way, partition.clock.now()
-            )
-        except BaseException:
-            self._may_have_orphans = True
-            raise
+        await partition.store.instances.close_orphaned_attempts(under_way, partition.clock.now())
 
     async def _start(self, straggler: Straggler) -> None:
-        limiter = self._limiters[straggler.action]
-        permit = limiter.take()
-        written = False
-        try:
-            async with self._partition.set_aside_on_error(straggler.termination_id):
-                await self._partition.store.instances.start(straggler, self._partition.clock.now())
-                written = True
-        except BaseException:
-            # A commit that raised may still have been applied.
-            self._may_have_orphans = True
-            raise
-        finally:
-            if not written:
-                limiter.put_back()
-        if written:
-            self._under_way.add(straggler)
-            self._calls.start(lambda: self._call(straggler, limiter, permit))
+        await self._attempts.start(
+            straggler,
+            self._limiters[straggler.action],
+            guard=self._partition.set_aside_on_error(straggler.termination_id),
+            write=partial(self._write, straggler),
+            send=partial(self._terminate, straggler),
+            finish=self._finish,
+        )
 
-    async def _call(self, straggler: Straggler, limiter: RateLimiter, permit: Permit) -> None:
-        partition, error = self._partition, None
-        try:
-            try:
-                request_id = await limiter.send(permit, lambda: self._terminate(straggler))
-            except CloudError as raised:
-                error = raised
-                answer = AttemptResult.from_error(error, partition.clock.now())
-            else:
-                answer = AttemptResult(
-                    at=partition.clock.now(), outcome=ACCEPTED, request_id=request_id
-                )
-            self._back_off(error)
-            self._log_refusal(straggler, error)
-            again = error is not None and error.kind in _NOT_EXECUTED
-            await partition.store.instances.finish(straggler, answer, again=again)
-            forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED
-            if forbidden and straggler.machine_id is None:
-                # Batch authorises its actions job by job: the other instances would be refused too.
-                finished = RoundFinished(straggler.termination_id)
-                await partition.store.instances.end_round(finished, answer.at)
-            await partition.record_result(error, limiter)
-        except BaseException:
-            self._may_have_orphans = True
-            raise
-        finally:
-            self._under_way.discard(straggler)
-            self.wake.set()
+    async def _write(self, straggler: Straggler) -> Straggler:
+        await self._partition.store.instances.start(straggler, self._partition.clock.now())
+        return straggler
+
+    async def _finish(
+        self, straggler: Straggler, answer: str | CloudError, result: AttemptResult
+    ) -> None:
+        partition, store = self._partition, self._partition.store.instances
+        error = answer if isinstance(answer, CloudError) else None
+        self._back_off(error)
+        self._log_refusal(straggler, error)
+        await store.finish(
+            straggler, result, again=error is not None and error.kind in NOT_EXECUTED
+        )
+        forbidden = error is not None and error.kind is CloudErrorKind.UNAUTHORIZED
+        if forbidden and straggler.machine_id is None:
+            # Batch authorises its actions job by job: the other instances would be refused too.
+            await store.end_round(RoundFinished(straggler.termination_id), result.at)
+        await partition.record_result(error, self._limiters[straggler.action])
 
     async def _terminate(self, straggler: Straggler) -> str:
         cloud = self._partition.cloud
@@ -155,7 +120,7 @@ class Escalator:
 
     def _log_refusal(self, straggler: Straggler, error: CloudError | None) -> None:
         """Log the first permanent refusal of a series: retries will not help."""
-        refused = error is not None and error.kind in _PERMANENT
+        refused = error is not None and error.kind in REFUSALS
         if refused and not self._logged:
             log.warning(
                 "%s: %s is refused for job %s: %s",
@@ -168,7 +133,7 @@ class Escalator:
 
     def _back_off(self, error: CloudError | None) -> None:
         """Pause longer after each failure; after THROTTLED, the quota alone makes it wait."""
-        if error is None or error.kind not in _NOT_EXECUTED:
+        if error is None or error.kind not in NOT_EXECUTED:
             self._backoff.worked()
         elif error.kind is not CloudErrorKind.THROTTLED:
             self._backoff.failed()

@@ -17,7 +17,7 @@ from orchestrator.domain.model import machine_capture
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine_capture import CaptureTiming
 from orchestrator.domain.pacing.backoff import backoff_s
-from orchestrator.engine.runtime.loop import BackgroundTasks
+from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 CONCURRENCY_MAX = 16
-PAUSE_S = 5.0
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
 RESCAN_INTERVAL_S = 5.0
@@ -59,24 +58,25 @@ class _InstanceRead:
 class InstanceReader:
     """Loop that reads task instances: DescribeJobSubmitInfo, then DescribeTask page by page."""
 
+    kind = LoopKind.INSTANCE_READER
+
     def __init__(self, partition: Partition) -> None:
         self.name = f"instance reader of {partition.name}"
         self._partition = partition
         self._tasks = partition.limiters["DescribeJobSubmitInfo"]
         self._pages = partition.limiters["DescribeTask"]
         self.wake = partition.wakeups.captures
-        self._calls = BackgroundTasks(f"a capture of {partition.name}")
-        self._under_way: set[str] = set()
-        self._resume_at = 0.0
+        self.calls = BackgroundTasks[str](
+            f"a capture of {partition.name}", partition.clock, self.wake
+        )
 
     async def step(self) -> float:
         """Start the reads that are due and have a permit; return the seconds until the next."""
         partition = self._partition
-        paused_s = self._resume_at - partition.clock.monotonic()
-        if paused_s > 0:
+        if (paused_s := self.calls.pause_s()) > 0:
             return paused_s
         # A read that ends during the query is still in the rows as it was before.
-        under_way = set(self._under_way)
+        under_way = set(self.calls.under_way)
         limit, now = len(under_way) + CONCURRENCY_MAX, partition.clock.now()
         to_capture, to_read = await partition.store.instances.to_read(now, limit)
         if partition.capture.when is CaptureTiming.NONE:
@@ -91,10 +91,11 @@ class InstanceReader:
         ]
         blocked_s, waits = list[float](), False
         for read in reads:
-            if read.termination.id in under_way or read.termination.id in self._under_way:
+            id_ = read.termination.id
+            if id_ in under_way or id_ in self.calls.under_way:
                 continue
             if not read.rescan and capture_coverage.too_late(read.termination):
-                async with partition.set_aside_on_error(read.termination.id):
+                async with partition.set_aside_on_error(id_):
                     await self._write(read, machine_capture.ended_too_late(read.capture, now))
                 continue
             limiter = self._pages if read.capture.tasks else self._tasks
@@ -102,16 +103,11 @@ class InstanceReader:
                 blocked_s.append(limiter.wait_s())
                 waits = waits or limiter is self._tasks
             else:
-                self._under_way.add(read.termination.id)
-                self._calls.start(partial(self._read, read, limiter, limiter.take()))
+                self.calls.start(id_, partial(self._read, read, limiter, limiter.take()))
         partition.captures_wait = waits
         if blocked_s:
             return min(blocked_s)
         return 0.0 if limit in (len(to_capture), len(to_read)) else math.inf
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Wait for the calls in flight; return False if one had to be cancelled."""
-        return await self._calls.drain(timeout_s)
 
     async def _read(self, read: _InstanceRead, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
@@ -123,10 +119,7 @@ class InstanceReader:
                 await partition.record_result(error, limiter)
             else:
                 await partition.record_result(None, limiter)
-        except StoreUnavailable:
-            self._resume_at = partition.clock.monotonic() + PAUSE_S
-            raise
-        except LeaseLost:
+        except (StoreUnavailable, LeaseLost):
             raise
         except Exception:
             # Otherwise it would stay the first one due, and no other job would be captured.
@@ -138,8 +131,6 @@ class InstanceReader:
                 await self._write(read, ended)
             raise
         finally:
-            self._under_way.discard(read.termination.id)
-            self.wake.set()
             partition.wakeups.calls.set()
 
     async def _read_next_page(

@@ -14,12 +14,12 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.escalation import COUNTED_EVERY_S
-from orchestrator.domain.errors import CloudError, CloudErrorKind, StoreUnavailable
+from orchestrator.domain.errors import CloudError, CloudErrorKind
 from orchestrator.domain.model.batch_job import JobSeen, JobSubmitted
 from orchestrator.domain.model.lifecycle import PENDING_STATES, SENT_STATES, State
 from orchestrator.domain.model.observation import ReadFailed
 from orchestrator.domain.model.termination import PollFilter, PollKind
-from orchestrator.engine.runtime.loop import IDLE_MAX_S, BackgroundTasks
+from orchestrator.engine.runtime.loop import IDLE_MAX_S, BackgroundTasks, LoopKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.runtime.rate_limiter import RateLimiter
 
 READS_PER_STEP = 16
-PAUSE_S = 5.0
 COUNT_EVERY_S = 2.0
 """Greatest age of the counters of a watched job while there is spare quota."""
 COUNT_ALL_EVERY_S = COUNTED_EVERY_S
@@ -60,6 +59,8 @@ PLANNED = (PROOFS, LAST_COUNTS, FIRST_READS, UNLISTED, SUBMISSIONS)
 class JobProber:
     """Loop that polls single jobs of one partition (DescribeJob, DescribeTask)."""
 
+    kind = LoopKind.JOB_PROBER
+
     def __init__(self, partition: Partition) -> None:
         self.name = f"job prober of {partition.name}"
         self._partition = partition
@@ -67,23 +68,22 @@ class JobProber:
         self._task_limiter = partition.limiters["DescribeTask"]
         self._submission_limiter = partition.limiters["DescribeJobSubmitInfo"]
         self.wake = partition.wakeups.single_polls
-        self._calls = BackgroundTasks(f"a poll of one job of {partition.name}")
-        self._under_way: set[str] = set()
+        self.calls = BackgroundTasks[str](
+            f"a poll of one job of {partition.name}", partition.clock, self.wake
+        )
         self._kinds = [PROOFS, FIRST_READS, UNLISTED, SUBMISSIONS, TO_COUNT]
         """Order of the kinds of jobs. They take turns: many of one kind do not delay another."""
         self._started_at: dict[str, float] = {}
         """Start of the last poll (monotonic), by termination id; kept for COUNT_ALL_EVERY_S."""
         self._count_all_at = 0.0
-        self._resume_at = 0.0
 
     async def step(self) -> float:
         """Start the polls that are due and have a permit; return the seconds until the next."""
-        paused_s = self._resume_at - self._partition.clock.monotonic()
-        if paused_s > 0:
+        if (paused_s := self.calls.pause_s()) > 0:
             return paused_s
         now = self._partition.clock.now()
         # A poll that ends during the query is still in the rows as it was before.
-        under_way = set(self._under_way)
+        under_way = set(self.calls.under_way)
         limit = len(under_way) + READS_PER_STEP
         rows_of = await self._partition.store.next_polls(now, limit, *PLANNED, UNLISTED_IN_TURN)
         rows_of[UNLISTED] = rows_of.pop(UNLISTED_IN_TURN) + rows_of[UNLISTED]
@@ -98,7 +98,7 @@ class JobProber:
                 rows_of[TO_COUNT] = await self._to_count(overdue)
         found = [(kind, rows_of[kind]) for kind in self._kinds]
         for kind, row in _by_turns(found):
-            if row.id in under_way or row.id in self._under_way:
+            if row.id in under_way or row.id in self.calls.under_way:
                 continue
             due_s = 0.0 if kind is TO_COUNT else _seconds_until(row.schedule.next_poll_at, now)
             limiter = min(self._limiters_for(row), key=lambda limiter: limiter.wait_s())
@@ -145,16 +145,16 @@ class JobProber:
             if at <= now - COUNT_ALL_EVERY_S:
                 del self._started_at[id_]
         recent = {id_ for id_, at in self._started_at.items() if at > now - every_s}
-        recent |= self._under_way
+        recent |= self.calls.under_way
         before = partition.clock.now() - timedelta(seconds=every_s)
         rows = await partition.store.with_stale_counters(before, operation_ids, limit + len(recent))
         return [row for row in rows if row.id not in recent][:limit]
 
     def _start(self, termination: Termination, limiter: RateLimiter) -> None:
-        self._under_way.add(termination.id)
         self._started_at[termination.id] = self._partition.clock.monotonic()
         self._partition.counts.started(termination, self._partition.clock.now())
-        self._calls.start(partial(self._poll, termination, limiter, limiter.take()))
+        poll = partial(self._poll, termination, limiter, limiter.take())
+        self.calls.start(termination.id, poll)
 
     def _set_proofs_wait(self, *, proofs_wait: bool) -> None:
         """Have the job poller go slower while proofs wait for quota, and faster afterwards."""
@@ -178,10 +178,6 @@ class JobProber:
             return 0.0
         return COUNT_EVERY_S / 4
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Wait for the calls in flight; return False if one had to be cancelled."""
-        return await self._calls.drain(timeout_s)
-
     def _limiters_for(self, termination: Termination) -> list[RateLimiter]:
         if termination.schedule.poll_kind is PollKind.SUBMIT_INFO:
             return [self._submission_limiter]
@@ -194,26 +190,18 @@ class JobProber:
 
     async def _poll(self, termination: Termination, limiter: RateLimiter, permit: Permit) -> None:
         partition = self._partition
+        seen: JobSeen | JobSubmitted | ReadFailed
         try:
-            seen: JobSeen | JobSubmitted | ReadFailed
-            try:
-                seen = await limiter.send(permit, partial(self._read, termination, limiter))
-            except CloudError as error:
-                seen = ReadFailed(error)
-            async with partition.set_aside_on_error(termination.id):
-                await partition.apply_observations([(termination, seen)])
-            failure = seen.error if isinstance(seen, ReadFailed) else None
-            if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
-                # Nothing was read, so the job may be polled again at once.
-                self._started_at.pop(termination.id, None)
-            await partition.record_result(failure, limiter)
-        except StoreUnavailable:
-            # Pause polling while nothing can be written: results could not be stored.
-            self._resume_at = partition.clock.monotonic() + PAUSE_S
-            raise
-        finally:
-            self._under_way.discard(termination.id)
-            self.wake.set()
+            seen = await limiter.send(permit, partial(self._read, termination, limiter))
+        except CloudError as error:
+            seen = ReadFailed(error)
+        async with partition.set_aside_on_error(termination.id):
+            await partition.apply_observations([(termination, seen)])
+        failure = seen.error if isinstance(seen, ReadFailed) else None
+        if failure is not None and failure.kind is CloudErrorKind.THROTTLED:
+            # Nothing was read, so the job may be polled again at once.
+            self._started_at.pop(termination.id, None)
+        await partition.record_result(failure, limiter)
 
     async def _read(self, termination: Termination, limiter: RateLimiter) -> JobSeen | JobSubmitted:
         cloud = self._partition.cloud

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.decisions.transitions import problem_of
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import REFUSALS, CloudError, CloudErrorKind
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.machine import classify_machine
-from orchestrator.domain.pacing.backoff import backoff_s
-from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
+from orchestrator.engine.paced_calls import PacedCalls
+from orchestrator.engine.runtime.faulty_ids import BatchSize
+from orchestrator.engine.runtime.loop import LoopKind
 from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
@@ -43,34 +43,31 @@ log = logging.getLogger(__name__)
 class MachinePoller:
     """Loop that polls the captured machines of one partition."""
 
+    kind = LoopKind.MACHINE_POLLER
+
     def __init__(self, partition: Partition) -> None:
         self.name = f"machine poller of {partition.name}"
         self.wake = partition.wakeups.machines
         self._partition = partition
-        self._limiter = partition.limiters["DescribeInstances"]
+        self._calls = PacedCalls(
+            partition, "DescribeInstances", base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
+        )
         self._batch = BatchSize(MACHINES_PER_CALL)
-        self._apart: dict[str, float] = {}
-        """Machines that alone made a call fail, and when to poll them again (monotonic)."""
-        self._failures_alone = Counter[str]()
-        """Failures of each such machine, until a call with its id works."""
+        self._apart: dict[str, RetryTimer] = {}
+        """Machines that alone made a call fail, until a call with their id works."""
         self._logged: str | None = None
         """Error code of the failure that was logged last; None: the calls work."""
-        self._backoff = RetryTimer(
-            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
-        )
 
     async def step(self) -> float:
         """Poll the next machines; return the seconds until more may be polled."""
         partition = self._partition
-        wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
-        if wait_s > 0:
+        if (wait_s := self._calls.wait_s()) > 0:
             return wait_s
         now = partition.clock.now()
         seen_before = now - timedelta(seconds=partition.poll.settling_s)
-        passed_s = partition.clock.monotonic()
-        self._apart = {id_: until for id_, until in self._apart.items() if until > passed_s}
+        apart = [id_ for id_, timer in self._apart.items() if timer.wait_s() > 0]
         due = await partition.store.instances.machines_due(
-            now, seen_before, self._batch.at_once, without=self._apart
+            now, seen_before, self._batch.at_once, without=apart
         )
         if not due:
             return math.inf
@@ -78,23 +75,20 @@ class MachinePoller:
             await partition.store.instances.record_machines_invisible(due[0], _NO_CVM_ENDPOINT)
             return 0.0
         try:
-            seen = await self._limiter.send(
-                self._limiter.take(),
+            seen = await self._calls.send(
                 lambda: partition.cloud.describe_machines(
                     region=due[0].region, machine_ids=[machine.machine_id for machine in due]
-                ),
+                )
             )
         except CloudError as error:
-            await partition.record_result(error, self._limiter)
-            return await self._on_failure(due, error)
-        await partition.record_result(None, self._limiter)
+            await self._on_failure(due, error)
+            return self._calls.pause_s()
         if self._logged is not None:
             log.warning("%s works again", self.name)
         self._logged = None
-        self._backoff.worked()
         self._batch.worked()
         for machine in due:
-            del self._failures_alone[machine.machine_id]
+            self._apart.pop(machine.machine_id, None)
         now, watch_s = partition.clock.now(), partition.capture.starting_watch_s
         statuses = [
             (
@@ -109,39 +103,31 @@ class MachinePoller:
         partition.wakeups.batch_polls.set()
         return 0.0
 
-    def _set_apart(self, machine_id: str, pause_s: float) -> float:
-        """Leave a machine out of polls for the pause and some time after it; return the seconds."""
-        self._failures_alone[machine_id] += 1
-        apart_s = pause_s + backoff_s(
-            self._failures_alone[machine_id],
-            base_s=APART_BASE_S,
-            max_s=APART_MAX_S,
-            jitter=self._partition.random.random(),
-        )
-        self._apart[machine_id] = self._partition.clock.monotonic() + apart_s
-        return apart_s
-
-    async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> float:
-        """Back off; ask for fewer machines if one of them may be why the call failed."""
-        partition = self._partition
+    async def _on_failure(self, due: Sequence[CapturedMachine], error: CloudError) -> None:
+        """Ask for fewer machines if one of them may be why the call failed; log what is new."""
         alone = self._batch.failed(len(due), error)
         if error.kind in REFUSALS:
             if alone:
-                await partition.store.instances.record_machines_invisible(due[0], problem_of(error))
-            return 0.0
-        if error.kind is CloudErrorKind.THROTTLED:
-            return 0.0
-        if error.code != self._logged:
-            self._logged = error.code
-            log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
-        pause_s = self._backoff.failed()
-        if alone:
-            apart_s = self._set_apart(due[0].machine_id, pause_s)
-            log.warning(
-                "%s: DescribeInstances fails for machine %s, which is polled again in %.0f s: %s",
-                self.name,
-                due[0].machine_id,
-                apart_s,
-                error,
-            )
-        return pause_s
+                instances = self._partition.store.instances
+                await instances.record_machines_invisible(due[0], problem_of(error))
+        elif error.kind is not CloudErrorKind.THROTTLED:
+            if error.code != self._logged:
+                self._logged = error.code
+                log.warning("%s: DescribeInstances fails and is tried again: %s", self.name, error)
+            if alone:
+                self._set_apart(due[0].machine_id, error)
+
+    def _set_apart(self, machine_id: str, error: CloudError) -> None:
+        """Leave a machine out of polls during the pause of the loop and some time after it."""
+        clock, random = self._partition.clock, self._partition.random
+        timer = self._apart.setdefault(
+            machine_id, RetryTimer(clock, random, base_s=APART_BASE_S, max_s=APART_MAX_S)
+        )
+        apart_s = timer.failed(after_s=self._calls.pause_s())
+        log.warning(
+            "%s: DescribeInstances fails for machine %s, which is polled again in %.0f s: %s",
+            self.name,
+            machine_id,
+            apart_s,
+            error,
+        )

@@ -19,12 +19,12 @@ from orchestrator.domain.decisions.revival import (
     check_listed,
     check_refused,
 )
-from orchestrator.domain.errors import CloudError, CloudErrorKind
+from orchestrator.domain.errors import REFUSALS, CloudError, CloudErrorKind
 from orchestrator.domain.ids import new_id
 from orchestrator.domain.pacing.quota import WINDOW_S
-from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S, JOBS_PER_CALL
-from orchestrator.engine.runtime.batch_size import REFUSALS, BatchSize
-from orchestrator.engine.runtime.retry_timer import RetryTimer
+from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
+from orchestrator.engine.runtime.faulty_ids import BatchSize
+from orchestrator.engine.runtime.loop import LoopKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,21 +44,19 @@ log = logging.getLogger(__name__)
 class RevivalWatcher:
     """Loop that polls the jobs of one partition whose terminations have ended."""
 
+    kind = LoopKind.REVIVAL_WATCHER
+
     def __init__(self, partition: Partition) -> None:
         self.name = f"revival watcher of {partition.name}"
         self.wake = partition.wakeups.revivals
         self._partition = partition
-        self._limiter = partition.limiters["DescribeJobs"]
-        self._by_job = partition.limiters["DescribeJob"]
+        self._calls = DescribeJobsCalls(partition, max_s=BACKOFF_MAX_S)
         self._to_count: dict[str, Termination] = {}
         """Terminations to count, by id, as the last poll left them.
 
         They are lost with the process; the next poll after the end of the watch finds them again.
         """
         self._batch = BatchSize(JOBS_PER_CALL)
-        self._backoff = RetryTimer(
-            partition.clock, partition.random, base_s=BACKOFF_BASE_S, max_s=BACKOFF_MAX_S
-        )
         self._logged: set[str] = set()
         """Ids of terminations whose job cannot be read, as was logged."""
 
@@ -86,42 +84,43 @@ class RevivalWatcher:
     def _may_count(self) -> bool:
         """Return whether a DescribeJob call now takes no permit from the job prober."""
         partition = self._partition
-        paused = self._backoff.wait_s() > 0
-        return not paused and not partition.proofs_wait and self._by_job.wait_s() <= 0
+        waits = partition.proofs_wait or partition.limiters["DescribeJob"].wait_s() > 0
+        return not waits and self._calls.pause_s() <= 0
 
     def _wait_s(self) -> float:
         """Return the seconds until a DescribeJobs call takes no permit from the job poller."""
         partition = self._partition
-        wait_s = max(self._limiter.wait_s(), self._backoff.wait_s())
+        wait_s = self._calls.wait_s()
         batch_poll_in_s = partition.batch_poll_due_at - partition.clock.monotonic()
         return max(wait_s, WINDOW_S) if batch_poll_in_s < WINDOW_S else wait_s
 
     async def _poll(self, rows: Sequence[Termination]) -> float:
         partition = self._partition
         try:
-            seen = await self._limiter.send(
-                self._limiter.take(),
-                lambda: partition.cloud.describe_jobs(
-                    region=rows[0].region, job_ids=[row.job_id for row in rows]
-                ),
-            )
+            seen = await self._calls.states(rows)
         except CloudError as error:
-            await partition.record_result(error, self._limiter)
-            return await self._on_failure(rows, error)
-        await partition.record_result(None, self._limiter)
-        self._backoff.worked()
+            await self._on_failure(rows, error)
+            return self._calls.pause_s() or WINDOW_S
         self._logged -= {row.id for row in rows}
         self._batch.worked()
         await partition.together([(row, seen.get(row.job_id)) for row in rows], self._apply_polls)
         return 0.0 if self._to_count and self._may_count() else WINDOW_S
 
     async def _apply_polls(self, seen: Sequence[tuple[Termination, JobSeen | None]]) -> None:
-        """Write the results of polls in one transaction; have doubtful jobs counted."""
         now = self._partition.clock.now()
-        await self._apply_checks([check_listed(row, its, now) for row, its in seen], now)
+        await self._apply([check_listed(row, its, now) for row, its in seen], now)
 
-    async def _apply_checks(self, checks: Sequence[RevivalCheck], now: datetime) -> None:
-        await self._write(checks, now)
+    async def _apply(self, checks: Sequence[RevivalCheck], now: datetime) -> None:
+        """Write the results of checks in one transaction; have doubtful jobs counted."""
+        partition = self._partition
+        await partition.store.record_revival_checks(
+            checks,
+            now,
+            reterminate_max=partition.reterminate_max,
+            new_id=lambda prefix: new_id(prefix, partition.random),
+        )
+        if any(check.came_back for check in checks):
+            partition.wakeups.batch_polls.set()
         for check in checks:
             termination = check.termination
             if check.count:
@@ -135,65 +134,47 @@ class RevivalWatcher:
         """Count the instances of one job; after a failure it is polled and counted again later."""
         partition = self._partition
         try:
-            seen = await self._by_job.send(
-                self._by_job.take(),
+            seen = await self._calls.send_other(
+                "DescribeJob",
                 lambda: partition.cloud.describe_job(
                     region=termination.region, job_id=termination.job_id
                 ),
             )
+            check = partial(check_counted, termination, seen)
         except CloudError as error:
-            await partition.record_result(error, self._by_job)
             if error.kind is CloudErrorKind.JOB_NOT_FOUND:
-                await self._write_one(termination, partial(check_counted, termination, None))
+                check = partial(check_counted, termination, None)
             elif error.kind in REFUSALS:
-                await self._write_one(termination, partial(check_refused, termination))
+                check = partial(check_refused, termination)
             else:
-                self._backoff.failed()
-            return 0.0
-        await partition.record_result(None, self._by_job)
-        await self._write_one(termination, partial(check_counted, termination, seen))
+                self._calls.failed(error)
+                return 0.0
+        await self._apply_one(termination, check)
         return 0.0
 
-    async def _write_one(
-        self, termination: Termination, make_check: Callable[[datetime], RevivalCheck]
+    async def _apply_one(
+        self, termination: Termination, check: Callable[[datetime], RevivalCheck]
     ) -> None:
-        """Write the check of one job; ``make_check`` makes it from the current time."""
+        """Apply the check of one job, which ``check`` makes from the current time."""
         now = self._partition.clock.now()
         async with self._partition.set_aside_on_error(termination.id):
-            await self._write([make_check(now)], now)
+            await self._apply([check(now)], now)
 
-    async def _write(self, checks: Sequence[RevivalCheck], now: datetime) -> None:
-        partition = self._partition
-        await partition.store.record_revival_checks(
-            checks,
-            now,
-            reterminate_max=partition.reterminate_max,
-            new_id=lambda prefix: new_id(prefix, partition.random),
-        )
-        if any(check.came_back for check in checks):
-            partition.wakeups.batch_polls.set()
-
-    async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> float:
-        """Back off; ask for fewer jobs if one of them may be why the call failed.
+    async def _on_failure(self, rows: Sequence[Termination], error: CloudError) -> None:
+        """Ask for fewer jobs if one of them may be why the call failed.
 
         A job that alone is refused is polled again until its watch ends; a job that alone fails is
         counted with DescribeJob, and polled again later.
         """
-        if error.kind is CloudErrorKind.THROTTLED:
-            return WINDOW_S
-        refused = error.kind in REFUSALS
-        alone = self._batch.failed(len(rows), error)
-        if alone and rows[0].id not in self._logged:
+        if not self._batch.failed(len(rows), error):
+            return
+        (row,) = rows
+        if row.id not in self._logged:
+            self._logged.add(row.id)
             log.warning(
-                "%s: job %s cannot be watched for a revival: %s", self.name, rows[0].job_id, error
+                "%s: job %s cannot be watched for a revival: %s", self.name, row.job_id, error
             )
-            self._logged.add(rows[0].id)
-        if not refused:
-            if alone:
-                async with self._partition.set_aside_on_error(rows[0].id):
-                    check = RevivalCheck(termination=rows[0], count=True)
-                    await self._apply_checks([check], self._partition.clock.now())
-            return self._backoff.failed()
-        if alone:
-            await self._write_one(rows[0], partial(check_refused, rows[0]))
-        return WINDOW_S
+        if error.kind in REFUSALS:
+            await self._apply_one(row, partial(check_refused, row))
+        else:
+            await self._apply_one(row, lambda _: RevivalCheck(termination=row, count=True))

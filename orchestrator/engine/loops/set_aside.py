@@ -6,6 +6,8 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
+from orchestrator.engine.runtime.loop import LoopKind
+
 if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
 
@@ -15,6 +17,8 @@ LOCKED_AGAIN_S = 1.0
 
 class SetAsideRetrier:
     """Loop of one partition that gives terminations set aside back to the other loops."""
+
+    kind = LoopKind.SET_ASIDE_RETRIER
 
     def __init__(self, partition: Partition) -> None:
         self.name = f"set-aside retrier of {partition.name}"

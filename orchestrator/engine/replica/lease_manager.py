@@ -13,7 +13,7 @@ from orchestrator.domain.errors import NotDriving, StoreUnavailable
 from orchestrator.domain.leasing.assignment import assign_partitions
 from orchestrator.domain.leasing.lease import FencingToken
 from orchestrator.engine.lease import Lease
-from orchestrator.engine.runtime.loop import run_until
+from orchestrator.engine.runtime.loop import LoopKind, run_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.leasing.lease import LeasePolicy, LeaseSnapshot
     from orchestrator.engine.ports import LeaseStore
     from orchestrator.engine.replica.partition_runner import PartitionRunner
+    from orchestrator.engine.runtime.loop import OnStep
     from orchestrator.engine.runtime.shared_clock import SharedClock
 
 LEAVE_S = 0.5
@@ -47,6 +48,8 @@ class LeaseManager:
     that failed halfway therefore completes it.
     """
 
+    kind = LoopKind.LEASE_MANAGER
+
     def __init__(
         self,
         store: LeaseStore,
@@ -56,6 +59,7 @@ class LeaseManager:
         make_runner: Callable[[Lease], PartitionRunner],
         new_id: Callable[[], str],
         clock: SharedClock,
+        on_step: OnStep = lambda *_: None,
     ) -> None:
         self.name = "leases"
         self.wake = asyncio.Event()
@@ -66,6 +70,7 @@ class LeaseManager:
         self._make_runner = make_runner
         self._new_id = new_id
         self._clock = clock
+        self._on_step = on_step
         self._replica = ""
         self._joined = False
         self._follows_clock = False
@@ -118,7 +123,14 @@ class LeaseManager:
         """Hold and run partitions until ``stop``; if a runner dies, stop all of them and raise."""
         async with asyncio.TaskGroup() as self._tasks:
             renewing = self._tasks.create_task(
-                run_until(self._stop_requested, self, self._clock, random, self._failing),
+                run_until(
+                    self._stop_requested,
+                    self,
+                    self._clock,
+                    random,
+                    self._failing,
+                    on_step=self._on_step,
+                ),
                 name=self.name,
             )
             await self._stop_requested.wait()

@@ -19,7 +19,7 @@ from orchestrator.engine.runtime.loop import run_until
 
 if TYPE_CHECKING:
     from orchestrator.engine.partition import Partition
-    from orchestrator.engine.runtime.loop import Loop
+    from orchestrator.engine.runtime.loop import Loop, OnStep
 
 DRAIN_S = 3.0
 """Time for calls in flight to end at a stop.
@@ -35,6 +35,7 @@ class PartitionRunner:
     """All loops of one partition, started and stopped together."""
 
     partition: Partition
+    on_step: OnStep = lambda *_: None
     dispatcher: Dispatcher = field(init=False)
     job_poller: JobPoller = field(init=False)
     job_prober: JobProber = field(init=False)
@@ -108,6 +109,7 @@ class PartitionRunner:
                             partition.clock,
                             partition.random,
                             self.failing,
+                            on_step=self.on_step,
                         )
                     )
                     for loop in self.loops
@@ -120,7 +122,7 @@ class PartitionRunner:
         finally:
             left_s = max(0.0, until - time())
             calling = (self.dispatcher, self.job_prober, self.instance_reader, self.escalator)
-            ended = await asyncio.gather(*(loop.drain(left_s) for loop in calling))
+            ended = await asyncio.gather(*(loop.calls.drain(left_s) for loop in calling))
             if late or not all(ended):
                 log.warning(
                     "API calls of %s were cancelled at the stop; their jobs are read first at the "

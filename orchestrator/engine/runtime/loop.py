@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from enum import StrEnum, auto
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
-from orchestrator.domain.pacing.backoff import backoff_s
+from orchestrator.engine.runtime.retry_timer import RetryTimer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
 
     from orchestrator.engine.ports import Clock
 
+    OnStep = Callable[["LoopKind", float, bool], None]
+    """Callback that gets the kind of loop, the seconds of a step, and whether the step failed."""
+
+K = TypeVar("K")
+
 FAILURE_BASE_S = 0.5
 FAILURE_MAX_S = 5.0
 FAILING_AFTER = 3
 """Failures in a row after which a loop counts as failing: about three seconds."""
+PAUSE_S = 5.0
+"""Pause of a loop after the result of a call could not be stored."""
 IDLE_MAX_S = 5.0
 """Longest wait of a loop without work before its next step; a wake-up only shortens it."""
 
@@ -27,9 +35,24 @@ _LOGGED_ELSEWHERE = (StoreUnavailable, LeaseLost)
 log = logging.getLogger(__name__)
 
 
-class Loop(Protocol):
-    """A loop: a name for the log, one step, and the event that wakes it."""
+class LoopKind(StrEnum):
+    """Name of a loop in ``/metrics``, the same in every partition."""
 
+    DISPATCHER = auto()
+    ESCALATOR = auto()
+    INSTANCE_READER = auto()
+    JOB_POLLER = auto()
+    JOB_PROBER = auto()
+    LEASE_MANAGER = auto()
+    MACHINE_POLLER = auto()
+    REVIVAL_WATCHER = auto()
+    SET_ASIDE_RETRIER = auto()
+
+
+class Loop(Protocol):
+    """A loop: its kind, a name for the log, one step, and the event that wakes it."""
+
+    kind: LoopKind
     name: str
     wake: asyncio.Event
 
@@ -43,11 +66,14 @@ async def run_until(
     clock: Clock,
     random: Random,
     failing: dict[str, Exception],
+    *,
+    on_step: OnStep = lambda *_: None,
 ) -> None:
     """Run a loop until ``stop``; log a series of failures when it begins and when it ends.
 
     After FAILING_AFTER failures in a row, ``failing`` holds the last error under the loop's name
-    until a step works.
+    until a step works. ``on_step`` gets the time of each step; calls in flight beside the loop are
+    not part of it. A step that raises LeaseLost has not failed.
 
     StoreUnavailable and LeaseLost are not logged here: the database and the lease manager log them
     once for all loops.
@@ -56,26 +82,27 @@ async def run_until(
     step may swallow the cancellation, as ``asyncio.wait_for``, and with it the queue of a database
     pool, does up to Python 3.11.
     """
-    failures, logged = 0, False
+    retry, logged = RetryTimer(clock, random, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S), False
     while not stop.is_set():
         loop.wake.clear()
+        began_at = clock.monotonic()
         try:
             wait_s = min(await loop.step(), IDLE_MAX_S)
         except Exception as error:  # noqa: BLE001 - logged, and tried again
-            failures += 1
-            if failures >= FAILING_AFTER and not isinstance(error, LeaseLost):
+            pause_s, failed = retry.failed(), not isinstance(error, LeaseLost)
+            on_step(loop.kind, clock.monotonic() - began_at, failed)
+            if failed and retry.failures >= FAILING_AFTER:
                 failing[loop.name] = error
             if not logged and not isinstance(error, _LOGGED_ELSEWHERE):
                 logged = True
                 log_failure(error, "%s fails and is tried again until it works", loop.name)
-            wait_s = backoff_s(
-                failures, base_s=FAILURE_BASE_S, max_s=FAILURE_MAX_S, jitter=random.random()
-            )
-            await _wait(clock, wait_s, stop)
+            await _wait(clock, pause_s, stop)
         else:
+            on_step(loop.kind, clock.monotonic() - began_at, False)
             if logged:
-                log.warning("%s works again after %d failures", loop.name, failures)
-            failures, logged = 0, False
+                log.warning("%s works again after %d failures", loop.name, retry.failures)
+            retry.worked()
+            logged = False
             failing.pop(loop.name, None)
             if wait_s > 0:
                 await _wait(clock, wait_s, stop, loop.wake)
@@ -97,26 +124,42 @@ async def _wait(clock: Clock, seconds: float, *events: asyncio.Event) -> None:
             wait.cancel()
 
 
-class BackgroundTasks:
+class BackgroundTasks(Generic[K]):
     """API calls in flight beside a loop: their failures are logged, and a stop waits for them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Clock, wake: asyncio.Event) -> None:
+        """Name the calls for the log; ``wake`` is set at the end of each."""
+        self.under_way: set[K] = set()
+        """What the calls in flight are for."""
         self._name = name
+        self._clock = clock
+        self._wake = wake
+        self._resume_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run ``work`` in a task of its own."""
-        task = asyncio.ensure_future(self._guarded(work))
+    def pause_s(self) -> float:
+        """Return the seconds until a result may be stored again; 0 or less means now."""
+        return self._resume_at - self._clock.monotonic()
+
+    def start(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
+        """Run ``work`` for ``key`` in a task of its own."""
+        self.under_way.add(key)
+        task = asyncio.ensure_future(self._guarded(key, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except _LOGGED_ELSEWHERE:
+        except StoreUnavailable:
+            self._resume_at = self._clock.monotonic() + PAUSE_S
+        except LeaseLost:
             pass
         except Exception as error:  # noqa: BLE001 - logged
             log_failure(error, "%s failed", self._name)
+        finally:
+            self.under_way.discard(key)
+            self._wake.set()
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until all tasks have ended, and cancel those that have not after ``timeout_s``.

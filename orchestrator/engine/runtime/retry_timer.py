@@ -1,4 +1,4 @@
-"""Pause that a loop makes after failed calls."""
+"""Pause after failures: of a loop, of its calls, or of one id in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RetryTimer:
-    """Backoff of one loop: the pause grows with each failure in a row, ``base_s`` to ``max_s``."""
+    """Backoff: the pause grows with each failure in a row, from ``base_s`` to ``max_s``."""
 
     def __init__(self, clock: Clock, random: Random, *, base_s: float, max_s: float) -> None:
         self._clock = clock
@@ -25,13 +25,13 @@ class RetryTimer:
         """In a row."""
 
     def wait_s(self) -> float:
-        """Return the seconds until the loop may call again; 0 or less means now."""
+        """Return the seconds until the pause is over; 0 or less: it is."""
         return self._resume_at - self._clock.monotonic()
 
-    def failed(self) -> float:
-        """Begin a pause; return its seconds."""
+    def failed(self, *, after_s: float = 0.0) -> float:
+        """Begin a pause: ``after_s``, then the backoff; return its seconds."""
         self.failures += 1
-        wait_s = backoff_s(
+        wait_s = after_s + backoff_s(
             self.failures,
             base_s=self._base_s,
             max_s=self._max_s,

@@ -60,7 +60,7 @@ async def see(
             answer = AttemptResult(at=at, outcome="accepted", request_id=request_id)
             await store.finish_attempt(before, decision, answer)
         case CallFailed(error):
-            await store.finish_attempt(before, decision, AttemptResult.from_error(error, at))
+            await store.finish_attempt(before, decision, AttemptResult.of(error, at))
         case _:
             await store.apply([(before, decision)], at)
     return decision.after

@@ -147,7 +147,7 @@ async def turn(world: PartitionWorld) -> None:
     ):
         await step()
         for loop in (world.job_prober, world.instance_reader, world.dispatcher, world.escalator):
-            while loop._calls._tasks:
+            while loop.calls.under_way:
                 await world.pass_waits()
                 await asyncio.sleep(0.001)
     world.clock.advance(61)

@@ -253,7 +253,7 @@ async def cut_off(world: PartitionWorld, job_id: str) -> None:
     world.network.hold("TerminateJob")
     await world.dispatcher.step()
     await world.network.arrival("TerminateJob")
-    assert await world.dispatcher.drain(0.0) is False
+    assert await world.dispatcher.calls.drain(0.0) is False
     assert await world.outcomes(job_id) == [None]
 
 
@@ -418,7 +418,7 @@ async def test_at_a_stop_the_calls_under_way_end_and_are_written(database: Datab
     held = world.network.hold("TerminateJob")
     await world.dispatcher.step()
     await world.network.arrival("TerminateJob")
-    ending = asyncio.ensure_future(world.dispatcher.drain(HANG_S))
+    ending = asyncio.ensure_future(world.dispatcher.calls.drain(HANG_S))
     assert await world.outcomes(JOB) == [None]
     assert not ending.done()
     held.set()

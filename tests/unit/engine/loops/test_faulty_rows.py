@@ -11,7 +11,7 @@ from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
-from orchestrator.engine.loops.job_prober import PAUSE_S
+from orchestrator.engine.runtime.loop import PAUSE_S
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.terminations.set_aside import AGAIN_AFTER_S
 from tests.support.partition_world import AMPLE, PARTITION, QUOTAS, PartitionWorld, job_ids

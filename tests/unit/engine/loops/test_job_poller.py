@@ -21,13 +21,9 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import PollKind
 from orchestrator.domain.model.unconfirmed import FIRST_RETRY_S
-from orchestrator.engine.loops.job_poller import (
-    BACKOFF_MAX_S,
-    JOBS_PER_CALL,
-    REFUSED_MAX,
-    SUSPECTED_S,
-    SUSPECTS_MAX,
-)
+from orchestrator.engine.loops.job_poller import BACKOFF_MAX_S, SUSPECTED_S
+from orchestrator.engine.paced_calls import JOBS_PER_CALL
+from orchestrator.engine.runtime.faulty_ids import REFUSED_MAX, SUSPECTS_MAX
 from orchestrator.simulator.traffic.fault_injection import read_faults
 from tests.support.partition_world import (
     AMPLE,

@@ -756,7 +756,7 @@ async def test_at_a_stop_the_reads_under_way_end_and_are_written(database: Datab
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     held.set()
-    assert await world.job_prober.drain(10.0) is True
+    assert await world.job_prober.calls.drain(10.0) is True
     assert (await world.termination(JOB)).state is State.SETTLING
 
 
@@ -769,7 +769,7 @@ async def test_a_read_that_is_cut_off_at_a_stop_is_made_by_the_next_process(
     await world.job_prober.step()
     await world.network.arrival("DescribeJob")
     before = await world.termination(JOB)
-    assert await world.job_prober.drain(0.0) is False
+    assert await world.job_prober.calls.drain(0.0) is False
     assert await world.termination(JOB) == before
     world.start()
     world.clock.advance(1)

@@ -12,8 +12,8 @@ from orchestrator.cloud import error_codes
 from orchestrator.domain.audit.caveats import REVIVED
 from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import State
-from orchestrator.engine.loops.job_poller import BACKOFF_BASE_S
 from orchestrator.engine.loops.revival_watcher import BACKOFF_MAX_S, COUNT_RETRY_S
+from orchestrator.engine.paced_calls import BACKOFF_BASE_S
 from orchestrator.simulator.traffic.fault_injection import Fault, Rule
 from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support.clock import ManualClock

@@ -449,7 +449,9 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     first.machine.advance(POLICY.duration_s + 1.0)
     (loops,) = first.loops_of(PARTITION)
     async with asyncio.timeout(HANG_S):
-        assert await loops.dispatcher.drain(HANG_S), "the call that waited for its permit has ended"
+        assert await loops.dispatcher.calls.drain(HANG_S), (
+            "the call that waited for its permit has ended"
+        )
     partition = loops.partition
     for limiter in partition.limiters.values():
         assert math.isinf(limiter.wait_s())
@@ -459,7 +461,7 @@ async def test_a_paused_replica_calls_and_writes_nothing_when_it_resumes(
     for write in (
         partition.store.set_health(None, None),
         partition.store.postpone([before.id], world.clock.now()),
-        loops.dispatcher._recover(),
+        loops.dispatcher._close([]),
     ):
         with pytest.raises(LeaseLost):
             await write

@@ -10,7 +10,9 @@ import pytest
 
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.engine.replica import partition_runner
+from orchestrator.engine.replica.lease_manager import LeaseManager
 from orchestrator.engine.replica.partition_runner import PartitionRunner
+from orchestrator.engine.runtime.loop import LoopKind
 from tests.support import HANG_S
 from tests.support.partition_world import AMPLE, JOB, PartitionWorld
 
@@ -70,6 +72,12 @@ async def test_calls_that_do_not_end_in_time_are_cancelled_and_logged(
         "API calls of main@cloud were cancelled at the stop; their jobs are read first at the next "
         "start"
     ) in caplog.messages
+
+
+async def test_each_loop_has_a_kind_of_its_own(database: Database) -> None:
+    _, runner = await at_work(database)
+    kinds = [LeaseManager.kind, *(loop.kind for loop in runner.loops)]
+    assert sorted(kinds) == sorted(LoopKind)
 
 
 async def test_stopped_before_it_began_it_does_nothing(database: Database) -> None:

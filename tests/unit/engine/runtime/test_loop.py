@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.domain.errors import StoreUnavailable
-from orchestrator.engine.runtime.loop import BackgroundTasks, run_until
+from orchestrator.domain.errors import LeaseLost, StoreUnavailable
+from orchestrator.engine.runtime.loop import BackgroundTasks, LoopKind, run_until
 from tests.support import HANG_S
 from tests.support.clock import ManualClock
 from tests.support.partition_world import NoJitter
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Steps:
     """A loop with scripted steps; the step after them lasts until the end."""
 
+    kind = LoopKind.DISPATCHER
     name = "the loop"
 
     def __init__(self, *script: float | Exception) -> None:
@@ -166,7 +167,8 @@ async def test_an_unusable_database_is_not_logged_here(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database logs its own outage; the waits grow anyway."""
-    calls, full, waits = BackgroundTasks("a call"), StoreUnavailable("the disk is full"), []
+    full, waits = StoreUnavailable("the disk is full"), list[float]()
+    calls = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event())
 
     async def call() -> None:
         raise full
@@ -177,7 +179,7 @@ async def test_an_unusable_database_is_not_logged_here(
             waits.append(await clock.waits.get())
             clock.advance(waits[-1])
         await steps.over.wait()
-        calls.start(call)
+        calls.start(1, call)
         assert await calls.drain(HANG_S)
     assert waits == [0.5, 1.0]
     assert caplog.records == []
@@ -276,6 +278,37 @@ async def test_a_loop_that_fails_again_and_again_is_known_for_it_until_it_works(
     task.cancel()
 
 
+async def test_each_step_is_timed_and_those_that_fail_are_counted(clock: ManualClock) -> None:
+    """The wait between two steps is no part of either; a lost lease is no failure of a loop."""
+    script = (0.25, 1.0), (0.5, LookupError("broken")), (2.0, LeaseLost("taken over")), (4.0, 0.0)
+    seconds = [taken_s for taken_s, _ in script]
+    steps, recorded = Steps(*[result for _, result in script]), list[tuple[str, float, bool]]()
+    step = steps.step
+
+    async def takes_time() -> float:
+        if seconds:
+            clock.advance(seconds.pop(0))
+        return await step()
+
+    steps.step = takes_time  # type: ignore[method-assign]
+    on_step = lambda *values: recorded.append(values)  # noqa: E731
+    task = asyncio.create_task(
+        run_until(asyncio.Event(), steps, clock, NoJitter(), {}, on_step=on_step)
+    )
+    for _ in range(3):
+        clock.advance(await clock.waits.get())
+    async with asyncio.timeout(HANG_S):
+        await steps.over.wait()
+    task.cancel()
+    kind = LoopKind.DISPATCHER
+    assert recorded == [
+        (kind, 0.25, False),
+        (kind, 0.5, True),
+        (kind, 2.0, False),
+        (kind, 4.0, False),
+    ]
+
+
 async def test_a_loop_that_is_stopped_before_it_runs_takes_no_step(
     clock: ManualClock,
 ) -> None:
@@ -291,7 +324,7 @@ async def test_a_loop_that_is_stopped_before_it_runs_takes_no_step(
 async def test_a_call_that_fails_is_logged_and_fails_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls, done = BackgroundTasks("a call"), asyncio.Event()
+    calls, done = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event()), asyncio.Event()
     broken = LookupError("broken")
 
     async def fails() -> None:
@@ -300,8 +333,8 @@ async def test_a_call_that_fails_is_logged_and_fails_no_other(
     async def works() -> None:
         done.set()
 
-    calls.start(fails)
-    calls.start(works)
+    calls.start(1, fails)
+    calls.start(2, works)
     assert await calls.drain(HANG_S) is True
     assert done.is_set()
     (record,) = caplog.records
@@ -311,15 +344,15 @@ async def test_a_call_that_fails_is_logged_and_fails_no_other(
 
 
 async def test_the_end_waits_for_every_call_under_way() -> None:
-    calls, may_end = BackgroundTasks("a call"), asyncio.Event()
+    calls, may_end = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event()), asyncio.Event()
     ended = []
 
     async def work() -> None:
         await may_end.wait()
         ended.append(True)
 
-    for _ in range(3):
-        calls.start(work)
+    for number in range(3):
+        calls.start(number, work)
     ending = asyncio.ensure_future(calls.drain(HANG_S))
     await idle()
     assert (ending.done(), ended) == (False, [])
@@ -329,8 +362,32 @@ async def test_the_end_waits_for_every_call_under_way() -> None:
     assert await calls.drain(HANG_S) is True, "nothing is under way any more"
 
 
+@pytest.mark.parametrize("error", [None, LookupError("broken"), StoreUnavailable("full")])
+async def test_a_call_is_under_way_until_it_ends_which_wakes_the_loop(
+    error: Exception | None,
+) -> None:
+    wake, may_end, clock = asyncio.Event(), asyncio.Event(), ManualClock()
+    calls = BackgroundTasks[str]("a call", clock, wake)
+
+    async def work() -> None:
+        await may_end.wait()
+        if error is not None:
+            raise error
+
+    calls.start("job-1", work)
+    await idle()
+    assert (calls.under_way, wake.is_set()) == ({"job-1"}, False)
+    may_end.set()
+    async with asyncio.timeout(HANG_S):
+        await wake.wait()
+    assert calls.under_way == set()
+    assert calls.pause_s() == (5.0 if isinstance(error, StoreUnavailable) else 0.0)
+    clock.advance(5.0)
+    assert calls.pause_s() <= 0
+
+
 async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
-    calls, cut_off = BackgroundTasks("a call"), asyncio.Event()
+    calls, cut_off = BackgroundTasks[int]("a call", ManualClock(), asyncio.Event()), asyncio.Event()
 
     async def never() -> None:
         try:
@@ -338,7 +395,7 @@ async def test_a_call_that_does_not_end_in_time_is_cut_off() -> None:
         finally:
             cut_off.set()
 
-    calls.start(never)
+    calls.start(1, never)
     await idle()
     assert await calls.drain(0.0) is False
     assert cut_off.is_set()
