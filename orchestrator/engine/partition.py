@@ -29,7 +29,7 @@ from orchestrator.domain.model.attempt import (
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import Event
 from orchestrator.domain.model.machine_capture import CapturePolicy, CaptureTiming
-from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, sweep_interval_s
+from orchestrator.domain.pacing.polling import FINISH_WINDOW_S, PollPolicy, batch_poll_interval_s
 from orchestrator.domain.pacing.quota import Quota
 from orchestrator.domain.progress.termination_forecast import with_forecast
 from orchestrator.engine.count_schedule import CountSchedule
@@ -218,7 +218,9 @@ class Partition:
         return Policy(
             poll=self.poll,
             escalation=self.escalation,
-            sweep_s=sweep_interval_s(self.poll, finishes_in_window=len(self._finishes)),
+            batch_interval_s=batch_poll_interval_s(
+                self.poll, finishes_in_window=len(self._finishes)
+            ),
             jitter=self.random.random(),
             appears_within_s=self.appears_within_s,
             permitted_within_s=self.permitted_within_s,

@@ -120,21 +120,21 @@ Interval = Annotated[float, Field(gt=0, le=3600, validate_default=True)]
 class Poll(_Section):
     """Bounds of the intervals between polls, in seconds."""
 
-    sweep_min_s: Interval = _POLL.sweep_min_s
-    sweep_max_s: Interval = _POLL.sweep_max_s
+    batch_min_s: Interval = _POLL.batch_min_s
+    batch_max_s: Interval = _POLL.batch_max_s
     drain_max_s: Interval = _POLL.drain_max_s
     held_s: Interval = _POLL.held_s
     queued_s: Interval = _POLL.queued_s
     settling_s: Interval = _POLL.settling_s
     stopped_s: Interval = _POLL.stopped_s
-    relook_min_s: Interval = _POLL.relook_min_s
+    recount_min_s: Interval = _POLL.recount_min_s
 
-    @field_validator("sweep_max_s")
+    @field_validator("batch_max_s")
     @classmethod
-    def _not_below_its_minimum(cls, sweep_max_s: float, info: ValidationInfo) -> float:
-        if sweep_max_s < info.data.get("sweep_min_s", sweep_max_s):
-            raise ValueError("must not be less than sweep_min_s")
-        return sweep_max_s
+    def _not_below_its_minimum(cls, batch_max_s: float, info: ValidationInfo) -> float:
+        if batch_max_s < info.data.get("batch_min_s", batch_max_s):
+            raise ValueError("must not be less than batch_min_s")
+        return batch_max_s
 
     def policy(self) -> PollPolicy:
         return PollPolicy(**self.model_dump())

@@ -21,10 +21,10 @@ ENGINE: dict[str, Any] = {
     "settle_s": 0.1,
     "revival_watch_s": 60.0,
     "poll": {
-        "sweep_min_s": 0.05,
-        "sweep_max_s": 0.1,
+        "batch_min_s": 0.05,
+        "batch_max_s": 0.1,
         "settling_s": 0.1,
-        "relook_min_s": 0.05,
+        "recount_min_s": 0.05,
         "stopped_s": 0.2,
     },
 }

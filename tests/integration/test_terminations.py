@@ -236,7 +236,7 @@ async def test_an_immortal_job_ends_unverified_at_its_deadline(database_url: str
 async def test_instances_that_stay_are_called_unless_that_was_not_wanted(
     database_url: str, asked: dict[str, Any], state: str, escalation_level: str, calls: int
 ) -> None:
-    poll = {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "relook_min_s": 0.1, "settling_s": 0.1}
+    poll = {"batch_min_s": 0.05, "batch_max_s": 0.1, "recount_min_s": 0.1, "settling_s": 0.1}
     engine = {"settle_s": 0.2, "escalation": {"after_s": 0.2}, "poll": poll}
     job = group(stuck=2, failed_early_s=60)
     async with service(database_url, job, engine=engine) as running:

@@ -26,7 +26,7 @@ from orchestrator.domain.forecasting import drain_history
 from orchestrator.domain.forecasting.duration_distribution import bucket
 from orchestrator.domain.forecasting.forecast import of_drain
 from orchestrator.domain.model.batch_job import InstanceCounters
-from orchestrator.domain.pacing.polling import PollPolicy, drain_look_s, relook_s
+from orchestrator.domain.pacing.polling import PollPolicy, drain_poll_s, recount_after_s
 from orchestrator.domain.progress import operation_forecast
 from orchestrator.domain.progress.operation_forecast import Progress
 from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S
@@ -132,14 +132,14 @@ def drain(random: Random, ends: Ends) -> Drained:
 def _polls(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
     """Return seconds and live instances, as one of the engine's reasons to poll would show them."""
     reason = random.randrange(4)
-    sweep_s = log_uniform(random, POLICY.sweep_min_s, POLICY.sweep_max_s)
+    batch_interval_s = log_uniform(random, POLICY.batch_min_s, POLICY.batch_max_s)
     watched_s = log_uniform(random, COUNT_EVERY_S, COUNT_ALL_EVERY_S)
     polls: list[tuple[float, int]] = []
-    at = random.uniform(0, POLICY.sweep_max_s)
+    at = random.uniform(0, POLICY.batch_max_s)
     while at < ends_s[-1]:
         polls.append((at, len(ends_s) - bisect_right(ends_s, at)))
         if reason == 0:
-            wait_s = drain_look_s(POLICY, sweep_s=sweep_s, age_s=at)
+            wait_s = drain_poll_s(POLICY, batch_interval_s=batch_interval_s, age_s=at)
         elif reason == 1:
             wait_s = _poll_again_s(polls)
         else:
@@ -150,7 +150,7 @@ def _polls(random: Random, ends_s: Sequence[float]) -> list[tuple[float, int]]:
 
 def _poll_again_s(polls: Sequence[tuple[float, int]]) -> float:
     (before_s, before), (after_s, after) = polls[-2:] if len(polls) > 1 else (polls[-1], polls[-1])
-    return relook_s(
+    return recount_after_s(
         POLICY,
         before=InstanceCounters(running=before),
         before_at=_at(before_s),
@@ -263,8 +263,10 @@ def _operation(random: Random, jobs: int, *, drain_s: tuple[float, float]) -> Op
             speed = min(1.0, pace * random.lognormvariate(0, 0.1))
         at += random.uniform(0.8, 1.2) / (allowed_per_s * speed)
         took_s = typical_s * takes()
-        sweep_s = random.uniform(POLICY.sweep_min_s, POLICY.sweep_max_s)
-        unseen_s = random.random() * drain_look_s(POLICY, sweep_s=sweep_s, age_s=took_s)
+        batch_interval_s = random.uniform(POLICY.batch_min_s, POLICY.batch_max_s)
+        unseen_s = random.random() * drain_poll_s(
+            POLICY, batch_interval_s=batch_interval_s, age_s=took_s
+        )
         calls_s.append(at)
         ends_s.append(at + took_s + unseen_s)
     return Operation(allowed_per_s, calls_s, ends_s)

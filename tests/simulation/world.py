@@ -70,7 +70,7 @@ HASTY: Final[dict[str, Any]] = {
     "escalation": {"after_s": 1.0},
     "revival_watch_s": 0.0,
     "lease": LEASE,
-    "poll": {"sweep_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
+    "poll": {"batch_max_s": 1.0, "drain_max_s": 5.0, "held_s": 1.0, "settling_s": 1.0},
 }
 
 

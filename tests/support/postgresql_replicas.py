@@ -19,7 +19,7 @@ from orchestrator.store.database import database as module
 from orchestrator.store.database.database import Database
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
-from tests.support.stored_operations import to_sweep
+from tests.support.stored_operations import due_for_batch_poll
 from tests.unit.domain.build import NOW, POLICY
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ async def ran(database: Database, statement: str) -> None:
 
 async def withdraw_all(database: Database, fence: FencingToken) -> None:
     store = PartitionStore(database, fence)
-    while rows := await to_sweep(store, 100):
+    while rows := await due_for_batch_poll(store, 100):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
 
 

@@ -86,7 +86,7 @@ def settings(cloud_url: str, database_url: str, **changes: Any) -> Settings:
             "call_timeout_s": 2.0,
             "appears_within_s": 1.0,
             "permitted_within_s": 1.0,
-            "poll": {"sweep_min_s": 0.05, "sweep_max_s": 0.1, "held_s": 0.1, "settling_s": 0.1},
+            "poll": {"batch_min_s": 0.05, "batch_max_s": 0.1, "held_s": 0.1, "settling_s": 0.1},
         },
         "accounts": {"main": account},
     }

@@ -31,7 +31,7 @@ def operation(number: int, *jobs: str, **changes: Any) -> NewOperation:
     return new_operation(f"op_{number}", *jobs, **values)
 
 
-async def to_sweep(store: PartitionStore, limit: int) -> list[Termination]:
+async def due_for_batch_poll(store: PartitionStore, limit: int) -> list[Termination]:
     kind = PollFilter(PollKind.BATCH)
     return (await store.next_polls(NOW, limit, kind))[kind]
 
@@ -42,7 +42,7 @@ async def submit(records: SqlRecords, number: int, *jobs: str, **changes: Any) -
 
 
 async def only(store: PartitionStore) -> Termination:
-    (termination,) = await to_sweep(store, 10)
+    (termination,) = await due_for_batch_poll(store, 10)
     return termination
 
 

@@ -86,7 +86,9 @@ def _on_draining(
     elif seen.terminating:
         updated = replace(updated, schedule=replace(updated.schedule, terminate_after=None))
     age_s = (now - (updated.calls.acknowledged_at or now)).total_seconds()
-    interval_s = polling.drain_look_s(policy.poll, sweep_s=policy.sweep_s, age_s=age_s)
+    interval_s = polling.drain_poll_s(
+        policy.poll, batch_interval_s=policy.batch_interval_s, age_s=age_s
+    )
     # An undocumented state proves nothing; the counters decide.
     poll_kind = PollKind.BATCH if runs else PollKind.SINGLE
     return Decision(after=schedule_poll(updated, poll_kind, now + timedelta(seconds=interval_s)))
@@ -209,7 +211,7 @@ def _on_finished_not_stopped(
     )
     if seen.instances is None or contradiction(termination, seen) is not None:
         return to_be_counted(termination, updated, seen, now, policy)
-    wait_s = polling.relook_s(
+    wait_s = polling.recount_after_s(
         policy.poll,
         before=termination.drain.counters,
         before_at=termination.drain.counted_at,

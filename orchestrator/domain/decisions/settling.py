@@ -84,7 +84,7 @@ def _on_denied(
         schedule = replace(
             decision.after.schedule,
             poll_kind=PollKind.BATCH,
-            next_poll_at=now + timedelta(seconds=policy.sweep_s),
+            next_poll_at=now + timedelta(seconds=policy.batch_interval_s),
             terminate_after=now,
         )
         return replace(decision, after=replace(decision.after, schedule=schedule))
@@ -100,7 +100,7 @@ def _on_revived(termination: Termination, now: datetime, policy: Policy) -> Deci
     decision = apply_event(
         start_new_run(revived), Event.SEEN_LIVE_AGAIN, now, why="the job runs again"
     )
-    at = now + timedelta(seconds=policy.sweep_s)
+    at = now + timedelta(seconds=policy.batch_interval_s)
     terminate_after = None if termination.job.state is JobState.SUBMITTED else now
     after = replace(
         decision.after,

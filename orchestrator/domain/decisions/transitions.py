@@ -40,7 +40,7 @@ _UNSETTLED: Final = replace(
 class Policy:
     """Everything that :func:`decide` may know beside the termination itself.
 
-    ``sweep_s``: current interval between batch polls, in seconds. ``jitter``: one draw from [0, 1).
+    ``batch_interval_s``: current interval between batch polls. ``jitter``: one draw from [0, 1).
     ``appears_within_s``: time for which a job that was never read is polled before it ends as
     ``not_found``. ``permitted_within_s``: time for which a request that the account may not make is
     retried before the job ends as ``refused``. ``compares``: whether a job that was terminated is
@@ -50,7 +50,7 @@ class Policy:
 
     poll: PollPolicy
     escalation: EscalationPolicy
-    sweep_s: float
+    batch_interval_s: float
     jitter: float
     backoff_base_s: float = 1.0
     backoff_max_s: float = 60.0
@@ -232,7 +232,7 @@ def accepted(termination: Termination, now: datetime, policy: Policy) -> Decisio
         schedule=replace(
             decision.after.schedule,
             poll_kind=PollKind.BATCH,
-            next_poll_at=now + timedelta(seconds=policy.sweep_s),
+            next_poll_at=now + timedelta(seconds=policy.batch_interval_s),
             failures=0,
         ),
         calls=replace(with_run(decision.after.calls), acknowledged_at=now),

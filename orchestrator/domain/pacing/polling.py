@@ -1,8 +1,8 @@
 """Intervals between polls: short when an end is expected, long when none is possible.
 
-A batch poll (DescribeJobs, ``sweep`` in names) reads 100 jobs with one call, so its cost is per
-poll, not per job: the interval follows the rate at which jobs have finished recently. DescribeJob
-reads one job; it is called when the rate of the drain says that the drain should be over.
+A batch poll (DescribeJobs) reads 100 jobs with one call, so its cost is per poll, not per job: the
+interval follows the rate at which jobs have finished recently. DescribeJob reads one job; it is
+called when the rate of the drain says that the drain should be over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.model.batch_job import InstanceCounters
 
-SWEEP_DENSITY: Final = 1.0
+BATCH_POLL_DENSITY: Final = 1.0
 """Batch polls per second at one finished job per second.
 
 The number grows with the square root of the finished jobs: for a given number of polls, this
@@ -35,28 +35,28 @@ AGE_SHARE: Final = 0.02
 class PollPolicy:
     """Bounds of the poll intervals, in seconds."""
 
-    sweep_min_s: float = 0.5
-    sweep_max_s: float = 2.0
+    batch_min_s: float = 0.5
+    batch_max_s: float = 2.0
     drain_max_s: float = 15.0
     held_s: float = 2.0
     queued_s: float = 60.0
     settling_s: float = 5.0
     stopped_s: float = 60.0
     """For jobs whose termination has ended, while they are watched for a revival."""
-    relook_min_s: float = 0.5
+    recount_min_s: float = 0.5
 
 
-def sweep_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> float:
+def batch_poll_interval_s(policy: PollPolicy, *, finishes_in_window: int) -> float:
     """Return the seconds between batch polls of draining jobs.
 
     ``finishes_in_window``: how many of them finished in the last FINISH_WINDOW_S.
     """
     finishes_per_s = (finishes_in_window + 0.5) / FINISH_WINDOW_S
-    interval_s = 1 / (SWEEP_DENSITY * math.sqrt(finishes_per_s))
-    return min(policy.sweep_max_s, max(policy.sweep_min_s, interval_s))
+    interval_s = 1 / (BATCH_POLL_DENSITY * math.sqrt(finishes_per_s))
+    return min(policy.batch_max_s, max(policy.batch_min_s, interval_s))
 
 
-def sweep_due_at(
+def batch_due_at(
     policy: PollPolicy,
     planned: Sequence[tuple[State, datetime]],
     *,
@@ -73,7 +73,7 @@ def sweep_due_at(
     is sent once all of its jobs are due.
     """
     patient = (State.SETTLING, State.DRAINING) if proofs_wait else (State.SETTLING,)
-    patience = timedelta(seconds=policy.sweep_max_s * (2 if proofs_wait else 1))
+    patience = timedelta(seconds=policy.batch_max_s * (2 if proofs_wait else 1))
     due_at = min(
         next_poll_at + (patience if state in patient else timedelta())
         for state, next_poll_at in planned
@@ -81,12 +81,12 @@ def sweep_due_at(
     return min(due_at, planned[-1][1]) if full else due_at
 
 
-def drain_look_s(policy: PollPolicy, *, sweep_s: float, age_s: float) -> float:
+def drain_poll_s(policy: PollPolicy, *, batch_interval_s: float, age_s: float) -> float:
     """Return the seconds until a draining job of this age is polled again by DescribeJobs."""
-    return max(sweep_s, min(policy.drain_max_s, age_s * AGE_SHARE))
+    return max(batch_interval_s, min(policy.drain_max_s, age_s * AGE_SHARE))
 
 
-def relook_s(
+def recount_after_s(
     policy: PollPolicy,
     *,
     before: InstanceCounters | None,
@@ -100,6 +100,6 @@ def relook_s(
     With one read, or without progress between them: twice the shortest interval.
     """
     if before is None or before_at is None or before.live <= after.live:
-        return 2 * policy.relook_min_s
+        return 2 * policy.recount_min_s
     rate_per_s = (before.live - after.live) / max((after_at - before_at).total_seconds(), 1e-3)
-    return min(policy.drain_max_s, max(policy.relook_min_s, after.live / rate_per_s))
+    return min(policy.drain_max_s, max(policy.recount_min_s, after.live / rate_per_s))

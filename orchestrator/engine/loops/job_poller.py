@@ -10,7 +10,7 @@ from orchestrator.domain.errors import CloudError
 from orchestrator.domain.model.lifecycle import PENDING_STATES, SENT_STATES
 from orchestrator.domain.model.observation import JobsRefused, JobUnlisted
 from orchestrator.domain.model.termination import PollFilter, PollKind
-from orchestrator.domain.pacing.polling import sweep_due_at
+from orchestrator.domain.pacing.polling import batch_due_at
 from orchestrator.engine.paced_calls import JOBS_PER_CALL, DescribeJobsCalls
 from orchestrator.engine.runtime.faulty_ids import SuspectJobs, Verdict
 from orchestrator.engine.runtime.loop import LoopKind
@@ -77,7 +77,7 @@ class JobPoller:
         partition, now = self._partition, self._partition.clock.now()
         if not rows:
             return (), math.inf
-        due_at = sweep_due_at(
+        due_at = batch_due_at(
             partition.poll,
             [(row.state, row.schedule.next_poll_at) for row in rows if row.schedule.next_poll_at],
             full=len(rows) == JOBS_PER_CALL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import StrEnum, auto
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from orchestrator.domain.errors import LeaseLost, StoreUnavailable
 from orchestrator.engine.runtime.retry_timer import RetryTimer
@@ -47,6 +47,13 @@ class LoopKind(StrEnum):
     MACHINE_POLLER = auto()
     REVIVAL_WATCHER = auto()
     SET_ASIDE_RETRIER = auto()
+
+
+UNWOKEN_S: Final = {LoopKind.JOB_POLLER: 0.25, LoopKind.JOB_PROBER: 0.25}
+"""Seconds after a step without work in which a wake-up does not begin the next step.
+
+A step of these loops reads hundreds of rows, and every decision of the partition wakes one of them.
+"""
 
 
 class Loop(Protocol):
@@ -105,7 +112,11 @@ async def run_until(
             logged = False
             failing.pop(loop.name, None)
             if wait_s > 0:
-                await _wait(clock, wait_s, stop, loop.wake)
+                unwoken_s = min(wait_s, UNWOKEN_S.get(loop.kind, 0.0))
+                if unwoken_s > 0:
+                    await _wait(clock, unwoken_s, stop)
+                if wait_s > unwoken_s:
+                    await _wait(clock, wait_s - unwoken_s, stop, loop.wake)
 
 
 def log_failure(error: Exception, what: str, *args: object) -> None:

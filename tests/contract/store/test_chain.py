@@ -24,8 +24,8 @@ from orchestrator.services.certification import Certification
 from orchestrator.store import schema
 from orchestrator.store.events import chained
 from orchestrator.store.records.operation_history import TERMINATIONS_AT_ONCE, SqlHistories
-from tests.support.stored_operations import chains, ready_to_call, submit, to_sweep
-from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
+from tests.support.stored_operations import chains, due_for_batch_poll, ready_to_call, submit
+from tests.unit.domain.build import LIVE, NOW, POLICY, batch_read, call_failed, later, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,7 +91,7 @@ async def test_each_event_keeps_what_it_rested_on(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1")
-    (queued,) = await to_sweep(store, 1)
+    (queued,) = await due_for_batch_poll(store, 1)
     await live(store, queued)
     found = await chains(database)
     accepted, started, failed, _, answered, stopped, settled = found["trm_1_job-1"]
@@ -159,8 +159,8 @@ async def test_more_subjects_than_a_statement_takes(
 ) -> None:
     await submit(records, 1, *[f"job-{number}" for number in range(1100)])
     changes = [
-        (row, decide(row, swept(JobState.SUBMITTED), NOW, POLICY))
-        for row in await to_sweep(store, 1100)
+        (row, decide(row, batch_read(JobState.SUBMITTED), NOW, POLICY))
+        for row in await due_for_batch_poll(store, 1100)
     ]
     assert await store.apply(changes, NOW) == 1100
     found = await chains(database)
@@ -173,7 +173,7 @@ async def test_the_chains_are_whole_after_writers_at_the_same_time(
     """Requests that join live jobs, transitions of these, and operations that end with them."""
     jobs = [f"job-{number}" for number in range(12)]
     await submit(records, 1, *jobs)
-    queued = await to_sweep(store, 100)
+    queued = await due_for_batch_poll(store, 100)
     await asyncio.gather(
         *(live(store, each) for each in queued),
         *(submit(records, number, *jobs[number : number + 3]) for number in range(2, 9)),
@@ -241,7 +241,7 @@ async def test_the_certificate_of_a_whole_life(
     records: SqlRecords, store: PartitionStore, certification: Certification
 ) -> None:
     await submit(records, 1, "job-b", "job-a", "job-c")
-    for row in await to_sweep(store, 3):
+    for row in await due_for_batch_poll(store, 3):
         if row.job_id == "job-a":
             await live(store, row)
         elif row.job_id == "job-b":
@@ -281,7 +281,7 @@ async def test_the_digest_stays_as_long_as_nothing_becomes_of_it(
     digests, files = [], []
     for number in range(4):
         if number == 2:
-            (row, _) = await to_sweep(store, 2)
+            (row, _) = await due_for_batch_poll(store, 2)
             await see(store, row, Withdrawn(), 7)
         now = partial(later, number)
         made = await Certification(histories=SqlHistories(database), now=now).issue("op_1")
@@ -323,7 +323,7 @@ async def test_changes_in_the_database_are_found(
     fault: str,
 ) -> None:
     await submit(records, 1, "job-1")
-    (queued,) = await to_sweep(store, 1)
+    (queued,) = await due_for_batch_poll(store, 1)
     await live(store, queued)
     assert verify((await certification.issue("op_1")).data) == []
     changed = schema.metadata.tables[table]
@@ -344,7 +344,7 @@ async def test_a_certificate_shows_one_moment(
 ) -> None:
     jobs = [f"job-{number:03}" for number in range(2 * TERMINATIONS_AT_ONCE + 1)]
     await submit(records, 1, *jobs)
-    rows = await to_sweep(store, 1000)
+    rows = await due_for_batch_poll(store, 1000)
     seen: dict[str, str] = {}
     async with SqlHistories(database).history("op_1") as history:
         assert history is not None

@@ -22,7 +22,7 @@ from orchestrator.store.records.operation_history import SqlHistories
 from orchestrator.store.records.queries import SqlRecords
 from orchestrator.store.schema import operations
 from tests.support.leases import hold
-from tests.support.stored_operations import PARTITION, chains, submit, to_sweep
+from tests.support.stored_operations import PARTITION, chains, due_for_batch_poll, submit
 from tests.unit.domain.build import NOW, POLICY
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def test_operations_that_share_jobs_end_with_whichever_is_the_last(
 
     async def end(partition: str) -> None:
         store = PartitionStore(first, FencingToken(partition, 1))
-        while rows := await to_sweep(store, 7):
+        while rows := await due_for_batch_poll(store, 7):
             await asyncio.gather(
                 *(store.apply([(row, decide(row, Withdrawn(), NOW, POLICY))], NOW) for row in rows)
             )

@@ -43,15 +43,15 @@ from orchestrator.store.partition.partition_store import PartitionStore
 from tests.support.stored_operations import (
     PARTITION,
     SUBMISSION,
+    due_for_batch_poll,
     only,
     operation,
     ready_to_call,
     start,
     submit,
-    to_sweep,
 )
 from tests.support.termination_fields import store_fields
-from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, batch_read, call_failed, later, read
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
@@ -88,7 +88,7 @@ async def test_a_change_is_written_once_and_only_on_what_it_was_decided_on(
     withdrawn = decide(before, Withdrawn(), later(1), POLICY)
     assert await store.apply([(before, withdrawn)], later(1)) == 1
     assert await store.apply([(before, withdrawn)], later(1)) == 0
-    polled = decide(before, swept(None), later(2), POLICY)
+    polled = decide(before, batch_read(None), later(2), POLICY)
     await store.apply([(before, polled)], later(2))
     record = await records.termination(before.id)
     assert record is not None
@@ -130,7 +130,7 @@ async def test_first_in_line_is_called_first_then_the_order_of_submission(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3")
-    for row in await to_sweep(store, 10):
+    for row in await due_for_batch_poll(store, 10):
         after = replace(
             row, schedule=replace(row.schedule, terminate_after=NOW, priority=row.job_id == "job-3")
         )
@@ -195,12 +195,12 @@ async def test_the_last_job_finishes_its_operation_with_an_outcome(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
-    rows = await to_sweep(store, 10)
+    rows = await due_for_batch_poll(store, 10)
     await store.apply([(rows[0], decide(rows[0], Withdrawn(), NOW, POLICY))], NOW)
     halfway = await records.operation("op_1")
     assert halfway is not None
     assert (halfway.outcome, halfway.finished_at) == (None, None)
-    stopped = decide(rows[1], read(swept(None).state or read(None).state), NOW, POLICY)
+    stopped = decide(rows[1], read(batch_read(None).state or read(None).state), NOW, POLICY)
     assert stopped.event is None
     done = decide(rows[1], Withdrawn(), later(3), POLICY)
     await store.apply([(rows[1], done)], later(3))
@@ -270,7 +270,7 @@ async def test_an_operation_whose_jobs_went_partly_wrong_reports_each_one(
     records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, *WENT, give_up_after_s=60.0)
-    rows = await to_sweep(store, 10)
+    rows = await due_for_batch_poll(store, 10)
     for row in sorted(rows, key=lambda each: WENT[each.job_id][2][-1][0]):
         before = row
         unfinished = await records.operation("op_1")
@@ -307,7 +307,7 @@ async def test_operations_share_a_live_termination_and_both_finish(
 ) -> None:
     await submit(records, 1, "job-1", settle_s=10.0, not_before=later(60))
     await submit(records, 2, "job-1", "job-2", settle_s=50.0)
-    rows = await to_sweep(store, 10)
+    rows = await due_for_batch_poll(store, 10)
     shared = next(row for row in rows if row.job_id == "job-1")
     assert (shared.request.settle_s, shared.request.not_before, shared.schedule.next_poll_at) == (
         50.0,
@@ -345,7 +345,7 @@ async def test_live_terminations_are_counted_by_state(
     assert await records.live() == {"queued": LiveTerminations(count=1, since=later(40))}
     await submit(records, 2, "job-2", "job-3", created_at=later(-9), not_before=later(-60))
     assert await records.live() == {"queued": LiveTerminations(count=3, since=later(-9))}
-    held, ended, _ = await to_sweep(store, 10)
+    held, ended, _ = await due_for_batch_poll(store, 10)
     waits = decide(held, read(JobState.SUBMITTED), NOW, POLICY)
     await store.apply([(held, waits), (ended, decide(ended, Withdrawn(), NOW, POLICY))], NOW)
     live = await records.live()
@@ -458,7 +458,7 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
     database: Database, records: SqlRecords, store: PartitionStore
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
-    one, two = await to_sweep(store, 10)
+    one, two = await due_for_batch_poll(store, 10)
     attempt = NewAttempt(action="TerminateJob", target=one.job_id, sent_at=NOW)
     with pytest.raises(InvariantViolated, match="invariant call"):
         await store.start_attempt(one, decide(one, CallStarted(), NOW, POLICY), attempt)
@@ -470,7 +470,7 @@ async def test_a_decision_that_would_break_an_invariant_is_refused_and_counted(
         await store.apply([(one, endless)], NOW)
     counted = {Invariant.CALL: 1, Invariant.TRANSITION: 1, Invariant.CONSTRAINT: 1}
     assert database.violations == counted
-    assert await to_sweep(store, 10) == [one, two]
+    assert await due_for_batch_poll(store, 10) == [one, two]
 
 
 @pytest.mark.parametrize("condition", [(ErrorDetail(code="C", message="m"), 2.85), (None, None)])

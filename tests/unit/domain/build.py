@@ -18,7 +18,7 @@ from orchestrator.domain.pacing.polling import PollPolicy
 from tests.support.termination_fields import with_fields
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-POLICY = Policy(poll=PollPolicy(), escalation=EscalationPolicy(), sweep_s=1.0, jitter=0.0)
+POLICY = Policy(poll=PollPolicy(), escalation=EscalationPolicy(), batch_interval_s=1.0, jitter=0.0)
 STOPPED = InstanceCounters(failed=10)
 LIVE = InstanceCounters(running=4, failed=6)
 
@@ -46,7 +46,9 @@ def call_failed(error: CloudError) -> CallFailed:
     return CallFailed(error, termination(terminate_after=NOW))
 
 
-def swept(state: JobState | None, *, at: datetime = NOW, end_time: str | None = None) -> JobSeen:
+def batch_read(
+    state: JobState | None, *, at: datetime = NOW, end_time: str | None = None
+) -> JobSeen:
     """Return a job as DescribeJobs shows it."""
     return JobSeen(observed_at=at, job_id="job-1", state=state, end_time=end_time)
 

@@ -26,7 +26,7 @@ from tests.support.postgresql_replicas import (
     replicas,
     withdraw_all,
 )
-from tests.support.stored_operations import PARTITION, submit, to_sweep
+from tests.support.stored_operations import PARTITION, due_for_batch_poll, submit
 from tests.unit.domain.build import NOW, POLICY, read
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ async def test_an_operation_that_joins_an_ending_termination_is_not_left_unfinis
         for turn in range(rounds):
             job = f"job-{turn}"
             await submit(records[0], 2 * turn, job)
-            (before,) = await to_sweep(store, 10)
+            (before,) = await due_for_batch_poll(store, 10)
             end = decide(before, Withdrawn(), NOW, POLICY)
             await asyncio.gather(
                 store.apply([(before, end)], NOW), submit(records[1], 2 * turn + 1, job)
@@ -87,7 +87,7 @@ async def test_joining_waits_for_an_end_that_is_being_written(
         (fence,) = await hold(one, PARTITION)
         records = SqlRecords(other, lambda: NOW)
         await submit(records, 1, "job-1")
-        (before,) = await to_sweep(PartitionStore(one, fence), 10)
+        (before,) = await due_for_batch_poll(PartitionStore(one, fence), 10)
         async with another_session(postgresql_url) as connection:
             # The end of a termination as another replica writes it, up to its commit.
             await connection.execute(
@@ -100,7 +100,7 @@ async def test_joining_waits_for_an_end_that_is_being_written(
             assert not joining.done()
             await connection.commit()
         await joining
-        (again,) = await to_sweep(PartitionStore(one, fence), 10)
+        (again,) = await due_for_batch_poll(PartitionStore(one, fence), 10)
         assert again.id != before.id
         await withdraw_all(one, fence)
         second = await records.operation("op_2")
@@ -118,7 +118,7 @@ async def test_the_last_two_jobs_of_an_operation_end_at_once_in_two_partitions(
         await submit(records, 1, "job-1")
         await submit(records, 2, "job-1", "job-2", partition="main@new")
         stores = [PartitionStore(one, old), PartitionStore(other, new)]
-        rows = [(await to_sweep(store, 10))[0] for store in stores]
+        rows = [(await due_for_batch_poll(store, 10))[0] for store in stores]
         ends = [(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows]
         async with another_session(postgresql_url) as connection:
             # Both have counted the unfinished jobs before either goes on.
@@ -140,7 +140,7 @@ async def test_the_largest_counts_can_be_stored(postgresql_url: str) -> None:
         (fence,) = await hold(database, PARTITION)
         store, records = PartitionStore(database, fence), SqlRecords(database, lambda: NOW)
         await submit(records, 1, "job-1")
-        (before,) = await to_sweep(store, 10)
+        (before,) = await due_for_batch_poll(store, 10)
         many = InstanceCounters(running=COUNT_MAX, failed=COUNT_MAX)
         seen = decide(before, read(JobState.RUNNING, many), NOW, POLICY)
         await store.apply([(before, seen)], NOW)

@@ -35,7 +35,7 @@ from tests.support.postgresql_replicas import (
     write_name,
     written_names,
 )
-from tests.support.stored_operations import PARTITION, submit, to_sweep
+from tests.support.stored_operations import PARTITION, due_for_batch_poll, submit
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ async def test_locked_rows_are_skipped_by_writes_of_many_rows(postgresql_url: st
         (fence,) = await hold(database, PARTITION)
         store = PartitionStore(database, fence)
         await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
-        rows = await to_sweep(store, 10)
+        rows = await due_for_batch_poll(store, 10)
         for row in rows:
             await store.set_aside(row.id, ValueError("a fault"))
         due, until_at = [row.id for row in rows], later(60)
@@ -272,7 +272,8 @@ async def test_locked_rows_are_skipped_by_writes_of_many_rows(postgresql_url: st
             await connection.rollback()
         assert await store.take_up(again_at)
         assert {
-            row.job_id: row.schedule.next_poll_at == until_at for row in await to_sweep(store, 10)
+            row.job_id: row.schedule.next_poll_at == until_at
+            for row in await due_for_batch_poll(store, 10)
         } == {
             "job-1": False,
             "job-2": True,
@@ -286,7 +287,7 @@ async def test_a_write_of_many_rows_names_the_locked_ones_and_no_loop_reads_them
         (fence,) = await hold(database, PARTITION)
         store = PartitionStore(database, fence)
         await submit(SqlRecords(database, lambda: NOW), 1, "job-1", "job-2")
-        rows = await to_sweep(store, 10)
+        rows = await due_for_batch_poll(store, 10)
         changes = [(row, decide(row, read(JobState.RUNNING), NOW, POLICY)) for row in rows]
         async with another_session(postgresql_url) as connection:
             await connection.exec_driver_sql(
@@ -297,12 +298,12 @@ async def test_a_write_of_many_rows_names_the_locked_ones_and_no_loop_reads_them
             with pytest.raises(RowsLocked, match="is locked by another session") as caught:
                 await writing
             assert caught.value.termination_ids == {rows[0].id}
-            assert [row.job_id for row in await to_sweep(store, 10)] == ["job-2"]
+            assert [row.job_id for row in await due_for_batch_poll(store, 10)] == ["job-2"]
             assert not await store.let_go()
             assert {"a", "b"} < await written_names(database)
             await connection.rollback()
         assert await store.let_go()
-        assert [row.job_id for row in await to_sweep(store, 10)] == ["job-1", "job-2"]
+        assert [row.job_id for row in await due_for_batch_poll(store, 10)] == ["job-1", "job-2"]
         await store.apply(changes, NOW)
     about = [said for said in caplog.messages if rows[0].id in said]
     assert [said.partition(rows[0].id)[2][:22] for said in about] == [

@@ -34,7 +34,7 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.leases import HOUR_S
-from tests.support.stored_operations import PARTITION, submit, to_sweep
+from tests.support.stored_operations import PARTITION, due_for_batch_poll, submit
 from tests.unit.domain.build import LIVE, NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -201,12 +201,12 @@ async def test_a_job_is_terminated(
     (fence,) = await leases.take("a", {PARTITION: 0})
     await submit(records(other), 1, "job-1", "job-2")
     store = PartitionStore(database, fence)
-    queued = {each.job_id: each for each in await to_sweep(store, 10)}
+    queued = {each.job_id: each for each in await due_for_batch_poll(store, 10)}
     await store.postpone([queued["job-2"].id], later(99))
     seen = read(JobState.RUNNING, LIVE, at=later(1))
     polled = decide(queued["job-1"], seen, later(1), POLICY)
     await store.apply([(queued["job-1"], polled)], later(1))
-    (ready, _) = await to_sweep(store, 10)
+    (ready, _) = await due_for_batch_poll(store, 10)
     started = decide(ready, CallStarted(), later(2), POLICY)
     attempt = NewAttempt(action="TerminateJob", target="job-1", sent_at=later(2))
     assert await store.start_attempt(ready, started, attempt) == 1
@@ -257,7 +257,7 @@ async def test_many_at_once(
         *(ask(each, 1000 * n + 100 * m) for n, each in enumerate(replicas) for m in range(3))
     )
     store = PartitionStore(replicas[0], fence)
-    while rows := await to_sweep(store, 50):
+    while rows := await due_for_batch_poll(store, 50):
         await store.apply([(row, decide(row, Withdrawn(), NOW, POLICY)) for row in rows], NOW)
     every = await records(replicas[1]).operations(after=0, limit=999, finished=None, account=None)
     assert len(every) == 90

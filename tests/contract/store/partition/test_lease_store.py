@@ -27,7 +27,14 @@ from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.clock import ManualClock
-from tests.support.stored_operations import PARTITION, only, ready_to_call, start, submit, to_sweep
+from tests.support.stored_operations import (
+    PARTITION,
+    due_for_batch_poll,
+    only,
+    ready_to_call,
+    start,
+    submit,
+)
 from tests.unit.domain.build import NOW, POLICY, later, read
 
 if TYPE_CHECKING:
@@ -489,7 +496,7 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(
     await submit(records, 2, "job-1")
     await submit(records, 3, "job-2", region="ap-shanghai")
     await submit(records, 4, "job-3", account="another")
-    stale = await to_sweep(store, 10)
+    stale = await due_for_batch_poll(store, 10)
     await world.leases.reassign_region(account="main", region="ap-guangzhou", partition="main@new")
     found = await records.terminations(after=0, limit=10)
     assert {each.termination.job_id: each.termination.partition for each in found} == {
@@ -508,5 +515,5 @@ async def test_unfinished_work_of_a_region_goes_to_the_partition_of_its_host(
     # What was read before, under the old partition's lease, is not this one's to decide any more.
     moves = [(each, decide(each, Withdrawn(), NOW, POLICY)) for each in stale]
     assert await store.apply(moves, NOW) == 2
-    (adopted,) = await to_sweep(PartitionStore(world.database, new), 10)
+    (adopted,) = await due_for_batch_poll(PartitionStore(world.database, new), 10)
     assert adopted.job_id == "job-1"

@@ -13,7 +13,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine import MachineCounts, MachineStatus
 from orchestrator.domain.model.machine_capture import Capture
 from tests.support.captures import NODES, TASK, capture, found, instance, page
-from tests.support.stored_operations import PARTITION, submit, to_sweep
+from tests.support.stored_operations import PARTITION, due_for_batch_poll, submit
 from tests.support.termination_fields import store_fields
 from tests.unit.domain.build import NOW, later
 
@@ -129,7 +129,7 @@ async def test_captures_are_due_in_the_order_of_the_calls(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2", "job-3", "job-4", "job-5")
-    unseen, first, second, captured, over = await to_sweep(store, 10)
+    unseen, first, second, captured, over = await due_for_batch_poll(store, 10)
     await store_fields(database, second, run=1, priority=True)
     for each in (first, captured):
         await store_fields(database, each, run=1)
@@ -153,7 +153,7 @@ async def test_a_call_waits_for_its_capture_no_longer_than_it_may(
     store: PartitionStore, records: SqlRecords, database: Database
 ) -> None:
     await submit(records, 1, "job-1", "job-2")
-    waiting, captured = await to_sweep(store, 10)
+    waiting, captured = await due_for_batch_poll(store, 10)
     for each in (waiting, captured):
         await store_fields(database, each, run=1, terminate_after=NOW, job_state=JobState.RUNNING)
     await capture(store, records, captured.job_id, instance(0, "ins-1"))

@@ -21,8 +21,8 @@ from orchestrator.services.certification import Certification
 from orchestrator.store.partition.lease_store import SqlLeaseStore
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.operation_history import SqlHistories
-from tests.support.stored_operations import PARTITION, SUBMISSION, only, submit, to_sweep
-from tests.unit.domain.build import LIVE, NOW, POLICY, later, read, swept
+from tests.support.stored_operations import PARTITION, SUBMISSION, due_for_batch_poll, only, submit
+from tests.unit.domain.build import LIVE, NOW, POLICY, batch_read, later, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ async def end(store: PartitionStore, at: float = 0.0) -> None:
 
 async def compared(store: PartitionStore, at: float = 0.0) -> list[Termination]:
     """Compare all live jobs once their submitted definition is known."""
-    live = await to_sweep(store, 10)
+    live = await due_for_batch_poll(store, 10)
     changes = [(each, decide(each, SUBMISSION, later(at), POLICY)) for each in live]
     await store.apply(changes, later(at))
     kind = PollFilter(PollKind.SINGLE)
@@ -86,10 +86,10 @@ async def test_a_stopped_job_is_watched_from_its_end_on(
     assert await store.due_for_revival_check(later(2.9), 10) == []
     (found,) = await store.due_for_revival_check(later(3), 10)
     assert (found.state, found.watch.checked_at) == (State.ALREADY_FINISHED, later(3))
-    await check(store, swept(JobState.FAILED), 40)
+    await check(store, batch_read(JobState.FAILED), 40)
     assert await store.due_for_revival_check(later(39), 10) == []
     (found,) = await store.due_for_revival_check(later(40), 10)
-    await check(store, swept(JobState.FAILED), 70)
+    await check(store, batch_read(JobState.FAILED), 70)
     assert await store.due_for_revival_check(later(9999), 10) == []
 
 
@@ -161,7 +161,7 @@ async def test_a_revival_is_recorded_in_the_chain_and_in_the_certificate(
 ) -> None:
     operation_id = await submit(records, 1, "job-1", revival_watch_s=60.0)
     await end(store)
-    await check(store, swept(JobState.RUNNING), 30)
+    await check(store, batch_read(JobState.RUNNING), 30)
     (record,) = await stored(records)
     assert record.termination.watch.revival == Revival(at=later(30), job_state=JobState.RUNNING)
     assert await store.due_for_revival_check(later(9999), 10) == []
@@ -182,12 +182,12 @@ async def test_an_ended_revival_is_certified_too(
 ) -> None:
     operation_id = await submit(records, 1, "job-1", **KEPT)
     before = await only(store)
-    for seen in (swept(JobState.FAILED, end_time="E1"), SUBMISSION, read(JobState.FAILED)):
+    for seen in (batch_read(JobState.FAILED, end_time="E1"), SUBMISSION, read(JobState.FAILED)):
         decision = decide(before, seen, NOW, POLICY)
         await store.apply([(before, decision)], NOW)
         before = decision.after
     for at in (30, 60):
-        await check(store, swept(JobState.FAILED, end_time="E2"), at)
+        await check(store, batch_read(JobState.FAILED, end_time="E2"), at)
     (record,) = await stored(records)
     assert record.termination.watch.revival == Revival(
         at=later(30), job_state=JobState.FAILED, job_end_time="E2"
@@ -205,7 +205,7 @@ async def test_a_clock_that_was_set_back_extends_no_revival_watch(
     await submit(records, 1, "job-1", **KEPT)
     await end(store, 1000)
     (watched,) = await store.due_for_revival_check(later(2000), 10)
-    seen = check_listed(watched, swept(JobState.RUNNING, at=later(10)), later(10))
+    seen = check_listed(watched, batch_read(JobState.RUNNING, at=later(10)), later(10))
     await store.record_revival_checks([seen], later(10), reterminate_max=3, new_id=NEW_ID)
     _, new = await stored(records)
     operation = await records.operation(new.operation_ids[0])
@@ -220,7 +220,7 @@ async def test_a_revived_job_is_terminated_again_for_the_longest_request(
     await submit(records, 2, "job-1", **KEPT, requested_by="you", reason="stay away")
     await submit(records, 3, "job-1", **KEPT | {"reterminate_for_s": 60.0})
     await end(store, 10)
-    await check(store, swept(JobState.RUNNING), 110)
+    await check(store, batch_read(JobState.RUNNING), 110)
     old, new = await stored(records)
     revival = old.termination.watch.revival
     assert revival is not None
@@ -269,7 +269,7 @@ async def test_a_job_is_terminated_again_up_to_the_limit(
     await submit(records, 1, "job-1", **KEPT)
     for number in range(3):
         await end(store, 100 * number)
-        await check(store, swept(JobState.RUNNING), 100 * number + 10, reterminate_max=2)
+        await check(store, batch_read(JobState.RUNNING), 100 * number + 10, reterminate_max=2)
     found = [record.termination for record in await stored(records)]
     assert len(found) == 3
     assert [each.watch.revival and each.watch.revival.limit_reached for each in found] == [
@@ -280,7 +280,7 @@ async def test_a_job_is_terminated_again_up_to_the_limit(
     # A person's own request restarts it.
     await submit(records, 9, "job-1", **KEPT)
     await end(store, 400)
-    await check(store, swept(JobState.RUNNING), 410, reterminate_max=2)
+    await check(store, batch_read(JobState.RUNNING), 410, reterminate_max=2)
     assert len(await stored(records)) == 5
 
 
@@ -297,7 +297,7 @@ async def test_no_job_is_terminated_again_unasked_or_too_late(
 ) -> None:
     await submit(records, 1, "job-1", **asked)
     await end(store)
-    await check(store, swept(JobState.RUNNING), at, reterminate_max=reterminate_max)
+    await check(store, batch_read(JobState.RUNNING), at, reterminate_max=reterminate_max)
     (record,) = await stored(records)
     assert record.termination.watch.revival is not None
     assert record.termination.watch.revival.reterminated_by is None
@@ -311,7 +311,7 @@ async def test_an_observation_written_twice_terminates_it_once(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     found = await store.due_for_revival_check(later(10), 10)
-    runs = swept(JobState.RUNNING, at=later(10))
+    runs = batch_read(JobState.RUNNING, at=later(10))
     checks = [check_listed(each, runs, later(10)) for each in found]
     for _ in range(2):
         await store.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)
@@ -329,7 +329,7 @@ async def test_a_revived_job_that_was_submitted_again_is_shared(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     await submit(records, 2, "job-1", not_before=later(9999))
-    await check(store, swept(JobState.RUNNING), 10)
+    await check(store, batch_read(JobState.RUNNING), 10)
     old, live = await stored(records)
     revival = old.termination.watch.revival
     assert revival is not None
@@ -344,7 +344,7 @@ async def test_nothing_is_written_for_a_partition_that_has_passed_on(
     await submit(records, 1, "job-1", **KEPT)
     await end(store)
     found = await store.due_for_revival_check(later(10), 10)
-    runs = swept(JobState.RUNNING, at=later(10))
+    runs = batch_read(JobState.RUNNING, at=later(10))
     checks = [check_listed(each, runs, later(10)) for each in found]
     stale = PartitionStore(database, FencingToken(PARTITION, 0))
     with pytest.raises(LeaseLost):
@@ -376,7 +376,7 @@ async def test_revived_jobs_are_counted_and_listed(
     operation_id = await submit(records, 1, "job-1", "job-2", revival_watch_s=60.0)
     await end(store)
     found = await store.due_for_revival_check(later(10), 10)
-    runs = swept(JobState.RUNNING, at=later(10))
+    runs = batch_read(JobState.RUNNING, at=later(10))
     shown = {"job-2": runs}
     checks = [check_listed(each, shown.get(each.job_id), later(10)) for each in found]
     await store.record_revival_checks(checks, later(10), reterminate_max=3, new_id=NEW_ID)

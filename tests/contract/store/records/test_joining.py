@@ -29,7 +29,7 @@ from orchestrator.store.mapping.termination_rows import to_row
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.operations import new_operation
 from tests.support.termination_fields import with_fields
-from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, batch_read, call_failed, later, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ LONG: dict[str, Any] = {
 WITHIN, PAST = later(1), later(60)
 """The short windows of every state end between these two times."""
 
-CALLABLE = swept(JobState.RUNNING)
+CALLABLE = batch_read(JobState.RUNNING)
 CALLED: list[Observation] = [CALLABLE, CallStarted()]
 IN_DOUBT: list[Observation] = [
     *CALLED,
@@ -67,7 +67,7 @@ DRAINING: list[Observation] = [*CALLED, CallAccepted("r")]
 WAYS: dict[str, list[Observation]] = {
     "queued": [],
     "callable": [CALLABLE],
-    "held": [swept(JobState.SUBMITTED)],
+    "held": [batch_read(JobState.SUBMITTED)],
     "sending": CALLED,
     "in doubt": IN_DOUBT,
     "draining": DRAINING,
@@ -81,7 +81,7 @@ ANSWERS: list[Observation] = [
 ]
 READS: list[Observation] = [
     JobUnlisted(),
-    *[swept(state) for state in (JobState.SUBMITTED, JobState.RUNNING, JobState.FAILED)],
+    *[batch_read(state) for state in (JobState.SUBMITTED, JobState.RUNNING, JobState.FAILED)],
     read(JobState.SUBMITTED, LIVE),
     read(JobState.RUNNING, LIVE),
     read(JobState.RUNNING, LIVE, next_action="TERMINATING"),
@@ -226,7 +226,7 @@ async def test_a_concurrent_decision_and_a_second_operation_are_both_kept(
     [
         ("settling", read(JobState.FAILED), {"settle_s": 1000.0}),
         ("draining", read(JobState.RUNNING, LIVE), {"give_up_after_s": 2000.0}),
-        ("queued", swept(JobState.SUBMITTED), {"on_submitted": OnSubmitted.HOLD}),
+        ("queued", batch_read(JobState.SUBMITTED), {"on_submitted": OnSubmitted.HOLD}),
     ],
 )
 async def test_each_requested_option_counts_alone(
@@ -246,7 +246,7 @@ async def test_the_next_read_plans_the_machines_for_the_end_of_the_longer_settle
     await submit(records, 1, ["a-0", "b-0"])
     for job_id, each in product(["a-0", "b-0"], WAYS["settling"]):
         await see(store, records, job_id, each, NOW)
-    await overtake(store, records, 0, swept(JobState.FAILED), WITHIN, LONG)
+    await overtake(store, records, 0, batch_read(JobState.FAILED), WITHIN, LONG)
     await see(store, records, "a-0", read(JobState.FAILED), PAST)
     after = await stored(records, "a-0")
     assert after.schedule.confirm_from == after.schedule.settle_until == later(1000)

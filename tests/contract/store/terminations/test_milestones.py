@@ -22,7 +22,7 @@ from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.store.terminations import milestones
 from tests.support.stored_operations import operation, submit
 from tests.support.termination_fields import store_fields
-from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, later, read, swept
+from tests.unit.domain.build import LIVE, NOW, POLICY, STOPPED, batch_read, later, read
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.observation import Observation
@@ -179,10 +179,10 @@ async def test_a_job_that_runs_again_in_its_settle_window_is_logged(
     await store_fields(database, await found(records, 1, "job-1"), **settling)
     log.lines()
     before = await found(records, 1, "job-1")
-    await store.apply([(before, decide(before, swept(JobState.FAILED), NOW, POLICY))], NOW)
+    await store.apply([(before, decide(before, batch_read(JobState.FAILED), NOW, POLICY))], NOW)
     assert log.lines() == []
     before = await found(records, 1, "job-1")
-    await store.apply([(before, decide(before, swept(JobState.RUNNING), NOW, POLICY))], NOW)
+    await store.apply([(before, decide(before, batch_read(JobState.RUNNING), NOW, POLICY))], NOW)
     assert log.lines() == [
         f"job-1 (trm_1_job-1, {HERE}) is not stopped after all: the job runs again"
     ]

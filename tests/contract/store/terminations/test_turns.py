@@ -22,7 +22,7 @@ from orchestrator.engine.loops.job_prober import UNLISTED_IN_TURN
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.stored_operations import PARTITION, operation
-from tests.unit.domain.build import LIVE, POLICY, later, read, swept
+from tests.unit.domain.build import LIVE, POLICY, batch_read, later, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Queue:
         return [row.job_id for row in rows]
 
     async def see(self, rows: Sequence[Termination], state: JobState) -> None:
-        seen = swept(state, at=AT)
+        seen = batch_read(state, at=AT)
         await self.store.apply([(row, decide(row, seen, AT, POLICY)) for row in rows], AT)
 
     async def queued(self, name: str, jobs: int | Sequence[str], **asked: Any) -> None:
@@ -242,7 +242,7 @@ async def test_calls_that_never_left_take_no_turns(queue: Queue) -> None:
 
 
 RUNS_ON = read(JobState.RUNNING, LIVE, at=AT)
-RAN_AGAIN = [swept(JobState.SUBMITTED, at=AT), swept(JobState.RUNNING, at=AT)]
+RAN_AGAIN = [batch_read(JobState.SUBMITTED, at=AT), batch_read(JobState.RUNNING, at=AT)]
 
 
 @pytest.mark.parametrize("polls", [[RUNS_ON], RAN_AGAIN], ids=["runs on", "was submitted again"])

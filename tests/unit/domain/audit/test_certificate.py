@@ -18,7 +18,7 @@ from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallStarted, JobUnlisted, ReadFailed, Withdrawn
-from tests.unit.domain.build import LIVE, NOW, later, machines, read, swept
+from tests.unit.domain.build import LIVE, NOW, batch_read, later, machines, read
 from tests.unit.domain.histories import (
     CALLED,
     STOPPED,
@@ -139,7 +139,7 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
             history(
                 "job-1",
                 *STOPPED,
-                swept(JobState.FAILED, at=later(7200)),
+                batch_read(JobState.FAILED, at=later(7200)),
                 last_at=later(7200),
                 **machines(gone=3, up=1),
             ),
@@ -222,7 +222,7 @@ def test_a_job_is_listed_with_all_that_its_state_rests_on() -> None:
             ],
         ),
         (
-            history("job-1", swept(JobState.SUBMITTED)).then(UNREAD, 7200, 7230, 7260),
+            history("job-1", batch_read(JobState.SUBMITTED)).then(UNREAD, 7200, 7230, 7260),
             [
                 (
                     "that it is stopped: the deadline of its termination passed, and its instances "

@@ -30,12 +30,12 @@ from tests.unit.domain.build import (
     NOW,
     POLICY,
     STOPPED,
+    batch_read,
     call_failed,
     error,
     later,
     machines,
     read,
-    swept,
     termination,
 )
 
@@ -107,14 +107,14 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
     ("untouched", in_doubt(), read(RUNNING, LIVE), Event.CALL_NOT_EXECUTED),
     ("succeeded in doubt", in_doubt(), read(JobState.SUCCEED), Event.SEEN_STOPPED),
     ("submitted in doubt", in_doubt(), read(SUBMITTED, LIVE), Event.SEEN_SUBMITTED),
-    ("submitted", termination(), swept(SUBMITTED), Event.SEEN_SUBMITTED),
+    ("submitted", termination(), batch_read(SUBMITTED), Event.SEEN_SUBMITTED),
     (
         "submitted, not to be held",
         termination(on_submitted=OnSubmitted.REFUSE),
-        swept(SUBMITTED),
+        batch_read(SUBMITTED),
         Event.CALL_REFUSED,
     ),
-    ("left submitted", termination(State.HELD), swept(RUNNING), Event.SEEN_TERMINABLE),
+    ("left submitted", termination(State.HELD), batch_read(RUNNING), Event.SEEN_TERMINABLE),
     ("finished before", termination(**CHECKED), read(FAILED), Event.SEEN_STOPPED),
     ("finished while held", termination(State.HELD, **CHECKED), read(FAILED), Event.SEEN_STOPPED),
     *[
@@ -133,8 +133,8 @@ CASES: list[tuple[str, Termination, Observation, Event]] = [
         Event.ESCALATED,
     ),
     ("stopped", termination(State.DRAINING), read(FAILED), Event.SEEN_STOPPED),
-    ("revived", settling(), swept(RUNNING), Event.SEEN_LIVE_AGAIN),
-    ("ran again unseen", settling(), swept(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
+    ("revived", settling(), batch_read(RUNNING), Event.SEEN_LIVE_AGAIN),
+    ("ran again unseen", settling(), batch_read(FAILED, end_time="E2"), Event.SEEN_LIVE_AGAIN),
     ("counted live again", settling(), read(FAILED, LIVE, at=later(30)), Event.SEEN_LIVE_AGAIN),
     ("counted fewer", settling(), read(FAILED, FEWER, at=later(30)), Event.SEEN_LIVE_AGAIN),
     ("settled", settling(), read(FAILED, at=later(30)), Event.SETTLED),
@@ -253,7 +253,7 @@ def test_nothing_moves_a_final_state(state: State) -> None:
         read(JobState.FAILED_INTERRUPTED, STOPPED),
         read(FAILED, InstanceCounters(failed=9, failed_interrupted=1)),
         read(FAILED, None),
-        swept(FAILED),
+        batch_read(FAILED),
     ],
     ids=lambda seen: f"{seen.state} {seen.instances} {seen.next_action}",
 )
@@ -271,7 +271,7 @@ def test_instances_that_vanish_from_the_counters_have_not_stopped() -> None:
 def test_a_job_is_called_only_once_a_poll_has_shown_that_it_may_be() -> None:
     assert termination().schedule.terminate_after is None
     assert decide(
-        termination(), swept(RUNNING), later(1), POLICY
+        termination(), batch_read(RUNNING), later(1), POLICY
     ).after.schedule.terminate_after == later(1)
 
 
@@ -385,7 +385,7 @@ def test_calls_that_keep_failing_wait_longer_and_longer() -> None:
 def test_a_poll_does_not_shorten_the_wait_of_a_job_that_may_be_called_later() -> None:
     waiting = termination(terminate_after=later(30), failures=5)
     assert decide(
-        waiting, swept(RUNNING), later(1), POLICY
+        waiting, batch_read(RUNNING), later(1), POLICY
     ).after.schedule.terminate_after == later(30)
 
 
@@ -399,10 +399,10 @@ def test_a_job_for_which_describe_jobs_was_refused_is_read_by_itself() -> None:
 
 
 def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
-    first = decide(termination(State.HELD), swept(RUNNING), NOW, POLICY).after
+    first = decide(termination(State.HELD), batch_read(RUNNING), NOW, POLICY).after
     sent = decide(first, CallStarted(), NOW, POLICY).after
     throttled = decide(sent, call_failed(error(CloudErrorKind.THROTTLED)), NOW, POLICY).after
-    again = decide(throttled, swept(RUNNING), later(1), POLICY).after
+    again = decide(throttled, batch_read(RUNNING), later(1), POLICY).after
     accepted = decide(sent, CallAccepted("r"), later(1), POLICY).after
     assert [t.schedule.priority for t in (first, again, accepted)] == [True, True, False]
 
@@ -410,7 +410,7 @@ def test_a_job_that_left_submitted_is_first_in_line_until_it_drains() -> None:
 @pytest.mark.parametrize(("known", "highest"), [(machines(), 5), ({}, 3)])
 def test_evidence_grows_with_what_is_proven(known: dict[str, Any], highest: int) -> None:
     accepted = decide(termination(State.SENDING, **known), CallAccepted("r"), NOW, POLICY).after
-    finished = decide(accepted, swept(FAILED, end_time="E1"), later(1), POLICY).after
+    finished = decide(accepted, batch_read(FAILED, end_time="E1"), later(1), POLICY).after
     stopped = decide(finished, read(FAILED, at=later(2)), later(2), POLICY).after
     verified = decide(stopped, read(FAILED, at=later(32)), later(32), POLICY).after
     assert [t.evidence for t in (accepted, finished, stopped, verified)] == [1, 2, 3, highest]
@@ -424,7 +424,9 @@ def test_a_read_from_before_the_end_of_the_settle_window_does_not_settle() -> No
 
 def test_the_state_alone_does_not_settle() -> None:
     """An instance can run again while the job still reads FAILED."""
-    decision = decide(settling(), swept(FAILED, at=later(31), end_time="E1"), later(31), POLICY)
+    decision = decide(
+        settling(), batch_read(FAILED, at=later(31), end_time="E1"), later(31), POLICY
+    )
     assert (
         decision.event,
         decision.after.schedule.poll_kind,
@@ -437,11 +439,11 @@ def test_the_state_alone_does_not_settle() -> None:
 
 
 def test_a_revived_job_is_called_again() -> None:
-    revived = decide(settling(), swept(RUNNING), NOW, POLICY).after
+    revived = decide(settling(), batch_read(RUNNING), NOW, POLICY).after
     assert revived.schedule.terminate_after == NOW
     assert revived.evidence == 1
     draining = termination(State.DRAINING, job_state=FAILED, evidence=2)
-    assert decide(draining, swept(RUNNING), NOW, POLICY).after.schedule.terminate_after == NOW
+    assert decide(draining, batch_read(RUNNING), NOW, POLICY).after.schedule.terminate_after == NOW
 
 
 def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
@@ -457,7 +459,11 @@ def test_a_job_that_ran_again_after_a_lost_answer_is_called_again() -> None:
     [
         (in_doubt(), read(FAILED), "observed stopped after TerminateJob"),
         (in_doubt(), read(RUNNING, LIVE, next_action="TERMINATING"), "is terminating the job"),
-        (termination(on_submitted=OnSubmitted.REFUSE), swept(SUBMITTED), "forbids TerminateJob"),
+        (
+            termination(on_submitted=OnSubmitted.REFUSE),
+            batch_read(SUBMITTED),
+            "forbids TerminateJob",
+        ),
         (
             termination(unconfirmed=twice(Verdict.MISSING)),
             ReadFailed(error(CloudErrorKind.JOB_NOT_FOUND)),
@@ -490,13 +496,13 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(300), read(SUBMITTED, LIVE), False),
         (drained_for(300, terminate_after=later(-9)), read(SUBMITTED, LIVE), False),
         (drained_for(0, job_state=SUBMITTED), read(RUNNING, LIVE), True),
-        (drained_for(0, job_state=SUBMITTED), swept(RUNNING), True),
+        (drained_for(0, job_state=SUBMITTED), batch_read(RUNNING), True),
         (
             drained_for(0, job_state=SUBMITTED),
             read(RUNNING, LIVE, next_action="TERMINATING"),
             False,
         ),
-        (drained_for(0, job_state=FAILED, evidence=2), swept(SUBMITTED), False),
+        (drained_for(0, job_state=FAILED, evidence=2), batch_read(SUBMITTED), False),
         (drained_for(600, first_sent_at=later(-300)), read(RUNNING, LIVE), True),
         (drained_for(600, first_sent_at=later(-299)), read(RUNNING, LIVE), False),
         (drained_for(60, give_up_at=later(3540)), read(RUNNING, LIVE), True),
@@ -505,7 +511,7 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         (drained_for(300), read(RUNNING, STOPPED), False),
         (drained_for(300), read(RUNNING, None), False),
         (drained_for(300), replace(read(RUNNING, LIVE), next_action=None), False),
-        (drained_for(300), swept(RUNNING), False),
+        (drained_for(300), batch_read(RUNNING), False),
         (
             drained_for(300, terminate_after=later(-9)),
             read(RUNNING, LIVE, next_action="TERMINATING"),
@@ -513,7 +519,7 @@ def drained_for(seconds: float, **changes: Any) -> Termination:
         ),
         (drained_for(300), read(RUNNING, LIVE, next_action="WHATEVER"), True),
         (drained_for(300), read(RUNNING, InstanceCounters()), True),
-        (drained_for(300, terminate_after=later(-9)), swept(FAILED), False),
+        (drained_for(300, terminate_after=later(-9)), batch_read(FAILED), False),
     ],
 )
 def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_and_longer(
@@ -529,9 +535,9 @@ def test_a_job_that_runs_on_with_nothing_pending_is_called_again_after_longer_an
 
 
 def test_a_job_revived_into_submitted_is_called_once_it_has_left_that() -> None:
-    revived = decide(settling(), swept(SUBMITTED), NOW, POLICY)
+    revived = decide(settling(), batch_read(SUBMITTED), NOW, POLICY)
     assert (revived.event, revived.after.schedule.terminate_after) == (Event.SEEN_LIVE_AGAIN, None)
-    left = decide(revived.after, swept(RUNNING), later(2), POLICY)
+    left = decide(revived.after, batch_read(RUNNING), later(2), POLICY)
     assert left.after.schedule.terminate_after == later(2)
 
 
@@ -550,7 +556,9 @@ def test_a_job_that_waits_to_be_called_again_keeps_its_place() -> None:
     assert decide(
         waiting, read(RUNNING, LIVE), NOW, POLICY
     ).after.schedule.terminate_after == later(-9)
-    assert decide(waiting, swept(RUNNING), NOW, POLICY).after.schedule.terminate_after == later(-9)
+    assert decide(
+        waiting, batch_read(RUNNING), NOW, POLICY
+    ).after.schedule.terminate_after == later(-9)
 
 
 def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_is_over() -> None:
@@ -566,7 +574,7 @@ def test_a_finished_job_with_live_instances_is_read_again_when_its_rate_says_it_
 
 def test_no_poll_is_planned_past_the_deadline() -> None:
     held = termination(State.HELD, give_up_at=later(1))
-    after = decide(held, swept(SUBMITTED), NOW, POLICY).after
+    after = decide(held, batch_read(SUBMITTED), NOW, POLICY).after
     assert (after.schedule.poll_kind, after.schedule.next_poll_at) == (PollKind.SINGLE, later(1))
 
 
@@ -584,7 +592,7 @@ def test_the_deadline_runs_from_the_first_call_or_hold() -> None:
         assert decide(again, CallStarted(), later(200), POLICY).after.schedule.give_up_at == later(
             3700
         )
-    held = decide(termination(), swept(SUBMITTED), later(100), POLICY).after
+    held = decide(termination(), batch_read(SUBMITTED), later(100), POLICY).after
     assert held.schedule.give_up_at == later(3700)
 
 
@@ -634,7 +642,7 @@ def test_a_revived_job_that_succeeds_had_been_stopped_by_an_earlier_call() -> No
 def test_nothing_is_given_up_on_a_read_that_counted_nothing(
     state: State, job_state: JobState
 ) -> None:
-    after = decide(overdue(state), swept(job_state), later(9), POLICY).after
+    after = decide(overdue(state), batch_read(job_state), later(9), POLICY).after
     assert not after.state.final
     assert after.schedule.poll_kind is PollKind.SINGLE
     assert after.schedule.next_poll_at is not None
@@ -683,11 +691,11 @@ def test_where_only_the_task_was_read_and_nothing_stopped_the_state_is_read_too(
 
 def test_a_job_that_reads_finished_after_the_deadline_is_counted_before_it_is_given_up() -> None:
     draining = termination(State.DRAINING, evidence=1, give_up_at=NOW)
-    swept_late = decide(draining, swept(JobState.FAILED), later(9), POLICY)
-    assert swept_late.event is None
-    assert swept_late.after.schedule.poll_kind is PollKind.SINGLE
-    assert decide(swept_late.after, read(JobState.FAILED, STOPPED), later(10), POLICY).event is (
-        Event.SEEN_STOPPED
-    )
+    batch_read_late = decide(draining, batch_read(JobState.FAILED), later(9), POLICY)
+    assert batch_read_late.event is None
+    assert batch_read_late.after.schedule.poll_kind is PollKind.SINGLE
+    assert decide(
+        batch_read_late.after, read(JobState.FAILED, STOPPED), later(10), POLICY
+    ).event is (Event.SEEN_STOPPED)
     live = read(JobState.FAILED, InstanceCounters(running=1, failed=9))
-    assert decide(swept_late.after, live, later(10), POLICY).event is Event.GAVE_UP
+    assert decide(batch_read_late.after, live, later(10), POLICY).event is Event.GAVE_UP

@@ -19,7 +19,16 @@ from orchestrator.domain.pacing.quota import Rate
 from orchestrator.services.explanation.explain import explain
 from orchestrator.services.explanation.values import ExplanationContext
 from tests.support.termination_fields import with_fields
-from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
+from tests.unit.domain.build import (
+    LIVE,
+    NOW,
+    POLICY,
+    batch_read,
+    call_failed,
+    later,
+    read,
+    termination,
+)
 
 ESCALATION = EscalationPolicy(after_s=60.0, instances_max=4, rounds_max=2)
 STUCK = termination(State.DRAINING, instances=LIVE, acknowledged_at=NOW, last_progress_at=later(10))
@@ -261,7 +270,9 @@ def test_a_pending_termination_is_not_made_again_but_escalated() -> None:
 
 
 def test_nothing_is_escalated_on_less_than_a_count() -> None:
-    assert decide(STUCK, swept(JobState.RUNNING, at=later(900)), later(900), POLICY).event is None
+    assert (
+        decide(STUCK, batch_read(JobState.RUNNING, at=later(900)), later(900), POLICY).event is None
+    )
 
 
 def test_a_job_that_runs_again_begins_at_the_first_level() -> None:
@@ -271,7 +282,7 @@ def test_a_job_that_runs_again_begins_at_the_first_level() -> None:
         job=replace(IN_ROUND_1.job, state=JobState.FAILED),
         schedule=replace(IN_ROUND_1.schedule, settle_until=later(200)),
     )
-    after = decide(settling, swept(JobState.RUNNING, at=later(150)), later(150), POLICY).after
+    after = decide(settling, batch_read(JobState.RUNNING, at=later(150)), later(150), POLICY).after
     assert (
         after.state,
         after.escalation.level,

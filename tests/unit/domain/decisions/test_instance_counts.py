@@ -26,10 +26,10 @@ from tests.unit.domain.build import (
     NOW,
     POLICY,
     STOPPED,
+    batch_read,
     call_failed,
     later,
     read,
-    swept,
     termination,
 )
 
@@ -73,7 +73,7 @@ def test_fewer_instances_than_are_known_prove_nothing(
 
 
 def test_a_job_that_reads_finished_at_first_is_compared_with_its_submission() -> None:
-    first = decide(termination(), swept(FAILED), NOW, POLICY)
+    first = decide(termination(), batch_read(FAILED), NOW, POLICY)
     assert (first.event, first.after.schedule.poll_kind, first.after.schedule.next_poll_at) == (
         None,
         PollKind.SUBMIT_INFO,
@@ -187,7 +187,7 @@ def test_a_submission_that_cannot_be_read_keeps_no_job_from_being_verified(
         else:
             assert before.schedule.next_poll_at is not None
             now = max(now, before.schedule.next_poll_at)
-            decision = decide(before, swept(FAILED, at=now), now, COMPARES)
+            decision = decide(before, batch_read(FAILED, at=now), now, COMPARES)
     assert decision.event is Event.SETTLED
     if kind in (CloudErrorKind.REFUSED, CloudErrorKind.UNAUTHORIZED):
         assert asked == 1
@@ -203,15 +203,15 @@ def test_a_word_that_is_not_documented_is_kept_as_it_is() -> None:
     assert (CANCELLED.value, CANCELLED.known, CANCELLED.finished) == ("CANCELLED", False, False)
     assert all(state.known for state in JobState)
     before = draining(job_state=RUNNING, observed_at=NOW)
-    after = decide(before, swept(PAUSED, at=later(5)), later(5), POLICY).after
+    after = decide(before, batch_read(PAUSED, at=later(5)), later(5), POLICY).after
     assert (after.job.state, after.job.observed_at) == (PAUSED, later(5))
 
 
 def test_where_the_state_is_not_documented_the_counters_decide() -> None:
     before = draining(job_state=RUNNING)
-    swept_ = decide(before, swept(CANCELLED), later(1), POLICY)
-    assert (swept_.event, swept_.after.schedule.poll_kind) == (None, PollKind.SINGLE)
-    live = decide(swept_.after, read(CANCELLED, LIVE), later(2), POLICY)
+    polled = decide(before, batch_read(CANCELLED), later(1), POLICY)
+    assert (polled.event, polled.after.schedule.poll_kind) == (None, PollKind.SINGLE)
+    live = decide(polled.after, read(CANCELLED, LIVE), later(2), POLICY)
     assert (live.event, live.after.schedule.poll_kind, live.after.evidence) == (
         None,
         PollKind.SINGLE,
@@ -234,7 +234,7 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
     settling = termination(
         State.SETTLING, job_state=FAILED, instances=STOPPED, settle_until=later(30), evidence=3
     )
-    doubtful = decide(settling, swept(CANCELLED), later(5), POLICY)
+    doubtful = decide(settling, batch_read(CANCELLED), later(5), POLICY)
     assert (
         doubtful.event,
         doubtful.after.schedule.poll_kind,
@@ -246,7 +246,8 @@ def test_a_word_that_changes_while_the_job_settles_has_its_instances_counted() -
     )
     same = decide(doubtful.after, read(CANCELLED, STOPPED, at=later(5)), later(5), POLICY).after
     assert (
-        decide(same, swept(CANCELLED), later(10), POLICY).after.schedule.poll_kind is PollKind.BATCH
+        decide(same, batch_read(CANCELLED), later(10), POLICY).after.schedule.poll_kind
+        is PollKind.BATCH
     )
 
 
@@ -262,7 +263,7 @@ def settling(*, job_end_time: str) -> Termination:
 
 
 def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counted() -> None:
-    doubtful = decide(settling(job_end_time="E1"), swept(FAILED), later(5), POLICY)
+    doubtful = decide(settling(job_end_time="E1"), batch_read(FAILED), later(5), POLICY)
     assert (doubtful.event, doubtful.after.schedule.poll_kind) == (None, PollKind.SINGLE)
 
 
@@ -279,7 +280,7 @@ def test_an_end_time_that_is_lost_while_the_job_settles_has_its_instances_counte
 def test_an_end_time_that_is_written_in_another_way_is_the_same(
     end_time: str, event: Event | None
 ) -> None:
-    seen = swept(FAILED, at=later(5), end_time=end_time)
+    seen = batch_read(FAILED, at=later(5), end_time=end_time)
     known = settling(job_end_time="2026-11-24T10:00:00Z")
     assert decide(known, seen, later(5), POLICY).event is event
 
@@ -287,10 +288,15 @@ def test_an_end_time_that_is_written_in_another_way_is_the_same(
 def test_the_first_count_is_not_the_last_one_however_short_the_window() -> None:
     stopped = decide(draining(settle_s=0.0), read(FAILED, STOPPED, at=later(1)), later(1), POLICY)
     assert (stopped.event, stopped.after.schedule.settle_until) == (Event.SEEN_STOPPED, later(1))
-    swept_stopped = decide(stopped.after, swept(FAILED, at=later(1.5)), later(1.5), POLICY)
-    assert (swept_stopped.event, swept_stopped.after.schedule.poll_kind) == (None, PollKind.SINGLE)
+    batch_read_stopped = decide(
+        stopped.after, batch_read(FAILED, at=later(1.5)), later(1.5), POLICY
+    )
+    assert (batch_read_stopped.event, batch_read_stopped.after.schedule.poll_kind) == (
+        None,
+        PollKind.SINGLE,
+    )
     counted = read(FAILED, STOPPED, at=later(2))
-    assert decide(swept_stopped.after, counted, later(2), POLICY).event is Event.SETTLED
+    assert decide(batch_read_stopped.after, counted, later(2), POLICY).event is Event.SETTLED
 
 
 def test_a_next_action_that_is_not_documented_hinders_no_proof_and_no_call() -> None:
@@ -321,7 +327,7 @@ def test_an_instance_that_runs_again_under_a_finished_job_is_terminated_again() 
         later(30),
         2,
     )
-    still = decide(again.after, swept(FAILED), later(31), POLICY).after
+    still = decide(again.after, batch_read(FAILED), later(31), POLICY).after
     assert still.schedule.terminate_after == later(30), "that it reads finished is nothing new"
 
 

@@ -18,7 +18,7 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.termination import Revival
 from orchestrator.services.explanation.explain import explain
 from orchestrator.services.explanation.values import ExplanationContext
-from tests.unit.domain.build import LIVE, NOW, later, read, swept, termination
+from tests.unit.domain.build import LIVE, NOW, batch_read, later, read, termination
 
 if TYPE_CHECKING:
     from orchestrator.domain.model.batch_job import JobSeen
@@ -41,19 +41,19 @@ RUNS, ENDED, NEITHER = "runs", "ended", None
         (None, 60, NEITHER, "goes on"),
         (None, 3600, NEITHER, "is counted"),
         *[
-            (swept(state), 60, RUNS, "ends")
+            (batch_read(state), 60, RUNS, "ends")
             for state in JobState
             if state not in (JobState.SUCCEED, JobState.FAILED)
         ],
-        (swept(JobState.FAILED, end_time="E1"), 60, NEITHER, "goes on"),
-        (swept(JobState.FAILED), 60, NEITHER, "is counted"),
-        (swept(JobState.SUCCEED, end_time="E1"), 60, NEITHER, "goes on"),
-        (swept(JobState("CANCELLED"), end_time="E1"), 60, NEITHER, "is counted"),
-        (swept(JobState.FAILED, end_time="E2"), 60, ENDED, "goes on"),
-        (swept(JobState.FAILED, end_time="E1"), 3599.9, NEITHER, "goes on"),
-        (swept(JobState.FAILED, end_time="E1"), 3600, NEITHER, "is counted"),
-        (swept(JobState.FAILED, end_time="E2"), 9000, ENDED, "goes on"),
-        (swept(JobState.RUNNING), 9000, RUNS, "ends"),
+        (batch_read(JobState.FAILED, end_time="E1"), 60, NEITHER, "goes on"),
+        (batch_read(JobState.FAILED), 60, NEITHER, "is counted"),
+        (batch_read(JobState.SUCCEED, end_time="E1"), 60, NEITHER, "goes on"),
+        (batch_read(JobState("CANCELLED"), end_time="E1"), 60, NEITHER, "is counted"),
+        (batch_read(JobState.FAILED, end_time="E2"), 60, ENDED, "goes on"),
+        (batch_read(JobState.FAILED, end_time="E1"), 3599.9, NEITHER, "goes on"),
+        (batch_read(JobState.FAILED, end_time="E1"), 3600, NEITHER, "is counted"),
+        (batch_read(JobState.FAILED, end_time="E2"), 9000, ENDED, "goes on"),
+        (batch_read(JobState.RUNNING), 9000, RUNS, "ends"),
     ],
 )
 def test_answers_of_describe_jobs(
@@ -95,7 +95,7 @@ def test_a_job_that_may_not_be_read_is_watched_until_its_time_is_over(
 def test_an_instance_that_runs_again_under_a_finished_job_is_recorded_as_running() -> None:
     revival = revival_of(read(JobState.FAILED, LIVE))
     assert (revival.ended, revival.instances_live, revival.job_end_time) == (False, 4, None)
-    ended = revival_of(swept(JobState.FAILED, end_time="E2"))
+    ended = revival_of(batch_read(JobState.FAILED, end_time="E2"))
     assert (ended.ended, ended.job_end_time) == (True, "E2")
 
 
@@ -104,14 +104,14 @@ def test_an_ended_revival_is_recorded_once_and_a_running_one_after_it_as_well() 
         STOPPED,
         watch=replace(STOPPED.watch, revival=Revival(at=later(60), job_state=JobState.FAILED)),
     )
-    ended = swept(JobState.FAILED, at=later(120), end_time="E3")
+    ended = batch_read(JobState.FAILED, at=later(120), end_time="E3")
     assert check_listed(known, ended, later(120)).came_back is None
-    assert check_listed(known, swept(JobState.RUNNING), later(120)).came_back is not None
+    assert check_listed(known, batch_read(JobState.RUNNING), later(120)).came_back is not None
 
 
 def test_without_an_end_time_there_is_nothing_to_compare() -> None:
     unknown = replace(STOPPED, job=replace(STOPPED.job, end_time=None))
-    assert check_listed(unknown, swept(JobState.FAILED, end_time="E2"), NOW).came_back is None
+    assert check_listed(unknown, batch_read(JobState.FAILED, end_time="E2"), NOW).came_back is None
 
 
 @pytest.mark.parametrize(

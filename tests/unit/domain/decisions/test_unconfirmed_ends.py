@@ -14,7 +14,16 @@ from orchestrator.domain.model.batch_job import JobState
 from orchestrator.domain.model.lifecycle import Event, State
 from orchestrator.domain.model.observation import CallStarted, JobUnlisted, ReadFailed
 from orchestrator.domain.model.termination import PollKind
-from tests.unit.domain.build import LIVE, NOW, POLICY, call_failed, later, read, swept, termination
+from tests.unit.domain.build import (
+    LIVE,
+    NOW,
+    POLICY,
+    batch_read,
+    call_failed,
+    later,
+    read,
+    termination,
+)
 
 if TYPE_CHECKING:
     from orchestrator.domain.decisions.transitions import Decision
@@ -149,7 +158,7 @@ def test_a_job_that_one_action_does_not_list_and_the_other_may_not_read_ends_too
 def test_a_job_that_is_found_again_is_driven_on() -> None:
     missing = decide(termination(terminate_after=NOW, **READ), JobUnlisted(), NOW, POLICY).after
     assert (missing.unconfirmed is not None, missing.schedule.terminate_after) == (True, None)
-    found = decide(missing, swept(RUNNING), later(5), POLICY).after
+    found = decide(missing, batch_read(RUNNING), later(5), POLICY).after
     assert (found.unconfirmed, found.schedule.terminate_after) == (None, later(5))
     again = decide(found, JobUnlisted(), later(61), POLICY)
     assert again.event is None, "the answer of a minute ago does not count any more"
@@ -226,7 +235,7 @@ def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_
         known = decide(sending, call_failed(error), later(at_s), POLICY).after
         if known.schedule.next_poll_at is not None:
             at_s = (known.schedule.next_poll_at - NOW).total_seconds()
-            known = decide(known, swept(RUNNING, at=later(at_s)), later(at_s), POLICY).after
+            known = decide(known, batch_read(RUNNING, at=later(at_s)), later(at_s), POLICY).after
     assert known.state is State.REFUSED
     assert 600 <= at_s <= 660
     assert known.problem is not None
@@ -235,7 +244,7 @@ def test_a_call_that_is_not_allowed_is_tried_for_ten_minutes_between_reads_that_
 
 def test_a_permission_that_is_granted_in_time_changes_nothing() -> None:
     forbidden = decide(termination(), failed(CloudErrorKind.UNAUTHORIZED), NOW, POLICY).after
-    allowed = decide(forbidden, swept(RUNNING), later(1), POLICY).after
+    allowed = decide(forbidden, batch_read(RUNNING), later(1), POLICY).after
     assert (allowed.unconfirmed, allowed.schedule.terminate_after) == (None, later(1))
 
 
@@ -294,5 +303,5 @@ def test_a_job_that_could_never_be_read_has_its_time_from_when_it_may_begin() ->
         late = decide(before, unread, later(begins_s + 3600), POLICY).after
         assert late.unconfirmed is not None
     assert decide(
-        termination(), swept(RUNNING), later(9999), POLICY
+        termination(), batch_read(RUNNING), later(9999), POLICY
     ).after.schedule.terminate_after == later(9999)

@@ -21,7 +21,16 @@ from orchestrator.domain.model.machine import (
 )
 from orchestrator.domain.model.observation import JobUnlisted
 from tests.support.termination_fields import with_fields
-from tests.unit.domain.build import NOW, POLICY, STOPPED, later, machines, read, swept, termination
+from tests.unit.domain.build import (
+    NOW,
+    POLICY,
+    STOPPED,
+    batch_read,
+    later,
+    machines,
+    read,
+    termination,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -185,12 +194,12 @@ def test_nodes_of_a_compute_environment_are_never_gone() -> None:
 
 
 def test_a_job_that_runs_again_has_other_machines() -> None:
-    revived = decide(settling(**machines()), swept(JobState.RUNNING), later(5), POLICY).after
+    revived = decide(settling(**machines()), batch_read(JobState.RUNNING), later(5), POLICY).after
     assert (revived.calls.run, revived.calls.first_sent_at) == (2, None)
 
 
 def test_a_job_that_ran_and_ended_again_unseen_has_too() -> None:
-    again = swept(JobState.FAILED, at=later(5), end_time="E2")
+    again = batch_read(JobState.FAILED, at=later(5), end_time="E2")
     doubted = decide(settling(**machines()), again, later(5), POLICY).after
     assert (doubted.state, doubted.calls.run, doubted.calls.first_sent_at) == (
         State.DRAINING,

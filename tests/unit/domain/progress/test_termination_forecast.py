@@ -18,7 +18,16 @@ from orchestrator.domain.model.machine_capture import Capture
 from orchestrator.domain.model.observation import CallAccepted, CallStarted, Observation
 from orchestrator.domain.model.termination import EscalationLevel
 from orchestrator.domain.progress.termination_forecast import current, with_forecast
-from tests.unit.domain.build import NOW, POLICY, call_failed, error, later, read, swept, termination
+from tests.unit.domain.build import (
+    NOW,
+    POLICY,
+    batch_read,
+    call_failed,
+    error,
+    later,
+    read,
+    termination,
+)
 
 if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
@@ -89,12 +98,12 @@ def test_it_begins_with_what_was_captured_as_live(capture: Capture | None, live:
 
 def test_a_poll_that_counts_nothing_changes_nothing() -> None:
     before = after_counts(draining(), (5, 90))
-    found = after(before, (7, swept(RUNNING, at=later(7))))
+    found = after(before, (7, batch_read(RUNNING, at=later(7))))
     assert (found.drain.history, found.drain.forecast) == (
         before.drain.history,
         before.drain.forecast,
     )
-    assert after(draining(), (7, swept(RUNNING, at=later(7)))).drain.history is None
+    assert after(draining(), (7, batch_read(RUNNING, at=later(7)))).drain.history is None
 
 
 def test_each_count_is_in_the_history_and_the_end_is_forecast_once_there_is_progress() -> None:
@@ -156,7 +165,7 @@ def test_a_job_that_ignored_its_call_has_no_progress_before_the_next_call() -> N
 
 
 def test_a_revived_drain_restarts_with_its_next_call() -> None:
-    finished = after(after_counts(draining(), (5, 50)), (8, swept(FAILED, at=later(8))))
+    finished = after(after_counts(draining(), (5, 50)), (8, batch_read(FAILED, at=later(8))))
     assert finished.evidence == 2
     revived = after_counts(finished, (20, 100))
     assert (revived.schedule.terminate_after, revived.drain.history, revived.drain.forecast) == (

@@ -180,8 +180,8 @@ async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_inter
     world = PartitionWorld(database)
     world.cloud_runs(JOB, state="FAILED")
     await due_in(world, 0, JOB, settle_until=world.clock.now(), **SETTLING)
-    assert await world.job_poller.step() == POLL.sweep_max_s
-    world.clock.advance(POLL.sweep_max_s)
+    assert await world.job_poller.step() == POLL.batch_max_s
+    world.clock.advance(POLL.batch_max_s)
     assert await world.job_poller.step() == 0
     assert sizes(world) == [1]
     await world.probe()
@@ -190,7 +190,7 @@ async def test_a_settling_job_waits_for_other_jobs_no_longer_than_one_poll_inter
 
 @pytest.mark.parametrize(
     ("jobs", "calls", "wait_s"),
-    [(JOBS_PER_CALL - 1, [], POLL.sweep_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
+    [(JOBS_PER_CALL - 1, [], POLL.batch_max_s), (JOBS_PER_CALL, [JOBS_PER_CALL], 0.0)],
 )
 async def test_a_full_call_is_sent_without_waiting(
     database: Database, jobs: int, calls: list[int], wait_s: float
@@ -211,7 +211,7 @@ async def test_while_proofs_wait_for_their_quota_draining_jobs_are_not_polled(
     world.cloud_runs(JOB)
     await due_in(world, 0, JOB, **DRAINING)
     world.partition.proofs_wait = True
-    assert await world.job_poller.step() == 2 * POLL.sweep_max_s
+    assert await world.job_poller.step() == 2 * POLL.batch_max_s
     assert batch_polls(world) == []
     world.partition.proofs_wait = False
     assert await world.job_poller.step() == 0
@@ -319,7 +319,7 @@ async def test_a_job_that_is_missing_from_one_answer_is_driven_on(
         world.cloud_runs(JOB, state="FAILED")
         until = world.clock.later(30)
         await due_in(world, 0, JOB, settle_until=until, observed_at=world.clock.now(), **SETTLING)
-    world.clock.advance(POLL.sweep_max_s)
+    world.clock.advance(POLL.batch_max_s)
     await world.job_poller.step()
     missing = await world.termination(JOB)
     assert missing.unconfirmed is not None
@@ -337,12 +337,12 @@ async def test_an_answer_from_before_a_job_was_called_changes_nothing(
     await world.ready(JOB, next_poll_at=None)
     await world.know(JOB, next_poll_at=world.clock.now())
     held = world.network.hold("DescribeJobs")
-    sweeping = asyncio.ensure_future(world.job_poller.step())
+    polling = asyncio.ensure_future(world.job_poller.step())
     await world.network.arrival("DescribeJobs")
     await world.dispatch()
     called = await world.termination(JOB)
     held.set()
-    await sweeping
+    await polling
     assert await world.termination(JOB) == called
     assert called.state is State.DRAINING
 

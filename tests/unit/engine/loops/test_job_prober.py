@@ -76,7 +76,7 @@ async def test_a_finished_job_with_live_instances_is_read_again(database: Databa
     assert still.drain.counters == InstanceCounters(running=3, failed=7)
     assert (still.schedule.poll_kind, still.schedule.next_poll_at) == (
         PollKind.SINGLE,
-        world.clock.later(2 * POLL.relook_min_s),
+        world.clock.later(2 * POLL.recount_min_s),
     )
 
 
@@ -369,7 +369,7 @@ async def test_the_job_poller_waits_while_proofs_wait_and_is_woken_when_they_do_
     world.cloud_runs(draining)
     await world.submit(draining, next_poll_at=world.clock.now(), **DRAINING)
     await world.probe()
-    assert await world.job_poller.step() == 2 * POLL.sweep_max_s
+    assert await world.job_poller.step() == 2 * POLL.batch_max_s
     world.clock.advance(1)
     world.woken()
     await world.job_prober.step()

@@ -139,7 +139,7 @@ async def test_machines_that_are_gone_are_read_again_at_the_end_of_the_settle_wi
     world.clock.advance(POLL.settling_s)
     await poll_machines(world)
     assert len(world.calls(DESCRIBE_INSTANCES)) == before + 1
-    await world.polled(POLL.sweep_max_s)
+    await world.polled(POLL.batch_max_s)
     await poll_machines(world)
     done = await world.termination(JOB)
     assert (done.state, done.evidence) == (State.VERIFIED, 5)

@@ -125,14 +125,14 @@ async def test_an_earlier_batch_poll_does_not_undo_a_count(database: Database) -
     await world.submit(JOB, next_poll_at=world.clock.now(), **DRAINING)
     world.watched.record("op_1")
     held = world.network.hold("DescribeJobs")
-    sweep = asyncio.ensure_future(world.job_poller.step())
+    polling = asyncio.ensure_future(world.job_poller.step())
     await world.network.arrival("DescribeJobs")
     world.clock.advance(0.1)
     await world.probe()
     counted = await world.termination(JOB)
     assert counted.drain.counters
     held.set()
-    await sweep
+    await polling
     assert (await world.termination(JOB)).drain.counters == counted.drain.counters
 
 
@@ -147,11 +147,11 @@ async def test_an_earlier_count_does_not_undo_a_batch_poll(database: Database) -
     world.clock.advance(1)
     world.cloud_runs(JOB, state="FAILED")
     await world.job_poller.step()
-    swept = await world.termination(JOB)
-    assert (swept.evidence, swept.schedule.poll_kind) == (2, PollKind.SINGLE)
+    batch_read = await world.termination(JOB)
+    assert (batch_read.evidence, batch_read.schedule.poll_kind) == (2, PollKind.SINGLE)
     held.set()
     await world.ended(world.job_prober)
-    assert await world.termination(JOB) == swept
+    assert await world.termination(JOB) == batch_read
 
 
 async def test_a_poll_that_ends_while_the_plan_is_read_is_not_repeated(

@@ -131,6 +131,26 @@ async def test_a_wake_up_counts_once(clock: ManualClock) -> None:
         assert steps.taken == 2
 
 
+async def test_wake_ups_soon_after_a_step_that_reads_many_rows_are_answered_by_one(
+    clock: ManualClock,
+) -> None:
+    steps = Steps(3.0, 0.1)
+    steps.kind = LoopKind.JOB_POLLER
+    async with running(steps, clock):
+        assert await clock.waits.get() == 0.25
+        for _ in range(3):
+            steps.wake.set()
+            await idle()
+        assert steps.taken == 1
+        clock.advance(0.25)
+        await idle()
+        assert steps.taken == 2
+        assert await clock.waits.get() == 2.75, "it began, and the wake-up ended it"
+        assert await clock.waits.get() == 0.1, "work that is due sooner is not delayed"
+        clock.advance(0.1)
+        await steps.over.wait()
+
+
 async def test_a_step_that_fails_is_tried_again_after_longer_and_longer(
     clock: ManualClock,
 ) -> None:
