@@ -17,7 +17,7 @@ from orchestrator.domain.model.operation import outcome
 from orchestrator.simulator.cloud.machines import machines
 from orchestrator.simulator.traffic.fault_injection import Fault
 from tests.simulation.clock import START
-from tests.simulation.loop import REPLICA
+from tests.simulation_kernel.loop import REPLICA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

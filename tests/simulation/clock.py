@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.simulation.loop import SimulatedLoop
+    from tests.simulation_kernel.loop import SimulatedLoop
 
 TICK_S = 1e-6
 """Resolution of a clock: without it, time would never reach anything nearer than that."""

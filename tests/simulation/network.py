@@ -13,14 +13,14 @@ from orchestrator.cloud.transport import HttpAnswer
 from orchestrator.domain.errors import LeaseLost
 from orchestrator.simulator.protocol.replies import Delivery
 from orchestrator.simulator.protocol.request_parser import Request
-from tests.simulation.loop import REPLICA
+from tests.simulation_kernel.loop import REPLICA
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from random import Random
 
     from orchestrator.simulator.simulator import Call, Simulator
-    from tests.simulation.loop import SimulatedLoop
+    from tests.simulation_kernel.loop import SimulatedLoop
 
 REGIONS: Final = ("ap-guangzhou", "ap-shanghai")
 """Regions, each with a cloud of its own."""

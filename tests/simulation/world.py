@@ -35,10 +35,10 @@ from tests.simulation.checkers import Checkers, watch
 from tests.simulation.client import Client
 from tests.simulation.clock import START, MachineClock
 from tests.simulation.faults import FaultInjection
-from tests.simulation.inline_sqlite import InlineSqlite
-from tests.simulation.loop import REPLICA, SimulatedLoop
 from tests.simulation.network import REGIONS, Network, NetworkFaults, Wire
 from tests.simulation.planted import Planted, plant, repair
+from tests.simulation_kernel.inline_sqlite import InlineSqlite
+from tests.simulation_kernel.loop import REPLICA, SimulatedLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping

@@ -15,8 +15,8 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from tests.simulation.inline_sqlite import InlineSqlite
-from tests.simulation.loop import SimulatedLoop
+from tests.simulation_kernel.inline_sqlite import InlineSqlite
+from tests.simulation_kernel.loop import SimulatedLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

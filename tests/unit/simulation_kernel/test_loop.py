@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.simulation.loop import DeterminismLeak, Killed, LimitExceeded, SimulatedLoop, Stuck
+from tests.simulation_kernel.loop import (
+    DeterminismLeak,
+    Killed,
+    LimitExceeded,
+    SimulatedLoop,
+    Stuck,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator

@@ -12,13 +12,13 @@ from unittest import mock
 
 import aiosqlite.core
 
-from tests.simulation.loop import REPLICA
+from tests.simulation_kernel.loop import REPLICA
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from tests.simulation.loop import SimulatedLoop
+    from tests.simulation_kernel.loop import SimulatedLoop
 
     Call = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
 

@@ -1,0 +1,1 @@
+"""Event loop and database of the simulation; ``README.md`` says why they are our own."""
