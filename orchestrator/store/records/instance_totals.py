@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, bindparam, case, func, select
@@ -12,17 +13,20 @@ from orchestrator.store.schema import operation_terminations, terminations
 from orchestrator.store.sql import json_count, json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
     from sqlalchemy import ColumnElement, Row, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 
-async def groups(connection: AsyncConnection, operation_id: str) -> Sequence[Row[Any]]:
-    """Read the groups of an operation's terminations; :func:`as_group` converts a row."""
-    found = await connection.execute(_GROUPS, {"operation_id": operation_id})
-    rows: Sequence[Row[Any]] = found.all()
-    return rows
+async def groups(
+    connection: AsyncConnection, operation_ids: Collection[str]
+) -> defaultdict[str, list[Row[Any]]]:
+    """Read the groups of terminations of each operation; :func:`as_group` converts a row."""
+    found: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    for row in await connection.execute(_GROUPS, {"operation_ids": list(operation_ids)}):
+        found[row.operation_id].append(row)
+    return found
 
 
 def _if_captured(number: ColumnElement[int]) -> ColumnElement[int | None]:
@@ -49,6 +53,7 @@ def _groups() -> Select[Any]:
     }
     return (
         select(
+            operation_terminations.c.operation_id,
             *(key.label(name) for name, key in keys.items()),
             func.count().label("jobs"),
             func.sum(total).label("total"),
@@ -59,9 +64,11 @@ def _groups() -> Select[Any]:
             ),
         )
         .join(operation_terminations, operation_terminations.c.termination_id == t.id)
-        .where(operation_terminations.c.operation_id == bindparam("operation_id"))
+        .where(
+            operation_terminations.c.operation_id.in_(bindparam("operation_ids", expanding=True))
+        )
         # By label: PostgreSQL does not recognise an expression with parameters as the same one.
-        .group_by(*keys)
+        .group_by(operation_terminations.c.operation_id, *keys)
     )
 
 

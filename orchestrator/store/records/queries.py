@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, Select, Text, case, false, func, insert, or_, select, update
+from sqlalchemy import Select, Text, case, false, func, insert, or_, select, update
 
-from orchestrator.domain.clock_steps import elapsed_s
-from orchestrator.domain.leasing.lease import process_of
-from orchestrator.domain.model.attempt import TERMINATE_JOB
-from orchestrator.domain.model.error_detail import ErrorDetail
-from orchestrator.domain.model.lifecycle import State
-from orchestrator.domain.progress.instance_totals import tally
 from orchestrator.services.ports import (
     AttemptRecord,
     EventRecord,
     InstanceRecord,
     LiveTerminations,
-    MachinesProgress,
     OperationRecord,
     SubmissionResult,
     TerminationRecord,
 )
-from orchestrator.store.mapping.decoding import UNREADABLE, legible
+from orchestrator.store.mapping.decoding import legible
 from orchestrator.store.mapping.termination_rows import all_shown
-from orchestrator.store.records import instance_totals, operation_progress, submission
+from orchestrator.store.records import operation_progress, submission
+from orchestrator.store.records.operation_records import operation_records
+from orchestrator.store.records.partition_states import holder, read_partitions, trouble
 from orchestrator.store.schema import (
     attempts,
     events,
     instances,
     operation_terminations,
     operations,
-    partitions,
     probes,
     terminations,
 )
@@ -41,6 +35,7 @@ from orchestrator.store.terminations import turns
 from orchestrator.store.terminations.set_aside import NOT_SET_ASIDE
 
 if TYPE_CHECKING:
+    from orchestrator.domain.model.lifecycle import State
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
@@ -55,9 +50,6 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
     from orchestrator.store.database.transaction import Transaction
 
-RATE_WINDOW_S = 10.0
-RATE_WINDOW_MIN_S = 1.0
-"""Shortest window of a rate: one call in the last 0.1 s does not mean ten calls a second."""
 PROBE_BYTES = 160 * 1024
 """Size of the row that a ping writes.
 
@@ -129,9 +121,9 @@ class SqlRecords:
 
     async def troubles(self) -> dict[str, tuple[str, str | None]]:
         async with self._database.read(for_request=True) as connection:
-            stored = await _partitions(connection)
+            stored = await read_partitions(connection)
         return {
-            name: (partition.trouble_code, _holder(partition))
+            name: (partition.trouble_code, holder(partition))
             for name, partition in stored.items()
             if partition.trouble_code is not None
         }
@@ -156,10 +148,7 @@ class SqlRecords:
     async def _operations(self, query: Select[Any]) -> list[OperationRecord]:
         async with self._database.read(for_request=True) as connection:
             rows = await legible(connection, query)
-            now, stored = self._now(), await _partitions(connection)
-            return [
-                await _operation(connection, row, now, stored.get(row["partition"])) for row in rows
-            ]
+            return await operation_records(connection, rows, self._now())
 
     async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
         async with self._database.read(for_request=True) as connection:
@@ -281,76 +270,6 @@ class SqlRecords:
             return [event_record(row) for row in rows]
 
 
-async def _operation(
-    connection: AsyncConnection, row: Mapping[str, Any], now: datetime, partition: Row[Any] | None
-) -> OperationRecord:
-    groups = await instance_totals.groups(connection, row["id"])
-    jobs_by_state = Counter[State]()
-    for group in groups:
-        jobs_by_state[State(group.state)] += group.jobs
-    return OperationRecord(
-        seq=row["seq"],
-        id=row["id"],
-        account=row["account"],
-        region=row["region"],
-        reason=row["reason"],
-        requested_by=row["requested_by"],
-        duplicates_merged=row["duplicates_merged"],
-        outcome=row["outcome"],
-        created_at=row["created_at"],
-        finished_at=row["finished_at"],
-        jobs_by_state=jobs_by_state,
-        instances=tally(instance_totals.as_group(group) for group in groups),
-        machines=MachinesProgress(
-            total=sum(int(group.machines_total) for group in groups),
-            up=sum(int(group.machines_up) for group in groups),
-            gone=sum(int(group.machines_gone) for group in groups),
-        ),
-        revived=sum(group.jobs for group in groups if group.revived),
-        observed_at=await _observed_at(connection, row["id"]),
-        partition=row["partition"],
-        calls_per_s=await _calls_per_s(connection, row, now),
-        allowed_per_s=partition and partition.allowed_per_s,
-        trouble=_trouble(partition),
-        reterminate_for_s=row["reterminate_for_s"],
-        reterminates_for=row["reterminates_for"],
-    )
-
-
-async def _observed_at(connection: AsyncConnection, operation_id: str) -> datetime | None:
-    """Return when a job of an operation was last read; None if one of the times is not a time."""
-    t, link = terminations.c, operation_terminations.c
-    last = select(func.max(t.observed_at, type_=t.observed_at.type)).join(
-        operation_terminations, link.termination_id == t.id
-    )
-    try:
-        at: datetime | None = await connection.scalar(last.where(link.operation_id == operation_id))
-    except UNREADABLE:
-        return None
-    return at
-
-
-async def _calls_per_s(
-    connection: AsyncConnection, operation: Mapping[str, Any], now: datetime
-) -> float:
-    """Return the rate of its partition's TerminateJob calls: since its creation, at most 10 s."""
-    window_s = RATE_WINDOW_S
-    created_at = operation["created_at"]
-    age_s = None if created_at is None else elapsed_s(created_at, now)
-    if age_s is not None:
-        window_s = min(RATE_WINDOW_S, max(RATE_WINDOW_MIN_S, age_s))
-    sent = await connection.scalar(
-        select(func.count()).where(
-            attempts.c.partition == operation["partition"],
-            attempts.c.action == TERMINATE_JOB,
-            attempts.c.sent_at > now - timedelta(seconds=window_s),
-            # Later ones were sent before the clock was put back.
-            attempts.c.sent_at <= now,
-        )
-    )
-    return int(sent or 0) / window_s
-
-
 async def _termination_records(
     connection: AsyncConnection,
     rows: Sequence[tuple[Mapping[str, Any], Termination]],
@@ -366,7 +285,7 @@ async def _termination_records(
     made = select(attempts).where(attempts.c.termination_id.in_(ids)).order_by(attempts.c.seq)
     for attempt in await legible(connection, made):
         attempts_of[attempt["termination_id"]].append(attempt_record(attempt))
-    stored = await _partitions(connection)
+    stored = await read_partitions(connection)
     waiting = [row for row, _ in rows if row["terminate_after"] is not None]
     queues = {row["partition"] for row in waiting}
     ahead = await turns.ahead(connection, queues, [row["id"] for row in waiting], now)
@@ -377,33 +296,13 @@ async def _termination_records(
             operation_ids=tuple(operation_ids[row["id"]]),
             attempts=tuple(attempts_of[row["id"]]),
             ahead=ahead.get(row["id"], 0),
-            trouble=_trouble(partition),
+            trouble=trouble(partition),
             allowed_per_s=partition and partition.allowed_per_s,
-            holder=_holder(partition),
+            holder=holder(partition),
         )
         for row, termination in rows
         for partition in [stored.get(row["partition"])]
     ]
-
-
-async def _partitions(connection: AsyncConnection) -> dict[str, Row[Any]]:
-    """Read the row of each partition that was ever held, with its health, by name."""
-    return {row.name: row for row in await connection.execute(select(partitions))}
-
-
-def _trouble(partition: Row[Any] | None) -> ErrorDetail | None:
-    if partition is None or partition.trouble_code is None:
-        return None
-    return ErrorDetail(
-        code=partition.trouble_code,
-        message=partition.trouble_message,
-        advice=partition.trouble_advice,
-    )
-
-
-def _holder(partition: Row[Any] | None) -> str | None:
-    holder = partition and partition.holder
-    return process_of(holder) if holder else None
 
 
 def attempt_record(row: Mapping[str, Any]) -> AttemptRecord:

@@ -60,7 +60,7 @@ async def used_per_s(database: Database, at_s: float) -> float:
     ("sent_s", "asked_s", "used"),
     [
         ([], 5, 0.0),
-        (two_a_second(101, 106), 101.5, 2 / 1.5),  # since the operation was created
+        (two_a_second(101, 106), 101.5, 2.0),  # of the whole seconds since it was created
         (two_a_second(100.5, 110), 104, 2.0),
         (two_a_second(100.5, 130), 110, 2.0),
         (two_a_second(100.5, 130), 125, 2.0),  # of the last 10 s
