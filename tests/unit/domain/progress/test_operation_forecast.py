@@ -36,6 +36,15 @@ def progress(**changes: Any) -> Progress:
     return Progress(**(values | changes))
 
 
+def moving(*forecasts: Forecast, age_s: float = 10.0) -> dict[str, Any]:
+    """Return draining jobs of this age that have a forecast of their own."""
+    index = bucket(age_s)
+    return {
+        "draining": {index: len(forecasts)},
+        "ending": [(index, each) for each in forecasts],
+    }
+
+
 def own(p50_s: float, p90_s: float) -> Forecast:
     return Forecast(made_at=NOW, p50_at=later(p50_s), p90_at=later(p90_s))
 
@@ -71,19 +80,28 @@ def test_those_that_have_drained_for_longer_are_nearer_to_their_end() -> None:
 
 
 def test_one_that_ends_last_by_its_own_forecast_decides() -> None:
-    ending = [own(50, 60)] * 20 + [own(1000, 1200)]
-    result = forecast(progress(pending=2, last_dispatch_s=1.0, stopped=TENS, ending=ending), NOW)
+    ending = moving(*[own(50, 60)] * 20, own(1000, 1200))
+    result = forecast(progress(pending=2, last_dispatch_s=1.0, stopped=TENS, **ending), NOW)
     assert ends_s(result) == pytest.approx((1000, 1200), rel=0.01)
 
 
+def test_a_wide_forecast_of_its_own_yields_to_the_drains_of_others() -> None:
+    """30 jobs that have hardly moved yet; the others took 10 s."""
+    wide = moving(*[own(20, 200)] * 30, age_s=1.0)
+    by_age = progress(stopped=TENS, draining=wide["draining"])
+    assert ends_s(forecast(progress(stopped=TENS, **wide), NOW)) == ends_s(forecast(by_age, NOW))
+    alone_s, _ = ends_s(forecast(progress(**wide), NOW))
+    assert alone_s > 200
+
+
 def test_own_forecasts_are_enough_where_no_job_is_down() -> None:
-    result = forecast(progress(ending=[own(50, 60)]), NOW)
+    result = forecast(progress(**moving(own(50, 60))), NOW)
     assert ends_s(result) == pytest.approx((50, 60), rel=0.01)
     assert result.rate_per_s is None
 
 
 def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
-    p50_s, _ = ends_s(forecast(progress(ending=[own(50, 60)]), later(100)))
+    p50_s, _ = ends_s(forecast(progress(**moving(own(50, 60))), later(100)))
     assert 100 < p50_s < 110
 
 
@@ -94,7 +112,8 @@ def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
         {"draining": {3: 5}},
         {"stopped": TENS, "pending": 5, "unknown": 1},
         {"stopped": TENS, "pending": 5, "stalled": 1},
-        {"ending": [own(50, 60)], "unknown": 1},
+        moving(own(50, 60)) | {"unknown": 1},
+        moving(own(50, 60)) | {"draining": {bucket(10.0): 2}},
     ],
 )
 def test_no_end_is_told_where_nobody_knows_one(changes: dict[str, Any]) -> None:
@@ -123,7 +142,7 @@ def test_what_drains_while_others_begin_later_may_end_last() -> None:
     begins: dict[str, Any] = {"pending": 1, "begins_at": later(60)}
     alone = ends_s(forecast(progress(stopped=TENS, **begins), NOW))
     assert alone == pytest.approx((70, 71), abs=1)
-    both = ends_s(forecast(progress(stopped=TENS, ending=[own(500, 600)], **begins), NOW))
+    both = ends_s(forecast(progress(stopped=TENS, **moving(own(500, 600)), **begins), NOW))
     assert both == pytest.approx((500, 600), rel=0.01)
 
 
@@ -131,7 +150,7 @@ def test_it_has_stalled_once_nothing_else_is_left() -> None:
     stuck: dict[str, Any] = {"stopped": TENS, "stalled": 2, "last_progress_at": NOW}
     result = forecast(progress(**stuck), later(500))
     assert result == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
-    for going in ({"pending": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
+    for going in ({"pending": 1}, {"unknown": 1}, {"draining": {3: 1}}):
         assert forecast(progress(**stuck, **going), later(500)).stalled_since is None
 
 
