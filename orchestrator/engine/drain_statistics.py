@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
+from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.model.lifecycle import Event, State
 
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ class DrainStatistics:
         if self._stopped and (self._recalculate_at is None or now >= self._recalculate_at):
             ages = (now - began_at for began_at in self._began_at.values())
             draining = Counter(bucket(age.total_seconds()) for age in ages)
-            self._durations = kaplan_meier(self._stopped, draining)
+            self._durations = estimate(self._stopped, draining)
             self._recalculate_at = now + timedelta(seconds=RECALCULATE_AFTER_S)
         return self._durations

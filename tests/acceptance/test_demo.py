@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 DEMO = (sys.executable, "-m", "orchestrator", "demo")
 DEMO_MAX_S = 120.0
+DURATION = r"(?:(\d+) min)? ?(?:(\d+) s)?"
+FORECAST = re.compile(rf"{DURATION} elapsed, last instance stopped in about {DURATION} \(90 %")
 
 
 @pytest.fixture
@@ -57,9 +60,19 @@ def wait_until_under_way(process: subprocess.Popen[str]) -> None:
     pytest.fail(f"the demo ended with {process.wait()} before it was under way")
 
 
+def forecasts(output: str) -> list[tuple[int, int]]:
+    """When each forecast was printed and when, by it, the last instance stops, in seconds."""
+    found = []
+    for line in FORECAST.findall(output):
+        minutes, seconds, left_minutes, left_seconds = (int(each or 0) for each in line)
+        at_s = 60 * minutes + seconds
+        found.append((at_s, at_s + 60 * left_minutes + left_seconds))
+    return found
+
+
 @pytest.mark.timeout(150)
 def test_everything_is_as_it_should_be(demo, tmp_path):
-    """Exit code 0, every group as expected, and no file left."""
+    """Exit code 0, every group as expected, no file left, and no forecast far off."""
     output, _ = demo.communicate(timeout=DEMO_MAX_S)
     assert demo.returncode == 0, output
     rows = [line for line in output.splitlines() if line.startswith("│")]
@@ -68,6 +81,11 @@ def test_everything_is_as_it_should_be(demo, tmp_path):
     assert "TerminateJob:" in output
     assert "faults injected by the simulator, not counted above: " in output
     assert not list(tmp_path.iterdir())
+    ends_s = forecasts(output)
+    _, ended_s = ends_s[-1]
+    late = [end_s for at_s, end_s in ends_s if at_s >= ended_s / 3]
+    assert len(late) > 5
+    assert all(ended_s / 2 <= end_s <= 2 * ended_s for end_s in late), ends_s
 
 
 @pytest.mark.thorough

@@ -1,13 +1,20 @@
-"""Distribution of drain durations, estimated from the drains that have ended."""
+"""Distribution of drain durations: a log-normal, estimated from other drains.
+
+How long the drains of one workload take is not known to be log-normal, but it is close enough as
+long as the estimate says how uncertain it is. Therefore the result is not the best fit but all
+fits that explain the drains about as well, each with its probability. What is common to all drains,
+such as a median that is still uncertain, then moves all of them together.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.forecasting.lognormal import P50, P90, STANDARD_NORMAL, LogNormal, first_s
+from orchestrator.domain.forecasting.lognormal import LogNormal, survival
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,10 +22,22 @@ if TYPE_CHECKING:
 PER_DOUBLING: Final = 4
 BUCKETS_S: Final = tuple(2 ** (step / PER_DOUBLING) for step in range(17 * PER_DOUBLING + 1))
 """Bounds of the buckets in which durations are counted: 1 s, 1.19 s, 1.41 s ... 36 h."""
-SPREAD: Final = 0.5
-"""Prior spread of the durations: the standard deviation of their logarithm."""
-SPREAD_WEIGHT: Final = 2.0
-"""Weight of the prior spread, in number of known durations."""
+SPREADS: Final = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0, 1.6)
+"""Spreads that are fitted, each with a median in the middle of each bucket."""
+SPREAD: Final = 0.3
+"""Prior median of the spread."""
+SPREAD_UNCERTAINTY: Final = 0.6
+"""Prior standard deviation of the logarithm of the spread."""
+REACH: Final = 4 * PER_DOUBLING
+"""Number of buckets by which a median may lie outside of the durations: a factor of 16."""
+EVIDENCE_MAX: Final = 30
+"""Weight of all drains together, in drains.
+
+More of them do not make the estimate surer: drains of one workload resemble each other, and the
+next ones need not, nor are they exactly log-normal.
+"""
+LEAST: Final = math.exp(-3)
+"""Fits that are less probable than this, relative to the best one, are left out."""
 
 
 def bucket(duration_s: float) -> int:
@@ -36,73 +55,88 @@ def middle_s(index: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Survival function of drain durations.
+    """Distribution of drain durations.
 
-    ``longer[i]``: the share of drains that take longer than BUCKETS_S[i], up to the longest known
-    duration. ``all_drains``: a log-normal fitted to all drains, used beyond that duration.
+    ``fits``: log-normals, with probabilities that sum up to 1. ``one``: the duration of a single
+    drain, as one log-normal with the mean and the variance of all fits.
     """
 
-    longer: tuple[float, ...]
-    all_drains: LogNormal
-
-    def longer_than(self, seconds: float, *, passed_s: float = 0.0) -> float:
-        """Return the share longer than ``seconds``, of the drains longer than ``passed_s``."""
-        longest_s = BUCKETS_S[len(self.longer) - 1]
-        if passed_s >= longest_s:
-            return self.all_drains.above(seconds, passed_s=passed_s)
-        if seconds <= longest_s:
-            return self._share_longer(seconds) / self._share_longer(passed_s)
-        beyond = self.all_drains.above(seconds, passed_s=longest_s)
-        return self.longer[-1] * beyond / self._share_longer(passed_s)
+    fits: tuple[tuple[float, LogNormal], ...]
+    one: LogNormal
 
     def rest(self, passed_s: float) -> LogNormal:
         """Return the remaining time of a drain that has lasted ``passed_s`` and has not ended."""
+        return self.one.rest(passed_s)
 
-        def ended(seconds: float) -> float:
-            return 1 - self.longer_than(passed_s + seconds, passed_s=passed_s)
+    def all_ended(self, drains: Sequence[tuple[int, float, float]]) -> float:
+        """Return the probability that all of these drains have ended.
 
-        return LogNormal.of(first_s(lambda s: ended(s) >= P50), first_s(lambda s: ended(s) >= P90))
+        ``drains``: their number, how long they will have lasted, and how long they have lasted now.
+        """
+        return sum(
+            share
+            * math.prod(
+                (1 - fit.above(seconds, passed_s=passed_s)) ** jobs
+                for jobs, seconds, passed_s in drains
+            )
+            for share, fit in self.fits
+        )
 
-    def _share_longer(self, seconds: float) -> float:
-        """Return the share that takes longer than this; valid up to the longest known duration."""
-        index = bucket(seconds)
-        if index == 0:
-            return 1.0
-        if index == len(self.longer):
-            return self.longer[-1]
-        more, fewer = self.longer[index - 1], self.longer[index]
-        return more - (more - fewer) * math.log2(seconds / BUCKETS_S[index - 1]) * PER_DOUBLING
 
-
-def kaplan_meier(stopped: Mapping[int, int], draining: Mapping[int, int]) -> Durations | None:
-    """Return the Kaplan-Meier estimate of drain durations; None if no job has stopped yet.
+def estimate(stopped: Mapping[int, int], draining: Mapping[int, int]) -> Durations | None:
+    """Return the distribution of drain durations; None if no job has stopped yet.
 
     ``stopped``: jobs by the bucket of the time from the acknowledgement until they were observed as
     stopped. ``draining``: jobs by the bucket of their age. They take longer than their age; without
-    them, only the quick drains would count. One additional job is assumed to outlast all others.
+    them, only the quick drains would count.
     """
-    ended_in = [index for index, jobs in sorted(stopped.items()) if jobs]
-    if not ended_in:
+    ended = [(index, jobs) for index, jobs in stopped.items() if jobs]
+    lasting = [(index, jobs) for index, jobs in draining.items() if jobs]
+    if not ended:
         return None
-    share, longer, points = 1.0, [], []
-    at_risk = 1 + sum(stopped.values()) + sum(draining.values())
-    for index in range(ended_in[-1] + 1):
-        ended, censored = stopped.get(index, 0), draining.get(index, 0)
-        fewer = share * (1 - ended / (at_risk - censored / 2))
-        if ended:
-            z = STANDARD_NORMAL.inv_cdf(1 - (share + fewer) / 2)
-            points.append((ended, z, math.log(middle_s(index))))
-        longer.append(fewer)
-        share, at_risk = fewer, at_risk - ended - censored
-    return Durations(tuple(longer), _fitted(points))
+    weight = min(1.0, EVIDENCE_MAX / sum(jobs for _, jobs in ended + lasting))
+    medians = range(min(ended)[0] - REACH, max(ended + lasting)[0] + REACH + 1)
+    scores = {}
+    for spread in SPREADS:
+        ends, lasts = _log_likelihoods(spread)
+        prior = -((math.log(spread / SPREAD) / SPREAD_UNCERTAINTY) ** 2) / 2
+        for median in medians:
+            score = sum(jobs * ends[index - median] for index, jobs in ended)
+            score += sum(jobs * lasts[index - median] for index, jobs in lasting)
+            scores[median, spread] = prior + weight * score
+    best = max(scores.values())
+    shares = {fit: math.exp(score - best) for fit, score in scores.items()}
+    return _distribution({fit: share for fit, share in shares.items() if share > LEAST})
 
 
-def _fitted(points: Sequence[tuple[int, float, float]]) -> LogNormal:
-    """Return the log-normal nearest to the points (jobs, standard score, log of the duration)."""
-    jobs = sum(count for count, _, _ in points)
-    mean_z = sum(count * z for count, z, _ in points) / jobs
-    mean_log_s = sum(count * log_s for count, _, log_s in points) / jobs
-    covariance = sum(count * (z - mean_z) * (log_s - mean_log_s) for count, z, log_s in points)
-    variance = sum(count * (z - mean_z) ** 2 for count, z, _ in points)
-    spread = (covariance + SPREAD_WEIGHT * SPREAD) / (variance + SPREAD_WEIGHT)
-    return LogNormal(median_s=math.exp(mean_log_s - spread * mean_z), spread=spread)
+def _distribution(shares: Mapping[tuple[int, float], float]) -> Durations:
+    total = sum(shares.values())
+    fits = tuple(
+        (share / total, LogNormal(median_s=middle_s(median), spread=spread))
+        for (median, spread), share in shares.items()
+    )
+    mean = sum(share * math.log(fit.median_s) for share, fit in fits)
+    variance = sum(
+        share * (fit.spread**2 + (math.log(fit.median_s) - mean) ** 2) for share, fit in fits
+    )
+    return Durations(fits, LogNormal(median_s=math.exp(mean), spread=math.sqrt(variance)))
+
+
+@cache
+def _log_likelihoods(spread: float) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the log-likelihoods that a drain ends in a bucket, and that it lasts longer.
+
+    The keys are the distances of that bucket from the bucket of the median.
+    """
+    width = math.log(2) / PER_DOUBLING / spread
+    most = len(BUCKETS_S) + REACH
+    distances = range(-most, most + 1)
+    ends = {
+        each: _log(survival((abs(each) - 0.5) * width) - survival((abs(each) + 0.5) * width))
+        for each in distances
+    }
+    return ends, {each: _log(survival(each * width)) for each in distances}
+
+
+def _log(share: float) -> float:
+    return math.log(max(share, 1e-300))

@@ -48,7 +48,7 @@ class LogNormal:
         z, passed_z = self._z(seconds), self._z(passed_s)
         if passed_z > _TAIL_Z:
             return math.exp(passed_z * (passed_z - z))
-        return _survival(z) / _survival(passed_z)
+        return survival(z) / survival(passed_z)
 
     def rest(self, passed_s: float) -> LogNormal:
         """Return the remaining time, given that it has not ended after ``passed_s``."""
@@ -86,7 +86,7 @@ def first_s(reached: Callable[[float], bool]) -> float:
     return math.exp(high)
 
 
-def _survival(z: float) -> float:
+def survival(z: float) -> float:
     """Return the probability that a standard normal value exceeds ``z``."""
     return math.erfc(z / math.sqrt(2)) / 2
 
@@ -95,4 +95,4 @@ def _conditional_z(passed_z: float, share: float) -> float:
     """Return the quantile ``share`` of the standard normal values above ``passed_z``."""
     if passed_z > _TAIL_Z:
         return passed_z - math.log(1 - share) / passed_z
-    return -STANDARD_NORMAL.inv_cdf((1 - share) * _survival(passed_z))
+    return -STANDARD_NORMAL.inv_cdf((1 - share) * survival(passed_z))

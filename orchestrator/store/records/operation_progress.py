@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, case, exists, func, literal, or_, select
 
 from orchestrator.domain.clock_steps import elapsed_s
-from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
+from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import Progress
 from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.services.ports import OperationRecord
 
-ENDING_MAX: Final = 32
+ENDING_MAX: Final = 128
 LONG_S, ROUNDED_TO_S = 128, 16
 """Durations from LONG_S on are rounded, since each one makes a group of its own."""
 FEW: Final = 10
@@ -46,18 +46,15 @@ class _ProgressBucket(StrEnum):
     TO_CALL = "to call"
     STALLED = "stalled"
     UNKNOWN = "unknown"
-    ENDING = "ending"
     DRAINING = "draining"
 
 
 _T = terminations.c
-# Draining jobs: stalled, with a forecast of their end, and without a forecast.
+# Draining jobs: all, stalled, not stalled, and those of the latter with a forecast of their end.
 _DRAINING: Final = _T.state == State.DRAINING
 _STALLED: Final = and_(_DRAINING, _T.forecast_stalled_since.is_not(None))
+_MOVING: Final = and_(_DRAINING, _T.forecast_stalled_since.is_(None))
 _ENDING: Final = and_(_DRAINING, _T.forecast_p90_at.is_not(None))
-_WITHOUT_FORECAST: Final = and_(
-    _DRAINING, _T.forecast_stalled_since.is_(None), _T.forecast_p90_at.is_(None)
-)
 
 
 def _progress_bucket(now: datetime) -> ColumnElement[str | None]:
@@ -72,8 +69,7 @@ def _progress_bucket(now: datetime) -> ColumnElement[str | None]:
         (_T.finished_at.is_not(None), None),
         (or_(_T.state == State.HELD, late_or_unread), _ProgressBucket.UNKNOWN),
         (_T.state.in_((State.QUEUED, State.SENDING)), _ProgressBucket.TO_CALL),
-        (_ENDING, _ProgressBucket.ENDING),
-        (_WITHOUT_FORECAST, _ProgressBucket.DRAINING),
+        (_MOVING, _ProgressBucket.DRAINING),
     )
 
 
@@ -84,6 +80,10 @@ def _since_call_s(until: ColumnElement[datetime]) -> ColumnElement[int]:
 
 
 _TOOK_S: Final = _since_call_s(_T.settle_from)
+
+
+def _age_s(now: datetime) -> ColumnElement[int]:
+    return _since_call_s(literal(now, _T.created_at.type))
 
 
 async def count_progress(
@@ -110,7 +110,7 @@ async def count_progress(
         begins_at=waiting.not_before if waiting else None,
         stopped=stopped,
         draining=_by_duration(row for row in rows if row.part == _ProgressBucket.DRAINING),
-        ending=await _ending(connection, operation) if jobs[_ProgressBucket.ENDING] else (),
+        ending=await _ending(connection, operation, now) if jobs[_ProgressBucket.DRAINING] else (),
         unknown=jobs[_ProgressBucket.UNKNOWN],
         stalled=jobs[_ProgressBucket.STALLED],
         last_progress_at=next(
@@ -138,7 +138,7 @@ async def _windows(connection: AsyncConnection, operation: OperationRecord) -> d
 
 async def past_durations(connection: AsyncConnection, partition: str) -> Durations | None:
     """Return the distribution of the durations of a partition's recent drains."""
-    return kaplan_meier(await _recent_durations(connection, partition), {})
+    return estimate(await _recent_durations(connection, partition), {})
 
 
 def _not_in(operation: OperationRecord) -> ColumnElement[bool]:
@@ -156,10 +156,9 @@ def _of(operation: OperationRecord, *columns: Any) -> Select[Any]:
 
 
 def _counts(now: datetime, window_begin: datetime) -> list[ColumnElement[Any]]:
-    age_s = _since_call_s(literal(now, _T.created_at.type))
     return [
         _progress_bucket(now).label("part"),
-        case((_T.settle_from.is_not(None), _TOOK_S), (_WITHOUT_FORECAST, age_s)).label("seconds"),
+        case((_T.settle_from.is_not(None), _TOOK_S), (_MOVING, _age_s(now))).label("seconds"),
         func.count().label("jobs"),
         func.sum(
             case((and_(_T.settle_from > window_begin, _T.settle_from <= now), 1), else_=0)
@@ -175,8 +174,12 @@ def _by_duration(rows: Iterable[Any]) -> Counter[int]:
     counted = Counter[int]()
     for row in rows:
         if row.seconds is not None:  # NULL if a stored time is not a time
-            counted[bucket(row.seconds + 0.5)] += row.jobs
+            counted[_bucket(row.seconds)] += row.jobs
     return counted
+
+
+def _bucket(whole_s: int) -> int:
+    return bucket(whole_s + 0.5)
 
 
 async def _recent_durations(
@@ -229,9 +232,16 @@ async def _calls_until_last(
     return own + sum(min(own, jobs) for jobs in of_each)
 
 
-async def _ending(connection: AsyncConnection, operation: OperationRecord) -> list[Forecast]:
-    latest = _of(operation, *(column for column in _T if column.name.startswith("forecast_")))
+async def _ending(
+    connection: AsyncConnection, operation: OperationRecord, now: datetime
+) -> list[tuple[int, Forecast]]:
+    columns = (column for column in _T if column.name.startswith("forecast_"))
+    latest = _of(operation, _age_s(now).label("seconds"), *columns)
     found = await connection.execute(
         latest.where(_ENDING).order_by(_T.forecast_p90_at.desc()).limit(ENDING_MAX)
     )
-    return [forecast_from_row(row) for row in found.mappings()]
+    return [
+        (_bucket(row["seconds"]), forecast_from_row(row))
+        for row in found.mappings()
+        if row["seconds"] is not None
+    ]

@@ -35,7 +35,6 @@ from orchestrator.store.terminations import turns
 from orchestrator.store.terminations.set_aside import NOT_SET_ASIDE
 
 if TYPE_CHECKING:
-    from orchestrator.domain.model.lifecycle import State
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.model.batch_job import JobState
+    from orchestrator.domain.model.lifecycle import State
     from orchestrator.domain.model.machine import MachineStatus
     from orchestrator.domain.model.operation import NewOperation
     from orchestrator.domain.model.termination import Termination

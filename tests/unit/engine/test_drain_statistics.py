@@ -92,7 +92,7 @@ def test_it_stays_small_and_forgets_slowly(monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(
         drain_statistics,
-        "kaplan_meier",
+        "estimate",
         lambda stopped, draining: seen.append((sum(stopped.values()), sum(draining.values()))),
     )
     made = DrainStatistics()

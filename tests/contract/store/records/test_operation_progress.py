@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.domain.forecasting.drain_history import DrainHistory
-from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
+from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.forecasting.forecast import Forecast
 from orchestrator.domain.model.batch_job import InstanceCounters
 from orchestrator.domain.model.lifecycle import State
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.store.database.database import Database
 
 ASKED_AT = later(1000)
-TENS = kaplan_meier({bucket(10): 100}, {})
+TENS = estimate({bucket(10): 100}, {})
 
 
 def ending(p90_s: float) -> Forecast:
@@ -121,8 +121,8 @@ async def test_every_job_is_counted_where_it_is(inspection: Inspection) -> None:
     assert found.last_dispatch_s == 1.0
     assert found.last_progress_at == later(500)
     assert found.stopped == {bucket(20.5): 2, bucket(40.5): 1}
-    assert found.draining == {bucket(100.5): 2, bucket(50.5): 1}
-    assert found.ending == [ending(1300), ending(1200)]
+    assert found.draining == {bucket(100.5): 2, bucket(50.5): 1, bucket(900): 2}
+    assert found.ending == [(bucket(900), ending(1300)), (bucket(900), ending(1200))]
     assert (found.stopped_in_window, found.window_s) == (1, 250.0)
 
 
@@ -161,10 +161,16 @@ async def test_late_and_unread_jobs_have_no_known_end(
         for more in (before, before | known)
     ]
     counts = [
-        (found.pending, len(found.ending), len(found.draining), found.unknown, found.stalled)
+        (
+            found.pending,
+            len(found.ending),
+            sum(found.draining.values()),
+            found.unknown,
+            found.stalled,
+        )
         for found in [await inspection.progress(id_) for id_ in ids]
     ]
-    assert counts == [(2, 1, 1, 0, 1), (0, 0, 0, 4, 1)]
+    assert counts == [(2, 1, 2, 0, 1), (0, 0, 0, 4, 1)]
     forecasts = [
         [
             termination_forecast.current(
@@ -222,7 +228,8 @@ async def test_the_latest_ends_are_enough(inspection: Inspection) -> None:
         *(draining(0, ending(2000 + number)) for number in range(ENDING_MAX + 3))
     )
     found = await inspection.progress(operation_id)
-    assert [forecast.p90_at for forecast in found.ending] == [
+    assert sum(found.draining.values()) == ENDING_MAX + 3
+    assert [forecast.p90_at for _, forecast in found.ending] == [
         later(2000 + number) for number in range(ENDING_MAX + 2, 2, -1)
     ]
 

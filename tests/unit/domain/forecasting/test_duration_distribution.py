@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.domain.forecasting.duration_distribution import (
     BUCKETS_S,
     bucket,
-    kaplan_meier,
+    estimate,
     middle_s,
 )
 from tests.unit.domain.drains import counted
@@ -27,7 +27,7 @@ COUNTS = st.dictionaries(st.integers(0, len(BUCKETS_S) - 1), st.integers(0, 5000
 
 
 def known(stopped: Iterable[float], draining: Iterable[float] = ()) -> Durations:
-    durations = kaplan_meier(counted(stopped), counted(draining))
+    durations = estimate(counted(stopped), counted(draining))
     assert durations is not None
     return durations
 
@@ -41,7 +41,7 @@ def test_every_duration_has_a_bucket() -> None:
 
 @pytest.mark.parametrize("stopped", [{}, {3: 0}])
 def test_where_no_job_has_stopped_nothing_is_known(stopped: dict[int, int]) -> None:
-    assert kaplan_meier(stopped, {10: 5}) is None
+    assert estimate(stopped, {10: 5}) is None
 
 
 def test_many_stopped_jobs_predict_how_long_the_next_takes() -> None:
@@ -59,7 +59,7 @@ def test_one_stopped_job_predicts_less_than_many() -> None:
 
 def test_drains_longer_than_any_bucket_are_known_to_be_long() -> None:
     assert known([1e6]).rest(0).median_s > 1e5
-    assert known([1e6]).longer_than(BUCKETS_S[-1]) == pytest.approx(0.5)
+    assert known([1e6]).one.below(BUCKETS_S[-1]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_long_drains_lower_the_weight_of_quick_ones() -> None:
@@ -79,19 +79,39 @@ def test_a_drain_longer_than_all_others_takes_a_while_yet() -> None:
     assert rest[1:] == sorted(rest[1:])
 
 
+def test_a_median_that_is_uncertain_moves_all_drains_together() -> None:
+    """Independently, 100 drains would hardly ever all end within the time of one in 20."""
+    durations = known([60])
+    late_s = durations.one.quantile_s(0.95)
+    assert durations.all_ended([(1, late_s, 0)]) == pytest.approx(0.95, abs=0.03)
+    assert durations.all_ended([(100, late_s, 0)]) > 0.3
+    assert durations.all_ended([(1, late_s, 0), (99, late_s, 0)]) == pytest.approx(
+        durations.all_ended([(100, late_s, 0)])
+    )
+
+
+def test_many_drains_are_not_taken_for_certainty() -> None:
+    """The next drains need not be like those before, however many those were."""
+    drains = [20, 60, 60, 180]
+    some, many = known(drains * 25), known(drains * 2500)
+    assert len(many.fits) == len(some.fits) > 1
+    assert many.one.spread == pytest.approx(some.one.spread)
+
+
 @given(COUNTS, COUNTS, st.floats(0, 1e6), st.lists(st.floats(0.01, 1e7), min_size=2, max_size=20))
-def test_fewer_take_longer(
+def test_the_longer_it_takes_the_likelier_it_has_ended(
     stopped: dict[int, int], draining: dict[int, int], passed_s: float, more_s: list[float]
 ) -> None:
-    durations = kaplan_meier(stopped, draining)
+    durations = estimate(stopped, draining)
     if durations is None:
         assert not any(stopped.values())
         return
-    shares = [
-        durations.longer_than(passed_s + more, passed_s=passed_s) for more in (0.0, *sorted(more_s))
+    assert sum(share for share, _ in durations.fits) == pytest.approx(1)
+    ended = [
+        durations.all_ended([(3, passed_s + more, passed_s)]) for more in (0.0, *sorted(more_s))
     ]
-    assert shares[0] == pytest.approx(1)
-    for more, fewer in pairwise(shares):
-        assert -1e-9 <= fewer <= more + 1e-9
+    assert ended[0] == pytest.approx(0, abs=1e-9)
+    for fewer, more in pairwise(ended):
+        assert fewer - 1e-9 <= more <= 1 + 1e-9
     rest = durations.rest(passed_s)
     assert 0 < rest.quantile_s(0.5) <= rest.quantile_s(0.9)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain.forecasting.drain_history import DrainHistory, begin, observe
-from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
+from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.forecasting.forecast import (
     STALL_FACTOR,
     STALL_FLOOR_S,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def others(*takes_s: float) -> Durations:
-    durations = kaplan_meier(Counter(bucket(each) for each in takes_s), {})
+    durations = estimate(Counter(bucket(each) for each in takes_s), {})
     assert durations is not None
     return durations
 

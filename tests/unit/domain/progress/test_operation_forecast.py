@@ -19,6 +19,15 @@ TENS = counted([10.0] * 100)
 """A hundred jobs that took 10 s to stop."""
 
 
+def moving(*forecasts: Forecast, age_s: float = 10.0) -> dict[str, Any]:
+    """Return draining jobs of this age that have a forecast of their own."""
+    index = bucket(age_s)
+    return {
+        "draining": {index: len(forecasts)},
+        "ending": [(index, each) for each in forecasts],
+    }
+
+
 def test_the_forecast_includes_the_queue() -> None:
     """600 jobs at two calls per second, each stopped 10 s after its call."""
     result = forecast(
@@ -50,19 +59,28 @@ def test_older_drains_are_nearer_to_their_end() -> None:
 
 
 def test_the_latest_own_forecast_decides() -> None:
-    ending = [own(50, 60)] * 20 + [own(1000, 1200)]
-    result = forecast(progress(pending=2, last_dispatch_s=1.0, stopped=TENS, ending=ending), NOW)
+    ending = moving(*[own(50, 60)] * 20, own(1000, 1200))
+    result = forecast(progress(pending=2, last_dispatch_s=1.0, stopped=TENS, **ending), NOW)
     assert ends_s(result) == pytest.approx((1000, 1200), rel=0.01)
 
 
+def test_a_wide_forecast_of_its_own_yields_to_the_drains_of_others() -> None:
+    """30 jobs that have hardly moved yet; the others took 10 s."""
+    wide = moving(*[own(20, 200)] * 30, age_s=1.0)
+    by_age = progress(stopped=TENS, draining=wide["draining"])
+    assert ends_s(forecast(progress(stopped=TENS, **wide), NOW)) == ends_s(forecast(by_age, NOW))
+    alone_s, _ = ends_s(forecast(progress(**wide), NOW))
+    assert alone_s > 200
+
+
 def test_own_forecasts_are_enough_where_no_job_has_stopped() -> None:
-    result = forecast(progress(ending=[own(50, 60)]), NOW)
+    result = forecast(progress(**moving(own(50, 60))), NOW)
     assert ends_s(result) == pytest.approx((50, 60), rel=0.01)
     assert result.rate_per_s is None
 
 
 def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
-    p50_s, _ = ends_s(forecast(progress(ending=[own(50, 60)]), later(100)))
+    p50_s, _ = ends_s(forecast(progress(**moving(own(50, 60))), later(100)))
     assert 100 < p50_s < 110
 
 
@@ -73,7 +91,8 @@ def test_own_forecasts_that_have_passed_are_pushed_on() -> None:
         {"draining": {3: 5}},
         {"stopped": TENS, "pending": 5, "unknown": 1},
         {"stopped": TENS, "pending": 5, "stalled": 1},
-        {"ending": [own(50, 60)], "unknown": 1},
+        moving(own(50, 60)) | {"unknown": 1},
+        moving(own(50, 60)) | {"draining": {bucket(10.0): 2}},
     ],
 )
 def test_no_end_is_forecast_where_it_is_unknown(changes: dict[str, Any]) -> None:
@@ -102,7 +121,7 @@ def test_a_running_drain_may_end_after_one_with_a_later_start() -> None:
     begins: dict[str, Any] = {"pending": 1, "begins_at": later(60)}
     alone = ends_s(forecast(progress(stopped=TENS, **begins), NOW))
     assert alone == pytest.approx((70, 71), abs=1)
-    both = ends_s(forecast(progress(stopped=TENS, ending=[own(500, 600)], **begins), NOW))
+    both = ends_s(forecast(progress(stopped=TENS, **moving(own(500, 600)), **begins), NOW))
     assert both == pytest.approx((500, 600), rel=0.01)
 
 
@@ -110,7 +129,7 @@ def test_it_has_stalled_once_nothing_else_is_left() -> None:
     stuck: dict[str, Any] = {"stopped": TENS, "stalled": 2, "last_progress_at": NOW}
     result = forecast(progress(**stuck), later(500))
     assert result == Forecast(made_at=later(500), rate_per_s=0.0, stalled_since=NOW)
-    for going in ({"pending": 1}, {"unknown": 1}, {"draining": {3: 1}}, {"ending": [own(9, 9)]}):
+    for going in ({"pending": 1}, {"unknown": 1}, {"draining": {3: 1}}):
         assert forecast(progress(**stuck, **going), later(500)).stalled_since is None
 
 

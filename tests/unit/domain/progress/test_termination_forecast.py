@@ -10,7 +10,7 @@ import pytest
 from orchestrator.domain.decisions.decide import decide
 from orchestrator.domain.errors import CloudErrorKind
 from orchestrator.domain.forecasting.drain_history import DrainHistory
-from orchestrator.domain.forecasting.duration_distribution import bucket, kaplan_meier
+from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.model.batch_job import InstanceCounters, JobState
 from orchestrator.domain.model.error_detail import ErrorDetail
 from orchestrator.domain.model.lifecycle import State
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.model.termination import Termination
 
 RUNNING, FAILED = JobState.RUNNING, JobState.FAILED
-TENS = kaplan_meier({bucket(10): 100}, {})
+TENS = estimate({bucket(10): 100}, {})
 ENDED = Capture(run=1, occupying=60, waiting=20, captured=60, counted_at=NOW, ended_at=NOW)
 
 
