@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.domain.pacing.quota import Rate
+    from orchestrator.domain.progress.operation_forecast import Progress
     from orchestrator.services.explanation.values import Explanation
     from orchestrator.services.ports import (
         OperationRecord,
@@ -89,29 +90,49 @@ class Inspection:
         return inspected
 
     async def operations(self, records: Sequence[OperationRecord]) -> list[InspectedOperation]:
-        """Add quota and forecast to each.
-
-        Once the database cannot be read, the rest has no forecast: each read would wait for it.
-        """
-        inspected, readable = [], True
+        """Add quota and forecast to each."""
+        rates = {each.id: self.rate(each.partition, each.allowed_per_s) for each in records}
+        progress = await self._progress(
+            [
+                (each, rate.allowed_per_s)
+                for each in records
+                if each.finished_at is None and each.trouble is None and (rate := rates[each.id])
+            ]
+        )
+        inspected = []
         for record in records:
-            rate = self.rate(record.partition, record.allowed_per_s)
             stopped, verified = None, Verification()
-            runs = record.finished_at is None and record.trouble is None
-            if readable and runs and rate is not None:
+            if record.id in progress:
                 with self.best_effort("the forecast of an operation"):
-                    try:
-                        progress = await self.records.progress(record, rate.allowed_per_s)
-                    except StoreUnavailable:
-                        readable = False
-                        raise
                     now = self.now()
-                    stopped = forecast(progress, now)
-                    verified = verified_forecast.of_operation(progress, stopped, now)
+                    stopped = forecast(progress[record.id], now)
+                    verified = verified_forecast.of_operation(progress[record.id], stopped, now)
             inspected.append(
-                InspectedOperation(record=record, rate=rate, stopped=stopped, verified=verified)
+                InspectedOperation(
+                    record=record, rate=rates[record.id], stopped=stopped, verified=verified
+                )
             )
         return inspected
+
+    async def _progress(
+        self, running: Sequence[tuple[OperationRecord, float]]
+    ) -> dict[str, Progress]:
+        """Count the progress of running operations together, or one by one if that fails.
+
+        An outage of the database is waited for once.
+        """
+        found: dict[str, Progress] = {}
+        with self.best_effort("the forecast of an operation"):
+            try:
+                return await self.records.progress(running) if running else {}
+            except StoreUnavailable:
+                raise
+            except Exception:
+                if len(running) == 1:
+                    raise
+            for each in running:
+                found |= await self._progress([each])
+        return found
 
     async def termination(self, record: TerminationRecord) -> InspectedTermination:
         """Add explanation and forecast; that of a queued job rests on past drains as well."""

@@ -190,10 +190,12 @@ class Records(Protocol):
     ) -> list[OperationRecord]:
         """Return operations below sequence number ``after``, the newest first."""
 
-    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
-        """Count how far the jobs of an operation are.
+    async def progress(
+        self, operations: Sequence[tuple[OperationRecord, float]]
+    ) -> dict[str, Progress]:
+        """Count how far the jobs of running operations are, by the id of each operation.
 
-        ``calls_per_s``: TerminateJob requests a second that the cloud accepts.
+        Each comes with the TerminateJob requests a second that the cloud accepts.
         """
 
     async def termination(self, termination_id: str) -> TerminationRecord | None: ...

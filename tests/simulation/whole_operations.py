@@ -23,7 +23,8 @@ from orchestrator.domain.forecasting.forecast import of_drain
 from orchestrator.domain.pacing.polling import PollPolicy, drain_poll_s
 from orchestrator.domain.progress.operation_forecast import Progress, forecast
 from orchestrator.engine.loops.job_prober import COUNT_ALL_EVERY_S, COUNT_EVERY_S
-from orchestrator.store.records.operation_progress import ENDING_MAX, FEW
+from orchestrator.store.records.drain_durations import FEW
+from orchestrator.store.records.operation_progress import ENDING_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, exists, func, literal, or_, select
+from sqlalchemy import and_, case, func, literal, or_, select
 
 from orchestrator.domain.clock_steps import elapsed_s
-from orchestrator.domain.forecasting.duration_distribution import bucket, estimate
 from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.progress.operation_forecast import Progress
 from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
 from orchestrator.store.mapping.termination_rows import forecast_from_row
-from orchestrator.store.schema import operation_terminations, terminations
+from orchestrator.store.records.call_queue import calls_until_last
+from orchestrator.store.records.drain_durations import (
+    FEW,
+    TOOK_S,
+    bucket_of,
+    durations_of_others,
+    seconds_since,
+    since_call_s,
+)
+from orchestrator.store.schema import operation_terminations, operations, terminations
 from orchestrator.store.sql import whole_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import ColumnElement, Row, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from orchestrator.domain.forecasting.duration_distribution import Durations
     from orchestrator.domain.forecasting.forecast import Forecast
     from orchestrator.services.ports import OperationRecord
 
 ENDING_MAX: Final = 128
-LONG_S, ROUNDED_TO_S = 128, 16
-"""Durations from LONG_S on are rounded, since each one makes a group of its own."""
-FEW: Final = 10
-"""If fewer jobs of an operation have stopped, jobs of other operations count as well."""
-OTHERS_MAX: Final = 100
 WINDOW_MIN_S: Final = 60.0
 WINDOW_SHARE: Final = 0.25
 """The rate is measured over this share of the operation's age, or over WINDOW_MIN_S if longer."""
@@ -73,175 +76,171 @@ def _progress_bucket(now: datetime) -> ColumnElement[str | None]:
     )
 
 
-def _since_call_s(until: ColumnElement[datetime]) -> ColumnElement[int]:
-    """Return the seconds since the acknowledgement, rounded if long."""
-    exact = whole_seconds(until, _T.acknowledged_at)
-    return case((exact < LONG_S, exact), else_=exact - exact % ROUNDED_TO_S + ROUNDED_TO_S // 2)
-
-
-_TOOK_S: Final = _since_call_s(_T.settle_from)
-
-
 def _age_s(now: datetime) -> ColumnElement[int]:
-    return _since_call_s(literal(now, _T.created_at.type))
+    return since_call_s(literal(now, _T.created_at.type))
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What the rows of one operation add up to."""
+
+    jobs: Counter[str] = field(default_factory=Counter)
+    stopped: Counter[int] = field(default_factory=Counter)
+    draining: Counter[int] = field(default_factory=Counter)
+    stopped_in_window: int = 0
+    not_before: datetime | None = None
+    last_progress_at: datetime | None = None
+    settle_until: datetime | None = None
+    settle_s: float | None = None
+
+    def add(self, row: Row[Any]) -> None:
+        self.jobs[row.part] += row.jobs
+        self.stopped_in_window += row.in_window
+        if row.seconds is not None:  # NULL if a stored time is not a time
+            durations = {
+                _ProgressBucket.STOPPED: self.stopped,
+                _ProgressBucket.DRAINING: self.draining,
+            }
+            if row.part in durations:
+                durations[row.part][bucket_of(row.seconds)] += row.jobs
+        if row.part == _ProgressBucket.TO_CALL:
+            self.not_before = _latest(self.not_before, row.not_before)
+        if row.part == _ProgressBucket.STALLED:
+            self.last_progress_at = _latest(self.last_progress_at, row.last_progress_at)
+        if row.unfinished and row.settle_from is not None:
+            ends_at = row.settle_from + timedelta(seconds=row.settle_s)
+            self.settle_until = _latest(self.settle_until, ends_at)
+        if row.unfinished and not row.settling:
+            self.settle_s = max(self.settle_s or 0.0, row.settle_s)
+
+    @property
+    def pending(self) -> int:
+        return self.jobs[_ProgressBucket.TO_CALL]
 
 
 async def count_progress(
-    connection: AsyncConnection, operation: OperationRecord, calls_per_s: float, now: datetime
-) -> Progress:
-    """Count the jobs of an unfinished operation; the cloud accepts ``calls_per_s`` calls."""
+    connection: AsyncConnection, operations: Sequence[tuple[OperationRecord, float]], now: datetime
+) -> dict[str, Progress]:
+    """Count the jobs of unfinished operations of one page, by id, with at most five queries.
+
+    Each operation comes with the number of calls a second that the cloud accepts.
+    """
+    counted = await _counted(connection, [operation.id for operation, _ in operations], now)
+    few = [
+        operation
+        for operation, _ in operations
+        if counted[operation.id].jobs[_ProgressBucket.STOPPED] < FEW
+    ]
+    recent = await durations_of_others(connection, few, now)
+    pending = {id_: each.pending for id_, each in counted.items() if each.pending}
+    # If its calls begin later, only its own count: it is not known which other jobs wait then.
+    begun = {id_: jobs for id_, jobs in pending.items() if (counted[id_].not_before or now) <= now}
+    by_id = {operation.id: operation for operation, _ in operations}
+    calls = pending | await calls_until_last(connection, by_id, begun, now)
+    drains = [id_ for id_, each in counted.items() if each.draining]
+    ending = await _ending(connection, drains, now)
+    return {
+        operation.id: Progress(
+            pending=each.pending,
+            last_dispatch_s=calls.get(operation.id, 0) / calls_per_s,
+            begins_at=each.not_before,
+            stopped=each.stopped + recent[operation.id],
+            draining=each.draining,
+            ending=ending[operation.id],
+            unknown=each.jobs[_ProgressBucket.UNKNOWN],
+            stalled=each.jobs[_ProgressBucket.STALLED],
+            last_progress_at=each.last_progress_at,
+            stopped_in_window=each.stopped_in_window,
+            window_s=_window_s(operation, now),
+            settle_until=each.settle_until,
+            settle_s=each.settle_s,
+        )
+        for operation, calls_per_s in operations
+        for each in [counted[operation.id]]
+    }
+
+
+def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((at for at in (one, other) if at is not None), default=None)
+
+
+def _window_s(operation: OperationRecord, now: datetime) -> float:
+    """Return the seconds over which the rate of an operation is measured."""
     age_s = elapsed_s(operation.created_at, now)
-    window_s = WINDOW_MIN_S
-    if age_s is not None:
-        window_s = min(max(1.0, age_s), max(WINDOW_MIN_S, WINDOW_SHARE * age_s))
-    counted = _of(operation, *_counts(now, now - timedelta(seconds=window_s)))
-    rows = (await connection.execute(counted.group_by("part", "seconds"))).all()
-    jobs = Counter[str]()
-    for row in rows:
-        jobs[row.part] += row.jobs
-    stopped = _by_duration(row for row in rows if row.part == _ProgressBucket.STOPPED)
-    if jobs[_ProgressBucket.STOPPED] < FEW:
-        stopped += await _recent_durations(connection, operation.partition, _not_in(operation))
-    waiting = next((row for row in rows if row.part == _ProgressBucket.TO_CALL), None)
-    calls = await _calls_until_last(connection, operation, waiting, now) if waiting else 0
-    return Progress(
-        pending=jobs[_ProgressBucket.TO_CALL],
-        last_dispatch_s=calls / calls_per_s,
-        begins_at=waiting.not_before if waiting else None,
-        stopped=stopped,
-        draining=_by_duration(row for row in rows if row.part == _ProgressBucket.DRAINING),
-        ending=await _ending(connection, operation, now) if jobs[_ProgressBucket.DRAINING] else (),
-        unknown=jobs[_ProgressBucket.UNKNOWN],
-        stalled=jobs[_ProgressBucket.STALLED],
-        last_progress_at=next(
-            (row.last_progress_at for row in rows if row.part == _ProgressBucket.STALLED), None
-        ),
-        stopped_in_window=sum(row.in_window for row in rows),
-        window_s=window_s,
-        **await _windows(connection, operation),
-    )
+    if age_s is None:
+        return WINDOW_MIN_S
+    return min(max(1.0, int(age_s)), max(WINDOW_MIN_S, WINDOW_SHARE * int(age_s)))
 
 
-async def _windows(connection: AsyncConnection, operation: OperationRecord) -> dict[str, Any]:
-    """Return the fields of ``Progress`` about the settle windows of the operation's jobs."""
-    columns = (
-        _T.settle_s,
-        (_T.state == State.SETTLING).label("settling"),
-        func.max(_T.settle_from, type_=_T.settle_from.type).label("settle_from"),
-    )
-    unfinished = _of(operation, *columns).where(_T.finished_at.is_(None))
-    rows = (await connection.execute(unfinished.group_by(_T.settle_s, "settling"))).all()
-    ends = [row.settle_from + timedelta(seconds=row.settle_s) for row in rows if row.settle_from]
-    lengths = [row.settle_s for row in rows if not row.settling]
-    return {"settle_until": max(ends, default=None), "settle_s": max(lengths, default=None)}
+async def _counted(
+    connection: AsyncConnection, ids: Sequence[str], now: datetime
+) -> dict[str, _Counted]:
+    operation_id = operation_terminations.c.operation_id
+    counts = _of(ids, operation_id, *_counts(now)).join(operations, operations.c.id == operation_id)
+    groups = (operation_id, "part", "seconds", _T.settle_s, "settling", "unfinished")
+    found = {id_: _Counted() for id_ in ids}
+    for row in await connection.execute(counts.group_by(*groups)):
+        found[row.operation_id].add(row)
+    return found
 
 
-async def past_durations(connection: AsyncConnection, partition: str) -> Durations | None:
-    """Return the distribution of the durations of a partition's recent drains."""
-    return estimate(await _recent_durations(connection, partition), {})
-
-
-def _not_in(operation: OperationRecord) -> ColumnElement[bool]:
-    link = operation_terminations.alias().c
-    return ~exists().where(link.operation_id == operation.id, link.termination_id == _T.id)
-
-
-def _of(operation: OperationRecord, *columns: Any) -> Select[Any]:
+def _of(ids: Collection[str], *columns: Any) -> Select[Any]:
     link = operation_terminations.c
     return (
         select(*columns)
         .join_from(operation_terminations, terminations, link.termination_id == _T.id)
-        .where(link.operation_id == operation.id)
+        .where(link.operation_id.in_(ids))
     )
 
 
-def _counts(now: datetime, window_begin: datetime) -> list[ColumnElement[Any]]:
+def _counts(now: datetime) -> list[ColumnElement[Any]]:
+    age_s = seconds_since(operations.c.created_at, now)
+    window_s = case(  # as _window_s
+        (age_s < 0, WINDOW_MIN_S),
+        (age_s < 1, 1.0),
+        (age_s <= WINDOW_MIN_S, age_s),
+        (age_s * WINDOW_SHARE <= WINDOW_MIN_S, WINDOW_MIN_S),
+        else_=age_s * WINDOW_SHARE,
+    )
+    in_window = and_(_T.settle_from <= now, seconds_since(_T.settle_from, now) < window_s)
     return [
         _progress_bucket(now).label("part"),
-        case((_T.settle_from.is_not(None), _TOOK_S), (_MOVING, _age_s(now))).label("seconds"),
+        case((_T.settle_from.is_not(None), TOOK_S), (_MOVING, _age_s(now))).label("seconds"),
+        _T.settle_s,
+        (_T.state == State.SETTLING).label("settling"),
+        _T.finished_at.is_(None).label("unfinished"),
         func.count().label("jobs"),
-        func.sum(
-            case((and_(_T.settle_from > window_begin, _T.settle_from <= now), 1), else_=0)
-        ).label("in_window"),
-        func.max(_T.forecast_stalled_since, type_=_T.forecast_stalled_since.type).label(
-            "last_progress_at"
+        func.sum(case((in_window, 1), else_=0)).label("in_window"),
+        *(
+            func.max(column, type_=column.type).label(name)
+            for name, column in (
+                ("settle_from", _T.settle_from),
+                ("last_progress_at", _T.forecast_stalled_since),
+                ("not_before", _T.not_before),
+            )
         ),
-        func.max(_T.not_before, type_=_T.not_before.type).label("not_before"),
     ]
-
-
-def _by_duration(rows: Iterable[Any]) -> Counter[int]:
-    counted = Counter[int]()
-    for row in rows:
-        if row.seconds is not None:  # NULL if a stored time is not a time
-            counted[_bucket(row.seconds)] += row.jobs
-    return counted
-
-
-def _bucket(whole_s: int) -> int:
-    return bucket(whole_s + 0.5)
-
-
-async def _recent_durations(
-    connection: AsyncConnection, partition: str, *conditions: ColumnElement[bool]
-) -> Counter[int]:
-    """Count the last jobs of a partition that are verified, by their duration."""
-    verified = (
-        select(_TOOK_S.label("seconds"), literal(1).label("jobs"))
-        .where(
-            _T.partition == partition,
-            _T.state == State.VERIFIED,
-            _T.instances_observed_at.is_not(None),
-            _T.settle_from.is_not(None),
-            *conditions,
-        )
-        .order_by(_T.instances_observed_at.desc())
-        .limit(OTHERS_MAX)
-    )
-    return _by_duration(await connection.execute(verified))
-
-
-async def _calls_until_last(
-    connection: AsyncConnection, operation: OperationRecord, waiting: Row[Any], now: datetime
-) -> int:
-    """Return the number of TerminateJob calls up to that for the operation's last waiting job.
-
-    Operations take turns, so no other operation has more calls until then than this one. If its
-    calls begin later than now, only its own are counted: it is not known which other jobs will wait
-    at that time.
-    """
-    own = int(waiting.jobs)
-    if waiting.not_before is not None and waiting.not_before > now:
-        return own
-    link = operation_terminations.c
-    others = (
-        select(func.min(link.operation_id).label("operation_id"))
-        .join(terminations, link.termination_id == _T.id)
-        .where(
-            _T.partition == operation.partition,
-            _T.state == State.QUEUED,
-            or_(_T.not_before.is_(None), _T.not_before <= now),
-            _not_in(operation),
-        )
-        .group_by(link.termination_id)
-        .subquery()
-    )
-    of_each = await connection.scalars(
-        select(func.count()).select_from(others).group_by(others.c.operation_id)
-    )
-    return own + sum(min(own, jobs) for jobs in of_each)
 
 
 async def _ending(
-    connection: AsyncConnection, operation: OperationRecord, now: datetime
-) -> list[tuple[int, Forecast]]:
+    connection: AsyncConnection, ids: Collection[str], now: datetime
+) -> defaultdict[str, list[tuple[int, Forecast]]]:
+    """Return the forecasts of draining jobs, for each operation those with the latest p90."""
+    found: defaultdict[str, list[tuple[int, Forecast]]] = defaultdict(list)
+    if not ids:
+        return found
+    operation_id = operation_terminations.c.operation_id
+    rank = func.row_number().over(partition_by=operation_id, order_by=_T.forecast_p90_at.desc())
     columns = (column for column in _T if column.name.startswith("forecast_"))
-    latest = _of(operation, _age_s(now).label("seconds"), *columns)
-    found = await connection.execute(
-        latest.where(_ENDING).order_by(_T.forecast_p90_at.desc()).limit(ENDING_MAX)
+    ranked = (
+        _of(ids, operation_id, _age_s(now).label("seconds"), rank.label("rank"), *columns)
+        .where(_ENDING)
+        .subquery()
     )
-    return [
-        (_bucket(row["seconds"]), forecast_from_row(row))
-        for row in found.mappings()
-        if row["seconds"] is not None
-    ]
+    latest = select(ranked).where(ranked.c.rank <= ENDING_MAX)
+    for row in (await connection.execute(latest)).mappings():
+        if row["seconds"] is not None:  # NULL if a stored time is not a time
+            found[row["operation_id"]].append(
+                (bucket_of(row["seconds"]), forecast_from_row(dict(row)))
+            )
+    return found

@@ -19,7 +19,7 @@ from orchestrator.services.ports import (
 )
 from orchestrator.store.mapping.decoding import legible
 from orchestrator.store.mapping.termination_rows import all_shown
-from orchestrator.store.records import operation_progress, submission
+from orchestrator.store.records import drain_durations, operation_progress, submission
 from orchestrator.store.records.operation_records import operation_records
 from orchestrator.store.records.partition_states import holder, read_partitions, trouble
 from orchestrator.store.schema import (
@@ -150,11 +150,11 @@ class SqlRecords:
             rows = await legible(connection, query)
             return await operation_records(connection, rows, self._now())
 
-    async def progress(self, operation: OperationRecord, calls_per_s: float) -> Progress:
+    async def progress(
+        self, operations: Sequence[tuple[OperationRecord, float]]
+    ) -> dict[str, Progress]:
         async with self._database.read(for_request=True) as connection:
-            return await operation_progress.count_progress(
-                connection, operation, calls_per_s, self._now()
-            )
+            return await operation_progress.count_progress(connection, operations, self._now())
 
     async def termination(self, termination_id: str) -> TerminationRecord | None:
         query = select(terminations).where(terminations.c.id == termination_id)
@@ -165,7 +165,7 @@ class SqlRecords:
 
     async def past_durations(self, partition: str) -> Durations | None:
         async with self._database.read(for_request=True) as connection:
-            return await operation_progress.past_durations(connection, partition)
+            return await drain_durations.past_durations(connection, partition, self._now())
 
     async def set_aside(self, limit: int) -> tuple[int, list[str]]:
         is_set_aside = terminations.c.set_aside.is_not(None)

@@ -17,8 +17,11 @@ from orchestrator.engine.runtime.best_effort import BestEffort
 from orchestrator.services.inspection import Inspection
 from orchestrator.services.ports import MachinesProgress, OperationRecord, TerminationRecord
 from tests.unit.domain.build import NOW, later, termination
+from tests.unit.domain.drains import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.domain.progress.operation_forecast import Progress
 
 TROUBLE = ErrorDetail(code="AuthFailure.SignatureFailure", message="m", advice="a")
@@ -84,18 +87,36 @@ class Away:
     """Records of a database that cannot be read."""
 
     def __init__(self) -> None:
-        self.asked_for: list[int] = []
+        self.asked = 0
 
-    async def progress(self, record: OperationRecord, _: float | None) -> Progress:
-        self.asked_for.append(record.seq)
+    async def progress(self, _: Sequence[tuple[OperationRecord, float]]) -> dict[str, Progress]:
+        self.asked += 1
         raise StoreUnavailable("it does not answer")
 
 
 async def test_a_database_that_cannot_be_read_is_asked_once_for_a_list() -> None:
     """Else a page of operations would take as many timeouts as it has operations."""
     records: Any = Away()
-    listed = [replace(OPERATION, seq=seq) for seq in range(1, 4)]
+    listed = [replace(OPERATION, seq=seq, id=f"op_{seq}") for seq in range(1, 4)]
     inspected = await replace(inspection(), records=records).operations(listed)
     assert [each.record.seq for each in inspected] == [1, 2, 3]
     assert {each.stopped for each in inspected} == {None}
-    assert records.asked_for == [1]
+    assert records.asked == 1
+
+
+class Faulty:
+    """Records in which a value of the second operation cannot be decoded."""
+
+    async def progress(
+        self, operations: Sequence[tuple[OperationRecord, float]]
+    ) -> dict[str, Progress]:
+        if any(record.seq == 2 for record, _ in operations):
+            raise ValueError("noon is no time")
+        return {record.id: progress(stopped_in_window=6) for record, _ in operations}
+
+
+async def test_a_faulty_row_costs_only_its_own_operation_the_forecast() -> None:
+    records: Any = Faulty()
+    listed = [replace(OPERATION, seq=seq, id=f"op_{seq}") for seq in range(1, 4)]
+    inspected = await replace(inspection(), records=records).operations(listed)
+    assert [each.stopped is None for each in inspected] == [False, True, False]

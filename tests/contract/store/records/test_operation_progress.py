@@ -14,7 +14,8 @@ from orchestrator.domain.model.lifecycle import State
 from orchestrator.domain.model.unconfirmed import Unconfirmed, Verdict
 from orchestrator.domain.progress import termination_forecast
 from orchestrator.domain.progress.termination_forecast import FAILURES_MAX
-from orchestrator.store.records.operation_progress import ENDING_MAX, FEW, OTHERS_MAX
+from orchestrator.store.records.drain_durations import FEW, OTHERS_MAX
+from orchestrator.store.records.operation_progress import ENDING_MAX
 from orchestrator.store.records.queries import SqlRecords
 from tests.support.stored_operations import submit
 from tests.support.termination_fields import store_fields
@@ -80,7 +81,7 @@ class Inspection:
     async def progress(self, operation_id: str, calls_per_s: int = 2) -> Progress:
         record = await self.records.operation(operation_id)
         assert record is not None
-        return await self.records.progress(record, calls_per_s)
+        return (await self.records.progress([(record, calls_per_s)]))[operation_id]
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ async def test_nothing_is_counted_of_other_operations_jobs(inspection: Inspectio
     await inspection.submit({}, draining(10), stopped(0, 10), stopped(0, 10, State.SETTLING))
     mine = await inspection.submit({}, stopped(0, 20))
     found = await inspection.progress(mine)
-    assert (found.pending, found.draining, found.ending) == (1, {}, ())
+    assert (found.pending, found.draining, found.ending) == (1, {}, [])
     assert found.stopped == {bucket(20.5): 1, bucket(10.5): 1}
     assert found.stopped_in_window == 0
 

@@ -41,8 +41,8 @@ async def forecast_of(world: PartitionWorld, job_id: str) -> Forecast:
 async def of_operation(world: PartitionWorld, operation_id: str = "op_1") -> Forecast:
     record = await world.records.operation(operation_id)
     assert record is not None
-    progress = await world.records.progress(record, QUOTAS["TerminateJob"])
-    return forecast(progress, world.clock.now())
+    progress = await world.records.progress([(record, QUOTAS["TerminateJob"])])
+    return forecast(progress[operation_id], world.clock.now())
 
 
 def in_s(world: PartitionWorld, made: Forecast) -> tuple[float, float]:
