@@ -71,17 +71,21 @@ class Piped:
     def written(self) -> list[str]:
         """Return all non-empty lines, after the last one is written."""
 
-        def end() -> None:
-            self.handler.close()
-            self.handler._thread.join()
-            os.close(self.writer)
-
-        ending = threading.Thread(target=end)
+        ending = threading.Thread(target=self.end_writer)
         ending.start()
         with os.fdopen(self.reader, encoding="utf-8") as pipe:
+            self.reader = -1
             lines = [line for line in pipe.read().split("\n") if line]
         ending.join()
         return lines
+
+    def end_writer(self) -> None:
+        """Close the pipe once nothing writes to it: its number may soon be that of another file."""
+        self.handler.close()
+        self.handler._thread.join()
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
 
 
 @pytest.fixture
@@ -95,9 +99,9 @@ def piped() -> Iterator[Piped]:
     )
     made = Piped(handler, reader, writer)
     yield made
-    for descriptor in (reader, writer):
-        with suppress(OSError):
-            os.close(descriptor)
+    if made.reader >= 0:
+        os.close(made.reader)  # A write that waits for the reader fails now.
+    made.end_writer()
 
 
 LINES: Final = [f"{number:099}" for number in range(1000)]
@@ -135,6 +139,7 @@ def test_flush_waits_for_lines_only_while_they_are_read(piped: Piped) -> None:
 
 def test_lines_that_cannot_be_written_are_counted(piped: Piped) -> None:
     os.close(piped.reader)
+    piped.reader = -1
     piped.log("nobody")
     piped.handler.flush()
     assert piped.handler.dropped == 1

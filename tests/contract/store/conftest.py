@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.domain.leasing.lease import FencingToken
+from orchestrator.store.database import postgresql
 from orchestrator.store.partition.partition_store import PartitionStore
 from orchestrator.store.records.queries import SqlRecords
+from tests.support import HANG_S
 from tests.support.stored_operations import PARTITION
 from tests.unit.domain.build import later
 
@@ -25,6 +27,13 @@ def template(request: pytest.FixtureRequest) -> tuple[Server, str] | None:
     if request.param == "sqlite":
         return None
     return request.getfixturevalue("postgres"), request.getfixturevalue("postgres_template")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the server from ending sessions of a test that a busy machine holds up for seconds."""
+    limits = postgresql._LIMITS_S | {"idle_in_transaction_session_timeout": HANG_S}
+    monkeypatch.setattr(postgresql, "_LIMITS", postgresql._limits(limits))
 
 
 @pytest.fixture

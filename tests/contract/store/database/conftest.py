@@ -23,6 +23,11 @@ CLOSING_S = 2.0
 """Time that the driver takes to close a connection that does not answer; it cannot be set."""
 
 
+@pytest.fixture(autouse=True)
+def patient() -> None:
+    """Keep the real limits: they are what these tests test."""
+
+
 @pytest.fixture
 async def postgresql_url(postgres: Server, postgres_template: str) -> AsyncIterator[str]:
     """Return a database with the schema, on the server that tests share."""

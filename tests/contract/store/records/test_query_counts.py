@@ -27,7 +27,7 @@ QUERIES_MAX = 10
 
 @contextmanager
 def counted(database: Database) -> Iterator[list[str]]:
-    """Collect the statements that read the database in the block, without those that only set up a session."""
+    """Collect the statements of the block that read tables."""
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
